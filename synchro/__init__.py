@@ -1,0 +1,1 @@
+"""synchro: Raft-based synchronous replication with the semantics of Tarantool, over gRPC."""

@@ -1,0 +1,256 @@
+"""Settings of one instance, and every limit with its unit and its reason. Touches no files.
+
+`config_file.py` makes a `Settings` from YAML; tests make one from keywords. Names are those of
+Tarantool 3's configuration, the unit last. Rules [C-*], [Q-30], answers in docs/adr/.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Final
+
+from synchro.errors import ConfigError
+from synchro.ids import INSTANCE_ID_MAX
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+
+class ElectionMode(StrEnum):
+    """Whether this instance may stand for election [E-9]. Raft itself always runs."""
+
+    OFF = "off"
+    VOTER = "voter"
+    MANUAL = "manual"
+    CANDIDATE = "candidate"
+
+
+class FencingMode(StrEnum):
+    """What a leader does when it loses sight of a quorum [E-30]."""
+
+    OFF = "off"
+    SOFT = "soft"
+    STRICT = "strict"
+
+
+class WalMode(StrEnum):
+    """fsync: an ack is on disk. write: it may be in the page cache, so S8 does not hold [W-13]."""
+
+    FSYNC = "fsync"
+    WRITE = "write"
+    NONE = "none"
+
+
+class BootstrapStrategy(StrEnum):
+    AUTO = "auto"
+    CONFIG = "config"
+
+
+# --- quorum formula ------------------------------------------------------------------------------------
+
+_BINARY: Final[Mapping[type[ast.operator], Callable[[float, float], float]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "sqrt": math.sqrt,
+    "fmod": math.fmod,
+}
+FORMULA_LENGTH_MAX: Final = 256
+"""Characters; a formula is a line a person wrote."""
+
+
+def _evaluate(node: ast.expr, variables: Mapping[str, float]) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return value
+        case ast.Name(id=name) if name in variables:
+            return variables[name]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            return _BINARY[type(op)](_evaluate(left, variables), _evaluate(right, variables))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, variables)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr=name), args=args, keywords=[]):
+            if name in _FUNCTIONS:
+                return _FUNCTIONS[name](*(_evaluate(arg, variables) for arg in args))
+    raise ConfigError(f"a quorum formula may not contain {ast.unparse(node)!r}")
+
+
+class QuorumFormula:
+    """A number, or a formula of N such as "N / 2 + 1" (and of Q for the linearizable one) [Q-30], [Q-34].
+
+    Checked for every N when made: each result must lie in 1..31, else `ConfigError`.
+    """
+
+    __slots__ = ("_tree", "text")
+
+    def __init__(self, text: str | int, *, clamp: bool = False) -> None:
+        self.text = str(text)
+        if len(self.text) > FORMULA_LENGTH_MAX:
+            raise ConfigError(f"a quorum formula has at most {FORMULA_LENGTH_MAX} characters")
+        try:
+            self._tree = ast.parse(self.text, mode="eval").body
+        except SyntaxError as error:
+            raise ConfigError(f"quorum formula {self.text!r}: {error.msg}") from error
+        for members in range(1, INSTANCE_ID_MAX + 1):
+            got = self._floor(members, members // 2 + 1)
+            if not clamp and not 1 <= got <= INSTANCE_ID_MAX:
+                if self.number is not None:
+                    raise ConfigError(
+                        "the value must be greater than zero and less than maximal number of replicas"
+                    )
+                raise ConfigError(
+                    f"the formula is evaluated to the quorum {got} for replica number {members}, "
+                    f"which is out of range [1;{INSTANCE_ID_MAX}]"
+                )
+
+    def _floor(self, members: int, synchro_quorum: int) -> int:
+        try:
+            return math.floor(_evaluate(self._tree, {"N": members, "Q": synchro_quorum}))
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise ConfigError(f"quorum formula {self.text!r} for N = {members}: {error}") from error
+
+    @property
+    def number(self) -> int | None:
+        """The number, if the formula is one; it does not follow the number of members then."""
+        try:
+            return int(self.text)
+        except ValueError:
+            return None
+
+    @cache  # noqa: B019 - at most 31 x 31 results an instance, and few formulas live
+    def quorum(self, members: int, synchro_quorum: int = 0) -> int:
+        """Instances needed when `members` are registered (counted as 1 if none). In 1..31."""
+        return min(max(self._floor(max(1, members), synchro_quorum), 1), int(INSTANCE_ID_MAX))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuorumFormula) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"QuorumFormula({self.text!r})"
+
+
+# --- limits -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of everything that grows. Bytes where it holds bytes; each has its own refusal."""
+
+    tuple_bytes_max: int = 1 * MIB
+    """Larger tuples are refused with BATCH_TOO_LARGE: one row must fit a WAL block and a frame."""
+    batch_ops_max: int = 1000
+    """Operations of one transaction; it is applied in one step of the core."""
+    txn_bytes_max: int = 8 * MIB
+    select_bytes_max: int = 8 * MIB
+    """One answer; the reader goes on with `after`."""
+    waiting_calls_max: int = 10_000
+    """Requests that wait unprepared for room in the limbo, and calls waiting for their outcome."""
+    wal_queue_bytes_max: int = 16 * MIB
+    """Rows on their way to disk; beyond it clients are refused and streams are not read."""
+    wal_block_bytes_max: int = 1 * MIB
+    """A block is written with one call and checked with one CRC."""
+    wal_lead_bytes: int = 4 * MIB
+    """Zero-filled, synced space ahead of the end of the WAL, so that a sync writes no metadata."""
+    wal_control_reserve_bytes: int = 1 * MIB
+    """Part of the lead that only control rows may use when the disk is full: they must not fail."""
+    wal_max_size: int = 256 * MIB
+    """A larger file is rotated [W-12]."""
+    relay_ring_bytes: int = 16 * MIB
+    """Recent synced blocks kept in memory for relays; older rows are read from the files."""
+    relay_frame_bytes_max: int = 1 * MIB
+    peer_credit_bytes: int = 8 * MIB
+    """Bytes a relay may send beyond the last ack."""
+    message_bytes_max: int = 16 * MIB
+    """One gRPC message."""
+    stream_out_bytes_max: int = 4 * MIB
+    """Queued output of one stream; beyond it the stream is not read."""
+    stream_in_bytes_max: int = 4 * MIB
+    remembered_requests_max: int = 1_000_000
+    """Request ids of decided transactions."""
+    remembered_drops_max: int = 10_000
+    """LSN ranges of dropped or nopified transactions, for `WaitTransaction`."""
+    update_ops_max: int = 4000
+    """Operations of one update [D-18]."""
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """A configured member of the replica set, this instance included."""
+
+    name: str
+    address: str
+    """host:port"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything one instance must know; durations in seconds, sizes in bytes."""
+
+    instance_name: str = "instance001"
+    replicaset_name: str = "replicaset001"
+    listen: str = "127.0.0.1:0"
+    peers: tuple[PeerAddress, ...] = ()
+    """All configured members, this one included, in name order; empty = alone [C-12]."""
+    wal_dir: str = "var/lib"
+    snapshot_dir: str = "var/lib"
+
+    read_only: bool = False
+    """database.mode: ro"""
+    election_mode: ElectionMode = ElectionMode.OFF
+    election_timeout_s: float = 5.0
+    election_fencing_mode: FencingMode = FencingMode.SOFT
+    replication_timeout_s: float = 1.0
+    """Heartbeat interval; a link is dead after four of them [A-27]."""
+    reconnect_timeout_s: float | None = None
+    connect_timeout_s: float = 30.0
+    bootstrap_strategy: BootstrapStrategy = BootstrapStrategy.AUTO
+    bootstrap_leader: str | None = None
+    synchro_quorum: QuorumFormula = field(default_factory=lambda: QuorumFormula("N / 2 + 1"))
+    linearizable_quorum: QuorumFormula = field(default_factory=lambda: QuorumFormula("N - Q + 1", clamp=True))
+    synchro_timeout_s: float = 5.0
+    """How long promote, demote and snapshot wait."""
+    txn_synchro_timeout_s: float = 5.0
+    """How long a write waits for its quorum before its caller is told OUTCOME UNKNOWN [Q-42]."""
+    synchro_queue_max_size: int = 16 * MIB
+    """Bytes in the limbo beyond which its owner lets new requests wait; 0 = unlimited [Q-46]."""
+    skip_conflict: bool = False
+    wal_mode: WalMode = WalMode.FSYNC
+    checkpoint_interval_s: float = 3600.0
+    checkpoint_count: int = 2
+    log_level: str = "info"
+    log_format: str = "json"
+    http_listen: str | None = None
+    fault_service: bool = False
+    """Serve synchro.fault.v1; only for tests."""
+    force_trust: bool = False
+    """Operator's word that the local log may be trusted although it is not provably complete."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def death_timeout_s(self) -> float:
+        """Silence after which a link, and a leader, counts as dead [A-27], [E-21]."""
+        return 4 * self.replication_timeout_s
+
+    @property
+    def retry_s(self) -> float:
+        return self.replication_timeout_s if self.reconnect_timeout_s is None else self.reconnect_timeout_s

@@ -1,0 +1,421 @@
+"""Events and effects of `Instance`: everything that crosses the border between the core and a shell.
+
+A shell is `server/node.py` in production and `tests/sim` in the simulator. Both carry batches, because
+Python pays per call: one `RowsWritten` per fsync, one `TxnsReceived` per network read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from synchro.config import Settings
+from synchro.errors import SynchroError
+from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
+from synchro.raft.messages import RaftMessage
+from synchro.row import Dml, Tuple, Txn, TxnId
+from synchro.vclock import Vclock
+
+
+class WaitMode(Enum):
+    """When a write is answered [Q-45]."""
+
+    COMPLETE = "complete"
+    """at its decision"""
+    SUBMIT = "submit"
+    """when it is in the local WAL"""
+    NONE = "none"
+    """at once; refused if it would have to wait for room"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Place of a transaction in the history of a claimed queue, the same on all instances."""
+
+    term: Term
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a subscriber has on disk: written vclock and persisted term, sampled when it was sent."""
+
+    vclock: Vclock
+    term: Term
+    vclock_sync: int = 0
+    """Last heartbeat number seen on this connection [Q-62]."""
+    counts: bool = True
+    """False: the sender does not trust its own log (amnesia), so the ack confirms nothing."""
+
+
+# --- events: clients ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClientWrite:
+    """One transaction asked for by a client. Answered by one `Reply` with the same `call_id`."""
+
+    call_id: CallId
+    ops: Sequence[Dml]
+    request_id: RequestId | None = None
+    known_position: Position | None = None
+    wait: WaitMode = WaitMode.COMPLETE
+    expected_term: Term | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientWrites:
+    writes: Sequence[ClientWrite]
+
+
+@dataclass(frozen=True, slots=True)
+class CallExpired:
+    """The call's time is over. Answered by a `Reply` at once: refused if nothing was done, else
+    `OutcomeUnknown`; the transaction stays where it is [Q-42]."""
+
+    call_id: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAbandoned:
+    """The caller is gone: drop the waiter, no `Reply`. A request that still waits unprepared is dropped
+    with it; an entry in the queue stays [Q-43]."""
+
+    call_id: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRequested:
+    """WaitTransaction: answered by `Reply` when the fate of the transaction is known here."""
+
+    call_id: CallId
+    txn: TxnId | None = None
+    request_id: RequestId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBarrierRequested:
+    """Linearizable read on the owner: answered `ReadReady` once a quorum has echoed a heartbeat."""
+
+    call_id: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteRequested:
+    call_id: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class DemoteRequested:
+    call_id: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRequested:
+    """A joining instance wants its `_cluster` row [M-22]. Answered `Registered` when it is decided."""
+
+    call_id: CallId
+    uuid: str
+    name: str
+
+
+# --- events: peers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TxnsReceived:
+    """All transactions of one network read, in stream order, from the applier of `source`."""
+
+    source: InstanceId
+    txns: Sequence[Txn]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRaftReceived:
+    source: InstanceId
+    message: RaftMessage
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTermSeen:
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReceived:
+    """The relay of `source` told us it is alive. `vclock`: its written vclock."""
+
+    source: InstanceId
+    vclock: Vclock
+
+
+@dataclass(frozen=True, slots=True)
+class AckReceived:
+    source: InstanceId
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConnected:
+    """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10]."""
+
+    peer: InstanceId
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLost:
+    peer: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class ApplierFollowing:
+    """Our subscription to `peer` was accepted. `vclock`, `term`: the peer's at that moment.
+
+    last_ack: the highest vclock the peer remembers that we acked; above ours = amnesia (S14)."""
+
+    peer: InstanceId
+    vclock: Vclock
+    term: Term
+    last_ack: Vclock
+
+
+@dataclass(frozen=True, slots=True)
+class ApplierLost:
+    peer: InstanceId
+
+
+# --- events: disk, time, operators ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RowsWritten:
+    """Everything up to `vclock` (component 0 included) is synced. Answers one or more `WriteRows`."""
+
+    vclock: Vclock
+
+
+@dataclass(frozen=True, slots=True)
+class RowsCutBack:
+    """The disk had no room: all rows asked for beyond `vclock` are durably gone from the WAL, and their
+    LSNs will be used again. The shell has dropped its queue of later `WriteRows` too."""
+
+    vclock: Vclock
+    error: SynchroError
+
+
+@dataclass(frozen=True, slots=True)
+class WalStuck:
+    """The disk has not answered for one death timeout: a leader resigns by word alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineReached:
+    """`now` is at or past `Instance.deadline`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    settings: Settings
+
+
+Event: TypeAlias = (
+    ClientWrites
+    | CallExpired
+    | RequestAbandoned
+    | WaitRequested
+    | ReadBarrierRequested
+    | PromoteRequested
+    | DemoteRequested
+    | RegisterRequested
+    | TxnsReceived
+    | PeerRaftReceived
+    | FrameTermSeen
+    | HeartbeatReceived
+    | AckReceived
+    | RelayConnected
+    | RelayLost
+    | ApplierFollowing
+    | ApplierLost
+    | RowsWritten
+    | RowsCutBack
+    | WalStuck
+    | DeadlineReached
+    | SettingsChanged
+)
+
+
+# --- outcomes -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """tuples: per operation, what it returns: new tuple, old tuple of a delete, or None [D-16]."""
+
+    txn: TxnId | None
+    """None: a transaction without rows of its own (temporary space, or nothing changed)."""
+    tuples: Sequence[Tuple | None] = ()
+    is_sync: bool = False
+    duplicate: bool = False
+    """True: a retry; the transaction was done before, once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """`wait: submit` or `none`: on disk (txn set), or accepted (txn None); not decided."""
+
+    txn: TxnId | None
+    is_sync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Nothing was done, or (SyncRollback) it was undone."""
+
+    error: SynchroError
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    """The time is over; the transaction may still commit. Only rows on disk are named."""
+
+    error: SynchroError
+    txn: TxnId | None = None
+
+
+class Fate(Enum):
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class FateKnown:
+    fate: Fate
+    txn: TxnId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReady:
+    """Committed data read now is linearizable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    term: Term
+    previous_owner: InstanceId
+    confirmed: int
+    rolled_back: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demoted:
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """`vclock` covers the decided `_cluster` row: the join's final stage must reach it."""
+
+    id: InstanceId
+    vclock: Vclock
+
+
+Outcome: TypeAlias = (
+    Committed
+    | Submitted
+    | Rejected
+    | OutcomeUnknown
+    | FateKnown
+    | ReadReady
+    | Promoted
+    | Demoted
+    | Registered
+)
+
+
+# --- effects --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRows:
+    """Append to the WAL in this order and sync; answered by `RowsWritten` or `RowsCutBack`.
+
+    has_control: holds hard state, PROMOTE, DEMOTE or ROLLBACK: if it cannot be written the process must
+    exit [L-30]; it may use the reserved lead."""
+
+    txns: Sequence[Txn]
+    has_control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastRaft:
+    message: RaftMessage
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeartbeats:
+    """Send a heartbeat with at least this number on every relay at once [Q-62]."""
+
+    vclock_sync: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    call_id: CallId
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class StopApplier:
+    """Stop following `peer` until an operator acts: conflict, split brain [A-40]."""
+
+    peer: InstanceId
+    error: SynchroError
+
+
+@dataclass(frozen=True, slots=True)
+class ResetAppliers:
+    """Drop all upstream streams and subscribe again from the written vclock: rows were cut back."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndAmnesia:
+    """Clear the flag in the identity file, synced; the log is complete again (S14)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAmnesia:
+    """Set the flag in the identity file, synced, before anything is acked or voted (S14)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Leave the process with exit code 1: going on could break a promise."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person wants to see in the log: fixed snake_case name, facts."""
+
+    event: str
+    facts: dict[str, object]
+
+
+Effect: TypeAlias = (
+    WriteRows
+    | BroadcastRaft
+    | RequestHeartbeats
+    | Reply
+    | StopApplier
+    | ResetAppliers
+    | EndAmnesia
+    | BeginAmnesia
+    | Halt
+    | Notice
+)

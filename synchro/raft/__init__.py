@@ -1,0 +1,1 @@
+"""Elections: a Raft core without I/O. Rules [E-*]."""

@@ -1,0 +1,1 @@
+"""The only place where gRPC meets trio, and the services behind it."""

@@ -1,0 +1,1 @@
+"""The trio shell around one instance: node, relays, appliers."""

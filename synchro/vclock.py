@@ -1,0 +1,108 @@
+"""Vector clock: instance id -> highest LSN known from that instance. Rules [W-5], [W-6]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+
+from synchro.ids import LOCAL, InstanceId, Lsn
+
+
+class Order(Enum):
+    """How two vclocks compare. There is no `<`: two of them may be concurrent [W-6]."""
+
+    LESS = "less"
+    EQUAL = "equal"
+    GREATER = "greater"
+    CONCURRENT = "concurrent"
+
+
+class Vclock:
+    """Immutable map instance id -> LSN; a missing component is 0, and zeros are not kept.
+
+    Component 0 counts rows that never leave the instance. It differs between instances, so
+    `compare`, `covers` and `without_local` leave it out unless asked [W-5].
+    """
+
+    __slots__ = ("_lsns",)
+
+    def __init__(self, lsns: Mapping[InstanceId, Lsn] | Iterable[tuple[InstanceId, Lsn]] = ()) -> None:
+        self._lsns: dict[InstanceId, Lsn] = {i: lsn for i, lsn in dict(lsns).items() if lsn > 0}
+
+    def get(self, instance: InstanceId) -> Lsn:
+        return self._lsns.get(instance, Lsn(0))
+
+    def follow(self, instance: InstanceId, lsn: Lsn) -> Vclock:
+        """The same clock with one component set. `lsn` must not go back."""
+        assert lsn >= self.get(instance), (instance, lsn, self)
+        return self.replace(instance, lsn)
+
+    def replace(self, instance: InstanceId, lsn: Lsn) -> Vclock:
+        """The same clock with one component set, lower values allowed (snapshot of a committed prefix)."""
+        lsns = dict(self._lsns)
+        lsns[instance] = lsn
+        return Vclock(lsns)
+
+    def merge(self, other: Vclock) -> Vclock:
+        """Component-wise maximum."""
+        lsns = dict(self._lsns)
+        for instance, lsn in other._lsns.items():
+            if lsn > lsns.get(instance, 0):
+                lsns[instance] = lsn
+        return Vclock(lsns)
+
+    def floor(self, other: Vclock) -> Vclock:
+        """Component-wise minimum: what both have."""
+        return Vclock({i: min(lsn, other.get(i)) for i, lsn in self._lsns.items()})
+
+    def compare(self, other: Vclock, *, with_local: bool = False) -> Order:
+        less = greater = False
+        for instance in self._lsns.keys() | other._lsns.keys():
+            if instance == LOCAL and not with_local:
+                continue
+            mine, theirs = self.get(instance), other.get(instance)
+            less |= mine < theirs
+            greater |= mine > theirs
+        if less and greater:
+            return Order.CONCURRENT
+        if less:
+            return Order.LESS
+        return Order.GREATER if greater else Order.EQUAL
+
+    def covers(self, other: Vclock, *, with_local: bool = False) -> bool:
+        """True if every component is >= the other's."""
+        return all(
+            self._lsns.get(instance, 0) >= lsn
+            for instance, lsn in other._lsns.items()
+            if with_local or instance != LOCAL
+        )
+
+    def without_local(self) -> Vclock:
+        return Vclock({i: lsn for i, lsn in self._lsns.items() if i != LOCAL})
+
+    @property
+    def signature(self) -> int:
+        """Sum of all components, 0 included: the name of WAL and snapshot files [W-8]."""
+        return sum(self._lsns.values())
+
+    def as_dict(self) -> dict[InstanceId, Lsn]:
+        """A copy, sorted by instance id."""
+        return dict(sorted(self._lsns.items()))
+
+    def __iter__(self) -> Iterator[tuple[InstanceId, Lsn]]:
+        return iter(sorted(self._lsns.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vclock) and self._lsns == other._lsns
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._lsns.items())))
+
+    def __bool__(self) -> bool:
+        return bool(self._lsns)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{i}: {lsn}" for i, lsn in self) + "}"
+
+
+EMPTY_VCLOCK = Vclock()
