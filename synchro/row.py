@@ -52,7 +52,7 @@ GROUP_LOCAL: Final = 1
 class Dml(NamedTuple):
     """One change of one tuple. Which fields are set depends on `type`:
 
-    INSERT, REPLACE: tuple.  UPDATE: index_id, key, ops.  DELETE: index_id, key.  UPSERT: tuple, ops.
+    INSERT, REPLACE: value (the tuple).  UPDATE: index_id, key, ops.  DELETE: index_id, key.  UPSERT: value, ops.
     `raw` is the encoded body (a msgpack map), made when the change was decoded or first encoded.
     """
 
@@ -61,7 +61,7 @@ class Dml(NamedTuple):
     raw: bytes
     index_id: int = 0
     key: Tuple | None = None
-    tuple: Tuple | None = None
+    value: Tuple | None = None
     ops: tuple[Tuple, ...] | None = None
 
 
