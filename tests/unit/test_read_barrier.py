@@ -1,0 +1,72 @@
+"""Linearizable reads: a quorum must have echoed a heartbeat that was sent after the read was asked for."""
+
+from __future__ import annotations
+
+from synchro.ids import CallId, InstanceId, Term
+from synchro.replication.read_barrier import ReadBarrier
+
+TERM = Term(3)
+A, B, C = CallId(1), CallId(2), CallId(3)
+TWO, THREE = InstanceId(2), InstanceId(3)
+MEMBERS = frozenset({InstanceId(1), TWO, THREE})
+
+
+def test_a_read_is_ready_when_a_quorum_echoed_its_round() -> None:
+    barrier = ReadBarrier()
+    assert barrier.ask(A)
+    assert barrier.finish(MEMBERS, 2) == ([], False)
+    barrier.echo(TWO, barrier.number, TERM, TERM)
+    assert barrier.finish(MEMBERS, 2) == ([A], False)
+
+
+def test_an_echo_of_an_earlier_heartbeat_or_another_term_proves_nothing() -> None:
+    barrier = ReadBarrier()
+    barrier.ask(A)
+    barrier.echo(TWO, barrier.number - 1, TERM, TERM)
+    barrier.echo(THREE, barrier.number, Term(4), TERM)
+    assert barrier.finish(MEMBERS, 2) == ([], False)
+
+
+def test_an_echo_of_a_stranger_does_not_count() -> None:
+    barrier = ReadBarrier()
+    barrier.ask(A)
+    barrier.echo(InstanceId(9), barrier.number, TERM, TERM)
+    assert barrier.finish(MEMBERS, 2) == ([], False)
+
+
+def test_reads_that_come_during_a_round_share_the_next_one() -> None:
+    """B1: the heartbeat of the open round may have been sent before they asked."""
+    barrier = ReadBarrier()
+    assert barrier.ask(A)
+    first = barrier.number
+    assert not barrier.ask(B)
+    assert not barrier.ask(C)
+    barrier.echo(TWO, first, TERM, TERM)
+    assert barrier.finish(MEMBERS, 2) == ([A], True)
+    barrier.echo(TWO, first, TERM, TERM)
+    assert barrier.finish(MEMBERS, 2) == ([], False)
+    barrier.echo(TWO, barrier.number, TERM, TERM)
+    assert barrier.finish(MEMBERS, 2) == ([B, C], False)
+
+
+def test_the_next_round_starts_when_all_readers_of_this_one_left() -> None:
+    barrier = ReadBarrier()
+    barrier.ask(A)
+    barrier.ask(B)
+    assert barrier.drop(A)
+    barrier.echo(TWO, barrier.number, TERM, TERM)
+    assert barrier.finish(MEMBERS, 2) == ([B], False)
+
+
+def test_alone_the_owner_is_its_own_quorum() -> None:
+    barrier = ReadBarrier()
+    barrier.ask(A)
+    assert barrier.finish(frozenset({InstanceId(1)}), 1) == ([A], False)
+
+
+def test_losing_the_queue_refuses_all_readers() -> None:
+    barrier = ReadBarrier()
+    barrier.ask(A)
+    barrier.ask(B)
+    assert barrier.fail() == [A, B]
+    assert not barrier.is_open
