@@ -1,0 +1,116 @@
+"""What an instance remembers of work that is not decided yet: transactions, control rows, calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from synchro.errors import SynchroError
+from synchro.ids import CallId, InstanceId, Term
+from synchro.instance_events import ClientWrite
+from synchro.queue.entry import LimboEntry
+from synchro.row import Control, RaftState, Txn
+from synchro.storage.memtx import Prepared
+
+
+class PendingTxn:
+    """A data transaction from `prepare` to its decision; payload of its limbo entry, if it has one.
+
+    calls: answered when it is decided. submit_calls: answered when it is in the local WAL.
+    waits: WaitTransaction calls. refusals: calls of *other* writes, refused because of a tuple of this
+    one: their error may be told only if this one commits, else they were in conflict.
+    """
+
+    __slots__ = (
+        "calls",
+        "entry",
+        "is_ddl",
+        "is_membership",
+        "is_sync",
+        "prepared",
+        "refusals",
+        "submit_calls",
+        "txn",
+        "waits",
+    )
+
+    def __init__(self, txn: Txn, prepared: Prepared, *, is_sync: bool) -> None:
+        self.txn = txn
+        self.prepared = prepared
+        self.is_sync = is_sync
+        self.is_ddl = False
+        self.is_membership = False
+        self.entry: LimboEntry | None = None
+        self.calls: list[CallId] = []
+        self.submit_calls: list[CallId] | None = None
+        self.waits: list[CallId] | None = None
+        self.refusals: list[tuple[CallId, SynchroError]] | None = None
+
+
+class ControlWrite:
+    """A CONFIRM, PROMOTE, DEMOTE or ROLLBACK on its way to disk. is_barrier: nothing received after it
+    may be looked at before it is written, because it changes what those rows mean."""
+
+    __slots__ = ("body", "is_barrier", "txn")
+
+    def __init__(self, txn: Txn, body: Control, *, is_barrier: bool) -> None:
+        self.txn = txn
+        self.body = body
+        self.is_barrier = is_barrier
+
+
+class HardStateWrite:
+    """Term and vote on their way to disk."""
+
+    __slots__ = ("state", "txn")
+
+    def __init__(self, txn: Txn, state: RaftState) -> None:
+        self.txn = txn
+        self.state = state
+
+
+class NopWrite:
+    """Rows without effect on their way to disk; they only move the vclock."""
+
+    __slots__ = ("txn",)
+
+    def __init__(self, txn: Txn) -> None:
+        self.txn = txn
+
+
+InFlight: TypeAlias = PendingTxn | ControlWrite | HardStateWrite | NopWrite
+
+
+class Phase(Enum):
+    """Where a promote or demote call stands."""
+
+    ELECTION = "election"
+    QUEUE = "queue"
+
+
+@dataclass(slots=True)
+class TransferCall:
+    """The one promote or demote that was asked for here and is not answered yet."""
+
+    call_id: CallId
+    is_demote: bool
+    phase: Phase = Phase.ELECTION
+    term: Term | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterCall:
+    call_id: CallId
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCall:
+    """A linearizable read waits for its round."""
+
+
+READ_CALL = ReadCall()
+
+Call: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
+"""What a call waits for: its transaction, room (`ClientWrite`: still unprepared), a transfer, a round."""

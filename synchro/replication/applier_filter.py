@@ -1,0 +1,64 @@
+"""What a received transaction means, seen from the vclock alone: old, next, or a broken stream.
+
+Whether it becomes Nops because its origin was deposed is the limbo's word (`Limbo.filter_data`).
+Rules [A-30], [A-31], [A-34].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from synchro.errors import RemoteProtocolError
+from synchro.ids import LOCAL, InstanceId, Lsn
+from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Nop, Row, RowType, Txn
+
+
+class Order(Enum):
+    OLD = "old"
+    """Already applied or on its way to disk: drop it without a word."""
+    NEXT = "next"
+
+
+def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
+    """Is `txn` the next of its origin?
+
+    assigned: instance -> highest LSN that is in the WAL or on its way to it; so two streams that carry
+    the same row apply it once. The check uses the last row, because a transaction is applied whole or
+    not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their
+    instance raise `RemoteProtocolError`.
+    """
+    known = assigned.get(txn.origin, 0)
+    if txn.lsn <= known:
+        return Order.OLD
+    expected = known + 1
+    for row in txn.rows:
+        if row.group_id == GROUP_LOCAL or row.replica_id == LOCAL:
+            raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
+        if row.replica_id != txn.origin:
+            raise RemoteProtocolError(f"{txn!r} mixes rows of two origins: distributed transactions")
+        if row.lsn != expected:
+            raise RemoteProtocolError(
+                f"rows of instance {txn.origin} have a gap: expected LSN {expected}, got {row.lsn}; "
+                "nothing of the transaction was applied"
+            )
+        expected += 1
+    return Order.NEXT
+
+
+def as_nops(txn: Txn) -> list[Row]:
+    """The rows that stand for a transaction without effect: same origin, LSNs and borders [P-50].
+
+    No wait flags, because a Nop waits for nobody, and no request id: the request had no effect here.
+    """
+    return [
+        Row(
+            type=RowType.NOP,
+            replica_id=row.replica_id,
+            lsn=row.lsn,
+            tsn=row.tsn,
+            flags=row.flags & FLAG_COMMIT & ~FLAG_REQUEST_ID,
+            body=Nop(),
+        )
+        for row in txn.rows
+    ]

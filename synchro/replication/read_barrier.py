@@ -1,0 +1,63 @@
+"""Linearizable reads on the owner: rounds of heartbeats that prove it still is the owner. [Q-62], ADR 5."""
+
+from __future__ import annotations
+
+from synchro.ids import CallId, InstanceId, Term
+
+
+class ReadBarrier:
+    """Waiting reads share a round; reads that come while one is open wait for the next.
+
+    B1  A round's echoes were sent after each of its readers asked: its number was not on any heartbeat
+        before. So a quorum that still echoes our term proves that no later owner had decided a write then.
+    """
+
+    __slots__ = ("_echoed", "_next_readers", "_readers", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Carried by every heartbeat; grows by one a round."""
+        self._readers: list[CallId] = []
+        self._next_readers: list[CallId] = []
+        self._echoed: set[InstanceId] = set()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._readers)
+
+    def ask(self, call_id: CallId) -> bool:
+        """A reader came. True: a round starts now, so heartbeats must be sent at once."""
+        self._next_readers.append(call_id)
+        return self._start_round()
+
+    def _start_round(self) -> bool:
+        if self._readers or not self._next_readers:
+            return False
+        self._readers, self._next_readers = self._next_readers, []
+        self._echoed.clear()
+        self.number += 1
+        return True
+
+    def echo(self, source: InstanceId, number: int, term: Term, own_term: Term) -> None:
+        if self._readers and number >= self.number and term == own_term:
+            self._echoed.add(source)
+
+    def finish(self, registered: frozenset[InstanceId], quorum: int) -> tuple[list[CallId], bool]:
+        """Readers that may read now, and whether a next round starts. quorum counts the owner itself."""
+        if not self._readers or 1 + len(self._echoed & registered) < quorum:
+            return [], False
+        ready, self._readers = self._readers, []
+        return ready, self._start_round()
+
+    def drop(self, call_id: CallId) -> bool:
+        """The reader is gone. True if the next round starts, because nobody waits for this one."""
+        for readers in (self._readers, self._next_readers):
+            if call_id in readers:
+                readers.remove(call_id)
+        return self._start_round()
+
+    def fail(self) -> list[CallId]:
+        """Not the owner any more: all readers, to be refused."""
+        failed = self._readers + self._next_readers
+        self._readers, self._next_readers = [], []
+        return failed

@@ -1,0 +1,345 @@
+"""A few real instances wired by hand: no clock, no network, no disk; a test says what happens and when.
+
+    mesh = Mesh(3)
+    mesh.promote(1)
+    call = mesh.write(1, (1, "a"))
+    mesh.settle()
+    assert mesh.committed(call)
+
+`settle` persists and delivers everything until nothing moves. `persist(1)` and `deliver(1, 2)` do one step of
+it; `cut(1, 2)` breaks the links between two instances, `crash(1)` and `restart(1)` keep what was persisted.
+Rows travel as the bytes of the real encoder.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode, QuorumFormula, Settings
+from synchro.errors import SynchroError
+from synchro.ids import CallId, InstanceId, RequestId
+from synchro.instance import Instance
+from synchro.raft.messages import RaftMessage
+from synchro.replication.relay_filter import RelayFilter, TxnHead
+from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
+from synchro.storage import schema, schema_ops, xrow
+from synchro.storage.memtx import Memtx
+from synchro.storage.schema import SpaceDef
+from synchro.storage.snapshot import SnapshotMeta
+from synchro.vclock import Vclock
+
+SYNC, ASYNC, LOCAL_SPACE = 512, 513, 514
+REPLICASET = "11111111-1111-4111-8111-111111111111"
+
+
+def uuid_of(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def first_tuples(members: int, settings: Settings) -> list[tuple[int, list[tuple[Field, ...]]]]:
+    """Spaces `sync`, `async` and `local`, and all members registered."""
+    memtx = Memtx(settings.limits)
+
+    def run(ops: Sequence[Dml]) -> None:
+        for op in ops:
+            memtx.commit(memtx.prepare([op]))
+
+    run(
+        schema_ops.bootstrap_ops(
+            replicaset_uuid=REPLICASET, replicaset_name="set", instance_uuid=uuid_of(1), instance_name="i1"
+        )
+    )
+    for number in range(2, members + 1):
+        run(schema_ops.register(memtx, uuid_of(number), f"i{number}"))
+    for name, is_sync, is_local in (("sync", True, False), ("async", False, False), ("local", False, True)):
+        run(schema_ops.create_space(memtx, name, is_sync=is_sync, is_local=is_local))
+        run(schema_ops.create_index(memtx, name, "primary"))
+    return memtx.freeze()
+
+
+@dataclass
+class Link:
+    """Rows and messages on their way from one instance to another."""
+
+    filter: RelayFilter
+    position: int = 0
+    messages: list[RaftMessage] = field(default_factory=list)
+    heartbeat: int = 0
+
+
+@dataclass
+class Member:
+    instance: Instance
+    wal: list[Txn] = field(default_factory=list)
+    written: int = 0
+    """how many transactions of `wal` are synced"""
+    raft: RaftMessage | None = None
+    stopped: dict[int, SynchroError] = field(default_factory=dict)
+
+
+class Mesh:
+    def __init__(self, members: int = 3, **settings: object) -> None:
+        defaults: dict[str, object] = {"election_mode": ElectionMode.OFF}
+        self.settings = Settings(**(defaults | settings))  # type: ignore[arg-type]
+        self.spaces = first_tuples(members, self.settings)
+        self.now = 0.0
+        self.outcomes: dict[CallId, ev.Outcome] = {}
+        self._calls = 0
+        self.members: dict[int, Member] = {}
+        self.links: dict[tuple[int, int], Link] = {}
+        self._cuts: set[frozenset[int]] = set()
+        self.down: dict[int, list[Txn]] = {}
+        for number in range(1, members + 1):
+            self._start(number, [])
+        for number in self.members:
+            self._connect_all(number)
+
+    # --- life
+
+    def _start(self, number: int, wal: list[Txn]) -> None:
+        instance = Instance.recover(
+            uuid=uuid_of(number),
+            settings=self.settings,
+            meta=SnapshotMeta(replicaset_uuid=REPLICASET),
+            spaces=self.spaces,
+            txns=wal,
+            rng=random.Random(number),
+            trusted=True,
+            now=self.now,
+        )
+        self.members[number] = Member(instance, list(wal), len(wal))
+        self._carry_out(number, instance.start(self.now))
+
+    def crash(self, number: int) -> None:
+        """What is not persisted is gone."""
+        member = self.members.pop(number)
+        self.down[number] = member.wal[: member.written]
+        for a, b in list(self.links):
+            if number in (a, b):
+                self._disconnect(a, b)
+
+    def restart(self, number: int) -> None:
+        self._start(number, self.down.pop(number))
+        self._connect_all(number)
+
+    def _connect_all(self, number: int) -> None:
+        for other in self.members:
+            if other != number and frozenset((number, other)) not in self._cuts:
+                self._connect(number, other)
+                self._connect(other, number)
+
+    def _connect(self, source: int, target: int) -> None:
+        """`target` subscribes to `source`."""
+        if (source, target) in self.links:
+            return
+        server, client = self[source], self[target]
+        own = client.vclock
+        self.links[source, target] = Link(
+            RelayFilter(
+                peer=InstanceId(target),
+                id_filter={InstanceId(target)},
+                subscriber_vclock=own,
+                own_vclock=server.vclock,
+            ),
+            messages=[server.raft.message()],
+        )
+        following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
+        self.step(target, following)
+        self.step(source, ev.RelayConnected(InstanceId(target), self.ack_of(target)))
+
+    def _disconnect(self, source: int, target: int) -> None:
+        del self.links[source, target]
+        if source in self.members:
+            self.step(source, ev.RelayLost(InstanceId(target)))
+        if target in self.members:
+            self.step(target, ev.ApplierLost(InstanceId(source)))
+
+    def cut(self, a: int, b: int) -> None:
+        self._cuts.add(frozenset((a, b)))
+        for pair in ((a, b), (b, a)):
+            if pair in self.links:
+                self._disconnect(*pair)
+
+    def isolate(self, number: int) -> None:
+        for other in list(self.members):
+            if other != number:
+                self.cut(number, other)
+
+    def heal(self) -> None:
+        self._cuts.clear()
+        for number in self.members:
+            self._connect_all(number)
+
+    # --- what happens
+
+    def __getitem__(self, number: int) -> Instance:
+        return self.members[number].instance
+
+    def step(self, number: int, event: ev.Event) -> None:
+        instance = self[number]
+        effects = instance.step(event, self.now)
+        instance.check()
+        self._carry_out(number, effects)
+
+    def _carry_out(self, number: int, effects: Sequence[ev.Effect]) -> None:
+        member = self.members[number]
+        for effect in effects:
+            match effect:
+                case ev.WriteRows(txns=txns):
+                    for txn in txns:
+                        (copy,) = xrow.decode_txns(bytes(txn.data))
+                        assert repr(copy) == repr(txn)
+                        member.wal.append(copy)
+                case ev.BroadcastRaft(message=message):
+                    for (source, _), link in self.links.items():
+                        if source == number:
+                            link.messages.append(message)
+                case ev.Reply(call_id=call_id, outcome=outcome):
+                    assert call_id not in self.outcomes
+                    self.outcomes[call_id] = outcome
+                case ev.RequestHeartbeats(vclock_sync=sync):
+                    for (source, _), link in self.links.items():
+                        if source == number:
+                            link.heartbeat = sync
+                case ev.StopApplier(peer=peer, error=error):
+                    member.stopped[peer] = error
+                case _:
+                    pass
+
+    def persist(self, number: int) -> bool:
+        """The disk of one instance catches up. False: nothing was waiting."""
+        member = self.members[number]
+        if member.written == len(member.wal):
+            return False
+        vclock = member.instance.vclock
+        for txn in member.wal[member.written :]:
+            for instance, lsn in txn.components():
+                vclock = vclock.follow(instance, lsn)
+        member.written = len(member.wal)
+        self.step(number, ev.RowsWritten(vclock))
+        for source, target in list(self.links):
+            if target == number:
+                self.step(source, ev.AckReceived(InstanceId(number), self.ack_of(number)))
+        return True
+
+    def ack_of(self, number: int, vclock_sync: int = 0) -> ev.Ack:
+        instance = self[number]
+        return ev.Ack(instance.vclock, instance.raft.term, vclock_sync, instance.acks_count)
+
+    def deliver(self, source: int, target: int) -> bool:
+        """Everything that waits on one link arrives. False: nothing waited."""
+        link = self.links.get((source, target))
+        if link is None:
+            return False
+        moved = bool(link.messages)
+        for message in link.messages:
+            self.step(target, ev.PeerRaftReceived(InstanceId(source), message))
+        link.messages = []
+        member = self.members[source]
+        term = member.instance.raft.term
+        link.filter.term_sent = term
+        rows = []
+        for txn in member.wal[link.position : member.written]:
+            body = txn.control
+            head = TxnHead(txn.origin, txn.lsn, body.term if isinstance(body, Promote | Demote) else 0)
+            if link.filter.wants(head):
+                link.filter.passed(head)
+                rows.append(txn)
+        link.position = member.written
+        if rows and source not in self.members[target].stopped:
+            moved = True
+            self.step(target, ev.FrameTermSeen(term))
+            self.step(target, ev.TxnsReceived(InstanceId(source), rows))
+        if link.heartbeat:
+            moved = True
+            sync, link.heartbeat = link.heartbeat, 0
+            self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
+            self.step(source, ev.AckReceived(InstanceId(target), self.ack_of(target, sync)))
+        return moved
+
+    def settle(self) -> None:
+        moved = True
+        while moved:
+            moved = False
+            for number in list(self.members):
+                moved |= self.persist(number)
+            for source, target in list(self.links):
+                moved |= self.deliver(source, target)
+
+    def run_for(self, seconds: float) -> None:
+        """Let timers ring and heartbeats flow."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.25
+            for source, target in list(self.links):
+                self.step(target, ev.HeartbeatReceived(InstanceId(source), self[source].vclock))
+            for number in list(self.members):
+                deadline = self[number].deadline
+                if deadline is not None and deadline <= self.now:
+                    self.step(number, ev.DeadlineReached())
+            self.settle()
+
+    # --- calls
+
+    def call_id(self) -> CallId:
+        self._calls += 1
+        return CallId(self._calls)
+
+    def write(
+        self,
+        number: int,
+        value: tuple[Field, ...],
+        space: int = SYNC,
+        *,
+        kind: RowType = RowType.REPLACE,
+        request_id: bytes | None = None,
+        wait: ev.WaitMode = ev.WaitMode.COMPLETE,
+    ) -> CallId:
+        op = xrow.dml_from_values(kind, space, value=value)
+        return self.write_ops(number, [op], request_id=request_id, wait=wait)
+
+    def write_ops(
+        self,
+        number: int,
+        ops: Sequence[Dml],
+        *,
+        request_id: bytes | None = None,
+        wait: ev.WaitMode = ev.WaitMode.COMPLETE,
+    ) -> CallId:
+        call = self.call_id()
+        known = None if request_id is None else RequestId(request_id)
+        self.step(number, ev.ClientWrites([ev.ClientWrite(call, ops, known, wait=wait)]))
+        return call
+
+    def promote(self, number: int) -> CallId:
+        call = self.call_id()
+        self.step(number, ev.PromoteRequested(call))
+        self.settle()
+        return call
+
+    def demote(self, number: int) -> CallId:
+        call = self.call_id()
+        self.step(number, ev.DemoteRequested(call))
+        self.settle()
+        return call
+
+    def outcome(self, call: CallId) -> ev.Outcome | None:
+        return self.outcomes.get(call)
+
+    def reason(self, call: CallId) -> str:
+        outcome = self.outcomes.get(call)
+        assert isinstance(outcome, ev.Rejected), outcome
+        return outcome.error.reason
+
+    def committed(self, call: CallId) -> bool:
+        return isinstance(self.outcomes.get(call), ev.Committed)
+
+    def rows(self, number: int, space: int = SYNC) -> list[tuple[Field, ...]]:
+        """Committed tuples."""
+        return list(self[number].memtx.select(space))
+
+
+__all__ = ["ASYNC", "LOCAL_SPACE", "SYNC", "Mesh", "QuorumFormula", "SpaceDef", "schema", "uuid_of"]
