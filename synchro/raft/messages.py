@@ -7,7 +7,7 @@ from enum import Enum, IntEnum
 from typing import TypeAlias
 
 from synchro.config import ElectionMode, FencingMode
-from synchro.errors import SynchroError
+from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.vclock import Vclock
 
@@ -34,6 +34,15 @@ class RaftMessage:
     leader: InstanceId
     is_leader_seen: bool
     vclock: Vclock | None = None
+
+    def validate(self, source: InstanceId) -> None:
+        """Raise `RemoteProtocolError` for what no honest peer says; its applier stops [E-4]."""
+        if self.term < 1 or not isinstance(self.role, Role):
+            raise RemoteProtocolError("Invalid term or state", source=source, term=self.term)
+        if self.role is Role.CANDIDATE and (self.vote != source or self.vclock is None):
+            raise RemoteProtocolError(
+                "Candidate should always vote for self and provide its vclock", source=source, vote=self.vote
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,11 @@ class RaftStarted:
 
 @dataclass(frozen=True, slots=True)
 class RaftMessageReceived:
-    """`vclock`: own written vclock at this moment, to compare with a candidate's [E-15]."""
+    """A message from the link with `source`. A candidate's vclock in it is compared with the own written
+    one, as the last `VclockGrew` or `HardStatePersisted` told it [E-15].
+
+    The only event for which `step` may raise: `RemoteProtocolError` [E-4], and then nothing has changed.
+    """
 
     source: InstanceId
     message: RaftMessage
@@ -115,7 +128,11 @@ class RaftSettingsChanged:
 
 @dataclass(frozen=True, slots=True)
 class VclockGrew:
-    """Own written vclock is larger now: a candidate repeats its request, a voter looks again."""
+    """Own written vclock is larger now: a candidate repeats its request, a voter looks again.
+
+    Step it after each write of rows and before whatever else that write causes: a vote is given by
+    comparing with the vclock known here, and rows must not be acked that it does not know of.
+    """
 
     vclock: Vclock
 
@@ -131,23 +148,34 @@ class HardStatePersisted:
 
 @dataclass(frozen=True, slots=True)
 class CandidacyRequested:
-    """promote(): stand for one term, whatever the mode is. Answered by `CandidacyEnded` [P-11]."""
+    """promote(): stand for one term, whatever the mode is. Answered by `CandidacyEnded` [P-11].
+
+    Refused without a new term if it cannot be won: voter mode, log not trusted, no healthy quorum.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ResignRequested:
-    """Give up leadership without a new term [E-31]. `stand_again`: False keeps a candidate from
-    re-electing itself at once [P-30]."""
+    """Give up leadership, or a candidacy, without a new term and without the disk [E-31].
+
+    stand_again: False keeps a configured candidate from standing by itself for one death timeout, unless
+    it sees a leader before [P-30]; True only gives the others a head start of a tenth of the election
+    timeout at most.
+    """
 
     stand_again: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TermBumpRequested:
-    """demote() with elections off: persist term + 1, keep quiet otherwise [P-31].
+    """demote() with elections off: take the next term, to write DEMOTE in it [P-31].
 
-    The owner stays raft leader in the new term, by its own vote and without a campaign; it goes on only
-    to write DEMOTE.
+    Persists term + 1 with the own vote and asks for votes, at most one election timeout long. Peers hear
+    of it only as of a candidate in the new term, never that the old leader resigned, so they vote instead
+    of standing. The asker waits for `is_leader` in the new term, and may write DEMOTE then. The persisted
+    term alone is not enough: another instance may be elected in that term without our vote, and two
+    owners' PROMOTE and DEMOTE of one term would both be decided. Ignored before the start, while the log
+    is not trusted, and while another candidacy runs. No effect answers it.
     """
 
 

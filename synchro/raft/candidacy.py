@@ -1,0 +1,74 @@
+"""Standing for one term on request: promote, and the new term of a demote. Rules [P-10], [P-11], [P-31]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synchro.errors import (
+    InAnotherPromote,
+    InterferingPromote,
+    NoElectionQuorum,
+    OldTerm,
+    SynchroError,
+    TimedOut,
+    Unsupported,
+)
+from synchro.ids import NOBODY, InstanceId, Term
+
+
+@dataclass(slots=True)
+class Candidacy:
+    """One at a time. It ends when it is won, or with the first reason that `lost` finds."""
+
+    term: Term
+    since: float
+    """Monotonic seconds; it may last one election timeout."""
+    is_answered: bool
+    """False for `TermBumpRequested`: nobody waits for `CandidacyEnded`."""
+    given_up: SynchroError | None = None
+    """Why, if this instance gave it up: elections turned off, split vote, trust lost."""
+
+    @property
+    def busy(self) -> SynchroError:
+        """What a second request gets meanwhile [P-10], [P-11]."""
+        if self.is_answered:
+            return InAnotherPromote("box.ctl.promote() is already running")
+        return Unsupported("box.ctl.promote/demote does not support simultaneous invocations")
+
+    def lost(
+        self,
+        *,
+        no_quorum: SynchroError | None,
+        leader: InstanceId,
+        term: Term,
+        timed_out: SynchroError | None,
+    ) -> SynchroError | None:
+        """Why it is lost, None while it goes on: the rows of [P-11] in their order.
+
+        no_quorum, timed_out: that reason, if it holds. A demote asks for no healthy quorum: its owner
+        must not write in the old term any more in any case [P-31].
+        """
+        if self.is_answered and no_quorum is not None:
+            return no_quorum
+        if leader != NOBODY and term == self.term:
+            return InterferingPromote(f"Instance with replica id {leader} was promoted first", leader=leader)
+        if term > self.term:
+            return OldTerm(f"The term is outdated: old - {self.term}, new - {term}", old=self.term, new=term)
+        return self.given_up or timed_out
+
+
+def no_election_quorum(*, connected: int, needed: int) -> NoElectionQuorum:
+    return NoElectionQuorum(
+        f"Not enough peers connected to start elections: {connected} out of minimal required {needed}",
+        connected=connected,
+        needed=needed,
+    )
+
+
+def not_elected_in_time(term: Term, *, votes: int, needed: int) -> TimedOut:
+    return TimedOut(
+        f"Nobody was elected in term {term} in time: {votes} of {needed} votes for this instance",
+        term=term,
+        votes=votes,
+        needed=needed,
+    )

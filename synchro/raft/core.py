@@ -1,0 +1,628 @@
+"""Elections: the Raft state machine of one instance, as Tarantool runs it. No I/O. Rules [E-*], [P-11].
+
+Differences from the paper: the log is the WAL and is not replicated by this machine, so a vote compares
+vclocks, not (term, index), and there are no log messages. Each message carries the full state that its
+sender shows, so only the last one matters and any of them may be lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Set
+from typing import Final, assert_never
+
+from synchro.config import ElectionMode, FencingMode
+from synchro.errors import ElectionDisabled, Loading, SynchroError, TimedOut, Unsupported
+from synchro.ids import NOBODY, InstanceId, Term
+from synchro.raft.candidacy import Candidacy, no_election_quorum, not_elected_in_time
+from synchro.raft.messages import (
+    BroadcastRaft,
+    CandidacyEnded,
+    CandidacyRequested,
+    CandidacyResult,
+    DeadlineReached,
+    HardStatePersisted,
+    HealthChanged,
+    LeaderHeard,
+    Membership,
+    MembershipChanged,
+    PeerUnseen,
+    PersistHardState,
+    RaftEffect,
+    RaftEvent,
+    RaftMessage,
+    RaftMessageReceived,
+    RaftSettings,
+    RaftSettingsChanged,
+    RaftStarted,
+    ResignRequested,
+    Role,
+    TermBumpRequested,
+    TermSeen,
+    TrustChanged,
+    VclockGrew,
+)
+from synchro.raft.timer import SHIFT_MAX, Timer, Wait
+from synchro.raft.votes import Votes
+from synchro.raft.witness import Witness
+from synchro.vclock import Vclock
+
+
+class Raft:
+    """Role, term, vote and leader, as this instance knows them.
+
+    R1  term <= volatile_term. The plain term and vote are on disk, and nothing else is ever shown [E-2].
+    R2  A vote that is on disk is not changed in its term: one vote a term, across restarts too [E-52].
+    R3  While a write is in progress the role is follower and no timer runs; one write at a time [E-2].
+    R4  A candidate has its own vote on disk, in the current term, and knows no leader.
+    R5  A leader likewise, and it knows itself as leader: at most one leader a term [E-52].
+    R6  Not started, or the log not trusted: neither candidate nor leader.
+    R7  The own bit is in the witness exactly if a leader is known and was heard within a death timeout;
+        then, unless this is the leader, a timer runs that takes it out, in every mode [L-17].
+    R8  Who may stand and sees no leader, nor has a peer that sees one, has a timer: no silent end.
+    """
+
+    def __init__(
+        self,
+        *,
+        self_id: InstanceId,
+        term: Term,
+        vote: InstanceId,
+        vclock: Vclock,
+        membership: Membership,
+        settings: RaftSettings,
+        rng: random.Random,
+        trusted: bool = True,
+    ) -> None:
+        """term, vote, vclock: as recovered from disk. Quiet until `RaftStarted` [E-5]."""
+        self.self_id: Final = self_id
+        self.role = Role.FOLLOWER
+        self.leader = NOBODY
+        self.leader_last_seen: float | None = None
+        """Monotonic seconds; None: no leader known."""
+        self.term = term
+        self.vote = vote
+        self.volatile_term = term
+        self.volatile_vote = vote
+        self.membership = membership
+        self.settings = settings
+        self.trusted = trusted
+        self.is_started = False
+        self.healthy: Set[InstanceId] = frozenset()
+        self.conflicting_leader_seen = 0
+        """Leaders met in a term that already had one: impossible while the quorum is a majority [E-17]."""
+        self.outdated_messages = 0
+        """Messages of an older term, ignored [E-12]."""
+        self._rng = rng
+        self._vclock = vclock
+        self._votes = Votes()
+        self._witness = Witness()
+        self._last_heard: dict[InstanceId, RaftMessage] = {}
+        """Last message of each linked peer in the volatile term: candidates wait here for a vote."""
+        self._writing: PersistHardState | None = None
+        self._timer: Timer | None = None
+        self._held_since: float | None = None
+        """Standing without being asked waits one death timeout from here. None: need not wait."""
+        self._could_stand = False
+        self._candidacy: Candidacy | None = None
+        self._is_fencing_paused = False
+        self._is_split_noticed = False
+        self._shown = self._visible()
+        self._effects: list[RaftEffect] = []
+
+    def step(self, event: RaftEvent, now: float) -> list[RaftEffect]:
+        """Apply one fact; return what the shell must do, in order. Never blocks. `now`: monotonic seconds."""
+        match event:
+            case RaftMessageReceived(source, message):
+                self._on_message(source, message, now)
+            case LeaderHeard(source):
+                self._on_leader_heard(source, now)
+            case VclockGrew(vclock):
+                self._vclock = self._vclock.merge(vclock)
+            case TermSeen(term):
+                if term > self.volatile_term:
+                    self._enter_term(term)
+            case HardStatePersisted():
+                self._on_persisted(event, now)
+            case DeadlineReached():
+                self._on_deadline(now)
+            case HealthChanged(healthy):
+                self.healthy = healthy
+                self._review_standing(now)
+            case PeerUnseen(peer):
+                self._forget(peer)
+            case MembershipChanged(membership):
+                self._on_membership(membership, now)
+            case RaftSettingsChanged(settings):
+                self._on_settings(settings, now)
+            case TrustChanged(trusted):
+                self._on_trust(trusted, now)
+            case CandidacyRequested():
+                self._on_candidacy_requested(now)
+            case TermBumpRequested():
+                self._on_term_bump_requested(now)
+            case ResignRequested(stand_again):
+                self._on_resign_requested(stand_again, now)
+            case RaftStarted():
+                self._on_started(now)
+            case _:
+                assert_never(event)
+        self._follow_up(now)
+        self.check()
+        effects, self._effects = self._effects, []
+        return effects
+
+    @property
+    def deadline(self) -> float | None:
+        """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
+        ends = [end for end in (self._timer_end, self._candidacy_end) if end is not None]
+        return min(ends, default=None)
+
+    @property
+    def is_leader(self) -> bool:
+        return self.role is Role.LEADER
+
+    @property
+    def is_write_in_progress(self) -> bool:
+        return self._writing is not None
+
+    @property
+    def is_leader_seen(self) -> bool:
+        """Whether this instance sees a leader in the volatile term; a leader sees itself."""
+        return self.self_id in self._witness
+
+    @property
+    def is_candidacy_running(self) -> bool:
+        """A promote or a term bump is under way here."""
+        return self._candidacy is not None
+
+    @property
+    def healthy_count(self) -> int:
+        """Self and the registered peers that both follow and are followed [E-11]."""
+        return 1 + len((self.healthy & self.membership.registered) - {self.self_id})
+
+    @property
+    def has_healthy_quorum(self) -> bool:
+        return self.healthy_count >= self.membership.election_quorum
+
+    @property
+    def vote_count(self) -> int:
+        """Votes for this instance in the volatile term."""
+        return self._votes.count(self.self_id, self._electorate)
+
+    def message(self) -> RaftMessage:
+        """Full visible state, for a new subscriber: what the last `BroadcastRaft` said."""
+        return self._shown
+
+    def check(self) -> None:
+        """Assert R1..R8. Cheap enough for every step."""
+        assert 1 <= self.term <= self.volatile_term  # R1
+        assert self.term < self.volatile_term or self.vote in (NOBODY, self.volatile_vote)  # R2
+        if self._writing is not None:
+            assert self.role is Role.FOLLOWER  # R3
+            assert self._timer is None  # R3
+        if self.role is not Role.FOLLOWER:
+            assert self._is_stable  # R4, R5
+            assert self.vote == self.self_id  # R4, R5
+            assert self.is_started and self.trusted  # R6
+            assert self.leader == (self.self_id if self.is_leader else NOBODY)  # R4, R5
+        if not self.is_leader:
+            assert self.leader != self.self_id  # R5
+        assert not self.is_leader_seen or self.leader != NOBODY  # R7
+        assert not self.is_leader or self.is_leader_seen  # R7
+        assert (self.leader == NOBODY) == (self.leader_last_seen is None)  # R7
+        if self.is_leader_seen and not self.is_leader and self._writing is None:
+            assert self._timer is not None and self._timer.wait is Wait.LEADER_DEATH  # R7
+        if self._may_stand and self._witness.is_empty and self._writing is None:
+            assert self._timer is not None  # R8
+
+    # --- what may be done -------------------------------------------------------------------------------
+
+    @property
+    def _is_stable(self) -> bool:
+        return (self.term, self.vote) == (self.volatile_term, self.volatile_vote)
+
+    @property
+    def _may_stand(self) -> bool:
+        """Without being asked to: configured, and with a healthy quorum [E-20]."""
+        return (
+            self.is_started
+            and self.trusted
+            and self.settings.election_mode is ElectionMode.CANDIDATE
+            and self.self_id in self._electorate
+            and self.has_healthy_quorum
+        )
+
+    @property
+    def _may_campaign(self) -> bool:
+        """Be a candidate of the volatile term: as configured, or on request for this one term."""
+        return self._may_stand or (
+            self._candidacy is not None and self._candidacy.term == self.volatile_term and self.trusted
+        )
+
+    @property
+    def _electorate(self) -> Set[InstanceId]:
+        """Whose votes count: the registered ones; an instance alone is its own set [E-10]."""
+        return self.membership.registered or frozenset({self.self_id})
+
+    def _is_held(self, now: float) -> bool:
+        return self._held_since is not None and now < self._held_since + self.settings.death_timeout_s
+
+    @property
+    def _timer_end(self) -> float | None:
+        return None if self._timer is None else self._timer.end(self.settings)
+
+    @property
+    def _candidacy_end(self) -> float | None:
+        if self._candidacy is None:
+            return None
+        return self._candidacy.since + self.settings.election_timeout_s
+
+    # --- events -----------------------------------------------------------------------------------------
+
+    def _on_started(self, now: float) -> None:
+        """What was heard before the start is heard now: it may hold the leader [E-5], [E-21]."""
+        if self.is_started:
+            return
+        self.is_started = True
+        self._review_standing(now)
+        for source, message in list(self._last_heard.items()):
+            self._hear(source, message, now)
+        self._effects.append(BroadcastRaft(self._shown))
+
+    def _on_message(self, source: InstanceId, message: RaftMessage, now: float) -> None:
+        message.validate(source)
+        if source in (NOBODY, self.self_id):
+            return  # anonymous instances have no say [L-9]
+        if message.term < self.volatile_term:
+            self.outdated_messages += 1
+            return
+        if message.term > self.volatile_term:
+            self._enter_term(message.term)
+        self._last_heard[source] = message
+        if self.is_started:
+            self._hear(source, message, now)
+
+    def _hear(self, source: InstanceId, message: RaftMessage, now: float) -> None:
+        """A message of the volatile term. The order of the rules matters: [E-13], [E-14], [E-17], [E-18]."""
+        if message.term < self.volatile_term:
+            return  # replayed at the start, and one replayed before it has moved the term
+        if not self.is_leader:
+            # What a leader says of itself is no testimony: it is heard, or the death timer runs out.
+            is_witness = message.is_leader_seen and message.role is not Role.LEADER
+            self._witness.note(source, is_leader_seen=is_witness)
+        if message.vote != NOBODY:
+            self._votes.add(source, message.vote)
+        if message.role is Role.LEADER:
+            self._follow(source, now)
+        elif source == self.leader:
+            # A leader never becomes a candidate in its own term: that message is older than its victory.
+            if message.role is Role.FOLLOWER:
+                self._on_leader_resigned(now)
+        elif self.leader == NOBODY and self.role is Role.FOLLOWER:
+            self._grant_vote()
+
+    def _follow(self, source: InstanceId, now: float) -> None:
+        if self.leader not in (NOBODY, source):
+            self.conflicting_leader_seen += 1
+            return
+        self.role = Role.FOLLOWER
+        self.leader = source
+        self._held_since = None
+        self._see_leader(now)
+
+    def _see_leader(self, now: float) -> None:
+        self.leader_last_seen = now
+        self._witness.note(self.self_id, is_leader_seen=True)
+        if self._writing is None:
+            self._timer = Timer(Wait.LEADER_DEATH, now)
+
+    def _on_leader_heard(self, source: InstanceId, now: float) -> None:
+        if source == self.leader and not self.is_leader:
+            self._see_leader(now)
+
+    def _on_leader_resigned(self, now: float) -> None:
+        """It gave up by itself, so no pre-vote and no wait [E-18]."""
+        self._lose_leader()
+        self._timer = None
+        if self._may_stand and self._writing is None and not self._is_held(now):
+            self._stand()
+
+    def _on_persisted(self, event: HardStatePersisted, now: float) -> None:
+        assert self._writing == PersistHardState(event.term, event.vote)
+        assert event.term >= self.term  # R1
+        assert event.term > self.term or self.vote == NOBODY  # R2
+        self._writing = None
+        self.term, self.vote = event.term, event.vote
+        self._vclock = self._vclock.merge(event.vclock)
+        if self.term == self.volatile_term and self.volatile_vote not in (self.vote, self.self_id):
+            # The term is persisted before the vote for another: that write also flushed every row ahead of
+            # it, so the vclock compared below cannot still grow behind our back [E-15], [L-6].
+            self.volatile_vote = NOBODY
+        self._grant_vote()
+        if self._is_stable:
+            self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """The disk holds what we decided: take the role that follows from it [E-2]."""
+        if self.leader != NOBODY:
+            return  # `_arm_timer` waits for its death
+        if self.vote == self.self_id:
+            if self._may_campaign:
+                self._become_candidate(now)
+        elif self.vote != NOBODY:
+            self._votes.add(self.self_id, self.vote)
+            if self._may_stand:
+                self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
+        elif self._may_stand and self._witness.is_empty and not self._is_held(now):
+            self.volatile_vote = self.self_id  # [E-16]: the term is new and nobody better asked for it
+
+    def _become_candidate(self, now: float) -> None:
+        self.role = Role.CANDIDATE
+        self._votes.add(self.self_id, self.self_id)
+        self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
+
+    def _on_deadline(self, now: float) -> None:
+        end = self._timer_end
+        if self._timer is None or end is None or now < end:
+            return  # the candidacy's own end is looked at after every step
+        if self._timer.wait is Wait.LEADER_DEATH:
+            self._witness.note(self.self_id, is_leader_seen=False)  # [E-21]; the leader stays known
+        elif self._candidacy is not None and not self._may_stand:
+            self._candidacy.given_up = self._timed_out()  # on request one stands for one term [E-22]
+        self._timer = None
+        if self._may_stand and self._witness.is_empty and not self._is_held(now):
+            self._stand()
+
+    def _on_membership(self, membership: Membership, now: float) -> None:
+        old, was_healthy = self.membership, self.has_healthy_quorum
+        self.membership = membership
+        for expelled in sorted(old.registered - membership.registered):
+            self._forget(expelled)
+        if self.self_id in old.registered - membership.registered:
+            self._give_up(ElectionDisabled("This instance is not a member of the replica set any more"))
+        if was_healthy and membership.registered - old.registered and not self.has_healthy_quorum:
+            self._is_fencing_paused = self.is_leader  # the newcomer has had no time to connect [E-32]
+        self._review_standing(now)
+
+    def _on_settings(self, settings: RaftSettings, now: float) -> None:
+        old, self.settings = self.settings, settings
+        mode = settings.election_mode
+        if mode is not old.election_mode and mode in (ElectionMode.OFF, ElectionMode.VOTER):
+            self._give_up(ElectionDisabled("Elections were turned off"))
+        self._review_standing(now)
+
+    def _on_trust(self, trusted: bool, now: float) -> None:
+        self.trusted = trusted
+        if not trusted:
+            self._give_up(ElectionDisabled("The local log is not known to be complete: no candidacy"))
+            self.role = Role.FOLLOWER  # R6: also where a candidacy is only about to end
+        self._review_standing(now)
+        self._grant_vote()
+
+    def _on_resign_requested(self, stand_again: bool, now: float) -> None:
+        self._give_up(TimedOut("The candidacy was given up on request; another instance may be elected"))
+        if self.role is Role.CANDIDATE:
+            self.role, self._timer = Role.FOLLOWER, None
+        if not stand_again:
+            self._held_since = now
+
+    def _on_candidacy_requested(self, now: float) -> None:
+        refusal = self._refusal()
+        if refusal is not None:
+            self._effects.append(CandidacyEnded(CandidacyResult.LOST, refusal))
+        elif self.is_leader:
+            self._effects.append(CandidacyEnded(CandidacyResult.WON))
+        else:
+            self._stand(asked_at=now)
+
+    def _refusal(self) -> SynchroError | None:
+        """Why a candidacy cannot begin. Asked before the term grows, which stops all writers [E-41]."""
+        if not self.is_started:
+            return Loading("The instance is still starting; nothing was done")
+        if self._candidacy is not None:
+            return self._candidacy.busy
+        if self.settings.election_mode is ElectionMode.VOTER:
+            return Unsupported("election_mode='voter' does not support manual elections")
+        if not self.trusted:
+            return ElectionDisabled("The local log is not known to be complete: no candidacy")
+        if not self.is_leader and not self.has_healthy_quorum:
+            return self._no_quorum()
+        return None
+
+    def _on_term_bump_requested(self, now: float) -> None:
+        if self.is_started and self.trusted and self._candidacy is None:
+            self._stand(asked_at=now, is_answered=False)
+
+    # --- transitions ------------------------------------------------------------------------------------
+
+    def _enter_term(self, term: Term, vote: InstanceId = NOBODY) -> None:
+        """Everything that belonged to the former term is forgotten [E-12]."""
+        assert term > self.volatile_term
+        self.volatile_term, self.volatile_vote = term, vote
+        self.role = Role.FOLLOWER
+        self.leader, self.leader_last_seen = NOBODY, None
+        self._timer = None
+        self._votes.clear()
+        self._witness.clear()
+        self._last_heard.clear()
+        self._is_split_noticed = False
+        self._is_fencing_paused = False
+
+    def _stand(self, asked_at: float | None = None, *, is_answered: bool = True) -> None:
+        """Term + 1 with the own vote, one write [E-20]. asked_at: None = as configured."""
+        self._enter_term(Term(self.volatile_term + 1), vote=self.self_id)
+        if asked_at is not None:
+            self._held_since = None
+            self._candidacy = Candidacy(self.volatile_term, asked_at, is_answered)
+
+    def _grant_vote(self) -> None:
+        """To the first candidate of this term that has all we have, if we may and did not yet [E-15]."""
+        if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
+            return
+        if self.leader != NOBODY or self.volatile_vote != NOBODY:
+            return
+        for source, message in self._last_heard.items():
+            if message.role is not Role.CANDIDATE or message.vclock is None:
+                continue
+            if message.vclock.covers(self._vclock):
+                self.volatile_vote = source
+                return
+
+    def _lose_leader(self) -> None:
+        self.leader, self.leader_last_seen = NOBODY, None
+        self._witness.clear()
+
+    def _give_up(self, why: SynchroError) -> None:
+        """Leadership without a new term [E-31]; a candidacy on request is lost by `why`."""
+        if self.is_leader:
+            self.role = Role.FOLLOWER
+            self._lose_leader()
+        if self._candidacy is not None:
+            self._candidacy.given_up = why
+
+    def _forget(self, peer: InstanceId) -> None:
+        """Neither its bit nor its request counts while it is out of reach [E-24]."""
+        if peer == self.self_id:
+            return
+        self._witness.forget(peer)
+        self._last_heard.pop(peer, None)
+
+    def _review_standing(self, now: float) -> None:
+        """Health, membership, mode or trust changed: fencing, and who may stand [E-11], [E-30], [E-33]."""
+        self._fence()
+        may_stand = self._may_stand
+        if may_stand and not self._could_stand and not self.is_leader_seen:
+            self._held_since = now  # [E-21]: perhaps somebody leads already
+            if self._timer is not None and self._timer.wait is not Wait.ELECTION:
+                self._timer = None
+        if not self._may_campaign:
+            if self.role is Role.CANDIDATE:
+                self.role = Role.FOLLOWER
+            if self._timer is not None and self._timer.wait is not Wait.LEADER_DEATH:
+                self._timer = None
+        self._could_stand = may_stand
+
+    def _fence(self) -> None:
+        """Strict fencing differs by the timeouts of the links only, so here it is soft [E-30]."""
+        if self.has_healthy_quorum:
+            self._is_fencing_paused = False
+        elif (
+            self.is_leader
+            and not self._is_fencing_paused
+            and self.settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE)
+            and self.settings.fencing_mode is not FencingMode.OFF
+        ):
+            self._give_up(self._no_quorum())
+
+    # --- after every event ------------------------------------------------------------------------------
+
+    def _follow_up(self, now: float) -> None:
+        """What follows from the state, whichever event led to it."""
+        if not self.is_started:
+            return
+        if self._writing is None:
+            self._grant_vote()
+        self._count_votes(now)
+        self._judge_candidacy(now)
+        self._begin_write()
+        self._arm_timer(now)
+        self._show()
+
+    def _count_votes(self, now: float) -> None:
+        if self.role is Role.CANDIDATE and self.vote_count >= self.membership.election_quorum:
+            self.role = Role.LEADER
+            self.leader, self.leader_last_seen = self.self_id, now
+            self._witness.clear()
+            self._witness.note(self.self_id, is_leader_seen=True)
+            self._timer = None
+            self._held_since = None
+            return
+        if self._is_split_noticed or self._timer is None or self._timer.wait is not Wait.ELECTION:
+            return
+        if self._votes.is_split(self._electorate, self.membership.election_quorum):
+            self._is_split_noticed = True
+            sooner = Timer(Wait.SHIFT, now, self._draw_shift())
+            if sooner.end(self.settings) < self._timer.end(self.settings):
+                self._timer = sooner
+
+    def _judge_candidacy(self, now: float) -> None:
+        """Each candidacy ends exactly once, won or lost [P-11]; then the role is the configured one."""
+        candidacy, end = self._candidacy, self._candidacy_end
+        if candidacy is None or end is None:
+            return
+        error = None
+        if not self.is_leader:
+            error = candidacy.lost(
+                no_quorum=None if self.has_healthy_quorum else self._no_quorum(),
+                leader=self.leader,
+                term=self.volatile_term,
+                timed_out=self._timed_out() if now >= end else None,
+            )
+            if error is None:
+                return
+        self._candidacy = None
+        if candidacy.is_answered:
+            result = CandidacyResult.WON if self.is_leader else CandidacyResult.LOST
+            self._effects.append(CandidacyEnded(result, error))
+        if not self.is_leader:
+            self._review_standing(now)
+
+    def _begin_write(self) -> None:
+        if self._writing is not None or self._is_stable:
+            return
+        vote = self.volatile_vote
+        if self.volatile_term > self.term and vote != self.self_id:
+            vote = NOBODY  # a term and a vote for another are two writes [E-15]
+        assert self.role is Role.FOLLOWER  # R3
+        self._timer = None  # R3
+        self._writing = PersistHardState(self.volatile_term, vote)
+        self._effects.append(self._writing)
+
+    def _arm_timer(self, now: float) -> None:
+        """R7 and R8, at the one place where they could be missed."""
+        if self._writing is not None or self._timer is not None or self.is_leader:
+            return
+        if self.is_leader_seen:
+            assert self.leader_last_seen is not None  # R7
+            self._timer = Timer(Wait.LEADER_DEATH, self.leader_last_seen)
+        elif self._may_stand and self._witness.is_empty:
+            if self._held_since is not None and self._is_held(now):
+                self._timer = Timer(Wait.HOLD, self._held_since)
+            else:
+                # The last witness lost the leader, and it may stand at this moment too. Standing together
+                # would split the vote, with two of three instances left for certain.
+                self._timer = Timer(Wait.SHIFT, now, self._draw_shift())
+
+    def _show(self) -> None:
+        if self._candidacy is not None and not self._candidacy.is_answered and self._writing is not None:
+            # A demoting leader is about to ask for votes in the next term. If it first said that it
+            # follows, its peers would take that for a resignation and stand [P-31].
+            return
+        visible = self._visible()
+        if visible != self._shown:
+            self._shown = visible
+            self._effects.append(BroadcastRaft(visible))
+
+    def _visible(self) -> RaftMessage:
+        """Leader and witness belong to the volatile term, so they show only once it is on disk [E-2]."""
+        is_term_written = self.term == self.volatile_term
+        return RaftMessage(
+            term=self.term,
+            vote=self.vote,
+            role=self.role,
+            leader=self.leader if is_term_written else NOBODY,
+            is_leader_seen=is_term_written and self.is_leader_seen,
+            vclock=self._vclock.without_local() if self.role is Role.CANDIDATE else None,
+        )
+
+    def _draw_shift(self) -> float:
+        return self._rng.uniform(0.0, SHIFT_MAX)
+
+    def _no_quorum(self) -> SynchroError:
+        return no_election_quorum(connected=self.healthy_count, needed=self.membership.election_quorum)
+
+    def _timed_out(self) -> SynchroError:
+        return not_elected_in_time(
+            self.volatile_term, votes=self.vote_count, needed=self.membership.election_quorum
+        )
