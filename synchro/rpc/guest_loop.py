@@ -1,0 +1,237 @@
+"""An asyncio event loop that runs as a guest inside trio's own thread.
+
+`grpc.aio` needs asyncio; everything else here is trio. The loop below is an ordinary selector loop whose
+selector never blocks: where asyncio would sleep, it returns to trio, which waits in its place.
+
+G1  Only trio's thread touches the loop. `call_soon_threadsafe` is the one exception, as everywhere.
+G2  One thread, so no locks: an asyncio callback may set a trio event, cancel a scope or start a task, and
+    a trio task may set a future's result or cancel an asyncio task. No other way across exists.
+G3  A callback must not open a scope or nursery, nor await trio: its trio task is one of the pumps below.
+G4  One turn of asyncio is bounded by `TURN_S`; then other trio tasks get theirs. A single callback is not.
+
+Uses documented interfaces only: asyncio's "bring your own selector" and trio's low-level waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import selectors
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
+
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+TURN_S: Final = 0.002
+"""asyncio runs until it is idle, at most this long: short enough for heartbeats, long enough to batch."""
+LEFTOVER_GRACE_S: Final = 0.5
+"""gRPC's own tasks end by themselves shortly after the last call; cancelled, they print tracebacks."""
+CLOSE_TIMEOUT_S: Final = 5.0
+"""What cleanup of leftover asyncio tasks may take before the loop is closed under them."""
+
+
+class _NonBlockingSelector(selectors.DefaultSelector):
+    """Polls. When asyncio wants to sleep, or its turn is over, it stops the loop instead."""
+
+    turn_end: float = 0.0
+    wait_s: float | None = None
+    """How long asyncio would have slept; None: until something happens."""
+    unseen: int = 0
+    """Callbacks scheduled since the last poll: more than 0 after a turn means there is work left."""
+    stop: Callable[[], None]
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        self.unseen = 0
+        if not events and (timeout is None or timeout > 0):
+            self.wait_s = timeout
+            self.stop()
+        elif time.monotonic() > self.turn_end:
+            self.unseen = 1
+            self.stop()
+        return events
+
+
+class GuestLoop(asyncio.SelectorEventLoop):
+    """Made by `open_guest_loop`. Trio tasks use `aio`; asyncio code notices nothing."""
+
+    def __init__(self) -> None:
+        self._polled = _NonBlockingSelector()
+        self._polled.stop = self.stop
+        self._in_turn = False
+        self._starter: trio.lowlevel.Task | None = None  # the parked task that starts turns
+        self._timer = trio.CancelScope()
+        super().__init__(self._polled)
+
+    # ---- trio -> asyncio ----------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def aio(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Await an asyncio coroutine from a trio task; cancelling the trio scope cancels it.
+
+        Returns only when the coroutine has ended, cancelled or not. If it was cancelled by someone else
+        than our scope: `BrokenResourceError`.
+        """
+        caller = trio.lowlevel.current_task()
+        work = self.create_task(coro)
+        work.add_done_callback(lambda _: trio.lowlevel.reschedule(caller))
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            work.cancel()
+            return trio.lowlevel.Abort.FAILED  # the done callback wakes us: nothing outlives its scope
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if work.cancelled():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise trio.BrokenResourceError("the asyncio task was cancelled")
+        return work.result()
+
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        self._polled.unseen += 1
+        self._start_turn()
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self._start_turn()  # the next turn learns the new timeout
+        return super().call_at(when, callback, *args, context=context)
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: object) -> NoReturn:
+        raise NotImplementedError("signals belong to trio")
+
+    # ---- turns --------------------------------------------------------------------------------------
+
+    def _start_turn(self) -> None:
+        starter = self._starter
+        if starter is not None and not self._in_turn:
+            self._starter = None
+            trio.lowlevel.reschedule(starter)
+
+    def _turn(self) -> None:
+        """Run asyncio until it is idle or its time is up."""
+        assert not self._in_turn
+        polled = self._polled
+        polled.turn_end = time.monotonic() + TURN_S
+        self._in_turn = True
+        try:
+            self.run_forever()
+        finally:
+            self._in_turn = False
+        if polled.unseen:
+            self._start_turn()
+        else:
+            self._timer.deadline = self._timer_deadline()
+
+    def _timer_deadline(self) -> float:
+        wait_s = self._polled.wait_s
+        return math.inf if wait_s is None else trio.current_time() + wait_s
+
+    # Three tasks, one for each reason to run. They outlive a cancelled body (shield), because its cleanup
+    # still needs asyncio; `_Pumps.stop` ends them.
+
+    @trio.lowlevel.enable_ki_protection
+    async def _pump_sockets(self) -> None:
+        descriptor = self._polled.fileno()
+        while True:
+            await trio.lowlevel.wait_readable(descriptor)  # a poll descriptor can itself be polled
+            self._turn()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _pump_callbacks(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._starter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            self._turn()
+            if self._polled.unseen:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._starter = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(abort)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _pump_timers(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._timer_deadline()) as self._timer:
+                await trio.sleep_forever()
+            self._polled.wait_s = None
+            self._turn()
+
+    async def _cancel_leftovers(self) -> None:
+        leftovers = asyncio.all_tasks(self) - {asyncio.current_task()}
+        if leftovers:
+            _, leftovers = await asyncio.wait(leftovers, timeout=LEFTOVER_GRACE_S)
+        for task in leftovers:
+            task.cancel()
+        if leftovers:
+            await asyncio.wait(leftovers)
+        await self.shutdown_asyncgens()
+        await self.shutdown_default_executor()
+
+
+@asynccontextmanager
+async def open_helper_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery for tasks that never raise: an exception of the body passes as it is, in no group.
+
+    The body must end the tasks. If one of them raises all the same, the usual group comes out.
+    """
+    own: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except BaseException as exc:
+                own = exc
+                raise
+    except BaseExceptionGroup as group:
+        if own is None or group.exceptions != (own,):
+            raise
+    else:
+        return
+    raise own
+
+
+@asynccontextmanager
+async def open_guest_loop() -> AsyncIterator[GuestLoop]:
+    """At the end: leftover asyncio tasks are cancelled and awaited, then the loop is closed.
+
+    One loop for a process is enough, and several nodes may share it; loops one after another work too.
+    """
+    loop = GuestLoop()
+    pumps = [loop._pump_sockets, loop._pump_callbacks, loop._pump_timers]
+    lives = [trio.CancelScope(shield=True) for _ in pumps]
+
+    async def run(pump: Callable[[], Coroutine[Any, Any, None]], life: trio.CancelScope) -> None:
+        with life:
+            await pump()
+
+    try:
+        async with open_helper_nursery() as nursery:
+            for pump, life in zip(pumps, lives, strict=True):
+                nursery.start_soon(run, pump, life)
+            try:
+                yield loop
+            finally:
+                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                    await loop.aio(loop._cancel_leftovers())
+                for life in lives:
+                    life.cancel()
+    finally:
+        loop.close()
