@@ -1,0 +1,65 @@
+"""synchro.v1.ClusterService: the members, from the tree of `box.info` and from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from synchro.rpc import codec
+from synchro.rpc.codec import Message
+from synchro.rpc.generated.v1 import cluster_pb2, cluster_pb2_grpc
+from synchro.rpc.service import Service
+from synchro.server.api import Node
+
+
+class ClusterService(Service):
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.ListInstances = self.at_once(self._list_instances)
+
+    def register(self, server: Any) -> None:
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+
+    def _list_instances(self, _request: Message) -> Message:
+        info, instance = self.node.info(), self.node.instance
+        addresses = {peer.name: peer.address for peer in instance.settings.peers}
+        members: Mapping[int, Mapping[str, Any]] = info.get("replication") or {}
+        leader = self.node.leader()
+        leader_id = 0 if leader is None else leader.id
+        listed = [
+            _member(member, addresses, self_id=instance.self_id, leader_id=leader_id)
+            for _, member in sorted(members.items())
+        ]
+        known = {member.name for member in listed}
+        listed += [
+            cluster_pb2.InstanceInfo(
+                name=name, address=address, is_self=name == instance.settings.instance_name
+            )
+            for name, address in sorted(addresses.items())
+            if name not in known
+        ]
+        return cluster_pb2.ListInstancesResponse(header=self.header(), instances=listed)
+
+
+def _member(
+    member: Mapping[str, Any], addresses: Mapping[str, str], *, self_id: int, leader_id: int
+) -> Message:
+    name = member.get("name") or ""
+    upstream: Mapping[str, Any] = member.get("upstream") or {}
+    downstream: Mapping[str, Any] = member.get("downstream") or {}
+    made = cluster_pb2.InstanceInfo(
+        id=member["id"],
+        uuid=member.get("uuid") or "",
+        name=name,
+        address=addresses.get(name, ""),
+        is_self=member["id"] == self_id,
+        is_leader=bool(leader_id) and member["id"] == leader_id,
+        lsn=max(0, member.get("lsn") or 0),
+        upstream_status=upstream.get("status") or "",
+        upstream_message=upstream.get("message") or "",
+        downstream_status=downstream.get("status") or "",
+    )
+    for field in ("idle", "lag"):
+        if upstream.get(field) is not None:
+            getattr(made, f"upstream_{field}").CopyFrom(codec.duration(upstream[field]))
+    return made

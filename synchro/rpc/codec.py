@@ -1,0 +1,456 @@
+"""Protobuf <-> the types of the core. No protobuf object goes past this module and its neighbours in `rpc/`.
+
+Bad input is refused with a `SynchroError` whose details name the field. Hot path: a change that comes as
+msgpack with a space id costs a few attribute reads; its bytes are checked and spliced by `storage/xrow.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgpack
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import ListValue, Value
+
+from synchro.config import Limits
+from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
+from synchro.ids import REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
+from synchro.instance_events import Ack, Fate, Position, WaitMode
+from synchro.raft.messages import RaftMessage, Role
+from synchro.row import Dml, RowType, Tuple, TxnId
+from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
+from synchro.rpc.generated.v1 import common_pb2 as common_pb
+from synchro.rpc.generated.v1 import data_pb2 as data_pb
+from synchro.storage import xrow
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+Message: TypeAlias = Any
+"""A generated protobuf message."""
+
+DURATION_S_MAX: Final = 365 * 24 * 3600.0
+"""Longer waits are refused: they are mistakes of units."""
+EXACT_DOUBLE_MAX: Final = 2**53
+JSON_NESTING_MAX: Final = 32
+"""Lists and objects inside each other, as in `storage/xrow.py`."""
+
+_packb: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+class Schema(Protocol):
+    """Names -> ids; `storage/memtx.py` through an adapter, a dict in tests.
+
+    Both raise `NoSuchSpace` or `NoSuchIndex`."""
+
+    def space_id(self, name: str) -> int: ...
+
+    def index_id(self, space_id: int, name: str) -> int: ...
+
+
+# --- small values ---------------------------------------------------------------------------------------
+
+
+def vclock(lsns: Mapping[int, int]) -> Vclock:
+    return Vclock((InstanceId(i), Lsn(lsn)) for i, lsn in lsns.items()) if lsns else EMPTY_VCLOCK
+
+
+def lsns(clock: Vclock) -> dict[int, int]:
+    """For a constructor argument of type map<uint32, uint64>."""
+    return dict(clock)
+
+
+def seconds(duration: Message) -> float:
+    whole: int = duration.seconds
+    nanos: int = duration.nanos
+    return whole + nanos / 1e9
+
+
+def duration(value_s: float) -> Message:
+    nanos = round(value_s * 1e9)
+    whole = int(nanos / 10**9)  # towards zero: both parts have the same sign
+    return Duration(seconds=whole, nanos=nanos - whole * 10**9)
+
+
+def timeout_s(request: Message, default_s: float) -> float:
+    """Field `timeout` of a request. Raises `IllegalParams`."""
+    if not request.HasField("timeout"):
+        return default_s
+    value_s = seconds(request.timeout)
+    if not 0 <= value_s <= DURATION_S_MAX:
+        raise IllegalParams(
+            f"timeout {value_s:g} s is not between 0 and {DURATION_S_MAX:g} s; nothing was done",
+            field="timeout",
+        )
+    return value_s
+
+
+def position(request: Message) -> Position | None:
+    """Field `known_position` of a request."""
+    if not request.HasField("known_position"):
+        return None
+    known = request.known_position
+    return Position(Term(known.term), Lsn(known.lsn))
+
+
+def request_id(data: bytes) -> RequestId | None:
+    """None if empty. Raises `IllegalParams`."""
+    if not data:
+        return None
+    if len(data) != REQUEST_ID_BYTES:
+        raise IllegalParams(
+            f"a request id has {REQUEST_ID_BYTES} bytes, got {len(data)}; nothing was done",
+            field="request_id",
+        )
+    return RequestId(data)
+
+
+def txn_id(message: Message) -> TxnId:
+    return TxnId(InstanceId(message.origin), Lsn(message.lsn))
+
+
+def txn_message(txn: TxnId | None) -> Message:
+    return None if txn is None else common_pb.TxnId(origin=txn.origin, lsn=txn.lsn)
+
+
+_WAIT_MODES: Final[Mapping[int, WaitMode]] = {
+    data_pb.WAIT_MODE_UNSPECIFIED: WaitMode.COMPLETE,
+    data_pb.WAIT_MODE_COMPLETE: WaitMode.COMPLETE,
+    data_pb.WAIT_MODE_SUBMIT: WaitMode.SUBMIT,
+    data_pb.WAIT_MODE_NONE: WaitMode.NONE,
+}
+
+
+def wait_mode(number: int) -> WaitMode:
+    mode = _WAIT_MODES.get(number)
+    if mode is None:
+        raise IllegalParams(f"unknown 'wait' mode {number}; nothing was done", field="wait")
+    return mode
+
+
+FATES: Final = {
+    Fate.COMMITTED: data_pb.TRANSACTION_OUTCOME_COMMITTED,
+    Fate.ROLLED_BACK: data_pb.TRANSACTION_OUTCOME_ROLLED_BACK,
+    Fate.PENDING: data_pb.TRANSACTION_OUTCOME_PENDING,
+    Fate.UNKNOWN: data_pb.TRANSACTION_OUTCOME_UNKNOWN,
+}
+
+
+# --- tuples, JSON ---------------------------------------------------------------------------------------
+
+
+def pack(value: Any) -> bytes:
+    """Any value of the data model as msgpack."""
+    return _packb(value)
+
+
+def json_field(value: Message, depth: int = 1) -> Any:
+    """A google.protobuf.Value as a field. Whole numbers become integers."""
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if math.isfinite(number) and number.is_integer() else number
+    if kind == "string_value":
+        return value.string_value
+    if kind == "bool_value":
+        return value.bool_value
+    if kind in (None, "null_value"):
+        return None
+    if depth >= JSON_NESTING_MAX:
+        raise WrongFormat(f"JSON is nested deeper than {JSON_NESTING_MAX}; nothing was done")
+    if kind == "list_value":
+        return tuple(json_field(item, depth + 1) for item in value.list_value.values)
+    return {key: json_field(item, depth + 1) for key, item in value.struct_value.fields.items()}
+
+
+def json_fields(message: Message) -> Tuple:
+    """A ListValue as a tuple."""
+    return tuple(json_field(value) for value in message.values)
+
+
+def json_value(value: Any) -> Message:
+    """What JSON has no form for becomes a string: bytes as base64, keys of maps, numbers beyond 2^53."""
+    made = Value()
+    _fill_value(made, value)
+    return made
+
+
+def json_list(fields: Sequence[Any]) -> Message:
+    made = ListValue()
+    for field in fields:
+        _fill_value(made.values.add(), field)
+    return made
+
+
+def _fill_value(message: Message, value: Any) -> None:
+    if value is None:
+        message.null_value = 0
+    elif isinstance(value, bool):
+        message.bool_value = value
+    elif isinstance(value, (int, float)):
+        if math.isfinite(value) and (isinstance(value, float) or abs(value) <= EXACT_DOUBLE_MAX):
+            message.number_value = value
+        else:
+            message.string_value = str(value)
+    elif isinstance(value, str):
+        message.string_value = value
+    elif isinstance(value, bytes):
+        message.string_value = b64encode(value).decode()
+    elif isinstance(value, Mapping):
+        message.struct_value.SetInParent()
+        for key, item in value.items():
+            _fill_value(message.struct_value.fields[str(key)], item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        message.list_value.SetInParent()
+        for item in value:
+            _fill_value(message.list_value.values.add(), item)
+    else:
+        message.string_value = str(value)
+
+
+def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
+    """None gives a message without a form."""
+    if fields is None:
+        return common_pb.Tuple()
+    if as_json:
+        return common_pb.Tuple(json=json_list(fields))
+    return common_pb.Tuple(msgpack=_packb(fields))
+
+
+def tuple_fields(message: Message, what: str) -> Tuple | None:
+    """None if no form is set. Raises `WrongFormat`."""
+    form = message.WhichOneof("form")
+    if form is None:
+        return None
+    if form == "json":
+        return json_fields(message.json)
+    return unpack_array(message.msgpack, what)
+
+
+def unpack_array(data: bytes, what: str) -> Tuple:
+    """Exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
+    try:
+        # The checks of a stored tuple are the right ones: depth, types, lying headers.
+        value = xrow.insert_dml(RowType.REPLACE, 0, data).value
+    except WrongFormat as error:
+        raise WrongFormat(str(error).replace("tuple", what), field=what) from error
+    assert value is not None
+    return value
+
+
+def wants_json(encoding: int, *, default: bool) -> bool:
+    """`default`: what ENCODING_UNSPECIFIED means for this request."""
+    if encoding == common_pb.ENCODING_UNSPECIFIED:
+        return default
+    return bool(encoding == common_pb.ENCODING_JSON)
+
+
+# --- changes --------------------------------------------------------------------------------------------
+
+
+def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> list[Dml]:
+    """The operations of one transaction. Raises `SynchroError` with `field` in its details."""
+    if not ops:
+        raise IllegalParams("a transaction needs at least one operation; nothing was done", field="ops")
+    if len(ops) > limits.batch_ops_max:
+        raise BatchTooLarge(
+            f"{len(ops)} operations in one transaction, the limit is {limits.batch_ops_max}; "
+            "nothing was done",
+            limit=limits.batch_ops_max,
+            got=len(ops),
+            field="ops",
+        )
+    made: list[Dml] = []
+    kind: str | None = None
+    size = 0
+    try:
+        for op in ops:
+            kind = op.WhichOneof("op")
+            if kind is None:
+                raise IllegalParams("the operation is empty; nothing was done")
+            change = _DECODERS[kind](getattr(op, kind), schema, limits)
+            size += len(change.raw)
+            made.append(change)
+    except SynchroError as error:
+        place = f"ops[{len(made)}]" if kind is None else f"ops[{len(made)}].{kind}"
+        inner = error.details.get("field")
+        error.details = {**error.details, "field": f"{place}.{inner}" if inner else place}
+        raise
+    if size > limits.txn_bytes_max:
+        raise BatchTooLarge(
+            f"a transaction of {size} bytes, the limit is {limits.txn_bytes_max}; nothing was done",
+            limit=limits.txn_bytes_max,
+            got=size,
+            field="ops",
+        )
+    return made
+
+
+def stored_bytes(change: Dml) -> bytes:
+    """The tuple of an insert or replace as it came: the end of its body, behind what xrow put in front."""
+    space_id = change.space_id
+    width = 1 if space_id < 0x80 else 2 if space_id <= 0xFF else 3 if space_id <= 0xFFFF else 5
+    return change.raw[3 + width :]
+
+
+def is_json(ops: Sequence[Message]) -> bool:
+    """Whether any tuple or key of accepted operations is JSON: then the reply is too."""
+    for op in ops:
+        kind = op.WhichOneof("op")
+        body = getattr(op, kind)
+        # What is msgpack is not empty: an empty array has one byte.
+        if not (body.key if kind in _KEYED else body.tuple):
+            return True
+    return False
+
+
+_KEYED: Final = frozenset({"update", "delete"})
+
+
+def _space_id(body: Message, schema: Schema) -> int:
+    number: int = body.space_id
+    if number:
+        return number
+    name: str = body.space
+    if not name:
+        raise IllegalParams("neither space nor space_id is given; nothing was done", field="space")
+    return schema.space_id(name)
+
+
+def _index_id(body: Message, space_id: int, schema: Schema) -> int:
+    name: str = body.index
+    return schema.index_id(space_id, name) if name else body.index_id
+
+
+def _array(body: Message, form: str, what: str) -> bytes:
+    """Field `form` of the body, or its JSON twin packed."""
+    data: bytes = getattr(body, form)
+    if data:
+        return data
+    if not body.HasField(form + "_json"):
+        raise WrongFormat(f"the {what} is missing; nothing was done", field=form)
+    try:
+        return _packb(json_fields(getattr(body, form + "_json")))
+    except SynchroError as error:
+        error.details = {**error.details, "field": form + "_json"}
+        raise
+
+
+def _check_tuple_size(data: bytes, limits: Limits) -> None:
+    if len(data) > limits.tuple_bytes_max:
+        raise BatchTooLarge(
+            f"a tuple of {len(data)} bytes, the limit is {limits.tuple_bytes_max}; nothing was done",
+            limit=limits.tuple_bytes_max,
+            got=len(data),
+            field="tuple",
+        )
+
+
+def _insert(body: Message, schema: Schema, limits: Limits, kind: RowType = RowType.INSERT) -> Dml:
+    data: bytes = body.tuple or _array(body, "tuple", "tuple")
+    if len(data) > limits.tuple_bytes_max:
+        _check_tuple_size(data, limits)
+    return xrow.insert_dml(kind, body.space_id or _space_id(body, schema), data)
+
+
+def _replace(body: Message, schema: Schema, limits: Limits) -> Dml:
+    return _insert(body, schema, limits, RowType.REPLACE)
+
+
+def _check_ops_count(change: Dml, limits: Limits) -> Dml:
+    if change.ops is not None and len(change.ops) > limits.update_ops_max:
+        raise BatchTooLarge(
+            f"{len(change.ops)} operations in one update, the limit is {limits.update_ops_max}; "
+            "nothing was done",
+            limit=limits.update_ops_max,
+            got=len(change.ops),
+            field="ops",
+        )
+    return change
+
+
+def _update(body: Message, schema: Schema, limits: Limits) -> Dml:
+    space_id = _space_id(body, schema)
+    key, ops = _array(body, "key", "key"), _array(body, "ops", "list of operations")
+    return _check_ops_count(xrow.update_dml(space_id, _index_id(body, space_id, schema), key, ops), limits)
+
+
+def _upsert(body: Message, schema: Schema, limits: Limits) -> Dml:
+    data, ops = _array(body, "tuple", "tuple"), _array(body, "ops", "list of operations")
+    _check_tuple_size(data, limits)
+    return _check_ops_count(xrow.upsert_dml(_space_id(body, schema), data, ops), limits)
+
+
+def _delete(body: Message, schema: Schema, limits: Limits) -> Dml:
+    space_id = _space_id(body, schema)
+    return xrow.delete_dml(space_id, _index_id(body, space_id, schema), _array(body, "key", "key"))
+
+
+_DECODERS: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {
+    "insert": _insert,
+    "replace": _replace,
+    "update": _update,
+    "upsert": _upsert,
+    "delete": _delete,
+}
+
+
+# --- what peers say -------------------------------------------------------------------------------------
+
+
+_ROLES: Final = {
+    Role.FOLLOWER: peer_pb.RAFT_ROLE_FOLLOWER,
+    Role.CANDIDATE: peer_pb.RAFT_ROLE_CANDIDATE,
+    Role.LEADER: peer_pb.RAFT_ROLE_LEADER,
+}
+
+
+def raft_message(message: RaftMessage) -> Message:
+    made = peer_pb.RaftMessage(
+        term=message.term,
+        vote=message.vote,
+        role=_ROLES[message.role],
+        leader=message.leader,
+        is_leader_seen=message.is_leader_seen,
+    )
+    if message.vclock is not None:
+        made.vclock.SetInParent()
+        made.vclock.lsns.update(dict(message.vclock))
+    return made
+
+
+def raft_from(message: Message) -> RaftMessage:
+    """Raises `WrongFormat` if the role is unknown."""
+    try:
+        role = Role(message.role)
+    except ValueError as error:
+        raise WrongFormat(f"unknown raft role {message.role}") from error
+    return RaftMessage(
+        term=Term(message.term),
+        vote=InstanceId(message.vote),
+        role=role,
+        leader=InstanceId(message.leader),
+        is_leader_seen=message.is_leader_seen,
+        vclock=vclock(message.vclock.lsns) if message.HasField("vclock") else None,
+    )
+
+
+def ack_message(ack: Ack, *, credit: int, tm: float = 0.0) -> Message:
+    return peer_pb.Ack(
+        vclock=dict(ack.vclock),
+        term=ack.term,
+        vclock_sync=ack.vclock_sync,
+        tm=tm,
+        credit=credit,
+        counts=ack.counts,
+    )
+
+
+def ack_from(message: Message) -> Ack:
+    return Ack(
+        vclock=vclock(message.vclock),
+        term=Term(message.term),
+        vclock_sync=message.vclock_sync,
+        counts=message.counts,
+    )

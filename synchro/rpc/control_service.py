@@ -1,0 +1,59 @@
+"""synchro.v1.ControlService: commands of operators to this instance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synchro.errors import IllegalParams
+from synchro.instance_events import Demoted, DemoteRequested, Promoted, PromoteRequested
+from synchro.rpc import codec
+from synchro.rpc.codec import Message
+from synchro.rpc.generated.v1 import control_pb2, control_pb2_grpc
+from synchro.rpc.service import Service, expect
+from synchro.server.api import Node
+
+
+class ControlService(Service):
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.Promote = self.waiting(self._promote)
+        self.Demote = self.waiting(self._demote)
+        self.Checkpoint = self.waiting(self._checkpoint)
+        self.RestartUpstream = self.at_once(self._restart_upstream)
+        self.CheckConfig = self.unimplemented(
+            "CheckConfig", "synchro config check FILE, which needs no server"
+        )
+        self.ReloadConfig = self.unimplemented("ReloadConfig", "change the file and restart the instance")
+        self.SetConfig = self.unimplemented("SetConfig", "change the file and restart the instance")
+
+    def register(self, server: Any) -> None:
+        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+
+    async def _promote(self, request: Message) -> Message:
+        default_s = self.node.instance.settings.synchro_timeout_s
+        outcome = await self.node.call(PromoteRequested, timeout_s=codec.timeout_s(request, default_s))
+        done = expect(outcome, Promoted)
+        return control_pb2.PromoteResponse(
+            header=self.header(),
+            term=done.term,
+            previous_owner=done.previous_owner,
+            confirmed=done.confirmed,
+            rolled_back=done.rolled_back,
+        )
+
+    async def _demote(self, request: Message) -> Message:
+        default_s = self.node.instance.settings.synchro_timeout_s
+        outcome = await self.node.call(DemoteRequested, timeout_s=codec.timeout_s(request, default_s))
+        return control_pb2.DemoteResponse(header=self.header(), term=expect(outcome, Demoted).term)
+
+    async def _checkpoint(self, _request: Message) -> Message:
+        vclock = await self.node.checkpoint()
+        return control_pb2.CheckpointResponse(
+            header=self.header(), vclock=codec.lsns(vclock), signature=vclock.signature
+        )
+
+    def _restart_upstream(self, request: Message) -> Message:
+        if not request.instance:
+            raise IllegalParams("which instance? Its name or its id is missing", field="instance")
+        self.node.restart_upstream(request.instance)
+        return control_pb2.RestartUpstreamResponse(header=self.header())

@@ -1,0 +1,391 @@
+"""synchro.v1.DataService: reads, and transactions one at a time or many in a frame.
+
+The hot path is `_Session.on_frame`: a message of the stream is decoded, becomes one step of the core, and
+the outcomes go out in as few messages as possible. No task is switched on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import trio
+
+from synchro.config import MIB, Limits
+from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
+from synchro.ids import CallId, Term
+from synchro.instance_events import (
+    ClientWrite,
+    ClientWrites,
+    Committed,
+    FateKnown,
+    Outcome,
+    ReadBarrierRequested,
+    ReadReady,
+    Submitted,
+    WaitRequested,
+)
+from synchro.row import Dml, RowType, Tuple
+from synchro.rpc import codec
+from synchro.rpc.codec import Message
+from synchro.rpc.duplex import Duplex
+from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
+from synchro.rpc.host import Call
+from synchro.rpc.names import Names
+from synchro.rpc.service import Service, error_of, expect
+from synchro.server.api import Node, Write
+from synchro.storage.index import Iterator_
+
+STREAM_CALLS_MAX: Final = 8192
+"""Calls of one stream without an answer; beyond it the stream is not read until half of them are done."""
+FRAME_CALLS_MAX: Final = 4096
+"""Calls of one frame; all of them run in one go, and other work of the instance waits that long."""
+FRAME_BYTES_MAX: Final = 2 * MIB
+"""Answers put into one message; a larger frame delays those behind it and needs memory twice."""
+RESULT_BYTES: Final = 48
+"""About what an answer has besides its tuples."""
+_UNSPECIFIED: Final = common_pb2.ENCODING_UNSPECIFIED
+_JSON: Final = common_pb2.ENCODING_JSON
+_STORED_AS_SENT: Final = frozenset({RowType.INSERT, RowType.REPLACE})
+
+
+class DataService(Service):
+    """Execute, ExecuteStream, Select, WaitTransaction."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.names = Names(node)
+        self.Execute = self.waiting(self._execute)
+        self.ExecuteStream = node.host.duplex(self._execute_stream, size=_size)
+        self.Select = self.waiting(self._select)
+        self.WaitTransaction = self.waiting(self._wait_transaction)
+
+    def register(self, server: Any) -> None:
+        data_pb2_grpc.add_DataServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+
+    @property
+    def _default_timeout_s(self) -> float:
+        return self.node.instance.settings.txn_synchro_timeout_s
+
+    # --- writes
+
+    def write_of(self, request: Message, limits: Limits) -> Write:
+        """An ExecuteRequest or ExecuteCall as a transaction. Raises `SynchroError`."""
+        return Write(
+            codec.changes(request.ops, self.names, limits),
+            codec.request_id(request.request_id),
+            codec.position(request),
+            codec.wait_mode(request.wait),
+            Term(request.expected_term) if request.expected_term else None,
+        )
+
+    async def _execute(self, request: Message) -> Message:
+        ops, request_id, known_position, wait, expected_term = self.write_of(
+            request, self.node.instance.settings.limits
+        )
+        outcome = await self.node.call(
+            lambda call_id: ClientWrites(
+                [ClientWrite(call_id, ops, request_id, known_position, wait, expected_term)]
+            ),
+            timeout_s=codec.timeout_s(request, self._default_timeout_s),
+        )
+        if not isinstance(outcome, Committed | Submitted):
+            raise error_of(outcome)
+        reply = data_pb2.ExecuteResponse(header=self.header(), is_sync=outcome.is_sync)
+        if outcome.txn is not None:
+            reply.txn.origin, reply.txn.lsn = outcome.txn
+        if isinstance(outcome, Committed):
+            reply.duplicate = outcome.duplicate
+            if not request.omit_tuples:
+                as_json = codec.wants_json(request.encoding, default=codec.is_json(request.ops))
+                _add_tuples(reply.tuples, encoded_tuples(ops, outcome.tuples, as_json=as_json))
+        return reply
+
+    async def _execute_stream(self, stream: Duplex[Any, Any], _call: Call) -> None:
+        session = _Session(self, stream)
+        stream.pause_when_full = True
+        stream.coalesce = session.pack
+        stream.on_message = session.on_frame
+        try:
+            async for _ in stream:
+                raise AssertionError("messages go to on_message")
+            await session.wait_idle()
+        finally:
+            session.abandon()
+
+    # --- reads
+
+    async def _select(self, request: Message) -> Message:
+        node = self.node
+        settings = node.instance.settings
+        timeout_s = codec.timeout_s(request, settings.txn_synchro_timeout_s)
+        deadline = trio.current_time() + timeout_s
+        key = codec.tuple_fields(request.key, "key") or ()
+        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
+        iterator = Iterator_.parse(request.iterator or "EQ")
+        if request.read not in data_pb2.ReadMode.values():
+            raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
+        self.names.locate(request)
+        if request.min_vclock:
+            wanted = codec.vclock(request.min_vclock)
+            if not await node.wait_vclock(wanted, timeout_s=timeout_s):
+                raise TimedOut(
+                    f"this instance did not reach vclock {wanted} within {timeout_s:g} s, it is at "
+                    f"{node.instance.vclock}; nothing was read",
+                    min_vclock=wanted,
+                    vclock=node.instance.vclock,
+                )
+        if request.read == data_pb2.READ_MODE_LINEARIZABLE:
+            left_s = max(0.0, deadline - trio.current_time())
+            expect(await node.call(ReadBarrierRequested, timeout_s=left_s), ReadReady)
+        # From here on nothing is awaited: what is read is the state of one moment.
+        space_id, index_id = self.names.locate(request)
+        found = node.instance.memtx.select(
+            space_id,
+            index_id,
+            key,
+            iterator,
+            limit=request.limit if request.HasField("limit") else None,
+            offset=request.offset,
+            after=after,
+        )
+        default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
+        as_json = codec.wants_json(request.encoding, default=default)
+        return data_pb2.SelectResponse(
+            header=self.header(),
+            tuples=[codec.tuple_message(value, as_json=as_json) for value in found],
+            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
+            read_at=codec.lsns(node.instance.vclock),
+        )
+
+    async def _wait_transaction(self, request: Message) -> Message:
+        which = request.WhichOneof("transaction")
+        if which is None:
+            raise IllegalParams("neither txn nor request_id is given", field="transaction")
+        txn = codec.txn_id(request.txn) if which == "txn" else None
+        request_id = codec.request_id(request.request_id) if which == "request_id" else None
+        if txn is None and request_id is None:
+            raise IllegalParams("the request id is empty", field="request_id")
+        outcome = await self.node.call(
+            lambda call_id: WaitRequested(call_id, txn, request_id),
+            timeout_s=codec.timeout_s(request, self._default_timeout_s),
+        )
+        known = expect(outcome, FateKnown)
+        return data_pb2.WaitTransactionResponse(
+            header=self.header(), outcome=codec.FATES[known.fate], txn=codec.txn_message(known.txn)
+        )
+
+
+Encoded: TypeAlias = bytes | Message | None
+"""A tuple on its way out: msgpack, a Tuple message with JSON, or none."""
+
+
+def encoded_tuples(ops: Sequence[Dml], tuples: Sequence[Tuple | None], *, as_json: bool) -> list[Encoded]:
+    """What each operation returns. A tuple that was stored as it came goes back as it came."""
+    if as_json:
+        return [codec.tuple_message(value, as_json=True) for value in tuples]
+    return [
+        None
+        if value is None
+        else codec.stored_bytes(change)
+        if value is change.value and change.type in _STORED_AS_SENT
+        else codec.pack(value)
+        for change, value in zip(ops, tuples, strict=False)
+    ]
+
+
+def _add_tuples(field: Any, tuples: Sequence[Encoded]) -> None:
+    for value in tuples:
+        if type(value) is bytes:
+            field.add(msgpack=value)
+        elif value is None:
+            field.add()
+        else:
+            field.append(value)
+
+
+# --- the stream -----------------------------------------------------------------------------------------
+
+
+class _Result:
+    """One answer that waits to be sent. error: google.rpc.Status; tuples: encoded."""
+
+    __slots__ = ("error", "outcome", "seq", "size", "tuples")
+
+    def __init__(
+        self,
+        seq: int,
+        size: int,
+        outcome: Committed | Submitted | None,
+        tuples: Sequence[Encoded],
+        error: Message | None,
+    ) -> None:
+        self.seq = seq
+        self.size = size
+        self.outcome = outcome
+        self.tuples = tuples
+        self.error = error
+
+
+def _size(item: Any) -> int:
+    return item.size if type(item) is _Result else item.ByteSize()
+
+
+class _Batch:
+    """Calls of one frame that became one step of the core. `open`: indexes without an outcome."""
+
+    __slots__ = ("call_ids", "calls", "open", "session", "writes")
+
+    def __init__(self, session: _Session) -> None:
+        self.session = session
+        self.calls: list[Message] = []
+        self.writes: list[Write] = []
+        self.call_ids: Sequence[CallId] = ()
+        self.open: set[int] = set()
+
+    def on_outcome(self, index: int, outcome: Outcome) -> None:
+        self.open.discard(index)
+        self.session.on_outcome(self.calls[index], self.writes[index], outcome)
+        if not self.open:
+            self.session.batches.pop(self, None)
+
+
+class _Session:
+    """One stream of transactions.
+
+    X1  `in_flight` = calls handed to the core that have no outcome yet = all `open` of `batches`.
+    X2  Each call of a frame is answered exactly once, whatever is wrong with it, while the stream lives.
+        Only a frame with too many calls ends the stream.
+    """
+
+    def __init__(self, service: DataService, stream: Duplex[Any, Any]) -> None:
+        self.service = service
+        self.node = service.node
+        self.stream = stream
+        self.in_flight = 0
+        self.batches: dict[_Batch, None] = {}
+        self._paused = False
+        self._over = False
+        self._idle = trio.Event()
+
+    def on_frame(self, frame: Message) -> None:
+        if len(frame.calls) > FRAME_CALLS_MAX:
+            raise self.service.refusal(
+                BatchTooLarge(
+                    f"a frame of {len(frame.calls)} calls, the limit is {FRAME_CALLS_MAX}; "
+                    "nothing of it was done",
+                    limit=FRAME_CALLS_MAX,
+                    got=len(frame.calls),
+                    field="calls",
+                )
+            )
+        try:
+            self.node.ensure_ready()
+            settings = self.node.instance.settings
+            default_s = codec.timeout_s(frame, settings.txn_synchro_timeout_s)
+        except SynchroError as error:
+            for call in frame.calls:
+                self._refuse(call.seq, error)
+            return
+        # Calls run in order; a batch ends where the timeout changes, which hardly ever happens.
+        batch, batch_timeout_s = _Batch(self), default_s
+        write_of, limits = self.service.write_of, settings.limits
+        for call in frame.calls:
+            try:
+                write = write_of(call, limits)
+                timeout_s = codec.timeout_s(call, default_s)
+            except SynchroError as error:
+                self._refuse(call.seq, error)
+                continue
+            if timeout_s != batch_timeout_s:
+                self._submit(batch, batch_timeout_s)
+                batch, batch_timeout_s = _Batch(self), timeout_s
+            batch.calls.append(call)
+            batch.writes.append(write)
+        self._submit(batch, batch_timeout_s)
+        if self.in_flight >= STREAM_CALLS_MAX and not self._paused:
+            self._paused = True
+            self.stream.pause_reading()
+
+    def _submit(self, batch: _Batch, timeout_s: float) -> None:
+        if not batch.writes:
+            return
+        batch.open.update(range(len(batch.writes)))
+        self.in_flight += len(batch.writes)
+        self.batches[batch] = None
+        batch.call_ids = self.node.submit_writes(batch.writes, batch.on_outcome, timeout_s)
+
+    def on_outcome(self, call: Message, write: Write, outcome: Outcome) -> None:
+        self.in_flight -= 1
+        if self._over:
+            return
+        if isinstance(outcome, Committed):
+            tuples: Sequence[Encoded] = ()
+            size = RESULT_BYTES
+            if outcome.tuples and not call.omit_tuples:
+                encoding = call.encoding
+                as_json = codec.is_json(call.ops) if encoding == _UNSPECIFIED else encoding == _JSON
+                tuples = encoded_tuples(write.ops, outcome.tuples, as_json=as_json)
+                for value in tuples:
+                    size += (
+                        len(value) if isinstance(value, bytes) else 0 if value is None else value.ByteSize()
+                    )
+            self.stream.send_nowait(_Result(call.seq, size, outcome, tuples, None))
+        elif isinstance(outcome, Submitted):
+            self.stream.send_nowait(_Result(call.seq, RESULT_BYTES, outcome, (), None))
+        else:
+            self._refuse(call.seq, error_of(outcome))
+        if self._paused and self.in_flight <= STREAM_CALLS_MAX // 2:
+            self._paused = False
+            self.stream.resume_reading()
+        if not self.in_flight:
+            self._idle.set()
+
+    def _refuse(self, seq: int, error: SynchroError) -> None:
+        status = self.service.status(error)
+        self.stream.send_nowait(_Result(seq, RESULT_BYTES + status.ByteSize(), None, (), status))
+
+    def pack(self, pending: list[_Result]) -> Sequence[Message]:
+        """Everything that is ready, in as few messages as possible."""
+        messages: list[Message] = []
+        message: Message = None
+        room = 0
+        for result in pending:
+            if message is None or result.size > room:
+                message = data_pb2.ExecuteStreamResponse(header=self.service.header())
+                messages.append(message)
+                room = FRAME_BYTES_MAX
+            room -= result.size
+            _add_result(message.results, result)
+        return messages
+
+    async def wait_idle(self) -> None:
+        """Until no call is in flight."""
+        while self.in_flight:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def abandon(self) -> None:
+        """The stream is over: nobody waits any more; entries in the queue stay."""
+        self._over = True
+        for batch in list(self.batches):
+            for index in sorted(batch.open):
+                self.node.abandon(batch.call_ids[index])
+        self.batches.clear()
+
+
+def _add_result(results: Any, result: _Result) -> None:
+    outcome = result.outcome
+    if outcome is None:
+        results.add(seq=result.seq, error=result.error)
+        return
+    reply = results.add(seq=result.seq).reply
+    reply.SetInParent()
+    if outcome.txn is not None:
+        reply.txn_origin, reply.txn_lsn = outcome.txn
+    if outcome.is_sync:
+        reply.is_sync = True
+    if result.tuples:
+        _add_tuples(reply.tuples, result.tuples)
+    if type(outcome) is Committed and outcome.duplicate:
+        reply.duplicate = True

@@ -1,0 +1,91 @@
+"""synchro.fault.v1: failpoints and cut links on demand. Served only with `fault_service`, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc.aio
+
+from synchro.errors import IllegalParams, SynchroError, Unimplemented
+from synchro.failpoints import REGISTRY, Action
+from synchro.rpc.generated.fault.v1 import fault_pb2 as pb
+from synchro.rpc.generated.fault.v1 import fault_pb2_grpc as pb_grpc
+from synchro.rpc.host import Call
+from synchro.rpc.peer_service import rpc_error
+
+if TYPE_CHECKING:
+    from synchro.server.node import Node
+
+_ACTIONS = {
+    pb.FAILPOINT_ACTION_PAUSE: Action.PAUSE,
+    pb.FAILPOINT_ACTION_DELAY: Action.DELAY,
+    pb.FAILPOINT_ACTION_ERROR: Action.ERROR,
+    pb.FAILPOINT_ACTION_EXIT: Action.EXIT,
+    pb.FAILPOINT_ACTION_COUNT: Action.COUNT,
+}
+
+
+class FaultService:
+    """Links are cut inside this process: streams with the named peers are dropped and refused."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.SetFailpoint = self._method(self._set_failpoint)
+        self.ClearFailpoint = self._method(self._clear_failpoint)
+        self.Partition = self._method(self._partition)
+        self.Heal = self._method(self._heal)
+        self.SetClockSkew = self._method(self._set_clock_skew)
+
+    def _method(self, method: Callable[[Any], Any]) -> Any:
+        def handle(request: Any, call: Call) -> Any:
+            try:
+                return method(request)
+            except SynchroError as error:
+                raise rpc_error(error) from error
+
+        return self._node.host.unary_sync(handle)
+
+    def _set_failpoint(self, request: pb.SetFailpointRequest) -> pb.SetFailpointResponse:
+        action = _ACTIONS.get(request.action)
+        if action is None:
+            raise IllegalParams("a failpoint needs an action; nothing was changed")
+        REGISTRY.set(
+            request.name,
+            action,
+            delay_s=request.delay.ToNanoseconds() / 1e9,
+            error=request.errno,
+            skip=request.skip,
+            times=request.times,
+        )
+        return pb.SetFailpointResponse()
+
+    def _clear_failpoint(self, request: pb.ClearFailpointRequest) -> pb.ClearFailpointResponse:
+        return pb.ClearFailpointResponse(passes=REGISTRY.clear(request.name or None))
+
+    def _partition(self, request: pb.PartitionRequest) -> pb.PartitionResponse:
+        self._node.cut_links(
+            self._names(request.peers),
+            incoming=request.direction != pb.PARTITION_DIRECTION_OUT,
+            outgoing=request.direction != pb.PARTITION_DIRECTION_IN,
+        )
+        return pb.PartitionResponse()
+
+    def _heal(self, request: pb.HealRequest) -> pb.HealResponse:
+        self._node.heal_links(self._names(request.peers))
+        return pb.HealResponse()
+
+    def _set_clock_skew(self, request: pb.SetClockSkewRequest) -> pb.SetClockSkewResponse:
+        raise Unimplemented("SetClockSkew is not built yet; nothing was done")
+
+    def _names(self, peers: Iterable[str]) -> set[str]:
+        """None named: all."""
+        known = {peer.name for peer in self._node.settings.peers}
+        wanted = set(peers) or known - {self._node.settings.instance_name}
+        if wanted - known:
+            raise IllegalParams(f"unknown peers {', '.join(sorted(wanted - known))}; nothing was changed")
+        return wanted
+
+
+def register(server: grpc.aio.Server, node: Node) -> None:
+    pb_grpc.add_FaultServiceServicer_to_server(cast(Any, FaultService(node)), server)

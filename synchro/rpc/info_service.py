@@ -1,0 +1,129 @@
+"""synchro.v1.InfoService: what `box.info` tells. Answers from memory, in every state of the instance."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import trio
+
+from synchro.errors import IllegalParams
+from synchro.rpc import codec
+from synchro.rpc.codec import Message
+from synchro.rpc.generated.v1 import common_pb2, info_pb2, info_pb2_grpc
+from synchro.rpc.service import Service
+from synchro.server.api import Node, WatchFacts
+
+QUEUE_ENTRIES_DEFAULT: Final = 1000
+QUEUE_ENTRIES_MAX: Final = 100_000
+"""About what fits a message of 16 MiB."""
+QUEUE_LEN_INTERVAL_S: Final = 0.1
+"""The length of the queue changes with every write; watchers get it at most this often."""
+
+
+class InfoService(Service):
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.GetInfo = self.at_once(self._get_info, when_ready=False)
+        self.GetSynchro = self.at_once(self._get_synchro, when_ready=False)
+        self.ListQueue = self.at_once(self._list_queue, when_ready=False)
+        self.WatchInfo = self.streaming(self._watch_info)
+
+    def register(self, server: Any) -> None:
+        info_pb2_grpc.add_InfoServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+
+    def _get_info(self, request: Message) -> Message:
+        tree = self.node.info()
+        paths = list(request.paths)
+        value: Any = tree
+        if len(paths) == 1:
+            value = part(tree, paths[0])
+        elif paths:
+            value = {path: part(tree, path) for path in paths}
+        reply = info_pb2.GetInfoResponse(header=self.header())
+        if request.encoding == common_pb2.ENCODING_MSGPACK:
+            reply.info_msgpack = codec.pack(value)
+        else:
+            reply.info.CopyFrom(codec.json_value(value))
+        return reply
+
+    def _queue(self) -> tuple[Message, int]:
+        synchro = self.node.info()["synchro"]
+        queue = synchro["queue"]
+        message = info_pb2.QueueInfo(
+            owner=queue["owner"],
+            term=queue["term"],
+            len=queue["len"],
+            size=queue["size"],
+            busy=queue["busy"],
+            age=codec.duration(queue["age"]),
+            confirm_lag=codec.duration(queue["confirm_lag"]),
+        )
+        return message, int(synchro["quorum"])
+
+    def _get_synchro(self, _request: Message) -> Message:
+        queue, quorum = self._queue()
+        return info_pb2.GetSynchroResponse(header=self.header(), queue=queue, quorum=quorum)
+
+    def _list_queue(self, request: Message) -> Message:
+        limit = request.limit or QUEUE_ENTRIES_DEFAULT
+        if limit > QUEUE_ENTRIES_MAX:
+            raise IllegalParams(f"limit {limit} is over {QUEUE_ENTRIES_MAX}", field="limit")
+        queue, quorum = self._queue()
+        return info_pb2.ListQueueResponse(
+            header=self.header(),
+            queue=queue,
+            quorum=quorum,
+            entries=[
+                info_pb2.QueueEntry(
+                    txn=codec.txn_message(entry.txn),
+                    space_ids=entry.space_ids,
+                    rows=entry.rows,
+                    size=entry.size_bytes,
+                    age=codec.duration(entry.age_s),
+                    acked_by=entry.acked_by,
+                    missing=entry.missing,
+                    is_sync=entry.is_sync,
+                )
+                for entry in self.node.queue_entries()[:limit]
+            ],
+        )
+
+    async def _watch_info(self, _request: Message) -> AsyncIterator[Message]:
+        last: WatchFacts | None = None
+        # The node's generator must end with the call, not when it is collected.
+        async with aclosing(cast("AsyncGenerator[WatchFacts]", self.node.watch())) as changes:
+            async for facts in changes:
+                leader = facts.leader
+                yield info_pb2.WatchInfoResponse(
+                    header=self.header(),
+                    leader=0 if leader is None else leader.id,
+                    leader_name="" if leader is None else leader.name,
+                    leader_address="" if leader is None else leader.address,
+                    term=facts.term,
+                    is_writable=facts.is_writable,
+                    ro_reason=facts.ro_reason or "",
+                    queue_owner=facts.queue_owner,
+                    queue_len=facts.queue_len,
+                )
+                if last is not None and replace(last, queue_len=facts.queue_len) == facts:
+                    await trio.sleep(QUEUE_LEN_INTERVAL_S)
+                last = facts
+
+
+def part(tree: Mapping[Any, Any], path: str) -> Any:
+    """The value at a path such as `replication.2.upstream`. Raises `IllegalParams`."""
+    value: Any = tree
+    done: list[str] = []
+    for name in filter(None, path.split(".")):
+        if not isinstance(value, Mapping):
+            raise IllegalParams(f"info path '{path}': '{'.'.join(done)}' has no parts", field="paths")
+        key: Any = name if name in value else int(name) if name.isdecimal() else name
+        if key not in value:
+            known = ", ".join(str(known) for known in value)
+            raise IllegalParams(f"info path '{path}': there is no '{name}', but {known}", field="paths")
+        value = value[key]
+        done.append(name)
+    return value

@@ -1,0 +1,67 @@
+"""Names of spaces and indexes in requests -> ids. Errors name what was asked for and what is near."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace
+from synchro.rpc.codec import Message
+from synchro.server.api import Node
+from synchro.storage.schema import SpaceDef
+
+
+class Names:
+    """The committed schema of a node. Implements `codec.Schema`."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def space_id(self, name: str) -> int:
+        return self.space(name).id
+
+    def index_id(self, space_id: int, name: str) -> int:
+        memtx = self._node.instance.memtx
+        try:
+            return memtx.index(space_id, name).id
+        except NoSuchIndex as error:
+            near = get_close_matches(name, [index.name for index in memtx.indexes(space_id)], n=1)
+            error.details = {
+                **error.details,
+                "space": memtx.space(space_id).name,
+                "index": name,
+                **({"nearest": near[0]} if near else {}),
+            }
+            raise
+
+    def space(self, name: str | int) -> SpaceDef:
+        try:
+            return self._node.instance.memtx.space(name)
+        except NoSuchSpace as error:
+            error.details = {**error.details, "space": str(name)}
+            nearest = error.details.get("nearest")
+            if nearest and "mean" not in error.message:
+                error.message += f"; did you mean '{nearest}'?"
+            raise
+
+    def named_space(self, text: str) -> SpaceDef:
+        """By name, or by id in decimal if no space has that name."""
+        if not text:
+            raise IllegalParams("which space? Its name or its id is missing", field="space")
+        try:
+            return self.space(text)
+        except NoSuchSpace:
+            if not text.isdecimal() or len(text) > 10:
+                raise
+            return self.space(int(text))
+
+    def locate(self, request: Message) -> tuple[int, int]:
+        """(space id, index id) of a request with `space_ref` and `index_ref`."""
+        which = request.WhichOneof("space_ref")
+        if which is None:
+            raise IllegalParams("neither space nor space_id is given", field="space")
+        space_id = self.space(request.space if which == "space" else request.space_id).id
+        if request.WhichOneof("index_ref") == "index":
+            return space_id, self.index_id(space_id, request.index)
+        return space_id, request.index_id

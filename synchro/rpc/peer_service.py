@@ -1,0 +1,97 @@
+"""synchro.peer.v1 on the serving side: decode, hand over to the `PeerEndpoint`, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import trio
+
+from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.rpc import status
+from synchro.rpc.duplex import Duplex
+from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
+from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
+from synchro.rpc.host import Call, RpcError, RpcHost
+from synchro.rpc.transport import (
+    GrpcPeerStream,
+    ballot_message,
+    hello_from,
+    join_message,
+    peer_ack_from,
+    relay_message,
+)
+from synchro.server.transport import (
+    PROTOCOL_VERSION,
+    Accepted,
+    Frame,
+    JoinRequest,
+    LinkLost,
+    PeerAck,
+    PeerEndpoint,
+)
+
+
+def rpc_error(error: SynchroError) -> RpcError:
+    return RpcError(status.code_of(error), status.cut(error.message, 512), status=status.to_status(error))
+
+
+def check_version(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        raise RemoteProtocolError(
+            f"peer protocol version {version} is not supported; this instance speaks {PROTOCOL_VERSION}"
+        )
+
+
+class PeerService:
+    """Methods as the generated registration wants them."""
+
+    def __init__(self, host: RpcHost, endpoint: PeerEndpoint) -> None:
+        self._host = host
+        self._endpoint = endpoint
+        self.GetBallot = host.unary_sync(self._get_ballot)
+        self.Subscribe = host.duplex(self._subscribe)
+        self.Join = host.server_stream(self._join)
+
+    def _get_ballot(self, request: pb.GetBallotRequest, call: Call) -> pb.GetBallotResponse:
+        """Served at any time, also while loading [M-19]."""
+        return pb.GetBallotResponse(
+            protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
+        )
+
+    async def _join(self, request: pb.JoinRequest, call: Call) -> AsyncGenerator[pb.JoinResponse]:
+        try:
+            check_version(request.protocol_version)
+            items = self._endpoint.serve_join(JoinRequest(request.instance_uuid, request.instance_name))
+            async with aclosing(items):
+                async for item in items:
+                    yield join_message(item)
+        except SynchroError as error:
+            raise rpc_error(error) from error
+        except LinkLost as error:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, error.message) from error
+
+    async def _subscribe(self, stream: Duplex[Any, Any], call: Call) -> None:
+        try:
+            try:
+                first = await stream.receive()
+            except (trio.EndOfChannel, trio.BrokenResourceError):
+                return
+            if first.WhichOneof("message") != "hello":
+                raise RemoteProtocolError("a subscription must begin with Hello")
+            check_version(first.hello.protocol_version)
+            peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(
+                stream, peer_ack_from, relay_message
+            )
+            await self._endpoint.serve_subscriber(hello_from(first.hello), peer)
+        except SynchroError as error:
+            raise rpc_error(error) from error
+        except LinkLost as error:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, error.message) from error
+
+
+def register(server: grpc.aio.Server, host: RpcHost, endpoint: PeerEndpoint) -> None:
+    pb_grpc.add_ReplicationServiceServicer_to_server(cast(Any, PeerService(host, endpoint)), server)

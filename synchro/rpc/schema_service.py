@@ -1,0 +1,288 @@
+"""synchro.v1.SchemaService: changes of the schema are transactions on system spaces, like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import trio
+
+from synchro.errors import NoSuchIndex, NoSuchSpace, SyncTimeout, TupleFound
+from synchro.ids import CallId
+from synchro.instance_events import (
+    ClientWrite,
+    ClientWrites,
+    Committed,
+    Fate,
+    FateKnown,
+    Outcome,
+    Rejected,
+    WaitRequested,
+)
+from synchro.row import Dml, TxnId
+from synchro.rpc import codec
+from synchro.rpc.codec import Message
+from synchro.rpc.generated.v1 import schema_pb2, schema_pb2_grpc
+from synchro.rpc.names import Names
+from synchro.rpc.service import Service, expect
+from synchro.server.api import Node
+from synchro.storage import schema_ops
+from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
+from synchro.storage.xrow import dml_from_values
+
+REBUILDS_MAX: Final = 10
+"""Two changes that were asked for at once may choose the same id; the later one is built again."""
+
+DEFAULT_PARTS: Final = ((1, "unsigned"),)
+"""[D-8]"""
+_TYPES: Final = {
+    schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
+    schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
+    schema_pb2.INDEX_TYPE_HASH: IndexType.HASH,
+}
+
+
+class SchemaService(Service):
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.names = Names(node)
+        self.CreateSpace = self.waiting(self._create_space)
+        self.AlterSpace = self.waiting(self._alter_space)
+        self.TruncateSpace = self.waiting(self._truncate_space)
+        self.DropSpace = self.waiting(self._drop_space)
+        self.CreateIndex = self.waiting(self._create_index)
+        self.DropIndex = self.waiting(self._drop_index)
+        self.ListSpaces = self.at_once(self._list_spaces)
+        self.ChecksumSpace = self.at_once(self._checksum_space)
+        self.RunOnce = self.unimplemented("RunOnce", "run the operations one by one, with if_not_exists")
+
+    def register(self, server: Any) -> None:
+        schema_pb2_grpc.add_SchemaServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+
+    # --- changes
+
+    async def _change(self, request: Message, build: Callable[[], Sequence[Dml]]) -> TxnId | None:
+        """Run what `build` makes from the schema of this moment. None: nothing had to be done."""
+        timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
+        deadline = trio.current_time() + timeout_s
+        request_id = codec.request_id(request.request_id)
+        known_position = codec.position(request)
+        if request_id is not None:
+            # A retry would find its own work and be refused: look for the first call before building.
+            outcome = await self.node.call(
+                lambda call_id: WaitRequested(call_id, request_id=request_id), timeout_s=timeout_s
+            )
+            first = expect(outcome, FateKnown)
+            if first.fate is Fate.COMMITTED:
+                return first.txn
+            if first.fate is Fate.PENDING:
+                raise SyncTimeout(
+                    f"the schema change {first.txn} was not decided within {timeout_s:g} s; it stays in the "
+                    "queue, outcome unknown",
+                    txn=first.txn,
+                )
+        for attempt in range(1, REBUILDS_MAX + 1):
+            ops = [_encoded(op) for op in build()]
+            if not ops:
+                return None
+
+            def write(call_id: CallId, ops: Sequence[Dml] = ops) -> ClientWrites:
+                return ClientWrites([ClientWrite(call_id, ops, request_id, known_position)])
+
+            outcome = await self.node.call(write, timeout_s=max(0.0, deadline - trio.current_time()))
+            if attempt == REBUILDS_MAX or not _is_race(outcome):
+                break
+        return expect(outcome, Committed).txn
+
+    async def _create_space(self, request: Message) -> Message:
+        txn = await self._change(
+            request,
+            lambda: schema_ops.create_space(
+                self.node.instance.memtx,
+                request.name,
+                space_id=request.id or None,
+                field_count=request.field_count,
+                format=_fields(request.format),
+                if_not_exists=request.if_not_exists,
+                is_local=request.is_local,
+                is_sync=request.is_sync,
+                temporary=request.is_temporary,
+            ),
+        )
+        return schema_pb2.CreateSpaceResponse(
+            header=self.header(),
+            space=self._shown(request.name),
+            created=txn is not None,
+            txn=codec.txn_message(txn),
+        )
+
+    async def _alter_space(self, request: Message) -> Message:
+        # A new name does not change the id, which still finds the space afterwards.
+        space_id = self.names.named_space(request.space).id
+        txn = await self._change(
+            request,
+            lambda: schema_ops.alter_space(
+                self.node.instance.memtx,
+                self.names.space(space_id).id,
+                name=request.name if request.HasField("name") else None,
+                is_sync=request.is_sync if request.HasField("is_sync") else None,
+                field_count=request.field_count if request.HasField("field_count") else None,
+                format=_fields(request.format.fields) if request.HasField("format") else None,
+            ),
+        )
+        return schema_pb2.AlterSpaceResponse(
+            header=self.header(), space=self._shown(space_id), txn=codec.txn_message(txn)
+        )
+
+    async def _truncate_space(self, request: Message) -> Message:
+        txn = await self._change(
+            request,
+            lambda: schema_ops.truncate(self.node.instance.memtx, self.names.named_space(request.space).id),
+        )
+        return schema_pb2.TruncateSpaceResponse(header=self.header(), txn=codec.txn_message(txn))
+
+    async def _drop_space(self, request: Message) -> Message:
+        def build() -> Sequence[Dml]:
+            try:
+                space = self.names.named_space(request.space)
+            except NoSuchSpace:
+                if request.if_exists:
+                    return ()
+                raise
+            return schema_ops.drop_space(self.node.instance.memtx, space.id)
+
+        txn = await self._change(request, build)
+        return schema_pb2.DropSpaceResponse(
+            header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    async def _create_index(self, request: Message) -> Message:
+        def build() -> Sequence[Dml]:
+            return schema_ops.create_index(
+                self.node.instance.memtx,
+                self.names.named_space(request.space).id,
+                request.name,
+                type=_TYPES.get(request.type, str(request.type)),
+                unique=request.unique if request.HasField("unique") else True,
+                if_not_exists=request.if_not_exists,
+                parts=[_part(part) for part in request.parts] or DEFAULT_PARTS,
+            )
+
+        txn = await self._change(request, build)
+        memtx = self.node.instance.memtx
+        try:
+            shown = index_message(memtx.index(self.names.named_space(request.space).id, request.name))
+        except (NoSuchSpace, NoSuchIndex):  # dropped by somebody else meanwhile
+            shown = None
+        return schema_pb2.CreateIndexResponse(
+            header=self.header(), index=shown, created=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    async def _drop_index(self, request: Message) -> Message:
+        def build() -> Sequence[Dml]:
+            space = self.names.named_space(request.space)
+            try:
+                index_id = self.names.index_id(space.id, request.name)
+            except NoSuchIndex:
+                if request.if_exists:
+                    return ()
+                raise
+            return schema_ops.drop_index(self.node.instance.memtx, space.id, index_id)
+
+        txn = await self._change(request, build)
+        return schema_pb2.DropIndexResponse(
+            header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    # --- reads
+
+    def _shown(self, space: str | int) -> Message | None:
+        try:
+            return self._space_message(self.names.space(space))
+        except NoSuchSpace:  # dropped by somebody else meanwhile
+            return None
+
+    def _space_message(self, space: SpaceDef) -> Message:
+        memtx = self.node.instance.memtx
+        return schema_pb2.SpaceDef(
+            id=space.id,
+            name=space.name,
+            is_sync=space.is_sync,
+            is_local=space.is_local,
+            is_temporary=space.is_temporary,
+            field_count=space.field_count,
+            format=[
+                schema_pb2.FieldDef(name=field.name, type=field.type, is_nullable=field.is_nullable)
+                for field in space.format
+            ],
+            indexes=[index_message(index) for index in memtx.indexes(space.id)],
+            tuple_count=memtx.count(space.id),
+        )
+
+    def _list_spaces(self, request: Message) -> Message:
+        if request.space:
+            spaces = [self.names.named_space(request.space)]
+        else:
+            spaces = [
+                space
+                for space in self.node.instance.memtx.spaces()
+                if request.with_system or not space.is_system
+            ]
+        return schema_pb2.ListSpacesResponse(
+            header=self.header(), spaces=[self._space_message(space) for space in spaces]
+        )
+
+    def _checksum_space(self, request: Message) -> Message:
+        count, checksum = self.node.instance.memtx.checksum(self.names.named_space(request.space).id)
+        return schema_pb2.ChecksumSpaceResponse(
+            header=self.header(),
+            count=count,
+            checksum=checksum,
+            read_at=codec.lsns(self.node.instance.vclock),
+        )
+
+
+def index_message(index: IndexDef) -> Message:
+    return schema_pb2.IndexDef(
+        id=index.id,
+        name=index.name,
+        type=schema_pb2.INDEX_TYPE_HASH if index.type is IndexType.HASH else schema_pb2.INDEX_TYPE_TREE,
+        unique=index.unique,
+        parts=[
+            schema_pb2.KeyPart(field=part.field + 1, type=part.type, is_nullable=part.is_nullable)
+            for part in index.parts
+        ],
+    )
+
+
+def _fields(messages: Sequence[Message]) -> list[dict[str, object]]:
+    """As `schema.parse_format` takes them."""
+    return [
+        FieldDef(message.name, message.type or "any", message.is_nullable).to_map() for message in messages
+    ]
+
+
+def _part(message: Message) -> dict[str, object]:
+    """As `schema.resolve_parts` takes it; what is not set comes from the format."""
+    which = message.WhichOneof("field_ref")
+    part: dict[str, object] = {"field": getattr(message, which) if which else 0}
+    if message.type:
+        part["type"] = message.type
+    if message.is_nullable:
+        part["is_nullable"] = True
+    return part
+
+
+def _encoded(op: Dml) -> Dml:
+    if op.raw:
+        return op
+    return dml_from_values(op.type, op.space_id, index_id=op.index_id, key=op.key, value=op.value, ops=op.ops)
+
+
+def _is_race(outcome: Outcome) -> bool:
+    """Somebody took the id or the name while this change waited for its turn."""
+    return (
+        isinstance(outcome, Rejected)
+        and isinstance(outcome.error, TupleFound)
+        and outcome.error.details.get("space") in ("_space", "_index")
+    )

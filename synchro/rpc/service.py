@@ -1,0 +1,148 @@
+"""What all services share: headers, errors as statuses, names of spaces and indexes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from copy import copy
+from typing import Any, TypeVar
+
+from synchro.errors import Loading, SynchroError, Unimplemented
+from synchro.instance_events import Outcome, OutcomeUnknown, Rejected
+from synchro.rpc.codec import Message
+from synchro.rpc.generated.v1 import common_pb2 as pb
+from synchro.rpc.host import Call, RpcError
+from synchro.rpc.status import status_code, to_status
+from synchro.server.api import HeaderFacts, LeaderFacts, Node
+
+T = TypeVar("T")
+
+
+def header(facts: HeaderFacts) -> Message:
+    made = pb.Header(
+        replicaset_uuid=facts.replicaset_uuid,
+        instance_id=facts.instance_id,
+        instance_name=facts.instance_name,
+        term=facts.term,
+        vclock=dict(facts.vclock),
+        schema_version=facts.schema_version,
+    )
+    if facts.decided_position is not None:
+        made.decided_position.term = facts.decided_position.term
+        made.decided_position.lsn = facts.decided_position.lsn
+    return made
+
+
+def leader_hint(facts: LeaderFacts | None) -> Message | None:
+    if facts is None:
+        return None
+    return pb.LeaderHint(
+        instance_id=facts.id, instance_name=facts.name, address=facts.address, term=facts.term
+    )
+
+
+class Service:
+    """Base of the client-facing services. Their methods take a request and return a reply.
+
+    A `SynchroError` that a method raises becomes a status with details, anything else INTERNAL.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._facts: HeaderFacts | None = None
+        self._header: Message = pb.Header()
+
+    def header(self) -> Message:
+        """Made again only when the node's facts are another object. Empty while there is nothing to tell."""
+        try:
+            facts = self.node.header()
+        except Loading:
+            return pb.Header()
+        if facts is not self._facts:
+            self._facts, self._header = facts, header(facts)
+        return self._header
+
+    # --- adapters
+
+    def waiting(self, method: Callable[[Any], Awaitable[Message]], *, when_ready: bool = True) -> Any:
+        """An RPC that may wait. when_ready: refused while the instance is loading."""
+
+        async def handle(request: Any, _call: Call) -> Message:
+            try:
+                if when_ready:
+                    self.node.ensure_ready()
+                return await method(request)
+            except SynchroError as error:
+                raise self.refusal(error) from error
+
+        handle.__qualname__ = method.__qualname__
+        return self.node.host.unary(handle)
+
+    def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
+        """An RPC that is answered from memory."""
+
+        def handle(request: Any, _call: Call) -> Message:
+            try:
+                if when_ready:
+                    self.node.ensure_ready()
+                return method(request)
+            except SynchroError as error:
+                raise self.refusal(error) from error
+
+        handle.__qualname__ = method.__qualname__
+        return self.node.host.unary_sync(handle)
+
+    def streaming(self, method: Callable[[Any], AsyncIterator[Message]]) -> Any:
+        """An RPC with a stream of replies."""
+
+        async def handle(request: Any, _call: Call) -> AsyncIterator[Message]:
+            try:
+                async for reply in method(request):
+                    yield reply
+            except SynchroError as error:
+                raise self.refusal(error) from error
+
+        handle.__qualname__ = method.__qualname__
+        return self.node.host.server_stream(handle)
+
+    def unimplemented(self, name: str, instead: str) -> Any:
+        """An RPC that is described but not built."""
+
+        def method(_request: Any) -> Message:
+            raise Unimplemented(f"{name} is not built yet; nothing was done. Next: {instead}")
+
+        return self.at_once(method, when_ready=False)
+
+    # --- errors
+
+    def status(self, error: SynchroError) -> Message:
+        """google.rpc.Status with who leads, if that helps."""
+        try:
+            leader = self.node.leader()
+        except Loading:
+            leader = None
+        return to_status(error, leader_hint(leader))
+
+    def refusal(self, error: SynchroError) -> RpcError:
+        status = self.status(error)
+        return RpcError(status_code(status), status.message, status=status)
+
+
+def expect(outcome: Outcome, kind: type[T]) -> T:
+    """The outcome if it is of this kind; raises the error of a refusal or of an unknown outcome."""
+    if isinstance(outcome, kind):
+        return outcome
+    raise error_of(outcome)
+
+
+def error_of(outcome: Outcome) -> SynchroError:
+    match outcome:
+        case Rejected(error=error):
+            return error
+        case OutcomeUnknown(error=error, txn=txn):
+            facts = {"outcome": "unknown"} | ({} if txn is None else {"txn": str(txn)})
+            if not facts.keys() <= error.details.keys():
+                error = copy(error)  # it may be the answer to other calls too
+                error.details = facts | dict(error.details)
+            return error
+        case _:
+            raise AssertionError(f"unexpected outcome {outcome}")

@@ -1,0 +1,40 @@
+"""All services that clients and operators see, ready to be added to a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synchro.rpc.cluster_service import ClusterService
+from synchro.rpc.control_service import ControlService
+from synchro.rpc.data_service import DataService
+from synchro.rpc.health import HealthService, register_reflection
+from synchro.rpc.info_service import InfoService
+from synchro.rpc.schema_service import SchemaService
+from synchro.server.api import Node
+
+
+class ClientServices:
+    """`register` is for `RpcHost.serve`; `run` is a task that keeps the health services up to date.
+
+    Reflection names what was built in; `with_fault` adds synchro.fault.v1, which somebody else registers.
+    """
+
+    def __init__(self, node: Node, *, with_fault: bool = False) -> None:
+        self._services = (
+            DataService(node),
+            SchemaService(node),
+            InfoService(node),
+            ControlService(node),
+            ClusterService(node),
+        )
+        self._health = HealthService(node)
+        self._with_fault = with_fault
+
+    def register(self, server: Any) -> None:
+        for service in self._services:
+            service.register(server)
+        self._health.register(server)
+        register_reflection(server, with_fault=self._with_fault)
+
+    async def run(self) -> None:
+        await self._health.run()

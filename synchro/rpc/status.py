@@ -1,0 +1,265 @@
+"""Errors <-> gRPC statuses, in both directions: the only place that translates.
+
+Used by servers and by the client, so it imports no trio. A status carries `google.rpc.ErrorInfo`
+(reason, domain "synchro.v1", metadata = `SynchroError.details`) and, where it helps, more details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from synchro import errors
+from synchro.errors import SynchroError
+from synchro.rpc.generated.v1.common_pb2 import LeaderHint
+
+DOMAIN: Final = "synchro.v1"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""Trailing metadata in which gRPC carries a serialized `google.rpc.Status`."""
+
+MESSAGE_BYTES_MAX: Final = 1024
+"""Trailers hold message and details together and are refused above 8 KiB; a tuple may have 1 MiB."""
+VALUE_BYTES_MAX: Final = 256
+METADATA_BYTES_MAX: Final = 2048
+
+
+class Extra(Flag):
+    """Details that go with an ErrorInfo."""
+
+    NONE = 0
+    LEADER = auto()
+    """LeaderHint: who can do it."""
+    RETRY = auto()
+    """RetryInfo: nothing was done, try again after this."""
+    QUOTA = auto()
+    """QuotaFailure: which limit."""
+    BAD_REQUEST = auto()
+    """BadRequest: which field is wrong."""
+    RESOURCE = auto()
+    """ResourceInfo: which space or index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    code: grpc.StatusCode
+    extra: Extra = Extra.NONE
+    facts: Mapping[str, str] | None = None
+    """Metadata that every error of the class has."""
+
+
+_C: Final = grpc.StatusCode
+_UNKNOWN: Final = {"outcome": "unknown"}
+_PRECONDITION: Final = Entry(_C.FAILED_PRECONDITION)
+_BAD: Final = Entry(_C.INVALID_ARGUMENT, Extra.BAD_REQUEST)
+
+TABLE: Final[Mapping[type[SynchroError], Entry]] = {
+    errors.ReadOnly: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
+    errors.NoLeader: Entry(_C.UNAVAILABLE, Extra.RETRY),
+    errors.Loading: Entry(_C.UNAVAILABLE, Extra.RETRY),
+    errors.SyncQueueUnclaimed: Entry(_C.FAILED_PRECONDITION, facts={"next": "promote"}),
+    errors.SyncQueueForeign: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
+    errors.SyncQueueFull: Entry(_C.RESOURCE_EXHAUSTED, Extra.QUOTA | Extra.RETRY),
+    errors.SyncTimeout: Entry(_C.DEADLINE_EXCEEDED, facts=_UNKNOWN),
+    errors.SyncRollback: Entry(_C.ABORTED, facts={"outcome": "rolled_back"}),
+    errors.RequestExpired: Entry(_C.ABORTED, facts=_UNKNOWN),
+    errors.TransactionConflict: Entry(_C.ABORTED),
+    errors.WalIo: Entry(_C.UNAVAILABLE),
+    errors.DiskFailed: Entry(_C.UNAVAILABLE, facts=_UNKNOWN),
+    errors.QuorumWait: Entry(_C.UNAVAILABLE, Extra.RETRY),
+    errors.LinearizableQuorum: Entry(_C.UNAVAILABLE, Extra.RETRY),
+    errors.InterferingPromote: Entry(_C.ABORTED),
+    errors.InterferingElections: Entry(_C.ABORTED),
+    errors.OldTerm: Entry(_C.ABORTED),
+    errors.InAnotherPromote: _PRECONDITION,
+    errors.ElectionDisabled: _PRECONDITION,
+    errors.NoElectionQuorum: Entry(_C.UNAVAILABLE),
+    errors.NotLeader: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
+    errors.TimedOut: Entry(_C.DEADLINE_EXCEEDED),
+    errors.TupleFound: Entry(_C.ALREADY_EXISTS),
+    errors.SpaceExists: Entry(_C.ALREADY_EXISTS, Extra.RESOURCE),
+    errors.IndexExists: Entry(_C.ALREADY_EXISTS, Extra.RESOURCE),
+    errors.NoSuchSpace: Entry(_C.NOT_FOUND, Extra.RESOURCE),
+    errors.NoSuchIndex: Entry(_C.NOT_FOUND, Extra.RESOURCE),
+    errors.FieldType: _BAD,
+    errors.FieldMissing: _BAD,
+    errors.WrongFormat: _BAD,
+    errors.KeyPartType: _BAD,
+    errors.ExactMatch: _BAD,
+    errors.KeyPartCount: _BAD,
+    errors.MoreThanOneTuple: _BAD,
+    errors.IteratorType: _BAD,
+    errors.UnsupportedIndexFeature: _BAD,
+    errors.NoSuchField: _BAD,
+    errors.UpdateArgType: _BAD,
+    errors.UpdateSplice: _BAD,
+    errors.UpdateIntegerOverflow: _BAD,
+    errors.UnknownUpdateOp: _BAD,
+    errors.CantUpdatePrimaryKey: _BAD,
+    errors.BatchTooLarge: _BAD,
+    errors.IllegalParams: _BAD,
+    errors.Unsupported: _BAD,
+    errors.DecodeError: _BAD,
+    errors.ConfigError: _BAD,
+    errors.Unimplemented: Entry(_C.UNIMPLEMENTED),
+    errors.ReplicasetUuidMismatch: _PRECONDITION,
+    errors.UnknownReplica: _PRECONDITION,
+    errors.ReplicaMax: _PRECONDITION,
+    errors.ConnectionToSelf: _PRECONDITION,
+    errors.XlogGap: _PRECONDITION,
+    errors.CheckpointInProgress: _PRECONDITION,
+    errors.AlreadyRunning: _PRECONDITION,
+    errors.RemoteProtocolError: Entry(_C.INTERNAL),
+    errors.SplitBrain: Entry(_C.DATA_LOSS),
+    errors.Corruption: Entry(_C.DATA_LOSS),
+}
+
+_INTERNAL: Final = Entry(_C.INTERNAL)
+_CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+RETRY_DELAY_MS: Final = 200
+"""What RetryInfo advises: about one election or one fsync later, not a busy loop."""
+
+
+def entry_of(kind: type[SynchroError]) -> Entry:
+    """The table's line for a class or for the nearest class it derives from."""
+    for parent in kind.__mro__:
+        if parent in TABLE:
+            return TABLE[parent]
+    return _INTERNAL
+
+
+def code_of(error: SynchroError) -> grpc.StatusCode:
+    return entry_of(type(error)).code
+
+
+def to_status(error: SynchroError, leader: LeaderHint | None = None) -> Status:
+    """leader: goes along if the class has Extra.LEADER. Long texts are cut, see the limits above."""
+    entry = entry_of(type(error))
+    status = Status(code=entry.code.value[0], message=cut(error.message, MESSAGE_BYTES_MAX))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error, entry))
+    _pack(status, info)
+    if Extra.LEADER in entry.extra and leader is not None:
+        _pack(status, leader)
+    if Extra.RETRY in entry.extra:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(RETRY_DELAY_MS)
+        _pack(status, retry)
+    if Extra.QUOTA in entry.extra:
+        quota = error_details_pb2.QuotaFailure()
+        quota.violations.add(subject=error.details.get("limit", error.reason), description=status.message)
+        _pack(status, quota)
+    if Extra.BAD_REQUEST in entry.extra:
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=error.details.get("field", ""), description=error.reason)
+        _pack(status, bad)
+    if Extra.RESOURCE in entry.extra:
+        kind = "index" if "index" in error.details else "space"
+        _pack(
+            status,
+            error_details_pb2.ResourceInfo(
+                resource_type=kind, resource_name=cut(error.details.get(kind, ""), VALUE_BYTES_MAX)
+            ),
+        )
+    return status
+
+
+def _metadata(error: SynchroError, entry: Entry) -> dict[str, str]:
+    found = dict(entry.facts or {})
+    if error.tnt_code:
+        found["tnt"] = str(error.tnt_code)
+    room = METADATA_BYTES_MAX
+    for key, value in error.details.items():
+        text = cut(value, min(VALUE_BYTES_MAX, room))
+        room -= len(text.encode())
+        found[key] = text
+    return found
+
+
+def cut(text: str, bytes_max: int) -> str:
+    """At most this many bytes of UTF-8; what was cut off shows as "..."."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= bytes_max:
+        return data.decode()
+    return data[: max(0, bytes_max - 3)].decode("utf-8", "ignore") + "..."[:bytes_max]
+
+
+def _pack(status: Status, detail: Any) -> None:
+    status.details.add().Pack(detail)
+
+
+# --- the way back ---------------------------------------------------------------------------------------
+
+
+def from_status(status: Status) -> SynchroError | None:
+    """The error a server sent; None if it is not one of ours (then only code and message are known).
+
+    Its `details` are the metadata, and from a LeaderHint `leader_id`, `leader_name`, `leader_address`,
+    `leader_term`, from a RetryInfo `retry_delay_s`. A reason of a newer server gives a plain
+    `SynchroError` whose `details` have `reason`.
+    """
+    info = _detail(status.details, error_details_pb2.ErrorInfo)
+    if info is None or info.domain != DOMAIN:
+        return None
+    details = dict(info.metadata)
+    hint = _detail(status.details, LeaderHint)
+    if hint is not None:
+        details["leader_id"] = str(hint.instance_id)
+        details["leader_name"] = hint.instance_name
+        details["leader_address"] = hint.address
+        details["leader_term"] = str(hint.term)
+    retry = _detail(status.details, error_details_pb2.RetryInfo)
+    if retry is not None:
+        details["retry_delay_s"] = str(retry.retry_delay.ToMilliseconds() / 1000)
+    kind = errors.BY_REASON.get(info.reason)
+    if kind is None:
+        kind = SynchroError
+        details["reason"] = info.reason
+    # Not through the constructor of the class: SplitBrain would put its prefix in front a second time.
+    error = kind.__new__(kind)
+    SynchroError.__init__(error, status.message)
+    error.details = details
+    return error
+
+
+def leader_hint(error: SynchroError) -> LeaderHint | None:
+    """The hint that came with an error made by `from_status`."""
+    if "leader_id" not in error.details:
+        return None
+    return LeaderHint(
+        instance_id=int(error.details["leader_id"]),
+        instance_name=error.details["leader_name"],
+        address=error.details["leader_address"],
+        term=int(error.details["leader_term"]),
+    )
+
+
+def from_rpc_error(error: grpc.RpcError) -> SynchroError | None:
+    """The error inside an exception of grpc, blocking or aio; None if it came from gRPC itself."""
+    trailing = getattr(error, "trailing_metadata", None)
+    return from_trailing_metadata(trailing() or ()) if trailing is not None else None
+
+
+def from_trailing_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> SynchroError | None:
+    for key, value in metadata:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return from_status(Status.FromString(value))
+    return None
+
+
+def status_code(status: Status) -> grpc.StatusCode:
+    return _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+
+
+def _detail(details: Iterable[AnyMessage], kind: type[Any]) -> Any | None:
+    for packed in details:
+        if packed.Is(kind.DESCRIPTOR):
+            detail = kind()
+            packed.Unpack(detail)
+            return detail
+    return None

@@ -1,0 +1,357 @@
+"""`Transport` over gRPC: the calling side of synchro.peer.v1, and the coding of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, Generic, TypeVar
+
+import grpc
+import grpc.aio
+import trio
+
+from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.ids import InstanceId, Term
+from synchro.rpc import codec, status
+from synchro.rpc.duplex import Duplex
+from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
+from synchro.rpc.host import ReplyStream, RpcChannel, RpcHost
+from synchro.server.transport import (
+    PROTOCOL_VERSION,
+    Accepted,
+    Ballot,
+    Frame,
+    Heartbeat,
+    Hello,
+    JoinChunk,
+    JoinEnd,
+    JoinItem,
+    JoinRequest,
+    JoinRows,
+    JoinSnapshotEnd,
+    JoinStart,
+    JoinStream,
+    LinkLost,
+    PeerAck,
+    Subscription,
+)
+
+SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
+END_GRACE_S: Final = 1.0
+"""Between the last message of a stream and its status."""
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+# --- messages -------------------------------------------------------------------------------------------
+
+
+def ballot_message(ballot: Ballot) -> Any:
+    return pb.Ballot(
+        instance_uuid=ballot.instance_uuid,
+        instance_name=ballot.instance_name,
+        replicaset_uuid=ballot.replicaset_uuid,
+        instance_id=ballot.instance_id,
+        is_ro_cfg=ballot.is_ro_cfg,
+        is_ro=ballot.is_ro,
+        is_booted=ballot.is_booted,
+        can_lead=ballot.can_lead,
+        is_writable=ballot.is_booted and not ballot.is_ro,
+        vclock=codec.lsns(ballot.vclock),
+        gc_vclock=codec.lsns(ballot.gc_vclock),
+        bootstrap_leader_uuid=ballot.bootstrap_leader_uuid,
+        registered_uuids=sorted(ballot.registered_uuids),
+        queue_owner_id=ballot.queue_owner,
+        term=ballot.term,
+    )
+
+
+def ballot_from(message: Any) -> Ballot:
+    return Ballot(
+        instance_uuid=message.instance_uuid,
+        instance_name=message.instance_name,
+        replicaset_uuid=message.replicaset_uuid,
+        instance_id=InstanceId(message.instance_id),
+        is_booted=message.is_booted,
+        is_ro_cfg=message.is_ro_cfg,
+        is_ro=message.is_ro,
+        can_lead=message.can_lead,
+        vclock=codec.vclock(message.vclock),
+        gc_vclock=codec.vclock(message.gc_vclock),
+        bootstrap_leader_uuid=message.bootstrap_leader_uuid,
+        registered_uuids=frozenset(message.registered_uuids),
+        queue_owner=InstanceId(message.queue_owner_id),
+        term=Term(message.term),
+    )
+
+
+def hello_message(hello: Hello) -> Any:
+    return pb.SubscribeRequest(
+        hello=pb.Hello(
+            protocol_version=hello.protocol_version,
+            replicaset_uuid=hello.replicaset_uuid,
+            instance_uuid=hello.instance_uuid,
+            name=hello.name,
+            vclock=codec.lsns(hello.vclock),
+            id_filter=sorted(hello.id_filter),
+            term=hello.term,
+            credit=hello.credit,
+            counts=hello.counts,
+        )
+    )
+
+
+def hello_from(message: Any) -> Hello:
+    return Hello(
+        replicaset_uuid=message.replicaset_uuid,
+        instance_uuid=message.instance_uuid,
+        name=message.name,
+        vclock=codec.vclock(message.vclock),
+        term=Term(message.term),
+        credit=message.credit,
+        id_filter=frozenset(InstanceId(i) for i in message.id_filter),
+        counts=message.counts,
+        protocol_version=message.protocol_version,
+    )
+
+
+def peer_ack_message(message: PeerAck) -> Any:
+    return pb.SubscribeRequest(ack=codec.ack_message(message.ack, credit=message.credit, tm=message.tm))
+
+
+def peer_ack_from(request: Any) -> PeerAck:
+    if request.WhichOneof("message") != "ack":
+        raise RemoteProtocolError("a subscriber said Hello twice")
+    return PeerAck(ack=codec.ack_from(request.ack), credit=request.ack.credit, tm=request.ack.tm)
+
+
+def relay_message(message: Accepted | Frame) -> Any:
+    if isinstance(message, Accepted):
+        return pb.SubscribeResponse(
+            accepted=pb.Accepted(
+                protocol_version=PROTOCOL_VERSION,
+                id=message.id,
+                vclock=codec.lsns(message.vclock),
+                replicaset_uuid=message.replicaset_uuid,
+                last_ack=codec.lsns(message.last_ack),
+                term=message.term,
+                instance_uuid=message.instance_uuid,
+                instance_name=message.instance_name,
+            )
+        )
+    frame = pb.Frame(term=message.term, rows=message.rows, rows_crc=message.rows_crc, tm=message.tm)
+    if message.raft is not None:
+        frame.raft.CopyFrom(codec.raft_message(message.raft))
+    if message.heartbeat is not None:
+        beat = message.heartbeat
+        frame.heartbeat.CopyFrom(
+            pb.Heartbeat(vclock_sync=beat.vclock_sync, tm=beat.tm, vclock=codec.lsns(beat.vclock))
+        )
+    return pb.SubscribeResponse(frame=frame)
+
+
+def relay_message_from(response: Any) -> Accepted | Frame:
+    match response.WhichOneof("message"):
+        case "accepted":
+            message = response.accepted
+            return Accepted(
+                id=InstanceId(message.id),
+                vclock=codec.vclock(message.vclock),
+                replicaset_uuid=message.replicaset_uuid,
+                last_ack=codec.vclock(message.last_ack),
+                term=Term(message.term),
+                instance_uuid=message.instance_uuid,
+                instance_name=message.instance_name,
+            )
+        case "frame":
+            frame = response.frame
+            beat = None
+            if frame.HasField("heartbeat"):
+                beat = Heartbeat(
+                    frame.heartbeat.vclock_sync, frame.heartbeat.tm, codec.vclock(frame.heartbeat.vclock)
+                )
+            return Frame(
+                term=Term(frame.term),
+                raft=codec.raft_from(frame.raft) if frame.HasField("raft") else None,
+                rows=frame.rows,
+                rows_crc=frame.rows_crc,
+                heartbeat=beat,
+                tm=frame.tm,
+            )
+        case _:
+            raise RemoteProtocolError("an unknown message came from a relay")
+
+
+def join_message(item: JoinItem) -> Any:
+    match item:
+        case JoinStart():
+            return pb.JoinResponse(
+                start=pb.JoinStart(
+                    protocol_version=PROTOCOL_VERSION,
+                    vclock=codec.lsns(item.vclock),
+                    replicaset_uuid=item.replicaset_uuid,
+                    meta=item.meta,
+                )
+            )
+        case JoinChunk():
+            return pb.JoinResponse(chunk=pb.JoinChunk(space_id=item.space_id, data=item.data, crc=item.crc))
+        case JoinSnapshotEnd():
+            return pb.JoinResponse(snapshot_end=pb.JoinSnapshotEnd(count=item.count, checksum=item.checksum))
+        case JoinRows():
+            return pb.JoinResponse(rows=pb.JoinRows(rows=item.rows, rows_crc=item.crc))
+        case JoinEnd():
+            return pb.JoinResponse(end=pb.JoinEnd(vclock=codec.lsns(item.vclock), instance_id=item.id))
+
+
+def join_item_from(response: Any) -> JoinItem:
+    match response.WhichOneof("message"):
+        case "start":
+            start = response.start
+            return JoinStart(codec.vclock(start.vclock), start.replicaset_uuid, start.meta)
+        case "chunk":
+            return JoinChunk(response.chunk.space_id, response.chunk.data, response.chunk.crc)
+        case "snapshot_end":
+            return JoinSnapshotEnd(response.snapshot_end.count, response.snapshot_end.checksum)
+        case "rows":
+            return JoinRows(response.rows.rows, response.rows.rows_crc)
+        case "end":
+            return JoinEnd(codec.vclock(response.end.vclock), InstanceId(response.end.instance_id))
+        case _:
+            raise RemoteProtocolError("an unknown message came during a join")
+
+
+def error_from(error: grpc.aio.AioRpcError) -> SynchroError | LinkLost:
+    """What the other side raised, or a broken link."""
+    known = status.from_rpc_error(error)
+    if known is not None:
+        return known
+    return LinkLost(f"can't read row: {error.code().name.lower()}", error.details())
+
+
+# --- streams --------------------------------------------------------------------------------------------
+
+
+class GrpcPeerStream(Generic[In, Out]):
+    """A `Duplex` of protobuf messages seen as a `PeerStream`."""
+
+    def __init__(
+        self, stream: Duplex[Any, Any], decode: Callable[[Any], In], encode: Callable[[Out], Any]
+    ) -> None:
+        self._stream = stream
+        self._decode = decode
+        self._encode = encode
+
+    async def receive(self) -> In:
+        return self._decode(await self._next())
+
+    async def receive_batch(self) -> Sequence[In]:
+        batch = [self._decode(await self._next())]
+        while self._stream.in_bytes:
+            batch.append(self._decode(await self._next()))
+        return batch
+
+    async def _next(self) -> Any:
+        try:
+            return await self._stream.receive()
+        except trio.EndOfChannel:
+            # If the stream ended with an error, its scope is cancelled now, and that error is raised.
+            await trio.sleep(END_GRACE_S)
+            raise LinkLost("unexpected EOF when reading from socket", "Broken pipe") from None
+        except trio.BrokenResourceError:
+            await trio.lowlevel.checkpoint()
+            raise LinkLost("unexpected EOF when reading from socket", "Broken pipe") from None
+
+    def send_nowait(self, item: Out) -> None:
+        self._stream.send_nowait(self._encode(item))
+
+    @property
+    def writable(self) -> bool:
+        return self._stream.writable
+
+    async def wait_writable(self) -> None:
+        try:
+            await self._stream.wait_writable()
+        except trio.BrokenResourceError:
+            await trio.lowlevel.checkpoint()
+            raise LinkLost("writing to a closed socket", "Broken pipe") from None
+
+
+class _GrpcJoinStream:
+    def __init__(self, replies: ReplyStream) -> None:
+        self._replies = replies
+
+    async def receive(self) -> JoinItem:
+        try:
+            return join_item_from(await self._replies.__anext__())
+        except StopAsyncIteration:
+            raise LinkLost("the join ended too early") from None
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error) from error
+
+
+class GrpcTransport:
+    """One channel for each peer, made when first used. Closed by `open_grpc_transport`."""
+
+    def __init__(self, host: RpcHost, stack: AsyncExitStack, own_uuid: str) -> None:
+        self._host = host
+        self._stack = stack
+        self._own_uuid = own_uuid
+        self._channels: dict[str, RpcChannel] = {}
+
+    async def _channel(self, address: str) -> RpcChannel:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = await self._stack.enter_async_context(self._host.channel(address))
+            self._channels[address] = channel
+        return channel
+
+    async def get_ballot(self, address: str) -> Ballot:
+        channel = await self._channel(address)
+        request = pb.GetBallotRequest(protocol_version=PROTOCOL_VERSION, instance_uuid=self._own_uuid)
+        try:
+            response = await channel.unary(
+                SERVICE + "GetBallot",
+                request,
+                serializer=pb.GetBallotRequest.SerializeToString,
+                deserializer=pb.GetBallotResponse.FromString,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise LinkLost("can't connect to master", error.details()) from error
+        return ballot_from(response.ballot)
+
+    @asynccontextmanager
+    async def join(self, address: str, request: JoinRequest) -> AsyncGenerator[JoinStream]:
+        channel = await self._channel(address)
+        message = pb.JoinRequest(
+            protocol_version=request.protocol_version,
+            instance_uuid=request.instance_uuid,
+            instance_name=request.instance_name,
+        )
+        async with channel.server_stream(
+            SERVICE + "Join",
+            message,
+            serializer=pb.JoinRequest.SerializeToString,
+            deserializer=pb.JoinResponse.FromString,
+        ) as replies:
+            yield _GrpcJoinStream(replies)
+
+    @asynccontextmanager
+    async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:
+        channel = await self._channel(address)
+        try:
+            async with channel.duplex(
+                SERVICE + "Subscribe",
+                serializer=pb.SubscribeRequest.SerializeToString,
+                deserializer=pb.SubscribeResponse.FromString,
+            ) as stream:
+                stream.send_nowait(hello_message(hello))
+                yield GrpcPeerStream(stream, relay_message_from, peer_ack_message)
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error) from error
+
+
+@asynccontextmanager
+async def open_grpc_transport(host: RpcHost, own_uuid: str) -> AsyncIterator[GrpcTransport]:
+    async with AsyncExitStack() as stack:
+        yield GrpcTransport(host, stack, own_uuid)

@@ -1,0 +1,176 @@
+"""What the services of `rpc/` need of a node. `server/node.py` implements it; tests have a small fake.
+
+Everything here is called on trio's thread. What is not `async` is synchronous and steps the core now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from synchro.config import Settings
+from synchro.ids import CallId, InstanceId, RequestId, Term
+from synchro.instance_events import Event, Outcome, Position, WaitMode
+from synchro.row import Dml, TxnId
+from synchro.vclock import Vclock
+
+if TYPE_CHECKING:
+    from synchro.rpc.host import RpcHost
+    from synchro.storage.memtx import Memtx
+
+
+class Write(NamedTuple):
+    """One transaction of a frame."""
+
+    ops: Sequence[Dml]
+    request_id: RequestId | None = None
+    known_position: Position | None = None
+    wait: WaitMode = WaitMode.COMPLETE
+    expected_term: Term | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFacts:
+    """What every reply says about who answered. vclock: written, component 0 included.
+
+    A node returns the same object while nothing changed: its encoded form is then made only once.
+    """
+
+    replicaset_uuid: str
+    instance_id: InstanceId
+    instance_name: str
+    term: Term
+    vclock: Vclock
+    decided_position: Position | None = None
+    schema_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderFacts:
+    """Who can do what this instance refuses. address: host:port, "" if not known."""
+
+    id: InstanceId
+    name: str
+    address: str
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntryFacts:
+    """One transaction that waits in the limbo. txn: None while it is not on disk; age in seconds."""
+
+    txn: TxnId | None
+    space_ids: Sequence[int]
+    rows: int
+    size_bytes: int
+    age_s: float
+    acked_by: Sequence[InstanceId]
+    missing: Sequence[InstanceId]
+    is_sync: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFacts:
+    """What `WatchInfo` and the health services follow. leader: None if nobody is known to lead."""
+
+    leader: LeaderFacts | None
+    term: Term
+    is_writable: bool
+    ro_reason: str | None
+    queue_owner: InstanceId
+    queue_len: int
+    can_read: bool = True
+    """Recovery or join is over; client calls are served."""
+    sees_quorum: bool = True
+    """A quorum of registered instances, this one included, is connected."""
+
+
+class InstanceView(Protocol):
+    """Read-only views of the core."""
+
+    @property
+    def memtx(self) -> Memtx: ...
+
+    @property
+    def vclock(self) -> Vclock:
+        """Written, component 0 included."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def self_id(self) -> InstanceId:
+        """0 until registered."""
+
+    @property
+    def is_writable(self) -> bool: ...
+
+    def read_only_reason(self) -> str | None:
+        """config, election, synchro, orphan; None if writable [E-42]."""
+
+
+class Node(Protocol):
+    """One running instance, as its services see it."""
+
+    @property
+    def instance(self) -> InstanceView:
+        """Raises `Loading` before recovery, bootstrap or join is over."""
+
+    @property
+    def host(self) -> RpcHost: ...
+
+    def ensure_ready(self) -> None:
+        """Raise `Loading` while recovery or join is not over, `DiskFailed` when leaving. Cheap."""
+
+    # --- stepping the core: an exception of the core itself ends the node, here nothing is raised
+
+    def submit(self, make_event: Callable[[CallId], Event], on_outcome: Callable[[Outcome], None]) -> CallId:
+        """Step the event with a new call id. `on_outcome` is called once, maybe before this returns;
+        never after `abandon`. It must not raise and must not call back into the node."""
+
+    def submit_writes(
+        self, writes: Sequence[Write], on_outcome: Callable[[int, Outcome], None], timeout_s: float
+    ) -> Sequence[CallId]:
+        """All transactions of a frame in one `ClientWrites` step.
+
+        `on_outcome(index, outcome)` is called once for each, maybe before this returns, in any order.
+        After `timeout_s` the node steps `CallExpired` for those without an outcome.
+        """
+
+    def abandon(self, call_id: CallId) -> None:
+        """The caller is gone; a finished or unknown call is ignored."""
+
+    async def call(self, make_event: Callable[[CallId], Event], *, timeout_s: float) -> Outcome:
+        """Step, wait for the outcome. When time is over `CallExpired` is stepped and its outcome
+        returned. Cancelled: abandons."""
+
+    async def wait_vclock(self, vclock: Vclock, *, timeout_s: float) -> bool:
+        """Until the written vclock covers this one (without component 0). False: time was over."""
+
+    # --- reading
+
+    def header(self) -> HeaderFacts:
+        """May raise `Loading`; so may `leader`."""
+
+    def leader(self) -> LeaderFacts | None:
+        """The queue's owner if it has one, else the raft leader; None if neither is known or it is
+        this instance itself and it is not writable."""
+
+    def info(self) -> dict[str, Any]:
+        """The tree of `box.info` [I-*]: dicts (str or int keys), lists, str, int, float (s), bool, None."""
+
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
+        """Oldest first."""
+
+    def watch(self) -> AsyncIterator[WatchFacts]:
+        """The present state at once, then each change; states in between may be left out."""
+
+    # --- operators
+
+    async def checkpoint(self) -> Vclock:
+        """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""
+
+    def restart_upstream(self, instance: str) -> None:
+        """Follow a member again, by name or decimal id; a running stream is left alone.
+        Raises `IllegalParams` if there is no such member."""

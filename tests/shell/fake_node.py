@@ -1,0 +1,260 @@
+"""A node without disk and peers: real memtx, outcomes that a test may hold back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import count
+from typing import Any
+
+import trio
+
+from synchro.config import Limits, PeerAddress, Settings
+from synchro.errors import CheckpointInProgress, IllegalParams, Loading, ReadOnly, SynchroError, SyncTimeout
+from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
+from synchro.instance_events import (
+    ClientWrites,
+    Committed,
+    Demoted,
+    DemoteRequested,
+    Event,
+    Fate,
+    FateKnown,
+    Outcome,
+    OutcomeUnknown,
+    Position,
+    Promoted,
+    PromoteRequested,
+    ReadBarrierRequested,
+    ReadReady,
+    Rejected,
+    Submitted,
+    WaitMode,
+    WaitRequested,
+)
+from synchro.row import TxnId
+from synchro.rpc.host import RpcHost
+from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts, Write
+from synchro.storage.memtx import Memtx, PendingRefusal
+from synchro.storage.schema_ops import bootstrap_ops
+from synchro.storage.xrow import dml_from_values
+from synchro.vclock import Vclock
+
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+class FakeInstance:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.memtx = Memtx(settings.limits)
+        self.vclock = Vclock({InstanceId(1): Lsn(1)})
+        self.self_id = InstanceId(1)
+        self.ro_reason: str | None = None
+
+    @property
+    def is_writable(self) -> bool:
+        return self.ro_reason is None
+
+    def read_only_reason(self) -> str | None:
+        return self.ro_reason
+
+
+class FakeNode:
+    def __init__(self, host: RpcHost, limits: Limits | None = None) -> None:
+        self.host = host
+        self.instance = FakeInstance(
+            Settings(
+                limits=limits or Limits(),
+                peers=(PeerAddress("instance001", "h:1"), PeerAddress("instance002", "h:2")),
+            )
+        )
+        self.loading = False
+        self.leader_facts: LeaderFacts | None = None
+        self.hold = False
+        """Outcomes of writes and waits wait for `release`."""
+        self.held: dict[CallId, Callable[[], None]] = {}
+        self.steps: list[Event] = []
+        self.abandoned: list[CallId] = []
+        self.requests: dict[bytes, TxnId] = {}
+        self.changed = trio.Event()
+        self.queue_len = 0
+        self.checkpoint_error: SynchroError | None = None
+        self.restarted: list[str] = []
+        self._ids = count(1)
+        memtx = self.instance.memtx
+        ops = bootstrap_ops(
+            replicaset_uuid=UUID, replicaset_name="rs", instance_uuid=UUID, instance_name="instance001"
+        )
+        memtx.commit(memtx.prepare([dml_from_values(o.type, o.space_id, value=o.value) for o in ops]))
+
+    def ensure_ready(self) -> None:
+        if self.loading:
+            raise Loading("loading, nothing was done", stage="recovery")
+
+    # --- stepping
+
+    def submit(self, make_event: Callable[[CallId], Event], on_outcome: Callable[[Outcome], None]) -> CallId:
+        call_id = CallId(next(self._ids))
+        event = make_event(call_id)
+        self.steps.append(event)
+        if isinstance(event, ClientWrites):
+            (write,) = event.writes
+            self._answer(call_id, lambda: on_outcome(self._write(Write(*_fields(write)))))
+        elif isinstance(event, WaitRequested):
+            self._answer(call_id, lambda: on_outcome(self._fate(event)))
+        else:
+            on_outcome(_SIMPLE[type(event)])
+        return call_id
+
+    def submit_writes(
+        self, writes: Sequence[Write], on_outcome: Callable[[int, Outcome], None], timeout_s: float
+    ) -> Sequence[CallId]:
+        self.steps.append(ClientWrites([]))
+        ids = []
+        for index, write in enumerate(writes):
+            call_id = CallId(next(self._ids))
+            ids.append(call_id)
+            self._answer(call_id, lambda i=index, w=write: on_outcome(i, self._write(w)))  # type: ignore[misc]
+        return ids
+
+    def abandon(self, call_id: CallId) -> None:
+        self.abandoned.append(call_id)
+        self.held.pop(call_id, None)
+
+    async def call(self, make_event: Callable[[CallId], Event], *, timeout_s: float) -> Outcome:
+        found: list[Outcome] = []
+        done = trio.Event()
+
+        def on_outcome(outcome: Outcome) -> None:
+            found.append(outcome)
+            done.set()
+
+        call_id = self.submit(make_event, on_outcome)
+        try:
+            with trio.move_on_after(timeout_s):
+                await done.wait()
+            if not found:
+                return OutcomeUnknown(
+                    SyncTimeout("no quorum", acked=1, needed=2), TxnId(InstanceId(1), Lsn(15))
+                )
+            return found[0]
+        finally:
+            if not found:
+                self.abandon(call_id)
+
+    async def wait_vclock(self, vclock: Vclock, *, timeout_s: float) -> bool:
+        with trio.move_on_after(timeout_s):
+            while not self.instance.vclock.covers(vclock):
+                await self.changed.wait()
+        return self.instance.vclock.covers(vclock)
+
+    def release(self) -> None:
+        held, self.held = self.held, {}
+        for answer in held.values():
+            answer()
+
+    def change(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def _answer(self, call_id: CallId, answer: Callable[[], None]) -> None:
+        if self.hold:
+            self.held[call_id] = answer
+        else:
+            answer()
+
+    def _write(self, write: Write) -> Outcome:
+        if self.instance.ro_reason is not None:
+            return Rejected(ReadOnly("read-only", ro_reason=self.instance.ro_reason))
+        if write.request_id in self.requests:
+            return Committed(self.requests[write.request_id], duplicate=True)
+        memtx = self.instance.memtx
+        try:
+            prepared = memtx.prepare(write.ops)
+        except PendingRefusal as refusal:
+            return Rejected(refusal.error)
+        except SynchroError as error:
+            return Rejected(error)
+        memtx.commit(prepared)
+        lsn = Lsn(self.instance.vclock.get(InstanceId(1)) + len(prepared.ops))
+        self.instance.vclock = self.instance.vclock.follow(InstanceId(1), lsn)
+        txn = TxnId(InstanceId(1), lsn)
+        if write.request_id is not None:
+            self.requests[write.request_id] = txn
+        if write.wait is not WaitMode.COMPLETE:
+            return Submitted(txn if write.wait is WaitMode.SUBMIT else None, is_sync=prepared.is_sync)
+        return Committed(txn, tuple(prepared.results), is_sync=prepared.is_sync)
+
+    def _fate(self, event: WaitRequested) -> Outcome:
+        txn = event.txn or self.requests.get(event.request_id or b"")
+        return FateKnown(Fate.UNKNOWN if txn is None else Fate.COMMITTED, txn)
+
+    # --- reading
+
+    def header(self) -> HeaderFacts:
+        return HeaderFacts(
+            UUID, InstanceId(1), "instance001", Term(2), self.instance.vclock, Position(Term(2), Lsn(1)), 7
+        )
+
+    def leader(self) -> LeaderFacts | None:
+        return self.leader_facts
+
+    def info(self) -> dict[str, Any]:
+        queue = {
+            "owner": 1, "term": 2, "len": 1, "size": 40, "busy": False, "age": 1.5, "confirm_lag": 0.0,
+        }  # fmt: skip
+        upstream = {"status": "follow", "idle": 0.25, "lag": 0.001}
+        return {
+            "id": 1,
+            "vclock": {1: 14},
+            "ro": False,
+            "synchro": {"queue": queue, "quorum": 2},
+            "replication": {
+                1: {"id": 1, "uuid": UUID, "name": "instance001", "lsn": 14},
+                3: {"id": 3, "uuid": UUID, "name": None, "lsn": 0, "upstream": upstream},
+            },
+        }
+
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
+        one, two = InstanceId(1), InstanceId(2)
+        return [QueueEntryFacts(TxnId(one, Lsn(12 + n)), [512], 1, 40, 1.5, [one], [two]) for n in range(3)]
+
+    def watch_facts(self) -> WatchFacts:
+        return WatchFacts(
+            leader=self.leader_facts,
+            term=Term(2),
+            is_writable=self.instance.is_writable,
+            ro_reason=self.instance.ro_reason,
+            queue_owner=NOBODY,
+            queue_len=self.queue_len,
+            can_read=not self.loading,
+        )
+
+    async def watch(self) -> AsyncGenerator[WatchFacts, None]:
+        while True:
+            changed = self.changed
+            yield self.watch_facts()
+            await changed.wait()
+
+    async def checkpoint(self) -> Vclock:
+        await trio.lowlevel.checkpoint()
+        if self.checkpoint_error is not None:
+            raise self.checkpoint_error
+        return self.instance.vclock
+
+    def restart_upstream(self, instance: str) -> None:
+        if instance != "instance002":
+            raise IllegalParams(f"there is no member '{instance}'")
+        self.restarted.append(instance)
+
+
+def _fields(write: Any) -> tuple[Any, ...]:
+    return write.ops, write.request_id, write.known_position, write.wait, write.expected_term
+
+
+_SIMPLE: dict[type, Outcome] = {
+    ReadBarrierRequested: ReadReady(),
+    PromoteRequested: Promoted(Term(3), InstanceId(1), confirmed=2, rolled_back=1),
+    DemoteRequested: Demoted(Term(4)),
+}
+_: type[Node] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
+busy = CheckpointInProgress

@@ -1,0 +1,118 @@
+"""Refusals of the codec: each has its own reason and names the field."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from synchro.config import Limits
+from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
+from synchro.instance_events import Position, WaitMode
+from synchro.rpc import codec
+from synchro.rpc.generated.v1 import data_pb2
+from synchro.rpc.generated.v1.data_pb2 import ExecuteRequest, Op
+
+LIMITS = Limits(batch_ops_max=3, tuple_bytes_max=100, txn_bytes_max=150, update_ops_max=2)
+
+
+class Schema:
+    def space_id(self, name: str) -> int:
+        return 512
+
+    def index_id(self, space_id: int, name: str) -> int:
+        return 1
+
+
+def insert(size: int = 1) -> Op:
+    return Op(insert={"space_id": 512, "tuple": msgpack.packb((b"x" * size,))})
+
+
+def refusal(*ops: Op) -> SynchroError:
+    with pytest.raises(SynchroError) as caught:
+        codec.changes(ops, Schema(), LIMITS)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("ops", "kind", "field"),
+    [
+        ([], IllegalParams, "ops"),
+        ([insert()] * 4, BatchTooLarge, "ops"),
+        ([Op()], IllegalParams, "ops[0]"),
+        ([insert(), insert(101)], BatchTooLarge, "ops[1].insert.tuple"),
+        ([insert(80), insert(80)], BatchTooLarge, "ops"),
+        ([Op(insert={"tuple": b"\x90"})], IllegalParams, "ops[0].insert.space"),
+        ([Op(insert={"space_id": 512})], WrongFormat, "ops[0].insert.tuple"),
+        ([Op(insert={"space_id": 512, "tuple": b"\x92\x01"})], WrongFormat, "ops[0].insert"),
+        ([Op(insert={"space_id": 512, "tuple": b"\x01"})], WrongFormat, "ops[0].insert"),
+        ([Op(delete={"space_id": 512})], WrongFormat, "ops[0].delete.key"),
+        (
+            [Op(update={"space_id": 512, "key": b"\x90", "ops": msgpack.packb([["=", 1, 1]] * 3)})],
+            BatchTooLarge,
+            "ops[0].update.ops",
+        ),
+    ],
+)
+def test_bad_operations(ops: list[Op], kind: type[SynchroError], field: str) -> None:
+    error = refusal(*ops)
+    assert type(error) is kind
+    assert error.details["field"] == field
+
+
+def test_deep_json_is_refused() -> None:
+    value: list[object] = []
+    for _ in range(40):
+        value = [value]
+    op = Op(insert={"space_id": 512, "tuple_json": codec.json_list([value])})
+    assert refusal(op).details["field"] == "ops[0].insert.tuple_json"
+
+
+def test_fields_around_the_operations() -> None:
+    request = ExecuteRequest(
+        request_id=b"0" * 16, known_position={"term": 2, "lsn": 9}, wait="WAIT_MODE_SUBMIT"
+    )
+    request.timeout.FromMilliseconds(1500)
+
+    assert codec.request_id(request.request_id) == b"0" * 16
+    assert codec.position(request) == Position(2, 9)  # type: ignore[arg-type]
+    assert codec.wait_mode(request.wait) is WaitMode.SUBMIT
+    assert codec.timeout_s(request, 5.0) == 1.5
+
+
+def test_fields_that_are_not_set() -> None:
+    request = ExecuteRequest()
+    assert codec.request_id(request.request_id) is None
+    assert codec.position(request) is None
+    assert codec.wait_mode(request.wait) is WaitMode.COMPLETE
+    assert codec.timeout_s(request, 5.0) == 5.0
+
+
+@pytest.mark.parametrize("seconds", [-1, 2**40])
+def test_impossible_timeouts_are_refused(seconds: int) -> None:
+    request = ExecuteRequest()
+    request.timeout.seconds = seconds
+    with pytest.raises(IllegalParams) as caught:
+        codec.timeout_s(request, 5.0)
+    assert caught.value.details["field"] == "timeout"
+
+
+def test_a_request_id_has_16_bytes() -> None:
+    with pytest.raises(IllegalParams, match="16 bytes, got 3"):
+        codec.request_id(b"abc")
+
+
+def test_an_unknown_wait_mode_is_refused() -> None:
+    with pytest.raises(IllegalParams, match="unknown 'wait' mode 9"):
+        codec.wait_mode(9)
+
+
+def test_whole_numbers_of_json_become_integers() -> None:
+    fields = codec.json_fields(codec.json_list([1.0, 1.5, True, None, "a", [2.0], {"k": 3.0}]))
+    assert fields == (1, 1.5, True, None, "a", (2,), {"k": 3})
+    assert type(fields[0]) is int
+
+
+def test_a_reply_is_json_if_the_request_was_unless_told() -> None:
+    assert codec.wants_json(data_pb2.ExecuteRequest().encoding, default=True)
+    assert not codec.wants_json(1, default=True)
+    assert codec.wants_json(2, default=False)
