@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias
 
 from synchro.errors import SynchroError
-from synchro.ids import CallId, InstanceId, Term
+from synchro.ids import CallId
 from synchro.instance_events import ClientWrite
 from synchro.queue.entry import LimboEntry
-from synchro.row import Control, RaftState, Txn
+from synchro.row import Control, RaftState, Txn, TxnId
 from synchro.storage.memtx import Prepared
 
 
@@ -25,7 +24,6 @@ class PendingTxn:
     __slots__ = (
         "calls",
         "entry",
-        "is_ddl",
         "is_membership",
         "is_sync",
         "prepared",
@@ -39,13 +37,24 @@ class PendingTxn:
         self.txn = txn
         self.prepared = prepared
         self.is_sync = is_sync
-        self.is_ddl = False
         self.is_membership = False
         self.entry: LimboEntry | None = None
         self.calls: list[CallId] = []
         self.submit_calls: list[CallId] | None = None
         self.waits: list[CallId] | None = None
         self.refusals: list[tuple[CallId, SynchroError]] | None = None
+
+    @property
+    def id(self) -> TxnId:
+        return TxnId(self.txn.origin, self.txn.lsn)
+
+    def detach(self, call_id: CallId) -> None:
+        """The caller is gone or was answered: forget it; the transaction goes on [Q-43]."""
+        for calls in (self.calls, self.submit_calls, self.waits):
+            if calls and call_id in calls:
+                calls.remove(call_id)
+        if self.refusals:
+            self.refusals = [refusal for refusal in self.refusals if refusal[0] != call_id]
 
 
 class ControlWrite:
@@ -82,27 +91,11 @@ class NopWrite:
 InFlight: TypeAlias = PendingTxn | ControlWrite | HardStateWrite | NopWrite
 
 
-class Phase(Enum):
-    """Where a promote or demote call stands."""
-
-    ELECTION = "election"
-    QUEUE = "queue"
-
-
-@dataclass(slots=True)
-class TransferCall:
-    """The one promote or demote that was asked for here and is not answered yet."""
-
-    call_id: CallId
-    is_demote: bool
-    phase: Phase = Phase.ELECTION
-    term: Term | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class RegisterCall:
-    call_id: CallId
-    id: InstanceId
+class TransferCall:
+    """A promote or demote waits; what for is in `instance_transfers.Transfer`."""
+
+    is_demote: bool
 
 
 @dataclass(frozen=True, slots=True)

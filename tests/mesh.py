@@ -22,6 +22,7 @@ from synchro.config import ElectionMode, QuorumFormula, Settings
 from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, RequestId
 from synchro.instance import Instance
+from synchro.instance_recovery import recover_instance
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
@@ -100,7 +101,7 @@ class Mesh:
     # --- life
 
     def _start(self, number: int, wal: list[Txn]) -> None:
-        instance = Instance.recover(
+        instance = recover_instance(
             uuid=uuid_of(number),
             settings=self.settings,
             meta=SnapshotMeta(replicaset_uuid=REPLICASET),

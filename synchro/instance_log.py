@@ -1,0 +1,191 @@
+"""The end of the own log: which LSNs are given, what is on its way to disk, what must be written next.
+
+Rules [W-2], [W-3], [W-14].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from synchro.ids import LOCAL, InstanceId, Lsn, RequestId, Term
+from synchro.instance_calls import ControlWrite, HardStateWrite, InFlight, PendingTxn
+from synchro.instance_events import WriteRows
+from synchro.row import (
+    FLAG_COMMIT,
+    GROUP_DEFAULT,
+    GROUP_LOCAL,
+    Confirm,
+    Control,
+    Demote,
+    Dml,
+    Promote,
+    RaftState,
+    Rollback,
+    Row,
+    RowType,
+    Txn,
+)
+from synchro.storage import xrow
+from synchro.vclock import Vclock
+
+_CONTROL_ROW_TYPE: Final[dict[type[Control], RowType]] = {
+    Confirm: RowType.CONFIRM,
+    Rollback: RowType.ROLLBACK,
+    Promote: RowType.PROMOTE,
+    Demote: RowType.DEMOTE,
+}
+
+
+class LogTail:
+    """Rows between the core and the disk, in WAL order.
+
+    G1  `in_flight` holds what is between `WriteRows` and `RowsWritten`, oldest first.
+    G2  vclock (synced) <= assigned (synced or in flight), and they are equal when nothing is in flight.
+    G3  `barriers` counts the control rows in flight behind which nothing received may be looked at.
+    """
+
+    __slots__ = (
+        "_has_control",
+        "_next",
+        "_ready",
+        "_self_id",
+        "assigned",
+        "barriers",
+        "hard_state_term",
+        "in_flight",
+        "vclock",
+    )
+
+    def __init__(self, self_id: InstanceId, vclock: Vclock, hard_state_term: Term) -> None:
+        self._self_id = self_id
+        self.vclock = vclock
+        self.assigned: dict[InstanceId, Lsn] = vclock.as_dict()
+        self.in_flight: deque[InFlight] = deque()
+        self.barriers = 0
+        self.hard_state_term = hard_state_term
+        """Highest term that is on disk or ahead of everything that is written from now on."""
+        self._next: list[Txn] = []
+        self._has_control = False
+        self._ready: list[WriteRows] = []
+
+    # --- giving LSNs
+
+    def next_lsn(self, instance: InstanceId) -> Lsn:
+        lsn = Lsn(self.assigned.get(instance, 0) + 1)
+        self.assigned[instance] = lsn
+        return lsn
+
+    def number(
+        self, ops: Sequence[Dml], local: Sequence[bool], flags: int, request_id: RequestId | None
+    ) -> Txn:
+        """An own data transaction. flags: of its last row.
+
+        Local rows come first, so that what a relay leaves out of a mixed transaction is a prefix, and the
+        last row, with its flags, is one that peers get [A-37], [D-29].
+        """
+        self_id = self._self_id
+        if len(ops) == 1 and not local[0]:
+            lsn = self.next_lsn(self_id)
+            op = ops[0]
+            return xrow.encode_txn((Row(op.type, self_id, lsn, lsn, flags, op, GROUP_DEFAULT, request_id),))
+        changes = [(LOCAL, GROUP_LOCAL, op) for op, is_local in zip(ops, local, strict=True) if is_local]
+        first = LOCAL if len(changes) == len(ops) else self_id
+        tsn = Lsn(self.assigned.get(first, 0) + 1)
+        changes += [
+            (self_id, GROUP_DEFAULT, op) for op, is_local in zip(ops, local, strict=True) if not is_local
+        ]
+        rows = [
+            Row(op.type, origin, self.next_lsn(origin), tsn, 0, op, group) for origin, group, op in changes
+        ]
+        rows[-1] = rows[-1]._replace(flags=flags, request_id=request_id)
+        return xrow.encode_txn(rows)
+
+    def follow(self, components: Iterable[tuple[InstanceId, Lsn]]) -> None:
+        """A received or recovered transaction moves these."""
+        for instance, lsn in components:
+            self.assigned[instance] = lsn
+
+    # --- on the way to disk
+
+    def append(self, item: InFlight) -> None:
+        if self._has_control:
+            self._close_batch()
+        self.in_flight.append(item)
+        self._next.append(item.txn)
+
+    def append_own_control(self, body: Control, lsn: Lsn, *, is_barrier: bool) -> None:
+        row = Row(_CONTROL_ROW_TYPE[type(body)], self._self_id, lsn, lsn, FLAG_COMMIT, body)
+        self.append_control(xrow.encode_txn((row,)), body, is_barrier=is_barrier)
+
+    def append_control(self, txn: Txn, body: Control, *, is_barrier: bool) -> None:
+        self._append(
+            ControlWrite(txn, body, is_barrier=is_barrier), has_control=not isinstance(body, Confirm)
+        )
+        self.barriers += is_barrier
+
+    def append_hard_state(self, state: RaftState) -> None:
+        lsn = self.next_lsn(LOCAL)
+        row = Row(RowType.RAFT, LOCAL, lsn, lsn, FLAG_COMMIT, state, GROUP_LOCAL)
+        self.hard_state_term = max(self.hard_state_term, state.term)
+        self._append(HardStateWrite(xrow.encode_txn((row,)), state), has_control=True)
+
+    def _append(self, item: InFlight, *, has_control: bool) -> None:
+        """Rows that must not fail travel in a `WriteRows` of their own [L-30]."""
+        if self._next and self._has_control != has_control:
+            self._close_batch()
+        self._has_control = has_control
+        self.in_flight.append(item)
+        self._next.append(item.txn)
+
+    def _close_batch(self) -> None:
+        if self._next:
+            self._ready.append(WriteRows(self._next, self._has_control))
+            self._next = []
+        self._has_control = False
+
+    def take_writes(self) -> list[WriteRows]:
+        """What the shell must write now, in order."""
+        self._close_batch()
+        ready, self._ready = self._ready, []
+        return ready
+
+    # --- what became of them
+
+    def written(self, vclock: Vclock) -> Iterator[InFlight]:
+        """Everything up to `vclock` is synced: oldest first. More may be appended while iterating."""
+        in_flight = self.in_flight
+        while in_flight and in_flight[0].txn.lsn <= vclock.get(in_flight[0].txn.origin):
+            item = in_flight.popleft()
+            self._left(item)
+            yield item
+
+    def cut_back(self, vclock: Vclock) -> list[InFlight]:
+        """Everything beyond `vclock` is gone from the log: newest first; its LSNs are given again."""
+        self._close_batch()
+        self._ready.clear()
+        cut = []
+        in_flight = self.in_flight
+        while in_flight and in_flight[-1].txn.lsn > vclock.get(in_flight[-1].txn.origin):
+            item = in_flight.pop()
+            self._left(item)
+            cut.append(item)
+        self.vclock = vclock
+        self.assigned = vclock.as_dict()
+        return cut
+
+    def _left(self, item: InFlight) -> None:
+        if isinstance(item, ControlWrite):
+            self.barriers -= item.is_barrier
+
+    def pending_txns(self) -> Iterator[PendingTxn]:
+        """Data transactions in flight, newest first."""
+        return (item for item in reversed(self.in_flight) if isinstance(item, PendingTxn))
+
+    def check(self) -> None:
+        assigned = Vclock(self.assigned)
+        assert assigned.covers(self.vclock, with_local=True)  # G2
+        assert self.in_flight or self.vclock == assigned  # G2
+        barriers = [item for item in self.in_flight if isinstance(item, ControlWrite) and item.is_barrier]
+        assert self.barriers == len(barriers)  # G3

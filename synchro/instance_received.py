@@ -1,0 +1,136 @@
+"""Rows from peers: in order, once, as a whole; held back where something undecided decides their meaning."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from synchro import instance_events as ev
+from synchro.errors import SynchroError, TupleFound
+from synchro.ids import InstanceId
+from synchro.instance_calls import NopWrite
+from synchro.instance_state import State
+from synchro.instance_txns import Transactions
+from synchro.queue.limbo import DataVerdict
+from synchro.replication import applier_filter
+from synchro.row import Control, Demote, Dml, Promote, Txn
+from synchro.storage import xrow
+from synchro.storage.memtx import PendingRefusal
+
+
+class Received:
+    """Transactions that arrived and are not in the log yet, in the order they came.
+
+    B1  While a barrier is in flight nothing of it is looked at, and while a DDL transaction is undecided no
+        data row is prepared.
+    B2  What a stopped source had delivered is never applied.
+    """
+
+    __slots__ = ("_backlog", "_state", "_stopped", "_txns")
+
+    def __init__(self, state: State, txns: Transactions) -> None:
+        self._state = state
+        self._txns = txns
+        self._backlog: deque[tuple[InstanceId, Txn]] = deque()
+        self._stopped: set[InstanceId] = set()
+
+    def add(self, event: ev.TxnsReceived) -> None:
+        self._backlog.extend((event.source, txn) for txn in event.txns)
+
+    def forget(self) -> None:
+        """Rows were cut back: the streams start again from what is written."""
+        self._backlog.clear()
+
+    def follows(self, source: InstanceId) -> None:
+        self._stopped.discard(source)
+
+    def stop(self, source: InstanceId, error: SynchroError) -> None:
+        """The applier of `source` stops until an operator acts; other peers keep working [A-40]."""
+        self._stopped.add(source)
+        self._state.effects.append(ev.StopApplier(source, error))
+
+    def wanted_term(self) -> int:
+        """Term that must be adopted before the next transaction can be written; 0 = none.
+
+        A PROMOTE or DEMOTE goes to disk behind its term, or a restart could vote in a term that was already
+        promoted (ADR 1).
+        """
+        if self._backlog and not self._state.log.barriers:
+            control = self._backlog[0][1].control
+            if isinstance(control, Promote | Demote):
+                return control.term
+        return 0
+
+    def drain(self, now: float) -> None:
+        """Apply what may be applied now."""
+        backlog, log = self._backlog, self._state.log
+        while backlog and not log.barriers:
+            source, txn = backlog[0]
+            if source not in self._stopped and not self._try(source, txn, now):
+                break
+            backlog.popleft()
+        if self._txns.ddl is not None and backlog and not log.barriers:
+            self._pass_control_row(now)
+
+    def _pass_control_row(self, now: float) -> None:
+        """A control row goes past data that waits for a DDL decision, if nothing of its origin waits too."""
+        blocked: set[InstanceId] = set()
+        for position, (source, txn) in enumerate(self._backlog):
+            if txn.control is not None and txn.origin not in blocked:
+                if self._try(source, txn, now):
+                    del self._backlog[position]
+                    self._state.progressed = True
+                return
+            blocked.add(txn.origin)
+
+    def _try(self, source: InstanceId, txn: Txn, now: float) -> bool:
+        """False: it must wait, ask again after progress."""
+        try:
+            return self._apply(txn, now)
+        except SynchroError as error:
+            self.stop(source, error)
+            return True
+
+    def _apply(self, txn: Txn, now: float) -> bool:
+        state = self._state
+        if applier_filter.order(txn, state.log.assigned) is applier_filter.Order.OLD:
+            return True
+        control = txn.control
+        if control is not None:
+            return self._apply_control(txn, control)
+        if txn.is_nop:
+            self._write_nops(txn)
+            return True
+        verdict = state.limbo.filter_data(txn.origin, wait_sync=txn.is_wait_sync, is_nop=False)
+        if verdict is DataVerdict.NOP:
+            self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
+            return True
+        if self._txns.must_wait([row.body for row in txn.rows if isinstance(row.body, Dml)]):
+            return False
+        try:
+            pending = self._txns.prepare_received(txn, now)
+        except PendingRefusal:
+            return False
+        except TupleFound as error:
+            if not state.settings.skip_conflict:
+                raise
+            # [A-35]: the LSNs are consumed and the own tuple stays; the operator asked for it.
+            state.notice("conflict_skipped", origin=txn.origin, lsn=txn.lsn, error=str(error))
+            self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
+            return True
+        state.log.append(pending)
+        return True
+
+    def _apply_control(self, txn: Txn, control: Control) -> bool:
+        state = self._state
+        if isinstance(control, Promote | Demote) and state.log.hard_state_term < control.term:
+            return False  # `wanted_term`
+        state.limbo.filter_control(txn.origin, txn.lsn, control)
+        state.log.follow(txn.components())
+        is_barrier = state.limbo.is_barrier(txn.origin, control)
+        state.log.append_control(txn, control, is_barrier=is_barrier)
+        return True
+
+    def _write_nops(self, txn: Txn) -> None:
+        self._state.log.follow(txn.components())
+        self._txns.note_dropped(txn)
+        self._state.log.append(NopWrite(txn))

@@ -1,0 +1,221 @@
+"""State = snapshot + WAL rows after it; and the other way round, the view that a snapshot or a join takes.
+
+Rules [W-20], [W-26], [W-32], [Q-70]..[Q-73], ADR 4.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from synchro.config import Settings
+from synchro.errors import IllegalParams
+from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
+from synchro.instance import Instance, raft_settings
+from synchro.instance_calls import PendingTxn
+from synchro.instance_events import Position
+from synchro.instance_log import LogTail
+from synchro.instance_state import State
+from synchro.instance_txns import Transactions
+from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
+from synchro.queue.entry import LimboEntry
+from synchro.queue.fates import Drops, DropsState, LsnRange
+from synchro.queue.limbo import Limbo, LimboState
+from synchro.queue.request_table import RequestRecord, RequestTable, RequestTableState
+from synchro.raft.core import Raft
+from synchro.raft.messages import Membership
+from synchro.replication.trust import Trust
+from synchro.row import Demote, Promote, RaftState, Tuple, Txn
+from synchro.storage.memtx import Memtx
+from synchro.storage.snapshot import DroppedRange, RememberedRequest, SnapshotMeta
+from synchro.vclock import Vclock
+
+
+def recover_instance(
+    *,
+    uuid: str,
+    settings: Settings,
+    meta: SnapshotMeta,
+    spaces: Iterable[tuple[int, Iterable[Tuple]]],
+    txns: Iterable[Txn],
+    rng: random.Random,
+    trusted: bool,
+    now: float,
+) -> Instance:
+    """The instance as it was, as far as the disk has it: a follower that does not act before `start`.
+
+    uuid: this instance, looked up in `_cluster` of the snapshot. Pending transactions are in the limbo again,
+    invisible. Raises SynchroError if it is no member there or a row cannot be applied.
+    """
+    memtx = Memtx(settings.limits)
+    memtx.begin_bulk()
+    for space_id, tuples in spaces:
+        memtx.load(space_id, tuples)
+    members = memtx.members()
+    self_id = next((i for i, (member, _) in members.items() if member == uuid), None)
+    if self_id is None:
+        raise IllegalParams(f"instance {uuid} is not in _cluster of its snapshot; nothing was started")
+    limbo = Limbo(
+        self_id=self_id,
+        registered=frozenset(members),
+        quorum=settings.synchro_quorum.quorum(len(members)),
+        max_size=settings.synchro_queue_max_size,
+    )
+    limbo.restore(_limbo_state(meta))
+    requests, drops = _remembered(meta, settings)
+    log = LogTail(self_id, meta.vclock, meta.term)
+    raft = Raft(
+        self_id=self_id,
+        term=meta.term,
+        vote=meta.vote,
+        vclock=meta.vclock,
+        membership=Membership(frozenset(members), limbo.quorum),
+        settings=raft_settings(settings),
+        rng=rng,
+        trusted=trusted,
+    )
+    decided = Position(limbo.term, limbo.confirmed_lsn)
+    state = State(self_id, settings, memtx, limbo, raft, log, requests, drops, decided)
+    replay = _Replay(state, RaftState(meta.term, meta.vote), now)
+    for txn in txns:
+        replay.apply(txn)
+    memtx.end_bulk()
+    replay.finish()
+    state.raft = Raft(
+        self_id=self_id,
+        term=replay.hard_state.term,
+        vote=replay.hard_state.vote,
+        vclock=log.vclock,
+        membership=state.election_membership(),
+        settings=raft_settings(settings),
+        rng=rng,
+        trusted=trusted,
+    )
+    return Instance(state, replay.txns, Trust(trusted))
+
+
+class _Replay:
+    """Recovered rows, in WAL order; validation, limits and replies are off [Q-70]."""
+
+    def __init__(self, state: State, hard_state: RaftState, now: float) -> None:
+        self.state = state
+        self.txns = Transactions(state)
+        self.hard_state = hard_state
+        self._now = now
+
+    def apply(self, txn: Txn) -> None:
+        state, first = self.state, txn.rows[0].body
+        if isinstance(first, RaftState):
+            state.log.follow(txn.components())
+            self.hard_state = first
+            return
+        control = txn.control
+        if control is not None:
+            state.log.follow(txn.components())
+            if isinstance(control, Promote | Demote) and control.term > self.hard_state.term:
+                self.hard_state = RaftState(control.term, NOBODY)
+            self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, control, self._now))
+        elif txn.is_nop:
+            state.log.follow(txn.components())
+            self.txns.note_dropped(txn)
+        else:
+            pending = self.txns.prepare_received(txn, self._now)
+            if pending.entry is None:
+                self.txns.commit(pending, state.limbo.term)
+
+    def finish(self) -> None:
+        state = self.state
+        limbo, log = state.limbo, state.log
+        log.vclock = Vclock(log.assigned)
+        log.hard_state_term = self.hard_state.term
+        members = state.registered
+        quorum = state.settings.synchro_quorum.quorum(len(members))
+        self._carry_out(limbo.membership_changed(members, quorum, self._now))
+        self._carry_out(limbo.written(log.vclock, self._now))
+        self._carry_out(limbo.recovery_finished(self._now))
+        state.effects.clear()
+        state.progressed = state.membership_touched = False
+
+    def _carry_out(self, effects: list[LimboEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case EntriesCommitted(entries=entries, term=term):
+                    for entry in entries:
+                        assert isinstance(entry.payload, PendingTxn)
+                        self.txns.commit(entry.payload, term)
+                case EntriesRolledBack():
+                    self.txns.roll_back(effect)
+                case OwnerChanged(term=term):
+                    self.state.decided = Position(term, self.state.limbo.confirmed_lsn)
+                case WriteControl():
+                    raise AssertionError("a limbo in recovery asks for nothing")
+
+
+def snapshot_view(instance: Instance) -> tuple[SnapshotMeta, list[tuple[int, list[Tuple]]]]:
+    """The committed prefix: tuples, vclock, queue, elections, requests, all of this very instant (ADR 4).
+
+    The vclock is lowered to just before what is pending, so that recovery or a joiner replays those rows
+    from the WAL and has them in its queue again.
+    """
+    state = instance.state
+    vclock = state.limbo.committed_prefix(state.log.vclock, _rows_of)
+    queue = state.limbo.snapshot_state()
+    requests, drops = state.requests.export(), state.drops.export()
+    meta = SnapshotMeta(
+        vclock=vclock,
+        replicaset_uuid=state.memtx.replicaset_uuid() or "",
+        term=state.raft.term,
+        vote=state.raft.vote,
+        queue_owner=queue.owner,
+        queue_term=queue.term,
+        confirmed_lsn=queue.confirmed_lsn,
+        confirmed_vclock=Vclock(queue.confirmed_vclock),
+        promote_terms=tuple(sorted(queue.promote_terms.items())),
+        requests=[
+            RememberedRequest(request_id, record.origin, record.lsn, record.term)
+            for request_id, record in requests.decided
+            if record.term is not None
+        ],
+        drops=[DroppedRange(origin, r.first, r.last) for origin, r in drops.ranges],
+        extra={
+            "requests_forgotten": (requests.forgotten_term, requests.forgotten_lsn),
+            "drops_forgotten": drops.forgotten,
+        },
+    )
+    return meta, state.memtx.freeze()
+
+
+def _rows_of(entry: LimboEntry) -> list[tuple[InstanceId, Lsn]]:
+    assert isinstance(entry.payload, PendingTxn)
+    return [(row.replica_id, row.lsn) for row in entry.payload.txn.rows]
+
+
+def _limbo_state(meta: SnapshotMeta) -> LimboState:
+    """Without pending promotes: their rows come again from the WAL (`snapshot_view`)."""
+    return LimboState(
+        owner=meta.queue_owner,
+        term=max(meta.queue_term, INITIAL_TERM),
+        confirmed_lsn=meta.confirmed_lsn,
+        confirmed_vclock=meta.confirmed_vclock.as_dict(),
+        promote_terms=dict(meta.promote_terms),
+    )
+
+
+def _remembered(meta: SnapshotMeta, settings: Settings) -> tuple[RequestTable, Drops]:
+    forgotten_term, forgotten_lsn = meta.extra.get("requests_forgotten", (0, 0))
+    requests = RequestTable(settings.limits.remembered_requests_max)
+    requests.restore(
+        RequestTableState(
+            tuple((r.request_id, RequestRecord(r.origin, r.lsn, r.term)) for r in meta.requests),
+            Term(forgotten_term),
+            Lsn(forgotten_lsn),
+        )
+    )
+    drops = Drops(settings.limits.remembered_drops_max)
+    drops.restore(
+        DropsState(
+            tuple((d.origin, LsnRange(d.first_lsn, d.last_lsn)) for d in meta.drops),
+            tuple((InstanceId(i), Lsn(lsn)) for i, lsn in meta.extra.get("drops_forgotten", ())),
+        )
+    )
+    return requests, drops

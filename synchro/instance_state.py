@@ -1,0 +1,134 @@
+"""What the parts of one instance share, and questions about it that need more than one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode, Settings
+from synchro.errors import ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
+from synchro.ids import NOBODY, CallId, InstanceId
+from synchro.instance_calls import Call
+from synchro.instance_log import LogTail
+from synchro.queue.fates import Drops
+from synchro.queue.limbo import Limbo, QueueState
+from synchro.queue.request_table import RequestTable
+from synchro.raft.core import Raft
+from synchro.raft.messages import Membership
+from synchro.row import Dml
+from synchro.storage import schema
+from synchro.storage.memtx import Memtx
+
+
+@dataclass(slots=True)
+class State:
+    """The parts, the calls that wait, and the effects of the step that runs.
+
+    progressed: something happened that may let waiting work go on; looked at before a step ends.
+    membership_touched: a `_cluster` row was prepared, decided or undone.
+    """
+
+    self_id: InstanceId
+    settings: Settings
+    memtx: Memtx
+    limbo: Limbo
+    raft: Raft
+    log: LogTail
+    requests: RequestTable
+    drops: Drops
+    decided: ev.Position
+    effects: list[ev.Effect] = field(default_factory=list)
+    calls: dict[CallId, Call] = field(default_factory=dict)
+    registering: dict[CallId, InstanceId] = field(default_factory=dict)
+    """calls that ask for a `_cluster` row, and the id it gives"""
+    progressed: bool = False
+    membership_touched: bool = False
+
+    # --- answers
+
+    def reply(self, call_id: CallId, outcome: ev.Outcome) -> None:
+        self.forget_call(call_id)
+        self.effects.append(ev.Reply(call_id, outcome))
+
+    def refuse(self, call_id: CallId, error: SynchroError) -> None:
+        self.reply(call_id, ev.Rejected(error))
+
+    def forget_call(self, call_id: CallId) -> Call | None:
+        if self.registering:
+            self.registering.pop(call_id, None)
+        return self.calls.pop(call_id, None)
+
+    def notice(self, event: str, **facts: object) -> None:
+        self.effects.append(ev.Notice(event, facts))
+
+    # --- who is who
+
+    @property
+    def registered(self) -> frozenset[InstanceId]:
+        """Members whose `_cluster` row is committed [M-51]."""
+        return frozenset(self.memtx.members())
+
+    def election_membership(self) -> Membership:
+        """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
+        members = frozenset(self.memtx.prepared_members())
+        return Membership(members, self.settings.synchro_quorum.quorum(len(members)))
+
+    def name_of(self, instance: InstanceId) -> str:
+        member = self.memtx.members().get(instance)
+        return (member[1] or member[0]) if member is not None else ""
+
+    # --- who may write
+
+    def read_only_reason(self) -> str | None:
+        """First match of [E-42], None when writable [E-40]."""
+        if (
+            self.limbo.state is QueueState.REPLICA
+            or self.raft.volatile_term > self.limbo.term
+            or (self.settings.election_mode is not ElectionMode.OFF and not self.raft.is_leader)
+        ):
+            return "synchro"
+        return "config" if self.settings.read_only else None
+
+    def read_only_error(self, reason: str) -> ReadOnly:
+        """[E-44]"""
+        raft, limbo = self.raft, self.limbo
+        if reason == "config":
+            text = "box.cfg.read_only is true"
+        else:
+            text = f"state is election {raft.role.name.lower()} with term {raft.volatile_term}"
+            if raft.leader != NOBODY:
+                text += f", leader is {raft.leader} ({self.name_of(raft.leader)})"
+            text += f", synchro queue with term {limbo.term} belongs to {limbo.owner_id}"
+            if limbo.owner_id != NOBODY:
+                text += f" ({self.name_of(limbo.owner_id)})"
+            if limbo.owner_id == self.self_id:
+                text += " and is frozen until promotion"
+        return ReadOnly(
+            f"Can't modify data on a read-only instance - {text}; nothing was written",
+            ro_reason=reason,
+            term=raft.volatile_term,
+            owner=limbo.owner_id,
+            leader=raft.leader or None,
+        )
+
+    def is_never_read_only(self, op: Dml) -> bool:
+        """Local and temporary data, and the definitions of temporary spaces [D-4], [L-22]."""
+        if schema.is_ddl_space(op.space_id):
+            named = op.value or op.key or (0,)
+            return isinstance(named[0], int) and named[0] >= schema.TEMPORARY_ID_MIN
+        space = self.memtx.space(op.space_id)
+        return space.is_local or space.is_temporary
+
+    def not_owner_error(self) -> SynchroError:
+        owner = self.limbo.owner_id
+        if owner == NOBODY:
+            return SyncQueueUnclaimed(
+                "The synchronous transaction queue doesn't belong to any instance; next: promote"
+            )
+        if owner == self.self_id:
+            return SyncQueueForeign(
+                "The synchronous transaction queue is frozen until promotion", owner=owner
+            )
+        return SyncQueueForeign(
+            f"The synchronous transaction queue belongs to other instance with id {owner}", owner=owner
+        )

@@ -1,0 +1,240 @@
+"""Data transactions from `prepare` to their decision: own, received and recovered ones alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from synchro import instance_events as ev
+from synchro.errors import SynchroError, SyncRollback, SyncTimeout, TransactionConflict
+from synchro.ids import CallId, Term
+from synchro.instance_calls import PendingTxn
+from synchro.instance_state import State
+from synchro.queue.effects import EntriesRolledBack
+from synchro.queue.fates import TxnFate, fate_by_lsn
+from synchro.row import Dml, Txn, TxnId
+from synchro.storage import schema
+from synchro.storage.memtx import Prepared
+
+_FATES = {
+    TxnFate.COMMITTED: ev.Fate.COMMITTED,
+    TxnFate.ROLLED_BACK: ev.Fate.ROLLED_BACK,
+    TxnFate.PENDING: ev.Fate.PENDING,
+    TxnFate.UNKNOWN: ev.Fate.UNKNOWN,
+}
+
+
+def conflict() -> TransactionConflict:
+    return TransactionConflict(
+        "Transaction has been aborted by conflict with one that is not decided yet; nothing was written"
+    )
+
+
+class Transactions:
+    """Undecided data transactions, and what happens when they are decided.
+
+    X1  `undecided` counts those that are prepared and neither committed nor rolled back.
+    X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
+    """
+
+    __slots__ = ("_state", "ddl", "membership_change", "undecided")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.undecided = 0
+        self.ddl: PendingTxn | None = None
+        self.membership_change: PendingTxn | None = None
+        """The registration that was asked for here and is not decided: one at a time (ADR 6)."""
+
+    def must_wait(self, ops: Sequence[Dml]) -> bool:
+        """DDL is prepared alone, and nothing is prepared behind it (X2)."""
+        if self.ddl is not None:
+            return True
+        return self.undecided > 0 and any([schema.is_ddl_space(op.space_id) for op in ops])
+
+    # --- in
+
+    def enter(self, txn: Txn, prepared: Prepared, *, in_queue: bool, is_sync: bool, now: float) -> PendingTxn:
+        """It is prepared and has its LSN. in_queue: it waits in the limbo for its decision."""
+        state = self._state
+        pending = PendingTxn(txn, prepared, is_sync=is_sync)
+        self.undecided += 1
+        if prepared.is_ddl:
+            assert self.undecided == 1  # X2
+            self.ddl = pending
+        if prepared.touches_system and schema.CLUSTER_ID in prepared.system:
+            pending.is_membership = True
+            state.membership_touched = True
+        if in_queue:
+            pending.entry = state.limbo.submit(
+                origin=txn.origin,
+                lsn=txn.lsn,
+                wait_ack=txn.is_wait_ack,
+                size=prepared.size,
+                payload=pending,
+                now=now,
+            )
+        if txn.request_id is not None:
+            state.requests.prepared(txn.request_id, txn.origin, txn.lsn)
+        return pending
+
+    def prepare_received(self, txn: Txn, now: float) -> PendingTxn:
+        """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23]."""
+        state = self._state
+        ops = [row.body for row in txn.rows if isinstance(row.body, Dml)]
+        prepared = state.memtx.prepare(ops, from_peer=True)
+        state.log.follow(txn.components())
+        in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
+        return self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
+
+    # --- out
+
+    def commit(self, pending: PendingTxn, term: Term) -> None:
+        """term: queue term of its segment, part of its position in the history."""
+        state, txn = self._state, pending.txn
+        state.memtx.commit(pending.prepared)
+        if txn.request_id is not None:
+            state.requests.committed(txn.request_id, txn.origin, txn.lsn, term=term)
+        if txn.origin in (state.limbo.owner_id, state.self_id):
+            state.decided = ev.Position(term, txn.lsn)
+        if pending.calls:
+            committed = ev.Committed(pending.id, pending.prepared.results, pending.is_sync)
+            for call_id in pending.calls:
+                new_id = state.registering.get(call_id)
+                state.reply(call_id, committed if new_id is None else ev.Registered(new_id, state.log.vclock))
+        for call_id, error in pending.refusals or ():
+            state.refuse(call_id, error)
+        self._settle(pending, ev.Fate.COMMITTED)
+
+    def roll_back(self, effect: EntriesRolledBack) -> None:
+        """A decided PROMOTE dropped them, newest first [Q-51]; nobody else may say SYNC_ROLLBACK."""
+        for entry in effect.entries:
+            pending = entry.payload
+            assert isinstance(pending, PendingTxn)
+            error = SyncRollback(
+                f"transaction {pending.id} was rolled back: the PROMOTE of term {effect.by_term} "
+                "did not hold it",
+                outcome="rolled_back",
+                by_term=effect.by_term,
+            )
+            self.note_dropped(pending.txn)
+            self.undo(pending, error)
+
+    def undo(self, pending: PendingTxn, error: SynchroError) -> None:
+        state, txn = self._state, pending.txn
+        state.memtx.rollback(pending.prepared)
+        if txn.request_id is not None:
+            state.requests.rolled_back(txn.request_id, txn.origin, txn.lsn)
+        for call_id in (*pending.calls, *(pending.submit_calls or ())):
+            state.refuse(call_id, error)
+        for call_id, _ in pending.refusals or ():
+            state.refuse(call_id, conflict())
+        self._settle(pending, ev.Fate.ROLLED_BACK)
+
+    def _settle(self, pending: PendingTxn, fate: ev.Fate) -> None:
+        state = self._state
+        self.undecided -= 1
+        state.progressed = True
+        for call_id in pending.waits or ():
+            state.reply(call_id, ev.FateKnown(fate, pending.id))
+        if self.ddl is pending:
+            self.ddl = None
+        if self.membership_change is pending:
+            self.membership_change = None
+        if pending.is_membership:
+            state.membership_touched = True
+
+    def note_dropped(self, txn: Txn) -> None:
+        """Its LSNs have no effect: rolled back, or stored as NOPs."""
+        if not txn.is_local:
+            self._state.drops.add(txn.origin, txn.rows[0].tsn, txn.lsn)
+
+    def answer_submitted(self, pending: PendingTxn) -> None:
+        for call_id in pending.submit_calls or ():
+            self._state.reply(call_id, ev.Submitted(pending.id, pending.is_sync))
+        pending.submit_calls = None
+
+    # --- looking for one
+
+    def find(self, txn_id: TxnId) -> PendingTxn | None:
+        return next((pending for pending in self if pending.id == txn_id), None)
+
+    def find_prepared(self, prepared: Prepared) -> PendingTxn:
+        return next(pending for pending in self if pending.prepared is prepared)
+
+    def __iter__(self) -> Iterator[PendingTxn]:
+        """Newest first: retries and refusals are about recent ones."""
+        yield from (p for p in self._state.log.pending_txns() if p.entry is None)
+        for entry in reversed(self._state.limbo.entries):
+            assert isinstance(entry.payload, PendingTxn)
+            yield entry.payload
+
+    # --- asking about one
+
+    def expire(self, call_id: CallId, pending: PendingTxn) -> None:
+        """The caller's time is over; the transaction stays (ADR 3)."""
+        state = self._state
+        is_refusal = any(refusal[0] == call_id for refusal in pending.refusals or ())
+        is_wait = call_id in (pending.waits or ())
+        pending.detach(call_id)
+        if is_refusal:
+            state.refuse(call_id, conflict())
+        elif is_wait:
+            state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, pending.id))
+        else:
+            state.reply(call_id, self._outcome_unknown(pending))
+
+    def _outcome_unknown(self, pending: PendingTxn) -> ev.OutcomeUnknown:
+        state, txn_id = self._state, pending.id
+        limbo = state.limbo
+        is_written = txn_id.lsn <= state.log.vclock.get(txn_id.origin)
+        acked = limbo.holders(txn_id.origin, txn_id.lsn)
+        missing = state.registered - acked
+        name = f" for {txn_id}" if is_written else ""
+        error = SyncTimeout(
+            f"no quorum{name} in time ({len(acked)} of {limbo.quorum}); "
+            "the transaction stays in the queue, outcome unknown",
+            outcome="unknown",
+            txn=txn_id if is_written else None,
+            acked=",".join(map(str, sorted(acked))),
+            needed=limbo.quorum,
+            missing=",".join(map(str, sorted(missing))),
+        )
+        return ev.OutcomeUnknown(error, txn_id if is_written else None)
+
+    def on_wait_requested(self, event: ev.WaitRequested) -> None:
+        state, txn_id = self._state, event.txn
+        if txn_id is None:
+            assert event.request_id is not None  # the service checks that one of both is given
+            known = state.requests.find(event.request_id)
+            if known is None:
+                state.reply(event.call_id, ev.FateKnown(ev.Fate.UNKNOWN))
+                return
+            txn_id = TxnId(known.origin, known.lsn)
+            if known.is_decided:
+                state.reply(event.call_id, ev.FateKnown(ev.Fate.COMMITTED, txn_id))
+                return
+        pending = self.find(txn_id)
+        if pending is None:
+            state.reply(event.call_id, ev.FateKnown(self._fate_of(txn_id), txn_id))
+            return
+        if pending.waits is None:
+            pending.waits = []
+        pending.waits.append(event.call_id)
+        state.calls[event.call_id] = pending
+
+    def _fate_of(self, txn_id: TxnId) -> ev.Fate:
+        """Of a transaction that is not pending here; LSNs that were dropped are remembered apart."""
+        state = self._state
+        fate = fate_by_lsn(
+            txn_id.origin,
+            txn_id.lsn,
+            drops=state.drops,
+            confirmed_vclock=state.limbo.confirmed_vclock,
+            written_lsn=state.log.vclock.get(txn_id.origin),
+            is_pending=False,
+        )
+        return _FATES[fate]
+
+    def check(self) -> None:
+        assert self.undecided == sum(1 for _ in self)  # X1
+        assert self.ddl is None or self.undecided == 1  # X2

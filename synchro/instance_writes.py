@@ -1,0 +1,281 @@
+"""Writes of clients: may it be done, has it been done, is there room; then prepare, number, queue, log."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import assert_never
+
+from synchro import instance_events as ev
+from synchro.errors import (
+    IllegalParams,
+    OldTerm,
+    QuorumWait,
+    ReplicaMax,
+    RequestExpired,
+    SynchroError,
+    SyncQueueFull,
+)
+from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId
+from synchro.instance_calls import PendingTxn
+from synchro.instance_state import State
+from synchro.instance_txns import Transactions, conflict
+from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, RowType, TxnId
+from synchro.storage import schema, xrow
+from synchro.storage.memtx import PendingRefusal, Prepared
+
+
+class Writes:
+    """Requests of clients on their way to becoming transactions.
+
+    W1  What waits in `waiting` is unprepared and has no LSN; it goes on in the order it came (ADR 3).
+    W2  Every refusal leaves no trace: nothing prepared, no LSN, no request id.
+    """
+
+    __slots__ = ("_state", "_txns", "waiting")
+
+    def __init__(self, state: State, txns: Transactions) -> None:
+        self._state = state
+        self._txns = txns
+        self.waiting: deque[ev.ClientWrite] = deque()
+
+    # --- room
+
+    def on_client_writes(self, event: ev.ClientWrites, now: float) -> None:
+        for write in event.writes:
+            if self.waiting or self._must_wait(write):
+                self._wait_for_room(write)
+            else:
+                self._begin(write, now)
+
+    def _must_wait(self, write: ev.ClientWrite) -> bool:
+        """Room (ADR 3), a DDL barrier, or a decision on its way to disk: nothing is prepared behind it, or
+        recovery could not tell whether a local transaction was dropped with what it followed."""
+        state = self._state
+        return state.limbo.is_full or state.log.barriers > 0 or self._txns.must_wait(write.ops)
+
+    def _wait_for_room(self, write: ev.ClientWrite) -> None:
+        state = self._state
+        if write.wait is ev.WaitMode.NONE or len(self.waiting) >= state.settings.limits.waiting_calls_max:
+            state.refuse(
+                write.call_id, self._full("The synchronous transaction queue is full; nothing was written")
+            )
+            return
+        self.waiting.append(write)
+        state.calls[write.call_id] = write
+
+    def _full(self, text: str) -> SyncQueueFull:
+        return SyncQueueFull(
+            text,
+            size=self._state.limbo.size,
+            limit=self._state.settings.synchro_queue_max_size,
+            waiting=len(self.waiting),
+        )
+
+    def drain(self, now: float) -> None:
+        """Something made room, or took the right to write away: look at who waits, in order."""
+        waiting = self.waiting
+        while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
+            write = waiting.popleft()
+            self._state.calls.pop(write.call_id)
+            self._begin(write, now)
+
+    def _is_refused(self, write: ev.ClientWrite) -> bool:
+        """Leadership is gone: who waits unprepared need not wait for room to hear it."""
+        try:
+            self._check_may_write(write)
+        except SynchroError:
+            return True
+        return False
+
+    def expire(self, write: ev.ClientWrite) -> None:
+        self.drop(write)
+        text = "The synchronous transaction queue had no room in time; nothing was written"
+        self._state.refuse(write.call_id, self._full(text))
+
+    def drop(self, write: ev.ClientWrite) -> None:
+        self.waiting.remove(write)
+        self._state.progressed = True
+
+    # --- one write
+
+    def _begin(self, write: ev.ClientWrite, now: float) -> None:
+        try:
+            self._begin_or_raise(write, now)
+        except SynchroError as error:
+            self._state.refuse(write.call_id, error)
+        except PendingRefusal as refusal:
+            self._hold_refusal(write, refusal)
+
+    def _begin_or_raise(self, write: ev.ClientWrite, now: float) -> PendingTxn | None:
+        """None: it is answered already."""
+        state = self._state
+        if write.request_id is not None and self._answer_retry(write):
+            return None
+        self._check_may_write(write)
+        prepared = state.memtx.prepare(write.ops)
+        if not prepared.ops:
+            state.memtx.commit(prepared)
+            state.reply(write.call_id, ev.Committed(None, prepared.results))
+            return None
+        try:
+            is_sync = self._is_sync(write, prepared)
+        except SynchroError:
+            state.memtx.rollback(prepared)  # W2
+            raise
+        pending = self._send(write, prepared, is_sync=is_sync, now=now)
+        self._answer_later(write, pending)
+        return pending
+
+    def _check_may_write(self, write: ev.ClientWrite) -> None:
+        state = self._state
+        if write.expected_term is not None and write.expected_term != state.limbo.term:
+            raise OldTerm(
+                f"The term is outdated: old - {write.expected_term}, new - {state.limbo.term}; "
+                "nothing was written",
+                expected=write.expected_term,
+                term=state.limbo.term,
+            )
+        reason = state.read_only_reason()
+        if reason is not None and not all(state.is_never_read_only(op) for op in write.ops):
+            raise state.read_only_error(reason)
+
+    def _is_sync(self, write: ev.ClientWrite, prepared: Prepared) -> bool:
+        """[Q-10]; rows of system spaces too while the queue has an owner (ADR 6). Raises [Q-13]."""
+        limbo = self._state.limbo
+        if not prepared.is_sync and not (prepared.touches_system and limbo.owner_id != NOBODY):
+            return False
+        limbo.check_submit(is_fully_local=False)
+        if write.call_id not in self._state.registering:
+            self._check_enough_members()
+        return True
+
+    def _check_enough_members(self) -> None:
+        """A synchronous write that can never have its quorum would block the registration that frees it."""
+        registered = len(self._state.memtx.members())
+        needed = self._state.settings.synchro_quorum.quorum(registered)
+        if registered < needed:
+            raise QuorumWait(
+                f"Couldn't wait for quorum {needed}: only {registered} instances are registered; "
+                "nothing was written",
+                needed=needed,
+                registered=registered,
+            )
+
+    def _send(self, write: ev.ClientWrite, prepared: Prepared, *, is_sync: bool, now: float) -> PendingTxn:
+        """Give LSNs, queue it if it must wait for a quorum or behind one that does, write it."""
+        state = self._state
+        in_queue = is_sync or state.limbo.must_wait()
+        flags = FLAG_COMMIT
+        if is_sync:
+            flags |= FLAG_WAIT_SYNC | FLAG_WAIT_ACK
+        elif in_queue:
+            flags |= FLAG_WAIT_SYNC
+        if write.request_id is not None:
+            flags |= FLAG_REQUEST_ID
+        txn = state.log.number(prepared.ops, prepared.local, flags, write.request_id)
+        pending = self._txns.enter(txn, prepared, in_queue=in_queue, is_sync=is_sync, now=now)
+        state.log.append(pending)
+        return pending
+
+    def _answer_later(self, write: ev.ClientWrite, pending: PendingTxn) -> None:
+        match write.wait:
+            case ev.WaitMode.COMPLETE:
+                pending.calls.append(write.call_id)
+                self._state.calls[write.call_id] = pending
+            case ev.WaitMode.SUBMIT:
+                if pending.submit_calls is None:
+                    pending.submit_calls = []
+                pending.submit_calls.append(write.call_id)
+                self._state.calls[write.call_id] = pending
+            case ev.WaitMode.NONE:
+                self._state.reply(write.call_id, ev.Submitted(None, pending.is_sync))
+            case _:
+                assert_never(write.wait)
+
+    # --- retries and refusals
+
+    def _answer_retry(self, write: ev.ClientWrite) -> bool:
+        """A known request id has one effect: join the waiters, or say what it was. True if answered."""
+        requests = self._state.requests
+        assert write.request_id is not None
+        known = requests.find(write.request_id)
+        if known is None:
+            position = write.known_position
+            if position is not None and requests.expired(known_term=position.term, known_lsn=position.lsn):
+                raise RequestExpired(
+                    "the request id is older than what is remembered; outcome unknown, "
+                    "nothing was executed now",
+                    outcome="unknown",
+                )
+            return False
+        txn_id = TxnId(known.origin, known.lsn)
+        pending = None if known.is_decided else self._txns.find(txn_id)
+        if known.is_decided:
+            self._state.reply(write.call_id, ev.Committed(txn_id, duplicate=True))
+        else:
+            assert pending is not None, txn_id
+            is_written = txn_id.lsn <= self._state.log.vclock.get(txn_id.origin)
+            if write.wait is ev.WaitMode.SUBMIT and is_written:
+                self._state.reply(write.call_id, ev.Submitted(txn_id, pending.is_sync))
+            else:
+                self._answer_later(write, pending)
+        return True
+
+    def _hold_refusal(self, write: ev.ClientWrite, refusal: PendingRefusal) -> None:
+        """The refusal rests on a tuple that nobody may see yet: answer when its fate is known (ADR 7)."""
+        if write.wait is ev.WaitMode.NONE:
+            self._state.refuse(write.call_id, conflict())
+            return
+        blocker = self._txns.find_prepared(refusal.blocker)
+        if blocker.refusals is None:
+            blocker.refusals = []
+        blocker.refusals.append((write.call_id, refusal.error))
+        self._state.calls[write.call_id] = blocker
+
+    # --- registration
+
+    def on_register_requested(self, event: ev.RegisterRequested, now: float) -> None:
+        """[M-22]: a `_cluster` row, one at a time, by whoever may write; smallest free id [M-3]."""
+        try:
+            self._register(event, now)
+        except SynchroError as error:
+            self._state.refuse(event.call_id, error)
+
+    def _register(self, event: ev.RegisterRequested, now: float) -> None:
+        state, txns = self._state, self._txns
+        known = next((i for i, (uuid, _) in state.memtx.members().items() if uuid == event.uuid), None)
+        if known is not None:
+            state.reply(event.call_id, ev.Registered(known, state.log.vclock))
+            return
+        reason = state.read_only_reason()
+        if reason is not None:
+            raise state.read_only_error(reason)
+        if txns.membership_change is not None or txns.must_wait(()):
+            raise QuorumWait(
+                "another change of members or definitions is not decided yet; nothing was changed, try again"
+            )
+        new_id = self._id_for(event)
+        value = (int(new_id), event.uuid, event.name)
+        op = xrow.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
+        state.registering[event.call_id] = new_id
+        try:
+            txns.membership_change = self._begin_or_raise(ev.ClientWrite(event.call_id, (op,)), now)
+        except PendingRefusal as refusal:
+            raise refusal.error from refusal
+
+    def _id_for(self, event: ev.RegisterRequested) -> InstanceId:
+        """A name keeps its id when its instance comes back under a new UUID [M-25]."""
+        state = self._state
+        members = state.memtx.prepared_members()
+        same_name = next((i for i, (_, name) in members.items() if name == event.name), None)
+        if same_name is not None:
+            if same_name == state.self_id or same_name in state.raft.healthy:
+                raise IllegalParams(
+                    f"Duplicate replica name {event.name}, already occupied by {members[same_name][0]}; "
+                    "nothing was changed"
+                )
+            return same_name
+        free = [InstanceId(i) for i in range(1, INSTANCE_ID_MAX + 1) if InstanceId(i) not in members]
+        if not free:
+            raise ReplicaMax("Replica count limit reached: 32; nothing was changed")
+        return free[0]

@@ -1,0 +1,561 @@
+"""The limbo: who owns the queue, what is confirmed, and how the queue changes hands.
+
+A synchronous transaction waits here until a quorum holds it. The life of one, on its owner:
+
+    submit -> (disk) written -> acks -> WriteControl(Confirm) -> (disk) control_written -> committed
+
+and of a take-over, on the new raft leader of term T:
+
+    raft_changed(T) -> a quorum holds the base -> WriteControl(Promote) -> (disk) -> pending
+                    -> a quorum holds the PROMOTE -> WriteControl(Confirm) -> (disk) -> decided: owner
+
+Every other instance does the same with the same rows as it reads them. Nothing here is decided by time,
+and a PROMOTE that only its writer holds decides nothing (ADR 1). Rules [Q-*], [P-*].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from synchro.errors import (
+    NotLeader,
+    ReadOnly,
+    SplitBrain,
+    SyncQueueForeign,
+    SyncQueueUnclaimed,
+    Unsupported,
+)
+from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
+from synchro.queue.effects import (
+    EntriesCommitted,
+    EntriesRolledBack,
+    LimboEffect,
+    OwnerChanged,
+    WriteControl,
+)
+from synchro.queue.entry import LimboEntry
+from synchro.queue.limbo_queue import ZERO_LSN, LimboQueue
+from synchro.queue.promotion import PendingPromote, PendingPromotes
+from synchro.queue.quorum import Acks
+from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data
+from synchro.queue.state import LimboState, QueueState
+from synchro.row import Confirm, Control, Demote, Promote
+from synchro.vclock import Vclock
+
+__all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
+
+
+class Limbo:
+    """The synchronous queue of one instance, and its part in the protocol around it.
+
+    L1  The queue holds entries of the decided owner only; a pending PROMOTE changes nothing of it [P-3].
+    L2  An entry leaves by commit only when a CONFIRM of the owner or a decided PROMOTE covers it, and by
+        rollback only when a decided PROMOTE does not (or the WAL was cut back) (ADR 2).
+    L3  At most one own control row is on its way to disk [L-7].
+    L4  Own control rows are asked for only while raft leader of a persisted term: CONFIRM of entries in
+        state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
+    L5  `term`, `promote_terms` and `confirmed_vclock` never go back [P-4].
+    L6  confirmed_vclock[owner] = confirmed_lsn.
+
+    Methods that tell a fact return what follows from it, in order. `now`: monotonic seconds.
+    """
+
+    def __init__(
+        self, *, self_id: InstanceId, registered: frozenset[InstanceId], quorum: int, max_size: int
+    ) -> None:
+        """quorum: the evaluated one [Q-30]. max_size: bytes, 0 = unlimited [Q-46]."""
+        self.self_id: Final = self_id
+        self.max_size = max_size
+        self._queue = LimboQueue()
+        self._acks = Acks(registered, quorum)
+        self._term = INITIAL_TERM
+        self._confirmed_vclock: dict[InstanceId, Lsn] = {}
+        self._promote_terms: dict[InstanceId, Term] = {}
+        self._confirmed_vclock_view = MappingProxyType(self._confirmed_vclock)
+        self._promote_terms_view = MappingProxyType(self._promote_terms)
+        self._pending = PendingPromotes()
+        self._void: dict[InstanceId, PendingPromote] = {}
+        self._is_in_recovery = True
+        self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
+        self._volatile_term = INITIAL_TERM
+        self._persisted_term = INITIAL_TERM
+        self._is_raft_leader = False
+        self._in_flight: Confirm | Promote | Demote | None = None
+        self._demote_from: Term | None = None  # queue term that a requested DEMOTE shall end
+
+    # --- facts ----------------------------------------------------------------------------------------
+
+    @property
+    def owner_id(self) -> InstanceId:
+        return self._queue.owner_id
+
+    @property
+    def term(self) -> Term:
+        """Queue term: of the last decided PROMOTE or DEMOTE."""
+        return self._term
+
+    @property
+    def state(self) -> QueueState:
+        """[Q-3]. A transition in flight is of another term than the queue's, so it needs no flag."""
+        if self._queue.owner_id == NOBODY:
+            return QueueState.INACTIVE
+        is_leader = (
+            self._queue.owner_id == self.self_id
+            and self._claimed_here == self._term
+            and self._is_raft_leader
+            and self._volatile_term == self._term
+        )
+        return QueueState.LEADER if is_leader else QueueState.REPLICA
+
+    @property
+    def confirmed_lsn(self) -> Lsn:
+        return self._queue.confirmed_lsn
+
+    @property
+    def volatile_confirmed_lsn(self) -> Lsn:
+        """A quorum holds the owner's entries up to here; the CONFIRM may still be on its way [Q-1]."""
+        return self._queue.volatile_confirmed_lsn
+
+    @property
+    def confirmed_vclock(self) -> Mapping[InstanceId, Lsn]:
+        """Per owner, past or present: everything up to this LSN is decided."""
+        return self._confirmed_vclock_view
+
+    @property
+    def promote_terms(self) -> Mapping[InstanceId, Term]:
+        """Per instance: the highest term of a decided PROMOTE or DEMOTE of it."""
+        return self._promote_terms_view
+
+    @property
+    def pending(self) -> PendingPromotes:
+        return self._pending
+
+    @property
+    def pending_promotes(self) -> Sequence[PendingPromote]:
+        """Lowest term first."""
+        return tuple(self._pending)
+
+    @property
+    def void(self) -> Mapping[InstanceId, PendingPromote]:
+        """Per writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
+        return self._void
+
+    @property
+    def first_lsn(self) -> Lsn:
+        return self._queue.first_lsn
+
+    @property
+    def last_lsn(self) -> Lsn:
+        """LSN of the newest global entry, of either kind; 0 if there is none."""
+        return self._queue.last_lsn
+
+    @property
+    def is_busy(self) -> bool:
+        """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or an own control row is on its way to disk."""
+        return self._in_flight is not None or len(self._pending) > 0
+
+    @property
+    def is_deciding(self) -> bool:
+        """The own CONFIRM that decides a take-over is on its way to disk: prepare nothing behind it."""
+        return isinstance(self._in_flight, Confirm) and self.is_barrier(self.self_id, self._in_flight)
+
+    @property
+    def is_full(self) -> bool:
+        """New requests must wait: only the owner may say so, a replica that refused would block itself."""
+        return 0 < self.max_size <= self._queue.size and self._queue.owner_id == self.self_id  # [L-11]
+
+    @property
+    def quorum(self) -> int:
+        """As configured and evaluated [Q-33]."""
+        return self._acks.quorum
+
+    @property
+    def effective_quorum(self) -> int:
+        """What is counted against: not more than there are registered instances."""
+        return self._acks.effective_quorum
+
+    @property
+    def registered(self) -> frozenset[InstanceId]:
+        return self._acks.registered
+
+    @property
+    def confirm_lag(self) -> float:
+        """Seconds the last entry that was committed had waited; 0 at start [I-25]."""
+        return self._queue.confirm_lag
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._queue.size
+
+    @property
+    def entries(self) -> Sequence[LimboEntry]:
+        """A copy, oldest first."""
+        return tuple(self._queue)
+
+    def age(self, now: float) -> float:
+        """Seconds since the oldest entry was submitted; 0 when empty [I-25]."""
+        first = self._queue.first
+        return 0.0 if first is None else now - first.submitted_at
+
+    def holds(self, origin: InstanceId, lsn: Lsn) -> bool:
+        """Is this transaction in the queue?"""
+        return origin == self._queue.owner_id and origin != NOBODY and self._queue.holds(lsn)
+
+    def holders(self, origin: InstanceId, lsn: Lsn) -> frozenset[InstanceId]:
+        """Registered instances known to have this row on disk; the rest is `missing` of SYNC_TIMEOUT."""
+        return self._acks.holders(origin, lsn)
+
+    # --- admission ------------------------------------------------------------------------------------
+
+    def check_submit(self, *, is_fully_local: bool) -> None:
+        """May an own transaction enter the queue now? Raises as [Q-13] says; nothing was done then."""
+        if is_fully_local:
+            return  # [L-22]
+        owner = self._queue.owner_id
+        if owner == NOBODY:
+            raise SyncQueueUnclaimed("The synchronous transaction queue doesn't belong to any instance")
+        if owner != self.self_id:
+            if self._queue.first_lsn:
+                raise SyncQueueForeign(
+                    f"Found uncommitted sync transactions from other instance with id {owner}", owner=owner
+                )
+            raise SyncQueueForeign(
+                f"The synchronous transaction queue belongs to other instance with id {owner}", owner=owner
+            )
+        if self.state is not QueueState.LEADER:
+            raise ReadOnly(
+                f"The synchronous transaction queue belongs to this instance (id {owner}) "
+                "and is frozen until promotion",
+                ro_reason="synchro",
+                owner=owner,
+                term=self._term,
+            )
+
+    def must_wait(self) -> bool:
+        """Would an asynchronous or fully local transaction go behind the queue? [Q-10], [Q-11]."""
+        return len(self._queue) > 0 and self._queue.owner_id != NOBODY
+
+    def submit(
+        self, *, origin: InstanceId, lsn: Lsn, wait_ack: bool, size: int, payload: object, now: float
+    ) -> LimboEntry:
+        """Put a transaction that has its LSN into the queue: an own, a received or a recovered one.
+
+        The limit is not enforced here [L-11]. A fully local one is put behind others only (`must_wait`).
+        """
+        entry = LimboEntry(origin, lsn, wait_ack=wait_ack, size=size, payload=payload, submitted_at=now)
+        self._queue.append(entry, is_written=self._is_in_recovery)
+        return entry
+
+    def cut_back(self) -> list[LimboEntry]:
+        """The WAL dropped what was on its way: roll back entries that are not written, newest first.
+
+        A control row in flight is forgotten too; the same fact asks for it again at the next event, or
+        at `advance` [Q-47].
+        """
+        self._in_flight = None
+        return self._queue.cut_back()
+
+    # --- facts coming in ------------------------------------------------------------------------------
+
+    def written(self, vclock: Vclock, now: float) -> list[LimboEffect]:
+        """Everything up to `vclock` is synced here: the own ack [Q-20]. Precedes `control_written` of the
+        rows it covers, and whatever raft makes of it."""
+        self._acks.record(self.self_id, vclock)
+        completed = self._queue.mark_written(vclock)
+        effects: list[LimboEffect] = [EntriesCommitted(completed, self._term)] if completed else []
+        return effects + self.advance(now)
+
+    def ack(self, source: InstanceId, vclock: Vclock, now: float) -> list[LimboEffect]:
+        """`source` has this on disk. The caller has handled the ack's term before [L-5]."""
+        self._acks.record(source, vclock)
+        return self.advance(now)
+
+    def forget_acks(self, source: InstanceId, vclock: Vclock, now: float) -> list[LimboEffect]:
+        """`source` subscribed anew: its Hello is its first ack, former ones count no more [L-10]."""
+        self._acks.forget(source, vclock)
+        return self.advance(now)
+
+    def membership_changed(
+        self, registered: frozenset[InstanceId], quorum: int, now: float
+    ) -> list[LimboEffect]:
+        """Another set counts, or another quorum: look again at once [Q-27]."""
+        self._acks.registered = registered
+        self._acks.quorum = quorum
+        return self.advance(now)
+
+    def raft_changed(
+        self, *, volatile_term: Term, persisted_term: Term, is_leader: bool, now: float
+    ) -> list[LimboEffect]:
+        """A higher volatile term freezes the queue in this very call [Q-3], [L-5]."""
+        assert persisted_term <= volatile_term
+        self._volatile_term = volatile_term
+        self._persisted_term = persisted_term
+        self._is_raft_leader = is_leader
+        if self._demote_from is not None and volatile_term > self._demote_from + 1:
+            self._demote_from = None  # an election came between: this demote is no longer ours to do
+        return self.advance(now)
+
+    def recovery_finished(self, now: float) -> list[LimboEffect]:
+        """From now on rows are validated, counted and asked for; an own queue stays frozen [Q-71]."""
+        self._is_in_recovery = False
+        return self.advance(now)
+
+    # --- control rows ---------------------------------------------------------------------------------
+
+    def filter_control(self, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
+        """Judge a received row before it goes to the WAL. Raises SplitBrain or Unsupported [P-40..44]."""
+        return judge(self, origin, lsn, body)
+
+    def is_barrier(self, origin: InstanceId, body: Control) -> bool:
+        """Rows behind it may mean something else once it is applied: process none before it is written."""
+        match body:
+            case Promote() | Demote():
+                return True
+            case Confirm(owner, lsn):
+                return origin == owner and self._pending.announced_by(owner, lsn) is not None
+            case _:
+                return False
+
+    def control_sent(self, body: Confirm | Promote | Demote, lsn: Lsn) -> None:
+        """The row asked for has its LSN and is on its way to disk."""
+        assert body == self._in_flight, (body, self._in_flight)  # L3
+        assert lsn > 0
+
+    def control_written(self, origin: InstanceId, lsn: Lsn, body: Control, now: float) -> list[LimboEffect]:
+        """A control row is in the WAL, own, received or recovered: apply it."""
+        if origin == self.self_id and body == self._in_flight:
+            self._in_flight = None
+        effects: list[LimboEffect] = []
+        match self._verdict_of_written(origin, lsn, body):
+            case Verdict.COMMITS:
+                assert isinstance(body, Confirm)
+                effects = self._commit(body.lsn, now)
+            case Verdict.PENDS:
+                assert isinstance(body, Promote | Demote)
+                self._pending.add(PendingPromote(origin, lsn, body))
+            case Verdict.DECIDES:
+                assert isinstance(body, Confirm)
+                effects = self._decide(body, now)
+            case Verdict.NO_EFFECT:
+                if isinstance(body, Promote | Demote) and body.term <= self._term:
+                    self._remember_void(PendingPromote(origin, lsn, body))
+        return effects + self.advance(now)
+
+    def filter_data(self, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
+        """Judge a received data transaction by the *decided* terms [P-50], [L-2]. Raises SplitBrain.
+
+        While a PROMOTE is pending rows are stored as they are, so an ack stands for the real bytes.
+        """
+        return judge_data(self, origin, wait_sync=wait_sync, is_nop=is_nop)
+
+    # --- promote and demote ---------------------------------------------------------------------------
+
+    def request_demote(self, now: float) -> list[LimboEffect]:
+        """Elections are off and the owner gives the queue away [P-31]: the caller calls this, then lets raft
+        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE.
+
+        Raises NotLeader unless the queue is ours and of the current raft term. Ends with `OwnerChanged`.
+        """
+        if self.state is not QueueState.LEADER:
+            raise NotLeader(
+                f"The instance is not a leader. New leader is {self._queue.owner_id}",
+                owner=self._queue.owner_id,
+                term=self._term,
+            )
+        self._demote_from = self._term
+        return self.advance(now)
+
+    def cancel_demote(self, now: float) -> list[LimboEffect]:
+        """If the term is bumped already and no DEMOTE written, the leader promotes itself again."""
+        self._demote_from = None
+        return self.advance(now)
+
+    def advance(self, now: float) -> list[LimboEffect]:
+        """Ask for the one control row that the known facts allow, if any (L3, L4)."""
+        body = self._next_control()
+        if body is None:
+            return []
+        self._in_flight = body
+        return [WriteControl(body)]
+
+    def _next_control(self) -> Confirm | Promote | Demote | None:
+        if self._in_flight is not None or self._is_in_recovery or not self._is_raft_leader:
+            return None
+        raft_term = self._volatile_term
+        if self._persisted_term != raft_term:
+            return None
+        if self._term == raft_term:
+            return self._next_confirm() if self.state is QueueState.LEADER else None
+        if self._term > raft_term:
+            return None
+        own = self._pending.get(raft_term)
+        if own is None:
+            return self._next_transfer(raft_term)
+        # The writer alone announces that a quorum holds its row, by a CONFIRM of that very row.
+        if own.origin == self.self_id and self._acks.quorum_lsn(self.self_id) >= own.lsn:
+            return Confirm(self.self_id, own.lsn)
+        return None
+
+    def _next_confirm(self) -> Confirm | None:
+        """One CONFIRM for all entries that reached a quorum while the last one was being written [Q-24]."""
+        queue = self._queue
+        if len(queue) == 0:
+            return None
+        queue.count(self._acks.quorum_lsn(queue.owner_id))
+        if queue.volatile_confirmed_lsn == queue.confirmed_lsn:
+            return None
+        return Confirm(queue.owner_id, queue.volatile_confirmed_lsn)
+
+    def _next_transfer(self, raft_term: Term) -> Promote | Demote | None:
+        """[P-12] step 3: what the row builds on must be on a quorum first.
+
+        The base is the pending PROMOTE with the highest term, because a quorum may hold it and its writer
+        may have decided it; else the last entry, else what is confirmed.
+        """
+        base = self._pending.highest
+        if base is not None:
+            assert base.term < raft_term, (base, raft_term)  # its term was adopted before it was written
+            prev_owner, lsn, prev_term = base.origin, base.lsn, base.term
+            must_hold = lsn
+        else:
+            prev_owner, prev_term = self._queue.owner_id, self._term
+            must_hold = self._queue.last_lsn
+            lsn = must_hold or self._queue.confirmed_lsn
+        if must_hold and self._acks.quorum_lsn(prev_owner) < must_hold:
+            return None
+        if self._demote_from == self._term and self._queue.owner_id == self.self_id:
+            return Demote(prev_owner, lsn, raft_term, prev_term)
+        return Promote(prev_owner, lsn, raft_term, prev_term)
+
+    # --- applying ---------------------------------------------------------------------------------------
+
+    def _verdict_of_written(self, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
+        """What is in the WAL was accepted once, so it is not refused now [Q-70]."""
+        try:
+            return judge(self, origin, lsn, body)
+        except (SplitBrain, Unsupported):
+            return Verdict.NO_EFFECT
+
+    def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
+        owner = self._queue.owner_id
+        committed = self._queue.confirm(lsn, now)
+        self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # L5
+        return [EntriesCommitted(committed, self._term)] if committed else []
+
+    def _decide(self, confirm: Confirm, now: float) -> list[LimboEffect]:
+        """A quorum holds this PROMOTE or DEMOTE, hence all it builds on: carry them out, oldest first."""
+        newest = self._pending.announced_by(confirm.owner, confirm.lsn)
+        assert newest is not None
+        chain = self._pending.chain(newest, self._term)
+        effects: list[LimboEffect] = []
+        old_owner = self._queue.owner_id
+        confirmed = rolled_back = 0
+        for promote in chain:
+            committed, dropped = self._take_over(promote, now, effects)
+            confirmed += committed
+            rolled_back += dropped
+        self._raise_confirmed(confirm.owner, confirm.lsn)
+        if self._queue.owner_id == confirm.owner:
+            self._queue.confirm(confirm.lsn, now)  # L6: nothing to commit, the new queue is empty
+        for void in self._pending.drop_void(self._term):
+            if void not in chain:
+                self._remember_void(void)
+        if newest.origin == self.self_id and not self._is_in_recovery:
+            self._claimed_here = newest.term
+        self._demote_from = None
+        effects.append(
+            OwnerChanged(
+                old_owner, self._queue.owner_id, self._term, confirmed, rolled_back, decided=tuple(chain)
+            )
+        )
+        return effects
+
+    def _take_over(self, promote: PendingPromote, now: float, effects: list[LimboEffect]) -> tuple[int, int]:
+        """[P-2] step 6. Returns how many entries were committed and rolled back."""
+        body, segment = promote.body, self._term
+        committed: list[LimboEntry] = []
+        if body.prev_owner == self._queue.owner_id != NOBODY:
+            committed = self._queue.confirm(body.lsn, now)
+        dropped = self._queue.rollback_rest()
+        if committed:
+            effects.append(EntriesCommitted(committed, segment))
+        if dropped:
+            effects.append(EntriesRolledBack(dropped, segment, by_term=body.term))
+        # Everything of the old owner up to the border, and of the writer up to its row, is decided now: a
+        # late CONFIRM of either has no effect [P-41], [L-3].
+        self._raise_confirmed(body.prev_owner, body.lsn)
+        self._raise_confirmed(promote.origin, promote.lsn)
+        assert body.term > self._term  # L5
+        self._term = body.term
+        self._promote_terms[promote.origin] = body.term
+        owner = promote.origin if isinstance(body, Promote) else NOBODY
+        self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6
+        return len(committed), len(dropped)
+
+    def _raise_confirmed(self, owner: InstanceId, lsn: Lsn) -> None:
+        if owner != NOBODY:
+            self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # L5
+
+    def _remember_void(self, promote: PendingPromote) -> None:
+        if self._promote_terms.get(promote.origin, 0) < promote.term:
+            self._void[promote.origin] = promote
+
+    # --- snapshot ---------------------------------------------------------------------------------------
+
+    def snapshot_state(self) -> LimboState:
+        """Taken in the same step of the core as the view and the raft state [L-12]."""
+        return LimboState(
+            owner=self._queue.owner_id,
+            term=self._term,
+            confirmed_lsn=self._queue.confirmed_lsn,
+            confirmed_vclock=dict(self._confirmed_vclock),
+            promote_terms=dict(self._promote_terms),
+            pending_promotes=self.pending_promotes,
+        )
+
+    def committed_prefix(
+        self, written: Vclock, rows_of: Callable[[LimboEntry], Iterable[tuple[InstanceId, Lsn]]]
+    ) -> Vclock:
+        """The vclock of a view of committed tuples: what is written, without what is undecided [W-33].
+
+        Each component ends just before its first row of an entry, and before each pending PROMOTE, so that
+        replaying the WAL from there brings them back. rows_of: (origin, LSN) of all rows of an entry.
+        """
+        prefix = written
+        undecided = [(promote.origin, promote.lsn) for promote in self._pending]
+        for entry in self._queue:
+            undecided += rows_of(entry)
+        for origin, lsn in undecided:
+            if lsn <= prefix.get(origin):
+                prefix = prefix.replace(origin, Lsn(lsn - 1))
+        return prefix
+
+    def restore(self, state: LimboState) -> None:
+        """Before the WAL is replayed; the queue stays frozen until a promote of this process [Q-73]."""
+        assert self._is_in_recovery and len(self._queue) == 0
+        self._term = state.term
+        self._confirmed_vclock.clear()
+        self._confirmed_vclock.update(state.confirmed_vclock)
+        self._promote_terms.clear()
+        self._promote_terms.update(state.promote_terms)
+        self._queue = LimboQueue(state.owner, state.confirmed_lsn)
+        self._pending = PendingPromotes()
+        for promote in state.pending_promotes:
+            self._pending.add(promote)
+
+    def check(self) -> None:
+        self._queue.check()
+        self._acks.check()
+        self._pending.check(self._term)
+        owner = self._queue.owner_id
+        assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # L1
+        assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # L6
+        assert NOBODY not in self._confirmed_vclock  # L6
+        assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # L5
+        assert self._claimed_here <= self._term

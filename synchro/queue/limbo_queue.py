@@ -1,0 +1,236 @@
+"""The queue itself: order, size, commit from the left, rollback from the right. Rules [Q-1], [Q-51].
+
+A list and three cursors instead of a deque: "written" and "counted" end in the middle of the queue and
+only move on, so every entry is looked at once per cursor, however large the queue is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn
+from synchro.queue.entry import EntryState, LimboEntry
+from synchro.vclock import Vclock
+
+ZERO_LSN: Final = Lsn(0)
+COMPACT_AT: Final = 1024
+"""Decided entries kept at the front of the list before it is shortened; shortening costs one move."""
+
+
+class LimboQueue:
+    """Transactions of one owner in the local WAL whose fate is still open, oldest first.
+
+    Q1  All global entries have the same origin: `owner_id`. No owner means no global entries [P-3].
+    Q2  LSNs of global entries rise from left to right and lie above `confirmed_lsn`; those of fully local
+        entries rise too, in their own numbering, and are compared with nothing else [Q-15].
+    Q3  Commit takes from the left, rollback from the right. Nothing leaves from the middle [Q-51].
+    Q4  confirmed_lsn <= volatile_confirmed_lsn.
+    Q5  Written entries are a prefix. A local entry is at the front only while it is not written: the
+        global entry it followed is committed, its own disk write is all that is missing.
+    Q6  `size` is the sum of the sizes of the entries.
+    """
+
+    __slots__ = (
+        "_counted",
+        "_entries",
+        "_head",
+        "_written",
+        "confirm_lag",
+        "confirmed_lsn",
+        "owner_id",
+        "size",
+        "volatile_confirmed_lsn",
+    )
+
+    def __init__(self, owner_id: InstanceId = NOBODY, confirmed_lsn: Lsn = ZERO_LSN) -> None:
+        self.owner_id = owner_id
+        self.confirmed_lsn = confirmed_lsn
+        self.volatile_confirmed_lsn = confirmed_lsn
+        self.size = 0
+        self.confirm_lag = 0.0
+        self._entries: list[LimboEntry] = []
+        self._head = 0  # entries left of it are decided, and dropped at the next compaction
+        self._written = 0  # entries left of it are synced here
+        self._counted = 0  # entries left of it are at or below the quorum LSN
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._entries) - self._head
+
+    def __iter__(self) -> Iterator[LimboEntry]:
+        """Oldest first."""
+        return iter(self._entries[self._head :])
+
+    @property
+    def first(self) -> LimboEntry | None:
+        return self._entries[self._head] if self._head < len(self._entries) else None
+
+    @property
+    def first_lsn(self) -> Lsn:
+        """LSN of the oldest global entry; 0 if there is none."""
+        index = self._first_global()
+        return self._entries[index].lsn if index < len(self._entries) else ZERO_LSN
+
+    @property
+    def last_lsn(self) -> Lsn:
+        """LSN of the newest global entry; 0 if there is none."""
+        for index in range(len(self._entries) - 1, self._head - 1, -1):
+            if self._entries[index].origin != LOCAL:
+                return self._entries[index].lsn
+        return ZERO_LSN
+
+    def holds(self, lsn: Lsn) -> bool:
+        """Is this LSN of the owner the LSN of an entry?"""
+        low, high = self._head, len(self._entries)
+        while low < high:  # bisect by hand: local entries have no place in the order
+            middle = low + (high - low) // 2
+            probe = middle
+            while probe < high and self._entries[probe].origin == LOCAL:
+                probe += 1
+            if probe == high:
+                high = middle
+            elif self._entries[probe].lsn == lsn:
+                return True
+            elif self._entries[probe].lsn < lsn:
+                low = probe + 1
+            else:
+                high = middle
+        return False
+
+    # --- changing -----------------------------------------------------------------------------------
+
+    def append(self, entry: LimboEntry, *, is_written: bool = False) -> None:
+        """is_written: it is read from the WAL, so there is no `mark_written` to come for it."""
+        assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # Q1
+        assert entry.origin != LOCAL or len(self) > 0, entry  # Q5: it would not have to wait
+        self._entries.append(entry)
+        self.size += entry.size
+        if is_written:
+            assert self._written == len(self._entries) - 1  # Q5
+            entry.is_written = True
+            self._written = len(self._entries)
+
+    def mark_written(self, vclock: Vclock) -> list[LimboEntry]:
+        """The disk has everything up to `vclock`. Returns local entries that waited only for that."""
+        owner_lsn, local_lsn = vclock.get(self.owner_id), vclock.get(LOCAL)
+        entries, index = self._entries, self._written
+        while index < len(entries):
+            entry = entries[index]
+            if entry.lsn > (local_lsn if entry.origin == LOCAL else owner_lsn):
+                break
+            entry.is_written = True
+            index += 1
+        self._written = index
+        return self._take_left(self._head, ZERO_LSN)
+
+    def count(self, quorum_lsn: Lsn) -> None:
+        """A quorum holds the owner's rows up to `quorum_lsn`.
+
+        volatile_confirmed_lsn becomes the LSN of the last entry at or below it, of either kind (ADR 2).
+        """
+        entries, index = self._entries, max(self._counted, self._head)
+        while index < len(entries):
+            entry = entries[index]
+            if entry.origin != LOCAL:
+                if entry.lsn > quorum_lsn:
+                    break
+                self.volatile_confirmed_lsn = entry.lsn
+            index += 1
+        self._counted = index
+
+    def confirm(self, lsn: Lsn, now: float) -> list[LimboEntry]:
+        """Commit global entries up to `lsn` and the local ones behind them; returns them, oldest first."""
+        committed = self._take_left(self._head, lsn)
+        assert not 0 < self.first_lsn <= lsn, (
+            self.first_lsn,
+            lsn,
+        )  # a CONFIRM follows its entries in the WAL
+        self.confirmed_lsn = max(self.confirmed_lsn, lsn)
+        self.volatile_confirmed_lsn = max(self.volatile_confirmed_lsn, self.confirmed_lsn)  # Q4
+        if committed:
+            self.confirm_lag = now - committed[-1].submitted_at
+        return committed
+
+    def rollback_rest(self) -> list[LimboEntry]:
+        """Drop the oldest global entry and all behind it; returns them, newest first [Q-51].
+
+        Local entries in front of it follow a committed entry, so they stay until they are written.
+        """
+        return self._drop_right(self._first_global())
+
+    def cut_back(self) -> list[LimboEntry]:
+        """Drop the entries that are not on disk; returns them, newest first [Q-47]."""
+        return self._drop_right(max(self._written, self._head))
+
+    def transfer(self, owner_id: InstanceId, confirmed_lsn: Lsn) -> None:
+        """Hand the queue over. Every entry of the old owner is decided by then [P-3]."""
+        assert self._first_global() == len(self._entries)  # Q1
+        self.owner_id = owner_id
+        self.confirmed_lsn = confirmed_lsn
+        self.volatile_confirmed_lsn = confirmed_lsn
+        self._counted = self._head
+
+    # --- private ------------------------------------------------------------------------------------
+
+    def _first_global(self) -> int:
+        """Index of the oldest global entry; the length of the list if there is none."""
+        index = self._head
+        while index < len(self._entries) and self._entries[index].origin == LOCAL:
+            index += 1
+        return index
+
+    def _take_left(self, start: int, lsn: Lsn) -> list[LimboEntry]:
+        entries, index, size = self._entries, start, 0
+        while index < len(entries):
+            entry = entries[index]
+            if not entry.is_written if entry.origin == LOCAL else entry.lsn > lsn:
+                break
+            entry.state = EntryState.COMMIT
+            size += entry.size
+            index += 1
+        if index == start:
+            return []
+        taken = entries[start:index]
+        self.size -= size
+        self._head = index
+        self._written = max(self._written, index)
+        self._compact()
+        return taken
+
+    def _drop_right(self, keep: int) -> list[LimboEntry]:
+        dropped = self._entries[keep:]
+        del self._entries[keep:]
+        dropped.reverse()
+        for entry in dropped:
+            entry.state = EntryState.ROLLBACK
+            self.size -= entry.size
+        self._written = min(self._written, keep)
+        self._counted = min(self._counted, keep)
+        return dropped
+
+    def _compact(self) -> None:
+        head = self._head
+        if head == len(self._entries) or (head >= COMPACT_AT and 2 * head >= len(self._entries)):
+            del self._entries[:head]
+            self._written -= head
+            self._counted = max(0, self._counted - head)
+            self._head = 0
+
+    def check(self) -> None:
+        waiting = self._entries[self._head :]
+        global_lsns = [entry.lsn for entry in waiting if not entry.is_local]
+        local_lsns = [entry.lsn for entry in waiting if entry.is_local]
+        assert all(entry.origin == self.owner_id for entry in waiting if not entry.is_local)  # Q1
+        assert self.owner_id != NOBODY or not global_lsns  # Q1
+        assert global_lsns == sorted(set(global_lsns))  # Q2
+        assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # Q2
+        assert local_lsns == sorted(set(local_lsns))  # Q2
+        assert all(entry.state is EntryState.SUBMITTED for entry in waiting)  # Q3
+        assert self.confirmed_lsn <= self.volatile_confirmed_lsn  # Q4
+        assert [entry.is_written for entry in waiting] == [
+            index < self._written for index in range(self._head, len(self._entries))
+        ]  # Q5
+        assert not waiting or not waiting[0].is_local or not waiting[0].is_written  # Q5
+        assert self.size == sum(entry.size for entry in waiting)  # Q6

@@ -1,0 +1,84 @@
+"""PROMOTE and DEMOTE rows that are written but not decided. Rules [P-1], [P-2], ADR 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from synchro.ids import InstanceId, Lsn, Term
+from synchro.row import Demote, Promote
+
+
+class PendingPromote(NamedTuple):
+    """A PROMOTE or DEMOTE row of `origin` at its LSN."""
+
+    origin: InstanceId
+    lsn: Lsn
+    body: Promote | Demote
+
+    @property
+    def term(self) -> Term:
+        return self.body.term
+
+
+class PendingPromotes:
+    """What this instance holds of take-overs that a quorum may or may not hold.
+
+    N1  At most one of a term: the vote gives a term to one writer [E-2].
+    N2  Each one's ancestors, by `prev_term`, are pending here too, down to one that builds on the decided
+        queue term: a row never arrives before what its writer had in its log.
+    N3  All terms are above the decided queue term; those at or below it are void.
+    """
+
+    __slots__ = ("_by_term",)
+
+    def __init__(self) -> None:
+        self._by_term: dict[Term, PendingPromote] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_term)
+
+    def __iter__(self) -> Iterator[PendingPromote]:
+        """Lowest term first."""
+        return (self._by_term[term] for term in sorted(self._by_term))
+
+    def get(self, term: Term) -> PendingPromote | None:
+        return self._by_term.get(term)
+
+    @property
+    def highest(self) -> PendingPromote | None:
+        """What a new leader builds on."""
+        return self._by_term[max(self._by_term)] if self._by_term else None
+
+    def add(self, promote: PendingPromote) -> None:
+        assert promote.term not in self._by_term  # N1
+        self._by_term[promote.term] = promote
+
+    def announced_by(self, owner: InstanceId, lsn: Lsn) -> PendingPromote | None:
+        """The newest one that CONFIRM{owner, lsn} announces to be on a quorum; None if there is none."""
+        announced = [p for p in self._by_term.values() if p.origin == owner and p.lsn <= lsn]
+        return max(announced, key=lambda p: p.term, default=None)
+
+    def chain(self, newest: PendingPromote, queue_term: Term) -> list[PendingPromote]:
+        """`newest` and its ancestors above `queue_term`, oldest first: the order to decide them in."""
+        chain = [newest]
+        while chain[-1].body.prev_term > queue_term:
+            chain.append(self._by_term[chain[-1].body.prev_term])  # N2
+        chain.reverse()
+        return chain
+
+    def drop_void(self, queue_term: Term) -> list[PendingPromote]:
+        """Forget those that can never be decided once `queue_term` is; returns them, lowest term first."""
+        void: list[PendingPromote] = []
+        for promote in list(self):
+            builds_on = promote.body.prev_term
+            if promote.term <= queue_term or (builds_on != queue_term and builds_on not in self._by_term):
+                del self._by_term[promote.term]
+                void.append(promote)
+        return void
+
+    def check(self, queue_term: Term) -> None:
+        for promote in self:
+            assert promote.term > queue_term  # N3
+            assert promote.body.prev_term < promote.term
+            assert promote.body.prev_term == queue_term or promote.body.prev_term in self._by_term  # N2

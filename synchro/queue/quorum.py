@@ -1,0 +1,62 @@
+"""Who holds what on disk, and which LSN a quorum holds. Rules [Q-20], [Q-22], [Q-30..32], [L-9], [L-10]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from synchro.ids import InstanceId, Lsn
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+
+def quorum_lsn(lsns: Iterable[Lsn], quorum: int) -> Lsn:
+    """Highest LSN that at least `quorum` of the instances hold on disk.
+
+    lsns: one per instance that counts: the last LSN of one origin it has synced, 0 for none.
+    quorum: from 1 up. Returns 0 while nothing has a quorum. Rule [Q-22].
+    """
+    assert quorum >= 1
+    held = sorted(lsns, reverse=True)
+    return held[quorum - 1] if len(held) >= quorum else Lsn(0)
+
+
+class Acks:
+    """The written vclock of each instance, as far as it has told us; the own one included [Q-20].
+
+    A1  An ack never lowers what is known of its source, except at a new Hello [L-10].
+    A2  Only registered instances count; acks of others are kept, for the day they are registered.
+    A3  The effective quorum is never more than the registered instances: a set that is still growing can
+        elect and promote. The caller refuses synchronous client writes meanwhile.
+    """
+
+    def __init__(self, registered: frozenset[InstanceId], quorum: int) -> None:
+        self._vclocks: dict[InstanceId, Vclock] = {}
+        self.registered = registered
+        self.quorum = quorum
+
+    @property
+    def effective_quorum(self) -> int:
+        return max(1, min(self.quorum, len(self.registered)))  # A3
+
+    def record(self, source: InstanceId, vclock: Vclock) -> None:
+        known = self._vclocks.get(source)
+        if known is not None and not vclock.covers(known, with_local=True):
+            vclock = known.merge(vclock)  # A1
+        self._vclocks[source] = vclock
+
+    def forget(self, source: InstanceId, vclock: Vclock) -> None:
+        """A new stream of `source` begins: its Hello says `vclock`, what was said before is void [L-10]."""
+        self._vclocks[source] = vclock
+
+    def quorum_lsn(self, origin: InstanceId) -> Lsn:
+        """Highest LSN of `origin` that an effective quorum holds; 0 if none."""
+        vclocks = self._vclocks
+        held = [vclocks[i].get(origin) for i in self.registered if i in vclocks]  # A2
+        return quorum_lsn(held, self.effective_quorum)
+
+    def holders(self, origin: InstanceId, lsn: Lsn) -> frozenset[InstanceId]:
+        """Registered instances known to hold this row."""
+        return frozenset(i for i in self.registered if self._vclocks.get(i, EMPTY_VCLOCK).get(origin) >= lsn)
+
+    def check(self) -> None:
+        assert self.quorum >= 1
+        assert 1 <= self.effective_quorum <= max(1, len(self.registered))

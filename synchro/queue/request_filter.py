@@ -1,0 +1,199 @@
+"""What a control row or a received data row means to this instance. Rules [P-40..44], [P-50], ADR 1.
+
+Pure: it looks at what is decided and pending here and changes nothing. `SplitBrain` is raised where the
+row belongs to a history that differs from ours; a row that only comes late has no effect and no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Protocol
+
+from synchro.errors import RemoteProtocolError, SplitBrain, Unsupported
+from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, Term
+from synchro.queue.promotion import PendingPromote, PendingPromotes
+from synchro.row import Confirm, Control, Demote, Promote, Rollback
+
+FOREIGN_OWNER = "got a request from a foreign synchro queue owner"
+OBSOLETE_TERM = "got a PROMOTE/DEMOTE with an obsolete term"
+PROCESSED_RANGE = "got a request with lsn from an already processed range"
+FUTURE_LSN = "got a request mentioning future lsn"
+OUT_OF_RANGE = "got a request lsn out of queue range"
+
+
+class Verdict(Enum):
+    NO_EFFECT = "no effect"
+    """late, repeated or void: written for the sake of the vclock, nothing else [P-44]"""
+    COMMITS = "commits"
+    """a CONFIRM of the current owner"""
+    PENDS = "pends"
+    """a PROMOTE or DEMOTE that becomes pending"""
+    DECIDES = "decides"
+    """a CONFIRM by which its writer announces that a quorum holds its PROMOTE or DEMOTE"""
+
+
+class DataVerdict(Enum):
+    """What to do with a received data transaction [P-50]."""
+
+    APPLY = "apply"
+    NOP = "nop"
+
+
+class History(Protocol):
+    """What a row is judged by; `Limbo` is one."""
+
+    @property
+    def owner_id(self) -> InstanceId: ...
+    @property
+    def term(self) -> Term: ...
+    @property
+    def confirmed_lsn(self) -> Lsn: ...
+    @property
+    def confirmed_vclock(self) -> Mapping[InstanceId, Lsn]: ...
+    @property
+    def promote_terms(self) -> Mapping[InstanceId, Term]: ...
+    @property
+    def pending(self) -> PendingPromotes: ...
+    @property
+    def void(self) -> Mapping[InstanceId, PendingPromote]: ...
+    @property
+    def first_lsn(self) -> Lsn: ...
+    @property
+    def last_lsn(self) -> Lsn: ...
+
+
+def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
+    """Raises SplitBrain or Unsupported, see the rules; the row is not written then."""
+    match body:
+        case Confirm():
+            return _judge_confirm(history, origin, body)
+        case Rollback():
+            return _judge_rollback(history, origin, body)
+        case Promote() | Demote():
+            return _judge_promote(history, PendingPromote(origin, lsn, body))
+
+
+def judge_data(history: History, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
+    """A received data transaction, by its origin, not by who sent it [P-50], [L-2]. Raises SplitBrain.
+
+    Decided terms count. While a PROMOTE is pending rows are stored as they are, so that an ack always
+    stands for the real bytes (ADR 1).
+    """
+    if origin == LOCAL or is_nop:
+        return DataVerdict.APPLY
+    owner = history.owner_id
+    if history.promote_terms.get(origin) == history.term:
+        if wait_sync and origin != owner:
+            raise RemoteProtocolError(
+                f"got a synchronous transaction of instance {origin} behind its DEMOTE", origin=origin
+            )
+        return DataVerdict.APPLY
+    if wait_sync:
+        return DataVerdict.NOP
+    if owner == NOBODY:
+        return DataVerdict.APPLY
+    raise SplitBrain("got an async transaction from an old term", origin=origin, owner=owner)
+
+
+def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdict:
+    """[P-40], [P-41]."""
+    _refuse_zero(body)
+    if body.lsn <= history.confirmed_vclock.get(body.owner, 0):
+        return Verdict.NO_EFFECT  # [L-4]
+    if origin == body.owner:
+        if history.pending.announced_by(origin, body.lsn) is not None:
+            return Verdict.DECIDES
+        if origin == history.owner_id:
+            return Verdict.COMMITS
+        void = history.void.get(origin)
+        if void is not None and void.lsn <= body.lsn:
+            # A quorum there decided what a quorum here made void: two histories, told by the lower term.
+            raise SplitBrain(_void_reason(history, void), **_details(history, origin, body))
+    raise SplitBrain(FOREIGN_OWNER, **_details(history, origin, body))
+
+
+def _judge_rollback(history: History, origin: InstanceId, body: Rollback) -> Verdict:
+    """[P-42]. Nobody writes it here; one that would roll something back is not understood (ADR 2)."""
+    _refuse_zero(body)
+    is_confirmed = body.lsn <= history.confirmed_vclock.get(body.owner, 0)
+    if is_confirmed or history.promote_terms.get(origin) == history.term:
+        if body.owner != history.owner_id:
+            raise SplitBrain(FOREIGN_OWNER, **_details(history, origin, body))
+        if not is_confirmed:
+            raise Unsupported("Replication does not support rolling back by a ROLLBACK request")
+    return Verdict.NO_EFFECT
+
+
+def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
+    """[P-40], [P-43] by ADR 1: an undecided row with an obsolete term is void, not split brain."""
+    body, term = promote.body, history.term
+    if body.term == 0:
+        raise Unsupported("Replication does not support PROMOTE/DEMOTE with a zero term")
+    if isinstance(body, Demote) and body.prev_owner == NOBODY:
+        raise Unsupported("Replication does not support synchronous requests with zero replica_id")
+    if body.term <= term:
+        return Verdict.NO_EFFECT
+    known = history.pending.get(body.term)
+    if known is not None:
+        if known != promote:
+            raise SplitBrain(OBSOLETE_TERM, **_details(history, promote.origin, body))
+        return Verdict.NO_EFFECT  # replayed over a snapshot that holds it as pending
+    reason = _misfit(history, body)
+    if reason is not None:
+        raise SplitBrain(reason, **_details(history, promote.origin, body))
+    return Verdict.PENDS
+
+
+def _misfit(history: History, body: Promote | Demote) -> str | None:
+    """Why this row does not build on our history; None if it does. [P-43]."""
+    if body.prev_term >= body.term:
+        return OBSOLETE_TERM
+    if body.prev_term < history.term:
+        return PROCESSED_RANGE  # it builds on an owner whose successor is decided here
+    if body.prev_term > history.term:
+        base = history.pending.get(body.prev_term)
+        if base is None:
+            return FUTURE_LSN
+        is_same = (base.origin, base.lsn) == (body.prev_owner, body.lsn)
+        return None if is_same else OUT_OF_RANGE
+    if history.owner_id == NOBODY:
+        # Unclaimed from the start, or since a DEMOTE of `prev_owner` that its reader held as pending.
+        is_demoter = history.promote_terms.get(body.prev_owner) == history.term
+        if body.prev_owner != NOBODY and not is_demoter:
+            return FOREIGN_OWNER
+        return None if body.lsn <= history.confirmed_vclock.get(body.prev_owner, 0) else FUTURE_LSN
+    if body.prev_owner != history.owner_id:
+        return FOREIGN_OWNER
+    if body.lsn < history.confirmed_lsn:
+        return PROCESSED_RANGE
+    if body.lsn == history.confirmed_lsn:
+        return None
+    if history.last_lsn == 0:
+        return FUTURE_LSN
+    return None if history.first_lsn <= body.lsn <= history.last_lsn else OUT_OF_RANGE
+
+
+def _void_reason(history: History, void: PendingPromote) -> str:
+    """Reason text of [P-43] for a void PROMOTE whose writer had a quorum after all."""
+    if void.term <= history.term:
+        return OBSOLETE_TERM
+    return _misfit(history, void.body) or OBSOLETE_TERM
+
+
+def _refuse_zero(body: Confirm | Rollback) -> None:
+    """[P-40]."""
+    if body.owner == NOBODY:
+        raise Unsupported("Replication does not support synchronous requests with zero replica_id")
+    if body.lsn == 0:
+        raise Unsupported("Replication does not support zero LSN for CONFIRM/ROLLBACK")
+
+
+def _details(history: History, origin: InstanceId, body: Control) -> dict[str, object]:
+    return {
+        "origin": origin,
+        "request": body,
+        "owner": history.owner_id,
+        "term": history.term,
+        "confirmed_lsn": history.confirmed_lsn,
+    }

@@ -1,0 +1,111 @@
+"""Which requests were done: the memory behind retries. Every instance makes the same one from the rows.
+
+A client names a request with 16 bytes and repeats them when it retries; the transaction carries them in
+its last row, so this table moves with WAL, relay, snapshot and join.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from synchro.ids import InstanceId, Lsn, RequestId, Term
+
+NOWHERE: Final = (Term(0), Lsn(0))
+"""Before every position."""
+
+
+class RequestRecord(NamedTuple):
+    """The transaction that a request became. term: queue term of its segment; None = not decided."""
+
+    origin: InstanceId
+    lsn: Lsn
+    term: Term | None = None
+
+    @property
+    def is_decided(self) -> bool:
+        return self.term is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTableState:
+    """What a snapshot or a join carries: decided requests, oldest first, and how far was forgotten."""
+
+    decided: tuple[tuple[RequestId, RequestRecord], ...] = ()
+    forgotten_term: Term = NOWHERE[0]
+    forgotten_lsn: Lsn = NOWHERE[1]
+
+
+class RequestTable:
+    """Request id -> transaction, from the moment it is prepared.
+
+    R1  A rolled back request is not in the table: a retry runs again.
+    R2  Of the decided ones the last `remembered_max` are kept, in the order of their decision, which in a
+        claimed queue is the order of positions (queue term of the segment, LSN).
+    R3  Everything forgotten lies at or below `forgotten`. A retry whose client had seen that much when it
+        first sent the request is safe: its transaction lies above what the client had seen.
+    """
+
+    def __init__(self, remembered_max: int) -> None:
+        assert remembered_max > 0
+        self._remembered_max = remembered_max
+        self._records: dict[RequestId, RequestRecord] = {}
+        self._decided: deque[tuple[RequestId, RequestRecord]] = deque()
+        self._forgotten: tuple[Term, Lsn] = NOWHERE
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def find(self, request_id: RequestId) -> RequestRecord | None:
+        return self._records.get(request_id)
+
+    def prepared(self, request_id: RequestId, origin: InstanceId, lsn: Lsn) -> None:
+        """Never called for NOPs: they did nothing."""
+        self._records[request_id] = RequestRecord(origin, lsn)
+
+    def committed(self, request_id: RequestId, origin: InstanceId, lsn: Lsn, *, term: Term) -> None:
+        """The transaction is decided. term: queue term of its segment."""
+        self._remember(request_id, RequestRecord(origin, lsn, term))
+
+    def rolled_back(self, request_id: RequestId, origin: InstanceId, lsn: Lsn) -> None:
+        """No effect if the id stands for another transaction by now (possible without an owner only)."""
+        if self._records.get(request_id) == (origin, lsn, None):
+            del self._records[request_id]  # R1
+
+    def expired(self, *, known_term: Term, known_lsn: Lsn) -> bool:
+        """May an id that is not in the table stand for a transaction that was forgotten?
+
+        known_term, known_lsn: the newest decided position the client had seen when it first sent it.
+        """
+        return (known_term, known_lsn) < self._forgotten  # R3
+
+    def export(self) -> RequestTableState:
+        """Decided ones only: what is pending comes back with the rows behind the snapshot."""
+        return RequestTableState(tuple(self._decided), *self._forgotten)
+
+    def restore(self, state: RequestTableState) -> None:
+        assert not self._records
+        self._forgotten = (state.forgotten_term, state.forgotten_lsn)
+        self._remember_all(state.decided)
+
+    def _remember_all(self, decided: Iterable[tuple[RequestId, RequestRecord]]) -> None:
+        for request_id, record in decided:
+            self._remember(request_id, record)
+
+    def _remember(self, request_id: RequestId, record: RequestRecord) -> None:
+        self._records[request_id] = record
+        self._decided.append((request_id, record))
+        while len(self._decided) > self._remembered_max:  # R2
+            oldest, forgotten = self._decided.popleft()
+            assert forgotten.term is not None
+            self._forgotten = max(self._forgotten, (forgotten.term, forgotten.lsn))  # R3
+            if self._records.get(oldest) is forgotten:  # else the id was used again meanwhile
+                del self._records[oldest]
+
+    def check(self) -> None:
+        assert len(self._decided) <= self._remembered_max  # R2
+        assert all(record.is_decided for _, record in self._decided)
+        remembered = {request_id for request_id, _ in self._decided}
+        assert all(not r.is_decided or i in remembered for i, r in self._records.items())

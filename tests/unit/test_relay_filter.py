@@ -1,0 +1,77 @@
+"""What a relay sends, and what it must not: [A-36], [A-38], [A-39]."""
+
+from __future__ import annotations
+
+from synchro.ids import LOCAL, InstanceId, Lsn, Term
+from synchro.replication.relay_filter import RelayFilter, TxnHead
+from synchro.vclock import Vclock
+
+ONE, TWO, THREE = InstanceId(1), InstanceId(2), InstanceId(3)
+
+
+def head(origin: InstanceId, lsn: int, term: int = 0) -> TxnHead:
+    return TxnHead(origin, Lsn(lsn), Term(term))
+
+
+def relay_filter(
+    *, no_echo: bool = True, has: dict[int, int] | None = None, own: dict[int, int] | None = None
+) -> RelayFilter:
+    """A relay to instance 2."""
+    return RelayFilter(
+        peer=TWO,
+        id_filter={TWO} if no_echo else set(),
+        subscriber_vclock=Vclock({InstanceId(i): Lsn(n) for i, n in (has or {}).items()}),
+        own_vclock=Vclock({InstanceId(i): Lsn(n) for i, n in (own or {}).items()}),
+    )
+
+
+def test_local_rows_stay_at_home() -> None:
+    """[A-36]: component 0 means something else on every instance."""
+    assert not relay_filter().wants(head(LOCAL, 5))
+
+
+def test_a_peer_never_gets_its_own_rows_back() -> None:
+    """[A-36]: id_filter."""
+    assert not relay_filter().wants(head(TWO, 1))
+
+
+def test_rows_of_third_origins_are_passed_on() -> None:
+    """[A-39]: chains and meshes work."""
+    assert relay_filter().wants(head(THREE, 1))
+
+
+def test_what_the_subscriber_has_is_not_sent_again() -> None:
+    """[M-34]: the stream starts strictly after its vclock, per component."""
+    passing = relay_filter(has={1: 7})
+    assert not passing.wants(head(ONE, 7))
+    assert passing.wants(head(ONE, 8))
+    assert passing.wants(head(THREE, 1))
+
+
+def test_an_empty_filter_returns_own_rows_that_were_here_at_hello_only() -> None:
+    """[A-36], [M-38]: an instance that lost its tail gets it back, and nothing it sends now."""
+    passing = relay_filter(no_echo=False, has={2: 3}, own={2: 5})
+    assert passing.wants(head(TWO, 4))
+    assert passing.wants(head(TWO, 5))
+    assert not passing.wants(head(TWO, 6))
+
+
+def test_a_promote_waits_until_its_term_was_sent() -> None:
+    """[A-38]: else the peer would see the row before it knows the term."""
+    passing = relay_filter()
+    promote = head(ONE, 4, term=3)
+    assert passing.wants(promote)
+    assert passing.is_held(promote)
+
+    passing.term_sent = Term(3)
+    assert not passing.is_held(promote)
+    passing.passed(promote)
+    assert not passing.wants(promote)
+
+
+def test_rows_that_the_peer_acked_meanwhile_are_left_out() -> None:
+    """It got them from their origin: full mesh need not carry every byte twice."""
+    passing = relay_filter()
+    passing.acked(Vclock({THREE: Lsn(9), LOCAL: Lsn(4)}))
+    assert not passing.wants(head(THREE, 9))
+    assert passing.wants(head(THREE, 10))

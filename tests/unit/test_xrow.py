@@ -1,0 +1,201 @@
+"""Rows as bytes: what is accepted from clients and peers, and what a relay sees without decoding."""
+
+from __future__ import annotations
+
+import struct
+
+import msgpack
+import pytest
+from storage_world import confirm, promote, put, raft_state, txn
+
+from synchro.errors import DecodeError, WrongFormat
+from synchro.ids import LOCAL, InstanceId, Lsn
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    FLAG_WAIT_ACK,
+    FLAG_WAIT_SYNC,
+    GROUP_LOCAL,
+    Confirm,
+    Promote,
+    Row,
+    RowType,
+)
+from synchro.storage.xrow import (
+    ROW_HEADER,
+    decode_txns,
+    delete_dml,
+    dml_from_values,
+    encode_txn,
+    insert_dml,
+    read_dml,
+    scan_txns,
+    update_dml,
+    upsert_dml,
+)
+
+
+def nested(depth: int) -> bytes:
+    return b"\x91" * (depth - 1) + b"\x90"
+
+
+def test_a_transaction_comes_back_as_it_went() -> None:
+    """[W-1], [W-3]: COMMIT, sync flags and request id are on the last row; bytes are a slice of the run."""
+    first = txn(5, put(1), put(2, "ü"), sync=True, request_id=b"0123456789abcdef")
+    second = confirm(7, 6, origin=2)
+    decoded = decode_txns(first.data + second.data)
+
+    assert [one.data for one in decoded] == [first.data, second.data]
+    assert decoded[0].rows == tuple(first.rows)
+    assert [row.flags for row in decoded[0].rows] == [
+        0,
+        FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID,
+    ]
+    assert decoded[0].request_id == b"0123456789abcdef"
+    assert decoded[0].lsn == 6 and decoded[0].is_wait_ack
+    assert decoded[1].control == Confirm(InstanceId(2), Lsn(6))
+
+
+def test_every_change_keeps_the_keys_of_tarantool() -> None:
+    """[D-40]: bodies are IPROTO maps, so tools that know them can read our logs."""
+    changes = {
+        RowType.INSERT: dml_from_values(RowType.INSERT, 512, value=(1, "a")),
+        RowType.UPDATE: update_dml(512, 0, (1,), [("=", 1, "b")]),
+        RowType.UPSERT: upsert_dml(513, (1, 2), [("+", 1, 1)]),
+        RowType.DELETE: delete_dml(70000, 1, ("k",)),
+    }
+    bodies = {kind: msgpack.unpackb(dml.raw, strict_map_key=False) for kind, dml in changes.items()}
+    assert bodies == {
+        RowType.INSERT: {0x10: 512, 0x21: [1, "a"]},
+        RowType.UPDATE: {0x10: 512, 0x11: 0, 0x20: [1], 0x21: [["=", 1, "b"]]},
+        RowType.UPSERT: {0x10: 513, 0x21: [1, 2], 0x28: [["+", 1, 1]]},
+        RowType.DELETE: {0x10: 70000, 0x11: 1, 0x20: ["k"]},
+    }
+    for kind, dml in changes.items():
+        assert read_dml(kind, dml.raw) == dml
+        assert decode_txns(txn(1, dml).data)[0].rows[0].body == dml
+
+
+def test_the_bytes_of_a_client_are_spliced_in_unchanged() -> None:
+    """An unusual but valid encoding (1 as 64 bits) stays: all WALs hold the same bytes (S10)."""
+    odd = b"\x92\xcf" + (1).to_bytes(8, "big") + b"\xa1x"
+    dml = insert_dml(RowType.REPLACE, 512, odd)
+    assert dml.value == (1, "x")
+    assert dml.raw.endswith(odd)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (b"", "incomplete"),
+        (b"\x01", "not a msgpack array"),
+        (b"\x92\x01", "incomplete"),
+        (b"\x91\x01\x01", "extra"),
+        (b"\x91\xa1\xff", "utf-8"),
+        (b"\x91\xd6\xff\x00\x00\x00\x00", "Timestamp"),
+        (b"\x91\xd4\x01\x00", "ExtType"),
+        (b"\x91\x81\x91\x80\x01", "unhashable"),
+        (nested(40), "nested"),
+        (nested(2000), "Stack"),
+        (b"\xdd\xff\xff\xff\xff", ""),
+    ],
+)
+def test_a_malformed_tuple_is_refused(bad: bytes, why: str) -> None:
+    """Answers in docs/adr/: WRONG_FORMAT, before anything is prepared."""
+    with pytest.raises(WrongFormat, match=f"(?i){why}"):
+        insert_dml(RowType.INSERT, 512, bad)
+
+
+def test_a_second_value_cannot_slip_into_the_body() -> None:
+    """Two values in place of one would add a key of the sender's choice."""
+    two = msgpack.packb([1]) + b"\x10\x01"
+    for build in (
+        lambda: delete_dml(512, 0, two),
+        lambda: update_dml(512, 0, two, []),
+        lambda: upsert_dml(512, [1], two),
+        lambda: insert_dml(RowType.INSERT, 512, two),
+    ):
+        with pytest.raises(WrongFormat):
+            build()
+
+
+def test_large_arrays_that_lie_reserve_no_memory() -> None:
+    """A header may promise 65,535 items on every level; the decoder must not believe it."""
+    import tracemalloc
+
+    bomb = b"\xdc\xff\xff" * 300 + bytes(65_000)
+    tracemalloc.start()
+    with pytest.raises(WrongFormat):
+        insert_dml(RowType.INSERT, 512, bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * len(bomb)
+
+
+def test_many_real_arrays_pass_the_careful_walk() -> None:
+    value = [list(range(20)), {"a": [1.5, None, True, b"x" * 300, "y" * 70000]}, -1, -(2**40), 2**64 - 1]
+    value += [list(range(17))] * 4
+    assert insert_dml(RowType.INSERT, 512, msgpack.packb(value)).value is not None
+
+
+def header(
+    length: int, kind: int = 3, flags: int = 1, origin: int = 1, group: int = 0, lsn: int = 1, tsn: int = 1
+) -> bytes:
+    return struct.pack("<IBBBBQQ", length, kind, flags, origin, group, lsn, tsn)
+
+
+BODY = put(1).raw
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        header(len(BODY)) + BODY[:-1],
+        header(len(BODY))[:-1],
+        header(2**32 - 1) + BODY,
+        header(len(BODY), kind=99) + BODY,
+        header(len(BODY), flags=0x11) + BODY,
+        header(len(BODY), flags=FLAG_COMMIT | FLAG_WAIT_ACK) + BODY,
+        header(len(BODY), origin=32) + BODY,
+        header(len(BODY), group=2) + BODY,
+        header(len(BODY), group=GROUP_LOCAL, origin=1) + BODY,
+        header(len(BODY), lsn=0, tsn=0) + BODY,
+        header(len(BODY), tsn=2) + BODY,
+        header(len(BODY), flags=0) + BODY,
+        header(len(BODY), flags=FLAG_WAIT_SYNC) + BODY,
+        header(1, kind=12) + b"\x90",
+        header(2, kind=40) + b"\x82\x02",
+        header(5, kind=40) + b"\x82\x02\x01\x02\x03",
+        header(5, kind=40) + b"\x82\x02\x28\x03\x03",
+        header(5, kind=30) + b"\x82\x00\x01\x01\x01",
+        header(len(BODY), flags=0) + BODY + header(len(BODY), lsn=2, tsn=2) + BODY,
+        header(len(BODY), flags=0) + BODY + header(len(BODY), lsn=1) + BODY,
+        header(len(BODY), flags=0) + BODY + header(len(BODY), lsn=2, origin=2) + BODY,
+        header(len(BODY), flags=0) + BODY + header(5, kind=40, lsn=2) + b"\x82\x02\x01\x03\x03",
+    ],
+)
+def test_a_wrong_row_is_a_decode_error(data: bytes) -> None:
+    """[W-3], [W-24]: truncated, unknown, unfinished or mixed transactions; never any other exception."""
+    with pytest.raises(DecodeError):
+        decode_txns(data)
+
+
+def test_a_scan_tells_a_relay_what_it_must_know() -> None:
+    """Spans, origin and LSN, local rows, and the term of a PROMOTE, which waits for its term [A-38]."""
+    local_first = [
+        Row(RowType.REPLACE, LOCAL, Lsn(9), Lsn(4), 0, put(1), GROUP_LOCAL),
+        Row(RowType.REPLACE, InstanceId(3), Lsn(4), Lsn(4), 0, put(2)),
+    ]
+    txns = [txn(1, put(1), put(2)), raft_state(8, 2), encode_txn(local_first), promote(5, 7, origin=3)]
+    data = b"".join(one.data for one in txns)
+    spans = scan_txns(data)
+    assert [data[span.start : span.end] for span in spans] == [one.data for one in txns]
+    assert [(s.origin, s.lsn, s.local_lsn, s.term) for s in spans] == [
+        (1, 2, 0, None),
+        (0, 8, 8, None),
+        (3, 4, 9, None),
+        (3, 5, 0, 7),
+    ]
+    assert [(one.origin, one.lsn) for one in decode_txns(data)] == [(s.origin, s.lsn) for s in spans]
+    assert isinstance(decode_txns(data)[3].control, Promote)
+    assert ROW_HEADER.size == 24
