@@ -90,15 +90,12 @@ class LogTail:
             lsn = self.next_lsn(self_id)
             op = ops[0]
             return xrow.encode_txn((Row(op.type, self_id, lsn, lsn, flags, op, GROUP_DEFAULT, request_id),))
-        changes = [(LOCAL, GROUP_LOCAL, op) for op, is_local in zip(ops, local, strict=True) if is_local]
-        first = LOCAL if len(changes) == len(ops) else self_id
+        first = LOCAL if all(local) else self_id
         tsn = Lsn(self.assigned.get(first, 0) + 1)
-        changes += [
-            (self_id, GROUP_DEFAULT, op) for op, is_local in zip(ops, local, strict=True) if not is_local
-        ]
-        rows = [
-            Row(op.type, origin, self.next_lsn(origin), tsn, 0, op, group) for origin, group, op in changes
-        ]
+        rows = []
+        for op, is_local in sorted(zip(ops, local, strict=True), key=lambda change: not change[1]):
+            origin, group = (LOCAL, GROUP_LOCAL) if is_local else (self_id, GROUP_DEFAULT)
+            rows.append(Row(op.type, origin, self.next_lsn(origin), tsn, 0, op, group))
         rows[-1] = rows[-1]._replace(flags=flags, request_id=request_id)
         return xrow.encode_txn(rows)
 

@@ -49,7 +49,7 @@ class Transactions:
         """DDL is prepared alone, and nothing is prepared behind it (X2)."""
         if self.ddl is not None:
             return True
-        return self.undecided > 0 and any([schema.is_ddl_space(op.space_id) for op in ops])
+        return self.undecided > 0 and any(schema.is_ddl_space(op.space_id) for op in ops)
 
     # --- in
 
