@@ -1,0 +1,193 @@
+"""Schema changes: rows of `_space`, `_index` and `_truncate` checked when prepared, in force at commit.
+
+A `Draft` holds what the definitions will be after the transaction. It may rest on the tuples of earlier
+pending transactions, which commit before it; nothing is prepared behind it until it is decided (the caller
+sees to that), so what was checked still holds at commit. Rules [D-1]..[D-8].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace, TupleFound, Unsupported
+from synchro.row import Tuple
+from synchro.storage.key_def import Key, KeyDef
+from synchro.storage.schema import (
+    INDEX_COUNT_MAX,
+    INDEX_ID,
+    SPACE_ID,
+    SPACE_ID_MAX,
+    TEMPORARY_ID_MIN,
+    TRUNCATE_ID,
+    USER_ID_MIN,
+    IndexDef,
+    IndexType,
+    SpaceDef,
+    SpaceKind,
+    is_system,
+)
+from synchro.storage.space_store import SpaceStore
+from synchro.storage.tuple_format import TupleFormat, show_tuple
+
+
+class DraftSpace:
+    """One space as it will be."""
+
+    __slots__ = ("definition", "indexes", "truncated")
+
+    def __init__(self, store: SpaceStore | None) -> None:
+        self.definition: SpaceDef | None = None if store is None else store.definition
+        """None: there is no such space"""
+        self.indexes: dict[int, IndexDef] = (
+            {} if store is None else {n: index.definition for n, index in store.indexes.items()}
+        )
+        self.truncated = False
+
+
+class Draft:
+    """Definitions after the DDL of one transaction. Reads the stores, changes nothing."""
+
+    def __init__(self, stores: Mapping[int, SpaceStore]) -> None:
+        self._stores = stores
+        self.spaces: dict[int, DraftSpace] = {}
+        """Only those that the transaction touches."""
+
+    def change(self, space_id: int, old: Tuple | None, new: Tuple | None) -> None:
+        """Take one changed tuple of a DDL space. Raises what makes it impossible."""
+        row = new if new is not None else old
+        if row is None:
+            return
+        if is_system(row[0]) and space_id != TRUNCATE_ID:
+            raise Unsupported(f"Space #{row[0]} does not support changes: it is a system space")
+        if space_id == SPACE_ID:
+            self._change_space(row[0], new)
+        elif space_id == INDEX_ID:
+            self._change_index(row[0], row[1], new)
+        elif new is not None:
+            self._truncate(row[0])
+
+    def _space(self, space_id: int) -> DraftSpace:
+        found = self.spaces.get(space_id)
+        if found is None:
+            found = self.spaces[space_id] = DraftSpace(self._stores.get(space_id))
+        return found
+
+    def _change_space(self, space_id: int, new: Tuple | None) -> None:
+        space = self._space(space_id)
+        before = space.definition
+        if new is None:
+            if before is not None and space.indexes:
+                raise IllegalParams(f"Can't drop space '{before.name}': the space has indexes")
+            space.definition = None
+            return
+        definition = SpaceDef.from_tuple(new)
+        verb = "Can't modify" if before is not None else "Failed to create"
+        if why := _wrong_space(before, definition):
+            raise IllegalParams(f"{verb} space '{definition.name}': {why}")
+        space.definition = definition
+
+    def _change_index(self, space_id: int, index_id: int, new: Tuple | None) -> None:
+        space = self._space(space_id)
+        definition = space.definition
+        if definition is None:
+            raise NoSuchSpace(f"Space '#{space_id}' does not exist")
+        if new is None:
+            if index_id == 0 and len(space.indexes) > 1:
+                raise IllegalParams(
+                    f"Can't drop primary key in space '{definition.name}' while secondary keys exist"
+                )
+            space.indexes.pop(index_id, None)
+            return
+        index = IndexDef.from_tuple(new)
+        if index_id != 0 and 0 not in space.indexes:
+            raise NoSuchIndex(f"No index #0 is defined in space '{definition.name}'")
+        if why := _wrong_index(index):
+            raise IllegalParams(
+                f"Can't create or modify index '{index.name}' in space '{definition.name}': {why}"
+            )
+        space.indexes[index_id] = index
+
+    def _truncate(self, space_id: int) -> None:
+        space = self._space(space_id)
+        if space.definition is None:
+            raise NoSuchSpace(f"Space '#{space_id}' does not exist")
+        if is_system(space_id):
+            raise Unsupported(f"Can't truncate a system space, space '{space.definition.name}'")
+        space.truncated = True
+
+    def check_tuples(self) -> None:
+        """Refuse definitions that tuples already in the space do not satisfy."""
+        for space_id, space in self.spaces.items():
+            if space.definition is None:
+                continue
+            form = TupleFormat(space.definition, space.indexes.values())
+            store = self._stores.get(space_id)
+            if store is None or space.truncated or 0 not in space.indexes:
+                continue
+            if not form.same_checks(store.format):
+                for value in store.prepared_tuples():
+                    form.check(value)
+            for number, index in space.indexes.items():
+                known = store.indexes.get(number)
+                if index.unique and (
+                    known is None or not known.definition.unique or known.definition.parts != index.parts
+                ):
+                    _check_unique(space.definition, index, store.prepared_tuples())
+
+
+def _wrong_space(before: SpaceDef | None, now: SpaceDef) -> str | None:
+    """What is wrong with a definition, if anything [D-1], [D-2]."""
+    if now.is_local and now.is_sync:
+        return "local space can't be synchronous"
+    if now.is_temporary and now.is_sync:
+        return "temporary space can't be synchronous"
+    if now.field_count and now.field_count < len(now.format):
+        return "field_count is less than the number of fields in the format"
+    if before is None:
+        is_temporary = now.kind is SpaceKind.TEMPORARY
+        if not USER_ID_MIN <= now.id <= SPACE_ID_MAX:
+            return f"space id {now.id} is out of range [{USER_ID_MIN};{SPACE_ID_MAX}]"
+        if is_temporary != (now.id >= TEMPORARY_ID_MIN):
+            return f"space ids from {TEMPORARY_ID_MIN} on are for spaces of type 'temporary'"
+        return None
+    if before.is_local != now.is_local:
+        return "replication group is immutable"
+    if before.kind is not now.kind:
+        return "the type of a space is immutable"
+    return None
+
+
+def _wrong_index(index: IndexDef) -> str | None:
+    """[D-8]"""
+    is_nullable = any(part.is_nullable for part in index.parts)
+    if index.id >= INDEX_COUNT_MAX:
+        return f"index id {index.id} is over the limit of {INDEX_COUNT_MAX}"
+    if index.id == 0 and not index.unique:
+        return "primary key must be unique"
+    if index.id == 0 and is_nullable:
+        return "primary key cannot be nullable"
+    if index.type is IndexType.HASH and not index.unique:
+        return "HASH index must be unique"
+    if index.type is IndexType.HASH and is_nullable:
+        return "HASH does not support nullable parts"
+    return None
+
+
+def _check_unique(space: SpaceDef, index: IndexDef, values: Iterable[Tuple]) -> None:
+    key_def = KeyDef(index.parts)
+    seen: dict[Key, Tuple] = {}
+    for value in values:
+        key = key_def.of(value)
+        if key_def.has_null(key):
+            continue
+        other = seen.setdefault(key, value)
+        if other is not value:
+            shown_old, shown_new = show_tuple(other), show_tuple(value)
+            raise TupleFound(
+                f'Duplicate key exists in unique index "{index.name}" in space "{space.name}" '
+                f"with old tuple - {shown_old} and new tuple - {shown_new}",
+                space=space.name,
+                index=index.name,
+                old_tuple=shown_old,
+                new_tuple=shown_new,
+            )

@@ -1,0 +1,360 @@
+"""Indexes over committed tuples: TREE and HASH. Rules [D-10]..[D-14].
+
+I1  A primary index maps key -> tuple; a secondary one leads to the primary key, so that a change which
+    keeps the secondary key costs it nothing.
+I2  The sorted order of an index whose keys differ is a list of its keys; of one with equal keys or nulls, a
+    list of (parts..., primary key), so that equal keys are ordered by primary key [D-10].
+I3  The order is built when it is first read (`_sorted is None` until then): recovery fills only dicts.
+I4  A unique secondary index maps only keys without null: null equals nothing, not even null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+from itertools import islice
+from typing import Final
+
+import msgpack
+from sortedcontainers import SortedList
+
+from synchro.errors import (
+    ExactMatch,
+    IllegalParams,
+    IteratorType,
+    MoreThanOneTuple,
+    SynchroError,
+    UnsupportedIndexFeature,
+)
+from synchro.row import Tuple
+from synchro.storage.key_def import TOP, Key, KeyDef
+from synchro.storage.schema import IndexDef, IndexType, SpaceDef
+
+
+class Iterator_(IntEnum):
+    """Direction and start of a read; numbers of Tarantool [D-12]."""
+
+    EQ = 0
+    REQ = 1
+    ALL = 2
+    LT = 3
+    LE = 4
+    GE = 5
+    GT = 6
+
+    @staticmethod
+    def parse(name: str | int) -> Iterator_:
+        """By name in any case, or by number. IteratorType."""
+        try:
+            return Iterator_[name.upper()] if isinstance(name, str) else Iterator_(name)
+        except (KeyError, ValueError):
+            raise IteratorType(f"Unknown iterator type '{name}'") from None
+
+
+_DESCENDING: Final = frozenset({Iterator_.REQ, Iterator_.LT, Iterator_.LE})
+
+
+class SelectResult(list[Tuple]):
+    """Tuples in the order of the iterator. more: a limit cut it; go on with `after` = the last one."""
+
+    __slots__ = ("more",)
+
+    def __init__(self, tuples: Iterable[Tuple] = (), *, more: bool = False) -> None:
+        super().__init__(tuples)
+        self.more = more
+
+
+class Index:
+    """What primary and secondary indexes have in common: bounds, order, selects."""
+
+    __slots__ = ("_is_bare", "_sorted", "definition", "is_tree", "key_def", "space", "tuples")
+
+    def __init__(self, space: SpaceDef, definition: IndexDef, tuples: dict[Key, Tuple]) -> None:
+        self.space = space
+        self.definition = definition
+        self.key_def = KeyDef(definition.parts)
+        self.is_tree = definition.type is IndexType.TREE
+        self.tuples = tuples
+        """All committed tuples of the space by primary key; the primary index fills it."""
+        self._sorted: SortedList | None = None
+        self._is_bare = False
+        """Entries of the order are bare values, not tuples."""
+
+    # --- to be defined below
+
+    def find(self, key: Key) -> Tuple | None:
+        """The committed tuple with a full, encoded key of a unique index."""
+        raise NotImplementedError
+
+    def entry(self, value: Tuple) -> Key:
+        """Place of a tuple in the sorted order."""
+        raise NotImplementedError
+
+    def _all_entries(self) -> Iterable[Key]:
+        raise NotImplementedError
+
+    def _tuples_at(self, entries: Iterable[Key]) -> Iterator[Tuple]:
+        raise NotImplementedError
+
+    # --- order
+
+    def sort(self) -> SortedList:
+        """The sorted order, built if it does not exist yet [I3]."""
+        if self._sorted is None:
+            self._sorted = SortedList(self._all_entries())
+        return self._sorted
+
+    @property
+    def is_sorted(self) -> bool:
+        return self._sorted is not None
+
+    def unsort(self) -> None:
+        """Keep no order until the next `sort`: many changes are coming."""
+        self._sorted = None
+
+    def check(self) -> None:
+        """The sorted order, if there is one, is that of all tuples."""
+        if self._sorted is not None and self.is_tree:
+            assert list(self._sorted) == sorted(self._all_entries())
+
+    # --- reads
+
+    def get(self, key: Tuple) -> Tuple | None:
+        """[D-11]"""
+        if not self.definition.unique:
+            raise MoreThanOneTuple("Get() doesn't support partial keys and non-unique indexes")
+        encoded = self.key_def.exact(key)
+        if self.key_def.has_null(encoded):
+            found = self.select(key, Iterator_.EQ, limit=2)
+            if len(found) > 1:
+                raise MoreThanOneTuple("Get() found more than one tuple: null equals no other null")
+            return found[0] if found else None
+        return self.find(encoded)
+
+    def select(
+        self,
+        key: Tuple = (),
+        iterator: Iterator_ = Iterator_.EQ,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        after: Tuple | None = None,
+        bytes_max: int | None = None,
+    ) -> SelectResult:
+        """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned."""
+        if offset < 0 or (limit is not None and limit < 0):
+            raise IllegalParams("select: limit and offset are numbers from 0 up")
+        prefix = self.key_def.prefix(key)
+        is_full = len(prefix) == self.key_def.count
+        if is_full and iterator is Iterator_.EQ and self.definition.unique and not offset and after is None:
+            full = prefix[0] if self.key_def.is_plain else prefix
+            if not self.key_def.has_null(full):
+                found = self.find(full)
+                return SelectResult(() if found is None or limit == 0 else (found,))
+        if not self.is_tree:
+            return self._select_hash(prefix, iterator, is_full, limit, offset, after, bytes_max)
+        order = self.sort()
+        low, high = self._bounds(order, prefix, iterator)
+        descending = iterator in _DESCENDING
+        if after is not None:
+            place = self._place_after(after)
+            if descending:
+                high = min(high, order.bisect_left(place))
+            else:
+                low = max(low, order.bisect_right(place))
+        if descending:
+            high -= offset
+            count = high - low if limit is None else min(limit, high - low)
+            start = high - max(count, 0)
+            entries = order.islice(start, high, reverse=True) if count > 0 else ()
+            rest = start - low
+        else:
+            low += offset
+            count = high - low if limit is None else min(limit, high - low)
+            entries = order.islice(low, low + count) if count > 0 else ()
+            rest = high - low - count
+        return _collect(self._tuples_at(entries), count, bytes_max, more=rest > 0)
+
+    def _bounds(self, order: SortedList, prefix: Tuple, iterator: Iterator_) -> tuple[int, int]:
+        """Positions from..to (exclusive) that the iterator visits, in either direction [D-13]."""
+        size = len(order)
+        if not prefix or iterator is Iterator_.ALL:
+            return 0, size
+        match iterator:
+            case Iterator_.EQ | Iterator_.REQ:
+                return self._first(order, prefix), self._behind(order, prefix)
+            case Iterator_.GE:
+                return self._first(order, prefix), size
+            case Iterator_.GT:
+                return self._behind(order, prefix), size
+            case Iterator_.LE:
+                return 0, self._behind(order, prefix)
+            case Iterator_.LT:
+                return 0, self._first(order, prefix)
+        raise IteratorType(f"Unknown iterator type '{iterator}'")
+
+    def _first(self, order: SortedList, prefix: Tuple) -> int:
+        return int(order.bisect_left(prefix[0] if self._is_bare else prefix))
+
+    def _behind(self, order: SortedList, prefix: Tuple) -> int:
+        if self._is_bare:
+            return int(order.bisect_right(prefix[0]))
+        return int(order.bisect_left((*prefix, TOP)))
+
+    def _place_after(self, after: Tuple) -> Key:
+        try:
+            self.key_def.exact(self.key_def.user_key(after))
+            return self.entry(after)
+        except (SynchroError, IndexError) as error:
+            raise IllegalParams(f"Iterator position is invalid: {error}") from None
+
+    def _select_hash(
+        self,
+        prefix: Tuple,
+        iterator: Iterator_,
+        is_full: bool,
+        limit: int | None,
+        offset: int,
+        after: Tuple | None,
+        bytes_max: int | None,
+    ) -> SelectResult:
+        if iterator not in (Iterator_.EQ, Iterator_.ALL):
+            self._refuse("requested iterator type")
+        if after is not None:
+            self._refuse("pagination")
+        if iterator is Iterator_.EQ and prefix:
+            if not is_full:
+                raise ExactMatch(
+                    f"Invalid key part count in an exact match "
+                    f"(expected {self.key_def.count}, got {len(prefix)})"
+                )
+            return SelectResult()  # only an offset beyond the one tuple comes here
+        count = max(len(self.tuples) - offset, 0)
+        taken = count if limit is None else min(limit, count)
+        found = islice(self.tuples.values(), offset, offset + taken)
+        return _collect(found, taken, bytes_max, more=taken < count)
+
+    def _refuse(self, what: str) -> None:
+        raise UnsupportedIndexFeature(
+            f"Index '{self.definition.name}' ({self.definition.type}) of space '{self.space.name}' "
+            f"({self.space.engine}) does not support {what}"
+        )
+
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+def _collect(tuples: Iterable[Tuple], count: int, bytes_max: int | None, *, more: bool) -> SelectResult:
+    result = SelectResult(more=more)
+    if bytes_max is None or count <= 1:
+        result.extend(tuples)
+        return result
+    size = 0
+    for value in tuples:
+        size += len(_pack(value))
+        if size > bytes_max and result:
+            result.more = True
+            break
+        result.append(value)
+    return result
+
+
+class PrimaryIndex(Index):
+    """key -> tuple, and for a TREE the keys in order."""
+
+    __slots__ = ()
+
+    def __init__(self, space: SpaceDef, definition: IndexDef) -> None:
+        super().__init__(space, definition, {})
+        self._is_bare = self.key_def.is_plain
+
+    def find(self, key: Key) -> Tuple | None:
+        return self.tuples.get(key)
+
+    def entry(self, value: Tuple) -> Key:
+        return self.key_def.of(value)
+
+    def _all_entries(self) -> Iterable[Key]:
+        return self.tuples
+
+    def _tuples_at(self, entries: Iterable[Key]) -> Iterator[Tuple]:
+        return map(self.tuples.__getitem__, entries)
+
+    def put(self, key: Key, value: Tuple) -> None:
+        tuples = self.tuples
+        if self._sorted is not None and key not in tuples and self.is_tree:
+            self._sorted.add(key)
+        tuples[key] = value
+
+    def remove(self, key: Key) -> None:
+        if self.tuples.pop(key, None) is not None and self._sorted is not None and self.is_tree:
+            self._sorted.remove(key)
+
+
+class SecondaryIndex(Index):
+    """Entries in order [I2], and if unique, key -> primary key."""
+
+    __slots__ = ("_is_strict", "primary", "primary_keys")
+
+    def __init__(self, primary: PrimaryIndex, definition: IndexDef) -> None:
+        super().__init__(primary.space, definition, primary.tuples)
+        self.primary = primary
+        self.primary_keys: dict[Key, Key] = {}
+        """key -> primary key, if unique [I4]"""
+        self._is_strict = definition.unique and not any(part.is_nullable for part in definition.parts)
+        """No two keys are equal."""
+        self._is_bare = self._is_strict and self.key_def.is_plain
+
+    def find(self, key: Key) -> Tuple | None:
+        primary_key = self.primary_keys.get(key)
+        return None if primary_key is None else self.tuples.get(primary_key)
+
+    def entry(self, value: Tuple) -> Key:
+        return self._entry(self.key_def.of(value), self.primary.key_def.of(value))
+
+    def _entry(self, key: Key, primary_key: Key) -> Key:
+        if self._is_strict:
+            return key
+        return (key, primary_key) if self.key_def.is_plain else (*key, primary_key)
+
+    def _all_entries(self) -> Iterable[Key]:
+        of, entry = self.key_def.of, self._entry
+        return [entry(of(value), key) for key, value in self.tuples.items()]
+
+    def _tuples_at(self, entries: Iterable[Key]) -> Iterator[Tuple]:
+        tuples, primary_keys = self.tuples, self.primary_keys
+        if self._is_strict:
+            return (tuples[primary_keys[entry]] for entry in entries)
+        return (tuples[entry[-1]] for entry in entries)
+
+    def fill(self, tuples: Mapping[Key, Tuple]) -> tuple[Tuple, Tuple] | None:
+        """Map more tuples of the space, by primary key. Returns two with the same key if there are any."""
+        if not self.definition.unique:
+            return None
+        of, has_null, primary_keys = self.key_def.of, self.key_def.has_null, self.primary_keys
+        for primary_key, value in tuples.items():
+            key = of(value)
+            if self._is_strict or not has_null(key):
+                other = primary_keys.setdefault(key, primary_key)
+                if other != primary_key:
+                    return self.tuples[other], value
+        return None
+
+    def move(self, primary_key: Key, old: Tuple | None, new: Tuple | None) -> None:
+        """Follow a committed change of one tuple."""
+        of = self.key_def.of
+        old_key = None if old is None else of(old)
+        new_key = None if new is None else of(new)
+        if old is not None and new is not None and old_key == new_key:
+            return
+        if old is not None:
+            # Another tuple of the same transaction may have taken the key already.
+            if self.primary_keys.get(old_key) == primary_key:
+                del self.primary_keys[old_key]
+            if self._sorted is not None and self.is_tree:
+                self._sorted.remove(self._entry(old_key, primary_key))
+        if new is not None:
+            if self.definition.unique and not self.key_def.has_null(new_key):
+                self.primary_keys[new_key] = primary_key
+            if self._sorted is not None and self.is_tree:
+                self._sorted.add(self._entry(new_key, primary_key))

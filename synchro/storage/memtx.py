@@ -1,0 +1,491 @@
+"""The in-memory storage: spaces, prepared transactions above committed tuples, schema as data.
+
+X1  `prepare` changes overlays only (and temporary spaces); an error leaves no trace.
+X2  `commit` and `rollback` end a prepared transaction, each exactly once; see O3 in `space_store.py`.
+X3  Reads (`get`, `select`, `freeze`, `checksum`, `members`) see committed data only.
+X4  Definitions change when the transaction that changes them commits; `schema_version` counts that.
+
+Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told by `Prepared`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from hashlib import blake2b
+
+import msgpack
+
+from synchro.config import Limits
+from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
+from synchro.ids import InstanceId
+from synchro.row import Dml, RowType, Tuple
+from synchro.storage.ddl import Draft
+from synchro.storage.index import Index, Iterator_, SelectResult
+from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.schema import (
+    CLUSTER_ID,
+    SCHEMA_ID,
+    SPACE_ID,
+    SYSTEM_SPACES,
+    TEMPORARY_ID_MIN,
+    TRUNCATE_ID,
+    USER_ID_MIN,
+    IndexDef,
+    SpaceDef,
+    is_ddl_space,
+)
+from synchro.storage.space_store import SpaceStore
+from synchro.storage.system_rows import (
+    OLD_REPLICASET_UUID,
+    REPLICASET_UUID,
+    check_cluster_row,
+    check_schema_row,
+)
+
+__all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
+
+_INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
+
+ROW_OVERHEAD_BYTES = 32
+"""Header of a row and its share of the bookkeeping, for `Prepared.size`."""
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+class Memtx:
+    """All spaces of one instance. X1..X4 above."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._stores: dict[int, SpaceStore] = {}
+        self._ids: dict[str, int] = {}
+        """name -> id of committed spaces"""
+        self._members: dict[InstanceId, tuple[str, str | None]] = {}
+        self._serial = 0
+        self._is_bulk = False
+        self.schema_version = 1
+        self.space_id_max = USER_ID_MIN - 1
+        """Highest id a user space ever had here, temporary ones aside [D-1]."""
+        for definition, indexes in SYSTEM_SPACES:
+            store = SpaceStore(definition, {index.id: index for index in indexes})
+            self._stores[definition.id] = store
+            self._ids[definition.name] = definition.id
+
+    # --- transactions
+
+    def prepare(self, ops: Sequence[Dml], *, from_peer: bool = False) -> Prepared:
+        """Check a transaction and apply it to the prepared state. It sees its own changes.
+
+        from_peer: no limits; formats and uniqueness hold for peers too [A-32].
+        Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
+        nothing has changed [X1].
+        """
+        if not from_peer:
+            self._check_limits(ops)
+        self._serial = serial = self._serial + 1
+        prepared = Prepared(serial)
+        try:
+            for op in ops:
+                self._run(prepared, op, from_peer)
+            if prepared.draft is not None:
+                prepared.draft.check_tuples()
+        except SynchroError as error:
+            base = prepared.base
+            if base is None and prepared.draft is not None:
+                base = self._base_of(prepared.draft, prepared)
+            self._undo(prepared)
+            if base is not None:
+                raise PendingRefusal(error, base) from error
+            raise
+        return prepared
+
+    def commit(self, prepared: Prepared) -> None:
+        """Make its changes part of what readers see; definitions change now [X4]."""
+        assert not prepared.is_done  # X2
+        for store, key, new, _ in prepared.changes:
+            store.commit(prepared, key, new)
+        if prepared.unique_changes:
+            for overlay, key, _ in prepared.unique_changes:
+                found = overlay.get(key)
+                if found is not None and found[0] is prepared:
+                    del overlay[key]
+        prepared.is_done = True
+        if prepared.system:
+            self._on_system_commit(prepared)
+        self._forget(prepared)
+
+    def rollback(self, prepared: Prepared) -> None:
+        """Drop it. The newest of those that touch the same keys comes first."""
+        assert not prepared.is_done  # X2
+        self._undo(prepared)
+
+    def _undo(self, prepared: Prepared) -> None:
+        for overlay, key, under in reversed(prepared.unique_changes):
+            if under is None or under[0].is_done:
+                del overlay[key]
+            else:
+                overlay[key] = under
+        for store, key, _, below in reversed(prepared.changes):
+            store.rollback(prepared, key, below)
+        for store, key, old, new in reversed(prepared.temporary):
+            store.undo_temporary(key, old, new)
+        prepared.is_done = True
+        self._forget(prepared)
+
+    @staticmethod
+    def _forget(prepared: Prepared) -> None:
+        # Else a hot key would keep every transaction that ever changed it alive, one by one.
+        prepared.changes = []
+        if prepared.unique_changes:
+            prepared.unique_changes = []
+        if prepared.temporary:
+            prepared.temporary = []
+        prepared.base = None
+
+    def _check_limits(self, ops: Sequence[Dml]) -> None:
+        limits = self._limits
+        if len(ops) > limits.batch_ops_max:
+            raise BatchTooLarge(
+                f"Transaction of {len(ops)} operations is over the limit of {limits.batch_ops_max}",
+                limit=limits.batch_ops_max,
+                got=len(ops),
+            )
+        total = 0
+        for op in ops:
+            size = len(op.raw)
+            total += size
+            if size > limits.tuple_bytes_max:
+                raise BatchTooLarge(
+                    f"Tuple of {size} bytes is over the limit of {limits.tuple_bytes_max}",
+                    limit=limits.tuple_bytes_max,
+                    got=size,
+                )
+        if total > limits.txn_bytes_max:
+            raise BatchTooLarge(
+                f"Transaction of {total} bytes is over the limit of {limits.txn_bytes_max}",
+                limit=limits.txn_bytes_max,
+                got=total,
+            )
+
+    def _run(self, prepared: Prepared, op: Dml, from_peer: bool) -> None:
+        """One operation: apply, remember what to log and what to answer."""
+        store = self._stores.get(op.space_id)
+        if store is None:
+            raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+        if prepared.draft is not None and not store.is_system:
+            self._refuse_mixture()
+        kind = op.type
+        if kind is _REPLACE or kind is _INSERT:
+            new = op.value
+            assert new is not None
+            old = store.put(prepared, new, replace=kind is _REPLACE)
+            prepared.results.append(new)
+        else:
+            op, old, new = self._run_keyed(prepared, store, op, from_peer)
+        is_local = store.is_local
+        is_logged = not store.is_temporary
+        if store.is_system:
+            is_logged, is_local = self._on_system_row(prepared, store, op, old, new)
+            if is_logged and not is_local:
+                prepared.touches_system = True
+        if is_logged:
+            prepared.ops.append(op)
+            prepared.local.append(is_local)
+            prepared.size += len(op.raw) + ROW_OVERHEAD_BYTES
+            if store.is_sync:
+                prepared.is_sync = True  # a local space is never synchronous [D-2]
+
+    def _run_keyed(
+        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool
+    ) -> tuple[Dml, Tuple | None, Tuple | None]:
+        """Update, delete, upsert: returns what to log, the old and the new tuple."""
+        ops_max = None if from_peer else self._limits.update_ops_max
+        bytes_max = None if from_peer else self._limits.tuple_bytes_max
+        match op.type:
+            case RowType.UPDATE:
+                op, old, new = store.update(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                prepared.results.append(new)
+            case RowType.DELETE:
+                op, old = store.delete(prepared, op)
+                new = None
+                prepared.results.append(old)
+            case RowType.UPSERT:
+                old, new = store.upsert(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                prepared.results.append(None)
+            case _:
+                raise Unsupported(f"A space does not support operation {op.type.name}")
+        return op, old, new
+
+    def _refuse_mixture(self) -> None:
+        raise Unsupported("One transaction does not support schema changes together with data changes")
+
+    # --- system spaces: rows with a meaning
+
+    def _on_system_row(
+        self, prepared: Prepared, store: SpaceStore, op: Dml, old: Tuple | None, new: Tuple | None
+    ) -> tuple[bool, bool]:
+        """Check what the row would mean. Returns (is logged, is local)."""
+        space_id = store.definition.id
+        prepared.system = (*prepared.system, space_id)
+        if space_id == CLUSTER_ID:
+            check_cluster_row(old, new)
+        elif space_id == SCHEMA_ID:
+            check_schema_row(old, new)
+        elif store.is_ddl:
+            return self._on_ddl_row(prepared, space_id, op, old, new)
+        return True, False
+
+    def _on_ddl_row(
+        self, prepared: Prepared, space_id: int, op: Dml, old: Tuple | None, new: Tuple | None
+    ) -> tuple[bool, bool]:
+        row = new or old or op.key or op.value
+        target_id = row[0] if row else 0
+        target = self._stores.get(target_id)
+        is_local = is_logged = False
+        if space_id == TRUNCATE_ID:
+            is_local = target is not None and target.definition.is_local
+            is_logged = target is None or not target.definition.is_temporary
+            if target is not None and new is not None and (is_local or not is_logged):
+                # Only this instance sees it, so it needs no barrier, which a foreign queue could hold up.
+                target.clear(prepared)
+                return is_logged, is_local
+        else:
+            is_logged = target_id < TEMPORARY_ID_MIN
+        if any(not store.is_system for store, *_ in prepared.changes) or prepared.temporary:
+            self._refuse_mixture()
+        if prepared.draft is None:
+            prepared.draft = Draft(self._stores)
+        prepared.draft.change(space_id, old, new)
+        prepared.is_ddl = prepared.is_ddl or is_logged
+        return is_logged, is_local
+
+    def _base_of(self, draft: Draft, prepared: Prepared) -> Prepared | None:
+        """The newest pending transaction in the spaces that a schema change looked at."""
+        newest: Prepared | None = None
+        for space_id in draft.spaces:
+            store = self._stores.get(space_id)
+            found = None if store is None else store.newest_pending()
+            if (
+                found is not None
+                and found is not prepared
+                and (newest is None or found.serial > newest.serial)
+            ):
+                newest = found
+        return newest
+
+    def _on_system_commit(self, prepared: Prepared) -> None:
+        if CLUSTER_ID in prepared.system:
+            self._read_members()
+        if prepared.draft is not None:
+            for space_id, space in prepared.draft.spaces.items():
+                self._define(space_id, space.definition, space.indexes)
+                if space.truncated and space.definition is not None:
+                    self._stores[space_id].truncate()
+            self.schema_version += 1
+
+    def _define(self, space_id: int, definition: SpaceDef | None, indexes: dict[int, IndexDef]) -> None:
+        """Put one definition in force."""
+        store = self._stores.get(space_id)
+        if store is not None:
+            self._ids.pop(store.definition.name, None)
+        if definition is None:
+            self._stores.pop(space_id, None)
+            return
+        # Another space of this transaction may have taken the old name already.
+        self._ids[definition.name] = space_id
+        if store is None:
+            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk)
+            if space_id < TEMPORARY_ID_MIN:
+                self.space_id_max = max(self.space_id_max, space_id)
+        else:
+            store.alter(definition, indexes, sort=not self._is_bulk)
+
+    def _read_members(self) -> None:
+        rows = self._stores[CLUSTER_ID].tuples.values()
+        self._members = {
+            InstanceId(row[0]): _member(row) for row in sorted(rows, key=lambda row: int(row[0]))
+        }
+
+    # --- reads: committed data only
+
+    def get(self, space_id: int, index_id: int, key: Tuple) -> Tuple | None:
+        """[D-11]"""
+        return self._readable(space_id, index_id).get(self._old_name(space_id, key))
+
+    def select(
+        self,
+        space_id: int,
+        index_id: int = 0,
+        key: Tuple = (),
+        iterator: Iterator_ = Iterator_.EQ,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        after: Tuple | None = None,
+    ) -> SelectResult:
+        """[D-12], [D-13], [D-14]. `more` of the result: cut by `limit` or by bytes, go on with `after`."""
+        return self._readable(space_id, index_id).select(
+            self._old_name(space_id, key),
+            iterator,
+            limit=limit,
+            offset=offset,
+            after=after,
+            bytes_max=self._limits.select_bytes_max,
+        )
+
+    def count(self, space_id: int) -> int:
+        """Committed tuples [D-15]; 0 while the space has no primary index."""
+        return len(self._store(space_id).tuples)
+
+    def _readable(self, space_id: int, index_id: int) -> Index:
+        return self._store(space_id).index(index_id)
+
+    @staticmethod
+    def _old_name(space_id: int, key: Tuple) -> Tuple:
+        is_old = space_id == SCHEMA_ID and key == (OLD_REPLICASET_UUID,)
+        return (REPLICASET_UUID,) if is_old else key
+
+    def _store(self, space: str | int) -> SpaceStore:
+        space_id = self._ids.get(space, -1) if isinstance(space, str) else space
+        found = self._stores.get(space_id)
+        if found is None:
+            if isinstance(space, int):
+                raise NoSuchSpace(f"Space '#{space}' does not exist")
+            near = get_close_matches(space, self._ids, n=1)
+            raise NoSuchSpace(f"Space '{space}' does not exist", nearest=near[0] if near else None)
+        return found
+
+    # --- schema and members
+
+    def space(self, name_or_id: str | int) -> SpaceDef:
+        """NoSuchSpace with `nearest` in its details."""
+        return self._store(name_or_id).definition
+
+    def spaces(self) -> list[SpaceDef]:
+        """All of them, system spaces first, by id."""
+        return [self._stores[number].definition for number in sorted(self._stores)]
+
+    def indexes(self, space: str | int) -> list[IndexDef]:
+        return [index.definition for index in self._store(space).indexes.values()]
+
+    def index(self, space: str | int, name_or_id: str | int) -> IndexDef:
+        """NoSuchIndex."""
+        store = self._store(space)
+        if isinstance(name_or_id, int):
+            return store.index(name_or_id).definition
+        for index in store.indexes.values():
+            if index.definition.name == name_or_id:
+                return index.definition
+        raise NoSuchIndex(f"No index '{name_or_id}' is defined in space '{store.definition.name}'")
+
+    def members(self) -> dict[InstanceId, tuple[str, str | None]]:
+        """id -> (uuid, name) of the committed `_cluster`, by id. Do not change it."""
+        return self._members
+
+    def prepared_members(self) -> dict[InstanceId, tuple[str, str | None]]:
+        """The same with what is not decided yet: the N of elections."""
+        store = self._stores[CLUSTER_ID]
+        if not store.pending:
+            return self._members
+        rows = sorted(store.prepared_tuples(), key=lambda row: int(row[0]))
+        return {InstanceId(row[0]): _member(row) for row in rows}
+
+    def replicaset_uuid(self) -> str | None:
+        """Committed; None before bootstrap or join."""
+        row = self._stores[SCHEMA_ID].tuples.get(REPLICASET_UUID)
+        return None if row is None else row[1]
+
+    def prepared_rows(self, space_id: int) -> list[Tuple]:
+        """Tuples of a space as a writer sees them; what the next schema change must build on."""
+        return list(self._store(space_id).prepared_tuples())
+
+    # --- snapshots, join, recovery
+
+    def freeze(self, *, with_local: bool = True) -> list[tuple[int, list[Tuple]]]:
+        """A view of all committed tuples that stays as it is: (space id, tuples), system spaces first.
+
+        Temporary spaces are left out, and the definitions of spaces of type 'temporary' [D-4].
+        with_local: False also leaves out the tuples of local spaces, for a join.
+        """
+        frozen = []
+        for space_id in sorted(self._stores):
+            store = self._stores[space_id]
+            definition = store.definition
+            if definition.is_temporary or (definition.is_local and not with_local):
+                continue
+            rows = list(store.tuples.values())
+            if store.is_ddl:
+                rows = [row for row in rows if self._is_in_snapshot(space_id, row, with_local)]
+            if rows:
+                frozen.append((space_id, rows))
+        return frozen
+
+    def _is_in_snapshot(self, space_id: int, row: Tuple, with_local: bool) -> bool:
+        if row[0] >= TEMPORARY_ID_MIN:
+            return False
+        if space_id != TRUNCATE_ID:
+            return True
+        target = self._stores.get(row[0])
+        if target is None:
+            return True
+        return not target.definition.is_temporary and (with_local or not target.definition.is_local)
+
+    def load(self, space_id: int, tuples: Iterable[Tuple]) -> None:
+        """Add committed tuples of a snapshot. Those of `_space`, then `_index` come before the data.
+
+        They were checked when they were written, and the file has checksums: no further checks of data.
+        """
+        store = self._store(space_id)
+        tuples = list(tuples)
+        store.load(tuples)
+        if space_id == CLUSTER_ID:
+            self._read_members()
+        elif is_ddl_space(space_id) and space_id != TRUNCATE_ID:
+            self._load_definitions(space_id, tuples)
+
+    def _load_definitions(self, space_id: int, tuples: Iterable[Tuple]) -> None:
+        touched: dict[int, tuple[SpaceDef, dict[int, IndexDef]]] = {}
+        for row in tuples:
+            if space_id == SPACE_ID:
+                touched[row[0]] = (SpaceDef.from_tuple(row), self._index_defs(row[0]))
+            elif row[0] in self._stores:
+                _, indexes = touched.setdefault(
+                    row[0], (self._stores[row[0]].definition, self._index_defs(row[0]))
+                )
+                indexes[row[1]] = IndexDef.from_tuple(row)
+        for number, (definition, indexes) in touched.items():
+            self._define(number, definition, indexes)
+        self.schema_version += 1
+
+    def _index_defs(self, space_id: int) -> dict[int, IndexDef]:
+        store = self._stores.get(space_id)
+        return {} if store is None else {n: index.definition for n, index in store.indexes.items()}
+
+    def begin_bulk(self) -> None:
+        """Recovery starts: keep no sorted orders; a read that needs one builds it."""
+        self._is_bulk = True
+        for store in self._stores.values():
+            store.unsort()
+
+    def end_bulk(self) -> None:
+        self._is_bulk = False
+        for store in self._stores.values():
+            store.sort()
+
+    def checksum(self, space_id: int) -> tuple[int, str]:
+        """(count, 16 hex digits): equal wherever the space holds equal tuples, in whatever order."""
+        total = 0
+        store = self._store(space_id)
+        for value in store.tuples.values():
+            total += int.from_bytes(blake2b(_pack(value), digest_size=8).digest(), "big")
+        return len(store.tuples), f"{total & (2**64 - 1):016x}"
+
+    def check(self) -> None:
+        """Every index of every space agrees with the tuples, and overlays hold only open transactions."""
+        for store in self._stores.values():
+            store.check()
+
+
+def _member(row: Tuple) -> tuple[str, str | None]:
+    return row[1], row[2] if len(row) > 2 else None

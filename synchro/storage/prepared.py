@@ -1,0 +1,98 @@
+"""One prepared transaction of memtx: what it will change, and what its refusal rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from synchro.errors import SynchroError
+from synchro.row import Dml, Tuple
+from synchro.storage.key_def import Key
+
+if TYPE_CHECKING:
+    from synchro.storage.ddl import Draft
+    from synchro.storage.space_store import SpaceStore
+
+
+class Prepared:
+    """Made by `Memtx.prepare`; ended by exactly one of `commit` and `rollback`.
+
+    ops: to be logged: update and delete by a secondary key have the primary one (then `raw` is empty: encode
+        from the fields) [D-16]; changes of temporary spaces are left out [D-5].
+    local: parallel to `ops`: the row belongs to the LOCAL group.
+    results: what each *requested* operation returns [D-16].
+    is_sync: touches an `is_sync` space with a row that is not local [Q-10].
+    touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
+    is_ddl: changes definitions by logged rows, so it needs the barrier.
+    size: approximate bytes in the log and in memory.
+    """
+
+    __slots__ = (
+        "base",
+        "changes",
+        "draft",
+        "is_ddl",
+        "is_done",
+        "is_sync",
+        "local",
+        "ops",
+        "results",
+        "serial",
+        "size",
+        "system",
+        "temporary",
+        "touches_system",
+        "unique_changes",
+    )
+
+    def __init__(self, serial: int) -> None:
+        self.ops: list[Dml] = []
+        self.local: list[bool] = []
+        self.results: list[Tuple | None] = []
+        self.is_sync = False
+        self.is_ddl = False
+        self.touches_system = False
+        self.size = 0
+        self.serial = serial
+        """Rises from transaction to transaction: who is newer."""
+        self.is_done = False
+        """Committed or rolled back: what an overlay still says about it is void."""
+        self.base: Prepared | None = None
+        """The newest pending transaction whose changes this one has seen."""
+        self.changes: list[Change] = []
+        self.unique_changes: list[UniqueChange] = []
+        self.temporary: list[TemporaryChange] = []
+        self.system: Sequence[int] = ()
+        """Ids of the system spaces it changes."""
+        self.draft: Draft | None = None
+
+    def rest_on(self, other: Prepared) -> None:
+        """Remember that something this transaction saw belongs to `other`."""
+        if other is not self and (self.base is None or other.serial > self.base.serial):
+            self.base = other
+
+
+Pending: TypeAlias = tuple[Prepared, Tuple | None]
+"""Newest prepared state of one key: who made it; the tuple, None = deleted."""
+PendingKey: TypeAlias = tuple[Prepared, Key | None]
+"""The same for a unique secondary key: the primary key it leads to, None = free."""
+
+Change: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Pending | None]"
+"""store, primary key, new tuple, what the overlay said before"""
+UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
+"""overlay, secondary key, what the overlay said before"""
+TemporaryChange: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Tuple | None]"
+"""store, primary key, old tuple, new tuple"""
+
+
+class PendingRefusal(Exception):
+    """The refusal rests on a tuple that is not decided yet, so it must not be told yet.
+
+    error: the refusal, valid if `blocker` commits; else the answer is TransactionConflict.
+    blocker: the newest pending transaction it rests on.
+    """
+
+    def __init__(self, error: SynchroError, blocker: Prepared) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.blocker = blocker

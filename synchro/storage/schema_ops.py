@@ -1,0 +1,217 @@
+"""Requests of people (create a space, add an index, ...) as changes of system spaces. [D-1]..[D-8], [D-40].
+
+Each function returns the operations of one transaction, with empty `raw`: encode them from their fields.
+Build them right before `Memtx.prepare`, with nothing prepared in between: ids and flags are read from the
+prepared state. An empty list means "not created, it exists" (`if_not_exists`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from synchro.errors import IllegalParams, IndexExists, ReplicaMax, SpaceExists
+from synchro.ids import INSTANCE_ID_MAX, InstanceId
+from synchro.row import Dml, Field, RowType, Tuple
+from synchro.storage.memtx import Memtx
+from synchro.storage.schema import (
+    CLUSTER_ID,
+    INDEX_ID,
+    SCHEMA_ID,
+    SPACE_ID,
+    TEMPORARY_ID_MIN,
+    TRUNCATE_ID,
+    IndexDef,
+    IndexType,
+    SpaceDef,
+    SpaceKind,
+    check_name,
+    parse_format,
+    resolve_parts,
+)
+from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID, VERSION
+
+SCHEMA_VERSION: Final = (3, 3, 0)
+"""Data-dictionary version whose forms of `_space`, `_index` and `_cluster` we use [D-22]."""
+_FLAGS_FIELD: Final = 6
+_DEFAULT_PARTS: Final = ((1, "unsigned"),)
+
+
+def _insert(space_id: int, value: Tuple) -> Dml:
+    return Dml(RowType.INSERT, space_id, b"", value=value)
+
+
+def _delete(space_id: int, *key: Field) -> Dml:
+    return Dml(RowType.DELETE, space_id, b"", 0, key)
+
+
+def bootstrap_ops(
+    *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
+) -> list[Dml]:
+    """The first rows of a new replica set [M-2], [M-3]."""
+    return [
+        _insert(SCHEMA_ID, (VERSION, *SCHEMA_VERSION)),
+        _insert(SCHEMA_ID, (REPLICASET_UUID, replicaset_uuid)),
+        _insert(SCHEMA_ID, (REPLICASET_NAME, replicaset_name)),
+        _insert(CLUSTER_ID, (1, instance_uuid, instance_name)),
+    ]
+
+
+def register(memtx: Memtx, uuid: str, name: str | None) -> list[Dml]:
+    """A new member with the smallest free id [M-3]. ReplicaMax. Nothing if the UUID is registered."""
+    members = memtx.prepared_members()
+    if any(known == uuid for known, _ in members.values()):
+        return []
+    number = next((n for n in range(1, INSTANCE_ID_MAX + 1) if InstanceId(n) not in members), None)
+    if number is None:
+        raise ReplicaMax(f"Replica count limit reached: {INSTANCE_ID_MAX + 1}", limit=INSTANCE_ID_MAX)
+    return [_insert(CLUSTER_ID, (number, uuid) if name is None else (number, uuid, name))]
+
+
+def unregister(instance: InstanceId) -> list[Dml]:
+    return [_delete(CLUSTER_ID, instance)]
+
+
+def create_space(
+    memtx: Memtx,
+    name: str,
+    *,
+    space_id: int | None = None,
+    field_count: int = 0,
+    format: Sequence[object] = (),
+    if_not_exists: bool = False,
+    is_local: bool = False,
+    is_sync: bool = False,
+    temporary: bool = False,
+    kind: SpaceKind | str | None = None,
+) -> list[Dml]:
+    """[D-2], one row. kind: `type` of the rule, exclusive with `temporary`. SpaceExists, IllegalParams."""
+    check_name(name)
+    rows = memtx.prepared_rows(SPACE_ID)
+    if any(row[2] == name for row in rows) or any(s.name == name for s in memtx.spaces() if s.is_system):
+        if if_not_exists:
+            return []
+        raise SpaceExists(f"Space '{name}' already exists")
+    if kind is not None and temporary:
+        raise IllegalParams("options 'type' and 'temporary' are mutually exclusive")
+    if kind is not None and kind not in set(SpaceKind):
+        raise IllegalParams(f"unknown space type {kind!r}")
+    chosen = SpaceKind(kind) if kind else SpaceKind.DATA_TEMPORARY if temporary else SpaceKind.NORMAL
+    if is_local and is_sync:
+        raise IllegalParams(f"Failed to create space '{name}': local space can't be synchronous")
+    definition = SpaceDef(
+        id=space_id if space_id is not None else _next_space_id(memtx, rows, chosen),
+        name=name,
+        field_count=field_count,
+        format=parse_format(format),
+        kind=chosen,
+        is_local=is_local,
+        is_sync=is_sync,
+    )
+    return [_insert(SPACE_ID, definition.to_tuple())]
+
+
+def _next_space_id(memtx: Memtx, rows: Sequence[Tuple], kind: SpaceKind) -> int:
+    """Highest id ever + 1 [D-1]."""
+    if kind is SpaceKind.TEMPORARY:
+        taken = (int(row[0]) for row in rows if row[0] >= TEMPORARY_ID_MIN)
+        return 1 + max(taken, default=TEMPORARY_ID_MIN - 1)
+    return 1 + max([memtx.space_id_max, *(int(row[0]) for row in rows if row[0] < TEMPORARY_ID_MIN)])
+
+
+def alter_space(
+    memtx: Memtx,
+    space: str | int,
+    *,
+    name: str | None = None,
+    is_sync: bool | None = None,
+    field_count: int | None = None,
+    format: Sequence[object] | None = None,
+) -> list[Dml]:
+    """[D-7]: one UPDATE of the `_space` row, so that fields nobody asked to change stay as they are."""
+    definition = memtx.space(space)
+    ops: list[Tuple] = []
+    if name is not None:
+        check_name(name)
+        if name != definition.name and any(known.name == name for known in memtx.spaces()):
+            raise SpaceExists(f"Space '{name}' already exists")
+        ops.append(("=", 3, name))
+    if field_count is not None:
+        ops.append(("=", 5, field_count))
+    if is_sync is not None:
+        ops.append(("=", _FLAGS_FIELD, _flags(memtx, definition, is_sync)))
+    if format is not None:
+        ops.append(("=", 7, tuple(field.to_map() for field in parse_format(format))))
+    if not ops:
+        raise IllegalParams("nothing to alter: give name, is_sync, field_count or format")
+    return [Dml(RowType.UPDATE, SPACE_ID, b"", 0, (definition.id,), None, tuple(ops))]
+
+
+def _flags(memtx: Memtx, definition: SpaceDef, is_sync: bool) -> dict[str, Field]:
+    row = memtx.get(SPACE_ID, 0, (definition.id,))
+    flags: dict[str, Field] = dict(definition.to_tuple()[5] if row is None else row[5])
+    flags.pop("is_sync", None)
+    if is_sync:
+        flags["is_sync"] = True
+    return flags
+
+
+def truncate(memtx: Memtx, space: str | int) -> list[Dml]:
+    """[D-26]: one row; the counter rises by one, also if two truncates meet."""
+    number = memtx.space(space).id
+    return [Dml(RowType.UPSERT, TRUNCATE_ID, b"", value=(number, 1), ops=(("+", 2, 1),))]
+
+
+def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
+    """Its indexes, the primary one last, its truncate counter if it has one, then the space [D-40]."""
+    number = memtx.space(space).id
+    ops = [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.indexes(number))]
+    if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
+        ops.append(_delete(TRUNCATE_ID, number))
+    return [*ops, _delete(SPACE_ID, number)]
+
+
+def create_index(
+    memtx: Memtx,
+    space: str | int,
+    name: str,
+    *,
+    index_id: int | None = None,
+    type: IndexType | str = IndexType.TREE,
+    unique: bool = True,
+    parts: Sequence[object] = _DEFAULT_PARTS,
+    if_not_exists: bool = False,
+) -> list[Dml]:
+    """[D-8], one row. parts: as `schema.resolve_parts` takes them. IndexExists, WrongFormat."""
+    check_name(name)
+    definition = memtx.space(space)
+    known = memtx.indexes(definition.id)
+    if any(index.name == name for index in known):
+        if if_not_exists:
+            return []
+        raise IndexExists(f"Index '{name}' already exists")
+    if index_id is None:
+        index_id = max((index.id for index in known), default=-1) + 1
+    elif any(index.id == index_id for index in known):
+        raise IndexExists(f"Index #{index_id} already exists in space '{definition.name}'")
+    if str(type).upper() not in IndexType.__members__:
+        raise IllegalParams(f"Unknown index type {str(type)!r}: there are TREE and HASH")
+    index = IndexDef(
+        space_id=definition.id,
+        id=index_id,
+        name=name,
+        type=IndexType(str(type).upper()),
+        unique=unique,
+        parts=resolve_parts(definition, parts),
+    )
+    return [_insert(INDEX_ID, index.to_tuple())]
+
+
+def drop_index(memtx: Memtx, space: str | int, index: str | int) -> list[Dml]:
+    """The primary index goes last."""
+    definition = memtx.index(space, index)
+    if definition.id == 0 and len(memtx.indexes(space)) > 1:
+        raise IllegalParams(
+            f"Can't drop primary key in space '{memtx.space(space).name}' while secondary keys exist"
+        )
+    return [_delete(INDEX_ID, definition.space_id, definition.id)]

@@ -1,0 +1,65 @@
+"""What rows of `_cluster` and `_schema` may not become. Rules [D-22], [D-23], [M-1], [M-3], [M-5], [M-37].
+
+Who may change them (connected, oneself, quorum) is for the caller; here stands what follows from the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from synchro.errors import IllegalParams, ReplicaMax, Unsupported
+from synchro.ids import INSTANCE_ID_MAX
+from synchro.row import Tuple
+
+REPLICASET_UUID: Final = "replicaset_uuid"
+REPLICASET_NAME: Final = "replicaset_name"
+VERSION: Final = "version"
+OLD_REPLICASET_UUID: Final = "cluster"
+"""Name of the key in old versions; reading it still works [D-22]."""
+
+NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+def check_uuid(uuid: object) -> None:
+    if not isinstance(uuid, str) or _UUID.fullmatch(uuid) is None:
+        raise IllegalParams(f"Invalid UUID: {uuid}")
+    if uuid == NIL_UUID:
+        raise IllegalParams("Nil UUID is reserved and can't be used in replication")
+
+
+def check_schema_row(old: Tuple | None, new: Tuple | None) -> None:
+    """[D-22]: the replica set's UUID is given once."""
+    if old is not None and old[0] == REPLICASET_UUID and old != new:
+        raise IllegalParams("Can't reset replica set UUID: it is already assigned")
+    if new is not None and new[0] == REPLICASET_UUID:
+        check_uuid(new[1] if len(new) > 1 else None)
+
+
+def check_cluster_row(old: Tuple | None, new: Tuple | None) -> None:
+    """[D-23], [M-37]. That UUIDs and names are given once is left to the unique indexes."""
+    if new is None:
+        return
+    number, uuid = new[0], new[1]
+    name = _name(new)
+    if number == 0:
+        raise IllegalParams(f"Can't initialize replica id with a reserved value {number}")
+    if number > INSTANCE_ID_MAX:
+        raise ReplicaMax(f"Replica count limit reached: {INSTANCE_ID_MAX + 1}", limit=INSTANCE_ID_MAX)
+    check_uuid(uuid)
+    if name is not None and _NAME.fullmatch(name) is None:
+        raise IllegalParams(
+            f"Invalid instance name '{name}': 1-63 characters, a lower-case letter first, "
+            "then lower-case letters, digits, '-' and '_'"
+        )
+    if old is not None and old[1] != uuid:
+        if _name(old) is None:
+            raise Unsupported("Replica without a name does not support UUID update")
+        if _name(old) != name:
+            raise Unsupported("Replica does not support UUID and name update together")
+
+
+def _name(row: Tuple) -> str | None:
+    return row[2] if len(row) > 2 else None
