@@ -1,0 +1,503 @@
+"""The WAL being written: one file at a time, one write and one sync per batch.
+
+Rules [W-8], [W-10], [W-12], [W-15], [W-17], [W-40].
+
+Knows no trio and no threads: `wal.py` calls it in a worker thread, the simulator directly.
+
+Room: a file grows by a zero-filled, synced lead, so that a sync of rows changes no metadata. The last part
+of the lead is the reserve, which only control rows may use when the disk is full.
+Failures: ENOSPC, EDQUOT, EFBIG and a short write are cut back (`WalIo`, nothing was written); every other
+error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A sync is never repeated.
+"""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeVar
+
+from synchro.config import Limits
+from synchro.errors import DiskFailed, WalIo, XlogGap
+from synchro.row import Txn
+from synchro.storage.disk import Disk, File, write_whole
+from synchro.storage.xlog import (
+    INPROGRESS_SUFFIX,
+    SECTOR,
+    XLOG_SUFFIX,
+    BlockWriter,
+    FileHeader,
+    decode_header,
+    encode_header,
+    file_name,
+    padded,
+    split_batch,
+)
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+_T = TypeVar("_T")
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write that mean: nothing is broken, there is just no room."""
+SPARE_NAME: Final = "spare" + XLOG_SUFFIX + INPROGRESS_SUFFIX
+"""A file that is no longer needed, kept for its blocks; deleted at start like all `.inprogress` [W-10]."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalFile:
+    """A file of the chain: rows after `vclock`."""
+
+    vclock: Vclock
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStart:
+    """Where a new journal begins; made by `recovery`, or with defaults for a new instance.
+
+    vclock: the new file starts after it. tail: transactions of the last file above its last mark: they may
+    be page cache only, so they are copied to the new file and synced before anything is acked (S8).
+    files: the chain so far, oldest first, without a file that the new one replaces (equal start).
+    """
+
+    vclock: Vclock = EMPTY_VCLOCK
+    prev_vclock: Vclock | None = None
+    tail: tuple[Txn, ...] = ()
+    tail_vclock: Vclock | None = None
+    """End of the tail; None: `vclock`."""
+    files: tuple[WalFile, ...] = ()
+
+
+class WrittenBlock(NamedTuple):
+    path: str
+    offset: int
+    payload: bytes
+    time: float
+
+
+def advance(vclock: Vclock, txns: Sequence[Txn]) -> Vclock:
+    """`vclock` after these transactions."""
+    lsns = vclock.as_dict()
+    for txn in txns:
+        lsns[txn.origin] = txn.lsn
+        if len(txn.rows) > 1:
+            lsns.update(txn.components())
+    return Vclock(lsns)
+
+
+class _XlogFile:
+    """One open file and what is known about its bytes.
+
+    F1  0 < start <= end <= lead_end; blocks lie before `end`, and before `lead_end` a write needs no room.
+    F2  synced_number <= number of the last block; only `Journal` raises it, after a sync.
+    """
+
+    __slots__ = ("end", "file", "lead_end", "mark_told", "path", "start", "synced_number", "vclock", "writer")
+
+    def __init__(self, file: File, path: str, vclock: Vclock, writer: BlockWriter, start: int) -> None:
+        self.file = file
+        self.path = path
+        self.vclock = vclock
+        self.writer = writer
+        self.start = self.end = self.lead_end = start
+        self.synced_number = 0
+        self.mark_told = 0
+        """Highest mark some block carries."""
+
+
+class Journal:
+    """Appends batches; rotates, recycles and deletes files.
+
+    J1  `vclock` covers exactly what is written and, unless `sync=False`, synced [W-14].
+    J2  a file of an earlier process is never written to.
+    J3  after `DiskFailed` the object refuses everything.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        *,
+        instance_uuid: str,
+        new_salt: Callable[[], int],
+        start: JournalStart | None = None,
+        limits: Limits | None = None,
+        sync: bool = True,
+        wall_time: float = 0.0,
+    ) -> None:
+        """Makes the first file at once: copies the tail, syncs, renames, syncs the directory.
+
+        new_salt: gives 64 random bits; the simulator gives its own. sync=False: `wal.mode: write`.
+        """
+        start = start or JournalStart()
+        self.directory = directory
+        self._disk = disk
+        self._uuid = instance_uuid
+        self._limits = limits or Limits()
+        self._sync_on = sync
+        self._new_salt = new_salt
+        self._broken = False
+        self._files = list(start.files)
+        self._spare: str | None = None
+        self._recovery_point: Vclock | None = None
+        self.last_blocks: list[WrittenBlock] = []
+        """Blocks of the last batch, for the ring of the relays."""
+        self.bytes_written = 0
+        self.syncs = 0
+        self.rotations = 0
+        self.gaps_made = 0
+        """Times that files were deleted although a subscriber may still need them [W-17]."""
+        self.vclock = start.vclock
+        self._current = self._guarded(
+            lambda: self._create(start.vclock, start.prev_vclock, start.tail, wall_time)
+        )
+        self.vclock = start.tail_vclock or advance(start.vclock, start.tail)
+
+    # --- what others may ask ------------------------------------------------------------------------
+
+    @property
+    def files(self) -> tuple[WalFile, ...]:
+        """The chain, oldest first; the last one is being written."""
+        return (*self._files, WalFile(self._current.vclock, self._current.path))
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """(path, offset) behind the last written block."""
+        return self._current.path, self._current.end
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes in the current file."""
+        return self._current.end
+
+    def files_after(self, vclock: Vclock) -> list[WalFile]:
+        """Files with the rows after a peer's `vclock` (component 0 ignored); `XlogGap` if gone [W-45]."""
+        files = self.files
+        for at in range(len(files) - 1, -1, -1):
+            if vclock.covers(files[at].vclock):
+                return list(files[at:])
+        raise XlogGap(
+            f"Missing .xlog file between LSN {vclock.signature} {vclock} and "
+            f"{files[0].vclock.signature} {files[0].vclock}",
+            have=vclock,
+            oldest=files[0].vclock,
+        )
+
+    # --- appending -----------------------------------------------------------------------------------
+
+    def append(self, txns: Sequence[Txn], wall_time: float, *, has_control: bool = False) -> None:
+        """Write and sync in this order. Raises `WalIo` (nothing was written) or `DiskFailed`.
+
+        has_control: may use the reserve [L-30].
+        """
+        self._guarded(lambda: self._append(txns, wall_time, has_control))
+
+    def write_mark(self, wall_time: float) -> bool:
+        """Note, unsynced, up to where the file is known to be synced; False: nothing to say, or no room."""
+        return self._guarded(lambda: self._write_mark(wall_time))
+
+    def close_clean(self, wall_time: float) -> None:
+        """End marker; the next start finds everything proven. The journal is closed then."""
+        self._guarded(lambda: self._finish(self._current, wall_time))
+        self._disk.close(self._current.file)
+        self._broken = True
+
+    def close_files(self) -> None:
+        """Give the file handle back without a word on disk (a crash, or after `DiskFailed`)."""
+        self._broken = True
+        self._disk.close(self._current.file)
+
+    def rotate(self, wall_time: float) -> bool:
+        """Go on in a new file if this one has rows: before a checkpoint [W-12]. False: no need or no room."""
+        return self._guarded(lambda: self._rotate(wall_time))
+
+    def collect_garbage(self, keep_from: Vclock, recovery_point: Vclock | None = None) -> int:
+        """Drop files entirely below `keep_from` (component 0 included) [W-40]; the first is kept as a spare.
+
+        recovery_point: vclock of the oldest kept checkpoint. When the disk is full, files below it go
+        too, even if a subscriber still needs them [W-17]. Returns how many files went.
+        """
+        if recovery_point is not None:
+            self._recovery_point = recovery_point
+        return self._guarded(lambda: self._drop_below(keep_from, recycle=True))
+
+    # --- below: called under `_guarded` -----------------------------------------------------------------
+
+    def _guarded(self, action: Callable[[], _T]) -> _T:
+        if self._broken:
+            raise DiskFailed("the journal is closed", file=self.directory)
+        try:
+            return action()
+        except WalIo:
+            raise
+        except OSError as error:
+            self._broken = True  # J3
+            current = getattr(self, "_current", None)
+            path = current.path if current is not None else self.directory
+            offset = current.end if current is not None else 0
+            raise DiskFailed(
+                f"{path}: {error.strerror or error} at offset {offset}; "
+                "the outcome of what was on its way is unknown",
+                file=path,
+                offset=offset,
+                errno=error.errno,
+            ) from error
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _sync(self, file: File, *, always: bool = False) -> None:
+        if self._sync_on or always:
+            self.syncs += 1
+            try:
+                self._disk.sync(file)
+            except OSError as error:
+                # Also ENOSPC: after a failed sync nothing is known about any page, so it is not "no room".
+                self._broken = True
+                raise _SyncFailed(error.errno, f"sync failed: {error.strerror}") from error
+
+    def _append(self, txns: Sequence[Txn], wall_time: float, has_control: bool) -> None:
+        if self._current.end >= self._limits.wal_max_size:
+            self._rotate(wall_time)
+        current = self._current
+        writer = current.writer
+        blocks: list[bytes] = []
+        written: list[WrittenBlock] = []
+        offset = current.end
+        for payload, rows in split_batch(txns, self._limits.wal_block_bytes_max):
+            blocks.append(writer.encode(payload, rows=rows, mark=current.synced_number, wall_time=wall_time))
+            written.append(WrittenBlock(current.path, offset, payload, wall_time))
+            offset += len(blocks[-1])
+        if not blocks:
+            return
+        data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        try:
+            self._make_room(current, len(data), has_control)
+        except BaseException:
+            writer.cancel()
+            raise
+        try:
+            write_whole(self._disk, current.file, data, current.end)
+        except OSError as error:
+            writer.cancel()
+            if error.errno not in NO_ROOM:
+                raise
+            self._cut(current, blocks)
+            raise self._no_room(error) from error
+        writer.commit()
+        self._sync(current.file)
+        current.end += len(data)
+        current.mark_told = current.synced_number
+        if self._sync_on:
+            current.synced_number = writer.number
+        self.bytes_written += len(data)
+        self.vclock = advance(self.vclock, txns)
+        self.last_blocks = written
+
+    def _cut(self, current: _XlogFile, blocks: Sequence[bytes]) -> None:
+        """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
+        resurrect transactions whose callers were told that nothing was written (answers in docs/adr/)."""
+        offset = current.end
+        size = self._disk.size(current.file)
+        for block in blocks:
+            if offset < size:
+                write_whole(self._disk, current.file, bytes(min(SECTOR, size - offset)), offset)
+            offset += len(block)
+        self._sync(current.file, always=True)
+
+    def _no_room(self, error: OSError | None) -> WalIo:
+        why = "no room" if error is None else (error.strerror or str(error))
+        return WalIo(
+            f"Failed to write to disk: {why}; nothing was written",
+            file=self._current.path,
+            offset=self._current.end,
+            errno=None if error is None else error.errno,
+        )
+
+    def _make_room(self, current: _XlogFile, need: int, has_control: bool) -> None:
+        """See that `need` bytes, and the reserve behind them, lie in the lead; or raise `WalIo`."""
+        reserve = self._limits.wal_control_reserve_bytes
+        wanted = current.end + need + reserve
+        if wanted <= current.lead_end:
+            return
+        target = padded(wanted + self._limits.wal_lead_bytes)
+        error = self._grow(current, target)
+        if error is not None and self._drop_for_room():
+            error = self._grow(current, target)
+        if error is not None:
+            error = self._grow(current, padded(wanted))
+        if error is not None and not (has_control and current.end + need <= current.lead_end):
+            raise self._no_room(error) from error
+
+    def _drop_for_room(self) -> bool:
+        """Delete what recovery does not need, although a subscriber may [W-17]. True if something went."""
+        gone = 0
+        if self._spare is not None:
+            self._disk.unlink(self._spare)
+            self._spare, gone = None, 1
+        if self._recovery_point is not None:
+            files = self._drop_below(self._recovery_point, recycle=False)
+            self.gaps_made += files > 0
+            gone += files
+        return gone > 0
+
+    def _grow(self, current: _XlogFile, target: int) -> OSError | None:
+        """Zero-fill up to `target` and sync; the error if there is no room (what lies there stays usable)."""
+        try:
+            write_whole(self._disk, current.file, bytes(target - current.lead_end), current.lead_end)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return error
+        self._sync(current.file)
+        current.lead_end = target
+        return None
+
+    def _write_mark(self, wall_time: float) -> bool:
+        current = self._current
+        if current.mark_told >= current.synced_number:
+            return False
+        if current.end + SECTOR + self._limits.wal_control_reserve_bytes > current.lead_end:
+            return False
+        mark = current.synced_number
+        block = current.writer.encode(b"", rows=0, mark=mark, wall_time=wall_time)
+        try:
+            write_whole(self._disk, current.file, block, current.end)
+        except OSError as error:
+            current.writer.cancel()
+            if error.errno not in NO_ROOM:
+                raise
+            return False  # The next block is written over whatever lies there.
+        current.writer.commit()
+        current.end += len(block)
+        current.mark_told = mark
+        return True
+
+    def _finish(self, current: _XlogFile, wall_time: float) -> None:
+        """Cut the lead off, write the end marker, sync. Everything before was synced with its batch."""
+        if current.synced_number < current.writer.number:  # a mark block, or wal.mode `write`
+            self._sync(current.file, always=True)
+        mark = current.writer.number
+        block = current.writer.encode(b"", rows=0, mark=mark, wall_time=wall_time, is_end=True)
+        write_whole(self._disk, current.file, block, current.end)
+        current.writer.commit()
+        current.end += len(block)
+        self._disk.truncate(current.file, current.end)
+        self._sync(current.file, always=True)
+
+    # --- files ------------------------------------------------------------------------------------------
+
+    def _create(
+        self, vclock: Vclock, prev_vclock: Vclock | None, tail: Sequence[Txn], wall_time: float
+    ) -> _XlogFile:
+        """A file that starts at `vclock` and holds `tail`, durable under its final name [W-10]."""
+        current = self._prepare(vclock, prev_vclock)
+        self._fill(current, tail, wall_time)
+        self._publish(current)
+        return current
+
+    def _prepare(self, vclock: Vclock, prev_vclock: Vclock | None) -> _XlogFile:
+        """New header and lead under a `.inprogress` name, synced; `OSError` NO_ROOM leaves nothing behind."""
+        path = posixpath.join(self.directory, file_name(vclock))
+        inprogress = path + INPROGRESS_SUFFIX
+        header = encode_header(FileHeader("XLOG", self._uuid, vclock, prev_vclock, salt=self._new_salt()))
+        parsed, start, crc = decode_header(header)
+        spare, self._spare = self._spare, None
+        file = self._disk.create(inprogress) if spare is None else self._disk.open(spare)
+        try:
+            write_whole(self._disk, file, header, 0)
+            lead_end = start
+            if spare is not None:
+                lead_end = self._disk.size(file) // SECTOR * SECTOR
+                if lead_end < start + self._limits.wal_control_reserve_bytes:
+                    lead_end = start
+            self._sync(file)
+            current = _XlogFile(file, path, vclock, BlockWriter(parsed.salt, crc), start)
+            current.lead_end = max(lead_end, start)
+            self._make_room_first(current)
+        except OSError:
+            self._disk.close(file)
+            self._disk.unlink(inprogress if spare is None else spare)
+            raise
+        if spare is not None:
+            self._disk.rename(spare, inprogress)
+        return current
+
+    def _make_room_first(self, current: _XlogFile) -> None:
+        """The reserve at least: hard state must fit even if the disk is full a moment later."""
+        reserve = self._limits.wal_control_reserve_bytes
+        if current.lead_end >= current.end + reserve:
+            return
+        error = self._grow(current, padded(current.end + reserve + self._limits.wal_lead_bytes))
+        if error is not None:
+            error = self._grow(current, padded(current.end + reserve))
+        if error is not None:
+            raise error
+
+    def _fill(self, current: _XlogFile, tail: Sequence[Txn], wall_time: float) -> None:
+        """Copy the tail and prove it: data, sync, then a synced block with the mark over it."""
+        if not tail:
+            return
+        writer = current.writer
+        data = b"".join(
+            writer.encode(payload, rows=rows, mark=0, wall_time=wall_time)
+            for payload, rows in split_batch(tail, self._limits.wal_block_bytes_max)
+        )
+        write_whole(self._disk, current.file, data, current.end)
+        writer.commit()
+        self._sync(current.file, always=True)
+        current.end += len(data)
+        current.synced_number = writer.number
+        mark = writer.encode(b"", rows=0, mark=writer.number, wall_time=wall_time)
+        write_whole(self._disk, current.file, mark, current.end)
+        writer.commit()
+        self._sync(current.file, always=True)
+        current.end += len(mark)
+        current.lead_end = max(current.lead_end, current.end)
+        current.mark_told = current.synced_number = writer.number
+
+    def _publish(self, current: _XlogFile) -> None:
+        self._disk.rename(current.path + INPROGRESS_SUFFIX, current.path)
+        self._disk.sync_dir(self.directory)
+
+    def _rotate(self, wall_time: float) -> bool:
+        old = self._current
+        if old.vclock == self.vclock:
+            return False
+        try:
+            new = self._prepare(self.vclock, old.vclock)
+        except _SyncFailed:
+            raise
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return False  # Go on in the old file while its lead lasts; rotation is only housekeeping.
+        self._finish(old, wall_time)
+        self._publish(new)
+        self._disk.close(old.file)
+        self._files.append(WalFile(old.vclock, old.path))
+        self._current = new
+        self.rotations += 1
+        return True
+
+    def _drop_below(self, keep_from: Vclock, *, recycle: bool) -> int:
+        files = self.files
+        gone = 0
+        while gone + 1 < len(files) and keep_from.covers(files[gone + 1].vclock, with_local=True):
+            path = files[gone].path
+            if recycle and self._spare is None:
+                spare = posixpath.join(self.directory, SPARE_NAME)
+                self._disk.rename(path, spare)
+                # Durable before its bytes change: else a crash could leave the old name on a new header.
+                self._disk.sync_dir(self.directory)
+                self._spare = spare
+            else:
+                self._disk.unlink(path)
+            gone += 1
+        del self._files[:gone]
+        return gone
+
+
+class _SyncFailed(OSError):
+    """A sync that failed; never mistaken for a full disk."""

@@ -1,0 +1,309 @@
+"""What a restarted instance finds on its disk: one snapshot, then the rows after it, in WAL order.
+
+Rules [W-10], [W-11], [W-20..25]; S10, S15. The chain of files is checked as a whole: names, UUID, order,
+`PrevVClock`, and that each file but the last holds every row up to the start of the next one.
+
+Where two files overlap the later one wins: it was begun by a restart that copied what the earlier one held
+above its synced mark. The earlier file is read up to the start of the later one; equal rows there are
+expected, different ones are corruption.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from synchro.errors import Corruption, XlogGap
+from synchro.ids import InstanceId, Lsn
+from synchro.row import Tuple, Txn
+from synchro.storage.disk import Disk, FileBytes
+from synchro.storage.journal import JournalStart, WalFile
+from synchro.storage.snapshot import SnapshotMeta, SnapshotReader, read_snapshot
+from synchro.storage.xlog import (
+    INPROGRESS_SUFFIX,
+    SNAP_SUFFIX,
+    XLOG_SUFFIX,
+    Ending,
+    FileHeader,
+    XlogReader,
+    is_file_name,
+)
+from synchro.vclock import Vclock
+
+_Lsns = dict[InstanceId, Lsn]
+
+
+@contextmanager
+def open_xlog(disk: Disk, path: str) -> Iterator[XlogReader]:
+    """One WAL file; iterate it for (offset, block, txns). `Corruption` if its header is damaged."""
+    data = FileBytes(disk, path)
+    try:
+        yield XlogReader(data, data.size, path)
+    finally:
+        data.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """Where the log ended without an end marker; nothing known to be synced is missing [W-21]."""
+
+    path: str
+    offset: int
+
+
+class Recovered:
+    """The snapshot and the rows behind it. Use in this order: `meta`, `tuples()`, `batches()`, the rest.
+
+    After `batches` ended: `vclock`, `clean_stop`, `torn_tail`, `log_complete`, `journal_start`.
+    """
+
+    def __init__(self, disk: Disk, snapshot: SnapshotReader, chain: Sequence[WalFile], first: int) -> None:
+        self.meta: SnapshotMeta = snapshot.meta
+        self.snapshot_path = snapshot.path
+        self.instance_uuid = snapshot.header.instance_uuid
+        self.vclock = snapshot.meta.vclock
+        self.clean_stop = not chain
+        """True: the log has its end marker, or there is no log yet."""
+        self.torn_tail: TornTail | None = None
+        self.log_complete = False
+        """Snapshot and chain are whole and every block up to the last mark is valid (first part of the
+        amnesia rule, S14). Where that is not so an error is raised."""
+        self.rows = 0
+        """Rows given out by `batches`."""
+        self.journal_start: JournalStart | None = None
+        self._disk = disk
+        self._snapshot = snapshot
+        self._chain = chain
+        self._first = first
+
+    def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
+        """(space id, some tuples of it), once. Raises `Corruption`."""
+        return self._snapshot.tuples()
+
+    def batches(self) -> Iterator[list[Txn]]:
+        """Transactions after the snapshot, in order, a block at a time. Raises `Corruption`, `XlogGap`."""
+        lsns: _Lsns = self.vclock.as_dict()
+        overlap: dict[tuple[InstanceId, Lsn], bytes] = {}
+        files = self._chain[self._first :]
+        if not files:
+            self.journal_start = JournalStart(vclock=self.vclock)
+        followers: tuple[WalFile | None, ...] = (*files[1:], None)
+        for file, following in zip(files, followers, strict=False):
+            with open_xlog(self._disk, file.path) as reader:
+                if following is not None:
+                    copied = overlap
+                    overlap = {}
+                    yield from self._read_closed(reader, following, lsns, copied, overlap)
+                else:
+                    yield from self._read_last(reader, lsns, overlap)
+        self.log_complete = True
+
+    def _read_closed(
+        self,
+        reader: XlogReader,
+        following: WalFile,
+        lsns: _Lsns,
+        copied: dict[tuple[InstanceId, Lsn], bytes],
+        overlap: dict[tuple[InstanceId, Lsn], bytes],
+    ) -> Iterator[list[Txn]]:
+        """A file with one behind it: give out the rows up to the start of that one, keep the others."""
+        limit = following.vclock.as_dict()
+        seen: _Lsns = reader.header.vclock.as_dict()
+        for block in reader.blocks():
+            batch = []
+            for txn in reader.txns(block):
+                if txn.lsn <= limit.get(txn.origin, 0):
+                    self._follow(reader, seen, txn, block.offset)
+                    if copied:
+                        self._compare(reader, txn, copied, block.offset)
+                    if self._is_new(lsns, txn):
+                        batch.append(txn)
+                else:
+                    overlap[txn.origin, txn.lsn] = txn.data
+            if batch:
+                yield self._count(batch)
+        if Vclock(seen) != following.vclock:
+            have = Vclock(seen)
+            if reader.ending is Ending.TORN:
+                raise reader.damage(f"it ends at {have}, but {following.path} starts at {following.vclock}")
+            raise _gap(have, following.vclock)
+        self._merge(lsns, seen)
+
+    def _read_last(
+        self, reader: XlogReader, lsns: _Lsns, copied: dict[tuple[InstanceId, Lsn], bytes]
+    ) -> Iterator[list[Txn]]:
+        seen: _Lsns = reader.header.vclock.as_dict()
+        proven: _Lsns = dict(seen)
+        tail: deque[tuple[int, list[Txn]]] = deque()
+        for block in reader.blocks():
+            while tail and tail[0][0] <= block.mark:
+                self._advance(proven, tail.popleft()[1])
+            txns = reader.txns(block)
+            batch = []
+            for txn in txns:
+                self._follow(reader, seen, txn, block.offset)
+                if copied:
+                    self._compare(reader, txn, copied, block.offset)
+                if self._is_new(lsns, txn):
+                    batch.append(txn)
+            tail.append((block.number, txns))
+            if batch:
+                yield self._count(batch)
+        end = Vclock(seen)
+        if not end.covers(self.meta.vclock, with_local=True):
+            # The snapshot was made when these rows were on disk, so the end of the log was cut wrongly.
+            raise reader.damage(f"it ends at {end}, but {self.snapshot_path} is at {self.meta.vclock}")
+        self._merge(lsns, seen)
+        self.vclock = Vclock(lsns)
+        self.clean_stop = reader.ending is Ending.CLEAN
+        if self.clean_stop:
+            self._start_at(reader.header, end, (), end)
+        else:
+            self.torn_tail = TornTail(reader.path, reader.end)
+            self._start_at(reader.header, Vclock(proven), tuple(t for _, txns in tail for t in txns), end)
+
+    def _start_at(self, last: FileHeader, start: Vclock, tail: tuple[Txn, ...], end: Vclock) -> None:
+        replaces = start == last.vclock  # Same name: the new file takes the place of the last one.
+        self.journal_start = JournalStart(
+            vclock=start,
+            prev_vclock=last.prev_vclock if replaces else last.vclock,
+            tail=tail,
+            tail_vclock=end,
+            files=tuple(self._chain[:-1] if replaces else self._chain),
+        )
+
+    def _count(self, batch: list[Txn]) -> list[Txn]:
+        self.rows += sum(len(txn.rows) for txn in batch)
+        return batch
+
+    @staticmethod
+    def _follow(reader: XlogReader, seen: _Lsns, txn: Txn, offset: int) -> None:
+        """Every row of a file is beyond what the file held before [W-2]."""
+        if txn.lsn <= seen.get(txn.origin, 0):
+            raise reader.damage(f"LSN {txn.origin}:{txn.lsn} is there twice", offset)
+        seen[txn.origin] = txn.lsn
+        if len(txn.rows) > 1:
+            seen.update(txn.components())
+
+    @staticmethod
+    def _advance(lsns: _Lsns, txns: Sequence[Txn]) -> None:
+        for txn in txns:
+            lsns.update(txn.components())
+
+    @staticmethod
+    def _is_new(lsns: _Lsns, txn: Txn) -> bool:
+        """Not covered by the snapshot; moves `lsns` [W-20]."""
+        if txn.lsn <= lsns.get(txn.origin, 0):
+            return False
+        lsns[txn.origin] = txn.lsn
+        if len(txn.rows) > 1:
+            for instance, lsn in txn.components():
+                lsns[instance] = max(lsn, lsns.get(instance, Lsn(0)))
+        return True
+
+    @staticmethod
+    def _merge(lsns: _Lsns, seen: _Lsns) -> None:
+        for instance, lsn in seen.items():
+            lsns[instance] = max(lsn, lsns.get(instance, Lsn(0)))
+
+    @staticmethod
+    def _compare(
+        reader: XlogReader, txn: Txn, copied: dict[tuple[InstanceId, Lsn], bytes], offset: int
+    ) -> None:
+        earlier = copied.pop((txn.origin, txn.lsn), None)
+        if earlier is not None and earlier != txn.data:
+            raise reader.damage(f"row {txn.origin}:{txn.lsn} differs from the one in the file before", offset)
+
+
+def _gap(have: Vclock, need: Vclock) -> XlogGap:
+    return XlogGap(
+        f"Missing .xlog file between LSN {have.signature} {have} and {need.signature} {need}",
+        have=have,
+        need=need,
+    )
+
+
+def delete_inprogress(disk: Disk, directory: str) -> list[str]:
+    """Files that were not finished [W-10]; the names that went."""
+    gone = [name for name in disk.listdir(directory) if name.endswith(INPROGRESS_SUFFIX)]
+    for name in gone:
+        disk.unlink(posixpath.join(directory, name))
+    if gone:
+        disk.sync_dir(directory)
+    return gone
+
+
+def _names(disk: Disk, directory: str, suffix: str) -> list[str]:
+    return sorted(name for name in disk.listdir(directory) if is_file_name(name, suffix))
+
+
+def _check_header(header: FileHeader, kind: str, path: str, name: str, instance_uuid: str | None) -> None:
+    """Directory invariants of one file [W-11]."""
+    if header.kind != kind:
+        raise Corruption(f"{path}: the file type is {header.kind}, not {kind}", file=path, offset=0)
+    if int(name.split(".")[0]) != header.vclock.signature:
+        raise Corruption(
+            f"{path}: the name says {name.split('.')[0]}, the header {header.vclock}", file=path, offset=0
+        )
+    if instance_uuid is not None and header.instance_uuid != instance_uuid:
+        raise Corruption(
+            f"{path}: invalid instance UUID: expected {instance_uuid}, the file has {header.instance_uuid}",
+            file=path,
+            offset=0,
+        )
+
+
+def read_chain(
+    disk: Disk, wal_dir: str, instance_uuid: str | None = None
+) -> list[tuple[WalFile, FileHeader]]:
+    """Headers of all WAL files, oldest first, checked against each other [W-11], [W-23]."""
+    chain: list[tuple[WalFile, FileHeader]] = []
+    for name in _names(disk, wal_dir, XLOG_SUFFIX):
+        path = posixpath.join(wal_dir, name)
+        with open_xlog(disk, path) as reader:
+            header = reader.header
+        _check_header(header, "XLOG", path, name, instance_uuid)
+        if chain:
+            before = chain[-1][1].vclock
+            if before == header.vclock or not header.vclock.covers(before, with_local=True):
+                raise Corruption(
+                    f"{path}: {header.vclock} does not follow {before} of {chain[-1][0].path}",
+                    file=path,
+                    offset=0,
+                )
+            if header.prev_vclock != before:
+                raise _gap(before, header.vclock)
+        chain.append((WalFile(header.vclock, path), header))
+    return chain
+
+
+def recover(disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | None) -> Recovered | None:
+    """None: nothing there, a first start. Raises `Corruption` (file, offset, lsn) or `XlogGap`.
+
+    instance_uuid: own UUID from the identity file; None: do not compare. Deletes `.inprogress` files.
+    """
+    for directory in dict.fromkeys((snapshot_dir, wal_dir)):
+        disk.makedirs(directory)
+        delete_inprogress(disk, directory)
+    snapshots = _names(disk, snapshot_dir, SNAP_SUFFIX)
+    chain = [file for file, _ in read_chain(disk, wal_dir, instance_uuid)]
+    if not snapshots:
+        if chain:
+            raise Corruption(
+                f"{wal_dir} has WAL files but {snapshot_dir} has no snapshot", file=snapshot_dir, offset=0
+            )
+        return None
+    path = posixpath.join(snapshot_dir, snapshots[-1])
+    snapshot = read_snapshot(disk, path)
+    _check_header(snapshot.header, "SNAP", path, snapshots[-1], instance_uuid)
+    vclock = snapshot.meta.vclock
+    first = len(chain)
+    if chain:
+        covered = [at for at, file in enumerate(chain) if vclock.covers(file.vclock, with_local=True)]
+        if not covered:
+            raise _gap(vclock, chain[0].vclock)
+        first = covered[-1]
+    return Recovered(disk, snapshot, chain, first)

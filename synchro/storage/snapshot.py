@@ -1,0 +1,447 @@
+"""Snapshot format: committed tuples with the vclock they stand for, and the state of queue and Raft.
+
+A file is the text header of `xlog.py` with type SNAP, then frames. A join sends the same frames. A frame:
+
+    magic 4s, kind u8, space id u32, items u32, length u32, CRC32C u32 of header and payload; then the payload
+
+Order: one META, any number of REQUESTS and TUPLES, one FOOTER with the number of frames before it, the
+number of tuples, and the CRC32C over the CRCs of all frames before it: a lost frame does not go unseen.
+A snapshot holds the committed prefix only, and its vclock is that of this prefix (ADR on snapshots,
+over [W-33]). Rules [W-8], [W-9], [W-10], [W-32].
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from synchro.errors import Corruption, DecodeError
+from synchro.ids import INITIAL_TERM, NOBODY, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
+from synchro.row import Demote, Promote, Tuple
+from synchro.storage.disk import Disk, FileBytes, write_whole
+from synchro.storage.xlog import (
+    HEADER_BYTES_MAX,
+    INPROGRESS_SUFFIX,
+    SNAP_SUFFIX,
+    FileHeader,
+    crc32c,
+    decode_header,
+    encode_header,
+    file_name,
+)
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+CHUNK_BYTES_MAX: Final = 1024 * 1024
+"""Payload of a frame, unless one tuple is larger; a message of the join carries a few of them."""
+FRAME_BYTES_SANE: Final = 16 * 1024 * 1024
+_FRAME: Final = Struct("<4sBIII")
+_CRC: Final = Struct("<I")
+FRAME_HEADER_BYTES: Final = _FRAME.size + _CRC.size
+_MAGIC: Final = b"\xd5SNP"
+_NO_TERM: Final = Term(0)
+_NO_LSN: Final = Lsn(0)
+
+
+class RememberedRequest(NamedTuple):
+    """A decided transaction that a retry must find again. `term`: queue term of its segment."""
+
+    request_id: RequestId
+    origin: InstanceId
+    lsn: Lsn
+    term: Term
+
+
+class DroppedRange(NamedTuple):
+    """LSNs of rolled back or nopified transactions, both ends included."""
+
+    origin: InstanceId
+    first_lsn: Lsn
+    last_lsn: Lsn
+
+
+class PendingPromote(NamedTuple):
+    """A PROMOTE or DEMOTE that is written but not decided: `origin` wrote it as its row `lsn`."""
+
+    origin: InstanceId
+    lsn: Lsn
+    request: Promote | Demote
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """All that is not tuples, taken in the same step of the core as the view of the tuples [W-32]."""
+
+    vclock: Vclock = EMPTY_VCLOCK
+    replicaset_uuid: str = ""
+    term: Term = INITIAL_TERM
+    vote: InstanceId = NOBODY
+    queue_owner: InstanceId = NOBODY
+    queue_term: Term = _NO_TERM
+    confirmed_lsn: Lsn = _NO_LSN
+    confirmed_vclock: Vclock = EMPTY_VCLOCK
+    promote_terms: tuple[tuple[InstanceId, Term], ...] = ()
+    """origin -> term of its latest decided PROMOTE"""
+    pending_promotes: tuple[PendingPromote, ...] = ()
+    requests: Sequence[RememberedRequest] = ()
+    drops: Sequence[DroppedRange] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Room for facts of later versions; msgpack values."""
+
+
+class ChunkKind(IntEnum):
+    META = 1
+    REQUESTS = 2
+    TUPLES = 3
+    FOOTER = 4
+
+
+class Chunk(NamedTuple):
+    """A decoded frame. Which field is set depends on `kind`; FOOTER sets the three counters."""
+
+    kind: ChunkKind
+    crc: int
+    meta: SnapshotMeta | None = None
+    requests: Sequence[RememberedRequest] = ()
+    space_id: int = 0
+    tuples: Sequence[Tuple] = ()
+    frames: int = 0
+    total_tuples: int = 0
+    total_crc: int = 0
+
+
+# --- frames -------------------------------------------------------------------------------------------
+
+
+def _frame(kind: ChunkKind, space_id: int, items: int, payload: bytes) -> tuple[bytes, int]:
+    head = _FRAME.pack(_MAGIC, kind, space_id, items, len(payload))
+    crc = crc32c(payload, crc32c(head))
+    return b"".join((head, _CRC.pack(crc), payload)), crc
+
+
+def _pack_meta(meta: SnapshotMeta) -> bytes:
+    return bytes(
+        msgpack.packb(
+            {
+                "vclock": meta.vclock.as_dict(),
+                "replicaset_uuid": meta.replicaset_uuid,
+                "term": meta.term,
+                "vote": meta.vote,
+                "queue_owner": meta.queue_owner,
+                "queue_term": meta.queue_term,
+                "confirmed_lsn": meta.confirmed_lsn,
+                "confirmed_vclock": meta.confirmed_vclock.as_dict(),
+                "promote_terms": list(meta.promote_terms),
+                "pending_promotes": [
+                    (p.origin, p.lsn, isinstance(p.request, Promote), tuple(p.request))
+                    for p in meta.pending_promotes
+                ],
+                "drops": [tuple(d) for d in meta.drops],
+                "extra": meta.extra,
+            }
+        )
+    )
+
+
+def _int(value: Any, *, at_most: int = 2**64 - 1) -> int:
+    if type(value) is not int or not 0 <= value <= at_most:
+        raise ValueError(f"{value!r} is out of range")
+    return value
+
+
+def _id(value: Any) -> InstanceId:
+    return InstanceId(_int(value, at_most=31))
+
+
+def _vclock(value: Any) -> Vclock:
+    return Vclock({_id(i): Lsn(_int(lsn)) for i, lsn in value.items()})
+
+
+def _unpack_meta(payload: bytes) -> SnapshotMeta:
+    m = msgpack.unpackb(payload, use_list=False, strict_map_key=False)
+    return SnapshotMeta(
+        vclock=_vclock(m["vclock"]),
+        replicaset_uuid=str(m["replicaset_uuid"]),
+        term=Term(_int(m["term"])),
+        vote=_id(m["vote"]),
+        queue_owner=_id(m["queue_owner"]),
+        queue_term=Term(_int(m["queue_term"])),
+        confirmed_lsn=Lsn(_int(m["confirmed_lsn"])),
+        confirmed_vclock=_vclock(m["confirmed_vclock"]),
+        promote_terms=tuple((_id(i), Term(_int(t))) for i, t in m["promote_terms"]),
+        pending_promotes=tuple(
+            PendingPromote(_id(origin), Lsn(_int(lsn)), _request(bool(is_promote), *request))
+            for origin, lsn, is_promote, request in m["pending_promotes"]
+        ),
+        drops=tuple(DroppedRange(_id(o), Lsn(_int(a)), Lsn(_int(b))) for o, a, b in m["drops"]),
+        extra=dict(m["extra"]),
+    )
+
+
+def _request(is_promote: bool, owner: Any, lsn: Any, term: Any, prev_term: Any) -> Promote | Demote:
+    make = Promote if is_promote else Demote
+    return make(_id(owner), Lsn(_int(lsn)), Term(_int(term)), Term(_int(prev_term)))
+
+
+def _payloads(
+    items: Iterable[Any], pack: Callable[[Any], bytes], bytes_max: int
+) -> Iterator[tuple[bytes, int]]:
+    """(payload, number of items): packed items side by side, at most `bytes_max` unless one is larger."""
+    parts: list[bytes] = []
+    size = 0
+    for item in items:
+        data = pack(item)
+        if parts and size + len(data) > bytes_max:
+            yield b"".join(parts), len(parts)
+            parts, size = [], 0
+        parts.append(data)
+        size += len(data)
+    if parts:
+        yield b"".join(parts), len(parts)
+
+
+def iter_chunks(
+    meta: SnapshotMeta,
+    spaces: Iterable[tuple[int, Iterable[Tuple]]],
+    *,
+    chunk_bytes_max: int = CHUNK_BYTES_MAX,
+) -> Iterator[bytes]:
+    """The frames of a snapshot, for a file or for the stream of a join."""
+    pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+    total_crc = frames = tuples = 0
+
+    def counted(kind: ChunkKind, space_id: int, items: int, payload: bytes) -> bytes:
+        nonlocal total_crc, frames
+        frame, crc = _frame(kind, space_id, items, payload)
+        total_crc = crc32c(_CRC.pack(crc), total_crc)
+        frames += 1
+        return frame
+
+    yield counted(ChunkKind.META, 0, 1, _pack_meta(meta))
+    for payload, items in _payloads(meta.requests, pack, chunk_bytes_max):
+        yield counted(ChunkKind.REQUESTS, 0, items, payload)
+    for space_id, rows in spaces:
+        for payload, items in _payloads(rows, pack, chunk_bytes_max):
+            tuples += items
+            yield counted(ChunkKind.TUPLES, space_id, items, payload)
+    footer = pack((frames, tuples, total_crc))
+    yield _frame(ChunkKind.FOOTER, 0, 1, footer)[0]
+
+
+def frame_size(head: bytes) -> int:
+    """Size of the whole frame that starts with these `FRAME_HEADER_BYTES` bytes. Raises `DecodeError`."""
+    if len(head) < FRAME_HEADER_BYTES:
+        raise DecodeError("the snapshot ends inside a frame")
+    magic, _kind, _space, _items, length = _FRAME.unpack_from(head)
+    if magic != _MAGIC or length > FRAME_BYTES_SANE:
+        raise DecodeError("this is not a frame of a snapshot")
+    return FRAME_HEADER_BYTES + int(length)
+
+
+def decode_chunk(data: bytes) -> Chunk:
+    """One whole frame. Raises `DecodeError`."""
+    if len(data) != frame_size(data[:FRAME_HEADER_BYTES]):
+        raise DecodeError("the frame has another length than it says")
+    head, payload = data[: _FRAME.size], data[FRAME_HEADER_BYTES:]
+    (crc,) = _CRC.unpack_from(data, _FRAME.size)
+    if crc32c(payload, crc32c(head)) != crc:
+        raise DecodeError("checksum of the frame is wrong")
+    _magic, kind, space_id, items, _length = _FRAME.unpack(head)
+    try:
+        chunk = _decode_payload(ChunkKind(kind), crc, space_id, payload)
+    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
+        raise DecodeError(f"bad frame: {error}") from error
+    got = len(chunk.tuples) + len(chunk.requests) if kind in (ChunkKind.TUPLES, ChunkKind.REQUESTS) else 1
+    if got != items:
+        raise DecodeError(f"the frame holds {got} items, not {items}")
+    return chunk
+
+
+def _decode_payload(kind: ChunkKind, crc: int, space_id: int, payload: bytes) -> Chunk:
+    match kind:
+        case ChunkKind.META:
+            return Chunk(kind, crc, meta=_unpack_meta(payload))
+        case ChunkKind.FOOTER:
+            frames, tuples, total_crc = msgpack.unpackb(payload, use_list=False)
+            return Chunk(kind, crc, frames=frames, total_tuples=tuples, total_crc=total_crc)
+        case ChunkKind.REQUESTS:
+            return Chunk(kind, crc, requests=[_remembered(*item) for item in _unpack_all(payload)])
+        case ChunkKind.TUPLES:
+            tuples_ = _unpack_all(payload)
+            if any(type(item) is not tuple for item in tuples_):
+                raise ValueError("a stored tuple is not an array")
+            return Chunk(kind, crc, space_id=space_id, tuples=tuples_)
+
+
+def _unpack_all(payload: bytes) -> list[Any]:
+    unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=FRAME_BYTES_SANE)
+    unpacker.feed(payload)
+    items = list(unpacker)
+    if unpacker.tell() != len(payload):
+        raise ValueError("incomplete msgpack")
+    return items
+
+
+def _remembered(request_id: Any, origin: Any, lsn: Any, term: Any) -> RememberedRequest:
+    if type(request_id) is not bytes or len(request_id) != REQUEST_ID_BYTES:
+        raise ValueError("bad request id")
+    return RememberedRequest(RequestId(request_id), _id(origin), Lsn(_int(lsn)), Term(_int(term)))
+
+
+class SnapshotAssembler:
+    """Checks order, counts and checksum of frames as they come, from a file or a join.
+
+    Give each decoded frame to `add`. `meta` is complete when the first tuples came or `is_done`.
+    """
+
+    def __init__(self) -> None:
+        self.meta: SnapshotMeta | None = None
+        self.is_done = False
+        self._requests: list[RememberedRequest] = []
+        self._frames = self._tuples = self._crc = 0
+
+    def add(self, chunk: Chunk) -> Chunk:
+        """The same chunk. Raises `DecodeError` if it may not stand here."""
+        if self.is_done or (chunk.kind is ChunkKind.META) != (self._frames == 0):
+            raise DecodeError(f"a {chunk.kind.name} frame may not be number {self._frames + 1}")
+        if chunk.kind is ChunkKind.FOOTER:
+            if (chunk.frames, chunk.total_tuples, chunk.total_crc) != (self._frames, self._tuples, self._crc):
+                raise DecodeError("the footer does not fit the frames: some are missing or changed")
+            self._complete()
+            self.is_done = True
+            return chunk
+        self._frames += 1
+        self._crc = crc32c(_CRC.pack(chunk.crc), self._crc)
+        self._tuples += len(chunk.tuples)
+        if chunk.meta is not None:
+            self.meta = chunk.meta
+        if chunk.kind is ChunkKind.REQUESTS:
+            if self._tuples:
+                raise DecodeError("a REQUESTS frame behind tuples")
+            self._requests.extend(chunk.requests)
+        elif chunk.kind is ChunkKind.TUPLES:
+            self._complete()
+        return chunk
+
+    def _complete(self) -> None:
+        if self._requests:
+            assert self.meta is not None
+            self.meta = replace(self.meta, requests=tuple(self._requests))
+            self._requests = []
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def write_frames(
+    disk: Disk, directory: str, vclock: Vclock, instance_uuid: str, frames: Iterable[bytes]
+) -> str:
+    """Frames -> a snapshot file, durable under its final name [W-10]; returns its path.
+
+    A joiner passes the frames that it received. Raises what the disk raises; `.inprogress` may be left.
+    """
+    path = posixpath.join(directory, file_name(vclock, SNAP_SUFFIX))
+    inprogress = path + INPROGRESS_SUFFIX
+    file = disk.create(inprogress)
+    try:
+        header = encode_header(FileHeader("SNAP", instance_uuid, vclock))
+        write_whole(disk, file, header, 0)
+        offset = len(header)
+        for data in frames:
+            write_whole(disk, file, data, offset)
+            offset += len(data)
+        disk.sync(file)
+    finally:
+        disk.close(file)
+    disk.rename(inprogress, path)
+    disk.sync_dir(directory)
+    return path
+
+
+def write_snapshot(
+    disk: Disk,
+    directory: str,
+    meta: SnapshotMeta,
+    spaces: Iterable[tuple[int, Iterable[Tuple]]],
+    *,
+    instance_uuid: str,
+) -> str:
+    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path."""
+    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces))
+
+
+class SnapshotReader:
+    """Reads a snapshot front to back in bounded memory. Raises `Corruption` (file, offset)."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self.path = path
+        self._data = FileBytes(disk, path)
+        self._offset = 0
+        self._assembler = SnapshotAssembler()
+        self._first: Chunk | None = None
+        self._done = False
+        try:
+            self.header, self._offset, _ = decode_header(self._data(HEADER_BYTES_MAX, 0))
+            if self.header.kind != "SNAP":
+                raise DecodeError(f"the file type is {self.header.kind}, not SNAP")
+        except DecodeError as error:
+            self._data.close()
+            raise self._damage(error) from error
+        self._read_state()
+
+    def _read_state(self) -> None:
+        try:
+            self._first = self._next()
+            while self._first is not None and self._first.kind is not ChunkKind.TUPLES:
+                self._first = self._next()
+        except BaseException:
+            self._data.close()
+            raise
+        assert self._assembler.meta is not None
+        self.meta: SnapshotMeta = self._assembler.meta
+        if self.meta.vclock != self.header.vclock:
+            self._data.close()
+            raise self._damage(DecodeError("header and state name different vclocks"))
+
+    def _damage(self, error: DecodeError) -> Corruption:
+        return Corruption(
+            f"{self.path} is corrupted at offset {self._offset}: {error.message}",
+            file=self.path,
+            offset=self._offset,
+        )
+
+    def _next(self) -> Chunk | None:
+        """The next frame; None after the footer."""
+        if self._assembler.is_done:
+            return None
+        try:
+            size = frame_size(self._data(FRAME_HEADER_BYTES, self._offset))
+            chunk = self._assembler.add(decode_chunk(self._data(size, self._offset)))
+        except DecodeError as error:
+            raise self._damage(error) from error
+        self._offset += size
+        if not self._assembler.is_done:
+            return chunk
+        if self._data(1, self._offset):
+            raise self._damage(DecodeError("bytes behind the footer"))
+        return None
+
+    def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
+        """(space id, some of its tuples), once. The snapshot is proven whole when the iteration ended."""
+        try:
+            chunk, self._first = self._first, None
+            while chunk is not None:
+                yield chunk.space_id, chunk.tuples
+                chunk = self._next()
+        finally:
+            self._data.close()
+
+
+def read_snapshot(disk: Disk, path: str) -> SnapshotReader:
+    """Opens it: header, state and request table are read and checked; tuples come from `tuples()`."""
+    return SnapshotReader(disk, path)

@@ -1,0 +1,629 @@
+"""Row <-> bytes: what lies in a WAL block and travels in a stream frame. Rules [W-1], [W-3], [D-40].
+
+A row is a header of 24 bytes, little-endian: body length u32, type u8, flags u8, origin u8, group u8,
+LSN u64, TSN u64; then 16 bytes of request id if `FLAG_REQUEST_ID` is set; then the body, a msgpack map
+with Tarantool's IPROTO keys:
+
+    INSERT, REPLACE   {0x10 space, 0x21 tuple}
+    UPDATE            {0x10 space, 0x11 index, 0x20 key, 0x21 ops}
+    DELETE            {0x10 space, 0x11 index, 0x20 key}
+    UPSERT            {0x10 space, 0x21 tuple, 0x28 ops}
+    NOP               {}
+    RAFT              {0x00 term, 0x01 vote}
+    CONFIRM, ROLLBACK {0x02 owner, 0x03 lsn}
+    PROMOTE, DEMOTE   {0x02 previous owner, 0x03 lsn, 0x53 term, 0x71 previous term}
+
+A transaction is a run of rows up to the one with `FLAG_COMMIT`. Its bytes are made once, by its origin;
+the msgpack of a client's tuple is checked and spliced in as it came.
+
+Hot path: `tuple.__new__` builds the named tuples (half the cost of calling the class), one precompiled
+`Struct` reads the header, and scalars are recognised without a Python loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import chain
+from struct import Struct
+from struct import error as _StructError
+from typing import Any, Final, NamedTuple, cast
+
+import msgpack
+
+from synchro.errors import DecodeError, WrongFormat
+from synchro.ids import INSTANCE_ID_MAX, LOCAL, REQUEST_ID_BYTES, InstanceId, Lsn, Term
+from synchro.row import (
+    CONTROL_TYPES,
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    FLAG_WAIT_ACK,
+    FLAG_WAIT_SYNC,
+    Body,
+    Confirm,
+    Demote,
+    Dml,
+    Nop,
+    Promote,
+    RaftState,
+    Rollback,
+    Row,
+    RowType,
+    Txn,
+)
+
+NESTING_MAX: Final = 32
+"""Arrays and maps inside each other, the tuple included; Python compares nested values by recursion."""
+SMALL_BODY_BYTES: Final = 256
+"""Up to here a lying array header cannot make the msgpack decoder reserve memory worth a check."""
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**64 - 1
+
+KEY_SPACE_ID: Final = 0x10
+KEY_INDEX_ID: Final = 0x11
+KEY_KEY: Final = 0x20
+KEY_TUPLE: Final = 0x21
+KEY_OPS: Final = 0x28
+KEY_REPLICA_ID: Final = 0x02
+KEY_LSN: Final = 0x03
+KEY_TERM: Final = 0x53
+KEY_PREV_TERM: Final = 0x71
+KEY_RAFT_TERM: Final = 0x00
+KEY_RAFT_VOTE: Final = 0x01
+
+ROW_HEADER: Final = Struct("<IBBBBQQ")
+ROW_HEADER_BYTES: Final = ROW_HEADER.size
+
+_FLAGS_KNOWN: Final = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID
+_FLAGS_WRONG: Final = frozenset(
+    f for f in range(256) if f & ~_FLAGS_KNOWN or (f & FLAG_WAIT_ACK and not f & FLAG_WAIT_SYNC)
+)
+_TYPES: Final[dict[int, RowType]] = {int(t): t for t in RowType}
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_PREFIX_BYTES: Final = 6
+_PREFIXES_MAX: Final = 1024
+_SPACE_BY_PREFIX: Final[dict[bytes, int]] = {}
+"""Start of an INSERT body -> space id, for ids of 256..65535, whose start has 6 bytes. A cache."""
+_RAFT: Final = RowType.RAFT
+_WITH_TERM: Final = frozenset({int(RowType.PROMOTE), int(RowType.DEMOTE)})
+_ALONE_OR_LOCAL: Final = CONTROL_TYPES | {RowType.RAFT}
+_NOP: Final = Nop()
+_EMPTY_MAP: Final = b"\x80"
+
+_new: Callable[..., Any] = tuple.__new__
+_unpackb: Callable[..., Any] = msgpack.unpackb
+_packb: Callable[..., bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+class TxnSpan(NamedTuple):
+    """Where one transaction lies in a run of bytes, and what a relay must know to send it or not.
+
+    origin, lsn: as in `Txn`. local_lsn: highest LSN of component 0 it moves; 0 = it has no local rows.
+    term: of the PROMOTE or DEMOTE it consists of, else None.
+    """
+
+    start: int
+    end: int
+    origin: InstanceId
+    lsn: Lsn
+    local_lsn: Lsn
+    flags: int
+    type: RowType
+    term: Term | None
+
+    @property
+    def is_local(self) -> bool:
+        return self.origin == LOCAL
+
+
+# --- msgpack values -----------------------------------------------------------------------------------
+
+
+def _skim(data: bytes) -> None:
+    """Walk over one msgpack value without building it; ValueError if it is incomplete or too deep.
+
+    After this every array header is known to be true, so the decoder reserves no more than it fills.
+    """
+    left = [1]
+    pos, size = 0, len(data)
+    while left:
+        if left[-1] == 0:
+            left.pop()
+            continue
+        left[-1] -= 1
+        if pos >= size:
+            raise ValueError("incomplete msgpack")
+        head = data[pos]
+        pos += 1
+        items = 0
+        if head <= 0x7F or head >= 0xE0 or head in (0xC0, 0xC2, 0xC3):
+            continue
+        if head <= 0x8F:
+            items = 2 * (head & 0x0F)
+        elif head <= 0x9F:
+            items = head & 0x0F
+        elif head <= 0xBF:
+            pos += head & 0x1F
+        elif head in (0xCA, 0xCE, 0xD2):
+            pos += 4
+        elif head in (0xCB, 0xCF, 0xD3):
+            pos += 8
+        elif head in (0xCC, 0xD0):
+            pos += 1
+        elif head in (0xCD, 0xD1):
+            pos += 2
+        elif head in (0xC4, 0xD9, 0xC5, 0xDA, 0xC6, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF):
+            width = {0xC4: 1, 0xD9: 1, 0xC5: 2, 0xDA: 2, 0xDC: 2, 0xDE: 2}.get(head, 4)
+            count = int.from_bytes(data[pos : pos + width], "big")
+            pos += width
+            if head in (0xDC, 0xDD):
+                items = count
+            elif head in (0xDE, 0xDF):
+                items = 2 * count
+            else:
+                pos += count
+        else:
+            raise ValueError(f"msgpack byte 0x{head:02x} is not supported")
+        if items:
+            if len(left) > NESTING_MAX + 1:
+                raise ValueError(f"nested deeper than {NESTING_MAX}")
+            if items > size - pos:
+                raise ValueError("incomplete msgpack")
+            left.append(items)
+
+
+def _unpack(data: bytes) -> Any:
+    """One msgpack value; ValueError or TypeError if it is not exactly that. Memory bounded by the input."""
+    if len(data) > SMALL_BODY_BYTES and data.count(b"\xdc") + data.count(b"\xdd") > 2:
+        _skim(data)
+    return _unpackb(data, use_list=False, strict_map_key=False)
+
+
+def _check_nested(value: Any, depth: int) -> None:
+    kind = type(value)
+    if kind in _SCALARS:
+        return
+    if kind is not tuple and kind is not dict:
+        raise ValueError(f"a {kind.__name__} is not supported in a tuple")
+    if depth >= NESTING_MAX:
+        raise ValueError(f"nested deeper than {NESTING_MAX}")
+    for item in value if kind is tuple else chain(value.keys(), value.values()):
+        _check_nested(item, depth + 1)
+
+
+def _check_fields(value: Any, what: str, depth: int = 1) -> None:
+    """`value` is an array of supported values, not nested too deep."""
+    if type(value) is not tuple:
+        raise ValueError(f"the {what} is not a msgpack array")
+    for field in value:
+        if type(field) not in _SCALARS:
+            _check_nested(field, depth)
+
+
+def _check_ops(ops: Any) -> None:
+    if type(ops) is not tuple:
+        raise ValueError("the operations are not a msgpack array")
+    for op in ops:
+        _check_fields(op, "operation", 2)
+
+
+def _check_id(number: Any, what: str) -> None:
+    if type(number) is not int or not 0 <= number <= 0xFFFFFFFF:
+        raise ValueError(f"the {what} id is not a number of 32 bits")
+
+
+# --- bodies ---------------------------------------------------------------------------------------------
+
+
+def _map(raw: bytes, size: int) -> Any:
+    # The size byte is compared too, so that a key given twice does not hide behind a dict.
+    if not raw or raw[0] != 0x80 | size:
+        raise ValueError(f"the body is not a msgpack map of {size} keys")
+    body = _unpack(raw)
+    if len(body) != size:
+        raise ValueError("a key of the body is there twice")
+    return body
+
+
+def _parse_insert(kind: RowType, raw: bytes) -> Dml:
+    # Nearly every row passes here. Its start, up to the tuple, is the same for all rows of a space, so
+    # only the tuple itself is decoded once the start was seen (a third of the time of the whole map).
+    space_id = _SPACE_BY_PREFIX.get(raw[:_PREFIX_BYTES])
+    if space_id is None or len(raw) > SMALL_BODY_BYTES:
+        body = _map(raw, 2)
+        space_id, value = body[KEY_SPACE_ID], body[KEY_TUPLE]
+        _check_id(space_id, "space")
+        prefix = _prefix(2, space_id, None, KEY_TUPLE)
+        if len(prefix) == _PREFIX_BYTES and len(_SPACE_BY_PREFIX) < _PREFIXES_MAX:
+            _SPACE_BY_PREFIX[prefix] = space_id
+    else:
+        value = _unpackb(raw[_PREFIX_BYTES:], use_list=False, strict_map_key=False)
+    if type(value) is not tuple:
+        raise ValueError("the tuple is not a msgpack array")
+    for field in value:
+        if type(field) not in _SCALARS:
+            _check_nested(field, 1)
+    return _new(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+
+
+def _parse_update(kind: RowType, raw: bytes) -> Dml:
+    body = _map(raw, 4)
+    space_id, index_id, key, ops = body[KEY_SPACE_ID], body[KEY_INDEX_ID], body[KEY_KEY], body[KEY_TUPLE]
+    _check_id(space_id, "space")
+    _check_id(index_id, "index")
+    _check_fields(key, "key")
+    _check_ops(ops)
+    return Dml(kind, space_id, raw, index_id, key, None, ops)
+
+
+def _parse_delete(kind: RowType, raw: bytes) -> Dml:
+    body = _map(raw, 3)
+    space_id, index_id, key = body[KEY_SPACE_ID], body[KEY_INDEX_ID], body[KEY_KEY]
+    _check_id(space_id, "space")
+    _check_id(index_id, "index")
+    _check_fields(key, "key")
+    return Dml(kind, space_id, raw, index_id, key)
+
+
+def _parse_upsert(kind: RowType, raw: bytes) -> Dml:
+    body = _map(raw, 3)
+    space_id, value, ops = body[KEY_SPACE_ID], body[KEY_TUPLE], body[KEY_OPS]
+    _check_id(space_id, "space")
+    _check_fields(value, "tuple")
+    _check_ops(ops)
+    return Dml(kind, space_id, raw, 0, None, value, ops)
+
+
+def _parse_nop(kind: RowType, raw: bytes) -> Nop:
+    if raw != _EMPTY_MAP:
+        raise ValueError("the body of a NOP is not empty")
+    return _NOP
+
+
+def _instance(number: Any) -> InstanceId:
+    if type(number) is not int or not 0 <= number <= INSTANCE_ID_MAX:
+        raise ValueError(f"{number!r} is not an instance id")
+    return InstanceId(number)
+
+
+def _unsigned(number: Any, what: str) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is not a {what}")
+    return number
+
+
+def _parse_raft(kind: RowType, raw: bytes) -> RaftState:
+    body = _map(raw, 2)
+    return RaftState(Term(_unsigned(body[KEY_RAFT_TERM], "term")), _instance(body[KEY_RAFT_VOTE]))
+
+
+def _parse_confirm(kind: RowType, raw: bytes) -> Confirm | Rollback:
+    body = _map(raw, 2)
+    make = Confirm if kind is RowType.CONFIRM else Rollback
+    return make(_instance(body[KEY_REPLICA_ID]), Lsn(_unsigned(body[KEY_LSN], "LSN")))
+
+
+def _parse_promote(kind: RowType, raw: bytes) -> Promote | Demote:
+    body = _map(raw, 4)
+    make = Promote if kind is RowType.PROMOTE else Demote
+    return make(
+        _instance(body[KEY_REPLICA_ID]),
+        Lsn(_unsigned(body[KEY_LSN], "LSN")),
+        Term(_unsigned(body[KEY_TERM], "term")),
+        Term(_unsigned(body[KEY_PREV_TERM], "term")),
+    )
+
+
+_PARSERS: Final[dict[int, tuple[RowType, Callable[[RowType, bytes], Body]]]] = {
+    int(kind): (kind, parse)
+    for kind, parse in cast(
+        "tuple[tuple[RowType, Callable[[RowType, bytes], Body]], ...]",
+        (
+            (RowType.INSERT, _parse_insert),
+            (RowType.REPLACE, _parse_insert),
+            (RowType.UPDATE, _parse_update),
+            (RowType.DELETE, _parse_delete),
+            (RowType.UPSERT, _parse_upsert),
+            (RowType.NOP, _parse_nop),
+            (RowType.RAFT, _parse_raft),
+            (RowType.PROMOTE, _parse_promote),
+            (RowType.DEMOTE, _parse_promote),
+            (RowType.CONFIRM, _parse_confirm),
+            (RowType.ROLLBACK, _parse_confirm),
+        ),
+    )
+}
+_DML_TYPES: Final = frozenset(
+    {RowType.INSERT, RowType.REPLACE, RowType.UPDATE, RowType.DELETE, RowType.UPSERT}
+)
+_MALFORMED: Final = (ValueError, TypeError, KeyError, OverflowError)
+
+
+def encode_body(body: Body) -> bytes:
+    """The body as it stands in a row."""
+    match body:
+        case Dml():
+            return (
+                body.raw
+                or dml_from_values(
+                    body.type,
+                    body.space_id,
+                    index_id=body.index_id,
+                    key=body.key,
+                    value=body.value,
+                    ops=body.ops,
+                ).raw
+            )
+        case Nop():
+            return _EMPTY_MAP
+        case RaftState():
+            return _packb({KEY_RAFT_TERM: body.term, KEY_RAFT_VOTE: body.vote})
+        case Confirm() | Rollback():
+            return _packb({KEY_REPLICA_ID: body.owner, KEY_LSN: body.lsn})
+        case Promote() | Demote():
+            return _packb(
+                {
+                    KEY_REPLICA_ID: body.prev_owner,
+                    KEY_LSN: body.lsn,
+                    KEY_TERM: body.term,
+                    KEY_PREV_TERM: body.prev_term,
+                }
+            )
+
+
+# --- changes asked for by clients ---------------------------------------------------------------------
+
+
+def read_dml(kind: RowType, raw: bytes) -> Dml:
+    """A change from its encoded body. Raises `WrongFormat`."""
+    if kind not in _DML_TYPES:
+        raise WrongFormat(f"{kind.name} is not a data change")
+    try:
+        return cast("Dml", _PARSERS[kind][1](kind, bytes(raw)))
+    except _MALFORMED as error:
+        raise WrongFormat(f"malformed {kind.name}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"key {error.args[0]!r} is missing"
+    return str(error) or type(error).__name__.removesuffix("Error")
+
+
+@lru_cache(maxsize=1024)
+def _prefix(size: int, space_id: int, index_id: int | None, key: int) -> bytes:
+    """Start of a body up to the first spliced value: map of `size`, space, index if any, `key`."""
+    head = bytes((0x80 | size, KEY_SPACE_ID)) + _packb(space_id)
+    if index_id is not None:
+        head += bytes((KEY_INDEX_ID,)) + _packb(index_id)
+    return head + bytes((key,))
+
+
+def _as_msgpack(value: Any, what: str) -> bytes:
+    """Python values packed; bytes are taken for msgpack already."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        return _packb(value)
+    except _MALFORMED as error:
+        raise WrongFormat(f"the {what} cannot be encoded: {_why(error)}") from error
+
+
+def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
+    """INSERT or REPLACE; the client's tuple goes in as it came. Raises `WrongFormat`."""
+    assert kind is RowType.INSERT or kind is RowType.REPLACE
+    try:
+        value = _unpack(tuple_msgpack)
+        if type(value) is not tuple:
+            raise ValueError("the tuple is not a msgpack array")
+        for field in value:
+            if type(field) not in _SCALARS:
+                _check_nested(field, 1)
+    except _MALFORMED as error:
+        raise WrongFormat(f"malformed tuple: {_why(error)}") from error
+    raw = _prefix(2, space_id, None, KEY_TUPLE) + tuple_msgpack
+    return _new(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+
+
+def update_dml(space_id: int, index_id: int, key: bytes | Sequence[Any], ops: bytes | Sequence[Any]) -> Dml:
+    """key and ops: msgpack arrays as bytes, or Python sequences. Raises `WrongFormat`."""
+    raw = b"%b%b\x21%b" % (
+        _prefix(4, space_id, index_id, KEY_KEY),
+        _spliced(key, "key"),
+        _spliced(ops, "operations"),
+    )
+    return read_dml(RowType.UPDATE, raw)
+
+
+def upsert_dml(space_id: int, value: bytes | Sequence[Any], ops: bytes | Sequence[Any]) -> Dml:
+    raw = b"%b%b\x28%b" % (
+        _prefix(3, space_id, None, KEY_TUPLE),
+        _spliced(value, "tuple"),
+        _spliced(ops, "operations"),
+    )
+    return read_dml(RowType.UPSERT, raw)
+
+
+def delete_dml(space_id: int, index_id: int, key: bytes | Sequence[Any]) -> Dml:
+    raw = _prefix(3, space_id, index_id, KEY_KEY) + _spliced(key, "key")
+    return read_dml(RowType.DELETE, raw)
+
+
+def _spliced(value: bytes | Sequence[Any], what: str) -> bytes:
+    """Exactly one msgpack value: two of them would slip a key of their own into the body."""
+    data = _as_msgpack(value, what)
+    try:
+        _unpack(data)
+    except _MALFORMED as error:
+        raise WrongFormat(f"malformed {what}: {_why(error)}") from error
+    return data
+
+
+def dml_from_values(
+    kind: RowType,
+    space_id: int,
+    *,
+    index_id: int = 0,
+    key: Sequence[Any] | None = None,
+    value: Sequence[Any] | None = None,
+    ops: Sequence[Sequence[Any]] | None = None,
+) -> Dml:
+    """A change from Python values: tests, system spaces, tools. Raises `WrongFormat`."""
+    match kind:
+        case RowType.INSERT | RowType.REPLACE if value is not None:
+            return insert_dml(kind, space_id, _as_msgpack(value, "tuple"))
+        case RowType.UPDATE if key is not None and ops is not None:
+            return update_dml(space_id, index_id, key, ops)
+        case RowType.DELETE if key is not None:
+            return delete_dml(space_id, index_id, key)
+        case RowType.UPSERT if value is not None and ops is not None:
+            return upsert_dml(space_id, value, ops)
+        case _:
+            raise WrongFormat(f"{kind.name} lacks its key, tuple or operations")
+
+
+# --- transactions ---------------------------------------------------------------------------------------
+
+
+def encode_txn(rows: Sequence[Row]) -> Txn:
+    """One transaction from its rows; sets COMMIT (and REQUEST_ID if there is one) on the last [W-3]."""
+    last = rows[-1]
+    flags = last.flags | FLAG_COMMIT
+    if last.request_id is not None:
+        flags |= FLAG_REQUEST_ID
+    if flags != last.flags:
+        last = last._replace(flags=flags)
+        rows = (*rows[:-1], last)
+    pack = ROW_HEADER.pack
+    parts: list[bytes] = []
+    add = parts.append
+    for kind, origin, lsn, tsn, flag, body, group, request_id in rows:
+        raw = (type(body) is Dml and body.raw) or encode_body(body)
+        add(pack(len(raw), kind, flag, origin, group, lsn, tsn))
+        if request_id is not None:
+            assert len(request_id) == REQUEST_ID_BYTES
+            add(request_id)
+        add(raw)
+    return Txn(rows, b"".join(parts))
+
+
+def decode_txns(data: bytes) -> list[Txn]:
+    """The transactions of a run of whole ones; each `Txn.data` is a slice of `data`.
+
+    Raises `DecodeError` for anything else, and nothing but that. details: offset (of the row).
+    """
+    txns: list[Txn] = []
+    rows: list[Row] = []
+    unpack_header, parsers, wrong = ROW_HEADER.unpack_from, _PARSERS, _FLAGS_WRONG
+    size, pos, start = len(data), 0, 0
+    try:
+        while pos < size:
+            length, kind_number, flags, origin, group, lsn, tsn = unpack_header(data, pos)
+            body_start = pos + 24
+            request_id = None
+            if flags & FLAG_REQUEST_ID:
+                request_id = data[body_start : body_start + REQUEST_ID_BYTES]
+                body_start += REQUEST_ID_BYTES
+            end = body_start + length
+            if end > size:
+                raise ValueError("the row is longer than the data")
+            kind, parse = parsers[kind_number]
+            if flags in wrong or origin > 31 or group > 1 or not lsn or (group and origin):
+                raise ValueError(f"wrong header: flags {flags}, origin {origin}, group {group}, LSN {lsn}")
+            body = parse(kind, data[body_start:end])
+            row = _new(Row, (kind, origin, lsn, tsn, flags, body, group, request_id))
+            pos = end
+            if flags & FLAG_COMMIT:
+                if rows:
+                    rows.append(row)
+                    _check_txn(rows)
+                    txns.append(Txn(tuple(rows), data[start:end]))
+                    rows = []
+                else:
+                    if tsn != lsn or (kind is _RAFT and not group):
+                        raise ValueError(f"{kind.name} with LSN {lsn}, TSN {tsn}, group {group}")
+                    txns.append(Txn((row,), data[start:end]))
+                start = end
+            elif flags:
+                raise ValueError("flags on a row that is not the last of its transaction")
+            else:
+                rows.append(row)
+    except (*_MALFORMED, _StructError) as error:
+        why = "unknown row type" if isinstance(error, KeyError) and not isinstance(error.args[0], str) else ""
+        raise DecodeError(f"bad row at offset {pos}: {why or _why(error)}", offset=pos) from error
+    if rows:
+        raise DecodeError("found a not finished transaction in the log", offset=start)  # [W-24]
+    return txns
+
+
+def _check_txn(rows: Sequence[Row]) -> None:
+    """Rows of one transaction belong together [W-3]; ValueError if not."""
+    tsn = rows[0].tsn
+    origin = 0
+    last_lsn = last_local = 0
+    for kind, row_origin, lsn, row_tsn, _flags, _body, group, _request_id in rows:
+        if row_tsn != tsn:
+            raise ValueError(f"rows of transactions {tsn} and {row_tsn} are mixed")
+        if kind in _ALONE_OR_LOCAL and (kind is not _RAFT or not group):
+            raise ValueError(f"{kind.name} is not alone in its transaction, or not local")
+        if group:
+            if lsn <= last_local:
+                raise ValueError(f"LSN {lsn} follows {last_local}")
+            last_local = lsn
+            continue
+        if lsn <= last_lsn:
+            raise ValueError(f"LSN {lsn} follows {last_lsn}")
+        if not last_lsn:
+            origin = row_origin
+            if lsn != tsn:
+                raise ValueError(f"TSN {tsn}, but the first global row has LSN {lsn}")
+        elif origin != row_origin:
+            raise ValueError(f"rows of instances {origin} and {row_origin} in one transaction")
+        last_lsn = lsn
+    if not last_lsn and rows[0].lsn != tsn:
+        raise ValueError(f"TSN {tsn}, but the first row has LSN {rows[0].lsn}")
+
+
+def scan_txns(data: bytes) -> list[TxnSpan]:
+    """What `decode_txns` would find, from the headers alone (bodies of PROMOTE and DEMOTE excepted).
+
+    For bytes that were decoded or CRC-checked before; still raises only `DecodeError`.
+    """
+    spans: list[TxnSpan] = []
+    unpack_header, types = ROW_HEADER.unpack_from, _TYPES
+    size, pos, start = len(data), 0, 0
+    first: int | None = None
+    origin = lsn = local = 0
+    try:
+        while pos < size:
+            length, kind, flags, row_origin, group, row_lsn, _tsn = unpack_header(data, pos)
+            end = pos + 24 + length + (REQUEST_ID_BYTES if flags & FLAG_REQUEST_ID else 0)
+            if end > size:
+                raise ValueError("the row is longer than the data")
+            if first is None:
+                first = kind
+            if group:
+                local = row_lsn
+            else:
+                origin, lsn = row_origin, row_lsn
+            if flags & FLAG_COMMIT:
+                term = None
+                if first in _WITH_TERM:
+                    term = _term_of(data[start:end])
+                if not lsn:
+                    lsn = local
+                spans.append(_new(TxnSpan, (start, end, origin, lsn, local, flags, types[first], term)))
+                start, first = end, None
+                origin = lsn = local = 0
+            pos = end
+    except (*_MALFORMED, _StructError) as error:
+        raise DecodeError(f"bad row at offset {pos}: {_why(error)}", offset=pos) from error
+    if start != size:
+        raise DecodeError("found a not finished transaction in the log", offset=start)
+    return spans
+
+
+def _term_of(data: bytes) -> Term:
+    control = decode_txns(data)[0].control
+    assert isinstance(control, Promote | Demote)
+    return control.term

@@ -1,0 +1,298 @@
+"""The WAL task: batches, callbacks, cuts, and relays that follow the tail (S8, [W-14], [W-46])."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import trio
+from sim.disk import Fault, SimDisk
+from storage_world import (
+    DIR,
+    SMALL,
+    initial_snapshot,
+    new_instance,
+    open_journal,
+    raft_state,
+    reopen,
+    restart,
+    txn,
+    vclock,
+)
+
+from synchro.config import Limits
+from synchro.errors import DiskFailed, SynchroError, XlogGap
+from synchro.row import Txn
+from synchro.storage.disk import Disk, RealDisk
+from synchro.storage.journal import Journal
+from synchro.storage.recovery import recover
+from synchro.storage.snapshot import SnapshotMeta, write_snapshot
+from synchro.storage.wal import MARK_DELAY_S, Wal, WalReader
+from synchro.storage.xrow import decode_txns
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+
+@dataclass
+class Seen:
+    """What the core would be told; `until_...` waits for it."""
+
+    written: list[Vclock] = field(default_factory=list)
+    cuts: list[tuple[Vclock, SynchroError]] = field(default_factory=list)
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def until_written(self, upto: Vclock) -> None:
+        with trio.fail_after(10):
+            while not self.written or not self.written[-1].covers(upto):
+                await self.changed.wait()
+
+    async def until_cut(self) -> None:
+        with trio.fail_after(10):
+            while not self.cuts:
+                await self.changed.wait()
+
+
+def make_wal(disk: Disk, journal: Journal, limits: Limits = SMALL) -> tuple[Wal, Seen]:
+    seen = Seen()
+
+    def on_written(at: Vclock) -> None:
+        seen.written.append(at)
+        seen.wake()
+
+    def on_cut(at: Vclock, error: SynchroError) -> None:
+        seen.cuts.append((at, error))
+        seen.wake()
+
+    wal = Wal(disk, journal, on_written=on_written, on_cut=on_cut, limits=limits, wall_clock=lambda: 1.0)
+    return wal, seen
+
+
+async def read(reader: WalReader, count: int, max_bytes: int = 1 << 20) -> list[bytes]:
+    """The bytes of the next `count` transactions."""
+    got: list[bytes] = []
+    with trio.fail_after(10):
+        while len(got) < count:
+            spans, data = await reader.next_run(max_bytes)
+            got += [data[span.start : span.end] for span in spans]
+    return got
+
+
+def log(first: int, last: int) -> list[Txn]:
+    return [txn(n) for n in range(first, last + 1)]
+
+
+async def test_what_is_pending_goes_out_as_one_batch(nursery: trio.Nursery) -> None:
+    """[W-14]: one sync for all that was queued, one callback, in order."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    for one in log(1, 20):
+        wal.submit([one])
+    assert wal.queued_bytes == sum(len(one.data) for one in log(1, 20))
+    nursery.start_soon(wal.run)
+    await seen.until_written(vclock(_1=20))
+    assert seen.written == [vclock(_1=20)]
+    assert wal.stats.batches == 1 and wal.stats.txns == 20 and wal.queued_bytes == 0
+    wal.stop()
+
+
+async def test_stop_writes_the_rest_and_leaves_an_end_marker() -> None:
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: wal.run(task_status=task_status))
+        wal.submit(log(1, 3))
+        wal.stop()
+    assert seen.written == [vclock(_1=3)]
+    disk.restart(kept=[])
+    found = restart(disk)
+    assert found.recovered.clean_stop and len(found.txns) == 3
+
+
+async def test_the_mark_is_written_after_a_quiet_moment() -> None:
+    """Answers in docs/adr/: then a kill leaves nothing that must be copied."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    mark_written = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        wal.submit(log(1, 3))
+        await seen.until_written(vclock(_1=3))
+        disk.on_call = lambda call, path: trio.from_thread.run_sync(mark_written.set)
+        with trio.fail_after(MARK_DELAY_S + 5):
+            await mark_written.wait()
+        nursery.cancel_scope.cancel()
+    disk.restart()
+    start = restart(disk).recovered.journal_start
+    assert start is not None and start.tail == ()
+
+
+async def test_a_cut_drops_everything_queued_behind() -> None:
+    """[W-15]: the caller hears the vclock that is left; what follows uses the LSNs again."""
+    disk, journal = new_instance()
+    journal.append(log(1, 1), 1.0)
+    wal, seen = make_wal(disk, journal)
+    async with trio.open_nursery() as nursery:
+        disk.faults[disk.calls + 1] = Fault.SHORT
+        wal.submit(log(2, 3))
+        nursery.start_soon(wal.run)
+        await seen.until_cut()
+        assert seen.cuts[0][0] == vclock(_1=1) and seen.cuts[0][1].reason == "WAL_IO"
+        assert wal.queued_bytes == 0
+        wal.submit(log(2, 2))
+        await seen.until_written(vclock(_1=2))
+        assert await read(wal.reader(EMPTY_VCLOCK), 2) == [one.data for one in log(1, 2)]
+        wal.stop()
+    assert seen.written == [vclock(_1=2)]
+
+
+@pytest.mark.parametrize(("fault", "has_control"), [(Fault.EIO, False), (Fault.SHORT, True)])
+async def test_failures_that_end_the_process_come_out_of_run(fault: Fault, has_control: bool) -> None:
+    """[L-30]: an I/O error, or hard state that has no room."""
+    disk, journal = new_instance()
+    journal.append(log(1, 1), 1.0)
+    wal, seen = make_wal(disk, journal)
+    disk.faults[disk.calls + 1] = fault
+    wal.submit([raft_state(1, 2)] if has_control else log(2, 2), has_control)
+    with pytest.raises(DiskFailed):
+        await wal.run()
+    assert not seen.written and not seen.cuts
+
+
+async def test_a_reader_follows_the_tail() -> None:
+    """[W-46]: rows come out in WAL order, after they are synced, and what the peer has is left out."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    mixed = [txn(1), txn(1, origin=2), txn(2), txn(2, origin=2), txn(3)]
+    results: dict[Vclock, list[bytes]] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        async with trio.open_nursery() as readers:
+            readers.start_soon(follow, wal, vclock(_1=1, _2=1), 3, results)
+            for n, one in enumerate(mixed, start=1):
+                wal.submit([one])
+                await seen.until_written(Vclock({one.origin: one.lsn}))
+                assert wal.stats.batches == n
+        wal.stop()
+    assert results[vclock(_1=1, _2=1)] == [one.data for one in mixed[2:]]
+
+
+async def follow(wal: Wal, after: Vclock, count: int, results: dict[Vclock, list[bytes]]) -> None:
+    """A relay that gets the next `count` transactions in small runs."""
+    reader = wal.reader(after)
+    got: list[bytes] = []
+    while len(got) < count:
+        got += await read(reader, 1, max_bytes=200)
+    results[after] = got
+    reader.close()
+
+
+async def test_a_run_is_bounded_in_bytes() -> None:
+    """One transaction may be larger than the bound; else a run stays within it."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    txns = log(1, 30)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        wal.submit(txns)
+        await seen.until_written(vclock(_1=30))
+        reader = wal.reader(EMPTY_VCLOCK)
+        got: list[bytes] = []
+        size = len(txns[0].data)
+        while len(got) < 30:
+            spans, data = await reader.next_run(3 * size + 1)
+            assert 1 <= len(spans) <= 3
+            got += [data[span.start : span.end] for span in spans]
+        assert reader.is_at_end
+        small = wal.reader(EMPTY_VCLOCK)
+        assert len((await small.next_run(1))[0]) == 1
+        wal.stop()
+    assert got == [one.data for one in txns]
+
+
+async def test_readers_cross_files_ring_and_restarts() -> None:
+    """Whatever way rows are stored, a reader sees each once, in order: old files, torn ends, marks, ring."""
+    for seed in range(12):
+        rng = random.Random(seed)
+        limits = replace(
+            SMALL, wal_max_size=rng.choice([2000, 6000]), relay_ring_bytes=rng.choice([300, 1500])
+        )
+        disk = SimDisk()
+        initial_snapshot(disk)
+        journal = open_journal(disk, limits=limits)
+        lsn = 0
+        for _ in range(3):
+            for _ in range(rng.randint(0, 8)):
+                journal.append(log(lsn + 1, lsn + 2), 1.0)
+                lsn += 2
+                if rng.random() < 0.3:
+                    journal.write_mark(1.0)
+            if rng.random() < 0.3:
+                journal.close_clean(1.0)
+            disk.restart()
+            journal = reopen(disk, restart(disk), limits=limits, seed=rng.randint(0, 1 << 30))
+        wal, seen = make_wal(disk, journal, limits)
+        before, total = lsn, lsn + 60
+        results: dict[Vclock, list[bytes]] = {}
+        starts = sorted({0, before // 2, before})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wal.run)
+            async with trio.open_nursery() as readers:
+                for start in starts:
+                    readers.start_soon(follow, wal, vclock(_1=start), total - start, results)
+                while lsn < total:
+                    count = min(rng.randint(1, 4), total - lsn)
+                    wal.submit(log(lsn + 1, lsn + count))
+                    lsn += count
+                    if rng.random() < 0.7:
+                        await seen.until_written(vclock(_1=lsn))
+            wal.stop()
+        for start in starts:
+            got = [decode_txns(data)[0].lsn for data in results[vclock(_1=start)]]
+            assert got == list(range(start + 1, total + 1)), seed
+
+
+async def test_rows_of_deleted_files_are_a_gap() -> None:
+    """[W-45]: never skipped in silence."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal, replace(SMALL, relay_ring_bytes=1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        late = wal.reader(EMPTY_VCLOCK)
+        for n in range(1, 4):
+            wal.submit(log(n, n))
+            await seen.until_written(vclock(_1=n))
+            assert await wal.rotate()
+        assert await wal.collect_garbage(wal.vclock) == 3
+        with pytest.raises(XlogGap):
+            wal.reader(EMPTY_VCLOCK)
+        with pytest.raises(XlogGap):
+            await read(late, 3)
+        wal.stop()
+
+
+async def test_real_files(tmp_path: Path) -> None:
+    """The same on the disk of this machine: write, rotate, stop, recover."""
+    disk = RealDisk()
+    directory = str(tmp_path)
+    write_snapshot(disk, directory, SnapshotMeta(), [], instance_uuid="me")
+    journal = Journal(disk, directory, instance_uuid="me", new_salt=lambda: 7, limits=SMALL)
+    wal, seen = make_wal(disk, journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        wal.submit(log(1, 50))
+        await seen.until_written(vclock(_1=50))
+        await wal.rotate()
+        wal.submit(log(51, 60))
+        await seen.until_written(vclock(_1=60))
+        assert len(await read(wal.reader(EMPTY_VCLOCK), 60)) == 60
+        wal.stop()
+    found = recover(disk, directory, directory, "me")
+    assert found is not None
+    assert [t.lsn for batch in found.batches() for t in batch] == list(range(1, 61))
+    assert found.clean_stop
+    assert DIR not in directory
