@@ -90,15 +90,17 @@ def _evaluate(node: ast.expr, variables: Mapping[str, float]) -> float:
 
 
 class QuorumFormula:
-    """A number, or a formula of N such as "N / 2 + 1" (and of Q for the linearizable one) [Q-30], [Q-34].
+    """A number, or a formula of N such as "N / 2 + 1" [Q-30].
 
-    Checked for every N when made: each result must lie in 1..31, else `ConfigError`.
+    Checked for every N when made: each result must lie in 1..31, else `ConfigError`. clamp: the linearizable
+    one, which may name Q too, and is brought into the range instead [Q-34].
     """
 
-    __slots__ = ("_tree", "text")
+    __slots__ = ("_clamp", "_tree", "text")
 
     def __init__(self, text: str | int, *, clamp: bool = False) -> None:
         self.text = str(text)
+        self._clamp = clamp
         if len(self.text) > FORMULA_LENGTH_MAX:
             raise ConfigError(f"a quorum formula has at most {FORMULA_LENGTH_MAX} characters")
         try:
@@ -119,7 +121,8 @@ class QuorumFormula:
 
     def _floor(self, members: int, synchro_quorum: int) -> int:
         try:
-            return math.floor(_evaluate(self._tree, {"N": members, "Q": synchro_quorum}))
+            variables = {"N": members, "Q": synchro_quorum} if self._clamp else {"N": members}
+            return math.floor(_evaluate(self._tree, variables))
         except (ArithmeticError, ValueError, TypeError) as error:
             raise ConfigError(f"quorum formula {self.text!r} for N = {members}: {error}") from error
 

@@ -1,0 +1,72 @@
+# Everything sets itself up: Python 3.11 or newer with venv, and make, are all that is needed.
+#   make demo     three instances, the leader killed in mid-write, every acknowledged write checked
+#   make test     the whole test suite
+#   make check    ruff, mypy, layering, generated code
+#   make sim SEEDS=200 FIRST=1      simulator runs; SEEDS=1 FIRST=n replays seed n
+#   make proto    generate the gRPC code again from proto/
+#   make bench    the benchmarks
+
+SHELL   := /bin/bash
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+WORKERS ?= 2
+SEEDS   ?= 200
+FIRST   ?= 1
+ARGS    ?=
+# The first of these that is new enough makes the virtual environment.
+PYTHONS ?= python3.13 python3.12 python3.11 python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check sim proto bench clean
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY)
+
+# Made again only when pyproject.toml changes; the stamp is the last thing written.
+$(READY): pyproject.toml
+	@set -e; \
+	if [ ! -x $(BIN)/python ]; then \
+	  for python in $(PYTHONS); do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: no Python 3.11 or newer with the venv module (tried: $(PYTHONS))." >&2; \
+	    echo "next:  apt-get install python3 python3-venv   or   make PYTHONS=/path/to/python3" >&2; exit 1; \
+	  fi; \
+	  echo "creating $(VENV) with $$found ($$($$found --version))"; \
+	  $$found -m venv $(VENV); \
+	fi; \
+	echo "installing synchro and its development tools into $(VENV)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/synchro demo --script failover --once $(ARGS)
+
+# Tests with real processes share one worker, so that they run one after the other (tests/conftest.py).
+test: $(READY)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/unit/test_layering.py
+	$(BIN)/buf lint proto
+	$(BIN)/python tools/protogen.py --check
+
+sim: $(READY)
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+
+proto: $(READY)
+	$(BIN)/python tools/protogen.py
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,413 @@
+"""Instances of a local set as background processes: init, start, stop, restart, and who is running.
+
+Plain functions with plain results; `app.py` prints them. No gRPC, trio or structlog here: `start` must be
+quick, and gRPC does not survive a fork. Files beside the configuration: `var/run/NAME.pid`,
+`var/run/NAME.ready`, `var/log/NAME.log`. A process is ended only if /proc says that it is our instance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from synchro.config import Settings
+from synchro.config_address import check_listen
+from synchro.config_file import ClusterConfig, load_all
+from synchro.config_init import DEFAULT_PORT, init_text
+from synchro.errors import ConfigError
+
+READY_FILE: Final = "SYNCHRO_READY_FILE"
+"""Environment of an instance: the file it writes when it is up, see `announce_ready`."""
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 30.0
+LOADING_GRACE_S: Final = 5.0
+"""An instance that listens may wait for its peers for ever: after this long it counts as started."""
+POLL_S: Final = 0.02
+TAIL_BYTES: Final = 4096
+CONFIG_NAME: Final = "config.yaml"
+
+
+class State(StrEnum):
+    RUNNING = "running"
+    LOADING = "loading"
+    """It listens, but waits for its peers or still reads its files."""
+    STOPPED = "stopped"
+    EXITED = "exited"
+    """It ended by itself while it was being started."""
+    STUCK = "stuck"
+    """It did not end in time, or does not listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One instance of the file, as its process shows it."""
+
+    name: str
+    listen: str
+    state: State
+    pid: int | None
+    log: Path
+    changed: bool = False
+    """Started or stopped by this call; False: it was so already."""
+    message: str = ""
+    """What went wrong, and the next command."""
+
+    @property
+    def is_running(self) -> bool:
+        return self.state in (State.RUNNING, State.LOADING)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """CONFIG or CONFIG:NAME, read and checked."""
+
+    config: ClusterConfig
+    names: tuple[str, ...]
+
+    @property
+    def directory(self) -> Path:
+        return self.config.path.parent
+
+
+def parse_target(text: str | Path, environ: Mapping[str, str] | None = None) -> Target:
+    """CONFIG[:NAME]; CONFIG is a file, or a directory with config.yaml. Raises `ConfigError`."""
+    path, name = Path(text), ""
+    if not path.exists() and ":" in str(text):
+        before, _, name = str(text).rpartition(":")
+        path = Path(before)
+    if path.is_dir():
+        path /= CONFIG_NAME
+    config = load_all(path.absolute(), environ)
+    if name:
+        config.instance(name)
+    return Target(config, (name,) if name else tuple(config.instances))
+
+
+# --- init -----------------------------------------------------------------------------------------------
+
+
+def init(
+    directory: str | Path,
+    *,
+    nodes: int = 3,
+    base_port: int = DEFAULT_PORT,
+    failover: str = "election",
+) -> Path:
+    """Write DIR/config.yaml. Refuses to overwrite. Returns its path; next: `start`."""
+    path = Path(directory) / CONFIG_NAME
+    text = init_text(nodes, base_port=base_port, failover=failover)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{path} exists, nothing was written.\nnext:  synchro start {path}   or   another directory",
+            file=path,
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", file=path) from error
+    return path
+
+
+# --- who is running -------------------------------------------------------------------------------------
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Started by this very process: they must be reaped, or they stay as zombies."""
+
+
+def _pid_file(directory: Path, name: str) -> Path:
+    return directory / "var" / "run" / f"{name}.pid"
+
+
+def _ready_file(directory: Path, name: str) -> Path:
+    return directory / "var" / "run" / f"{name}.ready"
+
+
+def _log_file(directory: Path, name: str) -> Path:
+    return directory / "var" / "log" / f"{name}.log"
+
+
+def _command(config: Path, name: str, extra: Sequence[str] = ()) -> list[str]:
+    # -P: a queue.py or synchro/ in the current directory must not shadow the real one.
+    return [sys.executable, "-P", "-m", "synchro", "serve", "--config", str(config), "--name", name, *extra]
+
+
+def _is_ours(pid: int, config: Path, name: str) -> bool:
+    """Alive, and started for this instance of this file: a pid may have been given to somebody else."""
+    if (child := _children.get(pid)) is not None and child.poll() is not None:
+        del _children[pid]
+        return False
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    wanted = [("--config", str(config)), ("--name", name)]
+    return "serve" in arguments and all(pair in pairwise(arguments) for pair in wanted)
+
+
+def running_pid(target: Target, name: str) -> int | None:
+    """Pid of the running process of an instance; None if it is not running."""
+    try:
+        pid = int(_pid_file(target.directory, name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return pid if _is_ours(pid, target.config.path, name) else None
+
+
+def processes(target: Target) -> list[Process]:
+    """The state of each process, without talking to it."""
+    return [_process(target, name) for name in target.names]
+
+
+def _process(target: Target, name: str, *, changed: bool = False, message: str = "") -> Process:
+    pid = running_pid(target, name)
+    state = State.STOPPED
+    if pid is not None:
+        state = State.RUNNING if _is_ready(target, name, pid) else State.LOADING
+    listen = target.config.instance(name).settings.listen
+    return Process(name, listen, state, pid, _log_file(target.directory, name), changed, message)
+
+
+def _is_ready(target: Target, name: str, pid: int) -> bool:
+    try:
+        return _ready_file(target.directory, name).read_text(encoding="ascii").strip() == str(pid)
+    except (OSError, ValueError):
+        return False
+
+
+def announce_ready(environ: Mapping[str, str] | None = None) -> None:
+    """Called by an instance when it serves data: tells `synchro start`, if that started it."""
+    path = (os.environ if environ is None else environ).get(READY_FILE)
+    if path:
+        temporary = Path(f"{path}.{os.getpid()}")
+        temporary.write_text(f"{os.getpid()}\n", encoding="ascii")
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(target: Target) -> Iterator[None]:
+    """One start or stop at a time: two would start an instance twice."""
+    path = target.directory / "var" / "run" / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (target.directory / "var" / "log").mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="ascii")
+    except OSError as error:
+        raise ConfigError(f"cannot write below {path.parent}: {error.strerror}", file=path) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- start ----------------------------------------------------------------------------------------------
+
+
+def start(
+    target: Target,
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+    insecure: bool = False,
+    extra: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    on_starting: Callable[[str], None] | None = None,
+) -> list[Process]:
+    """Start what is not running, return when all are up. extra: further arguments of `serve`.
+
+    A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
+    the others stay up. on_starting: called with each name, for the "starting" lines.
+    """
+    for name in target.names:
+        check_listen(target.config.instance(name).settings, insecure=insecure)
+    options = [*(["--insecure"] if insecure else []), *extra]
+    with _locked(target):
+        begun: dict[str, int] = {}
+        for name in target.names:
+            if running_pid(target, name) is None:
+                if on_starting is not None:
+                    on_starting(name)
+                begun[name] = _spawn(target, name, options, environ)
+        waits = {name: _Start(target, name, pid) for name, pid in begun.items()}
+        results: dict[str, Process] = {}
+        deadline = time.monotonic() + timeout_s
+        while len(results) < len(waits):
+            now = time.monotonic()
+            for name, wait in waits.items():
+                if name not in results and (result := wait.look(now, is_late=now > deadline)) is not None:
+                    results[name] = result
+            time.sleep(POLL_S)
+        return [results[name] if name in results else _process(target, name) for name in target.names]
+
+
+def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
+    ready = _ready_file(target.directory, name)
+    ready.unlink(missing_ok=True)
+    environment = dict(os.environ if environ is None else environ) | {READY_FILE: str(ready)}
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    with _log_file(target.directory, name).open("ab") as log:
+        child = subprocess.Popen(
+            _command(target.config.path, name, options),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=target.directory,
+            env=environment,
+            start_new_session=True,
+        )
+    _children[child.pid] = child
+    pid_file = _pid_file(target.directory, name)
+    temporary = pid_file.with_suffix(".pid.new")
+    temporary.write_text(f"{child.pid}\n", encoding="ascii")
+    temporary.replace(pid_file)
+    return child.pid
+
+
+@dataclass(slots=True)
+class _Start:
+    """One process on its way up."""
+
+    target: Target
+    name: str
+    pid: int
+    loading_since: float | None = None
+
+    def look(self, now: float, *, is_late: bool) -> Process | None:
+        """The result, once there is one."""
+        target, name = self.target, self.name
+        if _children[self.pid].poll() is not None:
+            code = _children.pop(self.pid).returncode
+            return _failed(target, name, State.EXITED, None, f"exited with code {code} while starting")
+        if _is_ready(target, name, self.pid):
+            return _process(target, name, changed=True)
+        settings = target.config.instance(name).settings
+        if self.loading_since is None and settings.listen and _accepts(settings):
+            self.loading_since = now
+        if self.loading_since is not None and now - self.loading_since > LOADING_GRACE_S:
+            return _process(target, name, changed=True)
+        if is_late:
+            return _failed(target, name, State.STUCK, self.pid, "runs, but is not up in time")
+        return None
+
+
+def _accepts(settings: Settings) -> bool:
+    host, _, port = settings.listen.rpartition(":")
+    host = host.strip("[]")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    try:
+        with socket.create_connection((host, int(port)), timeout=0.2):
+            return True
+    except OSError:
+        return False
+
+
+def _failed(target: Target, name: str, state: State, pid: int | None, what: str) -> Process:
+    log = _log_file(target.directory, name)
+    tail = log_tail(log)
+    message = f"{name} {what}. The end of {log}:\n{tail}" if tail else f"{name} {what}; {log} is empty"
+    listen = target.config.instance(name).settings.listen
+    return Process(name, listen, state, pid, log, changed=True, message=message)
+
+
+def log_tail(path: Path, lines: int = 5) -> str:
+    """The last lines of a log, for a message."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.rstrip().splitlines()[-lines:])
+
+
+# --- stop -----------------------------------------------------------------------------------------------
+
+
+def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = False) -> list[Process]:
+    """SIGTERM to all, then wait. kill: SIGKILL for those that are left after the time.
+
+    Without `kill` an instance that does not end is left alone and reported as STUCK.
+    """
+    with _locked(target):
+        ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
+        for name, pid in ending.items():
+            _send(target, name, pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        left = [name for name, pid in ending.items() if not _wait_gone(target, name, pid, deadline)]
+        if kill:
+            for name in left:
+                _send(target, name, ending[name], signal.SIGKILL)
+            deadline = time.monotonic() + timeout_s
+            left = [name for name in left if not _wait_gone(target, name, ending[name], deadline)]
+        results = []
+        for name in target.names:
+            if name in left:
+                next_command = f"synchro stop {target.config.path}:{name} --kill"
+                message = (
+                    f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
+                )
+                listen = target.config.instance(name).settings.listen
+                log = _log_file(target.directory, name)
+                results.append(Process(name, listen, State.STUCK, ending[name], log, message=message))
+                continue
+            _pid_file(target.directory, name).unlink(missing_ok=True)
+            _ready_file(target.directory, name).unlink(missing_ok=True)
+            results.append(_process(target, name, changed=name in ending))
+        return results
+
+
+def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
+    """A signal to exactly this process: the descriptor is opened first, then we look whose it is."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # an old kernel, or another system
+        if _is_ours(pid, target.config.path, name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return
+    try:
+        if _is_ours(pid, target.config.path, name):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
+
+
+def _wait_gone(target: Target, name: str, pid: int, deadline: float) -> bool:
+    while _is_ours(pid, target.config.path, name):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def restart(
+    target: Target,
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+    insecure: bool = False,
+    kill: bool = False,
+    extra: Sequence[str] = (),
+    on_starting: Callable[[str], None] | None = None,
+) -> list[Process]:
+    """Stop, then start. An instance that does not stop is not started a second time."""
+    for name in target.names:
+        check_listen(target.config.instance(name).settings, insecure=insecure)
+    stopped = stop(target, timeout_s=timeout_s, kill=kill)
+    if any(process.state is State.STUCK for process in stopped):
+        return stopped
+    return start(target, timeout_s=timeout_s, insecure=insecure, extra=extra, on_starting=on_starting)

@@ -1,0 +1,289 @@
+"""The YAML configuration: four scopes, templates, environment, validation with line numbers.
+
+One document describes the whole cluster. Global < group < replica set < instance, the inner one wins
+[C-1]; `SYNCHRO_A_B_C` in the environment of an instance beats the file [C-2]. `load` gives the `Settings`
+of one instance, `load_all` those of all. Every mistake is a `ConfigFileError` that lists the problems with
+file, line, key and the nearest valid key. The schema is `config_schema.py`'s; this file reads, merges and
+checks what concerns more than one key. No trio, pydantic or gRPC: `synchro start` must start quickly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from synchro.config import (
+    Settings,
+    WalMode,
+)
+from synchro.config_address import needs_insecure
+from synchro.config_rules import View, check_addresses, merge, peer_address, settings_of, without
+from synchro.config_schema import (
+    ENVIRONMENT,
+    ENVIRONMENT_SCOPE,
+    ROOT,
+    Problem,
+    Section,
+    check,
+)
+from synchro.config_yaml import Located, NotYaml, compose, compose_value
+from synchro.errors import ConfigError
+from synchro.ids import INSTANCE_ID_MAX
+
+FILE_BYTES_MAX: Final = 1 << 20
+"""A configuration is written by a person; more is a mistake, and a parser should not find out slowly."""
+PROBLEMS_SHOWN_MAX: Final = 20
+
+
+class ConfigFileError(ConfigError):
+    """Nothing was started or changed. details: those of the first problem, and how many there are."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN_MAX]]
+        if len(self.problems) > PROBLEMS_SHOWN_MAX:
+            lines.append(f"... and {len(self.problems) - PROBLEMS_SHOWN_MAX} more problems")
+        super().__init__(
+            "\n".join(lines),
+            file=first.file,
+            line=first.line or None,
+            key=first.key or None,
+            nearest=first.nearest,
+            problems=len(self.problems),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceConfig:
+    """One instance of the file, and what `Settings` has no room for."""
+
+    name: str
+    group: str
+    replicaset: str
+    settings: Settings
+    warnings: tuple[str, ...] = ()
+    """What was read but means nothing in this release; also what the operator should know."""
+
+    @property
+    def needs_insecure(self) -> bool:
+        return needs_insecure(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """A whole file, checked."""
+
+    path: Path
+    instances: Mapping[str, InstanceConfig]
+    """In the order of names inside each replica set."""
+    warnings: tuple[str, ...] = ()
+
+    def instance(self, name: str) -> InstanceConfig:
+        if name not in self.instances:
+            known = ", ".join(self.instances)
+            raise ConfigFileError(
+                [Problem(str(self.path), 0, name, f"no such instance; the file has: {known}")]
+            )
+        return self.instances[name]
+
+
+# --- entry points ---------------------------------------------------------------------------------------
+
+
+def load(path: str | Path, instance_name: str, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings of one instance. environ: None = os.environ. Raises `ConfigFileError`, nothing else."""
+    return load_all(path, environ).instance(instance_name).settings
+
+
+def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> ClusterConfig:
+    """All instances of a file. The environment counts for each of them, as it does when each is started."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        why = error.strerror or error
+        message = f"cannot read the configuration: {why}. next: synchro init DIR --nodes 3"
+        raise ConfigFileError([Problem(str(path), 0, "", message)]) from error
+    return parse(data, path=path, environ=environ)
+
+
+def parse(data: bytes | str, *, path: str | Path, environ: Mapping[str, str] | None = None) -> ClusterConfig:
+    """As `load_all`, from the text. path: names the file in messages; directories are relative to its own."""
+    path = Path(path)
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigFileError([Problem(str(path), 0, "", f"larger than {FILE_BYTES_MAX} bytes")])
+    try:
+        document = compose(data, source=str(path))
+    except NotYaml as error:
+        raise ConfigFileError([Problem(str(path), error.line, "", f"not YAML: {error}")]) from error
+    return _Reader(path, os.environ if environ is None else environ).read(document)
+
+
+# --- the reader -----------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads one document; collects problems and goes on, so that a person sees all of them at once."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+        self.path = path
+        self.file = str(path)
+        self.environ = environ
+        self.problems: list[Problem] = []
+        self.ignored: dict[str, None] = {}
+        self.later: dict[str, None] = {}
+        self.warnings: list[str] = []
+
+    def read(self, document: Located) -> ClusterConfig:
+        root = self._checked(document, ROOT)
+        self._stop_if_bad()
+        strong, weak = self._environment()
+        members = list(self._members(root))
+        self._stop_if_bad()
+        instances: dict[str, InstanceConfig] = {}
+        for views in members:
+            # The environment is that of one process: it says nothing about the addresses of the others.
+            addresses = {view.name: peer_address(view) for view in views}
+            for view in views:
+                own = merge(merge(weak, view.root), strong)
+                mine = replace(view, root=own)
+                instances[view.name] = InstanceConfig(
+                    view.name, view.group, view.replicaset, settings_of(mine, views, addresses)
+                )
+            check_addresses(views, addresses)
+        self._stop_if_bad()
+        warnings = tuple(self._all_warnings(instances.values(), members))
+        return ClusterConfig(
+            self.path,
+            {name: replace(instance, warnings=warnings) for name, instance in instances.items()},
+            warnings,
+        )
+
+    def _checked(self, item: Located, schema: Section) -> Located:
+        result = check(item, schema, file=self.file)
+        self.problems += result.problems
+        self.ignored.update(dict.fromkeys(result.ignored))
+        self.later.update(dict.fromkeys(result.later))
+        return result.item
+
+    def _stop_if_bad(self) -> None:
+        if self.problems:
+            unique = dict.fromkeys(self.problems)
+            raise ConfigFileError(sorted(unique, key=lambda problem: problem.line))
+
+    # environment
+
+    def _environment(self) -> tuple[Located, Located]:
+        """Two trees: what beats the file, and what the file beats (`..._DEFAULT`)."""
+        trees = ({}, {})  # type: tuple[dict[str, Any], dict[str, Any]]
+        for variable, text in sorted(self.environ.items()):
+            if not variable.startswith("SYNCHRO_"):
+                continue
+            name, is_weak = variable.removeprefix("SYNCHRO_"), False
+            if name not in ENVIRONMENT and name.endswith("_DEFAULT"):
+                name, is_weak = name.removesuffix("_DEFAULT"), True
+            if name not in ENVIRONMENT:
+                section = name.partition("_")[0].lower()
+                if section in ROOT.keys and "_" in name:
+                    self.warnings.append(f"{variable} in the environment is no option: ignored")
+                continue
+            path = ENVIRONMENT[name]
+            try:
+                item = compose_value(text, source=f"environment {variable}")
+            except NotYaml as error:
+                self.problems.append(
+                    Problem(f"environment {variable}", 0, ".".join(path), f"not YAML: {error}")
+                )
+                continue
+            tree = trees[is_weak]
+            for key in path[:-1]:
+                tree = tree.setdefault(key, {})
+            tree[path[-1]] = item
+        strong, weak = (self._checked(_locate(tree), ENVIRONMENT_SCOPE) for tree in trees)
+        self._stop_if_bad()
+        return strong, weak
+
+    # scopes
+
+    def _members(self, root: Located) -> Iterator[list[View]]:
+        """The instances of each replica set, in name order, each with its merged options."""
+        seen: dict[str, Located] = {}
+        sets: dict[str, Located] = {}
+        base = without(root, "groups")
+        groups = root.value.get("groups")
+        if groups is None or not groups.value:
+            self._report(
+                root,
+                "groups",
+                "no instances: expected groups: {G: {replicasets: {R: {instances: {I: ...}}}}}",
+            )
+            return
+        for group_name, group in groups.value.items():
+            group_view = merge(base, without(group, "replicasets"))
+            replicasets = group.value.get("replicasets")
+            if replicasets is None or not replicasets.value:
+                self._report(group, f"groups.{group_name}", "a group has at least one replica set")
+                continue
+            for set_name, replicaset in replicasets.value.items():
+                path = f"groups.{group_name}.replicasets.{set_name}"
+                self._once(sets, set_name, replicaset, path, "replica set")
+                set_view = merge(group_view, without(replicaset, "instances"))
+                instances = replicaset.value.get("instances")
+                if instances is None or not instances.value:
+                    self._report(replicaset, path, "a replica set has at least one instance")
+                    continue
+                if len(instances.value) > INSTANCE_ID_MAX:
+                    self._report(instances, path, f"a replica set has at most {INSTANCE_ID_MAX} instances")
+                views = []
+                for name, instance in sorted(instances.value.items()):
+                    self._once(seen, name, instance, f"{path}.instances.{name}", "instance")
+                    templates = {"instance_name": name, "replicaset_name": set_name, "group_name": group_name}
+                    merged = merge(set_view, instance)
+                    views.append(
+                        View(name, group_name, set_name, merged, self.file, self.problems, templates)
+                    )
+                yield views
+
+    def _once(self, seen: dict[str, Located], name: str, item: Located, path: str, what: str) -> None:
+        if name in seen:
+            self._report(item, path, f"{what} {name!r} is already defined in line {seen[name].line}")
+        seen.setdefault(name, item)
+
+    def _report(self, item: Located, path: str, message: str) -> None:
+        self.problems.append(Problem(item.source or self.file, item.line, path, message))
+
+    # warnings
+
+    def _all_warnings(self, instances: Iterable[InstanceConfig], members: list[list[View]]) -> Iterator[str]:
+        yield from dict.fromkeys(self.warnings)
+        if self.ignored:
+            yield f"these options mean nothing here and were ignored: {', '.join(self.ignored)}"
+        if self.later:
+            names = ", ".join(self.later)
+            yield f"these options are read and checked, but this release does not act on them: {names}"
+        for views in members:
+            yield from self._login_warnings(views)
+        for instance in instances:
+            if instance.settings.wal_mode is WalMode.WRITE:
+                yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
+
+    def _login_warnings(self, views: list[View]) -> Iterator[str]:
+        users: dict[str, None] = {}
+        for view in views:
+            credentials = view.find("credentials.users")
+            if credentials is not None:
+                users.update(dict.fromkeys(credentials.value))
+        if users:
+            yield (
+                f"credentials of {', '.join(users)} are checked but not used: this release has no login, "
+                "peers and clients connect without one"
+            )
+
+
+def _locate(tree: Mapping[str, Any]) -> Located:
+    return Located({k: v if isinstance(v, Located) else _locate(v) for k, v in tree.items()})

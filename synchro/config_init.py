@@ -1,0 +1,124 @@
+"""A configuration for those who have none: the file of `synchro init`, and `serve` by flags alone."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from synchro.config import PeerAddress, Settings
+from synchro.config_address import WILDCARDS, join, split, without_login
+from synchro.config_file import ConfigFileError
+from synchro.config_schema import NAME, Problem
+from synchro.errors import ConfigError
+from synchro.ids import INSTANCE_ID_MAX
+
+DEFAULT_PORT: Final = 3301
+
+
+def settings_without_file(
+    *,
+    listen: str,
+    data_dir: str | Path,
+    replication: str | Iterable[str] = (),
+    read_only: bool = False,
+    name: str | None = None,
+) -> Settings:
+    """`synchro serve --listen URI --data-dir DIR [--replication URI,...] [--read-only]` [M-1].
+
+    replication: the sources, as a comma-separated string or one by one; a login in them is dropped.
+    name: default made of the address, since a name must be unique in its replica set.
+    """
+    problems: list[Problem] = []
+    uris = (
+        [part.strip() for part in replication.split(",")]
+        if isinstance(replication, str)
+        else list(replication)
+    )
+    host, port = _split_or_report(listen, "--listen", problems)
+    peers = []
+    for uri in filter(None, uris):
+        peer_host, peer_port = _split_or_report(without_login(uri)[0], "--replication", problems)
+        peers.append(PeerAddress(name="", address=join(peer_host, peer_port)))
+    if name is not None and (why := NAME.why_not(name)):
+        problems.append(Problem("command line", 0, "--name", why))
+    if len(peers) > INSTANCE_ID_MAX:
+        problems.append(Problem("command line", 0, "--replication", f"more than {INSTANCE_ID_MAX} sources"))
+    if problems:
+        raise ConfigFileError(problems)
+    if name is None:
+        shown = socket.gethostname() if host in WILDCARDS else host
+        name = re.sub(r"[^a-z0-9]+", "-", f"instance-{shown}-{port}".lower()).strip("-")[:63]
+    address = join(host, port)
+    peers = [replace(peer, name=name if peer.address == address else peer.address) for peer in peers]
+    return Settings(
+        instance_name=name,
+        listen=address,
+        peers=tuple(peers),
+        wal_dir=str(data_dir),
+        snapshot_dir=str(data_dir),
+        read_only=read_only,
+    )
+
+
+def _split_or_report(address: str, key: str, problems: list[Problem]) -> tuple[str, int]:
+    try:
+        return split(address)
+    except ValueError as error:
+        problems.append(Problem("command line", 0, key, str(error)))
+        return "127.0.0.1", 0
+
+
+def init_text(
+    nodes: int = 3,
+    *,
+    base_port: int = DEFAULT_PORT,
+    host: str = "127.0.0.1",
+    failover: str = "election",
+    replicaset: str = "replicaset001",
+) -> str:
+    """The commented configuration that `synchro init DIR --nodes 3` writes. Loads without a warning."""
+    if not 1 <= nodes <= INSTANCE_ID_MAX:
+        raise ConfigError(f"a replica set has 1 to {INSTANCE_ID_MAX} instances, not {nodes}", key="--nodes")
+    if not 1 <= base_port <= 65535 - nodes + 1:
+        raise ConfigError(f"ports {base_port} to {base_port + nodes - 1} do not exist", key="--base-port")
+    mode = "database: {mode: rw}, " if failover == "off" else ""
+    leader = "        leader: instance001\n" if failover == "manual" else ""
+    members = "".join(
+        f"          instance{number:03}: {{{mode}grpc: {{listen: [{{uri: '{join(host, port)}'}}]}}}}\n"
+        for number, port in enumerate(range(base_port, base_port + nodes), 1)
+    )
+    return _INIT.format(failover=failover, replicaset=replicaset, members=members, leader=leader)
+
+
+_INIT: Final = """\
+# One file describes the whole replica set. An option may stand at the top, in a group, in a replica set or
+# at an instance; the inner one wins. SYNCHRO_A_B_C in the environment of an instance beats the file.
+# Check it:  synchro config check THIS_FILE        Start it:  synchro start THIS_FILE
+
+replication:
+  failover: {failover:<14} # off: database.mode decides | manual: leader: decides | election: Raft decides
+  # synchro_quorum: N / 2 + 1    # instances that must hold a synchronous write before it is confirmed
+  # timeout: 1                   # seconds between heartbeats; a silent peer counts as dead after four
+  # election_timeout: 5          # seconds; only with failover: election
+  # synchro_timeout: 5           # seconds that promote, demote and snapshot wait
+  # synchro_queue_max_size: 16MiB
+
+# database:
+#   dir: "var/lib/{{{{ instance_name }}}}"    # relative to this file; wal.dir and snapshot.dir beat it
+#   txn_synchro_timeout: 5       # seconds a write waits for its quorum; then: outcome unknown
+
+# wal:
+#   mode: fsync                  # write: faster, and an acknowledged write may be lost with the power
+
+# log: {{format: json, level: info}}
+
+groups:
+  group001:
+    replicasets:
+      {replicaset}:
+{leader}        instances:
+{members}"""

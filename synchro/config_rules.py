@@ -1,0 +1,361 @@
+"""From the merged options of one instance to its `Settings`: addresses, failover, and what excludes what.
+
+Problems are reported to the view, with their place; a `Settings` made after one is not used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
+
+from synchro.config import (
+    BootstrapStrategy,
+    ElectionMode,
+    FencingMode,
+    Limits,
+    PeerAddress,
+    QuorumFormula,
+    Settings,
+    WalMode,
+)
+from synchro.config_address import is_connectable, join, split, without_login
+from synchro.config_schema import Problem
+from synchro.config_yaml import Located
+
+DEFAULT_DIR: Final = "var/lib/{{ instance_name }}"
+_TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+
+
+# --- merged options ---------------------------------------------------------------------------------------
+
+
+def merge(outer: Located, inner: Located) -> Located:
+    """Maps are merged recursively; scalars and lists are replaced [C-1]."""
+    if isinstance(outer.value, dict) and isinstance(inner.value, dict):
+        value = dict(outer.value)
+        for key, item in inner.value.items():
+            value[key] = merge(value[key], item) if key in value else item
+        return Located(value, inner.line or outer.line, inner.source or outer.source)
+    return inner
+
+
+def without(item: Located, *keys: str) -> Located:
+    assert isinstance(item.value, dict)
+    return Located({k: v for k, v in item.value.items() if k not in keys}, item.line, item.source)
+
+
+@dataclass(slots=True)
+class View:
+    """The options of one instance after merging; `get` takes a dotted path."""
+
+    name: str
+    group: str
+    replicaset: str
+    root: Located
+    file: str
+    problems: list[Problem]
+    templates: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, path: str) -> Located | None:
+        item = self.root
+        for key in path.split("."):
+            if not isinstance(item.value, dict) or key not in item.value:
+                return None
+            item = item.value[key]
+        return None if item.value is None else item
+
+    def get(self, path: str, default: Any = None) -> Any:
+        item = self.find(path)
+        return default if item is None else self.expand(item.value, item, path)
+
+    def text(self, path: str, default: str) -> str:
+        item = self.find(path)
+        place = item if item is not None else Located(default, 0, self.file)
+        return str(self.expand(default if item is None else item.value, place, path))
+
+    def expand(self, value: Any, place: Located, path: str) -> Any:
+        """Templates [C-2]: only these three names, in strings only."""
+        if not isinstance(value, str) or "{{" not in value:
+            return value
+
+        def one(match: re.Match[str]) -> str:
+            if match[1] not in self.templates:
+                self.report(
+                    path, f"unknown template {match[0]!r}; there are: {', '.join(self.templates)}", place
+                )
+                return ""
+            return self.templates[match[1]]
+
+        return _TEMPLATE.sub(one, value)
+
+    def report(self, path: str, message: str, place: Located | None = None) -> None:
+        place = place if place is not None else self.find(path)
+        line, source = (place.line, place.source) if place is not None else (0, self.file)
+        self.problems.append(Problem(source or self.file, line, path, message))
+
+
+# --- addresses --------------------------------------------------------------------------------------------
+
+
+def _listen(view: View) -> str:
+    """host:port, or "" for an instance that does not listen [C-10]. iproto stands in for grpc."""
+    for section in ("grpc", "iproto"):
+        item = view.find(f"{section}.listen")
+        if item is None:
+            continue
+        if not item.value:
+            return ""
+        uri = item.value[0].value["uri"].value
+        try:
+            return join(*split(str(view.expand(uri, item, f"{section}.listen"))))
+        except ValueError as error:
+            view.report(f"{section}.listen", str(error), item)
+            return ""
+    return ""
+
+
+def peer_address(view: View) -> str | None:
+    """Where peers reach this instance [C-11]; None: nowhere, it is left out for everybody [C-12]."""
+    if view.get("isolated", False):
+        return None
+    for section in ("grpc", "iproto"):
+        path = f"{section}.advertise.peer.uri"
+        if (item := view.find(path)) is not None:
+            address = without_login(view.text(path, ""))[0]
+            try:
+                host, port = split(address)
+            except ValueError as error:
+                view.report(path, str(error), item)
+                return None
+            if not is_connectable(address):
+                view.report(path, f"peers cannot connect to {address!r}", item)
+            return join(host, port)
+    listen = _listen(view)
+    return listen if listen and is_connectable(listen) else None
+
+
+def check_addresses(views: list[View], addresses: Mapping[str, str | None]) -> None:
+    """Two instances on one address: peers would talk to one of them and take it for both."""
+    seen: dict[str, str] = {}
+    for view in views:
+        address = addresses[view.name]
+        if address is None:
+            continue
+        if address in seen:
+            path = next(
+                f"{section}.{key}"
+                for section in ("grpc", "iproto")
+                for key in ("advertise.peer.uri", "listen")
+                if view.find(f"{section}.{key}")
+            )
+            view.report(path, f"{address} is also the address of {seen[address]}")
+        seen.setdefault(address, view.name)
+
+
+def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress, ...]:
+    item = view.find("replication.peers")
+    if view.get("isolated", False):
+        return ()
+    if item is not None:
+        names = {address: name for name, address in addresses.items() if address is not None}
+        peers = []
+        for uri in item.value:
+            text = without_login(str(view.expand(uri.value, uri, "replication.peers")))[0]
+            try:
+                address = join(*split(text))
+            except ValueError as error:
+                view.report("replication.peers", str(error), uri)
+                continue
+            peers.append(PeerAddress(names.get(address, address), address))
+        return tuple(peers)
+    if len(addresses) == 1:
+        return ()
+    if not any(address for name, address in addresses.items() if name != view.name):
+        view.report(
+            f"groups.{view.group}.replicasets.{view.replicaset}",
+            f"no suitable peer URIs found for instance {view.name!r}: "
+            "another instance of the set needs grpc.listen or grpc.advertise.peer.uri",
+            view.root,
+        )
+    return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+
+def settings_of(view: View, views: list[View], addresses: Mapping[str, str | None]) -> Settings:
+    is_isolated = view.get("isolated", False)
+    election_mode, read_only = _failover(view, views)
+    wal_dir, snapshot_dir = _directories(view)
+    wal_mode = WalMode(view.get("wal.mode", WalMode.FSYNC))
+    if wal_mode is WalMode.NONE and len(views) > 1:
+        view.report(
+            "wal.mode", "wal.mode = none keeps no log to replicate: only for an instance that is alone"
+        )
+    strategy, bootstrap_leader = _bootstrap(view, views)
+    defaults = Settings()
+    return Settings(
+        instance_name=view.name,
+        replicaset_name=view.replicaset,
+        listen="" if is_isolated else _listen(view),
+        peers=_peers(view, addresses),
+        wal_dir=wal_dir,
+        snapshot_dir=snapshot_dir,
+        read_only=read_only or is_isolated,
+        election_mode=election_mode,
+        election_timeout_s=view.get("replication.election_timeout", defaults.election_timeout_s),
+        election_fencing_mode=FencingMode(
+            view.get("replication.election_fencing_mode", defaults.election_fencing_mode)
+        ),
+        replication_timeout_s=view.get("replication.timeout", defaults.replication_timeout_s),
+        reconnect_timeout_s=view.get("replication.reconnect_timeout"),
+        connect_timeout_s=view.get("replication.connect_timeout", defaults.connect_timeout_s),
+        bootstrap_strategy=strategy,
+        bootstrap_leader=bootstrap_leader,
+        synchro_quorum=_quorum(view, len(views)),
+        linearizable_quorum=view.get("replication.linearizable_quorum", defaults.linearizable_quorum),
+        synchro_timeout_s=view.get("replication.synchro_timeout", defaults.synchro_timeout_s),
+        txn_synchro_timeout_s=view.get("database.txn_synchro_timeout", defaults.txn_synchro_timeout_s),
+        synchro_queue_max_size=view.get(
+            "replication.synchro_queue_max_size", defaults.synchro_queue_max_size
+        ),
+        skip_conflict=view.get("replication.skip_conflict", defaults.skip_conflict),
+        wal_mode=wal_mode,
+        checkpoint_interval_s=view.get("snapshot.by.interval", defaults.checkpoint_interval_s),
+        checkpoint_count=view.get("snapshot.count", defaults.checkpoint_count),
+        log_level=view.get("log.level", defaults.log_level),
+        log_format=view.get("log.format", defaults.log_format),
+        http_listen=_http(view),
+        limits=_limits(view),
+    )
+
+
+def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
+    """(election_mode, read_only) [C-20], and what must not be together [C-21]."""
+    failover = view.get("replication.failover", "off")
+    mode = view.get("database.mode")
+    leader = view.get("leader")
+    election_mode = view.get("replication.election_mode")
+    names = [member.name for member in views]
+    place = f'replicaset "{view.replicaset}" of group "{view.group}"'
+    if failover == "supervised":
+        view.report("replication.failover", "supervised is not in this release; use election or manual")
+    if leader is not None and failover != "manual":
+        view.report(
+            "leader",
+            f'"leader" = "{leader}" option is set for {place}, '
+            f'but this option cannot be used together with replication.failover = "{failover}"',
+        )
+    elif leader is not None and leader not in names:
+        view.report(
+            "leader",
+            f'"leader" = "{leader}" option is set for {place}, '
+            f'but instance "{leader}" is not found in this replicaset ({", ".join(names)})',
+        )
+    elif leader is None and failover == "manual":
+        view.report(
+            "replication.failover",
+            f'replication.failover = "manual" needs "leader" in replicaset "{view.replicaset}": '
+            f"without it no instance may write (leader: {names[0]})",
+        )
+    if mode is not None and failover != "off":
+        view.report(
+            "database.mode",
+            f'database.mode = "{mode}" is set for instance "{view.name}" of {place}, '
+            f'but this option cannot be used together with replication.failover = "{failover}"',
+        )
+    if election_mode not in (None, "off") and failover != "election":
+        view.report(
+            "replication.election_mode",
+            f'replication.election_mode = "{election_mode}" is set for instance "{view.name}" '
+            f"of {place}, but this option is only applicable if "
+            'replication.failover = "election"',
+        )
+        return ElectionMode.OFF, True
+    match failover:
+        case "manual":
+            return ElectionMode.OFF, view.name != leader
+        case "election":
+            chosen = ElectionMode(election_mode or ElectionMode.CANDIDATE)
+            return chosen, chosen is ElectionMode.OFF
+    return ElectionMode.OFF, (mode or ("rw" if len(views) == 1 else "ro")) == "ro"
+
+
+def _bootstrap(view: View, views: list[View]) -> tuple[BootstrapStrategy, str | None]:
+    strategy = view.get("replication.bootstrap_strategy", "auto")
+    leader = view.get("bootstrap_leader")
+    if leader is not None and strategy != "config":
+        view.report("bootstrap_leader", 'needs replication.bootstrap_strategy = "config"')
+    elif leader is not None and leader not in [member.name for member in views]:
+        view.report(
+            "bootstrap_leader",
+            f'"bootstrap_leader" = "{leader}" option is set for replicaset "{view.replicaset}" of group '
+            f'"{view.group}", but instance "{leader}" is not found in this replicaset',
+        )
+    elif leader is None and strategy == "config":
+        view.report("replication.bootstrap_strategy", '"config" needs bootstrap_leader in the replica set')
+    return BootstrapStrategy(strategy), leader
+
+
+def _quorum(view: View, configured: int) -> QuorumFormula:
+    path = "replication.synchro_quorum"
+    formula: QuorumFormula = view.get(path, Settings().synchro_quorum)
+    if formula.number is not None and formula.number > configured:
+        view.report(
+            path,
+            f"synchro_quorum = {formula.number} is above the number of configured instances "
+            f"({configured}): no synchronous write could ever be confirmed",
+        )
+    return formula
+
+
+def _directories(view: View) -> tuple[str, str]:
+    """Absolute; relative ones start beside the configuration file."""
+    both = view.text("database.dir", DEFAULT_DIR)
+    chosen = []
+    for path in ("wal.dir", "snapshot.dir"):
+        text = view.text(path, both)
+        if not text or "\0" in text:
+            view.report(path, f"{text!r} is not a directory name")
+            text = "."
+        chosen.append(os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(view.file)), text)))
+    return chosen[0], chosen[1]
+
+
+def _http(view: View) -> str | None:
+    item = view.find("http.listen")
+    if item is None:
+        return None
+    try:
+        return join(*split(view.text("http.listen", "")))
+    except ValueError as error:
+        view.report("http.listen", str(error), item)
+        return None
+
+
+def _limits(view: View) -> Limits:
+    names = {"max_waiting_calls": "waiting_calls_max", "max_batch_ops": "batch_ops_max"}
+    given = view.find("limits")
+    keys: dict[str, Located] = given.value if given is not None and isinstance(given.value, dict) else {}
+    values: dict[str, int] = {
+        names.get(key, key): item.value for key, item in keys.items() if item.value is not None
+    }
+    if (size := view.get("wal.max_size")) is not None:
+        values["wal_max_size"] = size
+    if (size := view.get("wal.queue_max_size")) is not None:
+        values["wal_queue_bytes_max"] = size
+    limits = Limits(**values)
+    # One row must fit a block, a frame and a message, with room for their headers.
+    order = ("tuple_bytes_max", "txn_bytes_max", "message_bytes_max")
+    for small, large in pairwise(order):
+        if getattr(limits, small) > getattr(limits, large):
+            view.report(
+                "limits",
+                f"{small} ({getattr(limits, small)}) is above {large} ({getattr(limits, large)})",
+                given,
+            )
+    return limits
