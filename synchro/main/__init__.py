@@ -1,0 +1,51 @@
+"""The program: `cli` for people, `serve` for one instance, `run_instance` inside a trio loop.
+
+Importing this is cheap: verbs that run no server must start at once.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import trio
+
+    from synchro.config import Settings
+    from synchro.rpc.host import RpcHost
+    from synchro.server.node import Node
+
+
+def cli() -> None:
+    """Entry point of the program `synchro`."""
+    from synchro.cli.app import main
+
+    main()
+
+
+def serve(settings: Settings) -> int:
+    """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
+    leave, with one log record that says why."""
+    # Before gRPC is imported: it writes lines of its own to stderr about each broken connection.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from synchro.main.supervise import serve_in_foreground
+
+    return serve_in_foreground(settings)
+
+
+async def run_instance(
+    settings: Settings,
+    *,
+    host: RpcHost,
+    log: Any,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Node] | None = None,
+) -> None:
+    """One instance in this trio loop, until `stop` is set; see `supervise.run_instance`."""
+    import trio
+
+    from synchro.main import supervise
+
+    await supervise.run_instance(
+        settings, host=host, log=log, stop=stop, task_status=task_status or trio.TASK_STATUS_IGNORED
+    )

@@ -1,0 +1,164 @@
+"""Builds an instance that speaks gRPC, supervises its process, and turns its end into an exit code."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, cast
+
+import trio
+
+from synchro import logs
+from synchro.cli.processes import announce_ready
+from synchro.config import Settings
+from synchro.errors import AlreadyRunning, SynchroError
+from synchro.failpoints import load_environment
+from synchro.rpc import fault_service, peer_service
+from synchro.rpc.host import RpcHost, open_rpc_host
+from synchro.rpc.services import ClientServices
+from synchro.rpc.transport import open_grpc_transport
+from synchro.server.api import WatchFacts
+from synchro.server.directory import DataDirectory
+from synchro.server.failing_disk import SnapshotDisk
+from synchro.server.life import Life
+from synchro.server.node import Node
+from synchro.server.peers import Peers
+from synchro.server.snapshotter import tune_garbage_collector
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the WAL thread may wait for the interpreter lock behind a busy main thread."""
+STOP_GRACE_S: Final = 0.5
+"""What calls in progress get when the process is asked to stop."""
+
+
+async def run_instance(
+    settings: Settings,
+    *,
+    host: RpcHost,
+    log: Any,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """One instance, until `stop` is set. Several may live in one process.
+
+    `task_status` gets the node as soon as its port is open; it is ready later. Raises `SynchroError` when
+    it cannot start, or must leave. The directory is locked first, then the port is taken.
+    """
+    directory = DataDirectory.open(SnapshotDisk(), settings)
+    try:
+        async with open_grpc_transport(host, directory.identity.instance_uuid) as transport:
+            node = Node(
+                settings=settings,
+                directory=directory,
+                transport=transport,
+                host=host,
+                log=log,
+                on_panic=host.panic,
+            )
+            peers = Peers(node)
+            await Life(node, peers, stop, lambda: _open_port(node, peers)).run(task_status)
+    finally:
+        directory.close()
+
+
+@asynccontextmanager
+async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
+    """From here on peers see our ballot, and clients see LOADING."""
+    settings = node.settings
+    services = ClientServices(node, with_fault=settings.fault_service)
+
+    def register(server: Any) -> None:
+        peer_service.register(server, node.host, peers)
+        if settings.fault_service:
+            fault_service.register(server, node)
+        services.register(server)
+
+    try:
+        server = await node.host.serve(settings.listen, register)
+    except OSError as error:
+        raise AlreadyRunning(
+            f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
+        ) from error
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(services.run)
+            yield server.address
+            nursery.cancel_scope.cancel()
+    finally:
+        await server.stop(STOP_GRACE_S)
+
+
+async def _announce(node: Node) -> None:
+    """Tell `synchro start` when data is served."""
+    async with aclosing(cast("AsyncGenerator[WatchFacts]", node.watch())) as changes:
+        async for facts in changes:
+            if facts.can_read:
+                announce_ready()
+                return
+
+
+async def _serve(settings: Settings, log: Any) -> None:
+    stop = trio.Event()
+    async with open_rpc_host() as host, trio.open_nursery() as nursery:
+
+        class PortOpen:
+            def started(self, node: Node) -> None:
+                nursery.start_soon(_announce, node)
+
+        async def run() -> None:
+            await run_instance(settings, host=host, log=log, stop=stop, task_status=PortOpen())
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(run)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("signal_received", signal=signal.Signals(number).name)
+                stop.set()
+
+
+def serve_in_foreground(settings: Settings) -> int:
+    """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
+    leave, with one log record that says why."""
+    logs.configure(format=settings.log_format, level=settings.log_level)
+    log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
+    load_environment()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tune_garbage_collector()
+    try:
+        trio.run(_serve, settings, log)
+    except BaseException as error:  # noqa: BLE001 - the last line of the process: everything becomes one record
+        return _report(log, error)
+    return 0
+
+
+def _report(log: Any, error: BaseException) -> int:
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, KeyboardInterrupt):
+            return 0
+    for leaf in leaves:
+        if isinstance(leaf, SynchroError):
+            log.critical("instance_failed", reason=leaf.reason, message=leaf.message, **leaf.details)
+            return 1
+        if isinstance(leaf, OSError):
+            log.critical(
+                "instance_failed",
+                reason="DISK" if leaf.errno != errno.EADDRINUSE else "ALREADY_RUNNING",
+                message=str(leaf),
+                file=leaf.filename,
+                errno=leaf.errno,
+            )
+            return 1
+    log.critical("instance_crashed", exc_info=error)
+    return 1
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

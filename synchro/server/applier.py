@@ -1,0 +1,401 @@
+"""The receiving side of replication: one task per configured peer. Rules [A-2], [A-10], [A-20..42].
+
+An applier finds out who its peer is, subscribes to it from the own written vclock, hands what it reads to
+the core and says what is on disk. It decides nothing: it classifies errors ([A-40]) and keeps time.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from synchro import instance_events as ev
+from synchro.errors import (
+    ConfigError,
+    ConnectionToSelf,
+    DecodeError,
+    Loading,
+    RemoteProtocolError,
+    ReplicasetUuidMismatch,
+    SynchroError,
+    UnknownReplica,
+    XlogGap,
+)
+from synchro.ids import NOBODY, InstanceId, Lsn
+from synchro.server.tasks import run_until_first_error
+from synchro.server.transport import Accepted, Frame, Hello, LinkLost, PeerAck, Subscription
+from synchro.storage import xrow
+from synchro.storage.xlog import crc32c
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+if TYPE_CHECKING:
+    from synchro.config import PeerAddress
+    from synchro.server.node import Node
+
+RECONNECT_MIN_S: Final = 0.05
+RECONNECT_MAX_S: Final = 0.5
+"""Until it follows for the first time: elections must not wait for a slow second attempt."""
+STEP_BYTES_MAX: Final = 256 * 1024
+"""Rows handed to the core in one step: a few milliseconds, then others may run."""
+RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
+"""Errors of the peer that pass by themselves [A-40]."""
+
+
+class Status(StrEnum):
+    """`upstream.status` [A-10]."""
+
+    OFF = "off"
+    CONNECT = "connect"
+    LOADING = "loading"
+    SYNC = "sync"
+    FOLLOW = "follow"
+    STOPPED = "stopped"
+    DISCONNECTED = "disconnected"
+
+
+class Applier:
+    """One upstream.
+
+    U1  Rows reach the core in stream order, each transaction whole.
+    U2  An ack is sampled at the moment it is sent: written vclock and persisted term.
+    U3  Unapplied rows in memory never exceed the credit that was given.
+    """
+
+    def __init__(self, node: Node, address: PeerAddress) -> None:
+        self._node = node
+        self.address = address
+        self.peer_id: InstanceId = NOBODY
+        self.peer_uuid: str | None = None
+        self.status = Status.CONNECT
+        self.message: str | None = None
+        self.system_message: str | None = None
+        self.lag: float | None = None
+        """Seconds; None until a row or heartbeat came [A-20]."""
+        self._heard_at = trio.current_time()
+        self._has_followed = False
+        self._has_link = False
+        self._scope: trio.CancelScope | None = None
+        self._stopped: SynchroError | None = None
+        self._reset = False
+        self._restart = trio.Event()
+        self._ack_wanted = trio.Event()
+        self._rows_wanted = trio.Event()
+        self._rows: deque[tuple[bytes, float]] = deque()
+        self._rows_bytes = 0
+        self._handed: dict[InstanceId, Lsn] = {}
+        """Highest LSN per origin given to the core since the stream began."""
+        self._owes_ack = False
+        """Rows of this stream were handed to the core, and no ack since then covers them."""
+        self._received: deque[tuple[Vclock, float]] = deque()
+        self._vclock_sync = 0
+        self._ack_tm = 0.0
+        self._sync_until = EMPTY_VCLOCK
+
+    # --------------------------------------------------------------------------------- called by the node
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last message of any kind [A-21]."""
+        return trio.current_time() - self._heard_at
+
+    @property
+    def is_following(self) -> bool:
+        return self._has_link and self.status in (Status.SYNC, Status.FOLLOW)
+
+    def wake_ack(self) -> None:
+        """The term was persisted, or we follow others than before: tell the peer soon."""
+        self._ack_wanted.set()
+
+    def rows_written(self) -> None:
+        """More rows are on disk. Who sent some is told soon, the others with the next heartbeat."""
+        if self._owes_ack:
+            self._ack_wanted.set()
+
+    def wake_rows(self) -> None:
+        """There is room in the WAL queue again."""
+        self._rows_wanted.set()
+
+    def stop(self, error: SynchroError) -> None:
+        """Follow this peer no more until an operator restarts it [A-41]."""
+        self._stopped = error
+        self._cancel()
+
+    def reset(self) -> None:
+        """Drop the stream and subscribe again from the written vclock."""
+        self._reset = True
+        self._cancel()
+
+    def rows_cut_back(self) -> None:
+        """Rows were lost on their way to disk. Only who handed over such rows must ask for them again: a
+        leader that only sends keeps its links, and with them its quorum."""
+        if not self._node.core.vclock.covers(Vclock(self._handed)):
+            self.reset()
+
+    def restart(self) -> None:
+        """An operator's word: a stopped applier tries again, a running one reconnects."""
+        self._stopped = None
+        self._restart.set()
+        self.reset()
+
+    def _cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    # ----------------------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        delay = RECONNECT_MIN_S
+        while True:
+            self._reset = False
+            try:
+                with trio.CancelScope() as self._scope:
+                    await self._follow_once()
+            except ConnectionToSelf:
+                self.status = Status.OFF
+                return
+            except LinkLost as error:
+                self._failed(Status.DISCONNECTED, error.message, error.system)
+            except RETRIED as error:
+                self._failed(Status.LOADING, error.message)
+            except SynchroError as error:
+                self._stopped = error
+            finally:
+                self._scope = None
+                self._lost()
+            if self._stopped is not None:
+                await self._wait_restart(self._stopped)
+                delay = RECONNECT_MIN_S
+                continue
+            if self._reset:
+                delay = RECONNECT_MIN_S
+            elif self._has_followed:
+                delay = self._node.settings.retry_s
+                self._has_followed = False
+                self._node.log.info("upstream_retry", peer=self.address.name, retry_s=delay)
+            else:
+                delay = min(delay * 2, RECONNECT_MAX_S)
+            await trio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _wait_restart(self, error: SynchroError) -> None:
+        self._failed(Status.STOPPED, error.message)
+        self._node.log.error(
+            "upstream_stopped", peer=self.address.name, reason=error.reason, message=error.message
+        )
+        self._restart = trio.Event()
+        await self._restart.wait()
+
+    def _failed(self, status: Status, message: str, system: str | None = None) -> None:
+        if self.status in (Status.FOLLOW, Status.SYNC):
+            self._node.log.warning(
+                "upstream_lost", peer=self.address.name, message=message, system_message=system
+            )
+        self.status = status
+        self.message = message
+        self.system_message = system
+
+    def _lost(self) -> None:
+        self._rows.clear()
+        self._rows_bytes = 0
+        self._received.clear()
+        if self.peer_id != NOBODY and self._has_link:
+            self._has_link = False
+            self._node.links_changed()
+            self._node.step(ev.ApplierLost(self.peer_id))
+
+    async def _follow_once(self) -> None:
+        """One connection from dialling to its end; always ends by an exception or by cancellation."""
+        node = self._node
+        if self.address.name in node.blocked_in:
+            raise LinkLost("partitioned by the fault service")
+        if self.status not in (Status.DISCONNECTED, Status.LOADING):
+            self.status = Status.CONNECT
+        death = node.settings.death_timeout_s
+        ballot = None
+        with trio.move_on_after(death):
+            ballot = await node.transport.get_ballot(self.address.address)
+        if ballot is None:
+            raise LinkLost("timed out")
+        self._heard_at = trio.current_time()
+        if ballot.instance_uuid == node.uuid:
+            raise ConnectionToSelf("Connection to self")
+        self.peer_uuid = ballot.instance_uuid
+        if ballot.replicaset_uuid and ballot.replicaset_uuid != node.replicaset_uuid:
+            raise self._foreign(ballot.replicaset_uuid)
+        async with node.transport.subscribe(self.address.address, self._hello()) as stream:
+            accepted = None
+            with trio.move_on_after(death):
+                accepted = await stream.receive()
+            if accepted is None:
+                raise LinkLost("timed out")
+            if not isinstance(accepted, Accepted):
+                raise RemoteProtocolError(f"{self.address.name} sent a frame before it accepted the stream")
+            self._accepted(accepted)
+            await run_until_first_error(
+                lambda: self._read_frames(stream),
+                lambda: self._send_acks(stream),
+                self._apply_rows,
+                self._watch_silence,
+            )
+
+    def _foreign(self, got: str) -> ReplicasetUuidMismatch:
+        return ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {self._node.replicaset_uuid}, got {got}; "
+            "nothing was changed",
+            expected=self._node.replicaset_uuid,
+            got=got,
+        )
+
+    def _hello(self) -> Hello:
+        node = self._node
+        core = node.core
+        return Hello(
+            replicaset_uuid=node.replicaset_uuid,
+            instance_uuid=node.uuid,
+            name=node.settings.instance_name,
+            vclock=core.vclock.without_local(),
+            term=core.raft.term,
+            credit=node.settings.limits.peer_credit_bytes,
+            # Who may have forgotten rows of its own wants them back [M-38].
+            id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
+            counts=core.acks_count,
+        )
+
+    def _accepted(self, accepted: Accepted) -> None:
+        node = self._node
+        if accepted.replicaset_uuid != node.replicaset_uuid:
+            raise self._foreign(accepted.replicaset_uuid)
+        self.peer_id = accepted.id
+        self.peer_uuid = accepted.instance_uuid
+        self._vclock_sync = 0
+        self._ack_tm = 0.0
+        self._handed.clear()
+        self._owes_ack = False
+        self._sync_until = accepted.vclock
+        self._heard_at = trio.current_time()
+        self.lag = None
+        self._has_link = True
+        self.status = Status.SYNC
+        node.links_changed()
+        node.log.info("upstream_subscribed", peer=self.address.name, peer_id=self.peer_id)
+        node.step(ev.ApplierFollowing(accepted.id, accepted.vclock, accepted.term, accepted.last_ack))
+        self._look_if_synced()
+
+    def _look_if_synced(self) -> None:
+        """SYNC becomes FOLLOW once all is here that the peer had when we subscribed [M-41]."""
+        if self.status is Status.SYNC and self._node.core.vclock.covers(self._sync_until):
+            self.status = Status.FOLLOW
+            self.message = self.system_message = None
+            self._has_followed = True
+            self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
+
+    async def _watch_silence(self) -> None:
+        """[A-27]"""
+        death = self._node.settings.death_timeout_s
+        while (dead_at := self._heard_at + death) > trio.current_time():  # noqa: ASYNC110 - it moves
+            await trio.sleep_until(dead_at)
+        raise LinkLost("timed out")
+
+    # ---------------------------------------------------------------------------------------------- frames
+
+    async def _read_frames(self, stream: Subscription) -> None:
+        while True:
+            message = await stream.receive()
+            self._heard_at = trio.current_time()
+            if not isinstance(message, Frame):
+                raise RemoteProtocolError(f"{self.address.name} accepted one stream twice")
+            self._on_frame(message)
+
+    def _on_frame(self, frame: Frame) -> None:
+        """Terms, Raft messages and heartbeats at once; rows wait for room, so a slow disk is not silence."""
+        node = self._node
+        node.step(ev.FrameTermSeen(frame.term))
+        if frame.raft is not None:
+            node.step(ev.PeerRaftReceived(self.peer_id, frame.raft))
+        if frame.rows:
+            if crc32c(frame.rows) != frame.rows_crc:
+                raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
+            self._rows_bytes += len(frame.rows)
+            limits = node.settings.limits
+            if (
+                self._rows_bytes
+                > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max
+            ):
+                raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
+            self._rows.append((frame.rows, frame.tm))
+            self._rows_wanted.set()
+        if frame.heartbeat is not None:
+            beat = frame.heartbeat
+            self._vclock_sync = max(self._vclock_sync, beat.vclock_sync)
+            if beat.tm:
+                self.lag = max(0.0, time.time() - beat.tm)
+            node.step(ev.HeartbeatReceived(self.peer_id, beat.vclock))
+            node.note_heard(self.peer_id)
+            self._ack_wanted.set()
+
+    async def _apply_rows(self) -> None:
+        """Hand over what came, several frames a step, as long as the WAL queue has room."""
+        node = self._node
+        while True:
+            while not self._rows or not node.has_wal_room:
+                self._rows_wanted = trio.Event()
+                await self._rows_wanted.wait()
+            data, tm = self._rows.popleft()
+            self._rows_bytes -= len(data)
+            chunk = [data]
+            size = len(data)
+            while self._rows and size + len(self._rows[0][0]) <= STEP_BYTES_MAX:
+                data, tm = self._rows.popleft()
+                self._rows_bytes -= len(data)
+                size += len(data)
+                chunk.append(data)
+            try:
+                txns = xrow.decode_txns(chunk[0] if len(chunk) == 1 else b"".join(chunk))
+            except DecodeError as error:
+                raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
+            if tm:
+                self.lag = max(0.0, time.time() - tm)
+                self._note_received(txns[-1].origin, txns[-1].lsn, tm)
+            await node.failpoint("applier.before_step")
+            for txn in txns:
+                self._handed[txn.origin] = txn.lsn
+            self._owes_ack = True
+            node.step(ev.TxnsReceived(self.peer_id, txns))
+            if self._rows:
+                await trio.lowlevel.checkpoint()
+
+    def _note_received(self, origin: InstanceId, lsn: Lsn, tm: float) -> None:
+        self._received.append((Vclock([(origin, lsn)]), tm))
+        if len(self._received) > 1024:
+            self._received.popleft()
+
+    # ------------------------------------------------------------------------------------------------ acks
+
+    async def _send_acks(self, stream: Subscription) -> None:
+        """The newest state only: an ack that was not sent yet is replaced, never queued [A-26]."""
+        node = self._node
+        while True:
+            await self._ack_wanted.wait()
+            if not stream.writable:
+                await stream.wait_writable()
+            await node.failpoint("applier.before_ack")
+            self._ack_wanted = trio.Event()
+            core = node.core
+            vclock = core.vclock.without_local()
+            while self._received and vclock.covers(self._received[0][0]):
+                self._ack_tm = self._received.popleft()[1]
+            stream.send_nowait(
+                PeerAck(
+                    ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
+                    credit=node.settings.limits.peer_credit_bytes,
+                    tm=self._ack_tm,
+                    following=node.following,
+                )
+            )
+            self._owes_ack = not vclock.covers(Vclock(self._handed))
+            self._ack_tm = 0.0
+            self._look_if_synced()

@@ -1,0 +1,211 @@
+"""First start without data: who makes the new replica set, and who joins whom. Rules [M-10..19].
+
+`choose` is pure: ballots in, decision out. `find_role` asks all configured peers again and again until the
+decision is one that may be carried out. All instances see the same ballots, so they choose the same leader;
+that leader goes ahead only when everyone it can reach has named it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from synchro.config import BootstrapStrategy, ElectionMode, Settings
+from synchro.errors import ConfigError, ReplicasetUuidMismatch
+from synchro.server.transport import Ballot, LinkLost, Transport
+from synchro.vclock import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+POLL_S: Final = 0.1
+"""Between two rounds of questions."""
+BALLOT_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapHere:
+    """This instance makes the replica set."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFrom:
+    address: str
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet. leader_uuid: whom this instance would choose, to be shown in its ballot; "" = nobody."""
+
+    why: str
+    leader_uuid: str = ""
+
+
+Role: TypeAlias = BootstrapHere | JoinFrom | Wait
+
+
+def own_ballot(settings: Settings, uuid: str) -> Ballot:
+    """Of an instance without data."""
+    return Ballot(
+        instance_uuid=uuid,
+        instance_name=settings.instance_name,
+        is_ro_cfg=settings.read_only,
+        is_ro=True,
+        can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
+    )
+
+
+def score(ballot: Ballot) -> int:
+    """[M-14]"""
+    return (
+        1000 * ballot.is_booted + 100 * (not ballot.is_ro_cfg) + 10 * (not ballot.is_ro) + 1 * ballot.can_lead
+    )
+
+
+def best(ballots: Mapping[str, Ballot]) -> str:
+    """Address of the highest score; equal: greater vclock, then lowest UUID. `ballots` is not empty."""
+    ranked = sorted(ballots.items(), key=lambda item: item[1].instance_uuid)
+    winner, champion = ranked[0]
+    for address, ballot in ranked[1:]:
+        is_newer = ballot.vclock.compare(champion.vclock) is Order.GREATER
+        if (score(ballot), is_newer) > (score(champion), False):
+            winner, champion = address, ballot
+    return winner
+
+
+def join_source(ballots: Mapping[str, Ballot]) -> str | None:
+    """The queue's owner if a booted one is there, else the best booted one (answers 8)."""
+    booted = {address: ballot for address, ballot in ballots.items() if ballot.is_booted}
+    if not booted:
+        return None
+    for address, ballot in booted.items():
+        if ballot.queue_owner and ballot.queue_owner == ballot.instance_id and not ballot.is_ro:
+            return address
+    return best(booted)
+
+
+def choose(
+    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], *, total: int, is_time_over: bool
+) -> Role:
+    """What to do, given what the others say.
+
+    peers: address -> ballot of those that answered, without this instance. total: configured instances,
+    this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
+    """
+    foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
+    if len(foreign) > 1:
+        raise ReplicasetUuidMismatch(
+            f"the configured peers belong to different replica sets: {', '.join(sorted(foreign))}; "
+            "nothing was changed",
+            expected=min(foreign),
+            got=max(foreign),
+        )
+    source = join_source(peers)
+    if source is not None:
+        return JoinFrom(source, peers[source])
+    if settings.bootstrap_strategy is BootstrapStrategy.CONFIG:
+        return _choose_configured(settings, me, peers)
+    connected = 1 + len(peers)
+    if connected < total // 2 + 1:
+        return Wait(
+            f"connected to {connected} of {total}, {total // 2 + 1} are needed", me.bootstrap_leader_uuid
+        )
+    if connected < total and not is_time_over:
+        return Wait(f"connected to {connected} of {total}", me.bootstrap_leader_uuid)
+    everyone = {"": me, **peers}
+    leader = everyone[best(everyone)]
+    if me.bootstrap_leader_uuid not in ("", leader.instance_uuid):
+        # Who was chosen once may have made the set since: it must be heard before another may.
+        former = next((b for b in peers.values() if b.instance_uuid == me.bootstrap_leader_uuid), None)
+        if former is None and me.bootstrap_leader_uuid != me.instance_uuid:
+            return Wait(
+                f"the bootstrap leader {me.bootstrap_leader_uuid} chosen before is not reachable",
+                me.bootstrap_leader_uuid,
+            )
+    if leader is not me:
+        return Wait(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
+    if settings.read_only:
+        raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+    for ballot in peers.values():
+        if ballot.bootstrap_leader_uuid != me.instance_uuid:
+            return Wait(
+                f"Replica {ballot.instance_name} chose a different bootstrap leader "
+                f"{ballot.bootstrap_leader_uuid or 'nobody'}",
+                me.instance_uuid,
+            )
+    return BootstrapHere()
+
+
+def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:
+    """[M-16]: one instance is named, by name, UUID or address."""
+    wanted = settings.bootstrap_leader
+    if wanted is None:
+        raise ConfigError(
+            "bootstrap_strategy is config, but bootstrap_leader names nobody; nothing was started"
+        )
+    own = {address.address for address in settings.peers if address.name == settings.instance_name}
+    if wanted in (me.instance_name, me.instance_uuid, settings.listen, *own):
+        if settings.read_only:
+            raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+        return BootstrapHere()
+    for address, ballot in peers.items():
+        if wanted in (address, ballot.instance_name, ballot.instance_uuid):
+            return Wait(f"{ballot.instance_name} bootstraps the replica set", ballot.instance_uuid)
+    return Wait(f"failed to connect to the bootstrap leader {wanted}")
+
+
+async def find_role(
+    settings: Settings,
+    uuid: str,
+    transport: Transport,
+    *,
+    publish: Callable[[Ballot], None],
+    note: Callable[[str], None],
+) -> BootstrapHere | JoinFrom:
+    """Ask until it is clear. publish: our ballot changed. note: why we wait, for the log."""
+    me = own_ballot(settings, uuid)
+    others = [peer for peer in settings.peers if peer.name != settings.instance_name]
+    is_member = len(others) < len(settings.peers) or not settings.peers
+    if not others:
+        if settings.read_only:
+            raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+        return BootstrapHere()
+    total = len(others) + is_member
+    time_over_at = trio.current_time() + settings.connect_timeout_s
+    last_note = ""
+    while True:
+        publish(me)
+        ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
+        role = choose(settings, me, ballots, total=total, is_time_over=trio.current_time() >= time_over_at)
+        if not isinstance(role, Wait):
+            return role
+        if role.why != last_note:
+            last_note = role.why
+            note(role.why)
+        if role.leader_uuid != me.bootstrap_leader_uuid:
+            me = replace(me, bootstrap_leader_uuid=role.leader_uuid)
+            continue
+        await trio.sleep(POLL_S)
+
+
+async def _ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
+    """Ballots of all that answer in time; a connection to oneself is left out."""
+    ballots: dict[str, Ballot] = {}
+
+    async def ask(address: str) -> None:
+        try:
+            ballot = await transport.get_ballot(address)
+        except LinkLost:
+            return
+        if ballot.instance_uuid != own_uuid:
+            ballots[address] = ballot
+
+    with trio.move_on_after(BALLOT_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                nursery.start_soon(ask, address)
+    return dict(sorted(ballots.items()))

@@ -1,0 +1,100 @@
+"""The files of one instance as its process sees them: lock, identity, is there data. Rules [M-1], [M-12]."""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+import uuid
+from dataclasses import replace
+
+from synchro.config import Settings
+from synchro.errors import ConfigError, Corruption
+from synchro.storage.disk import Disk
+from synchro.storage.identity import DirectoryLock, Identity, load_identity, save_identity
+from synchro.storage.xlog import INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
+
+
+def new_salt() -> int:
+    """64 random bits for a WAL file, so that old blocks in a recycled one are not taken for its own."""
+    return secrets.randbits(64)
+
+
+class DataDirectory:
+    """Locked from `open` to `close`. The identity file is written and synced before the first contact with
+    a peer, so a join that is killed comes back as the same instance.
+
+    Blocks: calls are rare, and nothing may go on before they are done.
+    """
+
+    def __init__(self, disk: Disk, settings: Settings, lock: DirectoryLock, identity: Identity) -> None:
+        self.disk = disk
+        self.settings = settings
+        self.identity = identity
+        self._lock = lock
+
+    @classmethod
+    def open(cls, disk: Disk, settings: Settings) -> DataDirectory:
+        """Raises `AlreadyRunning`, `Corruption`, `ConfigError`."""
+        for path in {settings.wal_dir, settings.snapshot_dir}:
+            disk.makedirs(path)
+        lock = DirectoryLock(settings.wal_dir)
+        try:
+            identity = load_identity(disk, settings.wal_dir)
+            if identity is None:
+                identity = Identity(str(uuid.uuid4()), settings.instance_name)
+                save_identity(disk, settings.wal_dir, identity)
+            if identity.name != settings.instance_name:
+                raise ConfigError(
+                    f"Instance name mismatch: expected {identity.name}, got {settings.instance_name}; "
+                    f"{settings.wal_dir} belongs to another instance, nothing was changed"
+                )
+            return cls(disk, settings, lock, identity)
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def _names(self, directory: str, suffix: str) -> list[str]:
+        return [name for name in self.disk.listdir(directory) if name.endswith(suffix)]
+
+    @property
+    def has_data(self) -> bool:
+        """A snapshot is what makes a directory not empty [M-12]; the identity file alone does not.
+
+        Raises `Corruption` if it had one once and only its log is left."""
+        if self._names(self.settings.snapshot_dir, SNAP_SUFFIX):
+            return True
+        if self.identity.replicaset_uuid is not None and self._names(self.settings.wal_dir, XLOG_SUFFIX):
+            raise Corruption(
+                f"{self.settings.snapshot_dir} has no snapshot, but {self.settings.wal_dir} has a log of "
+                f"replica set {self.identity.replicaset_uuid}; nothing was changed. Next: restore the "
+                "snapshot, or move the log away and start again to join anew",
+                file=self.settings.snapshot_dir,
+                offset=0,
+            )
+        return False
+
+    def begin_first_start(self) -> None:
+        """Remove what a killed bootstrap or join left. Data that was lost is amnesia (S14)."""
+        if self.identity.replicaset_uuid is not None:
+            self.save(replace(self.identity, replicaset_uuid=None, amnesia=True))
+        for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
+            for name in self.disk.listdir(directory):
+                if name.endswith((XLOG_SUFFIX, INPROGRESS_SUFFIX)):
+                    self.disk.unlink(posixpath.join(directory, name))
+            self.disk.sync_dir(directory)
+
+    def save(self, identity: Identity) -> None:
+        """Durable when it returns."""
+        save_identity(self.disk, self.settings.wal_dir, identity)
+        self.identity = identity
+
+    def set_amnesia(self, amnesia: bool) -> None:
+        if self.identity.amnesia != amnesia:
+            self.save(replace(self.identity, amnesia=amnesia))
+
+    def set_replicaset(self, replicaset_uuid: str) -> None:
+        if self.identity.replicaset_uuid != replicaset_uuid:
+            self.save(replace(self.identity, replicaset_uuid=replicaset_uuid))

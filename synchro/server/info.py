@@ -1,0 +1,182 @@
+"""The tree of `box.info`, and the entries of the queue [I-1..26]. Reading neither blocks nor steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from synchro.ids import NOBODY
+from synchro.instance import Instance
+from synchro.instance_calls import PendingTxn
+from synchro.row import Dml, TxnId
+from synchro.server.api import QueueEntryFacts
+from synchro.server.applier import Status
+
+if TYPE_CHECKING:
+    from synchro.server.node import Node
+
+
+def version() -> str:
+    try:
+        return metadata.version("synchrodb")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def box_info(node: Node) -> dict[str, Any]:
+    """Fields of [I-2..I-16]; those of the core are null while loading."""
+    settings = node.settings
+    tree: dict[str, Any] = {
+        "id": None,
+        "uuid": node.uuid,
+        "name": settings.instance_name,
+        "lsn": -1,
+        "signature": 0,
+        "vclock": {},
+        "ro": True,
+        "ro_reason": None,
+        "status": "running" if node.is_ready else "loading",
+        "uptime": trio.current_time() - node.started_at,
+        "pid": os.getpid(),
+        "version": version(),
+        "listen": node.listen,
+        "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
+        "replication": {},
+        "election": None,
+        "synchro": None,
+    }
+    if not node.has_core:
+        return tree
+    core = node.core
+    now = trio.current_time()
+    reason = core.read_only_reason()
+    vclock = core.vclock
+    tree |= {
+        "id": int(core.self_id),
+        "lsn": int(vclock.get(core.self_id)),
+        "signature": vclock.signature,
+        "vclock": {int(i): int(lsn) for i, lsn in vclock},
+        "ro": reason is not None,
+        "ro_reason": reason,
+        "replication": _replication(node),
+        "election": _election(node),
+        "synchro": synchro(core, now),
+    }
+    return tree
+
+
+def synchro(core: Instance, now: float) -> dict[str, Any]:
+    """[I-25]: exactly these keys."""
+    limbo = core.limbo
+    return {
+        "queue": {
+            "owner": int(limbo.owner_id),
+            "term": int(limbo.term),
+            "len": len(limbo),
+            "size": limbo.size,
+            "busy": limbo.is_busy,
+            "age": limbo.age(now),
+            "confirm_lag": limbo.confirm_lag,
+        },
+        "quorum": limbo.quorum,
+    }
+
+
+def _election(node: Node) -> dict[str, Any]:
+    """[I-20]"""
+    raft = node.core.raft
+    tree: dict[str, Any] = {
+        "state": raft.role.name.lower(),
+        "term": int(raft.volatile_term),
+        "vote": int(raft.volatile_vote),
+        "leader": int(raft.leader),
+        "leader_idle": 0.0 if raft.is_leader else node.leader_idle(),
+    }
+    if raft.leader != NOBODY:
+        tree["leader_name"] = node.core.state.name_of(raft.leader) or None
+    return tree
+
+
+def _replication(node: Node) -> dict[int, Any]:
+    """[I-13a..c], every registered member, this one included."""
+    core = node.core
+    tree: dict[int, Any] = {}
+    for member, (uuid, name) in core.memtx.members().items():
+        part: dict[str, Any] = {
+            "id": int(member),
+            "uuid": uuid,
+            "name": name,
+            "lsn": int(core.vclock.get(member)),
+        }
+        if member != core.self_id:
+            upstream = _upstream(node, uuid, name)
+            if upstream is not None:
+                part["upstream"] = upstream
+            downstream = _downstream(node, member)
+            if downstream is not None:
+                part["downstream"] = downstream
+        tree[int(member)] = part
+    return tree
+
+
+def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
+    applier = next((a for a in node.appliers.values() if a.peer_uuid == uuid), None)
+    if applier is None:
+        applier = node.appliers.get(name or "")
+    if applier is None or applier.status is Status.OFF:
+        return None
+    part: dict[str, Any] = {
+        "status": applier.status.value,
+        "idle": applier.idle,
+        "peer": applier.address.address,
+    }
+    if applier.lag is not None:
+        part["lag"] = applier.lag
+    if applier.message is not None:
+        part["message"] = applier.message
+    if applier.system_message is not None:
+        part["system_message"] = applier.system_message
+    return part
+
+
+def _downstream(node: Node, member: int) -> dict[str, Any] | None:
+    down = next((d for d in node.downstreams.values() if d.peer == member), None)
+    if down is None:
+        return None
+    if down.is_following:
+        return {
+            "status": "follow",
+            "idle": down.idle,
+            "vclock": {int(i): int(lsn) for i, lsn in down.acked},
+            "lag": down.lag,
+        }
+    part: dict[str, Any] = {"status": "stopped", "message": down.message}
+    if down.system_message is not None:
+        part["system_message"] = down.system_message
+    return part
+
+
+def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
+    facts = []
+    for entry in core.limbo.entries:
+        pending = entry.payload
+        assert isinstance(pending, PendingTxn)
+        rows = pending.txn.rows
+        acked = core.limbo.holders(entry.origin, entry.lsn)
+        facts.append(
+            QueueEntryFacts(
+                txn=TxnId(entry.origin, entry.lsn) if entry.is_written else None,
+                space_ids=sorted({row.body.space_id for row in rows if isinstance(row.body, Dml)}),
+                rows=len(rows),
+                size_bytes=entry.size,
+                age_s=now - entry.submitted_at,
+                acked_by=sorted(acked),
+                missing=sorted(core.limbo.registered - acked),
+                is_sync=entry.wait_ack,
+            )
+        )
+    return facts

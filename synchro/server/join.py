@@ -1,0 +1,282 @@
+"""How a new instance gets all data, seen from both sides. Rules [M-20..28], answers 8 and 9.
+
+Stage 1 is a snapshot of the committed prefix, stage 2 the log from there up to the decided registration.
+The joiner keeps both in files of its own: first the rows as an xlog, then the snapshot. Its rename is the
+moment at which the instance has data; before it, a killed join starts over. What follows is a plain
+recovery, so a joiner and a restarted instance run the same code.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from synchro import instance_events as ev
+from synchro.errors import (
+    ConfigError,
+    ConnectionToSelf,
+    DecodeError,
+    IllegalParams,
+    RemoteProtocolError,
+    SynchroError,
+)
+from synchro.ids import LOCAL, InstanceId, Term
+from synchro.instance_recovery import snapshot_view
+from synchro.replication.relay_filter import RelayFilter, TxnHead
+from synchro.row import Tuple, Txn
+from synchro.server.directory import new_salt
+from synchro.server.relay import without_local_rows
+from synchro.server.transport import (
+    JoinChunk,
+    JoinEnd,
+    JoinItem,
+    JoinRequest,
+    JoinRows,
+    JoinSnapshotEnd,
+    JoinStart,
+    JoinStream,
+    LinkLost,
+    Transport,
+)
+from synchro.storage import schema, xrow
+from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.snapshot import (
+    Chunk,
+    ChunkKind,
+    SnapshotAssembler,
+    SnapshotMeta,
+    decode_chunk,
+    iter_chunks,
+    write_snapshot,
+)
+from synchro.storage.xlog import crc32c
+from synchro.vclock import Vclock
+
+if TYPE_CHECKING:
+    from synchro.server.directory import DataDirectory
+    from synchro.server.node import Node
+
+_CRC: Final = struct.Struct("<I")
+
+
+# --- the side that has the data -------------------------------------------------------------------------
+
+
+async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinItem]:
+    """Raises what [M-20] names. One join per UUID at a time."""
+    node.ensure_ready()
+    if not request.instance_uuid:
+        raise IllegalParams("Nil UUID is reserved and can't be used in replication")
+    if request.instance_uuid == node.uuid:
+        raise ConnectionToSelf("Connection to self")
+    if request.instance_uuid in node.joins:
+        raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
+    core = node.core
+    members = core.memtx.members()
+    is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
+    if not is_member and (reason := core.read_only_reason()) is not None:
+        raise core.state.read_only_error(reason)
+    node.joins[request.instance_uuid] = core.vclock
+    node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
+    try:
+        # One step of the core: nothing may come between the state and the tuples.
+        meta, _ = snapshot_view(core)
+        spaces = core.memtx.freeze(with_local=False)
+        start = meta.vclock.without_local()
+        node.joins[request.instance_uuid] = meta.vclock
+        meta = replace(meta, vclock=start)
+        yield JoinStart(start, node.replicaset_uuid, b"")
+        count = checksum = 0
+        frames = iter_chunks(meta, spaces)
+        while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
+            crc = crc32c(frame)
+            count += 1
+            checksum = crc32c(_CRC.pack(crc), checksum)
+            yield JoinChunk(0, frame, crc)
+        yield JoinSnapshotEnd(count, checksum)
+        node.log.info("join_initial_data_sent", peer=request.instance_name, frames=count)
+        registered = await _register(node, request)
+        async for rows in _rows_between(node, start, registered.vclock):
+            yield JoinRows(rows, crc32c(rows))
+        yield JoinEnd(registered.vclock.without_local(), registered.id)
+        node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
+    finally:
+        del node.joins[request.instance_uuid]
+
+
+async def _register(node: Node, request: JoinRequest) -> ev.Registered:
+    """[M-22]: wait until its row is decided."""
+    outcome = await node.call(
+        lambda call_id: ev.RegisterRequested(call_id, request.instance_uuid, request.instance_name),
+        timeout_s=node.settings.synchro_timeout_s,
+    )
+    match outcome:
+        case ev.Registered():
+            return outcome
+        case ev.Rejected(error=error) | ev.OutcomeUnknown(error=error):
+            raise error
+        case _:
+            raise AssertionError(f"unexpected outcome {outcome}")
+
+
+async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
+    """Whole transactions in (start, stop], without local rows."""
+    passing = RelayFilter(
+        peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start, own_vclock=node.core.vclock
+    )
+    passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
+    reader = node.wal.reader(start)
+    position = start
+    try:
+        while not position.covers(stop):
+            spans, data = await reader.next_run(node.settings.limits.relay_frame_bytes_max)
+            parts: list[bytes] = []
+            for span in spans:
+                position = position.merge(Vclock([(span.origin, span.lsn)]))
+                head = TxnHead(span.origin, span.lsn, span.term or Term(0))
+                if not passing.wants(head) or span.lsn > stop.get(span.origin):
+                    continue
+                passing.passed(head)
+                txn = data[span.start : span.end]
+                parts.append(without_local_rows(txn) if span.local_lsn and span.origin != LOCAL else txn)
+            if parts:
+                yield b"".join(parts)
+    finally:
+        reader.close()
+
+
+# --- the side that wants it -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Received:
+    start: JoinStart
+    meta: SnapshotMeta
+    frames: list[bytes]
+    txns: list[Txn]
+    end: JoinEnd
+    is_known_name: bool
+    """`_cluster` has our name under another UUID: this is a re-seed, and what was forgotten may matter."""
+
+
+async def join(directory: DataDirectory, transport: Transport, address: str) -> JoinEnd:
+    """Get everything from `address` and keep it. Raises `LinkLost` or what the source answered.
+
+    When it returns the directory has data, durably, and the identity file names the set.
+    """
+    identity = directory.identity
+    request = JoinRequest(identity.instance_uuid, identity.name)
+    async with transport.join(address, request) as stream:
+        received = await _receive(directory, stream)
+    if received.is_known_name:
+        directory.set_amnesia(True)
+    await trio.to_thread.run_sync(_store, directory, received)
+    directory.set_replicaset(received.start.replicaset_uuid)
+    return received.end
+
+
+async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
+    settings = directory.settings
+    silence_s = settings.death_timeout_s + settings.synchro_timeout_s
+
+    async def next_item() -> JoinItem:
+        with trio.move_on_after(silence_s):
+            return await stream.receive()
+        raise LinkLost("timed out")
+
+    start = await next_item()
+    if not isinstance(start, JoinStart):
+        raise RemoteProtocolError("a join did not begin with its start")
+    assembler = SnapshotAssembler()
+    frames: list[bytes] = []
+    txns: list[Txn] = []
+    checksum = 0
+    is_known_name = False
+    while True:
+        match item := await next_item():
+            case JoinChunk():
+                if crc32c(item.data) != item.crc:
+                    raise LinkLost("checksum of a part of the snapshot does not match")
+                checksum = crc32c(_CRC.pack(item.crc), checksum)
+                chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
+                is_known_name |= _has_name(chunk, directory)
+                frames.append(item.data)
+            case JoinSnapshotEnd():
+                if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
+                    raise LinkLost("the snapshot came incomplete")
+            case JoinRows():
+                if crc32c(item.rows) != item.crc:
+                    raise LinkLost("checksum of rows does not match")
+                txns.extend(xrow.decode_txns(item.rows))
+            case JoinEnd():
+                if not assembler.is_done:
+                    raise RemoteProtocolError("a join ended without its snapshot")
+                assert assembler.meta is not None
+                return _Received(start, assembler.meta, frames, txns, item, is_known_name)
+            case _:
+                raise RemoteProtocolError("a join began twice")
+
+
+def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:
+    try:
+        return assembler.add(decode_chunk(data))
+    except DecodeError as error:
+        raise RemoteProtocolError(f"bad part of a snapshot: {error.message}") from error
+
+
+def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
+    if chunk.kind is not ChunkKind.TUPLES or chunk.space_id != schema.CLUSTER_ID:
+        return False
+    mine = directory.identity
+    return any(
+        len(member) > 2 and member[2] == mine.name and member[1] != mine.instance_uuid
+        for member in chunk.tuples
+    )
+
+
+def _store(directory: DataDirectory, received: _Received) -> None:
+    """In a worker thread. The snapshot comes last: it is what makes the join complete."""
+    disk, settings, identity = directory.disk, directory.settings, directory.identity
+    start = received.start.vclock
+    journal = Journal(
+        disk,
+        settings.wal_dir,
+        instance_uuid=identity.instance_uuid,
+        new_salt=new_salt,
+        start=JournalStart(vclock=start),
+        limits=settings.limits,
+        wall_time=time.time(),
+    )
+    try:
+        if received.txns:
+            journal.append(received.txns, time.time(), has_control=True)
+        journal.close_clean(time.time())
+    except SynchroError:
+        journal.close_files()
+        raise
+    write_snapshot(
+        disk,
+        settings.snapshot_dir,
+        received.meta,
+        _with_own_member(received, directory),
+        instance_uuid=identity.instance_uuid,
+    )
+
+
+def _with_own_member(received: _Received, directory: DataDirectory) -> Iterator[tuple[int, Sequence[Tuple]]]:
+    """The tuples of stage 1, and the own row of `_cluster`: a recovery must know who it is before it
+    replays anything. That row is decided, and replacing it once more by stage 2 changes nothing."""
+    mine = (int(received.end.id), directory.identity.instance_uuid, directory.identity.name)
+    for frame in received.frames:
+        chunk = decode_chunk(frame)
+        if chunk.kind is not ChunkKind.TUPLES:
+            continue
+        tuples = chunk.tuples
+        if chunk.space_id == schema.CLUSTER_ID:
+            tuples = sorted([*(member for member in tuples if member[0] != mine[0]), mine])
+        yield chunk.space_id, tuples

@@ -1,0 +1,346 @@
+"""The stages of one instance: first start or recovery, links and elections, a clean end. Rules [M-10..28].
+
+Start (answers 12): recovery, the port (ballot and health only), bootstrap or join, links and elections,
+client calls. Stop: no new calls, links closed, WAL drained and closed clean. Knows no gRPC: how the port is
+opened is an argument.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode, WalMode
+from synchro.errors import (
+    ConfigError,
+    DiskFailed,
+    Loading,
+    QuorumWait,
+    ReadOnly,
+    ReplicasetUuidMismatch,
+    SynchroError,
+    SyncQueueFull,
+    SyncRollback,
+    SyncTimeout,
+    TimedOut,
+)
+from synchro.instance import Instance
+from synchro.instance_recovery import recover_instance
+from synchro.row import Txn
+from synchro.server.bootstrap import BootstrapHere, find_role
+from synchro.server.directory import DataDirectory, new_salt
+from synchro.server.failing_disk import WalDisk
+from synchro.server.join import join
+from synchro.server.node import Node
+from synchro.server.peers import Peers
+from synchro.server.snapshotter import Snapshotter, tune_garbage_collector
+from synchro.server.transport import Ballot, LinkLost
+from synchro.storage.journal import Journal
+from synchro.storage.memtx import Memtx
+from synchro.storage.recovery import Recovered, recover
+from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
+from synchro.storage.snapshot import SnapshotMeta, write_snapshot
+from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
+from synchro.storage.wal import Wal
+
+DRAIN_S: Final = 10.0
+"""How long a clean stop waits for the disk."""
+JOIN_RETRY_S: Final = 0.5
+"""At most; the spec's `replication_timeout` if that is less [M-27]."""
+
+JOIN_RETRIED: Final = frozenset(
+    error.reason
+    for error in (
+        Loading,
+        ReadOnly,
+        ConfigError,
+        QuorumWait,
+        SyncTimeout,
+        SyncRollback,
+        TimedOut,
+        SyncQueueFull,
+    )
+)
+"""Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27]."""
+
+
+class _Stopped(Exception):
+    """The process was asked to stop while it recovered."""
+
+
+class Life:
+    """The stages of one run."""
+
+    def __init__(
+        self,
+        node: Node,
+        peers: Peers,
+        stop: trio.Event,
+        open_port: Callable[[], AbstractAsyncContextManager[str]],
+    ) -> None:
+        """open_port: serves ballot, peers and clients for as long as the context lasts; gives host:port."""
+        self._node = node
+        self._peers = peers
+        self._stop = stop
+        self._open_port = open_port
+        self._log = node.log
+        self._has_bootstrapped = False
+        self._wal_ended = trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[Node]) -> None:
+        """Until `stop` is set. Raises `SynchroError` when it cannot start, or must leave."""
+        node, directory = self._node, self._node.directory
+        recovered = None
+        if directory.has_data and (recovered := await self._recover()) is None:
+            return
+        async with self._open_port() as node.listen:
+            self._log.info("listening", address=node.listen)
+            task_status.started(node)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._cancel_on_stop, scope)
+                    if recovered is None:
+                        await self._first_start()
+                        recovered = await self._recover()
+                    nursery.cancel_scope.cancel()
+            if recovered is None or self._stop.is_set():
+                return
+            await self._work(*recovered)
+
+    async def _cancel_on_stop(self, scope: trio.CancelScope) -> None:
+        await self._stop.wait()
+        scope.cancel()
+
+    # ------------------------------------------------------------------------------------------ first start
+
+    async def _first_start(self) -> None:
+        """Make the set, or join one; afterwards the directory has data [M-10..M-28]."""
+        node, settings = self._node, self._node.settings
+        directory = node.directory
+        directory.begin_first_start()
+        node.stage = "bootstrap"
+
+        def publish(ballot: Ballot) -> None:
+            self._peers.bootstrap_ballot = ballot
+            node.bootstrap_leader_uuid = ballot.bootstrap_leader_uuid
+
+        last_why = ""
+        while True:
+            role = await find_role(
+                settings,
+                node.uuid,
+                node.transport,
+                publish=publish,
+                note=lambda why: self._log.info("bootstrap_waiting", message=why),
+            )
+            if isinstance(role, BootstrapHere):
+                await trio.to_thread.run_sync(_write_first_snapshot, directory)
+                node.bootstrap_leader_uuid = node.uuid
+                self._has_bootstrapped = True
+                self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
+                return
+            node.stage = "join"
+            self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
+            try:
+                end = await join(directory, node.transport, role.address)
+            except LinkLost as error:
+                why = error.message
+            except SynchroError as error:
+                if error.reason not in JOIN_RETRIED:
+                    raise
+                why = error.message
+            else:
+                node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
+                self._log.info("joined", id=end.id, vclock=str(end.vclock))
+                return
+            if why != last_why:
+                last_why = why
+                self._log.info("join_retry", peer=role.ballot.instance_name, message=why)
+            directory.begin_first_start()
+            await trio.sleep(min(JOIN_RETRY_S, settings.replication_timeout_s))
+
+    # --------------------------------------------------------------------------------------------- recovery
+
+    async def _recover(self) -> tuple[Instance, Recovered] | None:
+        """Snapshot and log from disk; the core, not started yet. None: asked to stop."""
+        node, settings = self._node, self._node.settings
+        directory = node.directory
+        node.stage = "recovery"
+        began = time.perf_counter()
+        if settings.force_trust and directory.identity.amnesia:
+            self._log.warning(
+                "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
+            )
+            directory.set_amnesia(False)
+        recovered = recover(directory.disk, settings.snapshot_dir, settings.wal_dir, node.uuid)
+        assert recovered is not None
+        # In a thread, so that a signal is heard; nothing else of this instance runs yet.
+        instance = await trio.to_thread.run_sync(self._replay, recovered, trio.current_time())
+        if instance is None:
+            return None
+        self._check_set(instance)
+        if recovered.torn_tail is not None:
+            self._log.warning(
+                "wal_not_closed", file=recovered.torn_tail.path, offset=recovered.torn_tail.offset
+            )
+        self._log.info(
+            "recovered",
+            snapshot=recovered.snapshot_path,
+            rows=recovered.rows,
+            vclock=str(recovered.vclock),
+            duration_ms=round(1000 * (time.perf_counter() - began), 1),
+        )
+        tune_garbage_collector()
+        await trio.lowlevel.checkpoint()
+        return instance, recovered
+
+    def _replay(self, recovered: Recovered, now: float) -> Instance | None:
+        """Into memory; None: asked to stop meanwhile. Nothing made here is garbage: none is looked for."""
+        settings, directory = self._node.settings, self._node.directory
+
+        def txns() -> Iterator[Txn]:
+            for batch in recovered.batches():
+                if self._stop.is_set():
+                    raise _Stopped
+                yield from batch
+
+        was_collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return recover_instance(
+                uuid=self._node.uuid,
+                settings=settings,
+                meta=recovered.meta,
+                spaces=recovered.tuples(),
+                txns=txns(),
+                rng=random.Random(),
+                trusted=not directory.identity.amnesia,
+                now=now,
+            )
+        except _Stopped:
+            return None
+        finally:
+            if was_collecting:
+                gc.enable()
+
+    def _check_set(self, instance: Instance) -> None:
+        directory = self._node.directory
+        stored = instance.memtx.replicaset_uuid() or ""
+        expected = directory.identity.replicaset_uuid
+        if expected is not None and stored != expected:
+            raise ReplicasetUuidMismatch(
+                f"Replica set UUID mismatch: expected {expected} (identity file), got {stored} (snapshot); "
+                "nothing was changed",
+                expected=expected,
+                got=stored,
+            )
+        directory.set_replicaset(stored)
+
+    # -------------------------------------------------------------------------------------------------- work
+
+    async def _work(self, instance: Instance, recovered: Recovered) -> None:
+        node, settings = self._node, self._node.settings
+        if settings.wal_mode is not WalMode.FSYNC:
+            self._log.warning(
+                "wal_mode", message="an acknowledgement is not on disk: confirmed rows may be lost"
+            )
+        disk = WalDisk()
+        journal = await trio.to_thread.run_sync(
+            lambda: Journal(
+                disk,
+                settings.wal_dir,
+                instance_uuid=node.uuid,
+                new_salt=new_salt,
+                start=recovered.journal_start,
+                limits=settings.limits,
+                sync=settings.wal_mode is WalMode.FSYNC,
+                wall_time=time.time(),
+            )
+        )
+        wal = Wal(
+            disk,
+            journal,
+            on_written=node.on_written,
+            on_cut=node.on_cut,
+            limits=settings.limits,
+        )
+        node.attach(instance, wal)
+        node.snapshotter = Snapshotter(node)
+        async with trio.open_nursery() as outer:
+            outer.start_soon(self._run_wal, wal)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(self._cancel_on_stop, scope)
+                    inner.start_soon(self._cancel_on_leaving, scope)
+                    await inner.start(node.run)
+                    inner.start_soon(node.snapshotter.run)
+                    node.become_ready()
+                    if self._has_bootstrapped:
+                        self._promote_first()
+            node.is_ready = False
+            node.is_serving_peers = False
+            for relay in list(node.relays.values()):
+                relay.scope.cancel()
+            if node.halted is None:
+                self._log.info("stopping")
+                wal.stop()
+                await self._drain(outer)
+            else:
+                outer.cancel_scope.cancel()
+        if node.halted is not None:
+            raise node.halted
+        self._log.info("instance_stopped", vclock=str(instance.vclock))
+
+    def _promote_first(self) -> None:
+        """[E-26]: who made the set need not wait for an election timeout."""
+        if self._node.settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE):
+            self._node.submit(
+                ev.PromoteRequested, lambda outcome: self._log.debug("first_promote", outcome=repr(outcome))
+            )
+
+    async def _drain(self, outer: trio.Nursery) -> None:
+        """The WAL task ends by itself; a disk that does not answer must not keep the process for ever."""
+        with trio.CancelScope(shield=True), trio.move_on_after(DRAIN_S) as waiting:
+            await self._wal_ended.wait()
+        if waiting.cancelled_caught:
+            outer.cancel_scope.cancel()
+
+    async def _run_wal(self, wal: Wal) -> None:
+        try:
+            await wal.run()
+        except DiskFailed as error:
+            self._node.disk_failed(error)
+        finally:
+            self._wal_ended.set()
+
+    async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
+        await self._node.leaving.wait()
+        scope.cancel()
+
+
+def _write_first_snapshot(directory: DataDirectory) -> None:
+    """Snapshot 0 of a new replica set: its UUID, and this instance as number 1 [M-2], [W-34]."""
+    settings, identity = directory.settings, directory.identity
+    replicaset_uuid = str(uuid.uuid4())
+    memtx = Memtx(settings.limits)
+    memtx.begin_bulk()
+    memtx.load(SCHEMA_ID, [(REPLICASET_NAME, settings.replicaset_name), (REPLICASET_UUID, replicaset_uuid)])
+    memtx.load(CLUSTER_ID, [(1, identity.instance_uuid, identity.name)])
+    memtx.end_bulk()
+    write_snapshot(
+        directory.disk,
+        settings.snapshot_dir,
+        replace(SnapshotMeta(), replicaset_uuid=replicaset_uuid),
+        memtx.freeze(),
+        instance_uuid=identity.instance_uuid,
+    )
+    directory.set_replicaset(replicaset_uuid)

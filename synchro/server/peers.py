@@ -1,0 +1,109 @@
+"""What an instance does for its peers: ballot, join, subscription. Checks of [M-19], [M-20], [M-32]."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import trio
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode
+from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.server.bootstrap import own_ballot
+from synchro.server.join import serve_join
+from synchro.server.relay import Relay
+from synchro.server.transport import Ballot, Hello, JoinItem, JoinRequest, LinkLost, RelayStream
+
+if TYPE_CHECKING:
+    from synchro.ids import InstanceId
+    from synchro.server.node import Node
+
+REPLACE_GRACE_S = 2.0
+"""How long a new subscription waits for the end of the old one of the same instance."""
+
+
+class Peers:
+    """`PeerEndpoint` of one node. The ballot is served from the moment the port is open."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.bootstrap_ballot: Ballot | None = None
+        """Set while this instance has no data."""
+
+    def ballot(self) -> Ballot:
+        """[M-7]"""
+        node = self._node
+        if not node.has_core:
+            return self.bootstrap_ballot or own_ballot(node.settings, node.uuid)
+        core, settings = node.core, node.settings
+        return Ballot(
+            instance_uuid=node.uuid,
+            instance_name=settings.instance_name,
+            replicaset_uuid=node.replicaset_uuid,
+            instance_id=core.self_id,
+            is_booted=True,
+            is_ro_cfg=settings.read_only,
+            is_ro=not core.is_writable,
+            can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
+            vclock=core.vclock.without_local(),
+            gc_vclock=node.wal.files[0].vclock.without_local(),
+            bootstrap_leader_uuid=node.bootstrap_leader_uuid,
+            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.members().values()),
+            queue_owner=core.limbo.owner_id,
+            term=core.raft.term,
+        )
+
+    def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
+        return serve_join(self._node, request)
+
+    async def serve_subscriber(self, hello: Hello, stream: RelayStream) -> None:
+        """Relay to it until the link is lost."""
+        node = self._node
+        peer = self._check(hello)
+        if hello.name in node.blocked_out:
+            raise LinkLost("partitioned by the fault service")
+        former = node.relays.get(peer)
+        if former is not None:
+            # Its TCP connection may be half dead for a while: the newer word counts.
+            former.scope.cancel()
+            with trio.move_on_after(REPLACE_GRACE_S):
+                await former.ended.wait()
+        relay = Relay(node, peer, hello, stream)
+        node.relays[peer] = relay
+        try:
+            with relay.scope:
+                await relay.run()
+            raise LinkLost("the subscription was replaced or cut")
+        finally:
+            relay.ended.set()
+            if node.relays.get(peer) is relay:
+                del node.relays[peer]
+                node.step(ev.RelayLost(peer))
+
+    def _check(self, hello: Hello) -> InstanceId:
+        """Who subscribes; [M-32] in its order."""
+        node = self._node
+        core = node.core  # Loading
+        if not node.is_serving_peers:
+            raise node.loading()
+        if not hello.instance_uuid:
+            raise IllegalParams("Nil UUID is reserved and can't be used in replication")
+        if hello.instance_uuid == node.uuid:
+            raise ConnectionToSelf("Connection to self")
+        if hello.replicaset_uuid != node.replicaset_uuid:
+            raise ReplicasetUuidMismatch(
+                f"Replica set UUID mismatch: expected {node.replicaset_uuid}, got {hello.replicaset_uuid}; "
+                "nothing was changed",
+                expected=node.replicaset_uuid,
+                got=hello.replicaset_uuid,
+            )
+        for instance, (uuid, name) in core.memtx.prepared_members().items():
+            if uuid == hello.instance_uuid:
+                if name != hello.name:
+                    node.log.warning("peer_name_differs", peer=hello.name, registered=name)
+                return instance
+        raise UnknownReplica(
+            f"Can't subscribe non-anonymous replica {hello.instance_uuid} until join is done",
+            uuid=hello.instance_uuid,
+        )

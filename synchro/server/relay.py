@@ -1,0 +1,323 @@
+"""The sending side of replication: one task per subscriber. Rules [A-2], [A-22..27], [A-36..39], answers 9.
+
+A relay holds a cursor in the WAL, not a queue: a peer that is slow or dead costs no memory. Rows go out
+byte for byte as they lie on the local disk, and only after they lie there. Heartbeats and Raft messages
+have a task of their own, so that neither credit nor a slow file delays them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from synchro import instance_events as ev
+from synchro.ids import LOCAL, InstanceId, Lsn, Term
+from synchro.raft.messages import RaftMessage
+from synchro.replication.relay_filter import RelayFilter, TxnHead
+from synchro.row import GROUP_LOCAL
+from synchro.server.tasks import run_until_first_error
+from synchro.server.transport import Accepted, Frame, Heartbeat, Hello, LinkLost, RelayStream
+from synchro.storage import xrow
+from synchro.storage.xlog import crc32c
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+if TYPE_CHECKING:
+    from synchro.server.node import Node
+
+
+FORWARD_DELAY_MAX_S: Final = 0.2
+"""How long rows of third origins are held back, so that their origin delivers them itself."""
+
+
+class Downstream:
+    """What is known of a subscriber, kept while it is away: `box.info.replication[n].downstream` [I-13c]."""
+
+    def __init__(self, peer: InstanceId) -> None:
+        self.peer = peer
+        self.is_following = False
+        self.message: str | None = None
+        self.system_message: str | None = None
+        self.acked = EMPTY_VCLOCK
+        """Highest vclock it acknowledged in the life of this process: WAL above it is kept [W-41], and
+        it is told so at its next Hello (S14)."""
+        self.sent_at = trio.current_time()
+        self.lag = 0.0
+
+    @property
+    def idle(self) -> float:
+        """Seconds since something was sent [A-22]."""
+        return trio.current_time() - self.sent_at
+
+
+class Relay:
+    """One stream to one subscriber.
+
+    Y1  Nothing is sent that is not synced in the local WAL.
+    Y2  Bytes of rows sent beyond the last ack stay below the subscriber's credit, one frame excepted.
+    Y3  A frame names the persisted term; PROMOTE and DEMOTE rows go only into frames that name theirs.
+    Y4  Of Raft messages only the newest waits.
+    """
+
+    def __init__(self, node: Node, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
+        self._node = node
+        self._stream = stream
+        self._hello = hello
+        self.peer = peer
+        self.peer_name = hello.name
+        self.downstream = node.downstreams.setdefault(peer, Downstream(peer))
+        self.scope = trio.CancelScope()
+        """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
+        self.ended = trio.Event()
+        core = node.core
+        self._filter = RelayFilter(
+            peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock, own_vclock=core.vclock
+        )
+        self._raft: RaftMessage | None = None
+        self._control_wanted = trio.Event()
+        self._heartbeat_wanted = False
+        self._vclock_sync = 0
+        self._rows_sent_since_heartbeat = False
+        self._credit = hello.credit
+        self._unacked: deque[tuple[Vclock, int]] = deque()
+        self._unacked_bytes = 0
+        self._acked_more = trio.Event()
+        self._is_holding = False
+        self._forwards_at_once = False
+        self._heard_at = trio.current_time()
+
+    # --------------------------------------------------------------------------------- called by the node
+
+    def send_raft(self, message: RaftMessage) -> None:
+        self._raft = message
+        self._control_wanted.set()
+
+    def send_heartbeat(self, vclock_sync: int) -> None:
+        """At once, with at least this number [Q-62]."""
+        self._vclock_sync = max(self._vclock_sync, vclock_sync - 1)
+        self._heartbeat_wanted = True
+        self._control_wanted.set()
+
+    def rows_written(self) -> None:
+        """Rows of our own may be behind those of others that are held back."""
+        if self._is_holding:
+            self._acked_more.set()
+
+    def term_changed(self) -> None:
+        """A row may wait for this (Y3)."""
+        self._acked_more.set()
+
+    # ----------------------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Until the link is lost (`LinkLost`) or `scope` is cancelled."""
+        node, hello, down = self._node, self._hello, self.downstream
+        core = node.core
+        last_ack = down.acked
+        if hello.counts:
+            down.acked = down.acked.merge(hello.vclock.without_local())
+        self._send(
+            Accepted(
+                id=core.self_id,
+                vclock=core.vclock.without_local(),
+                replicaset_uuid=node.replicaset_uuid,
+                last_ack=last_ack,
+                term=core.raft.term,
+                instance_uuid=node.uuid,
+                instance_name=node.settings.instance_name,
+            )
+        )
+        down.is_following = True
+        down.message = down.system_message = None
+        node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
+        node.step(ev.RelayConnected(self.peer, ev.Ack(hello.vclock, hello.term, 0, hello.counts)))
+        self._raft = core.raft.message()
+        self._heartbeat_wanted = True
+        self._control_wanted.set()
+        try:
+            await run_until_first_error(
+                self._send_control, self._send_rows, self._read_acks, self._watch_silence
+            )
+        except LinkLost as error:
+            down.message, down.system_message = error.message, error.system
+            raise
+        finally:
+            down.is_following = False
+            down.lag = 0.0
+            if down.message is None:
+                down.message = "unexpected EOF when reading from socket"
+                down.system_message = "Broken pipe"
+            node.log.info("relay_lost", peer=hello.name, peer_id=self.peer, message=down.message)
+
+    def _send(self, message: Accepted | Frame) -> None:
+        self.downstream.sent_at = trio.current_time()
+        self._stream.send_nowait(message)
+
+    async def _watch_silence(self) -> None:
+        """[A-27]"""
+        death = self._node.settings.death_timeout_s
+        while (dead_at := self._heard_at + death) > trio.current_time():  # noqa: ASYNC110 - it moves
+            await trio.sleep_until(dead_at)
+        raise LinkLost("timed out")
+
+    # ----------------------------------------------------------------------------- heartbeats, elections
+
+    async def _send_control(self) -> None:
+        """Heartbeats every `replication_timeout` since the previous one, also while rows flow [A-25]."""
+        node = self._node
+        next_beat = trio.current_time()
+        while True:
+            with trio.move_on_at(next_beat):
+                await self._control_wanted.wait()
+            await self._stream.wait_writable()
+            self._control_wanted = trio.Event()
+            now = trio.current_time()
+            beat = None
+            if self._heartbeat_wanted or now >= next_beat:
+                self._heartbeat_wanted = False
+                next_beat = now + node.settings.replication_timeout_s
+                self._vclock_sync += 1
+                self._forwards_at_once = False
+                tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
+                self._rows_sent_since_heartbeat = False
+                beat = Heartbeat(self._vclock_sync, tm, node.core.vclock.without_local())
+            if beat is not None or self._raft is not None:
+                self._send_frame(heartbeat=beat)
+
+    def _send_frame(self, *, rows: bytes = b"", tm: float = 0.0, heartbeat: Heartbeat | None = None) -> None:
+        raft, self._raft = self._raft, None
+        term = self._node.core.raft.term
+        self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
+        self._send(
+            Frame(
+                term=term,
+                raft=raft,
+                rows=rows,
+                rows_crc=crc32c(rows) if rows else 0,
+                heartbeat=heartbeat,
+                tm=tm,
+            )
+        )
+
+    # ------------------------------------------------------------------------------------------------ rows
+
+    async def _send_rows(self) -> None:
+        node, stream = self._node, self._stream
+        frame_bytes = node.settings.limits.relay_frame_bytes_max
+        reader = node.wal.reader(self._hello.vclock.without_local())
+        try:
+            while True:
+                spans, data = await reader.next_run(frame_bytes)
+                await self._let_origin_be_first(spans)
+                kept, vclock = await self._select(spans, data)
+                if not kept:
+                    continue
+                await self._wait_credit()
+                await stream.wait_writable()
+                await node.failpoint("relay.before_send")
+                self._rows_sent_since_heartbeat = True
+                self._unacked.append((vclock, len(kept)))
+                self._unacked_bytes += len(kept)
+                self._send_frame(rows=kept, tm=reader.block_time)
+        finally:
+            reader.close()
+
+    async def _let_origin_be_first(self, spans: Sequence[xrow.TxnSpan]) -> None:
+        """Rows of third origins wait a moment: in a full mesh the peer has them from their origin before,
+        and acknowledges them; then every byte is carried, checked and decoded once, not N - 1 times [A-39].
+
+        Own rows are never held up, nor what lies in front of them. A peer that did not get the rows in
+        time gets everything at once until the next heartbeat.
+        """
+        core = self._node.core
+        own = core.self_id
+        if self._forwards_at_once or any(span.origin == own for span in spans):
+            return
+        target = {span.origin: span.lsn for span in spans if not span.is_local}
+        position = self._filter.position
+        deadline = trio.current_time() + min(
+            FORWARD_DELAY_MAX_S, self._node.settings.replication_timeout_s / 4
+        )
+        while any(
+            position.get(origin, 0) < lsn and origin != self.peer for origin, lsn in target.items()
+        ) and core.vclock.get(own) <= position.get(own, 0):
+            self._acked_more = trio.Event()
+            self._is_holding = True
+            with trio.move_on_at(deadline) as waiting:
+                await self._acked_more.wait()
+            self._is_holding = False
+            if waiting.cancelled_caught:
+                self._forwards_at_once = True
+                return
+
+    async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
+        """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
+        passing = self._filter
+        parts: list[bytes] = []
+        last: dict[InstanceId, Lsn] = {}
+        start = end = 0
+        for span in spans:
+            head = TxnHead(span.origin, span.lsn, span.term or Term(0))
+            if not passing.wants(head):
+                continue
+            while passing.is_held(head):
+                if self._node.core.raft.term >= head.term:
+                    # The frame that carries it names the term, and the receiver handles that first.
+                    passing.term_sent = self._node.core.raft.term
+                    break
+                self._acked_more = trio.Event()
+                await self._acked_more.wait()
+            passing.passed(head)
+            last[span.origin] = span.lsn
+            if span.local_lsn and span.origin != LOCAL:
+                parts.append(data[start:end])
+                parts.append(without_local_rows(data[span.start : span.end]))
+                start = end = span.end
+            elif span.start == end:
+                end = span.end
+            else:
+                parts.append(data[start:end])
+                start, end = span.start, span.end
+        if not parts and start == 0 and end == len(data):
+            return data, Vclock(last)
+        parts.append(data[start:end])
+        return b"".join(parts), Vclock(last)
+
+    async def _wait_credit(self) -> None:
+        """Y2"""
+        while self._unacked_bytes >= self._credit:
+            self._acked_more = trio.Event()
+            await self._acked_more.wait()
+
+    # ------------------------------------------------------------------------------------------------ acks
+
+    async def _read_acks(self) -> None:
+        """Each ack says everything, so of those that are here already only the newest counts."""
+        node, down, stream = self._node, self.downstream, self._stream
+        while True:
+            batch = await stream.receive_batch()
+            self._heard_at = trio.current_time()
+            message = batch[-1]
+            tm = max(one.tm for one in batch)
+            ack = message.ack
+            if tm:
+                down.lag = max(0.0, time.time() - tm)
+            if ack.counts:
+                down.acked = down.acked.merge(ack.vclock)
+            self._filter.acked(ack.vclock)
+            self._credit = message.credit
+            while self._unacked and ack.vclock.covers(self._unacked[0][0]):
+                self._unacked_bytes -= self._unacked.popleft()[1]
+            self._acked_more.set()
+            node.step(ev.AckReceived(self.peer, ack))
+
+
+def without_local_rows(data: bytes) -> bytes:
+    """[A-37]: the flags move to the last row that is sent."""
+    txn = xrow.decode_txns(data)[0]
+    rows = [row for row in txn.rows if row.group_id != GROUP_LOCAL]
+    rows[-1] = rows[-1]._replace(flags=txn.flags, request_id=txn.request_id)
+    return xrow.encode_txn(rows).data

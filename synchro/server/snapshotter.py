@@ -1,0 +1,132 @@
+"""Checkpoints and what they make superfluous. Rules [W-30], [W-31], [W-40..42].
+
+The view is taken in one step of the core and written by a worker thread. Afterwards old snapshots go, and
+WAL files that neither they nor any registered instance needs.
+"""
+
+from __future__ import annotations
+
+import gc
+import posixpath
+import random
+from typing import TYPE_CHECKING
+
+import trio
+
+from synchro.errors import CheckpointInProgress, SynchroError
+from synchro.ids import LOCAL
+from synchro.instance_recovery import snapshot_view
+from synchro.server.failing_disk import SnapshotDisk
+from synchro.storage.disk import FileBytes
+from synchro.storage.snapshot import write_snapshot
+from synchro.storage.xlog import HEADER_BYTES_MAX, SNAP_SUFFIX, decode_header, is_file_name
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+if TYPE_CHECKING:
+    from synchro.server.node import Node
+
+
+class Snapshotter:
+    """One checkpoint at a time."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._is_running = False
+        self._last: Vclock | None = None
+
+    async def run(self) -> None:
+        """Every `checkpoint_interval`, the first one at a random moment of it; 0 = never."""
+        node = self._node
+        interval = node.settings.checkpoint_interval_s
+        if not interval:
+            return
+        await trio.sleep(interval * random.random())
+        while True:
+            try:
+                await self.checkpoint()
+            except SynchroError as error:
+                node.log.warning("checkpoint_failed", reason=error.reason, message=error.message)
+            except OSError as error:
+                node.log.warning("checkpoint_failed", message=str(error))
+            await trio.sleep(interval)
+
+    async def checkpoint(self) -> Vclock:
+        node = self._node
+        if self._is_running:
+            raise CheckpointInProgress("Snapshot is already in progress")
+        self._is_running = True
+        try:
+            meta, spaces = snapshot_view(node.core)
+            if meta.vclock == self._last:
+                return meta.vclock  # [W-31]
+            began = trio.current_time()
+            path = await trio.to_thread.run_sync(
+                lambda: write_snapshot(
+                    SnapshotDisk(),
+                    node.settings.snapshot_dir,
+                    meta,
+                    spaces,
+                    instance_uuid=node.uuid,
+                )
+            )
+            self._last = meta.vclock
+            node.log.info(
+                "snapshot_written",
+                path=path,
+                vclock=str(meta.vclock),
+                duration_ms=round(1000 * (trio.current_time() - began), 1),
+            )
+            await node.wal.rotate()
+            await self.collect_garbage()
+            return meta.vclock
+        finally:
+            self._is_running = False
+
+    async def collect_garbage(self) -> None:
+        """Snapshots beyond `checkpoint_count`, then WAL files [W-40]."""
+        node = self._node
+        oldest = await trio.to_thread.run_sync(self._drop_old_snapshots)
+        if oldest is None:
+            return
+        keep_from = self._floor(oldest)
+        gone = await node.wal.collect_garbage(keep_from, oldest)
+        if gone:
+            node.log.info("wal_files_deleted", files=gone, keep_from=str(keep_from))
+
+    def _drop_old_snapshots(self) -> Vclock | None:
+        """In a worker thread; vclock of the oldest one that is kept."""
+        disk, directory = self._node.directory.disk, self._node.settings.snapshot_dir
+        names = sorted(name for name in disk.listdir(directory) if is_file_name(name, SNAP_SUFFIX))
+        keep = max(1, self._node.settings.checkpoint_count)
+        for name in names[:-keep]:
+            disk.unlink(posixpath.join(directory, name))
+        kept = names[-keep:]
+        if not kept:
+            return None
+        data = FileBytes(disk, posixpath.join(directory, kept[0]))
+        try:
+            header, _, _ = decode_header(data(HEADER_BYTES_MAX, 0))
+        finally:
+            data.close()
+        return header.vclock
+
+    def _floor(self, oldest: Vclock) -> Vclock:
+        """What recovery, joins, and each registered instance still need; one that was not heard since the
+        start may need everything [W-41], [W-42]."""
+        node, core = self._node, self._node.core
+        floor = oldest
+        needs = list(node.joins.values())
+        for member in core.memtx.prepared_members():
+            if member != core.self_id:
+                known = node.downstreams.get(member)
+                needs.append(EMPTY_VCLOCK if known is None else known.acked)
+        for need in needs:
+            floor = floor.floor(need.replace(LOCAL, oldest.get(LOCAL)))
+        return floor
+
+
+def tune_garbage_collector() -> None:
+    """After data was loaded: nothing of it is garbage, so full collections need not look at it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)

@@ -1,0 +1,181 @@
+"""Instances of one replica set in one trio loop: links in memory, files on the real disk, no gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode, PeerAddress, Settings
+from synchro.errors import SynchroError
+from synchro.row import RowType
+from synchro.server.api import Write
+from synchro.server.directory import DataDirectory
+from synchro.server.life import Life
+from synchro.server.node import Node
+from synchro.server.peers import Peers
+from synchro.server.transport import MemoryNetwork
+from synchro.storage import schema, xrow
+from synchro.storage.disk import RealDisk
+
+PATIENCE_S = 15.0
+"""Of a test that waits for something to become true; the CI machine may be slow."""
+
+
+class PanicHost:
+    """Stands for the RPC host: remembers the bug that would have ended the process."""
+
+    def __init__(self) -> None:
+        self.bugs: list[BaseException] = []
+
+    def panic(self, error: BaseException) -> None:
+        self.bugs.append(error)
+
+
+@dataclass
+class Member:
+    name: str
+    node: Node
+    peers: Peers
+    stop: trio.Event
+    ended: trio.Event = field(default_factory=trio.Event)
+    error: SynchroError | None = None
+
+
+class MemorySet:
+    def __init__(self, nursery: trio.Nursery, directory: Path, settings: Settings, size: int) -> None:
+        self._nursery = nursery
+        self._directory = directory
+        self.network = MemoryNetwork(nursery)
+        self.host = PanicHost()
+        names = [f"instance{n:03}" for n in range(1, size + 1)]
+        self.settings = replace(settings, peers=tuple(PeerAddress(name, name) for name in names))
+        self.members: dict[str, Member] = {}
+
+    async def start(self, number: int, **changes: Any) -> Node:
+        name = f"instance{number:03}"
+        path = str(self._directory / name)
+        settings = replace(self.settings, instance_name=name, wal_dir=path, snapshot_dir=path, **changes)
+        directory = DataDirectory.open(RealDisk(), settings)
+        node = Node(
+            settings=settings,
+            directory=directory,
+            transport=self.network.transport(name),
+            host=self.host,  # type: ignore[arg-type]
+            log=structlog.get_logger().bind(instance=name),
+            on_panic=self.host.panic,
+        )
+        member = Member(name, node, Peers(node), trio.Event())
+        self.members[name] = member
+
+        @asynccontextmanager
+        async def open_port() -> AsyncIterator[str]:
+            self.network.endpoints[name] = member.peers
+            try:
+                yield name
+            finally:
+                del self.network.endpoints[name]
+
+        async def run(*, task_status: trio.TaskStatus[Node]) -> None:
+            try:
+                await Life(node, member.peers, member.stop, open_port).run(task_status)
+            except SynchroError as error:
+                member.error = error
+            except BaseExceptionGroup as group:
+                member.error = first_error(group)
+            finally:
+                directory.close()
+                member.ended.set()
+
+        return await self._nursery.start(run)  # type: ignore[no-any-return]
+
+    async def stop(self, number: int) -> None:
+        member = self.members[f"instance{number:03}"]
+        member.stop.set()
+        await member.ended.wait()
+
+    async def stop_all(self) -> None:
+        for member in self.members.values():
+            member.stop.set()
+        for member in self.members.values():
+            await member.ended.wait()
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [member.node for member in self.members.values() if not member.ended.is_set()]
+
+    async def wait_leader(self) -> Node:
+        await until(lambda: any(n.is_ready and n.core.is_writable for n in self.nodes))
+        return next(n for n in self.nodes if n.is_ready and n.core.is_writable)
+
+    async def wait_ready(self) -> None:
+        await until(lambda: all(n.is_ready for n in self.nodes))
+
+    async def wait_equal(self) -> None:
+        """All have the same rows, and the queue is empty everywhere."""
+        await until(
+            lambda: (
+                len({n.core.vclock.without_local() for n in self.nodes}) == 1
+                and not any(len(n.core.limbo) for n in self.nodes)
+            )
+        )
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> SynchroError:
+    for error in group.exceptions:
+        if isinstance(error, SynchroError):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            return first_error(error)
+    raise group
+
+
+@asynccontextmanager
+async def open_set(directory: Path, size: int = 3, **changes: Any) -> AsyncIterator[MemorySet]:
+    settings = Settings(
+        election_mode=ElectionMode.CANDIDATE,
+        replication_timeout_s=0.1,
+        election_timeout_s=0.5,
+        connect_timeout_s=3.0,
+        synchro_timeout_s=3.0,
+    )
+    async with trio.open_nursery() as nursery:
+        made = MemorySet(nursery, directory, replace(settings, **changes), size)
+        yield made
+        with trio.fail_after(PATIENCE_S):
+            await made.stop_all()
+        assert made.host.bugs == []
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - states of many parts have no one event
+            await trio.sleep(0.01)
+
+
+async def write(node: Node, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:
+    """One transaction."""
+    outcomes: list[ev.Outcome] = []
+    node.submit_writes([Write(ops)], lambda _, outcome: outcomes.append(outcome), timeout_s)
+    await until(lambda: bool(outcomes))
+    return outcomes[0]
+
+
+async def create_space(node: Node, space_id: int = 512, *, is_sync: bool = True) -> None:
+    flags = {"is_sync": True} if is_sync else {}
+    space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
+    index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
+    for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
+        outcome = await write(node, xrow.dml_from_values(RowType.INSERT, target, value=row))
+        assert isinstance(outcome, ev.Committed), outcome
+
+
+def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:
+    return xrow.dml_from_values(RowType.REPLACE, space_id, value=(key, value))

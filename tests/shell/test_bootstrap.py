@@ -1,0 +1,213 @@
+"""Who makes the set and who joins: the choice alone, then whole instances in one process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
+from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
+from synchro.ids import InstanceId
+from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, own_ballot
+from synchro.server.transport import Ballot
+from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+
+PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
+
+
+def settings(name: str = "a", **changes: object) -> Settings:
+    return replace(
+        Settings(instance_name=name, peers=PEERS, election_mode=ElectionMode.CANDIDATE),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def empty(uuid: str, chose: str = "", **changes: object) -> Ballot:
+    """A peer without data that may lead."""
+    made = own_ballot(settings(), uuid)
+    return replace(made, instance_name=uuid, bootstrap_leader_uuid=chose, **changes)  # type: ignore[arg-type]
+
+
+def test_lowest_uuid_bootstraps_when_all_named_it() -> None:
+    """[M-14]: equal scores, so the lowest UUID; and unanimity."""
+    role = choose(
+        settings(), empty("1", "1"), {"b": empty("2", "1"), "c": empty("3", "1")}, total=3, is_time_over=False
+    )
+    assert role == BootstrapHere()
+
+
+def test_leader_waits_for_a_peer_that_has_not_chosen() -> None:
+    """[M-14] ER_BOOTSTRAP_NOT_UNANIMOUS: two instances must never both make a set."""
+    role = choose(
+        settings(), empty("1", "1"), {"b": empty("2", "1"), "c": empty("3")}, total=3, is_time_over=False
+    )
+    assert isinstance(role, Wait)
+    assert "different bootstrap leader" in role.why
+
+
+def test_the_others_name_the_leader_and_wait() -> None:
+    role = choose(settings(), empty("2"), {"b": empty("1"), "c": empty("3")}, total=3, is_time_over=False)
+    assert role == Wait("1 bootstraps the replica set", "1")
+
+
+def test_two_of_three_wait_for_the_third_until_time_is_over() -> None:
+    """[M-13]: all are waited for; then a majority is enough."""
+    peers = {"b": empty("2", "1")}
+    assert isinstance(choose(settings(), empty("1", "1"), peers, total=3, is_time_over=False), Wait)
+    assert choose(settings(), empty("1", "1"), peers, total=3, is_time_over=True) == BootstrapHere()
+
+
+def test_a_minority_never_bootstraps() -> None:
+    role = choose(settings(), empty("1"), {}, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+
+
+def test_a_choice_is_kept_while_the_chosen_one_is_away() -> None:
+    """It may have made the set before it was cut off; another one would be a second set."""
+    role = choose(settings(), empty("2", "1"), {"c": empty("3", "2")}, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert role.leader_uuid == "1"
+
+
+def test_who_finds_a_set_joins_its_owner() -> None:
+    """[M-14], answers 8."""
+    member = empty("2", is_booted=True, replicaset_uuid="s", instance_id=InstanceId(1))
+    owner = replace(
+        member, instance_uuid="3", instance_id=InstanceId(2), queue_owner=InstanceId(2), is_ro=False
+    )
+    role = choose(settings(), empty("1"), {"b": member, "c": owner}, total=3, is_time_over=False)
+    assert role == JoinFrom("c", owner)
+
+
+def test_peers_of_two_sets_are_refused() -> None:
+    """[M-2]: with both UUIDs, and nothing is changed."""
+    one = empty("2", is_booted=True, replicaset_uuid="s1")
+    two = empty("3", is_booted=True, replicaset_uuid="s2")
+    with pytest.raises(ReplicasetUuidMismatch, match="s1, s2"):
+        choose(settings(), empty("1"), {"b": one, "c": two}, total=3, is_time_over=False)
+
+
+def test_a_configured_read_only_instance_does_not_bootstrap() -> None:
+    """[M-15]"""
+    with pytest.raises(ConfigError, match="read-only"):
+        choose(
+            settings(read_only=True, bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a"),
+            empty("1"),
+            {},
+            total=3,
+            is_time_over=False,
+        )
+
+
+def test_the_configured_leader_asks_nobody() -> None:
+    """[M-16]"""
+    mine = settings(bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a")
+    assert choose(mine, own_ballot(mine, "9"), {}, total=3, is_time_over=False) == BootstrapHere()
+
+
+def test_a_writable_instance_scores_higher_than_a_lower_uuid() -> None:
+    """[M-14]: +100 for not configured read-only."""
+    assert best({"b": empty("1", is_ro_cfg=True), "c": empty("2")}) == "c"
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2), (2, 3, 1)])
+async def test_three_instances_form_one_set_in_any_order(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """[M-11]: launch order is irrelevant."""
+    async with open_set(tmp_path) as replicas:
+        for number in order:
+            await replicas.start(number)
+            await trio.sleep(0.05)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        await write(leader, put(1))
+        await replicas.wait_equal()
+        assert len({node.replicaset_uuid for node in replicas.nodes}) == 1
+        assert {int(node.core.self_id) for node in replicas.nodes} == {1, 2, 3}
+        assert all(node.core.memtx.get(512, 0, (1,)) == (1, "x") for node in replicas.nodes)
+
+
+async def form(replicas: MemorySet, *numbers: int) -> None:
+    for number in numbers:
+        await replicas.start(number)
+    await replicas.wait_ready()
+    await replicas.wait_leader()
+
+
+async def test_a_set_restarts_with_its_data(tmp_path: Path) -> None:
+    """[W-20]: recovery instead of join; a new leader is elected."""
+    async with open_set(tmp_path) as replicas:
+        await form(replicas, 1, 2, 3)
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        await write(leader, put(7, "kept"))
+        await replicas.wait_equal()
+    async with open_set(tmp_path) as replicas:
+        await form(replicas, 1, 2, 3)
+        assert all(node.core.memtx.get(512, 0, (7,)) == (7, "kept") for node in replicas.nodes)
+
+
+async def test_a_late_instance_joins_and_catches_up(tmp_path: Path) -> None:
+    """[M-21..23]: stage 1 is the snapshot, stage 2 the rows up to its registration."""
+    async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
+        await form(replicas, 1, 2)
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        for key in range(50):
+            await write(leader, put(key))
+        await replicas.start(3)
+        await replicas.wait_ready()
+        await replicas.wait_equal()
+        assert replicas.members["instance003"].node.core.memtx.count(512) == 50
+
+
+async def test_a_data_directory_without_snapshot_is_refused(tmp_path: Path) -> None:
+    """S15: a log alone is a sign of damage, not of a first start."""
+    async with open_set(tmp_path, size=1) as replicas:
+        await form(replicas, 1)
+    for path in (tmp_path / "instance001").glob("*.snap"):
+        path.unlink()
+    async with open_set(tmp_path, size=1) as replicas:
+        with pytest.raises(RuntimeError, match="without calling task_status"):
+            await replicas.start(1)
+        assert isinstance(replicas.members["instance001"].error, Corruption)
+
+
+async def test_a_lost_directory_is_amnesia_until_all_others_were_heard(tmp_path: Path) -> None:
+    """S14: the same name comes back under a new UUID, with its old id, and may not vote at once."""
+    async with open_set(tmp_path) as replicas:
+        await form(replicas, 1, 2, 3)
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        victim = next(n for n in (1, 2, 3) if replicas.members[f"instance{n:03}"].node is not leader)
+        old_id = replicas.members[f"instance{victim:03}"].node.core.self_id
+        await replicas.stop(victim)
+        for path in (tmp_path / f"instance{victim:03}").iterdir():
+            path.unlink()
+        node = await replicas.start(victim)
+        await until(lambda: node.is_ready)
+        assert node.core.self_id == old_id
+        await until(lambda: node.core.acks_count and not node.directory.identity.amnesia)
+
+
+async def test_a_join_killed_before_its_snapshot_starts_over(tmp_path: Path) -> None:
+    """[M-26], answers 6: the identity file is there, some files of a join are; it comes back as itself."""
+    async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
+        await form(replicas, 1, 2)
+        node = await replicas.start(3)
+        await until(lambda: node.is_ready)
+        uuid, number = node.uuid, node.core.self_id
+        await replicas.stop(3)
+        directory = tmp_path / "instance003"
+        for path in directory.glob("*.snap"):
+            path.rename(path.with_name(path.name + ".inprogress"))
+        identity = node.directory.identity
+        node.directory.save(replace(identity, replicaset_uuid=None))
+        node = await replicas.start(3)
+        await until(lambda: node.is_ready)
+        assert (node.uuid, node.core.self_id) == (uuid, number)
+        assert node.core.acks_count
+        assert not list(directory.glob("*.inprogress"))

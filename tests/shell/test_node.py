@@ -1,0 +1,204 @@
+"""The shell around one core: calls and their ends, time, limits, disk failures, checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from synchro import instance_events as ev
+from synchro.config import FencingMode, Limits
+from synchro.errors import DiskFailed, Loading, SyncQueueFull
+from synchro.failpoints import REGISTRY
+from synchro.ids import CallId
+from synchro.server.api import Write
+from synchro.server.node import Node
+from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+
+
+async def alone(replicas: MemorySet) -> Node:
+    """A set of one: its quorum is itself."""
+    node = await replicas.start(1)
+    await until(lambda: node.is_ready and node.core.is_writable)
+    return node
+
+
+async def majority_lost(replicas: MemorySet) -> Node:
+    """The leader of three, alone, still leader for a moment: its writes wait for a quorum."""
+    for number in (1, 2, 3):
+        await replicas.start(number)
+    await replicas.wait_ready()
+    leader = await replicas.wait_leader()
+    await create_space(leader)
+    await replicas.wait_equal()
+    for node in replicas.nodes:
+        if node is not leader:
+            replicas.network.cut(leader.settings.instance_name, node.settings.instance_name)
+    return leader
+
+
+async def test_a_write_is_committed_and_on_disk(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        outcome = await write(node, put(1))
+        assert isinstance(outcome, ev.Committed)
+        assert outcome.txn is not None
+        assert node.wal.vclock.get(outcome.txn.origin) >= outcome.txn.lsn
+
+
+async def test_every_write_of_a_frame_gets_its_own_outcome(tmp_path: Path) -> None:
+    """N2: one step for the frame, and an error touches its own call only."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        got: dict[int, ev.Outcome] = {}
+        frame = [Write([put(1)]), Write([put(1, space_id=999)]), Write([put(2)])]
+        node.submit_writes(frame, got.__setitem__, 5.0)
+        await until(lambda: len(got) == 3)
+        assert isinstance(got[0], ev.Committed)
+        assert isinstance(got[1], ev.Rejected)
+        assert isinstance(got[2], ev.Committed)
+
+
+async def test_time_over_is_answered_and_nothing_is_rolled_back(tmp_path: Path) -> None:
+    """[Q-42]: outcome unknown; the entry stays and commits when the quorum is back, if nobody else led."""
+    async with open_set(tmp_path, election_fencing_mode=FencingMode.OFF) as replicas:
+        leader = await majority_lost(replicas)
+        got: list[ev.Outcome] = []
+        leader.submit_writes([Write([put(1)])], lambda _, outcome: got.append(outcome), 0.2)
+        with trio.fail_after(2):
+            await until(lambda: bool(got))
+        assert isinstance(got[0], ev.OutcomeUnknown | ev.Rejected)
+        replicas.network.heal()
+        await replicas.wait_leader()
+
+
+async def test_an_abandoned_call_is_never_answered(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        got: list[ev.Outcome] = []
+        ids = node.submit_writes([Write([put(1)])], lambda _, outcome: got.append(outcome), 5.0)
+        node.abandon(ids[0])
+        node.abandon(CallId(123456))
+        await until(lambda: node.core.memtx.get(512, 0, (1,)) is not None)
+        assert got == []
+
+
+async def test_more_waiting_calls_than_allowed_are_refused(tmp_path: Path) -> None:
+    """`waiting_calls_max`: refused with a reason, nothing was written."""
+    limits = replace(Limits(), waiting_calls_max=2)
+    async with open_set(tmp_path, size=1, limits=limits) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        got: dict[int, ev.Outcome] = {}
+        node.submit_writes([Write([put(key)]) for key in range(4)], got.__setitem__, 5.0)
+        refused = [outcome for outcome in got.values() if isinstance(outcome, ev.Rejected)]
+        assert len(refused) == 2
+        assert all(isinstance(outcome.error, SyncQueueFull) for outcome in refused)
+        await until(lambda: len(got) == 4)
+
+
+async def test_calls_before_the_start_is_over_say_loading(tmp_path: Path) -> None:
+    """[M-19]"""
+    async with open_set(tmp_path, size=3) as replicas:
+        node = await replicas.start(1)
+        with pytest.raises(Loading):
+            node.ensure_ready()
+        assert node.info()["status"] == "loading"
+        assert node.leader() is None
+
+
+async def test_wait_vclock_ends_when_rows_are_written(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        target = node.core.vclock
+        assert await node.wait_vclock(target, timeout_s=0)
+        ahead = target.follow(node.core.self_id, target.get(node.core.self_id) + 1)  # type: ignore[arg-type]
+        assert not await node.wait_vclock(ahead, timeout_s=0.05)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, node, put(1))
+            assert await node.wait_vclock(ahead, timeout_s=5)
+
+
+async def test_a_failed_sync_ends_the_instance(tmp_path: Path) -> None:
+    """[L-30]: never retried; waiting callers hear OutcomeUnknown, the error names file and offset."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        REGISTRY.set("wal.before_fsync", "error", times=1)
+        try:
+            outcome = await write(node, put(1))
+        finally:
+            REGISTRY.clear()
+        assert isinstance(outcome, ev.OutcomeUnknown)
+        member = replicas.members["instance001"]
+        with trio.fail_after(5):
+            await member.ended.wait()
+        assert isinstance(member.error, DiskFailed)
+        assert member.error.details["file"].endswith(".xlog")
+        late = await write(node, put(2))
+        assert isinstance(late, ev.Rejected)
+
+
+async def test_a_full_disk_is_answered_and_the_instance_goes_on(tmp_path: Path) -> None:
+    """Decision 1: WAL_IO, nothing was written, LSNs are used again."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        before = node.core.vclock
+        REGISTRY.set("wal.before_write", "error", error=28, times=1)
+        try:
+            outcome = await write(node, put(1))
+        finally:
+            REGISTRY.clear()
+        assert isinstance(outcome, ev.Rejected)
+        assert outcome.error.reason == "WAL_IO"
+        assert node.core.vclock == before
+        assert isinstance(await write(node, put(2)), ev.Committed)
+
+
+async def test_a_checkpoint_is_enough_to_recover_from(tmp_path: Path) -> None:
+    """[W-30], [W-31]: a second one at the same vclock does nothing."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        for key in range(20):
+            await write(node, put(key))
+        vclock = await node.checkpoint()
+        assert await node.checkpoint() == vclock
+        await write(node, put(20))
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        assert node.core.memtx.count(512) == 21
+
+
+async def test_info_has_the_shape_of_box_info(tmp_path: Path) -> None:
+    """[I-2..25]: exactly these keys under synchro."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        tree = node.info()
+        assert set(tree["synchro"]) == {"queue", "quorum"}
+        assert set(tree["synchro"]["queue"]) == {
+            "owner", "term", "len", "size", "busy", "age", "confirm_lag",
+        }  # fmt: skip
+        assert tree["id"] == 1
+        assert tree["status"] == "running"
+        assert tree["ro"] is False
+        assert tree["ro_reason"] is None
+        assert tree["election"]["state"] == "leader"
+        assert tree["replication"][1]["name"] == "instance001"
+
+
+async def test_watch_tells_each_change(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await replicas.start(1)
+        async for facts in node.watch():
+            if facts.can_read and facts.is_writable:
+                break
+        assert facts.leader is not None
+        assert facts.leader.name == "instance001"
