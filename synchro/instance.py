@@ -72,6 +72,7 @@ class Instance:
         self._relays: set[InstanceId] = set()
         self._appliers: set[InstanceId] = set()
         self._last_cut_at: float | None = None
+        self._has_amnesia_flag = not trust.is_trusted
 
     def start(self, now: float) -> list[ev.Effect]:
         """Recovery or join is over and the shell is ready: elections may begin [E-5]."""
@@ -441,9 +442,11 @@ class Instance:
     def _on_ack(self, source: InstanceId, ack: ev.Ack, now: float) -> None:
         """[Q-21], [L-5]: the term first, else an old leader confirms with the votes of a new term."""
         self._see_term(ack.term, now)
-        self.trust.hear(source, ack.vclock, ack.term)
         if not ack.counts:
-            return
+            return  # nor is it a report: two that forgot cannot vouch for each other
+        if self._has_amnesia_flag:
+            self.trust.hear(source, ack.vclock, ack.term)
+            self._check_trust(now)
         self._carry_out(self.limbo.ack(source, ack.vclock, now), now)
         if self.read_barrier.is_open:
             self.read_barrier.echo(source, ack.vclock_sync, ack.term, self.raft.term)
@@ -461,7 +464,6 @@ class Instance:
     def _on_applier_following(self, event: ev.ApplierFollowing, now: float) -> None:
         if not self.vclock.covers(event.last_ack):
             self._lose_trust(now)
-        self.trust.hear(event.peer, event.vclock, event.term)
         self._received.follows(event.peer)
         self._appliers.add(event.peer)
         self._see_term(event.term, now)
@@ -479,15 +481,21 @@ class Instance:
     def _lose_trust(self, now: float) -> None:
         if self.trust.is_trusted:
             self.trust.lose()
+            self._has_amnesia_flag = True
             self._state.effects.append(ev.BeginAmnesia())
             self._step_raft(raft_ev.TrustChanged(trusted=False), now)
 
     def _check_trust(self, now: float) -> None:
-        if self.trust.is_trusted:
+        """The flag outlives the trust: a vote of this very term may be forgotten, and only the flag on disk
+        would say so after a restart."""
+        if not self._has_amnesia_flag:
             return
         if self.trust.update(self.registered - {self.self_id}, self.vclock, self.raft.term):
-            self._state.effects.append(ev.EndAmnesia())
+            self._state.progressed = True
             self._step_raft(raft_ev.TrustChanged(trusted=True), now)
+        if self.trust.is_trusted and not self.raft.may_have_forgotten_vote:
+            self._has_amnesia_flag = False
+            self._state.effects.append(ev.EndAmnesia())
 
     def _step_raft(self, event: raft_ev.RaftEvent, now: float) -> None:
         state, raft = self._state, self.raft

@@ -6,7 +6,7 @@ Rules [W-2], [W-3], [W-14].
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId, Term
@@ -99,10 +99,12 @@ class LogTail:
         rows[-1] = rows[-1]._replace(flags=flags, request_id=request_id)
         return xrow.encode_txn(rows)
 
-    def follow(self, components: Iterable[tuple[InstanceId, Lsn]]) -> None:
-        """A received or recovered transaction moves these."""
-        for instance, lsn in components:
-            self.assigned[instance] = lsn
+    def follow(self, txn: Txn) -> None:
+        """A received or recovered transaction moves its components."""
+        if len(txn.rows) == 1:
+            self.assigned[txn.origin] = txn.lsn
+        else:
+            self.assigned.update(txn.components())
 
     # --- on the way to disk
 

@@ -125,12 +125,12 @@ class Received:
         if isinstance(control, Promote | Demote) and state.log.hard_state_term < control.term:
             return False  # `wanted_term`
         state.limbo.filter_control(txn.origin, txn.lsn, control)
-        state.log.follow(txn.components())
+        state.log.follow(txn)
         is_barrier = state.limbo.is_barrier(txn.origin, control)
         state.log.append_control(txn, control, is_barrier=is_barrier)
         return True
 
     def _write_nops(self, txn: Txn) -> None:
-        self._state.log.follow(txn.components())
+        self._state.log.follow(txn)
         self._txns.note_dropped(txn)
         self._state.log.append(NopWrite(txn))

@@ -106,17 +106,17 @@ class _Replay:
     def apply(self, txn: Txn) -> None:
         state, first = self.state, txn.rows[0].body
         if isinstance(first, RaftState):
-            state.log.follow(txn.components())
+            state.log.follow(txn)
             self.hard_state = first
             return
         control = txn.control
         if control is not None:
-            state.log.follow(txn.components())
+            state.log.follow(txn)
             if isinstance(control, Promote | Demote) and control.term > self.hard_state.term:
                 self.hard_state = RaftState(control.term, NOBODY)
             self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, control, self._now))
         elif txn.is_nop:
-            state.log.follow(txn.components())
+            state.log.follow(txn)
             self.txns.note_dropped(txn)
         else:
             pending = self.txns.prepare_received(txn, self._now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
@@ -18,6 +19,9 @@ from synchro.raft.messages import Membership
 from synchro.row import Dml
 from synchro.storage import schema
 from synchro.storage.memtx import Memtx
+
+OWN_ROWS_LOST: Final = "waiting to receive its own transactions back from the replicaset"
+"""`ro_reason` of an instance whose log is not known to be complete [E-42]."""
 
 
 @dataclass(slots=True)
@@ -87,13 +91,21 @@ class State:
             or (self.settings.election_mode is not ElectionMode.OFF and not self.raft.is_leader)
         ):
             return "synchro"
-        return "config" if self.settings.read_only else None
+        if self.settings.read_only:
+            return "config"
+        # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38].
+        return None if self.raft.trusted else OWN_ROWS_LOST
 
     def read_only_error(self, reason: str) -> ReadOnly:
         """[E-44]"""
         raft, limbo = self.raft, self.limbo
         if reason == "config":
             text = "box.cfg.read_only is true"
+        elif reason == OWN_ROWS_LOST:
+            text = (
+                "it has lost some of its own transactions and is waiting to receive them back from "
+                "the replicaset"
+            )
         else:
             text = f"state is election {raft.role.name.lower()} with term {raft.volatile_term}"
             if raft.leader != NOBODY:

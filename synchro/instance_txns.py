@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Final
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError, SyncRollback, SyncTimeout, TransactionConflict
-from synchro.ids import CallId, Term
+from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.queue.effects import EntriesRolledBack
@@ -22,6 +23,8 @@ _FATES = {
     TxnFate.UNKNOWN: ev.Fate.UNKNOWN,
 }
 
+_CUT_BACK: Final = ev.FateKnown(ev.Fate.UNKNOWN)
+
 
 def conflict() -> TransactionConflict:
     return TransactionConflict(
@@ -32,18 +35,23 @@ def conflict() -> TransactionConflict:
 class Transactions:
     """Undecided data transactions, and what happens when they are decided.
 
-    X1  `undecided` counts those that are prepared and neither committed nor rolled back.
+    X1  `_undecided` holds those that are prepared and neither committed nor rolled back, oldest first.
     X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
     """
 
-    __slots__ = ("_state", "ddl", "membership_change", "undecided")
+    __slots__ = ("_by_prepared", "_state", "_undecided", "ddl", "membership_change")
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self.undecided = 0
+        self._undecided: dict[tuple[InstanceId, Lsn], PendingTxn] = {}
+        self._by_prepared: dict[Prepared, PendingTxn] = {}
         self.ddl: PendingTxn | None = None
         self.membership_change: PendingTxn | None = None
         """The registration that was asked for here and is not decided: one at a time (ADR 6)."""
+
+    @property
+    def undecided(self) -> int:
+        return len(self._undecided)
 
     def must_wait(self, ops: Sequence[Dml]) -> bool:
         """DDL is prepared alone, and nothing is prepared behind it (X2)."""
@@ -57,7 +65,7 @@ class Transactions:
         """It is prepared and has its LSN. in_queue: it waits in the limbo for its decision."""
         state = self._state
         pending = PendingTxn(txn, prepared, is_sync=is_sync)
-        self.undecided += 1
+        self._undecided[txn.origin, txn.lsn] = self._by_prepared[prepared] = pending
         if prepared.is_ddl:
             assert self.undecided == 1  # X2
             self.ddl = pending
@@ -82,7 +90,7 @@ class Transactions:
         state = self._state
         ops = [row.body for row in txn.rows if isinstance(row.body, Dml)]
         prepared = state.memtx.prepare(ops, from_peer=True)
-        state.log.follow(txn.components())
+        state.log.follow(txn)
         in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
         return self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
 
@@ -132,10 +140,14 @@ class Transactions:
 
     def _settle(self, pending: PendingTxn, fate: ev.Fate) -> None:
         state = self._state
-        self.undecided -= 1
+        del self._undecided[pending.txn.origin, pending.txn.lsn]
+        del self._by_prepared[pending.prepared]
         state.progressed = True
-        for call_id in pending.waits or ():
-            state.reply(call_id, ev.FateKnown(fate, pending.id))
+        if pending.waits:
+            # Cut back before it was on disk: its LSN will name another transaction, so it is not told.
+            known = ev.FateKnown(fate, pending.id) if self._is_written(pending) else _CUT_BACK
+            for call_id in pending.waits:
+                state.reply(call_id, known)
         if self.ddl is pending:
             self.ddl = None
         if self.membership_change is pending:
@@ -156,17 +168,20 @@ class Transactions:
     # --- looking for one
 
     def find(self, txn_id: TxnId) -> PendingTxn | None:
-        return next((pending for pending in self if pending.id == txn_id), None)
+        """By any LSN of it: one in the middle is no more decided than the last one."""
+        origin, lsn = txn_id
+        found = self._undecided.get((origin, lsn))
+        if found is None and lsn > self._state.limbo.confirmed_vclock.get(origin, 0):
+            for pending in self._undecided.values():
+                if pending.txn.origin == origin and pending.txn.rows[0].tsn <= lsn <= pending.txn.lsn:
+                    return pending
+        return found
 
     def find_prepared(self, prepared: Prepared) -> PendingTxn:
-        return next(pending for pending in self if pending.prepared is prepared)
+        return self._by_prepared[prepared]
 
-    def __iter__(self) -> Iterator[PendingTxn]:
-        """Newest first: retries and refusals are about recent ones."""
-        yield from (p for p in self._state.log.pending_txns() if p.entry is None)
-        for entry in reversed(self._state.limbo.entries):
-            assert isinstance(entry.payload, PendingTxn)
-            yield entry.payload
+    def _is_written(self, pending: PendingTxn) -> bool:
+        return pending.txn.lsn <= self._state.log.vclock.get(pending.txn.origin)
 
     # --- asking about one
 
@@ -179,14 +194,15 @@ class Transactions:
         if is_refusal:
             state.refuse(call_id, conflict())
         elif is_wait:
-            state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, pending.id))
+            txn_id = pending.id if self._is_written(pending) else None
+            state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, txn_id))
         else:
             state.reply(call_id, self._outcome_unknown(pending))
 
     def _outcome_unknown(self, pending: PendingTxn) -> ev.OutcomeUnknown:
         state, txn_id = self._state, pending.id
         limbo = state.limbo
-        is_written = txn_id.lsn <= state.log.vclock.get(txn_id.origin)
+        is_written = self._is_written(pending)
         acked = limbo.holders(txn_id.origin, txn_id.lsn)
         missing = state.registered - acked
         name = f" for {txn_id}" if is_written else ""
@@ -236,5 +252,8 @@ class Transactions:
         return _FATES[fate]
 
     def check(self) -> None:
-        assert self.undecided == sum(1 for _ in self)  # X1
+        waiting = [p for p in self._state.log.pending_txns() if p.entry is None]
+        queued = [entry.payload for entry in self._state.limbo.entries]
+        assert len(self._undecided) == len(self._by_prepared) == len(waiting) + len(queued)  # X1
+        assert all(self._by_prepared[p.prepared] is p for p in self._undecided.values())  # X1
         assert self.ddl is None or self.undecided == 1  # X2

@@ -175,12 +175,12 @@ class Txn:
 
     @property
     def is_nop(self) -> bool:
-        return all(row.type is RowType.NOP for row in self.rows)
+        return self.rows[0].type is RowType.NOP and all(row.type is RowType.NOP for row in self.rows)
 
     def components(self) -> Iterator[tuple[InstanceId, Lsn]]:
         """(instance id, highest LSN) for each vclock component the transaction moves; one or two."""
         yield self.origin, self.lsn
-        if self.origin != LOCAL:
+        if self.origin != LOCAL and len(self.rows) > 1:
             for row in reversed(self.rows):
                 if row.group_id == GROUP_LOCAL:
                     yield LOCAL, row.lsn

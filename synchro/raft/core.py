@@ -60,6 +60,8 @@ class Raft:
     R7  The own bit is in the witness exactly if a leader is known and was heard within a death timeout;
         then, unless this is the leader, a timer runs that takes it out, in every mode [L-17].
     R8  Who may stand and sees no leader, nor has a peer that sees one, has a timer: no silent end.
+    R9  Who trusts its log again does not vote in the term in which it does: a vote of that term may be what
+        was forgotten. It spends that vote on the leader that won without it (S1, S14).
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Raft:
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
         self._is_split_noticed = False
+        self._forgotten_term = Term(0)
+        """Up to this term a vote of this instance may be forgotten."""
         self._shown = self._visible()
         self._effects: list[RaftEffect] = []
 
@@ -161,6 +165,11 @@ class Raft:
     @property
     def is_leader(self) -> bool:
         return self.role is Role.LEADER
+
+    @property
+    def may_have_forgotten_vote(self) -> bool:
+        """Whether the vote of the persisted term may have been given and forgotten (R9)."""
+        return self.term <= self._forgotten_term and self.vote == NOBODY
 
     @property
     def is_write_in_progress(self) -> bool:
@@ -354,7 +363,12 @@ class Raft:
             self._votes.add(self.self_id, self.vote)
             if self._may_stand:
                 self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
-        elif self._may_stand and self._witness.is_empty and not self._is_held(now):
+        elif (
+            self._may_stand
+            and self._witness.is_empty
+            and not self._is_held(now)
+            and self.volatile_term > self._forgotten_term  # R9
+        ):
             self.volatile_vote = self.self_id  # [E-16]: the term is new and nobody better asked for it
 
     def _become_candidate(self, now: float) -> None:
@@ -393,6 +407,8 @@ class Raft:
         self._review_standing(now)
 
     def _on_trust(self, trusted: bool, now: float) -> None:
+        if trusted and not self.trusted:
+            self._forgotten_term = self.volatile_term  # R9: as high as any term in which it voted
         self.trusted = trusted
         if not trusted:
             self._give_up(ElectionDisabled("The local log is not known to be complete: no candidacy"))
@@ -459,6 +475,10 @@ class Raft:
     def _grant_vote(self) -> None:
         """To the first candidate of this term that has all we have, if we may and did not yet [E-15]."""
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
+            return
+        if self.volatile_term <= self._forgotten_term:
+            if self.volatile_vote == NOBODY:
+                self.volatile_vote = self.leader  # R9
             return
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgpack
@@ -436,7 +436,7 @@ def raft_from(message: Message) -> RaftMessage:
     )
 
 
-def ack_message(ack: Ack, *, credit: int, tm: float = 0.0) -> Message:
+def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = ()) -> Message:
     return peer_pb.Ack(
         vclock=dict(ack.vclock),
         term=ack.term,
@@ -444,6 +444,7 @@ def ack_message(ack: Ack, *, credit: int, tm: float = 0.0) -> Message:
         tm=tm,
         credit=credit,
         counts=ack.counts,
+        following=sorted(following),
     )
 
 

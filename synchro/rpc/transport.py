@@ -117,13 +117,16 @@ def hello_from(message: Any) -> Hello:
 
 
 def peer_ack_message(message: PeerAck) -> Any:
-    return pb.SubscribeRequest(ack=codec.ack_message(message.ack, credit=message.credit, tm=message.tm))
+    return pb.SubscribeRequest(
+        ack=codec.ack_message(message.ack, credit=message.credit, tm=message.tm, following=message.following)
+    )
 
 
 def peer_ack_from(request: Any) -> PeerAck:
     if request.WhichOneof("message") != "ack":
         raise RemoteProtocolError("a subscriber said Hello twice")
-    return PeerAck(ack=codec.ack_from(request.ack), credit=request.ack.credit, tm=request.ack.tm)
+    ack = request.ack
+    return PeerAck(codec.ack_from(ack), ack.credit, ack.tm, frozenset(map(InstanceId, ack.following)))
 
 
 def relay_message(message: Accepted | Frame) -> Any:

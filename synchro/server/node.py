@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from synchro.server.snapshotter import Snapshotter
     from synchro.server.transport import Transport
     from synchro.storage.wal import Wal
+
+WATCH_INTERVAL_S: Final = 0.05
+"""How often watchers look at what changes with every write, such as the length of the queue."""
 
 Respond = Callable[[int, ev.Outcome], None]
 
@@ -98,6 +101,7 @@ class Node:
         self._vclock_waiters: list[tuple[Vclock, trio.Event]] = []
         self._watchers = 0
         self._changed = trio.Event()
+        self._stepped = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
         self._persisted_term = 0
@@ -167,6 +171,16 @@ class Node:
         self.blocked_in -= peers
         self.blocked_out -= peers
 
+    @property
+    def following(self) -> frozenset[InstanceId]:
+        """Peers whose rows come from themselves."""
+        return frozenset(applier.peer_id for applier in self.appliers.values() if applier.is_following)
+
+    def links_changed(self) -> None:
+        """`following` is another set: peers pass on what we do not get from its origin."""
+        for applier in self.appliers.values():
+            applier.wake_ack()
+
     def leader_idle(self) -> float:
         """Seconds since the leader was last heard [I-20]."""
         return trio.current_time() - self._leader_heard_at
@@ -195,7 +209,7 @@ class Node:
         if self.halted is not None:
             return
         for applier in self.appliers.values():
-            applier.wake_ack()
+            applier.rows_written()
             applier.wake_rows()
         for relay in self.relays.values():
             relay.rows_written()
@@ -213,6 +227,7 @@ class Node:
             nursery.start_soon(self._run_deadline_timer)
             nursery.start_soon(self._run_expiry_timer)
             nursery.start_soon(self._watch_disk)
+            nursery.start_soon(self._run_watchers)
             self.is_serving_peers = True
             for peer in self.settings.peers:
                 if peer.name != self.settings.instance_name:
@@ -330,8 +345,9 @@ class Node:
         if election != self._election:
             self._election = election
             self._note_writable()
-        if self._watchers:
             self._wake_watchers()
+        elif self._watchers:
+            self._stepped.set()
 
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
@@ -566,6 +582,14 @@ class Node:
                     await self._changed.wait()
         finally:
             self._watchers -= 1
+
+    async def _run_watchers(self) -> None:
+        """Elections are told at once, lesser changes not with every step: they are a part of each write."""
+        while True:
+            await self._stepped.wait()
+            self._stepped = trio.Event()
+            self._wake_watchers()
+            await trio.sleep(WATCH_INTERVAL_S)
 
     def _wake_watchers(self) -> None:
         self._changed.set()

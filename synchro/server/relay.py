@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -28,9 +28,6 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 if TYPE_CHECKING:
     from synchro.server.node import Node
 
-
-FORWARD_DELAY_MAX_S: Final = 0.2
-"""How long rows of third origins are held back, so that their origin delivers them itself."""
 
 
 class Downstream:
@@ -60,6 +57,7 @@ class Relay:
     Y2  Bytes of rows sent beyond the last ack stay below the subscriber's credit, one frame excepted.
     Y3  A frame names the persisted term; PROMOTE and DEMOTE rows go only into frames that name theirs.
     Y4  Of Raft messages only the newest waits.
+    Y5  Rows that the subscriber gets from their origin are not sent, unless own rows must follow them.
     """
 
     def __init__(self, node: Node, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
@@ -85,8 +83,8 @@ class Relay:
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
         self._acked_more = trio.Event()
-        self._is_holding = False
-        self._forwards_at_once = False
+        self._following: frozenset[InstanceId] = frozenset()
+        """Whose rows the subscriber gets from themselves."""
         self._heard_at = trio.current_time()
 
     # --------------------------------------------------------------------------------- called by the node
@@ -103,8 +101,7 @@ class Relay:
 
     def rows_written(self) -> None:
         """Rows of our own may be behind those of others that are held back."""
-        if self._is_holding:
-            self._acked_more.set()
+        self._acked_more.set()
 
     def term_changed(self) -> None:
         """A row may wait for this (Y3)."""
@@ -180,7 +177,6 @@ class Relay:
                 self._heartbeat_wanted = False
                 next_beat = now + node.settings.replication_timeout_s
                 self._vclock_sync += 1
-                self._forwards_at_once = False
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
                 beat = Heartbeat(self._vclock_sync, tm, node.core.vclock.without_local())
@@ -216,7 +212,8 @@ class Relay:
                 if not kept:
                     continue
                 await self._wait_credit()
-                await stream.wait_writable()
+                if not (stream.writable and reader.is_at_end):
+                    await stream.wait_writable()
                 await node.failpoint("relay.before_send")
                 self._rows_sent_since_heartbeat = True
                 self._unacked.append((vclock, len(kept)))
@@ -226,32 +223,20 @@ class Relay:
             reader.close()
 
     async def _let_origin_be_first(self, spans: Sequence[xrow.TxnSpan]) -> None:
-        """Rows of third origins wait a moment: in a full mesh the peer has them from their origin before,
-        and acknowledges them; then every byte is carried, checked and decoded once, not N - 1 times [A-39].
+        """Y5. In a full mesh every byte is carried, checked and decoded once then, not N - 1 times [A-39].
 
-        Own rows are never held up, nor what lies in front of them. A peer that did not get the rows in
-        time gets everything at once until the next heartbeat.
+        Ends when the peer has the rows, when it lost the link to their origin, or when own rows wait behind.
         """
-        core = self._node.core
-        own = core.self_id
-        if self._forwards_at_once or any(span.origin == own for span in spans):
-            return
-        target = {span.origin: span.lsn for span in spans if not span.is_local}
-        position = self._filter.position
-        deadline = trio.current_time() + min(
-            FORWARD_DELAY_MAX_S, self._node.settings.replication_timeout_s / 4
-        )
-        while any(
-            position.get(origin, 0) < lsn and origin != self.peer for origin, lsn in target.items()
-        ) and core.vclock.get(own) <= position.get(own, 0):
+        while self._come_from_origin(spans):
             self._acked_more = trio.Event()
-            self._is_holding = True
-            with trio.move_on_at(deadline) as waiting:
-                await self._acked_more.wait()
-            self._is_holding = False
-            if waiting.cancelled_caught:
-                self._forwards_at_once = True
-                return
+            await self._acked_more.wait()
+
+    def _come_from_origin(self, spans: Sequence[xrow.TxnSpan]) -> bool:
+        core, passing = self._node.core, self._filter
+        if core.vclock.get(core.self_id) > passing.position.get(core.self_id, 0):
+            return False
+        wanted = [span.origin for span in spans if passing.wants(TxnHead(span.origin, span.lsn))]
+        return bool(wanted) and self._following.issuperset(wanted)
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
@@ -309,6 +294,7 @@ class Relay:
                 down.acked = down.acked.merge(ack.vclock)
             self._filter.acked(ack.vclock)
             self._credit = message.credit
+            self._following = message.following
             while self._unacked and ack.vclock.covers(self._unacked[0][0]):
                 self._unacked_bytes -= self._unacked.popleft()[1]
             self._acked_more.set()

@@ -637,6 +637,7 @@ class Ack(_message.Message):
     TM_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    FOLLOWING_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """Persisted election term."""
     vclock_sync: _builtins.int
@@ -651,6 +652,10 @@ class Ack(_message.Message):
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock, without component 0."""
 
+    @_builtins.property
+    def following(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the instances it follows now: it gets their rows from them, others need not pass them on."""
+
     def __init__(
         self,
         *,
@@ -660,10 +665,11 @@ class Ack(_message.Message):
         tm: _builtins.float = ...,
         credit: _builtins.int = ...,
         counts: _builtins.bool = ...,
+        following: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "term", b"term", "tm", b"tm", "vclock", b"vclock", "vclock_sync", b"vclock_sync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "following", b"following", "term", b"term", "tm", b"tm", "vclock", b"vclock", "vclock_sync", b"vclock_sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
