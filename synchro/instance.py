@@ -235,8 +235,8 @@ class Instance:
                     self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
                 case HardStateWrite(state=hard):
                     self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
-                case NopWrite():
-                    pass
+                case NopWrite(txn=txn):
+                    self._txns.note_dropped(txn)
                 case _:
                     assert_never(item)
         self._step_raft(raft_ev.VclockGrew(vclock), now)
@@ -317,7 +317,8 @@ class Instance:
             state.reply(event.call_id, ev.Promoted(state.limbo.term, self.self_id, 0, 0))
         else:
             self._begin_transfer(Transfer(event.call_id, is_demote=False))
-            self._step_raft(raft_ev.CandidacyRequested(), now)
+            is_term_used_up = state.limbo.term == state.raft.volatile_term  # by a DEMOTE
+            self._step_raft(raft_ev.CandidacyRequested(in_new_term=is_term_used_up), now)
 
     def _on_demote_requested(self, event: ev.DemoteRequested, now: float) -> None:
         """[P-30] with elections: resign. [P-31] without: a new term, then DEMOTE, decided like a PROMOTE."""

@@ -44,6 +44,7 @@ class LogTail:
     G1  `in_flight` holds what is between `WriteRows` and `RowsWritten`, oldest first.
     G2  vclock (synced) <= assigned (synced or in flight), and they are equal when nothing is in flight.
     G3  `barriers` counts the control rows in flight behind which nothing received may be looked at.
+    G4  `bytes` is the size of what is in flight.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class LogTail:
         "_self_id",
         "assigned",
         "barriers",
+        "bytes",
         "hard_state_term",
         "in_flight",
         "vclock",
@@ -64,6 +66,7 @@ class LogTail:
         self.assigned: dict[InstanceId, Lsn] = vclock.as_dict()
         self.in_flight: deque[InFlight] = deque()
         self.barriers = 0
+        self.bytes = 0
         self.hard_state_term = hard_state_term
         """Highest term that is on disk or ahead of everything that is written from now on."""
         self._next: list[Txn] = []
@@ -112,6 +115,7 @@ class LogTail:
         if self._has_control:
             self._close_batch()
         self.in_flight.append(item)
+        self.bytes += len(item.txn.data)
         self._next.append(item.txn)
 
     def append_own_control(self, body: Control, lsn: Lsn, *, is_barrier: bool) -> None:
@@ -136,6 +140,7 @@ class LogTail:
             self._close_batch()
         self._has_control = has_control
         self.in_flight.append(item)
+        self.bytes += len(item.txn.data)
         self._next.append(item.txn)
 
     def _close_batch(self) -> None:
@@ -175,6 +180,7 @@ class LogTail:
         return cut
 
     def _left(self, item: InFlight) -> None:
+        self.bytes -= len(item.txn.data)
         if isinstance(item, ControlWrite):
             self.barriers -= item.is_barrier
 
@@ -188,3 +194,4 @@ class LogTail:
         assert self.in_flight or self.vclock == assigned  # G2
         barriers = [item for item in self.in_flight if isinstance(item, ControlWrite) and item.is_barrier]
         assert self.barriers == len(barriers)  # G3
+        assert self.bytes == sum(len(item.txn.data) for item in self.in_flight)  # G4

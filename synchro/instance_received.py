@@ -111,8 +111,8 @@ class Received:
         except PendingRefusal:
             return False
         except TupleFound as error:
-            if not state.settings.skip_conflict:
-                raise
+            if not state.settings.skip_conflict or txn.is_wait_ack:
+                raise  # the ack of a synchronous row stands for its real bytes, or a confirmed one is lost
             # the LSNs are consumed and the own tuple stays; the operator asked for it.
             state.notice("conflict_skipped", origin=txn.origin, lsn=txn.lsn, error=str(error))
             self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
@@ -132,5 +132,4 @@ class Received:
 
     def _write_nops(self, txn: Txn) -> None:
         self._state.log.follow(txn)
-        self._txns.note_dropped(txn)
         self._state.log.append(NopWrite(txn))

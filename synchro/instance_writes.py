@@ -48,17 +48,25 @@ class Writes:
                 self._begin(write, now)
 
     def _must_wait(self, write: ev.ClientWrite) -> bool:
-        """Room (ADR 3), a DDL barrier, or a decision on its way to disk: nothing is prepared behind it, or
+        """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk: nothing is prepared behind it, or
         recovery could not tell whether a local transaction was dropped with what it followed."""
         state = self._state
-        return state.limbo.is_full or state.log.barriers > 0 or self._txns.must_wait(write.ops)
+        return (
+            state.limbo.is_full
+            or self._is_wal_full
+            or state.log.barriers > 0
+            or self._txns.must_wait(write.ops)
+        )
+
+    @property
+    def _is_wal_full(self) -> bool:
+        return 0 < self._state.settings.limits.wal_queue_bytes_max <= self._state.log.bytes
 
     def _wait_for_room(self, write: ev.ClientWrite) -> None:
         state = self._state
         if write.wait is ev.WaitMode.NONE or len(self.waiting) >= state.settings.limits.waiting_calls_max:
-            state.refuse(
-                write.call_id, self._full("The synchronous transaction queue is full; nothing was written")
-            )
+            name = "WAL" if self._is_wal_full else "synchronous transaction"
+            state.refuse(write.call_id, self._full(f"The {name} queue is full; nothing was written"))
             return
         self.waiting.append(write)
         state.calls[write.call_id] = write

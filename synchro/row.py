@@ -52,7 +52,8 @@ GROUP_LOCAL: Final = 1
 class Dml(NamedTuple):
     """One change of one tuple. Which fields are set depends on `type`:
 
-    INSERT, REPLACE: value (the tuple).  UPDATE: index_id, key, ops.  DELETE: index_id, key.  UPSERT: value, ops.
+    INSERT, REPLACE: value (the tuple).  UPDATE: index_id, key, ops.  DELETE: index_id, key.
+    UPSERT: value, ops.
     `raw` is the encoded body (a msgpack map), made when the change was decoded or first encoded.
     """
 

@@ -100,7 +100,7 @@ class Mesh:
 
     # --- life
 
-    def _start(self, number: int, wal: list[Txn]) -> None:
+    def _start(self, number: int, wal: list[Txn], *, trusted: bool = True) -> None:
         instance = recover_instance(
             uuid=uuid_of(number),
             settings=self.settings,
@@ -108,7 +108,7 @@ class Mesh:
             spaces=self.spaces,
             txns=wal,
             rng=random.Random(number),
-            trusted=True,
+            trusted=trusted,
             now=self.now,
         )
         self.members[number] = Member(instance, list(wal), len(wal))
@@ -122,8 +122,9 @@ class Mesh:
             if number in (a, b):
                 self._disconnect(a, b)
 
-    def restart(self, number: int) -> None:
-        self._start(number, self.down.pop(number))
+    def restart(self, number: int, *, rows: int | None = None, trusted: bool = True) -> None:
+        """rows: only so many transactions of its log are left. trusted: it does not know of its loss."""
+        self._start(number, self.down.pop(number)[:rows], trusted=trusted)
         self._connect_all(number)
 
     def _connect_all(self, number: int) -> None:
@@ -141,7 +142,7 @@ class Mesh:
         self.links[source, target] = Link(
             RelayFilter(
                 peer=InstanceId(target),
-                id_filter={InstanceId(target)},
+                id_filter={InstanceId(target)} if client.acks_count else frozenset(),
                 subscriber_vclock=own,
                 own_vclock=server.vclock,
             ),

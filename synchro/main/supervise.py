@@ -105,8 +105,9 @@ async def _serve(settings: Settings, log: Any) -> None:
     async with open_rpc_host() as host, trio.open_nursery() as nursery:
 
         class PortOpen:
-            def started(self, node: Node) -> None:
-                nursery.start_soon(_announce, node)
+            def started(self, value: Node | None = None) -> None:
+                assert value is not None
+                nursery.start_soon(_announce, value)
 
         async def run() -> None:
             await run_instance(settings, host=host, log=log, stop=stop, task_status=PortOpen())

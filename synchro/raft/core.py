@@ -13,7 +13,7 @@ from typing import Final, assert_never
 
 from synchro.config import ElectionMode, FencingMode
 from synchro.errors import ElectionDisabled, Loading, SynchroError, TimedOut, Unsupported
-from synchro.ids import NOBODY, InstanceId, Term
+from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Term
 from synchro.raft.candidacy import Candidacy, no_election_quorum, not_elected_in_time
 from synchro.raft.messages import (
     BroadcastRaft,
@@ -61,7 +61,7 @@ class Raft:
         then, unless this is the leader, a timer runs that takes it out, in every mode [L-17].
     R8  Who may stand and sees no leader, nor has a peer that sees one, has a timer: no silent end.
     R9  Who trusts its log again does not vote in the term in which it does: a vote of that term may be what
-        was forgotten. It spends that vote on the leader that won without it (S1, S14).
+        was forgotten, known to its candidate alone (S1, S14).
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Raft:
                 self._on_settings(settings, now)
             case TrustChanged(trusted):
                 self._on_trust(trusted, now)
-            case CandidacyRequested():
-                self._on_candidacy_requested(now)
+            case CandidacyRequested(in_new_term):
+                self._on_candidacy_requested(now, in_new_term=in_new_term)
             case TermBumpRequested():
                 self._on_term_bump_requested(now)
             case ResignRequested(stand_again):
@@ -168,8 +168,14 @@ class Raft:
 
     @property
     def may_have_forgotten_vote(self) -> bool:
-        """Whether the vote of the persisted term may have been given and forgotten (R9)."""
-        return self.term <= self._forgotten_term and self.vote == NOBODY
+        """Whether a vote of the persisted term may have been given and forgotten, and still decide it (R9).
+
+        A known leader won that term without this instance, so no second vote makes another one."""
+        return (
+            INITIAL_TERM < self.term <= self._forgotten_term
+            and self.vote == NOBODY
+            and self.leader == NOBODY
+        )
 
     @property
     def is_write_in_progress(self) -> bool:
@@ -423,16 +429,17 @@ class Raft:
         if not stand_again:
             self._held_since = now
 
-    def _on_candidacy_requested(self, now: float) -> None:
-        refusal = self._refusal()
+    def _on_candidacy_requested(self, now: float, *, in_new_term: bool) -> None:
+        has_won = self.is_leader and not in_new_term
+        refusal = self._refusal(has_won=has_won)
         if refusal is not None:
             self._effects.append(CandidacyEnded(CandidacyResult.LOST, refusal))
-        elif self.is_leader:
+        elif has_won:
             self._effects.append(CandidacyEnded(CandidacyResult.WON))
         else:
             self._stand(asked_at=now)
 
-    def _refusal(self) -> SynchroError | None:
+    def _refusal(self, *, has_won: bool) -> SynchroError | None:
         """Why a candidacy cannot begin. Asked before the term grows, which stops all writers [E-41]."""
         if not self.is_started:
             return Loading("The instance is still starting; nothing was done")
@@ -442,7 +449,7 @@ class Raft:
             return Unsupported("election_mode='voter' does not support manual elections")
         if not self.trusted:
             return ElectionDisabled("The local log is not known to be complete: no candidacy")
-        if not self.is_leader and not self.has_healthy_quorum:
+        if not has_won and not self.has_healthy_quorum:
             return self._no_quorum()
         return None
 
@@ -477,9 +484,7 @@ class Raft:
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
         if self.volatile_term <= self._forgotten_term:
-            if self.volatile_vote == NOBODY:
-                self.volatile_vote = self.leader  # R9
-            return
+            return  # R9
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
             return
         for source, message in self._last_heard.items():

@@ -151,7 +151,11 @@ class CandidacyRequested:
     """promote(): stand for one term, whatever the mode is. Answered by `CandidacyEnded` [P-11].
 
     Refused without a new term if it cannot be won: voter mode, log not trusted, no healthy quorum.
+    in_new_term: a leader, too, must win the next term: the queue was given away in this one, by a DEMOTE, so
+    no PROMOTE of it can follow. False: who leads has won already.
     """
+
+    in_new_term: bool = False
 
 
 @dataclass(frozen=True, slots=True)

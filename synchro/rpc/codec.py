@@ -146,11 +146,11 @@ def pack(value: Any) -> bytes:
 
 
 def json_field(value: Message, depth: int = 1) -> Any:
-    """A google.protobuf.Value as a field. Whole numbers become integers."""
+    """A google.protobuf.Value as a field. Whole numbers become integers, if msgpack has such integers."""
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         number = value.number_value
-        return int(number) if math.isfinite(number) and number.is_integer() else number
+        return int(number) if -(2.0**63) <= number < 2.0**64 and number.is_integer() else number
     if kind == "string_value":
         return value.string_value
     if kind == "bool_value":

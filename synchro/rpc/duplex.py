@@ -107,16 +107,27 @@ class Duplex(Generic[In, Out]):
         """The next message. `EndOfChannel`: the peer has sent its last one (or, seen from a server, is
         gone: then `scope` is cancelled a moment later). `BrokenResourceError`: the stream broke."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        has_waited = False
         while not self._inbox or self._on_message is not None:
             if self._half_closed and not self._inbox:
                 raise trio.EndOfChannel
             if self._over:
                 raise trio.BrokenResourceError("the stream is over")
             await self._arrivals.park()
+            has_waited = True
+        item = self._take()
+        if not has_waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return item
+
+    def receive_waiting(self) -> list[In]:
+        """What is here already, without waiting; nothing if `on_message` is set."""
+        return [self._take() for _ in range(len(self._inbox))] if self._on_message is None else []
+
+    def _take(self) -> In:
         item, size = self._inbox.popleft()
         self.in_bytes -= size
         self._wake_reader()
-        await trio.lowlevel.cancel_shielded_checkpoint()
         return item
 
     def __aiter__(self) -> Duplex[In, Out]:

@@ -249,10 +249,8 @@ class GrpcPeerStream(Generic[In, Out]):
         return self._decode(await self._next())
 
     async def receive_batch(self) -> Sequence[In]:
-        batch = [self._decode(await self._next())]
-        while self._stream.in_bytes:
-            batch.append(self._decode(await self._next()))
-        return batch
+        first = await self._next()
+        return [self._decode(message) for message in (first, *self._stream.receive_waiting())]
 
     async def _next(self) -> Any:
         try:

@@ -19,6 +19,7 @@ from synchro.errors import (
     ConfigError,
     ConnectionToSelf,
     DecodeError,
+    DiskFailed,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
@@ -82,6 +83,8 @@ class Applier:
         self._scope: trio.CancelScope | None = None
         self._stopped: SynchroError | None = None
         self._reset = False
+        """The stream is given up: nothing of it may reach the core any more."""
+        self._was_cut = False
         self._restart = trio.Event()
         self._ack_wanted = trio.Event()
         self._rows_wanted = trio.Event()
@@ -118,7 +121,8 @@ class Applier:
 
     def wake_rows(self) -> None:
         """There is room in the WAL queue again."""
-        self._rows_wanted.set()
+        if self._rows:
+            self._rows_wanted.set()
 
     def stop(self, error: SynchroError) -> None:
         """Follow this peer no more until an operator restarts it [A-41]."""
@@ -134,6 +138,7 @@ class Applier:
         """Rows were lost on their way to disk. Only who handed over such rows must ask for them again: a
         leader that only sends keeps its links, and with them its quorum."""
         if not self._node.core.vclock.covers(Vclock(self._handed)):
+            self._was_cut = True
             self.reset()
 
     def restart(self) -> None:
@@ -160,6 +165,8 @@ class Applier:
                 return
             except LinkLost as error:
                 self._failed(Status.DISCONNECTED, error.message, error.system)
+            except DiskFailed as error:  # the peer's: it leaves, and comes back [A-40]
+                self._failed(Status.DISCONNECTED, error.message)
             except RETRIED as error:
                 self._failed(Status.LOADING, error.message)
             except SynchroError as error:
@@ -171,7 +178,11 @@ class Applier:
                 await self._wait_restart(self._stopped)
                 delay = RECONNECT_MIN_S
                 continue
-            if self._reset:
+            if self._was_cut:
+                # The disk is full: asking for the same rows at once would only be cut again.
+                self._was_cut = False
+                delay = self._node.settings.retry_s
+            elif self._reset:
                 delay = RECONNECT_MIN_S
             elif self._has_followed:
                 delay = self._node.settings.retry_s
@@ -341,7 +352,7 @@ class Applier:
         """Hand over what came, several frames a step, as long as the WAL queue has room."""
         node = self._node
         while True:
-            while not self._rows or not node.has_wal_room:
+            while not self._rows or not node.has_wal_room or self._reset or self._stopped is not None:
                 self._rows_wanted = trio.Event()
                 await self._rows_wanted.wait()
             data, tm = self._rows.popleft()

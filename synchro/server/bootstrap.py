@@ -192,6 +192,34 @@ async def find_role(
         await trio.sleep(POLL_S)
 
 
+def is_foreign(replicaset_uuid: str, peers: Mapping[str, Ballot], *, total: int) -> str | None:
+    """UUID of the set that the others belong to, if this instance's files are of another one; else None.
+
+    peers: as in `choose`. total: configured peers. Most of them must say so and none the contrary, so that
+    one peer with wrong files keeps nobody else from starting.
+    """
+    sets = [ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted]
+    if replicaset_uuid in sets or len(sets) <= total // 2:
+        return None
+    return min(sets)
+
+
+async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, replicaset_uuid: str) -> None:
+    """Raises `ReplicasetUuidMismatch` before an instance writes into a directory that the configuration
+    took for another set's [M-2]. Peers that cannot be reached say nothing; the applier finds out later."""
+    addresses = [peer.address for peer in settings.peers if peer.name != settings.instance_name]
+    with trio.move_on_after(settings.replication_timeout_s):
+        ballots = await _ask_all(transport, addresses, uuid)
+        other = is_foreign(replicaset_uuid, ballots, total=len(addresses))
+        if other is not None:
+            raise ReplicasetUuidMismatch(
+                f"Replica set UUID mismatch: expected {other} (the configured peers), got {replicaset_uuid} "
+                f"({settings.wal_dir}); nothing was changed. Next: check the directory and the addresses",
+                expected=other,
+                got=replicaset_uuid,
+            )
+
+
 async def _ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
     """Ballots of all that answer in time; a connection to oneself is left out."""
     ballots: dict[str, Ballot] = {}

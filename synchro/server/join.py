@@ -25,7 +25,7 @@ from synchro.errors import (
     RemoteProtocolError,
     SynchroError,
 )
-from synchro.ids import LOCAL, InstanceId, Term
+from synchro.ids import LOCAL, NOBODY, InstanceId, Term
 from synchro.instance_recovery import snapshot_view
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Tuple, Txn
@@ -89,7 +89,8 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         spaces = core.memtx.freeze(with_local=False)
         start = meta.vclock.without_local()
         node.joins[request.instance_uuid] = meta.vclock
-        meta = replace(meta, vclock=start)
+        # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
+        meta = replace(meta, vclock=start, vote=NOBODY)
         yield JoinStart(start, node.replicaset_uuid, b"")
         count = checksum = 0
         frames = iter_chunks(meta, spaces)

@@ -36,7 +36,7 @@ from synchro.errors import (
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
 from synchro.row import Txn
-from synchro.server.bootstrap import BootstrapHere, find_role
+from synchro.server.bootstrap import BootstrapHere, find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.failing_disk import WalDisk
 from synchro.server.join import join
@@ -111,6 +111,10 @@ class Life:
                     if recovered is None:
                         await self._first_start()
                         recovered = await self._recover()
+                    else:
+                        await refuse_foreign(
+                            node.settings, node.uuid, node.transport, directory.identity.replicaset_uuid or ""
+                        )
                     nursery.cancel_scope.cancel()
             if recovered is None or self._stop.is_set():
                 return

@@ -308,7 +308,7 @@ class Node:
                     relay.send_raft(effect.message)
             case ev.RequestHeartbeats():
                 for relay in self.relays.values():
-                    relay.send_heartbeat(effect.vclock_sync)
+                    relay.send_heartbeat()
             case ev.StopApplier():
                 applier = self.find_applier(effect.peer)
                 if applier is not None:
@@ -319,6 +319,8 @@ class Node:
             case ev.BeginAmnesia():
                 self.log.warning("amnesia_began")
                 self.directory.set_amnesia(True)
+                for applier in self.appliers.values():
+                    applier.reset()  # subscribe again, with an empty filter: own rows may be missing
             case ev.EndAmnesia():
                 self.log.info("amnesia_ended")
                 self.directory.set_amnesia(False)
@@ -564,7 +566,7 @@ class Node:
             is_writable=core.is_writable and self.is_ready,
             ro_reason=core.read_only_reason(),
             queue_owner=core.limbo.owner_id,
-            queue_len=len(core.limbo.entries),
+            queue_len=len(core.limbo),
             can_read=self.is_ready,
             sees_quorum=connected >= min(core.limbo.quorum, len(core.registered)),
         )

@@ -63,11 +63,12 @@ class Peers:
         peer = self._check(hello)
         if hello.name in node.blocked_out:
             raise LinkLost("partitioned by the fault service")
-        former = node.relays.get(peer)
-        if former is not None:
-            # Its TCP connection may be half dead for a while: the newer word counts.
+        deadline = trio.current_time() + REPLACE_GRACE_S
+        while (former := node.relays.get(peer)) is not None and trio.current_time() < deadline:
+            # Its TCP connection may be half dead for a while: the newer word counts. Again, because another
+            # new one may have come while we waited.
             former.scope.cancel()
-            with trio.move_on_after(REPLACE_GRACE_S):
+            with trio.move_on_at(deadline):
                 await former.ended.wait()
         relay = Relay(node, peer, hello, stream)
         node.relays[peer] = relay

@@ -77,7 +77,6 @@ class Relay:
         self._raft: RaftMessage | None = None
         self._control_wanted = trio.Event()
         self._heartbeat_wanted = False
-        self._vclock_sync = 0
         self._rows_sent_since_heartbeat = False
         self._credit = hello.credit
         self._unacked: deque[tuple[Vclock, int]] = deque()
@@ -93,15 +92,15 @@ class Relay:
         self._raft = message
         self._control_wanted.set()
 
-    def send_heartbeat(self, vclock_sync: int) -> None:
-        """At once, with at least this number [Q-62]."""
-        self._vclock_sync = max(self._vclock_sync, vclock_sync - 1)
+    def send_heartbeat(self) -> None:
+        """At once: somebody waits for its echo [Q-62]."""
         self._heartbeat_wanted = True
         self._control_wanted.set()
 
     def rows_written(self) -> None:
-        """Rows of our own may be behind those of others that are held back."""
-        self._acked_more.set()
+        """Rows of our own may be behind those of others that are held back (Y5)."""
+        if self._has_own_rows():
+            self._acked_more.set()
 
     def term_changed(self) -> None:
         """A row may wait for this (Y3)."""
@@ -176,10 +175,12 @@ class Relay:
             if self._heartbeat_wanted or now >= next_beat:
                 self._heartbeat_wanted = False
                 next_beat = now + node.settings.replication_timeout_s
-                self._vclock_sync += 1
+                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before the
+                # round began must not count for it.
+                number = node.core.read_barrier.number
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
-                beat = Heartbeat(self._vclock_sync, tm, node.core.vclock.without_local())
+                beat = Heartbeat(number, tm, node.core.vclock.without_local())
             if beat is not None or self._raft is not None:
                 self._send_frame(heartbeat=beat)
 
@@ -231,11 +232,15 @@ class Relay:
             self._acked_more = trio.Event()
             await self._acked_more.wait()
 
+    def _has_own_rows(self) -> bool:
+        """Rows of this instance that the subscriber did not get yet."""
+        core = self._node.core
+        return core.vclock.get(core.self_id) > self._filter.position.get(core.self_id, 0)
+
     def _come_from_origin(self, spans: Sequence[xrow.TxnSpan]) -> bool:
-        core, passing = self._node.core, self._filter
-        if core.vclock.get(core.self_id) > passing.position.get(core.self_id, 0):
+        if self._has_own_rows():
             return False
-        wanted = [span.origin for span in spans if passing.wants(TxnHead(span.origin, span.lsn))]
+        wanted = [span.origin for span in spans if self._filter.wants(TxnHead(span.origin, span.lsn))]
         return bool(wanted) and self._following.issuperset(wanted)
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:

@@ -235,10 +235,12 @@ class Wal:
                 await self._in_thread(self._journal.write_mark, self._wall_clock())
 
     async def _write_batch(self) -> None:
-        async with self._journal_lock:
-            pending, self._pending = self._pending, []
-            txns = [txn for part, _ in pending for txn in part]
-            has_control = any(control for _, control in pending)
+        try:
+            self._journal_lock.acquire_nowait()  # `acquire` would let others run first, even if it is free
+        except trio.WouldBlock:
+            await self._journal_lock.acquire()
+        try:
+            txns, has_control = self._take_batch()
             size = sum(len(txn.data) for txn in txns)
             self.busy_since = trio.current_time()
             try:
@@ -248,6 +250,8 @@ class Wal:
                 return
             finally:
                 self.busy_since = None
+        finally:
+            self._journal_lock.release()
         self._queued_bytes -= size
         self.stats.batches += 1
         self.stats.txns += len(txns)
@@ -258,16 +262,25 @@ class Wal:
         self._on_written(vclock)
         self._grown.unpark_all()
 
+    def _take_batch(self) -> tuple[list[Txn], bool]:
+        """Everything pending, up to where control rows begin or end: only they may use the reserve, and rows
+        that may be cut back must not take them down [L-30]."""
+        pending = self._pending
+        has_control = pending[0][1]
+        end = next((at for at, (_, control) in enumerate(pending) if control != has_control), len(pending))
+        self._pending = pending[end:]
+        return [txn for part, _ in pending[:end] for txn in part], has_control
+
     def _append(self, txns: Sequence[Txn], has_control: bool) -> None:
         started = time.perf_counter()
         self._journal.append(txns, self._wall_clock(), has_control=has_control)
         self.stats.last_write_s = time.perf_counter() - started
 
     def _cut(self, error: WalIo, has_control: bool) -> None:
-        dropped, self._pending = self._pending, []
+        self._pending = []  # Who asked for them hears of the cut, and asks for control rows again.
         self._queued_bytes = 0
         self.stats.cuts += 1
-        if has_control or any(control for _, control in dropped):
+        if has_control:
             raise DiskFailed(
                 f"rows of elections or the queue could not be written: {error.message}", **error.details
             ) from error  # [L-30]

@@ -11,7 +11,7 @@ import trio
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
-from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, own_ballot
+from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
 from synchro.server.transport import Ballot
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
@@ -88,6 +88,17 @@ def test_peers_of_two_sets_are_refused() -> None:
     two = empty("3", is_booted=True, replicaset_uuid="s2")
     with pytest.raises(ReplicasetUuidMismatch, match="s1, s2"):
         choose(settings(), empty("1"), {"b": one, "c": two}, total=3, is_time_over=False)
+
+
+def test_files_of_another_set_are_foreign_when_most_peers_say_so() -> None:
+    """QS-4. A single peer with wrong files must not keep the others from starting."""
+    ours, theirs = (empty("2", is_booted=True, replicaset_uuid=uuid) for uuid in ("ours", "theirs"))
+    assert is_foreign("ours", {"b": theirs}, total=1) == "theirs"
+    assert is_foreign("ours", {"b": theirs, "c": theirs}, total=2) == "theirs"
+    assert is_foreign("ours", {"b": theirs, "c": ours}, total=2) is None
+    assert is_foreign("ours", {"b": theirs}, total=2) is None
+    assert is_foreign("ours", {"b": empty("2"), "c": empty("3")}, total=2) is None
+    assert is_foreign("ours", {}, total=0) is None
 
 
 def test_a_configured_read_only_instance_does_not_bootstrap() -> None:

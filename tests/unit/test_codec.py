@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgpack
 import pytest
+from google.protobuf.struct_pb2 import Value
 
 from synchro.config import Limits
 from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
@@ -104,6 +105,14 @@ def test_a_request_id_has_16_bytes() -> None:
 def test_an_unknown_wait_mode_is_refused() -> None:
     with pytest.raises(IllegalParams, match="unknown 'wait' mode 9"):
         codec.wait_mode(9)
+
+
+def test_json_numbers_beyond_all_integers_stay_doubles() -> None:
+    """They could not be packed otherwise, and the call would end as an internal error."""
+    values = [2.0**64, -(2.0**64), 1e300, float("inf"), 2.0**63, -(2.0**63)]
+    fields = [codec.json_field(Value(number_value=value)) for value in values]
+    assert [type(field) for field in fields] == [float, float, float, float, int, int]
+    assert codec.pack(fields)
 
 
 def test_whole_numbers_of_json_become_integers() -> None:

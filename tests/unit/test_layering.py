@@ -64,17 +64,25 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "synchro.rpc": (*L0, *L1, *L2, *SHELL, *GENERATED, "synchro.server", "synchro.rpc", "sniffio", "msgpack"),
     "synchro.rpc.codec": (*L0, *L1, *L2, *GENERATED, "synchro.rpc.codec", "msgpack"),
     "synchro.rpc.status": (*L0, *GENERATED),
-    "synchro.client": (*L0, *GENERATED, *TRANSLATION, "synchro.client", "msgpack"),
-    "synchro.client.aio": (
+    "synchro.client": (
         *L0,
         *GENERATED,
-        "synchro.rpc.codec",
+        *TRANSLATION,
+        "synchro.config_address",
         "synchro.client",
         "msgpack",
-        "trio",
-        "anyio",
     ),
-    "synchro.cli": (*L0, "synchro.client", "synchro.cli", *CONFIG_FILE, "rich", "typer", "click", "yaml"),
+    "synchro.aio": (*L0, "synchro.client"),
+    "synchro.cli": (
+        *L0,
+        "synchro.client",
+        "synchro.aio",
+        "synchro.cli",
+        *CONFIG_FILE,
+        "rich",
+        "typer",
+        "yaml",
+    ),
     "synchro.main": ("",),
     "synchro.__main__": ("",),
 }
@@ -82,12 +90,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 LAZILY: dict[str, tuple[str, ...]] = {
     "synchro.cli": ("synchro.main", "synchro.logs", "synchro.failpoints", *FORMATS, "msgpack", "grpc"),
-    "synchro.client": ("trio", "anyio"),
+    "synchro.client": ("trio", "outcome"),
+    "synchro.aio": ("trio",),
+    "synchro": ("synchro.client",),
 }
 """What may be imported inside a function only: verbs that run no server must start quickly."""
 
 TYPING_ONLY: dict[str, tuple[str, ...]] = {
     "synchro.server": ("synchro.rpc.host",),
+    "synchro.client": ("trio", "outcome"),
+    "synchro.cli": FORMATS,
+    "synchro": ("synchro.client",),
 }
 """What may stand in annotations but not be imported at run time: the handle that ends the process."""
 

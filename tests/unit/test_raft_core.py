@@ -1000,8 +1000,13 @@ def test_an_instance_that_may_have_forgotten_rows_neither_votes_nor_stands() -> 
     story.persist()
     assert story.writes() == [] and (story.raft.term, story.raft.vote) == (2, NOBODY)
 
-    story.step(TrustChanged(True))  # the request is still there
-    assert story.writes() == [(2, 2)]
+    story.step(TrustChanged(True))  # the request is still there, but so may be a forgotten vote (R9)
+    assert story.writes() == []
+    assert story.raft.may_have_forgotten_vote
+    story.hear(2, Role.CANDIDATE, term=3)
+    story.persist()
+    assert story.writes()[-1] == (3, 2)
+    assert not story.raft.may_have_forgotten_vote
 
 
 def test_a_leader_that_loses_trust_resigns() -> None:

@@ -1,0 +1,75 @@
+"""`synchro bench`: writes of many callers through one connection."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from synchro.cli.connection import options, parse_duration
+from synchro.cli.formatting import print_value
+
+
+def register(app: typer.Typer) -> None:
+    app.command("bench")(bench)
+
+
+def bench(
+    space: Annotated[str, typer.Option("--space", help="Made if it does not exist.")] = "bench",
+    callers: Annotated[int, typer.Option("--callers", help="Writes in flight.")] = 64,
+    duration: Annotated[str, typer.Option("--duration", help="How long.")] = "5s",
+    is_async: Annotated[bool, typer.Option("--async", help="Do not wait for a quorum.")] = False,
+    payload: Annotated[int, typer.Option("--payload", help="Bytes in a tuple.")] = 100,
+) -> None:
+    """Measure writes of one operation each; concurrent ones share frames of one stream."""
+    import asyncio
+
+    from synchro import aio
+    from synchro.client import requests
+
+    seconds = parse_duration(duration)
+    text = "x" * payload
+    delays: list[float] = []
+
+    async def run() -> float:
+        async with aio.connect(options.where, timeout=max(options.timeout_s, 10.0)) as db:
+            await db.create_space(space, sync=not is_async, if_not_exists=True)
+            await db.create_index(space, "primary", if_not_exists=True)
+            started = time.perf_counter()
+            end = started + seconds
+
+            async def caller(number: int) -> None:
+                key = number
+                while (now := time.perf_counter()) < end:
+                    await db.execute([requests.replace(space, (key, text))], omit_tuples=True)
+                    delays.append(time.perf_counter() - now)
+                    key += callers
+
+            await asyncio.gather(*(caller(number) for number in range(callers)))
+            return time.perf_counter() - started
+
+    took_s = asyncio.run(run())
+    delays.sort()
+
+    def percentile(share: float) -> float:
+        return delays[min(len(delays) - 1, int(len(delays) * share))] * 1000
+
+    report = {
+        "writes": len(delays),
+        "seconds": round(took_s, 3),
+        "per_second": round(len(delays) / took_s),
+        "callers": callers,
+        "p50_ms": round(percentile(0.5), 3),
+        "p99_ms": round(percentile(0.99), 3),
+        "max_ms": round(delays[-1] * 1000, 3),
+    }
+    if options.output != "table":
+        print_value(report)
+        return
+    kind = "asynchronous" if is_async else "synchronous"
+    print(
+        f"{report['per_second']} {kind} writes per second, {callers} callers: "
+        f"p50 {report['p50_ms']} ms, p99 {report['p99_ms']} ms, max {report['max_ms']} ms, "
+        f"{report['writes']} writes in {report['seconds']} s"
+    )

@@ -1,0 +1,219 @@
+"""What is printed: tables, values, times, errors. Plain text unless the output is a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from synchro import errors
+from synchro.cli.connection import options
+from synchro.errors import SynchroError
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NO_CONNECTION: Final = 3
+EXIT_READ_ONLY: Final = 4
+EXIT_UNKNOWN: Final = 5
+EXIT_CONFLICT: Final = 6
+EXIT_NOT_FOUND: Final = 7
+EXIT_ACCESS: Final = 8
+
+_EXITS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("CONFIG", "ILLEGAL_PARAMS"), EXIT_USAGE),
+    **dict.fromkeys(("CANNOT_CONNECT", "NO_LEADER", "LOADING", "NO_ELECTION_QUORUM"), EXIT_NO_CONNECTION),
+    **dict.fromkeys(
+        ("READ_ONLY", "SYNC_QUEUE_FOREIGN", "SYNC_QUEUE_UNCLAIMED", "NOT_LEADER", "ELECTION_DISABLED"),
+        EXIT_READ_ONLY,
+    ),
+    **dict.fromkeys(
+        ("OUTCOME_UNKNOWN", "SYNC_TIMEOUT", "TIMED_OUT", "REQUEST_EXPIRED", "CONNECTION_LOST", "DISK"),
+        EXIT_UNKNOWN,
+    ),
+    **dict.fromkeys(
+        (
+            "TUPLE_FOUND",
+            "SPACE_EXISTS",
+            "INDEX_EXISTS",
+            "TRANSACTION_CONFLICT",
+            "SYNC_ROLLBACK",
+            "INTERFERING_PROMOTE",
+            "INTERFERING_ELECTIONS",
+            "OLD_TERM",
+            "IN_ANOTHER_PROMOTE",
+            "CHECKPOINT_IN_PROGRESS",
+        ),
+        EXIT_CONFLICT,
+    ),
+    **dict.fromkeys(("NO_SUCH_SPACE", "NO_SUCH_INDEX", "NO_SUCH_USER"), EXIT_NOT_FOUND),
+    **dict.fromkeys(("ACCESS_DENIED", "BAD_CREDENTIALS"), EXIT_ACCESS),
+}
+_NEXT: Final[Mapping[str, str]] = {
+    "CANNOT_CONNECT": "synchro start CONFIG   or   -e HOST:PORT of a running instance",
+    "NO_LEADER": "synchro status",
+    "READ_ONLY": "synchro status   or   synchro promote NAME",
+    "SYNC_QUEUE_UNCLAIMED": "synchro promote NAME",
+    "SYNC_QUEUE_FOREIGN": "synchro status",
+    "SYNC_QUEUE_FULL": "synchro queue",
+    "TUPLE_FOUND": "synchro replace SPACE TUPLE   or   synchro get SPACE KEY",
+    "SPACE_EXISTS": "--if-not-exists   or   synchro space show NAME",
+    "INDEX_EXISTS": "--if-not-exists   or   synchro space show SPACE",
+    "NO_SUCH_SPACE": "synchro space list",
+    "NO_SUCH_INDEX": "synchro space show NAME",
+    "SYNC_ROLLBACK": "try again",
+    "LOADING": "synchro status",
+    "NO_ELECTION_QUORUM": "synchro status",
+    "QUORUM_WAIT": "synchro status",
+}
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+def exit_code(error: SynchroError) -> int:
+    """Section 3 of the command line's contract."""
+    code = _EXITS.get(error.reason)
+    return _EXITS.get(shown_reason(error), EXIT_FAILED) if code is None else code
+
+
+def shown_reason(error: SynchroError) -> str:
+    if error.reason in ("INTERNAL", "OUTCOME_UNKNOWN"):
+        return error.details.get("reason", error.reason)
+    return error.reason
+
+
+def next_command(error: SynchroError) -> str:
+    if error.reason == "OUTCOME_UNKNOWN" or shown_reason(error) in ("SYNC_TIMEOUT", "REQUEST_EXPIRED"):
+        known = error.details.get("txn") or error.details.get("request_id")
+        return f"synchro wait {known}   or   synchro queue" if known else "synchro queue"
+    if shown_reason(error) == "READ_ONLY" and error.details.get("leader_name"):
+        return (
+            f"synchro -e {error.details.get('leader_address')} ...   ({error.details['leader_name']} leads)"
+        )
+    return error.details.get("next_command") or _NEXT.get(shown_reason(error), "")
+
+
+def print_error(error: SynchroError) -> None:
+    if options.output in ("json", "jsonl"):
+        report = {
+            "code": exit_code(error),
+            "reason": shown_reason(error),
+            "message": error.message,
+            "details": dict(error.details),
+        }
+        if command := next_command(error):
+            report["next"] = command
+        print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
+        return
+    print(f"error: {shown_reason(error)}: {error.message}", file=sys.stderr)
+    command = next_command(error)
+    if command and "\nnext:" not in error.message:
+        print(f"next:  {command}", file=sys.stderr)
+    if options.verbose:
+        for key, value in error.details.items():
+            print(f"       {key}={value}", file=sys.stderr)
+
+
+# --- values ---------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Only what JSON and YAML know: mappings, lists, numbers, strings."""
+    if isinstance(value, Mapping):
+        return {
+            key: plain(dict.__getitem__(value, key) if type(value) is dict else value[key]) for key in value
+        }
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=False, default=str)
+
+
+def print_value(value: Any) -> None:
+    """A tree or a single value, as `-o` says; YAML if it says nothing."""
+    value = plain(value)
+    if options.output == "jsonl" and isinstance(value, list):
+        for item in value:
+            print(to_json(item))
+    elif options.output in ("json", "jsonl"):
+        print(to_json(value))
+    elif isinstance(value, (dict, list)):
+        import yaml
+
+        text = yaml.safe_dump(value, default_flow_style=None, sort_keys=False, width=200, allow_unicode=True)
+        print(text, end="")
+    else:
+        print("null" if value is None else to_json(value).strip('"'))
+
+
+def print_records(columns: Sequence[str], rows: Iterable[Sequence[str]], records: Sequence[Any]) -> None:
+    """A table for people, `records` for machines. columns: titles."""
+    if options.output == "table":
+        print_table(columns, rows)
+    else:
+        print_value(list(records))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for line in table_lines(columns, rows):
+        print(line)
+
+
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns two blanks apart; a row may have one cell more than there are titles, for remarks."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    cells = [list(columns), *rows]
+    widths = [
+        max((width_of(row[i]) for row in cells if i < len(row)), default=0) for i in range(len(columns))
+    ]
+    lines = []
+    for row in cells:
+        line = "  ".join(
+            cell + " " * (widths[i] - width_of(cell)) if i < len(widths) else cell
+            for i, cell in enumerate(row)
+        )
+        lines.append(line.rstrip())
+    return lines
+
+
+def width_of(text: str) -> int:
+    return len(text)
+
+
+def seconds(value: float | None) -> str:
+    """A time in the unit that suits it."""
+    if value is None:
+        return "-"
+    if value < 0.001:
+        return f"{value * 1e6:.0f} us"
+    if value < 0.1:
+        return f"{value * 1000:.1f} ms"
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+def size(value: int) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value} B"
+
+
+def vclock(clock: Mapping[Any, int]) -> str:
+    """Without the component of local rows."""
+    return "{" + ", ".join(f"{i}: {lsn}" for i, lsn in sorted(clock.items()) if int(i)) + "}"
+
+
+def ids(values: Iterable[int]) -> str:
+    return "{" + ", ".join(str(value) for value in sorted(values)) + "}"
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty() and options.color
+
+
+def usage(message: str) -> errors.IllegalParams:
+    return errors.IllegalParams(message)

@@ -1,0 +1,202 @@
+"""Verbs that need no server: init, start, stop, restart, serve, config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from synchro.cli.connection import options, parse_duration
+from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
+from synchro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from synchro.cli.processes import Process
+
+TargetArgument = Annotated[str, typer.Argument(metavar="CONFIG[:NAME]", help="File, or directory of `init`.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen where other hosts can connect.")]
+_WORDS: Final = {
+    ("running", True): "started",
+    ("running", False): "running already",
+    ("loading", True): "started, waits for its peers",
+    ("loading", False): "running already, waits for its peers",
+    ("stopped", True): "stopped",
+    ("stopped", False): "not running",
+    ("exited", True): "failed",
+    ("exited", False): "failed",
+    ("stuck", True): "stuck",
+    ("stuck", False): "stuck",
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("init")(init)
+    app.command("serve")(serve)
+    app.command("start")(start)
+    app.command("stop")(stop)
+    app.command("restart")(restart)
+    config = typer.Typer(help="Check and show configurations.", rich_markup_mode=None, no_args_is_help=True)
+    config.command("check")(config_check)
+    config.command("show")(config_show)
+    app.add_typer(config, name="config")
+
+
+def init(
+    directory: Annotated[str, typer.Argument(metavar="DIR")],
+    nodes: Annotated[int, typer.Option("--nodes", help="Number of instances.")] = 3,
+    base_port: Annotated[int, typer.Option("--base-port", help="Port of the first one.")] = 3301,
+    failover: Annotated[str, typer.Option("--failover", help="election, manual or off.")] = "election",
+) -> None:
+    """Write the configuration of a local set."""
+    from synchro.cli import processes
+
+    if failover not in ("election", "manual", "off"):
+        raise usage(f"--failover is election, manual or off, not {failover!r}")
+    path = processes.init(directory, nodes=nodes, base_port=base_port, failover=failover)
+    print(f"wrote {path}: {nodes} instances on ports {base_port} to {base_port + nodes - 1}")
+    print(f"next:  synchro start {path}")
+
+
+def serve(
+    config: Annotated[str, typer.Option("--config", help="YAML file of the whole set.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Which of its instances.")] = "",
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Without a file.")] = "",
+    data_dir: Annotated[str, typer.Option("--data-dir", metavar="DIR")] = "",
+    replication: Annotated[str, typer.Option("--replication", metavar="HOST:PORT,...")] = "",
+    read_only: Annotated[bool, typer.Option("--read-only")] = False,
+    insecure: InsecureOption = False,
+    fault_service: Annotated[bool, typer.Option("--fault-service", hidden=True)] = False,
+) -> int:
+    """Run one instance in the foreground."""
+    from synchro import config_file, config_init
+    from synchro.config_address import check_listen
+
+    if config:
+        if not name:
+            raise usage("serve --config FILE needs --name NAME")
+        if listen or data_dir or replication or read_only:
+            raise usage("serve: either --config and --name, or --listen and --data-dir")
+        settings = config_file.load(config, name)
+    elif listen and data_dir:
+        settings = config_init.settings_without_file(
+            listen=listen,
+            data_dir=data_dir,
+            replication=replication,
+            read_only=read_only,
+            name=name or None,
+        )
+    else:
+        raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
+    check_listen(settings, insecure=insecure)
+    if fault_service:
+        settings = replace(settings, fault_service=True)
+    from synchro.main import serve as serve_instance
+
+    return serve_instance(settings)
+
+
+def start(target: TargetArgument, insecure: InsecureOption = False) -> int:
+    """Start instances in the background; returns when they are up."""
+    from synchro.cli import processes
+
+    parsed = processes.parse_target(target)
+    timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
+    done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure)
+    return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
+
+
+def stop(
+    target: TargetArgument,
+    kill: Annotated[bool, typer.Option("--kill", help="SIGKILL what does not end in time.")] = False,
+) -> int:
+    """Stop instances."""
+    from synchro.cli import processes
+
+    parsed = processes.parse_target(target)
+    timeout_s = parse_duration(options.timeout) if options.timeout else processes.STOP_TIMEOUT_S
+    return show(processes.stop(parsed, timeout_s=timeout_s, kill=kill), wanted_running=False)
+
+
+def restart(
+    target: TargetArgument,
+    insecure: InsecureOption = False,
+    kill: Annotated[bool, typer.Option("--kill", help="SIGKILL what does not end in time.")] = False,
+) -> int:
+    """Stop, then start."""
+    from synchro.cli import processes
+
+    parsed = processes.parse_target(target)
+    timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
+    return show(
+        processes.restart(parsed, timeout_s=timeout_s, insecure=insecure, kill=kill), wanted_running=True
+    )
+
+
+def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> int:
+    """One line an instance. Returns the exit code."""
+    print_records(
+        ("NAME", "ADDRESS", "PID", "STATE"),
+        [(p.name, p.listen, str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
+        [record(p) for p in done],
+    )
+    bad = [p for p in done if p.is_running != wanted_running]
+    for process in bad:
+        if process.message:
+            print_error(ConfigError(process.message, instance=process.name))
+    if hint and not bad and options.output == "table":
+        print(hint)
+    return EXIT_FAILED if bad else 0
+
+
+def record(process: Process) -> dict[str, Any]:
+    return {
+        "name": process.name,
+        "listen": process.listen,
+        "state": process.state.value,
+        "pid": process.pid,
+        "log": str(process.log),
+        "changed": process.changed,
+        "message": process.message or None,
+    }
+
+
+def listen_list(done: Sequence[Process]) -> str:
+    return ",".join(p.listen for p in done)
+
+
+def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+    """Check a configuration: every mistake with file, line and the nearest valid key."""
+    from synchro import config_file
+
+    loaded = config_file.load_all(file)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}")
+    print(f"{file}: {len(loaded.instances)} instances: {', '.join(loaded.instances)}")
+
+
+def config_show(
+    file: Annotated[str, typer.Argument(metavar="FILE")],
+    instance: Annotated[str, typer.Option("-i", "--instance", help="One of them.")] = "",
+) -> None:
+    """Show what the instances of a file are set to, defaults included."""
+    from dataclasses import fields, is_dataclass
+
+    from synchro import config_file
+
+    def shown(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {f.name: shown(getattr(value, f.name)) for f in fields(value)}
+        if isinstance(value, (list, tuple)):
+            return [shown(item) for item in value]
+        return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+
+    loaded = config_file.load_all(file)
+    names = [instance] if instance else list(loaded.instances)
+    tree = {name: shown(loaded.instance(name).settings) for name in names}
+    for settings in tree.values():
+        for key, value in settings.items():
+            if hasattr(value, "value"):
+                settings[key] = value.value
+    print_value(tree)

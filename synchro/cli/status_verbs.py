@@ -1,0 +1,762 @@
+"""Verbs that show the state of a set, and those that change who leads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from synchro.cli import formatting
+from synchro.cli.connection import client, options
+from synchro.cli.formatting import EXIT_FAILED, EXIT_UNKNOWN, ids, print_table, print_value, seconds, usage
+from synchro.errors import SynchroError
+
+if TYPE_CHECKING:
+    from synchro.cli.processes import Process, Target
+    from synchro.client import Client
+
+WATCH_S: Final = 0.5
+PROBE_S: Final = 1.0
+MISSING_SHOWN: Final = 1
+"""Only the first waiting entry names who it waits for: the others wait for the same."""
+WatchOption = Annotated[bool, typer.Option("--watch", help="Show it again and again.")]
+InstanceOption = Annotated[str, typer.Option("-i", "--instance", help="Ask this one.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status")(status)
+    app.command("info")(info)
+    app.command("queue")(queue)
+    app.command("promote")(promote)
+    app.command("demote")(demote)
+    app.command("wait")(wait)
+    app.command("snapshot")(snapshot)
+    member = typer.Typer(help="Members of the set.", rich_markup_mode=None, no_args_is_help=True)
+    member.command("list")(member_list)
+    app.add_typer(member, name="member")
+    watch = typer.Typer(help="Streams of changes.", rich_markup_mode=None, no_args_is_help=True)
+    watch.command("info")(watch_info)
+    app.add_typer(watch, name="watch")
+    replication = typer.Typer(help="Streams between members.", rich_markup_mode=None, no_args_is_help=True)
+    replication.command("restart")(replication_restart)
+    app.add_typer(replication, name="replication")
+
+
+# --- status ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Member:
+    """One instance, as it says itself, or as others say."""
+
+    name: str
+    address: str
+    id: int = 0
+    info: Mapping[str, Any] | None = None
+    """Its `box.info`; None: it does not answer."""
+    error: str = ""
+    process: Process | None = None
+    seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
+    """Its part of the leader's `info replication`."""
+
+    @property
+    def is_up(self) -> bool:
+        return self.info is not None
+
+    @property
+    def is_loading(self) -> bool:
+        return self.info is not None and self.info["status"] == "loading"
+
+    @property
+    def synchro(self) -> Mapping[str, Any]:
+        return (self.info or {}).get("synchro") or {}
+
+    @property
+    def election(self) -> Mapping[str, Any]:
+        return (self.info or {}).get("election") or {}
+
+    @property
+    def owns_queue(self) -> bool:
+        return bool(self.id) and self.synchro.get("queue", {}).get("owner") == self.id
+
+    @property
+    def state(self) -> str:
+        if self.info is None:
+            return "down"
+        if self.is_loading:
+            return "loading"
+        if self.info["ro_reason"] == "orphan":
+            return "orphan"
+        state = str(self.election.get("state", "follower"))
+        return "leader" if state == "follower" and self.owns_queue and not self.info["ro"] else state
+
+
+@dataclass(slots=True)
+class Picture:
+    """All instances at one moment."""
+
+    members: list[Member]
+    replicaset: str = ""
+    target: Target | None = None
+
+    @property
+    def authority(self) -> Member | None:
+        """Who knows best: the owner of the queue or leader in the newest term."""
+        up = [member for member in self.members if member.info is not None and not member.is_loading]
+        return max(
+            up,
+            key=lambda m: (
+                not (m.info or {})["ro"],
+                m.owns_queue,
+                m.election.get("term", 0),
+                m.synchro.get("queue", {}).get("term", 0),
+            ),
+            default=None,
+        )
+
+    @property
+    def quorum(self) -> int:
+        authority = self.authority
+        return int(authority.synchro.get("quorum", 0)) if authority is not None else 0
+
+    @property
+    def registered(self) -> int:
+        authority = self.authority
+        return len((authority.info or {}).get("replication", {})) if authority is not None else 0
+
+
+def take_picture(db: Client, target: Target | None = None) -> Picture:
+    """Ask all instances that are known at once, each with a short deadline."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from synchro.client.requests import get_info, unpack
+
+    def ask(endpoint: str) -> Any:
+        try:
+            reply = db._unary(endpoint, "info", "GetInfo", get_info([]), min(PROBE_S, options.timeout_s))
+            return unpack(reply.info_msgpack)
+        except SynchroError as error:
+            return error
+
+    def ask_all(endpoints: Sequence[str]) -> dict[str, Any]:
+        with ThreadPoolExecutor(max(1, len(endpoints))) as pool:
+            return dict(zip(endpoints, pool.map(ask, endpoints), strict=True))
+
+    endpoints = list(dict.fromkeys(db._routes.endpoints()))
+    answers = ask_all(endpoints)
+    names: dict[str, str] = {}
+    if target is not None:
+        names = {target.config.instance(name).settings.listen: name for name in target.config.instances}
+    first = next((endpoint for endpoint, found in answers.items() if isinstance(found, dict)), None)
+    if first is not None:
+        try:
+            for known in db.list_instances(instance=first):
+                if known.address:
+                    names.setdefault(known.address, known.name)
+        except SynchroError:
+            pass  # it is loading: what was given is all that is known
+    more = [address for address in names if address not in answers and target is None]
+    answers.update(ask_all(more) if more else {})
+    return _assemble(answers, names, target)
+
+
+def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Target | None) -> Picture:
+    by_name: dict[str, Member] = {}
+    for address, found in answers.items():
+        if isinstance(found, SynchroError):
+            name = names.get(address, "?" if target is None else address)
+            if name not in by_name or name == "?":
+                error = found.message.rpartition(": ")[2]
+                by_name[name if name != "?" else address] = Member(name, address, error=error)
+        else:
+            member = Member(found["name"], address, found["id"] or 0, info=found)
+            by_name[member.name] = member
+    picture = Picture(list(by_name.values()), target=target)
+    # An address nobody of this set has, while somebody answers: it is just not part of it.
+    if any(member.is_up for member in picture.members) and target is None:
+        picture.members = [member for member in picture.members if member.name != "?"]
+    authority = picture.authority
+    if authority is not None and authority.info is not None:
+        picture.replicaset = authority.info["replicaset"].get("name") or ""
+        seen = {part.get("name"): part for part in authority.info["replication"].values()}
+        for member in picture.members:
+            part = seen.pop(member.name, {})
+            member.seen_by_leader = part
+            member.id = member.id or part.get("id", 0)
+        for name, part in seen.items():
+            if name:
+                picture.members.append(Member(name, "-", part.get("id", 0), seen_by_leader=part))
+    if target is not None:
+        from synchro.cli import processes
+
+        states = {process.name: process for process in processes.processes(target)}
+        for member in picture.members:
+            member.process = states.get(member.name)
+        picture.replicaset = picture.replicaset or next(
+            config.replicaset for config in target.config.instances.values()
+        )
+    picture.members.sort(key=lambda m: (m.id or 99, m.name))
+    return picture
+
+
+def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
+    with_process = any(member.process is not None for member in picture.members)
+    columns = ["ID", "NAME", "ADDRESS", "STATE", "RW", "QUEUE", "VCLOCK", "LAG", "SEEN"]
+    if with_process:
+        columns.append("PROCESS")
+    rows = []
+    for member in picture.members:
+        row = [
+            str(member.id or "-"),
+            member.name,
+            member.address,
+            member.state,
+            _rw(member),
+            f"owner len {member.synchro['queue']['len']}" if member.owns_queue else "",
+            _vclock(member),
+            _lag(member, picture),
+            _seen(member, picture),
+        ]
+        if with_process:
+            process = member.process
+            row.append("-" if process is None else f"{process.state.value} {process.pid or ''}".strip())
+        if remark := _remark(member, picture):
+            row.append(remark)
+        rows.append(row)
+    return columns, rows
+
+
+def _rw(member: Member) -> str:
+    if member.info is None or member.is_loading:
+        return ""
+    return "ro" if member.info["ro"] else "rw"
+
+
+def _vclock(member: Member) -> str:
+    if member.info is not None:
+        return formatting.vclock(member.info["vclock"])
+    acked = member.seen_by_leader.get("downstream", {}).get("vclock")
+    if acked:
+        return formatting.vclock(acked)
+    return "-"
+
+
+def _lag(member: Member, picture: Picture) -> str:
+    authority = picture.authority
+    if authority is None or member is authority:
+        return "-"
+    if member.info is None:
+        return "-"
+    behind = _rows_behind(member.info["vclock"], (authority.info or {})["vclock"])
+    lag = member.seen_by_leader.get("downstream", {}).get("lag")
+    if lag is None:
+        upstream = (member.info["replication"].get(authority.id) or {}).get("upstream", {})
+        lag = upstream.get("lag")
+    return f"{behind} rows" if behind > 0 and lag is None else seconds(lag)
+
+
+def _rows_behind(own: Mapping[int, int], other: Mapping[int, int]) -> int:
+    return sum(max(0, lsn - own.get(origin, 0)) for origin, lsn in other.items() if origin)
+
+
+def _seen(member: Member, picture: Picture) -> str:
+    authority = picture.authority
+    if member is authority:
+        return "now"
+    idle = member.seen_by_leader.get("upstream", {}).get("idle")
+    if idle is None:
+        idle = member.seen_by_leader.get("downstream", {}).get("idle")
+    return "-" if idle is None else f"{seconds(idle)} ago"
+
+
+def _remark(member: Member, picture: Picture) -> str:
+    if member.info is None:
+        return member.error
+    own = [
+        f"{part.get('name')}: {part['upstream'].get('message') or part['upstream']['status']}"
+        for part in member.info["replication"].values()
+        if part.get("upstream", {}).get("status") == "stopped"
+    ]
+    return "; ".join(own)
+
+
+def head_line(picture: Picture) -> str:
+    authority = picture.authority
+    parts = [picture.replicaset or "replica set"]
+    if authority is None:
+        return f"{parts[0]}  nobody answers as a member"
+    election = authority.election
+    has_election = bool(election.get("leader")) or any(
+        (m.info or {}).get("ro_reason") == "election" or m.election.get("state") == "candidate"
+        for m in picture.members
+    )
+    if picture.target is not None:
+        settings = next(iter(picture.target.config.instances.values())).settings
+        parts.append("election" if settings.election_mode.value != "off" else "no election")
+    elif has_election:
+        parts.append("election")
+    parts.append(f"term {election.get('term', 0)}")
+    parts.append(f"quorum {picture.quorum} of {picture.registered}")
+    return "  ".join(parts)
+
+
+def verdict(picture: Picture) -> str:
+    """The state of the set in words, and the next command."""
+    authority = picture.authority
+    down = [member for member in picture.members if not member.is_up]
+    loading = [member for member in picture.members if member.is_loading]
+    start = _start_command(picture, down)
+    if authority is None or authority.info is None:
+        if loading:
+            names = ", ".join(member.name for member in loading)
+            return f"Not ready: {names} reads its files or waits for its peers.{start}"
+        return f"Down: no instance answers.{start}"
+    needed = picture.quorum
+    owner = authority.synchro["queue"]["owner"]
+    writable = [m for m in picture.members if m.info is not None and not m.info["ro"]]
+    up = sum(1 for member in picture.members if member.is_up and not member.is_loading)
+    if not writable:
+        return _why_read_only(picture, authority, up, start)
+    if not owner:
+        names = ", ".join(member.name for member in writable)
+        return (
+            f"Writable on {names}: asynchronous spaces only, nobody owns the queue. "
+            f"Next: synchro promote {writable[0].name}"
+        )
+    if up < needed:
+        return f"Synchronous writes wait: {up} of {needed} needed instances {_are(up)} up.{start}"
+    spare = up - needed
+    text = f"Writable: {min(up, needed)} of {needed} needed instances are up."
+    if needed == 1:
+        text = "Writable: one instance is enough for a write."
+    if spare == 0 and needed > 1:
+        text += " One more failure stops synchronous writes."
+    elif spare > 0:
+        text += f" {up} are up, {spare} more may fail."
+    return text + start
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _why_read_only(picture: Picture, authority: Member, up: int, start: str) -> str:
+    assert authority.info is not None
+    reason = authority.info["ro_reason"]
+    needed = picture.quorum
+    if up < needed:
+        return f"Read-only: {up} of {needed} needed instances {_are(up)} up, nobody can be elected.{start}"
+    if reason == "election":
+        watch = " Next: synchro status --watch"
+        return f"Read-only: no leader at the moment, an election runs or is about to.{start or watch}"
+    if reason == "synchro":
+        owner = authority.synchro["queue"]["owner"]
+        name = next((m.name for m in picture.members if m.id == owner), str(owner))
+        return (
+            f"Read-only: the queue belongs to {name}, which does not accept writes. "
+            f"Next: synchro promote {authority.name}"
+        )
+    if reason == "orphan":
+        return f"Read-only: {authority.name} has not reached enough of its sources yet.{start}"
+    return "Read-only: the configuration says so. Next: database.mode: rw for one instance, and restart it"
+
+
+def _start_command(picture: Picture, down: Sequence[Member]) -> str:
+    if not down:
+        return ""
+    if picture.target is not None:
+        path = _relative(str(picture.target.config.path))
+        if len(down) == len(picture.members):
+            return f" Next: synchro start {path}"
+        return f" Next: synchro start {path}:{down[0].name}"
+    return f" Next: start {', '.join(member.name for member in down)}"
+
+
+def _relative(path: str) -> str:
+    import os
+
+    near = os.path.relpath(path)
+    return near if len(near) < len(path) else path
+
+
+def _record(member: Member) -> dict[str, Any]:
+    found = member.info or {}
+    return {
+        "id": member.id or None,
+        "name": member.name,
+        "address": member.address,
+        "state": member.state,
+        "rw": member.is_up and not found.get("ro", True),
+        "ro_reason": found.get("ro_reason"),
+        "term": member.election.get("term"),
+        "queue": dict(member.synchro.get("queue", {})) or None,
+        "vclock": {str(i): lsn for i, lsn in found.get("vclock", {}).items()} or None,
+        "error": member.error or None,
+        "pid": member.process.pid if member.process is not None else found.get("pid"),
+        "process": member.process.state.value if member.process is not None else None,
+    }
+
+
+def status_text(picture: Picture) -> list[str]:
+    columns, rows = status_rows(picture)
+    return [head_line(picture), *formatting.table_lines(columns, rows), verdict(picture)]
+
+
+def print_status(picture: Picture) -> None:
+    if options.output == "table":
+        for line in status_text(picture):
+            print(line)
+    else:
+        print_value(
+            {
+                "replicaset": picture.replicaset,
+                "quorum": picture.quorum,
+                "registered": picture.registered,
+                "instances": [_record(member) for member in picture.members],
+                "verdict": verdict(picture),
+            }
+        )
+
+
+def status(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shows processes too.")] = "",
+    watch: WatchOption = False,
+) -> int:
+    """All instances, and a verdict in words. Exit code 3 if nobody answers."""
+    target = None
+    if config:
+        from synchro.cli import processes
+
+        target = processes.parse_target(config)
+        if "endpoints" not in options.given:
+            options.endpoints = ",".join(i.settings.listen for i in target.config.instances.values())
+    with client() as db:
+        if watch:
+            _watch(lambda: status_text(take_picture(db, target)))
+            return 0
+        picture = take_picture(db, target)
+    print_status(picture)
+    return 0 if any(member.is_up for member in picture.members) else formatting.EXIT_NO_CONNECTION
+
+
+def _watch(lines: Callable[[], Sequence[str]]) -> None:
+    """Show it again until Ctrl-C: in place on a terminal, one after another elsewhere."""
+    if not formatting.is_terminal():
+        while True:
+            print("\n".join(_safe(lines)), flush=True)
+            print(flush=True)
+            time.sleep(WATCH_S)
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(Text("..."), console=Console(), screen=False, auto_refresh=False) as live:
+        while True:
+            live.update(Text("\n".join(_safe(lines))), refresh=True)
+            time.sleep(WATCH_S)
+
+
+def _safe(lines: Callable[[], Sequence[str]]) -> Sequence[str]:
+    try:
+        return lines()
+    except SynchroError as error:
+        return [f"error: {formatting.shown_reason(error)}: {error.message}"]
+
+
+# --- info, queue ------------------------------------------------------------------------------------------
+
+
+def info(
+    path: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="synchro, replication.2.upstream, ro, ...")
+    ] = "",
+    instance: InstanceOption = "",
+) -> None:
+    """The tree of `box.info` of one instance, or a part of it."""
+    with client() as db:
+        value = db.get_info(path, instance=instance or None)
+    print_value(value)
+
+
+def queue_lines(
+    reply: Any, names: Mapping[int, str], spaces: Mapping[int, str], down: Mapping[int, str]
+) -> list[str]:
+    queue = reply.queue
+    if not queue.owner:
+        return [f"nobody owns the queue  term {queue.term}  quorum {reply.quorum}"]
+    owner = names.get(queue.owner, "")
+    lines = [
+        f"owner {queue.owner}{f' ({owner})' if owner else ''}  term {queue.term}  len {queue.len}  "
+        f"size {formatting.size(queue.size)}  age {_seconds(queue.age):.1f} s  "
+        f"confirm_lag {_seconds(queue.confirm_lag):.3f} s  busy {'yes' if queue.busy else 'no'}  "
+        f"quorum {reply.quorum}"
+    ]
+    if not reply.entries:
+        return lines
+    rows = []
+    for number, entry in enumerate(reply.entries):
+        txn = f"{entry.txn.origin}:{entry.txn.lsn}" if entry.HasField("txn") else "-"
+        row = [
+            txn,
+            ",".join(spaces.get(i, str(i)) for i in entry.space_ids),
+            str(entry.rows),
+            f"{_seconds(entry.age):.1f} s",
+            f"{len(entry.acked_by)} of {reply.quorum} {ids(entry.acked_by)}",
+        ]
+        if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < reply.quorum:
+            wanted = reply.quorum - len(entry.acked_by)
+            missing = ", ".join(f"{i}{down.get(i, '')}" for i in sorted(entry.missing))
+            row.append(f" waiting for {'one' if wanted == 1 else wanted} of {{{missing}}}")
+        rows.append(row)
+    lines += formatting.table_lines(("TXN", "SPACE", "ROWS", "AGE", "ACKS"), rows)
+    if queue.len > len(reply.entries):
+        lines.append(f"... and {queue.len - len(reply.entries)} more")
+    return lines
+
+
+def _seconds(duration: Any) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)
+
+
+def queue_text(db: Client, instance: str | None = None, limit: int = 20) -> list[str]:
+    reply = db.list_queue(instance=instance, limit=limit)
+    replication = db.get_info("replication", instance=instance)
+    names = {part["id"]: part["name"] or "" for part in replication.values()}
+    down = {}
+    for part in replication.values():
+        upstream = part.get("upstream") or {}
+        if upstream.get("status") not in (None, "follow", "sync"):
+            down[part["id"]] = f": down {upstream.get('idle', 0):.1f} s"
+    spaces: dict[int, str] = {}
+    if reply.entries:
+        try:
+            spaces = {space.id: space.name for space in db.spaces(with_system=True, instance=instance)}
+        except SynchroError:
+            spaces = {}
+    return queue_lines(reply, names, spaces, down)
+
+
+def _owner_endpoint(db: Client) -> str:
+    """The owner of the queue shows who has acknowledged what; others only know what they have."""
+    return db.leader() if db.follow_leader else db._first_place()
+
+
+def queue(
+    watch: WatchOption = False,
+    instance: InstanceOption = "",
+    limit: Annotated[int, typer.Option("--limit", help="Entries to show.")] = 100,
+) -> None:
+    """The queue of synchronous transactions: its owner, and what waits for whom."""
+    with client(read_from="leader") as db:
+        if watch:
+            _watch(lambda: queue_text(db, instance or _owner_endpoint(db), limit))
+            return
+        place = instance or _owner_endpoint(db)
+        if options.output == "table":
+            for line in queue_text(db, place, limit):
+                print(line)
+            return
+        reply = db.list_queue(instance=place, limit=limit)
+    print_value(
+        {
+            "queue": {
+                "owner": reply.queue.owner,
+                "term": reply.queue.term,
+                "len": reply.queue.len,
+                "size": reply.queue.size,
+                "busy": reply.queue.busy,
+                "age": _seconds(reply.queue.age),
+                "confirm_lag": _seconds(reply.queue.confirm_lag),
+            },
+            "quorum": reply.quorum,
+            "entries": [
+                {
+                    "txn": f"{e.txn.origin}:{e.txn.lsn}" if e.HasField("txn") else None,
+                    "space_ids": list(e.space_ids),
+                    "rows": e.rows,
+                    "size": e.size,
+                    "age": _seconds(e.age),
+                    "acked_by": list(e.acked_by),
+                    "missing": list(e.missing),
+                    "is_sync": e.is_sync,
+                }
+                for e in reply.entries
+            ],
+        }
+    )
+
+
+# --- who leads ----------------------------------------------------------------------------------------------
+
+
+def _names(db: Client, instance: str | None) -> dict[int, str]:
+    try:
+        parts = db.get_info("replication", instance=instance)
+        return {part["id"]: part["name"] or str(part["id"]) for part in parts.values()}
+    except SynchroError:
+        return {}
+
+
+def promote(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Default: the first of -e.")] = "",
+) -> None:
+    """Make an instance the owner of the queue, and the leader."""
+    with client() as db:
+        timeout = options.timeout_s if options.timeout else None
+        before = db.get_info("synchro.queue.term", instance=name or None)
+        started = time.monotonic()
+        reply = db.promote(name or None, timeout=timeout)
+        took_s = time.monotonic() - started
+        names = _names(db, name or None)
+    previous = names.get(reply.previous_owner, "none") if reply.previous_owner else "none"
+    if options.output != "table":
+        print_value(
+            {
+                "instance": reply.header.instance_name,
+                "term": reply.term,
+                "previous_owner": reply.previous_owner,
+                "confirmed": reply.confirmed,
+                "rolled_back": reply.rolled_back,
+                "seconds": round(took_s, 4),
+            }
+        )
+        return
+    print(
+        f"{reply.header.instance_name} owns the queue: term {before} -> {reply.term}, "
+        f"previous owner {previous}, confirmed {reply.confirmed}, rolled back {reply.rolled_back}, "
+        f"{took_s:.2f} s"
+    )
+
+
+def demote(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Default: whoever leads.")] = "",
+) -> None:
+    """Give up the queue and leadership."""
+    with client() as db:
+        reply = db.demote(name or None, timeout=options.timeout_s if options.timeout else None)
+    if options.output != "table":
+        print_value({"instance": reply.header.instance_name, "term": reply.term})
+        return
+    print(f"{reply.header.instance_name} gave up the queue: term {reply.term}")
+
+
+def wait(
+    txn: Annotated[str, typer.Argument(metavar="ORIGIN:LSN", help="Or a request id, in hexadecimal.")],
+) -> int:
+    """Wait for the end of a transaction. Exit code 0: committed; 6: rolled back; 5: still not known."""
+    name: Any = txn
+    if ":" not in txn:
+        try:
+            name = bytes.fromhex(txn)
+        except ValueError:
+            name = b""
+        if len(name) != 16:
+            raise usage(f"a transaction is ORIGIN:LSN, or a request id of 32 hexadecimal digits; got {txn!r}")
+    with client(read_from="leader") as db:
+        outcome = db.wait_transaction(name, options.timeout_s)
+    if options.output != "table":
+        print_value({"txn": txn, "outcome": outcome})
+    else:
+        words = {
+            "committed": "is committed",
+            "rolled_back": "was rolled back",
+            "pending": "still waits in the queue: outcome unknown",
+            "unknown": "is not known to the instance that was asked: outcome unknown",
+        }
+        print(f"{txn} {words[outcome]}")
+    return {"committed": 0, "rolled_back": formatting.EXIT_CONFLICT}.get(outcome, EXIT_UNKNOWN)
+
+
+def snapshot(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Default: the first of -e.")] = "",
+) -> None:
+    """Write a snapshot."""
+    with client() as db:
+        reply = db.snapshot(name or None)
+    if options.output != "table":
+        print_value(
+            {
+                "instance": reply.header.instance_name,
+                "signature": reply.signature,
+                "vclock": dict(reply.vclock),
+            }
+        )
+        return
+    print(
+        f"{reply.header.instance_name} wrote {reply.signature:020d}.snap: "
+        f"vclock {formatting.vclock(reply.vclock)}"
+    )
+
+
+# --- members ------------------------------------------------------------------------------------------------
+
+
+def member_list(instance: InstanceOption = "") -> None:
+    """The members, as one instance sees them."""
+    with client() as db:
+        members = db.list_instances(instance=instance or None)
+    rows = []
+    for m in members:
+        role = "leader" if m.is_leader else "self" if m.is_self else ""
+        row = [
+            str(m.id or "-"),
+            m.name or "-",
+            m.address or "-",
+            role,
+            str(m.lsn),
+            m.upstream_status or "-",
+            m.downstream_status or "-",
+        ]
+        if m.upstream_message:
+            row.append(m.upstream_message)
+        rows.append(row)
+    if options.output == "table":
+        print_table(("ID", "NAME", "ADDRESS", "ROLE", "LSN", "UPSTREAM", "DOWNSTREAM"), rows)
+        return
+    print_value(
+        [
+            {
+                "id": m.id,
+                "uuid": m.uuid,
+                "name": m.name,
+                "address": m.address,
+                "is_self": m.is_self,
+                "is_leader": m.is_leader,
+                "lsn": m.lsn,
+                "upstream_status": m.upstream_status or None,
+                "upstream_message": m.upstream_message or None,
+                "downstream_status": m.downstream_status or None,
+            }
+            for m in members
+        ]
+    )
+
+
+def watch_info(
+    instance: InstanceOption = "",
+    count: Annotated[int, typer.Option("--count", help="End after so many; 0: never.")] = 0,
+) -> None:
+    """State of one instance now and at each change, one JSON object a line."""
+    with client() as db:
+        for number, state in enumerate(db.watch_info(instance or None), 1):
+            record = {name: getattr(state, name) for name in state.__slots__}
+            print(formatting.to_json(record), flush=True)
+            if number == count:
+                return
+
+
+def replication_restart(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The instance to follow again.")],
+    instance: Annotated[str, typer.Option("-i", "--instance", help="On this one.")] = "",
+) -> int:
+    """Follow an instance again after its stream was stopped by an error."""
+    with client() as db:
+        db.restart_upstream(name, instance=instance or None)
+    print(f"follows {name} again")
+    return 0
+
+
+__all__ = ["EXIT_FAILED", "Picture", "print_status", "queue_text", "register", "status_text", "take_picture"]

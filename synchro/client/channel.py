@@ -1,0 +1,35 @@
+"""How channels are opened, for the blocking client and for the asynchronous one."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+# Before gRPC is imported: it writes lines of its own to stderr about each broken connection, and its fork
+# handlers wait for threads that hold a stream open.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # also the time one attempt to connect may take
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # two clients of one process share neither connection nor fate
+)
+
+FRAME_CALLS_MAX: Final = 2048
+"""Calls in one frame; the server takes 4096, and runs a frame in one go."""
+FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A frame ends after the call that passes this; one call has at most 8 MiB."""
+IN_FLIGHT_MAX: Final = 8192
+"""Calls without an answer on one stream; beyond it the server would stop reading."""
+PROBE_S: Final = 1.0
+"""How long an instance may take to say who leads."""

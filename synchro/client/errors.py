@@ -1,0 +1,141 @@
+"""Errors of the client: those of the server, and the three that only a client can have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from synchro import errors
+from synchro.errors import NoLeader, ReadOnly, SynchroError
+from synchro.rpc.status import from_rpc_error, from_status
+
+if TYPE_CHECKING:
+    from synchro.client.model import Committed, RolledBack
+
+__all__ = [
+    "CannotConnect",
+    "ClientClosed",
+    "ConnectionLost",
+    "DuplicateKey",
+    "NoLeader",
+    "OutcomeUnknown",
+    "QueueFull",
+    "ReadOnly",
+    "SynchroError",
+    "of_rpc_error",
+    "of_status",
+    "reason_of",
+]
+
+QueueFull = errors.SyncQueueFull
+DuplicateKey = errors.TupleFound
+
+
+class CannotConnect(SynchroError):
+    """Nothing was sent. details: endpoint."""
+
+    reason = "CANNOT_CONNECT"
+
+
+class ConnectionLost(SynchroError):
+    """The connection broke, or no answer came; whether the call was carried out is not known."""
+
+    reason = "CONNECTION_LOST"
+
+
+class ClientClosed(SynchroError):
+    reason = "CLIENT_CLOSED"
+
+
+class OutcomeUnknown(SynchroError):
+    """A write may have been done, or may still be. Nothing was rolled back because of a timeout.
+
+    details: reason (that of the error behind it), txn, request_id (hexadecimal).
+    """
+
+    reason = "OUTCOME_UNKNOWN"
+
+    def __init__(
+        self, message: str, *, txn: tuple[int, int] | None = None, request_id: bytes = b"", **details: object
+    ) -> None:
+        facts = dict(details)
+        if txn is not None:
+            facts["txn"] = f"{txn[0]}:{txn[1]}"
+        if request_id:
+            facts["request_id"] = request_id.hex()
+        super().__init__(message, **facts)
+        self.txn = txn
+        """(origin, lsn), if an instance said so."""
+        self.request_id = request_id
+        self._client: Any = None
+
+    def bind(self, client: Any) -> OutcomeUnknown:
+        """Give it the client that `wait` asks."""
+        self._client = client
+        return self
+
+    def wait(self, timeout: float | None = None) -> Committed | RolledBack:
+        """How it ended. Raises `OutcomeUnknown` if that is not known in time (seconds; None: the client's).
+
+        With an asynchronous client this is awaited.
+        """
+        result: Committed | RolledBack = self._client.wait_outcome(self, timeout)
+        return result
+
+
+_NOT_SENT: Final = (
+    "failed to connect",
+    "connection refused",
+    "no route to host",
+    "name resolution",
+    "dns resolution failed",
+    "connections to all backends failing",
+)
+"""What gRPC says when a connection was never made; it has no code of its own for that."""
+
+
+def of_rpc_error(error: grpc.RpcError, endpoint: str) -> SynchroError:
+    """The server's error, or what gRPC itself had to say as `CannotConnect` or `ConnectionLost`."""
+    ours = from_rpc_error(error)
+    if ours is not None:
+        return ours
+    code: grpc.StatusCode = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    text: str = (error.details() if hasattr(error, "details") else None) or str(error)
+    return of_grpc_code(code, text, endpoint)
+
+
+def of_grpc_code(code: grpc.StatusCode, text: str, endpoint: str) -> SynchroError:
+    short = _short(text)
+    lowered = text.lower()
+    if code is grpc.StatusCode.UNAVAILABLE and any(word in lowered for word in _NOT_SENT):
+        return CannotConnect(f"cannot connect to {endpoint}: {short}", endpoint=endpoint)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.Unimplemented(f"{endpoint} does not have this call: {short}", endpoint=endpoint)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ConnectionLost(f"no answer from {endpoint} in time", endpoint=endpoint)
+    return ConnectionLost(f"lost the connection to {endpoint}: {short}", endpoint=endpoint, grpc=code.name)
+
+
+def _short(text: str) -> str:
+    """The cause inside gRPC's long sentences."""
+    lowered = text.lower()
+    for words in ("connection refused", "connection reset", "socket closed", "no route to host"):
+        if words in lowered:
+            return words
+    return text.partition("\n")[0][:200]
+
+
+def of_status(status: Any, endpoint: str) -> SynchroError:
+    """The error inside a google.rpc.Status of a stream."""
+    error = from_status(status)
+    if error is not None:
+        return error
+    return SynchroError(status.message or f"{endpoint} answered with code {status.code}")
+
+
+def reason_of(error: SynchroError) -> str:
+    """The reason to show: that of a newer server, or of the error behind an unknown outcome."""
+    if type(error) in (SynchroError, OutcomeUnknown):
+        return error.details.get("reason", error.reason)
+    return error.reason

@@ -1,0 +1,285 @@
+"""Requests and replies as protobuf messages: everything about the wire that does no I/O."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgpack
+from google.protobuf.duration_pb2 import Duration
+
+from synchro.client.model import FieldNames, Result, Rows, Tuple, Txn, make_tuple
+from synchro.errors import IllegalParams, WrongFormat
+from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
+
+Message: TypeAlias = Any
+SpaceRef: TypeAlias = "str | int"
+IndexRef: TypeAlias = "str | int | None"
+Key: TypeAlias = Any
+"""A list or tuple of key parts, or a single part as it is."""
+
+_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_MSGPACK: Final = common_pb2.ENCODING_MSGPACK
+WAIT_MODES: Final = {
+    "complete": data_pb2.WAIT_MODE_UNSPECIFIED,
+    "submit": data_pb2.WAIT_MODE_SUBMIT,
+    "none": data_pb2.WAIT_MODE_NONE,
+}
+READ_MODES: Final = {
+    "confirmed": data_pb2.READ_MODE_CONFIRMED,
+    "linearizable": data_pb2.READ_MODE_LINEARIZABLE,
+}
+
+
+def pack(value: Any) -> bytes:
+    try:
+        return _pack(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WrongFormat(f"not a value that can be stored: {error}; nothing was sent") from error
+
+
+def unpack(data: bytes) -> Any:
+    return msgpack.unpackb(data, raw=False, strict_map_key=False)
+
+
+def pack_tuple(fields: Sequence[Any]) -> bytes:
+    if not isinstance(fields, (list, tuple)):
+        raise WrongFormat(f"a tuple is a list of fields, not {type(fields).__name__}; nothing was sent")
+    return pack(fields)
+
+
+def key_parts(key: Key) -> Sequence[Any]:
+    """None: no parts."""
+    if key is None:
+        return ()
+    return key if isinstance(key, (list, tuple)) else (key,)
+
+
+def duration(seconds: float) -> Message:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def seconds(message: Message) -> float:
+    return float(message.seconds + message.nanos / 1e9)
+
+
+def new_request_id() -> bytes:
+    return os.urandom(16)
+
+
+# --- operations -----------------------------------------------------------------------------------------
+
+
+def insert(space: SpaceRef, fields: Sequence[Any]) -> Message:
+    op = data_pb2.Op()
+    return _with_tuple(op, op.insert, space, fields)
+
+
+def replace(space: SpaceRef, fields: Sequence[Any]) -> Message:
+    op = data_pb2.Op()
+    return _with_tuple(op, op.replace, space, fields)
+
+
+def _with_tuple(op: Message, body: Message, space: SpaceRef, fields: Sequence[Any]) -> Message:
+    _set_space(body, space)
+    body.tuple = pack_tuple(fields)
+    return op
+
+
+def update(space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Message:
+    op = data_pb2.Op()
+    body = op.update
+    _set_space(body, space)
+    _set_index(body, index)
+    body.key = pack(key_parts(key))
+    body.ops = pack(ops)
+    return op
+
+
+def upsert(space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]]) -> Message:
+    op = data_pb2.Op()
+    body = op.upsert
+    _set_space(body, space)
+    body.tuple = pack_tuple(fields)
+    body.ops = pack(ops)
+    return op
+
+
+def delete(space: SpaceRef, key: Key, index: IndexRef = None) -> Message:
+    op = data_pb2.Op()
+    body = op.delete
+    _set_space(body, space)
+    _set_index(body, index)
+    body.key = pack(key_parts(key))
+    return op
+
+
+def _set_space(body: Message, space: SpaceRef) -> None:
+    if isinstance(space, str):
+        body.space = space
+    else:
+        body.space_id = space
+
+
+def _set_index(body: Message, index: IndexRef) -> None:
+    if isinstance(index, str):
+        body.index = index
+    elif index is not None:
+        body.index_id = index
+
+
+# --- writes ---------------------------------------------------------------------------------------------
+
+
+def call(
+    ops: Iterable[Message],
+    *,
+    request_id: bytes,
+    position: Message | None,
+    wait: str = "complete",
+    timeout_s: float | None = None,
+    expected_term: int = 0,
+    omit_tuples: bool = False,
+) -> Message:
+    """An ExecuteCall without its `seq`."""
+    made = data_pb2.ExecuteCall(
+        request_id=request_id, known_position=position, ops=ops, encoding=_MSGPACK, omit_tuples=omit_tuples
+    )
+    if wait != "complete":
+        if wait not in WAIT_MODES:
+            raise IllegalParams(f"wait is complete, submit or none, not {wait!r}; nothing was sent")
+        made.wait = WAIT_MODES[wait]
+    if expected_term:
+        made.expected_term = expected_term
+    if timeout_s is not None:
+        made.timeout.CopyFrom(duration(timeout_s))
+    return made
+
+
+def result(call: Message, reply: Message, names: FieldNames | None, instance: str = "") -> Result:
+    """From an ExecuteReply. A duplicate comes without tuples: what was stored as sent is known anyway."""
+    txn: Txn | None = (reply.txn_origin, reply.txn_lsn) if reply.txn_origin else None
+    tuples: list[Tuple | None] = []
+    if not call.omit_tuples:
+        if len(reply.tuples) == len(call.ops):
+            tuples = [read_tuple(message, names, txn) for message in reply.tuples]
+        else:
+            tuples = [_stored(op, names, txn) for op in call.ops]
+    return Result(tuples, txn, reply.is_sync, reply.duplicate, instance)
+
+
+def _stored(op: Message, names: FieldNames | None, txn: Txn | None) -> Tuple | None:
+    kind = op.WhichOneof("op")
+    if kind not in ("insert", "replace"):
+        return None
+    return make_tuple(unpack(getattr(op, kind).tuple), names, txn)
+
+
+def read_tuple(message: Message, names: FieldNames | None = None, txn: Txn | None = None) -> Tuple | None:
+    data: bytes = message.msgpack
+    return make_tuple(unpack(data), names, txn) if data else None
+
+
+# --- reads ----------------------------------------------------------------------------------------------
+
+
+def select(
+    space: SpaceRef,
+    key: Key = None,
+    *,
+    index: IndexRef = None,
+    iterator: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+    after: Sequence[Any] | None = None,
+    read: str | None = None,
+    min_vclock: Mapping[int, int] | None = None,
+    timeout_s: float | None = None,
+) -> Message:
+    parts = key_parts(key)
+    request = data_pb2.SelectRequest(
+        key=common_pb2.Tuple(msgpack=pack(parts)),
+        iterator=iterator or ("EQ" if parts else "ALL"),
+        offset=offset,
+        encoding=_MSGPACK,
+        min_vclock=min_vclock,
+    )
+    _set_space(request, space)
+    _set_index(request, index)
+    if limit is not None:
+        request.limit = limit
+    if after is not None:
+        request.after.msgpack = pack(after)
+    if read is not None:
+        if read not in READ_MODES:
+            raise IllegalParams(f"read is confirmed or linearizable, not {read!r}; nothing was read")
+        request.read = READ_MODES[read]
+    if timeout_s is not None:
+        request.timeout.CopyFrom(duration(timeout_s))
+    return request
+
+
+def add_page(rows: Rows, request: Message, reply: Message, names: FieldNames | None) -> bool:
+    """Take a SelectResponse in. True: `request` now asks for the next page, which is wanted."""
+    for message in reply.tuples:
+        rows.append(make_tuple(unpack(message.msgpack), names))
+    rows.read_at = dict(reply.read_at)
+    rows.after = read_tuple(reply.after)
+    if rows.after is None or not reply.tuples:
+        return False
+    if request.HasField("limit"):
+        request.limit -= len(reply.tuples)
+        if not request.limit:
+            return False
+    request.offset = 0
+    request.after.msgpack = reply.after.msgpack
+    return True
+
+
+def get_info(paths: Sequence[str]) -> Message:
+    return info_pb2.GetInfoRequest(paths=paths, encoding=_MSGPACK)
+
+
+# --- schema ---------------------------------------------------------------------------------------------
+
+FieldSpec: TypeAlias = "str | tuple[str, str] | Mapping[str, Any]"
+PartSpec: TypeAlias = "str | int | tuple[str | int, str] | Mapping[str, Any]"
+
+
+def fields(format: Iterable[FieldSpec]) -> list[Message]:
+    """`"id"`, `"id:unsigned"`, `("id", "unsigned")` or `{"name":, "type":, "is_nullable":}`; a `?` at the
+    end of a type: may be null."""
+    made = []
+    for spec in format:
+        if isinstance(spec, Mapping):
+            made.append(schema_pb2.FieldDef(**spec))
+            continue
+        name, kind = spec if isinstance(spec, tuple) else spec.partition(":")[::2]
+        made.append(
+            schema_pb2.FieldDef(name=name, type=kind.removesuffix("?"), is_nullable=kind.endswith("?"))
+        )
+    return made
+
+
+def parts(specs: Iterable[PartSpec]) -> list[Message]:
+    """A field by name or by number from 1, alone, with a type (`"id:unsigned"`), or as a mapping."""
+    made = []
+    for spec in specs:
+        if isinstance(spec, Mapping):
+            made.append(schema_pb2.KeyPart(**spec))
+            continue
+        field, kind = (
+            spec if isinstance(spec, tuple) else (spec, "") if isinstance(spec, int) else _split(spec)
+        )
+        if isinstance(field, str) and field.isdecimal():
+            field = int(field)
+        by = {"field": field} if isinstance(field, int) else {"name": field}
+        made.append(schema_pb2.KeyPart(**by, type=kind.removesuffix("?"), is_nullable=kind.endswith("?")))
+    return made
+
+
+def _split(spec: str) -> tuple[str, str]:
+    name, _, kind = spec.partition(":")
+    return name, kind

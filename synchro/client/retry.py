@@ -1,0 +1,134 @@
+"""What to do after a call failed. Pure: time comes in as an argument, the delay goes out as a value.
+
+A try that may have been carried out leaves the outcome *unknown*. From then on a refusal by anybody proves
+nothing about that try, so it cannot be told to the caller as "nothing was done": only success, or
+`OutcomeUnknown`. Tries of one call carry one request id, so that the owner of the queue does it once.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from synchro import errors
+from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown, reason_of
+from synchro.errors import SynchroError
+
+DELAY_FIRST_S: Final = 0.02
+DELAY_MAX_S: Final = 0.3
+"""Elections take longer than this; a leader that is found again should not wait long for its callers."""
+TRIES_MAX: Final = 1000
+REDIRECTS_AT_ONCE: Final = 3
+"""Hints followed without a pause; two instances that name each other must not be asked in a busy loop."""
+GRACE_S: Final = 1.0
+"""How much later than its own timeout a server's answer may come before we stop waiting for it."""
+
+
+class Kind(Enum):
+    ELSEWHERE = auto()
+    """Nothing was done; somebody else can do it."""
+    LATER = auto()
+    """Nothing was done; the same place can do it soon."""
+    LOST = auto()
+    """Perhaps it was done."""
+    UNKNOWN = auto()
+    """The server says that the outcome is unknown; trying again would not tell more than waiting."""
+    REFUSED = auto()
+    """Nothing was done, and trying again would not help."""
+
+
+_KINDS: Final[dict[type[SynchroError], Kind]] = {
+    errors.ReadOnly: Kind.ELSEWHERE,
+    errors.SyncQueueForeign: Kind.ELSEWHERE,
+    errors.NotLeader: Kind.ELSEWHERE,
+    CannotConnect: Kind.ELSEWHERE,
+    errors.WalIo: Kind.ELSEWHERE,
+    errors.NoLeader: Kind.LATER,
+    errors.Loading: Kind.LATER,
+    errors.SyncQueueFull: Kind.LATER,
+    errors.QuorumWait: Kind.LATER,
+    errors.LinearizableQuorum: Kind.LATER,
+    ConnectionLost: Kind.LOST,
+    errors.DiskFailed: Kind.LOST,
+    errors.SyncTimeout: Kind.UNKNOWN,
+    errors.RequestExpired: Kind.UNKNOWN,
+}
+
+
+def kind_of(error: SynchroError) -> Kind:
+    return _KINDS.get(type(error), Kind.REFUSED)
+
+
+class Tries:
+    """The tries of one call. is_read: nothing that is done twice matters."""
+
+    def __init__(self, deadline: float, request_id: bytes = b"", *, is_read: bool = False) -> None:
+        self.deadline = deadline
+        self.request_id = request_id
+        self.is_read = is_read
+        self.unknown_at: str | None = None
+        """Endpoint of a try that may have been carried out."""
+        self._count = 0
+        self._hopeless = 0
+        self._redirects = 0
+        self._delay = DELAY_FIRST_S
+
+    @property
+    def is_again(self) -> bool:
+        """True from the second try on."""
+        return self._count > 0
+
+    def failed(
+        self, error: SynchroError, endpoint: str, now: float, *, redirected: bool, claimed: bool = True
+    ) -> float:
+        """Seconds to wait before the next try. Raises what the caller is to get.
+
+        redirected: a new place to try is known. claimed: the queue has an owner, so that request ids are
+        known on all instances and a lost try may be repeated elsewhere.
+        """
+        self._count += 1
+        kind = kind_of(error)
+        if kind is Kind.LOST and not self.is_read:
+            self.unknown_at = endpoint
+        if kind is Kind.UNKNOWN:
+            raise error if self.is_read else self._unknown(error)
+        if kind is Kind.REFUSED or self._is_hopeless(error, redirected):
+            raise self._final(error)
+        if self.unknown_at is not None and not (self.request_id and claimed):
+            raise self._unknown(error)
+        delay = self._next_delay()
+        if redirected and self._redirects < REDIRECTS_AT_ONCE:
+            self._redirects += 1
+            delay = 0.0
+        if now + delay >= self.deadline or self._count >= TRIES_MAX:
+            raise self._final(error)
+        return delay
+
+    def _is_hopeless(self, error: SynchroError, redirected: bool) -> bool:
+        """Read-only by configuration, and nobody else was named: time does not change that."""
+        if redirected or error.details.get("ro_reason") != "config":
+            return False
+        self._hopeless += 1
+        return self._hopeless > 1
+
+    def _next_delay(self) -> float:
+        delay, self._delay = self._delay, min(DELAY_MAX_S, self._delay * 1.6)
+        return delay
+
+    def _final(self, error: SynchroError) -> SynchroError:
+        return error if self.unknown_at is None else self._unknown(error)
+
+    def _unknown(self, error: SynchroError) -> OutcomeUnknown:
+        details: dict[str, object] = dict(error.details)
+        origin, _, lsn = str(details.pop("txn", "")).partition(":")
+        txn = (int(origin), int(lsn)) if origin.isdecimal() and lsn.isdecimal() else None
+        details.update(reason=reason_of(error), outcome="unknown")
+        details.pop("request_id", None)
+        message = error.message
+        if kind_of(error) is not Kind.UNKNOWN:
+            message = f"an earlier try got no answer, its outcome is unknown; the last one: {message}"
+            if kind_of(error) is Kind.LOST:
+                message = f"{error.message}; the outcome of the write is unknown"
+        unknown = OutcomeUnknown(message, txn=txn, request_id=self.request_id, **details)
+        unknown.__cause__ = error
+        return unknown

@@ -1,0 +1,118 @@
+"""Where the instances are and which of them leads, as far as replies told. No I/O, no clock, no locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from synchro.config_address import split, without_login
+from synchro.errors import IllegalParams, SynchroError
+
+ENDPOINTS_MAX: Final = 64
+"""Addresses kept; a set has at most 31 instances, and each may have moved once."""
+
+
+def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
+    """`host:port,host:port`, a list of those; a login is dropped. Raises `IllegalParams`."""
+    texts = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+    found: dict[str, None] = {}
+    for text in texts:
+        address = without_login(text.strip())[0]
+        if not address:
+            continue
+        try:
+            host, port = split(address)
+        except ValueError as error:
+            raise IllegalParams(f"endpoint {address!r}: {error}", field="endpoints") from error
+        found[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"] = None
+    if not found:
+        raise IllegalParams(
+            "no endpoint is given; next: -e HOST:PORT, or set SYNCHRO_ENDPOINTS", field="endpoints"
+        )
+    return tuple(found)
+
+
+class Routes:
+    """Endpoints, and who leads.
+
+    T1  `leader` is an endpoint that said, or was said, to accept writes and has not failed since.
+    T2  A hint from somebody who was asked before the present leader was found changes nothing.
+    """
+
+    def __init__(self, seeds: Sequence[str]) -> None:
+        self.seeds = tuple(seeds)
+        self.leader: str | None = None
+        self.queue_owner = 0
+        """Id of the owner of the queue when last heard; 0: unclaimed."""
+        self._known: dict[str, None] = dict.fromkeys(seeds)
+        self._by_id: dict[int, str] = {}
+        self._by_name: dict[str, str] = {}
+
+    def endpoints(self) -> list[str]:
+        """Leader first, then those given by the user, then what was learned."""
+        return list(dict.fromkeys([*([self.leader] if self.leader else []), *self._known]))
+
+    def add(self, endpoint: str) -> None:
+        if endpoint and endpoint not in self._known and len(self._known) < ENDPOINTS_MAX:
+            self._known[endpoint] = None
+
+    def learn(self, header: Any, endpoint: str) -> None:
+        """Who answered at this endpoint."""
+        if header.instance_id:
+            self._by_id[header.instance_id] = endpoint
+        if header.instance_name:
+            self._by_name[header.instance_name] = endpoint
+
+    def learn_member(self, member: Any) -> None:
+        """An InstanceInfo: what answered itself counts more than what somebody says about it."""
+        if member.address:
+            self.add(member.address)
+            self._by_name.setdefault(member.name, member.address)
+            if member.id:
+                self._by_id.setdefault(member.id, member.address)
+
+    def named(self, name: str) -> str | None:
+        return self._by_name.get(name) or (self._by_id.get(int(name)) if name.isdecimal() else None)
+
+    def hinted(self, error: SynchroError) -> str | None:
+        """Where the LeaderHint of an error points."""
+        number = error.details.get("leader_id", "")
+        known = self._by_id.get(int(number)) if number.isdecimal() else None
+        address = error.details.get("leader_address") or None
+        if known is None and address is not None:
+            self.add(address)
+        return known or address
+
+    def redirect(self, refused: str, error: SynchroError) -> bool:
+        """`refused` says somebody else leads. True: there is a new place to try at once."""
+        hint = self.hinted(error)
+        if hint is None or hint == refused:
+            self.failed(refused)
+            return False
+        if self.leader in (refused, None):
+            self.leader = hint
+        return self.leader != refused
+
+    def failed(self, endpoint: str) -> None:
+        if self.leader == endpoint:
+            self.leader = None
+
+    def choose(self, answers: Sequence[tuple[str, Any]]) -> str:
+        """Who leads, from one or more WatchInfoResponses; else somebody who can tell why nobody does."""
+        for endpoint, answer in answers:
+            self.learn(answer.header, endpoint)
+        newest = max(answers, key=lambda item: item[1].term)
+        self.queue_owner = newest[1].queue_owner
+        writable = [(answer.term, endpoint) for endpoint, answer in answers if answer.is_writable]
+        if writable:
+            best = max(term for term, _ in writable)
+            self.leader = next(endpoint for term, endpoint in writable if term == best)
+            return self.leader
+        asked = {endpoint for endpoint, _ in answers}
+        for _, answer in sorted(answers, key=lambda item: -item[1].term):
+            hint = self._by_id.get(answer.leader) or answer.leader_address
+            if answer.leader and hint and hint not in asked:
+                self.add(hint)
+                self.leader = hint
+                return hint
+        return newest[0]

@@ -1,0 +1,39 @@
+"""What a client remembers of the replies it saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synchro.rpc.generated.v1 import common_pb2
+
+
+class Session:
+    """Not locked: its owner guards it."""
+
+    def __init__(self) -> None:
+        self.position: Any = None
+        """The newest decided position seen in any header: `known_position` of a call that is sent now."""
+        self.vclock: dict[int, int] = {}
+        """What this client wrote: a read that must show it waits for this."""
+        self.schema_version = 0
+        self.wants_vclock = True
+        self.good_endpoint: str | None = None
+        """Where reads go that need not go to the leader."""
+
+    def see(self, header: Any) -> None:
+        if header.HasField("decided_position"):
+            seen, known = header.decided_position, self.position
+            if known is None or (seen.term, seen.lsn) > (known.term, known.lsn):
+                # A new object: calls in the making hold the old one.
+                self.position = common_pb2.Position(term=seen.term, lsn=seen.lsn)
+        if header.schema_version > self.schema_version:
+            self.schema_version = header.schema_version
+
+    def wrote_txn(self, origin: int, lsn: int) -> None:
+        if lsn > self.vclock.get(origin, 0):
+            self.vclock[origin] = lsn
+
+    def wrote(self, header: Any) -> None:
+        for origin, lsn in header.vclock.items():
+            if origin and lsn > self.vclock.get(origin, 0):
+                self.vclock[origin] = lsn

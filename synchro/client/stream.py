@@ -1,0 +1,156 @@
+"""Concurrent calls of threads on one ExecuteStream.
+
+A frame is everything that was pending when the previous one had been sent: gRPC asks the request iterator
+for the next message then. No timer; a single caller waits for nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+from synchro.client.channel import FRAME_BYTES_MAX, FRAME_CALLS_MAX, IN_FLIGHT_MAX
+from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
+from synchro.client.requests import Message, duration
+from synchro.errors import SynchroError, SyncQueueFull
+from synchro.rpc.generated.v1 import data_pb2, data_pb2_grpc
+
+import grpc  # isort: skip - after channel.py, which sets its environment
+
+
+class Waiter:
+    """A thread that waits for the end of its call. `outcome`: an ExecuteReply, or what to raise."""
+
+    __slots__ = ("_lock", "outcome", "seq", "was_sent")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.outcome: Any = None
+        self.seq = 0
+        self.was_sent = False
+
+    def finish(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self._lock.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._lock.acquire(timeout=max(0.0, timeout_s))
+
+
+class Stream:
+    """One ExecuteStream to one instance.
+
+    B1  Each waiter gets exactly one outcome, or is forgotten by its thread.
+    B2  A call is either in `_pending` or was sent; both are in `_waiters` until its end.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        endpoint: str,
+        *,
+        timeout_s: float,
+        on_header: Callable[[Any, str], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.is_broken = False
+        self.instance = ""
+        self._timeout = duration(timeout_s)
+        self._on_header = on_header
+        self._wake = threading.Condition(threading.Lock())
+        self._pending: list[Message] = []
+        self._waiters: dict[int, Waiter] = {}
+        self._seqs = count(1)
+        self._call = data_pb2_grpc.DataServiceStub(channel).ExecuteStream(self._frames())
+        self._reader = threading.Thread(target=self._read, name=f"synchro-stream-{endpoint}", daemon=True)
+        self._reader.start()
+
+    def submit(self, call: Message, waiter: Waiter) -> None:
+        """Raises `CannotConnect` if the stream is over, `SyncQueueFull` if too many calls wait: nothing was
+        sent."""
+        with self._wake:
+            if self.is_broken:
+                raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
+            if len(self._waiters) >= IN_FLIGHT_MAX:
+                raise SyncQueueFull(
+                    f"{IN_FLIGHT_MAX} calls of this client wait already; this one was not sent",
+                    limit=IN_FLIGHT_MAX,
+                )
+            waiter.seq = call.seq = next(self._seqs)
+            waiter.was_sent = False
+            self._waiters[waiter.seq] = waiter
+            self._pending.append(call)
+            if len(self._pending) == 1:
+                self._wake.notify()
+
+    def forget(self, waiter: Waiter) -> None:
+        """Its thread waits no longer."""
+        with self._wake:
+            self._waiters.pop(waiter.seq, None)
+
+    def close(self) -> None:
+        self._end(ConnectionLost(f"the client closed its stream to {self.endpoint}"))
+        self._call.cancel()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(timeout=2)
+
+    # --- gRPC's thread
+
+    def _frames(self) -> Iterator[Message]:
+        while True:
+            with self._wake:
+                while not self._pending and not self.is_broken:
+                    self._wake.wait()
+                if self.is_broken:
+                    return
+                calls = self._take()
+            yield data_pb2.ExecuteStreamRequest(calls=calls, timeout=self._timeout)
+
+    def _take(self) -> list[Message]:
+        size = 0
+        for number, call in enumerate(self._pending, 1):
+            size += call.ByteSize()
+            if size >= FRAME_BYTES_MAX or number == FRAME_CALLS_MAX:
+                break
+        taken, self._pending = self._pending[:number], self._pending[number:]
+        for call in taken:
+            waiter = self._waiters.get(call.seq)
+            if waiter is not None:
+                waiter.was_sent = True
+        return taken
+
+    # --- the reader's thread
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                self._on_header(response.header, self.endpoint)
+                self.instance = response.header.instance_name
+                with self._wake:
+                    ended = [(self._waiters.pop(result.seq, None), result) for result in response.results]
+                for waiter, result in ended:
+                    if waiter is not None:
+                        waiter.finish(
+                            result.reply
+                            if result.HasField("reply")
+                            else of_status(result.error, self.endpoint)
+                        )
+            self._end(ConnectionLost(f"{self.endpoint} ended the stream", endpoint=self.endpoint))
+        except grpc.RpcError as error:
+            self._end(of_rpc_error(error, self.endpoint))
+        except Exception as error:  # noqa: BLE001 - a bug here must not leave threads waiting
+            self._end(ConnectionLost(f"the stream to {self.endpoint} failed: {error!r}"))
+
+    def _end(self, error: SynchroError) -> None:
+        """All that waits is told; what was not sent did nothing."""
+        with self._wake:
+            self.is_broken = True
+            waiters, self._waiters = list(self._waiters.values()), {}
+            self._pending = []
+            self._wake.notify_all()
+        not_sent = CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)
+        for waiter in waiters:
+            waiter.finish(error if waiter.was_sent else not_sent)
