@@ -463,7 +463,9 @@ class Instance:
         self._health_changed(now)
 
     def _on_applier_following(self, event: ev.ApplierFollowing, now: float) -> None:
-        if not self.vclock.covers(event.last_ack):
+        own = self.vclock
+        if not own.covers(event.last_ack) or event.vclock.get(self.self_id) > own.get(self.self_id):
+            # We acked what is not here, or the peer has rows of ours that are gone here.
             self._lose_trust(now)
         self._received.follows(event.peer)
         self._appliers.add(event.peer)

@@ -48,8 +48,8 @@ class Writes:
                 self._begin(write, now)
 
     def _must_wait(self, write: ev.ClientWrite) -> bool:
-        """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk: nothing is prepared behind it, or
-        recovery could not tell whether a local transaction was dropped with what it followed."""
+        """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk: nothing is prepared behind
+        it, or recovery could not tell whether a local transaction was dropped with what it followed."""
         state = self._state
         return (
             state.limbo.is_full

@@ -289,7 +289,8 @@ def head_line(picture: Picture) -> str:
     if authority is None:
         return f"{parts[0]}  nobody answers as a member"
     election = authority.election
-    has_election = bool(election.get("leader")) or any(
+    # A leader alone proves nothing: promote makes one without elections too.
+    has_election = any(
         (m.info or {}).get("ro_reason") == "election" or m.election.get("state") == "candidate"
         for m in picture.members
     )
@@ -352,9 +353,12 @@ def _why_read_only(picture: Picture, authority: Member, up: int, start: str) -> 
     if reason == "election":
         watch = " Next: synchro status --watch"
         return f"Read-only: no leader at the moment, an election runs or is about to.{start or watch}"
+    owner = authority.synchro["queue"]["owner"]
+    name = next((m.name for m in picture.members if m.id == owner), str(owner))
+    ready = next((m.name for m in picture.members if m.info and m.info["ro_reason"] == "synchro"), None)
+    if reason == "config" and owner and ready is not None:
+        return f"Read-only: {name} owns the queue, and is read-only itself. Next: synchro promote {ready}"
     if reason == "synchro":
-        owner = authority.synchro["queue"]["owner"]
-        name = next((m.name for m in picture.members if m.id == owner), str(owner))
         return (
             f"Read-only: the queue belongs to {name}, which does not accept writes. "
             f"Next: synchro promote {authority.name}"

@@ -172,9 +172,7 @@ class Raft:
 
         A known leader won that term without this instance, so no second vote makes another one."""
         return (
-            INITIAL_TERM < self.term <= self._forgotten_term
-            and self.vote == NOBODY
-            and self.leader == NOBODY
+            INITIAL_TERM < self.term <= self._forgotten_term and self.vote == NOBODY and self.leader == NOBODY
         )
 
     @property

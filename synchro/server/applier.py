@@ -156,6 +156,9 @@ class Applier:
     async def run(self) -> None:
         delay = RECONNECT_MIN_S
         while True:
+            if self._stopped is not None:  # also while it was not connected: rows in the core may fail then
+                await self._wait_restart(self._stopped)
+                delay = RECONNECT_MIN_S
             self._reset = False
             try:
                 with trio.CancelScope() as self._scope:
@@ -175,8 +178,6 @@ class Applier:
                 self._scope = None
                 self._lost()
             if self._stopped is not None:
-                await self._wait_restart(self._stopped)
-                delay = RECONNECT_MIN_S
                 continue
             if self._was_cut:
                 # The disk is full: asking for the same rows at once would only be cut again.

@@ -365,5 +365,3 @@ def test_a_linearizable_read_needs_a_quorum_that_still_follows() -> None:
     elsewhere = mesh.call_id()
     mesh.step(2, ev.ReadBarrierRequested(elsewhere))
     assert mesh.reason(elsewhere) == "SYNC_QUEUE_FOREIGN"
-
-

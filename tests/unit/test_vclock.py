@@ -14,9 +14,9 @@ def vclock(**lsns: int) -> Vclock:
     return Vclock({InstanceId(int(name[1:])): Lsn(lsn) for name, lsn in lsns.items()})
 
 
-VCLOCKS = st.dictionaries(
-    st.integers(0, 4).map(InstanceId), st.integers(0, 5).map(Lsn), max_size=5
-).map(Vclock)
+VCLOCKS = st.dictionaries(st.integers(0, 4).map(InstanceId), st.integers(0, 5).map(Lsn), max_size=5).map(
+    Vclock
+)
 
 
 def test_two_vclocks_may_be_concurrent() -> None:

@@ -1,0 +1,179 @@
+"""Links cut inside the processes by the service for faults: SF-5, SF-7, and a leader that is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from e2e.cluster import HEARTBEAT_S, Cluster, Instance, eventually, never, soon_s
+from e2e.remote import COMMITTED, ROLLED_BACK, insert
+
+from synchro.errors import SynchroError, SyncRollback, SyncTimeout
+from synchro.rpc.generated.v1 import control_pb2
+
+pytestmark = pytest.mark.e2e
+MakeCluster = Callable[..., Cluster]
+
+
+def cut(cluster: Cluster, one: Instance) -> None:
+    """Both ways, on both sides."""
+    for other in cluster:
+        if other is one:
+            one.remote.partition()
+        else:
+            other.remote.partition(one.name)
+
+
+def heal(cluster: Cluster) -> None:
+    for instance in cluster:
+        instance.remote.heal()
+
+
+def elected(make_cluster: MakeCluster) -> tuple[Cluster, Instance]:
+    cluster = make_cluster(3, failover="election", replication={"election_timeout": 1}, faults=True).start()
+    leader = cluster.wait_leader()
+    leader.remote.create("sync", is_sync=True)
+    cluster.wait_equal("sync")
+    return cluster, leader
+
+
+def test_a_leader_that_is_cut_off(make_cluster: MakeCluster) -> None:
+    """It confirms nothing alone; the others elect; after healing one history, and every caller knows its end.
+    SF-5 on the way: the term of the queue follows that of the election."""
+    cluster, leader = elected(make_cluster)
+    leader.remote.insert("sync", 1)
+    cluster.wait_equal("sync")
+    term = leader.remote.queue()["term"]
+    cut(cluster, leader)
+    alone = [leader.remote.begin(insert("sync", [number]), timeout=900) for number in (100, 101)]
+    others = [instance for instance in cluster if instance is not leader]
+
+    def successor() -> Instance | None:
+        for instance in others:
+            info = instance.remote.info()
+            queue = info["synchro"]["queue"]
+            if queue["owner"] == info["id"] and queue["term"] > term and not info["ro"]:
+                return instance
+        return None
+
+    new = eventually("the others have a leader", successor, soon_s(10))
+    assert new is not None
+    new.remote.insert("sync", 2)
+    assert leader.remote.select("sync") == [[1]], "unconfirmed rows are not visible on the old leader"
+    assert leader.remote.queue()["term"] == term
+    eventually("it knows that it cannot write", lambda: leader.remote.info("ro"), soon_s(5))
+    heal(cluster)
+    assert cluster.wait_leader() is not None
+    outcomes = [write.error(soon_s(10)) for write in alone]
+    assert all(isinstance(each, SynchroError) for each in outcomes), outcomes
+    cluster.wait_equal("sync", timeout=soon_s(10))
+    rows = [row[0] for row in new.remote.select("sync")]
+    assert rows == [1, 2]
+    for each in outcomes:
+        if isinstance(each, SyncRollback):
+            assert each.details["outcome"] == "rolled_back"
+    for instance in cluster:
+        info = instance.remote.info()
+        assert info["synchro"]["queue"]["term"] == info["election"]["term"] > term
+
+
+def test_a_follower_that_is_cut_off_changes_nothing(make_cluster: MakeCluster) -> None:
+    cluster, leader = elected(make_cluster)
+    follower = next(instance for instance in cluster if instance is not leader)
+    term = leader.remote.info("election.term")
+    cut(cluster, follower)
+    for number in range(20):
+        leader.remote.insert("sync", number)
+    eventually(
+        "the follower lost its sources",
+        lambda: (
+            "follow"
+            not in {
+                part.get("upstream", {}).get("status")
+                for part in follower.remote.info("replication").values()
+            }
+        ),
+    )
+    assert follower.remote.select("sync") == []
+    heal(cluster)
+    cluster.wait_equal("sync")
+    assert leader.remote.info("election.term") == term, "pre-vote: nobody had to be elected again"
+    assert follower.remote.checksum("sync")[0] == 20
+
+
+def test_SF_05_a_round_without_a_winner(make_cluster: MakeCluster) -> None:
+    """No elections here: `promote` of an instance that reaches nobody starts a term and wins nothing."""
+    modes = {f"instance{number:03}": {"database": {"mode": "rw"}} for number in (1, 2, 3)}
+    cluster = make_cluster(modes, instances=modes, faults=True).start()
+    first, second = cluster["instance001"], cluster["instance002"]
+    term = first.remote.promote().term
+    eventually("all know it", lambda: all(i.remote.queue()["term"] == term for i in cluster))
+    third = cluster["instance003"]
+    # Rows that 3 has not: it may stand, but nobody votes for it.
+    cut(cluster, third)
+    first.remote.create("sync", is_sync=True)
+    third.remote.heal()
+    for other in (first, second):
+        other.remote.heal()
+    cluster.wait_following()
+    for other in (first, second):
+        other.pause()
+    with pytest.raises(SynchroError):
+        third.remote.promote(timeout=0.5)
+    for other in (first, second):
+        other.resume()
+    info = third.remote.info()
+    assert info["synchro"]["queue"]["term"] <= info["election"]["term"]
+    cluster.wait_following()
+    taken = first.remote.promote(timeout=soon_s(10))
+    assert taken.term >= term
+    eventually(
+        "equal again",
+        lambda: all(
+            i.remote.queue()["term"] == i.remote.info("election.term") == first.remote.queue()["term"]
+            for i in cluster
+        ),
+    )
+
+
+def test_SF_07_busy_while_a_promote_is_written(make_cluster: MakeCluster) -> None:
+    modes = {f"instance{number:03}": {"database": {"mode": "rw"}} for number in (1, 2)}
+    # Heartbeats so slow that a disk which does not answer for a while is no reason to resign.
+    cluster = make_cluster(modes, instances=modes, replication={"timeout": 1}, faults=True).start()
+    first, second = cluster["instance001"], cluster["instance002"]
+    first.remote.promote()
+    first.remote.create("sync", is_sync=True)
+    cluster.wait_equal("sync")
+    assert [instance.remote.queue()["busy"] for instance in cluster] == [False, False]
+    # The first sync puts term and vote on disk, the second one the PROMOTE.
+    second.remote.pause_at("wal.before_fsync", skip=1)
+    taken = second.remote.control.Promote.future(control_pb2.PromoteRequest(), timeout=60)
+    eventually("it is busy", lambda: second.remote.queue()["busy"])
+    write = second.remote.begin(insert("sync", [1]), timeout=900)
+    never(
+        "it is decided, or a write fails or passes meanwhile",
+        lambda: taken.done() or write.is_done or second.remote.queue()["owner"] == second.id,
+        3 * HEARTBEAT_S,
+    )
+    second.remote.clear()
+    assert taken.result(soon_s()).previous_owner == first.id
+    eventually("not busy", lambda: not any(i.remote.queue()["busy"] for i in cluster))
+    write.result(soon_s())
+    cluster.wait_equal("sync")
+    assert first.remote.select("sync") == [[1]]
+
+
+def test_unknown_outcomes_can_be_asked_for_after_healing(make_cluster: MakeCluster) -> None:
+    """A write that timed out on a leader that was cut off: `wait` tells how it ended, on every instance."""
+    cluster, leader = elected(make_cluster)
+    cut(cluster, leader)
+    error = leader.remote.begin(insert("sync", [1]), timeout=0.5).error(soon_s())
+    assert isinstance(error, (SyncTimeout, SynchroError))
+    heal(cluster)
+    cluster.wait_leader()
+    cluster.wait_equal("sync", timeout=soon_s(10))
+    rows = leader.remote.select("sync")
+    if isinstance(error, SyncTimeout):
+        origin, lsn = (int(part) for part in error.details["txn"].split(":"))
+        outcome = leader.remote.wait_transaction((origin, lsn))
+        assert outcome == (COMMITTED if rows else ROLLED_BACK)

@@ -1,0 +1,156 @@
+"""Walk-through SF: each sentence about the fields of `box.info.synchro` is a test.
+
+SF-5 and SF-7 are in test_partitions.py, SF-8 in test_s2_synchro_quorum.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from e2e.cluster import Cluster, eventually, soon_s
+from e2e.remote import insert, replace
+
+from synchro.errors import NotLeader, ReadOnly, SyncQueueUnclaimed
+
+pytestmark = pytest.mark.e2e
+MakeCluster = Callable[..., Cluster]
+RW = {"database": {"mode": "rw"}}
+RO = {"database": {"mode": "ro"}}
+
+
+def two_writable(make_cluster: MakeCluster, **how: Any) -> Cluster:
+    names = ["instance001", "instance002"]
+    return make_cluster(names, instances=dict.fromkeys(names, RW), **how).start()
+
+
+def test_SF_01_with_an_owner_all_others_are_read_only(make_cluster: MakeCluster) -> None:
+    cluster = two_writable(make_cluster)
+    first, second = cluster["instance001"], cluster["instance002"]
+    first.remote.create("plain", is_sync=False)
+    eventually("the space is everywhere", lambda: second.remote.space("plain"))
+    second.remote.insert("plain", 1)
+    first.remote.promote()
+    eventually("the owner is known", lambda: second.remote.queue()["owner"] == first.id)
+
+    with pytest.raises(ReadOnly) as refused:
+        second.remote.insert("plain", 2)
+    details = refused.value.details
+    assert details["ro_reason"] == "synchro"
+    assert details["owner"] == str(first.id)
+    assert (details["leader_name"], details["leader_address"]) == ("instance001", first.address)
+    assert second.remote.info("ro_reason") == "synchro"
+    first.remote.insert("plain", 3)
+    cluster.wait_equal("plain")
+    assert second.remote.select("plain") == [[1], [3]]
+
+
+def test_SF_02_without_an_owner_nothing_is_synchronous(make_cluster: MakeCluster) -> None:
+    cluster = two_writable(make_cluster)
+    first, second = cluster["instance001"], cluster["instance002"]
+    first.remote.create("plain", is_sync=False)
+    first.remote.create("sync", is_sync=True)
+    eventually("the spaces are everywhere", lambda: second.remote.space("sync").indexes)
+    for number, instance in enumerate(cluster, 1):
+        instance.remote.insert("plain", number)
+    cluster.wait_equal("plain")
+    before = [instance.remote.vclock() for instance in cluster]
+    for instance in cluster:
+        assert instance.remote.queue()["owner"] == 0
+        with pytest.raises(SyncQueueUnclaimed):
+            instance.remote.insert("sync", 1)
+    assert [instance.remote.vclock() for instance in cluster] == before
+    for instance in cluster:
+        assert instance.remote.select("plain") == [[1], [2]]
+        assert instance.remote.select("sync") == []
+
+
+def test_SF_03_promote_claims_and_demote_clears(make_cluster: MakeCluster) -> None:
+    cluster = two_writable(make_cluster)
+    first, second = cluster["instance001"], cluster["instance002"]
+
+    def seen_by_all(owner: int) -> int:
+        """The term of the queue."""
+        terms = [
+            eventually(
+                f"the owner is {owner}", lambda i=instance: (q := i.remote.queue())["owner"] == owner and q
+            )["term"]
+            for instance in cluster
+        ]
+        assert len(set(terms)) == 1
+        return int(terms[0])
+
+    first_id, second_id = first.id, second.id
+    claimed = first.remote.promote()
+    assert seen_by_all(first_id) == claimed.term
+    again = first.remote.promote()
+    assert (again.term, again.previous_owner) == (claimed.term, first_id), "the owner has it already"
+
+    taken = second.remote.promote()
+    assert taken.previous_owner == first_id and taken.term > claimed.term
+    assert seen_by_all(second_id) == taken.term
+
+    with pytest.raises(NotLeader):
+        first.remote.demote()
+    assert seen_by_all(second_id) == taken.term, "demote elsewhere changes nothing"
+
+    cleared = second.remote.demote()
+    assert cleared.term > taken.term
+    assert seen_by_all(0) == cleared.term
+    for number, instance in enumerate(cluster, 1):
+        eventually("writable again", lambda i=instance: not i.remote.info("ro"))
+        if number == 1:
+            instance.remote.create("plain", is_sync=False)
+            eventually("the space is everywhere", lambda: second.remote.space("plain").indexes)
+        instance.remote.insert("plain", number)
+    cluster.wait_equal("plain")
+
+
+def test_SF_04_the_elected_leader_claims_by_itself(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(3, failover="election", replication={"election_timeout": 1}).start()
+    leader = cluster.wait_leader()
+    for instance in cluster:
+        info = instance.remote.info()
+        assert info["synchro"]["queue"]["owner"] == info["election"]["leader"] == leader.id
+        assert info["synchro"]["queue"]["term"] == info["election"]["term"]
+        assert info["ro"] is (instance is not leader)
+    leader.remote.create("sync", is_sync=True)
+    for number in range(10):
+        assert leader.remote.execute(insert("sync", [number])).is_sync
+    cluster.wait_equal("sync")
+
+
+def test_SF_06_len_counts_transactions(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(2, instances={"instance001": RW, "instance002": RO}).start()
+    remote = cluster["instance001"].remote
+    remote.promote()
+    remote.create("sync", is_sync=True)
+    cluster["instance002"].kill()
+    write = remote.begin(*(replace("sync", [number]) for number in range(5)), timeout=1000)
+    queue = eventually("it waits", lambda: (q := remote.queue())["len"] and q)
+    assert queue["len"] == 1 and queue["size"] > 0
+    assert [entry.rows for entry in remote.entries()] == [5]
+    cluster["instance002"].start()
+    write.result(soon_s(10))
+    cluster.wait_equal("sync")
+    assert cluster["instance002"].remote.select("sync") == [[number] for number in range(5)]
+
+
+def test_SF_09_quorum_follows_the_number_of_registered_instances(make_cluster: MakeCluster) -> None:
+    names = [f"instance{number:03}" for number in range(1, 6)]
+    cluster = make_cluster(names, instances={name: RW if name == names[0] else RO for name in names})
+    first = cluster[names[0]]
+    quorums = []
+    for count, name in enumerate(names, 1):
+        file = cluster.dir / f"config-{count}.yaml"
+        cluster.write_config(file, names[:count])
+        cluster[name].start(config=file)
+        # At once: when the newcomer is ready, its registration is decided and so counted.
+        assert len(first.remote.list_instances()) >= count
+        quorums.append(first.remote.info("synchro.quorum"))
+        eventually(
+            "the newcomer counts the same",
+            lambda n=name, q=quorums[-1]: cluster[n].remote.info("synchro.quorum") == q,
+        )
+    assert quorums == [1, 2, 2, 3, 3]

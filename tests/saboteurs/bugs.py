@@ -1,0 +1,295 @@
+"""Planted bugs, each with the invariants that must notice it and the number of seeds it may live.
+
+A bug is a patch of product code for the length of a `with`. A checker that lets one of them pass is blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from synchro import instance_events as ev
+from synchro.ids import NOBODY, Lsn, Term
+from synchro.instance import Instance
+from synchro.instance_log import LogTail
+from synchro.instance_recovery import _Replay
+from synchro.queue.limbo import DataVerdict, Limbo, QueueState
+from synchro.queue.limbo_queue import LimboQueue
+from synchro.queue.quorum import Acks, quorum_lsn
+from synchro.queue.request_table import RequestTable
+from synchro.raft.core import Raft
+from synchro.raft.messages import Role
+from synchro.replication.relay_filter import RelayFilter
+from synchro.row import Demote, Promote, RaftState
+from synchro.storage.journal import Journal
+from synchro.storage.memtx import Memtx
+from synchro.storage.recovery import Recovered
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Saboteur:
+    """rules: invariants of which one must fire. seeds: how many it may take. first: the first of them."""
+
+    name: str
+    patch: Patch
+    rules: frozenset[str]
+    seeds: int
+    first: int = 1
+
+
+ALL: list[Saboteur] = []
+
+
+def saboteur(rules: str, seeds: int, first: int = 1) -> Callable[[Callable[[], Iterator[None]]], Patch]:
+    def register(function: Callable[[], Iterator[None]]) -> Patch:
+        made = contextmanager(function)
+        ALL.append(Saboteur(function.__name__, made, frozenset(rules.split()), seeds, first))
+        return made
+
+    return register
+
+
+def _without_checks() -> AbstractContextManager[Any]:
+    """The machine's own assertions must not be what catches the bug."""
+    return patch.multiple(Raft, check=lambda self: None)
+
+
+# --- elections
+
+
+@saboteur("S1", seeds=40)
+def vote_not_persisted() -> Iterator[None]:
+    apply = _Replay.apply
+
+    def forgetful(self: _Replay, txn: Any) -> None:
+        apply(self, txn)
+        self.hard_state = RaftState(self.hard_state.term, NOBODY)
+
+    with patch.object(_Replay, "apply", forgetful):
+        yield
+
+
+@saboteur("S1", seeds=60)
+def vote_twice_in_a_term() -> Iterator[None]:
+    def generous(self: Raft) -> None:
+        if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER or self.leader != NOBODY:
+            return
+        for source, message in self._last_heard.items():
+            if message.role is not Role.CANDIDATE or message.vclock is None:
+                continue
+            if message.vclock.covers(self._vclock) and self.volatile_vote != source:
+                self.volatile_vote = source
+                self.vote = NOBODY
+                return
+
+    with patch.object(Raft, "_grant_vote", generous), _without_checks():
+        yield
+
+
+@saboteur("S2 S3 S5 S16", seeds=200)
+def vote_for_a_candidate_that_lacks_rows() -> Iterator[None]:
+    def blind(self: Raft) -> None:
+        if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
+            return
+        if self.leader != NOBODY or self.volatile_vote != NOBODY:
+            return
+        for source, message in self._last_heard.items():
+            if message.role is Role.CANDIDATE:
+                self.volatile_vote = source
+                return
+
+    with patch.object(Raft, "_grant_vote", blind):
+        yield
+
+
+# --- disk
+
+
+@saboteur("S8 S10", seeds=60)
+def ack_before_fsync() -> Iterator[None]:
+    sync = Journal._sync
+
+    def lazy(self: Journal, file: Any, *, always: bool = False) -> None:
+        if always or not hasattr(self, "_current"):
+            sync(self, file, always=always)
+
+    with patch.object(Journal, "_sync", lazy):
+        yield
+
+
+@saboteur("S8 S10", seeds=60)
+def restart_cuts_too_much_of_the_log() -> Iterator[None]:
+    read = Recovered._read_last
+
+    def short(self: Recovered, reader: Any, lsns: Any, copied: Any) -> Iterator[Any]:
+        blocks = list(type(reader).blocks(reader))
+        del blocks[-1:]
+        with patch.object(reader, "blocks", lambda: iter(blocks)):
+            yield from read(self, reader, lsns, copied)
+
+    with patch.object(Recovered, "_read_last", short):
+        yield
+
+
+@saboteur("S7 S8 S10 S12", seeds=60)
+def lsn_reused_after_restart() -> Iterator[None]:
+    finish = _Replay.finish
+
+    def finish_low(self: _Replay) -> None:
+        finish(self)
+        log = self.state.log
+        own = log.assigned.get(self.state.self_id, 0)
+        if own > 1:
+            log.assigned[self.state.self_id] = Lsn(own - 1)
+
+    with patch.object(_Replay, "finish", finish_low), patch.object(LogTail, "check", lambda self: None):
+        yield
+
+
+# --- the queue
+
+
+@saboteur("S2 S3 S5 S16", seeds=200)
+def confirm_at_quorum_minus_one() -> Iterator[None]:
+    def hasty(self: Acks, origin: Any) -> Lsn:
+        held = [self._vclocks[i].get(origin) for i in self.registered if i in self._vclocks]
+        return quorum_lsn(held, max(1, self.effective_quorum - 1))
+
+    with patch.object(Acks, "quorum_lsn", hasty):
+        yield
+
+
+@saboteur("S2 S3 S5 S16", seeds=200)
+def own_ack_counted_twice() -> Iterator[None]:
+    def vain(self: Acks, origin: Any) -> Lsn:
+        held = [self._vclocks[i].get(origin) for i in self.registered if i in self._vclocks]
+        return quorum_lsn([*held, max(held, default=Lsn(0))], self.effective_quorum)
+
+    with patch.object(Acks, "quorum_lsn", vain):
+        yield
+
+
+@saboteur("S2 S3 S5 S9 S16", seeds=400)
+def ack_counted_before_its_term() -> Iterator[None]:
+    on_ack, see_term = Instance._on_ack, Instance._see_term
+
+    def late(self: Instance, source: Any, ack: ev.Ack, now: float) -> None:
+        terms: list[Term] = []
+        with patch.object(Instance, "_see_term", lambda self, term, now: terms.append(term)):
+            on_ack(self, source, ack, now)
+        for term in terms:
+            see_term(self, term, now)
+
+    with patch.object(Instance, "_on_ack", late):
+        yield
+
+
+@saboteur("S2 S3 S5 S16", seeds=200)
+def promote_decided_without_a_quorum() -> Iterator[None]:
+    following = Limbo._next_control
+
+    def hasty(self: Limbo) -> Any:
+        own = self.pending.get(self._volatile_term)
+        if own is None or own.origin != self.self_id:
+            return following(self)
+        with patch.object(Acks, "quorum_lsn", lambda acks, origin: Lsn(1 << 60)):
+            return following(self)
+
+    with patch.object(Limbo, "_next_control", hasty):
+        yield
+
+
+@saboteur("S2 S3 S5 S16", seeds=60)
+def promote_decides_when_written() -> Iterator[None]:
+    written = Limbo.control_written
+
+    def classic(self: Limbo, origin: Any, lsn: Any, body: Any, now: float) -> Any:
+        from synchro.row import Confirm
+
+        effects = written(self, origin, lsn, body, now)
+        if isinstance(body, Promote | Demote) and self.pending.get(body.term) is not None:
+            effects = [*self._decide(Confirm(origin, lsn), now), *effects]
+        return effects
+
+    with patch.object(Limbo, "control_written", classic):
+        yield
+
+
+@saboteur("S9", seeds=60)
+def queue_writable_after_a_restart() -> Iterator[None]:
+    state: Callable[[Limbo], QueueState] = Limbo.__dict__["state"].fget
+
+    def trusting(self: Limbo) -> QueueState:
+        is_own = self.owner_id == self.self_id and self._volatile_term == self.term
+        return QueueState.LEADER if is_own else state(self)
+
+    with patch.object(Limbo, "state", property(trusting)):
+        yield
+
+
+@saboteur("S4 S10 AssertionError KeyError", seeds=300)
+def rollback_from_the_left() -> Iterator[None]:
+    rest = LimboQueue.rollback_rest
+
+    with patch.object(LimboQueue, "rollback_rest", lambda self: rest(self)[::-1]):
+        yield
+
+
+@saboteur("S3 S4 S5 S10 S16 L2", seeds=400)
+def rows_of_a_deposed_owner_are_applied() -> Iterator[None]:
+    def gullible(self: Limbo, origin: Any, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
+        return DataVerdict.APPLY
+
+    with patch.object(Limbo, "filter_data", gullible):
+        yield
+
+
+# --- clients and streams
+
+
+@saboteur("S4 S13", seeds=40)
+def read_of_unconfirmed_data() -> Iterator[None]:
+    get = Memtx.get
+
+    def dirty(self: Memtx, space_id: int, index_id: int, key: Any) -> Any:
+        for row in self.prepared_rows(space_id):
+            if row[0] == key[0]:
+                return row
+        return get(self, space_id, index_id, key)
+
+    with patch.object(Memtx, "get", dirty):
+        yield
+
+
+@saboteur("S13", seeds=200)
+def linearizable_read_without_a_quorum() -> Iterator[None]:
+    from synchro.replication.read_barrier import ReadBarrier
+
+    finish = ReadBarrier.finish
+
+    with patch.object(ReadBarrier, "finish", lambda self, registered, quorum: finish(self, registered, 1)):
+        yield
+
+
+@saboteur("S12", seeds=100)
+def request_id_forgotten() -> Iterator[None]:
+    with patch.object(RequestTable, "find", lambda self, request_id: None):
+        yield
+
+
+@saboteur("S16 L2", seeds=40)
+def relay_skips_a_row_on_reconnect() -> Iterator[None]:
+    init = RelayFilter.__init__
+
+    def skipping(self: RelayFilter, **arguments: Any) -> None:
+        init(self, **arguments)
+        for origin in list(self.position):
+            self.position[origin] = Lsn(self.position[origin] + 1)
+
+    with patch.object(RelayFilter, "__init__", skipping):
+        yield

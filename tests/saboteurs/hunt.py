@@ -1,0 +1,49 @@
+"""How many seeds each planted bug lives: `python tests/saboteurs/hunt.py [name ...]`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from saboteurs.bugs import ALL, Saboteur
+from sim.runner import Result, run_seed
+
+
+def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:
+    """Seeds needed, the result that shows it (None: it lives), and violations of other rules on the way."""
+    others: list[Result] = []
+    for number in range(bug.seeds):
+        with bug.patch():
+            result = run_seed(bug.first + number)
+        if result.rule in bug.rules:
+            return number + 1, result, others
+        if result.violation is not None:
+            others.append(result)
+    return bug.seeds, None, others
+
+
+def main() -> int:
+    alive = 0
+    for bug in ALL:
+        if sys.argv[1:] and bug.name not in sys.argv[1:]:
+            continue
+        began = time.perf_counter()
+        needed, result, others = hunt(bug)
+        took = time.perf_counter() - began
+        odd = f" others: {sorted({other.rule for other in others})}" if others else ""
+        if result is None:
+            alive += 1
+            print(f"LIVES  {bug.name}: {needed} seeds, {took:.1f} s{odd}", flush=True)
+        else:
+            text = (result.violation or "").splitlines()[0][:150]
+            print(f"caught {bug.name}: seed {result.seed} ({needed}), {took:.1f} s, {text}{odd}", flush=True)
+        for other in others[:2]:
+            print("       ", (other.violation or "").splitlines()[0][:200], flush=True)
+    return alive
+
+
+if __name__ == "__main__":
+    sys.exit(main())

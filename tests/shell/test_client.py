@@ -1,0 +1,268 @@
+"""The blocking client against servers whose answers a test chooses."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import synchro
+from synchro import errors
+from synchro.client import Client, Committed, State, connect
+from tests.shell.fake_server import FakeServer
+
+
+@pytest.fixture
+def servers() -> Iterator[list[FakeServer]]:
+    made = [FakeServer(1), FakeServer(2), FakeServer(3)]
+    made[0].lead(*made)
+    yield made
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture
+def db(servers: list[FakeServer]) -> Iterator[Client]:
+    with connect([server.address for server in servers], timeout=5) as client:
+        yield client
+
+
+def test_a_write_goes_to_the_leader_and_comes_back_as_a_tuple(db: Client, servers: list[FakeServer]) -> None:
+    row = db.space("bands").insert([1, "Roxette"])
+    assert row == (1, "Roxette")
+    assert row.txn == (1, 1)
+    assert row["name"] == "Roxette"
+    assert servers[0].rows == [[1, "Roxette"]]
+    assert not servers[1].calls
+
+
+def test_one_endpoint_is_enough_to_find_the_leader(servers: list[FakeServer]) -> None:
+    with connect(servers[2].address) as db:
+        db.space("bands").insert([1])
+    assert servers[0].rows == [[1]]
+
+
+def test_a_refusal_with_a_hint_is_followed_with_the_same_request_id(
+    db: Client, servers: list[FakeServer]
+) -> None:
+    """It led when the client looked, and does not any more when the write arrives."""
+    db.space("bands").insert([1])
+    servers[1].lead(*servers)
+    servers[0].answer = servers[0].refuse(errors.ReadOnly, ro_reason="election")
+    db.space("bands").insert([2])
+    assert servers[1].rows == [[2]]
+    assert servers[0].calls[-1].request_id == servers[1].calls[-1].request_id
+
+
+def test_a_lost_connection_is_repeated_with_the_same_id_on_the_new_leader(
+    db: Client, servers: list[FakeServer]
+) -> None:
+    db.space("bands").insert([1])
+    servers[1].done = servers[0].done  # the rows were replicated
+
+    def die(call: object) -> object:
+        servers[0].accept(call)
+        servers[1].lead(*servers)
+        return "break"
+
+    servers[0].answer = die
+    row = db.space("bands").insert([2, "x"])
+    assert row == (2, "x")
+    assert servers[1].rows == []  # known by its id: not done a second time
+    assert servers[1].calls[-1].request_id == servers[0].calls[-1].request_id
+
+
+def test_the_known_position_is_that_of_the_first_try(db: Client, servers: list[FakeServer]) -> None:
+    """A later one could lie above the transaction of the lost try, which then would not be found."""
+    servers[0].position = (2, 10)
+    db.space("bands").insert([1])
+    answers = iter(["break", None])
+
+    def first_break(call: object) -> object:
+        servers[0].position = (2, 50)
+        return next(answers) or servers[0].accept(call)
+
+    servers[0].answer = first_break
+    db.space("bands").insert([2])
+    positions = [(c.known_position.term, c.known_position.lsn) for c in servers[0].calls[1:]]
+    assert positions == [(2, 10), (2, 10)]
+
+
+def test_no_answer_is_an_unknown_outcome_that_can_be_asked_about(servers: list[FakeServer]) -> None:
+    servers[0].answer = lambda call: None
+    with connect(servers[0].address, timeout=0.2) as db:
+        with pytest.raises(synchro.OutcomeUnknown) as caught:
+            db.space("bands").insert([1])
+        assert caught.value.request_id == servers[0].calls[0].request_id
+        assert caught.value.wait(timeout=5) == Committed(None)
+        servers[0].outcome = 3  # pending
+        with pytest.raises(synchro.OutcomeUnknown, match="still pending"):
+            caught.value.wait(timeout=0.3)
+
+
+def test_a_timeout_of_the_quorum_names_the_transaction(db: Client, servers: list[FakeServer]) -> None:
+    servers[0].answer = servers[0].refuse(errors.SyncTimeout, txn="1:15")
+    with pytest.raises(synchro.OutcomeUnknown) as caught:
+        db.space("bands").insert([1])
+    assert caught.value.txn == (1, 15)
+
+
+def test_a_full_queue_is_tried_again(db: Client, servers: list[FakeServer]) -> None:
+    answers = iter([errors.SyncQueueFull("full"), errors.SyncQueueFull("full")])
+    servers[0].answer = lambda call: next(answers, None) or servers[0].accept(call)
+    db.space("bands").insert([1])
+    assert len(servers[0].calls) == 3
+
+
+def test_a_duplicate_key_is_raised_with_its_details(db: Client, servers: list[FakeServer]) -> None:
+    servers[0].answer = servers[0].refuse(errors.TupleFound, space="bands", index="primary")
+    with pytest.raises(synchro.DuplicateKey) as caught:
+        db.space("bands").insert([1])
+    assert caught.value.details["index"] == "primary"
+    assert len(servers[0].calls) == 1
+
+
+def test_calls_of_threads_share_frames(db: Client, servers: list[FakeServer]) -> None:
+    """What waits while a frame is on its way goes out in the next one."""
+    db.space("bands").insert([0])
+    servers[0].gate.clear()
+    threads = [threading.Thread(target=db.space("bands").insert, args=([number],)) for number in range(1, 65)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    servers[0].gate.set()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(row[0] for row in servers[0].rows) == list(range(65))
+    assert len(servers[0].frames) < 40
+
+
+def test_a_transaction_is_one_call_and_nothing_on_an_exception(db: Client, servers: list[FakeServer]) -> None:
+    with db.transaction() as tx:
+        tx.insert("bands", [1])
+        tx.insert("bands", [2])
+    assert [len(call.ops) for call in servers[0].calls] == [2]
+    assert tx.result is not None
+    assert tx.result.txn == (1, 1)
+    with contextlib.suppress(RuntimeError), db.transaction() as tx:
+        tx.insert("bands", [3])
+        raise RuntimeError("stop")
+    assert len(servers[0].calls) == 1
+
+
+def test_a_long_answer_comes_in_pages(db: Client, servers: list[FakeServer]) -> None:
+    servers[0].rows = [[number] for number in range(5)]
+    rows = db.space("bands").select()
+    assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows.after is None
+    assert len(servers[0].selects) == 3
+    assert len(db.space("bands").select(limit=4)) == 4
+
+
+def test_nobody_there_is_told_with_every_endpoint(servers: list[FakeServer]) -> None:
+    for server in servers:
+        server.stop()
+    with connect([s.address for s in servers[:2]], timeout=0.3) as db:
+        with pytest.raises(synchro.CannotConnect) as caught:
+            db.space("bands").insert([1])
+        assert servers[0].address in caught.value.message
+        assert "connection refused" in caught.value.message
+    started = time.monotonic()
+    impatient = connect(servers[0].address, wait_for_connection=False)
+    with impatient as db, pytest.raises(synchro.CannotConnect):
+        db.space("bands").insert([1])
+    assert time.monotonic() - started < 1
+
+
+def test_an_instance_that_comes_back_is_found_within_the_timeout(servers: list[FakeServer]) -> None:
+    port = servers[0].port
+    servers[0].stop()
+    with connect(f"127.0.0.1:{port}", timeout=5) as db:
+        result: list[object] = []
+        thread = threading.Thread(target=lambda: result.append(db.space("bands").insert([1])))
+        thread.start()
+        time.sleep(0.3)
+        servers[0] = FakeServer(1, port)
+        servers[0].lead()
+        thread.join(5)
+    assert result == [(1,)]
+
+
+def test_schema_changes_follow_hints_too(db: Client, servers: list[FakeServer]) -> None:
+    db.leader()
+    servers[1].lead(*servers)
+    assert db.create_space("x", sync=True).created
+    first, second = servers[0].calls[-1], servers[1].calls[-1]
+    assert first.request_id == second.request_id != b""
+
+
+def test_without_following_a_refusal_is_raised(servers: list[FakeServer]) -> None:
+    servers[1].answer = servers[1].refuse(errors.ReadOnly, ro_reason="synchro")
+    with connect(servers[1].address, follow_leader=False) as db, pytest.raises(synchro.ReadOnly):
+        db.space("bands").insert([1])
+
+
+def test_info_is_a_tree(db: Client) -> None:
+    assert db.info.synchro.queue.len == 3
+    assert db.get_info(instance="instance002").name == "instance002"
+
+
+def test_changes_are_told(db: Client, servers: list[FakeServer]) -> None:
+    states: list[State] = []
+    told = threading.Event()
+
+    def tell(state: State) -> None:
+        states.append(state)
+        told.set()
+
+    stop = db.on_change(tell)
+    assert told.wait(5)
+    stop()
+    assert (states[0].leader, states[0].term, states[0].is_writable) == ("instance001", 2, True)
+
+
+def test_close_ends_what_waits(servers: list[FakeServer]) -> None:
+    servers[0].answer = lambda call: None
+    db = connect(servers[0].address, timeout=30)
+    caught: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            db.space("bands").insert([1])
+        except synchro.SynchroError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not servers[0].calls:
+        time.sleep(0.01)
+    db.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert isinstance(caught[0], synchro.OutcomeUnknown)
+
+
+def test_a_program_that_forgets_to_close_ends_all_the_same(servers: list[FakeServer]) -> None:
+    """A live stream must not keep the interpreter."""
+    program = (
+        "import synchro\n"
+        f"db = synchro.connect({servers[0].address!r})\n"
+        "db.space('s').insert([1])\n"
+        "db.on_change(lambda state: None)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
+
+
+def test_importing_the_package_imports_no_grpc() -> None:
+    program = (
+        "import sys, synchro; assert 'grpc' not in sys.modules; synchro.connect; assert 'grpc' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
+    heavy = "{'trio', 'structlog', 'pydantic'}"
+    program = f"import sys, synchro.client, synchro.cli.app; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)

@@ -1,0 +1,384 @@
+"""The invariants of `docs/invariants.md`, checked while a simulated cluster runs.
+
+Cheap first: after a step only what it can have changed is looked at; full comparisons are made after a
+recovery, now and then, and at the end. Facts come from the synced rows (through `LogModel`) and from what
+instances show to each other and to clients, never from their private state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mesh import ASYNC, SYNC
+from sim.model import TxnKey
+
+from synchro import instance_events as ev
+from synchro.errors import SynchroError
+from synchro.ids import NOBODY, InstanceId
+from synchro.queue.limbo import QueueState
+from synchro.raft.messages import RaftMessage
+from synchro.row import Confirm, Demote, Promote, RaftState, Txn
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+if TYPE_CHECKING:
+    from sim.shell import Machine, Process
+    from sim.world import World
+
+FULL_CHECK_STEPS = 24
+"""`Instance.check` is O(n): after every so many steps, and at the end."""
+
+
+class Violation(Exception):
+    """An invariant does not hold. rule: its id."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+class Seen:
+    """What was last seen of one instance, for what must never go back."""
+
+    __slots__ = ("confirmed", "limbo_term", "term", "vclock")
+
+    def __init__(self) -> None:
+        self.vclock = EMPTY_VCLOCK
+        self.term = 0
+        self.limbo_term = 0
+        self.confirmed = (0, 0, 0)
+
+
+class Checks:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.leaders: dict[int, int] = {}
+        self.votes: dict[tuple[int, int], int] = {}
+        self.confirmers: dict[int, int] = {}
+        self.fates: dict[TxnKey, tuple[bool, int, str]] = {}
+        """(origin, lsn) -> (committed, term of its segment, who said so first)"""
+        self.plain: set[TxnKey] = set()
+        """Asynchronous transactions that waited for nobody: a deposed owner may lose them (S16)."""
+        self.bodies: dict[TxnKey, bytes] = {}
+        self.nops: dict[TxnKey, int] = {}
+        self.requests: dict[bytes, TxnKey] = {}
+        self.versions: dict[object, list[object]] = {}
+        """key of the synchronous space -> values in the order they were committed"""
+        self.last_commit: dict[int, int] = {}
+        self.told_committed: dict[TxnKey, str] = {}
+        self.stopped: list[tuple[int, int, SynchroError]] = []
+        self.diverged: list[str] = []
+        self.seen: dict[int, Seen] = {}
+        self._steps = 0
+
+    def fail(self, rule: str, text: str) -> None:
+        if self.world.may_diverge and rule in ("S1", "S2", "S3", "S5", "S6", "S9", "S10", "S12"):
+            self.diverged.append(f"{rule}: {text}")
+            self.world.hits["histories diverged"] += 1
+            return
+        raise Violation(rule, text)
+
+    # --- what is shown
+
+    def vote_shown(self, machine: Machine, message: RaftMessage) -> None:
+        """S1: one vote of (instance, term), and persisted before it is shown (S8)."""
+        if message.term > machine.shown_term:
+            machine.shown_term = message.term
+        if message.vote != NOBODY:
+            known = self.votes.setdefault((machine.number, message.term), message.vote)
+            if known != message.vote:
+                self.fail(
+                    "S1", f"{machine.number} voted for {known} and {message.vote} in term {message.term}"
+                )
+
+    def after_step(self, process: Process) -> None:
+        instance = process.instance
+        number = process.number
+        raft, limbo = instance.raft, instance.limbo
+        seen = self.seen.get(number)
+        if seen is None:
+            seen = self.seen[number] = Seen()
+        if instance.vclock is not seen.vclock:
+            if not instance.vclock.covers(seen.vclock, with_local=True):
+                self.fail("S7", f"{number}: vclock went back from {seen.vclock} to {instance.vclock}")
+            if instance.vclock != process.journal.vclock:
+                self.fail("S8", f"{number}: says {instance.vclock}, on disk is {process.journal.vclock}")
+            seen.vclock = instance.vclock
+        if raft.term != seen.term:
+            if raft.term < seen.term:
+                self.fail("S11", f"{number}: term went back from {seen.term} to {raft.term}")
+            seen.term = raft.term
+        if raft.is_leader:
+            known = self.leaders.setdefault(raft.volatile_term, number)
+            if known != number:
+                self.fail("S1", f"{known} and {number} both lead in term {raft.volatile_term}")
+        confirmed = (limbo.term, limbo.owner_id, limbo.confirmed_lsn)
+        if confirmed != seen.confirmed:
+            before = seen.confirmed
+            if confirmed[0] < before[0] or (confirmed[0] == before[0] and confirmed[2] < before[2]):
+                self.fail("S11", f"{number}: queue went back from {before} to {confirmed}")
+            seen.confirmed = confirmed
+        if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
+            self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
+        self._steps += 1
+        if self._steps % FULL_CHECK_STEPS == 0:
+            instance.check()
+
+    def wants_to_write(self, process: Process, txns: Sequence[Txn]) -> None:
+        """S9: a CONFIRM of an own queue needs a PROMOTE of this very process."""
+        number = process.number
+        for txn in txns:
+            body = txn.control
+            if body is None or txn.origin != number:
+                continue
+            if isinstance(body, Promote | Demote):
+                process.promoted_terms.add(body.term)
+                self.world.nemesis.ambush(number)
+            elif isinstance(body, Confirm):
+                term = process.instance.raft.term
+                if term not in process.promoted_terms:
+                    self.fail(
+                        "S9", f"{number} writes {body} in term {term} without a PROMOTE of this process"
+                    )
+                if process.instance.limbo.term != term:
+                    self.world.nemesis.ambush(number)
+                known = self.confirmers.setdefault(term, number)
+                if known != number:
+                    self.fail("S9", f"{known} and {number} both write CONFIRM in term {term}")
+
+    # --- what is synced
+
+    def row_synced(self, machine: Machine, txn: Txn) -> None:
+        world, model, number = self.world, machine.model, machine.number
+        key = (txn.origin, txn.lsn)
+        first = txn.rows[0]
+        if txn.origin != 0:
+            expected = model.lsns.get(txn.origin, 0) + 1
+            firsts = [row for row in txn.rows if row.replica_id == txn.origin]
+            if firsts[0].lsn != expected:
+                self.fail("S12", f"{number}: {txn} is written, expected LSN {expected}")
+            if txn.is_nop:
+                if key not in self.nops:
+                    world.hits["nop written"] += 1
+                    self.nops[key] = number
+                if self.fates.get(key, (False,))[0]:
+                    self.fail("S3", f"{number}: {txn} became a NOP, but it is committed")
+            else:
+                data = self.bodies.get(key)
+                if data is None:
+                    self.bodies[key] = bytes(txn.data)
+                elif data != txn.data:
+                    self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
+        elif isinstance(first.body, RaftState) and first.body.vote != NOBODY:
+            state = first.body
+            known = self.votes.setdefault((number, state.term), state.vote)
+            if known != state.vote:
+                self.fail("S1", f"{number} voted for {known} and {state.vote} in term {state.term}")
+        before = model.term
+        for is_committed, term, decided in model.apply(txn):
+            self._decided(machine, is_committed, term, decided)
+        own = model.decided_own
+        if own is not None:
+            world.hits["promote decided" if isinstance(own.body, Promote) else "demote decided"] += 1
+            if own.body.prev_term != before:
+                world.hits["promote with ancestors decided"] += 1
+            if own.origin == number:
+                self._check_completeness(machine, own.body.term)
+        body = txn.control
+        if isinstance(body, Promote | Demote) and body.term <= before:
+            world.hits["void promote"] += 1
+        if isinstance(body, Confirm) and txn.origin != model.owner:
+            world.hits["late confirm"] += 1
+
+    def _decided(self, machine: Machine, is_committed: bool, term: int, txn: Txn) -> None:
+        """S5, S6, S12, and the order of versions for S13."""
+        key = (txn.origin, txn.lsn)
+        known = self.fates.get(key)
+        who = f"{machine.number} at {self.world.now:.3f}"
+        if known is not None:
+            if known[0] != is_committed:
+                rule = "S3" if key in self.told_committed else "S5"
+                self.fail(rule, f"{txn}: committed={is_committed} says {who}, the opposite says {known[2]}")
+            return
+        self.fates[key] = (is_committed, term, who)
+        if not txn.is_wait_sync:
+            self.plain.add(key)
+        if not is_committed:
+            self.world.hits["entry rolled back"] += 1
+            return
+        if key in self.nops:
+            self.fail("S3", f"{txn} is committed on {who}, but {self.nops[key]} made it a NOP")
+        if txn.is_wait_sync:
+            if txn.lsn <= self.last_commit.get(term, 0):
+                self.fail("S6", f"{txn} commits after LSN {self.last_commit[term]} of term {term}")
+            self.last_commit[term] = txn.lsn
+        if txn.request_id is not None:
+            first = self.requests.setdefault(txn.request_id, key)
+            if first != key and txn.is_wait_ack:
+                self.fail("S12", f"request {txn.request_id.hex()} has two effects: {first} and {key}")
+        for row in txn.rows:
+            op = row.body
+            space = getattr(op, "space_id", None)
+            if space == SYNC and op.value is not None:  # type: ignore[union-attr]
+                self.versions.setdefault(op.value[0], []).append(op.value[1])  # type: ignore[union-attr]
+
+    def _check_completeness(self, machine: Machine, term: int) -> None:
+        """S2: a new owner has every synchronous transaction that was confirmed in an earlier term."""
+        model = machine.model
+        for key, (is_committed, segment, who) in self.fates.items():
+            if is_committed and segment < term and not model.fates.get(key) and key not in self.plain:
+                self.fail("S2", f"{machine.number} owns term {term} without {key}, committed ({who})")
+
+    # --- instance against model
+
+    def after_write(self, process: Process) -> None:
+        model, limbo = process.machine.model, process.instance.limbo
+        if (limbo.owner_id, limbo.term, limbo.confirmed_lsn) != (
+            model.owner,
+            model.term,
+            model.confirmed.get(model.owner, 0),
+        ):
+            self.fail(
+                "S5",
+                f"{process.number}: queue is {limbo.owner_id}, {limbo.term}, {limbo.confirmed_lsn}; "
+                "its log says "
+                f"{model.owner}, {model.term}, {model.confirmed.get(model.owner, 0)}",
+            )
+        if self.world.steps % 40 == 0:
+            self.compare_data(process)
+
+    def compare_data(self, process: Process) -> None:
+        """S4, S12: committed data is what the log says."""
+        model, memtx = process.machine.model, process.instance.memtx
+        for space in (SYNC, ASYNC):
+            have = {row[0]: row for row in memtx.select(space)}
+            want = {key: row for (number, key), row in model.data.items() if number == space}
+            if have != want:
+                odd = sorted((k for k in have.keys() | want.keys() if have.get(k) != want.get(k)), key=repr)
+                self.fail(
+                    "S4",
+                    f"{process.number}: space {space}, keys {odd}: shows {[have.get(k) for k in odd]}, "
+                    f"its log says {[want.get(k) for k in odd]}",
+                )
+
+    def recovered(self, process: Process, log: list[Txn]) -> None:
+        """S10: what was synced is there, byte for byte; S7, S8, S11: nothing that was shown is forgotten."""
+        machine, instance = process.machine, process.instance
+        truth = machine.truth
+        if len(log) < len(truth):
+            self.fail("S8", f"{machine.number}: {truth[len(log)]} was synced, and is gone after the restart")
+        for old, new in zip(truth, log, strict=False):
+            if old.data != new.data:
+                self.fail("S10", f"{machine.number}: {old} was synced, the restart found {new}")
+        if len(log) > len(truth):
+            self.world.hits["unsynced rows survived"] += 1
+        machine.synced(log[len(truth) :])
+        if not instance.vclock.covers(machine.shown):
+            self.fail("S8", f"{machine.number}: showed {machine.shown}, recovered {instance.vclock}")
+        if instance.raft.term < machine.shown_term:
+            self.fail("S8", f"{machine.number}: showed term {machine.shown_term}, has {instance.raft.term}")
+        vote = self.votes.get((machine.number, instance.raft.term))
+        if vote is not None and instance.raft.vote != vote:
+            self.fail(
+                "S1", f"{machine.number}: voted for {vote} in {instance.raft.term}, has {instance.raft.vote}"
+            )
+        if process.instance.vclock != process.journal.vclock:
+            self.fail("S10", f"{machine.number}: {instance.vclock}, journal {process.journal.vclock}")
+        if instance.limbo.state is QueueState.LEADER:
+            self.fail("S9", f"{machine.number}: writable queue after a restart without a PROMOTE")
+        pending = [entry.lsn for entry in instance.limbo.entries]
+        if pending != [txn.lsn for txn in machine.model.queue]:
+            self.fail("S10", f"{machine.number}: queue {pending}, its log says {machine.model.queue}")
+        if pending:
+            owner = "owner" if instance.limbo.owner_id == machine.number else "replica"
+            self.world.hits[f"{owner} restarts with a full queue"] += 1
+        instance.check()
+        self.after_write(process)
+        self.compare_data(process)
+
+    # --- what clients are told
+
+    def told(self, number: int, outcome: ev.Outcome) -> None:
+        """S3, S4: what an answer says is what the logs say."""
+        match outcome:
+            case ev.Committed(txn=txn) if txn is not None:
+                fate = self.fates.get(txn)
+                self.told_committed.setdefault((txn.origin, txn.lsn), f"{number} at {self.world.now:.3f}")
+                if fate is None or not fate[0]:
+                    self.fail("S4", f"{number} says {txn} is committed; its fate is {fate}")
+            case ev.Rejected(error=error) if error.reason == "SYNC_ROLLBACK":
+                self.world.hits["client told of a rollback"] += 1
+            case ev.FateKnown(fate=told, txn=txn) if txn is not None and told in (
+                ev.Fate.COMMITTED,
+                ev.Fate.ROLLED_BACK,
+            ):
+                fate = self.fates.get(txn)
+                is_committed = told is ev.Fate.COMMITTED
+                is_nop = (txn.origin, txn.lsn) in self.nops
+                if (fate is None and not is_nop) or (fate is not None and fate[0] != is_committed):
+                    self.fail("S4", f"{number} says {txn} is {told}; its fate is {fate}, nop: {is_nop}")
+
+    def read(self, number: int, key: object, row: tuple[object, ...] | None) -> None:
+        """S4: only committed data is read."""
+        if row is not None and row[1] not in self.versions.get(key, ()):
+            self.fail("S4", f"{number}: read {row}, which is not committed anywhere")
+
+    # --- what should not happen
+
+    def applier_stopped(self, process: Process, peer: InstanceId, error: SynchroError) -> None:
+        self.stopped.append((process.number, peer, error))
+        self.world.hits["applier stopped"] += 1
+        if self.world.may_diverge or (self.world.is_async and "async" in error.message):
+            return
+        raise Violation("S16", f"{process.number} stopped following {peer}: {error!r}")
+
+    def amnesia_began(self, process: Process) -> None:
+        raise Violation("S14", f"{process.number} lost trust in a log that lost nothing")
+
+    def halted(self, process: Process, reason: str) -> None:
+        raise Violation("halt", f"{process.number}: {reason}")
+
+    # --- at the end
+
+    def converged(self) -> str | None:
+        """L2: what still differs; None if all are equal."""
+        machines = list(self.world.machines.values())
+        vclock: Vclock | None = None
+        for machine in machines:
+            process = machine.process
+            if process is None:
+                return f"{machine.number} is down"
+            mine = process.instance.vclock.without_local()
+            if process.instance.limbo.entries:
+                return f"{machine.number} has {process.instance.limbo.entries} in its queue"
+            if vclock is not None and mine != vclock:
+                return f"{machine.number} is at {mine}, {machines[0].number} at {vclock}"
+            vclock = mine
+        first = machines[0].process
+        assert first is not None
+        for machine in machines[1:]:
+            assert machine.process is not None
+            # Without an owner everybody writes the asynchronous space, and replaced tuples need not converge.
+            for space in (SYNC,) if self.world.is_async else (SYNC, ASYNC):
+                if machine.process.instance.memtx.checksum(space) != first.instance.memtx.checksum(space):
+                    return f"space {space} differs on {machine.number} and {machines[0].number}"
+        return None
+
+    def at_end(self) -> None:
+        """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
+        for machine in self.world.machines.values():
+            process = machine.process
+            assert process is not None
+            process.instance.check()
+            self.compare_data(process)
+            here = {(txn.origin, txn.lsn) for txn in process.log if not txn.is_nop}
+            for key, (is_committed, _, who) in self.fates.items():
+                if not is_committed or (self.world.is_async and key in self.plain):
+                    continue
+                if key not in here or not machine.model.fates.get(key):
+                    self.fail("S3", f"{key} is committed ({who}), but not on {machine.number}")
+            for key, who in self.told_committed.items():
+                if key not in here and not (self.world.is_async and key in self.plain):
+                    self.fail("S3", f"{who} told a client that {key} is committed; {machine.number} lacks it")
+            if [txn.data for txn in process.log] != [txn.data for txn in machine.truth]:
+                self.fail("S10", f"{machine.number}: the log of the relays is not what was synced")

@@ -1,0 +1,224 @@
+"""Clients and operators: what they ask for, how they retry, and what they take an answer to mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh import ASYNC, SYNC
+from sim.history import INF, Seen
+
+from synchro import instance_events as ev
+from synchro.ids import CallId, RequestId
+from synchro.row import RowType
+from synchro.storage import xrow
+
+if TYPE_CHECKING:
+    from sim.shell import Process
+    from sim.world import World
+
+ATTEMPTS_MAX = 4
+
+
+class Op:
+    """One operation of a client, over all its attempts."""
+
+    __slots__ = ("attempts", "began", "keys", "kind", "maybe", "request_id", "space", "value")
+
+    def __init__(self, kind: str, keys: list[int], value: str, began: float) -> None:
+        self.kind = kind
+        self.keys = keys
+        self.value = value
+        self.began = began
+        self.space = SYNC
+        self.request_id: RequestId | None = None
+        self.attempts = 0
+        self.maybe = False
+        """An attempt ended without an answer: it may have taken effect."""
+
+
+class Client:
+    """One operation at a time, then a pause."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.rng = world.choices.stream("client", number)
+        self.op: Op | None = None
+        self.count = 0
+        self.favourite = self.rng.choice(list(world.machines))
+        self.stickiness = self.rng.choice((0.0, 0.5, 0.95))
+        """How often it asks where it was served last, though another may own the queue by now."""
+        self._attempt = 0
+
+    def start(self) -> None:
+        self.world.at(self.world.now + self.rng.uniform(0, 0.3), self.next)
+
+    def next(self) -> None:
+        world, rng = self.world, self.rng
+        if world.clients_stopped:
+            return
+        self.count += 1
+        kind = rng.choices(
+            ["write", "insert", "many", "read", "look", "submit"],
+            [50, 6, 10, 18, 12, 4 if world.is_async else 6],
+        )[0]
+        keys = rng.sample(range(world.keys), min(world.keys, 2 if kind == "many" else 1))
+        op = Op(kind, keys, f"{self.number}.{self.count}", world.now)
+        if world.is_async and rng.random() < 0.6 and kind in ("write", "many"):
+            op.space = ASYNC
+        if kind in ("write", "many", "insert") and rng.random() < world.request_id_share:
+            op.request_id = RequestId(f"{self.number:04d}{self.count:012d}".encode())
+        self.op = op
+        self._try()
+
+    # --- one attempt
+
+    def _target(self) -> int:
+        world, rng = self.world, self.rng
+        assert self.op is not None
+        if self.op.kind == "look" or rng.random() < 0.05:
+            return rng.choice(list(world.machines))
+        if rng.random() < self.stickiness:
+            return self.favourite
+        writable = [
+            number
+            for number, machine in world.machines.items()
+            if machine.process is not None and machine.process.instance.is_writable
+        ]
+        return rng.choice(writable) if writable else self.favourite
+
+    def _try(self) -> None:
+        assert self.op is not None
+        self.op.attempts += 1
+        self._attempt += 1
+        target = self._target()
+        self.world.at(self.world.now + self.rng.uniform(0.0002, 0.004), self._arrive, target, self._attempt)
+
+    def _arrive(self, target: int, attempt: int) -> None:
+        world, op = self.world, self.op
+        assert op is not None
+        machine = world.machines[target]
+        if machine.process is None:
+            self._answer(target, attempt, None)
+            return
+        if machine.paused_until > world.now:
+            world.at(machine.paused_until, self._arrive, target, attempt)
+            return
+        process = machine.process
+        if op.kind == "look":
+            self._look(process, op)
+            return
+        done = lambda outcome: self._done(process, attempt, outcome)  # noqa: E731
+        timeout = self.rng.choice((0.3, 1.0, 3.0)) * world.time_scale
+        if op.kind == "read":
+            call = process.call(ev.ReadBarrierRequested, done)
+        else:
+            call = process.call(lambda call: ev.ClientWrites([self._write(op, call)]), done)
+        if call in process.calls:
+            if self.rng.random() < world.abandon_share:
+                world.at(world.now + timeout * self.rng.random(), self._abandon, process, call)
+            world.at(world.now + timeout, self._expire, process, call)
+
+    def _write(self, op: Op, call: CallId) -> ev.ClientWrite:
+        kind = RowType.INSERT if op.kind == "insert" else RowType.REPLACE
+        ops = [xrow.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
+        wait = ev.WaitMode.SUBMIT if op.kind == "submit" else ev.WaitMode.COMPLETE
+        return ev.ClientWrite(call, ops, op.request_id, wait=wait)
+
+    def _expire(self, process: Process, call: CallId) -> None:
+        if call in process.calls and process.is_alive:
+            if self.world.machines[process.number].paused_until > self.world.now:
+                self.world.at(self.world.machines[process.number].paused_until, self._expire, process, call)
+                return
+            process.step(ev.CallExpired(call))
+
+    def _abandon(self, process: Process, call: CallId) -> None:
+        if process.is_alive and self.world.machines[process.number].paused_until <= self.world.now:
+            done = process.calls.pop(call, None)
+            if done is not None:
+                self.world.hits["call abandoned"] += 1
+                process.step(ev.RequestAbandoned(call))
+                done(_GONE)
+
+    def _look(self, process: Process, op: Op) -> None:
+        """A read of committed data, wherever the client happens to be."""
+        key = op.keys[0]
+        self.world.checks.read(process.number, key, process.instance.memtx.get(SYNC, 0, (key,)))
+        self._finish("ok")
+
+    # --- answers
+
+    def _done(self, process: Process, attempt: int, outcome: ev.Outcome) -> None:
+        world, op = self.world, self.op
+        world.checks.told(process.number, outcome)
+        if attempt != self._attempt or op is None:
+            return
+        value: object = None
+        if isinstance(outcome, ev.ReadReady):
+            row = process.instance.memtx.get(SYNC, 0, (op.keys[0],))
+            world.checks.read(process.number, op.keys[0], row)
+            value = None if row is None else row[1]
+        delay = self.rng.uniform(0.0002, 0.004)
+        if isinstance(outcome, ev.Submitted) and process.is_alive:
+            txn = outcome.txn
+            call = process.call(
+                lambda call: ev.WaitRequested(call, txn), lambda fate: self._done(process, attempt, fate)
+            )
+            world.at(world.now + 1.0 * world.time_scale, self._expire, process, call)
+            return
+        world.at(world.now + delay, self._answer, process.number, attempt, outcome, value)
+
+    def _answer(self, target: int, attempt: int, outcome: ev.Outcome | None, value: object = None) -> None:
+        op = self.op
+        if op is None or attempt != self._attempt:
+            return
+        match outcome:
+            case ev.Committed() | ev.FateKnown(fate=ev.Fate.COMMITTED):
+                self.favourite = target
+                self._finish("ok")
+            case ev.ReadReady():
+                self.world.reads += 1
+                self._finish("ok", value)
+            case ev.FateKnown(fate=ev.Fate.ROLLED_BACK):
+                self._finish("fail")
+            case ev.Rejected():
+                self._again("info" if op.maybe else "fail")
+            case None:
+                self._again("info" if op.maybe else "fail")
+            case _:
+                op.maybe = True
+                self._again("info")
+
+    def _again(self, otherwise: str) -> None:
+        """Another attempt if that is safe: a read, a request with an id, or one that surely did nothing."""
+        op = self.op
+        assert op is not None
+        is_safe = op.kind == "read" or op.request_id is not None or not op.maybe
+        if op.attempts >= ATTEMPTS_MAX or not is_safe or self.world.clients_stopped:
+            self._finish(otherwise)
+            return
+        if op.maybe:
+            self.world.hits["retry after an unknown outcome"] += 1
+        self.favourite = self.rng.choice(list(self.world.machines))
+        self.world.at(self.world.now + self.rng.uniform(0.01, 0.2) * self.world.time_scale, self._try)
+
+    def _finish(self, how: str, value: object = None) -> None:
+        world, op = self.world, self.op
+        assert op is not None
+        self.op = None
+        world.note(0, (how, op.kind, op.keys, op.value))
+        world.answered(how, op)
+        name = f"client {self.number}"
+        if op.space == SYNC:
+            if op.kind == "read" and how == "ok":
+                world.history.append(Seen(False, op.keys[0], value, op.began, world.now, name))
+            elif op.kind not in ("read", "look") and how != "fail":
+                ended = world.now if how == "ok" else INF
+                for key in op.keys:
+                    world.history.append(Seen(True, key, op.value, op.began, ended, name))
+            elif op.kind not in ("read", "look"):
+                world.undone.append((op.keys[0], op.value))
+        world.at(world.now + self.rng.expovariate(1.0) * world.think_mean, self.next)
+
+
+_GONE = ev.OutcomeUnknown(error=None, txn=None)  # type: ignore[arg-type]

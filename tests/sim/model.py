@@ -1,0 +1,118 @@
+"""What the rows of one log mean, as short as it can be said: the readable definition of "correct".
+
+Rows go in, in WAL order, as they are synced; fates come out. No acks, no messages, no roles, no clocks. The
+simulator compares an instance with it after every write, and the fates of all instances with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from synchro.row import Confirm, Demote, Dml, Promote, RowType, Txn
+
+TxnKey = tuple[int, int]
+"""(origin, LSN of its last row)"""
+
+
+class Fate(NamedTuple):
+    is_committed: bool
+    term: int
+    """queue term of the segment it belongs to"""
+    txn: Txn
+
+
+class Pending(NamedTuple):
+    origin: int
+    lsn: int
+    body: Promote | Demote
+
+
+class LogModel:
+    """Owner, term, queue, fates and data that follow from a log."""
+
+    def __init__(self) -> None:
+        self.owner = 0
+        self.term = 1
+        self.confirmed: dict[int, int] = {}
+        self.pending: dict[int, Pending] = {}
+        self.queue: list[Txn] = []
+        self.fates: dict[TxnKey, bool] = {}
+        self.nops: set[TxnKey] = set()
+        self.lsns: dict[int, int] = {}
+        self.data: dict[tuple[int, object], tuple[object, ...]] = {}
+        self.decided_own: Pending | None = None
+        """The take-over that the last row decided, if it decided one."""
+
+    def apply(self, txn: Txn) -> Iterator[Fate]:
+        """The next row of the log; what is decided by it, in order."""
+        self.decided_own = None
+        origin, lsn = txn.origin, txn.lsn
+        for instance, last in txn.components():
+            self.lsns[instance] = last
+        body = txn.control
+        if isinstance(body, Confirm):
+            yield from self._confirm(origin, body)
+        elif isinstance(body, Promote | Demote):
+            if body.term > self.term and body.term not in self.pending:
+                self.pending[body.term] = Pending(origin, lsn, body)
+        elif txn.is_nop:
+            self.nops.add((origin, lsn))
+        elif isinstance(txn.rows[0].body, Dml):
+            if txn.is_wait_sync:
+                self.queue.append(txn)
+            else:
+                yield self._commit(txn)
+
+    def _confirm(self, origin: int, body: Confirm) -> Iterator[Fate]:
+        if body.lsn <= self.confirmed.get(body.owner, 0) or origin != body.owner:
+            return
+        announced = [p for p in self.pending.values() if p.origin == origin and p.lsn <= body.lsn]
+        if announced:
+            yield from self._decide(max(announced, key=lambda p: p.body.term))
+            self._raise(body.owner, body.lsn)
+        elif origin == self.owner:
+            yield from self._commit_up_to(body.lsn)
+            self._raise(origin, body.lsn)
+
+    def _decide(self, newest: Pending) -> Iterator[Fate]:
+        chain = [newest]
+        while chain[-1].body.prev_term > self.term:
+            chain.append(self.pending[chain[-1].body.prev_term])
+        for one in reversed(chain):
+            if one.body.prev_owner == self.owner:
+                yield from self._commit_up_to(one.body.lsn)
+            while self.queue:
+                txn = self.queue.pop()
+                self.fates[txn.origin, txn.lsn] = False
+                yield Fate(False, self.term, txn)
+            self._raise(one.body.prev_owner, one.body.lsn)
+            self._raise(one.origin, one.lsn)
+            self.term = one.body.term
+            self.owner = one.origin if isinstance(one.body, Promote) else 0
+        for term in sorted(self.pending):
+            base = self.pending[term].body.prev_term
+            if term <= self.term or (base != self.term and base not in self.pending):
+                del self.pending[term]
+        self.decided_own = newest
+
+    def _commit_up_to(self, lsn: int) -> Iterator[Fate]:
+        while self.queue and self.queue[0].lsn <= lsn:
+            yield self._commit(self.queue.pop(0))
+
+    def _commit(self, txn: Txn) -> Fate:
+        self.fates[txn.origin, txn.lsn] = True
+        for row in txn.rows:
+            op = row.body
+            if isinstance(op, Dml):
+                if op.type is RowType.DELETE:
+                    assert op.key is not None
+                    self.data.pop((op.space_id, op.key[0]), None)
+                else:
+                    assert op.value is not None
+                    self.data[op.space_id, op.value[0]] = op.value
+        return Fate(True, self.term, txn)
+
+    def _raise(self, owner: int, lsn: int) -> None:
+        if owner and lsn > self.confirmed.get(owner, 0):
+            self.confirmed[owner] = lsn

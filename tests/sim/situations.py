@@ -1,0 +1,43 @@
+"""Situations that many seeds must get into: where one of them is never met, the generator went blind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+SITUATIONS: Final[dict[str, str]] = {
+    "an entry is rolled back by a decided promote": "entry rolled back",
+    "rows of a deposed owner become nops": "nop written",
+    "a promote is void": "void promote",
+    "a promote decides an older one with it": "promote with ancestors decided",
+    "a demote is decided": "demote decided",
+    "a confirm comes after the queue changed hands": "late confirm",
+    "an owner restarts with a full queue": "owner restarts with a full queue",
+    "a replica restarts with a full queue": "replica restarts with a full queue",
+    "rows that were never synced survive a crash": "unsynced rows survived",
+    "a process dies inside a write": "died inside a write",
+    "one write carries several batches": "group commit",
+    "rows are cut back for want of room": "rows cut back",
+    "a control row does not fit and ends the process": "control row did not fit",
+    "an I/O error ends the process": "disk failed",
+    "the disk does not answer for a death timeout": "disk stuck",
+    "a link times out": "link timed out",
+    "a connection is reset with rows under way": "connection reset",
+    "a snapshot is taken with a full queue": "snapshot with a full queue",
+    "a snapshot is taken with a pending promote": "snapshot with a pending promote",
+    "a client is told of a rollback": "client told of a rollback",
+    "a client retries after an unknown outcome": "retry after an unknown outcome",
+    "a call is abandoned": "call abandoned",
+    "a promote is asked for and answered": "promote answered",
+    "a promote is lost to another": "promote refused: INTERFERING_PROMOTE",
+    "something happens to who takes the queue": "ambush",
+    "all instances lose power at once": "fault power all",
+    "histories diverge where the quorum is too small": "histories diverged",
+}
+"""What a person calls it -> what the simulator counts."""
+
+
+def table(hits: Counter[str]) -> list[str]:
+    lines = [f"  {hits[key]:9d}  {name}" for name, key in SITUATIONS.items()]
+    blind = [name for name, key in SITUATIONS.items() if not hits[key]]
+    return [*lines, f"  never met: {', '.join(blind)}"] if blind else lines

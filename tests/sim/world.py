@@ -1,0 +1,368 @@
+"""One seed, one world: instances, clients, faults, and a heap of what happens next.
+
+A run: faults until enough calls were answered; then a core of at least a quorum is healed and must serve
+(L1); then everything is healed and must be equal (L2); then the history of the clients is judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from mesh import SYNC
+from sim.checkers import Checks, Violation
+from sim.choices import Choices
+from sim.clients import Client, Op
+from sim.history import Seen, check_register
+from sim.nemesis import Nemesis
+from sim.net import Net
+from sim.shell import SMALL, Machine, Process
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
+from synchro.queue.limbo import QueueState
+from synchro.row import RowType
+from synchro.storage import xrow
+
+QUIET_S = 30.0
+"""Virtual seconds without an answer that end the fault phase."""
+FAULTS_S = 30.0
+"""It ends then in any case."""
+TRACE_EVENTS = 40
+
+
+class World:
+    def __init__(self, seed: int, *, verbose: bool = False, hashed: bool = False) -> None:
+        self.seed = seed
+        self.choices = Choices(seed)
+        self.now = 0.0
+        self.steps = 0
+        self.reads = 0
+        self.hits: Counter[str] = Counter()
+        self.is_over = False
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._seq = 0
+        self._calls = 0
+        self._trace: deque[tuple[float, int, Any]] = deque(maxlen=TRACE_EVENTS)
+        self._verbose = verbose
+        self._hash = hashlib.blake2b(digest_size=16) if hashed else None
+        self.history: list[Seen] = []
+        self.undone: list[tuple[object, object]] = []
+        self.counts: Counter[str] = Counter()
+        self.answered_at = 0.0
+        self.clients_stopped = False
+        self.restarts_by_itself = True
+        self.broken: set[int] = set()
+        self._configure()
+        self.checks = Checks(self)
+        self.net = Net(self)
+        self.machines: dict[int, Machine] = {}
+        for number in range(1, self.size + 1):
+            self.machines[number] = Machine(self, number, self._settings(number))
+        self.nemesis = Nemesis(self)
+        self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
+
+    # --- configuration
+
+    def _configure(self) -> None:
+        rng = self._rng = self.choices.stream("world")
+        self.size = rng.choices((1, 2, 3, 4, 5), (3, 7, 60, 10, 20))[0]
+        self.may_diverge = False
+        self.quorum = self.size // 2 + 1
+        if self.size > 1 and rng.random() < 0.05:
+            self.quorum = rng.randint(1, self.size)
+            self.may_diverge = self.quorum <= self.size // 2
+        self.is_async = rng.random() < 0.05 and not self.may_diverge
+        self.client_count = rng.randint(1, 8)
+        self.keys = rng.randint(1, 10)
+        self.replication_timeout = rng.choice((0.15, 0.25, 0.5))
+        self.election_timeout = self.replication_timeout * rng.choice((1.5, 3, 5))
+        self.time_scale = self.replication_timeout / 0.2
+        self.think_mean = rng.choice((0.01, 0.05, 0.15, 0.4))
+        self.target = rng.randint(40, 150)
+        self.request_id_share = rng.choice((0.0, 0.5, 1.0))
+        self.abandon_share = rng.choice((0.0, 0.0, 0.2))
+        self.queue_max = rng.choice((0, 16 << 20, 16 << 20, 120, 600))
+        self.limits = SMALL if rng.random() < 0.8 else _tiny(SMALL)
+        self.mode_kind = rng.choice(("candidate", "candidate", "candidate", "manual", "off", "mixed"))
+        self.fencing = rng.choice((FencingMode.SOFT, FencingMode.SOFT, FencingMode.STRICT, FencingMode.OFF))
+
+    def _settings(self, number: int) -> Settings:
+        kinds = {
+            "candidate": (ElectionMode.CANDIDATE,),
+            "manual": (ElectionMode.MANUAL,),
+            "off": (ElectionMode.OFF,),
+            "mixed": (
+                ElectionMode.CANDIDATE,
+                ElectionMode.MANUAL,
+                ElectionMode.CANDIDATE,
+                ElectionMode.VOTER,
+            ),
+        }[self.mode_kind]
+        mode = kinds[0] if number == 1 else self._rng.choice(kinds)
+        return Settings(
+            instance_name=f"i{number}",
+            election_mode=mode,
+            election_fencing_mode=self.fencing,
+            election_timeout_s=self.election_timeout,
+            replication_timeout_s=self.replication_timeout,
+            synchro_quorum=QuorumFormula(self.quorum),
+            synchro_queue_max_size=self.queue_max,
+            limits=self.limits,
+        )
+
+    # --- time and trace
+
+    def at(self, time: float, call: Callable[..., None], *args: Any) -> None:
+        self._seq += 1
+        heapq.heappush(self._heap, (time, self._seq, call, args))
+
+    def next_call(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def note(self, number: int, what: Any) -> None:
+        self._trace.append((self.now, number, what))
+        if self._hash is not None:
+            self._hash.update(f"{self.now!r} {number} {what!r}\n".encode())
+        if self._verbose:
+            print(f"{self.now:9.4f} {number} {what!r}"[:400])
+
+    @property
+    def trace_hash(self) -> str:
+        assert self._hash is not None
+        return self._hash.hexdigest()
+
+    def trace(self) -> list[str]:
+        return [f"{at:9.4f} {number} {what!r}"[:300] for at, number, what in self._trace]
+
+    def run_until(self, end: float, is_done: Callable[[], bool] | None = None) -> bool:
+        """Let things happen until `end`, or `is_done` holds between two of them."""
+        heap = self._heap
+        looked = 0
+        while heap and heap[0][0] <= end:
+            self.now, _, call, args = heapq.heappop(heap)
+            call(*args)
+            looked += 1
+            if is_done is not None and looked % 8 == 0 and is_done():
+                return True
+        self.now = max(self.now, end)
+        return is_done is not None and is_done()
+
+    # --- the run
+
+    def run(self) -> None:
+        for machine in self.machines.values():
+            machine.start()
+        for client in self.clients:
+            client.start()
+        self.nemesis.start()
+        self._run_operator()
+        self.run_until(FAULTS_S, self._has_enough)
+        self.counts["fault seconds"] = int(self.now)
+        self.nemesis.stop()
+        self.clients_stopped = True
+        if self.may_diverge:
+            self._finish_diverging()
+            return
+        if not self.is_async:
+            self._liveness()
+        self._heal_everything()
+        self._judge()
+
+    def _has_enough(self) -> bool:
+        return self.counts["ok"] >= self.target or self.now - self.answered_at > QUIET_S
+
+    def answered(self, how: str, op: Op) -> None:
+        if op.kind != "look":
+            self.counts[how] += 1
+            if how == "ok":
+                self.answered_at = self.now
+
+    def _run_operator(self) -> None:
+        """Where nobody stands by himself, somebody must press the button now and then."""
+        if self.is_over:
+            return
+        rng = self.nemesis.rng
+        candidates = [
+            m for m in self.machines.values() if m.process is not None and m.number not in self.broken
+        ]
+        if candidates and not self._has_owner():
+            modes = {m.settings.election_mode for m in candidates}
+            if ElectionMode.CANDIDATE not in modes or rng.random() < 0.1:
+                self.promote(rng.choice(candidates))
+        self.at(self.now + self.election_timeout * rng.uniform(0.7, 2.0), self._run_operator)
+
+    def _has_owner(self) -> bool:
+        return any(
+            m.process is not None
+            and m.number not in self.broken
+            and m.process.instance.limbo.state is QueueState.LEADER
+            for m in self.machines.values()
+        )
+
+    def promote(self, machine: Machine) -> None:
+        process = machine.process
+        if process is not None and machine.paused_until <= self.now:
+            call = process.call(ev.PromoteRequested, lambda outcome: self._count("promote", outcome))
+            self.at(self.now + 3 * self.election_timeout, self._expire, process, call)
+
+    def demote(self, machine: Machine) -> None:
+        process = machine.process
+        if process is not None and machine.paused_until <= self.now:
+            call = process.call(ev.DemoteRequested, lambda outcome: self._count("demote", outcome))
+            self.at(self.now + 3 * self.election_timeout, self._expire, process, call)
+
+    def _expire(self, process: Any, call: Any) -> None:
+        if process.is_alive and call in process.calls:
+            process.step(ev.CallExpired(call))
+
+    def _count(self, what: str, outcome: ev.Outcome) -> None:
+        if isinstance(outcome, ev.Rejected):
+            self.hits[f"{what} refused: {outcome.error.reason}"] += 1
+        else:
+            self.hits[f"{what} answered"] += 1
+
+    # --- liveness
+
+    @property
+    def _slowest(self) -> float:
+        return min(m.clock_rate for m in self.machines.values())
+
+    def _liveness(self) -> None:
+        """L1: a core of at least Q instances, the others broken for ever."""
+        rng = self.choices.stream("core")
+        size = rng.randint(self.quorum, self.size)
+        core = set(rng.sample(sorted(self.machines), size))
+        self.broken = set(self.machines) - core
+        modes = {self.machines[n].settings.election_mode for n in core}
+        if modes == {ElectionMode.VOTER}:
+            core.add(1)
+            self.broken.discard(1)
+        self.nemesis.heal(core)
+        for number in sorted(self.broken):
+            machine = self.machines[number]
+            if rng.random() < 0.5:
+                machine.cut_power()
+            for other in self.machines:
+                if other != number:
+                    self.net.block({(number, other), (other, number)})
+        for number in sorted(core):
+            self.machines[number].start_again()
+        bound = (10 * self.election_timeout + 10 * 4 * self.replication_timeout) / self._slowest + 1.0
+        began = self.now
+        if not self.run_until(began + bound, lambda: self._serves(core)):
+            raise Violation("L1", f"after {bound:.1f} s: {self._state(core)}")
+        self._probe(core, began + bound)
+
+    def _serves(self, core: set[int]) -> bool:
+        for number in core:
+            process = self.machines[number].process
+            if process is None:
+                return False
+            instance = process.instance
+            if (
+                instance.limbo.state is QueueState.LEADER
+                and instance.is_writable
+                and not instance.limbo.entries
+            ):
+                return True
+        return False
+
+    def _probe(self, core: set[int], end: float) -> None:
+        """A new synchronous write is committed."""
+        committed: list[bool] = []
+        tries = 0
+        while not committed:
+            if self.now >= end:
+                raise Violation("L1", f"no write was committed in time: {self._state(core)}")
+            for number in sorted(core):
+                process = self.machines[number].process
+                if process is not None and process.instance.is_writable:
+                    tries += 1
+                    self._write_probe(process, f"probe {tries}", committed)
+            self.run_until(self.now + self.election_timeout, lambda: bool(committed))
+
+    def _write_probe(self, process: Process, value: str, committed: list[bool]) -> None:
+        op = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1000, value))
+
+        def done(outcome: ev.Outcome) -> None:
+            if isinstance(outcome, ev.Committed):
+                committed.append(True)
+
+        process.call(lambda call: ev.ClientWrites([ev.ClientWrite(call, [op])]), done)
+
+    def _state(self, numbers: set[int]) -> str:
+        parts = []
+        for number in sorted(numbers):
+            process = self.machines[number].process
+            if process is None:
+                parts.append(f"{number} down")
+                continue
+            i = process.instance
+            pending = [(p.origin, p.lsn, p.term) for p in i.limbo.pending_promotes]
+            parts.append(
+                f"{number} {i.settings.election_mode} {i.raft.role.name} "
+                f"term {i.raft.term}/{i.raft.volatile_term} leader {i.raft.leader} "
+                f"queue {i.limbo.state.name} {i.limbo.owner_id}@{i.limbo.term} len {len(i.limbo)} "
+                f"pending {pending} vclock {i.vclock} healthy {sorted(i.raft.healthy)} "
+                f"appliers {[n for n, a in process.appliers.items() if a.is_accepted]}"
+            )
+        return "\n    ".join(["", *parts])
+
+    def _heal_everything(self) -> None:
+        """L2"""
+        self.broken = set()
+        everyone = set(self.machines)
+        self.nemesis.heal(everyone)
+        for machine in self.machines.values():
+            machine.start_again()
+        bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self._slowest + 2.0
+        if self.run_until(self.now + bound, lambda: self.checks.converged() is None):
+            return
+        if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
+            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{self._state(everyone)}")
+
+    def _judge(self) -> None:
+        self.is_over = True
+        if not (self.is_async and self.checks.stopped):
+            self.checks.at_end()
+        for client in self.clients:
+            op = client.op
+            if op is not None and op.space == SYNC and op.kind not in ("read", "look"):
+                for key in op.keys:
+                    self.history.append(Seen(True, key, op.value, op.began, float("inf"), "unfinished"))
+        by_key: dict[object, list[Seen]] = {}
+        for seen in self.history:
+            by_key.setdefault(seen.key, []).append(seen)
+        versions = self.checks.versions
+        for key, ops in by_key.items():
+            wrong = check_register(versions.get(key, []), ops)
+            if wrong is not None:
+                raise Violation("S13", wrong)
+        for refused, value in self.undone:
+            if value in versions.get(refused, ()):
+                raise Violation("S4", f"a write of {value} to key {refused} was refused, and is committed")
+
+    def _finish_diverging(self) -> None:
+        """S16 with a quorum below the majority: what diverged was seen by somebody."""
+        self._heal_everything_diverging()
+        self.is_over = True
+        if self.checks.diverged and not self.checks.stopped and self.checks.converged() is None:
+            raise Violation("S16", f"nobody noticed: {self.checks.diverged[0]}")
+
+    def _heal_everything_diverging(self) -> None:
+        self.nemesis.heal(set(self.machines))
+        for machine in self.machines.values():
+            machine.start_again()
+        self.run_until(self.now + 20 * self.election_timeout)
+
+
+def _tiny(limits: Limits) -> Limits:
+    """Files rotate all the time."""
+    from dataclasses import replace
+
+    return replace(limits, wal_lead_bytes=2048, wal_control_reserve_bytes=2048, wal_max_size=12 << 10)

@@ -1,0 +1,254 @@
+"""What the command line prints: tables, verdicts, errors, exit codes. Snapshots of the documented texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from synchro import errors
+from synchro.cli import app, connection, formatting, status_verbs
+from synchro.cli.status_verbs import Picture
+from synchro.client.errors import CannotConnect, OutcomeUnknown
+from synchro.errors import IllegalParams, SynchroError
+from synchro.rpc.generated.v1 import common_pb2, info_pb2
+
+
+@pytest.fixture(autouse=True)
+def options(monkeypatch: pytest.MonkeyPatch) -> connection.Options:
+    fresh = connection.Options()
+    for module in (connection, formatting, status_verbs):
+        monkeypatch.setattr(module, "options", fresh)
+    return fresh
+
+
+# --- options
+
+
+def test_shared_options_may_stand_anywhere(options: connection.Options) -> None:
+    left = app.take_options(["-e", "h:1", "insert", "s", "[1]", "--timeout", "500ms", "-o=json", "--direct"])
+    assert left == ["insert", "s", "[1]"]
+    assert (options.endpoints, options.timeout_s, options.output, options.direct) == (
+        "h:1",
+        0.5,
+        "json",
+        True,
+    )
+
+
+def test_behind_two_dashes_nothing_is_an_option(options: connection.Options) -> None:
+    assert app.take_options(["get", "s", "--", "-e"]) == ["get", "s", "--", "-e"]
+
+
+@pytest.mark.parametrize("arguments", [["-e"], ["-o", "xml"], ["--timeout", "soon"]])
+def test_bad_shared_options_are_usage_errors(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run([*arguments]) == 2
+    assert "error: ILLEGAL_PARAMS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5", 5), ("5s", 5), ("500ms", 0.5), ("1.5s", 1.5), ("2m", 120), (".5", 0.5)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert connection.parse_duration(text) == seconds
+
+
+def test_a_duration_without_sense_is_refused() -> None:
+    for text in ("", "s", "-1", "5 parsecs", "1e3"):
+        with pytest.raises(IllegalParams):
+            connection.parse_duration(text)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SynchroError("x"), 1),
+        (errors.ConfigError("x"), 2),
+        (CannotConnect("x"), 3),
+        (errors.NoLeader("x"), 3),
+        (errors.ReadOnly("x"), 4),
+        (errors.SyncQueueForeign("x"), 4),
+        (errors.SyncQueueUnclaimed("x"), 4),
+        (OutcomeUnknown("x"), 5),
+        (errors.TimedOut("x"), 5),
+        (errors.TupleFound("x"), 6),
+        (errors.SyncRollback("x"), 6),
+        (errors.NoSuchSpace("x"), 7),
+        (errors.Unimplemented("x"), 1),
+    ],
+)
+def test_exit_codes(error: SynchroError, code: int) -> None:
+    assert formatting.exit_code(error) == code
+
+
+def test_an_unknown_outcome_names_the_reason_and_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    formatting.print_error(
+        OutcomeUnknown("no quorum for 1:15 within 2.0 s.", txn=(1, 15), reason="SYNC_TIMEOUT")
+    )
+    assert capsys.readouterr().err == (
+        "error: SYNC_TIMEOUT: no quorum for 1:15 within 2.0 s.\n"
+        "next:  synchro wait 1:15   or   synchro queue\n"
+    )
+
+
+def test_errors_as_json(options: connection.Options, capsys: pytest.CaptureFixture[str]) -> None:
+    options.output = "json"
+    formatting.print_error(errors.NoSuchSpace("Space 'x' does not exist", space="x"))
+    report = json.loads(capsys.readouterr().err)
+    assert report == {
+        "code": 7,
+        "reason": "NO_SUCH_SPACE",
+        "message": "Space 'x' does not exist",
+        "details": {"space": "x"},
+        "next": "synchro space list",
+    }
+
+
+def test_verbs_of_later_releases_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["user", "create", "bob"], ["switchover", "--to", "x"], ["config", "set", "a", "b"]):
+        assert app.run(words) == 1
+        text = capsys.readouterr().err
+        assert text.startswith(f"error: UNIMPLEMENTED: '{words[0]}")
+        assert "\nnext:  " in text
+
+
+# --- values
+
+
+def test_info_as_yaml_has_the_documented_form(
+    options: connection.Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options.output = "yaml"
+    queue = {"owner": 1, "term": 2, "len": 3, "size": 312, "busy": False, "age": 5.2658, "confirm_lag": 0.0}
+    formatting.print_value({"queue": queue, "quorum": 2})
+    assert capsys.readouterr().out == (
+        "queue: {owner: 1, term: 2, len: 3, size: 312, busy: false, age: 5.2658, confirm_lag: 0.0}\n"
+        "quorum: 2\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0000004, "0 us"), (0.0004, "400 us"), (0.0123, "12.3 ms"), (0.2, "0.2 s"), (31.2, "31 s")],
+)
+def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
+    assert formatting.seconds(value) == text
+
+
+# --- queue
+
+
+def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
+    def entry(lsn: int) -> Any:
+        made = info_pb2.QueueEntry(
+            txn=common_pb2.TxnId(origin=1, lsn=lsn), space_ids=[512], rows=1, acked_by=[1], missing=[2]
+        )
+        made.age.FromMilliseconds(5300)
+        return made
+
+    reply = info_pb2.ListQueueResponse(
+        queue=info_pb2.QueueInfo(owner=1, term=2, len=3, size=312), entries=[entry(12), entry(13)], quorum=2
+    )
+    reply.queue.age.FromMilliseconds(5300)
+    lines = status_verbs.queue_lines(reply, {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
+    assert lines == [
+        "owner 1 (instance001)  term 2  len 3  size 312 B  age 5.3 s  confirm_lag 0.000 s  busy no  quorum 2",
+        "TXN   SPACE  ROWS  AGE    ACKS",
+        "1:12  sync   1     5.3 s  1 of 2 {1}   waiting for one of {2: down 6.1 s}",
+        "1:13  sync   1     5.3 s  1 of 2 {1}",
+        "... and 1 more",
+    ]
+
+
+# --- status
+
+
+def info(
+    number: int, *, ro: bool = True, reason: str | None = "election", owner: int = 1, **more: Any
+) -> Any:
+    return {
+        "id": number,
+        "name": f"instance00{number}",
+        "status": "running",
+        "ro": ro,
+        "ro_reason": None if not ro else reason,
+        "vclock": {0: 3, 1: 14},
+        "pid": 1,
+        "replicaset": {"name": "replicaset001"},
+        "election": {"state": "follower" if ro else "leader", "term": 3, "leader": owner},
+        "synchro": {"queue": {"owner": owner, "term": 3, "len": 0}, "quorum": 2},
+        "replication": {
+            1: {"id": 1, "name": "instance001"},
+            2: {
+                "id": 2,
+                "name": "instance002",
+                "upstream": {"status": "follow", "idle": 0.2},
+                "downstream": {"lag": 0.0004},
+            },
+            3: {"id": 3, "name": "instance003", "upstream": {"status": "disconnected", "idle": 31.0}},
+        },
+    } | more
+
+
+def picture(*infos: Any) -> Picture:
+    answers: dict[str, Any] = {
+        f"127.0.0.1:330{number}": found
+        if found is not None
+        else CannotConnect("cannot connect: connection refused")
+        for number, found in enumerate(infos, 1)
+    }
+    names = {f"127.0.0.1:330{number}": f"instance00{number}" for number in range(1, len(infos) + 1)}
+    return status_verbs._assemble(answers, names, None)
+
+
+def test_status_with_one_instance_down() -> None:
+    assert status_verbs.status_text(picture(info(1, ro=False), info(2), None)) == [
+        "replicaset001  election  term 3  quorum 2 of 3",
+        "ID  NAME         ADDRESS         STATE     RW  QUEUE        VCLOCK   LAG     SEEN",
+        "1   instance001  127.0.0.1:3301  leader    rw  owner len 0  {1: 14}  -       now",
+        "2   instance002  127.0.0.1:3302  follower  ro               {1: 14}  400 us  0.2 s ago",
+        "3   instance003  127.0.0.1:3303  down                       -        -       31 s ago   "
+        "connection refused",
+        "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes. "
+        "Next: start instance003",
+    ]
+
+
+def test_verdicts() -> None:
+    def verdict(*infos: Any) -> str:
+        return status_verbs.verdict(picture(*infos))
+
+    assert verdict(info(1, ro=False), info(2), info(3)) == (
+        "Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."
+    )
+    assert verdict(info(1, ro=False), None, None) == (
+        "Synchronous writes wait: 1 of 2 needed instances is up. Next: start instance002, instance003"
+    )
+    assert verdict(info(1), info(2), None).startswith("Read-only: no leader at the moment")
+    assert verdict(info(1, reason="synchro"), info(2, reason="synchro"), None) == (
+        "Read-only: the queue belongs to instance001, which does not accept writes. "
+        "Next: synchro promote instance001"
+    )
+    assert verdict(info(1, reason="config"), info(2, reason="synchro"), info(3)) == (
+        "Read-only: instance001 owns the queue, and is read-only itself. Next: synchro promote instance002"
+    )
+    assert verdict(info(1), None, None).startswith("Read-only: 1 of 2 needed instances is up")
+    assert verdict(None, None).startswith("Down: no instance answers.")
+    alone = info(1, ro=False, owner=0)
+    assert verdict(alone).endswith("nobody owns the queue. Next: synchro promote instance001")
+
+
+def test_json_of_status_has_every_instance(
+    options: connection.Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options.output = "json"
+    status_verbs.print_status(picture(info(1, ro=False), None))
+    report = json.loads(capsys.readouterr().out)
+    assert [i["state"] for i in report["instances"]] == ["leader", "down", "down"]
+    assert report["quorum"] == 2

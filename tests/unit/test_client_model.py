@@ -1,0 +1,93 @@
+"""Tuples, the tree of info, requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from synchro.client import requests
+from synchro.client.model import Info, Tuple, make_tuple, parse_txn
+from synchro.client.session import Session
+from synchro.errors import IllegalParams, WrongFormat
+from synchro.rpc.generated.v1 import common_pb2, data_pb2
+
+
+def test_a_tuple_has_fields_by_position_and_by_name() -> None:
+    row = make_tuple([1, "Roxette"], lambda: ["id", "name", "year"], (1, 7))
+    assert row[1] == "Roxette"
+    assert row["name"] == "Roxette"
+    assert row["year"] is None  # a field at the end that was left out
+    assert row.txn == (1, 7)
+    assert row == (1, "Roxette")
+    assert row.to_dict() == {"id": 1, "name": "Roxette"}
+    with pytest.raises(KeyError, match="id, name, year"):
+        row["nmae"]
+    with pytest.raises(KeyError, match="no format"):
+        Tuple([1])["id"]
+
+
+def test_info_is_a_tree_of_attributes() -> None:
+    info = Info({"synchro": {"queue": {"len": 3}}, "replication": {1: {"name": "a"}}, "ro": False})
+    assert info.synchro.queue.len == 3
+    assert info.replication[1].name == info.replication["1"].name == "a"
+    assert info.ro is False
+    with pytest.raises(AttributeError, match="synchro, replication, ro"):
+        _ = info.nothing
+
+
+def test_a_call_names_its_space_index_and_key() -> None:
+    op = requests.update("bands", 1, [["=", 2, "x"]], index="by_name")
+    assert op.update.space == "bands"
+    assert op.update.index == "by_name"
+    assert requests.unpack(op.update.key) == [1]
+    assert requests.insert(512, (1, 2)).insert.space_id == 512
+
+
+def test_what_cannot_be_stored_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(WrongFormat, match="nothing was sent"):
+        requests.insert("s", [object()])
+    with pytest.raises(WrongFormat, match="list of fields"):
+        requests.insert("s", "abc")
+    with pytest.raises(IllegalParams):
+        requests.call([], request_id=b"", position=None, wait="maybe")
+
+
+def test_a_duplicate_reply_shows_what_was_sent() -> None:
+    """The server remembers that it was done, not what it returned."""
+    call = requests.call([requests.insert("s", [1, "a"])], request_id=b"x" * 16, position=None)
+    reply = data_pb2.ExecuteReply(txn_origin=1, txn_lsn=9, duplicate=True, is_sync=True)
+    result = requests.result(call, reply, None)
+    assert result.tuples == [(1, "a")]
+    assert result.txn == (1, 9)
+    assert result.duplicate
+
+
+def test_formats_and_parts_have_short_forms() -> None:
+    fields = requests.fields(["id:unsigned", ("name", "string?"), {"name": "x", "type": "any"}, "free"])
+    assert [(f.name, f.type, f.is_nullable) for f in fields] == [
+        ("id", "unsigned", False),
+        ("name", "string", True),
+        ("x", "any", False),
+        ("free", "", False),
+    ]
+    parts = requests.parts([1, "name", "2:string?", ("id", "unsigned")])
+    assert [(p.WhichOneof("field_ref"), p.type, p.is_nullable) for p in parts] == [
+        ("field", "", False),
+        ("name", "", False),
+        ("field", "string", True),
+        ("name", "unsigned", False),
+    ]
+
+
+def test_the_newest_position_of_any_header_is_kept() -> None:
+    session = Session()
+    for term, lsn in ((2, 10), (3, 1), (2, 99)):
+        session.see(common_pb2.Header(decided_position=common_pb2.Position(term=term, lsn=lsn)))
+    assert (session.position.term, session.position.lsn) == (3, 1)
+    session.see(common_pb2.Header())
+    assert session.position.term == 3
+
+
+def test_names_of_transactions() -> None:
+    assert parse_txn("1:15") == (1, 15)
+    with pytest.raises(ValueError, match="invalid literal"):
+        parse_txn("x")

@@ -1,0 +1,44 @@
+"""The same seed gives the same run, in every process and with every hash seed: else no replay is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+SEEDS = (3, 11, 29, 64, 101)
+SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from sim.checkers import Violation
+from sim.world import World
+for seed in map(int, sys.argv[3:]):
+    world = World(seed, hashed=True)
+    try:
+        world.run()
+    except Violation:
+        pass
+    print(seed, world.trace_hash)
+"""
+
+
+def hashes(hash_seed: str) -> str:
+    """One trace hash a line, from a process of its own."""
+    arguments = [str(TESTS), str(TESTS.parent), *map(str, SEEDS)]
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout
+
+
+def test_a_seed_gives_the_same_trace_in_two_processes() -> None:
+    first, second = hashes("1"), hashes("4242")
+
+    assert len(first.splitlines()) == len(SEEDS)
+    assert first == second
