@@ -44,12 +44,9 @@ def main() -> int:
         return 2
     directory = _directory(options.dir)
     try:
-        results = _run(options, only, directory)
+        _run(options, only, directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\nwritten: {options.out}")
     return 0
 
 
@@ -91,7 +88,7 @@ def _file_system(path: Path) -> str:
     return kind
 
 
-def _run(options: argparse.Namespace, only: set[str], directory: Path) -> list[dict[str, Any]]:
+def _run(options: argparse.Namespace, only: set[str], directory: Path) -> None:
     has_etcd = Etcd.is_installed()
     if not has_etcd:
         print(INSTALL_ETCD)
@@ -101,20 +98,20 @@ def _run(options: argparse.Namespace, only: set[str], directory: Path) -> list[d
     )
     began = time.monotonic()
     results: list[dict[str, Any]] = []
-    if only & {"unary", "coalesced", "batch", "read"}:
-        results += _rates(options, only, directory)
-    if "restart" in only:
-        results += _restarts(options, directory)
-    if "failover" in only:
-        results += _failovers(options, directory)
-    print(f"\ntook {time.monotonic() - began:.0f} s")
-    return results
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for measure in (_rates, _restarts, _failovers):
+        results += measure(options, only, directory)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\ntook {time.monotonic() - began:.0f} s; written: {options.out}")
 
 
 # --- rates ----------------------------------------------------------------------------------------------
 
 
 def _rates(options: argparse.Namespace, only: set[str], directory: Path) -> list[dict[str, Any]]:
+    if not only & {"unary", "coalesced", "batch", "read"}:
+        return []
+
     def wanted(cell: Cell) -> bool:
         if options.quick and (cell.what, cell.callers) not in QUICK_CELLS:
             return False
@@ -146,7 +143,7 @@ def _rates(options: argparse.Namespace, only: set[str], directory: Path) -> list
         "\nCPU: of the leader (of the instance that is read). batch N: transactions of N inserts, against"
         "\netcd's puts at 256 callers; `etcd txn N` is its own batch. Unary, put, read, range: the same"
         "\nHTTP/2 generator (benchmarks/wire.py) for both, over 1 or 4 connections, whichever was better;"
-        "\ncoalesced and batch: a Python client with one stream."
+        "\ncoalesced and batch: the client library, one stream."
     )
     return results
 
@@ -173,7 +170,9 @@ def _row(samples: Samples, versus: dict[str, Any] | None, prefix: str = "") -> d
 # --- restart, memory, failover ----------------------------------------------------------------------------
 
 
-def _restarts(options: argparse.Namespace, directory: Path) -> list[dict[str, Any]]:
+def _restarts(options: argparse.Namespace, only: set[str], directory: Path) -> list[dict[str, Any]]:
+    if "restart" not in only:
+        return []
     print(f"\nfilling one instance with {options.rows:,} rows", flush=True)
     restarts, row_bytes, _ = restart.measure(directory, options.rows)
     results = []
@@ -189,7 +188,9 @@ def _restarts(options: argparse.Namespace, directory: Path) -> list[dict[str, An
     return [*results, _other("memory, bytes a row", ops_s=row_bytes)]
 
 
-def _failovers(options: argparse.Namespace, directory: Path) -> list[dict[str, Any]]:
+def _failovers(options: argparse.Namespace, only: set[str], directory: Path) -> list[dict[str, Any]]:
+    if "failover" not in only:
+        return []
     print(f"\nfailover: SIGKILL of the leader under load, {options.kills} times each", flush=True)
     results = []
     found = failover.both(directory, options.kills)

@@ -1,4 +1,4 @@
-"""`callers` tasks that share one client of the library, which puts their concurrent calls in common frames."""
+"""`callers` tasks that share one client of the library, which sends concurrent calls together."""
 
 from __future__ import annotations
 

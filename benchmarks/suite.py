@@ -7,14 +7,16 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.load import KEYS_A_RUN, Job, cpu_ns
-from benchmarks.systems import NODES, Etcd, Synchro, System
+from benchmarks.systems import ELECTION_TIMEOUT_S, NODES, Etcd, Synchro, System
 
+RETRIES: Final = 3
 JOB_TIMEOUT_S: Final = 400
 BATCH_CALLERS: Final = 8
 CONNECTIONS: Final = (1, 4)
@@ -92,6 +94,7 @@ class Suite:
         self.etcd = Etcd(directory / "etcd") if Etcd.is_installed() else None
         self._next_key = KEYS_A_RUN
         self._acked = {"synchro": 0, "etcd": 0}
+        self._unknown = {"synchro": 0, "etcd": 0}
         self._foreign: list[float] = []
 
     @property
@@ -148,10 +151,12 @@ class Suite:
         """What was acknowledged is there, nothing else."""
         for system in self.systems:
             rows = system.rows(system.leader())
-            acked = self._acked[system.name]
-            if rows != acked:
-                raise RuntimeError(f"{system.name} holds {rows} rows, but acknowledged {acked}")
-            self.say(f"{system.name}: {rows:,} rows = operations acknowledged")
+            acked, unknown = self._acked[system.name], self._unknown[system.name]
+            if not acked <= rows <= acked + unknown:
+                raise RuntimeError(
+                    f"{system.name} holds {rows} rows, but acknowledged {acked}, and {unknown} failed"
+                )
+            self.say(f"{system.name}: {rows:,} rows; operations acknowledged: {acked:,}, failed: {unknown:,}")
 
     def _run(
         self,
@@ -162,6 +167,7 @@ class Suite:
         first_key: int | None = None,
         seconds: float | None = None,
         limit: int = 0,
+        again: int = RETRIES,
     ) -> dict[str, Any]:
         leader = system.leader()
         member = leader
@@ -191,10 +197,16 @@ class Suite:
         everything = _all_cpu_s() - before[0]
         own = sum(map(cpu_ns, watched)) / 1e9 - before[1] + result["client_cpu_s"]
         self._foreign.append(max(0.0, everything - own) / result["wall_s"])
-        if result["failed"]:
-            raise RuntimeError(f"{system.name} {cell.what} x{cell.callers}: {result['failed']} calls failed")
         if cell.job != "read":
             self._acked[system.name] += result["acked_ops"]
+            self._unknown[system.name] += result["failed"] * cell.ops
+        if result["failed"]:
+            # On a starved machine a leader may change; such a run measures something else.
+            self.say(f"  {system.name} {cell.what} x{cell.callers}: {result['failed']} calls failed, again")
+            if again <= 0:
+                raise RuntimeError("calls failed in too many runs")
+            time.sleep(2 * ELECTION_TIMEOUT_S)
+            return self._run(system, cell, connections, again=again - 1)
         return result
 
 

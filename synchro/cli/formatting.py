@@ -164,32 +164,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns two blanks apart; a row may have one cell more than there are titles, for remarks."""
-    rows = [[str(cell) for cell in row] for row in rows]
-    cells = [list(columns), *rows]
-    widths = [
-        max((width_of(row[i]) for row in cells if i < len(row)), default=0) for i in range(len(columns))
-    ]
+    """Columns two blanks apart, one behind an ID; a row may have one cell more, for a remark."""
+    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    count = len(columns)
+    widths = [max(len(row[i]) for row in cells) + (1 if columns[i] == "ID" else 2) for i in range(count)]
     lines = []
     for row in cells:
-        line = "  ".join(
-            cell + " " * (widths[i] - width_of(cell)) if i < len(widths) else cell
-            for i, cell in enumerate(row)
-        )
-        lines.append(line.rstrip())
+        line = "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        lines.append("   ".join([line, *row[count:]]))
     return lines
-
-
-def width_of(text: str) -> int:
-    return len(text)
 
 
 def seconds(value: float | None) -> str:
     """A time in the unit that suits it."""
     if value is None:
         return "-"
-    if value < 0.001:
-        return f"{value * 1e6:.0f} us"
     if value < 0.1:
         return f"{value * 1000:.1f} ms"
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"

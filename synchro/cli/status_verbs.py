@@ -513,7 +513,7 @@ def queue_lines(
         if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < reply.quorum:
             wanted = reply.quorum - len(entry.acked_by)
             missing = ", ".join(f"{i}{down.get(i, '')}" for i in sorted(entry.missing))
-            row.append(f" waiting for {'one' if wanted == 1 else wanted} of {{{missing}}}")
+            row.append(f"waiting for {'one' if wanted == 1 else wanted} of {{{missing}}}")
         rows.append(row)
     lines += formatting.table_lines(("TXN", "SPACE", "ROWS", "AGE", "ACKS"), rows)
     if queue.len > len(reply.entries):

@@ -83,7 +83,8 @@ def connect(
 
     timeout: seconds for a call with all its retries, unless the call says otherwise. read_from: "leader", or
     "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader waits
-    until what this client wrote is there. follow_leader=False: ask only the endpoints given, in order, and
+    until the rows this client wrote are there (those of synchronous spaces show when their confirmation
+    has come too, a moment later: read on the leader to be sure). follow_leader=False: ask only the endpoints given, in order, and
     do not go where a refusal points to. wait_for_connection=False: fail at once if nobody answers. user,
     password: for releases with a login; not sent by this one.
     """

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from jepsen_like.history import INF, Op, Operations
+from jepsen_like.history import Op, Operations
 from jepsen_like.linearizable import TooLong, is_linearizable, smallest_failing_prefix
 
 OK_MIN = 500
@@ -115,6 +115,6 @@ def why_invalid(
 
 
 def longest_gap_s(found: Operations, times: Mapping[float, int]) -> float:
-    """Longest time without any operation that was ok. times: index -> nanoseconds."""
-    ends = sorted(times[op.end] for op in found.ops if op.type == "ok" and op.end != INF)
+    """Longest time in which no write was acknowledged. times: index -> nanoseconds."""
+    ends = sorted(times[op.end] for op in found.ops if op.type == "ok" and not op.f.startswith("read"))
     return max((b - a for a, b in pairwise(ends)), default=0) / 1e9

@@ -50,6 +50,8 @@ def run(options: argparse.Namespace, directory: Path) -> int:
     with Cluster(
         directory, names, failover="election", replication={"election_timeout": 1}, faults=True
     ) as cluster:
+        # A process that stood still finds that its disk did not answer in time.
+        cluster.expect_log("wal_stuck")
         cluster.start()
         leader = cluster.wait_leader()
         leader.remote.create(options.workload, is_sync=True)

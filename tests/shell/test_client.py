@@ -266,3 +266,12 @@ def test_importing_the_package_imports_no_grpc() -> None:
     heavy = "{'trio', 'structlog', 'pydantic'}"
     program = f"import sys, synchro.client, synchro.cli.app; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
+
+
+def test_the_very_first_call_knows_the_position_its_leader_told(servers: list[FakeServer]) -> None:
+    """Without it the server could not tell a first try from a repetition that is older than its memory."""
+    servers[0].position = (2, 10)
+    with connect(servers[0].address) as db:
+        db.space("bands").insert([1])
+    known = servers[0].calls[0].known_position
+    assert (known.term, known.lsn) == (2, 10)

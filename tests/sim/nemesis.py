@@ -33,6 +33,7 @@ class Nemesis:
             "split": self._split,
             "one way": self._one_way,
             "one kind": self._one_kind,
+            "deaf owner": self._deaf_owner,
             "bridge": self._bridge,
             "ring": self._ring,
             "reset": self._reset,
@@ -199,6 +200,24 @@ class Nemesis:
         numbers = sorted(self.world.machines)
         is_down = rng.random() < 0.6
         self._block({(a, b, is_down) for a in numbers for b in numbers if a != b and rng.random() < 0.4})
+
+    def _deaf_owner(self, rng: random.Random) -> None:
+        """The owner gets acks, but hears of no election; somebody who lacks its last rows takes over."""
+        world = self.world
+        numbers = sorted(world.machines)
+        for machine in world.machines.values():
+            process = machine.process
+            if process is not None and process.instance.limbo.state is QueueState.LEADER and len(numbers) > 1:
+                owner = machine.number
+                heir = rng.choice([n for n in numbers if n != owner])
+                self._block({(n, owner, True) for n in numbers if n != owner} | {(owner, heir)})
+                soon = world.now + rng.uniform(0.0, 2.0) * world.replication_timeout
+                world.at(soon, self._promote_heir, heir)
+                return
+
+    def _promote_heir(self, number: int) -> None:
+        if self._is_on:
+            self.world.promote(self.world.machines[number])
 
     def _bridge(self, rng: random.Random) -> None:
         numbers = sorted(self.world.machines)

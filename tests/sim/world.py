@@ -339,8 +339,8 @@ class World:
         for seen in self.history:
             by_key.setdefault(seen.key, []).append(seen)
         versions = self.checks.versions
-        for key, ops in by_key.items():
-            wrong = check_register(versions.get(key, []), ops)
+        for one, ops in by_key.items():
+            wrong = check_register(versions.get(one, []), ops)
             if wrong is not None:
                 raise Violation("S13", wrong)
         for refused, value in self.undone:

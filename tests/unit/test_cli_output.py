@@ -135,7 +135,7 @@ def test_info_as_yaml_has_the_documented_form(
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0000004, "0 us"), (0.0004, "400 us"), (0.0123, "12.3 ms"), (0.2, "0.2 s"), (31.2, "31 s")],
+    [(0.0000004, "0.0 ms"), (0.0004, "0.4 ms"), (0.0123, "12.3 ms"), (0.2, "0.2 s"), (31.2, "31 s")],
 )
 def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
     assert formatting.seconds(value) == text
@@ -210,10 +210,10 @@ def picture(*infos: Any) -> Picture:
 def test_status_with_one_instance_down() -> None:
     assert status_verbs.status_text(picture(info(1, ro=False), info(2), None)) == [
         "replicaset001  election  term 3  quorum 2 of 3",
-        "ID  NAME         ADDRESS         STATE     RW  QUEUE        VCLOCK   LAG     SEEN",
-        "1   instance001  127.0.0.1:3301  leader    rw  owner len 0  {1: 14}  -       now",
-        "2   instance002  127.0.0.1:3302  follower  ro               {1: 14}  400 us  0.2 s ago",
-        "3   instance003  127.0.0.1:3303  down                       -        -       31 s ago   "
+        "ID NAME         ADDRESS         STATE     RW  QUEUE        VCLOCK   LAG     SEEN",
+        "1  instance001  127.0.0.1:3301  leader    rw  owner len 0  {1: 14}  -       now",
+        "2  instance002  127.0.0.1:3302  follower  ro               {1: 14}  0.4 ms  0.2 s ago",
+        "3  instance003  127.0.0.1:3303  down                       -        -       31 s ago   "
         "connection refused",
         "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes. "
         "Next: start instance003",

@@ -101,3 +101,20 @@ def test_read_only_during_an_election_is_waited_out() -> None:
     t = tries()
     for _ in range(10):
         assert failed(t, errors.ReadOnly("ro", ro_reason="election")) > 0
+
+
+def test_after_a_lost_try_a_rolled_back_transaction_is_not_the_whole_story() -> None:
+    t = tries()
+    failed(t, ConnectionLost("gone"))
+    with pytest.raises(OutcomeUnknown) as caught:
+        failed(t, errors.SyncTimeout("no quorum", txn="2:7"))
+    assert caught.value.txn == (2, 7)
+    assert not caught.value.is_only_try
+
+
+def test_the_position_is_fixed_once_somebody_received_the_call() -> None:
+    t = tries()
+    failed(t, CannotConnect("nobody there"))
+    assert t.is_first_sent
+    failed(t, errors.ReadOnly("no"))
+    assert not t.is_first_sent
