@@ -572,13 +572,13 @@ class Failover:
         return str(record.get("ts", "")) >= self.killed_wall.isoformat().removesuffix("+00:00")
 
     def _show_end(self) -> None:
-        from synchro.cli.status_verbs import queue_text, status_text
+        from synchro.cli.status_verbs import queue_text, status_text, take_picture
 
         _say("")
         for line in queue_text(self.db, self.db.leader()):
             _say(line)
         _say("")
-        for line in status_text(_picture(self.db)):
+        for line in status_text(take_picture(self.db, self.target)):
             _say(line)
         total = len(self.written.acked)
         _say(f"\nOK: no acknowledged write was lost ({total} writes and the load), no error in the logs.")

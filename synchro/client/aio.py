@@ -316,6 +316,8 @@ class AsyncClient:
             if not answers:
                 raise nobody(errors)
             chosen = self._routes.choose(answers)
+            for _, answer in answers:
+                self._session.see(answer.header)
             if not self._members_known and self.follow_leader:
                 await self._learn_members(answers[0][0])
             return chosen
@@ -403,7 +405,7 @@ class AsyncClient:
             answers, why = await self._probe([endpoint])
             if answers:
                 self._session.good_endpoint = endpoint
-                self._routes.learn(answers[0][1].header, endpoint)
+                self._on_header(answers[0][1].header, endpoint)
                 self._routes.queue_owner = answers[0][1].queue_owner
                 return endpoint
             errors += why
@@ -420,17 +422,18 @@ class AsyncClient:
         timeout_s = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout_s
         request.request_id = requests.new_request_id()
-        if self._session.position is not None:
-            request.known_position.CopyFrom(self._session.position)
+        tries = Tries(deadline, request.request_id)
 
         async def attempt(endpoint: str) -> Message:
+            if tries.is_first_sent and self._session.position is not None:
+                request.known_position.CopyFrom(self._session.position)
             left_s = max(0.05, deadline - time.monotonic())
             request.timeout.CopyFrom(requests.duration(left_s))
             reply = await self._unary(endpoint, service, method, request, left_s + GRACE_S)
             self._session.wrote(reply.header)
             return reply
 
-        return await self._with_retries(Tries(deadline, request.request_id), self._write_place, attempt)
+        return await self._with_retries(tries, self._write_place, attempt)
 
     async def execute(
         self,
@@ -474,6 +477,8 @@ class AsyncClient:
             if tries.is_again:
                 left_s = max(0.05, tries.deadline - time.monotonic())
                 call.timeout.CopyFrom(requests.duration(left_s))
+            if tries.is_first_sent and self._session.position is not None:
+                call.known_position.CopyFrom(self._session.position)
             stream = self._stream(endpoint)
             if stream.is_full:
                 await stream.wait_room()
@@ -589,7 +594,7 @@ class AsyncClient:
                     last = await self.wait_transaction(name, left_s)
                 if last == "committed":
                     return Committed(unknown.txn)
-                if last == "rolled_back" and name == unknown.txn:
+                if last == "rolled_back" and name == unknown.txn and unknown.is_only_try:
                     return RolledBack(unknown.txn)
             if time.monotonic() + POLL_S >= deadline:
                 break

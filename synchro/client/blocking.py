@@ -81,12 +81,12 @@ def connect(
 ) -> Client:
     """A client of one replica set. endpoints: any subset of the set, `host:port,...`.
 
-    timeout: seconds for a call with all its retries, unless the call says otherwise. read_from: "leader", or
-    "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader waits
-    until the rows this client wrote are there (those of synchronous spaces show when their confirmation
-    has come too, a moment later: read on the leader to be sure). follow_leader=False: ask only the endpoints given, in order, and
-    do not go where a refusal points to. wait_for_connection=False: fail at once if nobody answers. user,
-    password: for releases with a login; not sent by this one.
+    timeout: seconds for a call with all its retries, unless the call says otherwise. read_from: "leader",
+    or "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader
+    waits until the rows this client wrote are there (those of synchronous spaces show when their
+    confirmation has come too, a moment later: read on the leader to be sure). follow_leader=False: ask only
+    the endpoints given, in order, and do not go where a refusal points to. wait_for_connection=False: fail
+    at once if nobody answers. user, password: for releases with a login; not sent by this one.
     """
     return Client(
         parse_endpoints(endpoints),
@@ -213,6 +213,8 @@ class Client:
                 raise nobody(errors)
             with self._lock:
                 chosen = self._routes.choose(answers)
+                for _, answer in answers:
+                    self._session.see(answer.header)
             if not self._members_known and self.follow_leader:
                 self._learn_members(answers[0][0])
             return chosen
@@ -317,6 +319,7 @@ class Client:
                 with self._lock:
                     self._session.good_endpoint = endpoint
                     self._routes.learn(answers[0][1].header, endpoint)
+                    self._session.see(answers[0][1].header)
                     self._routes.queue_owner = answers[0][1].queue_owner
                 return endpoint
             errors += why
@@ -327,12 +330,11 @@ class Client:
         timeout_s = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout_s
         request.request_id = requests.new_request_id()
-        with self._lock:
-            if self._session.position is not None:
-                request.known_position.CopyFrom(self._session.position)
         tries = Tries(deadline, request.request_id)
 
         def attempt(endpoint: str) -> Message:
+            if tries.is_first_sent and self._session.position is not None:
+                request.known_position.CopyFrom(self._session.position)
             left_s = max(0.05, deadline - time.monotonic())
             request.timeout.CopyFrom(requests.duration(left_s))
             reply = self._unary(endpoint, service, method, request, left_s + GRACE_S)
@@ -366,7 +368,7 @@ class Client:
         call = requests.call(
             ops,
             request_id=request_id or requests.new_request_id(),
-            position=self._session.position,
+            position=None,
             wait=wait,
             timeout_s=timeout,
             expected_term=expected_term,
@@ -378,6 +380,8 @@ class Client:
             now = time.monotonic()
             if tries.is_again:
                 call.timeout.CopyFrom(requests.duration(max(0.05, deadline - now)))
+            if tries.is_first_sent and self._session.position is not None:
+                call.known_position.CopyFrom(self._session.position)
             stream = self._stream(endpoint)
             waiter = Waiter()
             stream.submit(call, waiter)
@@ -523,8 +527,8 @@ class Client:
                     last = self.wait_transaction(name, left_s)
                 if last == "committed":
                     return Committed(unknown.txn)
-                # By request id alone "rolled back" would be the fate of one of several tries.
-                if last == "rolled_back" and name == unknown.txn:
+                # Of several tries one may be rolled back and another one committed.
+                if last == "rolled_back" and name == unknown.txn and unknown.is_only_try:
                     return RolledBack(unknown.txn)
             if time.monotonic() + POLL_S >= deadline:
                 break

@@ -68,6 +68,8 @@ class OutcomeUnknown(SynchroError):
         self.txn = txn
         """(origin, lsn), if an instance said so."""
         self.request_id = request_id
+        self.is_only_try = True
+        """False: earlier tries of the same call may have been carried out as other transactions."""
         self._client: Any = None
 
     def bind(self, client: Any) -> OutcomeUnknown:
@@ -86,13 +88,12 @@ class OutcomeUnknown(SynchroError):
 
 _NOT_SENT: Final = (
     "failed to connect",
-    "connection refused",
-    "no route to host",
     "name resolution",
     "dns resolution failed",
     "connections to all backends failing",
 )
-"""What gRPC says when a connection was never made; it has no code of its own for that."""
+"""What gRPC says when a connection was never made; it has no code of its own for that. Errors of sockets are
+not among them: an established connection can have them too."""
 
 
 def of_rpc_error(error: grpc.RpcError, endpoint: str) -> SynchroError:

@@ -69,9 +69,18 @@ class Tries:
         self.unknown_at: str | None = None
         """Endpoint of a try that may have been carried out."""
         self._count = 0
+        self._received = 0
         self._hopeless = 0
         self._redirects = 0
         self._delay = DELAY_FIRST_S
+
+    @property
+    def is_first_sent(self) -> bool:
+        """What is sent now was never received by anybody: `known_position` may be that of this moment.
+
+        Any later one could lie above the transaction of an earlier try, which then would not be found.
+        """
+        return self._received == 0
 
     @property
     def is_again(self) -> bool:
@@ -88,6 +97,8 @@ class Tries:
         """
         self._count += 1
         kind = kind_of(error)
+        if not isinstance(error, CannotConnect):
+            self._received += 1
         if kind is Kind.LOST and not self.is_read:
             self.unknown_at = endpoint
         if kind is Kind.UNKNOWN:
@@ -130,5 +141,6 @@ class Tries:
             if kind_of(error) is Kind.LOST:
                 message = f"{error.message}; the outcome of the write is unknown"
         unknown = OutcomeUnknown(message, txn=txn, request_id=self.request_id, **details)
+        unknown.is_only_try = self.unknown_at is None
         unknown.__cause__ = error
         return unknown

@@ -5,8 +5,7 @@ SF-5 and SF-7 are in test_partitions.py, SF-8 in test_s2_synchro_quorum.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
 
 import pytest
 from e2e.cluster import Cluster, eventually, soon_s
@@ -20,55 +19,35 @@ RW = {"database": {"mode": "rw"}}
 RO = {"database": {"mode": "ro"}}
 
 
-def two_writable(make_cluster: MakeCluster, **how: Any) -> Cluster:
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    """Two writable instances, for SF-2, SF-3 and SF-1 in this order; the queue has no owner at first."""
     names = ["instance001", "instance002"]
-    return make_cluster(names, instances=dict.fromkeys(names, RW), **how).start()
+    with Cluster(tmp_path_factory.mktemp("pair"), names, instances=dict.fromkeys(names, RW)) as cluster:
+        cluster.start()
+        for space, is_sync in ("plain", False), ("sync", True):
+            cluster["instance001"].remote.create(space, is_sync=is_sync)
+        cluster.wait_equal("plain", "sync")
+        yield cluster
 
 
-def test_SF_01_with_an_owner_all_others_are_read_only(make_cluster: MakeCluster) -> None:
-    cluster = two_writable(make_cluster)
-    first, second = cluster["instance001"], cluster["instance002"]
-    first.remote.create("plain", is_sync=False)
-    eventually("the space is everywhere", lambda: second.remote.space("plain"))
-    second.remote.insert("plain", 1)
-    first.remote.promote()
-    eventually("the owner is known", lambda: second.remote.queue()["owner"] == first.id)
-
-    with pytest.raises(ReadOnly) as refused:
-        second.remote.insert("plain", 2)
-    details = refused.value.details
-    assert details["ro_reason"] == "synchro"
-    assert details["owner"] == str(first.id)
-    assert (details["leader_name"], details["leader_address"]) == ("instance001", first.address)
-    assert second.remote.info("ro_reason") == "synchro"
-    first.remote.insert("plain", 3)
-    cluster.wait_equal("plain")
-    assert second.remote.select("plain") == [[1], [3]]
-
-
-def test_SF_02_without_an_owner_nothing_is_synchronous(make_cluster: MakeCluster) -> None:
-    cluster = two_writable(make_cluster)
-    first, second = cluster["instance001"], cluster["instance002"]
-    first.remote.create("plain", is_sync=False)
-    first.remote.create("sync", is_sync=True)
-    eventually("the spaces are everywhere", lambda: second.remote.space("sync").indexes)
-    for number, instance in enumerate(cluster, 1):
+def test_SF_02_without_an_owner_nothing_is_synchronous(pair: Cluster) -> None:
+    for number, instance in enumerate(pair, 1):
         instance.remote.insert("plain", number)
-    cluster.wait_equal("plain")
-    before = [instance.remote.vclock() for instance in cluster]
-    for instance in cluster:
+    pair.wait_equal("plain")
+    before = [instance.remote.vclock() for instance in pair]
+    for instance in pair:
         assert instance.remote.queue()["owner"] == 0
         with pytest.raises(SyncQueueUnclaimed):
             instance.remote.insert("sync", 1)
-    assert [instance.remote.vclock() for instance in cluster] == before
-    for instance in cluster:
+    assert [instance.remote.vclock() for instance in pair] == before
+    for instance in pair:
         assert instance.remote.select("plain") == [[1], [2]]
         assert instance.remote.select("sync") == []
 
 
-def test_SF_03_promote_claims_and_demote_clears(make_cluster: MakeCluster) -> None:
-    cluster = two_writable(make_cluster)
-    first, second = cluster["instance001"], cluster["instance002"]
+def test_SF_03_promote_claims_and_demote_clears(pair: Cluster) -> None:
+    first, second = pair["instance001"], pair["instance002"]
 
     def seen_by_all(owner: int) -> int:
         """The term of the queue."""
@@ -76,7 +55,7 @@ def test_SF_03_promote_claims_and_demote_clears(make_cluster: MakeCluster) -> No
             eventually(
                 f"the owner is {owner}", lambda i=instance: (q := i.remote.queue())["owner"] == owner and q
             )["term"]
-            for instance in cluster
+            for instance in pair
         ]
         assert len(set(terms)) == 1
         return int(terms[0])
@@ -98,13 +77,28 @@ def test_SF_03_promote_claims_and_demote_clears(make_cluster: MakeCluster) -> No
     cleared = second.remote.demote()
     assert cleared.term > taken.term
     assert seen_by_all(0) == cleared.term
-    for number, instance in enumerate(cluster, 1):
+    for number, instance in enumerate(pair, 3):
         eventually("writable again", lambda i=instance: not i.remote.info("ro"))
-        if number == 1:
-            instance.remote.create("plain", is_sync=False)
-            eventually("the space is everywhere", lambda: second.remote.space("plain").indexes)
         instance.remote.insert("plain", number)
-    cluster.wait_equal("plain")
+    pair.wait_equal("plain")
+
+
+def test_SF_01_with_an_owner_all_others_are_read_only(pair: Cluster) -> None:
+    first, second = pair["instance001"], pair["instance002"]
+    second.remote.insert("plain", 11)
+    first.remote.promote()
+    eventually("the owner is known", lambda: second.remote.queue()["owner"] == first.id)
+
+    with pytest.raises(ReadOnly) as refused:
+        second.remote.insert("plain", 12)
+    details = refused.value.details
+    assert details["ro_reason"] == "synchro"
+    assert details["owner"] == str(first.id)
+    assert (details["leader_name"], details["leader_address"]) == ("instance001", first.address)
+    assert second.remote.info("ro_reason") == "synchro"
+    first.remote.insert("plain", 13)
+    pair.wait_equal("plain")
+    assert second.remote.select("plain", [11]) == [[11], [13]]
 
 
 def test_SF_04_the_elected_leader_claims_by_itself(make_cluster: MakeCluster) -> None:

@@ -62,7 +62,7 @@ def _without_checks() -> AbstractContextManager[Any]:
 # --- elections
 
 
-@saboteur("S1", seeds=40)
+@saboteur("S1", seeds=30, first=2)
 def vote_not_persisted() -> Iterator[None]:
     apply = _Replay.apply
 
@@ -74,7 +74,7 @@ def vote_not_persisted() -> Iterator[None]:
         yield
 
 
-@saboteur("S1", seeds=60)
+@saboteur("S1", seeds=30, first=2)
 def vote_twice_in_a_term() -> Iterator[None]:
     def generous(self: Raft) -> None:
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER or self.leader != NOBODY:
@@ -110,7 +110,7 @@ def vote_for_a_candidate_that_lacks_rows() -> Iterator[None]:
 # --- disk
 
 
-@saboteur("S8 S10", seeds=60)
+@saboteur("S8 S10", seeds=30, first=2)
 def ack_before_fsync() -> Iterator[None]:
     sync = Journal._sync
 
@@ -122,7 +122,7 @@ def ack_before_fsync() -> Iterator[None]:
         yield
 
 
-@saboteur("S8 S10", seeds=60)
+@saboteur("S8 S10", seeds=30, first=2)
 def restart_cuts_too_much_of_the_log() -> Iterator[None]:
     read = Recovered._read_last
 
@@ -136,7 +136,7 @@ def restart_cuts_too_much_of_the_log() -> Iterator[None]:
         yield
 
 
-@saboteur("S7 S8 S10 S12", seeds=60)
+@saboteur("S7 S8 S10 S12", seeds=30, first=3)
 def lsn_reused_after_restart() -> Iterator[None]:
     finish = _Replay.finish
 
@@ -154,7 +154,7 @@ def lsn_reused_after_restart() -> Iterator[None]:
 # --- the queue
 
 
-@saboteur("S2 S3 S5 S16", seeds=200)
+@saboteur("S2 S3 S5 S16", seeds=60, first=9)
 def confirm_at_quorum_minus_one() -> Iterator[None]:
     def hasty(self: Acks, origin: Any) -> Lsn:
         held = [self._vclocks[i].get(origin) for i in self.registered if i in self._vclocks]
@@ -164,7 +164,7 @@ def confirm_at_quorum_minus_one() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=200)
+@saboteur("S2 S3 S5 S16", seeds=60, first=9)
 def own_ack_counted_twice() -> Iterator[None]:
     def vain(self: Acks, origin: Any) -> Lsn:
         held = [self._vclocks[i].get(origin) for i in self.registered if i in self._vclocks]
@@ -189,7 +189,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=200)
+@saboteur("S2 S3 S5 S16", seeds=60, first=2)
 def promote_decided_without_a_quorum() -> Iterator[None]:
     following = Limbo._next_control
 
@@ -204,7 +204,7 @@ def promote_decided_without_a_quorum() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=60)
+@saboteur("S2 S3 S5 S16", seeds=10, first=1)
 def promote_decides_when_written() -> Iterator[None]:
     written = Limbo.control_written
 
@@ -220,7 +220,7 @@ def promote_decides_when_written() -> Iterator[None]:
         yield
 
 
-@saboteur("S9", seeds=60)
+@saboteur("S9", seeds=30, first=3)
 def queue_writable_after_a_restart() -> Iterator[None]:
     state: Callable[[Limbo], QueueState] = Limbo.__dict__["state"].fget
 
@@ -232,7 +232,7 @@ def queue_writable_after_a_restart() -> Iterator[None]:
         yield
 
 
-@saboteur("S4 S10 AssertionError KeyError", seeds=300)
+@saboteur("S4 S10 AssertionError KeyError", seeds=80, first=48)
 def rollback_from_the_left() -> Iterator[None]:
     rest = LimboQueue.rollback_rest
 

@@ -106,15 +106,18 @@ def main() -> int:
             tell(result)
         return result.violation is not None and options.stop
 
-    if options.jobs > 1:
-        with multiprocessing.Pool(options.jobs) as pool:
-            for result in pool.imap_unordered(run_seed, seeds, chunksize=4):
-                if take(result):
+    try:
+        if options.jobs > 1:
+            with multiprocessing.Pool(options.jobs) as pool:
+                for result in pool.imap_unordered(run_seed, seeds, chunksize=4):
+                    if take(result):
+                        break
+        else:
+            for seed in seeds:
+                if take(run_seed(seed)):
                     break
-    else:
-        for seed in seeds:
-            if take(run_seed(seed)):
-                break
+    except KeyboardInterrupt:
+        print("interrupted: what was done so far")
     wall = time.perf_counter() - began
     if options.situations:
         print("\n".join(table(hits)))
