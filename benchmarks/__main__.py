@@ -181,7 +181,7 @@ def _restarts(options: argparse.Namespace, only: set[str], directory: Path) -> l
         print(
             f"{one.what}: {one.rows:,} rows in {one.recovery_s:.2f} s (log record `recovered`) = "
             f"{one.rows_s:,.0f} rows/s, goal {GOAL_RESTART_ROWS_S:,}: {met}; "
-            f"exec to ready {one.ready_s:.2f} s"
+            f"exec to ready {one.ready_s:.2f} s, processor time {one.cpu_s:.2f} s"
         )
         results.append(_other(one.what, ops_s=one.rows_s, p50_ms=1000 * one.ready_s))
     print(f"memory: {row_bytes:.0f} bytes a row (100-byte value; resident set after the snapshot)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load import Job
+from benchmarks.load import Job, cpu_ns
 from benchmarks.suite import run_job
 from benchmarks.systems import Member, Synchro
 
@@ -17,12 +17,14 @@ TIMEOUT_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Restart:
-    """One start. recovery_s: of the log record `recovered`; ready_s: from exec to `instance_ready`."""
+    """One start. recovery_s: of the log record `recovered`; ready_s: from exec to `instance_ready`; cpu_s:
+    processor time used until then, which a busy machine changes less."""
 
     what: str
     rows: int
     recovery_s: float
     ready_s: float
+    cpu_s: float
     rss_bytes: int
 
     @property
@@ -61,9 +63,10 @@ def measure(directory: Path, rows: int) -> tuple[list[Restart], float, float]:
             record, recovered_at = system.wait_event(member, "recovered", TIMEOUT_S)
             _, ready_s = system.wait_event(member, "instance_ready", TIMEOUT_S)
             assert recovered_at <= ready_s
+            cpu_s = cpu_ns(member.pid) / 1e9
             if system.rows(system.leader()) != left:
                 raise RuntimeError("rows are missing after a restart")
-            found.append(Restart(what, left, record["duration_ms"] / 1000, ready_s, rss_bytes(member)))
+            found.append(Restart(what, left, record["duration_ms"] / 1000, ready_s, cpu_s, rss_bytes(member)))
             if what == "restart from the log":
                 system.checkpoint(member)
         return found, (found[-1].rss_bytes - empty) / left, filled

@@ -263,7 +263,7 @@ class Instance:
         state.effects.append(ev.ResetAppliers())
         if lost is not None:
             state.log.append_hard_state(lost)
-        self._carry_out(state.limbo.advance(now), now)
+        # A CONFIRM that was cut is asked for again by the next ack or write, not at once: the disk is full.
         last_cut_at, self._last_cut_at = self._last_cut_at, now
         repeated = last_cut_at is not None and now - last_cut_at <= state.settings.election_timeout_s
         if repeated and state.raft.is_leader:

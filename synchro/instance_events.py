@@ -393,13 +393,6 @@ class BeginAmnesia:
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
-    """Leave the process with exit code 1: going on could break a promise."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Notice:
     """Something a person wants to see in the log: fixed snake_case name, facts."""
 
@@ -416,6 +409,5 @@ Effect: TypeAlias = (
     | ResetAppliers
     | EndAmnesia
     | BeginAmnesia
-    | Halt
     | Notice
 )

@@ -151,11 +151,13 @@ class _Replay:
                     raise AssertionError("a limbo in recovery asks for nothing")
 
 
-def snapshot_view(instance: Instance) -> tuple[SnapshotMeta, list[tuple[int, list[Tuple]]]]:
+def snapshot_view(
+    instance: Instance, *, with_local: bool = True
+) -> tuple[SnapshotMeta, list[tuple[int, list[Tuple]]]]:
     """The committed prefix: tuples, vclock, queue, elections, requests, all of this very instant (ADR 4).
 
     The vclock is lowered to just before what is pending, so that recovery or a joiner replays those rows
-    from the WAL and has them in its queue again.
+    from the WAL and has them in its queue again. with_local: False for a join, local tuples stay here [M-21].
     """
     state = instance.state
     vclock = state.limbo.committed_prefix(state.log.vclock, _rows_of)
@@ -182,7 +184,7 @@ def snapshot_view(instance: Instance) -> tuple[SnapshotMeta, list[tuple[int, lis
             "drops_forgotten": drops.forgotten,
         },
     )
-    return meta, state.memtx.freeze()
+    return meta, state.memtx.freeze(with_local=with_local)
 
 
 def _rows_of(entry: LimboEntry) -> list[tuple[InstanceId, Lsn]]:

@@ -85,8 +85,7 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
         # One step of the core: nothing may come between the state and the tuples.
-        meta, _ = snapshot_view(core)
-        spaces = core.memtx.freeze(with_local=False)
+        meta, spaces = snapshot_view(core, with_local=False)
         start = meta.vclock.without_local()
         node.joins[request.instance_uuid] = meta.vclock
         # Our vote is not its vote: who joins shows what it finds here, and candidates count it.

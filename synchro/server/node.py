@@ -324,8 +324,6 @@ class Node:
             case ev.EndAmnesia():
                 self.log.info("amnesia_ended")
                 self.directory.set_amnesia(False)
-            case ev.Halt():
-                self._fail(SynchroError(effect.reason))
             case ev.Notice():
                 self.log.info(effect.event, **effect.facts)
 

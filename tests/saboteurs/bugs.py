@@ -240,7 +240,7 @@ def rollback_from_the_left() -> Iterator[None]:
         yield
 
 
-@saboteur("S3 S4 S5 S10 S16 L2", seeds=400)
+@saboteur("S3 S4 S5 S10 S16 AssertionError", seeds=100)
 def rows_of_a_deposed_owner_are_applied() -> Iterator[None]:
     def gullible(self: Limbo, origin: Any, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
         return DataVerdict.APPLY

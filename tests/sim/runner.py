@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
+import signal
 import time
 import traceback
 from collections import Counter
@@ -86,6 +87,7 @@ def main() -> int:
         if result.violation is not None:
             tell(result)
         return int(result.violation is not None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.perf_counter()
     seeds = range(options.first, options.first + options.seeds)
     violations: list[Result] = []

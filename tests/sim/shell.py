@@ -448,9 +448,6 @@ class Process:
                     self.machine.set_amnesia(True)
                 case ev.EndAmnesia():
                     self.machine.set_amnesia(False)
-                case ev.Halt(reason=reason):
-                    world.checks.halted(self, reason)
-                    self.machine.kill()
                 case ev.Notice(event=name):
                     world.hits["notice " + name] += 1
             if not self.is_alive:
