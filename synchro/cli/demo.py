@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 FIRST_PORT: Final = 3301
 WRITERS: Final = 64
 BATCH_ROWS: Final = 500
-START_S: Final = 20.0
+START_S: Final = 40.0
 CALM_S: Final = 2.0
 """How long the writers run before the leader is killed, and after the new one took over."""
-CATCH_UP_S: Final = 20.0
-FAILOVER_MAX_S: Final = 20.0
+CATCH_UP_S: Final = 40.0
+FAILOVER_MAX_S: Final = 30.0
 POLL_S: Final = 0.05
 DERIVED: Final = ("CJK UNIFIED IDEOGRAPH-", "HANGUL SYLLABLE ", "TANGUT IDEOGRAPH-")
 """Names that follow from the code point; Unicode's own list of names leaves them out."""

@@ -231,6 +231,11 @@ class Remote:
     def entries(self) -> list[Any]:
         return list(self.call(self.infos.ListQueue, info_pb2.ListQueueRequest()).entries)
 
+    def waiting_on_disk(self, count: int) -> list[Txn]:
+        """Names of the entries of the queue; none unless there are `count` and all are written."""
+        names = [(entry.txn.origin, entry.txn.lsn) for entry in self.entries()]
+        return names if len(names) == count and all(lsn for _, lsn in names) else []
+
     def vclock(self) -> dict[int, int]:
         """Without component 0, which counts what stays on the instance."""
         return {member: lsn for member, lsn in self.info("vclock").items() if member and lsn}

@@ -93,8 +93,7 @@ def test_snapshot_while_entries_wait(make_cluster: MakeCluster, how: str) -> Non
     cluster.wait_equal("sync")
     second.kill()
     writes = [first.remote.begin(replace("sync", [number, "waits"]), timeout=1000) for number in (2, 3, 4)]
-    eventually("they wait", lambda: first.remote.queue()["len"] == 3)
-    names = [(entry.txn.origin, entry.txn.lsn) for entry in first.remote.entries()]
+    names = eventually("they wait on disk", lambda: first.remote.waiting_on_disk(3))
     first.remote.snapshot()
     assert first.remote.queue()["len"] == 3
     assert not any(write.is_done for write in writes)
@@ -106,7 +105,7 @@ def test_snapshot_while_entries_wait(make_cluster: MakeCluster, how: str) -> Non
 
     first.start()
     assert first.remote.queue()["len"] == 3
-    assert [(entry.txn.origin, entry.txn.lsn) for entry in first.remote.entries()] == names
+    assert first.remote.waiting_on_disk(3) == names
     assert first.remote.select("sync") == [[1, "confirmed"]]
     second.start()
     cluster.wait_following()

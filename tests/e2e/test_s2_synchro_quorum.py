@@ -54,9 +54,10 @@ class Walk(Cluster):
         return [self.hang(number) for number in (1, 2, 3)]
 
     def hang(self, number: int, timeout: float = 1000) -> Write:
-        before = self.first.remote.queue()["len"]
-        write = self.first.remote.begin(replace("sync", [number]), timeout=timeout)
-        eventually("the write is in the queue", lambda: self.first.remote.queue()["len"] == before + 1)
+        remote = self.first.remote
+        before = remote.queue()["len"]
+        write = remote.begin(replace("sync", [number]), timeout=timeout)
+        eventually("the write is in the queue and on disk", lambda: remote.waiting_on_disk(before + 1))
         return write
 
     def peer(self, instance: Any, other: Any) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def test_S2_14_a_deadline_leaves_the_outcome_unknown(fresh: Walk) -> None:
 
 def test_S2_15_the_owner_dies_with_a_full_queue(fresh: Walk) -> None:
     writes = fresh.hang_three()
-    names = [(entry.txn.origin, entry.txn.lsn) for entry in fresh.first.remote.entries()]
+    names = fresh.first.remote.waiting_on_disk(3)
     fresh.first.kill()
     for write in writes:
         assert isinstance(write.error(soon_s()), Lost)
@@ -244,7 +245,7 @@ def test_S2_15_the_owner_dies_with_a_full_queue(fresh: Walk) -> None:
     remote = fresh.first.remote
     info = remote.info()
     assert info["synchro"]["queue"]["len"] == 3
-    assert [(entry.txn.origin, entry.txn.lsn) for entry in remote.entries()] == names
+    assert remote.waiting_on_disk(3) == names
     assert remote.select("sync") == []
     assert info["ro"] is True and info["ro_reason"] == "synchro"
     with pytest.raises(ReadOnly) as refused:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from saboteurs.bugs import ALL, Saboteur
+from saboteurs.bugs import ALL, RARE, Saboteur
 from sim.runner import Result, run_seed
 
 
@@ -27,9 +27,8 @@ def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:
 
 def main() -> int:
     alive = 0
-    for bug in ALL:
-        if sys.argv[1:] and bug.name not in sys.argv[1:]:
-            continue
+    chosen = [bug for bug in (*ALL, *RARE) if bug.name in sys.argv[1:]] if sys.argv[1:] else ALL
+    for bug in chosen:
         began = time.perf_counter()
         needed, result, others = hunt(bug)
         took = time.perf_counter() - began
