@@ -39,6 +39,7 @@ FIRST_PORT: Final = 3301
 WRITERS: Final = 64
 BATCH_ROWS: Final = 500
 START_S: Final = 40.0
+START_TRIES: Final = 3
 CALM_S: Final = 2.0
 """How long the writers run before the leader is killed, and after the new one took over."""
 CATCH_UP_S: Final = 40.0
@@ -77,9 +78,18 @@ def run(*, script: str, once: bool, nodes: int, is_async: bool) -> int:
     target: Target | None = None
     code = 1
     try:
-        target = write_config(directory, nodes, is_async=is_async)
         _say(f"{nodes} instances in {directory}")
-        _start(target)
+        for attempt in range(START_TRIES):
+            target = write_config(directory / f"try{attempt}", nodes, is_async=is_async, usual=not attempt)
+            try:
+                _start(target)
+                break
+            except Failed as error:
+                # Somebody else took a port between our look at it and the start of the instance.
+                if "ALREADY_RUNNING" not in str(error) or attempt == START_TRIES - 1:
+                    raise
+                processes.stop(target, timeout_s=10, kill=True)
+        assert target is not None
         with _connect(target) as db:
             if is_async:
                 _show_async(db, target)
@@ -114,10 +124,11 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def write_config(directory: Path, nodes: int, *, is_async: bool) -> Target:
+def write_config(directory: Path, nodes: int, *, is_async: bool, usual: bool = True) -> Target:
+    directory.mkdir()
     members = "".join(
         f"          instance{number:03}: {{grpc: {{listen: [{{uri: '127.0.0.1:{port}'}}]}}}}\n"
-        for number, port in enumerate(free_ports(nodes), 1)
+        for number, port in enumerate(free_ports(nodes, usual=usual), 1)
     )
     path = directory / processes.CONFIG_NAME
     path.write_text(
@@ -131,10 +142,10 @@ def write_config(directory: Path, nodes: int, *, is_async: bool) -> Target:
     return processes.parse_target(path)
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, *, usual: bool = True) -> list[int]:
     """The usual ones, so that `synchro status` finds them without -e; others if one of those is taken."""
-    usual = list(range(FIRST_PORT, FIRST_PORT + count))
-    for ports in (usual, [0] * count):
+    choices = [list(range(FIRST_PORT, FIRST_PORT + count))] if usual else []
+    for ports in (*choices, [0] * count):
         taken = []
         try:
             for port in ports:

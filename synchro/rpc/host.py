@@ -532,10 +532,19 @@ class RpcChannel:
             return multi(timeout=timeout, metadata=tuple(metadata))
 
         call = await self._loop.aio(start())
+
+        async def write(message: Any) -> None:
+            try:
+                await call.write(message)
+            except asyncio.InvalidStateError:
+                # The call ended before this write, and the reader has not told yet. Well: it sees the end.
+                if await call.code() is not grpc.StatusCode.OK:
+                    raise await _error_of(call) from None
+
         stream: Duplex[Any, Any] = Duplex(
             self._loop,
             read=call.read,
-            write=call.write,
+            write=write,
             size=size,
             in_bytes_max=in_bytes_max,
             out_bytes_max=out_bytes_max,

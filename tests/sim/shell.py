@@ -77,7 +77,6 @@ class Relay:
         )
         self.position = 0
         self.raft: RaftMessage | None = None
-        self.vclock_sync = 0
         self.heartbeat_wanted = False
         self.heard_at = process.local_now
         self.is_open = True
@@ -118,8 +117,8 @@ class Relay:
         self.raft = message
         self._flush()
 
-    def send_heartbeat(self, vclock_sync: int) -> None:
-        self.vclock_sync = max(self.vclock_sync, vclock_sync - 1)
+    def send_heartbeat(self) -> None:
+        """It carries the number of the newest round of linearizable reads [Q-62]."""
         self.heartbeat_wanted = True
         self._flush()
 
@@ -128,8 +127,7 @@ class Relay:
         beat = None
         if self.heartbeat_wanted:
             self.heartbeat_wanted = False
-            self.vclock_sync += 1
-            beat = (self.vclock_sync, process.show())
+            beat = (process.instance.read_barrier.number, process.show())
         raft, self.raft = self.raft, None
         if raft is not None:
             process.machine.shows_vote(raft)
@@ -431,9 +429,9 @@ class Process:
                 case ev.BroadcastRaft(message=message):
                     for relay in list(self.relays.values()):
                         relay.send_raft(message)
-                case ev.RequestHeartbeats(vclock_sync=sync):
+                case ev.RequestHeartbeats():
                     for relay in list(self.relays.values()):
-                        relay.send_heartbeat(sync)
+                        relay.send_heartbeat()
                 case ev.Reply():
                     replies.append(effect)
                 case ev.StopApplier(peer=peer, error=error):
@@ -446,6 +444,8 @@ class Process:
                 case ev.BeginAmnesia():
                     world.checks.amnesia_began(self)
                     self.machine.set_amnesia(True)
+                    for applier in self.appliers.values():
+                        applier.lost()  # subscribe again, with an empty filter: own rows may be missing
                 case ev.EndAmnesia():
                     self.machine.set_amnesia(False)
                 case ev.Notice(event=name):
@@ -476,7 +476,10 @@ class Process:
     def _kick(self) -> None:
         if self.batch is not None or not self.pending:
             return
-        self.batch, self.pending = self.pending, []
+        has_control = self.pending[0][1]
+        end = next((at for at, (_, control) in enumerate(self.pending) if control != has_control), None)
+        self.batch = self.pending[:end]
+        self.pending = [] if end is None else self.pending[end:]
         self._batches += 1
         latency = self.machine.write_latency()
         self.world.at(self.world.now + latency, self._finish_write, self._batches)
@@ -507,9 +510,8 @@ class Process:
         try:
             txns = self.append_now()
         except WalIo as error:
-            dropped = self.pending
             self.batch, self.pending = None, []
-            if has_control or any(control for _, control in dropped):
+            if has_control:
                 self.world.hits["control row did not fit"] += 1
                 self.machine.kill()
                 return
