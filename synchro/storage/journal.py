@@ -59,6 +59,8 @@ class JournalStart:
     vclock: the new file starts after it. tail: transactions of the last file above its last mark: they may
     be page cache only, so they are copied to the new file and synced before anything is acked (S8).
     files: the chain so far, oldest first, without a file that the new one replaces (equal start).
+    torn: path and offset where the last file was cut: a block that lies there may still be whole on the disk
+    and torn in the page cache only, so the cut is made durable before its LSNs are given again (S10).
     """
 
     vclock: Vclock = EMPTY_VCLOCK
@@ -67,6 +69,7 @@ class JournalStart:
     tail_vclock: Vclock | None = None
     """End of the tail; None: `vclock`."""
     files: tuple[WalFile, ...] = ()
+    torn: tuple[str, int] | None = None
 
 
 class WrittenBlock(NamedTuple):
@@ -110,7 +113,7 @@ class Journal:
     """Appends batches; rotates, recycles and deletes files.
 
     J1  `vclock` covers exactly what is written and, unless `sync=False`, synced [W-14].
-    J2  a file of an earlier process is never written to.
+    J2  a file of an earlier process is never written to, except to make its cut durable.
     J3  after `DiskFailed` the object refuses everything.
     """
 
@@ -149,10 +152,23 @@ class Journal:
         self.gaps_made = 0
         """Times that files were deleted although a subscriber may still need them [W-17]."""
         self.vclock = start.vclock
+        if start.torn is not None:
+            path, offset = start.torn
+            self._guarded(lambda: self._seal(path, offset))
         self._current = self._guarded(
             lambda: self._create(start.vclock, start.prev_vclock, start.tail, wall_time)
         )
         self.vclock = start.tail_vclock or advance(start.vclock, start.tail)
+
+    def _seal(self, path: str, offset: int) -> None:
+        file = self._disk.open(path)
+        try:
+            size = self._disk.size(file)
+            if offset < size:
+                write_whole(self._disk, file, bytes(min(SECTOR, size - offset)), offset)
+                self._sync(file, always=True)
+        finally:
+            self._disk.close(file)
 
     # --- what others may ask ------------------------------------------------------------------------
 

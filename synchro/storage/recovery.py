@@ -163,9 +163,17 @@ class Recovered:
             self._start_at(reader.header, end, (), end)
         else:
             self.torn_tail = TornTail(reader.path, reader.end)
-            self._start_at(reader.header, Vclock(proven), tuple(t for _, txns in tail for t in txns), end)
+            copies = tuple(t for _, txns in tail for t in txns)
+            self._start_at(reader.header, Vclock(proven), copies, end, torn=(reader.path, reader.end))
 
-    def _start_at(self, last: FileHeader, start: Vclock, tail: tuple[Txn, ...], end: Vclock) -> None:
+    def _start_at(
+        self,
+        last: FileHeader,
+        start: Vclock,
+        tail: tuple[Txn, ...],
+        end: Vclock,
+        torn: tuple[str, int] | None = None,
+    ) -> None:
         replaces = start == last.vclock  # Same name: the new file takes the place of the last one.
         self.journal_start = JournalStart(
             vclock=start,
@@ -173,6 +181,7 @@ class Recovered:
             tail=tail,
             tail_vclock=end,
             files=tuple(self._chain[:-1] if replaces else self._chain),
+            torn=None if replaces else torn,
         )
 
     def _count(self, batch: list[Txn]) -> list[Txn]:
