@@ -523,7 +523,8 @@ class Instance:
             now,
         )
         if self._transfer is not None:
-            self._end_transfer(self._transfer.term_changed(raft.volatile_term))
+            may_lead = raft.is_leader or raft.is_write_in_progress or raft.is_candidacy_running
+            self._end_transfer(self._transfer.raft_changed(raft.volatile_term, may_lead=may_lead))
         if self.read_barrier.is_open and state.limbo.state is not QueueState.LEADER:
             for call_id in self.read_barrier.fail():
                 state.refuse(call_id, state.not_owner_error())

@@ -52,9 +52,11 @@ class Transfer:
             return Promoted(effect.term, effect.old, effect.confirmed, effect.rolled_back)
         return None
 
-    def term_changed(self, volatile_term: Term) -> Outcome | None:
-        """Leadership was lost before the queue followed [P-13]."""
-        if self.phase is not Phase.QUEUE or self.term == volatile_term:
+    def raft_changed(self, volatile_term: Term, *, may_lead: bool) -> Outcome | None:
+        """Leadership was lost before the queue followed [P-13]: by a later term, or given up in this one.
+
+        may_lead: raft leads, or will once the write in progress is on disk."""
+        if self.phase is not Phase.QUEUE or (self.term == volatile_term and may_lead):
             return None
         return Rejected(
             InterferingElections(

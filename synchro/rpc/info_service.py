@@ -27,8 +27,8 @@ class InfoService(Service):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.GetInfo = self.at_once(self._get_info, when_ready=False)
-        self.GetSynchro = self.at_once(self._get_synchro, when_ready=False)
-        self.ListQueue = self.at_once(self._list_queue, when_ready=False)
+        self.GetSynchro = self.at_once(self._get_synchro)
+        self.ListQueue = self.at_once(self._list_queue)
         self.WatchInfo = self.streaming(self._watch_info)
 
     def register(self, server: Any) -> None:

@@ -365,3 +365,21 @@ def test_a_linearizable_read_needs_a_quorum_that_still_follows() -> None:
     elsewhere = mesh.call_id()
     mesh.step(2, ev.ReadBarrierRequested(elsewhere))
     assert mesh.reason(elsewhere) == "SYNC_QUEUE_FOREIGN"
+
+
+def test_a_promote_whose_leader_resigns_is_answered_at_once() -> None:
+    """[P-13]: the disk got stuck before the PROMOTE was decided; nobody has to wait for a time-out."""
+    mesh = Mesh(3)
+    call = mesh.call_id()
+    mesh.step(1, ev.PromoteRequested(call))
+    for _ in range(4):  # the term and the vote of all, but no PROMOTE on a second disk
+        mesh.persist(1)
+        for other in (2, 3):
+            mesh.deliver(1, other)
+            mesh.persist(other)
+            mesh.deliver(other, 1)
+        if mesh[1].raft.is_leader:
+            break
+    assert mesh[1].raft.is_leader and mesh.outcome(call) is None
+    mesh.step(1, ev.WalStuck())
+    assert mesh.reason(call) == "INTERFERING_ELECTIONS"

@@ -218,8 +218,8 @@ def test_a_torn_tail_is_named() -> None:
 
 
 def test_a_torn_tail_that_was_cut_can_never_come_back() -> None:
-    """S10: a block was written, cut back in the page cache only, then the process died and a new one went on
-    with the same LSNs; after a power loss the old block would be whole again, and differ from the new rows."""
+    """S10: a block was written and cut back in the page cache only, then the process died and the next one
+    gave its LSNs again; after a power loss the old block would be whole, and differ from the new rows."""
     disk, journal = new_instance()
     write_each(journal, [txn(1), txn(2)])
     path, before = last_xlog(disk), journal.position[1]
