@@ -47,9 +47,10 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/synchro demo --script failover --once $(ARGS)
 
-# Tests with real processes share one worker, so that they run one after the other (tests/conftest.py).
+# Real processes get the machine for themselves, one test after the other (tests/conftest.py).
 test: $(READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e" $(ARGS)
+	$(BIN)/python -m pytest -q -m e2e $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

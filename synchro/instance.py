@@ -72,6 +72,7 @@ class Instance:
         self._relays: set[InstanceId] = set()
         self._appliers: set[InstanceId] = set()
         self._last_cut_at: float | None = None
+        self._retry_at: float | None = None
         self._has_amnesia_flag = not trust.is_trusted
 
     def start(self, now: float) -> list[ev.Effect]:
@@ -100,7 +101,7 @@ class Instance:
             case ev.PeerRaftReceived():
                 self._on_peer_raft(event, now)
             case ev.DeadlineReached():
-                self._step_raft(raft_ev.DeadlineReached(), now)
+                self._on_deadline(now)
             case ev.CallExpired():
                 self._on_call_expired(event.call_id, now)
             case ev.RequestAbandoned():
@@ -137,7 +138,10 @@ class Instance:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        return self._state.raft.deadline
+        raft_at, retry_at = self._state.raft.deadline, self._retry_at
+        if raft_at is None or retry_at is None:
+            return raft_at if retry_at is None else retry_at
+        return min(raft_at, retry_at)
 
     def _finish(self, now: float) -> list[ev.Effect]:
         """Let go on what waited for something that this step brought; then hand out the effects."""
@@ -263,12 +267,19 @@ class Instance:
         state.effects.append(ev.ResetAppliers())
         if lost is not None:
             state.log.append_hard_state(lost)
-        # A CONFIRM that was cut is asked for again by the next ack or write, not at once: the disk is full.
+        self._retry_at = now + state.settings.replication_timeout_s
         last_cut_at, self._last_cut_at = self._last_cut_at, now
         repeated = last_cut_at is not None and now - last_cut_at <= state.settings.election_timeout_s
         if repeated and state.raft.is_leader:
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
         state.progressed = True
+
+    def _on_deadline(self, now: float) -> None:
+        self._step_raft(raft_ev.DeadlineReached(), now)
+        if self._retry_at is not None and now >= self._retry_at:
+            # A control row that was cut back is asked for again now: at once, the disk would still be full.
+            self._retry_at = None
+            self._carry_out(self.limbo.advance(now), now)
 
     # --- limbo
 

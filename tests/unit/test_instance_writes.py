@@ -383,3 +383,19 @@ def test_a_promote_whose_leader_resigns_is_answered_at_once() -> None:
     assert mesh[1].raft.is_leader and mesh.outcome(call) is None
     mesh.step(1, ev.WalStuck())
     assert mesh.reason(call) == "INTERFERING_ELECTIONS"
+
+
+def test_a_confirm_that_found_no_room_is_asked_for_again_by_a_timer() -> None:
+    """[Q-24], ADR 8: alone in the set nobody's ack or write would ask again."""
+    from synchro.errors import WalIo
+
+    mesh = promoted_mesh(1)
+    call = mesh.write(1, (1,))
+    mesh.persist(1)  # the row; the CONFIRM is on its way
+    member = mesh.members[1]
+    del member.wal[member.written :]
+    mesh.step(1, ev.RowsCutBack(mesh[1].vclock, WalIo("Failed to write to disk; nothing was written")))
+    mesh.settle()
+    assert mesh.outcome(call) is None
+    mesh.run_for(2 * mesh.settings.replication_timeout_s)
+    assert mesh.committed(call)
