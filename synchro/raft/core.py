@@ -563,7 +563,9 @@ class Raft:
             return
         if self._is_split_noticed or self._timer is None or self._timer.wait is not Wait.ELECTION:
             return
-        if self._votes.is_split(self._electorate, self.membership.election_quorum):
+        electorate = self._electorate
+        absent = electorate - self.healthy - {self.self_id}
+        if self._votes.is_split(electorate, self.membership.election_quorum, absent):
             self._is_split_noticed = True
             sooner = Timer(Wait.SHIFT, now, self._draw_shift())
             if sooner.end(self.settings) < self._timer.end(self.settings):

@@ -32,16 +32,20 @@ class Votes:
         """Members of `electorate` that voted for `candidate`. Others do not count [L-9]."""
         return sum(1 for voter, its in self._candidate_of.items() if its == candidate and voter in electorate)
 
-    def is_split(self, electorate: Set[InstanceId], quorum: int) -> bool:
+    def is_split(
+        self, electorate: Set[InstanceId], quorum: int, absent: Set[InstanceId] = frozenset()
+    ) -> bool:
         """True if no candidate can reach `quorum` any more, however the rest of `electorate` votes.
 
-        Votes of instances outside `electorate` are left out, and a set that is smaller than the quorum
-        is not split but too small: waiting less would not help it [L-19].
+        absent: members that cannot be heard now; they are not waited for, or two survivors of three that
+        voted for themselves would wait for the vote of the dead one. Votes of instances outside `electorate`
+        are left out, and too few to reach the quorum are not split: waiting less would not help them [L-19].
         """
-        if len(electorate) < quorum:
+        voted = self._candidate_of.keys() & electorate
+        undecided = len((electorate - absent) - voted)
+        if len(voted) + undecided < quorum:
             return False
         counts = Counter(its for voter, its in self._candidate_of.items() if voter in electorate)
-        undecided = len(electorate) - counts.total()
         return max(counts.values(), default=0) + undecided < quorum
 
     def as_dict(self) -> dict[InstanceId, InstanceId]:

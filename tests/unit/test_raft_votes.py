@@ -50,6 +50,14 @@ def test_a_vote_is_split_when_nobody_can_win_any_more() -> None:
     assert votes(v1=1, v2=2).is_split(ids(1, 2), quorum=2)
 
 
+def test_nobody_waits_for_the_vote_of_who_cannot_be_heard() -> None:
+    """[E-23]: two survivors of three, each with its own vote; the third is dead."""
+    assert not votes(v1=1, v2=2).is_split(ids(1, 2, 3), quorum=2)
+    assert votes(v1=1, v2=2).is_split(ids(1, 2, 3), quorum=2, absent=ids(3))
+    assert votes(v1=1, v2=2, v3=3).is_split(ids(1, 2, 3), quorum=2, absent=ids(3))  # it had voted before
+    assert not votes(v1=1).is_split(ids(1, 2, 3), quorum=2, absent=ids(2, 3))  # too few, not split
+
+
 def test_a_set_smaller_than_the_quorum_is_not_split() -> None:
     """[E-23]: waiting less would not help; the quorum is out of reach anyway."""
     assert not votes(v1=1, v2=2).is_split(ids(1, 2), quorum=3)
