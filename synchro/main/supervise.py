@@ -23,10 +23,10 @@ from synchro.rpc.transport import open_grpc_transport
 from synchro.server.api import WatchFacts
 from synchro.server.directory import DataDirectory
 from synchro.server.failing_disk import SnapshotDisk
+from synchro.server.garbage import tune_garbage_collector
 from synchro.server.life import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
-from synchro.server.snapshotter import tune_garbage_collector
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the WAL thread may wait for the interpreter lock behind a busy main thread."""

@@ -39,10 +39,11 @@ from synchro.row import Txn
 from synchro.server.bootstrap import BootstrapHere, find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.failing_disk import WalDisk
+from synchro.server.garbage import tune_garbage_collector
 from synchro.server.join import join
 from synchro.server.node import Node
 from synchro.server.peers import Peers
-from synchro.server.snapshotter import Snapshotter, tune_garbage_collector
+from synchro.server.snapshotter import Snapshotter
 from synchro.server.transport import Ballot, LinkLost
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx

@@ -6,7 +6,6 @@ WAL files that neither they nor any registered instance needs.
 
 from __future__ import annotations
 
-import gc
 import posixpath
 import random
 from typing import TYPE_CHECKING
@@ -123,10 +122,3 @@ class Snapshotter:
         for need in needs:
             floor = floor.floor(need.replace(LOCAL, oldest.get(LOCAL)))
         return floor
-
-
-def tune_garbage_collector() -> None:
-    """After data was loaded: nothing of it is garbage, so full collections need not look at it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
