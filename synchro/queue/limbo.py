@@ -157,11 +157,6 @@ class Limbo:
         return self._in_flight is not None or len(self._pending) > 0
 
     @property
-    def is_deciding(self) -> bool:
-        """The own CONFIRM that decides a take-over is on its way to disk: prepare nothing behind it."""
-        return isinstance(self._in_flight, Confirm) and self.is_barrier(self.self_id, self._in_flight)
-
-    @property
     def is_full(self) -> bool:
         """New requests must wait: only the owner may say so, a replica that refused would block itself."""
         return 0 < self.max_size <= self._queue.size and self._queue.owner_id == self.self_id  # [L-11]
