@@ -30,9 +30,6 @@ async def run(
         stopping = False
 
         async def write() -> None:
-            if ops == 1:
-                await space.insert(make(), omit_tuples=True)
-                return
             async with db.transaction(omit_tuples=True) as transaction:
                 for _ in range(ops):
                     transaction.insert(SPACE, make())
@@ -41,7 +38,10 @@ async def run(
             while not stopping:
                 began = time.perf_counter()
                 try:
-                    await write()
+                    if ops == 1:
+                        await space.insert(make(), omit_tuples=True)
+                    else:
+                        await write()
                 except SynchroError as error:
                     print(repr(error), file=sys.stderr)
                     done(began, time.perf_counter(), 0)

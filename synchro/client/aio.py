@@ -4,8 +4,8 @@
         await db.space("bands").insert([4, "ABBA", 1972])
 
 Names and meanings are those of the blocking client. Concurrent writes of tasks share one stream: a frame is
-everything that was pending when the previous one had been written. A cancelled call detaches: its write may
-still be done.
+everything that was pending when the previous one had been written, up to a limit. A cancelled call detaches:
+its write may still be done.
 """
 
 from __future__ import annotations
@@ -16,17 +16,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
-from synchro.client import requests
+from synchro.client import requests, wire
 from synchro.client.blocking import OPERATOR_TIMEOUT_S, POLL_S, Transaction, nobody, requests_txn
-from synchro.client.channel import (
-    CHANNEL_OPTIONS,
-    FRAME_BYTES_MAX,
-    FRAME_CALLS_MAX,
-    IN_FLIGHT_MAX,
-    PROBE_S,
-)
+from synchro.client.channel import CHANNEL_OPTIONS, IN_FLIGHT_MAX, PROBE_S
 from synchro.client.errors import (
     CannotConnect,
     ClientClosed,
@@ -57,6 +51,8 @@ from synchro.rpc.generated.v1 import (
 import grpc  # isort: skip - after channel.py, which sets its environment
 
 T = TypeVar("T")
+_Entry: TypeAlias = "tuple[asyncio.Future[Message], float, bytes, int]"
+"""Who waits for an ExecuteReply, until when (monotonic), the call, and how many operations it has."""
 SWEEP_S: Final = 0.25
 """How often calls are looked through for those whose answer is overdue: a timer for each would cost more
 than the call."""
@@ -65,41 +61,45 @@ than the call."""
 class _Stream:
     """One ExecuteStream to one instance, used by tasks of one loop.
 
-    B1  Each future in `_waiters` gets one outcome: a reply, or an exception.
-    B2  A call is in `_pending`, or it was sent; `_first_pending` tells which.
+    B1  Each future in `_pending` and `_sent` gets one outcome: a reply, or an exception.
+    B2  A call is in one of them until its end; or it was cancelled, or is overdue.
+
+    on_header: told of each header; wrote: of the name of each transaction.
     """
 
-    def __init__(self, link: _Link, timeout_s: float, on_header: Callable[[Any, str], None]) -> None:
+    def __init__(
+        self,
+        link: _Link,
+        timeout_s: float,
+        on_header: Callable[[Any, str], None],
+        wrote: Callable[[int, int], None],
+    ) -> None:
         self.endpoint = link.endpoint
         self.instance = ""
         self.is_broken = False
-        self._timeout = requests.duration(timeout_s)
+        self._timeout = wire.frame_timeout(timeout_s)
         self._on_header = on_header
+        self._wrote = wrote
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[Message] = deque()
-        self._waiters: dict[int, asyncio.Future[Message]] = {}
-        self._deadlines: dict[int, float] = {}
-        self._seq = 0
-        self._first_pending = 1
+        self._pending: deque[_Entry] = deque()
+        self._sent: dict[int, _Entry] = {}
+        self._seqs = wire.seqs()
         self._wake: asyncio.Future[None] | None = None
         self._room: asyncio.Event = asyncio.Event()
-        self._call = link.data.ExecuteStream()
+        self._call = link.open_stream()
         self._tasks = [
             self._loop.create_task(self._send()),
             self._loop.create_task(self._receive()),
         ]
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
-    def submit(self, call: Message, deadline: float) -> asyncio.Future[Message]:
-        """Raises `CannotConnect` if the stream is over: nothing was sent."""
+    def submit(self, call: bytes, ops: int, deadline: float) -> asyncio.Future[Message]:
+        """A call (`wire.call`) of so many operations. Raises `CannotConnect` if the stream is over: nothing
+        was sent."""
         if self.is_broken:
             raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
-        self._seq = seq = self._seq + 1
-        call.seq = seq
         future: asyncio.Future[Message] = self._loop.create_future()
-        self._waiters[seq] = future
-        self._deadlines[seq] = deadline
-        self._pending.append(call)
+        self._pending.append((future, deadline, call, ops))
         wake = self._wake
         if wake is not None:
             self._wake = None
@@ -109,7 +109,7 @@ class _Stream:
 
     @property
     def is_full(self) -> bool:
-        return len(self._waiters) >= IN_FLIGHT_MAX
+        return len(self._pending) + len(self._sent) >= IN_FLIGHT_MAX
 
     async def wait_room(self) -> None:
         while self.is_full and not self.is_broken:
@@ -122,27 +122,22 @@ class _Stream:
                 if not self._pending:
                     self._wake = self._loop.create_future()
                     await self._wake
-                frame = data_pb2.ExecuteStreamRequest(calls=self._take(), timeout=self._timeout)
-                await self._call.write(frame)
+                calls = self._take()
+                if calls:
+                    calls.append(self._timeout)
+                    await self._call.write(b"".join(calls))
         except (grpc.RpcError, asyncio.InvalidStateError):
             pass  # the receiving task learns why
 
-    def _take(self) -> list[Message]:
-        """Of those that still wait: what was cancelled before it was sent is not sent."""
-        taken: list[Message] = []
-        size = 0
-        pending, waiters = self._pending, self._waiters
-        while pending and len(taken) < FRAME_CALLS_MAX and size < FRAME_BYTES_MAX:
-            call = pending.popleft()
-            self._first_pending = call.seq + 1
-            future = waiters.get(call.seq)
-            if future is None or future.cancelled():
-                self._forget(call.seq)
-                continue
-            taken.append(call)
-            if len(call.ops) > 8 or len(taken) % 64 == 0:
-                size += call.ByteSize()  # small ones are counted by sample
-        return taken
+    def _take(self) -> list[bytes]:
+        """The calls of a frame. What was cancelled, or is overdue, before it was sent is not sent."""
+        calls: list[bytes] = []
+        for entry in wire.take(self._pending):
+            if not entry[0].done():
+                seq, seq_field = next(self._seqs)
+                self._sent[seq] = entry
+                calls.append(wire.in_frame(seq_field, entry[2]))
+        return calls
 
     async def _receive(self) -> None:
         error: SynchroError = ConnectionLost(f"{self.endpoint} ended the stream", endpoint=self.endpoint)
@@ -154,17 +149,18 @@ class _Stream:
                 header = response.header
                 self.instance = header.instance_name
                 self._on_header(header, self.endpoint)
-                pop, drop = self._waiters.pop, self._deadlines.pop
                 for result in response.results:
-                    seq = result.seq
-                    future = pop(seq, None)
-                    drop(seq, None)
-                    if future is None or future.done():
+                    entry = self._sent.pop(result.seq, None)
+                    if entry is None or entry[0].done():
                         continue
-                    if result.HasField("reply"):
-                        future.set_result(result.reply)
+                    reply = result.reply
+                    origin = reply.txn_origin
+                    if origin:
+                        self._wrote(origin, reply.txn_lsn)
+                    if origin or result.HasField("reply"):
+                        entry[0].set_result(reply)
                     else:
-                        future.set_exception(of_status(result.error, self.endpoint))
+                        entry[0].set_exception(of_status(result.error, self.endpoint))
                 if not self._room.is_set():
                     self._room.set()
         except grpc.RpcError as failure:
@@ -175,21 +171,16 @@ class _Stream:
         finally:
             self._end(error)
 
-    def _forget(self, seq: int) -> None:
-        self._waiters.pop(seq, None)
-        self._deadlines.pop(seq, None)
-
     def _sweep(self) -> None:
         now = time.monotonic()
-        for seq, deadline in list(self._deadlines.items()):
-            future = self._waiters[seq]
-            if future.cancelled():
-                self._forget(seq)
-            elif deadline < now:
-                self._forget(seq)
+        for future, deadline, _, _ in (*self._sent.values(), *self._pending):
+            if deadline < now and not future.done():
                 future.set_exception(
                     ConnectionLost(f"no answer from {self.endpoint} in time", endpoint=self.endpoint)
                 )
+        self._sent = {seq: entry for seq, entry in self._sent.items() if not entry[0].done()}
+        if not self.is_full:
+            self._room.set()
         if not self.is_broken:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
@@ -197,19 +188,15 @@ class _Stream:
         self.is_broken = True
         self._sweeper.cancel()
         self._room.set()
-        waiters, self._waiters = self._waiters, {}
-        self._deadlines.clear()
-        self._pending.clear()
-        for seq, future in waiters.items():
-            if future.done():
-                continue
-            sent = seq < self._first_pending
-            # One object for each: an exception collects the traceback of whoever raises it.
-            future.set_exception(
-                type(error)(error.message, **error.details)
-                if sent
-                else CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)
-            )
+        sent, self._sent = self._sent, {}
+        pending, self._pending = self._pending, deque()
+        # One object for each: an exception collects the traceback of whoever raises it.
+        for future, _, _, _ in sent.values():
+            if not future.done():
+                future.set_exception(type(error)(error.message, **error.details))
+        for future, _, _, _ in pending:
+            if not future.done():
+                future.set_exception(CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint))
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
@@ -231,6 +218,7 @@ class _Link:
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
+        self.open_stream: Callable[[], Any] = wire.open_stream(self.channel)
         self.stream: _Stream | None = None
 
     async def close(self) -> None:
@@ -296,7 +284,7 @@ class AsyncClient:
     def _stream(self, endpoint: str) -> _Stream:
         link = self._link(endpoint)
         if link.stream is None or link.stream.is_broken:
-            link.stream = _Stream(link, self.timeout, self._on_header)
+            link.stream = _Stream(link, self.timeout, self._on_header, self._session.wrote_txn)
         return link.stream
 
     def _on_header(self, header: Message, endpoint: str) -> None:
@@ -437,7 +425,7 @@ class AsyncClient:
 
     async def execute(
         self,
-        ops: Sequence[Message],
+        ops: Iterable[Message],
         *,
         wait: str = "complete",
         timeout: float | None = None,
@@ -446,17 +434,35 @@ class AsyncClient:
         request_id: bytes | None = None,
     ) -> Result:
         """One transaction, see `Client.execute`."""
-        timeout_s = self.timeout if timeout is None else timeout
-        deadline = time.monotonic() + timeout_s
-        call = requests.call(
-            ops,
-            request_id=request_id or requests.new_request_id(),
-            position=self._session.position,
+        encoded = [wire.encoded(op) for op in ops]
+        reply, instance = await self._write(
+            b"".join(encoded),
+            len(encoded),
             wait=wait,
-            timeout_s=timeout,
+            timeout=timeout,
             expected_term=expected_term,
             omit_tuples=omit_tuples,
+            request_id=request_id,
         )
+        return wire.result(reply, encoded, self._names_of(encoded), instance, omit_tuples=omit_tuples)
+
+    async def _write(
+        self,
+        ops: bytes,
+        count: int,
+        *,
+        wait: str = "complete",
+        timeout: float | None = None,
+        expected_term: int = 0,
+        omit_tuples: bool = False,
+        request_id: bytes | None = None,
+    ) -> tuple[Message, str]:
+        """`execute` of `count` encoded operations: an ExecuteReply, and the name of who did it."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        request_id = request_id or requests.new_request_id()
+        position = self._session.position_field
+        options = wire.options(wait, timeout, expected_term, omit_tuples)
+        call = wire.call(request_id, position, ops, options)
         # The way of nearly all calls: the leader is known, and does it.
         endpoint = self._routes.leader
         link = self._links.get(endpoint) if endpoint is not None and self.follow_leader else None
@@ -464,37 +470,41 @@ class AsyncClient:
         tries: Tries | None = None
         if stream is not None and endpoint is not None and not stream.is_broken and not stream.is_full:
             try:
-                return self._done(call, await stream.submit(call, deadline + GRACE_S), stream)
+                return await stream.submit(call, count, deadline + GRACE_S), stream.instance
             except SynchroError as error:
-                tries = Tries(deadline, call.request_id)
+                tries = Tries(deadline, request_id)
                 delay = self._after_failure(tries, error, endpoint)
                 if delay:
                     await asyncio.sleep(delay)
-        return await self._execute_with_retries(call, tries or Tries(deadline, call.request_id))
+        modes = wait, timeout, expected_term, omit_tuples
+        return await self._write_with_retries(
+            ops, count, modes, position, tries or Tries(deadline, request_id)
+        )
 
-    async def _execute_with_retries(self, call: Message, tries: Tries) -> Result:
-        async def attempt(endpoint: str) -> Result:
+    async def _write_with_retries(
+        self,
+        ops: bytes,
+        count: int,
+        modes: tuple[str, float | None, int, bool],
+        position: bytes,
+        tries: Tries,
+    ) -> tuple[Message, str]:
+        wait, timeout_s, expected_term, omit_tuples = modes
+
+        async def attempt(endpoint: str) -> tuple[Message, str]:
+            nonlocal timeout_s, position
             if tries.is_again:
-                left_s = max(0.05, tries.deadline - time.monotonic())
-                call.timeout.CopyFrom(requests.duration(left_s))
-            if tries.is_first_sent and self._session.position is not None:
-                call.known_position.CopyFrom(self._session.position)
+                timeout_s = max(0.05, tries.deadline - time.monotonic())
+            if tries.is_first_sent:
+                position = self._session.position_field
+            options = wire.options(wait, timeout_s, expected_term, omit_tuples)
+            call = wire.call(tries.request_id, position, ops, options)
             stream = self._stream(endpoint)
             if stream.is_full:
                 await stream.wait_room()
-            return self._done(call, await stream.submit(call, tries.deadline + GRACE_S), stream)
+            return await stream.submit(call, count, tries.deadline + GRACE_S), stream.instance
 
         return await self._with_retries(tries, self._write_place, attempt)
-
-    def _done(self, call: Message, reply: Message, stream: _Stream) -> Result:
-        origin = reply.txn_origin
-        if origin:
-            self._session.wrote_txn(origin, reply.txn_lsn)
-        if call.omit_tuples:
-            txn = (origin, reply.txn_lsn) if origin else None
-            return Result((), txn, reply.is_sync, reply.duplicate, stream.instance)
-        body = getattr(call.ops[0], call.ops[0].WhichOneof("op"))
-        return requests.result(call, reply, self._names(body.space or body.space_id), stream.instance)
 
     # --- data
 
@@ -550,6 +560,9 @@ class AsyncClient:
 
     def _names(self, space: SpaceRef) -> Callable[[], Sequence[str]]:
         return lambda: self._formats.get(space, ())
+
+    def _names_of(self, ops: Sequence[bytes]) -> Callable[[], Sequence[str]]:
+        return lambda: self._formats.get(wire.space_of(ops), ())
 
     async def field_names(self, space: SpaceRef) -> Sequence[str]:
         """Names of the fields of a space. Await it once, then `row["name"]` works for its rows."""
@@ -785,14 +798,15 @@ class AsyncSpace:
         self.name = name
 
     async def insert(self, fields: Sequence[Any], **options: Any) -> Tuple:
-        return await self._stored(requests.insert(self.name, fields), fields, options)
+        op = wire.insert(self.name, fields)
+        reply, _ = await self._client._write(op, 1, **options)
+        stored = None if options.get("omit_tuples") else self._changed(op, reply)
+        return stored if stored is not None else Tuple(fields)
 
     async def replace(self, fields: Sequence[Any], **options: Any) -> Tuple:
-        return await self._stored(requests.replace(self.name, fields), fields, options)
-
-    async def _stored(self, op: Message, fields: Sequence[Any], options: Mapping[str, Any]) -> Tuple:
-        result = await self._client.execute([op], **options)
-        stored = result.tuples[0] if result.tuples else None
+        op = wire.replace(self.name, fields)
+        reply, _ = await self._client._write(op, 1, **options)
+        stored = None if options.get("omit_tuples") else self._changed(op, reply)
         return stored if stored is not None else Tuple(fields)
 
     async def update(
@@ -807,8 +821,12 @@ class AsyncSpace:
         return await self._one(requests.delete(self.name, key, index), options)
 
     async def _one(self, op: Message, options: Mapping[str, Any]) -> Tuple | None:
-        result = await self._client.execute([op], **options)
-        return result.tuples[0] if result.tuples else None
+        encoded = wire.encoded(op)
+        reply, _ = await self._client._write(encoded, 1, **options)
+        return None if options.get("omit_tuples") else self._changed(encoded, reply)
+
+    def _changed(self, op: bytes, reply: Message) -> Tuple | None:
+        return wire.tuples_of(reply, (op,), self._client._names(self.name))[0]
 
     async def get(self, key: Key, *, index: IndexRef = None, read: str | None = None) -> Tuple | None:
         rows = await self._client.select(self.name, key, index=index, iterator="EQ", limit=1, read=read)

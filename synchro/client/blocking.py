@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from synchro.client import requests
+from synchro.client import requests, wire
 from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
 from synchro.client.errors import (
     CannotConnect,
@@ -83,10 +83,9 @@ def connect(
 
     timeout: seconds for a call with all its retries, unless the call says otherwise. read_from: "leader",
     or "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader
-    waits until the rows this client wrote are there (those of synchronous spaces show when their
-    confirmation has come too, a moment later: read on the leader to be sure). follow_leader=False: ask only
-    the endpoints given, in order, and do not go where a refusal points to. wait_for_connection=False: fail
-    at once if nobody answers. user, password: for releases with a login; not sent by this one.
+    waits until what this client wrote is decided there. follow_leader=False: ask only the endpoints given,
+    in order, and do not go where a refusal points to. wait_for_connection=False: fail at once if nobody
+    answers. user, password: for releases with a login; not sent by this one.
     """
     return Client(
         parse_endpoints(endpoints),
@@ -349,7 +348,7 @@ class Client:
 
     def execute(
         self,
-        ops: Sequence[Message],
+        ops: Iterable[Message],
         *,
         wait: str = "complete",
         timeout: float | None = None,
@@ -363,28 +362,47 @@ class Client:
         at once. timeout: seconds. expected_term: refuse unless this is the election term. Raises the server's
         errors, `CannotConnect`, or `OutcomeUnknown`.
         """
-        timeout_s = self.timeout if timeout is None else timeout
-        deadline = time.monotonic() + timeout_s
-        call = requests.call(
-            ops,
-            request_id=request_id or requests.new_request_id(),
-            position=None,
+        encoded = [wire.encoded(op) for op in ops]
+        reply, instance = self._write(
+            b"".join(encoded),
+            len(encoded),
             wait=wait,
-            timeout_s=timeout,
+            timeout=timeout,
             expected_term=expected_term,
             omit_tuples=omit_tuples,
+            request_id=request_id,
         )
-        tries = Tries(deadline, call.request_id)
+        return wire.result(reply, encoded, self._names_of(encoded), instance, omit_tuples=omit_tuples)
 
-        def attempt(endpoint: str) -> Result:
+    def _write(
+        self,
+        ops: bytes,
+        count: int,
+        *,
+        wait: str = "complete",
+        timeout: float | None = None,
+        expected_term: int = 0,
+        omit_tuples: bool = False,
+        request_id: bytes | None = None,
+    ) -> tuple[Message, str]:
+        """`execute` of `count` encoded operations: an ExecuteReply, and the name of who did it."""
+        timeout_s = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout_s
+        request_id = request_id or requests.new_request_id()
+        options = wire.options(wait, timeout, expected_term, omit_tuples)
+        tries = Tries(deadline, request_id)
+        position = b""
+
+        def attempt(endpoint: str) -> tuple[Message, str]:
+            nonlocal options, position
             now = time.monotonic()
             if tries.is_again:
-                call.timeout.CopyFrom(requests.duration(max(0.05, deadline - now)))
-            if tries.is_first_sent and self._session.position is not None:
-                call.known_position.CopyFrom(self._session.position)
+                options = wire.options(wait, max(0.05, deadline - now), expected_term, omit_tuples)
+            if tries.is_first_sent:
+                position = self._session.position_field
             stream = self._stream(endpoint)
             waiter = Waiter()
-            stream.submit(call, waiter)
+            stream.submit(wire.call(request_id, position, ops, options), count, waiter)
             if not waiter.wait(deadline + GRACE_S - now):
                 stream.forget(waiter)
                 raise ConnectionLost(f"no answer from {endpoint} in {timeout_s:g} s", endpoint=endpoint)
@@ -393,7 +411,7 @@ class Client:
                 raise outcome
             if self._session.wants_vclock:
                 self._note_txn(outcome)
-            return requests.result(call, outcome, self._names_of(ops), stream.instance)
+            return outcome, stream.instance
 
         return self._with_retries(tries, self._write_place, attempt)
 
@@ -472,11 +490,8 @@ class Client:
     def _names(self, space: SpaceRef) -> Callable[[], Sequence[str]]:
         return lambda: self.field_names(space)
 
-    def _names_of(self, ops: Sequence[Message]) -> Callable[[], Sequence[str]] | None:
-        if not ops:
-            return None
-        body = getattr(ops[0], ops[0].WhichOneof("op") or "insert")
-        return self._names(body.space or body.space_id)
+    def _names_of(self, ops: Sequence[bytes]) -> Callable[[], Sequence[str]]:
+        return lambda: self.field_names(wire.space_of(ops))
 
     def field_names(self, space: SpaceRef) -> Sequence[str]:
         """Names of the fields of a space; asked for again when the schema changed."""
@@ -808,15 +823,14 @@ class Space:
 
     def insert(self, fields: Sequence[Any], **options: Any) -> Tuple:
         """Add a tuple; `DuplicateKey` if its key exists. Returns it."""
-        return self._stored(requests.insert(self.name, fields), fields, options)
+        return self._stored(wire.insert(self.name, fields), fields, options)
 
     def replace(self, fields: Sequence[Any], **options: Any) -> Tuple:
         """Add a tuple, or replace the one with the same primary key. Returns the new one."""
-        return self._stored(requests.replace(self.name, fields), fields, options)
+        return self._stored(wire.replace(self.name, fields), fields, options)
 
-    def _stored(self, op: Message, fields: Sequence[Any], options: Mapping[str, Any]) -> Tuple:
-        result = self._client.execute([op], **options)
-        stored = result.tuples[0] if result.tuples else None
+    def _stored(self, op: bytes, fields: Sequence[Any], options: Mapping[str, Any]) -> Tuple:
+        stored = self._changed(op, options)
         return stored if stored is not None else Tuple(fields)
 
     def update(
@@ -826,19 +840,21 @@ class Space:
 
         Returns the new tuple; None if there is none with this key.
         """
-        return self._one(requests.update(self.name, key, ops, index), options)
+        return self._changed(wire.encoded(requests.update(self.name, key, ops, index)), options)
 
     def upsert(self, fields: Sequence[Any], ops: Sequence[Sequence[Any]], **options: Any) -> None:
         """Change the tuple with this primary key, or add it."""
-        self._one(requests.upsert(self.name, fields, ops), options)
+        self._changed(wire.encoded(requests.upsert(self.name, fields, ops)), options)
 
     def delete(self, key: Key, *, index: IndexRef = None, **options: Any) -> Tuple | None:
         """Remove a tuple. Returns what it was; None if there was none."""
-        return self._one(requests.delete(self.name, key, index), options)
+        return self._changed(wire.encoded(requests.delete(self.name, key, index)), options)
 
-    def _one(self, op: Message, options: Mapping[str, Any]) -> Tuple | None:
-        result = self._client.execute([op], **options)
-        return result.tuples[0] if result.tuples else None
+    def _changed(self, op: bytes, options: Mapping[str, Any]) -> Tuple | None:
+        reply, _ = self._client._write(op, 1, **options)
+        if options.get("omit_tuples"):
+            return None
+        return wire.tuples_of(reply, (op,), self._client._names(self.name))[0]
 
     def get(self, key: Key, *, index: IndexRef = None, read: str | None = None) -> Tuple | None:
         """The tuple with this full key of a unique index."""
@@ -855,26 +871,26 @@ class Space:
 
 
 class Transaction:
-    """Collects operations; see `Client.transaction`."""
+    """Collects operations, encoded; see `Client.transaction`."""
 
     def __init__(self) -> None:
-        self.ops: list[Message] = []
+        self.ops: list[bytes] = []
         self.result: Result | None = None
 
     def insert(self, space: SpaceRef, fields: Sequence[Any]) -> None:
-        self.ops.append(requests.insert(space, fields))
+        self.ops.append(wire.insert(space, fields))
 
     def replace(self, space: SpaceRef, fields: Sequence[Any]) -> None:
-        self.ops.append(requests.replace(space, fields))
+        self.ops.append(wire.replace(space, fields))
 
     def update(self, space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> None:
-        self.ops.append(requests.update(space, key, ops, index))
+        self.ops.append(wire.encoded(requests.update(space, key, ops, index)))
 
     def upsert(self, space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]]) -> None:
-        self.ops.append(requests.upsert(space, fields, ops))
+        self.ops.append(wire.encoded(requests.upsert(space, fields, ops)))
 
     def delete(self, space: SpaceRef, key: Key, index: IndexRef = None) -> None:
-        self.ops.append(requests.delete(space, key, index))
+        self.ops.append(wire.encoded(requests.delete(space, key, index)))
 
 
 class _Watch:

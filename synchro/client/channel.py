@@ -25,10 +25,14 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.use_local_subchannel_pool", 1),  # two clients of one process share neither connection nor fate
 )
 
-FRAME_CALLS_MAX: Final = 2048
-"""Calls in one frame; the server takes 4096, and runs a frame in one go."""
-FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
-"""A frame ends after the call that passes this; one call has at most 8 MiB."""
+FRAME_OPS_MAX: Final = 1024
+"""Operations in one frame, a call without any counts as one; the server takes 4096 calls."""
+FRAME_BYTES_MAX: Final = 128 * 1024
+"""A frame ends before the call that would pass one of these, but holds one call at least, of up to 8 MiB.
+
+The server runs a frame in one go. With small ones it decodes the next while the last is on its way to disk
+and to the followers; below a few hundred operations what a frame itself costs begins to show.
+"""
 IN_FLIGHT_MAX: Final = 8192
 """Calls without an answer on one stream; beyond it the server would stop reading."""
 PROBE_S: Final = 1.0

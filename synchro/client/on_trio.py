@@ -18,6 +18,7 @@ from synchro.client.aio import AsyncClient, AsyncSpace
 from synchro.client.blocking import Transaction
 from synchro.client.errors import ClientClosed, OutcomeUnknown
 from synchro.client.model import State
+from synchro.client.requests import SpaceRef
 
 if TYPE_CHECKING:
     import outcome
@@ -45,6 +46,7 @@ _CALLS: Final = frozenset(
         "truncate_space",
         "wait_outcome",
         "wait_transaction",
+        "_write",
     }
 )
 
@@ -171,6 +173,10 @@ class TrioClient:
             return await self._call(lambda: getattr(self._client, name)(*arguments, **options))
 
         return call
+
+    def _names(self, space: SpaceRef) -> Callable[[], Sequence[str]]:
+        assert self._client is not None
+        return self._client._names(space)
 
     def space(self, name: str | int) -> AsyncSpace:
         return AsyncSpace(self, name)  # type: ignore[arg-type]

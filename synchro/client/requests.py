@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from struct import Struct
 from typing import Any, Final, TypeAlias
 
 import msgpack
 from google.protobuf.duration_pb2 import Duration
 
-from synchro.client.model import FieldNames, Result, Rows, Tuple, Txn, make_tuple
+from synchro.client.model import FieldNames, Rows, Tuple, Txn, make_tuple
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 
@@ -65,8 +66,24 @@ def seconds(message: Message) -> float:
     return float(message.seconds + message.nanos / 1e9)
 
 
+IDS_AT_ONCE: Final = 256
+_cut_ids: Final = Struct("16s" * IDS_AT_ONCE).unpack
+_ids: Final[list[bytes]] = []
+"""Random, not used yet. Read from the system many at a time."""
+
+
 def new_request_id() -> bytes:
-    return os.urandom(16)
+    """16 random bytes. For any thread, and for children of a fork, which begin with fresh ones."""
+    try:
+        return _ids.pop()
+    except IndexError:
+        first, *others = _cut_ids(os.urandom(16 * IDS_AT_ONCE))
+        _ids.extend(others)
+        return bytes(first)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.clear)
 
 
 # --- operations -----------------------------------------------------------------------------------------
@@ -83,7 +100,7 @@ def replace(space: SpaceRef, fields: Sequence[Any]) -> Message:
 
 
 def _with_tuple(op: Message, body: Message, space: SpaceRef, fields: Sequence[Any]) -> Message:
-    _set_space(body, space)
+    set_space(body, space)
     body.tuple = pack_tuple(fields)
     return op
 
@@ -91,7 +108,7 @@ def _with_tuple(op: Message, body: Message, space: SpaceRef, fields: Sequence[An
 def update(space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Message:
     op = data_pb2.Op()
     body = op.update
-    _set_space(body, space)
+    set_space(body, space)
     _set_index(body, index)
     body.key = pack(key_parts(key))
     body.ops = pack(ops)
@@ -101,7 +118,7 @@ def update(space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: Index
 def upsert(space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]]) -> Message:
     op = data_pb2.Op()
     body = op.upsert
-    _set_space(body, space)
+    set_space(body, space)
     body.tuple = pack_tuple(fields)
     body.ops = pack(ops)
     return op
@@ -110,13 +127,13 @@ def upsert(space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]])
 def delete(space: SpaceRef, key: Key, index: IndexRef = None) -> Message:
     op = data_pb2.Op()
     body = op.delete
-    _set_space(body, space)
+    set_space(body, space)
     _set_index(body, index)
     body.key = pack(key_parts(key))
     return op
 
 
-def _set_space(body: Message, space: SpaceRef) -> None:
+def set_space(body: Message, space: SpaceRef) -> None:
     if isinstance(space, str):
         body.space = space
     else:
@@ -130,59 +147,12 @@ def _set_index(body: Message, index: IndexRef) -> None:
         body.index_id = index
 
 
-# --- writes ---------------------------------------------------------------------------------------------
-
-
-def call(
-    ops: Iterable[Message],
-    *,
-    request_id: bytes,
-    position: Message | None,
-    wait: str = "complete",
-    timeout_s: float | None = None,
-    expected_term: int = 0,
-    omit_tuples: bool = False,
-) -> Message:
-    """An ExecuteCall without its `seq`."""
-    made = data_pb2.ExecuteCall(
-        request_id=request_id, known_position=position, ops=ops, encoding=_MSGPACK, omit_tuples=omit_tuples
-    )
-    if wait != "complete":
-        if wait not in WAIT_MODES:
-            raise IllegalParams(f"wait is complete, submit or none, not {wait!r}; nothing was sent")
-        made.wait = WAIT_MODES[wait]
-    if expected_term:
-        made.expected_term = expected_term
-    if timeout_s is not None:
-        made.timeout.CopyFrom(duration(timeout_s))
-    return made
-
-
-def result(call: Message, reply: Message, names: FieldNames | None, instance: str = "") -> Result:
-    """From an ExecuteReply. A duplicate comes without tuples: what was stored as sent is known anyway."""
-    txn: Txn | None = (reply.txn_origin, reply.txn_lsn) if reply.txn_origin else None
-    tuples: list[Tuple | None] = []
-    if not call.omit_tuples:
-        if len(reply.tuples) == len(call.ops):
-            tuples = [read_tuple(message, names, txn) for message in reply.tuples]
-        else:
-            tuples = [_stored(op, names, txn) for op in call.ops]
-    return Result(tuples, txn, reply.is_sync, reply.duplicate, instance)
-
-
-def _stored(op: Message, names: FieldNames | None, txn: Txn | None) -> Tuple | None:
-    kind = op.WhichOneof("op")
-    if kind not in ("insert", "replace"):
-        return None
-    return make_tuple(unpack(getattr(op, kind).tuple), names, txn)
+# --- reads ----------------------------------------------------------------------------------------------
 
 
 def read_tuple(message: Message, names: FieldNames | None = None, txn: Txn | None = None) -> Tuple | None:
     data: bytes = message.msgpack
     return make_tuple(unpack(data), names, txn) if data else None
-
-
-# --- reads ----------------------------------------------------------------------------------------------
 
 
 def select(
@@ -206,7 +176,7 @@ def select(
         encoding=_MSGPACK,
         min_vclock=min_vclock,
     )
-    _set_space(request, space)
+    set_space(request, space)
     _set_index(request, index)
     if limit is not None:
         request.limit = limit

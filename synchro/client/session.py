@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from synchro.client.wire import position_field
 from synchro.rpc.generated.v1 import common_pb2
 
 
@@ -13,6 +14,8 @@ class Session:
     def __init__(self) -> None:
         self.position: Any = None
         """The newest decided position seen in any header: `known_position` of a call that is sent now."""
+        self.position_field = b""
+        """The same as that field of an ExecuteCall."""
         self.vclock: dict[int, int] = {}
         """What this client wrote: a read that must show it waits for this."""
         self.schema_version = 0
@@ -26,6 +29,7 @@ class Session:
             if known is None or (seen.term, seen.lsn) > (known.term, known.lsn):
                 # A new object: calls in the making hold the old one.
                 self.position = common_pb2.Position(term=seen.term, lsn=seen.lsn)
+                self.position_field = position_field(self.position)
         if header.schema_version > self.schema_version:
             self.schema_version = header.schema_version
 
@@ -34,6 +38,6 @@ class Session:
             self.vclock[origin] = lsn
 
     def wrote(self, header: Any) -> None:
-        for origin, lsn in header.vclock.items():
-            if origin and lsn > self.vclock.get(origin, 0):
-                self.vclock[origin] = lsn
+        """The reply to a change that has no name of its own: what its owner had decided by then."""
+        if header.HasField("decided_position"):
+            self.wrote_txn(header.instance_id, header.decided_position.lsn)

@@ -1,36 +1,35 @@
 """Concurrent calls of threads on one ExecuteStream.
 
-A frame is everything that was pending when the previous one had been sent: gRPC asks the request iterator
-for the next message then. No timer; a single caller waits for nobody.
+A frame is everything that was pending when the previous one had been sent, up to a limit: gRPC asks the
+request iterator for the next message then. No timer; a single caller waits for nobody.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import Any
 
-from synchro.client.channel import FRAME_BYTES_MAX, FRAME_CALLS_MAX, IN_FLIGHT_MAX
+from synchro.client import wire
+from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
-from synchro.client.requests import Message, duration
 from synchro.errors import SynchroError, SyncQueueFull
-from synchro.rpc.generated.v1 import data_pb2, data_pb2_grpc
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
 
 class Waiter:
-    """A thread that waits for the end of its call. `outcome`: an ExecuteReply, or what to raise."""
+    """A thread that waits for the end of its call. `outcome`: an ExecuteReply, or what to raise. seq: that of
+    the call, 0 before it is sent."""
 
-    __slots__ = ("_lock", "outcome", "seq", "was_sent")
+    __slots__ = ("_lock", "outcome", "seq")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self.outcome: Any = None
         self.seq = 0
-        self.was_sent = False
 
     def finish(self, outcome: Any) -> None:
         self.outcome = outcome
@@ -44,7 +43,7 @@ class Stream:
     """One ExecuteStream to one instance.
 
     B1  Each waiter gets exactly one outcome, or is forgotten by its thread.
-    B2  A call is either in `_pending` or was sent; both are in `_waiters` until its end.
+    B2  A call is in `_pending`; or it was sent, and its waiter is in `_waiters` until its end.
     """
 
     def __init__(
@@ -58,31 +57,28 @@ class Stream:
         self.endpoint = endpoint
         self.is_broken = False
         self.instance = ""
-        self._timeout = duration(timeout_s)
+        self._timeout = wire.frame_timeout(timeout_s)
         self._on_header = on_header
         self._wake = threading.Condition(threading.Lock())
-        self._pending: list[Message] = []
+        self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
-        self._seqs = count(1)
-        self._call = data_pb2_grpc.DataServiceStub(channel).ExecuteStream(self._frames())
+        self._seqs = wire.seqs()
+        self._call: Any = wire.open_stream(channel)(self._frames())
         self._reader = threading.Thread(target=self._read, name=f"synchro-stream-{endpoint}", daemon=True)
         self._reader.start()
 
-    def submit(self, call: Message, waiter: Waiter) -> None:
-        """Raises `CannotConnect` if the stream is over, `SyncQueueFull` if too many calls wait: nothing was
-        sent."""
+    def submit(self, call: bytes, ops: int, waiter: Waiter) -> None:
+        """A call (`wire.call`) of so many operations. Raises `CannotConnect` if the stream is over,
+        `SyncQueueFull` if too many calls wait: nothing was sent."""
         with self._wake:
             if self.is_broken:
                 raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
-            if len(self._waiters) >= IN_FLIGHT_MAX:
+            if len(self._pending) + len(self._waiters) >= IN_FLIGHT_MAX:
                 raise SyncQueueFull(
                     f"{IN_FLIGHT_MAX} calls of this client wait already; this one was not sent",
                     limit=IN_FLIGHT_MAX,
                 )
-            waiter.seq = call.seq = next(self._seqs)
-            waiter.was_sent = False
-            self._waiters[waiter.seq] = waiter
-            self._pending.append(call)
+            self._pending.append((waiter, call, ops))
             if len(self._pending) == 1:
                 self._wake.notify()
 
@@ -99,28 +95,20 @@ class Stream:
 
     # --- gRPC's thread
 
-    def _frames(self) -> Iterator[Message]:
+    def _frames(self) -> Iterator[bytes]:
         while True:
             with self._wake:
                 while not self._pending and not self.is_broken:
                     self._wake.wait()
                 if self.is_broken:
                     return
-                calls = self._take()
-            yield data_pb2.ExecuteStreamRequest(calls=calls, timeout=self._timeout)
-
-    def _take(self) -> list[Message]:
-        size = 0
-        for number, call in enumerate(self._pending, 1):
-            size += call.ByteSize()
-            if size >= FRAME_BYTES_MAX or number == FRAME_CALLS_MAX:
-                break
-        taken, self._pending = self._pending[:number], self._pending[number:]
-        for call in taken:
-            waiter = self._waiters.get(call.seq)
-            if waiter is not None:
-                waiter.was_sent = True
-        return taken
+                parts = []
+                for waiter, call, _ in wire.take(self._pending):
+                    waiter.seq, seq_field = next(self._seqs)
+                    self._waiters[waiter.seq] = waiter
+                    parts.append(wire.in_frame(seq_field, call))
+            parts.append(self._timeout)
+            yield b"".join(parts)
 
     # --- the reader's thread
 
@@ -148,9 +136,11 @@ class Stream:
         """All that waits is told; what was not sent did nothing."""
         with self._wake:
             self.is_broken = True
-            waiters, self._waiters = list(self._waiters.values()), {}
-            self._pending = []
+            sent, self._waiters = list(self._waiters.values()), {}
+            pending, self._pending = self._pending, deque()
             self._wake.notify_all()
+        for waiter in sent:
+            waiter.finish(error)
         not_sent = CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)
-        for waiter in waiters:
-            waiter.finish(error if waiter.was_sent else not_sent)
+        for waiter, _, _ in pending:
+            waiter.finish(not_sent)

@@ -16,6 +16,7 @@ import synchro
 from synchro import errors
 from synchro.client import Client, Committed, State, connect
 from synchro.client.stream import Stream, Waiter
+from synchro.client.wire import call, insert
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
@@ -143,15 +144,13 @@ class SlowChannel:
     """Takes a frame only when the test asks for it, as gRPC does while a message is being sent."""
 
     def __init__(self) -> None:
-        self.frames: Iterator[Any] = iter(())
+        self.frames: Iterator[bytes] = iter(())
         self.ended = threading.Event()
 
     def stream_stream(self, *_: object, **__: object) -> Callable[[Iterator[Any]], SlowChannel]:
         return self
 
-    unary_unary = stream_stream
-
-    def __call__(self, frames: Iterator[Any]) -> SlowChannel:
+    def __call__(self, frames: Iterator[bytes]) -> SlowChannel:
         self.frames = frames
         return self
 
@@ -162,18 +161,21 @@ class SlowChannel:
     def cancel(self) -> None:
         self.ended.set()
 
+    def next_seqs(self) -> list[int]:
+        return [call.seq for call in data_pb2.ExecuteStreamRequest.FromString(next(self.frames)).calls]
+
 
 def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None:
     channel = SlowChannel()
     stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]
     waiters = [Waiter() for _ in range(70)]
-    stream.submit(data_pb2.ExecuteCall(), waiters[0])
-    assert [call.seq for call in next(channel.frames).calls] == [1]
+    stream.submit(b"", 1, waiters[0])
+    assert channel.next_seqs() == [1]
     for waiter in waiters[1:65]:
-        stream.submit(data_pb2.ExecuteCall(), waiter)
-    assert [call.seq for call in next(channel.frames).calls] == list(range(2, 66))
+        stream.submit(b"", 1, waiter)
+    assert channel.next_seqs() == list(range(2, 66))
     for waiter in waiters[65:]:
-        stream.submit(data_pb2.ExecuteCall(), waiter)
+        stream.submit(b"", 1, waiter)
     stream.close()
     assert [waiter.outcome.reason for waiter in waiters[63:67]] == [
         "CONNECTION_LOST",  # sent: nobody knows
@@ -181,6 +183,17 @@ def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None
         "CANNOT_CONNECT",  # not sent: nothing was done
         "CANNOT_CONNECT",
     ]
+
+
+def test_large_calls_go_in_several_frames() -> None:
+    """The server decodes one while the one before is on its way to disk."""
+    channel = SlowChannel()
+    stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]
+    large = call(b"i" * 16, b"", insert("bands", ["x" * 50_000]), b"")
+    for _ in range(5):
+        stream.submit(large, 1, Waiter())
+    assert [channel.next_seqs() for _ in range(3)] == [[1, 2], [3, 4], [5]]
+    stream.close()
 
 
 def test_a_transaction_is_one_call_and_nothing_on_an_exception(db: Client, servers: list[FakeServer]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import pytest
 import trio
 
 import synchro
 import synchro.aio
 from synchro import errors
-from synchro.client import Committed
+from synchro.client import CannotConnect, Committed, ConnectionLost
+from synchro.client.aio import _Stream
+from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
 
@@ -35,6 +40,114 @@ def test_calls_of_tasks_share_frames(servers: list[FakeServer]) -> None:
     asyncio.run(main())
     assert len(servers[0].rows) == 513
     assert len(servers[0].frames) < 256
+
+
+def test_large_transactions_go_in_several_frames(servers: list[FakeServer]) -> None:
+    """The server decodes one while the one before is on its way to disk."""
+
+    async def main() -> None:
+        async with synchro.aio.connect(servers[0].address) as db:
+            await db.space("bands").insert([0])
+
+            async def write() -> None:
+                async with db.transaction(omit_tuples=True) as transaction:
+                    for number in range(40):
+                        transaction.insert("bands", [number, "x" * 1000])
+                assert transaction.result.tuples == ()
+                assert transaction.result.instance == "instance001"
+
+            await asyncio.gather(*(write() for _ in range(16)))
+
+    asyncio.run(main())
+    assert len(servers[0].rows) == 1 + 16 * 40
+    assert sum(servers[0].frames) == 17
+    assert max(servers[0].frames) == 3
+
+
+class SlowCall:
+    """An ExecuteStream whose writes end, and which ends itself, when the test says so."""
+
+    endpoint = "h:1"
+
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[list[bytes]] = asyncio.Queue()
+        self.written = asyncio.Semaphore(0)
+        self.over = asyncio.Event()
+
+    def open_stream(self) -> SlowCall:
+        return self
+
+    async def write(self, frame: bytes) -> None:
+        calls = data_pb2.ExecuteStreamRequest.FromString(frame).calls
+        self.frames.put_nowait([call.request_id for call in calls])
+        await self.written.acquire()
+
+    async def read(self) -> Any:
+        await self.over.wait()
+        return grpc.aio.EOF
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_what_was_not_sent_did_nothing() -> None:
+    async def main() -> None:
+        call = SlowCall()
+        stream = _Stream(call, 1.0, lambda header, endpoint: None, lambda origin, lsn: None)  # type: ignore[arg-type]
+        ids = [b"%016d" % number for number in range(6)]
+        far = time.monotonic() + 60
+        futures = [stream.submit(b"\x12\x10" + ids[0], 1, far)]
+        assert await call.frames.get() == [ids[0]]
+        for request_id in ids[1:]:
+            deadline = 0.0 if request_id == ids[2] else far
+            futures.append(stream.submit(b"\x12\x10" + request_id, 1, deadline))
+        futures[1].cancel()
+        stream._sweep()
+        with pytest.raises(ConnectionLost, match="in time"):
+            await futures[2]
+        call.written.release()
+        assert await call.frames.get() == ids[3:]  # neither the cancelled one nor the overdue one
+        futures.append(stream.submit(b"", 1, far))
+        call.over.set()
+        ends = await asyncio.gather(*futures, return_exceptions=True)
+        assert [type(end) for end in ends] == [
+            ConnectionLost,  # sent: nobody knows
+            asyncio.CancelledError,
+            *[ConnectionLost] * 4,
+            CannotConnect,  # not sent: nothing was done
+        ]
+        with pytest.raises(CannotConnect):
+            stream.submit(b"", 1, far)
+        await stream.close()
+
+    asyncio.run(main())
+
+
+def test_a_repeated_call_is_the_same_but_for_its_timeout(servers: list[FakeServer]) -> None:
+    """A later position could lie above the transaction of the lost try, which then would not be found."""
+    servers[0].position = (2, 10)
+
+    async def main() -> None:
+        async with synchro.aio.connect(servers[0].address) as db:
+            await db.space("bands").insert([1])
+            answers = iter(["break"])
+
+            def first_break(call: object) -> object:
+                servers[0].position = (2, 50)
+                return next(answers, None) or servers[0].accept(call)
+
+            servers[0].answer = first_break
+            await db.space("bands").insert([2], timeout=4, wait="submit")
+            await db.space("bands").insert([3])
+
+    asyncio.run(main())
+    lost, again, later = servers[0].calls[1:]
+    assert (lost.known_position.lsn, again.known_position.lsn, later.known_position.lsn) == (10, 10, 50)
+    assert lost.request_id == again.request_id != later.request_id
+    assert lost.wait == again.wait == data_pb2.WAIT_MODE_SUBMIT
+    assert lost.ops == again.ops
+    assert lost.timeout.seconds == 4 > again.timeout.seconds
+    assert not later.HasField("timeout")
 
 
 def test_a_lost_connection_is_repeated_with_the_same_id(servers: list[FakeServer]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from synchro.client import requests
+from synchro.client import requests, wire
 from synchro.client.model import Info, Tuple, make_tuple, parse_txn
 from synchro.client.session import Session
 from synchro.errors import IllegalParams, WrongFormat
@@ -48,16 +48,18 @@ def test_what_cannot_be_stored_is_refused_before_it_is_sent() -> None:
     with pytest.raises(WrongFormat, match="list of fields"):
         requests.insert("s", "abc")
     with pytest.raises(IllegalParams):
-        requests.call([], request_id=b"", position=None, wait="maybe")
+        wire.options("maybe", None, 0, False)
 
 
 def test_a_duplicate_reply_shows_what_was_sent() -> None:
     """The server remembers that it was done, not what it returned."""
-    call = requests.call([requests.insert("s", [1, "a"])], request_id=b"x" * 16, position=None)
+    ops = [wire.insert("s", [1, "a"]), wire.encoded(requests.delete("s", 2))]
     reply = data_pb2.ExecuteReply(txn_origin=1, txn_lsn=9, duplicate=True, is_sync=True)
-    result = requests.result(call, reply, None)
-    assert result.tuples == [(1, "a")]
+    result = wire.result(reply, ops, None, "instance001", omit_tuples=False)
+    assert result.tuples == [(1, "a"), None]
     assert result.txn == (1, 9)
+    assert result.duplicate
+    assert wire.result(reply, ops, None, "instance001", omit_tuples=True).tuples == ()
     assert result.duplicate
 
 
