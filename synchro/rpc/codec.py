@@ -20,7 +20,7 @@ from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongForm
 from synchro.ids import REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.instance_events import Ack, Fate, Position, WaitMode
 from synchro.raft.messages import RaftMessage, Role
-from synchro.row import Dml, RowType, Tuple, TxnId
+from synchro.row import Dml, Puts, RowType, Tuple, TxnId
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2 as common_pb
 from synchro.rpc.generated.v1 import data_pb2 as data_pb
@@ -249,7 +249,7 @@ def wants_json(encoding: int, *, default: bool) -> bool:
 # --- changes --------------------------------------------------------------------------------------------
 
 
-def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> list[Dml]:
+def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[Dml]:
     """The operations of one transaction. Raises `SynchroError` with `field` in its details."""
     if not ops:
         raise IllegalParams("a transaction needs at least one operation; nothing was done", field="ops")
@@ -261,6 +261,10 @@ def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> list[Dml]
             got=len(ops),
             field="ops",
         )
+    if len(ops) >= _PUTS_MIN:
+        puts = _puts(ops, schema, limits)
+        if puts is not None:
+            return puts
     made: list[Dml] = []
     kind: str | None = None
     size = 0
@@ -285,6 +289,38 @@ def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> list[Dml]
             field="ops",
         )
     return made
+
+
+_PUTS_MIN: Final = 5
+"""From here on columns are faster than one operation after the other."""
+
+
+def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None:
+    """The operations if all are inserts, or all replaces, of msgpack into one space, and all is well.
+
+    None: look at them one by one, which also finds the one that is refused.
+    """
+    kind = ops[0].WhichOneof("op")
+    if kind not in ("insert", "replace"):
+        return None
+    is_insert = kind == "insert"
+    first = ops[0].insert if is_insert else ops[0].replace
+    number, name = first.space_id, first.space
+    tuples: list[bytes] = []
+    for op in ops:
+        body = op.insert if is_insert else op.replace  # an empty one, if it is of another kind
+        if (body.space_id != number) if number else (body.space != name):
+            return None
+        tuples.append(body.tuple)
+    if not all(tuples) or max(map(len, tuples)) > limits.tuple_bytes_max:
+        return None
+    try:
+        puts = xrow.insert_all(
+            RowType.INSERT if is_insert else RowType.REPLACE, _space_id(first, schema), tuples
+        )
+    except SynchroError:
+        return None
+    return puts if sum(map(len, puts.raws)) <= limits.txn_bytes_max else None
 
 
 def stored_bytes(change: Dml) -> bytes:

@@ -6,12 +6,12 @@ the outcomes go out in as few messages as possible. No task is switched on the w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import trio
 
-from synchro.config import MIB, Limits
+from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
 from synchro.ids import CallId, Term
 from synchro.instance_events import (
@@ -33,15 +33,15 @@ from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
 from synchro.rpc.host import Call
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
-from synchro.server.api import Node, Write
+from synchro.server.api import Node
 from synchro.storage.index import Iterator_
 
 STREAM_CALLS_MAX: Final = 8192
 """Calls of one stream without an answer; beyond it the stream is not read until half of them are done."""
 FRAME_CALLS_MAX: Final = 4096
 """Calls of one frame; all of them run in one go, and other work of the instance waits that long."""
-FRAME_BYTES_MAX: Final = 2 * MIB
-"""Answers put into one message; a larger frame delays those behind it and needs memory twice."""
+FRAME_BYTES_MAX: Final = 64 * KIB
+"""Answers put into one message, unless one is larger; what the stream counts for a message that is begun."""
 RESULT_BYTES: Final = 48
 """About what an answer has besides its tuples."""
 _UNSPECIFIED: Final = common_pb2.ENCODING_UNSPECIFIED
@@ -56,7 +56,7 @@ class DataService(Service):
         super().__init__(node)
         self.names = Names(node)
         self.Execute = self.waiting(self._execute)
-        self.ExecuteStream = node.host.duplex(self._execute_stream, size=_size)
+        self.ExecuteStream = node.host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
         self.WaitTransaction = self.waiting(self._wait_transaction)
 
@@ -69,24 +69,22 @@ class DataService(Service):
 
     # --- writes
 
-    def write_of(self, request: Message, limits: Limits) -> Write:
-        """An ExecuteRequest or ExecuteCall as a transaction. Raises `SynchroError`."""
-        return Write(
-            codec.changes(request.ops, self.names, limits),
-            codec.request_id(request.request_id),
-            codec.position(request),
-            codec.wait_mode(request.wait),
-            Term(request.expected_term) if request.expected_term else None,
+    def write_of(self, request: Message, limits: Limits, new_call_id: Callable[[], CallId]) -> ClientWrite:
+        """An ExecuteRequest or ExecuteCall as a transaction. Raises `SynchroError` before it takes an id."""
+        ops = codec.changes(request.ops, self.names, limits)
+        request_id = codec.request_id(request.request_id)
+        position = codec.position(request)
+        wait = codec.wait_mode(request.wait)
+        expected_term: int = request.expected_term
+        return ClientWrite(
+            new_call_id(), ops, request_id, position, wait, Term(expected_term) if expected_term else None
         )
 
     async def _execute(self, request: Message) -> Message:
-        ops, request_id, known_position, wait, expected_term = self.write_of(
-            request, self.node.instance.settings.limits
-        )
-        outcome = await self.node.call(
-            lambda call_id: ClientWrites(
-                [ClientWrite(call_id, ops, request_id, known_position, wait, expected_term)]
-            ),
+        node = self.node
+        write = self.write_of(request, node.instance.settings.limits, lambda: CallId(0))
+        outcome = await node.call(
+            lambda call_id: ClientWrites([write._replace(call_id=call_id)]),
             timeout_s=codec.timeout_s(request, self._default_timeout_s),
         )
         if not isinstance(outcome, Committed | Submitted):
@@ -98,7 +96,7 @@ class DataService(Service):
             reply.duplicate = outcome.duplicate
             if not request.omit_tuples:
                 as_json = codec.wants_json(request.encoding, default=codec.is_json(request.ops))
-                _add_tuples(reply.tuples, encoded_tuples(ops, outcome.tuples, as_json=as_json))
+                _add_tuples(reply.tuples, encoded_tuples(write.ops, outcome.tuples, as_json=as_json))
         return reply
 
     async def _execute_stream(self, stream: Duplex[Any, Any], _call: Call) -> None:
@@ -128,7 +126,7 @@ class DataService(Service):
         self.names.locate(request)
         if request.min_vclock:
             wanted = codec.vclock(request.min_vclock)
-            if not await node.wait_vclock(wanted, timeout_s=timeout_s):
+            if not await node.wait_applied(wanted, timeout_s=timeout_s):
                 raise TimedOut(
                     f"this instance did not reach vclock {wanted} within {timeout_s:g} s, it is at "
                     f"{node.instance.vclock}; nothing was read",
@@ -207,44 +205,23 @@ def _add_tuples(field: Any, tuples: Sequence[Encoded]) -> None:
 # --- the stream -----------------------------------------------------------------------------------------
 
 
-class _Result:
-    """One answer that waits to be sent. error: google.rpc.Status; tuples: encoded."""
-
-    __slots__ = ("error", "outcome", "seq", "size", "tuples")
-
-    def __init__(
-        self,
-        seq: int,
-        size: int,
-        outcome: Committed | Submitted | None,
-        tuples: Sequence[Encoded],
-        error: Message | None,
-    ) -> None:
-        self.seq = seq
-        self.size = size
-        self.outcome = outcome
-        self.tuples = tuples
-        self.error = error
-
-
-def _size(item: Any) -> int:
-    return item.size if type(item) is _Result else item.ByteSize()
-
-
 class _Batch:
-    """Calls of one frame that became one step of the core. `open`: indexes without an outcome."""
+    """Calls of one frame that became one step of the core: their ids are consecutive.
 
-    __slots__ = ("call_ids", "calls", "open", "session", "writes")
+    open: ids without an outcome.
+    """
+
+    __slots__ = ("calls", "open", "session", "writes")
 
     def __init__(self, session: _Session) -> None:
         self.session = session
         self.calls: list[Message] = []
-        self.writes: list[Write] = []
-        self.call_ids: Sequence[CallId] = ()
-        self.open: set[int] = set()
+        self.writes: list[ClientWrite] = []
+        self.open: set[CallId] = set()
 
-    def on_outcome(self, index: int, outcome: Outcome) -> None:
-        self.open.discard(index)
+    def on_outcome(self, call_id: CallId, outcome: Outcome) -> None:
+        self.open.discard(call_id)
+        index = call_id - self.writes[0].call_id
         self.session.on_outcome(self.calls[index], self.writes[index], outcome)
         if not self.open:
             self.session.batches.pop(self, None)
@@ -256,6 +233,8 @@ class _Session:
     X1  `in_flight` = calls handed to the core that have no outcome yet = all `open` of `batches`.
     X2  Each call of a frame is answered exactly once, whatever is wrong with it, while the stream lives.
         Only a frame with too many calls ends the stream.
+    X3  `_reply` is queued on the stream and not being written: answers are added to it as they come, `_room`
+        bytes more. The stream was told of all of its size when it was queued.
     """
 
     def __init__(self, service: DataService, stream: Duplex[Any, Any]) -> None:
@@ -264,6 +243,8 @@ class _Session:
         self.stream = stream
         self.in_flight = 0
         self.batches: dict[_Batch, None] = {}
+        self._reply: Message = None
+        self._room = 0
         self._paused = False
         self._over = False
         self._idle = trio.Event()
@@ -289,19 +270,18 @@ class _Session:
             return
         # Calls run in order; a batch ends where the timeout changes, which hardly ever happens.
         batch, batch_timeout_s = _Batch(self), default_s
-        write_of, limits = self.service.write_of, settings.limits
+        write_of, new_call_id, limits = self.service.write_of, self.node.new_call_id, settings.limits
         for call in frame.calls:
             try:
-                write = write_of(call, limits)
                 timeout_s = codec.timeout_s(call, default_s)
+                if timeout_s != batch_timeout_s:
+                    self._submit(batch, batch_timeout_s)
+                    batch, batch_timeout_s = _Batch(self), timeout_s
+                batch.writes.append(write_of(call, limits, new_call_id))
             except SynchroError as error:
                 self._refuse(call.seq, error)
                 continue
-            if timeout_s != batch_timeout_s:
-                self._submit(batch, batch_timeout_s)
-                batch, batch_timeout_s = _Batch(self), timeout_s
             batch.calls.append(call)
-            batch.writes.append(write)
         self._submit(batch, batch_timeout_s)
         if self.in_flight >= STREAM_CALLS_MAX and not self._paused:
             self._paused = True
@@ -310,29 +290,17 @@ class _Session:
     def _submit(self, batch: _Batch, timeout_s: float) -> None:
         if not batch.writes:
             return
-        batch.open.update(range(len(batch.writes)))
+        batch.open.update([write.call_id for write in batch.writes])
         self.in_flight += len(batch.writes)
         self.batches[batch] = None
-        batch.call_ids = self.node.submit_writes(batch.writes, batch.on_outcome, timeout_s)
+        self.node.submit_writes(batch.writes, batch.on_outcome, timeout_s)
 
-    def on_outcome(self, call: Message, write: Write, outcome: Outcome) -> None:
+    def on_outcome(self, call: Message, write: ClientWrite, outcome: Outcome) -> None:
         self.in_flight -= 1
         if self._over:
             return
-        if isinstance(outcome, Committed):
-            tuples: Sequence[Encoded] = ()
-            size = RESULT_BYTES
-            if outcome.tuples and not call.omit_tuples:
-                encoding = call.encoding
-                as_json = codec.is_json(call.ops) if encoding == _UNSPECIFIED else encoding == _JSON
-                tuples = encoded_tuples(write.ops, outcome.tuples, as_json=as_json)
-                for value in tuples:
-                    size += (
-                        len(value) if isinstance(value, bytes) else 0 if value is None else value.ByteSize()
-                    )
-            self.stream.send_nowait(_Result(call.seq, size, outcome, tuples, None))
-        elif isinstance(outcome, Submitted):
-            self.stream.send_nowait(_Result(call.seq, RESULT_BYTES, outcome, (), None))
+        if isinstance(outcome, Committed | Submitted):
+            self._answer(call, write, outcome)
         else:
             self._refuse(call.seq, error_of(outcome))
         if self._paused and self.in_flight <= STREAM_CALLS_MAX // 2:
@@ -341,23 +309,53 @@ class _Session:
         if not self.in_flight:
             self._idle.set()
 
+    def _answer(self, call: Message, write: ClientWrite, outcome: Committed | Submitted) -> None:
+        tuples: Sequence[Encoded] = ()
+        size = RESULT_BYTES
+        duplicate = False
+        if type(outcome) is Committed:
+            duplicate = outcome.duplicate
+            if outcome.tuples and not call.omit_tuples:
+                encoding = call.encoding
+                as_json = codec.is_json(call.ops) if encoding == _UNSPECIFIED else encoding == _JSON
+                tuples = encoded_tuples(write.ops, outcome.tuples, as_json=as_json)
+                for value in tuples:
+                    size += (
+                        len(value) if isinstance(value, bytes) else 0 if value is None else value.ByteSize()
+                    )
+        result = self._result(call.seq, size)
+        reply = result.reply
+        txn = outcome.txn
+        if txn is not None:
+            reply.txn_origin, reply.txn_lsn = txn
+        else:
+            reply.SetInParent()
+        if outcome.is_sync:
+            reply.is_sync = True
+        if tuples:
+            _add_tuples(reply.tuples, tuples)
+        if duplicate:
+            reply.duplicate = True
+
     def _refuse(self, seq: int, error: SynchroError) -> None:
         status = self.service.status(error)
-        self.stream.send_nowait(_Result(seq, RESULT_BYTES + status.ByteSize(), None, (), status))
+        self._result(seq, RESULT_BYTES + status.ByteSize()).error.CopyFrom(status)
 
-    def pack(self, pending: list[_Result]) -> Sequence[Message]:
-        """Everything that is ready, in as few messages as possible."""
-        messages: list[Message] = []
-        message: Message = None
-        room = 0
-        for result in pending:
-            if message is None or result.size > room:
-                message = data_pb2.ExecuteStreamResponse(header=self.service.header())
-                messages.append(message)
-                room = FRAME_BYTES_MAX
-            room -= result.size
-            _add_result(message.results, result)
-        return messages
+    def _result(self, seq: int, size: int) -> Message:
+        """An answer of about `size` bytes, to be filled in at once."""
+        if size > self._room or self._reply is None:
+            self._reply = data_pb2.ExecuteStreamResponse()
+            self._room = max(FRAME_BYTES_MAX, size)
+            self.stream.send_nowait(self._reply, self._room)
+        self._room -= size
+        return self._reply.results.add(seq=seq)
+
+    def pack(self, pending: list[Message]) -> Sequence[Message]:
+        """They are written now."""
+        self._reply = None
+        for message in pending:
+            message.header.CopyFrom(self.service.header())
+        return pending
 
     async def wait_idle(self) -> None:
         """Until no call is in flight."""
@@ -369,23 +367,6 @@ class _Session:
         """The stream is over: nobody waits any more; entries in the queue stay."""
         self._over = True
         for batch in list(self.batches):
-            for index in sorted(batch.open):
-                self.node.abandon(batch.call_ids[index])
+            for call_id in sorted(batch.open):
+                self.node.abandon(call_id)
         self.batches.clear()
-
-
-def _add_result(results: Any, result: _Result) -> None:
-    outcome = result.outcome
-    if outcome is None:
-        results.add(seq=result.seq, error=result.error)
-        return
-    reply = results.add(seq=result.seq).reply
-    reply.SetInParent()
-    if outcome.txn is not None:
-        reply.txn_origin, reply.txn_lsn = outcome.txn
-    if outcome.is_sync:
-        reply.is_sync = True
-    if result.tuples:
-        _add_tuples(reply.tuples, result.tuples)
-    if type(outcome) is Committed and outcome.duplicate:
-        reply.duplicate = True

@@ -120,10 +120,6 @@ class Duplex(Generic[In, Out]):
             await trio.lowlevel.cancel_shielded_checkpoint()
         return item
 
-    def receive_waiting(self) -> list[In]:
-        """What is here already, without waiting; nothing if `on_message` is set."""
-        return [self._take() for _ in range(len(self._inbox))] if self._on_message is None else []
-
     def _take(self) -> In:
         item, size = self._inbox.popleft()
         self.in_bytes -= size
@@ -168,16 +164,18 @@ class Duplex(Generic[In, Out]):
         await self.wait_writable()
         self.send_nowait(item)
 
-    def send_nowait(self, item: Out) -> None:
+    def send_nowait(self, item: Out, size: int | None = None) -> None:
         """Queue a message whatever the room: look at `writable` before making more work for the peer.
 
+        size: of the message, from who knows it without looking; to ask protobuf is to encode the message.
         On a stream that is over the message is dropped: its end was announced by `scope`.
         """
         if self._over:
             return
         if self._done_sending:
             raise trio.ClosedResourceError("nothing can be sent after done_sending")
-        size = self._size(item)
+        if size is None:
+            size = self._size(item)
         self._outbox.append((item, size))
         self.out_bytes += size
         if self.out_bytes > OUT_OVERRUN * self.out_bytes_max:
@@ -272,19 +270,18 @@ class Duplex(Generic[In, Out]):
                 self._written(left)  # more than 0 only if there was nothing to write
 
     def _must_not_read(self) -> bool:
-        return (
-            self._paused
-            or self.in_bytes >= self.in_bytes_max
-            or (self.pause_when_full and self.out_bytes >= self.out_bytes_max)
-        )
+        return self._must_not_deliver() or self.in_bytes >= self.in_bytes_max
+
+    def _must_not_deliver(self) -> bool:
+        return self._paused or (self.pause_when_full and self.out_bytes >= self.out_bytes_max)
 
     def _deliver_soon(self) -> None:
-        if self._inbox:
+        if self._inbox and self._on_message is not None:
             self._loop.call_soon(self._deliver_inbox)
 
     def _deliver_inbox(self) -> None:
         try:
-            while self._inbox and self._on_message is not None and not self._paused:
+            while self._inbox and self._on_message is not None and not self._must_not_deliver():
                 item, size = self._inbox.popleft()
                 self.in_bytes -= size
                 self._on_message(item)
@@ -299,6 +296,7 @@ class Duplex(Generic[In, Out]):
         if self._room and self.out_bytes <= self.out_bytes_max // 2:
             self._room.unpark_all()
         if self.pause_when_full:
+            self._deliver_soon()
             self._wake_reader()
 
     def _wake_reader(self) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import math
 import selectors
 import time
@@ -40,19 +41,34 @@ class _NonBlockingSelector(selectors.DefaultSelector):
     """Polls. When asyncio wants to sleep, or its turn is over, it stops the loop instead."""
 
     turn_end: float = 0.0
+    has_polled: bool = False
+    """In this turn."""
     wait_s: float | None = None
     """How long asyncio would have slept; None: until something happens."""
     unseen: int = 0
     """Callbacks scheduled since the last poll: more than 0 after a turn means there is work left."""
     stop: Callable[[], None]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.when_idle: list[Callable[[], object]] = []
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
         self.unseen = 0
-        if not events and (timeout is None or timeout > 0):
+        # Callbacks that wait go first: a system call between any two of them finds nothing, nearly always.
+        may_wait = timeout is None or timeout > 0
+        events = super().select(0) if may_wait or not self.has_polled else []
+        self.has_polled = True
+        is_idle, is_over = not events and may_wait, time.monotonic() > self.turn_end
+        if (is_idle or is_over) and self.when_idle:
+            waiting, self.when_idle = self.when_idle, []
+            for call in waiting:
+                call()
+            is_idle = False
+        if is_idle:
             self.wait_s = timeout
             self.stop()
-        elif time.monotonic() > self.turn_end:
+        elif is_over:
             self.unseen = 1
             self.stop()
         return events
@@ -102,6 +118,13 @@ class GuestLoop(asyncio.SelectorEventLoop):
         self._start_turn()
         return super().call_soon(callback, *args, context=context)
 
+    def call_when_idle(self, callback: Callable[[], object]) -> None:
+        """Like `call_soon`, but behind all that has arrived and all that follows from it, as long as a turn
+        may take."""
+        self._polled.unseen += 1
+        self._polled.when_idle.append(functools.partial(self.call_soon, callback))
+        self._start_turn()
+
     def call_at(
         self,
         when: float,
@@ -128,6 +151,7 @@ class GuestLoop(asyncio.SelectorEventLoop):
         assert not self._in_turn
         polled = self._polled
         polled.turn_end = time.monotonic() + TURN_S
+        polled.has_polled = False
         self._in_turn = True
         try:
             self.run_forever()

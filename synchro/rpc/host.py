@@ -223,6 +223,14 @@ class RpcHost:
         self._scope = trio.CancelScope()  # all that `open_rpc_host` surrounds
         self._panic: BaseException | None = None
 
+    def call_when_idle(self, callback: Callable[[], None]) -> None:
+        """In this thread, when what has arrived by now was handled. It must not raise."""
+        self.loop.call_when_idle(callback)
+
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        """From any thread: soon, in trio's. It must not raise."""
+        self.loop.call_soon_threadsafe(callback)
+
     # ---- errors that end the node ---------------------------------------------------------------------
 
     def panic(self, exc: BaseException) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
@@ -37,6 +37,8 @@ from synchro.server.transport import (
 )
 
 SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
+FRAME_BYTES: Final = 256
+"""Counted for what is not rows in a message."""
 END_GRACE_S: Final = 1.0
 """Between the last message of a stream and its status."""
 
@@ -248,9 +250,27 @@ class GrpcPeerStream(Generic[In, Out]):
     async def receive(self) -> In:
         return self._decode(await self._next())
 
-    async def receive_batch(self) -> Sequence[In]:
-        first = await self._next()
-        return [self._decode(message) for message in (first, *self._stream.receive_waiting())]
+    async def deliver(self, take: Callable[[In], None]) -> None:
+        error: SynchroError | LinkLost | None = None
+
+        def on_message(message: Any) -> None:
+            nonlocal error
+            if error is None and not ending.cancel_called:
+                try:
+                    take(self._decode(message))
+                except (SynchroError, LinkLost) as failure:
+                    error = failure
+                    ending.cancel()
+
+        with trio.CancelScope() as ending:
+            self._stream.on_message = on_message
+            try:
+                await self._next()
+            finally:
+                self._stream.on_message = None
+                ending.cancel()
+        if error is not None:
+            raise error
 
     async def _next(self) -> Any:
         try:
@@ -264,7 +284,8 @@ class GrpcPeerStream(Generic[In, Out]):
             raise LinkLost("unexpected EOF when reading from socket", "Broken pipe") from None
 
     def send_nowait(self, item: Out) -> None:
-        self._stream.send_nowait(self._encode(item))
+        rows = len(item.rows) if isinstance(item, Frame) else 0
+        self._stream.send_nowait(self._encode(item), FRAME_BYTES + rows)
 
     @property
     def writable(self) -> bool:

@@ -7,27 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from synchro.config import Settings
-from synchro.ids import CallId, InstanceId, RequestId, Term
-from synchro.instance_events import Event, Outcome, Position, WaitMode
-from synchro.row import Dml, TxnId
+from synchro.ids import CallId, InstanceId, Term
+from synchro.instance_events import ClientWrite, Event, Outcome, Position
+from synchro.row import TxnId
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
     from synchro.rpc.host import RpcHost
     from synchro.storage.memtx import Memtx
-
-
-class Write(NamedTuple):
-    """One transaction of a frame."""
-
-    ops: Sequence[Dml]
-    request_id: RequestId | None = None
-    known_position: Position | None = None
-    wait: WaitMode = WaitMode.COMPLETE
-    expected_term: Term | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +97,7 @@ class InstanceView(Protocol):
     def is_writable(self) -> bool: ...
 
     def read_only_reason(self) -> str | None:
-        """config, election, synchro, orphan; None if writable [E-42]."""
+        """synchro, config, or that own rows were lost; None if writable [E-42]."""
 
 
 class Node(Protocol):
@@ -129,13 +119,16 @@ class Node(Protocol):
         """Step the event with a new call id. `on_outcome` is called once, maybe before this returns;
         never after `abandon`. It must not raise and must not call back into the node."""
 
-    def submit_writes(
-        self, writes: Sequence[Write], on_outcome: Callable[[int, Outcome], None], timeout_s: float
-    ) -> Sequence[CallId]:
-        """All transactions of a frame in one `ClientWrites` step.
+    def new_call_id(self) -> CallId:
+        """The one after the last: those of a frame are consecutive."""
 
-        `on_outcome(index, outcome)` is called once for each, maybe before this returns, in any order.
-        After `timeout_s` the node steps `CallExpired` for those without an outcome.
+    def submit_writes(
+        self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+    ) -> None:
+        """All transactions of a frame in one `ClientWrites` step, with call ids from `new_call_id`.
+
+        `on_outcome` is called once for each, maybe before this returns, in any order; the rules of `submit`
+        hold. After `timeout_s` the node steps `CallExpired` for those without an outcome.
         """
 
     def abandon(self, call_id: CallId) -> None:
@@ -145,8 +138,8 @@ class Node(Protocol):
         """Step, wait for the outcome. When time is over `CallExpired` is stepped and its outcome
         returned. Cancelled: abandons."""
 
-    async def wait_vclock(self, vclock: Vclock, *, timeout_s: float) -> bool:
-        """Until the written vclock covers this one (without component 0). False: time was over."""
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+        """Until rows up to this vclock are written and, in the queue, decided. False: time was over."""
 
     # --- reading
 

@@ -1,7 +1,7 @@
-"""The receiving side of replication: one task per configured peer. Rules [A-2], [A-10], [A-20..42].
+"""The receiving side of replication: one task per configured peer. Rules [A-2], [A-3], [A-10], [A-40].
 
-An applier finds out who its peer is, subscribes to it from the own written vclock, hands what it reads to
-the core and says what is on disk. It decides nothing: it classifies errors ([A-40]) and keeps time.
+An applier finds out who its peer is, subscribes to it from the own written vclock [M-49], hands what it
+reads to the core and says what is on disk. It decides nothing: it classifies errors and keeps time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from synchro.errors import (
     UnknownReplica,
     XlogGap,
 )
+from synchro.failpoints import REGISTRY
 from synchro.ids import NOBODY, InstanceId, Lsn
+from synchro.row import Confirm, PlainTxn
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Accepted, Frame, Hello, LinkLost, PeerAck, Subscription
 from synchro.storage import xrow
@@ -88,13 +90,20 @@ class Applier:
         self._restart = trio.Event()
         self._ack_wanted = trio.Event()
         self._rows_wanted = trio.Event()
+        self._stream: Subscription | None = None
+        """While it is accepted."""
         self._rows: deque[tuple[bytes, float]] = deque()
+        """What could not be handed to the core as it came."""
         self._rows_bytes = 0
+        self._is_applying = False
+        """The task has rows in its hands: what comes behind them waits."""
         self._handed: dict[InstanceId, Lsn] = {}
         """Highest LSN per origin given to the core since the stream began."""
+        self._awaited: dict[InstanceId, Lsn] = {}
+        """The same, of rows whose ack somebody waits for: not of a CONFIRM."""
         self._owes_ack = False
-        """Rows of this stream were handed to the core, and no ack since then covers them."""
-        self._received: deque[tuple[Vclock, float]] = deque()
+        """No ack since then covers them."""
+        self._received: deque[tuple[InstanceId, Lsn, float]] = deque()
         self._vclock_sync = 0
         self._ack_tm = 0.0
         self._sync_until = EMPTY_VCLOCK
@@ -115,9 +124,13 @@ class Applier:
         self._ack_wanted.set()
 
     def rows_written(self) -> None:
-        """More rows are on disk. Who sent some is told soon, the others with the next heartbeat."""
+        """More rows are on disk. Who waits to hear it is told now, the others with the next heartbeat."""
         if self._owes_ack:
-            self._ack_wanted.set()
+            stream = self._stream
+            if stream is None or not stream.writable or REGISTRY.armed:
+                self._ack_wanted.set()
+            else:
+                self._send_ack(stream)
 
     def wake_rows(self) -> None:
         """There is room in the WAL queue again."""
@@ -154,6 +167,7 @@ class Applier:
     # ----------------------------------------------------------------------------------------------- life
 
     async def run(self) -> None:
+        """For ever; once it followed, a lost link is tried again every `reconnect_timeout` [A-28]."""
         delay = RECONNECT_MIN_S
         while True:
             if self._stopped is not None:  # also while it was not connected: rows in the core may fail then
@@ -211,6 +225,8 @@ class Applier:
         self.system_message = system
 
     def _lost(self) -> None:
+        self._stream = None
+        self._owes_ack = self._is_applying = False
         self._rows.clear()
         self._rows_bytes = 0
         self._received.clear()
@@ -247,8 +263,9 @@ class Applier:
             if not isinstance(accepted, Accepted):
                 raise RemoteProtocolError(f"{self.address.name} sent a frame before it accepted the stream")
             self._accepted(accepted)
+            self._stream = stream
             await run_until_first_error(
-                lambda: self._read_frames(stream),
+                lambda: stream.deliver(self._on_message),
                 lambda: self._send_acks(stream),
                 self._apply_rows,
                 self._watch_silence,
@@ -286,6 +303,7 @@ class Applier:
         self._vclock_sync = 0
         self._ack_tm = 0.0
         self._handed.clear()
+        self._awaited.clear()
         self._owes_ack = False
         self._sync_until = accepted.vclock
         self._heard_at = trio.current_time()
@@ -314,16 +332,20 @@ class Applier:
 
     # ---------------------------------------------------------------------------------------------- frames
 
-    async def _read_frames(self, stream: Subscription) -> None:
-        while True:
-            message = await stream.receive()
-            self._heard_at = trio.current_time()
-            if not isinstance(message, Frame):
-                raise RemoteProtocolError(f"{self.address.name} accepted one stream twice")
-            self._on_frame(message)
+    @property
+    def _is_given_up(self) -> bool:
+        return self._reset or self._stopped is not None
+
+    def _on_message(self, message: Accepted | Frame) -> None:
+        if self._is_given_up:
+            return
+        self._heard_at = trio.current_time()
+        if not isinstance(message, Frame):
+            raise RemoteProtocolError(f"{self.address.name} accepted one stream twice")
+        self._on_frame(message)
 
     def _on_frame(self, frame: Frame) -> None:
-        """Terms, Raft messages and heartbeats at once; rows wait for room, so a slow disk is not silence."""
+        """All of it at once; only rows may have to wait for room, so a slow disk is not silence."""
         node = self._node
         node.step(ev.FrameTermSeen(frame.term))
         if frame.raft is not None:
@@ -331,16 +353,11 @@ class Applier:
         if frame.rows:
             if crc32c(frame.rows) != frame.rows_crc:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
-            self._rows_bytes += len(frame.rows)
-            limits = node.settings.limits
-            if (
-                self._rows_bytes
-                > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max
-            ):
-                raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
-            self._rows.append((frame.rows, frame.tm))
-            self._rows_wanted.set()
-        if frame.heartbeat is not None:
+            if self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
+                self._keep(frame)
+            else:
+                self._hand_over(frame.rows, frame.tm)
+        if frame.heartbeat is not None and not self._is_given_up:
             beat = frame.heartbeat
             self._vclock_sync = max(self._vclock_sync, beat.vclock_sync)
             if beat.tm:
@@ -349,11 +366,19 @@ class Applier:
             node.note_heard(self.peer_id)
             self._ack_wanted.set()
 
+    def _keep(self, frame: Frame) -> None:
+        self._rows_bytes += len(frame.rows)
+        limits = self._node.settings.limits
+        if self._rows_bytes > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max:
+            raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
+        self._rows.append((frame.rows, frame.tm))
+        self._rows_wanted.set()
+
     async def _apply_rows(self) -> None:
-        """Hand over what came, several frames a step, as long as the WAL queue has room."""
+        """Hand over what was kept, several frames a step, as long as the WAL queue has room."""
         node = self._node
         while True:
-            while not self._rows or not node.has_wal_room or self._reset or self._stopped is not None:
+            while not self._rows or not node.has_wal_room or self._is_given_up:
                 self._rows_wanted = trio.Event()
                 await self._rows_wanted.wait()
             data, tm = self._rows.popleft()
@@ -365,25 +390,31 @@ class Applier:
                 self._rows_bytes -= len(data)
                 size += len(data)
                 chunk.append(data)
-            try:
-                txns = xrow.decode_txns(chunk[0] if len(chunk) == 1 else b"".join(chunk))
-            except DecodeError as error:
-                raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
-            if tm:
-                self.lag = max(0.0, time.time() - tm)
-                self._note_received(txns[-1].origin, txns[-1].lsn, tm)
+            self._is_applying = True
             await node.failpoint("applier.before_step")
-            for txn in txns:
-                self._handed[txn.origin] = txn.lsn
-            self._owes_ack = True
-            node.step(ev.TxnsReceived(self.peer_id, txns))
+            self._hand_over(chunk[0] if len(chunk) == 1 else b"".join(chunk), tm)
+            self._is_applying = False
             if self._rows:
                 await trio.lowlevel.checkpoint()
 
-    def _note_received(self, origin: InstanceId, lsn: Lsn, tm: float) -> None:
-        self._received.append((Vclock([(origin, lsn)]), tm))
-        if len(self._received) > 1024:
-            self._received.popleft()
+    def _hand_over(self, data: bytes, tm: float) -> None:
+        try:
+            txns = xrow.decode_txns(data)
+        except DecodeError as error:
+            raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
+        if tm:
+            self.lag = max(0.0, time.time() - tm)
+            self._received.append((txns[-1].origin, txns[-1].lsn, tm))
+            if len(self._received) > 1024:
+                self._received.popleft()
+        handed, awaited = self._handed, self._awaited
+        is_syncing = self.status is Status.SYNC
+        for txn in txns:
+            handed[txn.origin] = txn.lsn
+            if is_syncing or type(txn) is PlainTxn or not isinstance(txn.control, Confirm):
+                awaited[txn.origin] = txn.lsn
+                self._owes_ack = True
+        self._node.step(ev.TxnsReceived(self.peer_id, txns))
 
     # ------------------------------------------------------------------------------------------------ acks
 
@@ -396,18 +427,23 @@ class Applier:
                 await stream.wait_writable()
             await node.failpoint("applier.before_ack")
             self._ack_wanted = trio.Event()
-            core = node.core
-            vclock = core.vclock.without_local()
-            while self._received and vclock.covers(self._received[0][0]):
-                self._ack_tm = self._received.popleft()[1]
-            stream.send_nowait(
-                PeerAck(
-                    ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
-                    credit=node.settings.limits.peer_credit_bytes,
-                    tm=self._ack_tm,
-                    following=node.following,
-                )
+            self._send_ack(stream)
+
+    def _send_ack(self, stream: Subscription) -> None:
+        node = self._node
+        core = node.core
+        vclock = core.vclock.without_local()
+        received = self._received
+        while received and received[0][1] <= vclock.get(received[0][0]):
+            self._ack_tm = received.popleft()[2]
+        stream.send_nowait(
+            PeerAck(
+                ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
+                credit=node.settings.limits.peer_credit_bytes,
+                tm=self._ack_tm,
+                following=node.following,
             )
-            self._owes_ack = not vclock.covers(Vclock(self._handed))
-            self._ack_tm = 0.0
-            self._look_if_synced()
+        )
+        self._owes_ack = any(lsn > vclock.get(origin) for origin, lsn in self._awaited.items())
+        self._ack_tm = 0.0
+        self._look_if_synced()

@@ -1,4 +1,4 @@
-"""First start without data: who makes the new replica set, and who joins whom. Rules [M-10..19].
+"""First start without data: who makes the new replica set, and who joins whom. Rules [M-10..16].
 
 `choose` is pure: ballots in, decision out. `find_role` asks all configured peers again and again until the
 decision is one that may be carried out. All instances see the same ballots, so they choose the same leader;
@@ -95,6 +95,7 @@ def choose(
 
     peers: address -> ballot of those that answered, without this instance. total: configured instances,
     this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
+    `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
     """
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
     if len(foreign) > 1:
@@ -166,7 +167,10 @@ async def find_role(
     publish: Callable[[Ballot], None],
     note: Callable[[str], None],
 ) -> BootstrapHere | JoinFrom:
-    """Ask until it is clear. publish: our ballot changed. note: why we wait, for the log."""
+    """Ask until it is clear, whoever starts first [M-11].
+
+    publish: our ballot changed. note: why we wait, for the log.
+    """
     me = own_ballot(settings, uuid)
     others = [peer for peer in settings.peers if peer.name != settings.instance_name]
     is_member = len(others) < len(settings.peers) or not settings.peers

@@ -34,7 +34,7 @@ class DataDirectory:
 
     @classmethod
     def open(cls, disk: Disk, settings: Settings) -> DataDirectory:
-        """Raises `AlreadyRunning`, `Corruption`, `ConfigError`."""
+        """Raises `AlreadyRunning`, `Corruption`, `ConfigError` (files of another instance [C-46])."""
         for path in {settings.wal_dir, settings.snapshot_dir}:
             disk.makedirs(path)
         lock = DirectoryLock(settings.wal_dir)
@@ -77,7 +77,8 @@ class DataDirectory:
         return False
 
     def begin_first_start(self) -> None:
-        """Remove what a killed bootstrap or join left. Data that was lost is amnesia (S14)."""
+        """Remove what a killed bootstrap or join left. Lost data is amnesia (S14), also if a person deleted
+        the files to have the instance join anew [M-36], [W-28]."""
         if self.identity.replicaset_uuid is not None:
             self.save(replace(self.identity, replicaset_uuid=None, amnesia=True))
         for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:

@@ -1,4 +1,4 @@
-"""The tree of `box.info`, and the entries of the queue [I-1..26]. Reading neither blocks nor steps."""
+"""The tree of `box.info`, and the entries of the queue [I-1]. Reading neither blocks nor steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import trio
 from synchro.ids import NOBODY
 from synchro.instance import Instance
 from synchro.instance_calls import PendingTxn
-from synchro.row import Dml, TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.applier import Status
 
@@ -28,7 +27,8 @@ def version() -> str:
 
 
 def box_info(node: Node) -> dict[str, Any]:
-    """Fields of [I-2..I-16]; those of the core are null while loading."""
+    """[I-2], [I-3], [I-4], [I-5], [I-6], [I-7], [I-8], [I-10], [I-12], [I-13], [I-15], [I-16]; fields of the
+    core are null while loading."""
     settings = node.settings
     tree: dict[str, Any] = {
         "id": None,
@@ -163,15 +163,14 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
 def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
     facts = []
     for entry in core.limbo.entries:
-        pending = entry.payload
-        assert isinstance(pending, PendingTxn)
-        rows = pending.txn.rows
+        assert isinstance(entry, PendingTxn)
+        txn = entry.txn
         acked = core.limbo.holders(entry.origin, entry.lsn)
         facts.append(
             QueueEntryFacts(
-                txn=TxnId(entry.origin, entry.lsn) if entry.is_written else None,
-                space_ids=sorted({row.body.space_id for row in rows if isinstance(row.body, Dml)}),
-                rows=len(rows),
+                txn=entry.id if entry.is_written else None,
+                space_ids=sorted({op.space_id for op in txn.ops}),
+                rows=txn.row_count,
                 size_bytes=entry.size,
                 age_s=now - entry.submitted_at,
                 acked_by=sorted(acked),

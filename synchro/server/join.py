@@ -1,4 +1,4 @@
-"""How a new instance gets all data, seen from both sides. Rules [M-20..28], answers 8 and 9.
+"""How a new instance gets all data, seen from both sides. Rules [M-20..28], [L-13], answers 8 and 9.
 
 Stage 1 is a snapshot of the committed prefix, stage 2 the log from there up to the decided registration.
 The joiner keeps both in files of its own: first the rows as an xlog, then the snapshot. Its rename is the
@@ -240,7 +240,8 @@ def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
 
 
 def _store(directory: DataDirectory, received: _Received) -> None:
-    """In a worker thread. The snapshot comes last: it is what makes the join complete."""
+    """In a worker thread. The snapshot comes last: it is what makes the join complete. Recovery starts from
+    it, with the queue and the term of the source, and goes on to what was reached [M-24], [M-28], [W-35]."""
     disk, settings, identity = directory.disk, directory.settings, directory.identity
     start = received.start.vclock
     journal = Journal(

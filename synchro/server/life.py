@@ -1,4 +1,4 @@
-"""The stages of one instance: first start or recovery, links and elections, a clean end. Rules [M-10..28].
+"""The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
 Start (answers 12): recovery, the port (ballot and health only), bootstrap or join, links and elections,
 client calls. Stop: no new calls, links closed, WAL drained and closed clean. Knows no gRPC: how the port is
@@ -56,7 +56,7 @@ from synchro.storage.wal import Wal
 DRAIN_S: Final = 10.0
 """How long a clean stop waits for the disk."""
 JOIN_RETRY_S: Final = 0.5
-"""At most; the spec's `replication_timeout` if that is less [M-27]."""
+"""At most; `replication_timeout` if that is less [M-27]."""
 
 JOIN_RETRIED: Final = frozenset(
     error.reason
@@ -128,7 +128,7 @@ class Life:
     # ------------------------------------------------------------------------------------------ first start
 
     async def _first_start(self) -> None:
-        """Make the set, or join one; afterwards the directory has data [M-10..M-28]."""
+        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]."""
         node, settings = self._node, self._node.settings
         directory = node.directory
         directory.begin_first_start()

@@ -23,7 +23,7 @@ from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import Instance
 from synchro.server import info
-from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts, Write
+from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
 from synchro.server.relay import Downstream, Relay
 from synchro.vclock import Vclock
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
 
-Respond = Callable[[int, ev.Outcome], None]
+Respond = Callable[[CallId, ev.Outcome], None]
 
 
 class Node:
@@ -95,10 +95,11 @@ class Node:
         self._is_stepping = False
         self._timer = trio.CancelScope()
         self._call_ids = count(1)
-        self._calls: dict[CallId, tuple[Respond, int]] = {}
+        self._calls: dict[CallId, Respond] = {}
         self._expiries: list[tuple[float, int, int]] = []
         self._expiry_timer = trio.CancelScope()
-        self._vclock_waiters: list[tuple[Vclock, trio.Event]] = []
+        self._readers: list[tuple[Vclock, trio.Event]] = []
+        """Reads that wait until so much is applied."""
         self._watchers = 0
         self._changed = trio.Event()
         self._stepped = trio.Event()
@@ -200,6 +201,7 @@ class Node:
         assert self._core is None
         self._core = core
         self._wal = wal
+        wal.call_with(self.host.call_when_idle, self.host.call_from_thread)
         self._persisted_term = core.raft.term
 
     def on_written(self, vclock: Vclock) -> None:
@@ -213,8 +215,6 @@ class Node:
             applier.wake_rows()
         for relay in self.relays.values():
             relay.rows_written()
-        if self._vclock_waiters:
-            self._wake_vclock_waiters()
 
     def on_cut(self, vclock: Vclock, error: SynchroError) -> None:
         """From the WAL task: no room; nothing beyond this is on disk."""
@@ -299,10 +299,11 @@ class Node:
         match effect:
             case ev.WriteRows():
                 self.wal.submit(effect.txns, has_control=effect.has_control)
-            case ev.Reply():
-                waiting = self._calls.pop(effect.call_id, None)
-                if waiting is not None:
-                    waiting[0](waiting[1], effect.outcome)
+            case ev.Replies():
+                for call_id, outcome in effect.replies:
+                    respond = self._calls.pop(call_id, None)
+                    if respond is not None:
+                        respond(call_id, outcome)
             case ev.BroadcastRaft():
                 for relay in self.relays.values():
                     relay.send_raft(effect.message)
@@ -333,13 +334,16 @@ class Node:
     def _after_steps(self) -> None:
         core = self.core
         deadline = core.deadline
-        self._timer.deadline = math.inf if deadline is None else deadline
+        if deadline is not None and deadline < self._timer.deadline:  # a later one is seen when it wakes
+            self._timer.deadline = deadline
         if core.raft.term != self._persisted_term:
             self._persisted_term = core.raft.term
             for relay in self.relays.values():
                 relay.term_changed()
             for applier in self.appliers.values():
                 applier.wake_ack()
+        if self._readers:
+            self._wake_readers()
         raft, limbo = core.raft, core.limbo
         election = (raft.leader, raft.role, raft.volatile_term, limbo.owner_id, limbo.term, limbo.state)
         if election != self._election:
@@ -384,7 +388,7 @@ class Node:
             deadline = self.core.deadline
             if deadline is not None and trio.current_time() >= deadline:
                 self.step(ev.DeadlineReached())
-            await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
 
     async def _run_expiry_timer(self) -> None:
         """Calls whose time is over; one entry a frame, not a call."""
@@ -394,12 +398,15 @@ class Node:
             with self._expiry_timer:
                 await trio.sleep_forever()
             now = trio.current_time()
-            while self._expiries and self._expiries[0][0] <= now:
+            while self._expiries and (self._expiries[0][0] <= now or not self._waits(*self._expiries[0])):
                 _, first, last = heapq.heappop(self._expiries)
                 for number in range(first, last + 1):
                     if CallId(number) in self._calls:
                         self.step(ev.CallExpired(CallId(number)))
             await trio.lowlevel.checkpoint()
+
+    def _waits(self, _deadline: float, first: int, last: int) -> bool:
+        return any(map(self._calls.__contains__, range(first, last + 1)))
 
     def _expire_at(self, deadline: float, first: int, last: int) -> None:
         heapq.heappush(self._expiries, (deadline, first, last))
@@ -420,44 +427,32 @@ class Node:
     def submit(
         self, make_event: Callable[[CallId], ev.Event], on_outcome: Callable[[ev.Outcome], None]
     ) -> CallId:
-        call_id = CallId(next(self._call_ids))
+        call_id = self.new_call_id()
         if self.halted is not None:
             on_outcome(self._leaving())
             return call_id
         if len(self._calls) >= self.settings.limits.waiting_calls_max:
             on_outcome(self._too_many())
             return call_id
-        self._calls[call_id] = (lambda _, outcome: on_outcome(outcome), 0)
+        self._calls[call_id] = lambda _, outcome: on_outcome(outcome)
         self.step(make_event(call_id))
         return call_id
 
-    def submit_writes(
-        self, writes: Sequence[Write], on_outcome: Callable[[int, ev.Outcome], None], timeout_s: float
-    ) -> Sequence[CallId]:
-        ids: list[CallId] = []
-        batch: list[ev.ClientWrite] = []
-        calls, room = self._calls, self.settings.limits.waiting_calls_max - len(self._calls)
-        for index, write in enumerate(writes):
-            call_id = CallId(next(self._call_ids))
-            ids.append(call_id)
-            if index >= room or self.halted is not None:
-                on_outcome(index, self._too_many() if self.halted is None else self._leaving())
-                continue
-            calls[call_id] = (on_outcome, index)
-            batch.append(
-                ev.ClientWrite(
-                    call_id,
-                    write.ops,
-                    write.request_id,
-                    write.known_position,
-                    write.wait,
-                    write.expected_term,
-                )
-            )
-        if batch:
-            self._expire_at(trio.current_time() + timeout_s, ids[0], ids[-1])
-            self.step(ev.ClientWrites(batch))
-        return ids
+    def new_call_id(self) -> CallId:
+        return CallId(next(self._call_ids))
+
+    def submit_writes(self, writes: Sequence[ev.ClientWrite], on_outcome: Respond, timeout_s: float) -> None:
+        room = max(0, self.settings.limits.waiting_calls_max - len(self._calls))
+        if self.halted is not None:
+            room = 0
+        if len(writes) > room:
+            for write in writes[room:]:
+                on_outcome(write.call_id, self._too_many() if self.halted is None else self._leaving())
+            writes = writes[:room]
+        if writes:
+            self._calls.update(dict.fromkeys([write.call_id for write in writes], on_outcome))
+            self._expire_at(trio.current_time() + timeout_s, writes[0].call_id, writes[-1].call_id)
+            self.step(ev.ClientWrites(writes))
 
     def abandon(self, call_id: CallId) -> None:
         if self._calls.pop(call_id, None) is not None:
@@ -486,25 +481,25 @@ class Node:
 
     def _answer_all(self, outcome: ev.Outcome) -> None:
         calls, self._calls = self._calls, {}
-        for respond, index in calls.values():
-            respond(index, outcome)
+        for call_id, respond in calls.items():
+            respond(call_id, outcome)
 
-    async def wait_vclock(self, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+        """See `Instance.has_applied`; False: not in time."""
         await trio.lowlevel.checkpoint()
-        if self.core.vclock.covers(vclock):
+        if self.core.has_applied(vclock):
             return True
         waiter = (vclock, trio.Event())
-        self._vclock_waiters.append(waiter)
+        self._readers.append(waiter)
         with trio.move_on_after(timeout_s):
             await waiter[1].wait()
-        if waiter in self._vclock_waiters:
-            self._vclock_waiters.remove(waiter)
-        return self.core.vclock.covers(vclock)
+        if waiter in self._readers:
+            self._readers.remove(waiter)
+        return self.core.has_applied(vclock)
 
-    def _wake_vclock_waiters(self) -> None:
-        mine = self.core.vclock
-        for waiter in [w for w in self._vclock_waiters if mine.covers(w[0])]:
-            self._vclock_waiters.remove(waiter)
+    def _wake_readers(self) -> None:
+        for waiter in [one for one in self._readers if self.core.has_applied(one[0])]:
+            self._readers.remove(waiter)
             waiter[1].set()
 
     # ----------------------------------------------------------------------------------------------- reading

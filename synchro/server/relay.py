@@ -1,8 +1,9 @@
-"""The sending side of replication: one task per subscriber. Rules [A-2], [A-22..27], [A-36..39], answers 9.
+"""The sending side of replication, one `Relay` per subscriber. Rules [A-2], [A-36], [A-39], answers 9.
 
 A relay holds a cursor in the WAL, not a queue: a peer that is slow or dead costs no memory. Rows go out
-byte for byte as they lie on the local disk, and only after they lie there. Heartbeats and Raft messages
-have a task of their own, so that neither credit nor a slow file delays them.
+byte for byte as they lie on the local disk, and only after they lie there; nearly always in the moment in
+which the WAL tells of them. A task goes on where something must be waited for, or each transaction looked
+at. Heartbeats and Raft messages have a task of their own, so that neither credit nor a slow file delays them.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from synchro import instance_events as ev
+from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import GROUP_LOCAL
 from synchro.server.tasks import run_until_first_error
-from synchro.server.transport import Accepted, Frame, Heartbeat, Hello, LinkLost, RelayStream
+from synchro.server.transport import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck, RelayStream
 from synchro.storage import xrow
+from synchro.storage.wal import PlainRows, Run, WalReader
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 if TYPE_CHECKING:
     from synchro.server.node import Node
+
+FRAMES_AT_ONCE: Final = 2
+"""Then others may run: a frame has up to `relay_frame_bytes_max`."""
 
 
 class Downstream:
@@ -42,6 +48,8 @@ class Downstream:
         it is told so at its next Hello (S14)."""
         self.sent_at = trio.current_time()
         self.lag = 0.0
+        """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
+        away. Acks of heartbeats tell nothing, so it does not grow when no rows flow [A-23], [L-25]."""
 
     @property
     def idle(self) -> float:
@@ -81,6 +89,10 @@ class Relay:
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
         self._acked_more = trio.Event()
+        self._frame_bytes = node.settings.limits.relay_frame_bytes_max
+        self._idle_reader: WalReader | None = None
+        """It is at the end, and the task waits for `_more`: new rows are sent at once if they can be."""
+        self._more = trio.Event()
         self._following: frozenset[InstanceId] = frozenset()
         """Whose rows the subscriber gets from themselves."""
         self._heard_at = trio.current_time()
@@ -97,8 +109,14 @@ class Relay:
         self._control_wanted.set()
 
     def rows_written(self) -> None:
-        """Rows of our own may be behind those of others that are held back (Y5)."""
-        if self._has_own_rows():
+        """There is more in the WAL; rows of our own may be behind those of others that are held back (Y5)."""
+        reader = self._idle_reader
+        if reader is not None:
+            self._send_plain(reader)
+            if not reader.is_at_end:
+                self._idle_reader = None
+                self._more.set()
+        elif self._has_own_rows():
             self._acked_more.set()
 
     def term_changed(self) -> None:
@@ -108,7 +126,9 @@ class Relay:
     # ----------------------------------------------------------------------------------------------- life
 
     async def run(self) -> None:
-        """Until the link is lost (`LinkLost`) or `scope` is cancelled."""
+        """Until the link is lost (`LinkLost`) or `scope` is cancelled; then it is shown as stopped [A-42].
+
+        First comes who we are, then the Raft state and a heartbeat, then rows [M-33]."""
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
         last_ack = down.acked
@@ -134,7 +154,10 @@ class Relay:
         self._control_wanted.set()
         try:
             await run_until_first_error(
-                self._send_control, self._send_rows, self._read_acks, self._watch_silence
+                self._send_control,
+                self._send_rows,
+                lambda: self._stream.deliver(self._on_ack),
+                self._watch_silence,
             )
         except LinkLost as error:
             down.message, down.system_message = error.message, error.system
@@ -183,7 +206,9 @@ class Relay:
             if beat is not None or self._raft is not None:
                 self._send_frame(heartbeat=beat)
 
-    def _send_frame(self, *, rows: bytes = b"", tm: float = 0.0, heartbeat: Heartbeat | None = None) -> None:
+    def _send_frame(
+        self, *, rows: bytes = b"", crc: int = 0, tm: float = 0.0, heartbeat: Heartbeat | None = None
+    ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.term
         self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
@@ -192,7 +217,7 @@ class Relay:
                 term=term,
                 raft=raft,
                 rows=rows,
-                rows_crc=crc32c(rows) if rows else 0,
+                rows_crc=crc,
                 heartbeat=heartbeat,
                 tm=tm,
             )
@@ -201,47 +226,110 @@ class Relay:
     # ------------------------------------------------------------------------------------------------ rows
 
     async def _send_rows(self) -> None:
-        node, stream = self._node, self._stream
-        frame_bytes = node.settings.limits.relay_frame_bytes_max
-        reader = node.wal.reader(self._hello.vclock.without_local())
+        reader = self._node.wal.reader(self._hello.vclock.without_local())
         try:
             while True:
-                spans, data = await reader.next_run(frame_bytes)
-                await self._let_origin_be_first(spans)
-                kept, vclock = await self._select(spans, data)
-                if not kept:
-                    continue
-                await self._wait_credit()
-                if not (stream.writable and reader.is_at_end):
-                    await stream.wait_writable()
-                await node.failpoint("relay.before_send")
-                self._rows_sent_since_heartbeat = True
-                self._unacked.append((vclock, len(kept)))
-                self._unacked_bytes += len(kept)
-                self._send_frame(rows=kept, tm=reader.block_time)
+                self._send_plain(reader)
+                if reader.is_at_end:
+                    self._more = trio.Event()
+                    self._idle_reader = reader
+                    await self._more.wait()
+                elif (rows := reader.next_plain(self._frame_bytes)) is None:
+                    await self._send_next_run(reader)
+                else:
+                    await self._send_later(reader, rows)
         finally:
+            self._idle_reader = None
             reader.close()
 
-    async def _let_origin_be_first(self, spans: Sequence[xrow.TxnSpan]) -> None:
-        """Y5. In a full mesh every byte is carried, checked and decoded once then, not N - 1 times [A-39].
+    def _send_plain(self, reader: WalReader) -> None:
+        """Without waiting: send what can go out now, a few frames at most, and pass over what the peer does
+        not get."""
+        for _ in range(FRAMES_AT_ONCE):
+            rows = reader.next_plain(self._frame_bytes)
+            if rows is None:
+                return
+            wanted = self._wants(rows.run)
+            if wanted is False:
+                reader.accept(rows)
+            elif (
+                wanted is None
+                or self._come_from_origin((rows.run.origin,))
+                or self._unacked_bytes >= self._credit
+                or not self._stream.writable
+                or REGISTRY.armed
+            ):
+                return
+            else:
+                self._send_whole(reader, rows)
 
-        Ends when the peer has the rows, when it lost the link to their origin, or when own rows wait behind.
-        """
-        while self._come_from_origin(spans):
-            self._acked_more = trio.Event()
-            await self._acked_more.wait()
+    async def _send_later(self, reader: WalReader, rows: PlainRows) -> None:
+        """Wait for what keeps plain rows from being sent at once; when it is over they are looked at anew."""
+        wanted = self._wants(rows.run)
+        if wanted is None:
+            await self._send_next_run(reader)
+        elif wanted and self._come_from_origin((rows.run.origin,)):
+            await self._wait_ack()
+        else:
+            await self._wait_credit()
+            await self._stream.wait_writable()  # in any case a chance for others to run
+            await self._node.failpoint("relay.before_send")
+            if self._wants(rows.run) and not self._come_from_origin((rows.run.origin,)):
+                self._send_whole(reader, rows)
+
+    def _send_whole(self, reader: WalReader, rows: PlainRows) -> None:
+        run = rows.run
+        data, crc = rows.data_and_crc
+        reader.accept(rows)
+        self._filter.passed(TxnHead(run.origin, run.last))
+        self._send_data(data, crc, Vclock({run.origin: run.last}), reader.block_time)
+
+    def _send_data(self, data: bytes, crc: int, vclock: Vclock, tm: float) -> None:
+        self._rows_sent_since_heartbeat = True
+        self._unacked.append((vclock, len(data)))
+        self._unacked_bytes += len(data)
+        self._send_frame(rows=data, crc=crc, tm=tm)
+
+    async def _send_next_run(self, reader: WalReader) -> None:
+        """Look at each transaction."""
+        spans, data = await reader.next_run(self._frame_bytes)
+        while self._come_from_origin(self._wanted_origins(spans)):
+            await self._wait_ack()
+        kept, vclock = await self._select(spans, data)
+        if not kept:
+            return
+        await self._wait_credit()
+        if not (self._stream.writable and reader.is_at_end):
+            await self._stream.wait_writable()
+        await self._node.failpoint("relay.before_send")
+        self._send_data(kept, crc32c(kept), vclock, reader.block_time)
+
+    async def _wait_ack(self) -> None:
+        self._acked_more = trio.Event()
+        await self._acked_more.wait()
+
+    def _wants(self, run: Run) -> bool | None:
+        """Whether the peer gets this run; None: a part of it."""
+        passing, origin = self._filter, run.origin
+        have = passing.position.get(origin, 0)
+        if run.last <= have or not passing.wants(TxnHead(origin, Lsn(have + 1))):
+            return False  # R1; R2 and R4: if it does not get the next one, it gets none of this origin
+        return True if run.first > have and passing.wants(TxnHead(origin, run.last)) else None
 
     def _has_own_rows(self) -> bool:
         """Rows of this instance that the subscriber did not get yet."""
         core = self._node.core
         return core.vclock.get(core.self_id) > self._filter.position.get(core.self_id, 0)
 
-    def _come_from_origin(self, spans: Sequence[xrow.TxnSpan]) -> bool:
-        if self._has_own_rows():
-            return False
+    def _wanted_origins(self, spans: Sequence[xrow.TxnSpan]) -> list[InstanceId]:
         last = {span.origin: span.lsn for span in spans}
-        wanted = [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
-        return bool(wanted) and self._following.issuperset(wanted)
+        return [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
+
+    def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
+        """Y5, for rows of these. In a full mesh every byte is carried, checked and decoded once then, not
+        N - 1 times [A-39]. It ends when the peer has the rows, when it lost the link to their origin, or when
+        own rows wait behind."""
+        return bool(wanted) and self._following.issuperset(wanted) and not self._has_own_rows()
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
@@ -267,8 +355,7 @@ class Relay:
                     # The frame that carries it names the term, and the receiver handles that first.
                     passing.term_sent = self._node.core.raft.term
                     break
-                self._acked_more = trio.Event()
-                await self._acked_more.wait()
+                await self._wait_ack()
             passing.passed(head)
             last[span.origin] = span.lsn
             if span.local_lsn and span.origin != LOCAL:
@@ -288,31 +375,26 @@ class Relay:
     async def _wait_credit(self) -> None:
         """Y2"""
         while self._unacked_bytes >= self._credit:
-            self._acked_more = trio.Event()
-            await self._acked_more.wait()
+            await self._wait_ack()
 
     # ------------------------------------------------------------------------------------------------ acks
 
-    async def _read_acks(self) -> None:
-        """Each ack says everything, so of those that are here already only the newest counts."""
-        node, down, stream = self._node, self.downstream, self._stream
-        while True:
-            batch = await stream.receive_batch()
-            self._heard_at = trio.current_time()
-            message = batch[-1]
-            tm = max(one.tm for one in batch)
-            ack = message.ack
-            if tm:
-                down.lag = max(0.0, time.time() - tm)
-            if ack.counts:
-                down.acked = down.acked.merge(ack.vclock)
-            self._filter.acked(ack.vclock)
-            self._credit = message.credit
-            self._following = message.following
-            while self._unacked and ack.vclock.covers(self._unacked[0][0]):
-                self._unacked_bytes -= self._unacked.popleft()[1]
-            self._acked_more.set()
-            node.step(ev.AckReceived(self.peer, ack))
+    def _on_ack(self, message: PeerAck) -> None:
+        if self.scope.cancel_called:
+            return
+        down, ack = self.downstream, message.ack
+        self._heard_at = trio.current_time()
+        if message.tm:
+            down.lag = max(0.0, time.time() - message.tm)
+        if ack.counts:
+            down.acked = down.acked.merge(ack.vclock)
+        self._filter.acked(ack.vclock)
+        self._credit = message.credit
+        self._following = message.following
+        while self._unacked and ack.vclock.covers(self._unacked[0][0]):
+            self._unacked_bytes -= self._unacked.popleft()[1]
+        self._acked_more.set()
+        self._node.step(ev.AckReceived(self.peer, ack))
 
 
 def _is_plain(spans: Sequence[xrow.TxnSpan], size: int) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints and what they make superfluous. Rules [W-30], [W-31], [W-40..42].
+"""Checkpoints and what they make superfluous. Rules [W-30], [W-31], [W-40].
 
 The view is taken in one step of the core and written by a worker thread. Afterwards old snapshots go, and
 WAL files that neither they nor any registered instance needs.

@@ -8,7 +8,7 @@ gaps on one stream; a Raft message may be replaced by a newer one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
@@ -192,8 +192,11 @@ class PeerStream(Protocol[In, Out]):
         """The next message. Raises `LinkLost`, or the `SynchroError` with which the other side ended it."""
         ...
 
-    async def receive_batch(self) -> Sequence[In]:
-        """All messages that are here, at least one."""
+    async def deliver(self, take: Callable[[In], None]) -> None:
+        """Give every further message to `take` as it arrives, outside of any task, until the stream ends.
+
+        Raises what `receive` would, or the `SynchroError` or `LinkLost` of a `take` that failed.
+        """
         ...
 
     def send_nowait(self, item: Out, /) -> None: ...
@@ -287,11 +290,9 @@ class _MemoryStream(Generic[T, S]):
     async def receive(self) -> T:
         return await self._in.get()
 
-    async def receive_batch(self) -> Sequence[T]:
-        batch = [await self._in.get()]
-        while self._in.items:
-            batch.append(self._in.pop())
-        return batch
+    async def deliver(self, take: Callable[[T], None]) -> None:
+        while True:
+            take(await self._in.get())
 
     def send_nowait(self, item: S) -> None:
         self._out.put(item)

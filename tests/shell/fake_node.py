@@ -12,6 +12,7 @@ from synchro.config import Limits, PeerAddress, Settings
 from synchro.errors import CheckpointInProgress, IllegalParams, Loading, ReadOnly, SynchroError, SyncTimeout
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance_events import (
+    ClientWrite,
     ClientWrites,
     Committed,
     Demoted,
@@ -33,7 +34,7 @@ from synchro.instance_events import (
 )
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
-from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts, Write
+from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts
 from synchro.storage.memtx import Memtx, PendingRefusal
 from synchro.storage.schema_ops import bootstrap_ops
 from synchro.storage.xrow import dml_from_values
@@ -98,23 +99,22 @@ class FakeNode:
         self.steps.append(event)
         if isinstance(event, ClientWrites):
             (write,) = event.writes
-            self._answer(call_id, lambda: on_outcome(self._write(Write(*_fields(write)))))
+            self._answer(call_id, lambda: on_outcome(self._write(write)))
         elif isinstance(event, WaitRequested):
             self._answer(call_id, lambda: on_outcome(self._fate(event)))
         else:
             on_outcome(_SIMPLE[type(event)])
         return call_id
 
+    def new_call_id(self) -> CallId:
+        return CallId(next(self._ids))
+
     def submit_writes(
-        self, writes: Sequence[Write], on_outcome: Callable[[int, Outcome], None], timeout_s: float
-    ) -> Sequence[CallId]:
+        self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+    ) -> None:
         self.steps.append(ClientWrites([]))
-        ids = []
-        for index, write in enumerate(writes):
-            call_id = CallId(next(self._ids))
-            ids.append(call_id)
-            self._answer(call_id, lambda i=index, w=write: on_outcome(i, self._write(w)))  # type: ignore[misc]
-        return ids
+        for write in writes:
+            self._answer(write.call_id, lambda w=write: on_outcome(w.call_id, self._write(w)))  # type: ignore[misc]
 
     def abandon(self, call_id: CallId) -> None:
         self.abandoned.append(call_id)
@@ -141,7 +141,7 @@ class FakeNode:
             if not found:
                 self.abandon(call_id)
 
-    async def wait_vclock(self, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
         with trio.move_on_after(timeout_s):
             while not self.instance.vclock.covers(vclock):
                 await self.changed.wait()
@@ -162,7 +162,7 @@ class FakeNode:
         else:
             answer()
 
-    def _write(self, write: Write) -> Outcome:
+    def _write(self, write: ClientWrite) -> Outcome:
         if self.instance.ro_reason is not None:
             return Rejected(ReadOnly("read-only", ro_reason=self.instance.ro_reason))
         if write.request_id in self.requests:
@@ -245,10 +245,6 @@ class FakeNode:
         if instance != "instance002":
             raise IllegalParams(f"there is no member '{instance}'")
         self.restarted.append(instance)
-
-
-def _fields(write: Any) -> tuple[Any, ...]:
-    return write.ops, write.request_id, write.known_position, write.wait, write.expected_term
 
 
 _SIMPLE: dict[type, Outcome] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress, Settings
 from synchro.errors import SynchroError
 from synchro.row import RowType
-from synchro.server.api import Write
 from synchro.server.directory import DataDirectory
 from synchro.server.life import Life
 from synchro.server.node import Node
@@ -33,6 +32,8 @@ class PanicHost:
 
     def __init__(self) -> None:
         self.bugs: list[BaseException] = []
+        token = trio.lowlevel.current_trio_token()
+        self.call_when_idle = self.call_from_thread = token.run_sync_soon
 
     def panic(self, error: BaseException) -> None:
         self.bugs.append(error)
@@ -123,6 +124,7 @@ class MemorySet:
             lambda: (
                 len({n.core.vclock.without_local() for n in self.nodes}) == 1
                 and not any(len(n.core.limbo) for n in self.nodes)
+                and all(has_told_all(n) for n in self.nodes)
             )
         )
 
@@ -160,12 +162,22 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
+def has_told_all(node: Node) -> bool:
+    """What it committed as an owner is announced in its log."""
+    return not (node.core.limbo.is_announcement_due or node.core.limbo.is_busy)
+
+
 async def write(node: Node, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:
     """One transaction."""
     outcomes: list[ev.Outcome] = []
-    node.submit_writes([Write(ops)], lambda _, outcome: outcomes.append(outcome), timeout_s)
+    node.submit_writes(frame(node, ops), lambda _, outcome: outcomes.append(outcome), timeout_s)
     await until(lambda: bool(outcomes))
     return outcomes[0]
+
+
+def frame(node: Node, *transactions: Sequence[Any]) -> list[ev.ClientWrite]:
+    """What a stream hands to the node in one go."""
+    return [ev.ClientWrite(node.new_call_id(), ops) for ops in transactions]
 
 
 async def create_space(node: Node, space_id: int = 512, *, is_sync: bool = True) -> None:
@@ -175,6 +187,7 @@ async def create_space(node: Node, space_id: int = 512, *, is_sync: bool = True)
     for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
         outcome = await write(node, xrow.dml_from_values(RowType.INSERT, target, value=row))
         assert isinstance(outcome, ev.Committed), outcome
+    await until(lambda: has_told_all(node))
 
 
 def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
+from synchro import instance_events as ev
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
@@ -149,7 +151,7 @@ async def form(replicas: MemorySet, *numbers: int) -> None:
 
 
 async def test_a_set_restarts_with_its_data(tmp_path: Path) -> None:
-    """[W-20]: recovery instead of join; a new leader is elected."""
+    """[W-20], [M-12]: recovery instead of join; a new leader is elected."""
     async with open_set(tmp_path) as replicas:
         await form(replicas, 1, 2, 3)
         leader = await replicas.wait_leader()
@@ -162,17 +164,71 @@ async def test_a_set_restarts_with_its_data(tmp_path: Path) -> None:
 
 
 async def test_a_late_instance_joins_and_catches_up(tmp_path: Path) -> None:
-    """[M-21..23]: stage 1 is the snapshot, stage 2 the rows up to its registration."""
+    """[M-21], [M-22], [M-23]: stage 1 is the snapshot, stage 2 the rows up to its registration. It has the
+    queue and the term of the source from the start [M-24], [L-13], so it is never writable [L-28]."""
     async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
         await form(replicas, 1, 2)
         leader = await replicas.wait_leader()
         await create_space(leader)
         for key in range(50):
             await write(leader, put(key))
-        await replicas.start(3)
+        joiner = await replicas.start(3)
+        await until(lambda: joiner.has_core)
+        assert joiner.core.limbo.owner_id == leader.core.self_id
+        assert joiner.core.limbo.term == leader.core.limbo.term
+        assert not joiner.core.is_writable
+        assert list((tmp_path / "instance003").glob("*.snap"))  # [M-28], [W-35]
         await replicas.wait_ready()
         await replicas.wait_equal()
-        assert replicas.members["instance003"].node.core.memtx.count(512) == 50
+        assert joiner.core.memtx.count(512) == 50
+
+
+async def test_an_instance_without_peers_makes_its_own_set_and_owns_it_at_once(tmp_path: Path) -> None:
+    """[M-10], [E-26]: in mode manual nobody else would promote it."""
+    async with open_set(tmp_path, size=1, election_mode=ElectionMode.MANUAL) as replicas:
+        node = await replicas.start(1)
+        await until(lambda: node.is_ready and node.core.is_writable)
+        assert node.core.self_id == node.core.limbo.owner_id == 1
+        assert (tmp_path / "instance001" / f"{0:020}.snap").exists()
+
+
+async def test_the_ballot_says_what_others_choose_by(tmp_path: Path) -> None:
+    """[M-7]: before there is data, and afterwards."""
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.MANUAL) as replicas:
+        one = await replicas.start(1)
+        ballot = replicas.members["instance001"].peers.ballot()
+        assert (ballot.instance_uuid, ballot.instance_name) == (one.uuid, "instance001")
+        assert (ballot.is_booted, ballot.is_ro, ballot.is_ro_cfg) == (False, True, False)
+        assert ballot.can_lead
+        await form(replicas, 2)
+        leader = await replicas.wait_leader()
+        await replicas.wait_equal()
+        ballots = {name: member.peers.ballot() for name, member in replicas.members.items()}
+        for name, ballot in ballots.items():
+            assert (ballot.instance_name, ballot.is_booted) == (name, True)
+            assert ballot.is_ro == (ballot.instance_uuid != leader.uuid)
+            assert ballot.vclock == leader.core.vclock.without_local()
+            assert ballot.gc_vclock.without_local() == ballot.gc_vclock
+            assert ballot.registered_uuids == {node.uuid for node in replicas.nodes}
+        made_by = {ballot.bootstrap_leader_uuid for ballot in ballots.values()}
+        assert len(made_by) == 1 and made_by <= {node.uuid for node in replicas.nodes}
+
+
+async def test_a_join_waits_for_somebody_who_may_write(tmp_path: Path) -> None:
+    """[M-27]: a source that is read-only refuses; the joiner asks again until one is not."""
+    async with open_set(tmp_path, connect_timeout_s=0.3, election_mode=ElectionMode.MANUAL) as replicas:
+        await form(replicas, 1, 2)
+        leader = await replicas.wait_leader()
+        await until(lambda: all(len(node.following) == 1 for node in replicas.nodes))
+        assert isinstance(await leader.call(ev.DemoteRequested, timeout_s=5), ev.Demoted)
+        with structlog.testing.capture_logs() as records:
+            joiner = await replicas.start(3)
+            await until(lambda: any(record["event"] == "join_retry" for record in records))
+        assert "read-only" in next(r["message"] for r in records if r["event"] == "join_retry")
+        assert not joiner.has_core
+        assert isinstance(await leader.call(ev.PromoteRequested, timeout_s=5), ev.Promoted)
+        await until(lambda: joiner.is_ready)
+        assert joiner.core.self_id == 3
 
 
 async def test_a_data_directory_without_snapshot_is_refused(tmp_path: Path) -> None:
@@ -188,7 +244,8 @@ async def test_a_data_directory_without_snapshot_is_refused(tmp_path: Path) -> N
 
 
 async def test_a_lost_directory_is_amnesia_until_all_others_were_heard(tmp_path: Path) -> None:
-    """S14: the same name comes back under a new UUID, with its old id, and may not vote at once."""
+    """S14: the same name comes back under a new UUID, with its old id [M-25], and may not vote at
+    once. A person may have deleted the files on purpose [M-36], [W-28]."""
     async with open_set(tmp_path) as replicas:
         await form(replicas, 1, 2, 3)
         leader = await replicas.wait_leader()

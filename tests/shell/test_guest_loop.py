@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import time
 import warnings
 
@@ -76,6 +77,65 @@ async def test_a_busy_trio_side_leaves_asyncio_its_turns() -> None:
             nursery.start_soon(spin)
             assert await loop.aio(many_steps()) == "done"
             nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_for_idleness_comes_behind_all_that_arrived() -> None:
+    """Natural batching: bytes that are in the socket, and callbacks of callbacks, come first."""
+    order: list[str] = []
+    done = trio.Event()
+    near, far = socket.socketpair()
+
+    def step(left: int) -> None:
+        order.append("step")
+        if left:
+            loop.call_soon(step, left - 1)
+
+    def read() -> None:
+        order.append(near.recv(1).decode())
+
+    with near, far, trio.fail_after(10):
+        async with open_guest_loop() as loop:
+            near.setblocking(False)
+            loop.add_reader(near.fileno(), read)
+            far.send(b"ab")
+            loop.call_when_idle(lambda: order.append("idle"))
+            loop.call_when_idle(done.set)
+            loop.call_soon(step, 3)
+            await done.wait()
+            loop.remove_reader(near.fileno())
+    assert sorted(order[:-1]) == ["a", "b", *["step"] * 4]
+    assert order[-1] == "idle"
+
+
+async def test_idleness_is_not_waited_for_without_end() -> None:
+    """Whoever is woken then may be what keeps the other side busy."""
+    with trio.fail_after(10):
+        async with open_guest_loop() as loop:
+            called = trio.Event()
+
+            async def spin() -> None:
+                while not called.is_set():
+                    await asyncio.sleep(0)
+
+            loop.call_when_idle(called.set)
+            await loop.aio(spin())
+
+
+async def test_callbacks_without_end_do_not_hide_what_arrives() -> None:
+    near, far = socket.socketpair()
+    with near, far, trio.fail_after(10):
+        async with open_guest_loop() as loop:
+            arrived = trio.Event()
+
+            async def spin() -> None:
+                while not arrived.is_set():
+                    await asyncio.sleep(0)
+
+            near.setblocking(False)
+            loop.add_reader(near.fileno(), arrived.set)
+            far.send(b"a")
+            await loop.aio(spin())
+            loop.remove_reader(near.fileno())
 
 
 async def test_cancelling_the_trio_scope_waits_for_the_coroutine_to_clean_up() -> None:

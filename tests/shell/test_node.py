@@ -13,9 +13,8 @@ from synchro.config import FencingMode, Limits
 from synchro.errors import DiskFailed, Loading, SyncQueueFull
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
-from synchro.server.api import Write
 from synchro.server.node import Node
-from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.memory_set import MemorySet, create_space, frame, has_told_all, open_set, put, until, write
 
 
 async def alone(replicas: MemorySet) -> Node:
@@ -55,12 +54,11 @@ async def test_every_write_of_a_frame_gets_its_own_outcome(tmp_path: Path) -> No
         node = await alone(replicas)
         await create_space(node)
         got: dict[int, ev.Outcome] = {}
-        frame = [Write([put(1)]), Write([put(1, space_id=999)]), Write([put(2)])]
-        node.submit_writes(frame, got.__setitem__, 5.0)
+        writes = frame(node, [put(1)], [put(1, space_id=999)], [put(2)])
+        node.submit_writes(writes, got.__setitem__, 5.0)
         await until(lambda: len(got) == 3)
-        assert isinstance(got[0], ev.Committed)
-        assert isinstance(got[1], ev.Rejected)
-        assert isinstance(got[2], ev.Committed)
+        kinds = [type(got[write.call_id]) for write in writes]
+        assert kinds == [ev.Committed, ev.Rejected, ev.Committed]
 
 
 async def test_time_over_is_answered_and_nothing_is_rolled_back(tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ async def test_time_over_is_answered_and_nothing_is_rolled_back(tmp_path: Path) 
     async with open_set(tmp_path, election_fencing_mode=FencingMode.OFF) as replicas:
         leader = await majority_lost(replicas)
         got: list[ev.Outcome] = []
-        leader.submit_writes([Write([put(1)])], lambda _, outcome: got.append(outcome), 0.2)
+        leader.submit_writes(frame(leader, [put(1)]), lambda _, outcome: got.append(outcome), 0.2)
         with trio.fail_after(2):
             await until(lambda: bool(got))
         assert isinstance(got[0], ev.OutcomeUnknown | ev.Rejected)
@@ -81,8 +79,9 @@ async def test_an_abandoned_call_is_never_answered(tmp_path: Path) -> None:
         node = await alone(replicas)
         await create_space(node)
         got: list[ev.Outcome] = []
-        ids = node.submit_writes([Write([put(1)])], lambda _, outcome: got.append(outcome), 5.0)
-        node.abandon(ids[0])
+        (write_1,) = frame(node, [put(1)])
+        node.submit_writes([write_1], lambda _, outcome: got.append(outcome), 5.0)
+        node.abandon(write_1.call_id)
         node.abandon(CallId(123456))
         await until(lambda: node.core.memtx.get(512, 0, (1,)) is not None)
         assert got == []
@@ -95,7 +94,7 @@ async def test_more_waiting_calls_than_allowed_are_refused(tmp_path: Path) -> No
         node = await alone(replicas)
         await create_space(node)
         got: dict[int, ev.Outcome] = {}
-        node.submit_writes([Write([put(key)]) for key in range(4)], got.__setitem__, 5.0)
+        node.submit_writes(frame(node, *([put(key)] for key in range(4))), got.__setitem__, 5.0)
         refused = [outcome for outcome in got.values() if isinstance(outcome, ev.Rejected)]
         assert len(refused) == 2
         assert all(isinstance(outcome.error, SyncQueueFull) for outcome in refused)
@@ -103,7 +102,7 @@ async def test_more_waiting_calls_than_allowed_are_refused(tmp_path: Path) -> No
 
 
 async def test_calls_before_the_start_is_over_say_loading(tmp_path: Path) -> None:
-    """[M-19]"""
+    """[M-19]; but what is known is shown [I-1]."""
     async with open_set(tmp_path, size=3) as replicas:
         node = await replicas.start(1)
         with pytest.raises(Loading):
@@ -112,17 +111,17 @@ async def test_calls_before_the_start_is_over_say_loading(tmp_path: Path) -> Non
         assert node.leader() is None
 
 
-async def test_wait_vclock_ends_when_rows_are_written(tmp_path: Path) -> None:
+async def test_wait_applied_ends_when_rows_are_decided(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=1) as replicas:
         node = await alone(replicas)
         await create_space(node)
         target = node.core.vclock
-        assert await node.wait_vclock(target, timeout_s=0)
+        assert await node.wait_applied(target, timeout_s=0)
         ahead = target.follow(node.core.self_id, target.get(node.core.self_id) + 1)  # type: ignore[arg-type]
-        assert not await node.wait_vclock(ahead, timeout_s=0.05)
+        assert not await node.wait_applied(ahead, timeout_s=0.05)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, node, put(1))
-            assert await node.wait_vclock(ahead, timeout_s=5)
+            assert await node.wait_applied(ahead, timeout_s=5)
 
 
 async def test_a_failed_sync_ends_the_instance(tmp_path: Path) -> None:
@@ -169,6 +168,7 @@ async def test_a_checkpoint_is_enough_to_recover_from(tmp_path: Path) -> None:
         await create_space(node)
         for key in range(20):
             await write(node, put(key))
+        await until(lambda: has_told_all(node))
         vclock = await node.checkpoint()
         assert await node.checkpoint() == vclock
         await write(node, put(20))
@@ -178,7 +178,7 @@ async def test_a_checkpoint_is_enough_to_recover_from(tmp_path: Path) -> None:
 
 
 async def test_info_has_the_shape_of_box_info(tmp_path: Path) -> None:
-    """[I-2..25]: exactly these keys under synchro."""
+    """[I-16], [I-25]: exactly these keys under synchro."""
     async with open_set(tmp_path, size=1) as replicas:
         node = await alone(replicas)
         tree = node.info()
@@ -186,12 +186,23 @@ async def test_info_has_the_shape_of_box_info(tmp_path: Path) -> None:
         assert set(tree["synchro"]["queue"]) == {
             "owner", "term", "len", "size", "busy", "age", "confirm_lag",
         }  # fmt: skip
-        assert tree["id"] == 1
-        assert tree["status"] == "running"
-        assert tree["ro"] is False
-        assert tree["ro_reason"] is None
-        assert tree["election"]["state"] == "leader"
-        assert tree["replication"][1]["name"] == "instance001"
+        assert tree["id"] == 1  # [I-2]
+        assert (tree["uuid"], tree["name"]) == (node.uuid, "instance001")  # [I-3]
+        assert tree["lsn"] == tree["vclock"][1] > 0  # [I-4], [I-6]
+        assert tree["signature"] == sum(tree["vclock"].values())  # [I-5]
+        assert (tree["ro"], tree["ro_reason"]) == (False, None)  # [I-7]
+        assert tree["status"] == "running"  # [I-8]
+        assert tree["listen"] == "instance001"  # [I-10]
+        assert tree["replicaset"] == {"uuid": node.replicaset_uuid, "name": "replicaset001"}  # [I-12]
+        assert tree["replication"][1] == {
+            "id": 1, "uuid": node.uuid, "name": "instance001", "lsn": tree["lsn"],
+        }  # fmt: skip # [I-13]
+        term = tree["election"]["term"]
+        assert tree["election"] == {
+            "state": "leader", "term": term, "vote": 1, "leader": 1, "leader_idle": 0.0,
+            "leader_name": "instance001",
+        }  # fmt: skip # [I-15], [I-20]
+        assert tree["synchro"]["queue"]["term"] == term
 
 
 async def test_watch_tells_each_change(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from synchro.row import RowType
 from synchro.server.applier import Status
 from synchro.server.join import serve_join
 from synchro.server.node import Node
-from synchro.server.transport import Hello, JoinRequest, LinkLost
+from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, Subscription
 from synchro.storage import xrow
-from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
 
 async def three(replicas: MemorySet) -> tuple[Node, list[Node]]:
@@ -36,7 +38,7 @@ def is_meshed(node: Node) -> bool:
 
 
 async def test_rows_reach_everyone_and_acks_come_back(tmp_path: Path) -> None:
-    """[A-26]: what is committed lies on a quorum, and `downstream` shows what was acknowledged."""
+    """[A-2], [A-26]: what is committed lies on a quorum, and `downstream` shows what was acknowledged."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         for key in range(30):
@@ -48,18 +50,28 @@ async def test_rows_reach_everyone_and_acks_come_back(tmp_path: Path) -> None:
 
 
 async def test_upstream_and_downstream_are_shown(tmp_path: Path) -> None:
-    """[I-13a..c]"""
+    """[I-13a..c], [A-10]; [L-25]: only rows move the lag, so it does not grow while there are none."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         part = leader.info()["replication"][int(followers[0].core.self_id)]
         assert part["upstream"]["status"] == "follow"
-        assert part["upstream"]["idle"] < 1
+        assert part["upstream"]["idle"] < 1  # [A-21]
+        assert part["upstream"]["lag"] >= 0  # [A-20]
         assert part["downstream"]["status"] == "follow"
+        assert part["downstream"]["idle"] < 1  # [A-22]
         assert 0 not in part["downstream"]["vclock"]
+
+        down = leader.downstreams[followers[0].core.self_id]
+        await until(lambda: down.acked.covers(leader.core.vclock) and down.lag > 0)  # [A-23]
+        lag = down.lag
+        for _ in range(3):
+            sent_at = down.sent_at
+            await until(lambda at=sent_at: down.sent_at > at)  # type: ignore[misc]
+        assert down.lag == lag
 
 
 async def test_a_cut_follower_is_shown_and_catches_up(tmp_path: Path) -> None:
-    """[A-28], [M-49]: it asks for everything after its vclock; nothing is lost or doubled."""
+    """[A-28], [A-42], [M-49]: it asks for everything after its vclock; nothing is lost or doubled."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         away = followers[0]
@@ -75,15 +87,120 @@ async def test_a_cut_follower_is_shown_and_catches_up(tmp_path: Path) -> None:
         replicas.network.heal()
         await replicas.wait_equal()
         assert away.core.memtx.count(512) == 10
+        await until(lambda: all(a.status is Status.FOLLOW for a in away.appliers.values()))  # [M-41]
+        await until(lambda: leader.downstreams[away.core.self_id].is_following)
+
+
+async def test_a_confirm_is_acknowledged_together_with_what_comes_next(tmp_path: Path) -> None:
+    """[A-26]: nobody waits for its ack. With no heartbeat in the meantime the next row's ack tells of it."""
+    async with open_set(tmp_path, replication_timeout_s=5.0) as replicas:
+        leader, followers = await three(replicas)
+        me, downstreams = leader.core.self_id, leader.downstreams.values()
+
+        def is_acked(lsn: int) -> bool:
+            return all(down.acked.get(me) >= lsn for down in downstreams)
+
+        for key in range(3):
+            outcome = await write(leader, put(key))
+            assert isinstance(outcome, ev.Committed)
+            assert outcome.txn is not None
+            row = outcome.txn.lsn
+            await until(partial(is_acked, row))
+            await replicas.wait_equal()
+            assert leader.core.vclock.get(me) == row + 1  # CONFIRM
+            assert not is_acked(row + 1)
+        assert all(node.core.memtx.count(512) == 3 for node in followers)
+
+
+async def test_rows_without_room_wait_at_the_applier(tmp_path: Path) -> None:
+    """[W-16]: they are taken up when the disk has written, in order; heartbeats are heard as they come."""
+    async with open_set(tmp_path) as replicas:
+        tiny = replace(replicas.settings.limits, wal_queue_bytes_max=2)  # one batch of rows at a time
+        await replicas.start(1)
+        await replicas.start(2, limits=tiny, election_mode=ElectionMode.VOTER)
+        await replicas.start(3, limits=tiny, election_mode=ElectionMode.VOTER)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        assert leader.settings.instance_name == "instance001"
+        await create_space(leader)
+        outcomes: list[ev.Outcome] = []
+        for key in range(200):
+            leader.submit_writes(frame(leader, [put(key)]), lambda _, outcome: outcomes.append(outcome), 10.0)
+            await trio.lowlevel.checkpoint()
+        await until(lambda: len(outcomes) == 200)
+        assert all(isinstance(outcome, ev.Committed) for outcome in outcomes)
+        await replicas.wait_equal()
+        assert all(node.core.memtx.count(512) == 200 for node in replicas.nodes)
+        assert all(not a._rows and a._rows_bytes == 0 for n in replicas.nodes for a in n.appliers.values())
 
 
 async def test_rows_go_round_a_cut_link(tmp_path: Path) -> None:
-    """[A-39]: the third instance passes them on."""
+    """[A-39], [M-48]: the third instance passes them on."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         replicas.network.cut(leader.settings.instance_name, followers[0].settings.instance_name)
         assert isinstance(await write(leader, put(1)), ev.Committed)
         await until(lambda: followers[0].core.memtx.get(512, 0, (1,)) is not None)
+
+
+async def test_a_subscriber_hears_heartbeats_and_is_dropped_when_it_says_nothing(tmp_path: Path) -> None:
+    """[M-33]: first the answer, the Raft state and a heartbeat. [A-25]: then one each interval. [A-27]: four
+    intervals without an ack are the end."""
+    async with open_set(tmp_path, size=2) as replicas:
+        for number in (1, 2):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        one, two = replicas.members["instance001"].node, replicas.members["instance002"].node
+        await replicas.stop(2)
+        await until(lambda: not one.relays)
+        hello = Hello(
+            one.replicaset_uuid, two.uuid, "instance002", one.core.vclock, one.core.raft.term, 1 << 20
+        )
+        transport = replicas.network.transport("instance002")
+        async with transport.subscribe("instance001", hello) as stream:
+            accepted = await stream.receive()
+            assert isinstance(accepted, Accepted)
+            assert (accepted.id, accepted.replicaset_uuid) == (one.core.self_id, one.replicaset_uuid)
+            assert accepted.vclock == one.core.vclock.without_local()
+            frame = await stream.receive()
+            assert isinstance(frame, Frame)
+            assert frame.raft is not None and frame.heartbeat is not None and not frame.rows
+            later: list[Accepted | Frame] = []
+            with pytest.raises(LinkLost, match="timed out"):
+                await receive_all(stream, later)
+            beats = [m for m in later if isinstance(m, Frame) and m.heartbeat is not None and not m.rows]
+            assert beats
+
+
+async def receive_all(stream: Subscription, messages: list[Accepted | Frame]) -> None:
+    while True:
+        messages.append(await stream.receive())
+
+
+async def test_the_log_is_kept_for_an_instance_that_is_away(tmp_path: Path) -> None:
+    """[W-41], [W-42]: it comes back and gets the rows, not a new copy of everything."""
+    async with open_set(tmp_path, checkpoint_count=1) as replicas:
+        leader, followers = await three(replicas)
+        away, rest = followers
+        number = int(away.settings.instance_name[-1])
+        await replicas.stop(number)
+        gone_at = away.core.vclock
+        for key in range(3):
+            assert isinstance(await write(leader, put(key)), ev.Committed)
+            await leader.checkpoint()
+        assert gone_at.covers(leader.wal.files[0].vclock)
+
+        back = await replicas.start(number)
+        await until(lambda: back.is_ready)
+        await replicas.wait_equal()
+        assert back.core.memtx.count(512) == 3
+        await until(lambda: all(d.acked.covers(leader.core.vclock) for d in leader.downstreams.values()))
+        assert isinstance(await write(leader, put(9)), ev.Committed)
+        await leader.checkpoint()
+        assert not gone_at.covers(leader.wal.files[0].vclock)
+        assert rest.is_ready
 
 
 async def test_a_conflict_stops_one_applier_until_it_is_restarted(tmp_path: Path) -> None:
@@ -160,7 +277,7 @@ async def test_a_new_subscription_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 async def test_an_asynchronous_master_master_pair_converges(tmp_path: Path) -> None:
-    """[A-1], [A-30]: nobody owns the queue; rows of both go both ways, each once."""
+    """[A-1], [A-3], [A-30]: nobody owns the queue; rows of both go both ways, each once."""
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
         one, two = await replicas.start(1), await replicas.start(2)
         await replicas.wait_ready()

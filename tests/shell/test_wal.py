@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from sim.disk import Fault, SimDisk
 from storage_world import (
     DIR,
     SMALL,
+    confirm,
     initial_snapshot,
     new_instance,
     open_journal,
+    promote,
     raft_state,
     reopen,
     restart,
@@ -30,7 +33,8 @@ from synchro.storage.journal import Journal
 from synchro.storage.recovery import recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.wal import MARK_DELAY_S, Wal, WalReader
-from synchro.storage.xrow import decode_txns
+from synchro.storage.xlog import crc32c
+from synchro.storage.xrow import decode_txns, scan_txns
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 
@@ -72,12 +76,22 @@ def make_wal(disk: Disk, journal: Journal, limits: Limits = SMALL) -> tuple[Wal,
     return wal, seen
 
 
-async def read(reader: WalReader, count: int, max_bytes: int = 1 << 20) -> list[bytes]:
+async def read(
+    reader: WalReader, count: int, max_bytes: int = 1 << 20, *, prefer_plain: bool = False
+) -> list[bytes]:
     """The bytes of the next `count` transactions."""
     got: list[bytes] = []
     with trio.fail_after(10):
         while len(got) < count:
-            spans, data = await reader.next_run(max_bytes)
+            rows = reader.next_plain(max_bytes) if prefer_plain else None
+            if rows is not None:
+                reader.accept(rows)
+                data, crc = rows.data_and_crc
+                spans = scan_txns(data)
+                assert crc == crc32c(data)
+                assert rows.run == (spans[0].origin, spans[0].lsn, spans[-1].lsn)
+            else:
+                spans, data = await reader.next_run(max_bytes)
             got += [data[span.start : span.end] for span in spans]
     return got
 
@@ -113,6 +127,35 @@ async def test_stop_writes_the_rest_and_leaves_an_end_marker() -> None:
     assert found.recovered.clean_stop and len(found.txns) == 3
 
 
+async def test_a_batch_that_was_begun_is_answered_although_the_task_was_cancelled() -> None:
+    """Its LSNs are used: who gave them must hear that it is on disk. Nothing new begins."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    is_writing, may_go_on = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def on_call(call: str, path: str) -> None:
+        if not may_go_on.is_set():
+            token.run_sync_soon(is_writing.set)
+            may_go_on.wait(10)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        disk.on_call = on_call
+        wal.submit(log(1, 2))
+        await is_writing.wait()
+        assert wal.busy_since is not None
+        wal.submit(log(3, 3))
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.05)
+        assert not seen.written
+        may_go_on.set()
+    assert seen.written == [vclock(_1=2)] and wal.busy_since is None
+    with pytest.raises(DiskFailed):
+        await wal.rotate()
+
+
 async def test_the_mark_is_written_after_a_quiet_moment() -> None:
     """Answers in docs/adr/: then a kill leaves nothing that must be copied."""
     disk, journal = new_instance()
@@ -122,7 +165,8 @@ async def test_the_mark_is_written_after_a_quiet_moment() -> None:
         nursery.start_soon(wal.run)
         wal.submit(log(1, 3))
         await seen.until_written(vclock(_1=3))
-        disk.on_call = lambda call, path: trio.from_thread.run_sync(mark_written.set)
+        token = trio.lowlevel.current_trio_token()
+        disk.on_call = lambda call, path: token.run_sync_soon(mark_written.set)
         with trio.fail_after(MARK_DELAY_S + 5):
             await mark_written.wait()
         nursery.cancel_scope.cancel()
@@ -182,11 +226,11 @@ async def test_a_reader_follows_the_tail() -> None:
 
 
 async def follow(wal: Wal, after: Vclock, count: int, results: dict[Vclock, list[bytes]]) -> None:
-    """A relay that gets the next `count` transactions in small runs."""
+    """A relay that gets the next `count` transactions in small runs, as whole blocks where it can."""
     reader = wal.reader(after)
     got: list[bytes] = []
     while len(got) < count:
-        got += await read(reader, 1, max_bytes=200)
+        got += await read(reader, 1, max_bytes=200, prefer_plain=True)
     results[after] = got
     reader.close()
 
@@ -208,10 +252,60 @@ async def test_a_run_is_bounded_in_bytes() -> None:
             assert 1 <= len(spans) <= 3
             got += [data[span.start : span.end] for span in spans]
         assert reader.is_at_end
+        assert reader.block_time == 1.0  # the clock of this instance, whatever the origin's said [W-4]
         small = wal.reader(EMPTY_VCLOCK)
         assert len((await small.next_run(1))[0]) == 1
         wal.stop()
     assert got == [one.data for one in txns]
+
+
+async def test_plain_blocks_need_no_look_at_their_transactions() -> None:
+    """[A-37], [A-38]: only whole blocks, of one origin, with no row that is local or brings a term."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    batches = [
+        log(1, 3),
+        [*log(4, 4), confirm(5, 4)],
+        [txn(1, origin=2)],
+        [*log(6, 6), txn(2, origin=2)],
+        [raft_state(1, 2)],
+        [promote(7, 2)],
+        log(8, 9),
+    ]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        fresh, late = wal.reader(EMPTY_VCLOCK), wal.reader(vclock(_1=2))
+        assert fresh.next_plain(1 << 20) is None and fresh.is_at_end
+        for number, batch in enumerate(batches, start=1):
+            wal.submit(batch)
+            while wal.stats.batches < number:
+                await seen.changed.wait()
+        assert await plain_runs(fresh) == [(1, 1, 5), (2, 1, 1), "mixed", "mixed", "mixed", (1, 8, 9)]
+        assert (await late.next_run(1 << 20))[0][0].lsn == 3  # it has a part of the first block
+        small = wal.reader(EMPTY_VCLOCK)
+        assert small.next_plain(1) is None
+        first = small.next_plain(sum(len(one.data) for one in log(1, 3)))
+        assert first is not None and first.run == (1, 1, 3)
+        wal.stop()
+
+
+async def plain_runs(reader: WalReader) -> list[object]:
+    """What there is to the end; "mixed": a block that had to be looked at."""
+    found: list[object] = []
+    while not reader.is_at_end:
+        rows = reader.next_plain(1 << 20)
+        if rows is None:
+            await reader.next_run(1)  # one transaction
+            while reader._done_spans:
+                await reader.next_run(1)
+            found.append("mixed")
+        else:
+            assert reader.next_plain(1 << 20) is not None  # again, until it is accepted
+            found.append(tuple(rows.run))
+            again = reader.next_plain(1 << 20)
+            assert again is not None
+            reader.accept(again)
+    return found
 
 
 async def test_readers_cross_files_ring_and_restarts() -> None:

@@ -791,7 +791,7 @@ class SelectRequest(_message.Message):
 
     @_builtins.property
     def min_vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
-        """Wait until the instance has applied at least this; empty: do not wait."""
+        """Wait until the instance has at least this on disk, decided where it was synchronous; empty: do not wait."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:

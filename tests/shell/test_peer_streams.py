@@ -1,0 +1,135 @@
+"""`PeerStream.deliver` on both kinds of link: order, what `take` raises, the end of the stream."""
+
+# ruff: noqa: PT012 - a stream's errors come out of its block
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.ids import InstanceId, Term
+from synchro.instance_events import Ack
+from synchro.rpc import peer_service
+from synchro.rpc.host import open_rpc_host
+from synchro.rpc.transport import open_grpc_transport
+from synchro.server.transport import (
+    Accepted,
+    Ballot,
+    Frame,
+    Hello,
+    LinkLost,
+    MemoryNetwork,
+    PeerAck,
+    RelayStream,
+    Transport,
+)
+from synchro.vclock import EMPTY_VCLOCK
+
+Serve = Callable[[RelayStream], Awaitable[None]]
+
+HELLO = Hello("set", "subscriber", "subscriber", EMPTY_VCLOCK, Term(1), credit=1 << 20)
+ACCEPTED = Accepted(InstanceId(1), EMPTY_VCLOCK, "set", EMPTY_VCLOCK, Term(1), "relay", "relay")
+
+
+class Endpoint:
+    """Serves subscribers with a function, and nothing else."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+
+    def ballot(self) -> Ballot:
+        raise NotImplementedError
+
+    serve_join = None
+
+    async def serve_subscriber(self, hello: Hello, stream: RelayStream) -> None:
+        stream.send_nowait(ACCEPTED)
+        await self._serve(stream)
+
+
+@asynccontextmanager
+async def linked(kind: str, serve: Serve) -> AsyncIterator[tuple[Transport, str]]:
+    """(how to reach it, its address)"""
+    endpoint = Endpoint(serve)
+    if kind == "memory":
+        async with trio.open_nursery() as nursery:
+            network = MemoryNetwork(nursery, endpoints={"relay": endpoint})  # type: ignore[dict-item]
+            yield network.transport("subscriber"), "relay"
+            nursery.cancel_scope.cancel()
+    else:
+        async with open_rpc_host() as host:
+            server = await host.serve(
+                "127.0.0.1:0",
+                lambda s: peer_service.register(s, host, endpoint),  # type: ignore[arg-type]
+            )
+            async with open_grpc_transport(host, "subscriber") as transport:
+                yield transport, server.address
+
+
+def frame(number: int) -> Frame:
+    return Frame(Term(1), rows=b"%d" % number, rows_crc=number)
+
+
+@pytest.mark.parametrize("kind", ["memory", "grpc"])
+async def test_messages_come_in_order_until_the_stream_ends(kind: str) -> None:
+    async def serve(stream: RelayStream) -> None:
+        for number in range(100):
+            stream.send_nowait(frame(number))
+        await trio.sleep(0.05)
+        raise LinkLost("the subscription was cut")
+
+    seen: list[Accepted | Frame] = []
+    with trio.fail_after(20):
+        async with linked(kind, serve) as (transport, address):
+            with pytest.raises(LinkLost):
+                async with transport.subscribe(address, HELLO) as stream:
+                    assert await stream.receive() == ACCEPTED
+                    await trio.sleep(0.02)  # some are here already: they come first
+                    await stream.deliver(seen.append)
+    assert seen == [frame(number) for number in range(100)]
+
+
+@pytest.mark.parametrize("kind", ["memory", "grpc"])
+async def test_an_error_of_the_subscriber_comes_out_as_it_is(kind: str) -> None:
+    """[A-40]: who follows tells kinds of errors apart; after one nothing more is taken."""
+
+    async def serve(stream: RelayStream) -> None:
+        for number in range(10):
+            stream.send_nowait(frame(number))
+        await trio.sleep_forever()
+
+    seen: list[Accepted | Frame] = []
+
+    def take(message: Accepted | Frame) -> None:
+        seen.append(message)
+        if len(seen) == 3:
+            raise RemoteProtocolError("made up")
+
+    with trio.fail_after(20):
+        async with linked(kind, serve) as (transport, address):
+            with pytest.raises(RemoteProtocolError, match="made up"):
+                async with transport.subscribe(address, HELLO) as stream:
+                    await stream.receive()
+                    await stream.deliver(take)
+    assert seen == [frame(number) for number in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["memory", "grpc"])
+async def test_an_error_of_the_relay_is_told_to_the_subscriber(kind: str) -> None:
+    def refuse(ack: PeerAck) -> None:
+        raise RemoteProtocolError("made up")
+
+    async def serve(stream: RelayStream) -> None:
+        await stream.deliver(refuse)
+
+    with trio.fail_after(20):
+        async with linked(kind, serve) as (transport, address):
+            with pytest.raises(SynchroError, match="made up"):
+                async with transport.subscribe(address, HELLO) as stream:
+                    await stream.receive()
+                    stream.send_nowait(PeerAck(Ack(EMPTY_VCLOCK, Term(1)), credit=1))
+                    await stream.deliver(lambda _: None)
