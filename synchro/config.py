@@ -229,6 +229,8 @@ class Settings:
     bootstrap_strategy: BootstrapStrategy = BootstrapStrategy.AUTO
     bootstrap_leader: str | None = None
     synchro_quorum: QuorumFormula = field(default_factory=lambda: QuorumFormula("N / 2 + 1"))
+    confirm_delay_s: float = 0.01
+    """A CONFIRM waits so long for an own row to go ahead of, then it is written alone (ADR 11)."""
     linearizable_quorum: QuorumFormula = field(default_factory=lambda: QuorumFormula("N - Q + 1", clamp=True))
     synchro_timeout_s: float = 5.0
     """How long promote, demote and snapshot wait."""

@@ -102,7 +102,7 @@ class View:
 
 
 def _listen(view: View) -> str:
-    """host:port, or "" for an instance that does not listen [C-10]. iproto stands in for grpc."""
+    """host:port, or "" for an instance that does not listen [C-10]. iproto stands in for grpc [C-4]."""
     for section in ("grpc", "iproto"):
         item = view.find(f"{section}.listen")
         if item is None:

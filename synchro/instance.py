@@ -12,7 +12,7 @@ effects. It holds no rule of the protocol: those live in the parts. See docs/arc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import assert_never, cast
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
@@ -73,6 +73,7 @@ class Instance:
         self._appliers: set[InstanceId] = set()
         self._last_cut_at: float | None = None
         self._retry_at: float | None = None
+        self._announce_at: float | None = None
         self._has_amnesia_flag = not trust.is_trusted
 
     def start(self, now: float) -> list[ev.Effect]:
@@ -138,10 +139,8 @@ class Instance:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        raft_at, retry_at = self._state.raft.deadline, self._retry_at
-        if raft_at is None or retry_at is None:
-            return raft_at if retry_at is None else retry_at
-        return min(raft_at, retry_at)
+        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at)
+        return min((at for at in waiting if at is not None), default=None)
 
     def _finish(self, now: float) -> list[ev.Effect]:
         """Let go on what waited for something that this step brought; then hand out the effects."""
@@ -153,9 +152,20 @@ class Instance:
             self._see_term(Term(self._received.wanted_term()), now)
             self._received.drain(now)
             self._writes.drain(now)
+        self._plan_announcement(now)
         state.effects.extend(state.log.take_writes())
         effects, state.effects = state.effects, []
+        if state.replies:
+            effects.append(ev.Replies(state.replies))
+            state.replies = []
         return effects
+
+    def _plan_announcement(self, now: float) -> None:
+        """ADR 11: a CONFIRM goes ahead of the next own row; alone only if none comes for a while."""
+        if not self._state.limbo.is_announcement_due:
+            self._announce_at = None
+        elif self._announce_at is None:
+            self._announce_at = max(now + self._state.settings.confirm_delay_s, self._retry_at or now)
 
     # --- what others may look at
 
@@ -194,6 +204,11 @@ class Instance:
         """Rows that have an LSN, synced or on their way."""
         return Vclock(self._state.log.assigned)
 
+    def has_applied(self, vclock: Vclock) -> bool:
+        """Rows up to `vclock` are on disk here, and those of the queue's owner are decided."""
+        first = self.limbo.first_lsn
+        return self.vclock.covers(vclock) and not 0 < first <= vclock.get(self.limbo.owner_id)
+
     @property
     def acks_count(self) -> bool:
         """False while the own log is not to be trusted: acks carry `counts=False` (S14)."""
@@ -231,8 +246,8 @@ class Instance:
         for item in state.log.written(vclock):
             match item:
                 case PendingTxn():
-                    if item.entry is None:
-                        self._txns.commit(item, state.limbo.term)
+                    if not item.is_queued:  # not in the queue: the own disk is enough [A-1]
+                        self._txns.commit((item,), state.limbo.term)
                     if item.submit_calls is not None:
                         self._txns.answer_submitted(item)
                 case ControlWrite(txn=txn, body=body):
@@ -280,6 +295,9 @@ class Instance:
             # A control row that was cut back is asked for again now: at once, the disk would still be full.
             self._retry_at = None
             self._carry_out(self.limbo.advance(now), now)
+        if self._announce_at is not None and now >= self._announce_at:
+            self._announce_at = None
+            self._state.announce()
 
     # --- limbo
 
@@ -287,9 +305,7 @@ class Instance:
         for effect in effects:
             match effect:
                 case EntriesCommitted(entries=entries, term=term):
-                    for entry in entries:
-                        assert isinstance(entry.payload, PendingTxn)
-                        self._txns.commit(entry.payload, term)
+                    self._txns.commit(cast("Sequence[PendingTxn]", entries), term)
                 case EntriesRolledBack():
                     self._txns.roll_back(effect)
                 case WriteControl(body=body):
@@ -320,12 +336,15 @@ class Instance:
     # --- promote and demote
 
     def _on_promote_requested(self, event: ev.PromoteRequested, now: float) -> None:
-        """[P-10], [P-11]: an election for one term; the queue follows when it is won."""
+        """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8]."""
         state = self._state
         if self._transfer is not None:
             state.refuse(event.call_id, InAnotherPromote("box.ctl.promote() is already running"))
         elif state.limbo.state is QueueState.LEADER:
-            state.reply(event.call_id, ev.Promoted(state.limbo.term, self.self_id, 0, 0))
+            transfer = Transfer(event.call_id, is_demote=False)
+            self._begin_transfer(transfer)
+            transfer.leads(state.limbo.term)
+            self._end_transfer(ev.Promoted(state.limbo.term, self.self_id, 0, 0))
         else:
             self._begin_transfer(Transfer(event.call_id, is_demote=False))
             is_term_used_up = state.limbo.term == state.raft.volatile_term  # by a DEMOTE
@@ -358,10 +377,14 @@ class Instance:
         self._state.calls[transfer.call_id] = TransferCall(transfer.is_demote)
 
     def _end_transfer(self, outcome: ev.Outcome | None) -> None:
-        if outcome is not None:
-            assert self._transfer is not None
-            self._state.reply(self._transfer.call_id, outcome)
-            self._transfer = None
+        if outcome is None:
+            return
+        assert self._transfer is not None
+        if isinstance(outcome, ev.Promoted) and not self.is_writable:
+            self._transfer.held = outcome
+            return
+        self._state.reply(self._transfer.call_id, outcome)
+        self._transfer = None
 
     # --- calls
 
@@ -379,6 +402,9 @@ class Instance:
                     self._carry_out(self.limbo.cancel_demote(now), now)
                 name = "demote" if is_demote else "promote"
                 text = f"{name} was not decided in time; it may still be: see the queue owner"
+                if self._transfer is not None and self._transfer.held is not None:
+                    reason = self.read_only_reason()
+                    text = f"the queue is owned now, but the instance stays read-only (ro_reason: {reason})"
                 self._end_transfer(ev.Rejected(TimedOut(text, term=self.raft.volatile_term)))
             case ReadCall():
                 self._drop_reader(call_id)
@@ -564,6 +590,8 @@ class Instance:
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
         state.membership_touched = True
         state.progressed = True
+        if self._transfer is not None:
+            self._end_transfer(self._transfer.held)
 
     # --- checks
 

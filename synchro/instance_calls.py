@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 from synchro.errors import SynchroError
 from synchro.ids import CallId
@@ -12,9 +13,11 @@ from synchro.queue.entry import LimboEntry
 from synchro.row import Control, RaftState, Txn, TxnId
 from synchro.storage.memtx import Prepared
 
+_new: Final[Callable[..., Any]] = tuple.__new__  # half the cost of calling a named tuple's class
 
-class PendingTxn:
-    """A data transaction from `prepare` to its decision; payload of its limbo entry, if it has one.
+
+class PendingTxn(LimboEntry):
+    """A data transaction from `prepare` to its decision; an entry of the limbo if it is in the queue.
 
     calls: answered when it is decided. submit_calls: answered when it is in the local WAL.
     waits: WaitTransaction calls. refusals: calls of *other* writes, refused because of a tuple of this
@@ -23,9 +26,9 @@ class PendingTxn:
 
     __slots__ = (
         "calls",
-        "entry",
+        "id",
         "is_membership",
-        "is_sync",
+        "is_queued",
         "prepared",
         "refusals",
         "submit_calls",
@@ -33,20 +36,22 @@ class PendingTxn:
         "waits",
     )
 
-    def __init__(self, txn: Txn, prepared: Prepared, *, is_sync: bool) -> None:
+    def __init__(self, txn: Txn, prepared: Prepared, is_sync: bool, is_queued: bool, now: float) -> None:
+        super().__init__(txn.origin, txn.lsn, is_sync, prepared.size, now)
+        self.id: TxnId = _new(TxnId, (txn.origin, txn.lsn))
         self.txn = txn
         self.prepared = prepared
-        self.is_sync = is_sync
+        self.is_queued = is_queued
         self.is_membership = False
-        self.entry: LimboEntry | None = None
-        self.calls: list[CallId] = []
+        self.calls: list[CallId] | None = None
         self.submit_calls: list[CallId] | None = None
         self.waits: list[CallId] | None = None
         self.refusals: list[tuple[CallId, SynchroError]] | None = None
 
     @property
-    def id(self) -> TxnId:
-        return TxnId(self.txn.origin, self.txn.lsn)
+    def is_sync(self) -> bool:
+        """Its caller hears so."""
+        return self.wait_ack
 
     def detach(self, call_id: CallId) -> None:
         """The caller is gone or was answered: forget it; the transaction goes on [Q-43]."""

@@ -20,6 +20,7 @@ from synchro.row import (
     Control,
     Demote,
     Dml,
+    PlainTxn,
     Promote,
     RaftState,
     Rollback,
@@ -89,10 +90,11 @@ class LogTail:
         last row, with its flags, is one that peers get [A-37], [D-29].
         """
         self_id = self._self_id
-        if len(ops) == 1 and not local[0]:
-            lsn = self.next_lsn(self_id)
-            op = ops[0]
-            return xrow.encode_txn((Row(op.type, self_id, lsn, lsn, flags, op, GROUP_DEFAULT, request_id),))
+        if True not in local:
+            first_lsn = Lsn(self.assigned.get(self_id, 0) + 1)
+            txn = xrow.encode_ops(ops, self_id, first_lsn, flags, request_id)
+            self.assigned[self_id] = txn.lsn
+            return txn
         first = LOCAL if all(local) else self_id
         tsn = Lsn(self.assigned.get(first, 0) + 1)
         rows = []
@@ -104,7 +106,7 @@ class LogTail:
 
     def follow(self, txn: Txn) -> None:
         """A received or recovered transaction moves its components."""
-        if len(txn.rows) == 1:
+        if isinstance(txn, PlainTxn) or len(txn.rows) == 1:
             self.assigned[txn.origin] = txn.lsn
         else:
             self.assigned.update(txn.components())
@@ -159,8 +161,8 @@ class LogTail:
 
     def written(self, vclock: Vclock) -> Iterator[InFlight]:
         """Everything up to `vclock` is synced: oldest first. More may be appended while iterating."""
-        in_flight = self.in_flight
-        while in_flight and in_flight[0].txn.lsn <= vclock.get(in_flight[0].txn.origin):
+        in_flight, reached = self.in_flight, vclock.get
+        while in_flight and (txn := in_flight[0].txn).lsn <= reached(txn.origin):
             item = in_flight.popleft()
             self._left(item)
             yield item

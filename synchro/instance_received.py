@@ -1,4 +1,8 @@
-"""Rows from peers: in order, once, as a whole; held back where something undecided decides their meaning."""
+"""Rows from peers: in order, once, as a whole; held back where something undecided decides their meaning.
+
+Without an owner of the queue nothing orders rows of different origins: the one that is applied last stays,
+on each instance for itself, and nothing is compared to resolve that [A-50], [A-51].
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from synchro.instance_state import State
 from synchro.instance_txns import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
-from synchro.row import Control, Demote, Dml, Promote, Txn
+from synchro.row import Control, Demote, Promote, Txn
 from synchro.storage import xrow
 from synchro.storage.memtx import PendingRefusal
 
@@ -44,7 +48,7 @@ class Received:
         self._stopped.discard(source)
 
     def stop(self, source: InstanceId, error: SynchroError) -> None:
-        """The applier of `source` stops until an operator acts; other peers keep working [A-40]."""
+        """The applier of `source` stops until an operator acts; other peers keep working [A-40], [A-52]."""
         self._stopped.add(source)
         self._state.effects.append(ev.StopApplier(source, error))
 
@@ -104,7 +108,7 @@ class Received:
         if verdict is DataVerdict.NOP:
             self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
             return True
-        if self._txns.must_wait([row.body for row in txn.rows if isinstance(row.body, Dml)]):
+        if self._txns.must_wait(txn.ops):
             return False
         try:
             pending = self._txns.prepare_received(txn, now)

@@ -6,7 +6,8 @@ Rules [W-20], [W-26], [W-32], [Q-70]..[Q-73], ADR 4.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 from synchro.config import Settings
 from synchro.errors import IllegalParams
@@ -25,7 +26,7 @@ from synchro.queue.request_table import RequestRecord, RequestTable, RequestTabl
 from synchro.raft.core import Raft
 from synchro.raft.messages import Membership
 from synchro.replication.trust import Trust
-from synchro.row import Demote, Promote, RaftState, Tuple, Txn
+from synchro.row import Demote, PlainTxn, Promote, RaftState, Tuple, Txn
 from synchro.storage.memtx import Memtx
 from synchro.storage.snapshot import DroppedRange, RememberedRequest, SnapshotMeta
 from synchro.vclock import Vclock
@@ -42,7 +43,8 @@ def recover_instance(
     trusted: bool,
     now: float,
 ) -> Instance:
-    """The instance as it was, as far as the disk has it: a follower that does not act before `start`.
+    """The instance as it was, as far as the disk has it: a follower that does not act before `start`, and is
+    not writable for a moment [L-28].
 
     uuid: this instance, looked up in `_cluster` of the snapshot. Pending transactions are in the limbo again,
     invisible. Raises SynchroError if it is no member there or a row cannot be applied.
@@ -104,6 +106,9 @@ class _Replay:
         self._now = now
 
     def apply(self, txn: Txn) -> None:
+        if isinstance(txn, PlainTxn):
+            self._apply_data(txn)
+            return
         state, first = self.state, txn.rows[0].body
         if isinstance(first, RaftState):
             state.log.follow(txn)
@@ -119,11 +124,15 @@ class _Replay:
             state.log.follow(txn)
             self.txns.note_dropped(txn)
         else:
-            pending = self.txns.prepare_received(txn, self._now)
-            if pending.entry is None:
-                self.txns.commit(pending, state.limbo.term)
+            self._apply_data(txn)
+
+    def _apply_data(self, txn: Txn) -> None:
+        pending = self.txns.prepare_received(txn, self._now)
+        if not pending.is_queued:
+            self.txns.commit((pending,), self.state.limbo.term)
 
     def finish(self) -> None:
+        """Own acks follow from the log; those of others come again from them [Q-72]."""
         state = self.state
         limbo, log = state.limbo, state.log
         log.vclock = Vclock(log.assigned)
@@ -140,9 +149,7 @@ class _Replay:
         for effect in effects:
             match effect:
                 case EntriesCommitted(entries=entries, term=term):
-                    for entry in entries:
-                        assert isinstance(entry.payload, PendingTxn)
-                        self.txns.commit(entry.payload, term)
+                    self.txns.commit(cast("Sequence[PendingTxn]", entries), term)
                 case EntriesRolledBack():
                     self.txns.roll_back(effect)
                 case OwnerChanged(term=term):
@@ -188,8 +195,8 @@ def snapshot_view(
 
 
 def _rows_of(entry: LimboEntry) -> list[tuple[InstanceId, Lsn]]:
-    assert isinstance(entry.payload, PendingTxn)
-    return [(row.replica_id, row.lsn) for row in entry.payload.txn.rows]
+    assert isinstance(entry, PendingTxn)
+    return [(row.replica_id, row.lsn) for row in entry.txn.rows]
 
 
 def _limbo_state(meta: SnapshotMeta) -> LimboState:

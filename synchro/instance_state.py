@@ -19,6 +19,7 @@ from synchro.raft.messages import Membership
 from synchro.row import Dml
 from synchro.storage import schema
 from synchro.storage.memtx import Memtx
+from synchro.vclock import Vclock
 
 OWN_ROWS_LOST: Final = "waiting to receive its own transactions back from the replicaset"
 """`ro_reason` of an instance whose log is not known to be complete [E-42]."""
@@ -42,6 +43,7 @@ class State:
     drops: Drops
     decided: ev.Position
     effects: list[ev.Effect] = field(default_factory=list)
+    replies: list[ev.Reply] = field(default_factory=list)
     calls: dict[CallId, Call] = field(default_factory=dict)
     registering: dict[CallId, InstanceId] = field(default_factory=dict)
     """calls that ask for a `_cluster` row, and the id it gives"""
@@ -52,7 +54,7 @@ class State:
 
     def reply(self, call_id: CallId, outcome: ev.Outcome) -> None:
         self.forget_call(call_id)
-        self.effects.append(ev.Reply(call_id, outcome))
+        self.replies.append(ev.Reply(call_id, outcome))
 
     def refuse(self, call_id: CallId, error: SynchroError) -> None:
         self.reply(call_id, ev.Rejected(error))
@@ -61,6 +63,17 @@ class State:
         if self.registering:
             self.registering.pop(call_id, None)
         return self.calls.pop(call_id, None)
+
+    def announce(self) -> None:
+        """Put the CONFIRM of what was committed here into the log, ahead of what is numbered next."""
+        body = self.limbo.announce()
+        if body is not None:
+            self.log.append_own_control(body, self.log.next_lsn(self.self_id), is_barrier=False)
+
+    def registered_as(self, instance: InstanceId) -> ev.Registered:
+        """Whoever reads the log up to this vclock has the `_cluster` row, and the CONFIRM that decided it."""
+        self.announce()
+        return ev.Registered(instance, Vclock(self.log.assigned))
 
     def notice(self, event: str, **facts: object) -> None:
         self.effects.append(ev.Notice(event, facts))
@@ -93,11 +106,12 @@ class State:
             return "synchro"
         if self.settings.read_only:
             return "config"
-        # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38].
+        # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38],
+        # [L-24].
         return None if self.raft.trusted else OWN_ROWS_LOST
 
     def read_only_error(self, reason: str) -> ReadOnly:
-        """[E-44]"""
+        """[E-44], [A-60]"""
         raft, limbo = self.raft, self.limbo
         if reason == "config":
             text = "box.cfg.read_only is true"

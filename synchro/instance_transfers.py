@@ -30,6 +30,8 @@ class Transfer:
     is_demote: bool
     phase: Phase = Phase.ELECTION
     term: Term | None = None
+    held: Promoted | None = None
+    """It is done, but the instance is not writable, for a reason of its own: told then [P-13], [L-21]."""
 
     def candidacy_ended(self, error: SynchroError | None, term: Term) -> Outcome | None:
         if self.is_demote or self.phase is not Phase.ELECTION:

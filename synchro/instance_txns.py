@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError, SyncRollback, SyncTimeout, TransactionConflict
-from synchro.ids import CallId, InstanceId, Lsn, Term
+from synchro.ids import CallId, Lsn, Term
 from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.queue.effects import EntriesRolledBack
 from synchro.queue.fates import TxnFate, fate_by_lsn
-from synchro.row import Dml, Txn, TxnId
+from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema
 from synchro.storage.memtx import Prepared
 
@@ -32,6 +32,13 @@ def conflict() -> TransactionConflict:
     )
 
 
+def _is_ddl(ops: Sequence[Dml]) -> bool:
+    """A run of changes of one space tells by its first."""
+    if isinstance(ops, Puts):
+        return schema.is_ddl_space(ops.space_id)
+    return any(schema.is_ddl_space(op.space_id) for op in ops)
+
+
 class Transactions:
     """Undecided data transactions, and what happens when they are decided.
 
@@ -39,12 +46,11 @@ class Transactions:
     X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
     """
 
-    __slots__ = ("_by_prepared", "_state", "_undecided", "ddl", "membership_change")
+    __slots__ = ("_state", "_undecided", "ddl", "membership_change")
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._undecided: dict[tuple[InstanceId, Lsn], PendingTxn] = {}
-        self._by_prepared: dict[Prepared, PendingTxn] = {}
+        self._undecided: dict[TxnId, PendingTxn] = {}
         self.ddl: PendingTxn | None = None
         self.membership_change: PendingTxn | None = None
         """The registration that was asked for here and is not decided: one at a time (ADR 6)."""
@@ -57,15 +63,15 @@ class Transactions:
         """DDL is prepared alone, and nothing is prepared behind it (X2)."""
         if self.ddl is not None:
             return True
-        return self.undecided > 0 and any(schema.is_ddl_space(op.space_id) for op in ops)
+        return bool(self._undecided) and _is_ddl(ops)
 
     # --- in
 
     def enter(self, txn: Txn, prepared: Prepared, *, in_queue: bool, is_sync: bool, now: float) -> PendingTxn:
         """It is prepared and has its LSN. in_queue: it waits in the limbo for its decision."""
         state = self._state
-        pending = PendingTxn(txn, prepared, is_sync=is_sync)
-        self._undecided[txn.origin, txn.lsn] = self._by_prepared[prepared] = pending
+        pending = PendingTxn(txn, prepared, is_sync, in_queue, now)
+        self._undecided[pending.id] = prepared.owner = pending
         if prepared.is_ddl:
             assert self.undecided == 1  # X2
             self.ddl = pending
@@ -73,14 +79,7 @@ class Transactions:
             pending.is_membership = True
             state.membership_touched = True
         if in_queue:
-            pending.entry = state.limbo.submit(
-                origin=txn.origin,
-                lsn=txn.lsn,
-                wait_ack=txn.is_wait_ack,
-                size=prepared.size,
-                payload=pending,
-                now=now,
-            )
+            state.limbo.submit(pending)
         if txn.request_id is not None:
             state.requests.prepared(txn.request_id, txn.origin, txn.lsn)
         return pending
@@ -88,36 +87,46 @@ class Transactions:
     def prepare_received(self, txn: Txn, now: float) -> PendingTxn:
         """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23]."""
         state = self._state
-        ops = [row.body for row in txn.rows if isinstance(row.body, Dml)]
-        prepared = state.memtx.prepare(ops, from_peer=True)
+        prepared = state.memtx.prepare(txn.ops, from_peer=True)
         state.log.follow(txn)
         in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
         return self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
 
     # --- out
 
-    def commit(self, pending: PendingTxn, term: Term) -> None:
-        """term: queue term of its segment, part of its position in the history."""
-        state, txn = self._state, pending.txn
-        state.memtx.commit(pending.prepared)
-        if txn.request_id is not None:
-            state.requests.committed(txn.request_id, txn.origin, txn.lsn, term=term)
-        if txn.origin in (state.limbo.owner_id, state.self_id):
-            state.decided = ev.Position(term, txn.lsn)
-        if pending.calls:
-            committed = ev.Committed(pending.id, pending.prepared.results, pending.is_sync)
-            for call_id in pending.calls:
-                new_id = state.registering.get(call_id)
-                state.reply(call_id, committed if new_id is None else ev.Registered(new_id, state.log.vclock))
-        for call_id, error in pending.refusals or ():
-            state.refuse(call_id, error)
-        self._settle(pending, ev.Fate.COMMITTED)
+    def commit(self, pendings: Sequence[PendingTxn], term: Term) -> None:
+        """Oldest first. term: queue term of their segment, part of their positions in the history."""
+        state = self._state
+        commit, committed = state.memtx.commit, state.requests.committed
+        ours = (state.limbo.owner_id, state.self_id)
+        decided = Lsn(0)
+        for pending in pendings:
+            origin, lsn = pending.id
+            request_id = pending.txn.request_id
+            commit(pending.prepared)
+            if request_id is not None:
+                committed(request_id, origin, lsn, term=term)
+            if origin and origin in ours:
+                decided = lsn
+            if pending.calls:
+                self._answer_committed(pending, pending.calls)
+            for call_id, error in pending.refusals or ():
+                state.refuse(call_id, error)
+            self._settle(pending, ev.Fate.COMMITTED)
+        if decided:
+            state.decided = ev.Position(term, decided)
+
+    def _answer_committed(self, pending: PendingTxn, calls: Sequence[CallId]) -> None:
+        state = self._state
+        outcome = ev.Committed(pending.id, pending.prepared.results, pending.is_sync)
+        for call_id in calls:
+            new_id = state.registering.get(call_id) if state.registering else None
+            state.reply(call_id, outcome if new_id is None else state.registered_as(new_id))
 
     def roll_back(self, effect: EntriesRolledBack) -> None:
         """A decided PROMOTE dropped them, newest first [Q-51]; nobody else may say SYNC_ROLLBACK."""
         for entry in effect.entries:
-            pending = entry.payload
-            assert isinstance(pending, PendingTxn)
+            pending = cast("PendingTxn", entry)
             error = SyncRollback(
                 f"transaction {pending.id} was rolled back: the PROMOTE of term {effect.by_term} "
                 "did not hold it",
@@ -132,7 +141,7 @@ class Transactions:
         state.memtx.rollback(pending.prepared)
         if txn.request_id is not None:
             state.requests.rolled_back(txn.request_id, txn.origin, txn.lsn)
-        for call_id in (*pending.calls, *(pending.submit_calls or ())):
+        for call_id in (*(pending.calls or ()), *(pending.submit_calls or ())):
             state.refuse(call_id, error)
         for call_id, _ in pending.refusals or ():
             state.refuse(call_id, conflict())
@@ -140,8 +149,8 @@ class Transactions:
 
     def _settle(self, pending: PendingTxn, fate: ev.Fate) -> None:
         state = self._state
-        del self._undecided[pending.txn.origin, pending.txn.lsn]
-        del self._by_prepared[pending.prepared]
+        del self._undecided[pending.id]
+        pending.prepared.owner = None
         state.progressed = True
         if pending.waits:
             # Cut back before it was on disk: its LSN will name another transaction, so it is not told.
@@ -158,7 +167,7 @@ class Transactions:
     def note_dropped(self, txn: Txn) -> None:
         """Its LSNs have no effect: rolled back, or stored as NOPs."""
         if not txn.is_local:
-            self._state.drops.add(txn.origin, txn.rows[0].tsn, txn.lsn)
+            self._state.drops.add(txn.origin, txn.tsn, txn.lsn)
 
     def answer_submitted(self, pending: PendingTxn) -> None:
         for call_id in pending.submit_calls or ():
@@ -170,15 +179,16 @@ class Transactions:
     def find(self, txn_id: TxnId) -> PendingTxn | None:
         """By any LSN of it: one in the middle is no more decided than the last one."""
         origin, lsn = txn_id
-        found = self._undecided.get((origin, lsn))
+        found = self._undecided.get(txn_id)
         if found is None and lsn > self._state.limbo.confirmed_vclock.get(origin, 0):
             for pending in self._undecided.values():
-                if pending.txn.origin == origin and pending.txn.rows[0].tsn <= lsn <= pending.txn.lsn:
+                if pending.txn.origin == origin and pending.txn.tsn <= lsn <= pending.txn.lsn:
                     return pending
         return found
 
     def find_prepared(self, prepared: Prepared) -> PendingTxn:
-        return self._by_prepared[prepared]
+        assert isinstance(prepared.owner, PendingTxn)
+        return prepared.owner
 
     def _is_written(self, pending: PendingTxn) -> bool:
         return pending.txn.lsn <= self._state.log.vclock.get(pending.txn.origin)
@@ -186,7 +196,7 @@ class Transactions:
     # --- asking about one
 
     def expire(self, call_id: CallId, pending: PendingTxn) -> None:
-        """The caller's time is over; the transaction stays (ADR 3)."""
+        """The caller's time is over; the transaction stays (ADR 3), [L-29]."""
         state = self._state
         is_refusal = any(refusal[0] == call_id for refusal in pending.refusals or ())
         is_wait = call_id in (pending.waits or ())
@@ -252,8 +262,7 @@ class Transactions:
         return _FATES[fate]
 
     def check(self) -> None:
-        waiting = [p for p in self._state.log.pending_txns() if p.entry is None]
-        queued = [entry.payload for entry in self._state.limbo.entries]
-        assert len(self._undecided) == len(self._by_prepared) == len(waiting) + len(queued)  # X1
-        assert all(self._by_prepared[p.prepared] is p for p in self._undecided.values())  # X1
+        waiting = [p for p in self._state.log.pending_txns() if not p.is_queued]
+        assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # X1
+        assert all(p.prepared.owner is p for p in self._undecided.values())  # X1
         assert self.ddl is None or self.undecided == 1  # X2

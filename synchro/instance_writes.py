@@ -19,6 +19,7 @@ from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId
 from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions, conflict
+from synchro.queue.limbo import QueueState
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, RowType, TxnId
 from synchro.storage import schema, xrow
 from synchro.storage.memtx import PendingRefusal, Prepared
@@ -29,18 +30,32 @@ class Writes:
 
     W1  What waits in `waiting` is unprepared and has no LSN; it goes on in the order it came (ADR 3).
     W2  Every refusal leaves no trace: nothing prepared, no LSN, no request id.
+    W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
-    __slots__ = ("_state", "_txns", "waiting")
+    __slots__ = ("_may_write", "_may_write_sync", "_state", "_txns", "waiting")
 
     def __init__(self, state: State, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
+        self._may_write = False
+        self._may_write_sync = False
         self.waiting: deque[ev.ClientWrite] = deque()
+
+    def _look(self) -> None:
+        """False means: ask again, and say why."""
+        state = self._state
+        members = len(state.memtx.members())
+        self._may_write = state.read_only_reason() is None
+        self._may_write_sync = (
+            state.limbo.state is QueueState.LEADER
+            and members >= state.settings.synchro_quorum.quorum(members)
+        )
 
     # --- room
 
     def on_client_writes(self, event: ev.ClientWrites, now: float) -> None:
+        self._look()
         for write in event.writes:
             if self.waiting or self._must_wait(write):
                 self._wait_for_room(write)
@@ -82,6 +97,8 @@ class Writes:
     def drain(self, now: float) -> None:
         """Something made room, or took the right to write away: look at who waits, in order."""
         waiting = self.waiting
+        if waiting:
+            self._look()
         while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
@@ -143,6 +160,8 @@ class Writes:
                 expected=write.expected_term,
                 term=state.limbo.term,
             )
+        if self._may_write:
+            return
         reason = state.read_only_reason()
         if reason is not None and not all(state.is_never_read_only(op) for op in write.ops):
             raise state.read_only_error(reason)
@@ -152,6 +171,8 @@ class Writes:
         limbo = self._state.limbo
         if not prepared.is_sync and not (prepared.touches_system and limbo.owner_id != NOBODY):
             return False
+        if self._may_write_sync:
+            return True
         limbo.check_submit(is_fully_local=False)
         if write.call_id not in self._state.registering:
             self._check_enough_members()
@@ -180,6 +201,8 @@ class Writes:
             flags |= FLAG_WAIT_SYNC
         if write.request_id is not None:
             flags |= FLAG_REQUEST_ID
+        if state.limbo.is_announcement_due:
+            state.announce()
         txn = state.log.number(prepared.ops, prepared.local, flags, write.request_id)
         pending = self._txns.enter(txn, prepared, in_queue=in_queue, is_sync=is_sync, now=now)
         state.log.append(pending)
@@ -188,7 +211,7 @@ class Writes:
     def _answer_later(self, write: ev.ClientWrite, pending: PendingTxn) -> None:
         match write.wait:
             case ev.WaitMode.COMPLETE:
-                pending.calls.append(write.call_id)
+                pending.calls = [*pending.calls, write.call_id] if pending.calls else [write.call_id]
                 self._state.calls[write.call_id] = pending
             case ev.WaitMode.SUBMIT:
                 if pending.submit_calls is None:
@@ -253,8 +276,9 @@ class Writes:
         state, txns = self._state, self._txns
         known = next((i for i, (uuid, _) in state.memtx.members().items() if uuid == event.uuid), None)
         if known is not None:
-            state.reply(event.call_id, ev.Registered(known, state.log.vclock))
+            state.reply(event.call_id, state.registered_as(known))
             return
+        self._look()
         reason = state.read_only_reason()
         if reason is not None:
             raise state.read_only_error(reason)

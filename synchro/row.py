@@ -6,9 +6,11 @@ WAL and on every stream afterwards, so a `Txn` carries them along (`data`); see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from typing import Any, Final, NamedTuple, TypeAlias
+from functools import partial
+from itertools import repeat
+from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, RequestId, Term
 
@@ -66,6 +68,40 @@ class Dml(NamedTuple):
     ops: tuple[Tuple, ...] | None = None
 
 
+_new_dml: Final[Callable[[tuple[Any, ...]], Dml]] = partial(tuple.__new__, Dml)
+
+
+class Puts(Sequence[Dml]):
+    """INSERTs, or REPLACEs, into one space, as columns: what most large transactions are.
+
+    raws, values: parallel, the fields of the `Dml` that an item is; it is made when somebody asks for it.
+    """
+
+    __slots__ = ("raws", "space_id", "type", "values")
+
+    def __init__(self, kind: RowType, space_id: int, raws: Sequence[bytes], values: list[Tuple]) -> None:
+        self.type = kind
+        self.space_id = space_id
+        self.raws = raws
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.raws)
+
+    @overload
+    def __getitem__(self, index: int) -> Dml: ...
+    @overload
+    def __getitem__(self, index: slice) -> Puts: ...
+    def __getitem__(self, index: int | slice) -> Dml | Puts:
+        if isinstance(index, slice):
+            return Puts(self.type, self.space_id, self.raws[index], self.values[index])
+        return Dml(self.type, self.space_id, self.raws[index], 0, None, self.values[index])
+
+    def __iter__(self) -> Iterator[Dml]:
+        kind, space_id, zero, none = repeat(self.type), repeat(self.space_id), repeat(0), repeat(None)
+        return map(_new_dml, zip(kind, space_id, self.raws, zero, none, self.values, none, strict=False))
+
+
 class Nop(NamedTuple):
     """Consumes an LSN and does nothing [P-50]."""
 
@@ -78,7 +114,9 @@ class RaftState(NamedTuple):
 
 
 class Confirm(NamedTuple):
-    """Entries of `owner` up to `lsn` are committed; may also decide a PROMOTE of `owner` (ADR 1)."""
+    """Entries of `owner` up to `lsn` are committed; may also decide a PROMOTE of `owner` (ADR 1).
+
+    A row with an LSN like any other; it does not enter the queue [Q-28]."""
 
     owner: InstanceId
     lsn: Lsn
@@ -139,11 +177,11 @@ class Txn:
     origin, lsn: of its last global row; of its last row if all rows are local (then origin is LOCAL).
     """
 
-    __slots__ = ("data", "flags", "lsn", "origin", "request_id", "rows")
+    __slots__ = ("_rows", "data", "flags", "lsn", "origin", "request_id")
 
     def __init__(self, rows: Sequence[Row], data: bytes) -> None:
         last = rows[-1]
-        self.rows = rows
+        self._rows: Sequence[Row] | None = rows
         self.data = data
         self.flags = last.flags
         self.request_id = last.request_id
@@ -155,6 +193,24 @@ class Txn:
                     break
         self.origin: InstanceId = head.replica_id
         self.lsn: Lsn = head.lsn
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        assert self._rows is not None
+        return self._rows
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def tsn(self) -> Lsn:
+        return self.rows[0].tsn
+
+    @property
+    def ops(self) -> Sequence[Dml]:
+        """Its changes of tuples, in order."""
+        return [row.body for row in self.rows if isinstance(row.body, Dml)]
 
     @property
     def is_wait_sync(self) -> bool:
@@ -190,6 +246,65 @@ class Txn:
     def __repr__(self) -> str:
         kinds = ",".join(row.type.name for row in self.rows)
         return f"Txn({self.origin}:{self.lsn} {kinds} flags={self.flags})"
+
+
+class PlainTxn(Txn):
+    """A transaction of changes only, all global, with LSNs without a gap: nearly every one is.
+
+    ops: one a row. The rows themselves are made when somebody asks for them.
+    """
+
+    __slots__ = ("_ops",)
+
+    def __init__(
+        self,
+        ops: Sequence[Dml],
+        data: bytes,
+        origin: InstanceId,
+        lsn: Lsn,
+        flags: int,
+        request_id: RequestId | None,
+    ) -> None:
+        self._rows = None
+        self._ops = ops
+        self.data = data
+        self.origin = origin
+        self.lsn = lsn
+        """Of its last row."""
+        self.flags = flags
+        self.request_id = request_id
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        if self._rows is None:
+            origin, tsn = self.origin, self.tsn
+            rows = [Row(op.type, origin, Lsn(tsn + i), tsn, 0, op) for i, op in enumerate(self._ops)]
+            rows[-1] = rows[-1]._replace(flags=self.flags, request_id=self.request_id)
+            self._rows = tuple(rows)
+        return self._rows
+
+    @property
+    def row_count(self) -> int:
+        return len(self._ops)
+
+    @property
+    def tsn(self) -> Lsn:
+        return Lsn(self.lsn - len(self._ops) + 1)
+
+    @property
+    def ops(self) -> Sequence[Dml]:
+        return self._ops
+
+    @property
+    def control(self) -> None:
+        return None
+
+    @property
+    def is_nop(self) -> bool:
+        return False
+
+    def components(self) -> Iterator[tuple[InstanceId, Lsn]]:
+        yield self.origin, self.lsn
 
 
 class TxnId(NamedTuple):

@@ -199,9 +199,10 @@ class Mesh:
                     for (source, _), link in self.links.items():
                         if source == number:
                             link.messages.append(message)
-                case ev.Reply(call_id=call_id, outcome=outcome):
-                    assert call_id not in self.outcomes
-                    self.outcomes[call_id] = outcome
+                case ev.Replies(replies=replies):
+                    for call_id, outcome in replies:
+                        assert call_id not in self.outcomes
+                        self.outcomes[call_id] = outcome
                 case ev.RequestHeartbeats(vclock_sync=sync):
                     for (source, _), link in self.links.items():
                         if source == number:
@@ -270,6 +271,17 @@ class Mesh:
                 moved |= self.persist(number)
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
+            moved = moved or self._announce()
+
+    def _announce(self) -> bool:
+        """Nothing else moves: a CONFIRM that waits for a row to go with has its time."""
+        waiting = [number for number in self.members if self[number].limbo.is_announcement_due]
+        for number in waiting:
+            deadline = self[number].deadline
+            assert deadline is not None
+            self.now = max(self.now, deadline)
+            self.step(number, ev.DeadlineReached())
+        return bool(waiting)
 
     def run_for(self, seconds: float) -> None:
         """Let timers ring and heartbeats flow."""

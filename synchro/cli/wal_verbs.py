@@ -128,7 +128,7 @@ def _check(path: str) -> dict[str, Any]:
             blocks += 1
             transactions += len(txns)
             for txn in txns:
-                rows += len(txn.rows)
+                rows += txn.row_count
                 for origin, lsn in txn.components():
                     lsns[int(origin)] = max(lsns.get(int(origin), 0), int(lsn))
         clean = reader.ending.value == "clean"

@@ -2,15 +2,15 @@
 
 A synchronous transaction waits here until a quorum holds it. The life of one, on its owner:
 
-    submit -> (disk) written -> acks -> WriteControl(Confirm) -> (disk) control_written -> committed
+    submit -> (disk) written -> acks of a quorum -> committed -> announce -> Confirm (disk), others commit
 
 and of a take-over, on the new raft leader of term T:
 
     raft_changed(T) -> a quorum holds the base -> WriteControl(Promote) -> (disk) -> pending
                     -> a quorum holds the PROMOTE -> WriteControl(Confirm) -> (disk) -> decided: owner
 
-Every other instance does the same with the same rows as it reads them. Nothing here is decided by time,
-and a PROMOTE that only its writer holds decides nothing (ADR 1). Rules [Q-*], [P-*].
+Every other instance does the same with the same rows as it reads them. Nothing here is decided by time
+[Q-44], and a PROMOTE that only its writer holds decides nothing (ADR 1). Rules [Q-*], [P-*].
 """
 
 from __future__ import annotations
@@ -48,16 +48,20 @@ __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
 
 class Limbo:
-    """The synchronous queue of one instance, and its part in the protocol around it.
+    """The synchronous queue of one instance, and its part in the protocol around it [Q-2], by ADR 1.
 
     L1  The queue holds entries of the decided owner only; a pending PROMOTE changes nothing of it [P-3].
-    L2  An entry leaves by commit only when a CONFIRM of the owner or a decided PROMOTE covers it, and by
-        rollback only when a decided PROMOTE does not (or the WAL was cut back) (ADR 2).
-    L3  At most one own control row is on its way to disk [L-7].
-    L4  Own control rows are asked for only while raft leader of a persisted term: CONFIRM of entries in
+    L2  An entry leaves by commit only when, on its owner in state LEADER, a quorum holds it (ADR 11), or when
+        a CONFIRM of the owner or a decided PROMOTE covers it; and by rollback only when a decided PROMOTE
+        does not (or the WAL was cut back) (ADR 2).
+    L3  At most one own PROMOTE, DEMOTE or CONFIRM of one of them is on its way to disk, and no CONFIRM of
+        entries beside it [L-7].
+    L4  Own control rows are written only while raft leader of a persisted term: CONFIRM of entries in
         state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
     L5  `term`, `promote_terms` and `confirmed_vclock` never go back [P-4].
     L6  confirmed_vclock[owner] = confirmed_lsn.
+    L7  While LEADER: _confirmed_on_disk <= _announced <= confirmed_lsn. What the owner committed is announced
+        ahead of every own row that is prepared later, so all instances commit in one order (ADR 11).
 
     Methods that tell a fact return what follows from it, in order. `now`: monotonic seconds.
     """
@@ -83,6 +87,8 @@ class Limbo:
         self._persisted_term = INITIAL_TERM
         self._is_raft_leader = False
         self._in_flight: Confirm | Promote | Demote | None = None
+        self._announced = ZERO_LSN  # own CONFIRM rows up to here are in the WAL or on their way to it
+        self._confirmed_on_disk = ZERO_LSN  # the same, synced
         self._demote_from: Term | None = None  # queue term that a requested DEMOTE shall end
 
     # --- facts ----------------------------------------------------------------------------------------
@@ -114,9 +120,9 @@ class Limbo:
         return self._queue.confirmed_lsn
 
     @property
-    def volatile_confirmed_lsn(self) -> Lsn:
-        """A quorum holds the owner's entries up to here; the CONFIRM may still be on its way [Q-1]."""
-        return self._queue.volatile_confirmed_lsn
+    def is_announcement_due(self) -> bool:
+        """Entries are committed here that the others have not been told of: see `announce`."""
+        return self._announced < self._queue.confirmed_lsn and self.state is QueueState.LEADER
 
     @property
     def confirmed_vclock(self) -> Mapping[InstanceId, Lsn]:
@@ -154,7 +160,11 @@ class Limbo:
     @property
     def is_busy(self) -> bool:
         """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or an own control row is on its way to disk."""
-        return self._in_flight is not None or len(self._pending) > 0
+        return (
+            self._in_flight is not None
+            or len(self._pending) > 0
+            or (self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER)
+        )
 
     @property
     def is_full(self) -> bool:
@@ -211,7 +221,7 @@ class Limbo:
     def check_submit(self, *, is_fully_local: bool) -> None:
         """May an own transaction enter the queue now? Raises as [Q-13] says; nothing was done then."""
         if is_fully_local:
-            return  # [L-22]
+            return  # [L-22], [Q-75]
         owner = self._queue.owner_id
         if owner == NOBODY:
             raise SyncQueueUnclaimed("The synchronous transaction queue doesn't belong to any instance")
@@ -236,24 +246,21 @@ class Limbo:
         """Would an asynchronous or fully local transaction go behind the queue? [Q-10], [Q-11]."""
         return len(self._queue) > 0 and self._queue.owner_id != NOBODY
 
-    def submit(
-        self, *, origin: InstanceId, lsn: Lsn, wait_ack: bool, size: int, payload: object, now: float
-    ) -> LimboEntry:
+    def submit(self, entry: LimboEntry) -> None:
         """Put a transaction that has its LSN into the queue: an own, a received or a recovered one.
 
         The limit is not enforced here [L-11]. A fully local one is put behind others only (`must_wait`).
         """
-        entry = LimboEntry(origin, lsn, wait_ack=wait_ack, size=size, payload=payload, submitted_at=now)
-        self._queue.append(entry, is_written=self._is_in_recovery)
-        return entry
+        self._queue.append(entry, self._is_in_recovery)
 
     def cut_back(self) -> list[LimboEntry]:
         """The WAL dropped what was on its way: roll back entries that are not written, newest first.
 
         A control row in flight is forgotten too; the same fact asks for it again at the next event, or
-        at `advance` [Q-47].
+        at `advance` [Q-47]. Entries that were committed stay so: they are on disk, here and on a quorum.
         """
         self._in_flight = None
+        self._announced = self._confirmed_on_disk
         return self._queue.cut_back()
 
     # --- facts coming in ------------------------------------------------------------------------------
@@ -279,7 +286,7 @@ class Limbo:
     def membership_changed(
         self, registered: frozenset[InstanceId], quorum: int, now: float
     ) -> list[LimboEffect]:
-        """Another set counts, or another quorum: look again at once [Q-27]."""
+        """Another set counts, or another quorum: look again at once [Q-27], [P-23]."""
         self._acks.registered = registered
         self._acks.quorum = quorum
         return self.advance(now)
@@ -297,7 +304,8 @@ class Limbo:
         return self.advance(now)
 
     def recovery_finished(self, now: float) -> list[LimboEffect]:
-        """From now on rows are validated, counted and asked for; an own queue stays frozen [Q-71]."""
+        """From now on rows are validated, counted and asked for; an own queue stays frozen [Q-71] until a
+        promote, which confirms what it holds [L-1]."""
         self._is_in_recovery = False
         return self.advance(now)
 
@@ -324,8 +332,11 @@ class Limbo:
 
     def control_written(self, origin: InstanceId, lsn: Lsn, body: Control, now: float) -> list[LimboEffect]:
         """A control row is in the WAL, own, received or recovered: apply it."""
-        if origin == self.self_id and body == self._in_flight:
-            self._in_flight = None
+        if origin == self.self_id:
+            if body == self._in_flight:
+                self._in_flight = None
+            if isinstance(body, Confirm) and body.lsn <= self._announced:
+                self._confirmed_on_disk = max(self._confirmed_on_disk, body.lsn)
         effects: list[LimboEffect] = []
         match self._verdict_of_written(origin, lsn, body):
             case Verdict.COMMITS:
@@ -372,22 +383,46 @@ class Limbo:
         return self.advance(now)
 
     def advance(self, now: float) -> list[LimboEffect]:
-        """Ask for the one control row that the known facts allow, if any (L3, L4)."""
-        body = self._next_control()
+        """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
+        if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
+            return []
+        if self._term == self._volatile_term:
+            return self._commit_held(now) if self.state is QueueState.LEADER else []
+        body = self._next_transfer_row()
         if body is None:
             return []
         self._in_flight = body
         return [WriteControl(body)]
 
-    def _next_control(self) -> Confirm | Promote | Demote | None:
-        if self._in_flight is not None or self._is_in_recovery or not self._is_raft_leader:
+    def _commit_held(self, now: float) -> list[LimboEffect]:
+        """The decision of ADR 11, in this one place: what a quorum holds is committed on its owner at once.
+
+        The quorum is counted with acks whose terms raft has seen [L-5], so whoever becomes the next owner
+        holds these entries, and its PROMOTE covers them whether our CONFIRM is on a disk or not.
+        """
+        queue = self._queue
+        if len(queue) == 0:
+            return []
+        committed = queue.confirm_held(self._acks.quorum_lsn(queue.owner_id), now)
+        if not committed:
+            return []
+        self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # L6
+        return [EntriesCommitted(committed, self._term)]
+
+    def announce(self) -> Confirm | None:
+        """The CONFIRM that tells all others what was committed here since the last one; None: all is told.
+
+        To be written ahead of the next own row, or by itself if none comes soon [Q-24]; answered by
+        `control_written` or `cut_back`. One covers everything that reached the quorum meanwhile.
+        """
+        if not self.is_announcement_due:
             return None
+        self._announced = self._queue.confirmed_lsn
+        return Confirm(self.self_id, self._announced)
+
+    def _next_transfer_row(self) -> Confirm | Promote | Demote | None:
         raft_term = self._volatile_term
-        if self._persisted_term != raft_term:
-            return None
-        if self._term == raft_term:
-            return self._next_confirm() if self.state is QueueState.LEADER else None
-        if self._term > raft_term:
+        if self._in_flight is not None or self._term > raft_term:
             return None
         own = self._pending.get(raft_term)
         if own is None:
@@ -397,18 +432,8 @@ class Limbo:
             return Confirm(self.self_id, own.lsn)
         return None
 
-    def _next_confirm(self) -> Confirm | None:
-        """One CONFIRM for all entries that reached a quorum while the last one was being written [Q-24]."""
-        queue = self._queue
-        if len(queue) == 0:
-            return None
-        queue.count(self._acks.quorum_lsn(queue.owner_id))
-        if queue.volatile_confirmed_lsn == queue.confirmed_lsn:
-            return None
-        return Confirm(queue.owner_id, queue.volatile_confirmed_lsn)
-
     def _next_transfer(self, raft_term: Term) -> Promote | Demote | None:
-        """[P-12] step 3: what the row builds on must be on a quorum first.
+        """[P-12] step 3, [P-14]: what the row builds on must be on a quorum first.
 
         The base is the pending PROMOTE with the highest term, because a quorum may hold it and its writer
         may have decided it; else the last entry, else what is confirmed.
@@ -463,6 +488,7 @@ class Limbo:
                 self._remember_void(void)
         if newest.origin == self.self_id and not self._is_in_recovery:
             self._claimed_here = newest.term
+        self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # L7
         self._demote_from = None
         effects.append(
             OwnerChanged(
@@ -517,7 +543,8 @@ class Limbo:
     def committed_prefix(
         self, written: Vclock, rows_of: Callable[[LimboEntry], Iterable[tuple[InstanceId, Lsn]]]
     ) -> Vclock:
-        """The vclock of a view of committed tuples: what is written, without what is undecided [W-33].
+        """The vclock of a view of committed tuples: what is written, without what is undecided [W-33],
+        [Q-74].
 
         Each component ends just before its first row of an entry, and before each pending PROMOTE, so that
         replaying the WAL from there brings them back. rows_of: (origin, LSN) of all rows of an entry.
@@ -554,3 +581,5 @@ class Limbo:
         assert NOBODY not in self._confirmed_vclock  # L6
         assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # L5
         assert self._claimed_here <= self._term
+        if self.state is QueueState.LEADER:
+            assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # L7

@@ -1,7 +1,7 @@
 """The queue itself: order, size, commit from the left, rollback from the right. Rules [Q-1], [Q-51].
 
-A list and three cursors instead of a deque: "written" and "counted" end in the middle of the queue and
-only move on, so every entry is looked at once per cursor, however large the queue is.
+A list and two cursors instead of a deque: "written" ends in the middle of the queue and only moves on, so
+every entry is looked at once per cursor, however large the queue is.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ class LimboQueue:
     Q2  LSNs of global entries rise from left to right and lie above `confirmed_lsn`; those of fully local
         entries rise too, in their own numbering, and are compared with nothing else [Q-15].
     Q3  Commit takes from the left, rollback from the right. Nothing leaves from the middle [Q-51].
-    Q4  confirmed_lsn <= volatile_confirmed_lsn.
+    Q4  `confirmed_lsn` never goes back while the owner stays.
     Q5  Written entries are a prefix. A local entry is at the front only while it is not written: the
         global entry it followed is committed, its own disk write is all that is missing.
     Q6  `size` is the sum of the sizes of the entries.
     """
 
     __slots__ = (
-        "_counted",
         "_entries",
         "_head",
         "_written",
@@ -40,19 +39,16 @@ class LimboQueue:
         "confirmed_lsn",
         "owner_id",
         "size",
-        "volatile_confirmed_lsn",
     )
 
     def __init__(self, owner_id: InstanceId = NOBODY, confirmed_lsn: Lsn = ZERO_LSN) -> None:
         self.owner_id = owner_id
         self.confirmed_lsn = confirmed_lsn
-        self.volatile_confirmed_lsn = confirmed_lsn
         self.size = 0
         self.confirm_lag = 0.0
         self._entries: list[LimboEntry] = []
         self._head = 0  # entries left of it are decided, and dropped at the next compaction
         self._written = 0  # entries left of it are synced here
-        self._counted = 0  # entries left of it are at or below the quorum LSN
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -101,7 +97,7 @@ class LimboQueue:
 
     # --- changing -----------------------------------------------------------------------------------
 
-    def append(self, entry: LimboEntry, *, is_written: bool = False) -> None:
+    def append(self, entry: LimboEntry, is_written: bool = False) -> None:
         """is_written: it is read from the WAL, so there is no `mark_written` to come for it."""
         assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # Q1
         assert entry.origin != LOCAL or len(self) > 0, entry  # Q5: it would not have to wait
@@ -125,33 +121,35 @@ class LimboQueue:
         self._written = index
         return self._take_left(self._head, ZERO_LSN)
 
-    def count(self, quorum_lsn: Lsn) -> None:
-        """A quorum holds the owner's rows up to `quorum_lsn`.
+    def confirm_held(self, quorum_lsn: Lsn, now: float) -> list[LimboEntry]:
+        """A quorum holds the owner's rows up to `quorum_lsn`: commit the entries at or below it (ADR 2).
 
-        volatile_confirmed_lsn becomes the LSN of the last entry at or below it, of either kind (ADR 2).
+        confirmed_lsn becomes the LSN of the last of them, of either kind, never one between entries [Q-22].
         """
-        entries, index = self._entries, max(self._counted, self._head)
-        while index < len(entries):
-            entry = entries[index]
+        committed = self._take_left(self._head, quorum_lsn)
+        for entry in reversed(committed):
             if entry.origin != LOCAL:
-                if entry.lsn > quorum_lsn:
-                    break
-                self.volatile_confirmed_lsn = entry.lsn
-            index += 1
-        self._counted = index
+                self._confirmed(entry.lsn, committed, now)
+                break
+        return committed
 
     def confirm(self, lsn: Lsn, now: float) -> list[LimboEntry]:
-        """Commit global entries up to `lsn` and the local ones behind them; returns them, oldest first."""
+        """Commit global entries up to `lsn` and the local ones behind them; returns them, oldest first.
+
+        [Q-25] by ADR 2: an asynchronous one behind `lsn` stays, or instances could end it differently [P-52].
+        """
         committed = self._take_left(self._head, lsn)
         assert not 0 < self.first_lsn <= lsn, (
             self.first_lsn,
             lsn,
         )  # a CONFIRM follows its entries in the WAL
-        self.confirmed_lsn = max(self.confirmed_lsn, lsn)
-        self.volatile_confirmed_lsn = max(self.volatile_confirmed_lsn, self.confirmed_lsn)  # Q4
+        self._confirmed(lsn, committed, now)
+        return committed
+
+    def _confirmed(self, lsn: Lsn, committed: list[LimboEntry], now: float) -> None:
+        self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # Q4
         if committed:
             self.confirm_lag = now - committed[-1].submitted_at
-        return committed
 
     def rollback_rest(self) -> list[LimboEntry]:
         """Drop the oldest global entry and all behind it; returns them, newest first [Q-51].
@@ -169,8 +167,6 @@ class LimboQueue:
         assert self._first_global() == len(self._entries)  # Q1
         self.owner_id = owner_id
         self.confirmed_lsn = confirmed_lsn
-        self.volatile_confirmed_lsn = confirmed_lsn
-        self._counted = self._head
 
     # --- private ------------------------------------------------------------------------------------
 
@@ -207,7 +203,6 @@ class LimboQueue:
             entry.state = EntryState.ROLLBACK
             self.size -= entry.size
         self._written = min(self._written, keep)
-        self._counted = min(self._counted, keep)
         return dropped
 
     def _compact(self) -> None:
@@ -215,7 +210,6 @@ class LimboQueue:
         if head == len(self._entries) or (head >= COMPACT_AT and 2 * head >= len(self._entries)):
             del self._entries[:head]
             self._written -= head
-            self._counted = max(0, self._counted - head)
             self._head = 0
 
     def check(self) -> None:
@@ -228,7 +222,6 @@ class LimboQueue:
         assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # Q2
         assert local_lsns == sorted(set(local_lsns))  # Q2
         assert all(entry.state is EntryState.SUBMITTED for entry in waiting)  # Q3
-        assert self.confirmed_lsn <= self.volatile_confirmed_lsn  # Q4
         assert [entry.is_written for entry in waiting] == [
             index < self._written for index in range(self._head, len(self._entries))
         ]  # Q5

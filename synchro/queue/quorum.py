@@ -12,7 +12,7 @@ def quorum_lsn(lsns: Iterable[Lsn], quorum: int) -> Lsn:
     """Highest LSN that at least `quorum` of the instances hold on disk.
 
     lsns: one per instance that counts: the last LSN of one origin it has synced, 0 for none.
-    quorum: from 1 up. Returns 0 while nothing has a quorum. Rule [Q-22].
+    quorum: from 1 up; 1 is the own disk [Q-31]. Returns 0 while nothing has a quorum. Rule [Q-22].
     """
     assert quorum >= 1
     held = sorted(lsns, reverse=True)
@@ -20,7 +20,8 @@ def quorum_lsn(lsns: Iterable[Lsn], quorum: int) -> Lsn:
 
 
 class Acks:
-    """The written vclock of each instance, as far as it has told us; the own one included [Q-20].
+    """The written vclock of each instance, as far as it has told us; the own one, and that of
+    an owner before us [P-15], included [Q-20]. What is acked need not be here yet [Q-23].
 
     A1  An ack never lowers what is known of its source, except at a new Hello [L-10].
     A2  Only registered instances count; acks of others are kept, for the day they are registered.

@@ -75,7 +75,7 @@ def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> Verd
 
 
 def judge_data(history: History, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
-    """A received data transaction, by its origin, not by who sent it [P-50], [L-2]. Raises SplitBrain.
+    """A received data transaction, by its origin, not by who sent it [P-50], [L-2]. Raises SplitBrain [P-51].
 
     Decided terms count. While a PROMOTE is pending rows are stored as they are, so that an ack always
     stands for the real bytes (ADR 1).

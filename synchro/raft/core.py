@@ -553,6 +553,7 @@ class Raft:
         self._show()
 
     def _count_votes(self, now: float) -> None:
+        """Leader with a quorum; the queue follows by itself [E-19]. Else perhaps a split [E-23]."""
         if self.role is Role.CANDIDATE and self.vote_count >= self.membership.election_quorum:
             self.role = Role.LEADER
             self.leader, self.leader_last_seen = self.self_id, now

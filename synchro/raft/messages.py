@@ -148,11 +148,12 @@ class HardStatePersisted:
 
 @dataclass(frozen=True, slots=True)
 class CandidacyRequested:
-    """promote(): stand for one term, whatever the mode is. Answered by `CandidacyEnded` [P-11].
+    """promote(): stand for one term, whatever the mode is. Answered by `CandidacyEnded` [P-11], [P-22].
 
     Refused without a new term if it cannot be won: voter mode, log not trusted, no healthy quorum.
     in_new_term: a leader, too, must win the next term: the queue was given away in this one, by a DEMOTE, so
-    no PROMOTE of it can follow. False: who leads has won already.
+    no PROMOTE of it can follow. False: who leads has won already. In mode off, too, a quorum must vote, so of
+    two that ask at one time at most one wins [P-24].
     """
 
     in_new_term: bool = False
@@ -160,7 +161,7 @@ class CandidacyRequested:
 
 @dataclass(frozen=True, slots=True)
 class ResignRequested:
-    """Give up leadership, or a candidacy, without a new term and without the disk [E-31].
+    """Give up leadership, or a candidacy, without a new term and without the disk [E-31], [L-16].
 
     stand_again: False keeps a configured candidate from standing by itself for one death timeout, unless
     it sees a leader before [P-30]; True only gives the others a head start of a tenth of the election

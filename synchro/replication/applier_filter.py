@@ -11,7 +11,7 @@ from enum import Enum
 
 from synchro.errors import RemoteProtocolError
 from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Nop, Row, RowType, Txn
+from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Nop, PlainTxn, Row, RowType, Txn
 
 
 class Order(Enum):
@@ -24,14 +24,16 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
     """Is `txn` the next of its origin?
 
     assigned: instance -> highest LSN that is in the WAL or on its way to it; so two streams that carry
-    the same row apply it once. The check uses the last row, because a transaction is applied whole or
-    not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their
+    the same row apply it once [A-30], [M-48]. The check uses the last row, because a transaction is applied
+    whole or not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their
     instance raise `RemoteProtocolError`.
     """
     known = assigned.get(txn.origin, 0)
     if txn.lsn <= known:
         return Order.OLD
     expected = known + 1
+    if isinstance(txn, PlainTxn) and txn.tsn == expected:
+        return Order.NEXT
     for row in txn.rows:
         if row.group_id == GROUP_LOCAL or row.replica_id == LOCAL:
             raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")

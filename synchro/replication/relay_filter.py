@@ -29,7 +29,7 @@ class RelayFilter:
 
     R1  Per origin, the LSNs that pass rise, and all are above what the subscriber said it has.
     R2  Nothing of an origin in `id_filter` passes, and no local transaction.
-    R3  A transaction with a term above `term_sent` does not pass before that term was sent [A-38].
+    R3  A transaction with a term above `term_sent` does not pass before that term was sent [A-38], [L-26].
     R4  With an empty filter, rows of the peer itself pass only up to what was here at its Hello: later
         ones can only have come from the peer, and are never echoed [A-36].
     """

@@ -10,7 +10,7 @@ I4  A unique secondary index maps only keys without null: null equals nothing, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import islice
 from typing import Final
@@ -285,6 +285,16 @@ class PrimaryIndex(Index):
         if self._sorted is not None and key not in tuples and self.is_tree:
             self._sorted.add(key)
         tuples[key] = value
+
+    def put_all(self, keys: Sequence[Key], values: Sequence[Tuple]) -> None:
+        """keys: all different."""
+        tuples = self.tuples
+        if self._sorted is not None and self.is_tree:
+            add = self._sorted.add
+            for key in keys:
+                if key not in tuples:
+                    add(key)
+        tuples.update(zip(keys, values, strict=True))
 
     def remove(self, key: Key) -> None:
         if self.tuples.pop(key, None) is not None and self._sorted is not None and self.is_tree:

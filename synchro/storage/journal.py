@@ -84,7 +84,7 @@ def advance(vclock: Vclock, txns: Sequence[Txn]) -> Vclock:
     lsns = vclock.as_dict()
     for txn in txns:
         lsns[txn.origin] = txn.lsn
-        if len(txn.rows) > 1:
+        if txn.row_count > 1:
             lsns.update(txn.components())
     return Vclock(lsns)
 

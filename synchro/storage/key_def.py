@@ -58,6 +58,15 @@ def _is_scalar(value: Field) -> bool:
     return _is_number(value) if type(value) in (int, float) else True
 
 
+def accepts_all(accepts: Callable[[Field], bool]) -> Callable[[Sequence[Field]], bool]:
+    """The same test of many values of the right types; there is at least one."""
+    if accepts is _is_unsigned:
+        return lambda values: bool(min(values) >= 0 and max(values) <= INT_MAX)
+    if accepts is _is_integer:
+        return lambda values: bool(min(values) >= INT_MIN and max(values) <= INT_MAX)
+    return lambda values: all(map(accepts, values))
+
+
 class FieldKind(NamedTuple):
     """What a field type accepts: exact Python types, and a test of the value if that is not enough."""
 

@@ -19,7 +19,7 @@ import msgpack
 from synchro.config import Limits
 from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
 from synchro.ids import InstanceId
-from synchro.row import Dml, RowType, Tuple
+from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Draft
 from synchro.storage.index import Index, Iterator_, SelectResult
 from synchro.storage.prepared import PendingRefusal, Prepared
@@ -85,9 +85,10 @@ class Memtx:
             self._check_limits(ops)
         self._serial = serial = self._serial + 1
         prepared = Prepared(serial)
+        if type(ops) is Puts and self._run_puts(prepared, ops):
+            return prepared
         try:
-            for op in ops:
-                self._run(prepared, op, from_peer)
+            self._run_each(prepared, ops, from_peer)
             if prepared.draft is not None:
                 prepared.draft.check_tuples()
         except SynchroError as error:
@@ -103,6 +104,9 @@ class Memtx:
     def commit(self, prepared: Prepared) -> None:
         """Make its changes part of what readers see; definitions change now [X4]."""
         assert not prepared.is_done  # X2
+        if prepared.run is not None:
+            store, keys, values = prepared.run
+            store.commit_new(prepared, keys, values)
         for store, key, new, _ in prepared.changes:
             store.commit(prepared, key, new)
         if prepared.unique_changes:
@@ -121,14 +125,17 @@ class Memtx:
         self._undo(prepared)
 
     def _undo(self, prepared: Prepared) -> None:
-        for overlay, key, under in reversed(prepared.unique_changes):
+        if prepared.run is not None:
+            store, keys, _ = prepared.run
+            store.rollback_new(prepared, keys)
+        for overlay, key, under in reversed(prepared.unique_changes or ()):
             if under is None or under[0].is_done:
                 del overlay[key]
             else:
                 overlay[key] = under
         for store, key, _, below in reversed(prepared.changes):
             store.rollback(prepared, key, below)
-        for store, key, old, new in reversed(prepared.temporary):
+        for store, key, old, new in reversed(prepared.temporary or ()):
             store.undo_temporary(key, old, new)
         prepared.is_done = True
         self._forget(prepared)
@@ -137,11 +144,7 @@ class Memtx:
     def _forget(prepared: Prepared) -> None:
         # Else a hot key would keep every transaction that ever changed it alive, one by one.
         prepared.changes = []
-        if prepared.unique_changes:
-            prepared.unique_changes = []
-        if prepared.temporary:
-            prepared.temporary = []
-        prepared.base = None
+        prepared.run = prepared.unique_changes = prepared.temporary = prepared.base = None
 
     def _check_limits(self, ops: Sequence[Dml]) -> None:
         limits = self._limits
@@ -152,15 +155,20 @@ class Memtx:
                 got=len(ops),
             )
         total = 0
-        for op in ops:
-            size = len(op.raw)
-            total += size
-            if size > limits.tuple_bytes_max:
-                raise BatchTooLarge(
-                    f"Tuple of {size} bytes is over the limit of {limits.tuple_bytes_max}",
-                    limit=limits.tuple_bytes_max,
-                    got=size,
-                )
+        if type(ops) is Puts:
+            total = sum(map(len, ops.raws))
+        else:
+            for op in ops:
+                total += len(op.raw)
+        if total > limits.tuple_bytes_max:
+            for op in ops:
+                size = len(op.raw)
+                if size > limits.tuple_bytes_max:
+                    raise BatchTooLarge(
+                        f"Tuple of {size} bytes is over the limit of {limits.tuple_bytes_max}",
+                        limit=limits.tuple_bytes_max,
+                        got=size,
+                    )
         if total > limits.txn_bytes_max:
             raise BatchTooLarge(
                 f"Transaction of {total} bytes is over the limit of {limits.txn_bytes_max}",
@@ -168,54 +176,74 @@ class Memtx:
                 got=total,
             )
 
-    def _run(self, prepared: Prepared, op: Dml, from_peer: bool) -> None:
-        """One operation: apply, remember what to log and what to answer."""
-        store = self._stores.get(op.space_id)
-        if store is None:
-            raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
-        if prepared.draft is not None and not store.is_system:
-            self._refuse_mixture()
-        kind = op.type
-        if kind is _REPLACE or kind is _INSERT:
-            new = op.value
-            assert new is not None
-            old = store.put(prepared, new, replace=kind is _REPLACE)
-            prepared.results.append(new)
-        else:
-            op, old, new = self._run_keyed(prepared, store, op, from_peer)
-        is_local = store.is_local
-        is_logged = not store.is_temporary
-        if store.is_system:
-            is_logged, is_local = self._on_system_row(prepared, store, op, old, new)
-            if is_logged and not is_local:
-                prepared.touches_system = True
-        if is_logged:
-            prepared.ops.append(op)
-            prepared.local.append(is_local)
-            prepared.size += len(op.raw) + ROW_OVERHEAD_BYTES
-            if store.is_sync:
-                prepared.is_sync = True  # a local space is never synchronous [D-2]
+    def _run_puts(self, prepared: Prepared, ops: Puts) -> bool:
+        """All at once, if the space is an ordinary one and none needs a closer look; else nothing, False."""
+        store = self._stores.get(ops.space_id)
+        if store is None or store.is_system:
+            return False
+        if not store.put_new(prepared, ops.values, replace=ops.type is _REPLACE):
+            return False
+        prepared.ops = ops
+        prepared.local = [store.is_local] * len(ops)
+        prepared.results = ops.values
+        prepared.size = sum(map(len, ops.raws)) + len(ops) * ROW_OVERHEAD_BYTES
+        prepared.is_sync = store.is_sync
+        return True
+
+    def _run_each(self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool) -> None:
+        """One operation after the other: apply, remember what to log and what to answer."""
+        logged: list[Dml] = []
+        local: list[bool] = []
+        results: list[Tuple | None] = []
+        prepared.ops, prepared.local, prepared.results = logged, local, results
+        size = 0
+        for op in ops:
+            store = self._stores.get(op.space_id)
+            if store is None:
+                raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+            if prepared.draft is not None and not store.is_system:
+                self._refuse_mixture()
+            kind = op.type
+            if kind is _REPLACE or kind is _INSERT:
+                new = op.value
+                assert new is not None
+                old = store.put(prepared, new, replace=kind is _REPLACE)
+                results.append(new)
+            else:
+                op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
+                results.append(result)
+            is_local = store.is_local
+            is_logged = not store.is_temporary
+            if store.is_system:
+                is_logged, is_local = self._on_system_row(prepared, store, op, old, new)
+                if is_logged and not is_local:
+                    prepared.touches_system = True
+            if is_logged:
+                logged.append(op)
+                local.append(is_local)
+                size += len(op.raw) + ROW_OVERHEAD_BYTES
+                if store.is_sync:
+                    prepared.is_sync = True  # a local space is never synchronous [D-2]
+        prepared.size = size
 
     def _run_keyed(
         self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool
-    ) -> tuple[Dml, Tuple | None, Tuple | None]:
-        """Update, delete, upsert: returns what to log, the old and the new tuple."""
+    ) -> tuple[Dml, Tuple | None, Tuple | None, Tuple | None]:
+        """Update, delete, upsert: returns what to log, the old and the new tuple, and what to answer."""
         ops_max = None if from_peer else self._limits.update_ops_max
         bytes_max = None if from_peer else self._limits.tuple_bytes_max
         match op.type:
             case RowType.UPDATE:
                 op, old, new = store.update(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
-                prepared.results.append(new)
+                return op, old, new, new
             case RowType.DELETE:
                 op, old = store.delete(prepared, op)
-                new = None
-                prepared.results.append(old)
+                return op, old, None, old
             case RowType.UPSERT:
                 old, new = store.upsert(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
-                prepared.results.append(None)
+                return op, old, new, None
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
-        return op, old, new
 
     def _refuse_mixture(self) -> None:
         raise Unsupported("One transaction does not support schema changes together with data changes")
@@ -359,7 +387,7 @@ class Memtx:
     # --- schema and members
 
     def space(self, name_or_id: str | int) -> SpaceDef:
-        """NoSuchSpace with `nearest` in its details."""
+        """NoSuchSpace with `nearest` in its details [D-3]."""
         return self._store(name_or_id).definition
 
     def spaces(self) -> list[SpaceDef]:

@@ -20,6 +20,7 @@ class Prepared:
     ops: to be logged: update and delete by a secondary key have the primary one (then `raw` is empty: encode
         from the fields) [D-16]; changes of temporary spaces are left out [D-5].
     local: parallel to `ops`: the row belongs to the LOCAL group.
+    run: the changes, if they were prepared all at once (`SpaceStore.put_new`); then `changes` is empty.
     results: what each *requested* operation returns [D-16].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
@@ -36,7 +37,9 @@ class Prepared:
         "is_sync",
         "local",
         "ops",
+        "owner",
         "results",
+        "run",
         "serial",
         "size",
         "system",
@@ -46,22 +49,25 @@ class Prepared:
     )
 
     def __init__(self, serial: int) -> None:
-        self.ops: list[Dml] = []
-        self.local: list[bool] = []
-        self.results: list[Tuple | None] = []
+        self.ops: Sequence[Dml]
+        self.local: Sequence[bool]
+        self.results: Sequence[Tuple | None]
         self.is_sync = False
         self.is_ddl = False
         self.touches_system = False
         self.size = 0
         self.serial = serial
         """Rises from transaction to transaction: who is newer."""
+        self.owner: object = None
+        """Whoever asked for it leaves a note here; never looked at by memtx."""
         self.is_done = False
         """Committed or rolled back: what an overlay still says about it is void."""
         self.base: Prepared | None = None
         """The newest pending transaction whose changes this one has seen."""
+        self.run: Run | None = None
         self.changes: list[Change] = []
-        self.unique_changes: list[UniqueChange] = []
-        self.temporary: list[TemporaryChange] = []
+        self.unique_changes: list[UniqueChange] | None = None
+        self.temporary: list[TemporaryChange] | None = None
         self.system: Sequence[int] = ()
         """Ids of the system spaces it changes."""
         self.draft: Draft | None = None
@@ -79,6 +85,8 @@ PendingKey: TypeAlias = tuple[Prepared, Key | None]
 
 Change: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Pending | None]"
 """store, primary key, new tuple, what the overlay said before"""
+Run: TypeAlias = "tuple[SpaceStore, list[Key], Sequence[Tuple]]"
+"""store; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
 TemporaryChange: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Tuple | None]"

@@ -185,7 +185,7 @@ class Recovered:
         )
 
     def _count(self, batch: list[Txn]) -> list[Txn]:
-        self.rows += sum(len(txn.rows) for txn in batch)
+        self.rows += sum(txn.row_count for txn in batch)
         return batch
 
     @staticmethod
@@ -194,7 +194,7 @@ class Recovered:
         if txn.lsn <= seen.get(txn.origin, 0):
             raise reader.damage(f"LSN {txn.origin}:{txn.lsn} is there twice", offset)
         seen[txn.origin] = txn.lsn
-        if len(txn.rows) > 1:
+        if txn.row_count > 1:
             seen.update(txn.components())
 
     @staticmethod
@@ -208,7 +208,7 @@ class Recovered:
         if txn.lsn <= lsns.get(txn.origin, 0):
             return False
         lsns[txn.origin] = txn.lsn
-        if len(txn.rows) > 1:
+        if txn.row_count > 1:
             for instance, lsn in txn.components():
                 lsns[instance] = max(lsn, lsns.get(instance, Lsn(0)))
         return True

@@ -85,7 +85,7 @@ def create_space(
     temporary: bool = False,
     kind: SpaceKind | str | None = None,
 ) -> list[Dml]:
-    """[D-2], one row. kind: `type` of the rule, exclusive with `temporary`. SpaceExists, IllegalParams."""
+    """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. SpaceExists, IllegalParams."""
     check_name(name)
     rows = memtx.prepared_rows(SPACE_ID)
     if any(row[2] == name for row in rows) or any(s.name == name for s in memtx.spaces() if s.is_system):

@@ -4,7 +4,7 @@ O1  Indexes hold committed tuples only. `pending` (and one more map for each uni
     the newest prepared state of a key; older states of it hang on the transactions that changed it later.
 O2  Writers look in the overlay, then in the index; readers look in the index only.
 O3  Transactions that touch the same keys commit in the order in which they were prepared, and are rolled
-    back in the reverse order.
+    back in the reverse order [Q-57].
 O4  Changes of temporary spaces skip the overlay: they are visible at once.
 
 All operations of a writer are by full key of a unique index, so overlays need no order.
@@ -12,7 +12,8 @@ All operations of a writer are by full key of a unique index, so overlays need n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 
 import msgpack
 
@@ -193,6 +194,26 @@ class SpaceStore:
             prepared.changes.append((self, key, value, below))
         return old
 
+    def put_new(self, prepared: Prepared, values: Sequence[Tuple], *, replace: bool) -> bool:
+        """All of them at once, if no key is pending or twice among them, and none is refused.
+
+        False: nothing has changed; `put` them one by one, which finds the one that is refused.
+        """
+        if self._of is None or self.unique or self.is_temporary or not self.format.passes(values):
+            return False
+        keys = list(map(self._of, values))
+        pending = self.pending
+        if not pending.keys().isdisjoint(keys) or not (replace or self.tuples.keys().isdisjoint(keys)):
+            return False
+        size = len(pending)
+        pending.update(zip(keys, zip(repeat(prepared), values, strict=False), strict=True))
+        if len(pending) - size != len(keys):
+            for key in keys:
+                pending.pop(key, None)
+            return False
+        prepared.run = (self, keys, values)
+        return True
+
     def update(
         self, prepared: Prepared, op: Dml, *, ops_max: int | None, bytes_max: int | None
     ) -> tuple[Dml, Tuple | None, Tuple | None]:
@@ -215,7 +236,7 @@ class SpaceStore:
         return self._by_primary_key(op, old), old, new
 
     def delete(self, prepared: Prepared, op: Dml) -> tuple[Dml, Tuple | None]:
-        """Returns the operation to be logged and the old tuple."""
+        """Returns the operation to be logged and the old tuple [D-41]."""
         found = self._find(prepared, op)
         if found is None:
             return op, None
@@ -304,6 +325,8 @@ class SpaceStore:
         if self.unique and new is not None:
             self._check_unique(prepared, key, new)
         if self.is_temporary:
+            if prepared.temporary is None:
+                prepared.temporary = []
             prepared.temporary.append((self, key, old, new))
             self._settle(key, new)
             return
@@ -332,6 +355,8 @@ class SpaceStore:
                 self._raise_duplicate(index, clash, new)
 
     def _push_unique(self, prepared: Prepared, key: Key, old: Tuple | None, new: Tuple | None) -> None:
+        if prepared.unique_changes is None:
+            prepared.unique_changes = []
         changes = prepared.unique_changes
         for index, pending in self.unique:
             of, has_null = index.key_def.of, index.key_def.has_null
@@ -368,6 +393,25 @@ class SpaceStore:
         pending = self.pending
         found = pending.get(key)
         if found is not None and found[0] is prepared:
+            del pending[key]
+
+    def commit_new(self, prepared: Prepared, keys: Sequence[Key], values: Sequence[Tuple]) -> None:
+        """`commit` for what `put_new` took."""
+        if self.secondary:
+            for key, value in zip(keys, values, strict=True):
+                self._settle(key, value)
+        else:
+            assert self.primary is not None
+            self.primary.put_all(keys, values)
+        pending = self.pending
+        for key in keys:
+            if pending[key][0] is prepared:
+                del pending[key]
+
+    def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> None:
+        pending = self.pending
+        for key in keys:
+            assert pending[key][0] is prepared  # newest first [O3]
             del pending[key]
 
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Final
 
 from synchro.errors import FieldMissing, FieldType, WrongFormat
 from synchro.row import Field, Tuple
-from synchro.storage.key_def import KINDS, key_accepts, type_name
+from synchro.storage.key_def import KINDS, accepts_all, key_accepts, type_name
 from synchro.storage.schema import FieldDef, IndexDef, SpaceDef, effective_fields
 
 SHOWN_CHARS_MAX: Final = 1024
@@ -18,7 +19,7 @@ SHOWN_CHARS_MAX: Final = 1024
 class TupleFormat:
     """What a tuple of one space must look like, compiled for speed."""
 
-    __slots__ = ("_count", "_optional", "_required", "_size_min", "fields", "names")
+    __slots__ = ("_columns", "_count", "_optional", "_required", "_size_min", "fields", "names")
 
     def __init__(self, space: SpaceDef, indexes: Iterable[IndexDef]) -> None:
         indexes = tuple(indexes)
@@ -39,6 +40,10 @@ class TupleFormat:
             (optional if field.is_nullable else required).append((position, KINDS[field.type].types, accepts))
         self._required = tuple(required)
         self._optional = tuple(optional)
+        self._columns = tuple(
+            (itemgetter(position), types, accepts and accepts_all(accepts))
+            for position, types, accepts in required
+        )
 
     def check(self, value: Tuple) -> None:
         """Raise FieldMissing, FieldType or WrongFormat unless the tuple may be stored."""
@@ -54,6 +59,23 @@ class TupleFormat:
             raise WrongFormat(
                 f"Tuple field count {len(value)} does not match space field count {self._count}"
             )
+
+    def passes(self, values: Sequence[Tuple]) -> bool:
+        """Whether `check` takes them all; a column at a time, so that Python's loops are in C."""
+        sizes = set(map(len, values))
+        if min(sizes) < self._size_min or (self._count and sizes != {self._count}):
+            return False
+        for field_of, types, accept in self._columns:
+            column = list(map(field_of, values))
+            if not types.issuperset(map(type, column)) or (accept is not None and not accept(column)):
+                return False
+        if self._optional:
+            try:
+                for value in values:
+                    self._check_optional(value)
+            except FieldType:
+                return False
+        return True
 
     def same_checks(self, other: TupleFormat) -> bool:
         """Whatever passed one passes the other."""

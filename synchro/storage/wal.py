@@ -1,4 +1,4 @@
-"""The WAL task: takes everything pending, one worker-thread call and one sync per batch; readers for relays.
+"""The WAL: everything pending is one batch, one job of its thread and one sync; readers for relays.
 
 Natural batching: while one batch is on its way the next one gathers, so no timer delays a row. Relays see
 rows only after they are synced here (decision 1 of the architecture). Rules [W-14..16], [W-46], [L-30].
@@ -6,11 +6,13 @@ rows only after they are synced here (decision 1 of the architecture). Rules [W-
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import trio
 from trio import TASK_STATUS_IGNORED, TaskStatus
@@ -18,13 +20,14 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from synchro.config import Limits
 from synchro.errors import Corruption, DiskFailed, SynchroError, WalIo, XlogGap
 from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.row import Txn
+from synchro.row import GROUP_DEFAULT, PlainTxn, RowType, Txn
 from synchro.storage.disk import Disk, FileBytes
-from synchro.storage.journal import Journal, WalFile
+from synchro.storage.journal import Journal, WalFile, WrittenBlock
 from synchro.storage.xlog import BLOCK_HEADER_BYTES as _BLOCK_HEADER_BYTES
 from synchro.storage.xlog import (
     HEADER_BYTES_MAX,
     Block,
+    crc32c,
     decode_header,
     find_blocks,
     padded,
@@ -40,8 +43,12 @@ READ_WINDOW_BYTES: Final = 1024 * 1024
 
 _T = TypeVar("_T")
 
+Callback: TypeAlias = Callable[[], None]
+
 Position: TypeAlias = tuple[str, int]
 """(path, offset) of a block."""
+
+_WITH_TERM: Final = (RowType.PROMOTE, RowType.DEMOTE)
 
 
 @dataclass(slots=True)
@@ -56,24 +63,76 @@ class WalStats:
     """Duration of the last batch: write and sync."""
 
 
+class Run(NamedTuple):
+    """Whole transactions of one origin, no local rows, no PROMOTE or DEMOTE: nearly all there is."""
+
+    origin: InstanceId
+    first: Lsn
+    """Of the first transaction, as in `Txn`."""
+    last: Lsn
+
+
+def _run_of(txns: Sequence[Txn]) -> Run | None:
+    """None: they are no `Run`."""
+    origin = txns[0].origin
+    for txn in txns:
+        if txn.origin != origin:
+            return None
+        if type(txn) is not PlainTxn:
+            rows = txn.rows
+            if len(rows) > 1 or rows[0].group_id != GROUP_DEFAULT or rows[0].type in _WITH_TERM:
+                return None
+    return Run(origin, txns[0].lsn, txns[-1].lsn)
+
+
 class _RingEntry:
-    """A synced block. `end_vclock`: set on the last block of a batch."""
+    """A synced block. `end_vclock`: set on the last block of a batch. run: all of it, if it is one."""
 
-    __slots__ = ("_spans", "end_vclock", "offset", "path", "payload", "time")
+    __slots__ = ("_crc", "_spans", "end_vclock", "offset", "path", "payload", "run", "time")
 
-    def __init__(self, path: str, offset: int, payload: bytes, time: float) -> None:
+    def __init__(self, path: str, offset: int, payload: bytes, time: float, run: Run | None) -> None:
         self.path = path
         self.offset = offset
         self.payload = payload
         self.time = time
+        self.run = run
         self.end_vclock: Vclock | None = None
         self._spans: list[TxnSpan] | None = None
+        self._crc: int | None = None
+
+    # Once for all relays.
 
     @property
     def spans(self) -> list[TxnSpan]:
         if self._spans is None:
-            self._spans = scan_txns(self.payload)  # Once for all relays.
+            self._spans = scan_txns(self.payload)
         return self._spans
+
+    @property
+    def crc(self) -> int:
+        if self._crc is None:
+            self._crc = crc32c(self.payload)
+        return self._crc
+
+    @property
+    def end(self) -> Position:
+        return self.path, self.offset + padded(_BLOCK_HEADER_BYTES + len(self.payload))
+
+
+def _entries(blocks: Sequence[WrittenBlock], txns: Sequence[Txn]) -> list[_RingEntry]:
+    """The blocks that `txns` were written as."""
+    if len(blocks) == 1:
+        return [_RingEntry(*blocks[0], _run_of(txns))]
+    entries: list[_RingEntry] = []
+    start = end = 0
+    for block in blocks:
+        left = len(block.payload)
+        while left:
+            left -= len(txns[end].data)
+            end += 1
+        entries.append(_RingEntry(*block, _run_of(txns[start:end])))
+        start = end
+    return entries
 
 
 class _Ring:
@@ -119,11 +178,46 @@ class _Ring:
         self.start = (self.entries[0].path, self.entries[0].offset)
 
 
+class _Thread:
+    """A thread that does one job after the other; what came of each is told in trio's thread."""
+
+    def __init__(self, deliver: Callable[[Callback], object]) -> None:
+        """deliver: called in the thread; runs its argument in trio's."""
+        self._deliver = deliver
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
+        self._jobs = SimpleQueue()
+        threading.Thread(target=self._run, name="wal", daemon=True).start()
+
+    def do(self, job: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
+        """`done` gets what `job` returned or raised. It must not raise."""
+        self._jobs.put((job, done))
+
+    def end(self) -> None:
+        """After the jobs that it has."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (work := self._jobs.get()) is not None:
+            self._deliver(_outcome(*work))
+            del work
+
+
+def _outcome(job: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> Callback:
+    """Do the job; what is left to do is to tell what came of it."""
+    try:
+        result = job()
+    except BaseException as error:  # noqa: BLE001 - it is raised again in trio's thread
+        failure = error
+        return lambda: done(None, failure)
+    return lambda: done(result, None)
+
+
 class Wal:
     """Owns the journal of a running instance.
 
-    A1  callbacks come in the order of `submit`, from the task that runs `run`.
+    A1  callbacks come in the order of `submit`, in trio's thread, never from inside `submit`.
     A2  what `on_written` names is synced, and only that is visible to readers (S8).
+    A3  the thread has at most one job; while it has one nothing else touches the journal.
     """
 
     def __init__(
@@ -143,17 +237,33 @@ class Wal:
         self._on_written = on_written
         self._on_cut = on_cut
         self._wall_clock = wall_clock
+        self._call_later: Callable[[Callback], object] | None = None
+        self._call_from_thread: Callable[[Callback], object] | None = None
+        self._thread: _Thread | None = None
+        """While `run` runs."""
+        self._is_over = False
+        self._is_busy = False
+        self._is_start_due = False
+        self._failure: BaseException | None = None
         self._pending: list[tuple[Sequence[Txn], bool]] = []
         self._queued_bytes = 0
+        self._other_jobs: deque[Callback] = deque()
+        """Jobs that are not batches. They go first: they are rare."""
         self._wake = trio.Event()
         self._stopping = False
-        self._journal_lock = trio.Lock()
         self._mark_at: float | None = None
         self._grown = trio.lowlevel.ParkingLot()
         self._ring = _Ring(journal.vclock, journal.position, self._limits.relay_ring_bytes)
         self.busy_since: float | None = None
         """trio time at which the batch on its way was given to the disk; None: nothing is on its way."""
         self.stats = WalStats()
+
+    def call_with(
+        self, call_later: Callable[[Callback], object], call_from_thread: Callable[[Callback], object]
+    ) -> None:
+        """Before `run`: how to call something in trio's thread a moment later, and from another thread."""
+        self._call_later = call_later
+        self._call_from_thread = call_from_thread
 
     @property
     def vclock(self) -> Vclock:
@@ -178,7 +288,8 @@ class Wal:
         self._pending.append((txns, has_control))
         for txn in txns:
             self._queued_bytes += len(txn.data)
-        self._wake.set()
+        if not self._is_busy:
+            self._start_soon()
 
     def stop(self) -> None:
         """Let `run` write what is queued, leave the end marker, and return."""
@@ -188,79 +299,137 @@ class Wal:
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Until `stop` or cancelled. Raises `DiskFailed`: the process must leave (L-30)."""
         task_status.started()
+        if self._call_later is None or self._call_from_thread is None:
+            token = trio.lowlevel.current_trio_token()
+            self.call_with(token.run_sync_soon, token.run_sync_soon)
+        assert self._call_from_thread is not None
+        self._thread = _Thread(self._call_from_thread)
         closed = False
         try:
+            self._next()
             while True:
-                if self._pending:
-                    await self._write_batch()
-                elif self._stopping:
+                if self._failure is not None:
+                    raise self._failure
+                if self._stopping and not self._pending and not self._is_busy:
                     break
-                else:
-                    await self._wait_work()
-            async with self._journal_lock:
-                await self._in_thread(self._journal.close_clean, self._wall_clock())
+                await self._wait()
+            await self._in_thread(self._journal.close_clean, self._wall_clock())
             closed = True
         finally:
-            if not closed:
-                self._journal.close_files()
-            self._grown.unpark_all()
+            await self._end(close=not closed)
 
     async def rotate(self) -> bool:
         """Start a new file if the current one has rows: before a checkpoint [W-12]."""
-        async with self._journal_lock:
-            return await self._in_thread(self._journal.rotate, self._wall_clock())
+        return await self._in_thread(self._journal.rotate, self._wall_clock())
 
     async def collect_garbage(self, keep_from: Vclock, recovery_point: Vclock | None = None) -> int:
         """See `Journal.collect_garbage`; returns the number of files that went."""
-        async with self._journal_lock:
-            return await self._in_thread(self._journal.collect_garbage, keep_from, recovery_point)
+        return await self._in_thread(self._journal.collect_garbage, keep_from, recovery_point)
 
     def reader(self, after: Vclock) -> WalReader:
         """Rows not covered by `after`, in WAL order. Raises `XlogGap` if their files are gone [W-45]."""
         return WalReader(self, after)
 
-    # --- the task -------------------------------------------------------------------------------------
+    # --- the task: waits for the end, and writes marks ----------------------------------------------------
 
-    async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
-        # Never abandoned: a write that was begun must be answered, or its LSNs would be used twice.
-        return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=False)
-
-    async def _wait_work(self) -> None:
+    async def _wait(self) -> None:
+        """Until something changed that the task must know; a mark may be written meanwhile."""
         self._wake = trio.Event()
-        with trio.move_on_at(self._mark_at if self._mark_at is not None else float("inf")) as waiting:
+        with trio.move_on_at(self._mark_at if self._mark_at is not None else float("inf")):
             await self._wake.wait()
-        if waiting.cancelled_caught:
+        if self._mark_at is not None and trio.current_time() >= self._mark_at:
             self._mark_at = None
-            async with self._journal_lock:
+            if not self._pending and not self._is_busy:
                 await self._in_thread(self._journal.write_mark, self._wall_clock())
 
-    async def _write_batch(self) -> None:
-        try:
-            self._journal_lock.acquire_nowait()  # `acquire` would let others run first, even if it is free
-        except trio.WouldBlock:
-            await self._journal_lock.acquire()
+    async def _end(self, *, close: bool) -> None:
+        self._is_over = True
+        with trio.CancelScope(shield=True):
+            while self._is_busy:
+                self._wake = trio.Event()
+                await self._wake.wait()
+        assert self._thread is not None
+        self._thread.end()
+        self._thread = None
+        if close:
+            self._journal.close_files()
+        while self._other_jobs:
+            self._other_jobs.popleft()()
+        self._grown.unpark_all()
+
+    # --- jobs ---------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
+        """In its turn. Not interrupted by cancellation: it waits for one batch at most."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        done = trio.Event()
+        outcome: list[tuple[_T | None, BaseException | None]] = []
+
+        def end(result: _T | None, error: BaseException | None) -> None:
+            outcome.append((result, error))
+            done.set()
+
+        def begin() -> None:
+            if self._thread is None:
+                _outcome(lambda: call(*args), end)()  # the journal is closed, and says so
+            else:
+                self._do(lambda: call(*args), end)
+
+        self._other_jobs.append(begin)
+        self._next()
+        with trio.CancelScope(shield=True):
+            await done.wait()
+        ((result, error),) = outcome
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def _do(self, job: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
+        assert self._thread is not None
+        assert not self._is_busy  # A3
+
+        def finish(result: _T | None, error: BaseException | None) -> None:
+            self._is_busy = False
+            try:
+                done(result, error)
+            except BaseException as failure:  # noqa: BLE001 - the border of the callbacks: `run` raises it
+                self._failure = self._failure or failure
+            self._next()
+
+        self._is_busy = True
+        self._thread.do(job, finish)
+
+    def _next(self) -> None:
+        """The thread may be free: give it what comes next."""
+        if self._is_busy:
+            return
+        if self._other_jobs and (self._thread is not None or self._is_over):
+            self._other_jobs.popleft()()
+        elif self._failure is None and self._pending and not self._is_over:
+            self._start_soon()
+        elif self._failure is not None or self._stopping or self._is_over:
+            self._wake.set()
+
+    def _start_soon(self) -> None:
+        """Not now: what arrives in the same moment belongs to the same batch."""
+        if not self._is_start_due and self._thread is not None:
+            assert self._call_later is not None
+            self._is_start_due = True
+            self._call_later(self._start_batch)
+
+    def _start_batch(self) -> None:
+        self._is_start_due = False
+        if self._is_busy or not self._pending or self._failure is not None or self._is_over:
+            return
         try:
             txns, has_control = self._take_batch()
-            size = sum(len(txn.data) for txn in txns)
             self.busy_since = trio.current_time()
-            try:
-                await self._in_thread(self._append, txns, has_control)
-            except WalIo as error:
-                self._cut(error, has_control)
-                return
-            finally:
-                self.busy_since = None
-        finally:
-            self._journal_lock.release()
-        self._queued_bytes -= size
-        self.stats.batches += 1
-        self.stats.txns += len(txns)
-        self.stats.bytes += size
-        self._mark_at = trio.current_time() + MARK_DELAY_S
-        vclock = self._journal.vclock
-        self._ring.add([_RingEntry(*block) for block in self._journal.last_blocks], vclock)
-        self._on_written(vclock)
-        self._grown.unpark_all()
+            self._do(
+                lambda: self._append(txns, has_control), lambda _, e: self._batch_done(txns, has_control, e)
+            )
+        except BaseException as failure:  # noqa: BLE001 - as in `_do`
+            self._failure = failure
+            self._wake.set()
 
     def _take_batch(self) -> tuple[list[Txn], bool]:
         """Everything pending, up to where control rows begin or end: only they may use the reserve, and rows
@@ -276,6 +445,27 @@ class Wal:
         self._journal.append(txns, self._wall_clock(), has_control=has_control)
         self.stats.last_write_s = time.perf_counter() - started
 
+    def _batch_done(self, txns: Sequence[Txn], has_control: bool, error: BaseException | None) -> None:
+        self.busy_since = None
+        if isinstance(error, WalIo):
+            self._cut(error, has_control)
+            return
+        if error is not None:
+            raise error
+        size = sum(len(txn.data) for txn in txns)
+        self._queued_bytes -= size
+        self.stats.batches += 1
+        self.stats.txns += len(txns)
+        self.stats.bytes += size
+        if self._mark_at is None:
+            self._wake.set()
+        self._mark_at = trio.current_time() + MARK_DELAY_S
+        vclock = self._journal.vclock
+        self._ring.add(_entries(self._journal.last_blocks, txns), vclock)
+        self._on_written(vclock)
+        if self._grown:
+            self._grown.unpark_all()
+
     def _cut(self, error: WalIo, has_control: bool) -> None:
         self._pending = []  # Who asked for them hears of the cut, and asks for control rows again.
         self._queued_bytes = 0
@@ -285,6 +475,24 @@ class Wal:
                 f"rows of elections or the queue could not be written: {error.message}", **error.details
             ) from error  # [L-30]
         self._on_cut(self._journal.vclock, error)
+
+
+class PlainRows:
+    """What `WalReader.next_plain` found: blocks that are one run."""
+
+    __slots__ = ("entries", "run")
+
+    def __init__(self, run: Run, entries: list[_RingEntry]) -> None:
+        self.run = run
+        self.entries = entries
+
+    @property
+    def data_and_crc(self) -> tuple[bytes, int]:
+        """The rows and their CRC32C."""
+        if len(self.entries) == 1:
+            return self.entries[0].payload, self.entries[0].crc
+        data = b"".join([entry.payload for entry in self.entries])
+        return data, crc32c(data)
 
 
 class WalReader:
@@ -302,6 +510,7 @@ class WalReader:
         """Of the next ring entry; None: reads from files."""
         self._done_spans = 0
         self._position: Position = wal._ring.start
+        self._plain: PlainRows | None = None
         self.block_time = 0.0
         """Wall-clock seconds at which the newest returned block was written here [W-4]."""
         if after.covers(wal._ring.start_vclock):
@@ -332,6 +541,42 @@ class WalReader:
                 continue
             if run[0]:
                 return run
+
+    def next_plain(self, max_bytes: int) -> PlainRows | None:
+        """The blocks that come next, if they are one `Run` that the subscriber lacks as a whole.
+
+        At most `max_bytes`. None: there is nothing, or `next_run` must look. The same again until `accept`.
+        """
+        ring, number = self._wal._ring, self._number
+        if number is None or number < ring.first or number >= ring.next or self._done_spans:
+            return None
+        entry = ring.entries[number - ring.first]
+        run, size = entry.run, len(entry.payload)
+        if run is None or size > max_bytes or run.first <= self._have.get(run.origin, 0):
+            return None
+        last = run.last
+        entries = [entry]
+        for index in range(number + 1 - ring.first, len(ring.entries)):
+            entry = ring.entries[index]
+            size += len(entry.payload)
+            if entry.run is None or entry.run.origin != run.origin or size > max_bytes:
+                break
+            entries.append(entry)
+            last = entry.run.last
+        self._plain = PlainRows(Run(run.origin, run.first, last), entries)
+        return self._plain
+
+    def accept(self, rows: PlainRows) -> None:
+        """They were sent, or need not be: go on behind them."""
+        assert rows is self._plain
+        assert self._number is not None
+        self._plain = None
+        self._number += len(rows.entries)
+        newest = rows.entries[-1]
+        if newest.end_vclock is not None:
+            self._reached = newest.end_vclock  # all of the log up to here
+        self._position = newest.end
+        self.block_time = newest.time
 
     def close(self) -> None:
         if self._cursor is not None:
@@ -375,7 +620,7 @@ class WalReader:
             if entry.end_vclock is not None:
                 self._reached = self._reached.merge(entry.end_vclock)
             self._number += 1
-            self._position = (entry.path, entry.offset + padded(_BLOCK_HEADER_BYTES + len(entry.payload)))
+            self._position = entry.end
         return spans, parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _fall_back(self) -> None:

@@ -219,7 +219,7 @@ def split_batch(txns: Sequence[Txn], block_bytes_max: int) -> Iterator[tuple[byt
             parts, size, rows = [], 0, 0
         parts.append(txn.data)
         size += len(txn.data)
-        rows += len(txn.rows)
+        rows += txn.row_count
     if parts:
         yield b"".join(parts), rows
 
@@ -321,7 +321,7 @@ class XlogReader:
             txns = decode_txns(block.payload)
         except DecodeError as error:
             raise self.damage(error.message, block.offset) from error
-        if sum(len(txn.rows) for txn in txns) != block.rows:
+        if sum(txn.row_count for txn in txns) != block.rows:
             raise self.damage("the row count of the block is wrong", block.offset)
         if txns:
             self.last_lsn = (txns[-1].origin, txns[-1].lsn)

@@ -16,7 +16,8 @@ with Tarantool's IPROTO keys:
 A transaction is a run of rows up to the one with `FLAG_COMMIT`. Its bytes are made once, by its origin;
 the msgpack of a client's tuple is checked and spliced in as it came.
 
-Hot path: `tuple.__new__` builds the named tuples (half the cost of calling the class), one precompiled
+Hot path: changes of one transaction stay columns (`Puts`) where they can, rows are not made at all
+(`PlainTxn`), `tuple.__new__` builds the named tuples (half the cost of calling the class), one precompiled
 `Struct` reads the header, and scalars are recognised without a Python loop.
 """
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from struct import Struct
 from struct import error as _StructError
 from typing import Any, Final, NamedTuple, cast
@@ -32,23 +33,27 @@ from typing import Any, Final, NamedTuple, cast
 import msgpack
 
 from synchro.errors import DecodeError, WrongFormat
-from synchro.ids import INSTANCE_ID_MAX, LOCAL, REQUEST_ID_BYTES, InstanceId, Lsn, Term
+from synchro.ids import INSTANCE_ID_MAX, LOCAL, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.row import (
     CONTROL_TYPES,
     FLAG_COMMIT,
     FLAG_REQUEST_ID,
     FLAG_WAIT_ACK,
     FLAG_WAIT_SYNC,
+    GROUP_DEFAULT,
     Body,
     Confirm,
     Demote,
     Dml,
     Nop,
+    PlainTxn,
     Promote,
+    Puts,
     RaftState,
     Rollback,
     Row,
     RowType,
+    Tuple,
     Txn,
 )
 
@@ -74,16 +79,24 @@ KEY_RAFT_VOTE: Final = 0x01
 ROW_HEADER: Final = Struct("<IBBBBQQ")
 ROW_HEADER_BYTES: Final = ROW_HEADER.size
 
+_INNER_HEADER: Final = Struct("<IxBxB16x")
+"""Of `ROW_HEADER`: body length, flags, group."""
+_PUT_HEADER: Final = Struct("<I4sQ14s")
+"""A row of `_decode_puts`: body length; type, flags, origin and group; LSN; TSN and the start of the body."""
+
 _FLAGS_KNOWN: Final = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID
 _FLAGS_WRONG: Final = frozenset(
     f for f in range(256) if f & ~_FLAGS_KNOWN or (f & FLAG_WAIT_ACK and not f & FLAG_WAIT_SYNC)
 )
 _TYPES: Final[dict[int, RowType]] = {int(t): t for t in RowType}
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_ONLY_TUPLE: Final = frozenset({tuple})
 _PREFIX_BYTES: Final = 6
 _PREFIXES_MAX: Final = 1024
 _SPACE_BY_PREFIX: Final[dict[bytes, int]] = {}
 """Start of an INSERT body -> space id, for ids of 256..65535, whose start has 6 bytes. A cache."""
+_PUT_TYPES: Final[dict[int, RowType]] = {int(t): t for t in (RowType.INSERT, RowType.REPLACE)}
+_INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 _RAFT: Final = RowType.RAFT
 _WITH_TERM: Final = frozenset({int(RowType.PROMOTE), int(RowType.DEMOTE)})
 _ALONE_OR_LOCAL: Final = CONTROL_TYPES | {RowType.RAFT}
@@ -411,9 +424,12 @@ def _as_msgpack(value: Any, what: str) -> bytes:
 
 def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
     """INSERT or REPLACE; the client's tuple goes in as it came. Raises `WrongFormat`."""
-    assert kind is RowType.INSERT or kind is RowType.REPLACE
+    assert kind is _INSERT or kind is _REPLACE
     try:
-        value = _unpack(tuple_msgpack)
+        if len(tuple_msgpack) <= SMALL_BODY_BYTES:
+            value = _unpackb(tuple_msgpack, use_list=False, strict_map_key=False)
+        else:
+            value = _unpack(tuple_msgpack)
         if type(value) is not tuple:
             raise ValueError("the tuple is not a msgpack array")
         for field in value:
@@ -423,6 +439,32 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
         raise WrongFormat(f"malformed tuple: {_why(error)}") from error
     raw = _prefix(2, space_id, None, KEY_TUPLE) + tuple_msgpack
     return _new(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+
+
+def insert_all(kind: RowType, space_id: int, tuples: Sequence[bytes]) -> Puts:
+    """`insert_dml` for many of one space. Raises `WrongFormat`, which does not say for which."""
+    assert kind is _INSERT or kind is _REPLACE
+    try:
+        values = _unpack_all(tuples)
+    except _MALFORMED as error:
+        raise WrongFormat(f"malformed tuple: {_why(error)}") from error
+    prefix = _prefix(2, space_id, None, KEY_TUPLE)
+    return Puts(kind, space_id, [prefix + data for data in tuples], values)
+
+
+def _unpack_all(tuples: Sequence[bytes]) -> list[Tuple]:
+    """The stored tuples that each of these is exactly one of; one of `_MALFORMED` if not."""
+    unpack = _unpackb
+    values = [
+        unpack(data, use_list=False, strict_map_key=False) if len(data) <= SMALL_BODY_BYTES else _unpack(data)
+        for data in tuples
+    ]
+    if not _ONLY_TUPLE.issuperset(map(type, values)):
+        raise ValueError("the tuple is not a msgpack array")
+    if not _SCALARS.issuperset(map(type, chain.from_iterable(values))):
+        for value in values:
+            _check_fields(value, "tuple")
+    return values
 
 
 def update_dml(space_id: int, index_id: int, key: bytes | Sequence[Any], ops: bytes | Sequence[Any]) -> Dml:
@@ -507,15 +549,172 @@ def encode_txn(rows: Sequence[Row]) -> Txn:
     return Txn(rows, b"".join(parts))
 
 
+def encode_ops(
+    ops: Sequence[Dml], origin: InstanceId, first_lsn: Lsn, flags: int, request_id: RequestId | None
+) -> PlainTxn:
+    """One transaction of these changes, all global, with the LSNs from `first_lsn` on.
+
+    flags: of the last row; COMMIT (and REQUEST_ID if there is one) is added [W-3].
+    """
+    flags |= FLAG_COMMIT
+    tail = b""
+    if request_id is not None:
+        assert len(request_id) == REQUEST_ID_BYTES
+        flags |= FLAG_REQUEST_ID
+        tail = request_id
+    pack = ROW_HEADER.pack
+    last = len(ops) - 1
+    if not last:
+        (op,) = ops
+        raw = op.raw or encode_body(op)
+        head = pack(len(raw), op.type, flags, origin, GROUP_DEFAULT, first_lsn, first_lsn)
+        return PlainTxn(ops, b"".join((head, tail, raw)), origin, first_lsn, flags, request_id)
+    if type(ops) is Puts:
+        raws, kinds = ops.raws, [int(ops.type)] * len(ops)
+    else:
+        raws, kinds = [op.raw or encode_body(op) for op in ops], [op.type for op in ops]
+    zero, lsns = repeat(0), range(first_lsn, first_lsn + last)
+    heads = list(map(pack, map(len, raws), kinds, zero, repeat(origin), zero, lsns, repeat(first_lsn)))
+    lsn = Lsn(first_lsn + last)
+    heads.append(pack(len(raws[-1]), kinds[-1], flags, origin, GROUP_DEFAULT, lsn, first_lsn) + tail)
+    data = b"".join(chain.from_iterable(zip(heads, raws, strict=True)))
+    return PlainTxn(ops, data, origin, lsn, flags, request_id)
+
+
 def decode_txns(data: bytes) -> list[Txn]:
     """The transactions of a run of whole ones; each `Txn.data` is a slice of `data`.
 
     Raises `DecodeError` for anything else, and nothing but that. details: offset (of the row).
     """
     txns: list[Txn] = []
+    unpack_header, parsers, wrong = ROW_HEADER.unpack_from, _PARSERS, _FLAGS_WRONG
+    size, pos = len(data), 0
+    try:
+        while pos < size:
+            length, kind_number, flags, origin, group, lsn, tsn = unpack_header(data, pos)
+            if not flags & FLAG_COMMIT:
+                next_row = pos + 24 + length
+                found = None
+                if data[pos + 4 : pos + 8] == data[next_row + 4 : next_row + 8]:
+                    found = _decode_puts(data, pos)
+                txn, pos = found or _decode_changes(data, pos) or _decode_rows(data, pos)
+                txns.append(txn)
+                continue
+            body_start = pos + 24
+            request_id: RequestId | None = None
+            if flags & FLAG_REQUEST_ID:
+                request_id = RequestId(data[body_start : body_start + REQUEST_ID_BYTES])
+                body_start += REQUEST_ID_BYTES
+            end = body_start + length
+            if end > size:
+                raise ValueError("the row is longer than the data")
+            kind, parse = parsers[kind_number]
+            if flags in wrong or origin > 31 or group > 1 or not lsn or (group and origin):
+                raise ValueError(f"wrong header: flags {flags}, origin {origin}, group {group}, LSN {lsn}")
+            body = parse(kind, data[body_start:end])
+            start, pos = pos, end
+            if tsn != lsn or (kind is _RAFT and not group):
+                raise ValueError(f"{kind.name} with LSN {lsn}, TSN {tsn}, group {group}")
+            if origin and type(body) is Dml:
+                txns.append(PlainTxn((body,), data[start:end], origin, lsn, flags, request_id))
+            else:
+                row = _new(Row, (kind, origin, lsn, tsn, flags, body, group, request_id))
+                txns.append(Txn((row,), data[start:end]))
+    except (*_MALFORMED, _StructError) as error:
+        raise _bad_row(error, pos) from error
+    return txns
+
+
+def _bad_row(error: Exception, pos: int) -> DecodeError:
+    why = "unknown row type" if isinstance(error, KeyError) and not isinstance(error.args[0], str) else ""
+    return DecodeError(f"bad row at offset {pos}: {why or _why(error)}", offset=pos)
+
+
+def _decode_puts(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
+    """The transaction at `start`, and its end, if it is a sound one of INSERTs or REPLACEs into one space.
+
+    None: `_decode_rows` must look at it. It accepts all that this accepts, and has the reasons of refusals.
+    """
+    try:
+        _, kind_number, flags, origin, group, first_lsn, tsn = ROW_HEADER.unpack_from(data, start)
+        kind = _PUT_TYPES.get(kind_number)
+        prefix = data[start + 24 : start + 30]
+        space_id = _SPACE_BY_PREFIX.get(prefix)
+        if kind is None or space_id is None or flags or group or not 0 < origin <= INSTANCE_ID_MAX:
+            return None
+        if first_lsn != tsn or not first_lsn:
+            return None
+        unpack_header = _PUT_HEADER.unpack_from
+        same, tail = data[start + 4 : start + 8], data[start + 16 : start + 30]
+        raws: list[bytes] = []
+        add = raws.append
+        pos, lsn = start, first_lsn
+        while True:
+            length, row_same, row_lsn, row_tail = unpack_header(data, pos)
+            if row_same != same or row_tail != tail or row_lsn != lsn:
+                break
+            pos += 24
+            add(data[pos : pos + length])
+            pos += length
+            lsn += 1
+        length, row_kind, flags, row_origin, group, row_lsn, tsn = ROW_HEADER.unpack_from(data, pos)
+        if (row_kind, row_origin, group, row_lsn, tsn) != (kind_number, origin, 0, lsn, first_lsn):
+            return None
+        if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG:
+            return None
+        pos += 24
+        request_id = None
+        if flags & FLAG_REQUEST_ID:
+            request_id = RequestId(data[pos : pos + REQUEST_ID_BYTES])
+            pos += REQUEST_ID_BYTES
+        end = pos + length
+        if end > len(data) or not data.startswith(prefix, pos):
+            return None
+        add(data[pos:end])
+        values = _unpack_all([raw[_PREFIX_BYTES:] for raw in raws])
+    except (*_MALFORMED, _StructError):
+        return None
+    ops = Puts(kind, space_id, raws, values)
+    return PlainTxn(ops, data[start:end], InstanceId(origin), lsn, flags, request_id), end
+
+
+def _decode_changes(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
+    """The same for changes of every kind."""
+    unpack_header, parsers = ROW_HEADER.unpack_from, _PARSERS
+    try:
+        _, _, _, origin, _, first_lsn, _ = unpack_header(data, start)
+        if not first_lsn or not 0 < origin <= INSTANCE_ID_MAX:
+            return None
+        ops: list[Dml] = []
+        request_id = None
+        flags, pos, lsn = 0, start, first_lsn - 1
+        while not flags:
+            length, kind_number, flags, row_origin, group, row_lsn, tsn = unpack_header(data, pos)
+            lsn += 1
+            if row_lsn != lsn or tsn != first_lsn or row_origin != origin or group:
+                return None
+            pos += 24
+            if flags & FLAG_REQUEST_ID:
+                request_id = RequestId(data[pos : pos + REQUEST_ID_BYTES])
+                pos += REQUEST_ID_BYTES
+            kind, parse = parsers[kind_number]
+            if kind not in _DML_TYPES:
+                return None
+            end = pos + length
+            ops.append(cast("Dml", parse(kind, data[pos:end])))
+            pos = end
+    except (*_MALFORMED, _StructError):
+        return None
+    if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG or pos > len(data):
+        return None
+    return PlainTxn(ops, data[start:pos], InstanceId(origin), lsn, flags, request_id), pos
+
+
+def _decode_rows(data: bytes, start: int) -> tuple[Txn, int]:
+    """The transaction of several rows at `start`, and its end. Raises `DecodeError`."""
     rows: list[Row] = []
     unpack_header, parsers, wrong = ROW_HEADER.unpack_from, _PARSERS, _FLAGS_WRONG
-    size, pos, start = len(data), 0, 0
+    size, pos = len(data), start
     try:
         while pos < size:
             length, kind_number, flags, origin, group, lsn, tsn = unpack_header(data, pos)
@@ -531,29 +730,16 @@ def decode_txns(data: bytes) -> list[Txn]:
             if flags in wrong or origin > 31 or group > 1 or not lsn or (group and origin):
                 raise ValueError(f"wrong header: flags {flags}, origin {origin}, group {group}, LSN {lsn}")
             body = parse(kind, data[body_start:end])
-            row = _new(Row, (kind, origin, lsn, tsn, flags, body, group, request_id))
+            rows.append(_new(Row, (kind, origin, lsn, tsn, flags, body, group, request_id)))
             pos = end
             if flags & FLAG_COMMIT:
-                if rows:
-                    rows.append(row)
-                    _check_txn(rows)
-                    txns.append(Txn(tuple(rows), data[start:end]))
-                    rows = []
-                else:
-                    if tsn != lsn or (kind is _RAFT and not group):
-                        raise ValueError(f"{kind.name} with LSN {lsn}, TSN {tsn}, group {group}")
-                    txns.append(Txn((row,), data[start:end]))
-                start = end
-            elif flags:
+                _check_txn(rows)
+                return Txn(tuple(rows), data[start:end]), end
+            if flags:
                 raise ValueError("flags on a row that is not the last of its transaction")
-            else:
-                rows.append(row)
     except (*_MALFORMED, _StructError) as error:
-        why = "unknown row type" if isinstance(error, KeyError) and not isinstance(error.args[0], str) else ""
-        raise DecodeError(f"bad row at offset {pos}: {why or _why(error)}", offset=pos) from error
-    if rows:
-        raise DecodeError("found a not finished transaction in the log", offset=start)  # [W-24]
-    return txns
+        raise _bad_row(error, pos) from error
+    raise DecodeError("found a not finished transaction in the log", offset=start)  # [W-24]
 
 
 def _check_txn(rows: Sequence[Row]) -> None:
@@ -590,32 +776,40 @@ def scan_txns(data: bytes) -> list[TxnSpan]:
     For bytes that were decoded or CRC-checked before; still raises only `DecodeError`.
     """
     spans: list[TxnSpan] = []
-    unpack_header, types = ROW_HEADER.unpack_from, _TYPES
+    unpack_header, unpack_inner, types = ROW_HEADER.unpack_from, _INNER_HEADER.unpack_from, _TYPES
     size, pos, start = len(data), 0, 0
-    first: int | None = None
-    origin = lsn = local = 0
     try:
         while pos < size:
-            length, kind, flags, row_origin, group, row_lsn, _tsn = unpack_header(data, pos)
+            length, kind, flags, origin, group, lsn, _tsn = unpack_header(data, pos)
             end = pos + 24 + length + (REQUEST_ID_BYTES if flags & FLAG_REQUEST_ID else 0)
             if end > size:
                 raise ValueError("the row is longer than the data")
-            if first is None:
-                first = kind
+            local = 0
             if group:
-                local = row_lsn
-            else:
-                origin, lsn = row_origin, row_lsn
-            if flags & FLAG_COMMIT:
-                term = None
-                if first in _WITH_TERM:
-                    term = _term_of(data[start:end])
-                if not lsn:
-                    lsn = local
-                spans.append(_new(TxnSpan, (start, end, origin, lsn, local, flags, types[first], term)))
-                start, first = end, None
-                origin = lsn = local = 0
-            pos = end
+                origin, lsn, local = LOCAL, 0, lsn
+            if not flags & FLAG_COMMIT:
+                last_global = last_local = -1
+                while not flags & FLAG_COMMIT and end < size:
+                    pos = end
+                    length, flags, group = unpack_inner(data, pos)
+                    end = pos + 24 + length + (REQUEST_ID_BYTES if flags & FLAG_REQUEST_ID else 0)
+                    if end > size:
+                        raise ValueError("the row is longer than the data")
+                    if group:
+                        last_local = pos
+                    else:
+                        last_global = pos
+                if not flags & FLAG_COMMIT:
+                    break
+                if last_local >= 0:
+                    local = unpack_header(data, last_local)[5]
+                if last_global >= 0:
+                    _, _, _, origin, _, lsn, _ = unpack_header(data, last_global)
+            if not lsn:
+                lsn = local
+            term = _term_of(data[start:end]) if kind in _WITH_TERM else None
+            spans.append(_new(TxnSpan, (start, end, origin, lsn, local, flags, types[kind], term)))
+            pos = start = end
     except (*_MALFORMED, _StructError) as error:
         raise DecodeError(f"bad row at offset {pos}: {_why(error)}", offset=pos) from error
     if start != size:

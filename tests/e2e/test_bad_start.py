@@ -92,6 +92,7 @@ def test_a_second_process_on_the_same_port(make_cluster: MakeCluster) -> None:
 
 
 def test_a_directory_of_another_instance(make_cluster: MakeCluster) -> None:
+    """[C-46]."""
     cluster = set_of_one(make_cluster)
     one = cluster["instance001"]
     one.stop()

@@ -133,6 +133,66 @@ def test_a_tuple_is_stored_as_the_client_sent_it(value: tuple[Any, ...], kind: s
     assert codec.stored_bytes(change) == data
 
 
+@given(
+    st.lists(tuples, min_size=1, max_size=12),
+    st.sampled_from(["insert", "replace"]),
+    st.sampled_from([{"space_id": 512}, {"space": "bands"}, {"space_id": 600}]),
+)
+def test_many_are_read_as_one_by_one(values: list[tuple[Any, ...]], kind: str, space: dict[str, Any]) -> None:
+    ops = [data_pb2.Op(**{kind: {**space, "tuple": msgpack.packb(value)}}) for value in values]
+
+    many = codec.changes(ops, Schema(), LIMITS)
+
+    assert list(many) == [codec.changes([op], Schema(), LIMITS)[0] for op in ops]
+    assert [many[place] for place in range(len(many))] == list(many)
+    assert list(many[1:3]) == list(many)[1:3]
+
+
+@given(
+    st.integers(1, 12),
+    st.data(),
+    st.sampled_from(
+        [
+            {"insert": {"space_id": 512}},
+            {"insert": {"space_id": 512, "tuple": b"\x92\x01"}},
+            {"insert": {"space_id": 512, "tuple": b"\x91\x01\x01"}},
+            {"insert": {"space_id": 512, "tuple": b"\x01"}},
+            {"insert": {"space_id": 512, "tuple": b"\x91\xd4\x01\x01"}},
+            {"insert": {"space_id": 512, "tuple": b"\x91" * 40 + b"\x01"}},
+            {"insert": {"space_id": 512, "tuple": b"x" * 2**20}},
+            {"insert": {"tuple": b"\x90"}},
+            {"insert": {"space": "bnds", "tuple": b"\x90"}},
+            {"replace": {"space": "bnds", "tuple": b"\x90"}},
+            {"delete": {"space_id": 512}},
+            {},
+        ]
+    ),
+)
+def test_the_bad_one_of_many_is_named(count: int, data: st.DataObject, bad: dict[str, Any]) -> None:
+    good = data_pb2.Op(insert={"space_id": 512, "tuple": b"\x91\x01"})
+    place = data.draw(st.integers(0, count))
+    ops = [good] * place + [data_pb2.Op(**bad)] + [good] * (count - place)
+
+    alone, among = refused(ops[place : place + 1]), refused(ops)
+
+    assert alone is not None and among is not None
+    assert (type(among), among.message) == (type(alone), alone.message)
+    field = alone.details["field"].replace("ops[0]", f"ops[{place}]")
+    assert among.details == {**alone.details, "field": field}
+
+
+def test_inserts_into_several_spaces_go_where_they_were_sent() -> None:
+    spaces = [512, 513, 0, 512, 514, 0]
+    ops = [
+        data_pb2.Op(insert={**({"space_id": number} if number else {"space": "bands"}), "tuple": b"\x91\x01"})
+        for number in spaces
+    ]
+
+    made = codec.changes(ops, Schema(), LIMITS)
+
+    assert [change.space_id for change in made] == [number or 512 for number in spaces]
+
+
 @given(json_tuples)
 def test_json_and_msgpack_mean_the_same(value: tuple[Any, ...]) -> None:
     as_json = data_pb2.Op(replace={"space": "bands", "tuple_json": codec.json_list(value)})

@@ -14,6 +14,7 @@ import pytest
 
 from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, Term
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
+from synchro.queue.entry import LimboEntry
 from synchro.queue.limbo import Limbo
 from synchro.queue.promotion import PendingPromote
 from synchro.queue.request_filter import DataVerdict
@@ -43,6 +44,14 @@ class LogRow:
     origin: InstanceId
     lsn: Lsn
     body: Body
+
+
+class Entry(LimboEntry):
+    __slots__ = ("data",)
+
+    def __init__(self, origin: InstanceId, lsn: Lsn, data: Data) -> None:
+        super().__init__(origin, lsn, data.wait_ack, 1, 0.0)
+        self.data = data
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,14 @@ class Node:
 
     # --- rows
 
+    def announce(self) -> None:
+        """ADR 11: ahead of the next own row, or when none comes for a while."""
+        body = self.limbo.announce()
+        if body is not None:
+            self._append(LogRow(self.self_id, Lsn(self.assigned.get(self.self_id) + 1), body))
+
     def write(self, data: Data) -> None:
+        self.announce()
         origin = LOCAL if data.is_local else self.self_id
         self._append(LogRow(origin, Lsn(self.assigned.get(origin) + 1), data))
 
@@ -130,9 +146,7 @@ class Node:
         if isinstance(row.body, Data) and not row.body.is_nop:
             if row.body.is_local and not self.limbo.must_wait():
                 return
-            self.limbo.submit(
-                origin=row.origin, lsn=row.lsn, wait_ack=row.body.wait_ack, size=1, payload=row.body, now=0.0
-            )
+            self.limbo.submit(Entry(row.origin, row.lsn, row.body))
 
     def sync(self, count: int) -> None:
         """The disk has the next `count` rows."""
@@ -183,13 +197,13 @@ class Node:
                     self.limbo.control_sent(body, lsn)
                 case EntriesCommitted(entries):
                     for entry in entries:
-                        assert isinstance(entry.payload, Data)
-                        self.ledger.decide(entry.payload.name, "committed", self.self_id)
+                        assert isinstance(entry, Entry)
+                        self.ledger.decide(entry.data.name, "committed", self.self_id)
                         self.ledger.confirms += 1
                 case EntriesRolledBack(entries):
                     for entry in entries:
-                        assert isinstance(entry.payload, Data)
-                        self.ledger.decide(entry.payload.name, "dropped", self.self_id)
+                        assert isinstance(entry, Entry)
+                        self.ledger.decide(entry.data.name, "dropped", self.self_id)
                 case OwnerChanged(decided=decided):
                     self.decided += decided
                     history = self.ledger.history
@@ -237,7 +251,10 @@ class Cluster:
             if self.acks:
                 self.deliver_ack(self.acks.pop(rng.randrange(len(self.acks))))
         elif roll < 0.85:
-            self.nodes[rng.choice(IDS)].sync(rng.randint(1, 6))
+            node = self.nodes[rng.choice(IDS)]
+            if rng.random() < 0.3:
+                node.announce()
+            node.sync(rng.randint(1, 6))
         else:
             for node in self.nodes.values():
                 self.client_write(node)
@@ -350,6 +367,7 @@ class Cluster:
 
     def exchange(self) -> None:
         for source in self.nodes.values():
+            source.announce()
             source.sync(len(source.disk))
             for target in self.nodes.values():
                 if source is not target:

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
+from synchro.queue.entry import LimboEntry
 from synchro.queue.limbo import Limbo
 from synchro.queue.state import QueueState
 from synchro.row import Confirm, Demote, Promote
@@ -18,7 +19,7 @@ Body = Confirm | Promote | Demote | None
 
 
 class LimboMachine(RuleBasedStateMachine):
-    """The model: a log of (lsn, body), how far each instance holds it, and the highest CONFIRM written."""
+    """The model: a log of (lsn, body), how far each instance holds it, and the highest LSN decided."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +39,10 @@ class LimboMachine(RuleBasedStateMachine):
     def quorum_lsn(self) -> int:
         return sorted(self.held.values())[1]
 
+    @property
+    def control_in_flight(self) -> bool:
+        return any(isinstance(row, Confirm | Promote | Demote) for row in self.log[self.held[SELF] :])
+
     def data_upto(self, lsn: int) -> list[int]:
         return [n + 1 for n, body in enumerate(self.log[:lsn]) if body is None]
 
@@ -50,19 +55,23 @@ class LimboMachine(RuleBasedStateMachine):
                     self.limbo.control_sent(body, Lsn(len(self.log)))
                 case EntriesCommitted(entries):
                     self.committed += [entry.lsn for entry in entries]
+                    if self.limbo.state is QueueState.LEADER:
+                        assert self.committed[-1] <= self.quorum_lsn
+                        self.confirmed = max(self.confirmed, self.committed[-1])
                 case EntriesRolledBack():
                     raise AssertionError("nobody else ever owns this queue")
                 case OwnerChanged():
                     self.decided += 1
 
     def asked_for(self, body: Confirm | Promote | Demote) -> None:
-        """L3, L4, and that nothing is announced that the model's quorum does not hold."""
-        assert all(not isinstance(row, Confirm | Promote | Demote) for row in self.log[self.held[SELF] :])
+        """L3, L4, and that no PROMOTE is announced that the model's quorum does not hold."""
+        assert not self.control_in_flight
         assert self.is_leader
         match body:
             case Confirm(owner, lsn):
                 assert owner == SELF
-                assert self.confirmed < lsn <= self.quorum_lsn
+                assert isinstance(self.log[lsn - 1], Promote | Demote)
+                assert lsn <= self.quorum_lsn
             case Promote(_, lsn, term, _) | Demote(_, lsn, term, _):
                 assert term == self.raft_term
                 assert lsn <= self.quorum_lsn
@@ -72,10 +81,23 @@ class LimboMachine(RuleBasedStateMachine):
     @rule(is_sync=st.booleans())
     def write(self, is_sync: bool) -> None:
         if self.limbo.state is QueueState.LEADER:
+            self.announce()
             self.log.append(None)
-            self.limbo.submit(
-                origin=SELF, lsn=Lsn(len(self.log)), wait_ack=is_sync, size=3, payload=None, now=0.0
-            )
+            self.limbo.submit(LimboEntry(SELF, Lsn(len(self.log)), is_sync, 3, 0.0))
+
+    @rule()
+    def announce(self) -> None:
+        """L4, L7: all that is committed, while leader, and nothing twice."""
+        announced = max((row.lsn for row in self.log if isinstance(row, Confirm)), default=0)
+        body = self.limbo.announce()
+        if self.limbo.state is not QueueState.LEADER:
+            assert body is None
+        elif body is None:
+            assert announced >= max(self.committed, default=0)
+        else:
+            assert body == Confirm(SELF, Lsn(self.committed[-1]))
+            assert body.lsn > announced
+            self.log.append(body)
 
     @rule(count=st.integers(1, 5))
     def sync(self, count: int) -> None:
@@ -132,8 +154,8 @@ class LimboMachine(RuleBasedStateMachine):
     # --- what must hold
 
     @invariant()
-    def commits_what_a_written_confirm_covers(self) -> None:
-        """ADR 2, [Q-51]: all of it, in order, and nothing else."""
+    def commits_what_is_decided(self) -> None:
+        """ADR 2, ADR 11, [Q-51]: all of it, in order, and nothing else."""
         self.limbo.check()
         assert self.committed == self.data_upto(self.confirmed)
         assert [entry.lsn for entry in self.limbo.entries] == self.data_upto(len(self.log))[
@@ -142,9 +164,8 @@ class LimboMachine(RuleBasedStateMachine):
 
     @invariant()
     def leaves_nothing_behind(self) -> None:
-        """[Q-24]: a leader with nothing on its way has confirmed all that a quorum holds."""
-        is_idle = self.held[SELF] == len(self.log)
-        if self.limbo.state is QueueState.LEADER and is_idle:
+        """[Q-24], ADR 11: a leader has committed all that a quorum holds, at any time."""
+        if self.limbo.state is QueueState.LEADER:
             assert self.committed == self.data_upto(max(self.quorum_lsn, self.confirmed))
 
     @invariant()

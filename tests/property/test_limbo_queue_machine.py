@@ -33,7 +33,7 @@ class LimboQueueMachine(RuleBasedStateMachine):
         self.items: list[Item] = []
         self.top = {False: 0, True: 0}
         self.reached = {False: 0, True: 0}
-        self.confirmed = self.volatile = 0
+        self.confirmed = 0
 
     def take(self, items: list[Item], entries: list[LimboEntry]) -> None:
         """The queue says that these left it, in this order."""
@@ -56,9 +56,7 @@ class LimboQueueMachine(RuleBasedStateMachine):
         item = Item(self.top[is_local], is_local, size)
         origin = LOCAL if is_local else self.queue.owner_id
         self.items.append(item)
-        self.queue.append(
-            LimboEntry(origin, Lsn(item.lsn), wait_ack=True, size=size, payload=None, submitted_at=0.0)
-        )
+        self.queue.append(LimboEntry(origin, Lsn(item.lsn), True, size, 0.0))
 
     @rule(count=st.integers(1, 4))
     def write(self, count: int) -> None:
@@ -72,17 +70,12 @@ class LimboQueueMachine(RuleBasedStateMachine):
         self.take(expected, self.queue.mark_written(vclock))
 
     @rule(lsn=st.integers(0, 60))
-    def count(self, lsn: int) -> None:
-        covered = [item.lsn for item in self.items if not item.is_local and item.lsn <= lsn]
-        self.volatile = max([self.volatile, *covered])
-        self.queue.count(Lsn(lsn))
-
-    @precondition(lambda self: self.volatile <= self.reached[False])
-    @rule()
-    def confirm_what_was_counted(self) -> None:
-        expected = self.completed(self.volatile)
-        self.confirmed = self.volatile
-        self.take(expected, self.queue.confirm(Lsn(self.volatile), now=0.0))
+    def confirm_what_a_quorum_holds(self, lsn: int) -> None:
+        """As the owner does: rows that are on its own disk; the LSN need not be that of an entry."""
+        held = min(lsn, self.reached[False])
+        expected = self.completed(held)
+        self.confirmed = max([self.confirmed, *(item.lsn for item in expected if not item.is_local)])
+        self.take(expected, self.queue.confirm_held(Lsn(held), now=0.0))
 
     @rule(index=st.integers(0, 5))
     def confirm_an_entry(self, index: int) -> None:
@@ -91,7 +84,6 @@ class LimboQueueMachine(RuleBasedStateMachine):
         if index < len(lsns):
             expected = self.completed(lsns[index])
             self.confirmed = lsns[index]
-            self.volatile = max(self.volatile, self.confirmed)
             self.take(expected, self.queue.confirm(Lsn(self.confirmed), now=0.0))
 
     @rule()
@@ -104,7 +96,7 @@ class LimboQueueMachine(RuleBasedStateMachine):
     def hand_over(self, owner: InstanceId) -> None:
         first = next((n for n, item in enumerate(self.items) if not item.is_local), len(self.items))
         self.take(self.items[first:][::-1], self.queue.rollback_rest())
-        self.confirmed = self.volatile = self.top[False]
+        self.confirmed = self.top[False]
         self.queue.transfer(owner, Lsn(self.confirmed))
 
     @invariant()
@@ -119,7 +111,7 @@ class LimboQueueMachine(RuleBasedStateMachine):
         assert queue.first_lsn == min(global_lsns, default=0)
         assert queue.last_lsn == max(global_lsns, default=0)
         assert queue.size == sum(item.size for item in self.items)
-        assert (queue.confirmed_lsn, queue.volatile_confirmed_lsn) == (self.confirmed, self.volatile)
+        assert queue.confirmed_lsn == self.confirmed
         for lsn in range(self.top[False] + 2):
             assert queue.holds(Lsn(lsn)) == (lsn in global_lsns)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import msgpack
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from synchro.row import (
     GROUP_LOCAL,
     Confirm,
     Demote,
+    Dml,
     Nop,
     Promote,
     RaftState,
@@ -24,7 +26,15 @@ from synchro.row import (
     RowType,
     Txn,
 )
-from synchro.storage.xrow import decode_txns, dml_from_values, encode_txn, insert_dml, scan_txns
+from synchro.storage.xrow import (
+    decode_txns,
+    dml_from_values,
+    encode_ops,
+    encode_txn,
+    insert_all,
+    insert_dml,
+    scan_txns,
+)
 
 u64 = st.integers(1, 2**63)
 ids = st.integers(0, 31).map(InstanceId)
@@ -48,6 +58,16 @@ dmls = st.one_of(
     st.builds(lambda s, k: dml_from_values(RowType.DELETE, s, index_id=1, key=k), spaces, tuples),
     st.builds(lambda s, v, o: dml_from_values(RowType.UPSERT, s, value=v, ops=o), spaces, tuples, ops),
 )
+puts = st.builds(
+    lambda kind, space, rows: insert_all(kind, space, [msgpack.packb(row) for row in rows]),
+    st.sampled_from([RowType.INSERT, RowType.REPLACE]),
+    st.sampled_from([512, 513, 7, 70000]),
+    st.lists(tuples, min_size=1, max_size=6),
+)
+"""Seldom mixed with changes of other kinds in life, so they have a way of their own."""
+lists_of_changes = st.one_of(st.lists(dmls, min_size=1, max_size=4), puts)
+request_ids = st.none() | st.binary(min_size=16, max_size=16).map(RequestId)
+wait_flags = st.sampled_from([0, FLAG_WAIT_SYNC, FLAG_WAIT_SYNC | FLAG_WAIT_ACK])
 controls = st.one_of(
     st.builds(Confirm, ids, u64.map(Lsn)).map(lambda b: (RowType.CONFIRM, b)),
     st.builds(Promote, ids, u64.map(Lsn), u64.map(Term), u64.map(Term)).map(lambda b: (RowType.PROMOTE, b)),
@@ -67,9 +87,13 @@ def txns(draw: st.DrawFn) -> Txn:
     if kind == 1:
         row_type, control = draw(controls)
         return encode_txn([Row(row_type, origin, Lsn(lsn), Lsn(lsn), 0, control)])
-    changes = draw(st.lists(dmls, min_size=1, max_size=4))
-    request_id = draw(st.none() | st.binary(min_size=16, max_size=16).map(RequestId))
-    flags = draw(st.sampled_from([0, FLAG_WAIT_SYNC, FLAG_WAIT_SYNC | FLAG_WAIT_ACK]))
+    return txn_of(draw(lists_of_changes), origin, lsn, draw(wait_flags), draw(request_ids))
+
+
+def txn_of(
+    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, request_id: RequestId | None
+) -> Txn:
+    """Row by row."""
     last = len(changes) - 1
     return encode_txn(
         [
@@ -110,6 +134,22 @@ def test_what_was_encoded_is_decoded(run: list[Txn]) -> None:
     assert [(s.origin, s.lsn, s.flags, s.type) for s in spans] == [
         (one.origin, one.lsn, one.flags, one.rows[0].type) for one in run
     ]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(lists_of_changes, ids.filter(bool), u64, wait_flags, request_ids)
+def test_own_changes_have_the_bytes_of_their_rows(
+    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, request_id: RequestId | None
+) -> None:
+    made = encode_ops(changes, origin, Lsn(lsn), flags, request_id)
+    other = txn_of(changes, origin, lsn, flags, request_id)
+    assert made.data == other.data
+    assert same(made.rows, other.rows)
+    for name in ("origin", "lsn", "tsn", "flags", "request_id", "row_count", "control", "is_nop", "is_local"):
+        assert getattr(made, name) == getattr(other, name)
+    assert same(tuple(made.ops), tuple(other.ops))
+    assert list(made.components()) == list(other.components())
+    assert repr(made) == repr(other)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)

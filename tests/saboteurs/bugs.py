@@ -16,6 +16,8 @@ from synchro.ids import NOBODY, Lsn, Term
 from synchro.instance import Instance
 from synchro.instance_log import LogTail
 from synchro.instance_recovery import _Replay
+from synchro.instance_state import State
+from synchro.instance_writes import Writes
 from synchro.queue.limbo import DataVerdict, Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue
 from synchro.queue.quorum import Acks, quorum_lsn
@@ -195,9 +197,22 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
+@saboteur("S3 S4 S5 S6", seeds=60, first=190)
+def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
+    """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
+    send = Writes._send
+
+    def rash(self: Writes, *args: Any, **how: Any) -> Any:
+        with patch.object(State, "announce", lambda self: None):
+            return send(self, *args, **how)
+
+    with patch.object(Writes, "_send", rash):
+        yield
+
+
 @saboteur("S2 S3 S5 S16", seeds=60, first=2)
 def promote_decided_without_a_quorum() -> Iterator[None]:
-    following = Limbo._next_control
+    following = Limbo._next_transfer_row
 
     def hasty(self: Limbo) -> Any:
         own = self.pending.get(self._volatile_term)
@@ -206,7 +221,7 @@ def promote_decided_without_a_quorum() -> Iterator[None]:
         with patch.object(Acks, "quorum_lsn", lambda acks, origin: Lsn(1 << 60)):
             return following(self)
 
-    with patch.object(Limbo, "_next_control", hasty):
+    with patch.object(Limbo, "_next_transfer_row", hasty):
         yield
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mesh import ASYNC, SYNC
-from sim.model import TxnKey
+from sim.model import TxnKey, change
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError
@@ -19,6 +19,7 @@ from synchro.ids import NOBODY, InstanceId
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
+from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 if TYPE_CHECKING:
@@ -118,11 +119,30 @@ class Checks:
             if confirmed[0] < before[0] or (confirmed[0] == before[0] and confirmed[2] < before[2]):
                 self.fail("S11", f"{number}: queue went back from {before} to {confirmed}")
             seen.confirmed = confirmed
+        if limbo.owner_id == number and limbo.confirmed_lsn > process.told_confirmed:
+            self._owner_committed(process)
         if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
             self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
         self._steps += 1
         if self._steps % FULL_CHECK_STEPS == 0:
             instance.check()
+
+    def _owner_committed(self, process: Process) -> None:
+        """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment."""
+        limbo = process.instance.limbo
+        for txn in self.ahead(process):
+            holders = [m for m in self.world.machines.values() if m.model.lsns.get(txn.origin, 0) >= txn.lsn]
+            if len(holders) < limbo.effective_quorum:
+                self.fail("S3", f"{process.number} commits {txn}, which only {len(holders)} hold")
+            self._decided(process.machine, True, limbo.term, txn)
+        process.told_confirmed = limbo.confirmed_lsn
+
+    def ahead(self, process: Process) -> list[Txn]:
+        """What an owner has committed, and its log does not say so yet."""
+        model, limbo = process.machine.model, process.instance.limbo
+        if (limbo.owner_id, limbo.term) != (process.number, model.term) or model.owner != process.number:
+            return []
+        return [txn for txn in model.queue if txn.lsn <= limbo.confirmed_lsn]
 
     def wants_to_write(self, process: Process, txns: Sequence[Txn]) -> None:
         """S9: a CONFIRM of an own queue needs a PROMOTE of this very process."""
@@ -233,26 +253,27 @@ class Checks:
 
     def after_write(self, process: Process) -> None:
         model, limbo = process.machine.model, process.instance.limbo
-        if (limbo.owner_id, limbo.term, limbo.confirmed_lsn) != (
-            model.owner,
-            model.term,
-            model.confirmed.get(model.owner, 0),
-        ):
+        ahead = self.ahead(process)
+        confirmed = ahead[-1].lsn if ahead else model.confirmed.get(model.owner, 0)
+        if (limbo.owner_id, limbo.term, limbo.confirmed_lsn) != (model.owner, model.term, confirmed):
             self.fail(
                 "S5",
                 f"{process.number}: queue is {limbo.owner_id}, {limbo.term}, {limbo.confirmed_lsn}; "
                 "its log says "
-                f"{model.owner}, {model.term}, {model.confirmed.get(model.owner, 0)}",
+                f"{model.owner}, {model.term}, {confirmed}",
             )
         if self.world.steps % 40 == 0:
             self.compare_data(process)
 
     def compare_data(self, process: Process) -> None:
-        """S4, S12: committed data is what the log says."""
-        model, memtx = process.machine.model, process.instance.memtx
+        """S4, S12: committed data is what the log says, and what the owner committed ahead of it."""
+        memtx = process.instance.memtx
+        data = dict(process.machine.model.data)
+        for txn in self.ahead(process):
+            change(data, txn)
         for space in (SYNC, ASYNC):
             have = {row[0]: row for row in memtx.select(space)}
-            want = {key: row for (number, key), row in model.data.items() if number == space}
+            want = {key: row for (number, key), row in data.items() if number == space}
             if have != want:
                 odd = sorted((k for k in have.keys() | want.keys() if have.get(k) != want.get(k)), key=repr)
                 self.fail(
@@ -261,7 +282,7 @@ class Checks:
                     f"its log says {[want.get(k) for k in odd]}",
                 )
 
-    def recovered(self, process: Process, log: list[Txn]) -> None:
+    def recovered(self, process: Process, log: list[Txn], meta: SnapshotMeta) -> None:
         """S10: what was synced is there, byte for byte; S7, S8, S11: nothing that was shown is forgotten."""
         machine, instance = process.machine, process.instance
         truth = machine.truth
@@ -273,6 +294,10 @@ class Checks:
         if len(log) > len(truth):
             self.world.hits["unsynced rows survived"] += 1
         machine.synced(log[len(truth) :])
+        for is_committed, term, txn in machine.model.learn(
+            meta.queue_owner, meta.queue_term, meta.confirmed_lsn
+        ):
+            self._decided(machine, is_committed, term, txn)
         if not instance.vclock.covers(machine.shown):
             self.fail("S8", f"{machine.number}: showed {machine.shown}, recovered {instance.vclock}")
         if instance.raft.term < machine.shown_term:
@@ -295,6 +320,9 @@ class Checks:
         instance.check()
         self.after_write(process)
         self.compare_data(process)
+        seen = self.seen.get(machine.number)
+        if seen is not None:  # what was committed ahead of its CONFIRM is pending again (ADR 11)
+            seen.confirmed = (instance.limbo.term, instance.limbo.owner_id, instance.limbo.confirmed_lsn)
 
     # --- what clients are told
 
@@ -351,6 +379,8 @@ class Checks:
             mine = process.instance.vclock.without_local()
             if process.instance.limbo.entries:
                 return f"{machine.number} has {process.instance.limbo.entries} in its queue"
+            if self.ahead(process):
+                return f"{machine.number} has commits that it did not announce yet"
             if vclock is not None and mine != vclock:
                 return f"{machine.number} is at {mine}, {machines[0].number} at {vclock}"
             vclock = mine

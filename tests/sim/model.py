@@ -28,6 +28,23 @@ class Pending(NamedTuple):
     body: Promote | Demote
 
 
+Data = dict[tuple[int, object], tuple[object, ...]]
+"""(space, key) -> tuple"""
+
+
+def change(data: Data, txn: Txn) -> None:
+    """What a committed transaction does."""
+    for row in txn.rows:
+        op = row.body
+        if isinstance(op, Dml):
+            if op.type is RowType.DELETE:
+                assert op.key is not None
+                data.pop((op.space_id, op.key[0]), None)
+            else:
+                assert op.value is not None
+                data[op.space_id, op.value[0]] = op.value
+
+
 class LogModel:
     """Owner, term, queue, fates and data that follow from a log."""
 
@@ -40,7 +57,7 @@ class LogModel:
         self.fates: dict[TxnKey, bool] = {}
         self.nops: set[TxnKey] = set()
         self.lsns: dict[int, int] = {}
-        self.data: dict[tuple[int, object], tuple[object, ...]] = {}
+        self.data: Data = {}
         self.decided_own: Pending | None = None
         """The take-over that the last row decided, if it decided one."""
 
@@ -96,21 +113,19 @@ class LogModel:
                 del self.pending[term]
         self.decided_own = newest
 
+    def learn(self, owner: int, term: int, lsn: int) -> Iterator[Fate]:
+        """A snapshot knows that the owner had committed up to `lsn`, though no CONFIRM says so (ADR 11)."""
+        if (owner, term) == (self.owner, self.term) and lsn > self.confirmed.get(owner, 0):
+            yield from self._commit_up_to(lsn)
+            self._raise(owner, lsn)
+
     def _commit_up_to(self, lsn: int) -> Iterator[Fate]:
         while self.queue and self.queue[0].lsn <= lsn:
             yield self._commit(self.queue.pop(0))
 
     def _commit(self, txn: Txn) -> Fate:
         self.fates[txn.origin, txn.lsn] = True
-        for row in txn.rows:
-            op = row.body
-            if isinstance(op, Dml):
-                if op.type is RowType.DELETE:
-                    assert op.key is not None
-                    self.data.pop((op.space_id, op.key[0]), None)
-                else:
-                    assert op.value is not None
-                    self.data[op.space_id, op.value[0]] = op.value
+        change(self.data, txn)
         return Fate(True, self.term, txn)
 
     def _raise(self, owner: int, lsn: int) -> None:

@@ -323,6 +323,8 @@ class Process:
         self.calls: dict[CallId, Callable[[ev.Outcome], None]] = {}
         self.is_alive = True
         self.promoted_terms: set[int] = set()
+        self.told_confirmed = 0
+        """up to which LSN of its own queue `Checks` has looked at what it committed"""
         self.pending: list[tuple[Sequence[Txn], bool]] = []
         self.batch: list[tuple[Sequence[Txn], bool]] | None = None
         self._batches = 0
@@ -418,7 +420,7 @@ class Process:
     def _dispatch(self, effects: Sequence[ev.Effect]) -> None:
         world = self.world
         world.checks.after_step(self)
-        replies: list[ev.Reply] = []
+        replies: Sequence[ev.Reply] = ()
         for effect in effects:
             world.note(self.number, effect)
             match effect:
@@ -432,8 +434,8 @@ class Process:
                 case ev.RequestHeartbeats():
                     for relay in list(self.relays.values()):
                         relay.send_heartbeat()
-                case ev.Reply():
-                    replies.append(effect)
+                case ev.Replies():
+                    replies = effect.replies
                 case ev.StopApplier(peer=peer, error=error):
                     world.checks.applier_stopped(self, peer, error)
                     self.appliers[peer].stop(error)
@@ -704,7 +706,7 @@ class Machine:
         process = Process(self, instance, journal, log)
         if found.torn_tail is not None and self.lives > 1:
             world.hits["restart without a clean stop"] += 1
-        world.checks.recovered(process, log)
+        world.checks.recovered(process, log, found.meta)
         self.process = process
         process.start()
 
@@ -723,6 +725,8 @@ class Machine:
         process, self.process = self.process, None
         if process is None:
             return None
+        if self.world.checks.ahead(process):
+            self.world.hits["owner died with unannounced commits"] += 1
         process.die()
         return process
 

@@ -12,6 +12,7 @@ SITUATIONS: Final[dict[str, str]] = {
     "a promote decides an older one with it": "promote with ancestors decided",
     "a demote is decided": "demote decided",
     "a confirm comes after the queue changed hands": "late confirm",
+    "an owner dies before its CONFIRM of what it committed": "owner died with unannounced commits",
     "an owner restarts with a full queue": "owner restarts with a full queue",
     "a replica restarts with a full queue": "replica restarts with a full queue",
     "rows that were never synced survive a crash": "unsynced rows survived",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
+from synchro.queue.entry import LimboEntry
 from synchro.queue.limbo import Limbo
 from synchro.queue.request_filter import DataVerdict
 from synchro.queue.state import LimboState
@@ -70,27 +71,28 @@ class Site:
     def write(self, *, wait_ack: bool = True, is_local: bool = False, size: int = 1) -> int:
         """An own transaction; returns its LSN. It is on its way to disk until `sync`."""
         self.limbo.check_submit(is_fully_local=is_local)
+        self.announce()
         origin = LOCAL if is_local else self.id
         lsn = Lsn(self.assigned.get(origin) + 1)
         self.append(LogRow(origin, lsn, Data(wait_ack)), size=size)
         return lsn
 
+    def announce(self) -> Site:
+        """Nothing else was written for a while, or something is about to be: tell what was committed."""
+        body = self.limbo.announce()
+        if body is not None:
+            self.append(LogRow(self.id, Lsn(self.assigned.get(self.id) + 1), body))
+        return self
+
     def append(self, row: LogRow, *, size: int = 1) -> None:
         self.assigned = self.assigned.replace(row.origin, row.lsn)
         self.unsynced.append(row)
         if isinstance(row.body, Data) and not row.body.is_nop:
-            self.limbo.submit(
-                origin=row.origin,
-                lsn=row.lsn,
-                wait_ack=row.body.wait_ack,
-                size=size,
-                payload=row,
-                now=self.now,
-            )
+            self.limbo.submit(LimboEntry(row.origin, row.lsn, row.body.wait_ack, size, self.now))
 
     def sync(self) -> Site:
         """The disk catches up, with the control rows that follow from it too."""
-        while self.unsynced:
+        while self.announce().unsynced:
             rows, self.unsynced = self.unsynced, []
             for row in rows:
                 self.written = self.written.replace(row.origin, row.lsn)
@@ -145,9 +147,7 @@ class Site:
             if not isinstance(row.body, Data):
                 self.run(self.limbo.control_written(row.origin, row.lsn, row.body, self.now))
             elif not row.body.is_nop:
-                self.limbo.submit(
-                    origin=row.origin, lsn=row.lsn, wait_ack=True, size=1, payload=row, now=self.now
-                )
+                self.limbo.submit(LimboEntry(row.origin, row.lsn, True, 1, self.now))
         self.run(self.limbo.recovery_finished(self.now))
         self.run(self.limbo.written(self.written, self.now))
         self.limbo.check()

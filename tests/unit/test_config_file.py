@@ -93,6 +93,7 @@ def test_defaults_are_those_of_settings() -> None:
 
 
 def test_every_option_reaches_the_settings() -> None:
+    """[C-33]: sizes and durations with and without units."""
     text = cluster(
         """
 http: {listen: 127.0.0.1:8301}
@@ -215,6 +216,7 @@ def test_an_isolated_instance_has_no_sources_and_is_read_only() -> None:
 
 
 def test_the_advertised_address_is_what_peers_use() -> None:
+    """[C-11]."""
     text = cluster(
         i1="http: {}",
         i2="iproto: {advertise: {peer: {uri: 'replicator:secret@db2.example:3301'}}}",

@@ -4,14 +4,26 @@ everywhere, and what cannot be merged is reported. ADR 1, 4, 7; rules [P-*], [A-
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from synchro import instance_events as ev
 from synchro.errors import SplitBrain, TupleFound
-from synchro.ids import NOBODY, CallId, InstanceId
+from synchro.ids import NOBODY, CallId, InstanceId, Lsn
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance, snapshot_view
 from synchro.queue.limbo import QueueState
-from synchro.row import Confirm, Nop, Promote, RowType, TxnId
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_WAIT_ACK,
+    FLAG_WAIT_SYNC,
+    Confirm,
+    Nop,
+    Promote,
+    Row,
+    RowType,
+    TxnId,
+)
+from synchro.storage import xrow
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
 
 
@@ -111,7 +123,7 @@ def test_the_pending_promote_of_a_dead_leader_is_carried_out_by_its_successor() 
 
 
 def test_a_restarted_owner_is_frozen_until_promote_and_then_confirms_what_it_held() -> None:
-    """[Q-71]: nothing is decided by a restart."""
+    """[Q-71], [L-1]: nothing is decided by a restart, and nothing lost by it."""
     mesh = Mesh(3)
     mesh.promote(1)
     mesh.isolate(1)
@@ -163,8 +175,26 @@ def test_late_rows_of_a_deposed_owner_become_nops_and_vclocks_converge() -> None
     assert mesh.committed(settled_write(mesh, 2, (4, "next")))
 
 
+def test_the_flags_of_a_received_transaction_decide_whether_it_waits() -> None:
+    """[Q-14], [L-23]: not the local definition of its space; after a restart too."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    op = xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1, "x"))
+    lsn = Lsn(mesh[1].vclock.get(InstanceId(1)) + 1)
+    flags = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK
+    row = xrow.encode_txn((Row(op.type, InstanceId(1), lsn, lsn, flags, op),))
+    mesh.isolate(2)
+    mesh.step(2, ev.TxnsReceived(InstanceId(1), [row]))
+    mesh.persist(2)
+    for _ in range(2):
+        assert [(entry.lsn, entry.wait_ack) for entry in mesh[2].limbo.entries] == [(lsn, True)]
+        assert mesh.rows(2, ASYNC) == []
+        mesh.crash(2)
+        mesh.restart(2)
+
+
 def test_an_async_row_of_a_deposed_owner_stops_one_applier_and_the_others_go_on() -> None:
-    """S16, the documented cause: it was committed alone and cannot be merged."""
+    """S16, [P-53], the documented cause: it was committed alone and cannot be merged."""
     mesh = Mesh(3)
     mesh.promote(1)
     confirmed_rows(mesh, 1)
@@ -219,7 +249,7 @@ def queue_of(instance: Instance) -> dict[str, object]:
 
 
 def test_a_snapshot_with_pending_entries_replays_to_the_same_state() -> None:
-    """ADR 4: it holds the committed prefix; what is pending comes back from the log."""
+    """ADR 4, [Q-74], [W-26]: it holds the committed prefix; what is pending comes back from the log."""
     mesh = Mesh(3)
     mesh.promote(1)
     confirmed_rows(mesh, 3)
@@ -291,6 +321,25 @@ def test_two_inserts_of_one_key_without_an_owner_stop_both_appliers() -> None:
     assert mesh.rows(2, ASYNC) == mesh.rows(3, ASYNC) == [(1, "two")]
 
 
+def test_of_two_replaces_without_an_owner_each_keeps_the_one_it_applied_last() -> None:
+    """[A-50], [A-51]: nothing is compared, and the data differs for good; sums do not care for the order."""
+    mesh = Mesh(2)
+    for key in (1, 2):
+        mesh.write(1, (key, 0), ASYNC)
+        mesh.settle()
+    mesh.isolate(1)
+    for number in (1, 2):
+        mesh.write(number, (1, number), ASYNC)
+        add = xrow.dml_from_values(RowType.UPDATE, ASYNC, key=(2,), ops=(("+", 2, 10 * number),))
+        mesh.write_ops(number, [add])
+    mesh.settle()
+    mesh.heal()
+    mesh.settle()
+    assert mesh[1].vclock.without_local() == mesh[2].vclock.without_local()
+    assert mesh.rows(1, ASYNC) == [(1, 2), (2, 30)]
+    assert mesh.rows(2, ASYNC) == [(1, 1), (2, 30)]
+
+
 def test_skip_conflict_writes_nops_so_that_vclocks_converge() -> None:
     """[A-35]: each keeps its own tuple; the data differs and the operator said so."""
     mesh = Mesh(2, skip_conflict=True)
@@ -316,3 +365,27 @@ def test_one_confirm_of_the_writer_decides_on_every_instance() -> None:
     (promote_lsn, promote), (_, confirm) = bodies
     assert isinstance(promote, Promote)
     assert confirm == Confirm(InstanceId(2), promote_lsn)
+
+
+def test_promote_of_a_read_only_instance_claims_the_queue_and_answers_when_it_is_writable() -> None:
+    """[P-13], [L-21]: it returns when the instance is writable, though the queue is its own before."""
+    mesh = Mesh(3, read_only=True)
+    call = mesh.promote(1)
+    assert (mesh[1].limbo.owner_id, mesh[1].read_only_reason()) == (1, "config")
+    assert mesh.outcome(call) is None
+    mesh.step(1, ev.SettingsChanged(replace(mesh.settings, read_only=False)))
+    outcome = mesh.outcome(call)
+    assert isinstance(outcome, ev.Promoted)
+    assert outcome.previous_owner == 0
+
+
+def test_promote_of_a_read_only_owner_times_out() -> None:
+    """[P-13]: also if it owned the queue before; the queue stays with it."""
+    mesh = Mesh(3, read_only=True)
+    first = mesh.promote(1)
+    mesh.step(1, ev.CallExpired(first))
+    call = mesh.promote(1)
+    assert mesh.outcome(call) is None
+    mesh.step(1, ev.CallExpired(call))
+    assert mesh.reason(call) == "TIMED_OUT"
+    assert mesh[1].limbo.owner_id == 1

@@ -141,7 +141,7 @@ def test_the_flag_on_disk_goes_when_no_forgotten_vote_can_matter_any_more() -> N
 
 
 def test_an_amnesiac_takes_no_lsn_that_peers_know() -> None:
-    """[M-38], S7: its own rows may be among those that were lost."""
+    """[M-38], [L-24], S7: its own rows may be among those that were lost."""
     mesh = Mesh(3)
     first = mesh.write(3, (1, "known to all"), ASYNC)
     mesh.settle()

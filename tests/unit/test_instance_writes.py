@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Limits, QuorumFormula
-from synchro.errors import BatchTooLarge, SyncTimeout
+from synchro.errors import BatchTooLarge, SyncTimeout, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId, Term
-from synchro.row import RowType, TxnId
+from synchro.row import Confirm, RowType, TxnId
+from synchro.vclock import Vclock
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 REQUEST = b"0123456789abcdef"
@@ -19,22 +20,42 @@ def promoted_mesh(members: int = 3, **settings: object) -> Mesh:
     return mesh
 
 
-def test_a_sync_write_is_answered_when_a_quorum_has_it_and_its_confirm_is_on_disk() -> None:
-    """[Q-20]..[Q-24], decision: CONFIRM before the reply."""
+def test_a_sync_write_is_answered_when_a_quorum_has_it() -> None:
+    """[Q-20]..[Q-24], ADR 11: the CONFIRM follows, with the next row or alone."""
     mesh = promoted_mesh()
     call = mesh.write(1, (1, "a"))
     mesh.persist(1)
     assert mesh.outcome(call) is None
     assert mesh.rows(1) == []  # not visible while it waits
     mesh.deliver(1, 2)
-    mesh.persist(2)  # the second copy: CONFIRM is asked for
-    assert mesh.outcome(call) is None
-    mesh.persist(1)
+    mesh.persist(2)  # the second copy
     assert mesh.committed(call)
     assert mesh.rows(1) == [(1, "a")]
     assert mesh.rows(2) == []  # until it reads the CONFIRM
+    written = Vclock({InstanceId(1): mesh[1].vclock.get(InstanceId(1))})
+    assert mesh[2].vclock.covers(written) and not mesh[2].has_applied(written)
+    assert not mesh.persist(1)  # which nobody has asked for yet
+    assert mesh[1].deadline == mesh.now + mesh.settings.confirm_delay_s
     mesh.settle()
     assert mesh.rows(2) == mesh.rows(3) == [(1, "a")]
+    assert mesh[2].has_applied(written)
+
+
+def test_a_confirm_goes_ahead_of_the_next_row() -> None:
+    """[Q-24], ADR 11: one pass through the logs for a write, not two."""
+    mesh = promoted_mesh()
+    mesh.write(1, (1,))
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.persist(2)
+    first = mesh[1].vclock.get(InstanceId(1))
+    mesh.write(1, (2,))
+    waiting = mesh.members[1].wal[mesh.members[1].written :]
+    assert [(txn.lsn, txn.control) for txn in waiting] == [
+        (first + 1, Confirm(InstanceId(1), first)),
+        (first + 2, None),
+    ]
+    assert mesh[1].deadline is None or mesh[1].deadline > mesh.now + mesh.settings.confirm_delay_s
 
 
 def test_one_confirm_covers_many_writes() -> None:
@@ -64,7 +85,7 @@ def test_without_quorum_writes_wait_and_commit_in_order_when_it_returns() -> Non
 
 
 def test_an_expired_write_has_an_unknown_outcome_and_stays() -> None:
-    """[T-7] (c), ADR 3: nothing is rolled back by time."""
+    """[T-7] (c), ADR 3, [L-29]: nothing is rolled back by time."""
     mesh = promoted_mesh(2, synchro_quorum=QuorumFormula(2))
     mesh.crash(2)
     call = mesh.write(1, (1,))
@@ -95,7 +116,7 @@ def test_an_lsn_is_not_told_before_it_is_on_disk() -> None:
 
 
 def test_async_behind_sync_waits_for_it_and_commits_after_it() -> None:
-    """[T-8], ADR 2: an async entry is final only when a CONFIRM covers its LSN."""
+    """[T-8], ADR 2: an async entry is final only when a CONFIRM covers its LSN, so [P-52] cannot happen."""
     mesh = promoted_mesh(2, synchro_quorum=QuorumFormula(2))
     mesh.crash(2)
     sync = mesh.write(1, (1,))
@@ -131,7 +152,7 @@ def test_without_owner_everybody_writes_async_and_nobody_sync() -> None:
 
 
 def test_who_does_not_own_the_queue_is_read_only_and_says_who_owns_it() -> None:
-    """[E-44]; local spaces stay writable [L-22]."""
+    """[E-40], [E-44]; local spaces stay writable [L-22], [Q-75]."""
     mesh = promoted_mesh()
     refused = mesh.write(2, (1,), ASYNC)
     outcome = mesh.outcome(refused)
@@ -207,7 +228,7 @@ def test_a_refusal_that_rested_on_a_rolled_back_tuple_is_a_conflict() -> None:
 
 
 def test_over_the_limit_requests_wait_unprepared_in_order() -> None:
-    """ADR 3: they have no LSN, and a deadline refuses that one alone."""
+    """[Q-5] by ADR 3: they have no LSN, and a deadline refuses that one alone."""
     mesh = promoted_mesh(2, synchro_queue_max_size=1)
     mesh.crash(2)
     first, second, third = (mesh.write(1, (number,)) for number in (1, 2, 3))
@@ -282,6 +303,40 @@ def test_ddl_waits_for_the_queue_to_empty_and_holds_back_what_follows() -> None:
     assert [mesh.committed(call) for call in (before, ddl, behind)] == [True] * 3
     assert mesh[2].memtx.space("later").is_sync
     assert mesh.rows(2, SYNC) == [(1,), (2,)]
+
+
+def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() -> None:
+    """[E-40], [E-42], [A-60]: a configured read-only instance applies rows and has writable local spaces."""
+    mesh = Mesh(2, read_only=True)
+    assert mesh[1].read_only_reason() == "config"
+    refused = mesh.outcome(mesh.write(1, (1,), ASYNC))
+    assert isinstance(refused, ev.Rejected)
+    assert "box.cfg.read_only is true" in refused.error.message
+    local = mesh.write(1, (1,), LOCAL_SPACE)
+    mesh.persist(1)
+    assert mesh.committed(local)
+
+    mesh.promote(2)
+    assert mesh[1].read_only_reason() == "synchro"
+    assert mesh[2].read_only_reason() == "config"
+    assert mesh[1].limbo.owner_id == 2
+
+
+def test_definitions_are_synchronous_while_the_queue_has_an_owner() -> None:
+    """[D-24], ADR 6."""
+    from synchro.storage import schema_ops
+
+    plain = Mesh(2)
+    alone = plain.write_ops(1, schema_ops.create_space(plain[1].memtx, "later"))
+    plain.persist(1)
+    assert plain.committed(alone)
+
+    mesh = promoted_mesh(2)
+    mesh.isolate(1)
+    waits = mesh.write_ops(1, schema_ops.create_space(mesh[1].memtx, "later"))
+    mesh.settle()
+    assert mesh.outcome(waits) is None
+    assert [entry.wait_ack for entry in mesh[1].limbo.entries] == [True]
 
 
 def test_a_full_disk_undoes_what_was_in_flight_and_its_lsns_are_used_again() -> None:
@@ -386,16 +441,18 @@ def test_a_promote_whose_leader_resigns_is_answered_at_once() -> None:
 
 
 def test_a_confirm_that_found_no_room_is_asked_for_again_by_a_timer() -> None:
-    """[Q-24], ADR 8: alone in the set nobody's ack or write would ask again."""
-    from synchro.errors import WalIo
-
+    """[Q-24], ADR 8: alone in the set nobody's ack or write would ask again. Not at once: no room."""
     mesh = promoted_mesh(1)
     call = mesh.write(1, (1,))
-    mesh.persist(1)  # the row; the CONFIRM is on its way
+    mesh.persist(1)
+    assert mesh.committed(call)
+    mesh.now += mesh.settings.confirm_delay_s
+    mesh.step(1, ev.DeadlineReached())
     member = mesh.members[1]
+    assert len(member.wal) == member.written + 1  # the CONFIRM is on its way
     del member.wal[member.written :]
     mesh.step(1, ev.RowsCutBack(mesh[1].vclock, WalIo("Failed to write to disk; nothing was written")))
-    mesh.settle()
-    assert mesh.outcome(call) is None
+    assert mesh[1].deadline == mesh.now + mesh.settings.replication_timeout_s
     mesh.run_for(2 * mesh.settings.replication_timeout_s)
-    assert mesh.committed(call)
+    assert member.wal[-1].control == Confirm(InstanceId(1), Lsn(3))
+    assert mesh.rows(1) == [(1,)]

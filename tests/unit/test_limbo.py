@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from limbo_world import A, B, C, Site, cluster, confirm, promote
+from limbo_world import A, B, C, Site, claim, cluster, confirm, promote
 
 from synchro.errors import ReadOnly, SyncQueueForeign, SyncQueueUnclaimed
 from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn
@@ -12,29 +12,32 @@ from synchro.queue.state import QueueState
 from synchro.vclock import Vclock
 
 
-def test_a_write_commits_when_a_quorum_has_it_and_the_confirm_is_on_disk() -> None:
-    """[Q-20], [Q-22], [Q-24], [T-7]: neither the own write nor the ack alone commits."""
+def test_a_write_commits_on_its_owner_when_a_quorum_has_it_and_elsewhere_by_the_confirm() -> None:
+    """[Q-20], [Q-22], [T-7], ADR 11: the own write alone commits nothing."""
     a, b, _ = cluster()
     lsn = a.write()
     a.sync()
     assert a.lsns == [lsn]
+    assert a.committed == []
 
     b.pull(a)
     a.acked_by(b)
-    assert a.control_rows[-1] == confirm(1, lsn)
-    assert a.limbo.volatile_confirmed_lsn == lsn
-    assert a.committed == []
-
-    a.sync()
     assert a.committed == [lsn]
     assert a.limbo.confirmed_lsn == lsn
+    assert b.committed == []
+    assert a.limbo.is_announcement_due
 
+    a.announce()
+    assert a.control_rows[-1] == confirm(1, lsn)
+    assert not a.limbo.is_announcement_due and a.limbo.is_busy
+    a.sync()
+    assert not a.limbo.is_busy
     b.pull(a)
     assert b.committed == [lsn]
 
 
 def test_quorum_1_confirms_by_the_own_write() -> None:
-    """[T-6], [Q-31]: WAL is PROMOTE, CONFIRM of it, insert, CONFIRM of the insert."""
+    """[T-6], [Q-28], [Q-31]: WAL is PROMOTE, CONFIRM of it, insert, CONFIRM of the insert."""
     a = Site(A, members=1, quorum=1).lead(2).sync()
     assert a.limbo.state is QueueState.LEADER
     lsn = a.write()
@@ -45,27 +48,55 @@ def test_quorum_1_confirms_by_the_own_write() -> None:
 
 
 def test_one_confirm_covers_all_that_reached_the_quorum_meanwhile() -> None:
-    """[Q-24]: one CONFIRM at a time, and each covers as much as it can."""
+    """[Q-24]: and it is in the log ahead of every row that was prepared after the commit (L7)."""
     a, b, _ = cluster()
-    first = a.write()
+    confirms = len(a.control_rows)
+    lsns = [a.write() for _ in range(5)]
     a.sync()
     b.pull(a)
     a.acked_by(b)
-    confirms = len(a.control_rows)
-    later = [a.write() for _ in range(5)]
-    for row in a.unsynced:
-        b.append(row)
-    b.sync()
-    a.acked_by(b)
-    assert len(a.control_rows) == confirms  # the CONFIRM of `first` is still on its way
+    assert a.committed == lsns
+    assert len(a.control_rows) == confirms
 
-    a.sync()
-    assert a.committed == [first, *later]
+    later = [a.write(), a.write()]
+    assert [row.body for row in a.unsynced[:1]] == [confirm(1, lsns[-1])]
+    assert [row.lsn for row in a.unsynced[1:]] == later
     assert len(a.control_rows) == confirms + 1
 
 
+def test_a_deposed_owner_announces_nothing_more() -> None:
+    """L4, [L-5]: the next owner holds what a quorum holds, and its PROMOTE covers it."""
+    a, b, c = cluster()
+    lsn = a.write()
+    a.sync()
+    b.pull(a)
+    a.acked_by(b)
+    assert a.committed == [lsn]
+    a.raft(3, is_leader=False, persisted=2)
+    assert not a.limbo.is_announcement_due
+    assert a.limbo.announce() is None
+
+    claim(b, a, c, term=3)
+    assert (b.committed, c.committed) == ([lsn], [lsn])
+    assert a.committed == [lsn] and a.rolled_back == []
+
+
+def test_an_owner_that_dies_before_it_announced_comes_back_with_a_pending_entry() -> None:
+    """ADR 11: its log does not say that the entry is committed; the next PROMOTE does."""
+    a, b, c = cluster()
+    lsn = a.write()
+    a.sync()
+    b.pull(a)
+    a.acked_by(b)
+    assert a.committed == [lsn]
+    a.restart()
+    assert (a.committed, a.lsns) == ([], [lsn])
+    claim(a, b, c, term=3)
+    assert a.committed == b.committed == c.committed == [lsn]
+
+
 def test_hanging_writes_wait_without_limit_and_commit_in_order() -> None:
-    """[T-7], [Q-42]: len and age grow, busy stays false, confirm_lag unchanged; nothing by time."""
+    """[T-7], [Q-42], [Q-44]: len and age grow, busy stays false, confirm_lag unchanged; nothing by time."""
     a, b, _ = cluster()
     lag = a.limbo.confirm_lag
     lsns = [a.write() for _ in range(3)]
@@ -127,19 +158,15 @@ def test_a_fully_local_transaction_follows_the_entry_in_front_of_it() -> None:
 
 
 def test_a_local_transaction_commits_by_its_own_write_if_its_front_is_committed() -> None:
-    """[Q-25]: the CONFIRM can be ahead of it in the WAL; it is not committed before it is on disk."""
+    """[Q-25]: the quorum can be faster than the own disk; it is not committed before it is on disk."""
     a, b, _ = cluster()
     first = a.write()
     a.sync()
     b.pull(a)
+    local = a.write(is_local=True)
     a.acked_by(b)
-    local = a.write(is_local=True)  # behind the CONFIRM
-    confirm_row, *rest = a.unsynced
-    a.unsynced = [confirm_row]
-    a.sync()
     assert a.committed == [first]
     assert a.lsns == [local]
-    a.unsynced = rest
     a.sync()
     assert a.committed == [first, local]
 
@@ -230,7 +257,7 @@ def test_acks_of_unregistered_instances_count_once_they_are_registered() -> None
 
 
 def test_a_growing_set_counts_against_its_size() -> None:
-    """min(Q, N): the first instance can claim the queue although the quorum needs two."""
+    """min(Q, N): the first instance can claim the queue although the quorum needs two; shown is Q [Q-33]."""
     a = Site(A, members=1, quorum=2).lead(2).sync()
     assert a.limbo.state is QueueState.LEADER
     assert (a.limbo.quorum, a.limbo.effective_quorum) == (2, 1)
@@ -248,6 +275,16 @@ def test_a_new_hello_takes_back_what_the_old_stream_acked() -> None:
     assert a.limbo.holders(A, Lsn(lsn)) == {A}
 
 
+def test_an_ack_may_come_before_the_own_disk_has_the_row() -> None:
+    """[Q-23]: it is kept, and counts once the row is there."""
+    a, b, _ = cluster()
+    lsn = a.write()
+    a.run(a.limbo.ack(B, b.written.replace(A, Lsn(lsn)), a.now))
+    assert a.lsns == [lsn]
+    a.sync()
+    assert a.committed == [lsn]
+
+
 def test_an_ack_never_lowers() -> None:
     """[Q-21] (2): acks of one stream can be merged in any order."""
     a, b, _ = cluster()
@@ -259,22 +296,22 @@ def test_an_ack_never_lowers() -> None:
     assert a.limbo.holders(A, Lsn(lsn)) == {A, B}
 
 
-def test_cut_back_drops_what_is_not_on_disk_and_asks_for_the_confirm_again() -> None:
+def test_cut_back_drops_what_is_not_on_disk_and_announces_again() -> None:
     """[Q-47]: newest first; a CONFIRM that failed to write rolls nothing back, it is written again."""
     a, b, _ = cluster()
     kept = a.write()
     a.sync()
     b.pull(a)
     a.acked_by(b)
-    assert a.control_rows[-1] == confirm(1, kept)
     lost = [a.write(), a.write()]
+    assert a.unsynced[0].body == confirm(1, kept)
     assert a.cut_back() == [lost[1], lost[0]]
-    assert a.lsns == [kept]
-    assert a.committed == []
-
-    a.run(a.limbo.advance(a.now))
-    a.sync()
+    assert a.lsns == []
     assert a.committed == [kept]
+    assert a.limbo.is_announcement_due
+
+    a.sync()
+    assert a.control_rows[-1] == confirm(1, kept)
     assert a.write() == kept + 2  # LSNs of the cut rows are used again
 
 

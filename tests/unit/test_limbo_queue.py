@@ -13,7 +13,7 @@ OWNER = InstanceId(1)
 
 
 def txn(lsn: int, *, origin: InstanceId = OWNER, size: int = 1, at: float = 0.0) -> LimboEntry:
-    return LimboEntry(origin, Lsn(lsn), wait_ack=True, size=size, payload=None, submitted_at=at)
+    return LimboEntry(origin, Lsn(lsn), True, size, at)
 
 
 def local(lsn: int) -> LimboEntry:
@@ -35,7 +35,7 @@ def lsns(entries: object) -> list[int]:
 
 
 def test_commit_takes_from_the_left() -> None:
-    """[Q-51]: up to the LSN, oldest first; states and sizes follow."""
+    """[Q-5], [Q-51]: up to the LSN, oldest first; states and sizes follow."""
     queue = queue_of(txn(1, size=5), txn(2, size=6), txn(4, size=7), written=4)
     committed = queue.confirm(Lsn(3), now=1.0)
     assert lsns(committed) == [1, 2]
@@ -63,17 +63,17 @@ def test_cut_back_leaves_what_is_written() -> None:
     queue.check()
 
 
-def test_count_stops_at_an_entry_of_either_kind() -> None:
+def test_what_a_quorum_holds_ends_at_an_entry_of_either_kind() -> None:
     """[Q-22] by ADR 2: never between entries, and local ones have no place in the order."""
-    queue = queue_of(txn(3), local(9), txn(5), txn(8))
-    queue.count(Lsn(2))
-    assert queue.volatile_confirmed_lsn == 0
-    queue.count(Lsn(7))
-    assert queue.volatile_confirmed_lsn == 5
-    queue.count(Lsn(4))
-    assert queue.volatile_confirmed_lsn == 5
-    queue.count(Lsn(100))
-    assert queue.volatile_confirmed_lsn == 8
+    queue = queue_of(txn(3), local(9), txn(5), txn(8), written=8, local_written=9)
+    assert queue.confirm_held(Lsn(2), now=0.0) == []
+    assert queue.confirmed_lsn == 0
+    assert lsns(queue.confirm_held(Lsn(7), now=0.0)) == [3, 9, 5]
+    assert queue.confirmed_lsn == 5
+    assert queue.confirm_held(Lsn(4), now=0.0) == []
+    assert queue.confirmed_lsn == 5
+    assert lsns(queue.confirm_held(Lsn(100), now=0.0)) == [8]
+    assert queue.confirmed_lsn == 8
 
 
 def test_local_entries_go_with_the_global_one_in_front() -> None:

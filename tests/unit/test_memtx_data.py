@@ -1,4 +1,4 @@
-"""Memtx: data changes, the overlay of prepared changes, committed reads. Rules [D-4]..[D-19], [D-40]."""
+"""Memtx: data changes, the overlay of prepared changes, committed reads. Rules [D-4]..[D-17], [D-40]."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_readers_see_only_what_is_committed_and_writers_what_is_prepared() -> No
 
 
 def test_rollback_from_the_newest_leaves_no_trace() -> None:
-    """S-6 of the invariants: rollbacks come from the right."""
+    """S6, Q-57: rollbacks come from the right."""
     memtx = memtx_with({"name": "name", "parts": [[2, "string"]]})
     do(memtx, insert(1, "a"))
     pending = [
@@ -409,7 +409,8 @@ def test_a_temporary_space_changes_at_once_and_undoes_on_rollback() -> None:
 
 
 def test_limits_bind_clients_and_not_peers() -> None:
-    """A peer's row is already in the log of others: refusing it would stop replication."""
+    """A peer's row is already in the log of others: refusing it would stop replication. A-32: but what would
+    break the data is refused from a peer too."""
     memtx = memtx_with(limits=Limits(tuple_bytes_max=10, batch_ops_max=2, txn_bytes_max=15, update_ops_max=1))
     big = Dml(RowType.INSERT, SPACE, b"x" * 11, value=(9, "x" * 20))
     with pytest.raises(BatchTooLarge, match="Tuple of 11 bytes is over the limit of 10"):
@@ -423,6 +424,10 @@ def test_limits_bind_clients_and_not_peers() -> None:
         memtx.prepare([update((1,), ("=", 2, "a" * 20))])
     memtx.commit(memtx.prepare([big, insert(3), insert(4)], from_peer=True))
     assert len(rows(memtx)) == 4
+    with pytest.raises(TupleFound):
+        memtx.prepare([insert(3)], from_peer=True)
+    with pytest.raises(FieldType):
+        memtx.prepare([insert("no number")], from_peer=True)
 
 
 def test_a_control_row_is_no_data() -> None:

@@ -217,7 +217,7 @@ def test_a_schema_change_is_rolled_back_like_any_other() -> None:
 
 
 def test_schema_and_data_do_not_mix() -> None:
-    """Rows of other system spaces may come along: `once` writes its key with what it makes [D-25]."""
+    """Rows of other system spaces may come along: a key of `_schema` with what it stands for."""
     memtx = with_bands()
     other = schema_ops.create_space(memtx, "other")
     for ops in ([put(512, 1), *other], [*other, put(512, 1)]):
@@ -408,7 +408,7 @@ def test_the_uuid_of_the_set_is_given_once() -> None:
 
 
 def test_a_member_gets_the_smallest_free_id_and_counts_for_elections_at_once() -> None:
-    """M-3, answers 2: N for elections counts undecided rows of `_cluster`, N for commits does not."""
+    """M-3, M-51, answers 2: N for elections counts undecided rows of `_cluster`, N for commits does not."""
     memtx = booted()
     second = memtx.prepare(schema_ops.register(memtx, UUIDS[2], "two"))
     assert (second.is_ddl, second.touches_system) == (False, True)

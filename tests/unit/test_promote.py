@@ -18,8 +18,8 @@ def test_a_promote_on_one_disk_decides_nothing() -> None:
     a.lead(2).sync()
     assert a.control_rows == [promote(0, 0, 2, 1)]
     assert a.pending_terms == [2]
-    assert a.limbo.is_busy
-    assert (a.limbo.owner_id, a.limbo.term, a.limbo.state) == (NOBODY, 1, QueueState.INACTIVE)
+    assert a.limbo.is_busy  # [Q-4]
+    assert (a.limbo.owner_id, a.limbo.term, a.limbo.state) == (NOBODY, 1, QueueState.INACTIVE)  # [Q-2]
 
     b.follow(2).pull(a)
     assert b.pending_terms == [2]
@@ -47,7 +47,7 @@ def test_the_term_is_persisted_before_the_promote() -> None:
 
 
 def test_terms_rise_with_every_promote() -> None:
-    """[T-12]."""
+    """[T-12], [P-4]."""
     a, b, c = Site(A), Site(B), Site(C)
     claim(a, b, c, term=2)
     assert {site.limbo.term for site in (a, b, c)} == {2}
@@ -59,7 +59,7 @@ def test_terms_rise_with_every_promote() -> None:
 
 
 def test_a_new_leader_commits_what_the_old_owner_left() -> None:
-    """[T-9], [P-14]: the PROMOTE waits until its base is on a quorum, then covers it."""
+    """[T-9], [P-1], [P-12], [P-14]: the PROMOTE waits until its base is on a quorum, then covers it."""
     a, b, c = cluster()
     lsn = a.write()
     a.sync()
@@ -84,6 +84,19 @@ def test_a_new_leader_commits_what_the_old_owner_left() -> None:
     assert b.changes[-1].rolled_back == 0
 
 
+def test_lowering_the_quorum_lets_a_waiting_promote_go_on() -> None:
+    """[P-23], [Q-27]."""
+    a, b, _ = cluster()
+    lsn = a.write()
+    a.sync()
+    b.pull(a).lead(3).sync()
+    assert b.control_rows == []
+    b.run(b.limbo.membership_changed(b.limbo.registered, 1, b.now))
+    b.sync()
+    assert b.committed == [lsn]
+    assert b.limbo.state is QueueState.LEADER
+
+
 def test_the_last_ack_of_the_dead_owner_counts_for_the_base() -> None:
     """[T-9], [P-15]: the owner itself was subscribed to us and had the row."""
     a, b, _ = cluster()
@@ -95,7 +108,7 @@ def test_the_last_ack_of_the_dead_owner_counts_for_the_base() -> None:
 
 
 def test_a_stale_leader_loses_what_only_it_had() -> None:
-    """[T-10], [L-2], [P-51] (b): rolled back at home, stored as NOP elsewhere, by origin; no error."""
+    """[T-10], [P-2], [L-2], [P-51] (b): rolled back at home, stored as NOP elsewhere, by origin; no error."""
     a, b, c = cluster()
     kept = a.write()
     a.sync()

@@ -195,7 +195,7 @@ def test_before_the_start_it_is_quiet_but_keeps_terms() -> None:
     story = Story(started=False)
     assert story.hear(2, Role.CANDIDATE, term=4) == []
     assert story.step(TermSeen(Term(6))) == []
-    assert story.raft.volatile_term == 6 and story.raft.term == 1
+    assert story.raft.volatile_term == 6 and story.raft.term == 1  # [E-1]
     assert story.raft.deadline is None
     assert not story.raft.message().is_leader_seen
 
@@ -238,7 +238,7 @@ def test_only_mode_candidate_stands_by_itself() -> None:
 
 
 def test_term_and_own_vote_are_one_write() -> None:
-    """[E-20]: and until it is on disk the instance is a follower without timers [E-2]."""
+    """[E-20], [E-3]: and until it is on disk the instance is a follower without timers [E-2]."""
     story = Story(own={1: 5, 0: 3})
     story.wait_deadline()
     assert story.writes() == [(2, 1)]
@@ -787,7 +787,7 @@ def test_a_lower_quorum_makes_a_waiting_candidate_the_leader() -> None:
 
 @pytest.mark.parametrize("mode", [OFF, MANUAL, CANDIDATE])
 def test_promote_is_an_election_in_every_mode(mode: ElectionMode) -> None:
-    """[P-11], [P-22]; mode off collects the votes of a quorum too (decision 15)."""
+    """[P-11], [P-22]; mode off collects the votes of a quorum too (decision 15, [P-24])."""
     story = follower_of_2(mode)
     story.step(CandidacyRequested())
     assert story.writes() == [(3, 1)]

@@ -64,7 +64,7 @@ def test_confirm_of_somebody_else(follower: Site, origin: InstanceId, owner: int
 
 
 def test_rollback(follower: Site) -> None:
-    """[P-42]: read for compatibility; what would roll something back is refused (ADR 2)."""
+    """[P-42], [Q-50]: read for compatibility; what would roll something back is refused (ADR 2)."""
     assert judged(follower, A, Rollback(A, Lsn(3))) is Verdict.NO_EFFECT
     assert judged(follower, C, Rollback(C, Lsn(9))) is Verdict.NO_EFFECT
     with pytest.raises(Unsupported, match="ROLLBACK"):

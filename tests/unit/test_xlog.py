@@ -122,7 +122,7 @@ def test_damage_above_the_mark_is_a_torn_tail(marks: tuple[int, ...], hurt: int,
 )
 @pytest.mark.parametrize("at", [0, 5, 13, 20, 30, BLOCK_HEADER_BYTES - 1, BLOCK_HEADER_BYTES + 3])
 def test_damage_below_the_mark_is_corruption(marks: tuple[int, ...], ends: bool, hurt: int, at: int) -> None:
-    """S15: a later block says that this one was whole once; the error names file, offset and LSN."""
+    """[W-22], S15: a later block says that this one was whole once; the error names file, offset and LSN."""
     data, offsets = xlog(*marks, ends=ends)
     with pytest.raises(Corruption) as failure:
         list(reader_of(damaged(data, offsets[hurt] + at)))
