@@ -2,8 +2,9 @@
 
 I1  A primary index maps key -> tuple; a secondary one leads to the primary key, so that a change which
     keeps the secondary key costs it nothing.
-I2  The sorted order of an index whose keys differ is a list of its keys; of one with equal keys or nulls, a
-    list of (parts..., primary key), so that equal keys are ordered by primary key [D-10].
+I2  The sorted order of an index whose keys differ holds its keys; of one with equal keys or nulls,
+    (parts..., primary key), so that equal keys are ordered by primary key [D-10]. What kind of order it is
+    (`order.py`), `Index.sort` decides.
 I3  The order is built when it is first read (`_sorted is None` until then): recovery fills only dicts.
 I4  A unique secondary index maps only keys without null: null equals nothing, not even null.
 """
@@ -13,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import islice
+from sys import maxsize
 from typing import Final
 
 import msgpack
-from sortedcontainers import SortedList
 
 from synchro.errors import (
     ExactMatch,
@@ -28,6 +29,7 @@ from synchro.errors import (
 )
 from synchro.row import Tuple
 from synchro.storage.key_def import TOP, Key, KeyDef
+from synchro.storage.order import Bound, Order, order_of
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
 
 
@@ -76,7 +78,7 @@ class Index:
         self.is_tree = definition.type is IndexType.TREE
         self.tuples = tuples
         """All committed tuples of the space by primary key; the primary index fills it."""
-        self._sorted: SortedList | None = None
+        self._sorted: Order | None = None
         self._is_bare = False
         """Entries of the order are bare values, not tuples."""
 
@@ -98,10 +100,11 @@ class Index:
 
     # --- order
 
-    def sort(self) -> SortedList:
+    def sort(self) -> Order:
         """The sorted order, built if it does not exist yet [I3]."""
         if self._sorted is None:
-            self._sorted = SortedList(self._all_entries())
+            is_unsigned = self._is_bare and self.key_def.parts[0].type == "unsigned"
+            self._sorted = order_of(self._all_entries(), is_unsigned=is_unsigned)
         return self._sorted
 
     @property
@@ -115,7 +118,7 @@ class Index:
     def check(self) -> None:
         """The sorted order, if there is one, is that of all tuples."""
         if self._sorted is not None and self.is_tree:
-            assert list(self._sorted) == sorted(self._all_entries())
+            assert list(self._sorted.walk()) == sorted(self._all_entries())
 
     # --- reads
 
@@ -144,6 +147,7 @@ class Index:
         """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned."""
         if offset < 0 or (limit is not None and limit < 0):
             raise IllegalParams("select: limit and offset are numbers from 0 up")
+        offset = min(offset, maxsize)
         prefix = self.key_def.prefix(key)
         is_full = len(prefix) == self.key_def.count
         if is_full and iterator is Iterator_.EQ and self.definition.unique and not offset and after is None:
@@ -153,53 +157,36 @@ class Index:
                 return SelectResult(() if found is None or limit == 0 else (found,))
         if not self.is_tree:
             return self._select_hash(prefix, iterator, is_full, limit, offset, after, bytes_max)
-        order = self.sort()
-        low, high = self._bounds(order, prefix, iterator)
+        low, high = self._bounds(prefix, iterator)
         descending = iterator in _DESCENDING
         if after is not None:
             place = self._place_after(after)
             if descending:
-                high = min(high, order.bisect_left(place))
-            else:
-                low = max(low, order.bisect_right(place))
-        if descending:
-            high -= offset
-            count = high - low if limit is None else min(limit, high - low)
-            start = high - max(count, 0)
-            entries = order.islice(start, high, reverse=True) if count > 0 else ()
-            rest = start - low
-        else:
-            low += offset
-            count = high - low if limit is None else min(limit, high - low)
-            entries = order.islice(low, low + count) if count > 0 else ()
-            rest = high - low - count
-        return _collect(self._tuples_at(entries), count, bytes_max, more=rest > 0)
+                if high is None or not high[0] < place:
+                    high = (place, False)
+            elif low is None or not place < low[0]:
+                low = (place, False)
+        entries = self.sort().walk(low, high, descending=descending, offset=offset)
+        return _collect(self._tuples_at(entries), limit, bytes_max)
 
-    def _bounds(self, order: SortedList, prefix: Tuple, iterator: Iterator_) -> tuple[int, int]:
-        """Positions from..to (exclusive) that the iterator visits, in either direction [D-13]."""
-        size = len(order)
+    def _bounds(self, prefix: Tuple, iterator: Iterator_) -> tuple[Bound, Bound]:
+        """The lowest and the highest that the iterator visits, in either direction [D-13]."""
         if not prefix or iterator is Iterator_.ALL:
-            return 0, size
+            return None, None
+        first = prefix[0] if self._is_bare else prefix
+        last = first if self._is_bare else (*prefix, TOP)
         match iterator:
             case Iterator_.EQ | Iterator_.REQ:
-                return self._first(order, prefix), self._behind(order, prefix)
+                return (first, True), (last, True)
             case Iterator_.GE:
-                return self._first(order, prefix), size
+                return (first, True), None
             case Iterator_.GT:
-                return self._behind(order, prefix), size
+                return (last, False), None
             case Iterator_.LE:
-                return 0, self._behind(order, prefix)
+                return None, (last, True)
             case Iterator_.LT:
-                return 0, self._first(order, prefix)
+                return None, (first, False)
         raise IteratorType(f"Unknown iterator type '{iterator}'")
-
-    def _first(self, order: SortedList, prefix: Tuple) -> int:
-        return int(order.bisect_left(prefix[0] if self._is_bare else prefix))
-
-    def _behind(self, order: SortedList, prefix: Tuple) -> int:
-        if self._is_bare:
-            return int(order.bisect_right(prefix[0]))
-        return int(order.bisect_left((*prefix, TOP)))
 
     def _place_after(self, after: Tuple) -> Key:
         try:
@@ -229,10 +216,7 @@ class Index:
                     f"(expected {self.key_def.count}, got {len(prefix)})"
                 )
             return SelectResult()  # only an offset beyond the one tuple comes here
-        count = max(len(self.tuples) - offset, 0)
-        taken = count if limit is None else min(limit, count)
-        found = islice(self.tuples.values(), offset, offset + taken)
-        return _collect(found, taken, bytes_max, more=taken < count)
+        return _collect(islice(self.tuples.values(), offset, None), limit, bytes_max)
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedIndexFeature(
@@ -244,18 +228,20 @@ class Index:
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
-def _collect(tuples: Iterable[Tuple], count: int, bytes_max: int | None, *, more: bool) -> SelectResult:
-    result = SelectResult(more=more)
-    if bytes_max is None or count <= 1:
-        result.extend(tuples)
-        return result
-    size = 0
-    for value in tuples:
-        size += len(_pack(value))
-        if size > bytes_max and result:
-            result.more = True
-            break
-        result.append(value)
+def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) -> SelectResult:
+    result = SelectResult()
+    taken = tuples if limit is None else islice(tuples, min(limit, maxsize))
+    if bytes_max is None or limit == 1:
+        result.extend(taken)
+    else:
+        size = 0
+        for value in taken:
+            size += len(_pack(value))
+            if size > bytes_max and result:
+                result.more = True
+                return result
+            result.append(value)
+    result.more = limit is not None and next(tuples, None) is not None
     return result
 
 
@@ -290,10 +276,7 @@ class PrimaryIndex(Index):
         """keys: all different."""
         tuples = self.tuples
         if self._sorted is not None and self.is_tree:
-            add = self._sorted.add
-            for key in keys:
-                if key not in tuples:
-                    add(key)
+            self._sorted.add_all([key for key in keys if key not in tuples])
         tuples.update(zip(keys, values, strict=True))
 
     def remove(self, key: Key) -> None:
@@ -357,14 +340,17 @@ class SecondaryIndex(Index):
         new_key = None if new is None else of(new)
         if old is not None and new is not None and old_key == new_key:
             return
+        order = self._sorted if self.is_tree else None
         if old is not None:
-            # Another tuple of the same transaction may have taken the key already.
-            if self.primary_keys.get(old_key) == primary_key:
+            # Another tuple of the same transaction may have taken the key already, and with it a bare entry.
+            is_holder = self.primary_keys.get(old_key) == primary_key
+            if is_holder:
                 del self.primary_keys[old_key]
-            if self._sorted is not None and self.is_tree:
-                self._sorted.remove(self._entry(old_key, primary_key))
+            if order is not None and (is_holder or not self._is_strict):
+                order.remove(self._entry(old_key, primary_key))
         if new is not None:
+            is_entered = self._is_strict and new_key in self.primary_keys
             if self.definition.unique and not self.key_def.has_null(new_key):
                 self.primary_keys[new_key] = primary_key
-            if self._sorted is not None and self.is_tree:
-                self._sorted.add(self._entry(new_key, primary_key))
+            if order is not None and not is_entered:
+                order.add(self._entry(new_key, primary_key))

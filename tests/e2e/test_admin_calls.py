@@ -65,7 +65,7 @@ class Waiting:
 
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waiting]:
-    modes = {"instance001": {"database": {"mode": "rw"}}, "instance002": {"database": {"mode": "ro"}}}
+    modes = {name: {"database": {"mode": "rw"}} for name in ("instance001", "instance002")}
     with Cluster(tmp_path_factory.mktemp("admin"), modes, instances=modes) as cluster:
         made = Waiting(cluster.start())
         made.owner.remote.promote()

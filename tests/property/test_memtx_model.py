@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import assume, given, settings
@@ -46,11 +47,14 @@ def rank(key: Tuple) -> list[tuple[int, Field]]:
     return [(0, 0) if part is None else (1, part) for part in key]
 
 
-INDEXES: list[Callable[[Tuple], Tuple]] = [by_primary, by_year, by_code]
+Columns: TypeAlias = list[Callable[[Tuple], Tuple]]
+INDEXES: Columns = [by_primary, by_year, by_code]
+UNSIGNED: Columns = [lambda row: row[:1], lambda row: row[1:2]]
+"""Key of a row by number of the index; the first is primary."""
 
 
-def place(index: int, row: Tuple) -> list[tuple[int, Field]]:
-    return rank(INDEXES[index](row)) + rank(by_primary(row))
+def place(index: int, row: Tuple, columns: Columns) -> list[tuple[int, Field]]:
+    return rank(columns[index](row)) + rank(columns[0](row))
 
 
 def model_select(
@@ -61,6 +65,7 @@ def model_select(
     limit: int | None,
     offset: int,
     after: Tuple | None,
+    columns: Columns = INDEXES,
 ) -> list[Tuple]:
     descending = iterator in (Iterator_.REQ, Iterator_.LT, Iterator_.LE)
     wanted = rank(key)
@@ -74,14 +79,13 @@ def model_select(
         Iterator_.LT: lambda part: part < wanted,
         Iterator_.ALL: lambda part: True,
     }
-    found = sorted(rows, key=lambda row: place(index, row), reverse=descending)
+    found = sorted(rows, key=lambda row: place(index, row, columns), reverse=descending)
     if key:
-        found = [row for row in found if keep[iterator](rank(INDEXES[index](row))[:size])]
+        found = [row for row in found if keep[iterator](rank(columns[index](row))[:size])]
     if after is not None:
-        mark = place(index, after)
-        found = [
-            row for row in found if (place(index, row) < mark if descending else place(index, row) > mark)
-        ]
+        places = ((row, place(index, row, columns)) for row in found)
+        mark = place(index, after, columns)
+        found = [row for row, at in places if (at < mark if descending else at > mark)]
     found = found[offset:]
     return found if limit is None else found[:limit]
 
@@ -263,6 +267,68 @@ TestMemtxMachine = MemtxMachine.TestCase
 TestMemtxMachine.settings = settings(
     max_examples=300, stateful_step_count=40, deadline=None, derandomize=True
 )
+
+
+# --- unsigned keys, which have an order of their own ------------------------------------------------------
+
+NUMBER = st.one_of(
+    st.integers(0, 6), st.sampled_from([2**63, 2**64 - 2, 2**64 - 1]), st.integers(0, 2**64 - 1)
+)
+NUMBERS = st.tuples(NUMBER, NUMBER)
+"""Primary key, and a unique secondary one."""
+CHANGE = st.one_of(
+    st.builds(lambda row: Dml(RowType.REPLACE, SPACE, b"", value=row), NUMBERS),
+    st.builds(lambda row: Dml(RowType.REPLACE, SPACE, b"", value=row), NUMBERS),
+    st.builds(lambda key: Dml(RowType.DELETE, SPACE, b"", 0, (key,)), NUMBER),
+)
+READ = st.tuples(
+    st.integers(0, 1),
+    st.one_of(st.just(()), st.tuples(NUMBER)),
+    st.sampled_from(Iterator_),
+    st.one_of(st.none(), st.integers(0, 4)),
+    st.integers(0, 3),
+    st.one_of(st.none(), NUMBERS),
+)
+
+
+@given(
+    st.lists(st.one_of(st.lists(CHANGE, min_size=1, max_size=5), READ, st.booleans()), max_size=30),
+)
+@settings(max_examples=500, deadline=None, derandomize=True)
+def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any]) -> None:
+    """D-10..D-13. Steps: a transaction, a read, or the begin (True) or end of recovery."""
+    memtx = Memtx(Limits())
+    for ops in (
+        lambda: schema_ops.create_space(memtx, "t"),
+        lambda: schema_ops.create_index(memtx, "t", "p", parts=[[1, "unsigned"]]),
+        lambda: schema_ops.create_index(memtx, "t", "n", parts=[[2, "unsigned"]]),
+    ):
+        memtx.commit(memtx.prepare(ops()))
+    rows: dict[Field, Tuple] = {}
+    for step in steps:
+        if isinstance(step, bool):
+            (memtx.begin_bulk if step else memtx.end_bulk)()
+        elif isinstance(step, tuple):
+            index, key, iterator, limit, offset, after = step
+            if after is not None:  # another tuple with the same unique key is at the same place
+                after = next((row for row in rows.values() if row[index] == after[index]), after)
+            whole = model_select(list(rows.values()), index, key, iterator, None, offset, after, UNSIGNED)
+            found = memtx.select(SPACE, index, key, iterator, limit=limit, offset=offset, after=step[-1])
+            assert found == whole[:limit]
+            assert found.more == (len(whole) > len(found)) or limit == 0
+        else:
+            try:
+                memtx.commit(memtx.prepare(step))
+            except (TupleFound, PendingRefusal):
+                continue
+            for op in step:
+                if op.value is None:
+                    rows.pop(op.key[0], None)
+                else:
+                    rows[op.value[0]] = op.value
+        memtx.check()
+    for index, column in enumerate(UNSIGNED):
+        assert memtx.select(SPACE, index) == sorted(rows.values(), key=column)
 
 
 # --- update operations against a twin ---------------------------------------------------------------------

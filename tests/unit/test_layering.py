@@ -25,7 +25,7 @@ L1 = ("synchro.raft", "synchro.queue", "synchro.replication", *FORMATS)
 L2 = ("synchro.instance",)
 GENERATED = ("synchro.rpc.generated", "google", "grpc", "grpc_status", "grpc_health", "grpc_reflection")
 TRANSLATION = ("synchro.rpc.codec", "synchro.rpc.status")
-FORMAT_LIBRARIES = ("msgpack", "google_crc32c", "zstandard", "sortedcontainers")
+FORMAT_LIBRARIES = ("msgpack", "google_crc32c", "zstandard", "sortedcontainers", "BTrees")
 SHELL = ("synchro.failpoints", "synchro.logs", "trio", "outcome")
 
 CONFIG_FILE = (

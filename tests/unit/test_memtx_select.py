@@ -17,6 +17,7 @@ from synchro.errors import (
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Iterator_, Memtx
+from synchro.storage.order import ListOrder, UnsignedOrder, order_of
 
 SPACE = 512
 EQ, REQ, ALL, LT, LE, GE, GT = Iterator_
@@ -163,6 +164,64 @@ def test_offset_limit_and_after_page_through() -> None:
         memtx.select(SPACE, 0, (), ALL, after=())
     with pytest.raises(IllegalParams):
         memtx.select(SPACE, 0, (), ALL, offset=-1)
+
+
+def test_unsigned_keys_reach_from_0_to_the_last() -> None:
+    """D-13 at both ends, where a bound has no neighbour; by primary and by unique secondary key."""
+    last = 2**64 - 1
+    memtx = memtx_of(
+        [(last, 0), (0, last), (2**63, 2**63)], {"parts": [[1, "unsigned"]]}, {"parts": [[2, "unsigned"]]}
+    )
+    for index, column in ((0, [0, 2**63, last]), (1, [last, 2**63, 0])):
+        assert keys(memtx, (), ALL, index) == keys(memtx, (0,), GE, index) == column
+        assert keys(memtx, (), REQ, index) == keys(memtx, (last,), LE, index) == column[::-1]
+        assert keys(memtx, (0,), GT, index) == column[1:]
+        assert keys(memtx, (last,), LT, index) == column[1::-1]
+        assert keys(memtx, (0,), LE, index) == keys(memtx, (0,), REQ, index) == column[:1]
+        assert keys(memtx, (last,), GE, index) == keys(memtx, (last,), EQ, index) == column[2:]
+        assert keys(memtx, (0,), LT, index) == keys(memtx, (last,), GT, index) == []
+        assert keys(memtx, (), ALL, index, after=memtx.get(SPACE, index, (last,))) == []
+        assert keys(memtx, (), REQ, index, after=memtx.get(SPACE, index, (0,))) == []
+        assert keys(memtx, (), REQ, index, offset=2, limit=2**64) == column[:1]
+        assert keys(memtx, (), ALL, index, offset=2**64) == []
+    page = memtx.select(SPACE, 0, (last,), LE, limit=2)
+    assert ([value[0] for value in page], page.more) == ([last, 2**63], True)
+    page = memtx.select(SPACE, 0, (last,), LE, limit=2, after=page[-1])
+    assert ([value[0] for value in page], page.more) == ([0], False)
+    for key in (0, 2**63, last):
+        memtx.commit(memtx.prepare([Dml(RowType.DELETE, SPACE, b"", 0, (key,))]))
+    memtx.check()
+    assert keys(memtx, (last,), LE) == keys(memtx, (0,), GE) == []
+
+
+def test_unique_keys_are_swapped_within_one_transaction() -> None:
+    memtx = memtx_of([(1, 10), (2, 20)], {}, {"parts": [[2, "unsigned"]]})
+    moves = [(1, 30), (2, 10), (1, 20)]
+    memtx.commit(memtx.prepare([Dml(RowType.REPLACE, SPACE, b"", value=value) for value in moves]))
+    memtx.check()
+    assert memtx.select(SPACE, 1) == [(2, 10), (1, 20)]
+
+
+@pytest.mark.parametrize("is_unsigned", [False, True])
+def test_an_order_is_walked_between_any_bounds(is_unsigned: bool) -> None:
+    """Both kinds of order do the same."""
+    order = order_of([7, 3], is_unsigned=is_unsigned)
+    assert type(order) is (UnsignedOrder if is_unsigned else ListOrder)
+    order.add(5)
+    order.add_all([9, 1])
+    assert list(order.walk()) == [1, 3, 5, 7, 9]
+    assert list(order.walk((3, True), (7, True))) == [3, 5, 7]
+    assert list(order.walk((3, False), (7, False))) == [5]
+    assert list(order.walk((2, False), (8, False), descending=True)) == [7, 5, 3]
+    assert list(order.walk((3, False), (7, True), descending=True, offset=1)) == [5]
+    assert list(order.walk(None, (7, True), offset=3)) == [7]
+    assert list(order.walk((9, False), (1, False))) == list(order.walk((9, True), (1, True))) == []
+    for descending in (False, True):
+        assert list(order.walk(descending=descending, offset=5)) == []
+    order.remove(5)
+    with pytest.raises(KeyError):
+        order.remove(5)
+    assert list(order.walk(descending=True)) == [9, 7, 3, 1]
 
 
 def test_an_answer_is_cut_at_its_byte_limit() -> None:

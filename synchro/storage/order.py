@@ -1,0 +1,120 @@
+"""The sorted order of a TREE index: its entries, read upward or downward from any bound.
+
+R1  Entries are all different. `add` of one that is there, and a change while a walk goes on, are errors of
+    the caller.
+R2  `ListOrder` holds anything that compares, and jumps over an offset. `UnsignedOrder` holds integers of
+    0..2^64-1; a change costs a third, but it steps over an offset entry by entry (ADR 12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+
+from BTrees.QOBTree import QOTreeSet
+from sortedcontainers import SortedList
+
+from synchro.storage.key_def import INT_MAX, Key
+
+Bound: TypeAlias = tuple[Key, bool] | None
+"""Where a walk ends on one side: (entry, whether it is included), be it there or not. None: nowhere."""
+
+
+class Order(Protocol):
+    """What an index needs of it. R1 above."""
+
+    def add(self, entry: Key, /) -> object: ...
+
+    def add_all(self, entries: Iterable[Key], /) -> object: ...
+
+    def remove(self, entry: Key, /) -> object:
+        """KeyError if it is not there."""
+
+    def walk(
+        self, low: Bound = None, high: Bound = None, *, descending: bool = False, offset: int = 0
+    ) -> Iterator[Key]:
+        """The entries between two bounds, one by one, without the first `offset` of them."""
+
+
+def order_of(entries: Iterable[Key], *, is_unsigned: bool) -> Order:
+    """is_unsigned: all that will ever be in it are integers of 0..2^64-1."""
+    return UnsignedOrder(entries) if is_unsigned else ListOrder(entries)
+
+
+class ListOrder:
+    __slots__ = ("_entries", "add")
+
+    def __init__(self, entries: Iterable[Key]) -> None:
+        self._entries = SortedList(entries)
+        self.add: Callable[[Key], object] = self._entries.add
+
+    def add_all(self, entries: Iterable[Key], /) -> None:
+        add = self.add
+        for entry in entries:
+            add(entry)
+
+    def remove(self, entry: Key, /) -> None:
+        try:
+            self._entries.remove(entry)
+        except ValueError:
+            raise KeyError(entry) from None
+
+    def walk(
+        self, low: Bound = None, high: Bound = None, *, descending: bool = False, offset: int = 0
+    ) -> Iterator[Key]:
+        entries = self._entries
+        start, stop = 0, len(entries)
+        if low is not None:
+            entry, is_included = low
+            start = entries.bisect_left(entry) if is_included else entries.bisect_right(entry)
+        if high is not None:
+            entry, is_included = high
+            stop = entries.bisect_right(entry) if is_included else entries.bisect_left(entry)
+        if descending:
+            stop -= offset
+        else:
+            start += offset
+        found: Iterator[Key] = entries.islice(start, stop, reverse=descending) if start < stop else iter(())
+        return found
+
+
+class UnsignedOrder:
+    """Numbers lie in the nodes themselves: a search does not visit one object a comparison."""
+
+    __slots__ = ("_tree", "add", "add_all", "remove")
+
+    def __init__(self, entries: Iterable[Key]) -> None:
+        self._tree: Any = QOTreeSet(entries)
+        self.add: Callable[[Key], object] = self._tree.add
+        self.add_all: Callable[[Iterable[Key]], object] = self._tree.update
+        self.remove: Callable[[Key], object] = self._tree.remove
+
+    def walk(
+        self, low: Bound = None, high: Bound = None, *, descending: bool = False, offset: int = 0
+    ) -> Iterator[Key]:
+        first, last = 0, INT_MAX
+        if low is not None:
+            first = low[0] if low[1] else low[0] + 1
+        if high is not None:
+            last = high[0] if high[1] else high[0] - 1
+        found: Iterator[Key]
+        if first > last:  # also where a bound has left 0..2^64-1, which the tree refuses
+            found = iter(())
+        elif descending:
+            found = self._down(first, last)
+        else:
+            found = iter(self._tree.keys(first, last))
+        return islice(found, offset, None) if offset else found
+
+    def _down(self, first: int, last: int) -> Iterator[Key]:
+        max_key = self._tree.maxKey
+        while first <= last:
+            try:
+                entry = max_key(last)
+            except ValueError:  # nothing at or below
+                return
+            if entry < first:
+                return
+            yield entry
+            last = entry - 1
