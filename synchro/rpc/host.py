@@ -27,7 +27,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -35,17 +35,16 @@ import trio
 
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
+from synchro.rpc.malformed import Guarded, read_of
+from synchro.rpc.rpc_error import STATUS_DETAILS_KEY, Metadata, RpcError
 
 P = ParamSpec("P")
 Req = TypeVar("Req")
 Rep = TypeVar("Rep")
 T = TypeVar("T")
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 Options: TypeAlias = Sequence[tuple[str, str | int]]
 
-STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
-"""The trailer that carries a serialised google.rpc.Status."""
 CLOSE_GRACE_S: Final = 0.2
 """What calls in progress get when the host closes; who wants to drain calls `RpcServer.stop` before."""
 STOP_SLACK_S: Final = 2.0
@@ -83,32 +82,6 @@ CHANNEL_OPTIONS: Final[Options] = (
 )
 
 log = logging.getLogger(__name__)
-
-
-class ProtobufMessage(Protocol):
-    def SerializeToString(self) -> bytes: ...
-
-
-class RpcError(Exception):
-    """Raised by a handler: ends the call with this status instead of INTERNAL.
-
-    status: a google.rpc.Status with the same code and message, sent along for clients that want details.
-    """
-
-    def __init__(
-        self,
-        code: grpc.StatusCode,
-        message: str,
-        *,
-        trailing_metadata: Metadata = (),
-        status: ProtobufMessage | None = None,
-    ) -> None:
-        assert code is not grpc.StatusCode.OK
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-        details = () if status is None else ((STATUS_DETAILS_KEY, status.SerializeToString()),)
-        self.trailing_metadata: Metadata = (*trailing_metadata, *details)
 
 
 class Call:
@@ -283,7 +256,7 @@ class RpcHost:
     # ---- servers ---------------------------------------------------------------------------------------
 
     async def serve(
-        self, address: str, register: Callable[[grpc.aio.Server], None], *, options: Options = ()
+        self, address: str, register: Callable[[Guarded], None], *, options: Options = ()
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
@@ -293,7 +266,7 @@ class RpcHost:
 
         async def start() -> tuple[grpc.aio.Server, int]:
             server = grpc.aio.server(options=[*SERVER_OPTIONS, *options])
-            register(server)
+            register(Guarded(server))
             try:
                 port = server.add_insecure_port(address)
             except RuntimeError as error:
@@ -374,7 +347,7 @@ class RpcHost:
             call = Call(context)
             stream: Duplex[Any, Any] = Duplex(
                 self.loop,
-                read=context.read,
+                read=read_of(context),
                 write=context.write,
                 scope=call.scope,
                 size=size,

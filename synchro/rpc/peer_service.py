@@ -15,7 +15,8 @@ from synchro.rpc import status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
-from synchro.rpc.host import Call, RpcError, RpcHost
+from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.transport import (
     GrpcPeerStream,
     ballot_message,

@@ -10,7 +10,8 @@ from synchro.errors import Loading, SynchroError, Unimplemented
 from synchro.instance_events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
-from synchro.rpc.host import Call, RpcError
+from synchro.rpc.host import Call
+from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import status_code, to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, Node
 

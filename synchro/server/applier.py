@@ -324,10 +324,10 @@ class Applier:
             self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
 
     async def _watch_silence(self) -> None:
-        """[A-27]"""
-        death = self._node.settings.death_timeout_s
-        while (dead_at := self._heard_at + death) > trio.current_time():  # noqa: ASYNC110 - it moves
-            await trio.sleep_until(dead_at)
+        """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
+        node = self._node
+        while (left := self._heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+            await trio.sleep(min(left, node.silence_s / 2))
         raise LinkLost("timed out")
 
     # ---------------------------------------------------------------------------------------------- frames

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import Settings
+from synchro.config import FencingMode, Settings
 from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, SyncQueueFull
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
@@ -181,6 +181,14 @@ class Node:
         """`following` is another set: peers pass on what we do not get from its origin."""
         for applier in self.appliers.values():
             applier.wake_ack()
+
+    @property
+    def silence_s(self) -> float:
+        """After so long a link is dead [A-27]. A leader with strict fencing gives its links up in half the
+        time, so that it has resigned before the others may elect somebody [E-30], [L-18]."""
+        settings = self.settings
+        is_strict = settings.election_fencing_mode is FencingMode.STRICT and self.core.raft.is_leader
+        return settings.death_timeout_s / 2 if is_strict else settings.death_timeout_s
 
     def leader_idle(self) -> float:
         """Seconds since the leader was last heard [I-20]."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import socket
+import time
 from collections.abc import Generator
 from typing import Any
 
 import grpc
 import pytest
-from e2e.cluster import Cluster, soon_s
+from e2e.cluster import Cluster, eventually, soon_s
 from e2e.remote import Lost, Remote, insert, pack, replace, seconds, update
 from google.protobuf.struct_pb2 import ListValue
 
@@ -38,10 +39,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
         yield cluster
 
 
+def is_quiet(remote: Remote) -> bool:
+    """Nothing is written any more: a CONFIRM follows its row a little later (ADR 11)."""
+    before = remote.vclock()
+    time.sleep(0.05)
+    return remote.vclock() == before
+
+
 @pytest.fixture
 def remote(server: Cluster) -> Generator[Remote]:
     """After the test: the same vclock, the same tuples, an empty queue, and writes still work."""
     remote = server["instance001"].remote
+    eventually("all is announced", lambda: is_quiet(remote), soon_s(5))
     before = state(remote)
     yield remote
     assert state(remote) == before
@@ -295,3 +304,31 @@ def test_one_bad_call_of_a_stream_touches_no_other(server: Cluster) -> None:
         for result in reply.results
     }
     assert results == {1: "reply", 2: "error", 3: "reply"}
+
+
+@pytest.mark.parametrize(
+    "method", ["DataService/Execute", "DataService/Select", "ControlService/Promote", "InfoService/WatchInfo"]
+)
+def test_bytes_that_are_no_message(server: Cluster, remote: Remote, method: str) -> None:
+    """Refused like other bad input, and not by a traceback in the log, which anybody could fill."""
+    instance = server["instance001"]
+    with grpc.insecure_channel(instance.address) as channel:
+        path = f"/synchro.v1.{method}"
+        with pytest.raises(grpc.RpcError) as refusal:
+            if method.endswith("WatchInfo"):
+                list(channel.unary_stream(path)(b"\xff\xff", timeout=5))
+            else:
+                channel.unary_unary(path)(b"\xff\xff", timeout=5)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "nothing was done" in refusal.value.details()
+    assert not [one for one in instance.records() if one["level"] in ("error", "critical")]
+
+
+def test_a_stream_message_that_is_none_ends_the_stream(server: Cluster, remote: Remote) -> None:
+    instance = server["instance001"]
+    with grpc.insecure_channel(instance.address) as channel:
+        call = channel.stream_stream("/synchro.v1.DataService/ExecuteStream")(iter([b"\xff\xff"]), timeout=5)
+        with pytest.raises(grpc.RpcError) as refusal:
+            list(call)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not [one for one in instance.records() if one["level"] in ("error", "critical")]

@@ -15,7 +15,8 @@ import trio
 import trio.testing
 
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.host import Call, RpcError, RpcHost, open_rpc_host
+from synchro.rpc.host import Call, RpcHost, open_rpc_host
+from synchro.rpc.rpc_error import RpcError
 
 Handler = Callable[[Duplex[Any, Any], Call], Awaitable[None]]
 BytesStream = Duplex[bytes, bytes]

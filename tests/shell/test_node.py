@@ -213,3 +213,23 @@ async def test_watch_tells_each_change(tmp_path: Path) -> None:
                 break
         assert facts.leader is not None
         assert facts.leader.name == "instance001"
+
+
+async def test_a_leader_with_strict_fencing_is_the_first_to_give_up_a_silent_link(tmp_path: Path) -> None:
+    """[A-27], [E-30], [L-18]: it has resigned before the others may elect somebody."""
+    async with open_set(tmp_path, election_fencing_mode=FencingMode.STRICT) as replicas:
+        for number in (1, 2, 3):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        death = leader.settings.death_timeout_s
+        assert leader.silence_s == death / 2
+        assert {node.silence_s for node in replicas.nodes if node is not leader} == {death}
+
+
+async def test_other_leaders_wait_as_long_as_everybody(tmp_path: Path) -> None:
+    """[A-27]: soft fencing knows a lost quorum only when the links are dead."""
+    async with open_set(tmp_path, size=1, election_fencing_mode=FencingMode.SOFT) as replicas:
+        node = await alone(replicas)
+        assert node.core.raft.is_leader
+        assert node.silence_s == node.settings.death_timeout_s

@@ -30,7 +30,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from grpc_status import rpc_status
 
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.host import Call, RpcChannel, RpcError, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.host import Call, RpcChannel, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.rpc_error import RpcError
 
 CANCELLED = grpc.StatusCode.CANCELLED
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED

@@ -1,0 +1,109 @@
+"""Requests that are not the message of their method: refused like other bad input.
+
+gRPC itself answers UNKNOWN and writes a traceback into the log for each of them, so anybody could fill it.
+Services are registered through `Guarded`, which lets the one request of a method be read without an
+exception; a stream reads its messages through `read_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from synchro.errors import WrongFormat
+from synchro.rpc.rpc_error import STATUS_DETAILS_KEY, RpcError
+from synchro.rpc.status import status_code, to_status
+
+
+class Malformed:
+    """Stands for a request that could not be read. why: the decoder's words."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
+def status_of(why: str) -> Status:
+    text = f"the request is not a message of this method: {why}; nothing was done"
+    return to_status(WrongFormat(text))
+
+
+def read_of(context: Any) -> Callable[[], Awaitable[Any]]:
+    """`context.read`, with a refusal instead of the decoder's error."""
+
+    async def read() -> Any:
+        try:
+            return await context.read()
+        except DecodeError as error:
+            status = status_of(str(error))
+            raise RpcError(status_code(status), status.message, status=status) from error
+
+    return read
+
+
+class Guarded:
+    """Stands for a `grpc.aio.Server` while services are added to it."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers([_Generic(handler) for handler in handlers])
+
+    def add_registered_method_handlers(
+        self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        guarded = {name: _guarded(handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service_name, guarded)
+
+
+class _Generic(grpc.GenericRpcHandler):
+    def __init__(self, handler: grpc.GenericRpcHandler) -> None:
+        self._handler = handler
+        self._known: dict[str, Any] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        found = self._known.get(details.method)
+        if found is None:
+            handler = self._handler.service(details)
+            if handler is None:
+                return None
+            found = self._known[details.method] = _guarded(handler)
+        return found
+
+
+def _guarded(handler: Any) -> Any:
+    if handler.request_streaming or handler.request_deserializer is None:
+        return handler
+    kind = "unary_stream" if handler.response_streaming else "unary_unary"
+    return handler._replace(
+        request_deserializer=_reader(handler.request_deserializer),
+        **{kind: _refusing(getattr(handler, kind))},
+    )
+
+
+def _reader(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read_or_tell(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError as error:
+            return Malformed(str(error))
+
+    return read_or_tell
+
+
+def _refusing(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def handle(request: Any, context: Any) -> Any:
+        if type(request) is Malformed:
+            status = status_of(request.why)
+            details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+            await context.abort(status_code(status), status.message, details)
+        return await method(request, context)
+
+    return handle

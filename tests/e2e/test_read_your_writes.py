@@ -1,0 +1,44 @@
+"""A client that reads elsewhere than it writes sees what it wrote, though the CONFIRM comes later (ADR 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+from e2e.cluster import Cluster
+
+import synchro.client
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    modes = {f"instance00{number}": {"database": {"mode": "rw"}} for number in (1, 2, 3)}
+    with Cluster(tmp_path_factory.mktemp("ryw"), modes, instances=modes) as made:
+        made.start()
+        made["instance001"].remote.promote()
+        made["instance001"].remote.create("sync", is_sync=True)
+        yield made
+
+
+def test_each_write_is_seen_on_a_follower_at_once(cluster: Cluster) -> None:
+    """Unary calls and transactions; each read waits until its instance has decided what was written."""
+    with synchro.client.connect(cluster["instance003"].address, read_from="any") as db:
+        for number in range(30):
+            db.space("sync").insert([number])
+            assert db.space("sync").get([number]) is not None
+            with db.transaction() as transaction:
+                transaction.insert("sync", [1000 + number])
+                transaction.insert("sync", [2000 + number])
+            assert db.space("sync").get([2000 + number]) is not None
+            db.space("sync").delete([number])
+            assert db.space("sync").get([number]) is None
+
+
+def test_a_definition_is_seen_on_a_follower_at_once(cluster: Cluster) -> None:
+    with synchro.client.connect(cluster["instance003"].address, read_from="any") as db:
+        for number in range(5):
+            db.create_space(f"made{number}", sync=True)
+            db.create_index(f"made{number}", "primary")
+            assert list(db.space(f"made{number}").select()) == []
