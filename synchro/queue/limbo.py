@@ -51,11 +51,10 @@ class Limbo:
     """The synchronous queue of one instance, and its part in the protocol around it [Q-2], by ADR 1.
 
     L1  The queue holds entries of the decided owner only; a pending PROMOTE changes nothing of it [P-3].
-    L2  An entry leaves by commit only when, on its owner in state LEADER, a quorum holds it (ADR 11), or when
-        a CONFIRM of the owner or a decided PROMOTE covers it; and by rollback only when a decided PROMOTE
-        does not (or the WAL was cut back) (ADR 2).
-    L3  At most one own PROMOTE, DEMOTE or CONFIRM of one of them is on its way to disk, and no CONFIRM of
-        entries beside it [L-7].
+    L2  An entry leaves by commit only when, on its owner in state LEADER, a majority holds it (ADR 11), or
+        when a CONFIRM of the owner or a decided PROMOTE covers it; and by rollback only when a decided
+        PROMOTE does not (or the WAL was cut back) (ADR 2).
+    L3  At most one own control row that was asked for by `WriteControl` is on its way to disk [L-7].
     L4  Own control rows are written only while raft leader of a persisted term: CONFIRM of entries in
         state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
     L5  `term`, `promote_terms` and `confirmed_vclock` never go back [P-4].
@@ -332,11 +331,8 @@ class Limbo:
 
     def control_written(self, origin: InstanceId, lsn: Lsn, body: Control, now: float) -> list[LimboEffect]:
         """A control row is in the WAL, own, received or recovered: apply it."""
-        if origin == self.self_id:
-            if body == self._in_flight:
-                self._in_flight = None
-            if isinstance(body, Confirm) and body.lsn <= self._announced:
-                self._confirmed_on_disk = max(self._confirmed_on_disk, body.lsn)
+        if origin == self.self_id and body == self._in_flight:
+            self._in_flight = None
         effects: list[LimboEffect] = []
         match self._verdict_of_written(origin, lsn, body):
             case Verdict.COMMITS:
@@ -351,6 +347,9 @@ class Limbo:
             case Verdict.NO_EFFECT:
                 if isinstance(body, Promote | Demote) and body.term <= self._term:
                     self._remember_void(PendingPromote(origin, lsn, body))
+        if origin == self.self_id and isinstance(body, Confirm):
+            self._announced = max(self._announced, body.lsn)
+            self._confirmed_on_disk = max(self._confirmed_on_disk, body.lsn)
         return effects + self.advance(now)
 
     def filter_data(self, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
@@ -386,9 +385,14 @@ class Limbo:
         """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
         if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
             return []
-        if self._term == self._volatile_term:
-            return self._commit_held(now) if self.state is QueueState.LEADER else []
-        body = self._next_transfer_row()
+        if self._term != self._volatile_term:
+            body: Confirm | Promote | Demote | None = self._next_transfer_row()
+        elif self.state is not QueueState.LEADER:
+            return []
+        elif self._acks.is_majority:
+            return self._commit_held(now)
+        else:
+            body = self._next_confirm()
         if body is None:
             return []
         self._in_flight = body
@@ -397,8 +401,8 @@ class Limbo:
     def _commit_held(self, now: float) -> list[LimboEffect]:
         """The decision of ADR 11, in this one place: what a quorum holds is committed on its owner at once.
 
-        The quorum is counted with acks whose terms raft has seen [L-5], so whoever becomes the next owner
-        holds these entries, and its PROMOTE covers them whether our CONFIRM is on a disk or not.
+        The quorum is a majority, counted with acks whose terms raft has seen [L-5]: so whoever becomes the
+        next owner holds these entries, and its PROMOTE covers them whether our CONFIRM is on a disk or not.
         """
         queue = self._queue
         if len(queue) == 0:
@@ -408,6 +412,13 @@ class Limbo:
             return []
         self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # L6
         return [EntriesCommitted(committed, self._term)]
+
+    def _next_confirm(self) -> Confirm | None:
+        """Where two quorums need not meet, the next owner may lack these entries. Then only a CONFIRM that
+        was on our disk before anybody was told shows later that the histories are two (S16)."""
+        queue = self._queue
+        lsn = queue.held_lsn(self._acks.quorum_lsn(queue.owner_id)) if self._in_flight is None else ZERO_LSN
+        return Confirm(self.self_id, lsn) if lsn > queue.confirmed_lsn else None
 
     def announce(self) -> Confirm | None:
         """The CONFIRM that tells all others what was committed here since the last one; None: all is told.

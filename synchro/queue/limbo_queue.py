@@ -121,6 +121,16 @@ class LimboQueue:
         self._written = index
         return self._take_left(self._head, ZERO_LSN)
 
+    def held_lsn(self, quorum_lsn: Lsn) -> Lsn:
+        """LSN of the last entry, of either kind, at or below `quorum_lsn`; 0 if there is none [Q-22]."""
+        held = ZERO_LSN
+        for entry in self._entries[self._head :]:
+            if entry.origin != LOCAL:
+                if entry.lsn > quorum_lsn:
+                    break
+                held = entry.lsn
+        return held
+
     def confirm_held(self, quorum_lsn: Lsn, now: float) -> list[LimboEntry]:
         """A quorum holds the owner's rows up to `quorum_lsn`: commit the entries at or below it (ADR 2).
 

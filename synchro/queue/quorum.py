@@ -38,6 +38,11 @@ class Acks:
     def effective_quorum(self) -> int:
         return max(1, min(self.quorum, len(self.registered)))  # A3
 
+    @property
+    def is_majority(self) -> bool:
+        """Two quorums share an instance."""
+        return 2 * self.effective_quorum > len(self.registered)
+
     def record(self, source: InstanceId, vclock: Vclock) -> None:
         known = self._vclocks.get(source)
         if known is not None and not vclock.covers(known, with_local=True):

@@ -1,4 +1,4 @@
-"""A client that reads elsewhere than it writes sees what it wrote, though the CONFIRM comes later (ADR 11)."""
+"""A client that reads elsewhere than it writes sees what it wrote; the CONFIRM comes later (ADR 11)."""
 
 from __future__ import annotations
 

@@ -64,6 +64,26 @@ def test_one_confirm_covers_all_that_reached_the_quorum_meanwhile() -> None:
     assert len(a.control_rows) == confirms + 1
 
 
+def test_where_two_quorums_need_not_meet_the_confirm_comes_first() -> None:
+    """[Q-24], [Q-31], ADR 11, S16: else nobody could tell later that a confirmed write is lost."""
+    a, _, _ = cluster(quorum=1)
+    lsn = a.write()
+    (row,) = a.unsynced
+    a.unsynced = []
+    a.log.append(row)
+    a.written = a.written.replace(A, Lsn(lsn))
+    a.run(a.limbo.written(a.written, a.now))
+    assert a.committed == []
+    assert [row.body for row in a.unsynced] == [confirm(1, lsn)]
+    a.sync()
+    assert a.committed == [lsn]
+    assert not a.limbo.is_announcement_due and not a.limbo.is_busy
+    more = [a.write(), a.write()]
+    a.sync()
+    assert a.committed == [lsn, *more]
+    assert [row.body for row in a.log[-3:]][2] == confirm(1, more[-1])
+
+
 def test_a_deposed_owner_announces_nothing_more() -> None:
     """L4, [L-5]: the next owner holds what a quorum holds, and its PROMOTE covers it."""
     a, b, c = cluster()
