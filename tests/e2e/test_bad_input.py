@@ -316,3 +316,10 @@ def test_a_stream_message_that_is_none_ends_the_stream(server: Cluster, remote: 
             list(call)
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not [one for one in instance.records() if one["level"] in ("error", "critical")]
+
+
+def test_an_unknown_method(remote: Remote) -> None:
+    method = remote.channel.unary_unary("/synchro.v1.DataService/NoSuchMethod")
+    with pytest.raises(grpc.RpcError) as error:
+        method(b"", timeout=soon_s())
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -210,6 +210,13 @@ def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
         yield
 
 
+@saboteur("S16", seeds=4, first=6480)
+def commit_at_a_quorum_that_is_no_majority() -> Iterator[None]:
+    """ADR 11: what the next owner may lack is confirmed on the own disk first, or nobody notices the loss."""
+    with patch.object(Acks, "is_majority", True):
+        yield
+
+
 @saboteur("S2 S3 S5 S16", seeds=60, first=2)
 def promote_decided_without_a_quorum() -> Iterator[None]:
     following = Limbo._next_transfer_row
