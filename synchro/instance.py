@@ -165,7 +165,9 @@ class Instance:
         if not self._state.limbo.is_announcement_due:
             self._announce_at = None
         elif self._announce_at is None:
-            self._announce_at = max(now + self._state.settings.confirm_delay_s, self._retry_at or now)
+            self._announce_at = now + self._state.settings.confirm_delay_s
+            if self._retry_at is not None:
+                self._announce_at = max(self._announce_at, self._retry_at)
 
     # --- what others may look at
 
@@ -242,7 +244,6 @@ class Instance:
         assert vclock.covers(state.log.vclock, with_local=True)
         state.log.vclock = vclock
         state.progressed = True
-        self._carry_out(state.limbo.written(vclock, now), now)
         for item in state.log.written(vclock):
             match item:
                 case PendingTxn():
@@ -258,6 +259,7 @@ class Instance:
                     self._txns.note_dropped(txn)
                 case _:
                     assert_never(item)
+        self._carry_out(state.limbo.written(vclock, now), now)  # the own ack may be the quorum: log order
         self._step_raft(raft_ev.VclockGrew(vclock), now)
         self._check_trust(now)
 
@@ -283,6 +285,7 @@ class Instance:
         if lost is not None:
             state.log.append_hard_state(lost)
         self._retry_at = now + state.settings.replication_timeout_s
+        self._announce_at = None
         last_cut_at, self._last_cut_at = self._last_cut_at, now
         repeated = last_cut_at is not None and now - last_cut_at <= state.settings.election_timeout_s
         if repeated and state.raft.is_leader:

@@ -57,21 +57,29 @@ class Writes:
     def on_client_writes(self, event: ev.ClientWrites, now: float) -> None:
         self._look()
         for write in event.writes:
-            if self.waiting or self._must_wait(write):
+            if (self.waiting or self._must_wait(write)) and not self._is_refused(write):
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
 
     def _must_wait(self, write: ev.ClientWrite) -> bool:
-        """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk: nothing is prepared behind
-        it, or recovery could not tell whether a local transaction was dropped with what it followed."""
+        """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk or still to come: nothing is
+        prepared behind it, or recovery could not tell whether a local transaction was dropped with what it
+        followed, or came before it."""
         state = self._state
         return (
             state.limbo.is_full
             or self._is_wal_full
             or state.log.barriers > 0
             or self._txns.must_wait(write.ops)
+            or (state.limbo.is_untold and self._is_logged_locally(write))
         )
+
+    def _is_logged_locally(self, write: ev.ClientWrite) -> bool:
+        """Local rows are what an owner that was deposed may still write (`Limbo.is_untold`)."""
+        if self._is_refused(write):
+            return False
+        return any(self._state.memtx.space(op.space_id).is_local for op in write.ops)
 
     @property
     def _is_wal_full(self) -> bool:
@@ -105,7 +113,7 @@ class Writes:
             self._begin(write, now)
 
     def _is_refused(self, write: ev.ClientWrite) -> bool:
-        """Leadership is gone: who waits unprepared need not wait for room to hear it."""
+        """Leadership is gone: nobody need wait for room, or behind others, to hear it."""
         try:
             self._check_may_write(write)
         except SynchroError:

@@ -418,7 +418,7 @@ class AsyncClient:
             left_s = max(0.05, deadline - time.monotonic())
             request.timeout.CopyFrom(requests.duration(left_s))
             reply = await self._unary(endpoint, service, method, request, left_s + GRACE_S)
-            self._session.wrote(reply.header)
+            self._session.wrote(reply)
             return reply
 
         return await self._with_retries(tries, self._write_place, attempt)

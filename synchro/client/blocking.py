@@ -337,14 +337,14 @@ class Client:
             left_s = max(0.05, deadline - time.monotonic())
             request.timeout.CopyFrom(requests.duration(left_s))
             reply = self._unary(endpoint, service, method, request, left_s + GRACE_S)
-            self._wrote(reply.header)
+            self._wrote(reply)
             return reply
 
         return self._with_retries(tries, self._write_place, attempt)
 
-    def _wrote(self, header: Message) -> None:
+    def _wrote(self, reply: Message) -> None:
         with self._lock:
-            self._session.wrote(header)
+            self._session.wrote(reply)
 
     def execute(
         self,

@@ -37,7 +37,7 @@ class Session:
         if lsn > self.vclock.get(origin, 0):
             self.vclock[origin] = lsn
 
-    def wrote(self, header: Any) -> None:
-        """The reply to a change that has no name of its own: what its owner had decided by then."""
-        if header.HasField("decided_position"):
-            self.wrote_txn(header.instance_id, header.decided_position.lsn)
+    def wrote(self, reply: Any) -> None:
+        """The reply to any other change than a transaction; without `txn` nothing was written."""
+        if "txn" in reply.DESCRIPTOR.fields_by_name and reply.HasField("txn"):
+            self.wrote_txn(reply.txn.origin, reply.txn.lsn)

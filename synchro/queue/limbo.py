@@ -59,8 +59,9 @@ class Limbo:
         state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
     L5  `term`, `promote_terms` and `confirmed_vclock` never go back [P-4].
     L6  confirmed_vclock[owner] = confirmed_lsn.
-    L7  While LEADER: _confirmed_on_disk <= _announced <= confirmed_lsn. What the owner committed is announced
-        ahead of every own row that is prepared later, so all instances commit in one order (ADR 11).
+    L7  Of an own queue: _confirmed_on_disk <= _announced <= confirmed_lsn. What the owner committed is
+        announced ahead of every own row that is prepared later, so all instances, and recovery, commit in one
+        order (ADR 11); while that cannot be (`is_untold`), no such row is prepared.
 
     Methods that tell a fact return what follows from it, in order. `now`: monotonic seconds.
     """
@@ -86,7 +87,7 @@ class Limbo:
         self._persisted_term = INITIAL_TERM
         self._is_raft_leader = False
         self._in_flight: Confirm | Promote | Demote | None = None
-        self._announced = ZERO_LSN  # own CONFIRM rows up to here are in the WAL or on their way to it
+        self._announced = ZERO_LSN  # the own log tells, or is about to, what is decided up to here
         self._confirmed_on_disk = ZERO_LSN  # the same, synced
         self._demote_from: Term | None = None  # queue term that a requested DEMOTE shall end
 
@@ -122,6 +123,16 @@ class Limbo:
     def is_announcement_due(self) -> bool:
         """Entries are committed here that the others have not been told of: see `announce`."""
         return self._announced < self._queue.confirmed_lsn and self.state is QueueState.LEADER
+
+    @property
+    def is_untold(self) -> bool:
+        """The own log does not tell what was committed here, and cannot before the next PROMOTE is decided:
+        we were deposed in between. What is written now would be recovered ahead of what it builds on."""
+        return (
+            self._announced < self._queue.confirmed_lsn
+            and self._queue.owner_id == self.self_id
+            and self.state is not QueueState.LEADER
+        )
 
     @property
     def confirmed_vclock(self) -> Mapping[InstanceId, Lsn]:
@@ -256,7 +267,8 @@ class Limbo:
         """The WAL dropped what was on its way: roll back entries that are not written, newest first.
 
         A control row in flight is forgotten too; the same fact asks for it again at the next event, or
-        at `advance` [Q-47]. Entries that were committed stay so: they are on disk, here and on a quorum.
+        at `advance`, and `announce` has something to say again [Q-47]. Entries that were committed stay so:
+        they are on disk, here and on a quorum.
         """
         self._in_flight = None
         self._announced = self._confirmed_on_disk
@@ -265,8 +277,8 @@ class Limbo:
     # --- facts coming in ------------------------------------------------------------------------------
 
     def written(self, vclock: Vclock, now: float) -> list[LimboEffect]:
-        """Everything up to `vclock` is synced here: the own ack [Q-20]. Precedes `control_written` of the
-        rows it covers, and whatever raft makes of it."""
+        """Everything up to `vclock` is synced here: the own ack [Q-20]. Follows `control_written` of the rows
+        it covers, and the commit of those that waited for the disk alone: all were ahead in the log."""
         self._acks.record(self.self_id, vclock)
         completed = self._queue.mark_written(vclock)
         effects: list[LimboEffect] = [EntriesCommitted(completed, self._term)] if completed else []
@@ -306,6 +318,7 @@ class Limbo:
         """From now on rows are validated, counted and asked for; an own queue stays frozen [Q-71] until a
         promote, which confirms what it holds [L-1]."""
         self._is_in_recovery = False
+        self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn
         return self.advance(now)
 
     # --- control rows ---------------------------------------------------------------------------------
@@ -347,9 +360,10 @@ class Limbo:
             case Verdict.NO_EFFECT:
                 if isinstance(body, Promote | Demote) and body.term <= self._term:
                     self._remember_void(PendingPromote(origin, lsn, body))
-        if origin == self.self_id and isinstance(body, Confirm):
-            self._announced = max(self._announced, body.lsn)
-            self._confirmed_on_disk = max(self._confirmed_on_disk, body.lsn)
+        if origin == self.self_id == self._queue.owner_id and isinstance(body, Confirm):
+            told = min(body.lsn, self._queue.confirmed_lsn)
+            self._announced = max(self._announced, told)
+            self._confirmed_on_disk = max(self._confirmed_on_disk, told)
         return effects + self.advance(now)
 
     def filter_data(self, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
@@ -592,5 +606,5 @@ class Limbo:
         assert NOBODY not in self._confirmed_vclock  # L6
         assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # L5
         assert self._claimed_here <= self._term
-        if self.state is QueueState.LEADER:
+        if owner == self.self_id and not self._is_in_recovery:
             assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # L7

@@ -404,9 +404,6 @@ class Applier:
             raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
         if tm:
             self.lag = max(0.0, time.time() - tm)
-            self._received.append((txns[-1].origin, txns[-1].lsn, tm))
-            if len(self._received) > 1024:
-                self._received.popleft()
         handed, awaited = self._handed, self._awaited
         is_syncing = self.status is Status.SYNC
         for txn in txns:
@@ -414,7 +411,13 @@ class Applier:
             if is_syncing or type(txn) is PlainTxn or not isinstance(txn.control, Confirm):
                 awaited[txn.origin] = txn.lsn
                 self._owes_ack = True
+        if tm and self._owes_ack:  # else the time would tell how long the next heartbeat took
+            self._received.append((txns[-1].origin, txns[-1].lsn, tm))
+            if len(self._received) > 1024:
+                self._received.popleft()
         self._node.step(ev.TxnsReceived(self.peer_id, txns))
+        if self._owes_ack and self._node.core.vclock.covers(Vclock(awaited)):
+            self._ack_wanted.set()  # all of it came through another stream: no write will remind us
 
     # ------------------------------------------------------------------------------------------------ acks
 

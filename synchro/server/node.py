@@ -228,6 +228,8 @@ class Node:
         """From the WAL task: no room; nothing beyond this is on disk."""
         self.log.error("wal_cut_back", vclock=str(vclock), reason=error.reason, message=error.message)
         self.step(ev.RowsCutBack(vclock, error))
+        for applier in self.appliers.values():
+            applier.wake_rows()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Timers and appliers, until cancelled. The WAL has a task of its own and ends after this."""

@@ -7,6 +7,7 @@ from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import BatchTooLarge, SyncTimeout, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.row import Confirm, RowType, TxnId
+from synchro.storage import xrow
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
@@ -456,3 +457,85 @@ def test_a_confirm_that_found_no_room_is_asked_for_again_by_a_timer() -> None:
     mesh.run_for(2 * mesh.settings.replication_timeout_s)
     assert member.wal[-1].control == Confirm(InstanceId(1), Lsn(3))
     assert mesh.rows(1) == [(1,)]
+
+
+def test_with_a_quorum_of_one_the_owner_commits_in_the_order_of_its_log() -> None:
+    """[Q-23], ADR 11: an asynchronous write in front of a synchronous one, both synced by one write."""
+    mesh = promoted_mesh(1)
+    first = mesh.write(1, (1, "first"), ASYNC)
+    ops = [
+        xrow.dml_from_values(RowType.REPLACE, space, value=value)
+        for space, value in ((SYNC, (1,)), (ASYNC, (1, "second")))
+    ]
+    second = mesh.write_ops(1, ops)
+    mesh.settle()
+    assert mesh.committed(first) and mesh.committed(second)
+    assert mesh.rows(1, ASYNC) == [(1, "second")]
+    outcome = mesh.outcome(second)
+    assert isinstance(outcome, ev.Committed) and outcome.txn is not None
+    assert mesh[1].decided_position.lsn == outcome.txn.lsn
+
+
+def deposed_before_it_announced(mesh: Mesh) -> None:
+    """What was committed on 1 is on 2 as well, the CONFIRM nowhere, and 1 hears of a higher term."""
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.persist(2)
+    assert mesh[1].limbo.is_announcement_due
+    mesh.step(1, ev.FrameTermSeen(Term(mesh[1].raft.volatile_term + 1)))
+    mesh.persist(1)
+    assert mesh[1].limbo.is_untold
+
+
+def test_local_writes_of_a_deposed_owner_wait_until_its_log_tells_what_they_build_on() -> None:
+    """L7, ADR 11: recovery would apply them ahead of what they came after."""
+    mesh = promoted_mesh(3)
+    mesh.write(1, (1,))
+    before = mesh.write(1, (7, "one"), LOCAL_SPACE)
+    deposed_before_it_announced(mesh)
+    assert mesh.committed(before)
+    behind = mesh.write(1, (7, "two"), LOCAL_SPACE)
+    refused = mesh.write(1, (2,))
+    assert mesh.reason(refused) == "READ_ONLY"
+    mesh.persist(1)
+    assert mesh.outcome(behind) is None
+
+    mesh.promote(2)
+    assert mesh.committed(behind)
+    assert mesh.rows(1, LOCAL_SPACE) == [(7, "two")]
+    mesh.crash(1)
+    mesh.restart(1)
+    mesh.settle()
+    assert mesh.rows(1, LOCAL_SPACE) == [(7, "two")]
+
+
+def test_a_restarted_owner_may_write_locally_at_once() -> None:
+    """[L-22]: its log tells all that it knows."""
+    mesh = promoted_mesh(3)
+    mesh.write(1, (1,))
+    deposed_before_it_announced(mesh)
+    mesh.crash(1)
+    mesh.restart(1)
+    assert not mesh[1].limbo.is_untold
+    local = mesh.write(1, (7, "two"), LOCAL_SPACE)
+    mesh.settle()
+    assert mesh.outcome(local) is not None or len(mesh[1].limbo) > 0
+
+
+def test_after_a_cut_the_confirm_is_not_tried_at_once_even_if_it_was_planned_before() -> None:
+    """ADR 8: the disk would still be full, and a second cut ends the leadership."""
+    mesh = promoted_mesh(3)
+    mesh.write(1, (2,))
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.write(1, (3,))
+    mesh.persist(1)
+    mesh.persist(2)
+    mesh.write(1, (4,))
+    mesh.deliver(1, 2)
+    mesh.persist(2)
+    assert mesh[1].limbo.is_announcement_due
+    member = mesh.members[1]
+    del member.wal[member.written :]
+    mesh.step(1, ev.RowsCutBack(mesh[1].vclock, WalIo("Failed to write to disk; nothing was written")))
+    assert mesh[1].deadline == mesh.now + mesh.settings.replication_timeout_s
