@@ -166,7 +166,7 @@ class Limits:
     waiting_calls_max: int = 10_000
     """Requests that wait unprepared for room in the limbo, and calls waiting for their outcome."""
     wal_queue_bytes_max: int = 16 * MIB
-    """Rows on their way to disk; beyond it clients are refused and streams are not read."""
+    """Rows on their way to disk; beyond it client writes wait, from half of it on rows of peers do."""
     wal_block_bytes_max: int = 1 * MIB
     """A block is written with one call and checked with one CRC."""
     wal_lead_bytes: int = 4 * MIB

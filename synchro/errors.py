@@ -1,7 +1,7 @@
 """Error taxonomy. Every error has a stable `reason`, kept for ever once released; see docs/errors.md.
 
 A text says what happened, with which values, what did not happen, and the next command. Numbers are
-Tarantool's. The mapping to gRPC statuses is in `rpc/codec.py`, the only place that translates.
+Tarantool's. The mapping to gRPC statuses is in `rpc/status.py`, the only place that translates.
 """
 
 from __future__ import annotations

@@ -384,7 +384,7 @@ class StopApplier:
 
 @dataclass(frozen=True, slots=True)
 class ResetAppliers:
-    """Drop all upstream streams and subscribe again from the written vclock: rows were cut back."""
+    """Rows were cut back: whoever handed some of them over must be asked again, from the written vclock."""
 
 
 @dataclass(frozen=True, slots=True)

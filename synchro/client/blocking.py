@@ -409,8 +409,7 @@ class Client:
             outcome = waiter.outcome
             if isinstance(outcome, SynchroError):
                 raise outcome
-            if self._session.wants_vclock:
-                self._note_txn(outcome)
+            self._note_txn(outcome)
             return outcome, stream.instance
 
         return self._with_retries(tries, self._write_place, attempt)

@@ -19,7 +19,6 @@ class Session:
         self.vclock: dict[int, int] = {}
         """What this client wrote: a read that must show it waits for this."""
         self.schema_version = 0
-        self.wants_vclock = True
         self.good_endpoint: str | None = None
         """Where reads go that need not go to the leader."""
 

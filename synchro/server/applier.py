@@ -1,4 +1,4 @@
-"""The receiving side of replication: one task per configured peer. Rules [A-2], [A-3], [A-10], [A-40].
+"""The receiving side of replication: one per configured peer. Rules [A-2], [A-3], [A-10], [A-40].
 
 An applier finds out who its peer is, subscribes to it from the own written vclock [M-49], hands what it
 reads to the core and says what is on disk. It decides nothing: it classifies errors and keeps time.

@@ -213,7 +213,7 @@ class Node:
         self._persisted_term = core.raft.term
 
     def on_written(self, vclock: Vclock) -> None:
-        """From the WAL task: everything up to here is synced."""
+        """From the WAL: everything up to here is synced."""
         self.step(ev.RowsWritten(vclock))
         self._is_wal_stuck = False
         if self.halted is not None:
@@ -225,7 +225,7 @@ class Node:
             relay.rows_written()
 
     def on_cut(self, vclock: Vclock, error: SynchroError) -> None:
-        """From the WAL task: no room; nothing beyond this is on disk."""
+        """From the WAL: no room; nothing beyond this is on disk."""
         self.log.error("wal_cut_back", vclock=str(vclock), reason=error.reason, message=error.message)
         self.step(ev.RowsCutBack(vclock, error))
         for applier in self.appliers.values():

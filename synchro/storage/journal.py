@@ -2,7 +2,7 @@
 
 Rules [W-8], [W-10], [W-12], [W-15], [W-17], [W-40].
 
-Knows no trio and no threads: `wal.py` calls it in a worker thread, the simulator directly.
+Knows no trio and no threads: `wal.py` calls it in its thread, the simulator directly.
 
 Room: a file grows by a zero-filled, synced lead, so that a sync of rows changes no metadata. The last part
 of the lead is the reserve, which only control rows may use when the disk is full.

@@ -1,7 +1,7 @@
 """Keys: which fields make one, how they compare, and what is no key. Rules [D-8], [D-10], [D-11].
 
 A key inside an index is built of plain Python values whose own order is the order of the rules, so that
-`bisect`, `dict` and `SortedList` compare in C:
+dicts and sorted containers compare in C:
 
 K1  One part of one kind of values, never null: the key is the bare value (`is_plain`).
 K2  Else it is a tuple with one item a part: the bare value where all values of the part compare with each

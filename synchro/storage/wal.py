@@ -1,7 +1,7 @@
 """The WAL: everything pending is one batch, one job of its thread and one sync; readers for relays.
 
 Natural batching: while one batch is on its way the next one gathers, so no timer delays a row. Relays see
-rows only after they are synced here (decision 1 of the architecture). Rules [W-14..16], [W-46], [L-30].
+rows only after they are synced here. Rules [W-14..16], [W-46], [L-30].
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _WITH_TERM: Final = (RowType.PROMOTE, RowType.DEMOTE)
 
 @dataclass(slots=True)
 class WalStats:
-    """Counters for metrics, since the start of the process."""
+    """Counters since the start of the process."""
 
     batches: int = 0
     txns: int = 0
@@ -68,7 +68,7 @@ class Run(NamedTuple):
 
     origin: InstanceId
     first: Lsn
-    """Of the first transaction, as in `Txn`."""
+    """LSN of the first transaction, which is that of its last row, as in `Txn`."""
     last: Lsn
 
 
