@@ -15,8 +15,8 @@ from synchro.row import Confirm, Demote, Promote
 @dataclass(frozen=True, slots=True)
 class WriteControl:
     """Write this row now, as the next one of the own instance; answered by `control_sent` when it has an
-    LSN and by `control_written` when it is synced, or by `cut_back`. At most one is outstanding. The CONFIRM of
-    entries that a majority holds does not pass here: see `Limbo.announce`."""
+    LSN and by `control_written` when it is synced, or by `cut_back`. At most one is outstanding. The
+    CONFIRM of entries that a majority holds does not pass here: see `Limbo.announce`."""
 
     body: Confirm | Promote | Demote
 
