@@ -6,7 +6,6 @@ the outcomes go out in as few messages as possible. No task is switched on the w
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -17,6 +16,7 @@ from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
 from synchro.ids import CallId, Term
 from synchro.instance_events import (
     ClientWrite,
+    ClientWrites,
     Committed,
     FateKnown,
     Outcome,
@@ -55,7 +55,7 @@ class DataService(Service):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.names = Names(node)
-        self.Execute = node.host.unary_deferred(self._execute)
+        self.Execute = self.waiting(self._execute)
         self.ExecuteStream = node.host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
         self.WaitTransaction = self.waiting(self._wait_transaction)
@@ -80,27 +80,15 @@ class DataService(Service):
             new_call_id(), ops, request_id, position, wait, Term(expected_term) if expected_term else None
         )
 
-    def _execute(self, request: Message, _call: Call, answer: asyncio.Future[Message]) -> Callable[[], None]:
+    async def _execute(self, request: Message) -> Message:
         node = self.node
-
-        def on_outcome(_call_id: CallId, outcome: Outcome) -> None:
-            if answer.done():
-                return
-            if isinstance(outcome, Committed | Submitted):
-                answer.set_result(self._reply(request, write.ops, outcome))
-            else:
-                answer.set_exception(self.refusal(error_of(outcome)))
-
-        try:
-            node.ensure_ready()
-            write = self.write_of(request, node.instance.settings.limits, node.new_call_id)
-            timeout_s = codec.timeout_s(request, self._default_timeout_s)
-        except SynchroError as error:
-            raise self.refusal(error) from error
-        node.submit_writes([write], on_outcome, timeout_s)
-        return lambda: node.abandon(write.call_id)
-
-    def _reply(self, request: Message, ops: Sequence[Dml], outcome: Committed | Submitted) -> Message:
+        write = self.write_of(request, node.instance.settings.limits, lambda: CallId(0))
+        outcome = await node.call(
+            lambda call_id: ClientWrites([write._replace(call_id=call_id)]),
+            timeout_s=codec.timeout_s(request, self._default_timeout_s),
+        )
+        if not isinstance(outcome, Committed | Submitted):
+            raise error_of(outcome)
         reply = data_pb2.ExecuteResponse(header=self.header(), is_sync=outcome.is_sync)
         if outcome.txn is not None:
             reply.txn.origin, reply.txn.lsn = outcome.txn
@@ -108,7 +96,7 @@ class DataService(Service):
             reply.duplicate = outcome.duplicate
             if not request.omit_tuples:
                 as_json = codec.wants_json(request.encoding, default=codec.is_json(request.ops))
-                _add_tuples(reply.tuples, encoded_tuples(ops, outcome.tuples, as_json=as_json))
+                _add_tuples(reply.tuples, encoded_tuples(write.ops, outcome.tuples, as_json=as_json))
         return reply
 
     async def _execute_stream(self, stream: Duplex[Any, Any], _call: Call) -> None:

@@ -309,33 +309,6 @@ class RpcHost:
 
         return unary_sync
 
-    def unary_deferred(
-        self, fn: Callable[[Req, Call, asyncio.Future[Rep]], Callable[[], None]]
-    ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
-        """The same without a task, for what a callback answers later: half the turns of the scheduler.
-
-        `fn` begins the work and returns how to let go of it, which is called in any case. The work sets the
-        result of the future, or an exception; unless it is done already: the caller may be gone.
-        """
-
-        async def unary_deferred(request: Req, context: Context) -> Rep:
-            call = Call(context)
-            answer: asyncio.Future[Rep] = self.loop.create_future()
-            self.calls_in_progress += 1
-            try:
-                let_go = fn(request, call, answer)
-                try:
-                    return await answer
-                finally:
-                    let_go()
-            except Exception as exc:
-                await self._abort(fn, call, exc)
-                raise
-            finally:
-                self.calls_in_progress -= 1
-
-        return unary_deferred
-
     def server_stream(
         self, fn: Callable[[Req, Call], AsyncIterator[Rep]]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, None]]:

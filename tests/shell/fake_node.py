@@ -115,12 +115,6 @@ class FakeNode:
         self.steps.append(ClientWrites([]))
         for write in writes:
             self._answer(write.call_id, lambda w=write: on_outcome(w.call_id, self._write(w)))  # type: ignore[misc]
-            if write.call_id in self.held:
-                self.host.loop.call_later(timeout_s, self._expire, write.call_id, on_outcome)
-
-    def _expire(self, call_id: CallId, on_outcome: Callable[[CallId, Outcome], None]) -> None:
-        if self.held.pop(call_id, None) is not None:
-            on_outcome(call_id, _NO_QUORUM)
 
     def abandon(self, call_id: CallId) -> None:
         self.abandoned.append(call_id)
@@ -139,7 +133,9 @@ class FakeNode:
             with trio.move_on_after(timeout_s):
                 await done.wait()
             if not found:
-                return _NO_QUORUM
+                return OutcomeUnknown(
+                    SyncTimeout("no quorum", acked=1, needed=2), TxnId(InstanceId(1), Lsn(15))
+                )
             return found[0]
         finally:
             if not found:
@@ -251,7 +247,6 @@ class FakeNode:
         self.restarted.append(instance)
 
 
-_NO_QUORUM = OutcomeUnknown(SyncTimeout("no quorum", acked=1, needed=2), TxnId(InstanceId(1), Lsn(15)))
 _SIMPLE: dict[type, Outcome] = {
     ReadBarrierRequested: ReadReady(),
     PromoteRequested: Promoted(Term(3), InstanceId(1), confirmed=2, rolled_back=1),

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import gc
 import logging
@@ -59,9 +58,6 @@ class Probe:
             "Hang": unary(host.unary(self.hang)),
             "Bug": unary(host.unary(self.bug)),
             "BugSync": unary(host.unary_sync(self.bug_sync)),
-            "Later": unary(host.unary_deferred(self.later)),
-            "HangLater": unary(host.unary_deferred(self.hang_later)),
-            "BugLater": unary(host.unary_deferred(self.bug_later)),
             "Refuse": unary(host.unary(self.refuse)),
             "CancelItself": unary(host.unary(self.cancel_itself)),
             "Count": stream(host.server_stream(self.count)),
@@ -89,19 +85,6 @@ class Probe:
 
     def bug_sync(self, request: bytes, call: Call) -> bytes:
         raise KeyError("a secret")
-
-    def later(self, request: bytes, call: Call, answer: asyncio.Future[bytes]) -> Callable[[], None]:
-        self.host.loop.call_later(0.001, lambda: answer.done() or answer.set_result(request))
-        return lambda: None
-
-    def hang_later(self, _: bytes, call: Call, answer: asyncio.Future[bytes]) -> Callable[[], None]:
-        self.deadline = call.deadline
-        self.started.set()
-        return self.cancelled.set
-
-    def bug_later(self, request: bytes, call: Call, answer: asyncio.Future[bytes]) -> Callable[[], None]:
-        self.host.loop.call_later(0.001, lambda: answer.set_exception(KeyError("a secret")))
-        return lambda: None
 
     async def refuse(self, request: bytes, call: Call) -> bytes:
         detail = AnyMessage()
@@ -153,12 +136,6 @@ def code_of(caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> grpc.StatusCo
 
 
 # ---- calls go well ---------------------------------------------------------------------------------
-
-
-async def test_an_answer_that_comes_later_needs_no_task() -> None:
-    async with one_node() as (host, _, _, channel):
-        assert await channel.unary("/test.Test/Later", b"x") == b"x"
-        assert host.calls_in_progress == 0
 
 
 async def test_three_nodes_of_one_process_talk_to_each_other() -> None:
@@ -281,7 +258,7 @@ async def test_cancelling_a_trio_task_cancels_its_call_on_the_wire() -> None:
         await until(lambda: host.calls_in_progress == 0)
 
 
-@pytest.mark.parametrize("method", ["/test.Test/Hang", "/test.Test/HangStream", "/test.Test/HangLater"])
+@pytest.mark.parametrize("method", ["/test.Test/Hang", "/test.Test/HangStream"])
 async def test_a_client_that_dies_cancels_the_servers_scope(method: str) -> None:
     """Another process, killed in the middle of its call."""
     client = (
@@ -360,7 +337,7 @@ async def test_a_stream_has_a_deadline_if_it_is_given_one() -> None:
 # ---- errors -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["/test.Test/Bug", "/test.Test/BugSync", "/test.Test/BugLater"])
+@pytest.mark.parametrize("method", ["/test.Test/Bug", "/test.Test/BugSync"])
 async def test_a_bug_in_a_handler_fails_that_call_only(method: str, caplog: pytest.LogCaptureFixture) -> None:
     """The client learns the kind of error, the log everything."""
     async with one_node() as (_, _, _, channel):
@@ -445,10 +422,9 @@ async def test_a_stopping_server_lets_calls_finish_within_its_grace_and_ends_the
             nursery.start_soon(wait_on, "/test.Test/Hang")
             nursery.start_soon(wait_on, "/test.Test/HangStream")
             nursery.start_soon(wait_on, "/test.Test/EchoStream")
-            nursery.start_soon(wait_on, "/test.Test/HangLater")
-            await until(lambda: host.calls_in_progress == 4)
+            await until(lambda: host.calls_in_progress == 3)
             await server.stop(0.1)
-        assert len(ended) == 4 and set(ended) <= {UNAVAILABLE, CANCELLED}
+        assert len(ended) == 3 and set(ended) <= {UNAVAILABLE, CANCELLED}
         assert probe.cancelled.is_set()
         assert host.calls_in_progress == 0
         await server.stop(0.1)  # idempotent
@@ -503,8 +479,6 @@ async def test_nothing_is_left_over_or_logged_at_the_end(caplog: pytest.LogCaptu
             await stream.receive()
         with trio.move_on_after(0.05):
             await channel.unary("/test.Test/Hang", b"")
-        with trio.move_on_after(0.05):
-            await channel.unary("/test.Test/HangLater", b"")
         async with channel.server_stream("/test.Test/Count", b"1000") as replies:
             await anext(replies)
         with pytest.raises(grpc.aio.AioRpcError):
