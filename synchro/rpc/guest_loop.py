@@ -31,6 +31,8 @@ Ts = TypeVarTuple("Ts")
 
 TURN_S: Final = 0.002
 """asyncio runs until it is idle, at most this long: short enough for heartbeats, long enough to batch."""
+PATIENCE_S: Final = 0.006
+"""How long `call_when_idle` waits for idleness that does not come."""
 LEFTOVER_GRACE_S: Final = 0.5
 """gRPC's own tasks end by themselves shortly after the last call; cancelled, they print tracebacks."""
 CLOSE_TIMEOUT_S: Final = 5.0
@@ -52,6 +54,8 @@ class _NonBlockingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.when_idle: list[Callable[[], object]] = []
+        self.patience_ends = 0.0
+        """When `when_idle` is called though there is always something to do."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.unseen = 0
@@ -59,8 +63,9 @@ class _NonBlockingSelector(selectors.DefaultSelector):
         may_wait = timeout is None or timeout > 0
         events = super().select(0) if may_wait or not self.has_polled else []
         self.has_polled = True
-        is_idle, is_over = not events and may_wait, time.monotonic() > self.turn_end
-        if (is_idle or is_over) and self.when_idle:
+        now = time.monotonic()
+        is_idle, is_over = not events and may_wait, now > self.turn_end
+        if self.when_idle and (is_idle or now > self.patience_ends):
             waiting, self.when_idle = self.when_idle, []
             for call in waiting:
                 call()
@@ -119,10 +124,14 @@ class GuestLoop(asyncio.SelectorEventLoop):
         return super().call_soon(callback, *args, context=context)
 
     def call_when_idle(self, callback: Callable[[], object]) -> None:
-        """Like `call_soon`, but behind all that has arrived and all that follows from it, as long as a turn
-        may take."""
-        self._polled.unseen += 1
-        self._polled.when_idle.append(functools.partial(self.call_soon, callback))
+        """Like `call_soon`, but behind all that has arrived and all that follows from it, for `PATIENCE_S` at
+        most: where more arrives than can be handled, work that costs as much for many as for one is put off
+        until it is for many."""
+        polled = self._polled
+        polled.unseen += 1
+        if not polled.when_idle:
+            polled.patience_ends = time.monotonic() + PATIENCE_S
+        polled.when_idle.append(functools.partial(self.call_soon, callback))
         self._start_turn()
 
     def call_at(
