@@ -57,7 +57,7 @@ class Writes:
     def on_client_writes(self, event: ev.ClientWrites, now: float) -> None:
         self._look()
         for write in event.writes:
-            if (self.waiting or self._must_wait(write)) and not self._is_refused(write):
+            if self._must_wait(write) or (self.waiting and not self._may_pass(write)):
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
@@ -74,6 +74,10 @@ class Writes:
             or self._txns.must_wait(write.ops)
             or (state.limbo.is_untold and self._is_logged_locally(write))
         )
+
+    def _may_pass(self, write: ev.ClientWrite) -> bool:
+        """Local writes may wait long for the next owner (`Limbo.is_untold`): others hear at once of it."""
+        return self._state.limbo.is_untold and self._is_refused(write)
 
     def _is_logged_locally(self, write: ev.ClientWrite) -> bool:
         """Local rows are what an owner that was deposed may still write (`Limbo.is_untold`)."""
