@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgpack
 
 from benchmarks.wire import Load
+from synchro.client.wire import varint
 
 WARM_UP_S: Final = 0.5
 VALUE: Final = "v" * 100
@@ -113,15 +114,6 @@ class Meter:
 
 
 # --- requests -------------------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def field(number: int, data: bytes) -> bytes:

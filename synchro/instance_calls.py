@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TypeAlias
 
 from synchro.errors import SynchroError
 from synchro.ids import CallId
 from synchro.instance_events import ClientWrite
 from synchro.queue.entry import LimboEntry
-from synchro.row import Control, RaftState, Txn, TxnId
+from synchro.row import Control, RaftState, Txn, TxnId, new_tuple
 from synchro.storage.memtx import Prepared
-
-_new: Final[Callable[..., Any]] = tuple.__new__  # half the cost of calling a named tuple's class
 
 
 class PendingTxn(LimboEntry):
@@ -38,7 +35,7 @@ class PendingTxn(LimboEntry):
 
     def __init__(self, txn: Txn, prepared: Prepared, is_sync: bool, is_queued: bool, now: float) -> None:
         super().__init__(txn.origin, txn.lsn, is_sync, prepared.size, now)
-        self.id: TxnId = _new(TxnId, (txn.origin, txn.lsn))
+        self.id: TxnId = new_tuple(TxnId, (txn.origin, txn.lsn))
         self.txn = txn
         self.prepared = prepared
         self.is_queued = is_queued

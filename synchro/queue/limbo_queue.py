@@ -123,12 +123,14 @@ class LimboQueue:
 
     def held_lsn(self, quorum_lsn: Lsn) -> Lsn:
         """LSN of the last entry, of either kind, at or below `quorum_lsn`; 0 if there is none [Q-22]."""
-        held = ZERO_LSN
-        for entry in self._entries[self._head :]:
+        entries, index, held = self._entries, self._head, ZERO_LSN
+        while index < len(entries):
+            entry = entries[index]
             if entry.origin != LOCAL:
                 if entry.lsn > quorum_lsn:
                     break
                 held = entry.lsn
+            index += 1
         return held
 
     def confirm_held(self, quorum_lsn: Lsn, now: float) -> list[LimboEntry]:

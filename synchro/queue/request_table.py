@@ -7,17 +7,15 @@ its last row, so this table moves with WAL, relay, snapshot and join.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from synchro.ids import InstanceId, Lsn, RequestId, Term
+from synchro.row import new_tuple
 
 NOWHERE: Final = (Term(0), Lsn(0))
 """Before every position."""
-
-
-_new: Final[Callable[..., Any]] = tuple.__new__  # half the cost of calling a named tuple's class
 
 
 class RequestRecord(NamedTuple):
@@ -66,11 +64,11 @@ class RequestTable:
 
     def prepared(self, request_id: RequestId, origin: InstanceId, lsn: Lsn) -> None:
         """Never called for NOPs: they did nothing."""
-        self._records[request_id] = _new(RequestRecord, (origin, lsn, None))
+        self._records[request_id] = new_tuple(RequestRecord, (origin, lsn, None))
 
     def committed(self, request_id: RequestId, origin: InstanceId, lsn: Lsn, *, term: Term) -> None:
         """The transaction is decided. term: queue term of its segment."""
-        self._remember(request_id, _new(RequestRecord, (origin, lsn, term)))
+        self._remember(request_id, new_tuple(RequestRecord, (origin, lsn, term)))
 
     def rolled_back(self, request_id: RequestId, origin: InstanceId, lsn: Lsn) -> None:
         """No effect if the id stands for another transaction by now (possible without an owner only)."""

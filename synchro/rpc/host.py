@@ -36,7 +36,8 @@ import trio
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
 from synchro.rpc.malformed import Guarded, read_of
-from synchro.rpc.rpc_error import STATUS_DETAILS_KEY, Metadata, RpcError
+from synchro.rpc.rpc_error import Metadata, RpcError
+from synchro.rpc.status import DETAILS_KEY
 
 P = ParamSpec("P")
 Req = TypeVar("Req")
@@ -464,7 +465,7 @@ class RpcChannel:
             is_own_deadline = (
                 error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 and trio.current_time() >= scope_deadline - DEADLINE_RACE_S
-                and STATUS_DETAILS_KEY not in (error.trailing_metadata() or ())
+                and DETAILS_KEY not in (error.trailing_metadata() or ())
             )
             if is_own_deadline:
                 await trio.sleep_until(scope_deadline)

@@ -13,11 +13,10 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro.errors import WrongFormat
-from synchro.rpc.rpc_error import STATUS_DETAILS_KEY, RpcError
-from synchro.rpc.status import status_code, to_status
+from synchro.rpc.rpc_error import RpcError
+from synchro.rpc.status import to_status
 
 
 class Malformed:
@@ -29,9 +28,9 @@ class Malformed:
         self.why = why
 
 
-def status_of(why: str) -> Status:
+def _refusal(why: str) -> RpcError:
     text = f"the request is not a message of this method: {why}; nothing was done"
-    return to_status(WrongFormat(text))
+    return RpcError.of(to_status(WrongFormat(text)))
 
 
 def read_of(context: Any) -> Callable[[], Awaitable[Any]]:
@@ -41,8 +40,7 @@ def read_of(context: Any) -> Callable[[], Awaitable[Any]]:
         try:
             return await context.read()
         except DecodeError as error:
-            status = status_of(str(error))
-            raise RpcError(status_code(status), status.message, status=status) from error
+            raise _refusal(str(error)) from error
 
     return read
 
@@ -101,9 +99,8 @@ def _reader(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 def _refusing(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     async def handle(request: Any, context: Any) -> Any:
         if type(request) is Malformed:
-            status = status_of(request.why)
-            details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
-            await context.abort(status_code(status), status.message, details)
+            error = _refusal(request.why)
+            await context.abort(error.code, error.message, error.trailing_metadata)
         return await method(request, context)
 
     return handle

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Self, TypeAlias
 
 import grpc
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from synchro.rpc.status import DETAILS_KEY, status_code
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
-
-STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
-"""Trailing metadata in which gRPC carries a serialized `google.rpc.Status`."""
-
-
-class ProtobufMessage(Protocol):
-    def SerializeToString(self) -> bytes: ...
 
 
 class RpcError(Exception):
@@ -29,11 +25,16 @@ class RpcError(Exception):
         message: str,
         *,
         trailing_metadata: Metadata = (),
-        status: ProtobufMessage | None = None,
+        status: Status | None = None,
     ) -> None:
         assert code is not grpc.StatusCode.OK
         super().__init__(code, message)
         self.code = code
         self.message = message
-        details = () if status is None else ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+        details = () if status is None else ((DETAILS_KEY, status.SerializeToString()),)
         self.trailing_metadata: Metadata = (*trailing_metadata, *details)
+
+    @classmethod
+    def of(cls, status: Status) -> Self:
+        """With its code and text, and itself as details."""
+        return cls(status_code(status), status.message, status=status)

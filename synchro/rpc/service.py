@@ -12,7 +12,7 @@ from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
 from synchro.rpc.host import Call
 from synchro.rpc.rpc_error import RpcError
-from synchro.rpc.status import status_code, to_status
+from synchro.rpc.status import to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, Node
 
 T = TypeVar("T")
@@ -124,8 +124,7 @@ class Service:
         return to_status(error, leader_hint(leader))
 
     def refusal(self, error: SynchroError) -> RpcError:
-        status = self.status(error)
-        return RpcError(status_code(status), status.message, status=status)
+        return RpcError.of(self.status(error))
 
 
 def expect(outcome: Outcome, kind: type[T]) -> T:

@@ -55,6 +55,7 @@ from synchro.row import (
     RowType,
     Tuple,
     Txn,
+    new_tuple,
 )
 
 NESTING_MAX: Final = 32
@@ -103,7 +104,6 @@ _ALONE_OR_LOCAL: Final = CONTROL_TYPES | {RowType.RAFT}
 _NOP: Final = Nop()
 _EMPTY_MAP: Final = b"\x80"
 
-_new: Callable[..., Any] = tuple.__new__
 _unpackb: Callable[..., Any] = msgpack.unpackb
 _packb: Callable[..., bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -256,7 +256,7 @@ def _parse_insert(kind: RowType, raw: bytes) -> Dml:
     for field in value:
         if type(field) not in _SCALARS:
             _check_nested(field, 1)
-    return _new(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
 
 
 def _parse_update(kind: RowType, raw: bytes) -> Dml:
@@ -438,7 +438,7 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
     except _MALFORMED as error:
         raise WrongFormat(f"malformed tuple: {_why(error)}") from error
     raw = _prefix(2, space_id, None, KEY_TUPLE) + tuple_msgpack
-    return _new(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
 
 
 def insert_all(kind: RowType, space_id: int, tuples: Sequence[bytes]) -> Puts:
@@ -618,7 +618,7 @@ def decode_txns(data: bytes) -> list[Txn]:
             if origin and type(body) is Dml:
                 txns.append(PlainTxn((body,), data[start:end], origin, lsn, flags, request_id))
             else:
-                row = _new(Row, (kind, origin, lsn, tsn, flags, body, group, request_id))
+                row = new_tuple(Row, (kind, origin, lsn, tsn, flags, body, group, request_id))
                 txns.append(Txn((row,), data[start:end]))
     except (*_MALFORMED, _StructError) as error:
         raise _bad_row(error, pos) from error
@@ -730,7 +730,7 @@ def _decode_rows(data: bytes, start: int) -> tuple[Txn, int]:
             if flags in wrong or origin > 31 or group > 1 or not lsn or (group and origin):
                 raise ValueError(f"wrong header: flags {flags}, origin {origin}, group {group}, LSN {lsn}")
             body = parse(kind, data[body_start:end])
-            rows.append(_new(Row, (kind, origin, lsn, tsn, flags, body, group, request_id)))
+            rows.append(new_tuple(Row, (kind, origin, lsn, tsn, flags, body, group, request_id)))
             pos = end
             if flags & FLAG_COMMIT:
                 _check_txn(rows)
@@ -808,7 +808,7 @@ def scan_txns(data: bytes) -> list[TxnSpan]:
             if not lsn:
                 lsn = local
             term = _term_of(data[start:end]) if kind in _WITH_TERM else None
-            spans.append(_new(TxnSpan, (start, end, origin, lsn, local, flags, types[kind], term)))
+            spans.append(new_tuple(TxnSpan, (start, end, origin, lsn, local, flags, types[kind], term)))
             pos = start = end
     except (*_MALFORMED, _StructError) as error:
         raise DecodeError(f"bad row at offset {pos}: {_why(error)}", offset=pos) from error
