@@ -58,7 +58,6 @@ def target(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> I
         return [sys.executable, str(script), "serve", "--config", str(config), "--name", name]
 
     monkeypatch.setattr(processes, "_command", command)
-    monkeypatch.setattr(processes, "LOADING_GRACE_S", 0.1)
     found = parse_target(init(tmp_path / "set", nodes=2, base_port=free_port))
     yield found
     stop(found, timeout_s=0.1, kill=True)
@@ -96,6 +95,7 @@ def test_an_instance_that_waits_for_its_peers_counts_as_started(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "waits")
+    monkeypatch.setattr(processes, "LOADING_GRACE_S", 0.1)
     assert [p.state for p in start(target)] == [State.LOADING, State.LOADING]
 
 
