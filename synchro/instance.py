@@ -86,6 +86,8 @@ class Instance:
     def step(self, event: ev.Event, now: float) -> list[ev.Effect]:
         """Apply one fact; return what the shell must do, in order. Never blocks. `now`: monotonic seconds."""
         match event:
+            case ev.ClientPuts():
+                self._writes.on_client_puts(event, now)
             case ev.ClientWrites():
                 self._writes.on_client_writes(event, now)
             case ev.RowsWritten():
@@ -208,7 +210,7 @@ class Instance:
 
     def has_applied(self, vclock: Vclock) -> bool:
         """Rows up to `vclock` are on disk here, and those of the queue's owner are decided."""
-        first = self.limbo.first_lsn
+        first = self.limbo.first_told_lsn
         return self.vclock.covers(vclock) and not 0 < first <= vclock.get(self.limbo.owner_id)
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from synchro.errors import SynchroError
-from synchro.ids import CallId
+from synchro.ids import CallId, Lsn
 from synchro.instance_events import ClientWrite
 from synchro.queue.entry import LimboEntry
 from synchro.row import Control, RaftState, Txn, TxnId, new_tuple
@@ -17,8 +17,9 @@ class PendingTxn(LimboEntry):
     """A data transaction from `prepare` to its decision; an entry of the limbo if it is in the queue.
 
     calls: answered when it is decided. submit_calls: answered when it is in the local WAL.
-    waits: WaitTransaction calls. refusals: calls of *other* writes, refused because of a tuple of this
-    one: their error may be told only if this one commits, else they were in conflict.
+    waits: WaitTransaction calls. Each with the LSN that its caller is told (`told_lsn`).
+    refusals: calls of *other* writes, refused because of a tuple of this one: their error may be told only if
+    this one commits, else they were in conflict.
     """
 
     __slots__ = (
@@ -34,15 +35,15 @@ class PendingTxn(LimboEntry):
     )
 
     def __init__(self, txn: Txn, prepared: Prepared, is_sync: bool, is_queued: bool, now: float) -> None:
-        super().__init__(txn.origin, txn.lsn, is_sync, prepared.size, now)
+        super().__init__(txn.origin, txn.lsn, is_sync, prepared.size, now, txn.call_count)
         self.id: TxnId = new_tuple(TxnId, (txn.origin, txn.lsn))
         self.txn = txn
         self.prepared = prepared
         self.is_queued = is_queued
         self.is_membership = False
-        self.calls: list[CallId] | None = None
-        self.submit_calls: list[CallId] | None = None
-        self.waits: list[CallId] | None = None
+        self.calls: dict[CallId, Lsn] | None = None
+        self.submit_calls: dict[CallId, Lsn] | None = None
+        self.waits: dict[CallId, Lsn] | None = None
         self.refusals: list[tuple[CallId, SynchroError]] | None = None
 
     @property
@@ -50,11 +51,21 @@ class PendingTxn(LimboEntry):
         """Its caller hears so."""
         return self.wait_ack
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        txn = self.txn
+        return f"{txn.origin}:{txn.tsn}..{txn.lsn}" if txn.is_shared else str(self.id)
+
+    def told_lsn(self, lsn: Lsn) -> Lsn:
+        """What a caller who asks for this LSN of it knows it by: in a shared one each row has its own."""
+        return lsn if self.txn.is_shared else self.lsn
+
     def detach(self, call_id: CallId) -> None:
         """The caller is gone or was answered: forget it; the transaction goes on [Q-43]."""
         for calls in (self.calls, self.submit_calls, self.waits):
-            if calls and call_id in calls:
-                calls.remove(call_id)
+            if calls:
+                calls.pop(call_id, None)
         if self.refusals:
             self.refusals = [refusal for refusal in self.refusals if refusal[0] != call_id]
 

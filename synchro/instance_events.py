@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from synchro.config import Settings
 from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.raft.messages import RaftMessage
-from synchro.row import Dml, Tuple, Txn, TxnId
+from synchro.row import Dml, Puts, Tuple, Txn, TxnId
 from synchro.vclock import Vclock
 
 
@@ -67,6 +67,34 @@ class ClientWrite(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class ClientWrites:
     writes: Sequence[ClientWrite]
+
+
+SHARED_MIN: Final = 4
+"""Fewer calls do not share a transaction: it would save nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPuts:
+    """Transactions of one INSERT, or REPLACE, each, into one space, that arrived together; as columns.
+
+    They may become one shared transaction (ADR 13). Each gets a `Reply` of its own, as a `ClientWrite` does.
+    Parallel: call_ids, puts, request_ids, known_positions.
+    """
+
+    call_ids: Sequence[CallId]
+    puts: Puts
+    request_ids: Sequence[RequestId]
+    known_positions: Sequence[Position | None]
+
+    def writes(self) -> list[ClientWrite]:
+        """The same one by one."""
+        ops = [(put,) for put in self.puts]
+        return list(map(ClientWrite, self.call_ids, ops, self.request_ids, self.known_positions))
+
+    def __getitem__(self, part: slice) -> ClientPuts:
+        return ClientPuts(
+            self.call_ids[part], self.puts[part], self.request_ids[part], self.known_positions[part]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +250,7 @@ class SettingsChanged:
 
 Event: TypeAlias = (
     ClientWrites
+    | ClientPuts
     | CallExpired
     | RequestAbandoned
     | WaitRequested

@@ -82,9 +82,9 @@ class LogTail:
         return lsn
 
     def number(
-        self, ops: Sequence[Dml], local: Sequence[bool], flags: int, request_id: RequestId | None
+        self, ops: Sequence[Dml], local: Sequence[bool], flags: int, request_ids: Sequence[RequestId]
     ) -> Txn:
-        """An own data transaction. flags: of its last row.
+        """An own data transaction. flags: of its last row. request_ids: as in `Txn`.
 
         Local rows come first, so that what a relay leaves out of a mixed transaction is a prefix, and the
         last row, with its flags, is one that peers get [A-37], [D-29].
@@ -92,16 +92,17 @@ class LogTail:
         self_id = self._self_id
         if True not in local:
             first_lsn = Lsn(self.assigned.get(self_id, 0) + 1)
-            txn = xrow.encode_ops(ops, self_id, first_lsn, flags, request_id)
+            txn = xrow.encode_ops(ops, self_id, first_lsn, flags, request_ids)
             self.assigned[self_id] = txn.lsn
             return txn
+        assert len(request_ids) < 2, "a shared transaction has no local rows"
         first = LOCAL if all(local) else self_id
         tsn = Lsn(self.assigned.get(first, 0) + 1)
         rows = []
         for op, is_local in sorted(zip(ops, local, strict=True), key=lambda change: not change[1]):
             origin, group = (LOCAL, GROUP_LOCAL) if is_local else (self_id, GROUP_DEFAULT)
             rows.append(Row(op.type, origin, self.next_lsn(origin), tsn, 0, op, group))
-        rows[-1] = rows[-1]._replace(flags=flags, request_id=request_id)
+        rows[-1] = rows[-1]._replace(flags=flags, request_id=request_ids[0] if request_ids else None)
         return xrow.encode_txn(rows)
 
     def follow(self, txn: Txn) -> None:

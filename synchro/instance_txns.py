@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from synchro import instance_events as ev
@@ -80,8 +80,8 @@ class Transactions:
             state.membership_touched = True
         if in_queue:
             state.limbo.submit(pending)
-        if txn.request_id is not None:
-            state.requests.prepared(txn.request_id, txn.origin, txn.lsn)
+        if txn.request_ids:
+            state.requests.prepared(txn)
         return pending
 
     def prepare_received(self, txn: Txn, now: float) -> PendingTxn:
@@ -102,10 +102,9 @@ class Transactions:
         decided = Lsn(0)
         for pending in pendings:
             origin, lsn = pending.id
-            request_id = pending.txn.request_id
             commit(pending.prepared)
-            if request_id is not None:
-                committed(request_id, origin, lsn, term=term)
+            if pending.txn.request_ids:
+                committed(pending.txn, term)
             if origin and origin in ours:
                 decided = lsn
             if pending.calls:
@@ -116,8 +115,15 @@ class Transactions:
         if decided:
             state.decided = ev.Position(term, decided)
 
-    def _answer_committed(self, pending: PendingTxn, calls: Sequence[CallId]) -> None:
+    def _answer_committed(self, pending: PendingTxn, calls: Mapping[CallId, Lsn]) -> None:
         state = self._state
+        if pending.txn.is_shared:
+            results, origin, first = pending.prepared.results, pending.txn.origin, pending.txn.tsn
+            for call_id, lsn in calls.items():
+                state.reply(
+                    call_id, ev.Committed(TxnId(origin, lsn), (results[lsn - first],), pending.is_sync)
+                )
+            return
         outcome = ev.Committed(pending.id, pending.prepared.results, pending.is_sync)
         for call_id in calls:
             new_id = state.registering.get(call_id) if state.registering else None
@@ -128,7 +134,7 @@ class Transactions:
         for entry in effect.entries:
             pending = cast("PendingTxn", entry)
             error = SyncRollback(
-                f"transaction {pending.id} was rolled back: the PROMOTE of term {effect.by_term} "
+                f"transaction {pending.name} was rolled back: the PROMOTE of term {effect.by_term} "
                 "did not hold it",
                 outcome="rolled_back",
                 by_term=effect.by_term,
@@ -139,8 +145,7 @@ class Transactions:
     def undo(self, pending: PendingTxn, error: SynchroError) -> None:
         state, txn = self._state, pending.txn
         state.memtx.rollback(pending.prepared)
-        if txn.request_id is not None:
-            state.requests.rolled_back(txn.request_id, txn.origin, txn.lsn)
+        state.requests.rolled_back(txn)
         for call_id in (*(pending.calls or ()), *(pending.submit_calls or ())):
             state.refuse(call_id, error)
         for call_id, _ in pending.refusals or ():
@@ -154,8 +159,9 @@ class Transactions:
         state.progressed = True
         if pending.waits:
             # Cut back before it was on disk: its LSN will name another transaction, so it is not told.
-            known = ev.FateKnown(fate, pending.id) if self._is_written(pending) else _CUT_BACK
-            for call_id in pending.waits:
+            is_written = self._is_written(pending)
+            for call_id, lsn in pending.waits.items():
+                known = ev.FateKnown(fate, TxnId(pending.origin, lsn)) if is_written else _CUT_BACK
                 state.reply(call_id, known)
         if self.ddl is pending:
             self.ddl = None
@@ -170,21 +176,24 @@ class Transactions:
             self._state.drops.add(txn.origin, txn.tsn, txn.lsn)
 
     def answer_submitted(self, pending: PendingTxn) -> None:
-        for call_id in pending.submit_calls or ():
-            self._state.reply(call_id, ev.Submitted(pending.id, pending.is_sync))
+        for call_id, lsn in (pending.submit_calls or {}).items():
+            self._state.reply(call_id, ev.Submitted(TxnId(pending.origin, lsn), pending.is_sync))
         pending.submit_calls = None
 
     # --- looking for one
 
     def find(self, txn_id: TxnId) -> PendingTxn | None:
         """By any LSN of it: one in the middle is no more decided than the last one."""
-        origin, lsn = txn_id
         found = self._undecided.get(txn_id)
-        if found is None and lsn > self._state.limbo.confirmed_vclock.get(origin, 0):
-            for pending in self._undecided.values():
-                if pending.txn.origin == origin and pending.txn.tsn <= lsn <= pending.txn.lsn:
-                    return pending
-        return found
+        if found is not None:
+            return found
+        entry = self._state.limbo.entry_at(*txn_id)
+        if isinstance(entry, PendingTxn) and entry.txn.tsn <= txn_id.lsn:
+            return entry
+        for pending in self._state.log.pending_txns():
+            if pending.origin == txn_id.origin and pending.txn.tsn <= txn_id.lsn <= pending.lsn:
+                return pending
+        return None
 
     def find_prepared(self, prepared: Prepared) -> PendingTxn:
         assert isinstance(prepared.owner, PendingTxn)
@@ -200,20 +209,22 @@ class Transactions:
         state = self._state
         is_refusal = any(refusal[0] == call_id for refusal in pending.refusals or ())
         is_wait = call_id in (pending.waits or ())
+        told = {**(pending.calls or {}), **(pending.submit_calls or {}), **(pending.waits or {})}
+        txn_id = TxnId(pending.origin, told.get(call_id, pending.lsn))
         pending.detach(call_id)
         if is_refusal:
             state.refuse(call_id, conflict())
         elif is_wait:
-            txn_id = pending.id if self._is_written(pending) else None
-            state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, txn_id))
+            known = txn_id if self._is_written(pending) else None
+            state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, known))
         else:
-            state.reply(call_id, self._outcome_unknown(pending))
+            state.reply(call_id, self._outcome_unknown(pending, txn_id))
 
-    def _outcome_unknown(self, pending: PendingTxn) -> ev.OutcomeUnknown:
-        state, txn_id = self._state, pending.id
+    def _outcome_unknown(self, pending: PendingTxn, txn_id: TxnId) -> ev.OutcomeUnknown:
+        state = self._state
         limbo = state.limbo
         is_written = self._is_written(pending)
-        acked = limbo.holders(txn_id.origin, txn_id.lsn)
+        acked = limbo.holders(pending.origin, pending.lsn)
         missing = state.registered - acked
         name = f" for {txn_id}" if is_written else ""
         error = SyncTimeout(
@@ -244,8 +255,8 @@ class Transactions:
             state.reply(event.call_id, ev.FateKnown(self._fate_of(txn_id), txn_id))
             return
         if pending.waits is None:
-            pending.waits = []
-        pending.waits.append(event.call_id)
+            pending.waits = {}
+        pending.waits[event.call_id] = pending.told_lsn(txn_id.lsn)
         state.calls[event.call_id] = pending
 
     def _fate_of(self, txn_id: TxnId) -> ev.Fate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import assert_never
 
 from synchro import instance_events as ev
@@ -15,14 +16,14 @@ from synchro.errors import (
     SynchroError,
     SyncQueueFull,
 )
-from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId
+from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId, Lsn, RequestId
 from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions, conflict
 from synchro.queue.limbo import QueueState
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, RowType, TxnId
+from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, Puts, RowType, TxnId
 from synchro.storage import schema, xrow
-from synchro.storage.memtx import PendingRefusal, Prepared
+from synchro.storage.memtx import PendingRefusal, Prepared, size_of
 
 
 class Writes:
@@ -61,6 +62,20 @@ class Writes:
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
+
+    def on_client_puts(self, event: ev.ClientPuts, now: float) -> None:
+        """Those that arrived together share a transaction where nobody could tell (ADR 13), else one each."""
+        self._look()
+        self._share(event, now)
+
+    def _share(self, event: ev.ClientPuts, now: float) -> None:
+        """Those whose keys are taken, or changed by others too, are found by halves and go on alone."""
+        size = len(event.puts)
+        if size < ev.SHARED_MIN or not self._may_share(event):
+            self.on_client_writes(ev.ClientWrites(event.writes()), now)
+        elif size > self._state.settings.limits.batch_ops_max or not self._begin_shared(event, now):
+            self._share(event[: size // 2], now)
+            self._share(event[size // 2 :], now)
 
     def _must_wait(self, write: ev.ClientWrite) -> bool:
         """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk or still to come: nothing is
@@ -159,9 +174,43 @@ class Writes:
         except SynchroError:
             state.memtx.rollback(prepared)  # W2
             raise
-        pending = self._send(write, prepared, is_sync=is_sync, now=now)
-        self._answer_later(write, pending)
+        request_ids = () if write.request_id is None else (write.request_id,)
+        pending = self._send(request_ids, prepared, is_sync=is_sync, now=now)
+        self._answer_later(write, pending, pending.lsn)
         return pending
+
+    def _may_share(self, event: ev.ClientPuts) -> bool:
+        """None of them has to wait, to be refused, or to be looked up as a retry."""
+        state, puts, request_ids = self._state, event.puts, event.request_ids
+        if not self._may_write or not self._may_write_sync or self.waiting:
+            return False
+        if not state.memtx.may_go_together(puts.space_id):
+            return False
+        if state.log.barriers or self._txns.must_wait(puts) or not self._has_room(puts):
+            return False
+        if state.requests.holds_any(request_ids) or len(set(request_ids)) != len(request_ids):
+            return False
+        oldest = min((position for position in event.known_positions if position is not None), default=None)
+        return oldest is None or not state.requests.expired(known_term=oldest.term, known_lsn=oldest.lsn)
+
+    def _begin_shared(self, event: ev.ClientPuts, now: float) -> bool:
+        """False: nothing was done."""
+        state = self._state
+        prepared = state.memtx.prepare_together(event.puts)
+        if prepared is None:
+            return False
+        pending = self._send(event.request_ids, prepared, is_sync=True, now=now)
+        pending.calls = dict(zip(event.call_ids, range(pending.txn.tsn, pending.lsn + 1), strict=True))  # type: ignore[arg-type]
+        state.calls.update(dict.fromkeys(event.call_ids, pending))
+        return True
+
+    def _has_room(self, puts: Puts) -> bool:
+        """For all of them: one by one, some would have to wait where a limit is reached."""
+        limbo, log, limits = self._state.limbo, self._state.log, self._state.settings.limits
+        if limbo.max_size and limbo.size + size_of(puts) > limbo.max_size:
+            return False
+        wal_max = limits.wal_queue_bytes_max
+        return not wal_max or log.bytes + xrow.shared_bytes(puts) <= wal_max
 
     def _check_may_write(self, write: ev.ClientWrite) -> None:
         state = self._state
@@ -202,7 +251,9 @@ class Writes:
                 registered=registered,
             )
 
-    def _send(self, write: ev.ClientWrite, prepared: Prepared, *, is_sync: bool, now: float) -> PendingTxn:
+    def _send(
+        self, request_ids: Sequence[RequestId], prepared: Prepared, *, is_sync: bool, now: float
+    ) -> PendingTxn:
         """Give LSNs, queue it if it must wait for a quorum or behind one that does, write it."""
         state = self._state
         in_queue = is_sync or state.limbo.must_wait()
@@ -211,24 +262,27 @@ class Writes:
             flags |= FLAG_WAIT_SYNC | FLAG_WAIT_ACK
         elif in_queue:
             flags |= FLAG_WAIT_SYNC
-        if write.request_id is not None:
+        if request_ids:
             flags |= FLAG_REQUEST_ID
         if state.limbo.is_announcement_due:
             state.announce()
-        txn = state.log.number(prepared.ops, prepared.local, flags, write.request_id)
+        txn = state.log.number(prepared.ops, prepared.local, flags, request_ids)
         pending = self._txns.enter(txn, prepared, in_queue=in_queue, is_sync=is_sync, now=now)
         state.log.append(pending)
         return pending
 
-    def _answer_later(self, write: ev.ClientWrite, pending: PendingTxn) -> None:
+    def _answer_later(self, write: ev.ClientWrite, pending: PendingTxn, lsn: Lsn) -> None:
+        """lsn: what the caller is told."""
         match write.wait:
             case ev.WaitMode.COMPLETE:
-                pending.calls = [*pending.calls, write.call_id] if pending.calls else [write.call_id]
+                if pending.calls is None:
+                    pending.calls = {}
+                pending.calls[write.call_id] = lsn
                 self._state.calls[write.call_id] = pending
             case ev.WaitMode.SUBMIT:
                 if pending.submit_calls is None:
-                    pending.submit_calls = []
-                pending.submit_calls.append(write.call_id)
+                    pending.submit_calls = {}
+                pending.submit_calls[write.call_id] = lsn
                 self._state.calls[write.call_id] = pending
             case ev.WaitMode.NONE:
                 self._state.reply(write.call_id, ev.Submitted(None, pending.is_sync))
@@ -261,7 +315,7 @@ class Writes:
             if write.wait is ev.WaitMode.SUBMIT and is_written:
                 self._state.reply(write.call_id, ev.Submitted(txn_id, pending.is_sync))
             else:
-                self._answer_later(write, pending)
+                self._answer_later(write, pending, pending.told_lsn(known.lsn))
         return True
 
     def _hold_refusal(self, write: ev.ClientWrite, refusal: PendingRefusal) -> None:

@@ -6,7 +6,7 @@ WAL and on every stream afterwards, so a `Txn` carries them along (`data`); see 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from itertools import repeat
@@ -44,7 +44,7 @@ FLAG_WAIT_SYNC: Final = 2
 FLAG_WAIT_ACK: Final = 4
 """The transaction is synchronous itself; implies WAIT_SYNC; on the last row only."""
 FLAG_REQUEST_ID: Final = 8
-"""16 bytes of request id stand between header and body; on the last row only."""
+"""16 bytes of request id stand between header and body: on the last row, or on every row of a shared one."""
 
 GROUP_DEFAULT: Final = 0
 GROUP_LOCAL: Final = 1
@@ -89,6 +89,9 @@ class Puts(Sequence[Dml]):
 
     def __len__(self) -> int:
         return len(self.raws)
+
+    def __repr__(self) -> str:
+        return f"Puts({self.type.name}, {self.space_id}, {self.values})"
 
     @overload
     def __getitem__(self, index: int) -> Dml: ...
@@ -177,16 +180,19 @@ class Txn:
     """One transaction as it lies in a WAL: all its rows, in order, and their bytes. Never split.
 
     origin, lsn: of its last global row; of its last row if all rows are local (then origin is LOCAL).
+    request_ids: none; that of its client; or, if it is shared, one for each row (ADR 13).
     """
 
-    __slots__ = ("_rows", "data", "flags", "lsn", "origin", "request_id")
+    __slots__ = ("_rows", "data", "flags", "lsn", "origin", "request_ids")
 
     def __init__(self, rows: Sequence[Row], data: bytes) -> None:
         last = rows[-1]
         self._rows: Sequence[Row] | None = rows
         self.data = data
         self.flags = last.flags
-        self.request_id = last.request_id
+        self.request_ids: Sequence[RequestId] = tuple(
+            [row.request_id for row in rows if row.request_id is not None]
+        )
         head = last
         if last.group_id == GROUP_LOCAL:
             for row in reversed(rows):
@@ -228,6 +234,21 @@ class Txn:
         return self.origin == LOCAL
 
     @property
+    def is_shared(self) -> bool:
+        """Each of its rows is the whole change of another call (ADR 13)."""
+        return len(self.request_ids) > 1
+
+    @property
+    def call_count(self) -> int:
+        """Transactions that clients asked for in it."""
+        return len(self.request_ids) or 1
+
+    def requests(self) -> Iterable[tuple[RequestId, Lsn]]:
+        """Its request ids, each with the LSN that its client was told."""
+        first = self.lsn - len(self.request_ids) + 1
+        return zip(self.request_ids, map(Lsn, range(first, self.lsn + 1)), strict=True)
+
+    @property
     def control(self) -> Control | None:
         """The control request this transaction consists of, if it is one."""
         return self.rows[0].body if self.rows[0].type in CONTROL_TYPES else None  # type: ignore[return-value]
@@ -265,7 +286,7 @@ class PlainTxn(Txn):
         origin: InstanceId,
         lsn: Lsn,
         flags: int,
-        request_id: RequestId | None,
+        request_ids: Sequence[RequestId],
     ) -> None:
         self._rows = None
         self._ops = ops
@@ -274,14 +295,16 @@ class PlainTxn(Txn):
         self.lsn = lsn
         """Of its last row."""
         self.flags = flags
-        self.request_id = request_id
+        self.request_ids = request_ids
 
     @property
     def rows(self) -> Sequence[Row]:
         if self._rows is None:
-            origin, tsn = self.origin, self.tsn
+            origin, tsn, ids = self.origin, self.tsn, self.request_ids
             rows = [Row(op.type, origin, Lsn(tsn + i), tsn, 0, op) for i, op in enumerate(self._ops)]
-            rows[-1] = rows[-1]._replace(flags=self.flags, request_id=self.request_id)
+            for i, request_id in enumerate(ids, start=len(rows) - len(ids)):
+                rows[i] = rows[i]._replace(flags=FLAG_REQUEST_ID, request_id=request_id)
+            rows[-1] = rows[-1]._replace(flags=self.flags)
             self._rows = tuple(rows)
         return self._rows
 

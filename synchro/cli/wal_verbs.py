@@ -87,7 +87,9 @@ def _record(row: Any, txn: Any, offset: int, time: float) -> dict[str, Any]:
         record["type"] = row.type.name.lower()
         record.update({name: value for name, value in body._asdict().items() if name != "raw"})
     record["origin"], record["row_lsn"] = row.replica_id, row.lsn
-    record["txn"] = f"{txn.origin}:{txn.lsn}"
+    record["txn"] = f"{txn.origin}:{row.lsn if txn.is_shared else txn.lsn}"
+    if txn.is_shared:
+        record["shared"] = f"{txn.tsn}..{txn.lsn}"
     if row.group_id:
         record["local"] = True
     if txn.is_wait_ack:

@@ -43,7 +43,7 @@ class OwnerChanged:
     """A PROMOTE or DEMOTE, and its pending ancestors, are decided. Follows the fate of the entries.
 
     decided: oldest first; the last one made `new` the owner (`NOBODY` after a DEMOTE).
-    confirmed, rolled_back: numbers of entries."""
+    confirmed, rolled_back: transactions of clients."""
 
     old: InstanceId
     new: InstanceId

@@ -24,18 +24,21 @@ class LimboEntry:
     origin, lsn: of its last global row. A fully local transaction has origin LOCAL and an LSN of
     component 0, which is never compared with a border: it follows the global entry in front of it.
     wait_ack: synchronous itself; False: asynchronous, or local, behind a synchronous one [Q-10].
-    size: bytes. submitted_at: monotonic seconds.
+    size: bytes. submitted_at: monotonic seconds. count: transactions of clients that share it (ADR 13).
 
     Whoever has more to remember of a transaction makes a subclass and gets its own objects back.
     """
 
-    __slots__ = ("is_written", "lsn", "origin", "size", "state", "submitted_at", "wait_ack")
+    __slots__ = ("count", "is_written", "lsn", "origin", "size", "state", "submitted_at", "wait_ack")
 
-    def __init__(self, origin: InstanceId, lsn: Lsn, wait_ack: bool, size: int, submitted_at: float) -> None:
+    def __init__(
+        self, origin: InstanceId, lsn: Lsn, wait_ack: bool, size: int, submitted_at: float, count: int = 1
+    ) -> None:
         self.origin = origin
         self.lsn = lsn
         self.wait_ack = wait_ack
         self.size = size
+        self.count = count
         self.submitted_at = submitted_at
         self.is_written = False
         self.state = EntryState.SUBMITTED

@@ -163,6 +163,11 @@ class Limbo:
         return self._queue.first_lsn
 
     @property
+    def first_told_lsn(self) -> Lsn:
+        """The lowest LSN that a client was told of a transaction that waits; 0 if there is none."""
+        return self._queue.first_told_lsn
+
+    @property
     def last_lsn(self) -> Lsn:
         """LSN of the newest global entry, of either kind; 0 if there is none."""
         return self._queue.last_lsn
@@ -201,7 +206,13 @@ class Limbo:
         return self._queue.confirm_lag
 
     def __len__(self) -> int:
+        """Entries."""
         return len(self._queue)
+
+    @property
+    def count(self) -> int:
+        """Transactions of clients that wait; several may share an entry (ADR 13) [I-25]."""
+        return self._queue.count
 
     @property
     def size(self) -> int:
@@ -213,14 +224,14 @@ class Limbo:
         """A copy, oldest first."""
         return tuple(self._queue)
 
+    def entry_at(self, origin: InstanceId, lsn: Lsn) -> LimboEntry | None:
+        """The oldest entry of `origin` with this LSN or a higher one: who has this row, if any has."""
+        return self._queue.entry_at(lsn) if origin == self._queue.owner_id != NOBODY else None
+
     def age(self, now: float) -> float:
         """Seconds since the oldest entry was submitted; 0 when empty [I-25]."""
         first = self._queue.first
         return 0.0 if first is None else now - first.submitted_at
-
-    def holds(self, origin: InstanceId, lsn: Lsn) -> bool:
-        """Is this transaction in the queue?"""
-        return origin == self._queue.owner_id and origin != NOBODY and self._queue.holds(lsn)
 
     def holders(self, origin: InstanceId, lsn: Lsn) -> frozenset[InstanceId]:
         """Registered instances known to have this row on disk; the rest is `missing` of SYNC_TIMEOUT."""
@@ -523,7 +534,7 @@ class Limbo:
         return effects
 
     def _take_over(self, promote: PendingPromote, now: float, effects: list[LimboEffect]) -> tuple[int, int]:
-        """[P-2] step 6. Returns how many entries were committed and rolled back."""
+        """[P-2] step 6. Returns how many transactions of clients were committed and rolled back."""
         body, segment = promote.body, self._term
         committed: list[LimboEntry] = []
         if body.prev_owner == self._queue.owner_id != NOBODY:
@@ -542,7 +553,7 @@ class Limbo:
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
         self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6
-        return len(committed), len(dropped)
+        return sum(entry.count for entry in committed), sum(entry.count for entry in dropped)
 
     def _raise_confirmed(self, owner: InstanceId, lsn: Lsn) -> None:
         if owner != NOBODY:

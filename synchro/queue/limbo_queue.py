@@ -28,7 +28,7 @@ class LimboQueue:
     Q4  `confirmed_lsn` never goes back while the owner stays.
     Q5  Written entries are a prefix. A local entry is at the front only while it is not written: the
         global entry it followed is committed, its own disk write is all that is missing.
-    Q6  `size` is the sum of the sizes of the entries.
+    Q6  `size` and `count` are the sums of the sizes and counts of the entries.
     """
 
     __slots__ = (
@@ -37,6 +37,7 @@ class LimboQueue:
         "_written",
         "confirm_lag",
         "confirmed_lsn",
+        "count",
         "owner_id",
         "size",
     )
@@ -45,6 +46,7 @@ class LimboQueue:
         self.owner_id = owner_id
         self.confirmed_lsn = confirmed_lsn
         self.size = 0
+        self.count = 0
         self.confirm_lag = 0.0
         self._entries: list[LimboEntry] = []
         self._head = 0  # entries left of it are decided, and dropped at the next compaction
@@ -70,6 +72,15 @@ class LimboQueue:
         return self._entries[index].lsn if index < len(self._entries) else ZERO_LSN
 
     @property
+    def first_told_lsn(self) -> Lsn:
+        """The lowest LSN that a client was told of an undecided transaction; 0 if there is none (ADR 13)."""
+        index = self._first_global()
+        if index == len(self._entries):
+            return ZERO_LSN
+        entry = self._entries[index]
+        return Lsn(entry.lsn - entry.count + 1)
+
+    @property
     def last_lsn(self) -> Lsn:
         """LSN of the newest global entry; 0 if there is none."""
         for index in range(len(self._entries) - 1, self._head - 1, -1):
@@ -77,23 +88,21 @@ class LimboQueue:
                 return self._entries[index].lsn
         return ZERO_LSN
 
-    def holds(self, lsn: Lsn) -> bool:
-        """Is this LSN of the owner the LSN of an entry?"""
-        low, high = self._head, len(self._entries)
+    def entry_at(self, lsn: Lsn) -> LimboEntry | None:
+        """The oldest global entry with this LSN or a higher one."""
+        entries = self._entries
+        low, high = self._head, len(entries)
         while low < high:  # bisect by hand: local entries have no place in the order
-            middle = low + (high - low) // 2
-            probe = middle
-            while probe < high and self._entries[probe].origin == LOCAL:
+            middle = probe = low + (high - low) // 2
+            while probe < high and entries[probe].origin == LOCAL:
                 probe += 1
-            if probe == high:
+            if probe == high or entries[probe].lsn >= lsn:
                 high = middle
-            elif self._entries[probe].lsn == lsn:
-                return True
-            elif self._entries[probe].lsn < lsn:
-                low = probe + 1
             else:
-                high = middle
-        return False
+                low = probe + 1
+        while low < len(entries) and entries[low].origin == LOCAL:
+            low += 1
+        return entries[low] if low < len(entries) else None
 
     # --- changing -----------------------------------------------------------------------------------
 
@@ -103,6 +112,7 @@ class LimboQueue:
         assert entry.origin != LOCAL or len(self) > 0, entry  # Q5: it would not have to wait
         self._entries.append(entry)
         self.size += entry.size
+        self.count += entry.count
         if is_written:
             assert self._written == len(self._entries) - 1  # Q5
             entry.is_written = True
@@ -190,18 +200,20 @@ class LimboQueue:
         return index
 
     def _take_left(self, start: int, lsn: Lsn) -> list[LimboEntry]:
-        entries, index, size = self._entries, start, 0
+        entries, index, size, count = self._entries, start, 0, 0
         while index < len(entries):
             entry = entries[index]
             if not entry.is_written if entry.origin == LOCAL else entry.lsn > lsn:
                 break
             entry.state = EntryState.COMMIT
             size += entry.size
+            count += entry.count
             index += 1
         if index == start:
             return []
         taken = entries[start:index]
         self.size -= size
+        self.count -= count
         self._head = index
         self._written = max(self._written, index)
         self._compact()
@@ -214,6 +226,7 @@ class LimboQueue:
         for entry in dropped:
             entry.state = EntryState.ROLLBACK
             self.size -= entry.size
+            self.count -= entry.count
         self._written = min(self._written, keep)
         return dropped
 
@@ -239,3 +252,4 @@ class LimboQueue:
         ]  # Q5
         assert not waiting or not waiting[0].is_local or not waiting[0].is_written  # Q5
         assert self.size == sum(entry.size for entry in waiting)  # Q6
+        assert self.count == sum(entry.count for entry in waiting)  # Q6

@@ -1,7 +1,7 @@
 """Which requests were done: the memory behind retries. Every instance makes the same one from the rows.
 
 A client names a request with 16 bytes and repeats them when it retries; the transaction carries them in
-its last row, so this table moves with WAL, relay, snapshot and join.
+its last row (a shared one in each row), so this table moves with WAL, relay, snapshot and join.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from synchro.ids import InstanceId, Lsn, RequestId, Term
-from synchro.row import new_tuple
+from synchro.row import Txn, new_tuple
 
 NOWHERE: Final = (Term(0), Lsn(0))
 """Before every position."""
@@ -62,18 +62,26 @@ class RequestTable:
     def find(self, request_id: RequestId) -> RequestRecord | None:
         return self._records.get(request_id)
 
-    def prepared(self, request_id: RequestId, origin: InstanceId, lsn: Lsn) -> None:
+    def holds_any(self, request_ids: Iterable[RequestId]) -> bool:
+        return not self._records.keys().isdisjoint(request_ids)
+
+    def prepared(self, txn: Txn) -> None:
         """Never called for NOPs: they did nothing."""
-        self._records[request_id] = new_tuple(RequestRecord, (origin, lsn, None))
+        origin = txn.origin
+        for request_id, lsn in txn.requests():
+            self._records[request_id] = new_tuple(RequestRecord, (origin, lsn, None))
 
-    def committed(self, request_id: RequestId, origin: InstanceId, lsn: Lsn, *, term: Term) -> None:
+    def committed(self, txn: Txn, term: Term) -> None:
         """The transaction is decided. term: queue term of its segment."""
-        self._remember(request_id, new_tuple(RequestRecord, (origin, lsn, term)))
+        origin = txn.origin
+        for request_id, lsn in txn.requests():
+            self._remember(request_id, new_tuple(RequestRecord, (origin, lsn, term)))
 
-    def rolled_back(self, request_id: RequestId, origin: InstanceId, lsn: Lsn) -> None:
-        """No effect if the id stands for another transaction by now (possible without an owner only)."""
-        if self._records.get(request_id) == (origin, lsn, None):
-            del self._records[request_id]  # R1
+    def rolled_back(self, txn: Txn) -> None:
+        """No effect if an id stands for another transaction by now (possible without an owner only)."""
+        for request_id, lsn in txn.requests():
+            if self._records.get(request_id) == (txn.origin, lsn, None):
+                del self._records[request_id]  # R1
 
     def expired(self, *, known_term: Term, known_lsn: Lsn) -> bool:
         """May an id that is not in the table stand for a transaction that was forgotten?

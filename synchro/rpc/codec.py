@@ -312,15 +312,48 @@ def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None
         if (body.space_id != number) if number else (body.space != name):
             return None
         tuples.append(body.tuple)
-    if not all(tuples) or max(map(len, tuples)) > limits.tuple_bytes_max:
+    puts = columns(kind, number or name, tuples, schema, limits)
+    return puts if puts is not None and sum(map(len, puts.raws)) <= limits.txn_bytes_max else None
+
+
+def columns(
+    kind: str, space: int | str, tuples: Sequence[bytes], schema: Schema, limits: Limits
+) -> Puts | None:
+    """Inserts, or replaces, of these tuples into one space; None if something is wrong with one of them."""
+    if not all(tuples) or max(map(len, tuples)) > limits.tuple_bytes_max or not space:
         return None
     try:
-        puts = xrow.insert_all(
-            RowType.INSERT if is_insert else RowType.REPLACE, _space_id(first, schema), tuples
-        )
+        space_id = schema.space_id(space) if isinstance(space, str) else space
+        return xrow.insert_all(RowType.INSERT if kind == "insert" else RowType.REPLACE, space_id, tuples)
     except SynchroError:
         return None
-    return puts if sum(map(len, puts.raws)) <= limits.txn_bytes_max else None
+
+
+_ORDINARY_WAITS: Final = frozenset({data_pb.WAIT_MODE_UNSPECIFIED, data_pb.WAIT_MODE_COMPLETE})
+
+
+def shape(call: Message) -> tuple[str, int | str, bytes] | None:
+    """(insert or replace, its space, the tuple) of an ExecuteCall that asks for that and nothing special.
+
+    Such calls may share a transaction (ADR 13): no other wait mode, timeout or term, and a request id."""
+    ops = call.ops
+    if (
+        len(ops) != 1
+        or call.wait not in _ORDINARY_WAITS
+        or call.expected_term
+        or len(call.request_id) != REQUEST_ID_BYTES
+        or call.HasField("timeout")
+    ):
+        return None
+    op = ops[0]
+    kind = op.WhichOneof("op")
+    if kind == "insert":
+        body = op.insert
+    elif kind == "replace":
+        body = op.replace
+    else:
+        return None
+    return kind, body.space_id or body.space, body.tuple
 
 
 def stored_bytes(change: Dml) -> bytes:

@@ -6,8 +6,9 @@ the outcomes go out in as few messages as possible. No task is switched on the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import trio
 
@@ -15,6 +16,8 @@ from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
 from synchro.ids import CallId, Term
 from synchro.instance_events import (
+    SHARED_MIN,
+    ClientPuts,
     ClientWrite,
     ClientWrites,
     Committed,
@@ -205,24 +208,55 @@ def _add_tuples(field: Any, tuples: Sequence[Encoded]) -> None:
 # --- the stream -----------------------------------------------------------------------------------------
 
 
+class _Run(NamedTuple):
+    """What neighbours in a frame have in common, and their tuples."""
+
+    kind: str
+    space: int | str
+    tuples: list[bytes]
+
+
+def _runs(calls: Sequence[Message]) -> Iterator[tuple[_Run | None, Sequence[Message]]]:
+    """Neighbours that may share a transaction, and what lies between such runs."""
+    others: list[Message] = []
+    for key, group in groupby(zip(map(codec.shape, calls), calls, strict=True), _common):
+        found = list(group)
+        same = [call for _, call in found]
+        if key is None or len(same) < SHARED_MIN:
+            others += same
+            continue
+        if others:
+            yield None, others
+            others = []
+        yield _Run(*key, [shape[2] for shape, _ in found if shape is not None]), same
+    if others:
+        yield None, others
+
+
+def _common(shaped: tuple[tuple[str, int | str, bytes] | None, Message]) -> tuple[str, int | str] | None:
+    return None if shaped[0] is None else shaped[0][:2]
+
+
 class _Batch:
     """Calls of one frame that became one step of the core: their ids are consecutive.
 
     open: ids without an outcome.
     """
 
-    __slots__ = ("calls", "open", "session", "writes")
+    __slots__ = ("calls", "first", "open", "ops", "session")
 
     def __init__(self, session: _Session) -> None:
         self.session = session
         self.calls: list[Message] = []
-        self.writes: list[ClientWrite] = []
+        self.first = CallId(0)
+        self.ops: Callable[[int], Sequence[Dml]]
+        """Those of the call with this index."""
         self.open: set[CallId] = set()
 
     def on_outcome(self, call_id: CallId, outcome: Outcome) -> None:
         self.open.discard(call_id)
-        index = call_id - self.writes[0].call_id
-        self.session.on_outcome(self.calls[index], self.writes[index], outcome)
+        index = call_id - self.first
+        self.session.on_outcome(self.calls[index], index, self.ops, outcome)
         if not self.open:
             self.session.batches.pop(self, None)
 
@@ -268,39 +302,69 @@ class _Session:
             for call in frame.calls:
                 self._refuse(call.seq, error)
             return
-        # Calls run in order; a batch ends where the timeout changes, which hardly ever happens.
-        batch, batch_timeout_s = _Batch(self), default_s
-        write_of, new_call_id, limits = self.service.write_of, self.node.new_call_id, settings.limits
-        for call in frame.calls:
-            try:
-                timeout_s = codec.timeout_s(call, default_s)
-                if timeout_s != batch_timeout_s:
-                    self._submit(batch, batch_timeout_s)
-                    batch, batch_timeout_s = _Batch(self), timeout_s
-                batch.writes.append(write_of(call, limits, new_call_id))
-            except SynchroError as error:
-                self._refuse(call.seq, error)
-                continue
-            batch.calls.append(call)
-        self._submit(batch, batch_timeout_s)
+        # Calls run in order.
+        for run, calls in _runs(frame.calls):
+            if run is None or not self._submit_puts(run, calls, settings.limits, default_s):
+                self._submit_each(calls, settings.limits, default_s)
         if self.in_flight >= STREAM_CALLS_MAX and not self._paused:
             self._paused = True
             self.stream.pause_reading()
 
-    def _submit(self, batch: _Batch, timeout_s: float) -> None:
-        if not batch.writes:
-            return
-        batch.open.update([write.call_id for write in batch.writes])
-        self.in_flight += len(batch.writes)
-        self.batches[batch] = None
-        self.node.submit_writes(batch.writes, batch.on_outcome, timeout_s)
+    def _submit_puts(self, run: _Run, calls: Sequence[Message], limits: Limits, timeout_s: float) -> bool:
+        """False: nothing was done."""
+        puts = codec.columns(run.kind, run.space, run.tuples, self.service.names, limits)
+        if puts is None:
+            return False
+        batch, new_call_id = _Batch(self), self.node.new_call_id
+        batch.calls.extend(calls)
+        batch.ops = lambda index: puts[index : index + 1]
+        call_ids = [new_call_id() for _ in calls]
+        event = ClientPuts(
+            call_ids, puts, [call.request_id for call in calls], list(map(codec.position, calls))
+        )
+        self._begin(batch, call_ids)
+        self.node.submit_puts(event, batch.on_outcome, timeout_s)
+        return True
 
-    def on_outcome(self, call: Message, write: ClientWrite, outcome: Outcome) -> None:
+    def _submit_each(self, calls: Sequence[Message], limits: Limits, default_s: float) -> None:
+        """A batch ends where the timeout changes, which hardly ever happens."""
+        write_of, new_call_id = self.service.write_of, self.node.new_call_id
+        batch, batch_timeout_s, writes = _Batch(self), default_s, list[ClientWrite]()
+        for call in calls:
+            try:
+                timeout_s = codec.timeout_s(call, default_s)
+                if timeout_s != batch_timeout_s:
+                    self._submit(batch, writes, batch_timeout_s)
+                    batch, batch_timeout_s, writes = _Batch(self), timeout_s, []
+                writes.append(write_of(call, limits, new_call_id))
+            except SynchroError as error:
+                self._refuse(call.seq, error)
+                continue
+            batch.calls.append(call)
+        self._submit(batch, writes, batch_timeout_s)
+
+    def _submit(self, batch: _Batch, writes: Sequence[ClientWrite], timeout_s: float) -> None:
+        if not writes:
+            return
+        batch.ops = lambda index: writes[index].ops
+        self._begin(batch, [write.call_id for write in writes])
+        self.node.submit_writes(writes, batch.on_outcome, timeout_s)
+
+    def _begin(self, batch: _Batch, call_ids: Sequence[CallId]) -> None:
+        batch.first = call_ids[0]
+        batch.open.update(call_ids)
+        self.in_flight += len(call_ids)
+        self.batches[batch] = None
+
+    def on_outcome(
+        self, call: Message, index: int, ops: Callable[[int], Sequence[Dml]], outcome: Outcome
+    ) -> None:
+        """ops(index): those of the call."""
         self.in_flight -= 1
         if self._over:
             return
         if isinstance(outcome, Committed | Submitted):
-            self._answer(call, write, outcome)
+            self._answer(call, index, ops, outcome)
         else:
             self._refuse(call.seq, error_of(outcome))
         if self._paused and self.in_flight <= STREAM_CALLS_MAX // 2:
@@ -309,7 +373,13 @@ class _Session:
         if not self.in_flight:
             self._idle.set()
 
-    def _answer(self, call: Message, write: ClientWrite, outcome: Committed | Submitted) -> None:
+    def _answer(
+        self,
+        call: Message,
+        index: int,
+        ops: Callable[[int], Sequence[Dml]],
+        outcome: Committed | Submitted,
+    ) -> None:
         tuples: Sequence[Encoded] = ()
         size = RESULT_BYTES
         duplicate = False
@@ -318,7 +388,7 @@ class _Session:
             if outcome.tuples and not call.omit_tuples:
                 encoding = call.encoding
                 as_json = codec.is_json(call.ops) if encoding == _UNSPECIFIED else encoding == _JSON
-                tuples = encoded_tuples(write.ops, outcome.tuples, as_json=as_json)
+                tuples = encoded_tuples(ops(index), outcome.tuples, as_json=as_json)
                 for value in tuples:
                     size += (
                         len(value) if isinstance(value, bytes) else 0 if value is None else value.ByteSize()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from synchro.config import Settings
 from synchro.ids import CallId, InstanceId, Term
-from synchro.instance_events import ClientWrite, Event, Outcome, Position
+from synchro.instance_events import ClientPuts, ClientWrite, Event, Outcome, Position
 from synchro.row import TxnId
 from synchro.vclock import Vclock
 
@@ -130,6 +130,11 @@ class Node(Protocol):
         `on_outcome` is called once for each, maybe before this returns, in any order; the rules of `submit`
         hold. After `timeout_s` the node steps `CallExpired` for those without an outcome.
         """
+
+    def submit_puts(
+        self, puts: ClientPuts, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+    ) -> None:
+        """The same for a run of transactions that may share one; their call ids are consecutive."""
 
     def abandon(self, call_id: CallId) -> None:
         """The caller is gone; a finished or unknown call is ignored."""

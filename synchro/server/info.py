@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from synchro.ids import NOBODY
+from synchro.ids import NOBODY, Lsn
 from synchro.instance import Instance
 from synchro.instance_calls import PendingTxn
+from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.applier import Status
 
@@ -76,7 +77,7 @@ def synchro(core: Instance, now: float) -> dict[str, Any]:
         "queue": {
             "owner": int(limbo.owner_id),
             "term": int(limbo.term),
-            "len": len(limbo),
+            "len": limbo.count,
             "size": limbo.size,
             "busy": limbo.is_busy,
             "age": limbo.age(now),
@@ -166,16 +167,19 @@ def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
         assert isinstance(entry, PendingTxn)
         txn = entry.txn
         acked = core.limbo.holders(entry.origin, entry.lsn)
-        facts.append(
-            QueueEntryFacts(
-                txn=entry.id if entry.is_written else None,
-                space_ids=sorted({op.space_id for op in txn.ops}),
-                rows=txn.row_count,
-                size_bytes=entry.size,
-                age_s=now - entry.submitted_at,
-                acked_by=sorted(acked),
-                missing=sorted(core.limbo.registered - acked),
-                is_sync=entry.wait_ack,
+        missing = core.limbo.registered - acked
+        space_ids = sorted({op.space_id for op in txn.ops})
+        for lsn in range(entry.lsn - entry.count + 1, entry.lsn + 1):  # as clients know them (ADR 13)
+            facts.append(
+                QueueEntryFacts(
+                    txn=TxnId(entry.origin, Lsn(lsn)) if entry.is_written else None,
+                    space_ids=space_ids,
+                    rows=txn.row_count // entry.count,
+                    size_bytes=entry.size // entry.count,
+                    age_s=now - entry.submitted_at,
+                    acked_by=sorted(acked),
+                    missing=sorted(missing),
+                    is_sync=entry.wait_ack,
+                )
             )
-        )
     return facts

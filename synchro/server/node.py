@@ -460,9 +460,25 @@ class Node:
                 on_outcome(write.call_id, self._too_many() if self.halted is None else self._leaving())
             writes = writes[:room]
         if writes:
-            self._calls.update(dict.fromkeys([write.call_id for write in writes], on_outcome))
-            self._expire_at(trio.current_time() + timeout_s, writes[0].call_id, writes[-1].call_id)
-            self.step(ev.ClientWrites(writes))
+            self._step_calls(
+                [write.call_id for write in writes], ev.ClientWrites(writes), on_outcome, timeout_s
+            )
+
+    def submit_puts(self, puts: ev.ClientPuts, on_outcome: Respond, timeout_s: float) -> None:
+        call_ids = puts.call_ids
+        room = self.settings.limits.waiting_calls_max - len(self._calls)
+        if self.halted is not None or len(call_ids) > room:
+            self.submit_writes(puts.writes(), on_outcome, timeout_s)
+        else:
+            self._step_calls(call_ids, puts, on_outcome, timeout_s)
+
+    def _step_calls(
+        self, call_ids: Sequence[CallId], event: ev.Event, on_outcome: Respond, timeout_s: float
+    ) -> None:
+        """call_ids: consecutive."""
+        self._calls.update(dict.fromkeys(call_ids, on_outcome))
+        self._expire_at(trio.current_time() + timeout_s, call_ids[0], call_ids[-1])
+        self.step(event)
 
     def abandon(self, call_id: CallId) -> None:
         if self._calls.pop(call_id, None) is not None:
@@ -569,7 +585,7 @@ class Node:
             is_writable=core.is_writable and self.is_ready,
             ro_reason=core.read_only_reason(),
             queue_owner=core.limbo.owner_id,
-            queue_len=len(core.limbo),
+            queue_len=core.limbo.count,
             can_read=self.is_ready,
             sees_quorum=connected >= min(core.limbo.quorum, len(core.registered)),
         )

@@ -411,5 +411,5 @@ def without_local_rows(data: bytes) -> bytes:
     """[A-37]: the flags move to the last row that is sent."""
     txn = xrow.decode_txns(data)[0]
     rows = [row for row in txn.rows if row.group_id != GROUP_LOCAL]
-    rows[-1] = rows[-1]._replace(flags=txn.flags, request_id=txn.request_id)
+    rows[-1] = rows[-1]._replace(flags=txn.flags, request_id=txn.rows[-1].request_id)
     return xrow.encode_txn(rows).data

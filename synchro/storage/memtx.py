@@ -101,6 +101,28 @@ class Memtx:
             raise
         return prepared
 
+    def may_go_together(self, space_id: int) -> bool:
+        """Whether changes of several clients may be one transaction here (ADR 13).
+
+        Only in a synchronous space: there a peer takes the transaction as it is or stops, while a conflict of
+        plain rows may drop one [A-35], and it must not drop its neighbours.
+        """
+        store = self._stores.get(space_id)
+        return store is not None and store.is_sync and store.takes_columns
+
+    def prepare_together(self, puts: Puts) -> Prepared | None:
+        """`prepare` for changes of several clients (ADR 13). None: nothing has changed; one by one then.
+
+        Ask `may_go_together` first.
+        """
+        try:
+            self._check_limits(puts)
+        except BatchTooLarge:
+            return None
+        self._serial += 1
+        prepared = Prepared(self._serial)
+        return prepared if self._run_puts(prepared, puts) else None
+
     def commit(self, prepared: Prepared) -> None:
         """Make its changes part of what readers see; definitions change now [X4]."""
         assert not prepared.is_done  # X2
@@ -186,7 +208,7 @@ class Memtx:
         prepared.ops = ops
         prepared.local = [store.is_local] * len(ops)
         prepared.results = ops.values
-        prepared.size = sum(map(len, ops.raws)) + len(ops) * ROW_OVERHEAD_BYTES
+        prepared.size = size_of(ops)
         prepared.is_sync = store.is_sync
         return True
 
@@ -513,6 +535,11 @@ class Memtx:
         """Every index of every space agrees with the tuples, and overlays hold only open transactions."""
         for store in self._stores.values():
             store.check()
+
+
+def size_of(puts: Puts) -> int:
+    """`Prepared.size` of them."""
+    return sum(map(len, puts.raws)) + len(puts) * ROW_OVERHEAD_BYTES
 
 
 def _member(row: Tuple) -> tuple[str, str | None]:

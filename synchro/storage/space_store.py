@@ -194,13 +194,19 @@ class SpaceStore:
             prepared.changes.append((self, key, value, below))
         return old
 
+    @property
+    def takes_columns(self) -> bool:
+        """Whether `put_new` may ever say yes: secondary unique indexes want a look at each tuple."""
+        return self._of is not None and not self.unique and not self.is_temporary
+
     def put_new(self, prepared: Prepared, values: Sequence[Tuple], *, replace: bool) -> bool:
         """All of them at once, if no key is pending or twice among them, and none is refused.
 
         False: nothing has changed; `put` them one by one, which finds the one that is refused.
         """
-        if self._of is None or self.unique or self.is_temporary or not self.format.passes(values):
+        if not self.takes_columns or not self.format.passes(values):
             return False
+        assert self._of is not None
         keys = list(map(self._of, values))
         pending = self.pending
         if not pending.keys().isdisjoint(keys) or not (replace or self.tuples.keys().isdisjoint(keys)):

@@ -1,7 +1,8 @@
 """Row <-> bytes: what lies in a WAL block and travels in a stream frame. Rules [W-1], [W-3], [D-40].
 
 A row is a header of 24 bytes, little-endian: body length u32, type u8, flags u8, origin u8, group u8,
-LSN u64, TSN u64; then 16 bytes of request id if `FLAG_REQUEST_ID` is set; then the body, a msgpack map
+LSN u64, TSN u64; then 16 bytes of request id if `FLAG_REQUEST_ID` is set (on the last row, or on every row
+of a shared transaction, ADR 13: global changes with LSNs without a gap); then the body, a msgpack map
 with Tarantool's IPROTO keys:
 
     INSERT, REPLACE   {0x10 space, 0x21 tuple}
@@ -84,6 +85,8 @@ _INNER_HEADER: Final = Struct("<IxBxB16x")
 """Of `ROW_HEADER`: body length, flags, group."""
 _PUT_HEADER: Final = Struct("<I4sQ14s")
 """A row of `_decode_puts`: body length; type, flags, origin and group; LSN; TSN and the start of the body."""
+_SHARED_PUT_HEADER: Final = Struct("<I4sQ8s16s6s")
+"""The same in a shared transaction: the request id stands between the TSN and the start of the body."""
 
 _FLAGS_KNOWN: Final = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID
 _FLAGS_WRONG: Final = frozenset(
@@ -528,20 +531,19 @@ def dml_from_values(
 
 
 def encode_txn(rows: Sequence[Row]) -> Txn:
-    """One transaction from its rows; sets COMMIT (and REQUEST_ID if there is one) on the last [W-3]."""
-    last = rows[-1]
-    flags = last.flags | FLAG_COMMIT
-    if last.request_id is not None:
-        flags |= FLAG_REQUEST_ID
-    if flags != last.flags:
-        last = last._replace(flags=flags)
-        rows = (*rows[:-1], last)
+    """One transaction from its rows; sets COMMIT on the last, REQUEST_ID where there is one [W-3]."""
     pack = ROW_HEADER.pack
     parts: list[bytes] = []
     add = parts.append
-    for kind, origin, lsn, tsn, flag, body, group, request_id in rows:
+    rows = list(rows)
+    last = len(rows) - 1
+    for number, row in enumerate(rows):
+        kind, origin, lsn, tsn, flags, body, group, request_id = row
+        flags |= (FLAG_COMMIT if number == last else 0) | (0 if request_id is None else FLAG_REQUEST_ID)
+        if flags != row.flags:
+            rows[number] = row._replace(flags=flags)
         raw = (type(body) is Dml and body.raw) or encode_body(body)
-        add(pack(len(raw), kind, flag, origin, group, lsn, tsn))
+        add(pack(len(raw), kind, flags, origin, group, lsn, tsn))
         if request_id is not None:
             assert len(request_id) == REQUEST_ID_BYTES
             add(request_id)
@@ -550,35 +552,47 @@ def encode_txn(rows: Sequence[Row]) -> Txn:
 
 
 def encode_ops(
-    ops: Sequence[Dml], origin: InstanceId, first_lsn: Lsn, flags: int, request_id: RequestId | None
+    ops: Sequence[Dml], origin: InstanceId, first_lsn: Lsn, flags: int, request_ids: Sequence[RequestId] = ()
 ) -> PlainTxn:
     """One transaction of these changes, all global, with the LSNs from `first_lsn` on.
 
-    flags: of the last row; COMMIT (and REQUEST_ID if there is one) is added [W-3].
+    flags: of the last row; COMMIT (and REQUEST_ID if there is one) is added [W-3]. request_ids: as in `Txn`.
     """
     flags |= FLAG_COMMIT
     tail = b""
-    if request_id is not None:
-        assert len(request_id) == REQUEST_ID_BYTES
+    if request_ids:
         flags |= FLAG_REQUEST_ID
-        tail = request_id
+        tail = request_ids[-1]
+        assert len(tail) == REQUEST_ID_BYTES
     pack = ROW_HEADER.pack
     last = len(ops) - 1
     if not last:
         (op,) = ops
         raw = op.raw or encode_body(op)
         head = pack(len(raw), op.type, flags, origin, GROUP_DEFAULT, first_lsn, first_lsn)
-        return PlainTxn(ops, b"".join((head, tail, raw)), origin, first_lsn, flags, request_id)
+        return PlainTxn(ops, b"".join((head, tail, raw)), origin, first_lsn, flags, request_ids)
     if type(ops) is Puts:
         raws, kinds = ops.raws, [int(ops.type)] * len(ops)
     else:
         raws, kinds = [op.raw or encode_body(op) for op in ops], [op.type for op in ops]
+    is_shared = len(request_ids) > 1
+    inner = repeat(FLAG_REQUEST_ID if is_shared else 0)
     zero, lsns = repeat(0), range(first_lsn, first_lsn + last)
-    heads = list(map(pack, map(len, raws), kinds, zero, repeat(origin), zero, lsns, repeat(first_lsn)))
+    heads = list(map(pack, map(len, raws), kinds, inner, repeat(origin), zero, lsns, repeat(first_lsn)))
     lsn = Lsn(first_lsn + last)
-    heads.append(pack(len(raws[-1]), kinds[-1], flags, origin, GROUP_DEFAULT, lsn, first_lsn) + tail)
-    data = b"".join(chain.from_iterable(zip(heads, raws, strict=True)))
-    return PlainTxn(ops, data, origin, lsn, flags, request_id)
+    heads.append(pack(len(raws[-1]), kinds[-1], flags, origin, GROUP_DEFAULT, lsn, first_lsn))
+    if is_shared:
+        assert set(map(len, request_ids)) == {REQUEST_ID_BYTES}
+        data = b"".join(chain.from_iterable(zip(heads, request_ids, raws, strict=True)))
+    else:
+        heads[-1] += tail
+        data = b"".join(chain.from_iterable(zip(heads, raws, strict=True)))
+    return PlainTxn(ops, data, origin, lsn, flags, request_ids)
+
+
+def shared_bytes(puts: Puts) -> int:
+    """`Txn.data` of a shared transaction of them."""
+    return sum(map(len, puts.raws)) + len(puts) * (ROW_HEADER_BYTES + REQUEST_ID_BYTES)
 
 
 def decode_txns(data: bytes) -> list[Txn]:
@@ -593,7 +607,7 @@ def decode_txns(data: bytes) -> list[Txn]:
         while pos < size:
             length, kind_number, flags, origin, group, lsn, tsn = unpack_header(data, pos)
             if not flags & FLAG_COMMIT:
-                next_row = pos + 24 + length
+                next_row = pos + 24 + length + (REQUEST_ID_BYTES if flags else 0)
                 found = None
                 if data[pos + 4 : pos + 8] == data[next_row + 4 : next_row + 8]:
                     found = _decode_puts(data, pos)
@@ -601,9 +615,9 @@ def decode_txns(data: bytes) -> list[Txn]:
                 txns.append(txn)
                 continue
             body_start = pos + 24
-            request_id: RequestId | None = None
+            request_ids: tuple[RequestId, ...] = ()
             if flags & FLAG_REQUEST_ID:
-                request_id = RequestId(data[body_start : body_start + REQUEST_ID_BYTES])
+                request_ids = (RequestId(data[body_start : body_start + REQUEST_ID_BYTES]),)
                 body_start += REQUEST_ID_BYTES
             end = body_start + length
             if end > size:
@@ -616,8 +630,9 @@ def decode_txns(data: bytes) -> list[Txn]:
             if tsn != lsn or (kind is _RAFT and not group):
                 raise ValueError(f"{kind.name} with LSN {lsn}, TSN {tsn}, group {group}")
             if origin and type(body) is Dml:
-                txns.append(PlainTxn((body,), data[start:end], origin, lsn, flags, request_id))
+                txns.append(PlainTxn((body,), data[start:end], origin, lsn, flags, request_ids))
             else:
+                request_id = request_ids[0] if request_ids else None
                 row = new_tuple(Row, (kind, origin, lsn, tsn, flags, body, group, request_id))
                 txns.append(Txn((row,), data[start:end]))
     except (*_MALFORMED, _StructError) as error:
@@ -636,66 +651,80 @@ def _decode_puts(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
     None: `_decode_rows` must look at it. It accepts all that this accepts, and has the reasons of refusals.
     """
     try:
-        _, kind_number, flags, origin, group, first_lsn, tsn = ROW_HEADER.unpack_from(data, start)
+        _, kind_number, first_flags, origin, group, first_lsn, tsn = ROW_HEADER.unpack_from(data, start)
+        is_shared = first_flags == FLAG_REQUEST_ID
+        body_at = 24 + REQUEST_ID_BYTES if is_shared else 24
         kind = _PUT_TYPES.get(kind_number)
-        prefix = data[start + 24 : start + 30]
+        prefix = data[start + body_at : start + body_at + _PREFIX_BYTES]
         space_id = _SPACE_BY_PREFIX.get(prefix)
-        if kind is None or space_id is None or flags or group or not 0 < origin <= INSTANCE_ID_MAX:
+        if kind is None or space_id is None or group or not 0 < origin <= INSTANCE_ID_MAX:
             return None
-        if first_lsn != tsn or not first_lsn:
+        if first_lsn != tsn or not first_lsn or not (is_shared or not first_flags):
             return None
-        unpack_header = _PUT_HEADER.unpack_from
-        same, tail = data[start + 4 : start + 8], data[start + 16 : start + 30]
+        ids: list[RequestId] = []
         raws: list[bytes] = []
-        add = raws.append
+        add, add_id = raws.append, ids.append
         pos, lsn = start, first_lsn
-        while True:
-            length, row_same, row_lsn, row_tail = unpack_header(data, pos)
-            if row_same != same or row_tail != tail or row_lsn != lsn:
-                break
-            pos += 24
-            add(data[pos : pos + length])
-            pos += length
-            lsn += 1
+        same = data[start + 4 : start + 8]
+        if is_shared:
+            unpack_shared, tsn_bytes = _SHARED_PUT_HEADER.unpack_from, data[start + 16 : start + 24]
+            while True:
+                length, row_same, row_lsn, row_tsn, request_id, row_prefix = unpack_shared(data, pos)
+                if row_same != same or row_lsn != lsn or row_tsn != tsn_bytes or row_prefix != prefix:
+                    break
+                add_id(request_id)
+                pos += 40
+                add(data[pos : pos + length])
+                pos += length
+                lsn += 1
+        else:
+            unpack_plain, tail = _PUT_HEADER.unpack_from, data[start + 16 : start + 30]
+            while True:
+                length, row_same, row_lsn, row_tail = unpack_plain(data, pos)
+                if row_same != same or row_tail != tail or row_lsn != lsn:
+                    break
+                pos += 24
+                add(data[pos : pos + length])
+                pos += length
+                lsn += 1
         length, row_kind, flags, row_origin, group, row_lsn, tsn = ROW_HEADER.unpack_from(data, pos)
         if (row_kind, row_origin, group, row_lsn, tsn) != (kind_number, origin, 0, lsn, first_lsn):
             return None
         if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG:
             return None
         pos += 24
-        request_id = None
         if flags & FLAG_REQUEST_ID:
-            request_id = RequestId(data[pos : pos + REQUEST_ID_BYTES])
+            add_id(RequestId(data[pos : pos + REQUEST_ID_BYTES]))
             pos += REQUEST_ID_BYTES
         end = pos + length
-        if end > len(data) or not data.startswith(prefix, pos):
+        if end > len(data) or not data.startswith(prefix, pos) or (is_shared and len(ids) <= len(raws)):
             return None
         add(data[pos:end])
         values = _unpack_all([raw[_PREFIX_BYTES:] for raw in raws])
     except (*_MALFORMED, _StructError):
         return None
     ops = Puts(kind, space_id, raws, values)
-    return PlainTxn(ops, data[start:end], InstanceId(origin), lsn, flags, request_id), end
+    return PlainTxn(ops, data[start:end], InstanceId(origin), lsn, flags, ids), end
 
 
 def _decode_changes(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
     """The same for changes of every kind."""
     unpack_header, parsers = ROW_HEADER.unpack_from, _PARSERS
     try:
-        _, _, _, origin, _, first_lsn, _ = unpack_header(data, start)
-        if not first_lsn or not 0 < origin <= INSTANCE_ID_MAX:
+        _, _, first_flags, origin, _, first_lsn, _ = unpack_header(data, start)
+        if not first_lsn or not 0 < origin <= INSTANCE_ID_MAX or first_flags & ~FLAG_REQUEST_ID:
             return None
         ops: list[Dml] = []
-        request_id = None
-        flags, pos, lsn = 0, start, first_lsn - 1
-        while not flags:
+        ids: list[RequestId] = []
+        flags, pos, lsn = first_flags, start, first_lsn - 1
+        while flags == first_flags:
             length, kind_number, flags, row_origin, group, row_lsn, tsn = unpack_header(data, pos)
             lsn += 1
             if row_lsn != lsn or tsn != first_lsn or row_origin != origin or group:
                 return None
             pos += 24
             if flags & FLAG_REQUEST_ID:
-                request_id = RequestId(data[pos : pos + REQUEST_ID_BYTES])
+                ids.append(RequestId(data[pos : pos + REQUEST_ID_BYTES]))
                 pos += REQUEST_ID_BYTES
             kind, parse = parsers[kind_number]
             if kind not in _DML_TYPES:
@@ -707,7 +736,9 @@ def _decode_changes(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
         return None
     if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG or pos > len(data):
         return None
-    return PlainTxn(ops, data[start:pos], InstanceId(origin), lsn, flags, request_id), pos
+    if first_flags and len(ids) != len(ops):
+        return None
+    return PlainTxn(ops, data[start:pos], InstanceId(origin), lsn, flags, ids), pos
 
 
 def _decode_rows(data: bytes, start: int) -> tuple[Txn, int]:
@@ -735,7 +766,7 @@ def _decode_rows(data: bytes, start: int) -> tuple[Txn, int]:
             if flags & FLAG_COMMIT:
                 _check_txn(rows)
                 return Txn(tuple(rows), data[start:end]), end
-            if flags:
+            if flags & ~FLAG_REQUEST_ID:
                 raise ValueError("flags on a row that is not the last of its transaction")
     except (*_MALFORMED, _StructError) as error:
         raise _bad_row(error, pos) from error
@@ -768,6 +799,18 @@ def _check_txn(rows: Sequence[Row]) -> None:
         last_lsn = lsn
     if not last_lsn and rows[0].lsn != tsn:
         raise ValueError(f"TSN {tsn}, but the first row has LSN {rows[0].lsn}")
+    if any(row.request_id is not None for row in rows[:-1]):
+        _check_shared(rows)
+
+
+def _check_shared(rows: Sequence[Row]) -> None:
+    """Each row is the change of another call (ADR 13); ValueError if not."""
+    if any(row.request_id is None for row in rows):
+        raise ValueError("request ids on some rows of a transaction, and not on the last one alone")
+    if any(row.group_id or row.type not in _DML_TYPES for row in rows):
+        raise ValueError("a shared transaction has a row that is local or no change")
+    if rows[-1].lsn - rows[0].lsn != len(rows) - 1:
+        raise ValueError("the LSNs of a shared transaction have a gap")
 
 
 def scan_txns(data: bytes) -> list[TxnSpan]:

@@ -23,6 +23,7 @@ class Item:
     lsn: int
     is_local: bool
     size: int
+    count: int
     is_written: bool = False
 
 
@@ -37,7 +38,9 @@ class LimboQueueMachine(RuleBasedStateMachine):
 
     def take(self, items: list[Item], entries: list[LimboEntry]) -> None:
         """The queue says that these left it, in this order."""
-        assert [(i.lsn, i.is_local, i.size) for i in items] == [(e.lsn, e.is_local, e.size) for e in entries]
+        assert [(i.lsn, i.is_local, i.size, i.count) for i in items] == [
+            (e.lsn, e.is_local, e.size, e.count) for e in entries
+        ]
         self.items = [item for item in self.items if item not in items]
 
     def completed(self, upto: int) -> list[Item]:
@@ -49,14 +52,16 @@ class LimboQueueMachine(RuleBasedStateMachine):
             left.append(item)
         return left
 
-    @rule(is_local=st.booleans(), size=st.integers(0, 5), gap=st.integers(1, 3))
-    def append(self, is_local: bool, size: int, gap: int) -> None:
+    @rule(is_local=st.booleans(), size=st.integers(0, 5), gap=st.integers(1, 3), count=st.integers(1, 4))
+    def append(self, is_local: bool, size: int, gap: int, count: int) -> None:
+        """A shared one (ADR 13) has an LSN for each of its `count` callers; none is local."""
         is_local = is_local and len(self.items) > 0
-        self.top[is_local] += gap
-        item = Item(self.top[is_local], is_local, size)
+        count = 1 if is_local else count
+        self.top[is_local] += max(gap, count)
+        item = Item(self.top[is_local], is_local, size, count)
         origin = LOCAL if is_local else self.queue.owner_id
         self.items.append(item)
-        self.queue.append(LimboEntry(origin, Lsn(item.lsn), True, size, 0.0))
+        self.queue.append(LimboEntry(origin, Lsn(item.lsn), True, size, 0.0, count))
 
     @rule(count=st.integers(1, 4))
     def write(self, count: int) -> None:
@@ -104,16 +109,22 @@ class LimboQueueMachine(RuleBasedStateMachine):
         queue = self.queue
         queue.check()
         global_lsns = [item.lsn for item in self.items if not item.is_local]
+        told_lsns = [item.lsn - item.count + 1 for item in self.items if not item.is_local]
         assert [(e.lsn, e.is_local, e.is_written) for e in queue] == [
             (i.lsn, i.is_local, i.is_written) for i in self.items
         ]
         assert len(queue) == len(self.items)
         assert queue.first_lsn == min(global_lsns, default=0)
         assert queue.last_lsn == max(global_lsns, default=0)
+        assert queue.first_told_lsn == min(told_lsns, default=0)
         assert queue.size == sum(item.size for item in self.items)
+        assert queue.count == sum(item.count for item in self.items)
         assert queue.confirmed_lsn == self.confirmed
         for lsn in range(self.top[False] + 2):
-            assert queue.holds(Lsn(lsn)) == (lsn in global_lsns)
+            found = queue.entry_at(Lsn(lsn))
+            first = min((one for one in global_lsns if one >= lsn), default=None)
+            assert (None if found is None else found.lsn) == first
+            assert found is None or not found.is_local
 
 
 TestLimboQueueMachine = LimboQueueMachine.TestCase

@@ -66,7 +66,7 @@ puts = st.builds(
 )
 """Seldom mixed with changes of other kinds in life, so they have a way of their own."""
 lists_of_changes = st.one_of(st.lists(dmls, min_size=1, max_size=4), puts)
-request_ids = st.none() | st.binary(min_size=16, max_size=16).map(RequestId)
+request_ids = st.binary(min_size=16, max_size=16).map(RequestId)
 wait_flags = st.sampled_from([0, FLAG_WAIT_SYNC, FLAG_WAIT_SYNC | FLAG_WAIT_ACK])
 controls = st.one_of(
     st.builds(Confirm, ids, u64.map(Lsn)).map(lambda b: (RowType.CONFIRM, b)),
@@ -87,14 +87,24 @@ def txns(draw: st.DrawFn) -> Txn:
     if kind == 1:
         row_type, control = draw(controls)
         return encode_txn([Row(row_type, origin, Lsn(lsn), Lsn(lsn), 0, control)])
-    return txn_of(draw(lists_of_changes), origin, lsn, draw(wait_flags), draw(request_ids))
+    changes = draw(lists_of_changes)
+    return txn_of(changes, origin, lsn, draw(wait_flags), draw(ids_of(changes)))
+
+
+def ids_of(changes: Sequence[Dml]) -> st.SearchStrategy[list[RequestId]]:
+    """None, that of the client, or one for each change: a shared transaction (ADR 13)."""
+    count = len(changes)
+    return st.sampled_from([0, 1, count]).flatmap(
+        lambda size: st.lists(request_ids, min_size=size, max_size=size)
+    )
 
 
 def txn_of(
-    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, request_id: RequestId | None
+    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, names: Sequence[RequestId]
 ) -> Txn:
     """Row by row."""
     last = len(changes) - 1
+    name_of = dict(zip(range(last - len(names) + 1, last + 1), names, strict=True))
     return encode_txn(
         [
             Row(
@@ -104,7 +114,7 @@ def txn_of(
                 Lsn(lsn),
                 flags if n == last else 0,
                 dml,
-                request_id=request_id if n == last else None,
+                request_id=name_of.get(n),
             )
             for n, dml in enumerate(changes)
         ]
@@ -130,6 +140,7 @@ def test_what_was_encoded_is_decoded(run: list[Txn]) -> None:
     assert [one.data for one in decoded] == [one.data for one in run]
     for one, other in zip(decoded, run, strict=True):
         assert same(tuple(one.rows), tuple(other.rows))
+        assert list(one.requests()) == list(other.requests())
     spans = scan_txns(data)
     assert [(s.origin, s.lsn, s.flags, s.type) for s in spans] == [
         (one.origin, one.lsn, one.flags, one.rows[0].type) for one in run
@@ -137,16 +148,20 @@ def test_what_was_encoded_is_decoded(run: list[Txn]) -> None:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(lists_of_changes, ids.filter(bool), u64, wait_flags, request_ids)
+@given(lists_of_changes, ids.filter(bool), u64, wait_flags, st.data())
 def test_own_changes_have_the_bytes_of_their_rows(
-    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, request_id: RequestId | None
+    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, data: st.DataObject
 ) -> None:
-    made = encode_ops(changes, origin, Lsn(lsn), flags, request_id)
-    other = txn_of(changes, origin, lsn, flags, request_id)
+    names = data.draw(ids_of(changes))
+    made = encode_ops(changes, origin, Lsn(lsn), flags, names)
+    other = txn_of(changes, origin, lsn, flags, names)
     assert made.data == other.data
-    assert same(made.rows, other.rows)
-    for name in ("origin", "lsn", "tsn", "flags", "request_id", "row_count", "control", "is_nop", "is_local"):
+    assert same(tuple(made.rows), tuple(other.rows))
+    plain = ("origin", "lsn", "tsn", "flags", "row_count", "control", "is_nop", "is_local")
+    for name in (*plain, "is_shared", "call_count"):
         assert getattr(made, name) == getattr(other, name)
+    assert list(made.requests()) == list(other.requests())
+    assert [lsn for _, lsn in made.requests()] == [row.lsn for row in made.rows if row.request_id is not None]
     assert same(tuple(made.ops), tuple(other.ops))
     assert list(made.components()) == list(other.components())
     assert repr(made) == repr(other)

@@ -310,6 +310,12 @@ def request_id_forgotten() -> Iterator[None]:
         yield
 
 
+@saboteur("S12", seeds=60, first=1)
+def a_retry_in_a_crowd_is_not_looked_up() -> Iterator[None]:
+    with patch.object(RequestTable, "holds_any", lambda self, request_ids: False):
+        yield
+
+
 @saboteur("S16 L2", seeds=30, first=2)
 def relay_skips_a_row_on_reconnect() -> Iterator[None]:
     init = RelayFilter.__init__

@@ -12,6 +12,7 @@ from synchro.config import Limits, PeerAddress, Settings
 from synchro.errors import CheckpointInProgress, IllegalParams, Loading, ReadOnly, SynchroError, SyncTimeout
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance_events import (
+    ClientPuts,
     ClientWrite,
     ClientWrites,
     Committed,
@@ -112,9 +113,18 @@ class FakeNode:
     def submit_writes(
         self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
     ) -> None:
-        self.steps.append(ClientWrites([]))
+        self.steps.append(ClientWrites(writes))
+        self._begin(writes, on_outcome)
+
+    def _begin(self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None]) -> None:
         for write in writes:
             self._answer(write.call_id, lambda w=write: on_outcome(w.call_id, self._write(w)))  # type: ignore[misc]
+
+    def submit_puts(
+        self, puts: ClientPuts, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+    ) -> None:
+        self.steps.append(puts)
+        self._begin(puts.writes(), on_outcome)
 
     def abandon(self, call_id: CallId) -> None:
         self.abandoned.append(call_id)

@@ -21,6 +21,7 @@ from synchro import errors
 from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Lsn, Term
+from synchro.instance_events import ClientPuts, ClientWrites
 from synchro.rpc import data_service
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
@@ -438,6 +439,115 @@ async def test_an_error_touches_its_call_only() -> None:
             wrong, illegal, found = errors.WrongFormat, errors.IllegalParams, errors.TupleFound
             assert kinds == [None, wrong, illegal, found, illegal, None, None]
             assert not results[6].reply.tuples
+
+
+def named(seq: int, op: Any, **fields: Any) -> dict[str, Any]:
+    """A call with a request id: neighbours like it may share a transaction."""
+    return {"seq": seq, "ops": [op], "request_id": seq.to_bytes(16, "big"), **fields}
+
+
+def replace(*fields: Any, space: str = "bands") -> Any:
+    return data_pb2.Op(replace={"space": space, "tuple": pack(*fields)})
+
+
+def steps_of(node: FakeNode) -> list[tuple[str, int]]:
+    """What the core was told of the frame: kinds of events, and how many calls each has."""
+    found = []
+    for step in node.steps:
+        if isinstance(step, ClientPuts):
+            found.append((step.puts.type.name, len(step.call_ids)))
+        else:
+            assert isinstance(step, ClientWrites)
+            found.append(("each", len(step.writes)))
+    return found
+
+
+async def test_neighbours_of_one_kind_and_space_reach_the_core_together() -> None:
+    """ADR 13: and what lies between them goes as it always did; nothing overtakes anything."""
+    async with serving() as (node, client):
+        await with_bands(client, is_sync=True)
+        async with streaming(client) as stream:
+            node.steps.clear()
+            frame = [named(n, insert(n, "a")) for n in range(1, 9)]
+            frame += [named(n, replace(n, "b")) for n in range(9, 14)]
+            frame += [named(n, insert(n, "c")) for n in range(14, 17)]  # too few
+            frame += [{"seq": 17, "ops": [insert(17, "d")]}, named(18, insert(18, "d"), expected_term=9)]
+            frame += [named(n, insert(n, "e"), timeout={"seconds": 3}) for n in (19, 20)]
+            frame += [named(n, insert(n, "f")) for n in range(21, 25)]
+            stream.send(*frame)
+            results = await stream.results_of(*range(1, 25))
+            expected = [("INSERT", 8), ("REPLACE", 5), ("each", 5), ("each", 2), ("INSERT", 4)]
+            assert steps_of(node) == expected
+            assert [unpacked(r.reply.tuples)[0][0] for r in results] == list(range(1, 25))
+            lsns = [r.reply.txn_lsn for r in results]
+            assert lsns == list(range(lsns[0], lsns[0] + 24))
+
+
+async def test_one_tuple_that_cannot_be_read_makes_the_whole_run_go_one_by_one() -> None:
+    """X2: malformed, too large, missing or JSON; and a space by a name that is unknown."""
+    async with serving(Limits(tuple_bytes_max=1000)) as (node, client):
+        await with_bands(client, is_sync=True)
+        as_json = data_pb2.Op(insert={"space": "bands"})
+        as_json.insert.tuple_json.extend([50, "json"])
+        missing = data_pb2.Op(insert={"space": "bands"})
+        odd = [
+            (data_pb2.Op(insert={"space": "bands", "tuple": b"\xc1"}), errors.WrongFormat),
+            (insert(50, "x" * 2000), errors.BatchTooLarge),
+            (missing, errors.WrongFormat),
+            (as_json, None),
+        ]
+        async with streaming(client) as stream:
+            for number, (op, kind) in enumerate(odd):
+                node.steps.clear()
+                first = 10 * number + 1
+                seqs = range(first, first + 9)
+                frame = [named(seq, insert(seq + 100, "a")) for seq in seqs]
+                frame[4] = named(first + 4, op)
+                stream.send(*frame)
+                results = await stream.results_of(*seqs)
+                kinds = [type(from_status(r.error)) if r.HasField("error") else None for r in results]
+                assert kinds == [None] * 4 + [kind] + [None] * 4
+                assert steps_of(node) == [("each", 9 if kind is None else 8)]
+            stream.send(*(named(seq, insert(seq, "a", space="nope")) for seq in range(91, 97)))
+            for result in await stream.results_of(*range(91, 97)):
+                assert type(from_status(result.error)) is errors.NoSuchSpace
+
+
+async def test_each_of_a_run_is_answered_as_it_asked() -> None:
+    """ADR 13: tuples, their encoding, and whether it is a duplicate are each caller's own."""
+    async with serving() as (_, client):
+        await with_bands(client, is_sync=True)
+        async with streaming(client) as stream:
+            stream.send(
+                named(1, insert(1, "a")),
+                named(2, insert(2, "b"), omit_tuples=True),
+                named(3, insert(3, "c"), encoding="ENCODING_JSON"),
+                named(4, insert(4, "d"), request_id=(1).to_bytes(16, "big")),
+                named(5, insert(1, "e")),
+                named(6, insert(6, "f")),
+            )
+            results = await stream.results_of(*range(1, 7))
+            replies = [result.reply for result in results]
+            assert unpacked(replies[0].tuples) == [[1, "a"]]
+            assert not replies[1].tuples
+            assert MessageToDict(replies[2].tuples[0]) == {"json": [3.0, "c"]}
+            assert replies[3].duplicate and replies[3].txn_lsn == replies[0].txn_lsn
+            assert type(from_status(results[4].error)) is errors.TupleFound
+            assert unpacked(replies[5].tuples) == [[6, "f"]] and replies[5].is_sync
+
+
+async def test_a_stream_that_breaks_abandons_those_of_a_run() -> None:
+    """X1."""
+    async with serving() as (node, client):
+        await with_bands(client, is_sync=True)
+        node.hold = True
+        async with streaming(client) as stream:
+            stream.send(*(named(n, insert(n, "a")) for n in range(1, 9)), {"seq": 9, "ops": [insert(9, "a")]})
+            while len(node.held) < 9:
+                await trio.sleep(0.01)
+        while len(node.abandoned) < 9:
+            await trio.sleep(0.01)
+        assert node.abandoned == sorted(node.abandoned)
 
 
 async def test_results_come_as_they_become_known() -> None:

@@ -61,6 +61,8 @@ class Checks:
         self.plain: set[TxnKey] = set()
         """Asynchronous transactions that waited for nobody: a deposed owner may lose them (S16)."""
         self.bodies: dict[TxnKey, bytes] = {}
+        self.shared: dict[TxnKey, TxnKey] = {}
+        """(origin, LSN of a row) -> the shared transaction it is a row of (ADR 13)"""
         self.nops: dict[TxnKey, int] = {}
         self.requests: dict[bytes, TxnKey] = {}
         self.versions: dict[object, list[object]] = {}
@@ -187,6 +189,9 @@ class Checks:
                 data = self.bodies.get(key)
                 if data is None:
                     self.bodies[key] = bytes(txn.data)
+                    if txn.is_shared:
+                        world.hits["transaction shared"] += 1
+                        self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
                 elif data != txn.data:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
         elif isinstance(first.body, RaftState) and first.body.vote != NOBODY:
@@ -225,6 +230,7 @@ class Checks:
             self.plain.add(key)
         if not is_committed:
             self.world.hits["entry rolled back"] += 1
+            self.world.hits["shared transaction rolled back"] += txn.is_shared
             return
         if key in self.nops:
             self.fail("S3", f"{txn} is committed on {who}, but {self.nops[key]} made it a NOP")
@@ -232,10 +238,11 @@ class Checks:
             if txn.lsn <= self.last_commit.get(term, 0):
                 self.fail("S6", f"{txn} commits after LSN {self.last_commit[term]} of term {term}")
             self.last_commit[term] = txn.lsn
-        if txn.request_id is not None:
-            first = self.requests.setdefault(txn.request_id, key)
-            if first != key and txn.is_wait_ack:
-                self.fail("S12", f"request {txn.request_id.hex()} has two effects: {first} and {key}")
+        for request_id, lsn in txn.requests():
+            told = (txn.origin, lsn)
+            first = self.requests.setdefault(request_id, told)
+            if first != told and txn.is_wait_ack:
+                self.fail("S12", f"request {request_id.hex()} has two effects: {first} and {told}")
         for row in txn.rows:
             op = row.body
             space = getattr(op, "space_id", None)
@@ -330,8 +337,9 @@ class Checks:
         """S3, S4: what an answer says is what the logs say."""
         match outcome:
             case ev.Committed(txn=txn) if txn is not None:
-                fate = self.fates.get(txn)
-                self.told_committed.setdefault((txn.origin, txn.lsn), f"{number} at {self.world.now:.3f}")
+                key = self.shared.get(txn, txn)
+                fate = self.fates.get(key)
+                self.told_committed.setdefault((key[0], key[1]), f"{number} at {self.world.now:.3f}")
                 if fate is None or not fate[0]:
                     self.fail("S4", f"{number} says {txn} is committed; its fate is {fate}")
             case ev.Rejected(error=error) if error.reason == "SYNC_ROLLBACK":
@@ -340,9 +348,10 @@ class Checks:
                 ev.Fate.COMMITTED,
                 ev.Fate.ROLLED_BACK,
             ):
-                fate = self.fates.get(txn)
+                key = self.shared.get(txn, txn)
+                fate = self.fates.get(key)
                 is_committed = told is ev.Fate.COMMITTED
-                is_nop = (txn.origin, txn.lsn) in self.nops
+                is_nop = (key[0], key[1]) in self.nops
                 if (fate is None and not is_nop) or (fate is not None and fate[0] != is_committed):
                     self.fail("S4", f"{number} says {txn} is {told}; its fate is {fate}, nop: {is_nop}")
 

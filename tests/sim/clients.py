@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgpack
 from mesh import ASYNC, SYNC
 from sim.history import INF, Seen
 
@@ -116,29 +118,14 @@ class Client:
             call = process.call(lambda call: ev.ClientWrites([self._write(op, call)]), done)
         if call in process.calls:
             if self.rng.random() < world.abandon_share:
-                world.at(world.now + timeout * self.rng.random(), self._abandon, process, call)
-            world.at(world.now + timeout, self._expire, process, call)
+                world.at(world.now + timeout * self.rng.random(), _abandon, world, process, call)
+            world.at(world.now + timeout, _expire, world, process, call)
 
     def _write(self, op: Op, call: CallId) -> ev.ClientWrite:
         kind = RowType.INSERT if op.kind == "insert" else RowType.REPLACE
         ops = [xrow.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
         wait = ev.WaitMode.SUBMIT if op.kind == "submit" else ev.WaitMode.COMPLETE
         return ev.ClientWrite(call, ops, op.request_id, wait=wait)
-
-    def _expire(self, process: Process, call: CallId) -> None:
-        if call in process.calls and process.is_alive:
-            if self.world.machines[process.number].paused_until > self.world.now:
-                self.world.at(self.world.machines[process.number].paused_until, self._expire, process, call)
-                return
-            process.step(ev.CallExpired(call))
-
-    def _abandon(self, process: Process, call: CallId) -> None:
-        if process.is_alive and self.world.machines[process.number].paused_until <= self.world.now:
-            done = process.calls.pop(call, None)
-            if done is not None:
-                self.world.hits["call abandoned"] += 1
-                process.step(ev.RequestAbandoned(call))
-                done(_GONE)
 
     def _look(self, process: Process, op: Op) -> None:
         """A read of committed data, wherever the client happens to be."""
@@ -164,7 +151,7 @@ class Client:
             call = process.call(
                 lambda call: ev.WaitRequested(call, txn), lambda fate: self._done(process, attempt, fate)
             )
-            world.at(world.now + 1.0 * world.time_scale, self._expire, process, call)
+            world.at(world.now + 1.0 * world.time_scale, _expire, world, process, call)
             return
         world.at(world.now + delay, self._answer, process.number, attempt, outcome, value)
 
@@ -219,6 +206,141 @@ class Client:
             elif op.kind not in ("read", "look"):
                 world.undone.append((op.keys[0], op.value))
         world.at(world.now + self.rng.expovariate(1.0) * world.think_mean, self.next)
+
+
+class Crowd:
+    """Callers who share one stream: their writes arrive together and may share a transaction (ADR 13).
+
+    Each has one operation; whoever has no answer, or was refused, tries again in the next round, with the
+    same request id.
+    """
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.rng = world.choices.stream("crowd", number)
+        self.count = 0
+        self.favourite = self.rng.choice(list(world.machines))
+        self._kind = "write"
+        self._ops: list[Op] = []
+        """Of this round."""
+        self._unanswered = 0
+        self._again: list[Op] = []
+        self.open: dict[Op, None] = {}
+        """Begun and not ended."""
+
+    def start(self) -> None:
+        self.world.at(self.world.now + self.rng.uniform(0, 0.3), self.next)
+
+    def next(self) -> None:
+        world, rng = self.world, self.rng
+        ops, self._again = self._again, []
+        if not ops:
+            if world.clients_stopped:
+                return
+            self._kind = rng.choice(("write", "write", "insert"))
+        for _ in range(rng.randint(3, 9) - len(ops)):
+            self.count += 1
+            key = rng.randrange(world.keys) if rng.random() < 0.3 else 1000 + rng.randrange(500)
+            op = Op(self._kind, [key], f"{self.number}.{self.count}", world.now)
+            op.request_id = RequestId(f"{self.number:04d}{self.count:012d}".encode())
+            ops.append(op)
+            self.open[op] = None
+        self._ops, self._unanswered = ops, len(ops)
+        writable = [
+            number
+            for number, machine in world.machines.items()
+            if machine.process is not None and machine.process.instance.is_writable
+        ]
+        target = rng.choice(writable) if writable and rng.random() < 0.7 else self.favourite
+        world.at(world.now + rng.uniform(0.0002, 0.004), self._arrive, target)
+
+    def _arrive(self, target: int) -> None:
+        world, rng = self.world, self.rng
+        machine = world.machines[target]
+        process = machine.process
+        if process is None:
+            self.favourite = rng.choice(list(world.machines))
+            for op in self._ops:
+                self._answer(target, op, None)
+            return
+        if machine.paused_until > world.now:
+            world.at(machine.paused_until, self._arrive, target)
+            return
+        for op in self._ops:
+            op.attempts += 1
+        kind = RowType.INSERT if self._kind == "insert" else RowType.REPLACE
+        tuples = [msgpack.packb((op.keys[0], op.value)) for op in self._ops]
+        request_ids = [op.request_id for op in self._ops if op.request_id is not None]
+        call_ids = process.call_together(
+            [partial(self._done, process, op) for op in self._ops],
+            lambda ids: ev.ClientPuts(
+                ids, xrow.insert_all(kind, SYNC, tuples), request_ids, [None] * len(ids)
+            ),
+        )
+        timeout = rng.choice((0.3, 1.0, 3.0)) * world.time_scale
+        for call in call_ids:
+            if rng.random() < world.abandon_share:
+                world.at(world.now + timeout * rng.random(), _abandon, world, process, call)
+            world.at(world.now + timeout, _expire, world, process, call)
+
+    def _done(self, process: Process, op: Op, outcome: ev.Outcome) -> None:
+        world = self.world
+        world.checks.told(process.number, outcome)
+        delay = self.rng.uniform(0.0002, 0.004)
+        world.at(world.now + delay, self._answer, process.number, op, outcome)
+
+    def _answer(self, target: int, op: Op, outcome: ev.Outcome | None) -> None:
+        match outcome:
+            case ev.Committed():
+                self.favourite = target
+                self._finish(op, "ok")
+            case ev.Rejected() | None:
+                self._retry(op, "info" if op.maybe else "fail")
+            case _:
+                op.maybe = True
+                self._retry(op, "info")
+        self._unanswered -= 1
+        if not self._unanswered:
+            pause = self.rng.expovariate(1.0) * self.world.think_mean
+            if self._again:
+                pause += self.rng.uniform(0.01, 0.2) * self.world.time_scale
+            self.world.at(self.world.now + pause, self.next)
+
+    def _retry(self, op: Op, otherwise: str) -> None:
+        if op.attempts >= ATTEMPTS_MAX or self.world.clients_stopped:
+            self._finish(op, otherwise)
+            return
+        self.favourite = self.rng.choice(list(self.world.machines))
+        self._again.append(op)
+
+    def _finish(self, op: Op, how: str) -> None:
+        world = self.world
+        del self.open[op]
+        world.note(0, (how, "crowd", op.keys, op.value))
+        world.answered(how, op)
+        if how != "fail":
+            ended = world.now if how == "ok" else INF
+            world.history.append(Seen(True, op.keys[0], op.value, op.began, ended, f"crowd {self.number}"))
+        else:
+            world.undone.append((op.keys[0], op.value))
+
+
+def _expire(world: World, process: Process, call: CallId) -> None:
+    if call in process.calls and process.is_alive:
+        if world.machines[process.number].paused_until > world.now:
+            world.at(world.machines[process.number].paused_until, _expire, world, process, call)
+            return
+        process.step(ev.CallExpired(call))
+
+
+def _abandon(world: World, process: Process, call: CallId) -> None:
+    if process.is_alive and world.machines[process.number].paused_until <= world.now:
+        done = process.calls.pop(call, None)
+        if done is not None:
+            world.hits["call abandoned"] += 1
+            process.step(ev.RequestAbandoned(call))
+            done(_GONE)
 
 
 _GONE = ev.OutcomeUnknown(error=None, txn=None)  # type: ignore[arg-type]

@@ -473,6 +473,15 @@ class Process:
         self.step(event_of(call_id))
         return call_id
 
+    def call_together(
+        self, dones: Sequence[Callable[[ev.Outcome], None]], event_of: Callable[[list[CallId]], ev.Event]
+    ) -> list[CallId]:
+        """Several calls that arrive in one event."""
+        call_ids = [CallId(self.world.next_call()) for _ in dones]
+        self.calls.update(zip(call_ids, dones, strict=True))
+        self.step(event_of(call_ids))
+        return call_ids
+
     # --- the WAL task
 
     def _kick(self) -> None:

@@ -29,6 +29,8 @@ SITUATIONS: Final[dict[str, str]] = {
     "a client is told of a rollback": "client told of a rollback",
     "a client retries after an unknown outcome": "retry after an unknown outcome",
     "a call is abandoned": "call abandoned",
+    "callers share a transaction": "transaction shared",
+    "a shared transaction is rolled back": "shared transaction rolled back",
     "a promote is asked for and answered": "promote answered",
     "a promote is lost to another": "promote refused: INTERFERING_PROMOTE",
     "something happens to who takes the queue": "ambush",

@@ -15,7 +15,7 @@ from typing import Any
 from mesh import SYNC
 from sim.checkers import Checks, Violation
 from sim.choices import Choices
-from sim.clients import Client, Op
+from sim.clients import Client, Crowd, Op
 from sim.history import Seen, check_register
 from sim.nemesis import Nemesis
 from sim.net import Net
@@ -64,6 +64,8 @@ class World:
             self.machines[number] = Machine(self, number, self._settings(number))
         self.nemesis = Nemesis(self)
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
+        crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
+        self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
 
     # --- configuration
 
@@ -157,8 +159,8 @@ class World:
     def run(self) -> None:
         for machine in self.machines.values():
             machine.start()
-        for client in self.clients:
-            client.start()
+        for actor in (*self.clients, *self.crowds):
+            actor.start()
         self.nemesis.start()
         self._run_operator()
         self.run_until(FAULTS_S, self._has_enough)
@@ -330,8 +332,10 @@ class World:
         self.is_over = True
         if not (self.is_async and self.checks.stopped):
             self.checks.at_end()
-        for client in self.clients:
-            op = client.op
+        unfinished = [client.op for client in self.clients]
+        for crowd in self.crowds:
+            unfinished += crowd.open
+        for op in unfinished:
             if op is not None and op.space == SYNC and op.kind not in ("read", "look"):
                 for key in op.keys:
                     self.history.append(Seen(True, key, op.value, op.began, float("inf"), "unfinished"))

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.struct_pb2 import Value
 
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
+from synchro.errors import BatchTooLarge, IllegalParams, NoSuchSpace, SynchroError, WrongFormat
 from synchro.instance_events import Position, WaitMode
 from synchro.rpc import codec
 from synchro.rpc.generated.v1 import data_pb2
@@ -125,3 +125,77 @@ def test_a_reply_is_json_if_the_request_was_unless_told() -> None:
     assert codec.wants_json(data_pb2.ExecuteRequest().encoding, default=True)
     assert not codec.wants_json(1, default=True)
     assert codec.wants_json(2, default=False)
+
+
+# --- what may share a transaction (ADR 13) --------------------------------------------------------------
+
+
+ROW = msgpack.packb((1, "a"))
+
+
+def call(op: object = None, **fields: object) -> data_pb2.ExecuteCall:
+    op = op if op is not None else {"insert": {"space": "bands", "tuple": ROW}}
+    return data_pb2.ExecuteCall(**{"ops": [op], "request_id": b"0" * 16, **fields})
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        (call(), ("insert", "bands", ROW)),
+        (call({"replace": {"space": "bands", "tuple": ROW}}), ("replace", "bands", ROW)),
+        (call({"replace": {"space_id": 512, "tuple": ROW}}), ("replace", 512, ROW)),
+        (call(wait="WAIT_MODE_COMPLETE", omit_tuples=True, seq=7), ("insert", "bands", ROW)),
+        (call(known_position={"term": 2, "lsn": 9}, encoding="ENCODING_JSON"), ("insert", "bands", ROW)),
+    ],
+)
+def test_a_plain_insert_or_replace_has_a_shape(given: data_pb2.ExecuteCall, shape: object) -> None:
+    """ADR 13: how it is answered, and what the client has seen, makes no difference."""
+    assert codec.shape(given) == shape
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        data_pb2.ExecuteCall(request_id=b"0" * 16),
+        call(ops=[insert(), insert()]),
+        call(Op()),
+        call({"update": {"space": "bands", "key": ROW, "ops": b"\x90"}}),
+        call({"delete": {"space": "bands", "key": ROW}}),
+        call({"upsert": {"space": "bands", "tuple": ROW, "ops": b"\x90"}}),
+        call(request_id=b""),
+        call(request_id=b"0" * 15),
+        call(request_id=b"0" * 17),
+        call(wait="WAIT_MODE_SUBMIT"),
+        call(wait="WAIT_MODE_NONE"),
+        call(wait=9),
+        call(wait=-1),
+        call(expected_term=3),
+        call(timeout={"seconds": 1}),
+        call(timeout={}),
+    ],
+)
+def test_whatever_is_special_about_a_call_leaves_it_alone(special: data_pb2.ExecuteCall) -> None:
+    """ADR 13: nobody shares who asks for anything that a neighbour does not ask for, or asks in vain."""
+    assert codec.shape(special) is None
+
+
+def test_tuples_become_columns_or_are_looked_at_one_by_one() -> None:
+    """ADR 13: one that is refused would be refused for all."""
+    good = [msgpack.packb((n,)) for n in range(5)]
+    puts = codec.columns("insert", "bands", good, Schema(), LIMITS)
+    assert puts is not None
+    assert [(op.type.name, op.space_id, op.value) for op in puts] == [("INSERT", 512, (n,)) for n in range(5)]
+    replaces = codec.columns("replace", 7, good, Schema(), LIMITS)
+    assert replaces is not None and (replaces[0].type.name, replaces[0].space_id) == ("REPLACE", 7)
+    for bad in (b"", b"\x01", b"\xc1", b"\x92\x01", msgpack.packb((b"x" * 101,))):
+        assert codec.columns("insert", "bands", [*good, bad], Schema(), LIMITS) is None
+    assert codec.columns("insert", "", good, Schema(), LIMITS) is None
+
+
+class NoSchema(Schema):
+    def space_id(self, name: str) -> int:
+        raise NoSuchSpace("no such space")
+
+
+def test_an_unknown_space_has_no_columns() -> None:
+    assert codec.columns("insert", "bands", [ROW], NoSchema(), LIMITS) is None

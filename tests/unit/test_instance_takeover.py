@@ -4,11 +4,14 @@ everywhere, and what cannot be merged is reported. ADR 1, 4, 7; rules [P-*], [A-
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+
+import msgpack
 
 from synchro import instance_events as ev
 from synchro.errors import SplitBrain, TupleFound
-from synchro.ids import NOBODY, CallId, InstanceId, Lsn
+from synchro.ids import NOBODY, CallId, InstanceId, Lsn, RequestId
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance, snapshot_view
 from synchro.queue.limbo import QueueState
@@ -232,10 +235,18 @@ def recovered_from_snapshot(mesh: Mesh, number: int) -> Instance:
     )
 
 
+def shared_write(mesh: Mesh, number: int, keys: Sequence[int]) -> None:
+    """One caller a key, all in one transaction (ADR 13)."""
+    puts = xrow.insert_all(RowType.INSERT, SYNC, [msgpack.packb((key, "shared")) for key in keys])
+    calls = [mesh.call_id() for _ in keys]
+    ids = [RequestId(key.to_bytes(16, "big")) for key in keys]
+    mesh.step(number, ev.ClientPuts(calls, puts, ids, [None] * len(keys)))
+
+
 def queue_of(instance: Instance) -> dict[str, object]:
     limbo = instance.limbo
     return {
-        "entries": [(entry.origin, entry.lsn, entry.wait_ack) for entry in limbo.entries],
+        "entries": [(entry.origin, entry.lsn, entry.wait_ack, entry.count) for entry in limbo.entries],
         "pending": list(limbo.pending),
         "owner": limbo.owner_id,
         "term": limbo.term,
@@ -257,12 +268,13 @@ def test_a_snapshot_with_pending_entries_replays_to_the_same_state() -> None:
     mesh.write(1, (4, "pending"))
     mesh.write(1, (1, "async behind"), ASYNC)
     mesh.write(1, (1, "local behind"), LOCAL_SPACE)
+    shared_write(mesh, 1, (5, 6, 7, 8))
     mesh.settle()
     for number in (1, 2):
         instance = recovered_from_snapshot(mesh, number)
         instance.check()
         assert queue_of(instance) == queue_of(mesh[number])
-    assert len(mesh[1].limbo) == 3
+    assert (len(mesh[1].limbo), mesh[1].limbo.count) == (4, 7)
     meta, _ = snapshot_view(mesh[1])
     assert meta.vclock.get(InstanceId(1)) < mesh[1].vclock.get(InstanceId(1))
 

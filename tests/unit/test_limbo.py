@@ -6,7 +6,7 @@ import pytest
 from limbo_world import A, B, C, Site, claim, cluster, confirm, promote
 
 from synchro.errors import ReadOnly, SyncQueueForeign, SyncQueueUnclaimed
-from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn
+from synchro.ids import LOCAL, NOBODY, Lsn
 from synchro.queue.request_filter import DataVerdict
 from synchro.queue.state import QueueState
 from synchro.vclock import Vclock
@@ -390,15 +390,18 @@ def test_a_repeated_confirm_is_harmless() -> None:
     assert b.limbo.confirmed_lsn == lsn
 
 
-def test_holds_finds_entries_between_local_ones() -> None:
-    """`WaitTransaction` asks whether a transaction is pending here."""
+def test_entries_are_found_by_any_lsn_between_local_ones() -> None:
+    """`WaitTransaction` asks who has this row here."""
     a, _, _ = cluster()
     lsns = [a.write()]
     for _ in range(4):
         a.write(is_local=True)
         lsns.append(a.write(wait_ack=False))
-    assert all(a.limbo.holds(A, Lsn(lsn)) for lsn in lsns)
-    assert not a.limbo.holds(A, Lsn(lsns[-1] + 1))
-    assert not a.limbo.holds(B, Lsn(lsns[0]))
-    assert not a.limbo.holds(LOCAL, Lsn(1))
-    assert not a.limbo.holds(InstanceId(1), Lsn(lsns[0] - 1))
+    for lsn in lsns:
+        entry = a.limbo.entry_at(A, Lsn(lsn))
+        assert entry is not None and (entry.lsn, entry.is_local) == (lsn, False)
+    oldest = a.limbo.entry_at(A, Lsn(lsns[0] - 1))
+    assert oldest is not None and oldest.lsn == lsns[0]
+    assert a.limbo.entry_at(A, Lsn(lsns[-1] + 1)) is None
+    assert a.limbo.entry_at(B, Lsn(lsns[0])) is None
+    assert a.limbo.entry_at(LOCAL, Lsn(1)) is None

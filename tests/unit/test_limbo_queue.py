@@ -12,8 +12,10 @@ from synchro.vclock import Vclock
 OWNER = InstanceId(1)
 
 
-def txn(lsn: int, *, origin: InstanceId = OWNER, size: int = 1, at: float = 0.0) -> LimboEntry:
-    return LimboEntry(origin, Lsn(lsn), True, size, at)
+def txn(
+    lsn: int, *, origin: InstanceId = OWNER, size: int = 1, at: float = 0.0, count: int = 1
+) -> LimboEntry:
+    return LimboEntry(origin, Lsn(lsn), True, size, at, count)
 
 
 def local(lsn: int) -> LimboEntry:
@@ -130,3 +132,34 @@ def test_decided_entries_do_not_pile_up() -> None:
         assert len(queue._entries) <= 2 * COMPACT_AT
     queue.check()
     assert lsns(queue) == [10 * COMPACT_AT - 3, 10 * COMPACT_AT - 2, 10 * COMPACT_AT - 1]
+
+
+def test_count_is_of_calls_and_len_of_entries() -> None:
+    """Q6, ADR 13: calls that share an entry come and go together, whichever way."""
+    queue = queue_of(txn(4, count=4), txn(5), local(1), txn(9, count=3), txn(10), written=9, local_written=1)
+    assert (len(queue), queue.count) == (5, 10)
+    queue.confirm(Lsn(4), now=0.0)
+    assert (len(queue), queue.count) == (4, 6)
+    queue.cut_back()
+    assert (len(queue), queue.count) == (3, 5)
+    queue.rollback_rest()
+    assert (len(queue), queue.count) == (0, 0)
+    queue.check()
+
+
+def test_the_first_lsn_that_a_client_was_told_is_that_of_the_first_row_of_a_shared_entry() -> None:
+    """ADR 13: `lsn` is what a quorum is counted for; callers in front of the last one have lower ones."""
+    queue = queue_of(txn(2), txn(6, count=4), txn(7), written=7)
+    seen = [(queue.first_lsn, queue.first_told_lsn)]
+    for lsn in (2, 6, 7):
+        queue.confirm(Lsn(lsn), now=0.0)
+        seen.append((queue.first_lsn, queue.first_told_lsn))
+    assert seen == [(2, 2), (6, 3), (7, 7), (0, 0)]
+
+
+def test_a_local_entry_in_front_tells_no_lsn() -> None:
+    queue = queue_of(txn(1), local(5), txn(4, count=3), written=1)
+    queue.confirm(Lsn(1), now=0.0)
+    first = queue.first
+    assert first is not None and first.is_local
+    assert queue.first_told_lsn == 2

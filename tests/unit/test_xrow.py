@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import msgpack
 import pytest
 from storage_world import confirm, promote, put, raft_state, txn
 
 from synchro.errors import DecodeError, WrongFormat
-from synchro.ids import LOCAL, InstanceId, Lsn
+from synchro.ids import LOCAL, InstanceId, Lsn, RequestId
 from synchro.row import (
     FLAG_COMMIT,
     FLAG_REQUEST_ID,
@@ -17,7 +18,10 @@ from synchro.row import (
     FLAG_WAIT_SYNC,
     GROUP_LOCAL,
     Confirm,
+    Dml,
+    Nop,
     Promote,
+    Puts,
     Row,
     RowType,
     Txn,
@@ -28,7 +32,9 @@ from synchro.storage.xrow import (
     decode_txns,
     delete_dml,
     dml_from_values,
+    encode_ops,
     encode_txn,
+    insert_all,
     insert_dml,
     read_dml,
     scan_txns,
@@ -39,6 +45,30 @@ from synchro.storage.xrow import (
 
 def nested(depth: int) -> bytes:
     return b"\x91" * (depth - 1) + b"\x90"
+
+
+def shared_rows(lsn: int, changes: Sequence[Dml], request_ids: Sequence[bytes]) -> list[Row]:
+    """Those of a shared transaction of instance 1, one by one (ADR 13)."""
+    last = len(changes) - 1
+    return [
+        Row(
+            op.type,
+            InstanceId(1),
+            Lsn(lsn + n),
+            Lsn(lsn),
+            FLAG_WAIT_SYNC | FLAG_WAIT_ACK if n == last else 0,
+            op,
+            request_id=RequestId(request_id),
+        )
+        for n, (op, request_id) in enumerate(zip(changes, request_ids, strict=True))
+    ]
+
+
+def shared_txn(lsn: int, changes: Sequence[Dml], request_ids: Sequence[bytes]) -> Txn:
+    return encode_txn(shared_rows(lsn, changes, request_ids))
+
+
+FOUR_IDS = tuple(bytes((0x40 + n,)) * 16 for n in range(4))
 
 
 def test_a_transaction_comes_back_as_it_went() -> None:
@@ -53,13 +83,15 @@ def test_a_transaction_comes_back_as_it_went() -> None:
         0,
         FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID,
     ]
-    assert decoded[0].request_id == b"0123456789abcdef"
+    assert list(decoded[0].request_ids) == [b"0123456789abcdef"]
+    assert not decoded[0].is_shared and decoded[0].call_count == 1
     assert decoded[0].lsn == 6 and decoded[0].is_wait_ack
     assert decoded[1].control == Confirm(InstanceId(2), Lsn(6))
 
 
 def seen_of(made: Txn) -> object:
-    return made.data, tuple(made.rows), made.origin, made.lsn, made.tsn, made.flags, made.request_id
+    ids = tuple(made.request_ids)
+    return made.data, tuple(made.rows), made.origin, made.lsn, made.tsn, made.flags, ids, made.is_shared
 
 
 def ways_agree(data: bytes) -> bool:
@@ -77,10 +109,17 @@ def ways_agree(data: bytes) -> bool:
     return refused is None and seen_of(made) == seen_of(expected)
 
 
-@pytest.mark.parametrize("request_id", [None, b"0123456789abcdef"])
+REQUEST_IDS = {
+    "none": (),
+    "one": (b"0123456789abcdef",),
+    "shared": FOUR_IDS,
+}
+
+
+@pytest.mark.parametrize("request_ids", REQUEST_IDS.values(), ids=REQUEST_IDS)
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_short_ways_to_decode_agree_with_the_long_one_on_every_damaged_byte(
-    is_mixed: bool, request_id: bytes | None
+    is_mixed: bool, request_ids: tuple[bytes, ...]
 ) -> None:
     """Most transactions are inserts into one space, and nearly all are changes without a gap. What is faster
     for those accepts no byte that a look at every row refuses, and refuses in the same words."""
@@ -88,7 +127,11 @@ def test_short_ways_to_decode_agree_with_the_long_one_on_every_damaged_byte(
     if is_mixed:
         changes[1:3] = [delete_dml(512, 0, [2]), update_dml(512, 1, [3], [["=", 1, 2]])]
     decode_txns(txn(1, put(1)).data)  # the start of this space's rows is known
-    made = txn(5, *changes, sync=True, request_id=request_id)
+    made = (
+        shared_txn(5, changes, request_ids)
+        if len(request_ids) > 1
+        else txn(5, *changes, sync=True, request_id=request_ids[0] if request_ids else None)
+    )
     whole = made.data
     assert decode_txns(whole)[0].row_count == 4
     *others, last = made.rows
@@ -99,6 +142,100 @@ def test_short_ways_to_decode_agree_with_the_long_one_on_every_damaged_byte(
         for damage in {0, 1, 2, 3, 5, 0x91, 0xDC, 0xDD, 0xFF, byte ^ 1, byte ^ 8, byte + 1 & 0xFF} - {byte}:
             damaged = whole[:place] + bytes((damage,)) + whole[place + 1 :]
             assert damaged[5] & FLAG_COMMIT or ways_agree(damaged), (place, damage)
+
+
+MIXED = [put(1, "a"), delete_dml(512, 0, [2]), update_dml(512, 1, [3], [["=", 1, 2]]), put(4, "b")]
+PUTS = insert_all(RowType.INSERT, 512, [msgpack.packb((n, "v")) for n in range(4)])
+
+
+@pytest.mark.parametrize(
+    "changes", [PUTS, [put(1), put(2, "b"), put(3), put(4)], MIXED], ids=["columns", "puts", "mixed"]
+)
+def test_a_shared_transaction_comes_back_as_it_went(changes: Sequence[Dml]) -> None:
+    """ADR 13, [W-3]: an id on every row, COMMIT and wait flags on the last one; one span for a relay. The
+    fast encoder and the slow one make the same bytes, and each client's id has the LSN of its own row."""
+    decode_txns(txn(1, put(1)).data)  # the start of this space's rows is known
+    wait = FLAG_WAIT_SYNC | FLAG_WAIT_ACK
+    made = encode_ops(changes, InstanceId(1), Lsn(5), wait, [RequestId(one) for one in FOUR_IDS])
+    by_rows = shared_txn(5, list(changes), FOUR_IDS)
+    assert made.data == by_rows.data
+    behind = txn(9, put(9), request_id=b"0123456789abcdef")
+    seen, next_one = decode_txns(made.data + behind.data)
+    assert next_one.data == behind.data and not next_one.is_shared
+    for one in (made, by_rows, seen):
+        assert seen_of(one) == seen_of(by_rows)
+        assert [row.flags for row in one.rows] == [FLAG_REQUEST_ID] * 3 + [
+            FLAG_COMMIT | wait | FLAG_REQUEST_ID
+        ]
+        assert [(row.lsn, row.tsn, row.request_id) for row in one.rows] == [
+            (5 + n, 5, request_id) for n, request_id in enumerate(FOUR_IDS)
+        ]
+        assert list(one.requests()) == list(zip(FOUR_IDS, range(5, 9), strict=True))
+        assert (one.is_shared, one.call_count, one.row_count, one.tsn, one.lsn) == (True, 4, 4, 5, 8)
+        assert tuple(one.ops) == tuple(changes)
+    spans = scan_txns(made.data + behind.data)
+    assert [(span.start, span.end, span.origin, span.lsn) for span in spans] == [
+        (0, len(made.data), 1, 8),
+        (len(made.data), len(made.data) + len(behind.data), 1, 9),
+    ]
+
+
+def test_a_shared_transaction_of_puts_stays_in_columns() -> None:
+    """Else the log of whoever has many callers would be read row by row."""
+    decode_txns(txn(1, put(1)).data)
+    for kind in (RowType.INSERT, RowType.REPLACE):
+        changes = insert_all(kind, 512, [msgpack.packb((n, "v")) for n in range(4)])
+        made = encode_ops(changes, InstanceId(1), Lsn(5), FLAG_WAIT_SYNC, [RequestId(i) for i in FOUR_IDS])
+        (seen,) = decode_txns(made.data)
+        assert type(seen.ops) is Puts and seen.ops.type is kind
+        assert seen.ops.values == [(n, "v") for n in range(4)]
+
+
+def test_who_has_one_id_or_none_shares_with_nobody() -> None:
+    """One call for all rows, which is told the LSN of the last one."""
+    plain = txn(5, put(1), put(2), sync=True)
+    named = txn(5, put(1), put(2), sync=True, request_id=FOUR_IDS[0])
+    for one in (plain, decode_txns(plain.data)[0]):
+        assert (one.is_shared, one.call_count, list(one.requests())) == (False, 1, [])
+    for one in (named, decode_txns(named.data)[0]):
+        assert (one.is_shared, one.call_count, list(one.requests())) == (False, 1, [(FOUR_IDS[0], 6)])
+
+
+def refused_shared(rows: Sequence[Row]) -> bool:
+    with pytest.raises(DecodeError):
+        decode_txns(encode_txn(rows).data)
+    return True
+
+
+@pytest.mark.parametrize("changes", [list(PUTS), MIXED], ids=["puts", "mixed"])
+def test_a_shared_transaction_is_shared_by_all_its_rows(changes: list[Dml]) -> None:
+    """ADR 13: else nobody could say which LSN an id stands for. [W-24]"""
+    decode_txns(txn(1, put(1)).data)
+    rows = shared_rows(5, changes, FOUR_IDS)
+    for without in (set(kept) for kept in ([0], [1], [2], [3], [0, 1], [1, 2], [0, 3], [1, 2, 3])):
+        some = [row._replace(request_id=None) if n in without else row for n, row in enumerate(rows)]
+        assert refused_shared(some), without
+    assert not decode_txns(
+        encode_txn([row._replace(request_id=None) if n < 3 else row for n, row in enumerate(rows)]).data
+    )[0].is_shared
+
+
+def test_a_shared_transaction_has_global_changes_without_a_gap_only() -> None:
+    """ADR 13: the ids are numbered by their rows."""
+    rows = shared_rows(5, [put(n) for n in range(4)], FOUR_IDS)
+    for place in range(4):
+        row = rows[place]
+        local = row._replace(replica_id=LOCAL, group_id=GROUP_LOCAL)
+        assert refused_shared([*rows[:place], local, *rows[place + 1 :]])
+        nop = row._replace(type=RowType.NOP, body=Nop())
+        assert refused_shared([*rows[:place], nop, *rows[place + 1 :]])
+        control = row._replace(type=RowType.CONFIRM, body=Confirm(InstanceId(1), Lsn(4)))
+        assert refused_shared([*rows[:place], control, *rows[place + 1 :]])
+        if place:
+            gap = [one._replace(lsn=Lsn(one.lsn + 1)) if n >= place else one for n, one in enumerate(rows)]
+            assert refused_shared(gap)
+            twice = [one._replace(lsn=Lsn(one.lsn - 1)) if n >= place else one for n, one in enumerate(rows)]
+            assert refused_shared(twice)
 
 
 def test_every_change_keeps_the_keys_of_tarantool() -> None:

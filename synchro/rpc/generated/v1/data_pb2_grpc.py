@@ -69,8 +69,9 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExecuteStream(self, request_iterator, context):
-        """Runs many transactions over one stream: a frame carries any number of calls, each its own
-        transaction, run in order; results carry the call's `seq` and may come in another order.
+        """Runs many calls over one stream: a frame carries any number of them, run in order, each all or none
+        and answered on its own; neighbours may share a transaction of the log, and then have one fate.
+        Results carry the call's `seq` and may come in another order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

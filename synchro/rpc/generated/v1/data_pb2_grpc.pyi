@@ -36,8 +36,9 @@ class DataServiceStub:
     Execute: _grpc.UnaryUnaryMultiCallable[_data_pb2.ExecuteRequest, _data_pb2.ExecuteResponse]
     """Runs one transaction."""
     ExecuteStream: _grpc.StreamStreamMultiCallable[_data_pb2.ExecuteStreamRequest, _data_pb2.ExecuteStreamResponse]
-    """Runs many transactions over one stream: a frame carries any number of calls, each its own
-    transaction, run in order; results carry the call's `seq` and may come in another order.
+    """Runs many calls over one stream: a frame carries any number of them, run in order, each all or none
+    and answered on its own; neighbours may share a transaction of the log, and then have one fate.
+    Results carry the call's `seq` and may come in another order.
     """
     Select: _grpc.UnaryUnaryMultiCallable[_data_pb2.SelectRequest, _data_pb2.SelectResponse]
     """Reads tuples of one index. Never shows what is not confirmed."""
@@ -52,8 +53,9 @@ class DataServiceAsyncStub(DataServiceStub):
     Execute: _aio.UnaryUnaryMultiCallable[_data_pb2.ExecuteRequest, _data_pb2.ExecuteResponse]  # type: ignore[assignment]
     """Runs one transaction."""
     ExecuteStream: _aio.StreamStreamMultiCallable[_data_pb2.ExecuteStreamRequest, _data_pb2.ExecuteStreamResponse]  # type: ignore[assignment]
-    """Runs many transactions over one stream: a frame carries any number of calls, each its own
-    transaction, run in order; results carry the call's `seq` and may come in another order.
+    """Runs many calls over one stream: a frame carries any number of them, run in order, each all or none
+    and answered on its own; neighbours may share a transaction of the log, and then have one fate.
+    Results carry the call's `seq` and may come in another order.
     """
     Select: _aio.UnaryUnaryMultiCallable[_data_pb2.SelectRequest, _data_pb2.SelectResponse]  # type: ignore[assignment]
     """Reads tuples of one index. Never shows what is not confirmed."""
@@ -77,8 +79,9 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_data_pb2.ExecuteStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_pb2.ExecuteStreamResponse], _abc.AsyncIterator[_data_pb2.ExecuteStreamResponse]]:
-        """Runs many transactions over one stream: a frame carries any number of calls, each its own
-        transaction, run in order; results carry the call's `seq` and may come in another order.
+        """Runs many calls over one stream: a frame carries any number of them, run in order, each all or none
+        and answered on its own; neighbours may share a transaction of the log, and then have one fate.
+        Results carry the call's `seq` and may come in another order.
         """
 
     @_abc_1.abstractmethod

@@ -227,7 +227,7 @@ class QueueEntry(_message.Message):
     rows: _builtins.int
     """Number of rows."""
     size: _builtins.int
-    """Size in bytes."""
+    """Size in bytes; of calls that share a transaction of the log, the mean."""
     is_sync: _builtins.bool
     """True if it is synchronous itself, false if it only waits behind one that is."""
     @_builtins.property
