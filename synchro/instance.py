@@ -75,6 +75,8 @@ class Instance:
         self._retry_at: float | None = None
         self._announce_at: float | None = None
         self._has_amnesia_flag = not trust.is_trusted
+        self._raft_facts: tuple[Term, Term, bool] | None = None
+        """What the limbo was told of raft last."""
 
     def start(self, now: float) -> list[ev.Effect]:
         """Recovery or join is over and the shell is ready: elections may begin [E-5]."""
@@ -558,12 +560,16 @@ class Instance:
                     assert_never(effect)
         if raft.role is not role or raft.leader != leader or raft.volatile_term != term:
             self._note_election(leader)
-        self._carry_out(
-            state.limbo.raft_changed(
-                volatile_term=raft.volatile_term, persisted_term=raft.term, is_leader=raft.is_leader, now=now
-            ),
-            now,
-        )
+        facts = (raft.volatile_term, raft.term, raft.is_leader)
+        if facts != self._raft_facts:
+            self._raft_facts = facts
+            volatile_term, persisted_term, is_leader = facts
+            self._carry_out(
+                state.limbo.raft_changed(
+                    volatile_term=volatile_term, persisted_term=persisted_term, is_leader=is_leader, now=now
+                ),
+                now,
+            )
         if self._transfer is not None:
             may_lead = raft.is_leader or raft.is_write_in_progress or raft.is_candidacy_running
             self._end_transfer(self._transfer.raft_changed(raft.volatile_term, may_lead=may_lead))

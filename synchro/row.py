@@ -245,8 +245,8 @@ class Txn:
 
     def requests(self) -> Iterable[tuple[RequestId, Lsn]]:
         """Its request ids, each with the LSN that its client was told."""
-        first = self.lsn - len(self.request_ids) + 1
-        return zip(self.request_ids, map(Lsn, range(first, self.lsn + 1)), strict=True)
+        lsns: Iterable[Any] = range(self.lsn - len(self.request_ids) + 1, self.lsn + 1)
+        return zip(self.request_ids, lsns, strict=True)
 
     @property
     def control(self) -> Control | None:

@@ -7,7 +7,7 @@ its last row (a shared one in each row), so this table moves with WAL, relay, sn
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -39,6 +39,13 @@ class RequestTableState:
     forgotten_lsn: Lsn = NOWHERE[1]
 
 
+def _records(txn: Txn, term: Term | None) -> list[tuple[RequestId, RequestRecord]]:
+    origin = txn.origin
+    return [
+        (request_id, new_tuple(RequestRecord, (origin, lsn, term))) for request_id, lsn in txn.requests()
+    ]
+
+
 class RequestTable:
     """Request id -> transaction, from the moment it is prepared.
 
@@ -67,15 +74,11 @@ class RequestTable:
 
     def prepared(self, txn: Txn) -> None:
         """Never called for NOPs: they did nothing."""
-        origin = txn.origin
-        for request_id, lsn in txn.requests():
-            self._records[request_id] = new_tuple(RequestRecord, (origin, lsn, None))
+        self._records.update(_records(txn, None))
 
     def committed(self, txn: Txn, term: Term) -> None:
         """The transaction is decided. term: queue term of its segment."""
-        origin = txn.origin
-        for request_id, lsn in txn.requests():
-            self._remember(request_id, new_tuple(RequestRecord, (origin, lsn, term)))
+        self._remember(_records(txn, term))
 
     def rolled_back(self, txn: Txn) -> None:
         """No effect if an id stands for another transaction by now (possible without an owner only)."""
@@ -97,16 +100,12 @@ class RequestTable:
     def restore(self, state: RequestTableState) -> None:
         assert not self._records
         self._forgotten = (state.forgotten_term, state.forgotten_lsn)
-        self._remember_all(state.decided)
+        self._remember(state.decided)
 
-    def _remember_all(self, decided: Iterable[tuple[RequestId, RequestRecord]]) -> None:
-        for request_id, record in decided:
-            self._remember(request_id, record)
-
-    def _remember(self, request_id: RequestId, record: RequestRecord) -> None:
-        self._records[request_id] = record
-        self._decided.append((request_id, record))
-        if len(self._decided) > self._remembered_max:  # R2
+    def _remember(self, decided: Sequence[tuple[RequestId, RequestRecord]]) -> None:
+        self._records.update(decided)
+        self._decided.extend(decided)
+        for _ in range(len(self._decided) - self._remembered_max):  # R2
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:

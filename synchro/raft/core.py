@@ -123,6 +123,8 @@ class Raft:
                 self._on_leader_heard(source, now)
             case VclockGrew(vclock):
                 self._vclock = self._vclock.merge(vclock)
+                if self.role is not Role.CANDIDATE:  # who is not asking for votes can only grant fewer now
+                    return []
             case TermSeen(term):
                 if term > self.volatile_term:
                     self._enter_term(term)
