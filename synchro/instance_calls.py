@@ -27,6 +27,7 @@ class PendingTxn(LimboEntry):
         "id",
         "is_membership",
         "is_queued",
+        "is_whole",
         "prepared",
         "refusals",
         "submit_calls",
@@ -41,6 +42,8 @@ class PendingTxn(LimboEntry):
         self.prepared = prepared
         self.is_queued = is_queued
         self.is_membership = False
+        self.is_whole = False
+        """Shared, and `calls` are those it was made for, none more, none less."""
         self.calls: dict[CallId, Lsn] | None = None
         self.submit_calls: dict[CallId, Lsn] | None = None
         self.waits: dict[CallId, Lsn] | None = None
@@ -63,6 +66,7 @@ class PendingTxn(LimboEntry):
 
     def detach(self, call_id: CallId) -> None:
         """The caller is gone or was answered: forget it; the transaction goes on [Q-43]."""
+        self.is_whole = False
         for calls in (self.calls, self.submit_calls, self.waits):
             if calls:
                 calls.pop(call_id, None)

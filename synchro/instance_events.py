@@ -7,7 +7,7 @@ step. What is made for each transaction is a named tuple: a frozen dataclass cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
@@ -77,7 +77,8 @@ SHARED_MIN: Final = 4
 class ClientPuts:
     """Transactions of one INSERT, or REPLACE, each, into one space, that arrived together; as columns.
 
-    They may become one shared transaction (ADR 13). Each gets a `Reply` of its own, as a `ClientWrite` does.
+    They may become one shared transaction (ADR 13). Each gets a `Reply` of its own, as a `ClientWrite` does;
+    the outcome may be one object for many of them.
     Parallel: call_ids, puts, request_ids, known_positions.
     """
 
@@ -289,6 +290,22 @@ class Committed(NamedTuple):
     """True: a retry; the transaction was done before, once."""
 
 
+class CommittedTogether(NamedTuple):
+    """The same for all calls of a `ClientPuts` that share a transaction, while none has left it (ADR 13).
+
+    calls: call id -> LSN of its row, in the order of both. first_lsn: of the first row. tuples: a row each.
+    """
+
+    calls: Mapping[CallId, Lsn]
+    origin: InstanceId
+    first_lsn: Lsn
+    tuples: Sequence[Tuple | None]
+
+    def of(self, call_id: CallId) -> Committed:
+        lsn = self.calls[call_id]
+        return Committed(TxnId(self.origin, lsn), (self.tuples[lsn - self.first_lsn],), is_sync=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """`wait: submit` or `none`: on disk (txn set), or accepted (txn None); not decided."""
@@ -354,6 +371,7 @@ class Registered:
 
 Outcome: TypeAlias = (
     Committed
+    | CommittedTogether
     | Submitted
     | Rejected
     | OutcomeUnknown

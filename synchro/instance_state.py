@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,6 +56,12 @@ class State:
     def reply(self, call_id: CallId, outcome: ev.Outcome) -> None:
         self.forget_call(call_id)
         self.replies.append(ev.Reply(call_id, outcome))
+
+    def reply_together(self, calls: Iterable[CallId], outcome: ev.Outcome) -> None:
+        """To writes of clients: they register nothing."""
+        for call_id in calls:
+            self.calls.pop(call_id, None)
+            self.replies.append(ev.Reply(call_id, outcome))
 
     def refuse(self, call_id: CallId, error: SynchroError) -> None:
         self.reply(call_id, ev.Rejected(error))

@@ -118,11 +118,13 @@ class Transactions:
     def _answer_committed(self, pending: PendingTxn, calls: Mapping[CallId, Lsn]) -> None:
         state = self._state
         if pending.txn.is_shared:
-            results, origin, first = pending.prepared.results, pending.txn.origin, pending.txn.tsn
-            for call_id, lsn in calls.items():
-                state.reply(
-                    call_id, ev.Committed(TxnId(origin, lsn), (results[lsn - first],), pending.is_sync)
-                )
+            results = pending.prepared.results
+            together = ev.CommittedTogether(calls, pending.origin, pending.txn.tsn, results)
+            if pending.is_whole:
+                state.reply_together(calls, together)
+            else:
+                for call_id in calls:
+                    state.reply(call_id, together.of(call_id))
             return
         outcome = ev.Committed(pending.id, pending.prepared.results, pending.is_sync)
         for call_id in calls:

@@ -201,6 +201,7 @@ class Writes:
             return False
         pending = self._send(event.request_ids, prepared, is_sync=True, now=now)
         pending.calls = dict(zip(event.call_ids, range(pending.txn.tsn, pending.lsn + 1), strict=True))  # type: ignore[arg-type]
+        pending.is_whole = True
         state.calls.update(dict.fromkeys(event.call_ids, pending))
         return True
 
@@ -278,6 +279,7 @@ class Writes:
                 if pending.calls is None:
                     pending.calls = {}
                 pending.calls[write.call_id] = lsn
+                pending.is_whole = False
                 self._state.calls[write.call_id] = pending
             case ev.WaitMode.SUBMIT:
                 if pending.submit_calls is None:

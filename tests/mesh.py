@@ -202,7 +202,8 @@ class Mesh:
                 case ev.Replies(replies=replies):
                     for call_id, outcome in replies:
                         assert call_id not in self.outcomes
-                        self.outcomes[call_id] = outcome
+                        is_together = isinstance(outcome, ev.CommittedTogether)
+                        self.outcomes[call_id] = outcome.of(call_id) if is_together else outcome
                 case ev.RequestHeartbeats(vclock_sync=sync):
                     for (source, _), link in self.links.items():
                         if source == number:

@@ -77,7 +77,7 @@ class _Stream:
         self.endpoint = link.endpoint
         self.instance = ""
         self.is_broken = False
-        self._timeout = wire.frame_timeout(timeout_s)
+        self._options = wire.frame_options(timeout_s)
         self._on_header = on_header
         self._wrote = wrote
         self._loop = asyncio.get_running_loop()
@@ -124,7 +124,7 @@ class _Stream:
                     await self._wake
                 calls = self._take()
                 if calls:
-                    calls.append(self._timeout)
+                    calls.append(self._options)
                     await self._call.write(b"".join(calls))
         except (grpc.RpcError, asyncio.InvalidStateError):
             pass  # the receiving task learns why
@@ -149,6 +149,11 @@ class _Stream:
                 header = response.header
                 self.instance = header.instance_name
                 self._on_header(header, self.endpoint)
+                for seq, committed in wire.replies(response):
+                    entry = self._sent.pop(seq, None)
+                    if entry is not None and not entry[0].done():
+                        self._wrote(committed.txn_origin, committed.txn_lsn)
+                        entry[0].set_result(committed)
                 for result in response.results:
                     entry = self._sent.pop(result.seq, None)
                     if entry is None or entry[0].done():

@@ -57,7 +57,7 @@ class Stream:
         self.endpoint = endpoint
         self.is_broken = False
         self.instance = ""
-        self._timeout = wire.frame_timeout(timeout_s)
+        self._options = wire.frame_options(timeout_s)
         self._on_header = on_header
         self._wake = threading.Condition(threading.Lock())
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
@@ -107,7 +107,7 @@ class Stream:
                     waiter.seq, seq_field = next(self._seqs)
                     self._waiters[waiter.seq] = waiter
                     parts.append(wire.in_frame(seq_field, call))
-            parts.append(self._timeout)
+            parts.append(self._options)
             yield b"".join(parts)
 
     # --- the reader's thread
@@ -118,7 +118,11 @@ class Stream:
                 self._on_header(response.header, self.endpoint)
                 self.instance = response.header.instance_name
                 with self._wake:
+                    done = [(self._waiters.pop(seq, None), reply) for seq, reply in wire.replies(response)]
                     ended = [(self._waiters.pop(result.seq, None), result) for result in response.results]
+                for waiter, reply in done:
+                    if waiter is not None:
+                        waiter.finish(reply)
                 for waiter, result in ended:
                     if waiter is not None:
                         waiter.finish(

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from synchro.client.channel import FRAME_BYTES_MAX, FRAME_OPS_MAX
 from synchro.client.model import FieldNames, Result, Tuple, Txn, make_tuple
@@ -140,6 +140,24 @@ def _stored(op: bytes, names: FieldNames | None, txn: Txn | None) -> Tuple | Non
     return make_tuple(unpack(getattr(message, kind).tuple), names, txn)
 
 
+class Reply(NamedTuple):
+    """What an ExecuteReply says of one call of a CommittedRange."""
+
+    txn_origin: int
+    txn_lsn: int
+    is_sync: bool = True
+    duplicate: bool = False
+    tuples: tuple[Message, ...] = ()
+
+
+def replies(response: Message) -> Iterator[tuple[int, Reply]]:
+    """Each call of the ranges of an ExecuteStreamResponse: its `seq` and the reply."""
+    for part in response.committed:
+        first, origin, lsn = part.first_seq, part.txn_origin, part.first_lsn
+        for number in range(part.count):
+            yield first + number, Reply(origin, lsn + number)
+
+
 # --- frames ---------------------------------------------------------------------------------------------
 
 
@@ -188,5 +206,7 @@ def open_stream(channel: Any) -> Any:
     )
 
 
-def frame_timeout(timeout_s: float) -> bytes:
-    return bytes(data_pb2.ExecuteStreamRequest(timeout=duration(timeout_s)).SerializeToString())
+def frame_options(timeout_s: float) -> bytes:
+    """What a frame has besides its calls."""
+    frame = data_pb2.ExecuteStreamRequest(timeout=duration(timeout_s), accepts_ranges=True)
+    return bytes(frame.SerializeToString())

@@ -41,9 +41,7 @@ class RequestTableState:
 
 def _records(txn: Txn, term: Term | None) -> list[tuple[RequestId, RequestRecord]]:
     origin = txn.origin
-    return [
-        (request_id, new_tuple(RequestRecord, (origin, lsn, term))) for request_id, lsn in txn.requests()
-    ]
+    return [(request_id, new_tuple(RequestRecord, (origin, lsn, term))) for request_id, lsn in txn.requests()]
 
 
 class RequestTable:

@@ -14,13 +14,14 @@ import trio
 
 from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
-from synchro.ids import CallId, Term
+from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance_events import (
     SHARED_MIN,
     ClientPuts,
     ClientWrite,
     ClientWrites,
     Committed,
+    CommittedTogether,
     FateKnown,
     Outcome,
     ReadBarrierRequested,
@@ -233,6 +234,13 @@ def _runs(calls: Sequence[Message]) -> Iterator[tuple[_Run | None, Sequence[Mess
         yield None, others
 
 
+def _first_seq(calls: Sequence[Message]) -> int:
+    """`seq` of the first, if all want no tuples and their `seq` rise by 1; else 0."""
+    first: int = calls[0].seq
+    is_range = [call.seq for call in calls] == list(range(first, first + len(calls)))
+    return first if is_range and all(call.omit_tuples for call in calls) else 0
+
+
 def _common(shaped: tuple[tuple[str, int | str, bytes] | None, Message]) -> tuple[str, int | str] | None:
     return None if shaped[0] is None else shaped[0][:2]
 
@@ -240,25 +248,41 @@ def _common(shaped: tuple[tuple[str, int | str, bytes] | None, Message]) -> tupl
 class _Batch:
     """Calls of one frame that became one step of the core: their ids are consecutive.
 
-    open: ids without an outcome.
+    open: ids without an outcome. first_seq: of the first call, if all of them may be answered as ranges.
     """
 
-    __slots__ = ("calls", "first", "open", "ops", "session")
+    __slots__ = ("calls", "first", "first_seq", "open", "ops", "session")
 
     def __init__(self, session: _Session) -> None:
         self.session = session
         self.calls: list[Message] = []
         self.first = CallId(0)
+        self.first_seq = 0
         self.ops: Callable[[int], Sequence[Dml]]
         """Those of the call with this index."""
         self.open: set[CallId] = set()
 
     def on_outcome(self, call_id: CallId, outcome: Outcome) -> None:
+        if isinstance(outcome, CommittedTogether):
+            if self.first_seq:
+                self._on_committed(call_id, outcome)
+                return
+            outcome = outcome.of(call_id)
         self.open.discard(call_id)
         index = call_id - self.first
         self.session.on_outcome(self.calls[index], index, self.ops, outcome)
         if not self.open:
             self.session.batches.pop(self, None)
+
+    def _on_committed(self, call_id: CallId, outcome: CommittedTogether) -> None:
+        """The first of them answers for all."""
+        calls = outcome.calls
+        if call_id in self.open:
+            self.open.difference_update(calls)
+            first = self.first_seq + call_id - self.first
+            self.session.on_committed(first, len(calls), outcome.origin, outcome.first_lsn)
+            if not self.open:
+                self.session.batches.pop(self, None)
 
 
 class _Session:
@@ -304,13 +328,17 @@ class _Session:
             return
         # Calls run in order.
         for run, calls in _runs(frame.calls):
-            if run is None or not self._submit_puts(run, calls, settings.limits, default_s):
+            if run is None or not self._submit_puts(
+                run, calls, settings.limits, default_s, accepts_ranges=frame.accepts_ranges
+            ):
                 self._submit_each(calls, settings.limits, default_s)
         if self.in_flight >= STREAM_CALLS_MAX and not self._paused:
             self._paused = True
             self.stream.pause_reading()
 
-    def _submit_puts(self, run: _Run, calls: Sequence[Message], limits: Limits, timeout_s: float) -> bool:
+    def _submit_puts(
+        self, run: _Run, calls: Sequence[Message], limits: Limits, timeout_s: float, *, accepts_ranges: bool
+    ) -> bool:
         """False: nothing was done."""
         puts = codec.columns(run.kind, run.space, run.tuples, self.service.names, limits)
         if puts is None:
@@ -318,6 +346,8 @@ class _Session:
         batch, new_call_id = _Batch(self), self.node.new_call_id
         batch.calls.extend(calls)
         batch.ops = lambda index: puts[index : index + 1]
+        if accepts_ranges:
+            batch.first_seq = _first_seq(calls)
         call_ids = [new_call_id() for _ in calls]
         event = ClientPuts(
             call_ids, puts, [call.request_id for call in calls], list(map(codec.position, calls))
@@ -367,11 +397,24 @@ class _Session:
             self._answer(call, index, ops, outcome)
         else:
             self._refuse(call.seq, error_of(outcome))
+        self._calls_ended()
+
+    def _calls_ended(self) -> None:
         if self._paused and self.in_flight <= STREAM_CALLS_MAX // 2:
             self._paused = False
             self.stream.resume_reading()
         if not self.in_flight:
             self._idle.set()
+
+    def on_committed(self, first_seq: int, count: int, origin: InstanceId, first_lsn: Lsn) -> None:
+        """So many calls at once."""
+        self.in_flight -= count
+        if self._over:
+            return
+        self._message(RESULT_BYTES).committed.add(
+            first_seq=first_seq, count=count, txn_origin=origin, first_lsn=first_lsn
+        )
+        self._calls_ended()
 
     def _answer(
         self,
@@ -413,12 +456,16 @@ class _Session:
 
     def _result(self, seq: int, size: int) -> Message:
         """An answer of about `size` bytes, to be filled in at once."""
+        return self._message(size).results.add(seq=seq)
+
+    def _message(self, size: int) -> Message:
+        """The one that takes so many bytes more."""
         if size > self._room or self._reply is None:
             self._reply = data_pb2.ExecuteStreamResponse()
             self._room = max(FRAME_BYTES_MAX, size)
             self.stream.send_nowait(self._reply, self._room)
         self._room -= size
-        return self._reply.results.add(seq=seq)
+        return self._reply
 
     def pack(self, pending: list[Message]) -> Sequence[Message]:
         """They are written now."""

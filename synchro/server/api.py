@@ -134,7 +134,8 @@ class Node(Protocol):
     def submit_puts(
         self, puts: ClientPuts, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
     ) -> None:
-        """The same for a run of transactions that may share one; their call ids are consecutive."""
+        """The same for a run of transactions that may share one; their call ids are consecutive. An outcome
+        may be `CommittedTogether`: one object for many of them, one after the other."""
 
     def abandon(self, call_id: CallId) -> None:
         """The caller is gone; a finished or unknown call is ignored."""

@@ -128,6 +128,7 @@ class FakeServer(
                 self.frames.append(len(frame.calls))
                 self.calls += frame.calls
             results = []
+            committed = []
             for call in frame.calls:
                 answer = self.answer(call)
                 if answer == "break":
@@ -135,9 +136,15 @@ class FakeServer(
                 elif isinstance(answer, SynchroError):
                     status = to_status(answer, self.hint())
                     results.append(data_pb2.ExecuteResult(seq=call.seq, error=status))
+                elif (
+                    answer is not None and frame.accepts_ranges and call.omit_tuples and not answer.duplicate
+                ):
+                    committed.append(_one(call, answer))
                 elif answer is not None:
                     results.append(data_pb2.ExecuteResult(seq=call.seq, reply=answer))
-            yield data_pb2.ExecuteStreamResponse(header=self.header(), results=results)
+            yield data_pb2.ExecuteStreamResponse(
+                header=self.header(), results=results, committed=_joined(committed)
+            )
             self.gate.wait(10)
 
     def Select(self, request: Any, context: Any) -> Any:
@@ -200,3 +207,24 @@ class FakeServer(
         status = to_status(error, self.hint())
         assert status_code(status) is not None
         context.abort_with_status(rpc_status.to_status(status))
+
+
+def _one(call: Any, answer: Any) -> Any:
+    return data_pb2.CommittedRange(
+        first_seq=call.seq, count=1, txn_origin=answer.txn_origin, first_lsn=answer.txn_lsn
+    )
+
+
+def _joined(ranges: list[Any]) -> list[Any]:
+    """Neighbours that go on in `seq` and LSN become one."""
+    made: list[Any] = []
+    for one in ranges:
+        last = made[-1] if made else None
+        if last and (last.first_seq + last.count, last.first_lsn + last.count) == (
+            one.first_seq,
+            one.first_lsn,
+        ):
+            last.count += 1
+        else:
+            made.append(one)
+    return made

@@ -165,6 +165,24 @@ class SlowChannel:
         return [call.seq for call in data_pb2.ExecuteStreamRequest.FromString(next(self.frames)).calls]
 
 
+def test_answers_for_many_calls_at_once_reach_each_thread(db: Client, servers: list[FakeServer]) -> None:
+    """ADR 13."""
+    lsns: list[int] = []
+
+    def write(number: int) -> None:
+        with db.transaction(omit_tuples=True) as transaction:
+            transaction.insert("bands", [number])
+        assert transaction.result.tuples == () and transaction.result.is_sync
+        lsns.append(transaction.result.txn[1])
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(lsns)) == 64
+
+
 def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None:
     channel = SlowChannel()
     stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]

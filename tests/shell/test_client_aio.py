@@ -42,6 +42,33 @@ def test_calls_of_tasks_share_frames(servers: list[FakeServer]) -> None:
     assert len(servers[0].frames) < 256
 
 
+def test_answers_for_many_calls_at_once_reach_each_of_them(servers: list[FakeServer]) -> None:
+    """ADR 13: each hears of its own transaction; who is refused hears that."""
+    accept, refuse = servers[0].accept, servers[0].refuse(errors.TupleFound)
+
+    def answer(call: Any) -> Any:
+        return refuse(call) if call.seq % 50 == 0 else accept(call)
+
+    async def main() -> None:
+        async with synchro.aio.connect(servers[0].address) as db:
+            await db.space("bands").insert([0])
+            servers[0].answer = answer
+
+            async def write(number: int) -> int:
+                async with db.transaction(omit_tuples=True) as transaction:
+                    transaction.insert("bands", [number])
+                assert transaction.result.tuples == () and transaction.result.is_sync
+                return transaction.result.txn[1]
+
+            ended = await asyncio.gather(*(write(n) for n in range(200)), return_exceptions=True)
+            lsns = [one for one in ended if isinstance(one, int)]
+            assert lsns == sorted(set(lsns)) and len(lsns) == 196
+            assert sum(isinstance(one, errors.TupleFound) for one in ended) == 4
+            assert db._session.vclock == {1: max(lsns)}
+
+    asyncio.run(main())
+
+
 def test_large_transactions_go_in_several_frames(servers: list[FakeServer]) -> None:
     """The server decodes one while the one before is on its way to disk."""
 

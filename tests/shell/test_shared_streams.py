@@ -160,6 +160,66 @@ async def test_a_frame_as_large_as_it_may_be_is_answered_in_order(tmp_path: Path
         assert node.core.memtx.count(SYNC) == 4096
 
 
+def ranges_of(frame: Any) -> list[tuple[int, int]]:
+    return [(part.first_seq, part.count) for part in frame.committed]
+
+
+@pytest.mark.parametrize("why_not", ["", "not asked for", "tuples wanted", "a gap", "another order"])
+async def test_calls_that_share_and_want_no_tuples_are_answered_as_ranges(
+    tmp_path: Path, why_not: str
+) -> None:
+    """X2, ADR 13: where the client understands it; else one by one."""
+    seqs = [11, 12, 13, 14, 15, 16, 17, 18]
+    if why_not == "a gap":
+        seqs[7] = 20
+    if why_not == "another order":
+        seqs[2:4] = [14, 13]
+    calls = [named(seq, op("insert", seq, "v"), omit_tuples=True) for seq in seqs]
+    if why_not == "tuples wanted":
+        calls[5]["omit_tuples"] = False
+    async with serving(tmp_path) as (_, client), streaming(client) as stream:
+        accepts = why_not != "not asked for"
+        stream.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=calls, accepts_ranges=accepts))
+        frame = await stream.duplex.receive()
+        if why_not:
+            assert not frame.committed
+            lsns = [result.reply.txn_lsn for result in frame.results]
+            assert [result.seq for result in frame.results] == seqs
+            assert lsns == list(range(lsns[0], lsns[0] + 8))
+            return
+        (part,) = frame.committed
+        assert (part.first_seq, part.count, part.txn_origin) == (11, 8, 1)
+        assert not frame.results
+        again = [
+            {**call, "seq": call["seq"] + 100, "request_id": b"%016d" % n} for n, call in enumerate(calls)
+        ]
+        again[5]["ops"] = [op("replace", 1000, "v")]
+        again[:5] = [{**call, "ops": [op("insert", 2000 + call["seq"], "v")]} for call in again[:5]]
+        stream.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=again, accepts_ranges=True))
+        frame = await stream.duplex.receive()
+        while len(frame.results) + sum(count for _, count in ranges_of(frame)) < 8:
+            frame.MergeFrom(await stream.duplex.receive())
+        assert ranges_of(frame) == [(111, 5)]
+        assert frame.committed[0].first_lsn > part.first_lsn + 7
+        outcomes = {result.seq: result.WhichOneof("outcome") for result in frame.results}
+        assert outcomes == {116: "reply", 117: "error", 118: "error"}  # alone; keys that are there
+
+
+async def test_a_run_that_is_halved_is_answered_range_by_range(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, client), streaming(client) as stream:
+        keys = [*range(1, 9), 5, *range(10, 17)]
+        calls = [named(seq, op("insert", key, "v"), omit_tuples=True) for seq, key in enumerate(keys, 1)]
+        stream.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=calls, accepts_ranges=True))
+        frame = await stream.duplex.receive()
+        while len(frame.results) + sum(count for _, count in ranges_of(frame)) < 16:
+            frame.MergeFrom(await stream.duplex.receive())
+        told = [seq for first, count in ranges_of(frame) for seq in range(first, first + count)]
+        told += [result.seq for result in frame.results]
+        assert sorted(told) == list(range(1, 17))
+        assert len(frame.committed) == 2
+        assert [result.seq for result in frame.results if result.HasField("error")] == [9]
+
+
 # --- the node -------------------------------------------------------------------------------------------
 
 
@@ -187,7 +247,12 @@ async def test_every_call_of_a_run_gets_its_own_outcome_from_the_node(tmp_path: 
         node.submit_puts(puts, got.__setitem__, 5.0)
         await until(lambda: len(got) == 8)
         kinds = [type(got[call]).__name__ for call in puts.call_ids]
-        assert kinds == ["Committed"] * 2 + ["Rejected"] + ["Committed"] * 5
+        assert kinds == ["Committed"] * 2 + ["Rejected"] + ["Committed"] + ["CommittedTogether"] * 4
+        together = got[puts.call_ids[4]]
+        assert isinstance(together, ev.CommittedTogether)
+        for call in puts.call_ids[4:]:
+            assert got[call] is together
+            assert together.of(call).tuples == ((1 + puts.call_ids.index(call), "v"),)
 
 
 async def test_a_run_beyond_the_limit_of_calls_is_refused_in_its_end(tmp_path: Path) -> None:

@@ -455,9 +455,10 @@ class Process:
             if not self.is_alive:
                 return
         for reply in replies:
-            call = self.calls.pop(reply.call_id, None)
+            call_id, outcome = reply
+            call = self.calls.pop(call_id, None)
             if call is not None:
-                call(reply.outcome)
+                call(outcome.of(call_id) if isinstance(outcome, ev.CommittedTogether) else outcome)
         term = self.instance.raft.term
         if term != self._term_shown:
             self._term_shown = term

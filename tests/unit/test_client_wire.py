@@ -63,7 +63,7 @@ def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
     options = wire.options("submit", 2.5, 9, True)
     call = wire.call(RID, session.position_field, ops, options)
     first, second = islice(wire.seqs(), 2)
-    parts = [wire.in_frame(first[1], call), wire.in_frame(second[1], call), wire.frame_timeout(0.25)]
+    parts = [wire.in_frame(first[1], call), wire.in_frame(second[1], call), wire.frame_options(0.25)]
     frame = data_pb2.ExecuteStreamRequest.FromString(b"".join(parts))
     made = data_pb2.ExecuteCall(
         seq=1,
@@ -79,6 +79,20 @@ def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
     assert frame.calls[0] == made
     assert frame.calls[1].seq == 2
     assert requests.seconds(frame.timeout) == 0.25
+    assert frame.accepts_ranges
+
+
+def test_a_range_is_a_reply_for_each_of_its_calls() -> None:
+    """ADR 13: as each would have had it alone."""
+    response = data_pb2.ExecuteStreamResponse()
+    response.committed.add(first_seq=7, count=3, txn_origin=2, first_lsn=40)
+    response.committed.add(first_seq=3, count=1, txn_origin=2, first_lsn=50)
+    replies = dict(wire.replies(response))
+    assert {seq: reply.txn_lsn for seq, reply in replies.items()} == {7: 40, 8: 41, 9: 42, 3: 50}
+    for reply in replies.values():
+        alone = data_pb2.ExecuteReply(txn_origin=2, txn_lsn=reply.txn_lsn, is_sync=True)
+        made = [wire.result(one, [], None, "i", omit_tuples=True) for one in (reply, alone)]
+        assert made[0] == made[1]
 
 
 def test_what_is_not_said_is_not_sent() -> None:

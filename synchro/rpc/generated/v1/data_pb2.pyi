@@ -594,6 +594,9 @@ class ExecuteStreamRequest(_message.Message):
 
     CALLS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    ACCEPTS_RANGES_FIELD_NUMBER: _builtins.int
+    accepts_ranges: _builtins.bool
+    """True: the client understands `ExecuteStreamResponse.committed`."""
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecuteCall]:
         """The calls, run in order; at most 4096."""
@@ -609,10 +612,11 @@ class ExecuteStreamRequest(_message.Message):
         *,
         calls: _abc.Iterable[Global___ExecuteCall] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        accepts_ranges: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_ranges", b"accepts_ranges", "calls", b"calls", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -695,6 +699,40 @@ class ExecuteResult(_message.Message):
 Global___ExecuteResult: _TypeAlias = ExecuteResult  # noqa: Y015
 
 @_typing.final
+class CommittedRange(_message.Message):
+    """Calls with consecutive `seq` that share a transaction of the log and asked for no tuples: all were done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    TXN_ORIGIN_FIELD_NUMBER: _builtins.int
+    FIRST_LSN_FIELD_NUMBER: _builtins.int
+    first_seq: _builtins.int
+    """`seq` of the first call."""
+    count: _builtins.int
+    """How many calls."""
+    txn_origin: _builtins.int
+    """As ExecuteReply.txn_origin, of each of them."""
+    first_lsn: _builtins.int
+    """ExecuteReply.txn_lsn of the first; that of each next one is higher by 1."""
+    def __init__(
+        self,
+        *,
+        first_seq: _builtins.int = ...,
+        count: _builtins.int = ...,
+        txn_origin: _builtins.int = ...,
+        first_lsn: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_lsn", b"first_lsn", "first_seq", b"first_seq", "txn_origin", b"txn_origin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommittedRange: _TypeAlias = CommittedRange  # noqa: Y015
+
+@_typing.final
 class ExecuteStreamResponse(_message.Message):
     """Everything the server had ready when it sent this frame."""
 
@@ -702,6 +740,7 @@ class ExecuteStreamResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
@@ -710,15 +749,20 @@ class ExecuteStreamResponse(_message.Message):
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecuteResult]:
         """The results, in the order in which they became known."""
 
+    @_builtins.property
+    def committed(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedRange]:
+        """More results, of synchronous calls; only for a client that asked for them in this form."""
+
     def __init__(
         self,
         *,
         header: _common_pb2.Header | None = ...,
         results: _abc.Iterable[Global___ExecuteResult] | None = ...,
+        committed: _abc.Iterable[Global___CommittedRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "header", b"header", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
