@@ -7,7 +7,6 @@ the outcomes go out in as few messages as possible. No task is switched on the w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import trio
@@ -217,19 +216,29 @@ class _Run(NamedTuple):
     tuples: list[bytes]
 
 
+_NO_RUN: Final = _Run("", "", [])
+
+
 def _runs(calls: Sequence[Message]) -> Iterator[tuple[_Run | None, Sequence[Message]]]:
     """Neighbours that may share a transaction, and what lies between such runs."""
     others: list[Message] = []
-    for key, group in groupby(zip(map(codec.shape, calls), calls, strict=True), _common):
-        found = list(group)
-        same = [call for _, call in found]
-        if key is None or len(same) < SHARED_MIN:
-            others += same
+    run, same = _NO_RUN, list[Message]()
+    for call in (*calls, None):
+        shape = None if call is None else codec.shape(call)
+        if shape is not None and shape[0] == run.kind and shape[1] == run.space:
+            run.tuples.append(shape[2])
+            same.append(call)
             continue
-        if others:
-            yield None, others
-            others = []
-        yield _Run(*key, [shape[2] for shape, _ in found if shape is not None]), same
+        if len(same) < SHARED_MIN:
+            others += same
+        else:
+            if others:
+                yield None, others
+                others = []
+            yield run, same
+        run, same = (_NO_RUN, []) if shape is None else (_Run(shape[0], shape[1], [shape[2]]), [call])
+        if shape is None and call is not None:
+            others.append(call)
     if others:
         yield None, others
 
@@ -239,10 +248,6 @@ def _first_seq(calls: Sequence[Message]) -> int:
     first: int = calls[0].seq
     is_range = [call.seq for call in calls] == list(range(first, first + len(calls)))
     return first if is_range and all(call.omit_tuples for call in calls) else 0
-
-
-def _common(shaped: tuple[tuple[str, int | str, bytes] | None, Message]) -> tuple[str, int | str] | None:
-    return None if shaped[0] is None else shaped[0][:2]
 
 
 class _Batch:

@@ -33,6 +33,8 @@ TURN_S: Final = 0.002
 """asyncio runs until it is idle, at most this long: short enough for heartbeats, long enough to batch."""
 PATIENCE_S: Final = 0.006
 """How long `call_when_idle` waits for idleness that does not come."""
+TIMER_SLACK_S: Final = 0.001
+"""asyncio's timers may be so late: to move trio's at the end of each turn costs more than they are worth."""
 LEFTOVER_GRACE_S: Final = 0.5
 """gRPC's own tasks end by themselves shortly after the last call; cancelled, they print tracebacks."""
 CLOSE_TIMEOUT_S: Final = 5.0
@@ -169,7 +171,9 @@ class GuestLoop(asyncio.SelectorEventLoop):
         if polled.unseen:
             self._start_turn()
         else:
-            self._timer.deadline = self._timer_deadline()
+            deadline = self._timer_deadline()
+            if deadline < self._timer.deadline - TIMER_SLACK_S:  # a later one is seen when it wakes
+                self._timer.deadline = deadline
 
     def _timer_deadline(self) -> float:
         wait_s = self._polled.wait_s
