@@ -24,6 +24,7 @@ from synchro.server.node import Node
 from synchro.storage import xrow
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
+from tests.shell.test_node import majority_lost
 from tests.shell.test_services import Client, named, streaming, unpacked
 
 SYNC, ASYNC = 512, 513
@@ -271,15 +272,7 @@ async def test_a_run_beyond_the_limit_of_calls_is_refused_in_its_end(tmp_path: P
 async def test_callers_of_a_run_time_out_one_by_one_with_their_own_lsns(tmp_path: Path) -> None:
     """ADR 3: the transaction stays; info and the queue count each of them. [I-25]"""
     async with open_set(tmp_path) as replicas:
-        for number in (1, 2, 3):
-            await replicas.start(number)
-        await replicas.wait_ready()
-        leader = await replicas.wait_leader()
-        await create_space(leader)
-        await replicas.wait_equal()
-        for node in replicas.nodes:
-            if node is not leader:
-                replicas.network.cut(leader.settings.instance_name, node.settings.instance_name)
+        leader = await majority_lost(replicas)
         got: dict[int, ev.Outcome] = {}
         puts = puts_of(leader, 6)
         leader.submit_puts(puts, got.__setitem__, 0.2)
