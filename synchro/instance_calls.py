@@ -66,8 +66,9 @@ class PendingTxn(LimboEntry):
 
     def detach(self, call_id: CallId) -> None:
         """The caller is gone or was answered: forget it; the transaction goes on [Q-43]."""
-        self.is_whole = False
-        for calls in (self.calls, self.submit_calls, self.waits):
+        if self.calls and self.calls.pop(call_id, None) is not None:
+            self.is_whole = False
+        for calls in (self.submit_calls, self.waits):
             if calls:
                 calls.pop(call_id, None)
         if self.refusals:

@@ -211,8 +211,9 @@ class Transactions:
         state = self._state
         is_refusal = any(refusal[0] == call_id for refusal in pending.refusals or ())
         is_wait = call_id in (pending.waits or ())
-        told = {**(pending.calls or {}), **(pending.submit_calls or {}), **(pending.waits or {})}
-        txn_id = TxnId(pending.origin, told.get(call_id, pending.lsn))
+        all_calls = (pending.calls, pending.submit_calls, pending.waits)
+        lsn = next((calls[call_id] for calls in all_calls if calls and call_id in calls), pending.lsn)
+        txn_id = TxnId(pending.origin, lsn)
         pending.detach(call_id)
         if is_refusal:
             state.refuse(call_id, conflict())

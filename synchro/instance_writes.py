@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
 from typing import assert_never
 
 from synchro import instance_events as ev
@@ -57,7 +58,10 @@ class Writes:
 
     def on_client_writes(self, event: ev.ClientWrites, now: float) -> None:
         self._look()
-        for write in event.writes:
+        self._take_each(event.writes, now)
+
+    def _take_each(self, writes: Sequence[ev.ClientWrite], now: float) -> None:
+        for write in writes:
             if self._must_wait(write) or (self.waiting and not self._may_pass(write)):
                 self._wait_for_room(write)
             else:
@@ -69,13 +73,25 @@ class Writes:
         self._share(event, now)
 
     def _share(self, event: ev.ClientPuts, now: float) -> None:
-        """Those whose keys are taken, or changed by others too, are found by halves and go on alone."""
-        size = len(event.puts)
+        """What is too much for one transaction, or one block of the log, goes in halves."""
+        limits, size = self._state.settings.limits, len(event.puts)
+        bytes_max = min(limits.wal_block_bytes_max, limits.txn_bytes_max, limits.tuple_bytes_max)
         if size < ev.SHARED_MIN or not self._may_share(event):
-            self.on_client_writes(ev.ClientWrites(event.writes()), now)
-        elif size > self._state.settings.limits.batch_ops_max or not self._begin_shared(event, now):
+            self._take_each(event.writes(), now)
+        elif size > limits.batch_ops_max or xrow.shared_bytes(event.puts) > bytes_max:
             self._share(event[: size // 2], now)
             self._share(event[size // 2 :], now)
+        elif not self._begin_shared(event, now):
+            loners = frozenset(self._state.memtx.loners(event.puts))
+            assert loners
+            start = 0
+            for is_alone, part in groupby(range(size), loners.__contains__):
+                end = start + len(list(part))
+                if is_alone:
+                    self._take_each(event[start:end].writes(), now)
+                else:
+                    self._share(event[start:end], now)
+                start = end
 
     def _must_wait(self, write: ev.ClientWrite) -> bool:
         """Room (ADR 3, [W-16]), a DDL barrier, or a decision on its way to disk or still to come: nothing is

@@ -277,9 +277,9 @@ class Limbo:
     def cut_back(self) -> list[LimboEntry]:
         """The WAL dropped what was on its way: roll back entries that are not written, newest first.
 
-        A control row in flight is forgotten too; the same fact asks for it again at the next event, or
-        at `advance`, and `announce` has something to say again [Q-47]. Entries that were committed stay so:
-        they are on disk, here and on a quorum.
+        A control row in flight is forgotten too; the same fact asks for it again at the next ack or change
+        of members, or at `advance`, and `announce` has something to say again [Q-47]. Entries that were
+        committed stay so: they are on disk, here and on a quorum.
         """
         self._in_flight = None
         self._announced = self._confirmed_on_disk

@@ -41,6 +41,8 @@ class RequestTableState:
 
 def _records(txn: Txn, term: Term | None) -> list[tuple[RequestId, RequestRecord]]:
     origin = txn.origin
+    if len(txn.request_ids) == 1:
+        return [(txn.request_ids[0], new_tuple(RequestRecord, (origin, txn.lsn, term)))]
     return [(request_id, new_tuple(RequestRecord, (origin, lsn, term))) for request_id, lsn in txn.requests()]
 
 
@@ -103,7 +105,7 @@ class RequestTable:
     def _remember(self, decided: Sequence[tuple[RequestId, RequestRecord]]) -> None:
         self._records.update(decided)
         self._decided.extend(decided)
-        for _ in range(len(self._decided) - self._remembered_max):  # R2
+        while len(self._decided) > self._remembered_max:  # R2
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:

@@ -110,15 +110,14 @@ class Memtx:
         store = self._stores.get(space_id)
         return store is not None and store.is_sync and store.takes_columns
 
-    def prepare_together(self, puts: Puts) -> Prepared | None:
-        """`prepare` for changes of several clients (ADR 13). None: nothing has changed; one by one then.
+    def loners(self, puts: Puts) -> Sequence[int]:
+        """Positions of those that must be prepared alone; the others will not be refused, whatever becomes of
+        these."""
+        return self._stores[puts.space_id].loners(puts.values, replace=puts.type is _REPLACE)
 
-        Ask `may_go_together` first.
-        """
-        try:
-            self._check_limits(puts)
-        except BatchTooLarge:
-            return None
+    def prepare_together(self, puts: Puts) -> Prepared | None:
+        """`prepare` for changes of several clients (ADR 13). None: nothing changed, there are `loners`."""
+        self._check_limits(puts)
         self._serial += 1
         prepared = Prepared(self._serial)
         return prepared if self._run_puts(prepared, puts) else None

@@ -82,6 +82,7 @@ class ListOrder:
 class _Tree(QOTreeSet):  # type: ignore[misc]
     """Leaves of 60 numbers, as the library has them, make a tree higher: a third more time for an entry."""
 
+    __slots__ = ()
     max_leaf_size = 500
     max_internal_size = 500
 

@@ -12,7 +12,8 @@ All operations of a writer are by full key of a unique index, so overlays need n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 
 import msgpack
@@ -198,6 +199,20 @@ class SpaceStore:
     def takes_columns(self) -> bool:
         """Whether `put_new` may ever say yes: secondary unique indexes want a look at each tuple."""
         return self._of is not None and not self.unique and not self.is_temporary
+
+    def loners(self, values: Sequence[Tuple], *, replace: bool) -> Sequence[int]:
+        """Positions of those that stand in the way of `put_new`: refused by the format, or with a key that is
+        pending, there (unless it may be replaced), or twice among them."""
+        assert self.takes_columns and self._of is not None
+        passes, of, pending = self.format.passes, self._of, self.pending
+        there: Container[Key] = () if replace else self.tuples
+        found: list[Key | None] = [of(value) if passes((value,)) else None for value in values]
+        times = Counter(found)
+        return [
+            at
+            for at, key in enumerate(found)
+            if key is None or times[key] > 1 or key in pending or key in there
+        ]
 
     def put_new(self, prepared: Prepared, values: Sequence[Tuple], *, replace: bool) -> bool:
         """All of them at once, if no key is pending or twice among them, and none is refused.

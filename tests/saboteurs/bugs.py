@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from synchro import instance_events as ev
-from synchro.ids import NOBODY, Lsn, Term
+from synchro.ids import NOBODY, CallId, Lsn, Term
 from synchro.instance import Instance
 from synchro.instance_log import LogTail
 from synchro.instance_recovery import _Replay
@@ -313,6 +313,18 @@ def request_id_forgotten() -> Iterator[None]:
 @saboteur("S12", seeds=60, first=1)
 def a_retry_in_a_crowd_is_not_looked_up() -> Iterator[None]:
     with patch.object(RequestTable, "holds_any", lambda self, request_ids: False):
+        yield
+
+
+@saboteur("S12", seeds=30, first=1)
+def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
+    of = ev.CommittedTogether.of
+
+    def shifted(self: ev.CommittedTogether, call_id: CallId) -> ev.Committed:
+        calls = list(self.calls)
+        return of(self, calls[calls.index(call_id) - 1])
+
+    with patch.object(ev.CommittedTogether, "of", shifted):
         yield
 
 

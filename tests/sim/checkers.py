@@ -15,7 +15,7 @@ from sim.model import TxnKey, change
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError
-from synchro.ids import NOBODY, InstanceId
+from synchro.ids import NOBODY, InstanceId, RequestId
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
@@ -354,6 +354,13 @@ class Checks:
                 is_nop = (key[0], key[1]) in self.nops
                 if (fate is None and not is_nop) or (fate is not None and fate[0] != is_committed):
                     self.fail("S4", f"{number} says {txn} is {told}; its fate is {fate}, nop: {is_nop}")
+
+    def told_request(self, number: int, request_id: RequestId | None, outcome: ev.Committed) -> None:
+        """S12: the LSN that a caller is told is that of the row with its request id."""
+        assert request_id is not None
+        found = self.requests.get(request_id)
+        if found != outcome.txn:
+            self.fail("S12", f"{number} says request {request_id.hex()} is {outcome.txn}; it is {found}")
 
     def read(self, number: int, key: object, row: tuple[object, ...] | None) -> None:
         """S4: only committed data is read."""

@@ -287,6 +287,8 @@ class Crowd:
     def _done(self, process: Process, op: Op, outcome: ev.Outcome) -> None:
         world = self.world
         world.checks.told(process.number, outcome)
+        if isinstance(outcome, ev.Committed):
+            world.checks.told_request(process.number, op.request_id, outcome)
         delay = self.rng.uniform(0.0002, 0.004)
         world.at(world.now + delay, self._answer, process.number, op, outcome)
 

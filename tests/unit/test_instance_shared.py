@@ -192,7 +192,7 @@ def test_a_set_of_one_shares_as_well() -> None:
 
 @pytest.mark.parametrize("place", range(9))
 def test_a_key_that_is_taken_refuses_its_caller_alone(place: int) -> None:
-    """W2: found by halves; the others commit, in order, and the refused one has no LSN and no id."""
+    """W2: who is refused goes alone, without LSN and id; the others commit, in order."""
     mesh = promoted_mesh()
     mesh.write(1, (1 + place, "old"))
     mesh.settle()
