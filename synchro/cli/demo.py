@@ -312,6 +312,7 @@ class Failover:
         self.last_state: tuple[object, ...] = ()
         self.say_lock = threading.Lock()
         self.threads: list[threading.Thread] = []
+        self.watching: list[Client] = []
 
     def event(self, text: str) -> None:
         """A line with its time: since the kill, once that happened."""
@@ -326,9 +327,15 @@ class Failover:
         try:
             self._run()
         finally:
-            self.stopping.set()
-            for thread in self.threads:
-                thread.join(timeout=30)
+            self._end_threads()
+
+    def _end_threads(self) -> None:
+        """Writers end with their write. Who watches waits for a change that may not come."""
+        self.stopping.set()
+        for client in self.watching:
+            client.close()
+        for thread in self.threads:
+            thread.join(timeout=30)
 
     def _run(self) -> None:
         nodes = len(self.target.names)
@@ -344,9 +351,7 @@ class Failover:
         self._await_failover()
         time.sleep(CALM_S)
         self._restart(leader)
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join(timeout=30)
+        self._end_threads()
         self._await_equal()
         self._verify(rows)
         self._show_end()
@@ -424,6 +429,7 @@ class Failover:
 
         listen = self.target.config.instance(name).settings.listen
         with connect(listen, timeout=2, follow_leader=False) as db:
+            self.watching.append(db)
             last: tuple[object, ...] = ()
             while not self.stopping.is_set():
                 try:
