@@ -1,6 +1,7 @@
 # Everything sets itself up: Python 3.11 or newer with venv, and make, are all that is needed.
 #   make demo     three instances, the leader killed in mid-write, every acknowledged write checked
 #   make test     the whole test suite
+#   make test-long  what takes minutes a test; appends a line to tests/records/ledger.jsonl
 #   make check    ruff, mypy, layering, generated code
 #   make sim SEEDS=200 FIRST=1      simulator runs; SEEDS=1 FIRST=n replays seed n
 #   make proto    generate the gRPC code again from proto/
@@ -49,8 +50,8 @@ demo: $(READY)
 
 # Real processes get the machine for themselves, one test after the other (tests/conftest.py).
 test: $(READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e" $(ARGS)
-	$(BIN)/python -m pytest -q -m e2e $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -m "e2e and not long" $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
