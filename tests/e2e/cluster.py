@@ -100,6 +100,8 @@ class Instance:
         self.dir = cluster.dir / "data" / name
         self.log_path = cluster.dir / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.code: Path | None = None
+        """Tree of another version whose `synchro` it runs; None: this one's."""
         self._remote: Remote | None = None
 
     @property
@@ -125,6 +127,9 @@ class Instance:
         else:
             arguments = ["-m", "synchro", "serve", "--config", path, "--name", self.name]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")}
+        if self.code is not None:
+            arguments = ["-P", *arguments]
+            env["PYTHONPATH"] = str(self.code)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
