@@ -37,7 +37,7 @@ from synchro.queue.limbo import Limbo, QueueState
 from synchro.raft import messages as raft_ev
 from synchro.raft.core import Raft
 from synchro.raft.messages import RaftSettings
-from synchro.replication.read_barrier import ReadBarrier
+from synchro.replication.read_barrier import Electorate, ReadBarrier
 from synchro.replication.trust import Trust
 from synchro.row import RaftState
 from synchro.storage.memtx import Memtx
@@ -448,7 +448,7 @@ class Instance:
 
     def _finish_reads(self) -> None:
         while True:
-            ready, starts = self.read_barrier.finish(self.registered, self.limbo.effective_quorum)
+            ready, starts = self.read_barrier.finish(self._electorates())
             for call_id in ready:
                 self._state.reply(call_id, ev.ReadReady())
             if starts:
@@ -463,11 +463,19 @@ class Instance:
         if self.read_barrier.drop(call_id):
             self._request_heartbeats()
 
+    def _electorates(self) -> list[Electorate]:
+        """A candidate counts the members that its own log names (ADR 6): with a row of `_cluster` that is not
+        decided here yet, or without it."""
+        state = self._state
+        all_members = {state.registered, state.election_membership().registered}
+        return [Electorate(members, state.settings.read_quorum(len(members))) for members in all_members]
+
     def _no_read_quorum(self) -> SynchroError:
+        members, needed = max(self._electorates(), key=lambda electorate: electorate.needed)
         return LinearizableQuorum(
-            f"fewer than {self.limbo.effective_quorum} instances confirmed in time that this one is still "
-            "the owner; nothing was read",
-            needed=self.limbo.effective_quorum,
+            f"fewer than {needed} of {len(members)} instances (this one included) confirmed in time that it is "
+            "still the owner; nothing was read",
+            needed=needed,
         )
 
     # --- peers and terms
