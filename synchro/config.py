@@ -254,8 +254,9 @@ class Settings:
     def read_quorum(self, members: int) -> int:
         """Instances, this one included, that must say that they know of no later owner (ADR 17).
 
-        members: N as elections count it. Whoever is elected needs min(Q, N) votes, so N - Q + 1 instances hold
-        a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer [Q-34].
+        members: N as elections count it. Whoever is elected needs min(Q, N) votes, so among N - Q + 1
+        instances
+        is a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer [Q-34].
         """
         members = max(1, members)
         quorum = min(self.synchro_quorum.quorum(members), members)

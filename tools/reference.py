@@ -30,8 +30,12 @@ MEANINGS: Final = {
         "too much waits for a quorum; nothing was written",
         "back off, retry; see `synchro queue`",
     ),
+    "WAL_QUEUE_FULL": (
+        "too much waits for the disk of the instance; nothing was written",
+        "back off, retry; look at its disk",
+    ),
     "SYNC_TIMEOUT": (
-        "no quorum in time; the transaction stays in the queue, **outcome unknown**",
+        "not decided in time, the text says why; the transaction stays, **outcome unknown**",
         "`synchro wait ORIGIN:LSN`",
     ),
     "SYNC_ROLLBACK": (

@@ -32,8 +32,8 @@ class Candidacy:
     def busy(self) -> SynchroError:
         """What a second request gets meanwhile [P-10], [P-11]."""
         if self.is_answered:
-            return InAnotherPromote("box.ctl.promote() is already running")
-        return Unsupported("box.ctl.promote/demote does not support simultaneous invocations")
+            return InAnotherPromote("promote is already running here; nothing was changed")
+        return Unsupported("promote and demote do not support simultaneous invocations; nothing was changed")
 
     def lost(
         self,

@@ -1,4 +1,4 @@
-"""Linearizable reads on the owner: rounds of heartbeats that prove it still is the owner. [Q-62], ADR 5, 17."""
+"""Linearizable reads on the owner: rounds of heartbeats that prove it still is the owner. [Q-62], ADR 17."""
 
 from __future__ import annotations
 

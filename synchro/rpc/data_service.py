@@ -167,7 +167,8 @@ class DataService(Service):
         space = self.node.instance.memtx.space(self.names.locate(request)[0])
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
-                f"Space '{space.name}' does not support linearizable operations: it is not synchronous, so the "
+                f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "
+                "so the "
                 "next owner of the queue may lack what is read; nothing was read",
                 space=space.name,
             )

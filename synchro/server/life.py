@@ -32,6 +32,7 @@ from synchro.errors import (
     SyncRollback,
     SyncTimeout,
     TimedOut,
+    WalQueueFull,
 )
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
@@ -69,6 +70,7 @@ JOIN_RETRIED: Final = frozenset(
         SyncRollback,
         TimedOut,
         SyncQueueFull,
+        WalQueueFull,
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27]."""

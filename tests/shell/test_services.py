@@ -363,7 +363,8 @@ async def test_linearizable_reads_ask_the_core_first() -> None:
 
 
 async def test_a_linearizable_read_is_for_rows_that_a_quorum_holds() -> None:
-    """[Q-60], MEND-Q2: a row of an asynchronous space may vanish with its owner; system spaces are allowed."""
+    """[Q-60], MEND-Q2: a row of an asynchronous space may vanish with its owner; system spaces are
+    allowed."""
     async with serving() as (node, client):
         await filled(client, 1)
         node.steps.clear()

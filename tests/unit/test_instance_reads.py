@@ -1,4 +1,4 @@
-"""Linearizable reads of whole instances: how many must know of no later owner. [Q-34], [Q-62], ADR 17, MEND-Q2."""
+"""Linearizable reads of whole instances: how many must know of no later owner. [Q-34], [Q-62], ADR 17."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_with_a_quorum_below_a_majority_an_owner_that_was_replaced_reads_nothing
 
 
 @pytest.mark.parametrize(
-    ("members", "quorum", "silent"), [(3, 2, 1), (3, 1, 0), (4, 3, 2), (5, 3, 2), (5, 2, 1), (3, 3, 2), (2, 2, 1)]
+    ("members", "quorum", "silent"),
+    [(3, 2, 1), (3, 1, 0), (4, 3, 2), (5, 3, 2), (5, 2, 1), (3, 3, 2), (2, 2, 1)],
 )
 def test_so_many_may_be_silent_that_none_of_them_can_be_elected(
     members: int, quorum: int, silent: int
