@@ -9,7 +9,7 @@ import pytest
 from mesh import Mesh
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode
+from synchro.config import ElectionMode, FencingMode
 from synchro.ids import CallId
 
 MANUAL = ElectionMode.MANUAL
@@ -91,7 +91,7 @@ def test_while_a_demote_is_written_nothing_else_begins() -> None:
 
 def test_demote_ends_a_promote_that_waits_for_copies_of_what_it_builds_on() -> None:
     """[P-12] step 3 waits without limit; nothing is written yet, so the leader may resign [P-30], [P-13]."""
-    mesh = Mesh(5, election_mode=MANUAL)
+    mesh = Mesh(5, election_mode=MANUAL, election_fencing_mode=FencingMode.OFF)
     mesh.promote(2)
     for other in (3, 4, 5):
         mesh.cut(2, other)
