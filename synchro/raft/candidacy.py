@@ -59,7 +59,8 @@ class Candidacy:
 
 def no_election_quorum(*, connected: int, needed: int) -> NoElectionQuorum:
     return NoElectionQuorum(
-        f"Not enough peers connected to start elections: {connected} out of minimal required {needed}",
+        f"Not enough peers connected to start elections: {connected} out of minimal required {needed}; "
+        "nothing was changed. Next: synchro status",
         connected=connected,
         needed=needed,
     )
