@@ -251,6 +251,17 @@ class Settings:
     """Operator's word that the local log may be trusted although it is not provably complete."""
     limits: Limits = field(default_factory=Limits)
 
+    def read_quorum(self, members: int) -> int:
+        """Instances, this one included, that must say that they know of no later owner (ADR 17).
+
+        members: N as elections count it. Whoever is elected needs min(Q, N) votes, so among N - Q + 1
+        instances
+        is a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer [Q-34].
+        """
+        members = max(1, members)
+        quorum = min(self.synchro_quorum.quorum(members), members)
+        return max(members - quorum + 1, min(self.linearizable_quorum.quorum(members, quorum), members))
+
     @property
     def death_timeout_s(self) -> float:
         """Silence after which a link, and a leader, counts as dead [A-27], [E-21]."""

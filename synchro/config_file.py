@@ -15,12 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from synchro.config import (
-    Settings,
-    WalMode,
-)
+from synchro.config import ElectionMode, Settings, WalMode
 from synchro.config_address import needs_insecure
-from synchro.config_rules import View, check_addresses, merge, peer_address, settings_of, without
+from synchro.config_rules import (
+    View,
+    check_addresses,
+    idle_options,
+    merge,
+    peer_address,
+    quorum_warnings,
+    settings_of,
+    without,
+)
 from synchro.config_schema import (
     ENVIRONMENT,
     ENVIRONMENT_SCOPE,
@@ -260,6 +266,7 @@ class _Reader:
     # warnings
 
     def _all_warnings(self, instances: Iterable[InstanceConfig], members: list[list[View]]) -> Iterator[str]:
+        by_name = {instance.name: instance for instance in instances}
         yield from dict.fromkeys(self.warnings)
         if self.ignored:
             yield f"these options mean nothing here and were ignored: {', '.join(self.ignored)}"
@@ -268,16 +275,35 @@ class _Reader:
             yield f"these options are read and checked, but this release does not act on them: {names}"
         for views in members:
             yield from self._login_warnings(views)
-        for instance in instances:
+            yield from self._set_warnings(views, [by_name[view.name].settings for view in views])
+        for instance in by_name.values():
             if instance.settings.wal_mode is WalMode.WRITE:
                 yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
+
+    def _set_warnings(self, views: list[View], settings: list[Settings]) -> Iterator[str]:
+        """Of one replica set; said once, with the names of those that it concerns unless it is all."""
+        concerned: dict[str, list[str]] = {}
+        for view, own in zip(views, settings, strict=True):
+            for warning in (*quorum_warnings(own, len(views)), *idle_options(view, views, own)):
+                concerned.setdefault(warning, []).append(view.name)
+        for warning, names in concerned.items():
+            yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"
+        standing = (ElectionMode.MANUAL, ElectionMode.CANDIDATE)
+        is_election = all(view.get("replication.failover") == "election" for view in views)
+        if is_election and not any(own.election_mode in standing for own in settings):
+            yield (
+                f"no instance of {views[0].replicaset} may stand for election "
+                "(replication.election_mode): nobody "
+                "will own the queue, and none may write"
+            )
 
     def _login_warnings(self, views: list[View]) -> Iterator[str]:
         users: dict[str, None] = {}
         for view in views:
-            credentials = view.find("credentials.users")
-            if credentials is not None:
-                users.update(dict.fromkeys(credentials.value))
+            for part in ("users", "roles"):
+                named = view.find(f"credentials.{part}")
+                if named is not None:
+                    users.update(dict.fromkeys(named.value))
         if users:
             yield (
                 f"credentials of {', '.join(users)} are checked but not used: this release has no login, "

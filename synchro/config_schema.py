@@ -61,6 +61,8 @@ class Value:
     text: str
     """For the reference: what it is."""
     later: bool = False
+    each: Section | None = None
+    """Of a list of maps: what each of them is."""
 
 
 def _kind(item: Located) -> str:
@@ -230,7 +232,7 @@ def list_of(inner: Value | Section, low: int, high: int, what: str, *, later: bo
                 result.append(checked.item)
         return result
 
-    return Value(parse, f"list of {what}", later)
+    return Value(parse, f"list of {what}", later, inner if isinstance(inner, Section) else None)
 
 
 def _parse_anything(item: Located) -> Any:
@@ -279,7 +281,7 @@ def _uuid() -> Value:
 
 _URI = string(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT")
 _FILE = string(r"[^\x00]{1,4096}", "a file name", later=True)
-_PEER = Section({"uri": _URI, "login": string(), "password": string(), "params": IGNORED})
+_PEER = Section({"uri": _URI, "login": string(later=True), "password": string(later=True), "params": IGNORED})
 _ENDPOINT_KEYS: Mapping[str, Value | Section] = {
     "listen": list_of(Section({"uri": _URI, "params": IGNORED}, required=("uri",)), 0, 1, "{uri: HOST:PORT}"),
     "advertise": Section({"peer": _PEER, "client": IGNORED, "sharding": IGNORED}),
@@ -325,7 +327,7 @@ _INSTANCE_KEYS: Mapping[str, Value | Section] = {
     ),
     "grpc": Section({**_ENDPOINT_KEYS, "tls": _TLS}),
     "iproto": Section({**_ENDPOINT_KEYS, "threads": IGNORED, "net_msg_max": IGNORED, "readahead": IGNORED}),
-    "http": Section({"listen": _URI}),
+    "http": Section({"listen": string(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT", later=True)}),
     "database": Section(
         {
             "dir": string(),
@@ -545,6 +547,9 @@ def _check_value(
     values[key] = Located(value, item.line, item.source, item.text)
     if schema.later:
         result.later.append(short)
+    if schema.each is not None:
+        for element in item.value:
+            _check_section(element, schema.each, path, short, file, result)
 
 
 def _unknown(item: Located, key: str, path: str, section: Section, file: str) -> Problem:

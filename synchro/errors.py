@@ -32,7 +32,7 @@ class SynchroError(Exception):
 
 
 class ReadOnly(SynchroError):
-    """[E-44]. details: ro_reason, term, owner, leader."""
+    """[E-44]. details: ro_reason, state, term, leader, owner, queue_term; disk: the file that had no room."""
 
     reason = "READ_ONLY"
     tnt_code = 7
@@ -64,6 +64,13 @@ class SyncQueueFull(SynchroError):
 
     reason = "SYNC_QUEUE_FULL"
     tnt_code = 289
+
+
+class WalQueueFull(SynchroError):
+    """Too much is on its way to the disk [W-16]. Nothing was written."""
+
+    reason = "WAL_QUEUE_FULL"
+    tnt_code = 287
 
 
 # --- fate of a write -------------------------------------------------------------------------------

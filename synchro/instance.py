@@ -16,7 +16,7 @@ from typing import assert_never, cast
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
-from synchro.errors import InAnotherPromote, LinearizableQuorum, NotLeader, SynchroError, TimedOut
+from synchro.errors import LinearizableQuorum, SynchroError, TimedOut
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance_calls import (
     READ_CALL,
@@ -29,7 +29,7 @@ from synchro.instance_calls import (
 )
 from synchro.instance_received import Received
 from synchro.instance_state import State
-from synchro.instance_transfers import Transfer
+from synchro.instance_transfers import Phase, Transfer, interfering_elections
 from synchro.instance_txns import Transactions
 from synchro.instance_writes import Writes
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
@@ -37,7 +37,7 @@ from synchro.queue.limbo import Limbo, QueueState
 from synchro.raft import messages as raft_ev
 from synchro.raft.core import Raft
 from synchro.raft.messages import RaftSettings
-from synchro.replication.read_barrier import ReadBarrier
+from synchro.replication.read_barrier import Electorate, ReadBarrier
 from synchro.replication.trust import Trust
 from synchro.row import RaftState
 from synchro.storage.memtx import Memtx
@@ -67,6 +67,8 @@ class Instance:
         self._writes = Writes(state, txns)
         self._received = Received(state, txns)
         self._transfer: Transfer | None = None
+        self._promoted: dict[CallId, ev.Promoted] = {}
+        """Promotes that are done and wait until the instance is writable [P-13], [L-21]."""
         self.trust = trust
         self.read_barrier = ReadBarrier()
         self._relays: set[InstanceId] = set()
@@ -133,7 +135,7 @@ class Instance:
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
             case ev.WalStuck():
-                self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+                self._disk_cannot_keep_up(now)
             case ev.SettingsChanged():
                 self._on_settings_changed(event.settings, now)
             case _:
@@ -143,12 +145,15 @@ class Instance:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at)
+        stands_at = None if self._transfer is None else self._transfer.stands_at
+        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at, stands_at)
         return min((at for at in waiting if at is not None), default=None)
 
     def _finish(self, now: float) -> list[ev.Effect]:
         """Let go on what waited for something that this step brought; then hand out the effects."""
         state = self._state
+        if self._transfer is not None:
+            self._await_links(now)
         while state.progressed or state.membership_touched:
             if state.membership_touched:
                 self._refresh_membership(now)
@@ -156,6 +161,8 @@ class Instance:
             self._see_term(Term(self._received.wanted_term()), now)
             self._received.drain(now)
             self._writes.drain(now)
+        if self._promoted:
+            self._review_promoted()
         self._plan_announcement(now)
         state.effects.extend(state.log.take_writes())
         effects, state.effects = state.effects, []
@@ -241,6 +248,10 @@ class Instance:
     def read_only_reason(self) -> str | None:
         return self._state.read_only_reason()
 
+    @property
+    def is_queue_busy(self) -> bool:
+        return self._state.is_queue_busy
+
     # --- disk
 
     def _on_rows_written(self, event: ev.RowsWritten, now: float) -> None:
@@ -251,6 +262,7 @@ class Instance:
         for item in state.log.written(vclock):
             match item:
                 case PendingTxn():
+                    state.no_room = None
                     if not item.is_queued:  # not in the queue: the own disk is enough [A-1]
                         self._txns.commit((item,), state.limbo.term)
                     if item.submit_calls is not None:
@@ -290,11 +302,17 @@ class Instance:
             state.log.append_hard_state(lost)
         self._retry_at = now + state.settings.replication_timeout_s
         self._announce_at = None
+        state.no_room = event.error
         last_cut_at, self._last_cut_at = self._last_cut_at, now
-        repeated = last_cut_at is not None and now - last_cut_at <= state.settings.election_timeout_s
-        if repeated and state.raft.is_leader:
-            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+        if last_cut_at is not None and now - last_cut_at <= state.settings.election_timeout_s:
+            self._disk_cannot_keep_up(now)
         state.progressed = True
+
+    def _disk_cannot_keep_up(self, now: float) -> None:
+        """It is stuck, or has no room again and again. With elections another takes over; without (mode off)
+        nobody would, and a person can tell better whether it comes back (ADR 16)."""
+        if self.raft.is_leader and self.settings.election_mode is not ElectionMode.OFF:
+            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
 
     def _on_deadline(self, now: float) -> None:
         self._step_raft(raft_ev.DeadlineReached(), now)
@@ -346,23 +364,39 @@ class Instance:
         """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8]."""
         state = self._state
         if self._transfer is not None:
-            state.refuse(event.call_id, InAnotherPromote("box.ctl.promote() is already running"))
+            state.refuse(event.call_id, self._transfer.busy)
         elif state.limbo.state is QueueState.LEADER:
-            transfer = Transfer(event.call_id, is_demote=False)
-            self._begin_transfer(transfer)
-            transfer.leads(state.limbo.term)
-            self._end_transfer(ev.Promoted(state.limbo.term, self.self_id, 0, 0))
+            self._answer_promote(event.call_id, ev.Promoted(state.limbo.term, self.self_id, 0, 0))
         else:
-            self._begin_transfer(Transfer(event.call_id, is_demote=False))
-            is_term_used_up = state.limbo.term == state.raft.volatile_term  # by a DEMOTE
-            self._step_raft(raft_ev.CandidacyRequested(in_new_term=is_term_used_up), now)
+            self._begin_transfer(Transfer(event.call_id, False, state.raft.volatile_term))
+            self._request_candidacy(now)
+
+    def _request_candidacy(self, now: float) -> None:
+        is_term_used_up = self.limbo.term == self.raft.volatile_term  # by a DEMOTE
+        self._step_raft(raft_ev.CandidacyRequested(in_new_term=is_term_used_up), now)
+
+    def _await_links(self, now: float) -> None:
+        """[P-11]: a promote that came before the links waits for them, without a new term, which would stop
+        all
+        writers. Then for one heartbeat, in which whoever leads says so."""
+        transfer, raft = self._transfer, self.raft
+        if transfer is None or transfer.phase is not Phase.LINKS:
+            return
+        transfer.links_changed(
+            enough=raft.has_healthy_quorum, now=now, hear_s=self.settings.replication_timeout_s
+        )
+        if transfer.stands_at is not None and now >= transfer.stands_at:
+            transfer.phase, transfer.stands_at = Phase.ELECTION, None
+            self._request_candidacy(now)
 
     def _on_demote_requested(self, event: ev.DemoteRequested, now: float) -> None:
         """[P-30] with elections: resign. [P-31] without: a new term, then DEMOTE, decided like a PROMOTE."""
         state, limbo, raft = self._state, self.limbo, self.raft
-        if self._transfer is not None:
-            text = "box.ctl.promote/demote does not support simultaneous invocations"
-            state.refuse(event.call_id, InAnotherPromote(text))
+        may_interrupt = (
+            state.settings.election_mode is not ElectionMode.OFF and raft.is_leader and not limbo.is_busy
+        )
+        if self._transfer is not None and not may_interrupt:
+            state.refuse(event.call_id, self._transfer.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:
             if raft.is_leader:
                 self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
@@ -370,10 +404,9 @@ class Instance:
         elif limbo.owner_id == NOBODY:
             state.reply(event.call_id, ev.Demoted(limbo.term))
         elif limbo.state is not QueueState.LEADER:
-            text = f"The instance is not a leader. New leader is {limbo.owner_id}; nothing was changed"
-            state.refuse(event.call_id, NotLeader(text, owner=limbo.owner_id))
+            state.refuse(event.call_id, state.not_giver_error())
         else:
-            transfer = Transfer(event.call_id, is_demote=True)
+            transfer = Transfer(event.call_id, True, raft.volatile_term)
             self._begin_transfer(transfer)
             self._carry_out(limbo.request_demote(now), now)
             self._step_raft(raft_ev.TermBumpRequested(), now)
@@ -387,11 +420,31 @@ class Instance:
         if outcome is None:
             return
         assert self._transfer is not None
-        if isinstance(outcome, ev.Promoted) and not self.is_writable:
-            self._transfer.held = outcome
-            return
-        self._state.reply(self._transfer.call_id, outcome)
+        call_id = self._transfer.call_id
         self._transfer = None
+        if isinstance(outcome, ev.Promoted):
+            self._answer_promote(call_id, outcome)
+        else:
+            self._state.reply(call_id, outcome)
+
+    def _answer_promote(self, call_id: CallId, outcome: ev.Promoted) -> None:
+        """[P-13]: it is done, but told only when the instance is writable too. Nobody else waits for that."""
+        if self.is_writable:
+            self._state.reply(call_id, outcome)
+        else:
+            self._state.calls[call_id] = TransferCall(is_demote=False)
+            self._promoted[call_id] = outcome
+
+    def _review_promoted(self) -> None:
+        if self.is_writable:
+            for call_id, outcome in self._promoted.items():
+                self._state.reply(call_id, outcome)
+        elif self.limbo.state is not QueueState.LEADER:
+            for call_id, outcome in self._promoted.items():
+                self._state.refuse(call_id, interfering_elections(outcome.term, self.raft.volatile_term))
+        else:
+            return
+        self._promoted.clear()
 
     # --- calls
 
@@ -405,19 +458,29 @@ class Instance:
             case ev.ClientWrite():
                 self._writes.expire(call)
             case TransferCall(is_demote=is_demote):
-                if is_demote:
-                    self._carry_out(self.limbo.cancel_demote(now), now)
-                name = "demote" if is_demote else "promote"
-                text = f"{name} was not decided in time; it may still be: see the queue owner"
-                if self._transfer is not None and self._transfer.held is not None:
-                    reason = self.read_only_reason()
-                    text = f"the queue is owned now, but the instance stays read-only (ro_reason: {reason})"
-                self._end_transfer(ev.Rejected(TimedOut(text, term=self.raft.volatile_term)))
+                self._expire_transfer(call_id, is_demote, now)
             case ReadCall():
                 self._drop_reader(call_id)
                 self._state.refuse(call_id, self._no_read_quorum())
             case _:
                 assert_never(call)
+
+    def _expire_transfer(self, call_id: CallId, is_demote: bool, now: float) -> None:
+        term, transfer = self.raft.volatile_term, self._transfer
+        if self._promoted.pop(call_id, None) is not None:
+            reason = self.read_only_reason()
+            text = f"the queue is owned now, but the instance stays read-only (ro_reason: {reason})"
+            self._state.refuse(call_id, TimedOut(text, term=term))
+            return
+        assert transfer is not None
+        if transfer.phase is Phase.LINKS and transfer.too_few is not None:
+            self._end_transfer(ev.Rejected(transfer.too_few))
+            return
+        if is_demote:
+            self._carry_out(self.limbo.cancel_demote(now), now)
+        name = "demote" if is_demote else "promote"
+        text = f"{name} was not decided in time; it may still be. Next: synchro status"
+        self._end_transfer(ev.Rejected(TimedOut(text, term=term)))
 
     def _on_abandoned(self, call_id: CallId) -> None:
         call = self._state.forget_call(call_id)
@@ -427,7 +490,8 @@ class Instance:
             case ev.ClientWrite():
                 self._writes.drop(call)
             case TransferCall():
-                self._transfer = None
+                if self._promoted.pop(call_id, None) is None:
+                    self._transfer = None
             case ReadCall():
                 self._drop_reader(call_id)
             case None:
@@ -448,7 +512,7 @@ class Instance:
 
     def _finish_reads(self) -> None:
         while True:
-            ready, starts = self.read_barrier.finish(self.registered, self.limbo.effective_quorum)
+            ready, starts = self.read_barrier.finish(self._electorates())
             for call_id in ready:
                 self._state.reply(call_id, ev.ReadReady())
             if starts:
@@ -463,11 +527,22 @@ class Instance:
         if self.read_barrier.drop(call_id):
             self._request_heartbeats()
 
+    def _electorates(self) -> list[Electorate]:
+        """A candidate counts the members that its own log names (ADR 6): with a row of `_cluster` that is not
+        decided here yet, or without it."""
+        state = self._state
+        sets = [state.registered]
+        if (prepared := state.election_membership().registered) != state.registered:
+            sets.append(prepared)
+        return [Electorate(members, state.settings.read_quorum(len(members))) for members in sets]
+
     def _no_read_quorum(self) -> SynchroError:
+        members, needed = max(self._electorates(), key=lambda electorate: electorate.needed)
         return LinearizableQuorum(
-            f"fewer than {self.limbo.effective_quorum} instances confirmed in time that this one is still "
-            "the owner; nothing was read",
-            needed=self.limbo.effective_quorum,
+            f"fewer than {needed} of {len(members)} instances (this one included) confirmed in time "
+            "that it is "
+            "still the owner; nothing was read",
+            needed=needed,
         )
 
     # --- peers and terms
@@ -555,7 +630,9 @@ class Instance:
                     state.effects.append(ev.BroadcastRaft(message))
                 case raft_ev.CandidacyEnded(error=error):
                     if self._transfer is not None:
-                        self._end_transfer(self._transfer.candidacy_ended(error, raft.volatile_term))
+                        now_in = raft.volatile_term
+                        ended = self._transfer.candidacy_ended(error, now_in, is_refusal=now_in == term)
+                        self._end_transfer(ended)
                 case _:
                     assert_never(effect)
         if raft.role is not role or raft.leader != leader or raft.volatile_term != term:
@@ -572,7 +649,11 @@ class Instance:
             )
         if self._transfer is not None:
             may_lead = raft.is_leader or raft.is_write_in_progress or raft.is_candidacy_running
-            self._end_transfer(self._transfer.raft_changed(raft.volatile_term, may_lead=may_lead))
+            self._end_transfer(
+                self._transfer.raft_changed(
+                    raft.volatile_term, leader=raft.leader, is_leader=raft.is_leader, may_lead=may_lead
+                )
+            )
         if self.read_barrier.is_open and state.limbo.state is not QueueState.LEADER:
             for call_id in self.read_barrier.fail():
                 state.refuse(call_id, state.not_owner_error())
@@ -601,8 +682,6 @@ class Instance:
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
         state.membership_touched = True
         state.progressed = True
-        if self._transfer is not None:
-            self._end_transfer(self._transfer.held)
 
     # --- checks
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
-from synchro.errors import ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
+from synchro.errors import NotLeader, ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
 from synchro.ids import NOBODY, CallId, InstanceId
 from synchro.instance_calls import Call
 from synchro.instance_log import LogTail
@@ -46,6 +46,8 @@ class State:
     effects: list[ev.Effect] = field(default_factory=list)
     replies: list[ev.Reply] = field(default_factory=list)
     calls: dict[CallId, Call] = field(default_factory=dict)
+    no_room: SynchroError | None = None
+    """Why the last rows of data were cut back from the log; None: the disk has taken some since."""
     registering: dict[CallId, InstanceId] = field(default_factory=dict)
     """calls that ask for a `_cluster` row, and the id it gives"""
     progressed: bool = False
@@ -104,13 +106,17 @@ class State:
     # --- who may write
 
     def read_only_reason(self) -> str | None:
-        """First match of [E-42], None when writable [E-40]."""
+        """First match of [E-42], None when writable [E-40].
+
+        election: "synchro", while no leader is seen and there are elections; the next owner is not known yet.
+        """
+        has_elections = self.settings.election_mode is not ElectionMode.OFF
         if (
             self.limbo.state is QueueState.REPLICA
             or self.raft.volatile_term > self.limbo.term
-            or (self.settings.election_mode is not ElectionMode.OFF and not self.raft.is_leader)
+            or (has_elections and not self.raft.is_leader)
         ):
-            return "synchro"
+            return "election" if has_elections and not self.raft.is_leader_seen else "synchro"
         if self.settings.read_only:
             return "config"
         # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38],
@@ -120,8 +126,9 @@ class State:
     def read_only_error(self, reason: str) -> ReadOnly:
         """[E-44], [A-60]"""
         raft, limbo = self.raft, self.limbo
+        facts: dict[str, object] = {}
         if reason == "config":
-            text = "box.cfg.read_only is true"
+            text = "the configuration says so (database.mode: ro, or failover: manual with another leader)"
         elif reason == OWN_ROWS_LOST:
             text = (
                 "it has lost some of its own transactions and is waiting to receive them back from "
@@ -136,12 +143,19 @@ class State:
                 text += f" ({self.name_of(limbo.owner_id)})"
             if limbo.owner_id == self.self_id:
                 text += " and is frozen until promotion"
+            facts = {"state": raft.role.name.lower(), "queue_term": limbo.term}
+        text += "; nothing was written"
+        if self.no_room is not None:
+            file = self.no_room.details.get("file", "its log")
+            text += f". The disk had no room for its last rows ({file}). Next: free space there"
+            facts["disk"] = file
         return ReadOnly(
-            f"Can't modify data on a read-only instance - {text}; nothing was written",
+            f"Can't modify data on a read-only instance - {text}",
             ro_reason=reason,
             term=raft.volatile_term,
             owner=limbo.owner_id,
             leader=raft.leader or None,
+            **facts,
         )
 
     def is_never_read_only(self, op: Dml) -> bool:
@@ -156,12 +170,40 @@ class State:
         owner = self.limbo.owner_id
         if owner == NOBODY:
             return SyncQueueUnclaimed(
-                "The synchronous transaction queue doesn't belong to any instance; next: promote"
+                "The synchronous transaction queue doesn't belong to any instance; nothing was read. "
+                "Next: synchro promote NAME"
             )
         if owner == self.self_id:
             return SyncQueueForeign(
-                "The synchronous transaction queue is frozen until promotion", owner=owner
+                "The synchronous transaction queue is frozen until promotion; nothing was read. "
+                f"Next: synchro promote {self.name_of(owner)}",
+                owner=owner,
             )
         return SyncQueueForeign(
-            f"The synchronous transaction queue belongs to other instance with id {owner}", owner=owner
+            f"The synchronous transaction queue belongs to other instance with id {owner} "
+            f"({self.name_of(owner)}); nothing was read",
+            owner=owner,
         )
+
+    def not_giver_error(self) -> NotLeader:
+        """[P-31]: why this instance cannot give the queue away."""
+        limbo, owner = self.limbo, self.limbo.owner_id
+        if owner == self.self_id:
+            text = (
+                f"This instance owns the queue of term {limbo.term}, but does not lead the term "
+                f"{self.raft.volatile_term} that is on now; nothing was changed. Next: synchro promote "
+                f"{self.name_of(owner)}"
+            )
+        else:
+            name = self.name_of(owner)
+            text = (
+                f"The queue is not this instance's to give away: its owner is {owner} ({name}); nothing "
+                "was changed. "
+                f"Next: synchro demote {name}"
+            )
+        return NotLeader(text, owner=owner)
+
+    @property
+    def is_queue_busy(self) -> bool:
+        """[Q-4], with what other instances decided and is on its way to the own disk."""
+        return self.limbo.is_busy or self.log.has_received_control

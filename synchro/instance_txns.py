@@ -12,6 +12,7 @@ from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.queue.effects import EntriesRolledBack
 from synchro.queue.fates import TxnFate, fate_by_lsn
+from synchro.queue.limbo import QueueState
 from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema
 from synchro.storage.memtx import Prepared
@@ -231,8 +232,7 @@ class Transactions:
         missing = state.registered - acked
         name = f" for {txn_id}" if is_written else ""
         error = SyncTimeout(
-            f"no quorum{name} in time ({len(acked)} of {limbo.quorum}); "
-            "the transaction stays in the queue, outcome unknown",
+            f"{self._why_undecided(pending, name, len(acked))}; outcome unknown",
             outcome="unknown",
             txn=txn_id if is_written else None,
             acked=",".join(map(str, sorted(acked))),
@@ -240,6 +240,26 @@ class Transactions:
             missing=",".join(map(str, sorted(missing))),
         )
         return ev.OutcomeUnknown(error, txn_id if is_written else None)
+
+    def _why_undecided(self, pending: PendingTxn, name: str, acked: int) -> str:
+        state, limbo = self._state, self._state.limbo
+        if not self._is_written(pending):
+            return (
+                "the disk of this instance did not write it in time "
+                f"({state.settings.wal_dir}); the transaction stays"
+            )
+        if limbo.state is not QueueState.LEADER:
+            return (
+                f"not decided{name} in time: this instance lost the queue of term {limbo.term} (the term is "
+                f"{state.raft.volatile_term} now), its next owner decides; the transaction stays in the queue"
+            )
+        if acked >= limbo.effective_quorum:
+            return (
+                f"not decided{name} in time: {acked} of {limbo.quorum} instances have it, what is ahead "
+                "of it, or the "
+                "CONFIRM, is not on disk yet; the transaction stays in the queue"
+            )
+        return f"no quorum{name} in time ({acked} of {limbo.quorum}); the transaction stays in the queue"
 
     def on_wait_requested(self, event: ev.WaitRequested) -> None:
         state, txn_id = self._state, event.txn

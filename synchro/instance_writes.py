@@ -16,6 +16,7 @@ from synchro.errors import (
     RequestExpired,
     SynchroError,
     SyncQueueFull,
+    WalQueueFull,
 )
 from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId, Lsn, RequestId
 from synchro.instance_calls import PendingTxn
@@ -62,7 +63,8 @@ class Writes:
 
     def _take_each(self, writes: Sequence[ev.ClientWrite], now: float) -> None:
         for write in writes:
-            if self._must_wait(write) or (self.waiting and not self._may_pass(write)):
+            must_wait = self._must_wait(write) or (self.waiting and not self._may_pass(write))
+            if must_wait and not self._is_refused(write):  # who may not write hears it at once
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
@@ -123,19 +125,40 @@ class Writes:
     def _wait_for_room(self, write: ev.ClientWrite) -> None:
         state = self._state
         if write.wait is ev.WaitMode.NONE or len(self.waiting) >= state.settings.limits.waiting_calls_max:
-            name = "WAL" if self._is_wal_full else "synchronous transaction"
-            state.refuse(write.call_id, self._full(f"The {name} queue is full; nothing was written"))
+            state.refuse(write.call_id, self._no_room())
             return
         self.waiting.append(write)
         state.calls[write.call_id] = write
 
-    def _full(self, text: str) -> SyncQueueFull:
-        return SyncQueueFull(
-            text,
-            size=self._state.limbo.size,
-            limit=self._state.settings.synchro_queue_max_size,
-            waiting=len(self.waiting),
-        )
+    def _no_room(self, when: str = "") -> SyncQueueFull | WalQueueFull:
+        """What a write would have to wait for now [Q-45]. when: " in time", of one that did wait."""
+        state, waiting = self._state, len(self.waiting)
+        limbo, log, settings = state.limbo, state.log, state.settings
+        limit = settings.synchro_queue_max_size
+        if self._is_wal_full:
+            limit = settings.limits.wal_queue_bytes_max
+            return WalQueueFull(
+                f"The WAL queue is full: {log.bytes} bytes wait for the disk of {settings.wal_dir}, the "
+                "limit is "
+                f"{limit}{when and f'; there was no room{when}'}; nothing was written",
+                size=log.bytes,
+                limit=limit,
+                waiting=waiting,
+            )
+        if limbo.is_full:
+            why = (
+                f"The synchronous transaction queue is full: {limbo.size} bytes wait for a quorum of "
+                f"{limbo.quorum}, the limit is {limit}"
+            )
+        elif self._txns.ddl is not None:
+            why = "A change of definitions waits for its quorum, and other writes wait for it"
+        elif log.barriers > 0:
+            why = "A change of the queue's owner is on its way to the disk"
+        else:
+            why = "What is ahead in the queue must be decided first"
+        if when:
+            why += f"; that was not over{when}"
+        return SyncQueueFull(f"{why}; nothing was written", size=limbo.size, limit=limit, waiting=waiting)
 
     def drain(self, now: float) -> None:
         """Something made room, or took the right to write away: look at who waits, in order."""
@@ -156,9 +179,9 @@ class Writes:
         return False
 
     def expire(self, write: ev.ClientWrite) -> None:
+        error = self._no_room(" in time")
         self.drop(write)
-        text = "The synchronous transaction queue had no room in time; nothing was written"
-        self._state.refuse(write.call_id, self._full(text))
+        self._state.refuse(write.call_id, error)
 
     def drop(self, write: ev.ClientWrite) -> None:
         self.waiting.remove(write)

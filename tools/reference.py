@@ -30,8 +30,12 @@ MEANINGS: Final = {
         "too much waits for a quorum; nothing was written",
         "back off, retry; see `synchro queue`",
     ),
+    "WAL_QUEUE_FULL": (
+        "too much waits for the disk of the instance; nothing was written",
+        "back off, retry; look at its disk",
+    ),
     "SYNC_TIMEOUT": (
-        "no quorum in time; the transaction stays in the queue, **outcome unknown**",
+        "not decided in time, the text says why; the transaction stays, **outcome unknown**",
         "`synchro wait ORIGIN:LSN`",
     ),
     "SYNC_ROLLBACK": (
@@ -129,7 +133,7 @@ KEYS: Final = {
     "grpc.tls.key": "not used in this release",
     "grpc.tls.ca": "not used in this release",
     "grpc.tls.client_auth": "not used in this release",
-    "http.listen": "metrics and health: `/metrics` `/livez` `/readyz`",
+    "http.listen": "metrics and health; not served in this release",
     "database.dir": "log and snapshots; relative to the file",
     "database.mode": "who may write, only with `failover: off`; default rw if the instance is alone, else ro",
     "database.txn_synchro_timeout": "how long a write waits for its quorum; then: outcome unknown",
@@ -148,7 +152,8 @@ KEYS: Final = {
     "replication.reconnect_timeout": "between attempts to connect; default: `timeout`",
     "replication.connect_timeout": "how long a start waits for its peers",
     "replication.synchro_quorum": "instances that must hold a synchronous write; N: registered members",
-    "replication.linearizable_quorum": "instances asked by a linearizable read; Q: `synchro_quorum`",
+    "replication.linearizable_quorum": "instances asked by a linearizable read, at least N - Q + 1; Q: "
+    "`synchro_quorum`",
     "replication.synchro_timeout": "how long promote, demote and snapshot wait",
     "replication.synchro_queue_max_size": "bytes that may wait for a quorum; more waits outside; 0: no limit",
     "replication.skip_conflict": "a conflicting row of a peer is skipped instead of stopping the stream",

@@ -78,8 +78,10 @@ def serve(
             raise usage("serve --config FILE needs --name NAME")
         if listen or data_dir or replication or read_only:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
-        settings = config_file.load(config, name)
+        own = config_file.load_all(config).instance(name)
+        settings, warnings = own.settings, own.warnings
     elif listen and data_dir:
+        warnings = ()
         settings = config_init.settings_without_file(
             listen=listen,
             data_dir=data_dir,
@@ -94,7 +96,7 @@ def serve(
         settings = replace(settings, fault_service=True)
     from synchro.main import serve as serve_instance
 
-    return serve_instance(settings)
+    return serve_instance(settings, warnings)
 
 
 def start(target: TargetArgument, insecure: InsecureOption = False) -> int:

@@ -46,6 +46,7 @@ _KINDS: Final[dict[type[SynchroError], Kind]] = {
     errors.NoLeader: Kind.LATER,
     errors.Loading: Kind.LATER,
     errors.SyncQueueFull: Kind.LATER,
+    errors.WalQueueFull: Kind.LATER,
     errors.QuorumWait: Kind.LATER,
     errors.LinearizableQuorum: Kind.LATER,
     ConnectionLost: Kind.LOST,

@@ -9,6 +9,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import trio
 
     from synchro.config import Settings
@@ -23,14 +25,14 @@ def cli() -> None:
     main()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why."""
+    leave, with one log record that says why. warnings: of its configuration, a record each."""
     # Before gRPC is imported: it writes lines of its own to stderr about each broken connection.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from synchro.main.supervise import serve_in_foreground
 
-    return serve_in_foreground(settings)
+    return serve_in_foreground(settings, warnings)
 
 
 async def run_instance(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, cast
 
@@ -120,11 +120,12 @@ async def _serve(settings: Settings, log: Any) -> None:
                 stop.set()
 
 
-def serve_in_foreground(settings: Settings) -> int:
-    """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why."""
+def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int:
+    """See `synchro.main.serve`."""
     logs.configure(format=settings.log_format, level=settings.log_level)
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
+    for warning in warnings:
+        log.warning("configuration", message=warning)
     load_environment()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     tune_garbage_collector()

@@ -174,12 +174,16 @@ class Limbo:
 
     @property
     def is_busy(self) -> bool:
-        """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or an own control row is on its way to disk."""
-        return (
-            self._in_flight is not None
-            or len(self._pending) > 0
-            or (self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER)
-        )
+        """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or the own control row that decides what comes
+        next is
+        on its way to disk. Not an announcement: nothing waits for it, and it is on its way most of the
+        time."""
+        return self._in_flight is not None or len(self._pending) > 0
+
+    @property
+    def is_announcing(self) -> bool:
+        """The CONFIRM of what was committed here is on its way to disk (ADR 11)."""
+        return self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER
 
     @property
     def is_full(self) -> bool:
@@ -245,19 +249,26 @@ class Limbo:
             return  # [L-22], [Q-75]
         owner = self._queue.owner_id
         if owner == NOBODY:
-            raise SyncQueueUnclaimed("The synchronous transaction queue doesn't belong to any instance")
+            raise SyncQueueUnclaimed(
+                "The synchronous transaction queue doesn't belong to any instance; nothing was written. "
+                "Next: synchro promote NAME"
+            )
         if owner != self.self_id:
             if self._queue.first_lsn:
                 raise SyncQueueForeign(
-                    f"Found uncommitted sync transactions from other instance with id {owner}", owner=owner
+                    f"Found uncommitted sync transactions from other instance with id {owner}; nothing "
+                    "was written",
+                    owner=owner,
                 )
             raise SyncQueueForeign(
-                f"The synchronous transaction queue belongs to other instance with id {owner}", owner=owner
+                f"The synchronous transaction queue belongs to other instance with id {owner}; nothing "
+                "was written",
+                owner=owner,
             )
         if self.state is not QueueState.LEADER:
             raise ReadOnly(
                 f"The synchronous transaction queue belongs to this instance (id {owner}) "
-                "and is frozen until promotion",
+                "and is frozen until promotion; nothing was written. Next: synchro promote NAME",
                 ro_reason="synchro",
                 owner=owner,
                 term=self._term,
@@ -394,7 +405,7 @@ class Limbo:
         """
         if self.state is not QueueState.LEADER:
             raise NotLeader(
-                f"The instance is not a leader. New leader is {self._queue.owner_id}",
+                f"The queue is not this instance's to give away: its owner is {self._queue.owner_id}",
                 owner=self._queue.owner_id,
                 term=self._term,
             )

@@ -170,8 +170,10 @@ class LimboQueue:
 
     def _confirmed(self, lsn: Lsn, committed: list[LimboEntry], now: float) -> None:
         self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # Q4
-        if committed:
-            self.confirm_lag = now - committed[-1].submitted_at
+        for entry in reversed(committed):
+            if entry.wait_ack:  # one that only waited behind others says nothing of the quorum [I-25]
+                self.confirm_lag = now - entry.submitted_at
+                break
 
     def rollback_rest(self) -> list[LimboEntry]:
         """Drop the oldest global entry and all behind it; returns them, newest first [Q-51].

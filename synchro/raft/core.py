@@ -187,6 +187,11 @@ class Raft:
         return self.self_id in self._witness
 
     @property
+    def is_leader_seen_by_peers(self) -> bool:
+        """Whether another instance says that it sees a leader of the volatile term."""
+        return not self._witness.is_empty
+
+    @property
     def is_candidacy_running(self) -> bool:
         """A promote or a term bump is under way here."""
         return self._candidacy is not None

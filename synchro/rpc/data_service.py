@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import trio
 
 from synchro.config import KIB, Limits
-from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
+from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut, Unsupported
 from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance_events import (
     SHARED_MIN,
@@ -138,8 +138,10 @@ class DataService(Service):
                     vclock=node.instance.vclock,
                 )
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
+            self._check_linearizable(request)
             left_s = max(0.0, deadline - trio.current_time())
             expect(await node.call(ReadBarrierRequested, timeout_s=left_s), ReadReady)
+            self._check_linearizable(request)  # its definition may have changed meanwhile
         # From here on nothing is awaited: what is read is the state of one moment.
         space_id, index_id = self.names.locate(request)
         found = node.instance.memtx.select(
@@ -159,6 +161,17 @@ class DataService(Service):
             after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
             read_at=codec.lsns(node.instance.vclock),
         )
+
+    def _check_linearizable(self, request: Message) -> None:
+        """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
+        space = self.node.instance.memtx.space(self.names.locate(request)[0])
+        if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
+            raise Unsupported(
+                f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "
+                "so the "
+                "next owner of the queue may lack what is read; nothing was read",
+                space=space.name,
+            )
 
     async def _wait_transaction(self, request: Message) -> Message:
         which = request.WhichOneof("transaction")

@@ -66,6 +66,7 @@ TABLE: Final[Mapping[type[SynchroError], Entry]] = {
     errors.SyncQueueUnclaimed: Entry(_C.FAILED_PRECONDITION, facts={"next": "promote"}),
     errors.SyncQueueForeign: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
     errors.SyncQueueFull: Entry(_C.RESOURCE_EXHAUSTED, Extra.QUOTA | Extra.RETRY),
+    errors.WalQueueFull: Entry(_C.RESOURCE_EXHAUSTED, Extra.QUOTA | Extra.RETRY),
     errors.SyncTimeout: Entry(_C.DEADLINE_EXCEEDED, facts=_UNKNOWN),
     errors.SyncRollback: Entry(_C.ABORTED, facts={"outcome": "rolled_back"}),
     errors.RequestExpired: Entry(_C.ABORTED, facts=_UNKNOWN),

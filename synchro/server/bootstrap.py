@@ -152,6 +152,12 @@ def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballo
     if wanted in (me.instance_name, me.instance_uuid, settings.listen, *own):
         if settings.read_only:
             raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+        if settings.election_mode is ElectionMode.VOTER:
+            raise ConfigError(
+                f"bootstrap_leader {wanted} may only vote (election_mode: voter): it could not register "
+                "the others; "
+                "nothing was written"
+            )
         return BootstrapHere()
     for address, ballot in peers.items():
         if wanted in (address, ballot.instance_name, ballot.instance_uuid):
@@ -169,7 +175,7 @@ async def find_role(
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
-    publish: our ballot changed. note: why we wait, for the log.
+    publish: our ballot changed. note: why we wait, told in each round.
     """
     me = own_ballot(settings, uuid)
     others = [peer for peer in settings.peers if peer.name != settings.instance_name]
@@ -180,16 +186,13 @@ async def find_role(
         return BootstrapHere()
     total = len(others) + is_member
     time_over_at = trio.current_time() + settings.connect_timeout_s
-    last_note = ""
     while True:
         publish(me)
         ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
         role = choose(settings, me, ballots, total=total, is_time_over=trio.current_time() >= time_over_at)
         if not isinstance(role, Wait):
             return role
-        if role.why != last_note:
-            last_note = role.why
-            note(role.why)
+        note(role.why)
         if role.leader_uuid != me.bootstrap_leader_uuid:
             me = replace(me, bootstrap_leader_uuid=role.leader_uuid)
             continue

@@ -79,7 +79,7 @@ def synchro(core: Instance, now: float) -> dict[str, Any]:
             "term": int(limbo.term),
             "len": limbo.count,
             "size": limbo.size,
-            "busy": limbo.is_busy,
+            "busy": core.is_queue_busy,
             "age": limbo.age(now),
             "confirm_lag": limbo.confirm_lag,
         },

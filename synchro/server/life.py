@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -32,6 +32,7 @@ from synchro.errors import (
     SyncRollback,
     SyncTimeout,
     TimedOut,
+    WalQueueFull,
 )
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
@@ -58,6 +59,9 @@ DRAIN_S: Final = 10.0
 JOIN_RETRY_S: Final = 0.5
 """At most; `replication_timeout` if that is less [M-27]."""
 
+COMPLAINT_S: Final = 60.0
+"""How often a first start that cannot go on says so."""
+
 JOIN_RETRIED: Final = frozenset(
     error.reason
     for error in (
@@ -69,9 +73,30 @@ JOIN_RETRIED: Final = frozenset(
         SyncRollback,
         TimedOut,
         SyncQueueFull,
+        WalQueueFull,
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27]."""
+
+
+class _Complaint:
+    """What a first start waits for: told when it changes, and every minute as a warning while nothing
+    helps."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._began = self._said_at = trio.current_time()
+        self._last: tuple[str, str] | None = None
+
+    def say(self, event: str, why: str, **facts: object) -> None:
+        now = trio.current_time()
+        if now - self._said_at >= COMPLAINT_S:
+            self._said_at = now
+            waited = round(now - self._began)
+            self._log.warning(event, message=why, waited_s=waited, next="synchro status", **facts)
+        elif (event, why) != self._last:
+            self._log.info(event, message=why, **facts)
+        self._last = event, why
 
 
 class _Stopped(Exception):
@@ -138,14 +163,14 @@ class Life:
             self._peers.bootstrap_ballot = ballot
             node.bootstrap_leader_uuid = ballot.bootstrap_leader_uuid
 
-        last_why = ""
+        waits = _Complaint(self._log)
         while True:
             role = await find_role(
                 settings,
                 node.uuid,
                 node.transport,
                 publish=publish,
-                note=lambda why: self._log.info("bootstrap_waiting", message=why),
+                note=lambda why: waits.say("bootstrap_waiting", why),
             )
             if isinstance(role, BootstrapHere):
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
@@ -167,9 +192,7 @@ class Life:
                 node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
                 return
-            if why != last_why:
-                last_why = why
-                self._log.info("join_retry", peer=role.ballot.instance_name, message=why)
+            waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
             await trio.sleep(min(JOIN_RETRY_S, settings.replication_timeout_s))
 

@@ -25,6 +25,7 @@ from synchro.instance import Instance
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
+from synchro.server.disk_watch import DiskWatch
 from synchro.server.relay import Downstream, Relay
 from synchro.vclock import Vclock
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
+
+DISK_LOOKS: Final = 8
+"""How often in a death timeout the shell looks whether the disk has answered."""
 
 Respond = Callable[[CallId, ev.Outcome], None]
 
@@ -355,7 +359,10 @@ class Node:
         if self._readers:
             self._wake_readers()
         raft, limbo = core.raft, core.limbo
-        election = (raft.leader, raft.role, raft.volatile_term, limbo.owner_id, limbo.term, limbo.state)
+        election = (
+            *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
+            *(limbo.owner_id, limbo.term, limbo.state),
+        )
         if election != self._election:
             self._election = election
             self._note_writable()
@@ -375,16 +382,23 @@ class Node:
         self._fail(error)
 
     async def _watch_disk(self) -> None:
-        """[answers 2]: a disk that does not answer for one death timeout."""
+        """ADR 16: a disk that does not answer for one death timeout."""
+        watch = DiskWatch()
         while True:
             death = self.settings.death_timeout_s
-            await trio.sleep(death / 4)
-            busy_since = self.wal.busy_since
-            if busy_since is None:
+            interval = death / DISK_LOOKS
+            await trio.sleep(interval)
+            silent = watch.look(self.wal.busy_since, trio.current_time(), interval)
+            if silent == 0:
                 self._is_wal_stuck = False
-            elif not self._is_wal_stuck and trio.current_time() - busy_since > death:
+            elif not self._is_wal_stuck and silent > death:
                 self._is_wal_stuck = True
-                self.log.error("wal_stuck", duration_s=death)
+                self.log.error(
+                    "wal_stuck",
+                    duration_s=death,
+                    directory=self.settings.wal_dir,
+                    message="the disk does not answer; writes wait for it",
+                )
                 self.step(ev.WalStuck())
 
     # ------------------------------------------------------------------------------------------------ timers
@@ -557,10 +571,15 @@ class Node:
         return next((p.address for p in self.settings.peers if p.name == name), "")
 
     def leader(self) -> LeaderFacts | None:
+        """Where to write: only somebody who is alive. An owner that leads no more may be dead, or frozen."""
         if self._core is None:
             return None
         core = self._core
-        known = core.limbo.owner_id or core.raft.leader
+        raft = core.raft
+        if raft.is_leader_seen:
+            known = raft.leader
+        else:  # perhaps it is out of reach from here only
+            known = core.limbo.owner_id if raft.is_leader_seen_by_peers else NOBODY
         if known == NOBODY or (known == core.self_id and not core.is_writable):
             return None
         return LeaderFacts(

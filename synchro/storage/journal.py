@@ -325,7 +325,8 @@ class Journal:
     def _no_room(self, error: OSError | None) -> WalIo:
         why = "no room" if error is None else (error.strerror or str(error))
         return WalIo(
-            f"Failed to write to disk: {why}; nothing was written",
+            f"Failed to write to disk: {why} ({self._current.path}); nothing was written. "
+            "Next: free space there",
             file=self._current.path,
             offset=self._current.end,
             errno=None if error is None else error.errno,

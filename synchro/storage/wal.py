@@ -472,7 +472,8 @@ class Wal:
         self.stats.cuts += 1
         if has_control:
             raise DiskFailed(
-                f"rows of elections or the queue could not be written: {error.message}", **error.details
+                f"rows of elections or the queue could not be written: {error.message}, then: synchro start",
+                **error.details,
             ) from error  # [L-30]
         self._on_cut(self._journal.vclock, error)
 

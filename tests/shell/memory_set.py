@@ -164,7 +164,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def has_told_all(node: Node) -> bool:
     """What it committed as an owner is announced in its log."""
-    return not (node.core.limbo.is_announcement_due or node.core.limbo.is_busy)
+    limbo = node.core.limbo
+    return not (limbo.is_announcement_due or limbo.is_announcing or limbo.is_busy)
 
 
 async def write(node: Node, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:

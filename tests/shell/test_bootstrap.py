@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from synchro import instance_events as ev
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
+from synchro.server import life
 from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
 from synchro.server.transport import Ballot
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
@@ -119,6 +121,15 @@ def test_the_configured_leader_asks_nobody() -> None:
     """[M-16]"""
     mine = settings(bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a")
     assert choose(mine, own_ballot(mine, "9"), {}, total=3, is_time_over=False) == BootstrapHere()
+
+
+def test_a_configured_leader_that_may_only_vote_makes_no_set() -> None:
+    """[M-16], MEND-Q6: nobody could ever join it."""
+    mine = settings(
+        bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a", election_mode=ElectionMode.VOTER
+    )
+    with pytest.raises(ConfigError, match="may only vote"):
+        choose(mine, own_ballot(mine, "9"), {}, total=3, is_time_over=False)
 
 
 def test_a_writable_instance_scores_higher_than_a_lower_uuid() -> None:
@@ -229,6 +240,27 @@ async def test_a_join_waits_for_somebody_who_may_write(tmp_path: Path) -> None:
         assert isinstance(await leader.call(ev.PromoteRequested, timeout_s=5), ev.Promoted)
         await until(lambda: joiner.is_ready)
         assert joiner.core.self_id == 3
+
+
+@pytest.mark.parametrize("event", ["join_retry", "bootstrap_waiting"])
+async def test_a_first_start_that_cannot_go_on_says_so_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    """MEND-Q6: at info when it begins, then every minute at warning, with the time that it has waited."""
+    monkeypatch.setattr(life, "COMPLAINT_S", 0.3)
+    async with open_set(tmp_path, election_mode=ElectionMode.VOTER, connect_timeout_s=0.2) as replicas:
+        with structlog.testing.capture_logs() as records:
+            await replicas.start(1)
+            if event == "join_retry":
+                await replicas.start(2)  # one makes the set, and will never own the queue
+
+            def warned() -> list[Any]:
+                return [r for r in records if r["event"] == event and r["log_level"] == "warning"]
+
+            await until(lambda: len(warned()) >= 2)
+        waiting = [r for r in records if r["event"] in ("join_retry", "bootstrap_waiting")]
+        assert waiting[0]["log_level"] == "info" and len(waiting) < 12, "not in each round"
+        assert all(record["message"] and record["next"] for record in warned())
 
 
 async def test_a_data_directory_without_snapshot_is_refused(tmp_path: Path) -> None:

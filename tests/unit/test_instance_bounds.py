@@ -15,7 +15,7 @@ def test_asynchronous_writes_wait_for_room_in_the_wal_queue() -> None:
     mesh = Mesh(1, limits=Limits(wal_queue_bytes_max=1))
     first, second = (mesh.write(1, (number,), ASYNC) for number in (1, 2))
     refused = mesh.write(1, (3,), ASYNC, wait=ev.WaitMode.NONE)
-    assert mesh.reason(refused) == "SYNC_QUEUE_FULL"
+    assert mesh.reason(refused) == "WAL_QUEUE_FULL"  # MEND-Q6
     assert mesh[1].waiting_unprepared == 1
     mesh.persist(1)
     assert mesh.committed(first) and mesh.outcome(second) is None
