@@ -257,6 +257,8 @@ class Instance:
                         self._txns.answer_submitted(item)
                 case ControlWrite(txn=txn, body=body):
                     self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
+                    if state.limbo.has_rival:
+                        self._step_raft(raft_ev.TermBumpRequested(), now)
                 case HardStateWrite(state=hard):
                     self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                 case NopWrite(txn=txn):

@@ -41,8 +41,11 @@ from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.quorum import Acks
 from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data
 from synchro.queue.state import LimboState, QueueState
-from synchro.row import Confirm, Control, Demote, Promote
+from synchro.row import Confirm, Control, Demote, Promote, Rollback
 from synchro.vclock import Vclock
+
+TRANSFERS_MAX: Final = 16
+"""Decided transfers that are remembered: a twin of one of them comes from the same few elections (ADR 15)."""
 
 __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
@@ -81,6 +84,7 @@ class Limbo:
         self._promote_terms_view = MappingProxyType(self._promote_terms)
         self._pending = PendingPromotes()
         self._void: dict[InstanceId, PendingPromote] = {}
+        self._decided: dict[Term, PendingPromote] = {}  # newest last; at most TRANSFERS_MAX
         self._is_in_recovery = True
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
         self._volatile_term = INITIAL_TERM
@@ -157,6 +161,26 @@ class Limbo:
     def void(self) -> Mapping[InstanceId, PendingPromote]:
         """Per writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
         return self._void
+
+    @property
+    def is_majority(self) -> bool:
+        """Whether any two quorums share an instance. What the own log holds was accepted by who knew."""
+        return self._acks.is_majority and not self._is_in_recovery
+
+    def transfer_of(self, term: Term) -> PendingPromote | None:
+        """The PROMOTE or DEMOTE of this term, pending or decided; decided ones for a while."""
+        return self._pending.get(term) or self._decided.get(term)
+
+    @property
+    def has_rival(self) -> bool:
+        """Another leader of our term takes the queue over as well, or has: it needs a new term (ADR 15)."""
+        if not self._is_raft_leader or self.is_majority:
+            return False
+        term = self._volatile_term
+        known = self.transfer_of(term)
+        if known is not None and known.origin != self.self_id:
+            return True
+        return any(void.term == term for void in self._void.values())
 
     @property
     def first_lsn(self) -> Lsn:
@@ -369,8 +393,10 @@ class Limbo:
                 assert isinstance(body, Confirm)
                 effects = self._decide(body, now)
             case Verdict.NO_EFFECT:
-                if isinstance(body, Promote | Demote) and body.term <= self._term:
-                    self._remember_void(PendingPromote(origin, lsn, body))
+                if isinstance(body, Promote | Demote):
+                    promote = PendingPromote(origin, lsn, body)
+                    if body.term <= self._term or self._pending.get(body.term) != promote:
+                        self._remember_void(promote)
         if origin == self.self_id == self._queue.owner_id and isinstance(body, Confirm):
             told = min(body.lsn, self._queue.confirmed_lsn)
             self._announced = max(self._announced, told)
@@ -496,7 +522,11 @@ class Limbo:
         try:
             return judge(self, origin, lsn, body)
         except (SplitBrain, Unsupported):
-            return Verdict.NO_EFFECT
+            if not self._is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= self._term:
+                return Verdict.NO_EFFECT
+            # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
+            is_based = body.prev_term == self._term or self._pending.get(body.prev_term) is not None
+            return Verdict.PENDS if is_based else Verdict.NO_EFFECT
 
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id
@@ -550,6 +580,9 @@ class Limbo:
         self._raise_confirmed(promote.origin, promote.lsn)
         assert body.term > self._term  # L5
         self._term = body.term
+        self._decided[body.term] = promote
+        if len(self._decided) > TRANSFERS_MAX:
+            del self._decided[next(iter(self._decided))]
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
         self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6

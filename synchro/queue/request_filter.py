@@ -13,6 +13,7 @@ from typing import Protocol
 from synchro.errors import RemoteProtocolError, SplitBrain, Unsupported
 from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, Term
 from synchro.queue.promotion import PendingPromote, PendingPromotes
+from synchro.queue.state import QueueState
 from synchro.row import Confirm, Control, Demote, Promote, Rollback
 
 FOREIGN_OWNER = "got a request from a foreign synchro queue owner"
@@ -57,6 +58,11 @@ class History(Protocol):
     def pending(self) -> PendingPromotes: ...
     @property
     def void(self) -> Mapping[InstanceId, PendingPromote]: ...
+    @property
+    def is_majority(self) -> bool: ...
+    @property
+    def state(self) -> QueueState: ...
+    def transfer_of(self, term: Term) -> PendingPromote | None: ...
     @property
     def first_lsn(self) -> Lsn: ...
     @property
@@ -107,6 +113,8 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
         if origin == history.owner_id:
             return Verdict.COMMITS
         void = history.void.get(origin)
+        if void is not None and void.lsn == body.lsn and twin_of(history, void) is not None:
+            return Verdict.NO_EFFECT  # it decides what is decided here too, and nothing else
         if void is not None and void.lsn <= body.lsn:
             # A quorum there decided what a quorum here made void: two histories, told by the lower term.
             raise SplitBrain(_void_reason(history, void), **_details(history, origin, body))
@@ -136,9 +144,9 @@ def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
         return Verdict.NO_EFFECT
     known = history.pending.get(body.term)
     if known is not None:
-        if known != promote:
+        if known != promote and twin_of(history, promote) is None:
             raise SplitBrain(OBSOLETE_TERM, **_details(history, promote.origin, body))
-        return Verdict.NO_EFFECT  # replayed over a snapshot that holds it as pending
+        return Verdict.NO_EFFECT  # a twin, or replayed over a snapshot that holds it as pending
     reason = _misfit(history, body)
     if reason is not None:
         raise SplitBrain(reason, **_details(history, promote.origin, body))
@@ -156,7 +164,7 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
         if base is None:
             return FUTURE_LSN
         is_same = (base.origin, base.lsn) == (body.prev_owner, body.lsn)
-        return None if is_same else OUT_OF_RANGE
+        return None if is_same or _builds_on_twin(history, body) is not None else OUT_OF_RANGE
     if history.owner_id == NOBODY:
         # Unclaimed from the start, or since a DEMOTE of `prev_owner` that its reader held as pending.
         is_demoter = history.promote_terms.get(body.prev_owner) == history.term
@@ -164,7 +172,9 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
             return FOREIGN_OWNER
         return None if body.lsn <= history.confirmed_vclock.get(body.prev_owner, 0) else FUTURE_LSN
     if body.prev_owner != history.owner_id:
-        return FOREIGN_OWNER
+        twin = _builds_on_twin(history, body)
+        is_unused = history.first_lsn == 0 and twin is not None and history.confirmed_lsn == twin.lsn
+        return None if is_unused else FOREIGN_OWNER
     if body.lsn < history.confirmed_lsn:
         return PROCESSED_RANGE
     if body.lsn == history.confirmed_lsn:
@@ -172,6 +182,26 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
     if history.last_lsn == 0:
         return FUTURE_LSN
     return None if history.first_lsn <= body.lsn <= history.last_lsn else OUT_OF_RANGE
+
+
+def twin_of(history: History, promote: PendingPromote) -> PendingPromote | None:
+    """The known transfer of the same term, by another leader, that does the same: both decide alike what was
+    there before, and differ in nothing until one of the two writes (ADR 15). Where the quorum is a majority
+    a term has one leader, so a second one is split brain whatever it says; and so it is for who leads it."""
+    known = history.transfer_of(promote.term)
+    leads_it = history.state is QueueState.LEADER and promote.term == history.term
+    if history.is_majority or leads_it or known is None:
+        return None
+    is_same = type(known.body) is type(promote.body) and known.body == promote.body
+    return known if is_same and known.origin != promote.origin else None
+
+
+def _builds_on_twin(history: History, body: Promote | Demote) -> PendingPromote | None:
+    """The transfer known here, if this row builds on its twin, and on nothing that came after that."""
+    base = history.void.get(body.prev_owner)
+    if base is None or (base.term, base.lsn) != (body.prev_term, body.lsn):
+        return None
+    return twin_of(history, base)
 
 
 def _void_reason(history: History, void: PendingPromote) -> str:
