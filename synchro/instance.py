@@ -7,6 +7,7 @@ effects. It holds no rule of the protocol: those live in the parts. See docs/arc
     instance_writes     writes of clients             instance_txns       from prepare to decision
     instance_received   rows from peers               instance_transfers  promote and demote calls
     instance_recovery   snapshot + WAL -> Instance, and back
+    instance_stop       the clean end
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from synchro.instance_calls import (
 )
 from synchro.instance_received import Received
 from synchro.instance_state import State
+from synchro.instance_stop import Stop
 from synchro.instance_transfers import Transfer
 from synchro.instance_txns import Transactions
 from synchro.instance_writes import Writes
@@ -74,6 +76,7 @@ class Instance:
         self._last_cut_at: float | None = None
         self._retry_at: float | None = None
         self._announce_at: float | None = None
+        self._stop: Stop | None = None
         self._has_amnesia_flag = not trust.is_trusted
         self._raft_facts: tuple[Term, Term, bool] | None = None
         """What the limbo was told of raft last."""
@@ -95,8 +98,9 @@ class Instance:
             case ev.RowsWritten():
                 self._on_rows_written(event, now)
             case ev.TxnsReceived():
-                self._received.add(event)
-                self._state.progressed = True
+                if self._stop is None:  # they come again with the next stream
+                    self._received.add(event)
+                    self._state.progressed = True
             case ev.AckReceived():
                 self._on_ack(event.source, event.ack, now)
             case ev.HeartbeatReceived():
@@ -134,6 +138,8 @@ class Instance:
                 self._on_rows_cut_back(event, now)
             case ev.WalStuck():
                 self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+            case ev.StopRequested():
+                self._on_stop_requested(now)
             case ev.SettingsChanged():
                 self._on_settings_changed(event.settings, now)
             case _:
@@ -143,7 +149,8 @@ class Instance:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at)
+        stop_at = None if self._stop is None else self._stop.until
+        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at, stop_at)
         return min((at for at in waiting if at is not None), default=None)
 
     def _finish(self, now: float) -> list[ev.Effect]:
@@ -156,7 +163,10 @@ class Instance:
             self._see_term(Term(self._received.wanted_term()), now)
             self._received.drain(now)
             self._writes.drain(now)
-        self._plan_announcement(now)
+        if self._stop is None:
+            self._plan_announcement(now)
+        else:
+            self._go_on_stopping(self._stop, now)
         state.effects.extend(state.log.take_writes())
         effects, state.effects = state.effects, []
         if state.replies:
@@ -172,6 +182,40 @@ class Instance:
             self._announce_at = now + self._state.settings.confirm_delay_s
             if self._retry_at is not None:
                 self._announce_at = max(self._announce_at, self._retry_at)
+
+    # --- the end
+
+    def _on_stop_requested(self, now: float) -> None:
+        """ADR 18. From here on nobody is promised anything that is not on disk."""
+        state = self._state
+        if self._stop is not None:
+            return
+        self._stop = Stop()
+        state.is_stopping = True
+        state.limbo.stop_counting()
+        self._announce_at = self._retry_at = None
+        self._writes.refuse_waiting()
+        for call_id in self.read_barrier.fail():
+            state.refuse(call_id, state.stopping_error())
+        if self._transfer is not None:
+            name = "demote" if self._transfer.is_demote else "promote"
+            text = (
+                f"the instance is stopping; the {name} is not decided, and may still be: see the queue owner"
+            )
+            state.reply(self._transfer.call_id, ev.Rejected(TimedOut(text, term=self.raft.volatile_term)))
+            self._transfer = None
+        state.announce()  # what was committed; a deposed owner has nothing to say
+
+    def _go_on_stopping(self, stop: Stop, now: float) -> None:
+        state = self._state
+        if not state.log.in_flight:  # a CONFIRM on its way may still decide something
+            self._txns.answer_undecided()
+            stop.written(now, state.settings.replication_timeout_s)
+        subscribers = self._relays & self.registered
+        holders = self.limbo.holders(self.self_id, self.vclock.get(self.self_id))
+        if stop.told(now, all_have_it=subscribers <= holders):
+            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+            state.effects.append(ev.Stopped())
 
     # --- what others may look at
 
@@ -347,7 +391,9 @@ class Instance:
     def _on_promote_requested(self, event: ev.PromoteRequested, now: float) -> None:
         """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8]."""
         state = self._state
-        if self._transfer is not None:
+        if self._stop is not None:
+            state.refuse(event.call_id, state.stopping_error())
+        elif self._transfer is not None:
             state.refuse(event.call_id, InAnotherPromote("box.ctl.promote() is already running"))
         elif state.limbo.state is QueueState.LEADER:
             transfer = Transfer(event.call_id, is_demote=False)
@@ -362,7 +408,9 @@ class Instance:
     def _on_demote_requested(self, event: ev.DemoteRequested, now: float) -> None:
         """[P-30] with elections: resign. [P-31] without: a new term, then DEMOTE, decided like a PROMOTE."""
         state, limbo, raft = self._state, self.limbo, self.raft
-        if self._transfer is not None:
+        if self._stop is not None:
+            state.refuse(event.call_id, state.stopping_error())
+        elif self._transfer is not None:
             text = "box.ctl.promote/demote does not support simultaneous invocations"
             state.refuse(event.call_id, InAnotherPromote(text))
         elif state.settings.election_mode is not ElectionMode.OFF:
@@ -371,13 +419,17 @@ class Instance:
             state.reply(event.call_id, ev.Demoted(raft.volatile_term))
         elif limbo.owner_id == NOBODY:
             state.reply(event.call_id, ev.Demoted(limbo.term))
-        elif limbo.state is not QueueState.LEADER:
-            text = f"The instance is not a leader. New leader is {limbo.owner_id}; nothing was changed"
-            state.refuse(event.call_id, NotLeader(text, owner=limbo.owner_id))
+        elif limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
+            state.refuse(event.call_id, refusal)
         else:
+            try:
+                effects = limbo.request_demote(now)
+            except NotLeader as error:
+                state.refuse(event.call_id, error)
+                return
             transfer = Transfer(event.call_id, is_demote=True)
             self._begin_transfer(transfer)
-            self._carry_out(limbo.request_demote(now), now)
+            self._carry_out(effects, now)
             self._step_raft(raft_ev.TermBumpRequested(), now)
             transfer.leads(raft.volatile_term)
 
@@ -440,8 +492,9 @@ class Instance:
     # --- linearizable reads
 
     def _on_read_requested(self, event: ev.ReadBarrierRequested) -> None:
-        if self.limbo.state is not QueueState.LEADER:
-            self._state.refuse(event.call_id, self._state.not_owner_error())
+        if self._stop is not None or self.limbo.state is not QueueState.LEADER:
+            state = self._state
+            state.refuse(event.call_id, state.stopping_error() if self._stop else state.not_owner_error())
             return
         self._state.calls[event.call_id] = READ_CALL
         if self.read_barrier.ask(event.call_id):

@@ -86,6 +86,7 @@ class Limbo:
         self._void: dict[InstanceId, PendingPromote] = {}
         self._decided: dict[Term, PendingPromote] = {}  # newest last; at most TRANSFERS_MAX
         self._is_in_recovery = True
+        self._is_stopping = False
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
         self._volatile_term = INITIAL_TERM
         self._persisted_term = INITIAL_TERM
@@ -414,18 +415,31 @@ class Limbo:
 
     def request_demote(self, now: float) -> list[LimboEffect]:
         """Elections are off and the owner gives the queue away [P-31]: the caller calls this, then lets raft
-        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE.
+        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE, with all that
+        is pending below its border.
 
-        Raises NotLeader unless the queue is ours and of the current raft term. Ends with `OwnerChanged`.
+        Raises NotLeader unless the queue is ours and of the current raft term; it need not be writable, as
+        after a restart. Ends with `OwnerChanged`.
         """
-        if self.state is not QueueState.LEADER:
+        if self._queue.owner_id != self.self_id:
             raise NotLeader(
-                f"The instance is not a leader. New leader is {self._queue.owner_id}",
+                f"The instance is not a leader. New leader is {self._queue.owner_id}; nothing was changed",
+                owner=self._queue.owner_id,
+                term=self._term,
+            )
+        if self._term != self._volatile_term:
+            raise NotLeader(
+                f"The queue of this instance is of term {self._term}, and term {self._volatile_term} has "
+                "begun since; nothing was changed. Next: promote",
                 owner=self._queue.owner_id,
                 term=self._term,
             )
         self._demote_from = self._term
         return self.advance(now)
+
+    def stop_counting(self) -> None:
+        """The process ends: nothing more is decided here; what was committed is announced yet (ADR 18)."""
+        self._is_stopping = True
 
     def cancel_demote(self, now: float) -> list[LimboEffect]:
         """If the term is bumped already and no DEMOTE written, the leader promotes itself again."""
@@ -435,6 +449,8 @@ class Limbo:
     def advance(self, now: float) -> list[LimboEffect]:
         """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
         if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
+            return []
+        if self._is_stopping:
             return []
         if self._term != self._volatile_term:
             body: Confirm | Promote | Demote | None = self._next_transfer_row()

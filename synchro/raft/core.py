@@ -524,6 +524,14 @@ class Raft:
             return self._no_quorum()
         return None
 
+    @property
+    def demote_refusal(self) -> SynchroError | None:
+        """Why an owner that does not lead, after a restart say, can give nothing away [P-31]: it writes
+        nothing in its old term, so it need not take a new one before votes are to be had."""
+        if not self.trusted:
+            return ElectionDisabled("The local log is not known to be complete: no candidacy")
+        return None if self.has_healthy_quorum else self._no_quorum()
+
     def _on_term_bump_requested(self, now: float) -> None:
         if self.is_started and self.trusted and self._candidacy is None:
             self._stand(asked_at=now, is_answered=False)
