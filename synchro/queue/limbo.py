@@ -15,7 +15,7 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -168,20 +168,19 @@ class Limbo:
         """Whether any two quorums share an instance. What the own log holds was accepted by who knew."""
         return self._acks.is_majority and not self._is_in_recovery
 
-    def transfer_of(self, term: Term) -> PendingPromote | None:
-        """The PROMOTE or DEMOTE of this term, pending or decided; decided ones for a while."""
-        return self._pending.get(term) or self._decided.get(term)
+    @property
+    def transfers(self) -> Iterator[PendingPromote]:
+        """Those that are pending, and the last ones that were decided."""
+        yield from self._pending
+        yield from self._decided.values()
 
     @property
     def has_rival(self) -> bool:
         """Another leader of our term takes the queue over as well, or has: it needs a new term (ADR 15)."""
         if not self._is_raft_leader or self.is_majority:
             return False
-        term = self._volatile_term
-        known = self.transfer_of(term)
-        if known is not None and known.origin != self.self_id:
-            return True
-        return any(void.term == term for void in self._void.values())
+        known = (*self.transfers, *self._void.values())
+        return any(one.term == self._volatile_term and one.origin != self.self_id for one in known)
 
     @property
     def first_lsn(self) -> Lsn:
@@ -541,7 +540,7 @@ class Limbo:
             if not self._is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= self._term:
                 return Verdict.NO_EFFECT
             # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
-            is_based = body.prev_term == self._term or self._pending.get(body.prev_term) is not None
+            is_based = body.prev_term <= self._term or self._pending.get(body.prev_term) is not None
             return Verdict.PENDS if is_based else Verdict.NO_EFFECT
 
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:

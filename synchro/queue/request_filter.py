@@ -6,7 +6,7 @@ row belongs to a history that differs from ours; a row that only comes late has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Protocol
 
@@ -62,7 +62,8 @@ class History(Protocol):
     def is_majority(self) -> bool: ...
     @property
     def state(self) -> QueueState: ...
-    def transfer_of(self, term: Term) -> PendingPromote | None: ...
+    @property
+    def transfers(self) -> Iterable[PendingPromote]: ...
     @property
     def first_lsn(self) -> Lsn: ...
     @property
@@ -158,7 +159,8 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
     if body.prev_term >= body.term:
         return OBSOLETE_TERM
     if body.prev_term < history.term:
-        return PROCESSED_RANGE  # it builds on an owner whose successor is decided here
+        # It builds on an owner whose successor is decided here.
+        return None if _replaces_decided(history, body) else PROCESSED_RANGE
     if body.prev_term > history.term:
         base = history.pending.get(body.prev_term)
         if base is None:
@@ -173,8 +175,7 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
         return None if body.lsn <= history.confirmed_vclock.get(body.prev_owner, 0) else FUTURE_LSN
     if body.prev_owner != history.owner_id:
         twin = _builds_on_twin(history, body)
-        is_unused = history.first_lsn == 0 and twin is not None and history.confirmed_lsn == twin.lsn
-        return None if is_unused else FOREIGN_OWNER
+        return None if twin is not None and _is_unused(history, twin) else FOREIGN_OWNER
     if body.lsn < history.confirmed_lsn:
         return PROCESSED_RANGE
     if body.lsn == history.confirmed_lsn:
@@ -185,15 +186,38 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
 
 
 def twin_of(history: History, promote: PendingPromote) -> PendingPromote | None:
-    """The known transfer of the same term, by another leader, that does the same: both decide alike what was
-    there before, and differ in nothing until one of the two writes (ADR 15). Where the quorum is a majority
-    a term has one leader, so a second one is split brain whatever it says; and so it is for who leads it."""
-    known = history.transfer_of(promote.term)
+    """The known transfer, by another leader, that builds on the same: both decide alike what was before,
+    and differ in nothing until one of the two writes (ADR 15). Where the quorum is a majority a leader knows
+    of every transfer that was decided before, so a second one is split brain whatever it says; and so it is
+    for who leads that very term."""
     leads_it = history.state is QueueState.LEADER and promote.term == history.term
-    if history.is_majority or leads_it or known is None:
+    if history.is_majority or leads_it:
         return None
-    is_same = type(known.body) is type(promote.body) and known.body == promote.body
-    return known if is_same and known.origin != promote.origin else None
+    same = (
+        t for t in history.transfers if t.origin != promote.origin and _base(t.body) == _base(promote.body)
+    )
+    return max(same, key=lambda transfer: transfer.term, default=None)
+
+
+def _base(body: Promote | Demote) -> tuple[type, InstanceId, Lsn, Term]:
+    return type(body), body.prev_owner, body.lsn, body.prev_term
+
+
+def _is_unused(history: History, transfer: PendingPromote) -> bool:
+    """It is decided here, and its owner put nothing into the queue since."""
+    return history.first_lsn == 0 and history.confirmed_lsn == transfer.lsn
+
+
+def _replaces_decided(history: History, body: Promote | Demote) -> bool:
+    """A twin with a higher term of what is decided here, while nothing came of that."""
+    if history.is_majority or history.state is QueueState.LEADER:
+        return False
+    return any(
+        transfer.term == history.term
+        and _base(transfer.body) == _base(body)
+        and _is_unused(history, transfer)
+        for transfer in history.transfers
+    )
 
 
 def _builds_on_twin(history: History, body: Promote | Demote) -> PendingPromote | None:

@@ -182,3 +182,48 @@ def test_the_leader_of_the_term_refuses_a_rival_with_a_majority() -> None:
     message = replace(mesh[1].raft.message(), vote=InstanceId(2), leader=InstanceId(2))
     mesh.step(1, ev.PeerRaftReceived(InstanceId(2), message))
     assert mesh[1].raft.is_leader and mesh[1].raft.conflicting_leader_seen == 1
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_leader_that_fell_silent_before_it_was_heard_gives_way(is_killed: bool) -> None:
+    """2 leads the next term, alone, and is away before its rows are; 3 has seen no more than the term, and
+    stands in the one after it. Nobody wrote: both took over the same."""
+    mesh = set_of(3)
+    mesh.write(1, (1, "before"))
+    mesh.settle()
+    mesh.isolate(2)
+    mesh.step(2, ev.PromoteRequested(mesh.call_id()))
+    while mesh.persist(2):
+        pass
+    assert mesh[2].limbo.state is QueueState.LEADER
+    mesh.step(3, ev.FrameTermSeen(mesh[2].raft.term))
+    mesh.settle()
+    if is_killed:
+        mesh.crash(2)
+    mesh.step(3, ev.PromoteRequested(mesh.call_id()))
+    mesh.settle()
+    assert mesh[3].limbo.state is QueueState.LEADER
+    if is_killed:
+        mesh._cuts.clear()
+        mesh.restart(2)
+    mesh.heal()
+    assert assert_one_leader(mesh) == 3
+
+
+def test_what_it_wrote_meanwhile_is_not_dropped_in_silence() -> None:
+    """S16: as above, but 2 answered a write."""
+    mesh = set_of(3)
+    mesh.isolate(2)
+    mesh.step(2, ev.PromoteRequested(mesh.call_id()))
+    while mesh.persist(2):
+        pass
+    call = mesh.write(2, (1, "two"))
+    while mesh.persist(2):
+        pass
+    assert mesh.committed(call)
+    mesh.step(3, ev.FrameTermSeen(mesh[2].raft.term))
+    mesh.step(3, ev.PromoteRequested(mesh.call_id()))
+    mesh.settle()
+    mesh.heal()
+    mesh.run_for(5)
+    assert any(member.stopped for member in mesh.members.values())
