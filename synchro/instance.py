@@ -7,6 +7,7 @@ effects. It holds no rule of the protocol: those live in the parts. See docs/arc
     instance_writes     writes of clients             instance_txns       from prepare to decision
     instance_received   rows from peers               instance_transfers  promote and demote calls
     instance_recovery   snapshot + WAL -> Instance, and back
+    instance_stop       the clean end
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import assert_never, cast
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
-from synchro.errors import LinearizableQuorum, SynchroError, TimedOut
+from synchro.errors import LinearizableQuorum, NotLeader, SynchroError, TimedOut
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance_calls import (
     READ_CALL,
@@ -29,6 +30,7 @@ from synchro.instance_calls import (
 )
 from synchro.instance_received import Received
 from synchro.instance_state import State
+from synchro.instance_stop import Stop
 from synchro.instance_transfers import Phase, Transfer, interfering_elections
 from synchro.instance_txns import Transactions
 from synchro.instance_writes import Writes
@@ -76,6 +78,7 @@ class Instance:
         self._last_cut_at: float | None = None
         self._retry_at: float | None = None
         self._announce_at: float | None = None
+        self._stop: Stop | None = None
         self._has_amnesia_flag = not trust.is_trusted
         self._raft_facts: tuple[Term, Term, bool] | None = None
         """What the limbo was told of raft last."""
@@ -97,8 +100,9 @@ class Instance:
             case ev.RowsWritten():
                 self._on_rows_written(event, now)
             case ev.TxnsReceived():
-                self._received.add(event)
-                self._state.progressed = True
+                if self._stop is None:  # they come again with the next stream
+                    self._received.add(event)
+                    self._state.progressed = True
             case ev.AckReceived():
                 self._on_ack(event.source, event.ack, now)
             case ev.HeartbeatReceived():
@@ -136,6 +140,8 @@ class Instance:
                 self._on_rows_cut_back(event, now)
             case ev.WalStuck():
                 self._disk_cannot_keep_up(now)
+            case ev.StopRequested():
+                self._on_stop_requested(now)
             case ev.SettingsChanged():
                 self._on_settings_changed(event.settings, now)
             case _:
@@ -146,7 +152,8 @@ class Instance:
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
         stands_at = None if self._transfer is None else self._transfer.stands_at
-        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at, stands_at)
+        stop_at = None if self._stop is None else self._stop.until
+        waiting = (self._state.raft.deadline, self._retry_at, self._announce_at, stands_at, stop_at)
         return min((at for at in waiting if at is not None), default=None)
 
     def _finish(self, now: float) -> list[ev.Effect]:
@@ -163,7 +170,10 @@ class Instance:
             self._writes.drain(now)
         if self._promoted:
             self._review_promoted()
-        self._plan_announcement(now)
+        if self._stop is None:
+            self._plan_announcement(now)
+        else:
+            self._go_on_stopping(self._stop, now)
         state.effects.extend(state.log.take_writes())
         effects, state.effects = state.effects, []
         if state.replies:
@@ -179,6 +189,44 @@ class Instance:
             self._announce_at = now + self._state.settings.confirm_delay_s
             if self._retry_at is not None:
                 self._announce_at = max(self._announce_at, self._retry_at)
+
+    # --- the end
+
+    def _on_stop_requested(self, now: float) -> None:
+        """ADR 18. From here on nobody is promised anything that is not on disk."""
+        state = self._state
+        if self._stop is not None:
+            return
+        self._stop = Stop()
+        state.is_stopping = True
+        state.limbo.stop_counting()
+        self._announce_at = self._retry_at = None
+        self._writes.refuse_waiting()
+        for call_id in self.read_barrier.fail():
+            state.refuse(call_id, state.stopping_error())
+        if self._transfer is not None:
+            name = "demote" if self._transfer.is_demote else "promote"
+            text = (
+                f"the instance is stopping; the {name} is not decided, and may still be: see the queue owner"
+            )
+            state.reply(self._transfer.call_id, ev.Rejected(TimedOut(text, term=self.raft.volatile_term)))
+            self._transfer = None
+        for call_id in self._promoted:
+            text = "the queue is owned here, but the instance is stopping and stays read-only"
+            state.refuse(call_id, TimedOut(text, term=self.raft.volatile_term))
+        self._promoted.clear()
+        state.announce()  # what was committed; a deposed owner has nothing to say
+
+    def _go_on_stopping(self, stop: Stop, now: float) -> None:
+        state = self._state
+        if not state.log.in_flight:  # a CONFIRM on its way may still decide something
+            self._txns.answer_undecided()
+            stop.written(now, state.settings.replication_timeout_s)
+        subscribers = self._relays & self.registered
+        holders = self.limbo.holders(self.self_id, self.vclock.get(self.self_id))
+        if stop.told(now, all_have_it=subscribers <= holders):
+            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+            state.effects.append(ev.Stopped())
 
     # --- what others may look at
 
@@ -269,6 +317,8 @@ class Instance:
                         self._txns.answer_submitted(item)
                 case ControlWrite(txn=txn, body=body):
                     self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
+                    if state.limbo.has_rival:
+                        self._step_raft(raft_ev.TermBumpRequested(), now)
                 case HardStateWrite(state=hard):
                     self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                 case NopWrite(txn=txn):
@@ -363,7 +413,9 @@ class Instance:
     def _on_promote_requested(self, event: ev.PromoteRequested, now: float) -> None:
         """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8]."""
         state = self._state
-        if self._transfer is not None:
+        if self._stop is not None:
+            state.refuse(event.call_id, state.stopping_error())
+        elif self._transfer is not None:
             state.refuse(event.call_id, self._transfer.busy)
         elif state.limbo.state is QueueState.LEADER:
             self._answer_promote(event.call_id, ev.Promoted(state.limbo.term, self.self_id, 0, 0))
@@ -395,7 +447,9 @@ class Instance:
         may_interrupt = (
             state.settings.election_mode is not ElectionMode.OFF and raft.is_leader and not limbo.is_busy
         )
-        if self._transfer is not None and not may_interrupt:
+        if self._stop is not None:
+            state.refuse(event.call_id, state.stopping_error())
+        elif self._transfer is not None and not may_interrupt:
             state.refuse(event.call_id, self._transfer.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:
             if raft.is_leader:
@@ -403,12 +457,17 @@ class Instance:
             state.reply(event.call_id, ev.Demoted(raft.volatile_term))
         elif limbo.owner_id == NOBODY:
             state.reply(event.call_id, ev.Demoted(limbo.term))
-        elif limbo.state is not QueueState.LEADER:
-            state.refuse(event.call_id, state.not_giver_error())
+        elif limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
+            state.refuse(event.call_id, refusal)
         else:
+            try:
+                effects = limbo.request_demote(now)
+            except NotLeader:
+                state.refuse(event.call_id, state.not_giver_error())
+                return
             transfer = Transfer(event.call_id, True, raft.volatile_term)
             self._begin_transfer(transfer)
-            self._carry_out(limbo.request_demote(now), now)
+            self._carry_out(effects, now)
             self._step_raft(raft_ev.TermBumpRequested(), now)
             transfer.leads(raft.volatile_term)
 
@@ -502,8 +561,9 @@ class Instance:
     # --- linearizable reads
 
     def _on_read_requested(self, event: ev.ReadBarrierRequested) -> None:
-        if self.limbo.state is not QueueState.LEADER:
-            self._state.refuse(event.call_id, self._state.not_owner_error())
+        if self._stop is not None or self.limbo.state is not QueueState.LEADER:
+            state = self._state
+            state.refuse(event.call_id, state.stopping_error() if self._stop else state.not_owner_error())
             return
         self._state.calls[event.call_id] = READ_CALL
         if self.read_barrier.ask(event.call_id):

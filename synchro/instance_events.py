@@ -242,6 +242,13 @@ class WalStuck:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The process was asked to end. Answered by `Stopped`, when the disk allows; every call that waits gets
+    its `Reply` before: a result that is known, `OutcomeUnknown` once its transaction is on disk, or that
+    nothing was done. Facts go on being told until then (ADR 18)."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlineReached:
     """`now` is at or past `Instance.deadline`."""
 
@@ -273,6 +280,7 @@ Event: TypeAlias = (
     | RowsWritten
     | RowsCutBack
     | WalStuck
+    | StopRequested
     | DeadlineReached
     | SettingsChanged
 )
@@ -447,6 +455,11 @@ class BeginAmnesia:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """Answers `StopRequested`: all that was written is synced, and told to peers as far as they listen."""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something a person wants to see in the log: fixed snake_case name, facts."""
 
@@ -463,5 +476,6 @@ Effect: TypeAlias = (
     | ResetAppliers
     | EndAmnesia
     | BeginAmnesia
+    | Stopped
     | Notice
 )

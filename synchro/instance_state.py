@@ -8,7 +8,14 @@ from typing import Final
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
-from synchro.errors import NotLeader, ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
+from synchro.errors import (
+    Loading,
+    NotLeader,
+    ReadOnly,
+    SynchroError,
+    SyncQueueForeign,
+    SyncQueueUnclaimed,
+)
 from synchro.ids import NOBODY, CallId, InstanceId
 from synchro.instance_calls import Call
 from synchro.instance_log import LogTail
@@ -50,6 +57,8 @@ class State:
     """Why the last rows of data were cut back from the log; None: the disk has taken some since."""
     registering: dict[CallId, InstanceId] = field(default_factory=dict)
     """calls that ask for a `_cluster` row, and the id it gives"""
+    is_stopping: bool = False
+    """Nothing new is admitted (ADR 18)."""
     progressed: bool = False
     membership_touched: bool = False
 
@@ -157,6 +166,9 @@ class State:
             leader=raft.leader or None,
             **facts,
         )
+
+    def stopping_error(self) -> SynchroError:
+        return Loading("The instance is stopping; nothing was done", stage="stopping")
 
     def is_never_read_only(self, op: Dml) -> bool:
         """Local and temporary data, and the definitions of temporary spaces [D-4], [L-22]."""

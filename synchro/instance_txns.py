@@ -207,8 +207,16 @@ class Transactions:
 
     # --- asking about one
 
-    def expire(self, call_id: CallId, pending: PendingTxn) -> None:
-        """The caller's time is over; the transaction stays (ADR 3), [L-29]."""
+    def answer_undecided(self) -> None:
+        """The instance stops, and all rows are on disk: who waits for a decision hears what can be said."""
+        for pending in list(self._undecided.values()):
+            refused = [call_id for call_id, _ in pending.refusals or ()]
+            for calls in (pending.calls, pending.submit_calls, pending.waits, refused):
+                for call_id in list(calls or ()):
+                    self.expire(call_id, pending, why="the instance is stopping, and there is")
+
+    def expire(self, call_id: CallId, pending: PendingTxn, *, why: str = "") -> None:
+        """The caller's time is over; the transaction stays (ADR 3), [L-29]. why: it is not for its time."""
         state = self._state
         is_refusal = any(refusal[0] == call_id for refusal in pending.refusals or ())
         is_wait = call_id in (pending.waits or ())
@@ -222,17 +230,21 @@ class Transactions:
             known = txn_id if self._is_written(pending) else None
             state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, known))
         else:
-            state.reply(call_id, self._outcome_unknown(pending, txn_id))
+            state.reply(call_id, self._outcome_unknown(pending, txn_id, why))
 
-    def _outcome_unknown(self, pending: PendingTxn, txn_id: TxnId) -> ev.OutcomeUnknown:
+    def _outcome_unknown(self, pending: PendingTxn, txn_id: TxnId, why: str) -> ev.OutcomeUnknown:
         state = self._state
         limbo = state.limbo
         is_written = self._is_written(pending)
         acked = limbo.holders(pending.origin, pending.lsn)
         missing = state.registered - acked
         name = f" for {txn_id}" if is_written else ""
+        if why:
+            text = f"{why} no quorum{name} yet ({len(acked)} of {limbo.quorum})"
+        else:
+            text = self._why_undecided(pending, name, len(acked))
         error = SyncTimeout(
-            f"{self._why_undecided(pending, name, len(acked))}; outcome unknown",
+            f"{text}; the transaction stays in the queue, outcome unknown",
             outcome="unknown",
             txn=txn_id if is_written else None,
             acked=",".join(map(str, sorted(acked))),
@@ -244,22 +256,18 @@ class Transactions:
     def _why_undecided(self, pending: PendingTxn, name: str, acked: int) -> str:
         state, limbo = self._state, self._state.limbo
         if not self._is_written(pending):
-            return (
-                "the disk of this instance did not write it in time "
-                f"({state.settings.wal_dir}); the transaction stays"
-            )
+            return f"the disk of this instance did not write it in time ({state.settings.wal_dir})"
         if limbo.state is not QueueState.LEADER:
             return (
                 f"not decided{name} in time: this instance lost the queue of term {limbo.term} (the term is "
-                f"{state.raft.volatile_term} now), its next owner decides; the transaction stays in the queue"
+                f"{state.raft.volatile_term} now), its next owner decides"
             )
         if acked >= limbo.effective_quorum:
             return (
-                f"not decided{name} in time: {acked} of {limbo.quorum} instances have it, what is ahead "
-                "of it, or the "
-                "CONFIRM, is not on disk yet; the transaction stays in the queue"
+                f"not decided{name} in time: {acked} of {limbo.quorum} instances have it, but what is ahead "
+                "of it, or the CONFIRM, is not on disk yet"
             )
-        return f"no quorum{name} in time ({acked} of {limbo.quorum}); the transaction stays in the queue"
+        return f"no quorum{name} in time ({acked} of {limbo.quorum})"
 
     def on_wait_requested(self, event: ev.WaitRequested) -> None:
         state, txn_id = self._state, event.txn

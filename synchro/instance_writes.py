@@ -49,7 +49,7 @@ class Writes:
         """False means: ask again, and say why."""
         state = self._state
         members = len(state.memtx.members())
-        self._may_write = state.read_only_reason() is None
+        self._may_write = state.read_only_reason() is None and not state.is_stopping
         self._may_write_sync = (
             state.limbo.state is QueueState.LEADER
             and members >= state.settings.synchro_quorum.quorum(members)
@@ -64,7 +64,8 @@ class Writes:
     def _take_each(self, writes: Sequence[ev.ClientWrite], now: float) -> None:
         for write in writes:
             must_wait = self._must_wait(write) or (self.waiting and not self._may_pass(write))
-            if must_wait and not self._is_refused(write):  # who may not write hears it at once
+            # While it stops a retry may still have its answer; who may not write hears it at once.
+            if must_wait and not self._state.is_stopping and not self._is_refused(write):
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
@@ -183,6 +184,11 @@ class Writes:
         self.drop(write)
         self._state.refuse(write.call_id, error)
 
+    def refuse_waiting(self) -> None:
+        """The instance stops: they are not prepared, so nothing was done."""
+        while self.waiting:
+            self._state.refuse(self.waiting.popleft().call_id, self._state.stopping_error())
+
     def drop(self, write: ev.ClientWrite) -> None:
         self.waiting.remove(write)
         self._state.progressed = True
@@ -254,6 +260,8 @@ class Writes:
 
     def _check_may_write(self, write: ev.ClientWrite) -> None:
         state = self._state
+        if state.is_stopping:
+            raise state.stopping_error()
         if write.expected_term is not None and write.expected_term != state.limbo.term:
             raise OldTerm(
                 f"The term is outdated: old - {write.expected_term}, new - {state.limbo.term}; "
@@ -375,6 +383,8 @@ class Writes:
     def on_register_requested(self, event: ev.RegisterRequested, now: float) -> None:
         """[M-22]: a `_cluster` row, one at a time, by whoever may write; smallest free id [M-3]."""
         try:
+            if self._state.is_stopping:
+                raise self._state.stopping_error()
             self._register(event, now)
         except SynchroError as error:
             self._state.refuse(event.call_id, error)

@@ -79,6 +79,8 @@ class Member:
     """how many transactions of `wal` are synced"""
     raft: RaftMessage | None = None
     stopped: dict[int, SynchroError] = field(default_factory=dict)
+    is_stopped: bool = False
+    """it has answered `StopRequested`"""
 
 
 class Mesh:
@@ -210,6 +212,8 @@ class Mesh:
                             link.heartbeat = sync
                 case ev.StopApplier(peer=peer, error=error):
                     member.stopped[peer] = error
+                case ev.Stopped():
+                    member.is_stopped = True
                 case _:
                     pass
 

@@ -23,7 +23,7 @@ MEANINGS: Final = {
         "send it to the leader in the hint",
     ),
     "NO_LEADER": ("no leader is known at the moment; nothing was done", "retry"),
-    "LOADING": ("the instance is still starting; `stage` says how far it is", "retry"),
+    "LOADING": ("the instance is still starting, or stopping; `stage` says how far it is", "retry"),
     "SYNC_QUEUE_UNCLAIMED": ("a synchronous write, but nobody owns the queue", "`synchro promote`"),
     "SYNC_QUEUE_FOREIGN": ("the queue is owned by another instance", "send it to the owner in the hint"),
     "SYNC_QUEUE_FULL": (

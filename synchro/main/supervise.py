@@ -30,8 +30,8 @@ from synchro.server.peers import Peers
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the WAL thread may wait for the interpreter lock behind a busy main thread."""
-STOP_GRACE_S: Final = 0.5
-"""What calls in progress get when the process is asked to stop."""
+STOP_GRACE_S: Final = 2.0
+"""What calls in progress get when the process is asked to stop: all have an outcome, which is on its way."""
 
 
 async def run_instance(
@@ -88,6 +88,7 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
             yield server.address
             nursery.cancel_scope.cancel()
     finally:
+        services.end_streams()
         await server.stop(STOP_GRACE_S)
 
 

@@ -15,7 +15,7 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -41,8 +41,11 @@ from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.quorum import Acks
 from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data
 from synchro.queue.state import LimboState, QueueState
-from synchro.row import Confirm, Control, Demote, Promote
+from synchro.row import Confirm, Control, Demote, Promote, Rollback
 from synchro.vclock import Vclock
+
+TRANSFERS_MAX: Final = 16
+"""Decided transfers that are remembered: a twin of one of them comes from the same few elections (ADR 15)."""
 
 __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
@@ -81,7 +84,9 @@ class Limbo:
         self._promote_terms_view = MappingProxyType(self._promote_terms)
         self._pending = PendingPromotes()
         self._void: dict[InstanceId, PendingPromote] = {}
+        self._decided: dict[Term, PendingPromote] = {}  # newest last; at most TRANSFERS_MAX
         self._is_in_recovery = True
+        self._is_stopping = False
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
         self._volatile_term = INITIAL_TERM
         self._persisted_term = INITIAL_TERM
@@ -157,6 +162,25 @@ class Limbo:
     def void(self) -> Mapping[InstanceId, PendingPromote]:
         """Per writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
         return self._void
+
+    @property
+    def is_majority(self) -> bool:
+        """Whether any two quorums share an instance. What the own log holds was accepted by who knew."""
+        return self._acks.is_majority and not self._is_in_recovery
+
+    @property
+    def transfers(self) -> Iterator[PendingPromote]:
+        """Those that are pending, and the last ones that were decided."""
+        yield from self._pending
+        yield from self._decided.values()
+
+    @property
+    def has_rival(self) -> bool:
+        """Another leader of our term takes the queue over as well, or has: it needs a new term (ADR 15)."""
+        if not self._is_raft_leader or self.is_majority:
+            return False
+        known = (*self.transfers, *self._void.values())
+        return any(one.term == self._volatile_term and one.origin != self.self_id for one in known)
 
     @property
     def first_lsn(self) -> Lsn:
@@ -380,8 +404,10 @@ class Limbo:
                 assert isinstance(body, Confirm)
                 effects = self._decide(body, now)
             case Verdict.NO_EFFECT:
-                if isinstance(body, Promote | Demote) and body.term <= self._term:
-                    self._remember_void(PendingPromote(origin, lsn, body))
+                if isinstance(body, Promote | Demote):
+                    promote = PendingPromote(origin, lsn, body)
+                    if body.term <= self._term or self._pending.get(body.term) != promote:
+                        self._remember_void(promote)
         if origin == self.self_id == self._queue.owner_id and isinstance(body, Confirm):
             told = min(body.lsn, self._queue.confirmed_lsn)
             self._announced = max(self._announced, told)
@@ -399,18 +425,32 @@ class Limbo:
 
     def request_demote(self, now: float) -> list[LimboEffect]:
         """Elections are off and the owner gives the queue away [P-31]: the caller calls this, then lets raft
-        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE.
+        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE, with all that
+        is pending below its border.
 
-        Raises NotLeader unless the queue is ours and of the current raft term. Ends with `OwnerChanged`.
+        Raises NotLeader unless the queue is ours and of the current raft term; it need not be writable, as
+        after a restart. Ends with `OwnerChanged`.
         """
-        if self.state is not QueueState.LEADER:
+        if self._queue.owner_id != self.self_id:
             raise NotLeader(
-                f"The queue is not this instance's to give away: its owner is {self._queue.owner_id}",
+                f"The queue is not this instance's to give away: its owner is {self._queue.owner_id}; "
+                "nothing was changed",
+                owner=self._queue.owner_id,
+                term=self._term,
+            )
+        if self._term != self._volatile_term:
+            raise NotLeader(
+                f"The queue of this instance is of term {self._term}, and term {self._volatile_term} has "
+                "begun since; nothing was changed. Next: promote",
                 owner=self._queue.owner_id,
                 term=self._term,
             )
         self._demote_from = self._term
         return self.advance(now)
+
+    def stop_counting(self) -> None:
+        """The process ends: nothing more is decided here; what was committed is announced yet (ADR 18)."""
+        self._is_stopping = True
 
     def cancel_demote(self, now: float) -> list[LimboEffect]:
         """If the term is bumped already and no DEMOTE written, the leader promotes itself again."""
@@ -420,6 +460,8 @@ class Limbo:
     def advance(self, now: float) -> list[LimboEffect]:
         """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
         if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
+            return []
+        if self._is_stopping:
             return []
         if self._term != self._volatile_term:
             body: Confirm | Promote | Demote | None = self._next_transfer_row()
@@ -507,7 +549,11 @@ class Limbo:
         try:
             return judge(self, origin, lsn, body)
         except (SplitBrain, Unsupported):
-            return Verdict.NO_EFFECT
+            if not self._is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= self._term:
+                return Verdict.NO_EFFECT
+            # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
+            is_based = body.prev_term <= self._term or self._pending.get(body.prev_term) is not None
+            return Verdict.PENDS if is_based else Verdict.NO_EFFECT
 
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id
@@ -561,6 +607,9 @@ class Limbo:
         self._raise_confirmed(promote.origin, promote.lsn)
         assert body.term > self._term  # L5
         self._term = body.term
+        self._decided[body.term] = promote
+        if len(self._decided) > TRANSFERS_MAX:
+            del self._decided[next(iter(self._decided))]
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
         self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import trio
 
 from synchro.config import KIB, Limits
-from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut, Unsupported
+from synchro.errors import BatchTooLarge, IllegalParams, Loading, SynchroError, TimedOut, Unsupported
 from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance_events import (
     SHARED_MIN,
@@ -59,6 +59,8 @@ class DataService(Service):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.names = Names(node)
+        self._reading: set[trio.CancelScope] = set()
+        """One for each stream of transactions."""
         self.Execute = self.waiting(self._execute)
         self.ExecuteStream = node.host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
@@ -109,11 +111,23 @@ class DataService(Service):
         stream.coalesce = session.pack
         stream.on_message = session.on_frame
         try:
-            async for _ in stream:
-                raise AssertionError("messages go to on_message")
-            await session.wait_idle()
+            with trio.CancelScope() as reading:
+                self._reading.add(reading)
+                async for _ in stream:
+                    raise AssertionError("messages go to on_message")
+                await session.wait_idle()
+            if reading.cancelled_caught:
+                # Every call that the core got has its answer, so a call without one was not begun.
+                await stream.wait_sent()
+                raise self.refusal(Loading("The instance is stopping; nothing was done", stage="stopping"))
         finally:
+            self._reading.discard(reading)
             session.abandon()
+
+    def end_streams(self) -> None:
+        """The instance has stopped: what was answered goes out, and the streams end."""
+        for reading in self._reading:
+            reading.cancel()
 
     # --- reads
 

@@ -298,6 +298,9 @@ class GrpcPeerStream(Generic[In, Out]):
             await trio.lowlevel.checkpoint()
             raise LinkLost("writing to a closed socket", "Broken pipe") from None
 
+    async def wait_sent(self) -> None:
+        await self._stream.wait_sent()
+
 
 class _GrpcJoinStream:
     def __init__(self, replies: ReplyStream) -> None:

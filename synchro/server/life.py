@@ -1,13 +1,14 @@
 """The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
 Start (answers 12): recovery, the port (ballot and health only), bootstrap or join, links and elections,
-client calls. Stop: no new calls, links closed, WAL drained and closed clean. Knows no gRPC: how the port is
-opened is an argument.
+client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
+gRPC: how the port is opened is an argument.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 import uuid
@@ -55,7 +56,9 @@ from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
 from synchro.storage.wal import Wal
 
 DRAIN_S: Final = 10.0
-"""How long a clean stop waits for the disk."""
+"""How long a clean stop may take: a disk or a peer that does not answer must not keep the process."""
+CLOSE_S: Final = 1.0
+"""Of that, what is kept for closing the log."""
 JOIN_RETRY_S: Final = 0.5
 """At most; `replication_timeout` if that is less [M-27]."""
 
@@ -121,6 +124,7 @@ class Life:
         self._log = node.log
         self._has_bootstrapped = False
         self._wal_ended = trio.Event()
+        self._stop_by = math.inf
 
     async def run(self, task_status: trio.TaskStatus[Node]) -> None:
         """Until `stop` is set. Raises `SynchroError` when it cannot start, or must leave."""
@@ -307,7 +311,7 @@ class Life:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as inner:
-                    inner.start_soon(self._cancel_on_stop, scope)
+                    inner.start_soon(self._stop_in_order, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
                     await inner.start(node.run)
                     inner.start_soon(node.snapshotter.run)
@@ -319,7 +323,6 @@ class Life:
             for relay in list(node.relays.values()):
                 relay.scope.cancel()
             if node.halted is None:
-                self._log.info("stopping")
                 wal.stop()
                 await self._drain(outer)
             else:
@@ -335,9 +338,24 @@ class Life:
                 ev.PromoteRequested, lambda outcome: self._log.debug("first_promote", outcome=repr(outcome))
             )
 
+    async def _stop_in_order(self, scope: trio.CancelScope) -> None:
+        """ADR 18: the core ends and every call has its answer; its last word goes out; then links are cut."""
+        await self._stop.wait()
+        node = self._node
+        self._stop_by = trio.current_time() + DRAIN_S
+        node.begin_stop()
+        with trio.move_on_at(self._stop_by - CLOSE_S):
+            await node.stopped.wait()
+            with trio.move_on_after(node.settings.replication_timeout_s):
+                async with trio.open_nursery() as saying:
+                    for relay in list(node.relays.values()):
+                        saying.start_soon(relay.say_last)
+        node.end_calls()
+        scope.cancel()
+
     async def _drain(self, outer: trio.Nursery) -> None:
-        """The WAL task ends by itself; a disk that does not answer must not keep the process for ever."""
-        with trio.CancelScope(shield=True), trio.move_on_after(DRAIN_S) as waiting:
+        """The WAL task ends by itself, if the disk answers."""
+        with trio.CancelScope(shield=True), trio.move_on_at(self._stop_by) as waiting:
             await self._wal_ended.wait()
         if waiting.cancelled_caught:
             outer.cancel_scope.cancel()

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from synchro.server.transport import Transport
     from synchro.storage.wal import Wal
 
+STOPPING: Final = "stopping"
+"""The last stage of a run."""
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
 
@@ -81,6 +83,8 @@ class Node:
         self.halted: SynchroError | None = None
         """Why the process must leave with exit code 1."""
         self.leaving = trio.Event()
+        self.stopped = trio.Event()
+        """The core has ended in order: nothing is to be said any more (ADR 18)."""
         self.snapshotter: Snapshotter | None = None
         self.bootstrap_leader_uuid = ""
         """Who made the replica set, if it happened in the life of this process."""
@@ -147,6 +151,8 @@ class Node:
         return self.directory.identity.replicaset_uuid or ""
 
     def loading(self) -> Loading:
+        if self.stage == STOPPING:
+            return Loading("The instance is stopping; nothing was done", stage=self.stage)
         return Loading(f"Instance bootstrap hasn't finished yet (stage: {self.stage})", stage=self.stage)
 
     def ensure_ready(self) -> None:
@@ -263,6 +269,20 @@ class Node:
         )
         self._wake_watchers()
 
+    def begin_stop(self) -> None:
+        """Clients get nothing done here from now on; `stopped` is set when the core has ended."""
+        self.stage = STOPPING
+        self.is_ready = False
+        self.log.info("stopping")
+        self.step(ev.StopRequested())
+        self._wake_all_readers()
+        self._wake_watchers()
+
+    def end_calls(self) -> None:
+        """The disk did not answer in the time that a stop has: so much can be said without it."""
+        error = DiskFailed("the instance is stopping, and its disk does not answer; outcome unknown")
+        self._answer_all(ev.OutcomeUnknown(error))
+
     def _fail(self, error: SynchroError) -> None:
         """Leave the process with exit code 1 and one log record."""
         if self.halted is None:
@@ -339,6 +359,9 @@ class Node:
             case ev.EndAmnesia():
                 self.log.info("amnesia_ended")
                 self.directory.set_amnesia(False)
+            case ev.Stopped():
+                self.stopped.set()
+                self._wake_watchers()
             case ev.Notice():
                 self.log.info(effect.event, **effect.facts)
 
@@ -535,7 +558,13 @@ class Node:
             await waiter[1].wait()
         if waiter in self._readers:
             self._readers.remove(waiter)
+        if self.stage == STOPPING:
+            raise self.loading()
         return self.core.has_applied(vclock)
+
+    def _wake_all_readers(self) -> None:
+        for _, applied in self._readers:
+            applied.set()
 
     def _wake_readers(self) -> None:
         for waiter in [one for one in self._readers if self.core.has_applied(one[0])]:
@@ -618,6 +647,8 @@ class Node:
                 if facts != last:
                     last = facts
                     yield facts
+                elif self.stopped.is_set():
+                    return
                 else:
                     await self._changed.wait()
         finally:

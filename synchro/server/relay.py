@@ -123,6 +123,12 @@ class Relay:
         """A row may wait for this (Y3)."""
         self._acked_more.set()
 
+    async def say_last(self) -> None:
+        """The instance stops: what elections are told, and rows on their way, go out before the end."""
+        if self._raft is not None:
+            self._send_frame()
+        await self._stream.wait_sent()
+
     # ----------------------------------------------------------------------------------------------- life
 
     async def run(self) -> None:

@@ -208,6 +208,10 @@ class PeerStream(Protocol[In, Out]):
 
     async def wait_writable(self) -> None: ...
 
+    async def wait_sent(self) -> None:
+        """Until nothing waits to be sent, or the stream is over."""
+        ...
+
 
 class JoinStream(Protocol):
     async def receive(self) -> JoinItem: ...
@@ -305,6 +309,9 @@ class _MemoryStream(Generic[T, S]):
         await trio.lowlevel.checkpoint()
         while not self.writable and self._out.error is None:
             await self._out.changed.wait()
+
+    async def wait_sent(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass
