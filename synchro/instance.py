@@ -260,7 +260,7 @@ class Instance:
                 case HardStateWrite(state=hard):
                     self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                 case NopWrite(txn=txn):
-                    self._txns.note_dropped(txn)
+                    self._txns.note_nops(txn)
                 case _:
                     assert_never(item)
         self._carry_out(state.limbo.written(vclock, now), now)  # the own ack may be the quorum: log order

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from synchro import instance_events as ev
-from synchro.errors import SynchroError, TupleFound
+from synchro.errors import SynchroError
 from synchro.ids import InstanceId
 from synchro.instance_calls import NopWrite
 from synchro.instance_state import State
@@ -101,26 +101,23 @@ class Received:
         control = txn.control
         if control is not None:
             return self._apply_control(txn, control)
-        if txn.is_nop:
+        is_nop = txn.is_nop
+        if is_nop and not txn.is_done_request:
             self._write_nops(txn)
             return True
-        verdict = state.limbo.filter_data(txn.origin, wait_sync=txn.is_wait_sync, is_nop=False)
+        verdict = state.limbo.filter_data(txn.origin, wait_sync=txn.is_wait_sync, is_nop=is_nop)
         if verdict is DataVerdict.NOP:
             self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
             return True
         if self._txns.must_wait(txn.ops):
             return False
+        # Never of what waits for a quorum, asynchronous or not: its ack stands for its real bytes, or the
+        # next owner lacks what was acknowledged (ADR 10, 19). A shared one has no Nops in it (ADR 13).
+        may_skip = state.settings.skip_conflict and not txn.is_wait_sync and not txn.is_shared
         try:
-            pending = self._txns.prepare_received(txn, now)
+            pending = self._txns.prepare_received(txn, now, skip_conflicts=may_skip)
         except PendingRefusal:
             return False
-        except TupleFound as error:
-            if not state.settings.skip_conflict or txn.is_wait_ack:
-                raise  # the ack of a synchronous row stands for its real bytes, or a confirmed one is lost
-            # the LSNs are consumed and the own tuple stays; the operator asked for it.
-            state.notice("conflict_skipped", origin=txn.origin, lsn=txn.lsn, error=str(error))
-            self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
-            return True
         state.log.append(pending)
         return True
 

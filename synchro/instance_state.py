@@ -48,6 +48,8 @@ class State:
     calls: dict[CallId, Call] = field(default_factory=dict)
     registering: dict[CallId, InstanceId] = field(default_factory=dict)
     """calls that ask for a `_cluster` row, and the id it gives"""
+    conflicts_skipped: dict[InstanceId, int] = field(default_factory=dict)
+    """origin -> its rows that this process stored as Nops [A-35]"""
     progressed: bool = False
     membership_touched: bool = False
 
@@ -82,8 +84,8 @@ class State:
         self.announce()
         return ev.Registered(instance, Vclock(self.log.assigned))
 
-    def notice(self, event: str, **facts: object) -> None:
-        self.effects.append(ev.Notice(event, facts))
+    def notice(self, event: str, *, is_warning: bool = False, **facts: object) -> None:
+        self.effects.append(ev.Notice(event, facts, is_warning))
 
     # --- who is who
 

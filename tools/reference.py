@@ -151,7 +151,7 @@ KEYS: Final = {
     "replication.linearizable_quorum": "instances asked by a linearizable read; Q: `synchro_quorum`",
     "replication.synchro_timeout": "how long promote, demote and snapshot wait",
     "replication.synchro_queue_max_size": "bytes that may wait for a quorum; more waits outside; 0: no limit",
-    "replication.skip_conflict": "a conflicting row of a peer is skipped instead of stopping the stream",
+    "replication.skip_conflict": "a row of a peer whose key exists becomes a NOP, and travels on so (ADR 19)",
     "replication.bootstrap_strategy": "who creates the set: its members agree, or `bootstrap_leader`",
     "replication.peers": "replaces the addresses of the members; several sources",
     "log.format": "one JSON object a line, or text for people",

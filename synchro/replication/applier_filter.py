@@ -6,12 +6,12 @@ Rules [A-30], [A-31], [A-34].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from enum import Enum
 
 from synchro.errors import RemoteProtocolError
 from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Nop, PlainTxn, Row, RowType, Txn
+from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Dml, Nop, PlainTxn, Row, RowType, Txn
 
 
 class Order(Enum):
@@ -64,3 +64,21 @@ def as_nops(txn: Txn) -> list[Row]:
         )
         for row in txn.rows
     ]
+
+
+def with_nops(txn: Txn, skipped: Container[int]) -> list[Row]:
+    """The rows of `txn` with a Nop for each change in conflict [A-35]. All else stays, the request id too:
+    the transaction is done, at its origin and, but for these rows, here.
+
+    skipped: positions among its changes (`Txn.ops`).
+    """
+    rows: list[Row] = []
+    position = 0
+    for row in txn.rows:
+        if isinstance(row.body, Dml):
+            is_skipped = position in skipped
+            position += 1
+            if is_skipped:
+                row = row._replace(type=RowType.NOP, body=Nop())
+        rows.append(row)
+    return rows

@@ -336,7 +336,8 @@ class Node:
                 self.log.info("amnesia_ended")
                 self.directory.set_amnesia(False)
             case ev.Notice():
-                self.log.info(effect.event, **effect.facts)
+                log = self.log.warning if effect.is_warning else self.log.info
+                log(effect.event, **effect.facts)
 
     def find_applier(self, peer: InstanceId) -> Applier | None:
         return next((a for a in self.appliers.values() if a.peer_id == peer), None)

@@ -17,7 +17,7 @@ from hashlib import blake2b
 import msgpack
 
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
+from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, TupleFound, Unsupported
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Draft
@@ -74,10 +74,14 @@ class Memtx:
 
     # --- transactions
 
-    def prepare(self, ops: Sequence[Dml], *, from_peer: bool = False) -> Prepared:
+    def prepare(
+        self, ops: Sequence[Dml], *, from_peer: bool = False, skip_conflicts: bool = False
+    ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
-        from_peer: no limits; formats and uniqueness hold for peers too [A-32].
+        from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
+        the position of the operation (`op`).
+        skip_conflicts: a duplicate key of user data leaves that operation out (`Prepared.skipped`) [A-35].
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [X1].
         """
@@ -88,7 +92,7 @@ class Memtx:
         if type(ops) is Puts and self._run_puts(prepared, ops):
             return prepared
         try:
-            self._run_each(prepared, ops, from_peer)
+            self._run_each(prepared, ops, from_peer, skip_conflicts)
             if prepared.draft is not None:
                 prepared.draft.check_tuples()
         except SynchroError as error:
@@ -98,6 +102,8 @@ class Memtx:
             self._undo(prepared)
             if base is not None:
                 raise PendingRefusal(error, base) from error
+            if from_peer:
+                error.details = {**error.details, "op": str(len(prepared.results))}
             raise
         return prepared
 
@@ -211,7 +217,9 @@ class Memtx:
         prepared.is_sync = store.is_sync
         return True
 
-    def _run_each(self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool) -> None:
+    def _run_each(
+        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool
+    ) -> None:
         """One operation after the other: apply, remember what to log and what to answer."""
         logged: list[Dml] = []
         local: list[bool] = []
@@ -225,14 +233,21 @@ class Memtx:
             if prepared.draft is not None and not store.is_system:
                 self._refuse_mixture()
             kind = op.type
-            if kind is _REPLACE or kind is _INSERT:
-                new = op.value
-                assert new is not None
-                old = store.put(prepared, new, replace=kind is _REPLACE)
-                results.append(new)
-            else:
-                op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
-                results.append(result)
+            try:
+                if kind is _REPLACE or kind is _INSERT:
+                    new = op.value
+                    assert new is not None
+                    old = store.put(prepared, new, replace=kind is _REPLACE)
+                    results.append(new)
+                else:
+                    op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
+                    results.append(result)
+            except TupleFound as error:
+                if not skip_conflicts or store.is_system or prepared.base is not None:
+                    raise  # of what is pending it is not known yet whether it is in conflict
+                prepared.skipped = (*prepared.skipped, (len(results), op, error))
+                results.append(None)
+                continue
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
@@ -427,6 +442,11 @@ class Memtx:
             if index.definition.name == name_or_id:
                 return index.definition
         raise NoSuchIndex(f"No index '{name_or_id}' is defined in space '{store.definition.name}'")
+
+    def key_of(self, op: Dml) -> Tuple:
+        """The key that a change names, for people: that of its tuple, if it brings one."""
+        index = self._store(op.space_id).index(op.index_id)
+        return index.key_def.user_key(op.value) if op.value is not None else (op.key or ())
 
     def members(self) -> dict[InstanceId, tuple[str, str | None]]:
         """id -> (uuid, name) of the committed `_cluster`, by id. Do not change it."""
