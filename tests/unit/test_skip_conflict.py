@@ -1,4 +1,4 @@
-"""`replication.skip_conflict`: a Nop stands for the row in conflict, and for nothing else. [A-35], ADR 10, 19."""
+"""`replication.skip_conflict`: a Nop stands for the row in conflict, for nothing else. [A-35], ADR 10, 19."""
 
 from __future__ import annotations
 
