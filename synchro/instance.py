@@ -102,7 +102,8 @@ class Instance:
             case ev.HeartbeatReceived():
                 self._step_raft(raft_ev.LeaderHeard(event.source), now)
             case ev.FrameTermSeen():
-                self._see_term(event.term, now)
+                if self._may_see(event.term):
+                    self._see_term(event.term, now)
             case ev.PeerRaftReceived():
                 self._on_peer_raft(event, now)
             case ev.DeadlineReached():
@@ -472,6 +473,19 @@ class Instance:
 
     # --- peers and terms
 
+    def check_term(self, term: Term) -> None:
+        """For the shell, before it hands over what came with this term: raises `RemoteProtocolError`."""
+        self._state.check_term(term)
+
+    def _may_see(self, term: Term) -> bool:
+        """False for what the shell should have refused: as if it had never come."""
+        try:
+            self._state.check_term(term)
+        except SynchroError as error:
+            self._state.notice("term_refused", is_warning=True, message=error.message)
+            return False
+        return True
+
     def _see_term(self, term: Term, now: float) -> None:
         if term > self.raft.volatile_term:
             self._step_raft(raft_ev.TermSeen(term), now)
@@ -479,6 +493,7 @@ class Instance:
     def _on_peer_raft(self, event: ev.PeerRaftReceived, now: float) -> None:
         try:
             event.message.validate(event.source)
+            self._state.check_term(event.message.term)
         except SynchroError as error:
             self._received.stop(event.source, error)
             return
@@ -486,6 +501,8 @@ class Instance:
 
     def _on_ack(self, source: InstanceId, ack: ev.Ack, now: float) -> None:
         """[Q-21], [L-5]: the term first, else an old leader confirms with the votes of a new term."""
+        if not self._may_see(ack.term):
+            return
         self._see_term(ack.term, now)
         if not ack.counts:
             return  # nor is it a report: two that forgot cannot vouch for each other
@@ -499,6 +516,8 @@ class Instance:
 
     def _on_relay_connected(self, event: ev.RelayConnected, now: float) -> None:
         ack = event.ack
+        if not self._may_see(ack.term):
+            return
         self._relays.add(event.peer)
         self._see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
@@ -508,6 +527,8 @@ class Instance:
 
     def _on_applier_following(self, event: ev.ApplierFollowing, now: float) -> None:
         own = self.vclock
+        if not self._may_see(event.term):
+            return
         if not own.covers(event.last_ack) or event.vclock.get(self.self_id) > own.get(self.self_id):
             # We acked what is not here, or the peer has rows of ours that are gone here.
             self._lose_trust(now)

@@ -10,7 +10,7 @@ from collections import deque
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, Term
 from synchro.instance_calls import NopWrite
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions
@@ -59,10 +59,22 @@ class Received:
         promoted (ADR 1).
         """
         if self._backlog and not self._state.log.barriers:
-            control = self._backlog[0][1].control
-            if isinstance(control, Promote | Demote):
+            source, txn = self._backlog[0]
+            control = txn.control
+            if isinstance(control, Promote | Demote) and self._is_wanted(source, txn, control.term):
                 return control.term
         return 0
+
+    def _is_wanted(self, source: InstanceId, txn: Txn, term: Term) -> bool:
+        """Its term is adopted only if the row will be looked at, and not refused for it."""
+        if source in self._stopped:
+            return False
+        try:
+            self._state.check_term(term)
+        except SynchroError as error:
+            self.stop(source, error)
+            return False
+        return True
 
     def drain(self, now: float) -> None:
         """Apply what may be applied now."""
@@ -124,6 +136,7 @@ class Received:
     def _apply_control(self, txn: Txn, control: Control) -> bool:
         state = self._state
         if isinstance(control, Promote | Demote) and state.log.hard_state_term < control.term:
+            state.check_term(control.term)
             return False  # `wanted_term`
         state.limbo.filter_control(txn.origin, txn.lsn, control)
         state.log.follow(txn)

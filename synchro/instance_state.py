@@ -8,8 +8,14 @@ from typing import Final
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
-from synchro.errors import ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
-from synchro.ids import NOBODY, CallId, InstanceId
+from synchro.errors import (
+    ReadOnly,
+    RemoteProtocolError,
+    SynchroError,
+    SyncQueueForeign,
+    SyncQueueUnclaimed,
+)
+from synchro.ids import NOBODY, TERM_LEAP_MAX, CallId, InstanceId, Term
 from synchro.instance_calls import Call
 from synchro.instance_log import LogTail
 from synchro.queue.fates import Drops
@@ -102,6 +108,16 @@ class State:
     def name_of(self, instance: InstanceId) -> str:
         member = self.memtx.members().get(instance)
         return (member[1] or member[0]) if member is not None else ""
+
+    def check_term(self, term: Term) -> None:
+        """Raises `RemoteProtocolError` for a term that no peer can have reached; nothing of it is kept."""
+        if term - self.raft.volatile_term > TERM_LEAP_MAX:
+            raise RemoteProtocolError(
+                f"term {term} of a peer is more than 2^32 above {self.raft.volatile_term}, the one known "
+                "here; it was not adopted",
+                term=term,
+                known=self.raft.volatile_term,
+            )
 
     # --- who may write
 

@@ -259,7 +259,7 @@ class Txn:
 
     @property
     def is_done_request(self) -> bool:
-        """Nops, all in conflict here, of a request that is done at its origin: never run it again (ADR 19)."""
+        """Nops, all in conflict here, of a request that its origin has done: never run it again (ADR 19)."""
         return bool(self.flags & FLAG_REQUEST_ID) and not self.flags & FLAG_WAIT_SYNC and self.is_nop
 
     def components(self) -> Iterator[tuple[InstanceId, Lsn]]:

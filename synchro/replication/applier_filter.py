@@ -10,8 +10,20 @@ from collections.abc import Container, Mapping
 from enum import Enum
 
 from synchro.errors import RemoteProtocolError
-from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Dml, Nop, PlainTxn, Row, RowType, Txn
+from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    GROUP_LOCAL,
+    Demote,
+    Dml,
+    Nop,
+    PlainTxn,
+    Promote,
+    Row,
+    RowType,
+    Txn,
+)
 
 
 class Order(Enum):
@@ -28,6 +40,8 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
     whole or not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their
     instance raise `RemoteProtocolError`.
     """
+    if txn.origin == LOCAL:
+        raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
     known = assigned.get(txn.origin, 0)
     if txn.lsn <= known:
         return Order.OLD
@@ -45,7 +59,25 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
                 "nothing of the transaction was applied"
             )
         expected += 1
+    check_numbers(txn)
     return Order.NEXT
+
+
+def check_numbers(txn: Txn) -> None:
+    """Raises `RemoteProtocolError` for LSNs and terms that no honest instance writes. Rows in the own log are
+    not asked."""
+    control = txn.control
+    numbers: tuple[int, ...] = (txn.lsn,)
+    if control is not None:
+        numbers += (control.lsn,)
+        if isinstance(control, Promote | Demote):
+            numbers += (control.term, control.prev_term)
+        elif control.owner == txn.origin and control.lsn >= txn.lsn:
+            raise RemoteProtocolError(f"{control} stands at LSN {txn.lsn}, ahead of what it decides")
+        if len(txn.rows) > 1:
+            raise RemoteProtocolError(f"{txn!r}: {control} is not alone in its transaction")
+    if any(number >= NUMBER_END for number in numbers):
+        raise RemoteProtocolError(f"{control or txn!r} at {txn.origin}:{txn.lsn}: not all is below 2^62")
 
 
 def as_nops(txn: Txn) -> list[Row]:

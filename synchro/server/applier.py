@@ -298,6 +298,7 @@ class Applier:
         node = self._node
         if accepted.replicaset_uuid != node.replicaset_uuid:
             raise self._foreign(accepted.replicaset_uuid)
+        node.core.check_term(accepted.term)
         self.peer_id = accepted.id
         self.peer_uuid = accepted.instance_uuid
         self._vclock_sync = 0
@@ -347,6 +348,7 @@ class Applier:
     def _on_frame(self, frame: Frame) -> None:
         """All of it at once; only rows may have to wait for room, so a slow disk is not silence."""
         node = self._node
+        node.core.check_term(frame.term)
         node.step(ev.FrameTermSeen(frame.term))
         if frame.raft is not None:
             node.step(ev.PeerRaftReceived(self.peer_id, frame.raft))
