@@ -250,20 +250,24 @@ class Instance:
         state.log.vclock = vclock
         state.progressed = True
         for item in state.log.written(vclock):
-            match item:
-                case PendingTxn():
-                    if not item.is_queued:  # not in the queue: the own disk is enough
-                        self._txns.commit((item,), state.limbo.term)
-                    if item.submit_calls is not None:
-                        self._txns.answer_submitted(item)
-                case ControlWrite(txn=txn, body=body):
-                    self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
-                case HardStateWrite(state=hard):
-                    self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
-                case NopWrite(txn=txn):
-                    self._txns.note_nops(txn)
-                case _:
-                    assert_never(item)
+            try:
+                match item:
+                    case PendingTxn():
+                        if not item.is_queued:  # not in the queue: the own disk is enough
+                            self._txns.commit((item,), state.limbo.term)
+                        if item.submit_calls is not None:
+                            self._txns.answer_submitted(item)
+                    case ControlWrite(txn=txn, body=body):
+                        self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
+                    case HardStateWrite(state=hard):
+                        self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
+                    case NopWrite(txn=txn):
+                        self._txns.note_nops(txn)
+                    case _:
+                        assert_never(item)
+            except Exception as error:
+                error.add_note(f"while {item.txn.origin}:{item.txn.lsn} was told to be written: {item.txn!r}")
+                raise
         self._carry_out(state.limbo.written(vclock, now), now)  # the own ack may be the quorum: log order
         self._step_raft(raft_ev.VclockGrew(vclock), now)
         self._check_trust(now)

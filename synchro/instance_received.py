@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import deque
 
 from synchro import instance_events as ev
-from synchro.errors import SynchroError
+from synchro.errors import SynchroError, TupleFound
 from synchro.ids import InstanceId, Term
 from synchro.instance_calls import NopWrite
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
-from synchro.row import Control, Demote, Promote, Txn
+from synchro.row import Control, Demote, Dml, Promote, Txn
 from synchro.storage import xrow
 from synchro.storage.memtx import PendingRefusal
 
@@ -103,8 +103,26 @@ class Received:
         try:
             return self._apply(txn, now)
         except SynchroError as error:
-            self.stop(source, error)
+            self.stop(source, self._named(error, txn))
             return True
+        except Exception as error:
+            error.add_note(f"while {txn.origin}:{txn.lsn}, from instance {source}, was applied: {txn!r}")
+            raise
+
+    def _named(self, error: SynchroError, txn: Txn) -> SynchroError:
+        """Which row stops the stream: an operator must find it. The text of a duplicate key is [D-9]'s."""
+        details: dict[str, str] = {"txn": f"{txn.origin}:{txn.lsn}"}
+        at = int(error.details.get("op", -1))
+        rows = [row for row in txn.rows if isinstance(row.body, Dml)]
+        if 0 <= at < len(rows):
+            body = rows[at].body
+            assert isinstance(body, Dml)
+            details["row"] = f"{txn.origin}:{rows[at].lsn}"
+            details |= self._state.memtx.place_of(body)
+        error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
+        if not isinstance(error, TupleFound):
+            error.message += f" (at {details.get('row', details['txn'])})"
+        return error
 
     def _apply(self, txn: Txn, now: float) -> bool:
         state = self._state

@@ -16,7 +16,6 @@ from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema, xrow
 from synchro.storage.memtx import Prepared
-from synchro.storage.tuple_format import show_tuple
 
 _FATES = {
     TxnFate.COMMITTED: ev.Fate.COMMITTED,
@@ -108,8 +107,7 @@ class Transactions:
             {
                 "origin": txn.origin,
                 "lsn": lsns[at],
-                "space": error.details["space"],
-                "key": show_tuple(self._state.memtx.key_of(op)),
+                **self._state.memtx.place_of(op),
                 "error": error.message,
             }
             for at, op, error in prepared.skipped

@@ -210,7 +210,11 @@ class Applier:
     async def _wait_restart(self, error: SynchroError) -> None:
         self._failed(Status.STOPPED, error.message)
         self._node.log.error(
-            "upstream_stopped", peer=self.address.name, reason=error.reason, message=error.message
+            "upstream_stopped",
+            peer=self.address.name,
+            reason=error.reason,
+            message=error.message,
+            **{name: error.details[name] for name in ("txn", "row", "space", "key") if name in error.details},
         )
         self._restart = trio.Event()
         await self._restart.wait()

@@ -42,6 +42,7 @@ from synchro.storage.system_rows import (
     check_cluster_row,
     check_schema_row,
 )
+from synchro.storage.tuple_format import show_tuple
 
 __all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
@@ -238,10 +239,9 @@ class Memtx:
                     new = op.value
                     assert new is not None
                     old = store.put(prepared, new, replace=kind is _REPLACE)
-                    results.append(new)
+                    result: Tuple | None = new
                 else:
                     op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
-                    results.append(result)
             except TupleFound as error:
                 if not skip_conflicts or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
@@ -254,6 +254,7 @@ class Memtx:
                 is_logged, is_local = self._on_system_row(prepared, store, op, old, new)
                 if is_logged and not is_local:
                     prepared.touches_system = True
+            results.append(result)
             if is_logged:
                 logged.append(op)
                 local.append(is_local)
@@ -443,10 +444,18 @@ class Memtx:
                 return index.definition
         raise NoSuchIndex(f"No index '{name_or_id}' is defined in space '{store.definition.name}'")
 
-    def key_of(self, op: Dml) -> Tuple:
-        """The key that a change names, for people: that of its tuple, if it brings one."""
-        index = self._store(op.space_id).index(op.index_id)
-        return index.key_def.user_key(op.value) if op.value is not None else (op.key or ())
+    def place_of(self, op: Dml) -> dict[str, str]:
+        """Space and key that a change names, for people; as far as they are known here."""
+        store = self._stores.get(op.space_id)
+        if store is None:
+            return {"space": f"#{op.space_id}"}
+        place = {"space": store.definition.name}
+        index = store.indexes.get(op.index_id)
+        if op.value is None:
+            place["key"] = show_tuple(op.key or ())
+        elif index is not None:
+            place["key"] = show_tuple(index.key_def.user_key(op.value))
+        return place
 
     def members(self) -> dict[InstanceId, tuple[str, str | None]]:
         """id -> (uuid, name) of the committed `_cluster`, by id. Do not change it."""
