@@ -61,7 +61,13 @@ class Writes:
         self._take_each(event.writes, now)
 
     def _take_each(self, writes: Sequence[ev.ClientWrite], now: float) -> None:
+        memtx, self_id = self._state.memtx, self._state.self_id
         for write in writes:
+            try:
+                memtx.check_client(write.ops, self_id)
+            except SynchroError as error:
+                self._state.refuse(write.call_id, error)
+                continue
             if self._must_wait(write) or (self.waiting and not self._may_pass(write)):
                 self._wait_for_room(write)
             else:

@@ -17,7 +17,15 @@ from hashlib import blake2b
 import msgpack
 
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, TupleFound, Unsupported
+from synchro.errors import (
+    BatchTooLarge,
+    NoSuchIndex,
+    NoSuchSpace,
+    SpaceExists,
+    SynchroError,
+    TupleFound,
+    Unsupported,
+)
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Draft
@@ -25,6 +33,7 @@ from synchro.storage.index import Index, Iterator_, SelectResult
 from synchro.storage.prepared import PendingRefusal, Prepared
 from synchro.storage.schema import (
     CLUSTER_ID,
+    INDEX_ID,
     SCHEMA_ID,
     SPACE_ID,
     SYSTEM_SPACES,
@@ -34,11 +43,13 @@ from synchro.storage.schema import (
     IndexDef,
     SpaceDef,
     is_ddl_space,
+    is_system,
 )
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.system_rows import (
     OLD_REPLICASET_UUID,
     REPLICASET_UUID,
+    check_client_change,
     check_cluster_row,
     check_schema_row,
 )
@@ -95,6 +106,8 @@ class Memtx:
         try:
             self._run_each(prepared, ops, from_peer, skip_conflicts)
             if prepared.draft is not None:
+                if not from_peer:
+                    self._refuse_system_names(prepared.draft)
                 prepared.draft.check_tuples()
         except SynchroError as error:
             base = prepared.base
@@ -286,6 +299,39 @@ class Memtx:
         raise Unsupported("One transaction does not support schema changes together with data changes")
 
     # --- system spaces: rows with a meaning
+
+    def check_client(self, ops: Sequence[Dml], self_id: InstanceId) -> None:
+        """Raise if clients may not write this: see `check_client_change`."""
+        if type(ops) is Puts and not is_system(ops.space_id):
+            return
+        for op in ops:
+            if is_system(op.space_id):
+                check_client_change(op.space_id, self._named_by(op), self_id=self_id)
+
+    def _named_by(self, op: Dml) -> object:
+        """First field of the row that a change of a system space is about, None if it is not there."""
+        if op.value is not None:
+            return op.value[0] if op.value else None
+        if not op.key:
+            return None
+        if op.index_id == 0:
+            return op.key[0]
+        if op.space_id == INDEX_ID:
+            return op.key[0]  # of all its indexes
+        if op.space_id == SPACE_ID and isinstance(op.key[0], str):
+            return self._ids.get(op.key[0])
+        index = self._stores[op.space_id].indexes.get(op.index_id)
+        if index is None or not index.definition.unique:
+            return None
+        found = index.get(op.key)
+        return None if found is None else found[0]
+
+    def _refuse_system_names(self, draft: Draft) -> None:
+        """A second space of that name would hide the first from all who ask for it by name."""
+        for space_id, space in draft.spaces.items():
+            name = "" if space.definition is None else space.definition.name
+            if is_system(self._ids.get(name, 0)) and not is_system(space_id):
+                raise SpaceExists(f"Space '{name}' already exists")
 
     def _on_system_row(
         self, prepared: Prepared, store: SpaceStore, op: Dml, old: Tuple | None, new: Tuple | None
