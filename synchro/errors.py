@@ -319,6 +319,13 @@ class ReplicaMax(SynchroError):
     tnt_code = 73
 
 
+class LocalInstanceIdIsReadOnly(SynchroError):
+    """[M-50]: an instance does not remove or rename itself. Nothing was written."""
+
+    reason = "LOCAL_INSTANCE_ID_IS_READ_ONLY"
+    tnt_code = 128
+
+
 class ConnectionToSelf(SynchroError):
     reason = "CONNECTION_TO_SELF"
     tnt_code = 117

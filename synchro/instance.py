@@ -108,7 +108,8 @@ class Instance:
             case ev.HeartbeatReceived():
                 self._step_raft(raft_ev.LeaderHeard(event.source), now)
             case ev.FrameTermSeen():
-                self._see_term(event.term, now)
+                if self._may_see(event.term):
+                    self._see_term(event.term, now)
             case ev.PeerRaftReceived():
                 self._on_peer_raft(event, now)
             case ev.DeadlineReached():
@@ -308,23 +309,27 @@ class Instance:
         state.log.vclock = vclock
         state.progressed = True
         for item in state.log.written(vclock):
-            match item:
-                case PendingTxn():
-                    state.no_room = None
-                    if not item.is_queued:  # not in the queue: the own disk is enough [A-1]
-                        self._txns.commit((item,), state.limbo.term)
-                    if item.submit_calls is not None:
-                        self._txns.answer_submitted(item)
-                case ControlWrite(txn=txn, body=body):
-                    self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
-                    if state.limbo.has_rival:
-                        self._step_raft(raft_ev.TermBumpRequested(), now)
-                case HardStateWrite(state=hard):
-                    self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
-                case NopWrite(txn=txn):
-                    self._txns.note_dropped(txn)
-                case _:
-                    assert_never(item)
+            try:
+                match item:
+                    case PendingTxn():
+                        state.no_room = None
+                        if not item.is_queued:  # not in the queue: the own disk is enough [A-1]
+                            self._txns.commit((item,), state.limbo.term)
+                        if item.submit_calls is not None:
+                            self._txns.answer_submitted(item)
+                    case ControlWrite(txn=txn, body=body):
+                        self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now), now)
+                        if state.limbo.has_rival:
+                            self._step_raft(raft_ev.TermBumpRequested(), now)
+                    case HardStateWrite(state=hard):
+                        self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
+                    case NopWrite(txn=txn):
+                        self._txns.note_nops(txn)
+                    case _:
+                        assert_never(item)
+            except Exception as error:
+                error.add_note(f"while {item.txn.origin}:{item.txn.lsn} was told to be written: {item.txn!r}")
+                raise
         self._carry_out(state.limbo.written(vclock, now), now)  # the own ack may be the quorum: log order
         self._step_raft(raft_ev.VclockGrew(vclock), now)
         self._check_trust(now)
@@ -607,6 +612,19 @@ class Instance:
 
     # --- peers and terms
 
+    def check_term(self, term: Term) -> None:
+        """For the shell, before it hands over what came with this term: raises `RemoteProtocolError`."""
+        self._state.check_term(term)
+
+    def _may_see(self, term: Term) -> bool:
+        """False for what the shell should have refused: as if it had never come."""
+        try:
+            self._state.check_term(term)
+        except SynchroError as error:
+            self._state.notice("term_refused", is_warning=True, message=error.message)
+            return False
+        return True
+
     def _see_term(self, term: Term, now: float) -> None:
         if term > self.raft.volatile_term:
             self._step_raft(raft_ev.TermSeen(term), now)
@@ -614,6 +632,7 @@ class Instance:
     def _on_peer_raft(self, event: ev.PeerRaftReceived, now: float) -> None:
         try:
             event.message.validate(event.source)
+            self._state.check_term(event.message.term)
         except SynchroError as error:
             self._received.stop(event.source, error)
             return
@@ -621,6 +640,8 @@ class Instance:
 
     def _on_ack(self, source: InstanceId, ack: ev.Ack, now: float) -> None:
         """[Q-21], [L-5]: the term first, else an old leader confirms with the votes of a new term."""
+        if not self._may_see(ack.term):
+            return
         self._see_term(ack.term, now)
         if not ack.counts:
             return  # nor is it a report: two that forgot cannot vouch for each other
@@ -634,6 +655,8 @@ class Instance:
 
     def _on_relay_connected(self, event: ev.RelayConnected, now: float) -> None:
         ack = event.ack
+        if not self._may_see(ack.term):
+            return
         self._relays.add(event.peer)
         self._see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
@@ -643,6 +666,8 @@ class Instance:
 
     def _on_applier_following(self, event: ev.ApplierFollowing, now: float) -> None:
         own = self.vclock
+        if not self._may_see(event.term):
+            return
         if not own.covers(event.last_ack) or event.vclock.get(self.self_id) > own.get(self.self_id):
             # We acked what is not here, or the peer has rows of ours that are gone here.
             self._lose_trust(now)

@@ -465,6 +465,7 @@ class Notice:
 
     event: str
     facts: dict[str, object]
+    is_warning: bool = False
 
 
 Effect: TypeAlias = (

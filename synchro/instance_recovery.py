@@ -120,9 +120,9 @@ class _Replay:
             if isinstance(control, Promote | Demote) and control.term > self.hard_state.term:
                 self.hard_state = RaftState(control.term, NOBODY)
             self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, control, self._now))
-        elif txn.is_nop:
+        elif txn.is_nop and not txn.is_done_request:
             state.log.follow(txn)
-            self.txns.note_dropped(txn)
+            self.txns.note_nops(txn)
         else:
             self._apply_data(txn)
 

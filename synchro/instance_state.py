@@ -12,11 +12,12 @@ from synchro.errors import (
     Loading,
     NotLeader,
     ReadOnly,
+    RemoteProtocolError,
     SynchroError,
     SyncQueueForeign,
     SyncQueueUnclaimed,
 )
-from synchro.ids import NOBODY, CallId, InstanceId
+from synchro.ids import NOBODY, TERM_LEAP_MAX, CallId, InstanceId, Term
 from synchro.instance_calls import Call
 from synchro.instance_log import LogTail
 from synchro.queue.fates import Drops
@@ -59,6 +60,8 @@ class State:
     """calls that ask for a `_cluster` row, and the id it gives"""
     is_stopping: bool = False
     """Nothing new is admitted (ADR 18)."""
+    conflicts_skipped: dict[InstanceId, int] = field(default_factory=dict)
+    """origin -> its rows that this process stored as Nops [A-35]"""
     progressed: bool = False
     membership_touched: bool = False
 
@@ -93,8 +96,8 @@ class State:
         self.announce()
         return ev.Registered(instance, Vclock(self.log.assigned))
 
-    def notice(self, event: str, **facts: object) -> None:
-        self.effects.append(ev.Notice(event, facts))
+    def notice(self, event: str, *, is_warning: bool = False, **facts: object) -> None:
+        self.effects.append(ev.Notice(event, facts, is_warning))
 
     # --- who is who
 
@@ -111,6 +114,16 @@ class State:
     def name_of(self, instance: InstanceId) -> str:
         member = self.memtx.members().get(instance)
         return (member[1] or member[0]) if member is not None else ""
+
+    def check_term(self, term: Term) -> None:
+        """Raises `RemoteProtocolError` for a term that no peer can have reached; nothing of it is kept."""
+        if term - self.raft.volatile_term > TERM_LEAP_MAX:
+            raise RemoteProtocolError(
+                f"term {term} of a peer is more than 2^32 above {self.raft.volatile_term}, the one known "
+                "here; it was not adopted",
+                term=term,
+                known=self.raft.volatile_term,
+            )
 
     # --- who may write
 

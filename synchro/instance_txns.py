@@ -7,14 +7,15 @@ from typing import Final, cast
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError, SyncRollback, SyncTimeout, TransactionConflict
-from synchro.ids import CallId, Lsn, Term
+from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.queue.effects import EntriesRolledBack
 from synchro.queue.fates import TxnFate, fate_by_lsn
 from synchro.queue.limbo import QueueState
+from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
-from synchro.storage import schema
+from synchro.storage import schema, xrow
 from synchro.storage.memtx import Prepared
 
 _FATES = {
@@ -85,13 +86,33 @@ class Transactions:
             state.requests.prepared(txn)
         return pending
 
-    def prepare_received(self, txn: Txn, now: float) -> PendingTxn:
-        """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23]."""
+    def prepare_received(self, txn: Txn, now: float, *, skip_conflicts: bool = False) -> PendingTxn:
+        """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23].
+
+        skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]."""
         state = self._state
-        prepared = state.memtx.prepare(txn.ops, from_peer=True)
+        prepared = state.memtx.prepare(txn.ops, from_peer=True, skip_conflicts=skip_conflicts)
+        skipped = self._conflicts(txn, prepared) if prepared.skipped else None
+        if skipped:
+            txn = xrow.encode_txn(applier_filter.with_nops(txn, {at for at, _, _ in prepared.skipped}))
         state.log.follow(txn)
         in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
-        return self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
+        pending = self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
+        pending.skipped = skipped
+        return pending
+
+    def _conflicts(self, txn: Txn, prepared: Prepared) -> list[dict[str, object]]:
+        """What a person must know of each row that becomes a Nop."""
+        lsns = [row.lsn for row in txn.rows if isinstance(row.body, Dml)]
+        return [
+            {
+                "origin": txn.origin,
+                "lsn": lsns[at],
+                **self._state.memtx.place_of(op),
+                "error": error.message,
+            }
+            for at, op, error in prepared.skipped
+        ]
 
     # --- out
 
@@ -103,6 +124,8 @@ class Transactions:
         decided = Lsn(0)
         for pending in pendings:
             origin, lsn = pending.id
+            if pending.skipped:
+                self._note_skipped(origin, pending.skipped)
             commit(pending.prepared)
             if pending.txn.request_ids:
                 committed(pending.txn, term)
@@ -172,6 +195,19 @@ class Transactions:
             self.membership_change = None
         if pending.is_membership:
             state.membership_touched = True
+
+    def _note_skipped(self, origin: InstanceId, skipped: Sequence[dict[str, object]]) -> None:
+        """[A-35]: they are on disk as Nops now; the operator asked for it, and is told of each."""
+        counts = self._state.conflicts_skipped
+        counts[origin] = counts.get(origin, 0) + len(skipped)
+        for facts in skipped:
+            self._state.notice("conflict_skipped", is_warning=True, **facts)
+
+    def note_nops(self, txn: Txn) -> None:
+        """A whole transaction of Nops is on disk. Only who owned the queue once has transactions that another
+        owner rolls back; Nops of all others stand for rows in conflict, of what its origin committed."""
+        if txn.origin in self._state.limbo.promote_terms:
+            self.note_dropped(txn)
 
     def note_dropped(self, txn: Txn) -> None:
         """Its LSNs have no effect: rolled back, or stored as NOPs."""

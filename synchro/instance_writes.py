@@ -62,7 +62,13 @@ class Writes:
         self._take_each(event.writes, now)
 
     def _take_each(self, writes: Sequence[ev.ClientWrite], now: float) -> None:
+        memtx, self_id = self._state.memtx, self._state.self_id
         for write in writes:
+            try:
+                memtx.check_client(write.ops, self_id)
+            except SynchroError as error:
+                self._state.refuse(write.call_id, error)
+                continue
             must_wait = self._must_wait(write) or (self.waiting and not self._may_pass(write))
             # While it stops a retry may still have its answer; who may not write hears it at once.
             if must_wait and not self._state.is_stopping and not self._is_refused(write):

@@ -155,7 +155,9 @@ def _report(log: Any, error: BaseException) -> int:
                 errno=leaf.errno,
             )
             return 1
-    log.critical("instance_crashed", exc_info=error)
+    # Notes name the row at which the core broke an assertion.
+    notes = [note for leaf in leaves for note in getattr(leaf, "__notes__", ())]
+    log.critical("instance_crashed", notes=notes, exc_info=error)
     return 1
 
 

@@ -14,7 +14,7 @@ import trio
 
 from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, Loading, SynchroError, TimedOut, Unsupported
-from synchro.ids import CallId, InstanceId, Lsn, Term
+from synchro.ids import CallId, InstanceId, Lsn
 from synchro.instance_events import (
     SHARED_MIN,
     ClientPuts,
@@ -81,10 +81,8 @@ class DataService(Service):
         request_id = codec.request_id(request.request_id)
         position = codec.position(request)
         wait = codec.wait_mode(request.wait)
-        expected_term: int = request.expected_term
-        return ClientWrite(
-            new_call_id(), ops, request_id, position, wait, Term(expected_term) if expected_term else None
-        )
+        expected_term = codec.expected_term(request)
+        return ClientWrite(new_call_id(), ops, request_id, position, wait, expected_term)
 
     async def _execute(self, request: Message) -> Message:
         node = self.node
@@ -143,7 +141,7 @@ class DataService(Service):
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
         self.names.locate(request)
         if request.min_vclock:
-            wanted = codec.vclock(request.min_vclock)
+            wanted = codec.min_vclock(request.min_vclock)
             if not await node.wait_applied(wanted, timeout_s=timeout_s):
                 raise TimedOut(
                     f"this instance did not reach vclock {wanted} within {timeout_s:g} s, it is at "

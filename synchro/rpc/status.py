@@ -112,6 +112,7 @@ TABLE: Final[Mapping[type[SynchroError], Entry]] = {
     errors.ReplicasetUuidMismatch: _PRECONDITION,
     errors.UnknownReplica: _PRECONDITION,
     errors.ReplicaMax: _PRECONDITION,
+    errors.LocalInstanceIdIsReadOnly: _PRECONDITION,
     errors.ConnectionToSelf: _PRECONDITION,
     errors.XlogGap: _PRECONDITION,
     errors.CheckpointInProgress: _PRECONDITION,

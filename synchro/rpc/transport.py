@@ -11,7 +11,6 @@ import grpc.aio
 import trio
 
 from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.ids import InstanceId, Term
 from synchro.rpc import codec, status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
@@ -74,17 +73,17 @@ def ballot_from(message: Any) -> Ballot:
         instance_uuid=message.instance_uuid,
         instance_name=message.instance_name,
         replicaset_uuid=message.replicaset_uuid,
-        instance_id=InstanceId(message.instance_id),
+        instance_id=codec.peer_id(message.instance_id, "instance id", or_nobody=True),
         is_booted=message.is_booted,
         is_ro_cfg=message.is_ro_cfg,
         is_ro=message.is_ro,
         can_lead=message.can_lead,
-        vclock=codec.vclock(message.vclock),
-        gc_vclock=codec.vclock(message.gc_vclock),
+        vclock=codec.peer_vclock(message.vclock),
+        gc_vclock=codec.peer_vclock(message.gc_vclock),
         bootstrap_leader_uuid=message.bootstrap_leader_uuid,
         registered_uuids=frozenset(message.registered_uuids),
-        queue_owner=InstanceId(message.queue_owner_id),
-        term=Term(message.term),
+        queue_owner=codec.peer_id(message.queue_owner_id, "queue owner", or_nobody=True),
+        term=codec.peer_term(message.term),
     )
 
 
@@ -109,10 +108,10 @@ def hello_from(message: Any) -> Hello:
         replicaset_uuid=message.replicaset_uuid,
         instance_uuid=message.instance_uuid,
         name=message.name,
-        vclock=codec.vclock(message.vclock),
-        term=Term(message.term),
-        credit=message.credit,
-        id_filter=frozenset(InstanceId(i) for i in message.id_filter),
+        vclock=codec.peer_vclock(message.vclock),
+        term=codec.peer_term(message.term),
+        credit=codec.peer_number(message.credit, "credit"),
+        id_filter=codec.peer_ids(message.id_filter, "id filter"),
         counts=message.counts,
         protocol_version=message.protocol_version,
     )
@@ -128,7 +127,8 @@ def peer_ack_from(request: Any) -> PeerAck:
     if request.WhichOneof("message") != "ack":
         raise RemoteProtocolError("a subscriber said Hello twice")
     ack = request.ack
-    return PeerAck(codec.ack_from(ack), ack.credit, ack.tm, frozenset(map(InstanceId, ack.following)))
+    credit, tm = codec.peer_number(ack.credit, "credit"), codec.peer_time(ack.tm)
+    return PeerAck(codec.ack_from(ack), credit, tm, codec.peer_ids(ack.following, "following"))
 
 
 def relay_message(message: Accepted | Frame) -> Any:
@@ -161,11 +161,11 @@ def relay_message_from(response: Any) -> Accepted | Frame:
         case "accepted":
             message = response.accepted
             return Accepted(
-                id=InstanceId(message.id),
-                vclock=codec.vclock(message.vclock),
+                id=codec.peer_id(message.id, "id"),
+                vclock=codec.peer_vclock(message.vclock),
                 replicaset_uuid=message.replicaset_uuid,
-                last_ack=codec.vclock(message.last_ack),
-                term=Term(message.term),
+                last_ack=codec.peer_vclock(message.last_ack),
+                term=codec.peer_term(message.term),
                 instance_uuid=message.instance_uuid,
                 instance_name=message.instance_name,
             )
@@ -173,16 +173,16 @@ def relay_message_from(response: Any) -> Accepted | Frame:
             frame = response.frame
             beat = None
             if frame.HasField("heartbeat"):
-                beat = Heartbeat(
-                    frame.heartbeat.vclock_sync, frame.heartbeat.tm, codec.vclock(frame.heartbeat.vclock)
-                )
+                told = frame.heartbeat
+                number = codec.peer_number(told.vclock_sync, "vclock_sync")
+                beat = Heartbeat(number, codec.peer_time(told.tm), codec.peer_vclock(told.vclock))
             return Frame(
-                term=Term(frame.term),
+                term=codec.peer_term(frame.term),
                 raft=codec.raft_from(frame.raft) if frame.HasField("raft") else None,
                 rows=frame.rows,
                 rows_crc=frame.rows_crc,
                 heartbeat=beat,
-                tm=frame.tm,
+                tm=codec.peer_time(frame.tm),
             )
         case _:
             raise RemoteProtocolError("an unknown message came from a relay")
@@ -213,7 +213,7 @@ def join_item_from(response: Any) -> JoinItem:
     match response.WhichOneof("message"):
         case "start":
             start = response.start
-            return JoinStart(codec.vclock(start.vclock), start.replicaset_uuid, start.meta)
+            return JoinStart(codec.peer_vclock(start.vclock), start.replicaset_uuid, start.meta)
         case "chunk":
             return JoinChunk(response.chunk.space_id, response.chunk.data, response.chunk.crc)
         case "snapshot_end":
@@ -221,7 +221,8 @@ def join_item_from(response: Any) -> JoinItem:
         case "rows":
             return JoinRows(response.rows.rows, response.rows.rows_crc)
         case "end":
-            return JoinEnd(codec.vclock(response.end.vclock), InstanceId(response.end.instance_id))
+            end = response.end
+            return JoinEnd(codec.peer_vclock(end.vclock), codec.peer_id(end.instance_id, "id"))
         case _:
             raise RemoteProtocolError("an unknown message came during a join")
 

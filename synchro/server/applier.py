@@ -210,7 +210,11 @@ class Applier:
     async def _wait_restart(self, error: SynchroError) -> None:
         self._failed(Status.STOPPED, error.message)
         self._node.log.error(
-            "upstream_stopped", peer=self.address.name, reason=error.reason, message=error.message
+            "upstream_stopped",
+            peer=self.address.name,
+            reason=error.reason,
+            message=error.message,
+            **{name: error.details[name] for name in ("txn", "row", "space", "key") if name in error.details},
         )
         self._restart = trio.Event()
         await self._restart.wait()
@@ -298,6 +302,7 @@ class Applier:
         node = self._node
         if accepted.replicaset_uuid != node.replicaset_uuid:
             raise self._foreign(accepted.replicaset_uuid)
+        node.core.check_term(accepted.term)
         self.peer_id = accepted.id
         self.peer_uuid = accepted.instance_uuid
         self._vclock_sync = 0
@@ -347,6 +352,7 @@ class Applier:
     def _on_frame(self, frame: Frame) -> None:
         """All of it at once; only rows may have to wait for room, so a slow disk is not silence."""
         node = self._node
+        node.core.check_term(frame.term)
         node.step(ev.FrameTermSeen(frame.term))
         if frame.raft is not None:
             node.step(ev.PeerRaftReceived(self.peer_id, frame.raft))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
-from synchro.errors import ConfigError, ReplicasetUuidMismatch
+from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.server.transport import Ballot, LinkLost, Transport
 from synchro.vclock import Order
 
@@ -234,7 +234,7 @@ async def _ask_all(transport: Transport, addresses: list[str], own_uuid: str) ->
     async def ask(address: str) -> None:
         try:
             ballot = await transport.get_ballot(address)
-        except LinkLost:
+        except (LinkLost, RemoteProtocolError):  # nonsense is no answer: it takes part in nothing
             return
         if ballot.instance_uuid != own_uuid:
             ballots[address] = ballot

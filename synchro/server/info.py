@@ -113,6 +113,8 @@ def _replication(node: Node) -> dict[int, Any]:
             "name": name,
             "lsn": int(core.vclock.get(member)),
         }
+        if skipped := core.state.conflicts_skipped.get(member):
+            part["conflicts_skipped"] = skipped
         if member != core.self_id:
             upstream = _upstream(node, uuid, name)
             if upstream is not None:

@@ -25,10 +25,11 @@ from synchro.errors import (
     RemoteProtocolError,
     SynchroError,
 )
-from synchro.ids import LOCAL, NOBODY, InstanceId, Term
+from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
 from synchro.instance_recovery import snapshot_view
+from synchro.replication.applier_filter import check_numbers
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.row import Tuple, Txn
+from synchro.row import Demote, Promote, Tuple, Txn
 from synchro.server.directory import new_salt
 from synchro.server.relay import without_local_rows
 from synchro.server.transport import (
@@ -212,14 +213,44 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
             case JoinRows():
                 if crc32c(item.rows) != item.crc:
                     raise LinkLost("checksum of rows does not match")
-                txns.extend(xrow.decode_txns(item.rows))
+                txns.extend(_checked_rows(item.rows))
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
                 assert assembler.meta is not None
+                _check_meta(assembler.meta)
                 return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")
+
+
+def _checked_rows(rows: bytes) -> list[Txn]:
+    try:
+        txns = xrow.decode_txns(rows)
+    except DecodeError as error:
+        raise RemoteProtocolError(f"bad rows in a join: {error.message}") from error
+    for txn in txns:
+        check_numbers(txn)
+        if isinstance(txn.control, Promote | Demote):
+            _check_term(txn.control.term)
+    return txns
+
+
+def _check_term(term: int) -> None:
+    """Who joins knows no term but the first: see `State.check_term`."""
+    if term - INITIAL_TERM > TERM_LEAP_MAX:
+        raise RemoteProtocolError(f"term {term} in a join is more than 2^32 elections; nothing was kept")
+
+
+def _check_meta(meta: SnapshotMeta) -> None:
+    """What a recovery from it would go on counting from. Raises `RemoteProtocolError`."""
+    for term in (meta.term, meta.queue_term, *(term for _, term in meta.promote_terms)):
+        _check_term(term)
+    for clock in (meta.vclock, meta.confirmed_vclock):
+        if any(lsn >= NUMBER_END for _, lsn in clock):
+            raise RemoteProtocolError(f"vclock {clock} in a join: not all is below 2^62; nothing was kept")
+    if meta.confirmed_lsn >= NUMBER_END:
+        raise RemoteProtocolError(f"confirmed LSN {meta.confirmed_lsn} in a join; nothing was kept")
 
 
 def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:

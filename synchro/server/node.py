@@ -363,7 +363,8 @@ class Node:
                 self.stopped.set()
                 self._wake_watchers()
             case ev.Notice():
-                self.log.info(effect.event, **effect.facts)
+                log = self.log.warning if effect.is_warning else self.log.info
+                log(effect.event, **effect.facts)
 
     def find_applier(self, peer: InstanceId) -> Applier | None:
         return next((a for a in self.appliers.values() if a.peer_id == peer), None)

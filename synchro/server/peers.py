@@ -99,6 +99,7 @@ class Peers:
                 expected=node.replicaset_uuid,
                 got=hello.replicaset_uuid,
             )
+        core.check_term(hello.term)
         for instance, (uuid, name) in core.memtx.prepared_members().items():
             if uuid == hello.instance_uuid:
                 if name != hello.name:

@@ -389,6 +389,7 @@ class Relay:
         if self.scope.cancel_called:
             return
         down, ack = self.downstream, message.ack
+        self._node.core.check_term(ack.term)
         self._heard_at = trio.current_time()
         if message.tm:
             down.lag = max(0.0, time.time() - message.tm)

@@ -17,7 +17,15 @@ from hashlib import blake2b
 import msgpack
 
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
+from synchro.errors import (
+    BatchTooLarge,
+    NoSuchIndex,
+    NoSuchSpace,
+    SpaceExists,
+    SynchroError,
+    TupleFound,
+    Unsupported,
+)
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Draft
@@ -25,6 +33,7 @@ from synchro.storage.index import Index, Iterator_, SelectResult
 from synchro.storage.prepared import PendingRefusal, Prepared
 from synchro.storage.schema import (
     CLUSTER_ID,
+    INDEX_ID,
     SCHEMA_ID,
     SPACE_ID,
     SYSTEM_SPACES,
@@ -34,14 +43,17 @@ from synchro.storage.schema import (
     IndexDef,
     SpaceDef,
     is_ddl_space,
+    is_system,
 )
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.system_rows import (
     OLD_REPLICASET_UUID,
     REPLICASET_UUID,
+    check_client_change,
     check_cluster_row,
     check_schema_row,
 )
+from synchro.storage.tuple_format import show_tuple
 
 __all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
@@ -74,10 +86,14 @@ class Memtx:
 
     # --- transactions
 
-    def prepare(self, ops: Sequence[Dml], *, from_peer: bool = False) -> Prepared:
+    def prepare(
+        self, ops: Sequence[Dml], *, from_peer: bool = False, skip_conflicts: bool = False
+    ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
-        from_peer: no limits; formats and uniqueness hold for peers too [A-32].
+        from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
+        the position of the operation (`op`).
+        skip_conflicts: a duplicate key of user data leaves that operation out (`Prepared.skipped`) [A-35].
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [X1].
         """
@@ -88,8 +104,10 @@ class Memtx:
         if type(ops) is Puts and self._run_puts(prepared, ops):
             return prepared
         try:
-            self._run_each(prepared, ops, from_peer)
+            self._run_each(prepared, ops, from_peer, skip_conflicts)
             if prepared.draft is not None:
+                if not from_peer:
+                    self._refuse_system_names(prepared.draft)
                 prepared.draft.check_tuples()
         except SynchroError as error:
             base = prepared.base
@@ -98,6 +116,8 @@ class Memtx:
             self._undo(prepared)
             if base is not None:
                 raise PendingRefusal(error, base) from error
+            if from_peer:
+                error.details = {**error.details, "op": str(len(prepared.results))}
             raise
         return prepared
 
@@ -211,7 +231,9 @@ class Memtx:
         prepared.is_sync = store.is_sync
         return True
 
-    def _run_each(self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool) -> None:
+    def _run_each(
+        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool
+    ) -> None:
         """One operation after the other: apply, remember what to log and what to answer."""
         logged: list[Dml] = []
         local: list[bool] = []
@@ -225,20 +247,27 @@ class Memtx:
             if prepared.draft is not None and not store.is_system:
                 self._refuse_mixture()
             kind = op.type
-            if kind is _REPLACE or kind is _INSERT:
-                new = op.value
-                assert new is not None
-                old = store.put(prepared, new, replace=kind is _REPLACE)
-                results.append(new)
-            else:
-                op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
-                results.append(result)
+            try:
+                if kind is _REPLACE or kind is _INSERT:
+                    new = op.value
+                    assert new is not None
+                    old = store.put(prepared, new, replace=kind is _REPLACE)
+                    result: Tuple | None = new
+                else:
+                    op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
+            except TupleFound as error:
+                if not skip_conflicts or store.is_system or prepared.base is not None:
+                    raise  # of what is pending it is not known yet whether it is in conflict
+                prepared.skipped = (*prepared.skipped, (len(results), op, error))
+                results.append(None)
+                continue
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
                 is_logged, is_local = self._on_system_row(prepared, store, op, old, new)
                 if is_logged and not is_local:
                     prepared.touches_system = True
+            results.append(result)
             if is_logged:
                 logged.append(op)
                 local.append(is_local)
@@ -270,6 +299,39 @@ class Memtx:
         raise Unsupported("One transaction does not support schema changes together with data changes")
 
     # --- system spaces: rows with a meaning
+
+    def check_client(self, ops: Sequence[Dml], self_id: InstanceId) -> None:
+        """Raise if clients may not write this: see `check_client_change`."""
+        if type(ops) is Puts and not is_system(ops.space_id):
+            return
+        for op in ops:
+            if is_system(op.space_id):
+                check_client_change(op.space_id, self._named_by(op), self_id=self_id)
+
+    def _named_by(self, op: Dml) -> object:
+        """First field of the row that a change of a system space is about, None if it is not there."""
+        if op.value is not None:
+            return op.value[0] if op.value else None
+        if not op.key:
+            return None
+        if op.index_id == 0:
+            return op.key[0]
+        if op.space_id == INDEX_ID:
+            return op.key[0]  # of all its indexes
+        if op.space_id == SPACE_ID and isinstance(op.key[0], str):
+            return self._ids.get(op.key[0])
+        index = self._stores[op.space_id].indexes.get(op.index_id)
+        if index is None or not index.definition.unique:
+            return None
+        found = index.get(op.key)
+        return None if found is None else found[0]
+
+    def _refuse_system_names(self, draft: Draft) -> None:
+        """A second space of that name would hide the first from all who ask for it by name."""
+        for space_id, space in draft.spaces.items():
+            name = "" if space.definition is None else space.definition.name
+            if is_system(self._ids.get(name, 0)) and not is_system(space_id):
+                raise SpaceExists(f"Space '{name}' already exists")
 
     def _on_system_row(
         self, prepared: Prepared, store: SpaceStore, op: Dml, old: Tuple | None, new: Tuple | None
@@ -427,6 +489,19 @@ class Memtx:
             if index.definition.name == name_or_id:
                 return index.definition
         raise NoSuchIndex(f"No index '{name_or_id}' is defined in space '{store.definition.name}'")
+
+    def place_of(self, op: Dml) -> dict[str, str]:
+        """Space and key that a change names, for people; as far as they are known here."""
+        store = self._stores.get(op.space_id)
+        if store is None:
+            return {"space": f"#{op.space_id}"}
+        place = {"space": store.definition.name}
+        index = store.indexes.get(op.index_id)
+        if op.value is None:
+            place["key"] = show_tuple(op.key or ())
+        elif index is not None:
+            place["key"] = show_tuple(index.key_def.user_key(op.value))
+        return place
 
     def members(self) -> dict[InstanceId, tuple[str, str | None]]:
         """id -> (uuid, name) of the committed `_cluster`, by id. Do not change it."""

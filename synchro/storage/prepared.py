@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from synchro.errors import SynchroError
+from synchro.errors import SynchroError, TupleFound
 from synchro.row import Dml, Tuple
 from synchro.storage.key_def import Key
 
@@ -22,6 +22,7 @@ class Prepared:
     local: parallel to `ops`: the row belongs to the LOCAL group.
     run: the changes, if they were prepared all at once (`SpaceStore.put_new`); then `changes` is empty.
     results: what each *requested* operation returns [D-16].
+    skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
     is_ddl: changes definitions by logged rows, so it needs the barrier.
@@ -42,6 +43,7 @@ class Prepared:
         "run",
         "serial",
         "size",
+        "skipped",
         "system",
         "temporary",
         "touches_system",
@@ -56,6 +58,7 @@ class Prepared:
         self.is_ddl = False
         self.touches_system = False
         self.size = 0
+        self.skipped: Sequence[Skipped] = ()
         self.serial = serial
         """Rises from transaction to transaction: who is newer."""
         self.owner: object = None
@@ -89,6 +92,7 @@ Run: TypeAlias = "tuple[SpaceStore, list[Key], Sequence[Tuple]]"
 """store; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
+Skipped: TypeAlias = tuple[int, Dml, TupleFound]
 TemporaryChange: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Tuple | None]"
 """store, primary key, old tuple, new tuple"""
 
