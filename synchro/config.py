@@ -21,6 +21,9 @@ from synchro.ids import INSTANCE_ID_MAX
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+LOG_WAITING_BYTES_MAX: Final = 4 * MIB
+"""Log records on their way to a sink that does not take them; further ones are dropped and counted."""
+
 
 class ElectionMode(StrEnum):
     """Whether this instance may stand for election [E-9]. Raft itself always runs."""
