@@ -66,8 +66,13 @@ _BOTH_ENDS: Final[Options] = (
 SERVER_OPTIONS: Final[Options] = (
     *_BOTH_ENDS,
     ("grpc.so_reuseport", 0),  # else two processes share a port unseen
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # A quiet client keeps its link by pings. gRPC takes more than two in five minutes for an attack, and says
+    # "too many pings"; how often a client, ours or another, may look is not for the server to say.
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),  # a client whose host is gone gives its connection back
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 CHANNEL_OPTIONS: Final[Options] = (
     *_BOTH_ENDS,
@@ -266,7 +271,7 @@ class RpcHost:
         await _check_can_bind(address)
 
         async def start() -> tuple[grpc.aio.Server, int]:
-            server = grpc.aio.server(options=[*SERVER_OPTIONS, *options])
+            server = grpc.aio.server(options=_merged(SERVER_OPTIONS, options))
             register(Guarded(server))
             try:
                 port = server.add_insecure_port(address)
@@ -410,7 +415,7 @@ class RpcHost:
         """A connection that is made when first used, and made anew when it is lost."""
 
         async def make() -> grpc.aio.Channel:
-            return grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *options])
+            return grpc.aio.insecure_channel(address, options=_merged(CHANNEL_OPTIONS, options))
 
         channel = await self.loop.aio(make())
         try:
@@ -643,6 +648,11 @@ async def _error_of(call: grpc.aio.Call) -> grpc.aio.AioRpcError:
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
+
+
+def _merged(options: Options, own: Options) -> Options:
+    """Of an option that stands twice gRPC takes the first."""
+    return tuple({**dict(options), **dict(own)}.items())
 
 
 async def _check_can_bind(address: str) -> None:
