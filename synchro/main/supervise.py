@@ -17,7 +17,9 @@ from synchro.cli.processes import LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
+from synchro.main import descriptors
 from synchro.rpc import fault_service, peer_service
+from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.transport import open_grpc_transport
@@ -82,8 +84,15 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
             fault_service.register(server, node)
         services.register(server)
 
+    share = descriptors.plan(settings, node.log)
+    connections = Connections(limit=share.connections, share=share.peers, log=node.log)
     try:
-        server = await node.host.serve(settings.listen, register)
+        server = await node.host.serve(
+            settings.listen,
+            register,
+            options=[("grpc.max_allowed_incoming_connections", share.connections)],
+            on_request=connections.note_request,
+        )
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
@@ -91,6 +100,9 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
+            port = server.address.rpartition(":")[2]
+            if port.isdigit():
+                nursery.start_soon(connections.run, int(port))
             yield server.address
             nursery.cancel_scope.cancel()
     finally:

@@ -33,6 +33,7 @@ import grpc
 import grpc.aio
 import trio
 
+from synchro.config import FIRST_REQUEST_S
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
 from synchro.rpc.malformed import Guarded, read_of
@@ -65,6 +66,7 @@ _BOTH_ENDS: Final[Options] = (
 )
 SERVER_OPTIONS: Final[Options] = (
     *_BOTH_ENDS,
+    ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_REQUEST_S)),  # see `connections`
     ("grpc.so_reuseport", 0),  # else two processes share a port unseen
     # A quiet client keeps its link by pings. gRPC takes more than two in five minutes for an attack, and says
     # "too many pings"; how often a client, ours or another, may look is not for the server to say.
@@ -262,17 +264,23 @@ class RpcHost:
     # ---- servers ---------------------------------------------------------------------------------------
 
     async def serve(
-        self, address: str, register: Callable[[Guarded], None], *, options: Options = ()
+        self,
+        address: str,
+        register: Callable[[Guarded], None],
+        *,
+        options: Options = (),
+        on_request: Callable[[str], None] | None = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
+        on_request: told with each call where it comes from, as gRPC writes it.
         Raises `OSError` at once if the address cannot be bound.
         """
         await _check_can_bind(address)
 
         async def start() -> tuple[grpc.aio.Server, int]:
             server = grpc.aio.server(options=_merged(SERVER_OPTIONS, options))
-            register(Guarded(server))
+            register(Guarded(server, on_request))
             try:
                 port = server.add_insecure_port(address)
             except RuntimeError as error:

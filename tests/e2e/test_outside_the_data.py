@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +71,31 @@ def test_a_hangup_opens_the_log_anew_and_ends_nothing(make_cluster: MakeCluster,
     eventually("noted", lambda: other.records("signal_received"))
     assert not other.records("log_reopened")
     assert other.stop() == 0
+
+
+def few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def test_connections_cannot_take_the_descriptors_of_files_and_peers(make_cluster: MakeCluster) -> None:
+    """64 descriptors, 120 silent connections; the log rotates, a peer comes back, a client is served."""
+    options = {"wal": {"max_size": "1MiB"}}
+    cluster = make_cluster(2, failover="election", options=options)
+    for instance in cluster:
+        instance.spawn(preexec_fn=few_descriptors)
+    cluster.wait_following()
+    leader = cluster.wait_leader()
+    [follower] = [instance for instance in cluster if instance is not leader]
+    leader.remote.create("data", is_sync=True)
+    host, _, port = leader.address.rpartition(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(120)]
+    for key in range(30):
+        leader.remote.insert("data", key, "x" * 100_000)
+    assert len(leader.files(".xlog")) >= 3
+    follower.kill()
+    follower.start(preexec_fn=few_descriptors)
+    cluster.wait_leader()
+    cluster.wait_equal("data")
+    assert not leader.records("wal_rotation_refused")
+    for each in silent:
+        each.close()

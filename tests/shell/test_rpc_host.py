@@ -621,7 +621,7 @@ def test_ctrl_c_ends_a_node_under_load_cleanly() -> None:
     assert (out, err) == ("{'KeyboardInterrupt'}\n", "")
 
 
-# --- links that are quiet (MEND-U1) ---------------------------------------------------------------------------
+# --- links that are quiet (MEND-U1) -------------------------------------------------------------------------
 
 
 def test_every_option_exists_in_the_library() -> None:
@@ -669,6 +669,7 @@ async def test_a_quiet_link_survives_many_pings() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(240)
 async def test_a_watching_client_lives_two_minutes() -> None:
     async with watching() as replies:
         with trio.move_on_after(125) as still_there:
