@@ -21,6 +21,13 @@ from synchro.ids import INSTANCE_ID_MAX
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+FIRST_REQUEST_S: Final = 10.0
+"""A connection that makes no request for so long is ended: it holds a descriptor."""
+RESERVED_DESCRIPTORS: Final = 8
+"""Held back for files: a rotation, an identity and a snapshot at one moment need five."""
+LOG_WAITING_BYTES_MAX: Final = 4 * MIB
+"""Log records on their way to a sink that does not take them; further ones are dropped and counted."""
+
 
 class ElectionMode(StrEnum):
     """Whether this instance may stand for election [E-9]. Raft itself always runs."""
@@ -163,6 +170,8 @@ class Limits:
     txn_bytes_max: int = 8 * MIB
     select_bytes_max: int = 8 * MIB
     """One answer; the reader goes on with `after`."""
+    connections_max: int = 10_000
+    """Of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many."""
     waiting_calls_max: int = 10_000
     """Requests that wait unprepared for room in the limbo, and calls waiting for their outcome."""
     wal_queue_bytes_max: int = 16 * MIB

@@ -30,6 +30,8 @@ from synchro.errors import ConfigError
 
 READY_FILE: Final = "SYNCHRO_READY_FILE"
 """Environment of an instance: the file it writes when it is up, see `announce_ready`."""
+LOG_FILE: Final = "SYNCHRO_STDERR_FILE"
+"""Environment of an instance: the file that its standard error goes to, which SIGHUP opens anew."""
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 30.0
 LOADING_GRACE_S: Final = 5.0
@@ -254,10 +256,12 @@ def start(
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
     ready = _ready_file(target.directory, name)
     ready.unlink(missing_ok=True)
-    environment = dict(os.environ if environ is None else environ) | {READY_FILE: str(ready)}
+    log_file = _log_file(target.directory, name)
+    environment = dict(os.environ if environ is None else environ)
+    environment |= {READY_FILE: str(ready), LOG_FILE: str(log_file)}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    with _log_file(target.directory, name).open("ab") as log:
+    with log_file.open("ab") as log:
         child = subprocess.Popen(
             _command(target.config.path, name, options),
             stdin=subprocess.DEVNULL,

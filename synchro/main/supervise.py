@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -12,11 +13,13 @@ from typing import Any, Final, cast
 import trio
 
 from synchro import logs
-from synchro.cli.processes import announce_ready
+from synchro.cli.processes import LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
+from synchro.main import descriptors
 from synchro.rpc import fault_service, peer_service
+from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.transport import open_grpc_transport
@@ -30,6 +33,11 @@ from synchro.server.peers import Peers
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the WAL thread may wait for the interpreter lock behind a busy main thread."""
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_HARMLESS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Their default is an unclean death. SIGHUP reopens the log; the others mean nothing here."""
+REOPEN_FLUSH_S: Final = 0.05
+"""What came before a SIGHUP belongs to the old file; the loop waits for it no longer than this."""
 STOP_GRACE_S: Final = 2.0
 """What calls in progress get when the process is asked to stop: all have an outcome, which is on its way."""
 
@@ -76,8 +84,15 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
             fault_service.register(server, node)
         services.register(server)
 
+    share = descriptors.plan(settings, node.log)
+    connections = Connections(limit=share.connections, share=share.peers, log=node.log)
     try:
-        server = await node.host.serve(settings.listen, register)
+        server = await node.host.serve(
+            settings.listen,
+            register,
+            options=[("grpc.max_allowed_incoming_connections", share.connections)],
+            on_request=connections.note_request,
+        )
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
@@ -85,6 +100,9 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
+            port = server.address.rpartition(":")[2]
+            if port.isdigit():
+                nursery.start_soon(connections.run, int(port))
             yield server.address
             nursery.cancel_scope.cancel()
     finally:
@@ -115,10 +133,31 @@ async def _serve(settings: Settings, log: Any) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(run)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*_STOPPING, *_HARMLESS) as signals:
             async for number in signals:
                 log.info("signal_received", signal=signal.Signals(number).name)
-                stop.set()
+                if number == signal.SIGHUP:
+                    _reopen_log(log)
+                elif number in _STOPPING:
+                    stop.set()
+
+
+def _reopen_log(log: Any) -> None:
+    """After a rotation of log files: go on in a new file of the old name. `start` tells the name; an instance
+    whose standard error is something else has nothing to reopen."""
+    path = os.environ.get(LOG_FILE)
+    if not path:
+        return
+    logs.flush(REOPEN_FLUSH_S)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        log.warning("log_not_reopened", file=path, message=f"{error.strerror}; the old file is kept")
+        return
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    os.close(file)
+    log.info("log_reopened", file=path)
 
 
 def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int:
@@ -134,6 +173,8 @@ def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int
         trio.run(_serve, settings, log)
     except BaseException as error:  # noqa: BLE001 - the last line of the process: everything becomes one record
         return _report(log, error)
+    finally:
+        logs.flush()
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from synchro import logs
 from synchro.ids import NOBODY, Lsn
 from synchro.instance import Instance
 from synchro.instance_calls import PendingTxn
@@ -45,6 +46,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "pid": os.getpid(),
         "version": version(),
         "listen": node.listen,
+        "logs_dropped": logs.dropped(),
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
         "election": None,

@@ -303,6 +303,11 @@ class Life:
             journal,
             on_written=node.on_written,
             on_cut=node.on_cut,
+            on_rotation_refused=lambda error: self._log.warning(
+                "wal_rotation_refused",
+                message=f"no new log file: {error.strerror}; rows go on into the old one",
+                errno=error.errno,
+            ),
             limits=settings.limits,
         )
         node.attach(instance, wal)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from synchro.errors import CheckpointInProgress, SynchroError
+from synchro.errors import CheckpointInProgress, SynchroError, WalIo
 from synchro.ids import LOCAL
 from synchro.instance_recovery import snapshot_view
 from synchro.server.failing_disk import SnapshotDisk
@@ -45,8 +45,6 @@ class Snapshotter:
                 await self.checkpoint()
             except SynchroError as error:
                 node.log.warning("checkpoint_failed", reason=error.reason, message=error.message)
-            except OSError as error:
-                node.log.warning("checkpoint_failed", message=str(error))
             await trio.sleep(interval)
 
     async def checkpoint(self) -> Vclock:
@@ -78,6 +76,13 @@ class Snapshotter:
             await node.wal.rotate()
             await self.collect_garbage()
             return meta.vclock
+        except OSError as error:
+            # Disk full, no descriptor: the older snapshots and the log are as good as before.
+            raise WalIo(
+                f"the checkpoint is not complete: {error.strerror or error}; no data is lost",
+                file=error.filename,
+                errno=error.errno,
+            ) from error
         finally:
             self._is_running = False
 

@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a write that mean: nothing is broken, there is just no room."""
+ROTATION_RETRY_S: Final = 1.0
+"""After a rotation that was refused, appends go on in the old file for so long before the next attempt."""
 SPARE_NAME: Final = "spare" + XLOG_SUFFIX + INPROGRESS_SUFFIX
 """A file that is no longer needed, kept for its blocks; deleted at start like all `.inprogress` [W-10]."""
 
@@ -151,6 +153,9 @@ class Journal:
         self.rotations = 0
         self.gaps_made = 0
         """Times that files were deleted although a subscriber may still need them [W-17]."""
+        self.rotation_refused: OSError | None = None
+        """Why the last rotation did not happen; None: it did."""
+        self._rotate_after = 0.0
         self.vclock = start.vclock
         if start.torn is not None:
             path, offset = start.torn
@@ -274,7 +279,8 @@ class Journal:
                 raise _SyncFailed(error.errno, f"sync failed: {error.strerror}") from error
 
     def _append(self, txns: Sequence[Txn], wall_time: float, has_control: bool) -> None:
-        if self._current.end >= self._limits.wal_max_size:
+        is_too_soon = 0 < self._rotate_after - wall_time <= ROTATION_RETRY_S
+        if self._current.end >= self._limits.wal_max_size and not is_too_soon:
             self._rotate(wall_time)
         current = self._current
         writer = current.writer
@@ -420,8 +426,14 @@ class Journal:
         inprogress = path + INPROGRESS_SUFFIX
         header = encode_header(FileHeader("XLOG", self._uuid, vclock, prev_vclock, salt=self._new_salt()))
         parsed, start, crc = decode_header(header)
-        spare, self._spare = self._spare, None
-        file = self._disk.create(inprogress) if spare is None else self._disk.open(spare)
+        spare = self._spare
+        try:
+            file = self._disk.create(inprogress) if spare is None else self._disk.open(spare)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                self._spare = None  # somebody removed it: the next attempt makes a new file
+            raise _NotOpened(error.errno, error.strerror, error.filename) from error
+        self._spare = None
         try:
             write_whole(self._disk, file, header, 0)
             lead_end = start
@@ -487,15 +499,19 @@ class Journal:
         except _SyncFailed:
             raise
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if error.errno not in NO_ROOM and not isinstance(error, _NotOpened):
                 raise
-            return False  # Go on in the old file while its lead lasts; rotation is only housekeeping.
+            # Go on in the old file, which has no end marker yet; rotation is only housekeeping.
+            self.rotation_refused = error
+            self._rotate_after = wall_time + ROTATION_RETRY_S
+            return False
         self._finish(old, wall_time)
         self._publish(new)
         self._disk.close(old.file)
         self._files.append(WalFile(old.vclock, old.path))
         self._current = new
         self.rotations += 1
+        self.rotation_refused = None
         return True
 
     def _drop_below(self, keep_from: Vclock, *, recycle: bool) -> int:
@@ -514,6 +530,10 @@ class Journal:
             gone += 1
         del self._files[:gone]
         return gone
+
+
+class _NotOpened(OSError):
+    """A new file could not even be opened (descriptors, permissions): nothing of the old one was touched."""
 
 
 class _SyncFailed(OSError):

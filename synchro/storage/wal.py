@@ -227,15 +227,19 @@ class Wal:
         *,
         on_written: Callable[[Vclock], None],
         on_cut: Callable[[Vclock, SynchroError], None],
+        on_rotation_refused: Callable[[OSError], None] = lambda _: None,
         limits: Limits | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """on_cut: nothing beyond the vclock is on disk, and what was queued behind is dropped too [W-15]."""
+        """on_cut: nothing beyond the vclock is on disk, and what was queued behind is dropped too [W-15].
+        on_rotation_refused: the log goes on in its old file; told once until a rotation succeeds."""
         self._disk = disk
         self._journal = journal
         self._limits = limits or Limits()
         self._on_written = on_written
         self._on_cut = on_cut
+        self._on_rotation_refused = on_rotation_refused
+        self._is_refusal_told = False
         self._wall_clock = wall_clock
         self._call_later: Callable[[Callback], object] | None = None
         self._call_from_thread: Callable[[Callback], object] | None = None
@@ -320,7 +324,15 @@ class Wal:
 
     async def rotate(self) -> bool:
         """Start a new file if the current one has rows: before a checkpoint [W-12]."""
-        return await self._in_thread(self._journal.rotate, self._wall_clock())
+        is_new = await self._in_thread(self._journal.rotate, self._wall_clock())
+        self._tell_refusal()
+        return is_new
+
+    def _tell_refusal(self) -> None:
+        refused = self._journal.rotation_refused
+        if refused is not None and not self._is_refusal_told:
+            self._on_rotation_refused(refused)
+        self._is_refusal_told = refused is not None
 
     async def collect_garbage(self, keep_from: Vclock, recovery_point: Vclock | None = None) -> int:
         """See `Journal.collect_garbage`; returns the number of files that went."""
@@ -460,6 +472,7 @@ class Wal:
         if self._mark_at is None:
             self._wake.set()
         self._mark_at = trio.current_time() + MARK_DELAY_S
+        self._tell_refusal()
         vclock = self._journal.vclock
         self._ring.add(_entries(self._journal.last_blocks, txns), vclock)
         self._on_written(vclock)

@@ -118,8 +118,10 @@ class Instance:
     def id(self) -> int:
         return int(self.remote.info("id"))
 
-    def spawn(self, *, environ: Mapping[str, str] | None = None, config: Path | None = None) -> Instance:
-        """Start it, and do not wait for anything."""
+    def spawn(
+        self, *, environ: Mapping[str, str] | None = None, config: Path | None = None, **popen: Any
+    ) -> Instance:
+        """Start it, and do not wait for anything. popen: for `subprocess.Popen`, such as another `stderr`."""
         assert not self.is_running, f"{self.name} runs already"
         path = str(config or self.cluster.config_path)
         if self.cluster.faults:
@@ -133,9 +135,7 @@ class Instance:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | popen,
                 env=env | dict(environ or {}),
             )
         self._forget_channel()

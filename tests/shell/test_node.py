@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import trio
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, FencingMode, Limits
-from synchro.errors import DiskFailed, Loading, SyncQueueFull
+from synchro.errors import DiskFailed, Loading, SyncQueueFull, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
 from synchro.server.node import Node
@@ -175,6 +176,23 @@ async def test_a_checkpoint_is_enough_to_recover_from(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=1) as replicas:
         node = await alone(replicas)
         assert node.core.memtx.count(512) == 21
+
+
+async def test_a_checkpoint_without_room_is_refused_and_nothing_else(tmp_path: Path) -> None:
+    """MEND-R2: with a reason of its own for the caller; the older snapshot and the log are whole."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        await write(node, put(1))
+        REGISTRY.set("snapshot.before_rename", "error", error=errno.EMFILE, times=1)
+        try:
+            with pytest.raises(WalIo, match="no data is lost"):
+                await node.checkpoint()
+        finally:
+            REGISTRY.clear()
+        assert isinstance(await write(node, put(2)), ev.Committed)
+        await until(lambda: has_told_all(node))
+        await node.checkpoint()
 
 
 async def test_info_has_the_shape_of_box_info(tmp_path: Path) -> None:
