@@ -42,6 +42,7 @@ from synchro.storage.system_rows import (
     check_cluster_row,
     check_schema_row,
 )
+from synchro.storage.update_ops import Work
 
 __all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
@@ -218,6 +219,7 @@ class Memtx:
         results: list[Tuple | None] = []
         prepared.ops, prepared.local, prepared.results = logged, local, results
         size = 0
+        work = Work(None if from_peer else self._limits.txn_work_bytes_max)
         for op in ops:
             store = self._stores.get(op.space_id)
             if store is None:
@@ -231,7 +233,7 @@ class Memtx:
                 old = store.put(prepared, new, replace=kind is _REPLACE)
                 results.append(new)
             else:
-                op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
+                op, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
                 results.append(result)
             is_local = store.is_local
             is_logged = not store.is_temporary
@@ -248,20 +250,20 @@ class Memtx:
         prepared.size = size
 
     def _run_keyed(
-        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool
+        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work
     ) -> tuple[Dml, Tuple | None, Tuple | None, Tuple | None]:
         """Update, delete, upsert: returns what to log, the old and the new tuple, and what to answer."""
         ops_max = None if from_peer else self._limits.update_ops_max
         bytes_max = None if from_peer else self._limits.tuple_bytes_max
         match op.type:
             case RowType.UPDATE:
-                op, old, new = store.update(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                op, old, new = store.update(prepared, op, work, ops_max=ops_max, bytes_max=bytes_max)
                 return op, old, new, new
             case RowType.DELETE:
                 op, old = store.delete(prepared, op)
                 return op, old, None, old
             case RowType.UPSERT:
-                old, new = store.upsert(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                old, new = store.upsert(prepared, op, work, ops_max=ops_max, bytes_max=bytes_max)
                 return op, old, new, None
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")

@@ -31,7 +31,7 @@ from synchro.storage.key_def import Key
 from synchro.storage.prepared import Pending, PendingKey, Prepared
 from synchro.storage.schema import IndexDef, SpaceDef, is_ddl_space, is_system
 from synchro.storage.tuple_format import TupleFormat, show_tuple
-from synchro.storage.update_ops import apply_ops, apply_upsert_ops, check_ops
+from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -236,7 +236,7 @@ class SpaceStore:
         return True
 
     def update(
-        self, prepared: Prepared, op: Dml, *, ops_max: int | None, bytes_max: int | None
+        self, prepared: Prepared, op: Dml, work: Work, *, ops_max: int | None, bytes_max: int | None
     ) -> tuple[Dml, Tuple | None, Tuple | None]:
         """Returns the operation to be logged, the old and the new tuple (both None: no such key) [D-40]."""
         assert op.ops is not None
@@ -245,8 +245,8 @@ class SpaceStore:
         if found is None:
             return op, None, None
         key, old, below = found
-        new = apply_ops(old, op.ops, self.format.names)
-        self._check_result(new, bytes_max)
+        new = apply_ops(old, op.ops, self.format.names, work)
+        self._check_result(new, bytes_max, work)
         primary = self.need_primary()
         if primary.key_def.of(new) != key:
             raise CantUpdatePrimaryKey(
@@ -266,7 +266,7 @@ class SpaceStore:
         return self._by_primary_key(op, old), old
 
     def upsert(
-        self, prepared: Prepared, op: Dml, *, ops_max: int | None, bytes_max: int | None
+        self, prepared: Prepared, op: Dml, work: Work, *, ops_max: int | None, bytes_max: int | None
     ) -> tuple[Tuple | None, Tuple | None]:
         """Returns the old and the new tuple. A changed primary key leaves all as it was [D-17]."""
         assert op.value is not None and op.ops is not None
@@ -280,8 +280,8 @@ class SpaceStore:
         old = self.tuples.get(key) if below is None else below[1]
         new = op.value
         if old is not None:
-            new = apply_upsert_ops(old, op.ops, self.format.names)
-            self._check_result(new, bytes_max)
+            new = apply_upsert_ops(old, op.ops, self.format.names, work)
+            self._check_result(new, bytes_max, work)
             if primary.key_def.of(new) != key:
                 return old, old
         self._push(prepared, key, old, new, below)
@@ -331,9 +331,13 @@ class SpaceStore:
         key = self.need_primary().key_def.user_key(old)
         return Dml(op.type, op.space_id, b"", 0, key, None, op.ops if op.type is RowType.UPDATE else None)
 
-    def _check_result(self, new: Tuple, bytes_max: int | None) -> None:
+    def _check_result(self, new: Tuple, bytes_max: int | None, work: Work) -> None:
         self.format.check(new)
-        if bytes_max is not None and (size := len(_pack(new))) > bytes_max:
+        if bytes_max is None:
+            return
+        size = len(_pack(new))
+        work.spend(2 * size)  # made, and packed
+        if size > bytes_max:
             raise BatchTooLarge(
                 f"Tuple of {size} bytes is over the limit of {bytes_max}", limit=bytes_max, got=size
             )
