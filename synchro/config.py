@@ -245,6 +245,9 @@ class Settings:
     wal_mode: WalMode = WalMode.FSYNC
     checkpoint_interval_s: float = 3600.0
     checkpoint_count: int = 2
+    memtx_memory: int = 0
+    """Bytes that tuples and their indexes may need, as `Memtx.memory_used` counts them; 0 = unlimited. All
+    members hold the same rows, so without it memory ends for all of them together."""
     log_level: str = "info"
     log_format: str = "json"
     http_listen: str | None = None

@@ -598,6 +598,7 @@ class Instance:
         state = self._state
         state.settings = settings
         state.limbo.max_size = settings.synchro_queue_max_size
+        state.memtx.memory_max = settings.memtx_memory
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
         state.membership_touched = True
         state.progressed = True

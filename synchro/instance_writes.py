@@ -10,6 +10,7 @@ from typing import assert_never
 from synchro import instance_events as ev
 from synchro.errors import (
     IllegalParams,
+    MemoryIssue,
     OldTerm,
     QuorumWait,
     ReplicaMax,
@@ -210,9 +211,13 @@ class Writes:
         return oldest is None or not state.requests.expired(known_term=oldest.term, known_lsn=oldest.lsn)
 
     def _begin_shared(self, event: ev.ClientPuts, now: float) -> bool:
-        """False: nothing was done."""
+        """False: nothing was done, there are loners."""
         state = self._state
-        prepared = state.memtx.prepare_together(event.puts)
+        try:
+            prepared = state.memtx.prepare_together(event.puts)
+        except MemoryIssue:  # too much for all of them: some may fit
+            self._take_each(event.writes(), now)
+            return True
         if prepared is None:
             return False
         pending = self._send(event.request_ids, prepared, is_sync=True, now=now)

@@ -26,7 +26,7 @@ from synchro.storage.schema import (
     SpaceKind,
     is_system,
 )
-from synchro.storage.space_store import SpaceStore
+from synchro.storage.space_store import INDEX_ENTRY_BYTES, SpaceStore
 from synchro.storage.tuple_format import TupleFormat, show_tuple
 
 
@@ -114,6 +114,15 @@ class Draft:
         if is_system(space_id):
             raise Unsupported(f"Can't truncate a system space, space '{space.definition.name}'")
         space.truncated = True
+
+    def growth(self) -> int:
+        """Bytes that new indexes over tuples that are there will need."""
+        size = 0
+        for space_id, space in self.spaces.items():
+            store = self._stores.get(space_id)
+            if store is not None and space.definition is not None and not space.truncated:
+                size += len(store.tuples) * INDEX_ENTRY_BYTES * (len(space.indexes) - len(store.indexes))
+        return size
 
     def check_tuples(self) -> None:
         """Refuse definitions that tuples already in the space do not satisfy."""

@@ -17,7 +17,7 @@ from hashlib import blake2b
 import msgpack
 
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
+from synchro.errors import BatchTooLarge, MemoryIssue, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Draft
@@ -57,8 +57,12 @@ _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 class Memtx:
     """All spaces of one instance. X1..X4 above."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, memory_max: int = 0) -> None:
         self._limits = limits
+        self.memory_max = memory_max
+        """Bytes; a client's transaction that would make `memory_used` more is refused; 0 = unlimited."""
+        self.memory_used = 0
+        """Estimate for the tuples and indexes of all spaces, prepared changes included."""
         self._stores: dict[int, SpaceStore] = {}
         self._ids: dict[str, int] = {}
         """name -> id of committed spaces"""
@@ -86,12 +90,17 @@ class Memtx:
             self._check_limits(ops)
         self._serial = serial = self._serial + 1
         prepared = Prepared(serial)
-        if type(ops) is Puts and self._run_puts(prepared, ops):
+        if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         try:
-            self._run_each(prepared, ops, from_peer)
-            if prepared.draft is not None:
-                prepared.draft.check_tuples()
+            try:
+                self._run_each(prepared, ops, from_peer)
+                if prepared.draft is not None:
+                    prepared.draft.check_tuples()
+            finally:
+                self.memory_used += prepared.growth
+            if self.memory_max and not from_peer:
+                self._check_memory(prepared)
         except SynchroError as error:
             base = prepared.base
             if base is None and prepared.draft is not None:
@@ -121,7 +130,7 @@ class Memtx:
         self._check_limits(puts)
         self._serial += 1
         prepared = Prepared(self._serial)
-        return prepared if self._run_puts(prepared, puts) else None
+        return prepared if self._run_puts(prepared, puts, is_limited=True) else None
 
     def commit(self, prepared: Prepared) -> None:
         """Make its changes part of what readers see; definitions change now [X4]."""
@@ -147,18 +156,21 @@ class Memtx:
         self._undo(prepared)
 
     def _undo(self, prepared: Prepared) -> None:
+        """`memory_used` has its growth."""
+        freed = 0
         if prepared.run is not None:
             store, keys, _ = prepared.run
-            store.rollback_new(prepared, keys)
+            freed = store.rollback_new(prepared, keys)
         for overlay, key, under in reversed(prepared.unique_changes or ()):
             if under is None or under[0].is_done:
                 del overlay[key]
             else:
                 overlay[key] = under
         for store, key, _, below in reversed(prepared.changes):
-            store.rollback(prepared, key, below)
+            freed += store.rollback(prepared, key, below)
         for store, key, old, new in reversed(prepared.temporary or ()):
-            store.undo_temporary(key, old, new)
+            freed += store.undo_temporary(key, old, new)
+        self.memory_used -= freed
         prepared.is_done = True
         self._forget(prepared)
 
@@ -198,7 +210,7 @@ class Memtx:
                 got=total,
             )
 
-    def _run_puts(self, prepared: Prepared, ops: Puts) -> bool:
+    def _run_puts(self, prepared: Prepared, ops: Puts, *, is_limited: bool) -> bool:
         """All at once, if the space is an ordinary one and none needs a closer look; else nothing, False."""
         store = self._stores.get(ops.space_id)
         if store is None or store.is_system:
@@ -210,7 +222,32 @@ class Memtx:
         prepared.results = ops.values
         prepared.size = size_of(ops)
         prepared.is_sync = store.is_sync
+        self.memory_used += prepared.growth
+        if self.memory_max and is_limited:
+            try:
+                self._check_memory(prepared)
+            except SynchroError:
+                self._undo(prepared)
+                raise
         return True
+
+    def _check_memory(self, prepared: Prepared) -> None:
+        """MemoryIssue if a client's changes need more than there is. What only shrinks always passes, and so
+        do rows of system spaces, with which people get out of it; `memory_used` has the growth already."""
+        needed = growth = prepared.growth
+        if prepared.draft is not None:
+            needed = prepared.draft.growth()
+        elif prepared.touches_system:
+            return
+        used = self.memory_used - growth
+        if needed > 0 and used + needed > self.memory_max:
+            raise MemoryIssue(
+                f"Failed to allocate {needed} bytes in memtx: {used} of {self.memory_max} bytes "
+                "(memtx.memory) are used; nothing was done. Next: delete rows, or raise it on all members",
+                used=used,
+                limit=self.memory_max,
+                needed=needed,
+            )
 
     def _run_each(self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool) -> None:
         """One operation after the other: apply, remember what to log and what to answer."""
@@ -330,9 +367,11 @@ class Memtx:
             self._read_members()
         if prepared.draft is not None:
             for space_id, space in prepared.draft.spaces.items():
+                if space.truncated and space.definition is not None and space_id in self._stores:
+                    store = self._stores[space_id]
+                    self.memory_used -= store.memory
+                    store.truncate()
                 self._define(space_id, space.definition, space.indexes)
-                if space.truncated and space.definition is not None:
-                    self._stores[space_id].truncate()
             self.schema_version += 1
 
     def _define(self, space_id: int, definition: SpaceDef | None, indexes: dict[int, IndexDef]) -> None:
@@ -340,6 +379,7 @@ class Memtx:
         store = self._stores.get(space_id)
         if store is not None:
             self._ids.pop(store.definition.name, None)
+            self.memory_used -= store.memory
         if definition is None:
             self._stores.pop(space_id, None)
             return
@@ -351,6 +391,7 @@ class Memtx:
                 self.space_id_max = max(self.space_id_max, space_id)
         else:
             store.alter(definition, indexes, sort=not self._is_bulk)
+            self.memory_used += store.memory
 
     def _read_members(self) -> None:
         rows = self._stores[CLUSTER_ID].tuples.values()
@@ -489,7 +530,9 @@ class Memtx:
         """
         store = self._store(space_id)
         tuples = list(tuples)
+        before = store.memory
         store.load(tuples)
+        self.memory_used += store.memory - before
         if space_id == CLUSTER_ID:
             self._read_members()
         elif is_ddl_space(space_id) and space_id != TRUNCATE_ID:
@@ -534,6 +577,7 @@ class Memtx:
 
     def check(self) -> None:
         """Every index of every space agrees with the tuples, and overlays hold only open transactions."""
+        assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
 

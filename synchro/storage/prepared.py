@@ -23,6 +23,7 @@ class Prepared:
     run: the changes, if they were prepared all at once (`SpaceStore.put_new`); then `changes` is empty.
     results: what each *requested* operation returns [D-16].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
+    growth: bytes that it adds to the memory that is counted.
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
     is_ddl: changes definitions by logged rows, so it needs the barrier.
     size: approximate bytes in the log and in memory.
@@ -32,6 +33,7 @@ class Prepared:
         "base",
         "changes",
         "draft",
+        "growth",
         "is_ddl",
         "is_done",
         "is_sync",
@@ -66,6 +68,7 @@ class Prepared:
         """The newest pending transaction whose changes this one has seen."""
         self.run: Run | None = None
         self.changes: list[Change] = []
+        self.growth = 0
         self.unique_changes: list[UniqueChange] | None = None
         self.temporary: list[TemporaryChange] | None = None
         self.system: Sequence[int] = ()

@@ -36,6 +36,16 @@ from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
+TUPLE_OVERHEAD_BYTES = 176
+"""What a tuple needs beyond its packed bytes: objects of its fields, its place among the tuples. About what
+was measured with tuples of three fields; an estimate."""
+INDEX_ENTRY_BYTES = 40
+"""Its entry in one index."""
+
+
+_NESTED = frozenset({tuple, dict})
+
+
 class SpaceStore:
     """One space with its indexes. O1..O4 above."""
 
@@ -50,9 +60,11 @@ class SpaceStore:
         "is_sync",
         "is_system",
         "is_temporary",
+        "memory",
         "pending",
         "primary",
         "secondary",
+        "tuple_overhead",
         "tuples",
         "unique",
     )
@@ -68,6 +80,9 @@ class SpaceStore:
         """The committed tuples: those of the primary index."""
         self.indexes: dict[int, Index] = {}
         self.pending: dict[Key, Pending] = {}
+        self.tuple_overhead = 0
+        self.memory = 0
+        """Estimate of what tuples, as writers see them, and indexes need."""
         self.secondary: tuple[SecondaryIndex, ...] = ()
         self.unique: tuple[tuple[SecondaryIndex, dict[Key, PendingKey]], ...] = ()
         self.alter(definition, indexes, sort=sort)
@@ -81,6 +96,9 @@ class SpaceStore:
         self.is_sync = definition.is_sync
         self.is_temporary = definition.is_temporary
         self.format = TupleFormat(definition, indexes.values())
+        overhead = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES * len(indexes)
+        self.memory += len(self.tuples) * (overhead - self.tuple_overhead)
+        self.tuple_overhead = overhead
         known = {number: index.definition for number, index in self.indexes.items()}
         wanted = dict(sorted(indexes.items()))
         if known != wanted:
@@ -131,6 +149,15 @@ class SpaceStore:
         for value in self.tuples.values():
             primary.tuples[of(value)] = value
         return primary
+
+    def _memory_of_all(self, values: Sequence[Tuple]) -> int:
+        """Packed in one call of the library."""
+        count = len(values)
+        header = 1 if count < 16 else 3 if count < 0x10000 else 5
+        return len(_pack(values)) - header + count * self.tuple_overhead
+
+    def _memory_of(self, value: Tuple | None) -> int:
+        return 0 if value is None else len(_pack(value)) + self.tuple_overhead
 
     def need_primary(self) -> PrimaryIndex:
         """[D-8]: no data operation is possible before there is a primary index."""
@@ -191,6 +218,11 @@ class SpaceStore:
         if self.unique or self.is_temporary:
             self._push(prepared, key, old, value, below)
         else:  # the same as `_push`, spelled out: most writes come here
+            size = len(_pack(value)) + self.tuple_overhead
+            if old is not None:
+                size -= self._memory_of(old)
+            self.memory += size
+            prepared.growth += size
             self.pending[key] = (prepared, value)
             prepared.changes.append((self, key, value, below))
         return old
@@ -233,6 +265,11 @@ class SpaceStore:
                 pending.pop(key, None)
             return False
         prepared.run = (self, keys, values)
+        size = self._memory_of_all(values)
+        if replace:
+            size -= self._memory_of_all([self.tuples[key] for key in keys if key in self.tuples])
+        self.memory += size
+        prepared.growth += size
         return True
 
     def update(
@@ -336,7 +373,8 @@ class SpaceStore:
         if bytes_max is None:
             return
         size = len(_pack(new))
-        work.spend(2 * size)  # made, and packed
+        # A long string is packed in no time, a million numbers are not.
+        work.spend(8 * size if not _NESTED.isdisjoint(map(type, new)) else size // 4)
         if size > bytes_max:
             raise BatchTooLarge(
                 f"Tuple of {size} bytes is over the limit of {bytes_max}", limit=bytes_max, got=size
@@ -349,6 +387,9 @@ class SpaceStore:
     ) -> None:
         if self.unique and new is not None:
             self._check_unique(prepared, key, new)
+        size = self._memory_of(new) - self._memory_of(old)
+        self.memory += size
+        prepared.growth += size
         if self.is_temporary:
             if prepared.temporary is None:
                 prepared.temporary = []
@@ -433,29 +474,44 @@ class SpaceStore:
             if pending[key][0] is prepared:
                 del pending[key]
 
-    def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> None:
-        pending = self.pending
+    def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int:
+        """`rollback` for what `put_new` took."""
+        pending, tuples = self.pending, self.tuples
+        size = self._memory_of_all([pending[key][1] for key in keys])  # type: ignore[misc]
+        size -= self._memory_of_all([tuples[key] for key in keys if key in tuples])
+        self.memory -= size
         for key in keys:
             assert pending[key][0] is prepared  # newest first [O3]
             del pending[key]
+        return size
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> None:
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
+        """Returns by how much the memory that is needed is less now."""
         assert self.pending[key][0] is prepared  # newest first [O3]
+        size = self._memory_of(self.pending[key][1])
         if below is None or below[0].is_done:
             del self.pending[key]
+            size -= self._memory_of(self.tuples.get(key))
         else:
             self.pending[key] = below
+            size -= self._memory_of(below[1])
+        self.memory -= size
+        return size
 
-    def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> None:
-        """Take back a change of a temporary space, unless somebody changed the tuple since [O4]."""
+    def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
+        """Take back a change of a temporary space, unless somebody changed the tuple since [O4]. Returns as
+        `rollback`."""
         if self.tuples.get(key) is not new:
-            return
+            return 0
         if old is not None:
             for index, _ in self.unique:
                 unique_key = index.key_def.of(old)
                 if index.primary_keys.get(unique_key, key) != key:
-                    return
+                    return 0
         self._settle(key, old)
+        size = self._memory_of(new) - self._memory_of(old)
+        self.memory -= size
+        return size
 
     # --- bulk
 
@@ -463,6 +519,7 @@ class SpaceStore:
         """Drop all committed tuples at once."""
         assert not self.pending  # the barrier of DDL
         self.tuples.clear()
+        self.memory = 0
         for index in self.indexes.values():
             was_sorted = index.is_sorted
             if isinstance(index, SecondaryIndex):
@@ -475,6 +532,8 @@ class SpaceStore:
         """Add tuples of a snapshot, which were checked when they were first written."""
         primary = self.need_primary()
         of = primary.key_def.of
+        values = values if isinstance(values, list) else list(values)
+        self.memory += self._memory_of_all(values)
         if any(index.is_sorted for index in self.indexes.values()):
             for value in values:
                 self._settle(of(value), value)
@@ -487,6 +546,7 @@ class SpaceStore:
     def check(self) -> None:
         """O1, I1..I4: a full scan, for tests."""
         assert all(not found[0].is_done for found in self.pending.values())
+        assert self.memory == sum(map(self._memory_of, self.prepared_tuples()))
         for index, overlay in self.unique:
             assert all(not found[0].is_done for found in overlay.values())
             keys = [index.key_def.of(value) for value in self.tuples.values()]

@@ -89,7 +89,7 @@ def apply_ops(
     value: Tuple, ops: Sequence[Tuple], names: Mapping[str, int], work: Work | None = None
 ) -> Tuple:
     """The tuple after all operations, which `check_ops` has seen. names: field name -> 0-based position."""
-    update = _Update(value, names, work or Work())
+    update = _Update(value, names, work or Work(), len(ops))
     for op in ops:
         update.apply(op)
     return update.result()
@@ -99,7 +99,7 @@ def apply_upsert_ops(
     value: Tuple, ops: Sequence[Tuple], names: Mapping[str, int], work: Work | None = None
 ) -> Tuple:
     """As `apply_ops`, but an operation that fails is skipped and the others still count."""
-    update = _Update(value, names, work or Work())
+    update = _Update(value, names, work or Work(), len(ops))
     for op in ops:
         try:
             update.apply(op)
@@ -173,8 +173,8 @@ class _Update:
 
     __slots__ = ("_is_thawed", "_names", "_work", "fields")
 
-    def __init__(self, value: Tuple, names: Mapping[str, int], work: Work) -> None:
-        work.spend(16 * len(value))
+    def __init__(self, value: Tuple, names: Mapping[str, int], work: Work, count: int) -> None:
+        work.spend(16 * len(value) + OP_WORK * count)
         self.fields: list[Any] = list(value)
         self._names = names
         self._work = work
@@ -185,7 +185,6 @@ class _Update:
 
     def apply(self, op: Tuple) -> None:
         fields, names = self.fields, self._names
-        self._work.spend(OP_WORK)
         kind, where = op[0], op[1]
         if type(where) is int:
             self._apply_at(fields, _position(fields, kind, where), op, str(where))

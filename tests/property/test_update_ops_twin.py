@@ -14,10 +14,8 @@ from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_
 
 NAMES = {"id": 0, "text": 1, "list": 2, "map": 3}
 
-FIELDS = st.sampled_from(
-    [1, 2, 3, 4, 5, -1, -2, 0, "text", "nobody", "list[1]", "list[2][1]", "list[2][2].a", "list[-1]"]
-    + ["map.a", "map.b[1]", "map.b[2]", "map.c.d", "map['a']", "map.a.b", "[2]", "[3][1]"]
-)
+PATHS = "list[1] list[2][1] list[2][2].a list[-1] map.a map.b[1] map.b[2] map.c.d map['a'] map.a.b [2] [3][1]"
+FIELDS = st.sampled_from([1, 2, 3, 4, 5, -1, -2, 0, "text", "nobody", *PATHS.split()])
 VALUES: Any = st.recursive(
     st.none() | st.integers(-3, 3) | st.text(max_size=3) | st.binary(max_size=3),
     lambda inner: (
