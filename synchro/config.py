@@ -191,6 +191,9 @@ class Limits:
     """LSN ranges of dropped or nopified transactions, for `WaitTransaction`."""
     update_ops_max: int = 4000
     """Operations of one update [D-18]."""
+    ddl_rows_at_once: int = 10_000
+    """A change of definitions that must look at more tuples does so in steps: data writes wait meanwhile, all
+    else goes on."""
     txn_work_bytes_max: int = 128 * MIB
     """Bytes that one transaction of a client may touch, an operation counted as 4 KiB: it runs in one step of
     the core, about a quarter of a second at this limit."""

@@ -132,6 +132,8 @@ class Instance:
                 self._on_applier_lost(event.peer, now)
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
+            case ev.IndexesBuilt():
+                self._on_indexes_built(event, now)
             case ev.WalStuck():
                 self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
             case ev.SettingsChanged():
@@ -295,6 +297,16 @@ class Instance:
         if repeated and state.raft.is_leader:
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
         state.progressed = True
+
+    def _on_indexes_built(self, event: ev.IndexesBuilt, now: float) -> None:
+        txns = self._txns
+        if event.build is not txns.build:
+            return  # cancelled meanwhile
+        if isinstance(txns.built_for, ev.ClientWrite):
+            self._writes.on_built(now)
+        else:
+            txns.end_build()
+            self._received.drain(now)  # it is the first there
 
     def _on_deadline(self, now: float) -> None:
         self._step_raft(raft_ev.DeadlineReached(), now)

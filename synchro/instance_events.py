@@ -17,6 +17,7 @@ from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.raft.messages import RaftMessage
 from synchro.row import Dml, Puts, Tuple, Txn, TxnId
+from synchro.storage.ddl import Build
 from synchro.vclock import Vclock
 
 
@@ -235,6 +236,13 @@ class RowsCutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexesBuilt:
+    """Answers `BuildIndexes`: the build is done, well or not."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class WalStuck:
     """The disk has not answered for one death timeout: a leader resigns by word alone."""
 
@@ -270,6 +278,7 @@ Event: TypeAlias = (
     | ApplierLost
     | RowsWritten
     | RowsCutBack
+    | IndexesBuilt
     | WalStuck
     | DeadlineReached
     | SettingsChanged
@@ -445,6 +454,14 @@ class BeginAmnesia:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildIndexes:
+    """Call `build.advance()`, a few milliseconds at a time with everything else in between, until it is done
+    or cancelled; if it is done, step `IndexesBuilt`. At most one is outstanding that is not cancelled."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something a person wants to see in the log: fixed snake_case name, facts."""
 
@@ -461,5 +478,6 @@ Effect: TypeAlias = (
     | ResetAppliers
     | EndAmnesia
     | BeginAmnesia
+    | BuildIndexes
     | Notice
 )

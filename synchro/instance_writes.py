@@ -25,7 +25,7 @@ from synchro.instance_txns import Transactions, conflict
 from synchro.queue.limbo import QueueState
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, Puts, RowType, TxnId
 from synchro.storage import schema, xrow
-from synchro.storage.memtx import PendingRefusal, Prepared, size_of
+from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared, size_of
 
 
 class Writes:
@@ -140,13 +140,21 @@ class Writes:
 
     def drain(self, now: float) -> None:
         """Something made room, or took the right to write away: look at who waits, in order."""
-        waiting = self.waiting
+        waiting, txns = self.waiting, self._txns
+        if isinstance(txns.built_for, ev.ClientWrite):
+            write = txns.built_for
+            if not waiting or waiting[0] is not write or self._is_refused_now(write):
+                txns.end_build()  # its caller is gone, or it may not be done any more
         if waiting:
             self._look()
         while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
+
+    def _is_refused_now(self, write: ev.ClientWrite) -> bool:
+        self._look()
+        return self._is_refused(write)
 
     def _is_refused(self, write: ev.ClientWrite) -> bool:
         """Leadership is gone: nobody need wait for room, or behind others, to hear it."""
@@ -157,8 +165,10 @@ class Writes:
         return False
 
     def expire(self, write: ev.ClientWrite) -> None:
-        self.drop(write)
         text = "The synchronous transaction queue had no room in time; nothing was written"
+        if self._txns.built_for is write:
+            text = "Not all tuples were looked at in time; nothing was written. Next: give it more time"
+        self.drop(write)
         self._state.refuse(write.call_id, self._full(text))
 
     def drop(self, write: ev.ClientWrite) -> None:
@@ -174,6 +184,22 @@ class Writes:
             self._state.refuse(write.call_id, error)
         except PendingRefusal as refusal:
             self._hold_refusal(write, refusal)
+        except BuildNeeded as needed:
+            self._txns.begin_build(needed.build, write)
+            self.waiting.appendleft(write)
+            self._state.calls[write.call_id] = write
+
+    def on_built(self, now: float) -> None:
+        """Whom the build is for goes first, if nothing stands in its way: each tuple that changes before it
+        makes the build void."""
+        write = self.waiting[0]
+        assert write is self._txns.built_for
+        self._txns.end_build()
+        self._look()
+        if not self._must_wait(write):
+            self.waiting.popleft()
+            self._state.calls.pop(write.call_id)
+            self._begin(write, now)
 
     def _begin_or_raise(self, write: ev.ClientWrite, now: float) -> PendingTxn | None:
         """None: it is answered already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
@@ -33,10 +34,16 @@ if TYPE_CHECKING:
     from synchro.server.directory import DataDirectory
     from synchro.server.snapshotter import Snapshotter
     from synchro.server.transport import Transport
+    from synchro.storage.ddl import Build
     from synchro.storage.wal import Wal
 
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
+
+SLICE_S: Final = 0.004
+"""Of work that is done bit by bit, between two looks at everything else."""
+FREED_AT_ONCE: Final = 1_000
+"""Objects that are let go of between two looks at the clock."""
 
 Respond = Callable[[CallId, ev.Outcome], None]
 
@@ -103,6 +110,8 @@ class Node:
         self._watchers = 0
         self._changed = trio.Event()
         self._stepped = trio.Event()
+        self._build: Build | None = None
+        self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
         self._persisted_term = 0
@@ -238,6 +247,7 @@ class Node:
             nursery.start_soon(self._run_expiry_timer)
             nursery.start_soon(self._watch_disk)
             nursery.start_soon(self._run_watchers)
+            nursery.start_soon(self._run_chores)
             self.is_serving_peers = True
             for peer in self.settings.peers:
                 if peer.name != self.settings.instance_name:
@@ -335,6 +345,9 @@ class Node:
             case ev.EndAmnesia():
                 self.log.info("amnesia_ended")
                 self.directory.set_amnesia(False)
+            case ev.BuildIndexes():
+                self._build = effect.build
+                self._has_chores.set()
             case ev.Notice():
                 self.log.info(effect.event, **effect.facts)
 
@@ -354,6 +367,8 @@ class Node:
                 applier.wake_ack()
         if self._readers:
             self._wake_readers()
+        if core.memtx.has_dead:
+            self._has_chores.set()
         raft, limbo = core.raft, core.limbo
         election = (raft.leader, raft.role, raft.volatile_term, limbo.owner_id, limbo.term, limbo.state)
         if election != self._election:
@@ -368,6 +383,30 @@ class Node:
         if (reason is None) != self._was_writable:
             self._was_writable = reason is None
             self.log.info("became_writable" if reason is None else "became_read_only", ro_reason=reason)
+
+    # ----------------------------------------------------------------------------------------------- chores
+
+    async def _run_chores(self) -> None:
+        """What takes long and need not be done at once, a slice at a time."""
+        while True:
+            await self._has_chores.wait()
+            self._has_chores = trio.Event()
+            memtx = self.core.memtx
+            while (self._build is not None or memtx.has_dead) and self.halted is None:
+                end = time.perf_counter() + SLICE_S
+                build = self._build
+                if build is None:
+                    while not memtx.free(FREED_AT_ONCE) and time.perf_counter() < end:
+                        pass
+                elif build.is_cancelled:
+                    self._build = None
+                else:
+                    while not build.advance() and time.perf_counter() < end:
+                        pass
+                    if build.is_done:
+                        self._build = None
+                        self.step(ev.IndexesBuilt(build))
+                await trio.lowlevel.checkpoint()
 
     # ------------------------------------------------------------------------------------------------- disk
 

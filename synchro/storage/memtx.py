@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
+from typing import Any
 
 import msgpack
 
@@ -20,9 +21,11 @@ from synchro.config import Limits
 from synchro.errors import BatchTooLarge, MemoryIssue, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
-from synchro.storage.ddl import Draft
+from synchro.storage.ddl import Build, Draft
 from synchro.storage.index import Index, Iterator_, SelectResult
-from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.key_def import Key
+from synchro.storage.order import Order
+from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.schema import (
     CLUSTER_ID,
     SCHEMA_ID,
@@ -44,7 +47,7 @@ from synchro.storage.system_rows import (
 )
 from synchro.storage.update_ops import Work
 
-__all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
+__all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
@@ -68,12 +71,16 @@ class Memtx:
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
         self._serial = 0
+        self._dead: list[dict[Key, Any] | Order] = []
+        """What `free` is to let go of."""
+        self.built: Build | None = None
+        """Finished, for the transaction that is prepared next."""
         self._is_bulk = False
         self.schema_version = 1
         self.space_id_max = USER_ID_MIN - 1
         """Highest id a user space ever had here, temporary ones aside [D-1]."""
         for definition, indexes in SYSTEM_SPACES:
-            store = SpaceStore(definition, {index.id: index for index in indexes})
+            store = SpaceStore(definition, {index.id: index for index in indexes}, dead=self._dead)
             self._stores[definition.id] = store
             self._ids[definition.name] = definition.id
 
@@ -96,11 +103,14 @@ class Memtx:
             try:
                 self._run_each(prepared, ops, from_peer)
                 if prepared.draft is not None:
-                    prepared.draft.check_tuples()
+                    prepared.build = self._build_for(prepared.draft, serial)
             finally:
                 self.memory_used += prepared.growth
             if self.memory_max and not from_peer:
                 self._check_memory(prepared)
+        except BuildNeeded:
+            self._undo(prepared)
+            raise
         except SynchroError as error:
             base = prepared.base
             if base is None and prepared.draft is not None:
@@ -138,8 +148,8 @@ class Memtx:
         if prepared.run is not None:
             store, keys, values = prepared.run
             store.commit_new(prepared, keys, values)
-        for store, key, new, _ in prepared.changes:
-            store.commit(prepared, key, new)
+        for holder, key, new, _ in prepared.changes:
+            holder.commit(prepared, key, new)
         if prepared.unique_changes:
             for overlay, key, _ in prepared.unique_changes:
                 found = overlay.get(key)
@@ -166,10 +176,10 @@ class Memtx:
                 del overlay[key]
             else:
                 overlay[key] = under
-        for store, key, _, below in reversed(prepared.changes):
-            freed += store.rollback(prepared, key, below)
-        for store, key, old, new in reversed(prepared.temporary or ()):
-            freed += store.undo_temporary(key, old, new)
+        for holder, key, _, below in reversed(prepared.changes):
+            freed += holder.rollback(prepared, key, below)
+        for holder, key, old, new in reversed(prepared.temporary or ()):
+            freed += holder.undo_temporary(key, old, new)
         self.memory_used -= freed
         prepared.is_done = True
         self._forget(prepared)
@@ -348,6 +358,19 @@ class Memtx:
         prepared.is_ddl = prepared.is_ddl or is_logged
         return is_logged, is_local
 
+    def _build_for(self, draft: Draft, serial: int) -> Build | None:
+        """What the draft needs. None: it rests on what is pending, and is built when that is decided."""
+        if any(store.pending or store.clears for store, _ in draft.touched):
+            draft.check_tuples()
+            return None
+        build, self.built = self.built, None
+        if build is None or not build.fits(draft, serial - 1):
+            build = Build(draft, serial, sort=not self._is_bulk)
+            if not self._is_bulk and draft.rows > self._limits.ddl_rows_at_once:
+                raise BuildNeeded(build)
+        build.finish()
+        return build
+
     def _base_of(self, draft: Draft, prepared: Prepared) -> Prepared | None:
         """The newest pending transaction in the spaces that a schema change looked at."""
         newest: Prepared | None = None
@@ -371,26 +394,36 @@ class Memtx:
                     store = self._stores[space_id]
                     self.memory_used -= store.memory
                     store.truncate()
-                self._define(space_id, space.definition, space.indexes)
+                build = prepared.build if prepared.serial == self._serial else None
+                built = None if build is None else build.indexes.get(space_id)
+                self._define(space_id, space.definition, space.indexes, built)
             self.schema_version += 1
 
-    def _define(self, space_id: int, definition: SpaceDef | None, indexes: dict[int, IndexDef]) -> None:
+    def _define(
+        self,
+        space_id: int,
+        definition: SpaceDef | None,
+        indexes: dict[int, IndexDef],
+        built: dict[int, Index] | None = None,
+    ) -> None:
         """Put one definition in force."""
         store = self._stores.get(space_id)
         if store is not None:
             self._ids.pop(store.definition.name, None)
             self.memory_used -= store.memory
         if definition is None:
-            self._stores.pop(space_id, None)
+            if store is not None:
+                del self._stores[space_id]
+                store.bury_all()
             return
         # Another space of this transaction may have taken the old name already.
         self._ids[definition.name] = space_id
         if store is None:
-            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk)
+            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk, dead=self._dead)
             if space_id < TEMPORARY_ID_MIN:
                 self.space_id_max = max(self.space_id_max, space_id)
         else:
-            store.alter(definition, indexes, sort=not self._is_bulk)
+            store.alter(definition, indexes, sort=not self._is_bulk, built=built)
             self.memory_used += store.memory
 
     def _read_members(self) -> None:
@@ -555,6 +588,27 @@ class Memtx:
     def _index_defs(self, space_id: int) -> dict[int, IndexDef]:
         store = self._stores.get(space_id)
         return {} if store is None else {n: index.definition for n, index in store.indexes.items()}
+
+    @property
+    def has_dead(self) -> bool:
+        return bool(self._dead)
+
+    def free(self, count: int) -> bool:
+        """Let go of about so many objects that nobody needs any more. True: nothing is left."""
+        while self._dead and count > 0:
+            part = self._dead[-1]
+            if isinstance(part, dict):
+                size = min(count, len(part))
+                for _ in range(size):
+                    part.popitem()
+                is_empty = not part
+            else:
+                is_empty = part.shrink(count)
+                size = 1 if is_empty else count
+            count -= size
+            if is_empty:
+                self._dead.pop()
+        return not self._dead
 
     def begin_bulk(self) -> None:
         """Recovery starts: keep no sorted orders; a read that needs one builds it."""

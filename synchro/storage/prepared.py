@@ -10,8 +10,8 @@ from synchro.row import Dml, Tuple
 from synchro.storage.key_def import Key
 
 if TYPE_CHECKING:
-    from synchro.storage.ddl import Draft
-    from synchro.storage.space_store import SpaceStore
+    from synchro.storage.ddl import Build, Draft
+    from synchro.storage.space_store import Clear, SpaceStore
 
 
 class Prepared:
@@ -31,6 +31,7 @@ class Prepared:
 
     __slots__ = (
         "base",
+        "build",
         "changes",
         "draft",
         "growth",
@@ -74,6 +75,8 @@ class Prepared:
         self.system: Sequence[int] = ()
         """Ids of the system spaces it changes."""
         self.draft: Draft | None = None
+        self.build: Build | None = None
+        """What the draft needs of the tuples that are there."""
 
     def rest_on(self, other: Prepared) -> None:
         """Remember that something this transaction saw belongs to `other`."""
@@ -86,13 +89,13 @@ Pending: TypeAlias = tuple[Prepared, Tuple | None]
 PendingKey: TypeAlias = tuple[Prepared, Key | None]
 """The same for a unique secondary key: the primary key it leads to, None = free."""
 
-Change: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Pending | None]"
+Change: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Pending | None]"
 """store, primary key, new tuple, what the overlay said before"""
 Run: TypeAlias = "tuple[SpaceStore, list[Key], Sequence[Tuple]]"
 """store; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
-TemporaryChange: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Tuple | None]"
+TemporaryChange: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Tuple | None]"
 """store, primary key, old tuple, new tuple"""
 
 
@@ -107,3 +110,12 @@ class PendingRefusal(Exception):
         super().__init__(str(error))
         self.error = error
         self.blocker = blocker
+
+
+class BuildNeeded(Exception):
+    """Too many tuples to look at in one go: nothing was prepared. Drive `build` to its end while no tuple
+    changes, give it to `Memtx.built`, and prepare the same transaction again."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__()
+        self.build = build
