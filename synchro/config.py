@@ -200,6 +200,12 @@ class Limits:
     """LSN ranges of dropped or nopified transactions, for `WaitTransaction`."""
     update_ops_max: int = 4000
     """Operations of one update [D-18]."""
+    ddl_rows_at_once: int = 10_000
+    """A change of definitions that must look at more tuples does so in steps: data writes wait meanwhile, all
+    else goes on."""
+    txn_work_bytes_max: int = 128 * MIB
+    """Bytes that one transaction of a client may touch, an operation counted as 4 KiB: it runs in one step of
+    the core, about a quarter of a second at this limit."""
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -251,6 +257,9 @@ class Settings:
     wal_mode: WalMode = WalMode.FSYNC
     checkpoint_interval_s: float = 3600.0
     checkpoint_count: int = 2
+    memtx_memory: int = 0
+    """Bytes that tuples and their indexes may need, as `Memtx.memory_used` counts them; 0 = unlimited. All
+    members hold the same rows, so without it memory ends for all of them together."""
     log_level: str = "info"
     log_format: str = "json"
     http_listen: str | None = None

@@ -228,6 +228,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         wal_mode=wal_mode,
         checkpoint_interval_s=view.get("snapshot.by.interval", defaults.checkpoint_interval_s),
         checkpoint_count=view.get("snapshot.count", defaults.checkpoint_count),
+        memtx_memory=view.get("memtx.memory", defaults.memtx_memory),
         log_level=view.get("log.level", defaults.log_level),
         log_format=view.get("log.format", defaults.log_format),
         http_listen=_http(view),

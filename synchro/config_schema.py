@@ -354,6 +354,22 @@ _INSTANCE_KEYS: Mapping[str, Value | Section] = {
             "ext": IGNORED,
         }
     ),
+    "memtx": Section(
+        {
+            "memory": size(1 * MIB),
+            **dict.fromkeys(
+                (
+                    "allocator",
+                    "max_tuple_size",
+                    "min_tuple_size",
+                    "slab_alloc_factor",
+                    "slab_alloc_granularity",
+                    "sort_threads",
+                ),
+                IGNORED,
+            ),
+        }
+    ),
     "snapshot": Section(
         {
             "dir": string(),
@@ -426,7 +442,6 @@ _INSTANCE_KEYS: Mapping[str, Value | Section] = {
             "flightrec",
             "labels",
             "lua",
-            "memtx",
             "process",
             "quiver",
             "roles",

@@ -283,6 +283,13 @@ class BatchTooLarge(SynchroError):
     reason = "BATCH_TOO_LARGE"
 
 
+class MemoryIssue(SynchroError):
+    """`memtx.memory` is used up: the change would need more. details: used, limit, needed."""
+
+    reason = "MEMORY_ISSUE"
+    tnt_code = 2
+
+
 class IllegalParams(SynchroError):
     reason = "ILLEGAL_PARAMS"
     tnt_code = 1

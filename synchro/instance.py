@@ -139,6 +139,8 @@ class Instance:
                 self._on_applier_lost(event.peer, now)
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
+            case ev.IndexesBuilt():
+                self._on_indexes_built(event, now)
             case ev.WalStuck():
                 self._disk_cannot_keep_up(now)
             case ev.StopRequested():
@@ -368,6 +370,16 @@ class Instance:
         nobody would, and a person can tell better whether it comes back (ADR 16)."""
         if self.raft.is_leader and self.settings.election_mode is not ElectionMode.OFF:
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+
+    def _on_indexes_built(self, event: ev.IndexesBuilt, now: float) -> None:
+        txns = self._txns
+        if event.build is not txns.build:
+            return  # cancelled meanwhile
+        if isinstance(txns.built_for, ev.ClientWrite):
+            self._writes.on_built(now)
+        else:
+            txns.end_build()
+            self._received.drain(now)  # it is the first there
 
     def _on_deadline(self, now: float) -> None:
         self._step_raft(raft_ev.DeadlineReached(), now)
@@ -764,6 +776,7 @@ class Instance:
         state = self._state
         state.settings = settings
         state.limbo.max_size = settings.synchro_queue_max_size
+        state.memtx.memory_max = settings.memtx_memory
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
         state.membership_touched = True
         state.progressed = True

@@ -17,6 +17,7 @@ from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.raft.messages import RaftMessage
 from synchro.row import Dml, Puts, Tuple, Txn, TxnId
+from synchro.storage.ddl import Build
 from synchro.vclock import Vclock
 
 
@@ -235,6 +236,13 @@ class RowsCutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexesBuilt:
+    """Answers `BuildIndexes`: the build is done, well or not."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class WalStuck:
     """The disk has not answered for one death timeout: a leader resigns by word alone, where there are
     elections
@@ -279,6 +287,7 @@ Event: TypeAlias = (
     | ApplierLost
     | RowsWritten
     | RowsCutBack
+    | IndexesBuilt
     | WalStuck
     | StopRequested
     | DeadlineReached
@@ -460,6 +469,14 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildIndexes:
+    """Call `build.advance()`, a few milliseconds at a time with everything else in between, until it is done
+    or cancelled; if it is done, step `IndexesBuilt`. At most one is outstanding that is not cancelled."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something a person wants to see in the log: fixed snake_case name, facts."""
 
@@ -478,5 +495,6 @@ Effect: TypeAlias = (
     | EndAmnesia
     | BeginAmnesia
     | Stopped
+    | BuildIndexes
     | Notice
 )

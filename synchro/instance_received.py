@@ -18,7 +18,7 @@ from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Control, Demote, Dml, Promote, Txn
 from synchro.storage import xrow
-from synchro.storage.memtx import PendingRefusal
+from synchro.storage.memtx import BuildNeeded, PendingRefusal
 
 
 class Received:
@@ -78,13 +78,15 @@ class Received:
 
     def drain(self, now: float) -> None:
         """Apply what may be applied now."""
-        backlog, log = self._backlog, self._state.log
+        backlog, log, txns = self._backlog, self._state.log, self._txns
         while backlog and not log.barriers:
             source, txn = backlog[0]
             if source not in self._stopped and not self._try(source, txn, now):
                 break
             backlog.popleft()
-        if self._txns.ddl is not None and backlog and not log.barriers:
+        if isinstance(txns.built_for, Txn) and not (backlog and backlog[0][1] is txns.built_for):
+            txns.end_build()  # it was dropped, or it means nothing any more
+        if (txns.ddl is not None or txns.build is not None) and backlog and not log.barriers:
             self._pass_control_row(now)
 
     def _pass_control_row(self, now: float) -> None:
@@ -147,6 +149,9 @@ class Received:
         try:
             pending = self._txns.prepare_received(txn, now, skip_conflicts=may_skip)
         except PendingRefusal:
+            return False
+        except BuildNeeded as needed:
+            self._txns.begin_build(needed.build, txn)
             return False
         state.log.append(pending)
         return True

@@ -49,7 +49,7 @@ def recover_instance(
     uuid: this instance, looked up in `_cluster` of the snapshot. Pending transactions are in the limbo again,
     invisible. Raises SynchroError if it is no member there or a row cannot be applied.
     """
-    memtx = Memtx(settings.limits)
+    memtx = Memtx(settings.limits, settings.memtx_memory)
     memtx.begin_bulk()
     for space_id, tuples in spaces:
         memtx.load(space_id, tuples)

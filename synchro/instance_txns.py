@@ -16,6 +16,7 @@ from synchro.queue.limbo import QueueState
 from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema, xrow
+from synchro.storage.ddl import Build
 from synchro.storage.memtx import Prepared
 
 _FATES = {
@@ -46,14 +47,19 @@ class Transactions:
 
     X1  `_undecided` holds those that are prepared and neither committed nor rolled back, oldest first.
     X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
+    X3  While indexes are built for one that is not prepared yet, nothing is prepared: no tuple changes.
     """
 
-    __slots__ = ("_state", "_undecided", "ddl", "membership_change")
+    __slots__ = ("_state", "_undecided", "build", "built_for", "ddl", "membership_change")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._undecided: dict[TxnId, PendingTxn] = {}
         self.ddl: PendingTxn | None = None
+        self.build: Build | None = None
+        """Under way (X3)."""
+        self.built_for: object = None
+        """The ClientWrite, or received Txn, that waits for it, as the first of its kind."""
         self.membership_change: PendingTxn | None = None
         """The registration that was asked for here and is not decided: one at a time (ADR 6)."""
 
@@ -63,9 +69,25 @@ class Transactions:
 
     def must_wait(self, ops: Sequence[Dml]) -> bool:
         """DDL is prepared alone, and nothing is prepared behind it (X2)."""
-        if self.ddl is not None:
+        if self.ddl is not None or self.build is not None:
             return True
         return bool(self._undecided) and _is_ddl(ops)
+
+    def begin_build(self, build: Build, waiter: object) -> None:
+        """`BuildNeeded` was raised for `waiter`, which asks again when the build is over."""
+        assert self.build is None and not self._undecided  # X3
+        self.build, self.built_for = build, waiter
+        self._state.effects.append(ev.BuildIndexes(build))
+
+    def end_build(self) -> None:
+        """It is done, or nobody waits for it any more."""
+        assert self.build is not None
+        if self.build.is_done:
+            self._state.memtx.built = self.build
+        else:
+            self.build.is_cancelled = True
+        self.build = self.built_for = None
+        self._state.progressed = True
 
     # --- in
 
@@ -344,3 +366,4 @@ class Transactions:
         assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # X1
         assert all(p.prepared.owner is p for p in self._undecided.values())  # X1
         assert self.ddl is None or self.undecided == 1  # X2
+        assert self.build is None or not self._undecided  # X3

@@ -10,6 +10,7 @@ from typing import assert_never
 from synchro import instance_events as ev
 from synchro.errors import (
     IllegalParams,
+    MemoryIssue,
     OldTerm,
     QuorumWait,
     ReplicaMax,
@@ -25,7 +26,7 @@ from synchro.instance_txns import Transactions, conflict
 from synchro.queue.limbo import QueueState
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, Puts, RowType, TxnId
 from synchro.storage import schema, xrow
-from synchro.storage.memtx import PendingRefusal, Prepared, size_of
+from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared, size_of
 
 
 class Writes:
@@ -169,13 +170,21 @@ class Writes:
 
     def drain(self, now: float) -> None:
         """Something made room, or took the right to write away: look at who waits, in order."""
-        waiting = self.waiting
+        waiting, txns = self.waiting, self._txns
+        if isinstance(txns.built_for, ev.ClientWrite):
+            write = txns.built_for
+            if not waiting or waiting[0] is not write or self._is_refused_now(write):
+                txns.end_build()  # its caller is gone, or it may not be done any more
         if waiting:
             self._look()
         while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
+
+    def _is_refused_now(self, write: ev.ClientWrite) -> bool:
+        self._look()
+        return self._is_refused(write)
 
     def _is_refused(self, write: ev.ClientWrite) -> bool:
         """Leadership is gone: nobody need wait for room, or behind others, to hear it."""
@@ -186,7 +195,11 @@ class Writes:
         return False
 
     def expire(self, write: ev.ClientWrite) -> None:
-        error = self._no_room(" in time")
+        error: SynchroError = self._no_room(" in time")
+        if self._txns.built_for is write:
+            error = SyncQueueFull(
+                "Not all tuples were looked at in time; nothing was written. Next: give it more time"
+            )
         self.drop(write)
         self._state.refuse(write.call_id, error)
 
@@ -208,6 +221,22 @@ class Writes:
             self._state.refuse(write.call_id, error)
         except PendingRefusal as refusal:
             self._hold_refusal(write, refusal)
+        except BuildNeeded as needed:
+            self._txns.begin_build(needed.build, write)
+            self.waiting.appendleft(write)
+            self._state.calls[write.call_id] = write
+
+    def on_built(self, now: float) -> None:
+        """Whom the build is for goes first, if nothing stands in its way: each tuple that changes before it
+        makes the build void."""
+        write = self.waiting[0]
+        assert write is self._txns.built_for
+        self._txns.end_build()
+        self._look()
+        if not self._must_wait(write):
+            self.waiting.popleft()
+            self._state.calls.pop(write.call_id)
+            self._begin(write, now)
 
     def _begin_or_raise(self, write: ev.ClientWrite, now: float) -> PendingTxn | None:
         """None: it is answered already."""
@@ -245,9 +274,13 @@ class Writes:
         return oldest is None or not state.requests.expired(known_term=oldest.term, known_lsn=oldest.lsn)
 
     def _begin_shared(self, event: ev.ClientPuts, now: float) -> bool:
-        """False: nothing was done."""
+        """False: nothing was done, there are loners."""
         state = self._state
-        prepared = state.memtx.prepare_together(event.puts)
+        try:
+            prepared = state.memtx.prepare_together(event.puts)
+        except MemoryIssue:  # too much for all of them: some may fit
+            self._take_each(event.writes(), now)
+            return True
         if prepared is None:
             return False
         pending = self._send(event.request_ids, prepared, is_sync=True, now=now)

@@ -95,6 +95,10 @@ MEANINGS: Final = {
     "UNKNOWN_UPDATE_OP": ("no such update operation", "-"),
     "CANT_UPDATE_PRIMARY_KEY": ("an update would change the primary key", "delete and insert"),
     "BATCH_TOO_LARGE": ("a tuple, transaction or answer over its limit", "split it, or raise the limit"),
+    "MEMORY_ISSUE": (
+        "the data would need more than `memtx.memory`; nothing was done",
+        "delete rows, or raise the limit on all members",
+    ),
     "ILLEGAL_PARAMS": ("the call itself is wrong", "-"),
     "UNSUPPORTED": ("this combination is not possible", "-"),
     "UNIMPLEMENTED": ("known and described, not built yet", "-"),
@@ -145,6 +149,7 @@ KEYS: Final = {
     "wal.mode": "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
     "wal.max_size": "a larger file is rotated",
     "wal.queue_max_size": "bytes on their way to disk; beyond it clients wait",
+    "memtx.memory": "bytes that data may need, as estimated; an owner refuses more; default none",
     "snapshot.dir": "beats `database.dir`",
     "snapshot.count": "snapshots to keep",
     "snapshot.by.interval": "time between snapshots; 0: never by time",

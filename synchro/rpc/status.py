@@ -104,6 +104,7 @@ TABLE: Final[Mapping[type[SynchroError], Entry]] = {
     errors.UnknownUpdateOp: _BAD,
     errors.CantUpdatePrimaryKey: _BAD,
     errors.BatchTooLarge: _BAD,
+    errors.MemoryIssue: Entry(_C.RESOURCE_EXHAUSTED),
     errors.IllegalParams: _BAD,
     errors.Unsupported: _BAD,
     errors.DecodeError: _BAD,

@@ -51,6 +51,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "replication": {},
         "election": None,
         "synchro": None,
+        "memtx": None,
     }
     if not node.has_core:
         return tree
@@ -68,6 +69,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "replication": _replication(node),
         "election": _election(node),
         "synchro": synchro(core, now),
+        "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
     }
     return tree
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from synchro.server.directory import DataDirectory
     from synchro.server.snapshotter import Snapshotter
     from synchro.server.transport import Transport
+    from synchro.storage.ddl import Build
     from synchro.storage.wal import Wal
 
 STOPPING: Final = "stopping"
@@ -43,6 +45,10 @@ WATCH_INTERVAL_S: Final = 0.05
 
 DISK_LOOKS: Final = 8
 """How often in a death timeout the shell looks whether the disk has answered."""
+SLICE_S: Final = 0.004
+"""Of work that is done bit by bit, between two looks at everything else."""
+FREED_AT_ONCE: Final = 1_000
+"""Objects that are let go of between two looks at the clock."""
 
 Respond = Callable[[CallId, ev.Outcome], None]
 
@@ -111,6 +117,8 @@ class Node:
         self._watchers = 0
         self._changed = trio.Event()
         self._stepped = trio.Event()
+        self._build: Build | None = None
+        self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
         self._persisted_term = 0
@@ -248,6 +256,7 @@ class Node:
             nursery.start_soon(self._run_expiry_timer)
             nursery.start_soon(self._watch_disk)
             nursery.start_soon(self._run_watchers)
+            nursery.start_soon(self._run_chores)
             self.is_serving_peers = True
             for peer in self.settings.peers:
                 if peer.name != self.settings.instance_name:
@@ -362,6 +371,9 @@ class Node:
             case ev.Stopped():
                 self.stopped.set()
                 self._wake_watchers()
+            case ev.BuildIndexes():
+                self._build = effect.build
+                self._has_chores.set()
             case ev.Notice():
                 log = self.log.warning if effect.is_warning else self.log.info
                 log(effect.event, **effect.facts)
@@ -382,6 +394,8 @@ class Node:
                 applier.wake_ack()
         if self._readers:
             self._wake_readers()
+        if core.memtx.has_dead:
+            self._has_chores.set()
         raft, limbo = core.raft, core.limbo
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
@@ -399,6 +413,30 @@ class Node:
         if (reason is None) != self._was_writable:
             self._was_writable = reason is None
             self.log.info("became_writable" if reason is None else "became_read_only", ro_reason=reason)
+
+    # ----------------------------------------------------------------------------------------------- chores
+
+    async def _run_chores(self) -> None:
+        """What takes long and need not be done at once, a slice at a time."""
+        while True:
+            await self._has_chores.wait()
+            self._has_chores = trio.Event()
+            memtx = self.core.memtx
+            while (self._build is not None or memtx.has_dead) and self.halted is None:
+                end = time.perf_counter() + SLICE_S
+                build = self._build
+                if build is None:
+                    while not memtx.free(FREED_AT_ONCE) and time.perf_counter() < end:
+                        pass
+                elif build.is_cancelled:
+                    self._build = None
+                else:
+                    while not build.advance() and time.perf_counter() < end:
+                        pass
+                    if build.is_done:
+                        self._build = None
+                        self.step(ev.IndexesBuilt(build))
+                await trio.lowlevel.checkpoint()
 
     # ------------------------------------------------------------------------------------------------- disk
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
+from typing import Any
 
 import msgpack
 
 from synchro.config import Limits
 from synchro.errors import (
     BatchTooLarge,
+    MemoryIssue,
     NoSuchIndex,
     NoSuchSpace,
     SpaceExists,
@@ -28,9 +30,11 @@ from synchro.errors import (
 )
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
-from synchro.storage.ddl import Draft
+from synchro.storage.ddl import Build, Draft
 from synchro.storage.index import Index, Iterator_, SelectResult
-from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.key_def import Key
+from synchro.storage.order import Order
+from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.schema import (
     CLUSTER_ID,
     INDEX_ID,
@@ -54,8 +58,9 @@ from synchro.storage.system_rows import (
     check_schema_row,
 )
 from synchro.storage.tuple_format import show_tuple
+from synchro.storage.update_ops import Work
 
-__all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
+__all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
@@ -68,19 +73,27 @@ _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 class Memtx:
     """All spaces of one instance. X1..X4 above."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, memory_max: int = 0) -> None:
         self._limits = limits
+        self.memory_max = memory_max
+        """Bytes; a client's transaction that would make `memory_used` more is refused; 0 = unlimited."""
+        self.memory_used = 0
+        """Estimate for the tuples and indexes of all spaces, prepared changes included."""
         self._stores: dict[int, SpaceStore] = {}
         self._ids: dict[str, int] = {}
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
         self._serial = 0
+        self._dead: list[dict[Key, Any] | Order] = []
+        """What `free` is to let go of."""
+        self.built: Build | None = None
+        """Finished, for the transaction that is prepared next."""
         self._is_bulk = False
         self.schema_version = 1
         self.space_id_max = USER_ID_MIN - 1
         """Highest id a user space ever had here, temporary ones aside [D-1]."""
         for definition, indexes in SYSTEM_SPACES:
-            store = SpaceStore(definition, {index.id: index for index in indexes})
+            store = SpaceStore(definition, {index.id: index for index in indexes}, dead=self._dead)
             self._stores[definition.id] = store
             self._ids[definition.name] = definition.id
 
@@ -101,14 +114,22 @@ class Memtx:
             self._check_limits(ops)
         self._serial = serial = self._serial + 1
         prepared = Prepared(serial)
-        if type(ops) is Puts and self._run_puts(prepared, ops):
+        if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         try:
-            self._run_each(prepared, ops, from_peer, skip_conflicts)
-            if prepared.draft is not None:
-                if not from_peer:
-                    self._refuse_system_names(prepared.draft)
-                prepared.draft.check_tuples()
+            try:
+                self._run_each(prepared, ops, from_peer, skip_conflicts)
+                if prepared.draft is not None:
+                    if not from_peer:
+                        self._refuse_system_names(prepared.draft)
+                    prepared.build = self._build_for(prepared.draft, serial)
+            finally:
+                self.memory_used += prepared.growth
+            if self.memory_max and not from_peer:
+                self._check_memory(prepared)
+        except BuildNeeded:
+            self._undo(prepared)
+            raise
         except SynchroError as error:
             base = prepared.base
             if base is None and prepared.draft is not None:
@@ -140,7 +161,7 @@ class Memtx:
         self._check_limits(puts)
         self._serial += 1
         prepared = Prepared(self._serial)
-        return prepared if self._run_puts(prepared, puts) else None
+        return prepared if self._run_puts(prepared, puts, is_limited=True) else None
 
     def commit(self, prepared: Prepared) -> None:
         """Make its changes part of what readers see; definitions change now [X4]."""
@@ -148,8 +169,8 @@ class Memtx:
         if prepared.run is not None:
             store, keys, values = prepared.run
             store.commit_new(prepared, keys, values)
-        for store, key, new, _ in prepared.changes:
-            store.commit(prepared, key, new)
+        for holder, key, new, _ in prepared.changes:
+            holder.commit(prepared, key, new)
         if prepared.unique_changes:
             for overlay, key, _ in prepared.unique_changes:
                 found = overlay.get(key)
@@ -166,18 +187,21 @@ class Memtx:
         self._undo(prepared)
 
     def _undo(self, prepared: Prepared) -> None:
+        """`memory_used` has its growth."""
+        freed = 0
         if prepared.run is not None:
             store, keys, _ = prepared.run
-            store.rollback_new(prepared, keys)
+            freed = store.rollback_new(prepared, keys)
         for overlay, key, under in reversed(prepared.unique_changes or ()):
             if under is None or under[0].is_done:
                 del overlay[key]
             else:
                 overlay[key] = under
-        for store, key, _, below in reversed(prepared.changes):
-            store.rollback(prepared, key, below)
-        for store, key, old, new in reversed(prepared.temporary or ()):
-            store.undo_temporary(key, old, new)
+        for holder, key, _, below in reversed(prepared.changes):
+            freed += holder.rollback(prepared, key, below)
+        for holder, key, old, new in reversed(prepared.temporary or ()):
+            freed += holder.undo_temporary(key, old, new)
+        self.memory_used -= freed
         prepared.is_done = True
         self._forget(prepared)
 
@@ -217,7 +241,7 @@ class Memtx:
                 got=total,
             )
 
-    def _run_puts(self, prepared: Prepared, ops: Puts) -> bool:
+    def _run_puts(self, prepared: Prepared, ops: Puts, *, is_limited: bool) -> bool:
         """All at once, if the space is an ordinary one and none needs a closer look; else nothing, False."""
         store = self._stores.get(ops.space_id)
         if store is None or store.is_system:
@@ -229,7 +253,32 @@ class Memtx:
         prepared.results = ops.values
         prepared.size = size_of(ops)
         prepared.is_sync = store.is_sync
+        self.memory_used += prepared.growth
+        if self.memory_max and is_limited:
+            try:
+                self._check_memory(prepared)
+            except SynchroError:
+                self._undo(prepared)
+                raise
         return True
+
+    def _check_memory(self, prepared: Prepared) -> None:
+        """MemoryIssue if a client's changes need more than there is. What only shrinks always passes, and so
+        do rows of system spaces, with which people get out of it; `memory_used` has the growth already."""
+        needed = growth = prepared.growth
+        if prepared.draft is not None:
+            needed = prepared.draft.growth()
+        elif prepared.touches_system:
+            return
+        used = self.memory_used - growth
+        if needed > 0 and used + needed > self.memory_max:
+            raise MemoryIssue(
+                f"Failed to allocate {needed} bytes in memtx: {used} of {self.memory_max} bytes "
+                "(memtx.memory) are used; nothing was done. Next: delete rows, or raise it on all members",
+                used=used,
+                limit=self.memory_max,
+                needed=needed,
+            )
 
     def _run_each(
         self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool
@@ -240,6 +289,7 @@ class Memtx:
         results: list[Tuple | None] = []
         prepared.ops, prepared.local, prepared.results = logged, local, results
         size = 0
+        work = Work(None if from_peer else self._limits.txn_work_bytes_max)
         for op in ops:
             store = self._stores.get(op.space_id)
             if store is None:
@@ -254,7 +304,7 @@ class Memtx:
                     old = store.put(prepared, new, replace=kind is _REPLACE)
                     result: Tuple | None = new
                 else:
-                    op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
+                    op, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
             except TupleFound as error:
                 if not skip_conflicts or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
@@ -277,20 +327,20 @@ class Memtx:
         prepared.size = size
 
     def _run_keyed(
-        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool
+        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work
     ) -> tuple[Dml, Tuple | None, Tuple | None, Tuple | None]:
         """Update, delete, upsert: returns what to log, the old and the new tuple, and what to answer."""
         ops_max = None if from_peer else self._limits.update_ops_max
         bytes_max = None if from_peer else self._limits.tuple_bytes_max
         match op.type:
             case RowType.UPDATE:
-                op, old, new = store.update(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                op, old, new = store.update(prepared, op, work, ops_max=ops_max, bytes_max=bytes_max)
                 return op, old, new, new
             case RowType.DELETE:
                 op, old = store.delete(prepared, op)
                 return op, old, None, old
             case RowType.UPSERT:
-                old, new = store.upsert(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                old, new = store.upsert(prepared, op, work, ops_max=ops_max, bytes_max=bytes_max)
                 return op, old, new, None
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
@@ -371,6 +421,19 @@ class Memtx:
         prepared.is_ddl = prepared.is_ddl or is_logged
         return is_logged, is_local
 
+    def _build_for(self, draft: Draft, serial: int) -> Build | None:
+        """What the draft needs. None: it rests on what is pending, and is built when that is decided."""
+        if any(store.pending or store.clears for store, _ in draft.touched):
+            draft.check_tuples()
+            return None
+        build, self.built = self.built, None
+        if build is None or not build.fits(draft, serial - 1):
+            build = Build(draft, serial, sort=not self._is_bulk)
+            if not self._is_bulk and draft.rows > self._limits.ddl_rows_at_once:
+                raise BuildNeeded(build)
+        build.finish()
+        return build
+
     def _base_of(self, draft: Draft, prepared: Prepared) -> Prepared | None:
         """The newest pending transaction in the spaces that a schema change looked at."""
         newest: Prepared | None = None
@@ -390,27 +453,41 @@ class Memtx:
             self._read_members()
         if prepared.draft is not None:
             for space_id, space in prepared.draft.spaces.items():
-                self._define(space_id, space.definition, space.indexes)
-                if space.truncated and space.definition is not None:
-                    self._stores[space_id].truncate()
+                if space.truncated and space.definition is not None and space_id in self._stores:
+                    store = self._stores[space_id]
+                    self.memory_used -= store.memory
+                    store.truncate()
+                build = prepared.build if prepared.serial == self._serial else None
+                built = None if build is None else build.indexes.get(space_id)
+                self._define(space_id, space.definition, space.indexes, built)
             self.schema_version += 1
 
-    def _define(self, space_id: int, definition: SpaceDef | None, indexes: dict[int, IndexDef]) -> None:
+    def _define(
+        self,
+        space_id: int,
+        definition: SpaceDef | None,
+        indexes: dict[int, IndexDef],
+        built: dict[int, Index] | None = None,
+    ) -> None:
         """Put one definition in force."""
         store = self._stores.get(space_id)
         if store is not None:
             self._ids.pop(store.definition.name, None)
+            self.memory_used -= store.memory
         if definition is None:
-            self._stores.pop(space_id, None)
+            if store is not None:
+                del self._stores[space_id]
+                store.bury_all()
             return
         # Another space of this transaction may have taken the old name already.
         self._ids[definition.name] = space_id
         if store is None:
-            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk)
+            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk, dead=self._dead)
             if space_id < TEMPORARY_ID_MIN:
                 self.space_id_max = max(self.space_id_max, space_id)
         else:
-            store.alter(definition, indexes, sort=not self._is_bulk)
+            store.alter(definition, indexes, sort=not self._is_bulk, built=built)
+            self.memory_used += store.memory
 
     def _read_members(self) -> None:
         rows = self._stores[CLUSTER_ID].tuples.values()
@@ -562,7 +639,9 @@ class Memtx:
         """
         store = self._store(space_id)
         tuples = list(tuples)
+        before = store.memory
         store.load(tuples)
+        self.memory_used += store.memory - before
         if space_id == CLUSTER_ID:
             self._read_members()
         elif is_ddl_space(space_id) and space_id != TRUNCATE_ID:
@@ -586,6 +665,27 @@ class Memtx:
         store = self._stores.get(space_id)
         return {} if store is None else {n: index.definition for n, index in store.indexes.items()}
 
+    @property
+    def has_dead(self) -> bool:
+        return bool(self._dead)
+
+    def free(self, count: int) -> bool:
+        """Let go of about so many objects that nobody needs any more. True: nothing is left."""
+        while self._dead and count > 0:
+            part = self._dead[-1]
+            if isinstance(part, dict):
+                size = min(count, len(part))
+                for _ in range(size):
+                    part.popitem()
+                is_empty = not part
+            else:
+                is_empty = part.shrink(count)
+                size = 1 if is_empty else count
+            count -= size
+            if is_empty:
+                self._dead.pop()
+        return not self._dead
+
     def begin_bulk(self) -> None:
         """Recovery starts: keep no sorted orders; a read that needs one builds it."""
         self._is_bulk = True
@@ -607,6 +707,7 @@ class Memtx:
 
     def check(self) -> None:
         """Every index of every space agrees with the tuples, and overlays hold only open transactions."""
+        assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
 

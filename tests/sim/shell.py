@@ -29,6 +29,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Field, Promote, Txn
 from synchro.storage import xrow
+from synchro.storage.ddl import Build
 from synchro.storage.identity import Identity, load_identity, save_identity
 from synchro.storage.journal import Journal, WalFile
 from synchro.storage.recovery import open_xlog, recover
@@ -417,6 +418,15 @@ class Process:
             self._dispatch(self.instance.step(event, self.local_now if now is None else now))
         self._is_stepping = False
 
+    def _build(self, build: Build) -> None:
+        """A step at a time, with all that happens meanwhile in between."""
+        if build.is_cancelled:
+            return
+        if build.advance():
+            self.step(ev.IndexesBuilt(build))
+        else:
+            self.after(0.001, lambda: self._build(build))
+
     def _dispatch(self, effects: Sequence[ev.Effect]) -> None:
         world = self.world
         world.checks.after_step(self)
@@ -450,6 +460,8 @@ class Process:
                         applier.lost()  # subscribe again, with an empty filter: own rows may be missing
                 case ev.EndAmnesia():
                     self.machine.set_amnesia(False)
+                case ev.BuildIndexes(build=build):
+                    self._build(build)
                 case ev.Notice(event=name):
                     world.hits["notice " + name] += 1
             if not self.is_alive:

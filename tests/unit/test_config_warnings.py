@@ -49,6 +49,7 @@ SAMPLES: dict[str, object] = {
     "database.mode": "rw",
     "wal.mode": "write",
     "wal.max_size": "64MiB",
+    "memtx.memory": "64MiB",
     "replication.election_mode": "manual",
     "replication.election_fencing_mode": "strict",
     "replication.failover": "election",
