@@ -21,6 +21,15 @@ Tuple: TypeAlias = tuple[Field, ...]
 """One stored tuple, or a key. Decoded with `use_list=False`, so it is immutable."""
 
 
+class RawTuple(tuple[Field, ...]):
+    """A stored tuple whose msgpack is not the one that we would write: `raw` is as it came (ADR 24).
+
+    Floats of 4 bytes, integers and headers that are longer than they must be. It compares as its fields do.
+    """
+
+    raw: bytes
+
+
 class RowType(IntEnum):
     """Numbers of Tarantool, so that tools which know them read our logs [D-40]."""
 

@@ -14,7 +14,15 @@ from typing import Any, Final
 import typer
 
 from synchro.cli import connection, light_typer
-from synchro.cli.formatting import EXIT_FAILED, EXIT_USAGE, exit_code, print_error, usage
+from synchro.cli.formatting import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    exit_code,
+    print_error,
+    print_unexpected,
+    usage,
+)
 from synchro.errors import SynchroError
 
 light_typer.install()
@@ -25,7 +33,7 @@ finds the leader; or SYNCHRO_ENDPOINTS), --direct (ask only these, go nowhere el
 -o/--output table|json|yaml|jsonl, --no-color, -v, and for releases with login and TLS -u/--user,
 --password-file, --cacert, --cert, --key.
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no connection or no leader, 4 read-only or not the
-owner, 5 timed out or outcome unknown, 6 conflict, 7 not found, 8 access."""
+owner, 5 timed out or outcome unknown, 6 conflict, 7 not found, 8 access, 70 a bug, 130 interrupted."""
 
 app = typer.Typer(
     help="Raft-based synchronous replication with the semantics of Tarantool.",
@@ -61,6 +69,11 @@ _ENVIRONMENT: Final = {
 def take_options(arguments: Sequence[str]) -> list[str]:
     """Fill `connection.options`, return the other arguments. Raises `IllegalParams`."""
     options = connection.options
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise usage(f"the argument {argument!a} is not UTF-8") from None
     for name, variable in _ENVIRONMENT.items():
         if value := os.environ.get(variable):
             setattr(options, name, value)
@@ -102,7 +115,28 @@ def _version() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of one command line."""
+    """The exit code of one command line. Nothing that was typed ends in a traceback."""
+    try:
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output left: nobody to tell anything.
+        _drop_output()
+        return EXIT_FAILED
+    except OSError as error:
+        _drop_output()
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """What is still in the buffer must not fail again when the interpreter leaves."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         left = take_options(arguments)
         if left in (["--version"], ["version"]):
@@ -111,30 +145,30 @@ def run(arguments: Sequence[str]) -> int:
         result: Any = app(args=left, prog_name="synchro", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except SynchroError as error:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         print_error(error)
         return exit_code(error)
     except typer.Exit as error:
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output left: nobody to tell anything.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except Exception as error:
+        raise
+    except Exception as error:  # noqa: BLE001 - the one place that turns what is left into one line
         show = getattr(error, "show", None)  # typer's own errors of usage; their class moved between versions
         if show is None:
-            raise
+            return print_unexpected(error)
         show()
         return int(getattr(error, "exit_code", EXIT_USAGE))
 
 
 def main() -> None:
     """Entry point."""
-    code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character
+    sys.exit(run(sys.argv[1:]))
 
 
 def _register() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from synchro.cli.connection import options, parse_duration
-from synchro.cli.formatting import print_value
+from synchro.cli.formatting import print_value, usage
+from synchro.errors import TimedOut
+
+CALLERS_MAX: Final = 10_000
+"""As many calls may wait in one instance (`limits.max_waiting_calls`)."""
+PAYLOAD_BYTES_MAX: Final = 1_000_000
+"""A tuple has at most 1 MiB."""
 
 
 def register(app: typer.Typer) -> None:
@@ -17,10 +23,12 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     space: Annotated[str, typer.Option("--space", help="Made if it does not exist.")] = "bench",
-    callers: Annotated[int, typer.Option("--callers", help="Writes in flight.")] = 64,
+    callers: Annotated[int, typer.Option("--callers", min=1, max=CALLERS_MAX, help="Writes in flight.")] = 64,
     duration: Annotated[str, typer.Option("--duration", help="How long.")] = "5s",
     is_async: Annotated[bool, typer.Option("--async", help="Do not wait for a quorum.")] = False,
-    payload: Annotated[int, typer.Option("--payload", help="Bytes in a tuple.")] = 100,
+    payload: Annotated[
+        int, typer.Option("--payload", min=0, max=PAYLOAD_BYTES_MAX, help="Bytes in a tuple.")
+    ] = 100,
 ) -> None:
     """Measure writes of one operation each; concurrent ones share frames of one stream."""
     import asyncio
@@ -29,6 +37,8 @@ def bench(
     from synchro.client import requests
 
     seconds = parse_duration(duration)
+    if not seconds:
+        raise usage("--duration is more than 0")
     text = "x" * payload
     delays: list[float] = []
 
@@ -50,6 +60,8 @@ def bench(
             return time.perf_counter() - started
 
     took_s = asyncio.run(run())
+    if not delays:
+        raise TimedOut(f"no write ended within {took_s:.3f} s; a longer --duration may help")
     delays.sort()
 
     def percentile(share: float) -> float:

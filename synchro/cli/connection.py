@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:3301,127.0.0.1:3302,127.0.0.1:3303"
 """Where `synchro init` puts instances."""
 DEFAULT_TIMEOUT_S: Final = 5.0
+DURATION_S_MAX: Final = 365 * 24 * 3600.0
+"""As servers see it, too: longer times are mistakes of units."""
 OUTPUTS: Final = ("table", "json", "yaml", "jsonl")
 _UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -56,7 +58,10 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]*)", text.strip())
     if match is None or match[2] not in _UNITS:
         raise IllegalParams(f"{text!r} is not a time; examples: 5s, 500ms, 2m")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > DURATION_S_MAX:
+        raise IllegalParams(f"{text.strip()[:40]} is longer than a year; times are at most 365 days")
+    return seconds
 
 
 @contextmanager

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
+from synchro import json_form
+from synchro.cli import formatting
 from synchro.cli.connection import client, options
-from synchro.cli.formatting import is_terminal, print_table, print_value, to_json, usage
+from synchro.cli.formatting import (
+    EXIT_INTERRUPTED,
+    is_terminal,
+    print_table,
+    print_value,
+    shown,
+    stored,
+    to_json,
+    usage,
+)
+from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
     from synchro.client import Client, Result
@@ -23,8 +37,15 @@ OpsArgument = Annotated[str, typer.Argument(metavar="OPS", help='\'[["=", 2, "b"
 WaitOption = Annotated[str, typer.Option("--wait", help="complete, submit or none.")]
 IndexOption = Annotated[str, typer.Option("--index", help="Name of the index.")]
 ReadOption = Annotated[str, typer.Option("--read", help="confirmed or linearizable.")]
+UINT32_MAX: Final = 2**32 - 1
+SHOWN_CHARS_MAX: Final = 200
+"""Of an input that is refused."""
 BATCH_ROWS: Final = 500
-IMPORT_THREADS: Final = 4
+BATCH_ROWS_MAX: Final = 1000
+"""The largest transaction."""
+LINE_BYTES_MAX: Final = 16 << 20
+"""Of an import: more than any tuple; a file without ends of lines must not fill the memory."""
+LOAD_THREADS: Final = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -40,30 +61,60 @@ def register(app: typer.Typer) -> None:
 
 
 def parse(text: str, what: str) -> Any:
+    """JSON, with the forms for what JSON lacks (ADR 24)."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object, parse_float=_float)
+    except RecursionError:
+        raise usage(f"the {what} is nested too deep") from None
     except ValueError as error:
-        raise usage(f"the {what} is not JSON: {error}; got {text!r}") from None
+        raise usage(f"the {what} is not JSON: {error}; got {_short(text)}") from None
 
 
-def parse_tuple(text: str) -> list[Any]:
-    value = parse(text, "tuple")
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "...")
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> Any:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice!r} of an object is there twice")
+    return json_form.decode_object(made)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is beyond what a double holds")
+    return value
+
+
+def parse_tuple(text: str, what: str = "tuple") -> list[Any]:
+    value = parse(text, what)
     if not isinstance(value, list):
-        raise usage(f"a tuple is a JSON array, as '[1, \"a\"]'; got {text!r}")
+        raise usage(f"the {what} is not a JSON array, as '[1, \"a\"]'; got {_short(text)}")
     return value
 
 
 def parse_key(text: str) -> list[Any]:
     """A JSON array, a JSON value, or a word as it is."""
     try:
-        value = json.loads(text)
+        json.loads(text)
+    except RecursionError:
+        raise usage("the key is nested too deep") from None
     except ValueError:
         return [text]
+    value = parse(text, "key")
     return value if isinstance(value, list) else [value]
 
 
 def space_ref(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
+    """A name, or an id."""
+    from synchro.client.model import is_number
+
+    if not text:
+        raise usage("the name of a space is empty")
+    return int(text) if is_number(text) else text
 
 
 def _write(op_of: Any, wait: str) -> None:
@@ -77,13 +128,13 @@ def show_result(result: Result) -> None:
     if options.output != "table":
         value: dict[str, Any] = {"txn": txn, "is_sync": result.is_sync, "duplicate": result.duplicate}
         if len(result.tuples) == 1:
-            value["tuple"] = result.tuples[0]
+            value["tuple"] = stored(result.tuples[0])
         else:
-            value["tuples"] = list(result.tuples)
+            value["tuples"] = stored(list(result.tuples))
         print_value(value)
         return
     for found in result.tuples:
-        print("-" if found is None else to_json(found))
+        print("-" if found is None else to_json(stored(found)))
     if txn:
         print(f"txn {txn}{'  sync' if result.is_sync else '  async'}")
 
@@ -159,8 +210,8 @@ def select(
     key: Annotated[str, typer.Argument(metavar="[KEY]", help="A JSON array, or one value.")] = "",
     iterator: Annotated[str, typer.Option("--iterator", help="eq, req, all, lt, le, ge or gt.")] = "",
     index: IndexOption = "",
-    limit: Annotated[int, typer.Option("--limit", help="0: all.")] = 0,
-    offset: Annotated[int, typer.Option("--offset")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, max=UINT32_MAX, help="0: all.")] = 0,
+    offset: Annotated[int, typer.Option("--offset", min=0, max=UINT32_MAX)] = 0,
     after: Annotated[str, typer.Option("--after", metavar="TUPLE", help="Continue behind it.")] = "",
     read: ReadOption = "confirmed",
 ) -> None:
@@ -192,31 +243,52 @@ def _names(db: Client, space: str | int) -> Sequence[str]:
 def show_rows(rows: Sequence[Sequence[Any]], names: Sequence[str], *, as_one: bool = False) -> None:
     """One JSON array a line, or a table if the fields have names."""
     if options.output != "table":
-        print_value(rows[0] if as_one else list(rows))
+        print_value(stored(rows[0] if as_one else list(rows)))
         return
     if not names:
         for row in rows:
-            print(to_json(row))
+            print(to_json(stored(row)))
         return
     width = max(len(row) for row in rows)
     titles = [*names, *(str(i) for i in range(len(names) + 1, width + 1))][:width]
-    print_table(titles, [[_cell(value) for value in row] for row in rows])
-
-
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else to_json(value)
+    print_table(titles, [[shown(value) for value in row] for row in rows])
 
 
 # --- many -----------------------------------------------------------------------------------------------
 
 
-def open_input(path: str) -> TextIO:
+def open_input(path: str) -> BinaryIO:
     if path == "-":
-        return sys.stdin
+        return sys.stdin.buffer
     try:
-        return open(path, encoding="utf-8", newline="")
-    except OSError as error:
-        raise usage(f"cannot read {path}: {error.strerror}") from error
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise usage(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_lines(file: BinaryIO, path: str, on_line: Callable[[int], None] = lambda _: None) -> Iterator[str]:
+    """Lines of UTF-8 with their ends, the first with or without a mark at its start.
+
+    on_line: told the number of each as soon as it is read. Raises `IllegalParams`."""
+    number = 0
+    while True:
+        try:
+            data = file.readline(LINE_BYTES_MAX + 1)
+        except OSError as error:
+            raise usage(f"cannot read {path} behind line {number}: {error.strerror}") from error
+        if not data:
+            return
+        number += 1
+        on_line(number)
+        if len(data) > LINE_BYTES_MAX:
+            raise usage(f"line {number} has more than {LINE_BYTES_MAX} bytes")
+        try:
+            yield data.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise usage(
+                f"line {number} is not UTF-8: byte {data[error.start]:#04x} at column {error.start + 1}; "
+                "convert the file, as with: iconv -f latin1 -t utf8"
+            ) from None
 
 
 def read_op(line: str, number: int) -> Any:
@@ -224,8 +296,12 @@ def read_op(line: str, number: int) -> Any:
     from synchro.client import requests
 
     value = parse(line, f"line {number}")
+    if not isinstance(value, dict):
+        raise usage(f"line {number} is not a JSON object; got {_short(line.strip())}")
     try:
         kind, space = value["op"], value["space"]
+        if not isinstance(space, (str, int)) or isinstance(space, bool):
+            raise usage(f"line {number}: space is a name or an id, not {space!r}")
         match kind:
             case "insert":
                 return requests.insert(space, value["tuple"])
@@ -237,8 +313,8 @@ def read_op(line: str, number: int) -> Any:
                 return requests.upsert(space, value["tuple"], value["ops"])
             case "delete":
                 return requests.delete(space, value["key"], value.get("index"))
-    except (KeyError, TypeError) as error:
-        raise usage(f"line {number}: {error} is missing; got {line.strip()!r}") from None
+    except KeyError as error:
+        raise usage(f"line {number}: {error} is missing; got {_short(line.strip())}") from None
     raise usage(f"line {number}: op is insert, replace, update, upsert or delete, not {kind!r}")
 
 
@@ -247,7 +323,8 @@ def txn(
     wait: WaitOption = "complete",
 ) -> None:
     """Run several operations as one transaction: {"op": "insert", "space": "s", "tuple": [1]} a line."""
-    with open_input(file) as lines:
+    with open_input(file) as opened:
+        lines = read_lines(opened, file)
         ops = [read_op(line, number) for number, line in enumerate(lines, 1) if line.strip()]
     if not ops:
         raise usage(f"{file} has no operations; nothing was done")
@@ -259,64 +336,168 @@ def txn(
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines or CSV; -: JSON lines on stdin.")],
     space: Annotated[str, typer.Option("--space", help="Where to.")],
-    batch: Annotated[int, typer.Option("--batch", help="Tuples in one transaction.")] = BATCH_ROWS,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, max=BATCH_ROWS_MAX, help="Tuples in one transaction.")
+    ] = BATCH_ROWS,
     replace: Annotated[bool, typer.Option("--replace", help="Replace what exists.")] = False,
     header: Annotated[bool, typer.Option("--header", help="CSV: skip the first line.")] = False,
-) -> None:
-    """Load tuples: a JSON array a line, or CSV whose fields take the types of the space's format."""
-    if not 1 <= batch <= 1000:
-        raise usage("--batch is 1 to 1000, the largest transaction")
+    from_line: Annotated[int, typer.Option("--from-line", min=1, help="Skip what is before it.")] = 1,
+) -> int:
+    """Load tuples: a JSON array a line, or CSV whose fields take the types of the space's format.
+
+    One transaction after the other, in the order of the file: what stands before a failed line is in, nothing
+    behind it is.
+    """
     from synchro.client import requests
 
     make = requests.replace if replace else requests.insert
-    with client() as db, open_input(file) as lines:
-        ref = space_ref(space)
+    ref = space_ref(space)
+    again = ["synchro", "import", file, "--space", space, "--batch", str(batch)]
+    again += ["--replace"] * replace + ["--header"] * header
+    done = Import(shlex.join(again), space, from_line)
+    with client() as db, open_input(file) as opened:
         (known,) = db.spaces(ref)
+        lines = read_lines(opened, file, done.on_line)
         rows = (
-            _csv_rows(lines, [field.type for field in known.format], header)
+            _csv_rows(lines, done, [field.type for field in known.format], header)
             if file.endswith(".csv")
-            else _json_rows(lines)
+            else _json_rows(lines, done)
         )
-        done = load(db, (make(ref, row) for row in rows), batch)
+        try:
+            with progress(None, "loading") as advance:
+                for some in _batches(((done.read, row, make(ref, row)) for row in rows), batch):
+                    done.send(db, some)
+                    advance(done.tuples)
+        except SynchroError as error:
+            done.explain(error)
+            raise
+        except KeyboardInterrupt:
+            print(f"\ninterrupted: {done.summary()}\nnext:  {done.next_command()}", file=sys.stderr)
+            return EXIT_INTERRUPTED
     if options.output == "table":
-        print(f"{done} tuples in space '{known.name}'")
+        print(f"{done.read} lines read, {done.tuples} tuples in space '{known.name}'")
     else:
-        print_value({"space": known.name, "tuples": done})
+        print_value({"space": known.name, "lines": done.read, "tuples": done.tuples})
+    return 0
 
 
-def _json_rows(lines: Iterable[str]) -> Iterator[list[Any]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            row = parse(line, f"line {number}")
-            if not isinstance(row, list):
-                raise usage(f"line {number} is not a JSON array")
-            yield row
+class Import:
+    """How far an import is: the tuples of all lines from `first` to `last` are in."""
+
+    def __init__(self, command: str, space: str, first: int = 1) -> None:
+        self.command = command
+        self.space = space
+        self.first = first
+        self.last = first - 1
+        self.read = 0
+        self.tuples = 0
+        self.failed = 0
+        """The first line that could not be taken in."""
+        self._sent: Sequence[tuple[int, Any, Any]] = ()
+        """The transaction that is under way: line, tuple and operation."""
+        self._is_unknown = False
+        """Nobody knows yet whether it is in."""
+
+    def on_line(self, number: int) -> None:
+        self.read = number
+
+    @property
+    def is_skipped(self) -> bool:
+        """The line that was read last."""
+        return self.read < self.first
+
+    def send(self, db: Client, some: Sequence[tuple[int, Any, Any]]) -> None:
+        self._sent, self._is_unknown = some, True
+        db.execute([op for _, _, op in some], omit_tuples=True, timeout=max(options.timeout_s, 30.0))
+        self._sent, self._is_unknown = (), False
+        self.tuples += len(some)
+        self.last = some[-1][0]
+
+    def explain(self, error: SynchroError) -> None:
+        """Add to the error how far it went."""
+        self._is_unknown = bool(self._sent) and formatting.exit_code(error) == formatting.EXIT_UNKNOWN
+        self.failed = self._failed_line(error) if self._sent else self.read or self.first
+        command = self.next_command()
+        if self._is_unknown and (txn := error.details.get("txn")):
+            command = f"synchro wait {txn}, then: {command}"
+        error.message = f"{error.message.rstrip('.')}. Import: {self.summary()}"
+        facts = {
+            "lines": self.read,
+            "tuples": self.tuples,
+            "last_line": self.last,
+            "failed_line": self.failed,
+        }
+        texts = {name: str(number) for name, number in facts.items()}
+        error.details = {**error.details, **texts, "next_command": command}
+
+    def _failed_line(self, error: SynchroError) -> int:
+        """The line that the error is about, as far as it says."""
+        field = error.details.get("field", "")
+        if field.startswith("ops[") and "]" in field:
+            return self._sent[int(field[4 : field.index("]")])][0]
+        if found := error.details.get("new_tuple"):
+            from synchro.storage.tuple_format import show_tuple
+
+            for number, row, _ in self._sent:
+                if show_tuple(tuple(row)) == found:
+                    return number
+        return self._sent[0][0]
+
+    def summary(self) -> str:
+        words = [f"{self.read} lines read, {self.tuples} tuples in space '{self.space}'"]
+        if self.tuples:
+            words.append(f"those of lines {self.first} to {self.last}")
+        if self._is_unknown:
+            words.append(f"outcome unknown for lines {self._sent[0][0]} to {self._sent[-1][0]}")
+        elif self.failed:
+            words.append(f"first failed line {self.failed}")
+        return ", ".join(words) + "; nothing behind it was sent" * bool(self._sent or self.failed)
+
+    def next_command(self) -> str:
+        command = f"{self.command} --from-line {self.last + 1}"
+        if self._is_unknown and "--replace" not in self.command:
+            return (
+                f"{command} --replace   (lines {self._sent[0][0]} to {self._sent[-1][0]} may be in already)"
+            )
+        return command if self._is_unknown or not self.failed else f"mend line {self.failed}, then: {command}"
+
+
+def _json_rows(lines: Iterable[str], done: Import) -> Iterator[list[Any]]:
+    for line in lines:
+        if line.strip() and not done.is_skipped:
+            yield parse_tuple(line, f"line {done.read}")
 
 
 _NUMBERS: Final = {"unsigned": int, "integer": int, "double": float, "number": float}
 
 
-def _csv_rows(lines: Iterable[str], types: Sequence[str], header: bool) -> Iterator[list[Any]]:
+def _csv_rows(lines: Iterable[str], done: Import, types: Sequence[str], header: bool) -> Iterator[list[Any]]:
+    csv.field_size_limit(LINE_BYTES_MAX)
     reader = csv.reader(lines)
-    if header:
-        next(reader, None)
-    for row in reader:
-        if row:
-            yield [
-                _csv_field(text, types[i] if i < len(types) else "any", reader.line_num)
-                for i, text in enumerate(row)
-            ]
+    try:
+        if header:
+            next(reader, None)
+        for row in reader:
+            if row and not done.is_skipped:
+                yield [
+                    _csv_field(text, types[i] if i < len(types) else "any", done.read)
+                    for i, text in enumerate(row)
+                ]
+    except csv.Error as error:
+        raise usage(f"line {done.read} is not CSV: {error}") from None
 
 
 def _csv_field(text: str, kind: str, number: int) -> Any:
+    if kind in ("array", "map"):
+        return parse(text, f"line {number}")
     try:
         if kind in _NUMBERS:
             return _NUMBERS[kind](text) if text else None
         if kind == "boolean":
             return {"true": True, "false": False, "": None}[text.lower()]
-        return json.loads(text) if kind in ("array", "map") else text
+        return text
     except (KeyError, ValueError):
-        raise usage(f"line {number}: {text!r} is not of type {kind}") from None
+        raise usage(f"line {number}: {_short(text)} is not of type {kind}") from None
 
 
 def load(db: Client, ops: Iterable[Any], batch: int, total: int | None = None) -> int:
@@ -330,10 +511,10 @@ def load(db: Client, ops: Iterable[Any], batch: int, total: int | None = None) -
         db.execute(some, omit_tuples=True, timeout=max(options.timeout_s, 30.0))
         return len(some)
 
-    with progress(total, "loading") as advance, ThreadPoolExecutor(IMPORT_THREADS) as pool:
+    with progress(total, "loading") as advance, ThreadPoolExecutor(LOAD_THREADS) as pool:
         for some in _batches(ops, batch):
             waiting.add(pool.submit(write, some))
-            if len(waiting) >= 2 * IMPORT_THREADS:
+            if len(waiting) >= 2 * LOAD_THREADS:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ended:
                     done += future.result()

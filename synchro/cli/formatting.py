@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from synchro import errors
+from synchro import errors, json_form
 from synchro.cli.connection import options
 from synchro.errors import SynchroError
 
@@ -19,6 +19,9 @@ EXIT_UNKNOWN: Final = 5
 EXIT_CONFLICT: Final = 6
 EXIT_NOT_FOUND: Final = 7
 EXIT_ACCESS: Final = 8
+EXIT_BUG: Final = 70
+"""An error that nobody expected (EX_SOFTWARE)."""
+EXIT_INTERRUPTED: Final = 130
 
 _EXITS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("CONFIG", "ILLEGAL_PARAMS"), EXIT_USAGE),
@@ -48,6 +51,7 @@ _EXITS: Final[Mapping[str, int]] = {
     ),
     **dict.fromkeys(("NO_SUCH_SPACE", "NO_SUCH_INDEX", "NO_SUCH_USER"), EXIT_NOT_FOUND),
     **dict.fromkeys(("ACCESS_DENIED", "BAD_CREDENTIALS"), EXIT_ACCESS),
+    "BUG": EXIT_BUG,
 }
 _NEXT: Final[Mapping[str, str]] = {
     "CANNOT_CONNECT": "synchro start CONFIG   or   -e HOST:PORT of a running instance",
@@ -85,6 +89,8 @@ def shown_reason(error: SynchroError) -> str:
 
 
 def next_command(error: SynchroError) -> str:
+    if command := error.details.get("next_command"):
+        return command
     if error.reason == "OUTCOME_UNKNOWN" or shown_reason(error) in ("SYNC_TIMEOUT", "REQUEST_EXPIRED"):
         known = error.details.get("txn") or error.details.get("request_id")
         return f"synchro wait {known}   or   synchro queue" if known else "synchro queue"
@@ -92,7 +98,7 @@ def next_command(error: SynchroError) -> str:
         return (
             f"synchro -e {error.details.get('leader_address')} ...   ({error.details['leader_name']} leads)"
         )
-    return error.details.get("next_command") or _NEXT.get(shown_reason(error), "")
+    return _NEXT.get(shown_reason(error), "")
 
 
 def print_error(error: SynchroError) -> None:
@@ -105,7 +111,7 @@ def print_error(error: SynchroError) -> None:
         }
         if command := next_command(error):
             report["next"] = command
-        print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
+        print(json.dumps(report), file=sys.stderr)
         return
     print(f"error: {shown_reason(error)}: {error.message}", file=sys.stderr)
     command = next_command(error)
@@ -116,22 +122,60 @@ def print_error(error: SynchroError) -> None:
             print(f"       {key}={value}", file=sys.stderr)
 
 
+def print_unexpected(error: Exception) -> int:
+    """Any other exception, as one line. Returns the exit code."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        print_error(errors.SynchroError(f"{error.strerror}{place}", reason="OS"))
+        return EXIT_FAILED
+    text = " ".join(str(error).split()) or "no more is known"
+    bug = errors.SynchroError(
+        f"{type(error).__name__}: {text}",
+        reason="BUG",
+        next_command="report this as a bug, with the command and what -v adds",
+    )
+    print_error(bug)
+    if options.verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    return EXIT_BUG
+
+
 # --- values ---------------------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
-    """Only what JSON and YAML know: mappings, lists, numbers, strings."""
+    """A tree such as `box.info` for JSON or YAML: keys of maps are text, or plain values in YAML."""
+    native = options.output == "yaml"
     if isinstance(value, Mapping):
+        keys = (str, int, float, bytes, type(None)) if native else str
         return {
-            key: plain(dict.__getitem__(value, key) if type(value) is dict else value[key]) for key in value
+            key if isinstance(key, keys) else str(key): plain(
+                dict.__getitem__(value, key) if type(value) is dict else value[key]
+            )
+            for key in value
         }
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value.hex() if isinstance(value, bytes) else value
+    return json_form.encode(value, native=native)
+
+
+def stored(value: Any) -> Any:
+    """A tuple, or a field of one, for JSON or YAML; nothing is lost (ADR 24)."""
+    return json_form.encode(value, native=options.output == "yaml")
+
+
+def is_unicode() -> bool:
+    """Whether standard output takes every character."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(plain(value), ensure_ascii=False, default=str)
+    """One line. Characters that a terminal would obey, or that it cannot show, are escaped."""
+    value = plain(value)
+    text = json.dumps(value, ensure_ascii=not is_unicode(), allow_nan=False)
+    return text if text.isprintable() else json.dumps(value, allow_nan=False)
 
 
 def print_value(value: Any) -> None:
@@ -145,10 +189,17 @@ def print_value(value: Any) -> None:
     elif isinstance(value, (dict, list)):
         import yaml
 
-        text = yaml.safe_dump(value, default_flow_style=None, sort_keys=False, width=200, allow_unicode=True)
+        text = yaml.safe_dump(
+            value, default_flow_style=None, sort_keys=False, width=200, allow_unicode=is_unicode()
+        )
         print(text, end="")
     else:
-        print("null" if value is None else to_json(value).strip('"'))
+        print(shown(value))
+
+
+def shown(value: Any) -> str:
+    """A single value for people: text as it is, if a terminal can show it."""
+    return value if isinstance(value, str) and value.isprintable() else to_json(stored(value))
 
 
 def print_records(columns: Sequence[str], rows: Iterable[Sequence[str]], records: Sequence[Any]) -> None:

@@ -49,7 +49,9 @@ def space_create(
     if_not_exists: IfNotExistsOption = False,
     local: Annotated[bool, typer.Option("--local", help="Tuples stay on their instance.")] = False,
     temporary: Annotated[bool, typer.Option("--temporary", help="Tuples are never written.")] = False,
-    id: Annotated[int, typer.Option("--id", help="512 or more; 0: the next free one.")] = 0,
+    id: Annotated[
+        int, typer.Option("--id", min=0, max=2**32 - 1, help="512 or more; 0: the next free one.")
+    ] = 0,
 ) -> None:
     """Make a space without indexes."""
     with client() as db:
@@ -128,6 +130,8 @@ def space_list(
 
 def space_show(name: SpaceArgument) -> None:
     """Show one space with its format and indexes."""
+    if not name:
+        raise usage("the name of a space is empty")
     with client() as db:
         (space,) = db.spaces(name)
     print_value(_record(space))

@@ -551,7 +551,7 @@ def _owner_endpoint(db: Client) -> str:
 def queue(
     watch: WatchOption = False,
     instance: InstanceOption = "",
-    limit: Annotated[int, typer.Option("--limit", help="Entries to show.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=2**32 - 1, help="Entries to show.")] = 100,
 ) -> None:
     """The queue of synchronous transactions: its owner, and what waits for whom."""
     with client(read_from="leader") as db:
@@ -741,7 +741,7 @@ def member_list(instance: InstanceOption = "") -> None:
 
 def watch_info(
     instance: InstanceOption = "",
-    count: Annotated[int, typer.Option("--count", help="End after so many; 0: never.")] = 0,
+    count: Annotated[int, typer.Option("--count", min=0, help="End after so many; 0: never.")] = 0,
 ) -> None:
     """State of one instance now and at each change, one JSON object a line."""
     with client() as db:

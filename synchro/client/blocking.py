@@ -794,12 +794,11 @@ class Client:
 def requests_txn(txn: Txn | str) -> Txn:
     from synchro.client.model import parse_txn
 
-    if not isinstance(txn, str):
-        return txn
     try:
-        return parse_txn(txn)
+        origin, lsn = parse_txn(txn) if isinstance(txn, str) else txn
     except ValueError:
         raise IllegalParams(f"a transaction is written ORIGIN:LSN, got {txn!r}") from None
+    return requests.number(origin, "the origin of a transaction"), requests.number(lsn, "an LSN", bits=63)
 
 
 def nobody(errors: Sequence[tuple[str, SynchroError]]) -> SynchroError:

@@ -8,6 +8,8 @@ from typing import Any, SupportsIndex, overload
 
 Txn = tuple[int, int]
 """Name of a transaction: (origin, lsn), written `origin:lsn`."""
+NUMBER_DIGITS_MAX = 20
+"""Of a number of 64 bits; longer ones are names."""
 FieldNames = Callable[[], Sequence[str]]
 """Names of the fields of a space, asked for when a name is used for the first time."""
 
@@ -120,7 +122,7 @@ class Info(Mapping[Any, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         parts = self._parts
-        if key not in parts and isinstance(key, str) and key.isdecimal():
+        if key not in parts and isinstance(key, str) and is_number(key):
             key = int(key)
         return _part(parts[key])
 
@@ -143,6 +145,11 @@ class Info(Mapping[Any, Any]):
 
 def _part(value: Any) -> Any:
     return Info(value) if isinstance(value, dict) else value
+
+
+def is_number(text: str) -> bool:
+    """Whether it is the decimal form of a number that fits into a message."""
+    return text.isascii() and text.isdecimal() and len(text) <= NUMBER_DIGITS_MAX
 
 
 def format_txn(txn: Txn | None) -> str:

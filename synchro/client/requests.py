@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import msgpack
 from google.protobuf.duration_pb2 import Duration
 
-from synchro.client.model import FieldNames, Rows, Tuple, Txn, make_tuple
+from synchro.client.model import FieldNames, Rows, Tuple, Txn, is_number, make_tuple
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 
@@ -41,7 +41,19 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    return msgpack.unpackb(data, raw=False, strict_map_key=False)
+    """Arrays are lists, and tuples where they are the key of a map, as in rows of before ADR 24."""
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except TypeError:  # a list has no hash
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, object_pairs_hook=_map)
+
+
+def _map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_as_key(key): value for key, value in pairs}
+
+
+def _as_key(key: Any) -> Any:
+    return tuple(map(_as_key, key)) if isinstance(key, list) else key
 
 
 def pack_tuple(fields: Sequence[Any]) -> bytes:
@@ -137,14 +149,21 @@ def set_space(body: Message, space: SpaceRef) -> None:
     if isinstance(space, str):
         body.space = space
     else:
-        body.space_id = space
+        body.space_id = number(space, "the id of a space")
 
 
 def _set_index(body: Message, index: IndexRef) -> None:
     if isinstance(index, str):
         body.index = index
     elif index is not None:
-        body.index_id = index
+        body.index_id = number(index, "the id of an index")
+
+
+def number(value: int, what: str, *, bits: int = 32) -> int:
+    """A field of a message. Raises `IllegalParams`."""
+    if not hasattr(value, "__index__") or not 0 <= value < 1 << bits:
+        raise IllegalParams(f"{what} is a whole number of {bits} bits, not {value!r}; nothing was sent")
+    return value
 
 
 # --- reads ----------------------------------------------------------------------------------------------
@@ -172,14 +191,14 @@ def select(
     request = data_pb2.SelectRequest(
         key=common_pb2.Tuple(msgpack=pack(parts)),
         iterator=iterator or ("EQ" if parts else "ALL"),
-        offset=offset,
+        offset=number(offset, "offset"),
         encoding=_MSGPACK,
         min_vclock=min_vclock,
     )
     set_space(request, space)
     _set_index(request, index)
     if limit is not None:
-        request.limit = limit
+        request.limit = number(limit, "limit")
     if after is not None:
         request.after.msgpack = pack(after)
     if read is not None:
@@ -243,8 +262,10 @@ def parts(specs: Iterable[PartSpec]) -> list[Message]:
         field, kind = (
             spec if isinstance(spec, tuple) else (spec, "") if isinstance(spec, int) else _split(spec)
         )
-        if isinstance(field, str) and field.isdecimal():
+        if isinstance(field, str) and is_number(field):
             field = int(field)
+        if isinstance(field, int):
+            field = number(field, "the number of a field")
         by = {"field": field} if isinstance(field, int) else {"name": field}
         made.append(schema_pb2.KeyPart(**by, type=kind.removesuffix("?"), is_nullable=kind.endswith("?")))
     return made

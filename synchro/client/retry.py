@@ -12,6 +12,7 @@ from typing import Final
 
 from synchro import errors
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown, reason_of
+from synchro.client.model import is_number
 from synchro.errors import SynchroError
 
 DELAY_FIRST_S: Final = 0.02
@@ -133,7 +134,7 @@ class Tries:
     def _unknown(self, error: SynchroError) -> OutcomeUnknown:
         details: dict[str, object] = dict(error.details)
         origin, _, lsn = str(details.pop("txn", "")).partition(":")
-        txn = (int(origin), int(lsn)) if origin.isdecimal() and lsn.isdecimal() else None
+        txn = (int(origin), int(lsn)) if is_number(origin) and is_number(lsn) else None
         details.update(reason=reason_of(error), outcome="unknown")
         details.pop("request_id", None)
         message = error.message

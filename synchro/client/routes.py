@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from synchro.client.model import is_number
 from synchro.config_address import split, without_login
 from synchro.errors import IllegalParams, SynchroError
 
@@ -72,12 +73,12 @@ class Routes:
                 self._by_id.setdefault(member.id, member.address)
 
     def named(self, name: str) -> str | None:
-        return self._by_name.get(name) or (self._by_id.get(int(name)) if name.isdecimal() else None)
+        return self._by_name.get(name) or (self._by_id.get(int(name)) if is_number(name) else None)
 
     def hinted(self, error: SynchroError) -> str | None:
         """Where the LeaderHint of an error points."""
         number = error.details.get("leader_id", "")
-        known = self._by_id.get(int(number)) if number.isdecimal() else None
+        known = self._by_id.get(int(number)) if is_number(number) else None
         address = error.details.get("leader_address") or None
         if known is None and address is not None:
             self.add(address)

@@ -6,8 +6,7 @@ msgpack with a space id costs a few attribute reads; its bytes are checked and s
 
 from __future__ import annotations
 
-import math
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -15,6 +14,7 @@ import msgpack
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Value
 
+from synchro import json_form
 from synchro.config import Limits
 from synchro.errors import BatchTooLarge, IllegalParams, RemoteProtocolError, SynchroError, WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
@@ -32,7 +32,6 @@ Message: TypeAlias = Any
 
 DURATION_S_MAX: Final = 365 * 24 * 3600.0
 """Longer waits are refused: they are mistakes of units."""
-EXACT_DOUBLE_MAX: Final = 2**53
 JSON_NESTING_MAX: Final = 32
 """Lists and objects inside each other, as in `storage/xrow.py`."""
 
@@ -170,11 +169,13 @@ FATES: Final = {
 
 def pack(value: Any) -> bytes:
     """Any value of the data model as msgpack."""
-    return _packb(value)
+    return xrow.pack_tuple(value)
 
 
 def json_field(value: Message, depth: int = 1) -> Any:
-    """A google.protobuf.Value as a field. Whole numbers become integers, if msgpack has such integers."""
+    """A google.protobuf.Value as a field. Whole numbers become integers, if msgpack has such integers.
+
+    Objects that stand for something else (`json_form`) become that."""
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         number = value.number_value
@@ -189,7 +190,14 @@ def json_field(value: Message, depth: int = 1) -> Any:
         raise WrongFormat(f"JSON is nested deeper than {JSON_NESTING_MAX}; nothing was done")
     if kind == "list_value":
         return tuple(json_field(item, depth + 1) for item in value.list_value.values)
-    return {key: json_field(item, depth + 1) for key, item in value.struct_value.fields.items()}
+    found = {key: json_field(item, depth + 1) for key, item in value.struct_value.fields.items()}
+    try:
+        if found.keys() == {json_form.MSGPACK}:
+            data = b64decode(found[json_form.MSGPACK], validate=True)
+            return msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        return json_form.decode_object(found)
+    except (ValueError, TypeError) as error:
+        raise WrongFormat(f"{error}; nothing was done") from error
 
 
 def json_fields(message: Message) -> Tuple:
@@ -198,17 +206,32 @@ def json_fields(message: Message) -> Tuple:
 
 
 def json_value(value: Any) -> Message:
-    """What JSON has no form for becomes a string: bytes as base64, keys of maps, numbers beyond 2^53."""
+    """A tree such as `box.info`: keys of maps become text; what else JSON lacks has the forms of tuples."""
     made = Value()
     _fill_value(made, value)
     return made
 
 
 def json_list(fields: Sequence[Any]) -> Message:
+    """A tuple; what JSON has no form for as `json_form` says, so that nothing is lost."""
     made = ListValue()
     for field in fields:
-        _fill_value(made.values.add(), field)
+        form = json_form.encode(field, doubles=True)
+        if _levels(form) > _LEVELS_MAX:
+            form = {json_form.MSGPACK: b64encode(_packb(field)).decode()}
+        _fill_value(made.values.add(), form)
     return made
+
+
+_LEVELS_MAX: Final = 3 * JSON_NESTING_MAX
+"""Of the 100 messages that protobuf reads inside each other, less those around a tuple."""
+
+
+def _levels(form: Any) -> int:
+    """Messages inside each other that a Value takes for it: an object three, a list two."""
+    if isinstance(form, dict):
+        return 3 + max(map(_levels, form.values()), default=0)
+    return 2 + max(map(_levels, form), default=0) if isinstance(form, list) else 0
 
 
 def _fill_value(message: Message, value: Any) -> None:
@@ -216,15 +239,8 @@ def _fill_value(message: Message, value: Any) -> None:
         message.null_value = 0
     elif isinstance(value, bool):
         message.bool_value = value
-    elif isinstance(value, (int, float)):
-        if math.isfinite(value) and (isinstance(value, float) or abs(value) <= EXACT_DOUBLE_MAX):
-            message.number_value = value
-        else:
-            message.string_value = str(value)
     elif isinstance(value, str):
         message.string_value = value
-    elif isinstance(value, bytes):
-        message.string_value = b64encode(value).decode()
     elif isinstance(value, Mapping):
         message.struct_value.SetInParent()
         for key, item in value.items():
@@ -234,7 +250,11 @@ def _fill_value(message: Message, value: Any) -> None:
         for item in value:
             _fill_value(message.list_value.values.add(), item)
     else:
-        message.string_value = str(value)
+        form = json_form.encode(value, doubles=True)
+        if isinstance(form, (int, float)):
+            message.number_value = form
+        else:
+            _fill_value(message, form)
 
 
 def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
@@ -243,7 +263,7 @@ def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
         return common_pb.Tuple()
     if as_json:
         return common_pb.Tuple(json=json_list(fields))
-    return common_pb.Tuple(msgpack=_packb(fields))
+    return common_pb.Tuple(msgpack=xrow.pack_tuple(fields))
 
 
 def tuple_fields(message: Message, what: str) -> Tuple | None:

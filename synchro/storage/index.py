@@ -17,8 +17,6 @@ from itertools import islice
 from sys import maxsize
 from typing import Any, Final
 
-import msgpack
-
 from synchro.errors import (
     ExactMatch,
     IllegalParams,
@@ -31,6 +29,7 @@ from synchro.row import Tuple
 from synchro.storage.key_def import TOP, Key, KeyDef
 from synchro.storage.order import Bound, Order, order_in_steps, order_of
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
+from synchro.storage.xrow import pack_tuple
 
 
 class Iterator_(IntEnum):
@@ -243,9 +242,6 @@ class Index:
         )
 
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-
-
 def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) -> SelectResult:
     result = SelectResult()
     taken = tuples if limit is None else islice(tuples, min(limit, maxsize))
@@ -254,7 +250,7 @@ def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) 
     else:
         size = 0
         for value in taken:
-            size += len(_pack(value))
+            size += len(pack_tuple(value))
             if size > bytes_max and result:
                 result.more = True
                 return result

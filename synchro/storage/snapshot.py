@@ -23,7 +23,7 @@ import msgpack
 
 from synchro.errors import Corruption, DecodeError
 from synchro.ids import INITIAL_TERM, NOBODY, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
-from synchro.row import Demote, Promote, Tuple
+from synchro.row import Demote, Promote, RawTuple, Tuple
 from synchro.storage.disk import Disk, FileBytes, write_whole
 from synchro.storage.xlog import (
     HEADER_BYTES_MAX,
@@ -215,6 +215,9 @@ def iter_chunks(
     pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
     total_crc = frames = tuples = 0
 
+    def pack_tuple(value: Tuple) -> bytes:  # with a packer of its own: this may run in a thread
+        return value.raw if type(value) is RawTuple else pack(value)
+
     def counted(kind: ChunkKind, space_id: int, items: int, payload: bytes) -> bytes:
         nonlocal total_crc, frames
         frame, crc = _frame(kind, space_id, items, payload)
@@ -226,7 +229,7 @@ def iter_chunks(
     for payload, items in _payloads(meta.requests, pack, chunk_bytes_max):
         yield counted(ChunkKind.REQUESTS, 0, items, payload)
     for space_id, rows in spaces:
-        for payload, items in _payloads(rows, pack, chunk_bytes_max):
+        for payload, items in _payloads(rows, pack_tuple, chunk_bytes_max):
             tuples += items
             yield counted(ChunkKind.TUPLES, space_id, items, payload)
     footer = pack((frames, tuples, total_crc))
@@ -275,6 +278,7 @@ def _decode_payload(kind: ChunkKind, crc: int, space_id: int, payload: bytes) ->
             tuples_ = _unpack_all(payload)
             if any(type(item) is not tuple for item in tuples_):
                 raise ValueError("a stored tuple is not an array")
+            tuples_ = _as_they_came(tuples_, payload)
             return Chunk(kind, crc, space_id=space_id, tuples=tuples_)
 
 
@@ -285,6 +289,26 @@ def _unpack_all(payload: bytes) -> list[Any]:
     if unpacker.tell() != len(payload):
         raise ValueError("incomplete msgpack")
     return items
+
+
+def _as_they_came(tuples: list[Tuple], payload: bytes) -> list[Tuple]:
+    """Tuples whose bytes we would not write so keep them (ADR 24)."""
+    pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+    packed = list(map(pack, tuples))
+    if b"".join(packed) == payload:
+        return tuples
+    unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES_SANE)
+    unpacker.feed(payload)
+    start, made = 0, list[Tuple]()
+    for value, ours in zip(tuples, packed, strict=True):
+        unpacker.skip()
+        data = payload[start : unpacker.tell()]
+        start += len(data)
+        if data != ours:
+            value = RawTuple(value)
+            value.raw = data
+        made.append(value)
+    return made
 
 
 def _remembered(request_id: Any, origin: Any, lsn: Any, term: Any) -> RememberedRequest:

@@ -51,6 +51,7 @@ from synchro.row import (
     Promote,
     Puts,
     RaftState,
+    RawTuple,
     Rollback,
     Row,
     RowType,
@@ -195,7 +196,7 @@ def _unpack(data: bytes) -> Any:
     return _unpackb(data, use_list=False, strict_map_key=False)
 
 
-def _check_nested(value: Any, depth: int) -> None:
+def _check_nested(value: Any, depth: int, from_client: bool = False) -> None:
     kind = type(value)
     if kind in _SCALARS:
         return
@@ -203,17 +204,47 @@ def _check_nested(value: Any, depth: int) -> None:
         raise ValueError(f"a {kind.__name__} is not supported in a tuple")
     if depth >= NESTING_MAX:
         raise ValueError(f"nested deeper than {NESTING_MAX}")
+    if from_client and kind is dict and not _SCALARS.issuperset(map(type, value)):
+        raise ValueError("a key of a map is an array")
     for item in value if kind is tuple else chain(value.keys(), value.values()):
-        _check_nested(item, depth + 1)
+        _check_nested(item, depth + 1, from_client)
 
 
-def _check_fields(value: Any, what: str, depth: int = 1) -> None:
+def _check_fields(value: Any, what: str, depth: int = 1, from_client: bool = False) -> None:
     """`value` is an array of supported values, not nested too deep."""
     if type(value) is not tuple:
         raise ValueError(f"the {what} is not a msgpack array")
     for field in value:
         if type(field) not in _SCALARS:
-            _check_nested(field, depth)
+            _check_nested(field, depth, from_client)
+
+
+def _refuse_equal_keys(data: bytes) -> None:
+    """ValueError if two keys of a map are equal here, as 1, 1.0 and true are: one of them would be lost."""
+
+    def keys_differ(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError("two keys of a map are equal")
+        return made
+
+    _unpackb(data, use_list=False, strict_map_key=False, object_pairs_hook=keys_differ)
+
+
+def _as_it_came(value: Tuple, data: bytes, from_client: bool = False) -> Tuple:
+    """A tuple, decoded from `data` and checked, that keeps these bytes if we would write others (ADR 24)."""
+    if _packb(value) == data:
+        return value
+    if from_client:  # a key that is there twice makes the bytes differ too
+        _refuse_equal_keys(data)
+    kept = RawTuple(value)
+    kept.raw = data
+    return kept
+
+
+def pack_tuple(value: Tuple) -> bytes:
+    """A stored tuple as msgpack, in the bytes in which it came."""
+    return value.raw if type(value) is RawTuple else _packb(value)
 
 
 def _check_ops(ops: Any) -> None:
@@ -250,15 +281,19 @@ def _parse_insert(kind: RowType, raw: bytes) -> Dml:
         space_id, value = body[KEY_SPACE_ID], body[KEY_TUPLE]
         _check_id(space_id, "space")
         prefix = _prefix(2, space_id, None, KEY_TUPLE)
+        data = raw[len(prefix) :] if raw.startswith(prefix) else b""
         if len(prefix) == _PREFIX_BYTES and len(_SPACE_BY_PREFIX) < _PREFIXES_MAX:
             _SPACE_BY_PREFIX[prefix] = space_id
     else:
-        value = _unpackb(raw[_PREFIX_BYTES:], use_list=False, strict_map_key=False)
+        data = raw[_PREFIX_BYTES:]
+        value = _unpackb(data, use_list=False, strict_map_key=False)
     if type(value) is not tuple:
         raise ValueError("the tuple is not a msgpack array")
     for field in value:
         if type(field) not in _SCALARS:
             _check_nested(field, 1)
+    if data:
+        value = _as_it_came(value, data)
     return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
 
 
@@ -287,7 +322,18 @@ def _parse_upsert(kind: RowType, raw: bytes) -> Dml:
     _check_id(space_id, "space")
     _check_fields(value, "tuple")
     _check_ops(ops)
+    prefix = _prefix(3, space_id, None, KEY_TUPLE)
+    if raw.startswith(prefix) and not raw.startswith(_packb(value), len(prefix)):
+        value = _as_it_came(value, _first(raw[len(prefix) :]))
     return Dml(kind, space_id, raw, 0, None, value, ops)
+
+
+def _first(data: bytes) -> bytes:
+    """The first msgpack value of several."""
+    unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False)
+    unpacker.feed(data)
+    unpacker.skip()
+    return data[: unpacker.tell()]
 
 
 def _parse_nop(kind: RowType, raw: bytes) -> Nop:
@@ -437,7 +483,8 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
             raise ValueError("the tuple is not a msgpack array")
         for field in value:
             if type(field) not in _SCALARS:
-                _check_nested(field, 1)
+                _check_nested(field, 1, True)
+        value = _as_it_came(value, tuple_msgpack, True)
     except _MALFORMED as error:
         raise WrongFormat(f"malformed tuple: {_why(error)}") from error
     raw = _prefix(2, space_id, None, KEY_TUPLE) + tuple_msgpack
@@ -448,14 +495,14 @@ def insert_all(kind: RowType, space_id: int, tuples: Sequence[bytes]) -> Puts:
     """`insert_dml` for many of one space. Raises `WrongFormat`, which does not say for which."""
     assert kind is _INSERT or kind is _REPLACE
     try:
-        values = _unpack_all(tuples)
+        values = _unpack_all(tuples, from_client=True)
     except _MALFORMED as error:
         raise WrongFormat(f"malformed tuple: {_why(error)}") from error
     prefix = _prefix(2, space_id, None, KEY_TUPLE)
     return Puts(kind, space_id, [prefix + data for data in tuples], values)
 
 
-def _unpack_all(tuples: Sequence[bytes]) -> list[Tuple]:
+def _unpack_all(tuples: Sequence[bytes], from_client: bool = False) -> list[Tuple]:
     """The stored tuples that each of these is exactly one of; one of `_MALFORMED` if not."""
     unpack = _unpackb
     values = [
@@ -466,8 +513,18 @@ def _unpack_all(tuples: Sequence[bytes]) -> list[Tuple]:
         raise ValueError("the tuple is not a msgpack array")
     if not _SCALARS.issuperset(map(type, chain.from_iterable(values))):
         for value in values:
-            _check_fields(value, "tuple")
+            _check_fields(value, "tuple", 1, from_client)
+    # All of them in one call: a value ends where its bytes say, so equal bytes together are equal bytes each.
+    if _packb(values) != array_header(len(values)) + b"".join(tuples):
+        values = [_as_it_came(value, data, from_client) for value, data in zip(values, tuples, strict=True)]
     return values
+
+
+def array_header(count: int) -> bytes:
+    """Of a msgpack array."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    return b"\xdc" + count.to_bytes(2, "big") if count < 0x10000 else b"\xdd" + count.to_bytes(4, "big")
 
 
 def update_dml(space_id: int, index_id: int, key: bytes | Sequence[Any], ops: bytes | Sequence[Any]) -> Dml:
@@ -498,7 +555,10 @@ def _spliced(value: bytes | Sequence[Any], what: str) -> bytes:
     """Exactly one msgpack value: two of them would slip a key of their own into the body."""
     data = _as_msgpack(value, what)
     try:
-        _unpack(data)
+        found = _unpack(data)
+        _check_nested(found, 0, from_client=True)
+        if _packb(found) != data:
+            _refuse_equal_keys(data)
     except _MALFORMED as error:
         raise WrongFormat(f"malformed {what}: {_why(error)}") from error
     return data

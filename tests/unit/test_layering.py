@@ -19,7 +19,14 @@ PACKAGE = ROOT / "synchro"
 
 # --- the table ------------------------------------------------------------------------------------------
 
-L0 = ("synchro.ids", "synchro.vclock", "synchro.row", "synchro.errors", "synchro.config")
+L0 = (
+    "synchro.ids",
+    "synchro.vclock",
+    "synchro.row",
+    "synchro.errors",
+    "synchro.config",
+    "synchro.json_form",
+)
 FORMATS = ("synchro.storage",)
 L1 = ("synchro.raft", "synchro.queue", "synchro.replication", *FORMATS)
 L2 = ("synchro.instance",)
@@ -40,6 +47,7 @@ CONFIG_FILE = (
 ALLOWED: dict[str, tuple[str, ...]] = {
     "synchro": (),
     "synchro.ids": (),
+    "synchro.json_form": (),
     "synchro.vclock": ("synchro.ids",),
     "synchro.row": ("synchro.ids", "synchro.vclock"),
     "synchro.errors": ("synchro.ids",),

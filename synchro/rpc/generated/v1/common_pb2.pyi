@@ -177,10 +177,14 @@ class Tuple(_message.Message):
     MSGPACK_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     msgpack: _builtins.bytes
-    """A msgpack array; lossless."""
+    """A msgpack array; lossless. Keys of maps are no arrays and no maps, and no two are equal (1 and true are)."""
     @_builtins.property
     def json(self) -> _struct_pb2.ListValue:
-        """The same as JSON, for use by hand: numbers are doubles, so whole numbers become integers."""
+        """The same as JSON, for use by hand: numbers are doubles, so whole numbers become integers. What JSON lacks
+        is an object with one key: {"$binary": base64}, {"$number": "NaN"} (Infinity, -Infinity, and integers
+        beyond 2^53), {"$map": [[key, value], ...]} for a map with a key that is not text, {"$msgpack": base64}
+        for a field nested too deep for a message.
+        """
 
     def __init__(
         self,

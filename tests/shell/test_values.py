@@ -1,0 +1,324 @@
+"""Whatever a server stores, each client reads and each output shows (MEND-V1, V3, V4, V5)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import yaml
+
+import synchro
+from synchro import aio
+from synchro.cli import app, connection
+from synchro.ids import InstanceId, Lsn
+from synchro.row import RowType
+from synchro.rpc.host import open_rpc_host
+from synchro.rpc.services import ClientServices
+from synchro.storage import xrow
+from tests.shell.fake_node import FakeNode
+
+ROWS = {
+    1: {"a": [1, {"b": None}]},
+    2: {1: "x", "1": "y", None: 1, 2.5: True, b"\x00": 1},
+    3: b"\xff\x00text",
+    4: float("nan"),
+    5: float("-inf"),
+    6: 2**64 - 1,
+    7: "\x1b[31m\n é \u2028 \x9b",
+    8: {"$binary": "x"},
+    9: {float("nan"): 1, float("inf"): 2},
+    10: "",
+}
+OLD = {11: "81 92 01 02 a1 78", 12: "82 01 a1 78 c3 a1 79", 13: "81 91 91 90 01"}
+"""Maps that were accepted once: a key that is an array, equal keys."""
+
+
+@asynccontextmanager
+async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str]]:
+    with trio.fail_after(15):
+        async with open_rpc_host() as host, trio.open_nursery() as nursery:
+            node = FakeNode(host)
+            services = ClientServices(node)
+            nursery.start_soon(services.run)
+            server = await host.serve("127.0.0.1:0", services.register)
+            address = server.address
+
+            def fill() -> None:
+                with synchro.connect(address) as db:
+                    db.create_space("s")
+                    db.create_index("s", "primary")
+                    for key, value in ROWS.items() if with_rows else ():
+                        db.space("s").insert([key, value])
+
+            await trio.to_thread.run_sync(fill)
+            if with_rows:
+                prefix = xrow.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
+                for key, text in OLD.items():
+                    row = xrow.read_dml(
+                        RowType.INSERT, prefix + bytes([0x92, key]) + bytes.fromhex(text.replace(" ", ""))
+                    )
+                    (txn,) = xrow.decode_txns(xrow.encode_ops([row], InstanceId(1), Lsn(1), 0).data)
+                    memtx = node.instance.memtx
+                    memtx.commit(memtx.prepare(txn.ops))
+            yield node, address
+            nursery.cancel_scope.cancel()
+
+
+def cli(address: str, *arguments: str) -> tuple[int, str, str]:
+    fresh = connection.Options()
+    for name in fresh.__slots__:
+        setattr(connection.options, name, getattr(fresh, name))
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = app.run(["-e", address, *arguments])
+    assert "Traceback" not in err.getvalue()
+    return code, out.buffer.getvalue().decode(), err.getvalue()  # type: ignore[attr-defined]
+
+
+async def run(address: str, *arguments: str) -> tuple[int, str, str]:
+    return await trio.to_thread.run_sync(lambda: cli(address, *arguments))
+
+
+def strict(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.trio
+async def test_each_client_reads_each_value() -> None:
+    async with served() as (_, address):
+
+        def blocking() -> Any:
+            with synchro.connect(address) as db:
+                return db.space("s").select()
+
+        async def asynchronous() -> Any:
+            async with aio.connect(address) as db:
+                return await db.space("s").select()
+
+        found = [
+            await trio.to_thread.run_sync(blocking),
+            await trio.to_thread.run_sync(lambda: asyncio.run(asynchronous())),
+            await asynchronous(),
+        ]
+        for rows in found:
+            values = {row[0]: row[1] for row in rows}
+            assert {key: repr(value) for key, value in values.items() if key in ROWS} == {
+                key: repr(value) for key, value in ROWS.items()
+            }
+            assert values[11] == {(1, 2): "x"}
+            assert values[12] == {1: "y"}
+            assert values[13] == {(((),),): 1}
+
+
+@pytest.mark.trio
+async def test_each_output_shows_each_value() -> None:
+    """JSON is JSON; what the command line printed it takes back; a terminal is not told what to do."""
+    async with served() as (_, address):
+        for output in ("json", "jsonl"):
+            code, out, err = await run(address, "select", "s", "-o", output)
+            assert (code, err) == (0, "")
+            rows = strict(out) if output == "json" else [strict(line) for line in out.split("\n") if line]
+            values = {row[0]: row[1] for row in rows}
+            assert values[3] == {"$binary": "/wB0ZXh0"}
+            assert values[4] == {"$number": "NaN"}
+            assert values[2]["$map"][:2] == [[1, "x"], ["1", "y"]]
+            assert values[11] == {"$map": [[[1, 2], "x"]]}
+        code, out, err = await run(address, "select", "s", "-o", "yaml")
+        assert (code, err) == (0, "")
+        values = {row[0]: row[1] for row in yaml.safe_load(out)}
+        assert values[3] == ROWS[3]
+        assert values[2] == ROWS[2]
+        for arguments in (("select", "s"), ("get", "s", "7"), ("-o", "json", "get", "s", "7")):
+            code, out, err = await run(address, *arguments)
+            assert code == 0
+            assert "\x1b" not in out
+            assert "\x9b" not in out
+        _, printed, _ = await run(address, "get", "s", "2")
+        code, _, err = await run(address, "replace", "s", printed.strip())
+        assert (code, err) == (0, "")
+        assert (await run(address, "get", "s", "2"))[1] == printed
+        # The error of a duplicate shows tuples too.
+        code, _, err = await run(address, "-o", "json", "insert", "s", '[4, {"$number": "NaN"}]')
+        assert code == 6
+        assert json.loads(err)["reason"] == "TUPLE_FOUND"
+
+
+@pytest.mark.trio
+async def test_what_cannot_be_shown_is_refused_before_it_is_written() -> None:
+    async with served() as (_, address):
+
+        def write() -> None:
+            with synchro.connect(address) as db, pytest.raises(synchro.SynchroError, match="is an array"):
+                db.space("s").insert([20, {(1, 2): 3}])
+
+        await trio.to_thread.run_sync(write)
+        for text in (
+            '[20, {"a": 1, "a": 2}]',
+            '[20, {"$map": [[1, 2], [true, 3]]}]',
+            "[20, 1e999]",
+            '[20, {"$binary": "?"}]',
+            '[20, "\\ud800"]',
+            "[" * 100_000,
+        ):
+            code, _, err = await run(address, "insert", "s", text)
+            assert code in (1, 2), text
+            assert err.startswith("error: "), text
+        assert (await run(address, "get", "s", "20"))[0] == 7
+
+
+# --- import ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_an_import_says_how_far_it_came(tmp_path: Path) -> None:
+    """With one tuple a transaction what stands before the failed line is in, nothing behind it is."""
+    file = tmp_path / "rows.json"
+    file.write_text("[216, 1]\n\n[216, 2]\n[217, 3]\n")
+    async with served(with_rows=False) as (_, address):
+        code, _, err = await run(address, "import", str(file), "--space", "s", "--batch", "1")
+        assert code == 6
+        assert "3 lines read, 1 tuples in space 's', those of lines 1 to 1, first failed line 3" in err
+        assert f"mend line 3, then: synchro import {file} --space s --batch 1 --from-line 2" in err
+        assert (await run(address, "get", "s", "217"))[0] == 7
+        file.write_text("[216, 1]\n\n[218, 2]\n[217, 3]\n")
+        again = ["import", str(file), "--space", "s", "--batch", "1", "--from-line", "2"]
+        code, out, _ = await run(address, *again)
+        assert (code, out) == (0, "4 lines read, 2 tuples in space 's'\n")
+        _, out, _ = await run(address, "select", "s")
+        assert out == "[216, 1]\n[217, 3]\n[218, 2]\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "why"),
+    [
+        (b'[1, "a"]\n[2, "\xe9"]\n[3]\n', 2, "line 2 is not UTF-8: byte 0xe9 at column 6"),
+        (b"[1]\n[2\n[3]\n", 2, "the line 2 is not JSON"),
+        (b"[1]\n{}\n", 2, "the line 2 is not a JSON array"),
+        (b'[1]\n[2]\n["x"]\n', 3, "expected unsigned, got string"),
+        ("[1]\n".encode("utf-16"), 1, "line 1 is not UTF-8"),
+        (b"[1]\n" + b"[" * 200_000, 2, "nested too deep"),
+        (b"[1]\n[18446744073709551616]\n", 2, "not a value that can be stored"),
+        (b'[1]\n[2, {"$map": [[[1], 2]]}]\n', 2, "a key of a map is a list"),
+    ],
+)
+@pytest.mark.trio
+async def test_a_bad_line_is_named(tmp_path: Path, data: bytes, line: int, why: str) -> None:
+    file = tmp_path / "rows.json"
+    file.write_bytes(data)
+    async with served(with_rows=False) as (_, address):
+        code, _, err = await run(address, "-o", "json", "import", str(file), "--space", "s", "--batch", "1")
+        report = json.loads(err)
+        assert code in (1, 2)
+        assert why in report["message"]
+        facts = report["details"]
+        assert (facts["failed_line"], facts["tuples"]) == (str(line), str(line - 1))
+        assert report["next"].startswith(f"mend line {line}, then: synchro import ")
+        # A transaction of many is in or not in as a whole.
+        _, _, err = await run(address, "-o", "json", "import", str(file), "--space", "s", "--replace")
+        assert json.loads(err)["details"]["tuples"] == "0"
+
+
+@pytest.mark.trio
+async def test_csv_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    async with served(with_rows=False) as (_, address):
+        await run(address, "space", "create", "c", "--format", "id:unsigned,name:string")
+        await run(address, "index", "create", "c", "primary")
+        file.write_bytes(b'\xef\xbb\xbfid,name\n1,"two\nlines"\nx,y\n')
+        code, _, err = await run(address, "import", str(file), "--space", "c", "--header", "--batch", "1")
+        assert code == 2
+        assert "4 lines read, 1 tuples in space 'c', those of lines 1 to 3, first failed line 4" in err
+        file.write_bytes(b"1,a\n2," + b"x" * 300_000 + b"\n")
+        code, _, err = await run(address, "import", str(file), "--space", "c", "--batch", "1", "--replace")
+        assert code == 0
+
+
+@pytest.mark.trio
+async def test_an_import_that_is_interrupted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text("[1]\n[2]\n[3]\n")
+    execute = synchro.client.Client.execute
+    calls = iter([None, KeyboardInterrupt])
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if error := next(calls):
+            raise error
+        return execute(*args, **options)
+
+    async with served(with_rows=False) as (_, address):
+        monkeypatch.setattr(synchro.client.Client, "execute", interrupted)
+        code, _, err = await run(address, "import", str(file), "--space", "s", "--batch", "1")
+        assert code == 130
+        assert "2 tuples" not in err
+        assert "1 tuples in space 's', those of lines 1 to 1, outcome unknown for lines 2 to 2" in err
+        assert "--from-line 2 --replace   (lines 2 to 2 may be in already)" in err
+
+
+# --- no tracebacks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("select", "s", "--limit", "-1"),
+        ("select", "s", "--limit", "9" * 30),
+        ("select", "s", "--offset", "-1"),
+        ("select", "9" * 19),
+        ("select", ""),
+        ("bench", "--callers", "0"),
+        ("bench", "--callers", "-1"),
+        ("bench", "--payload", "-1"),
+        ("bench", "--duration", "0s"),
+        ("bench", "--duration", "9" * 30),
+        ("queue", "--limit", "-1"),
+        ("watch", "info", "--count", "-1"),
+        ("space", "create", "x", "--id", "-1"),
+        ("space", "create", "x", "--id", "9" * 30),
+        ("space", "show", ""),
+        ("index", "create", "s", "i", "--parts", "9" * 5000),
+        ("init", "d", "--nodes", "-1"),
+        ("init", "d", "--base-port", "99999"),
+        ("import", "/nonexistent", "--space", "s"),
+        ("import", "/tmp", "--space", "s"),
+        ("txn", "/tmp"),
+        ("wait", "1:" + "9" * 30),
+        ("wait", "-1:1"),
+        ("--timeout", "9" * 400, "status"),
+        ("insert", "s", "\udcff"),
+        ("wal", "cat", "/tmp"),
+        ("config", "check", "/tmp"),
+        ("start", "/nonexistent"),
+    ],
+)
+def test_no_input_gives_a_traceback(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        code, _, err = cli("127.0.0.1:1", "--timeout", "200ms", *arguments)
+    assert code in (1, 2, 3), err
+    assert err.isprintable() or "\n" in err
+    assert "BUG" not in err
+
+
+def test_what_nobody_expected_is_one_line_and_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("unhashable\ntype")
+
+    monkeypatch.setattr("synchro.client.connect", broken)
+    code, _, err = cli("127.0.0.1:1", "status")
+    assert code == 70
+    assert err == (
+        "error: BUG: TypeError: unhashable type\n"
+        "next:  report this as a bug, with the command and what -v adds\n"
+    )
+    code, _, err = cli("127.0.0.1:1", "-o", "json", "status")
+    assert json.loads(err)["reason"] == "BUG"
