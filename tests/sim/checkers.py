@@ -71,6 +71,8 @@ class Checks:
         self.told_committed: dict[TxnKey, str] = {}
         self.stopped: list[tuple[int, int, SynchroError]] = []
         self.diverged: list[str] = []
+        self.stopping: dict[int, tuple[object, int]] = {}
+        """Instance that stops cleanly -> its process, and the term in which it owns the queue"""
         self.seen: dict[int, Seen] = {}
         self._steps = 0
 
@@ -367,11 +369,32 @@ class Checks:
         if row is not None and row[1] not in self.versions.get(key, ()):
             self.fail("S4", f"{number}: read {row}, which is not committed anywhere")
 
+    # --- clean stops
+
+    def stop_begins(self, process: Process) -> None:
+        limbo = process.instance.limbo
+        if limbo.state is QueueState.LEADER:
+            self.stopping[process.number] = (process, limbo.term)
+
+    def stops_cleanly(self, process: Process) -> None:
+        """S18: what it committed as an owner is in its log, so a restart shows it; nobody waits in vain."""
+        number, limbo = process.number, process.instance.limbo
+        asked, term = self.stopping.pop(number, (None, 0))
+        untold = self.ahead(process)
+        if asked is process and limbo.term == term and untold:
+            self.fail("S18", f"{number} stops and has not announced {untold}")
+        if process.calls:
+            self.fail("S18", f"{number} stops and leaves {len(process.calls)} calls without an answer")
+        if process.instance.raft.is_leader:
+            self.fail("S18", f"{number} stops and leads")
+
     # --- what should not happen
 
     def applier_stopped(self, process: Process, peer: InstanceId, error: SynchroError) -> None:
         self.stopped.append((process.number, peer, error))
         self.world.hits["applier stopped"] += 1
+        if self.world.is_quiet:
+            raise Violation("S19", f"{process.number} stopped following {peer}, and nobody wrote: {error!r}")
         if self.world.may_diverge or (self.world.is_async and "async" in error.message):
             return
         raise Violation("S16", f"{process.number} stopped following {peer}: {error!r}")
