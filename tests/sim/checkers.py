@@ -71,6 +71,8 @@ class Checks:
         self.told_committed: dict[TxnKey, str] = {}
         self.stopped: list[tuple[int, int, SynchroError]] = []
         self.diverged: list[str] = []
+        self.adopted: set[tuple[int, int]] = set()
+        """(instance, term) that it took over from somebody, and did not begin"""
         self.stopping: dict[int, tuple[object, int]] = {}
         """Instance that stops cleanly -> its process, and the term in which it owns the queue"""
         self.seen: dict[int, Seen] = {}
@@ -196,8 +198,12 @@ class Checks:
                         self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
                 elif data != txn.data:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
-        elif isinstance(first.body, RaftState) and first.body.vote != NOBODY:
+        elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
+            self.adopted.add((number, first.body.term))
+        elif isinstance(first.body, RaftState):
             state = first.body
+            if self.world.may_diverge and state.vote == number and (number, state.term) in self.adopted:
+                self.fail("S19", f"{number} stands in term {state.term}, which another began and may lead")
             known = self.votes.setdefault((number, state.term), state.vote)
             if known != state.vote:
                 self.fail("S1", f"{number} voted for {known} and {state.vote} in term {state.term}")
