@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from synchro.errors import (
     NotLeader,
@@ -44,8 +44,10 @@ from synchro.queue.state import LimboState, QueueState
 from synchro.row import Confirm, Control, Demote, Promote, Rollback
 from synchro.vclock import Vclock
 
-TRANSFERS_MAX: Final = 16
-"""Decided transfers that are remembered: a twin of one of them comes from the same few elections (ADR 15)."""
+K = TypeVar("K")
+
+TRANSFERS_MAX: Final = 64
+"""PROMOTEs and DEMOTEs that are remembered: twins come from the same few elections (ADR 15)."""
 
 __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
@@ -84,7 +86,10 @@ class Limbo:
         self._promote_terms_view = MappingProxyType(self._promote_terms)
         self._pending = PendingPromotes()
         self._void: dict[InstanceId, PendingPromote] = {}
-        self._decided: dict[Term, PendingPromote] = {}  # newest last; at most TRANSFERS_MAX
+        self._decided: dict[
+            Term, PendingPromote
+        ] = {}  # newest last; at most TRANSFERS_MAX, as of all of them:
+        self._known: dict[tuple[InstanceId, Lsn], PendingPromote] = {}
         self._is_in_recovery = True
         self._is_stopping = False
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
@@ -174,13 +179,17 @@ class Limbo:
         yield from self._pending
         yield from self._decided.values()
 
+    def transfer_at(self, origin: InstanceId, lsn: Lsn) -> PendingPromote | None:
+        """The PROMOTE or DEMOTE row with this LSN, void ones too; of the last few."""
+        return self._known.get((origin, lsn))
+
     @property
     def has_rival(self) -> bool:
         """Another leader of our term takes the queue over as well, or has: it needs a new term (ADR 15)."""
         if not self._is_raft_leader or self.is_majority:
             return False
-        known = (*self.transfers, *self._void.values())
-        return any(one.term == self._volatile_term and one.origin != self.self_id for one in known)
+        rows = self._known.values()
+        return any(row.term == self._volatile_term and row.origin != self.self_id for row in rows)
 
     @property
     def first_lsn(self) -> Lsn:
@@ -393,6 +402,8 @@ class Limbo:
         if origin == self.self_id and body == self._in_flight:
             self._in_flight = None
         effects: list[LimboEffect] = []
+        if isinstance(body, Promote | Demote):
+            _remember(self._known, (origin, lsn), PendingPromote(origin, lsn, body))
         match self._verdict_of_written(origin, lsn, body):
             case Verdict.COMMITS:
                 assert isinstance(body, Confirm)
@@ -607,9 +618,7 @@ class Limbo:
         self._raise_confirmed(promote.origin, promote.lsn)
         assert body.term > self._term  # L5
         self._term = body.term
-        self._decided[body.term] = promote
-        if len(self._decided) > TRANSFERS_MAX:
-            del self._decided[next(iter(self._decided))]
+        _remember(self._decided, body.term, promote)
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
         self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6
@@ -679,3 +688,9 @@ class Limbo:
         assert self._claimed_here <= self._term
         if owner == self.self_id and not self._is_in_recovery:
             assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # L7
+
+
+def _remember(known: dict[K, PendingPromote], key: K, promote: PendingPromote) -> None:
+    known[key] = promote
+    if len(known) > TRANSFERS_MAX:
+        del known[next(iter(known))]

@@ -64,6 +64,7 @@ class History(Protocol):
     def state(self) -> QueueState: ...
     @property
     def transfers(self) -> Iterable[PendingPromote]: ...
+    def transfer_at(self, origin: InstanceId, lsn: Lsn) -> PendingPromote | None: ...
     @property
     def first_lsn(self) -> Lsn: ...
     @property
@@ -113,9 +114,10 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
             return Verdict.DECIDES
         if origin == history.owner_id:
             return Verdict.COMMITS
+        transfer = history.transfer_at(origin, body.lsn)
+        if transfer is not None and twin_of(history, transfer) is not None:
+            return Verdict.NO_EFFECT  # it decides what is, or will be, decided here too, and nothing else
         void = history.void.get(origin)
-        if void is not None and void.lsn == body.lsn and twin_of(history, void) is not None:
-            return Verdict.NO_EFFECT  # it decides what is decided here too, and nothing else
         if void is not None and void.lsn <= body.lsn:
             # A quorum there decided what a quorum here made void: two histories, told by the lower term.
             raise SplitBrain(_void_reason(history, void), **_details(history, origin, body))
@@ -166,7 +168,8 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
         if base is None:
             return FUTURE_LSN
         is_same = (base.origin, base.lsn) == (body.prev_owner, body.lsn)
-        return None if is_same or _builds_on_twin(history, body) is not None else OUT_OF_RANGE
+        is_alike = not history.is_majority and _root(history, base.body) == _root(history, body)
+        return None if is_same or is_alike else OUT_OF_RANGE
     if history.owner_id == NOBODY:
         # Unclaimed from the start, or since a DEMOTE of `prev_owner` that its reader held as pending.
         is_demoter = history.promote_terms.get(body.prev_owner) == history.term
@@ -174,8 +177,7 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
             return FOREIGN_OWNER
         return None if body.lsn <= history.confirmed_vclock.get(body.prev_owner, 0) else FUTURE_LSN
     if body.prev_owner != history.owner_id:
-        twin = _builds_on_twin(history, body)
-        return None if twin is not None and _is_unused(history, twin) else FOREIGN_OWNER
+        return None if _replaces_decided(history, body) else FOREIGN_OWNER
     if body.lsn < history.confirmed_lsn:
         return PROCESSED_RANGE
     if body.lsn == history.confirmed_lsn:
@@ -186,46 +188,40 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
 
 
 def twin_of(history: History, promote: PendingPromote) -> PendingPromote | None:
-    """The known transfer, by another leader, that builds on the same: both decide alike what was before,
-    and differ in nothing until one of the two writes (ADR 15). Where the quorum is a majority a leader knows
+    """The known transfer, by another leader, that does the same: both decide alike what was before, and
+    differ in nothing until one of the owners writes (ADR 15). Where the quorum is a majority a leader knows
     of every transfer that was decided before, so a second one is split brain whatever it says; and so it is
     for who leads that very term."""
     leads_it = history.state is QueueState.LEADER and promote.term == history.term
     if history.is_majority or leads_it:
         return None
-    same = (
-        t for t in history.transfers if t.origin != promote.origin and _base(t.body) == _base(promote.body)
-    )
+    others = (t for t in history.transfers if t.origin != promote.origin)
+    same = (t for t in others if _root(history, t.body) == _root(history, promote.body))
     return max(same, key=lambda transfer: transfer.term, default=None)
 
 
-def _base(body: Promote | Demote) -> tuple[type, InstanceId, Lsn, Term]:
-    return type(body), body.prev_owner, body.lsn, body.prev_term
-
-
-def _is_unused(history: History, transfer: PendingPromote) -> bool:
-    """It is decided here, and its owner put nothing into the queue since."""
-    return history.first_lsn == 0 and history.confirmed_lsn == transfer.lsn
+def _root(history: History, body: Promote | Demote) -> tuple[type, InstanceId, Lsn, Term]:
+    """What a transfer builds on in the end: below it, PROMOTEs after which nothing was written. Equal ones
+    decide alike."""
+    kind = type(body)
+    while (base := history.transfer_at(body.prev_owner, body.lsn)) is not None:
+        if base.term != body.prev_term or isinstance(base.body, Demote) or base.term >= body.term:
+            break
+        body = base.body
+    return kind, body.prev_owner, body.lsn, body.prev_term
 
 
 def _replaces_decided(history: History, body: Promote | Demote) -> bool:
-    """A twin with a higher term of what is decided here, while nothing came of that."""
-    if history.is_majority or history.state is QueueState.LEADER:
+    """It does what the transfer decided here did, and nothing came of that: its owner put nothing into the
+    queue since. The higher term has it then."""
+    if history.is_majority or history.state is QueueState.LEADER or history.first_lsn != 0:
         return False
     return any(
         transfer.term == history.term
-        and _base(transfer.body) == _base(body)
-        and _is_unused(history, transfer)
+        and transfer.lsn == history.confirmed_lsn
+        and _root(history, transfer.body) == _root(history, body)
         for transfer in history.transfers
     )
-
-
-def _builds_on_twin(history: History, body: Promote | Demote) -> PendingPromote | None:
-    """The transfer known here, if this row builds on its twin, and on nothing that came after that."""
-    base = history.void.get(body.prev_owner)
-    if base is None or (base.term, base.lsn) != (body.prev_term, body.lsn):
-        return None
-    return twin_of(history, base)
 
 
 def _void_reason(history: History, void: PendingPromote) -> str:

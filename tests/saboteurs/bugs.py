@@ -17,6 +17,7 @@ from synchro.instance import Instance
 from synchro.instance_log import LogTail
 from synchro.instance_recovery import _Replay
 from synchro.instance_state import State
+from synchro.instance_txns import Transactions
 from synchro.instance_writes import Writes
 from synchro.queue.limbo import DataVerdict, Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue
@@ -338,4 +339,53 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
             self.position[origin] = Lsn(self.position[origin] + 1)
 
     with patch.object(RelayFilter, "__init__", skipping):
+        yield
+
+
+# --- clean stops, and leaders that were away
+
+
+@saboteur("S18", seeds=60, first=1)
+def a_clean_stop_announces_nothing() -> Iterator[None]:
+    stop = Instance._on_stop_requested
+
+    def mute(self: Instance, now: float) -> None:
+        with patch.object(State, "announce", lambda self: None):
+            stop(self, now)
+
+    with patch.object(Instance, "_on_stop_requested", mute):
+        yield
+
+
+@saboteur("S18", seeds=60, first=1)
+def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
+    with patch.object(Transactions, "answer_undecided", lambda self: None):
+        yield
+
+
+@saboteur("S18", seeds=60, first=1)
+def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
+    """What it commits behind its last CONFIRM is told to callers, and to nobody else."""
+    with patch.object(Limbo, "stop_counting", lambda self: None):
+        yield
+
+
+@saboteur("S19", seeds=60, first=1)
+def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
+    """MEND-Q3: a vote for oneself, before the leader of that term is heard."""
+    with (
+        patch.object(Raft, "_await_role", lambda self, now: None),
+        patch.object(Raft, "_is_term_open", True),
+    ):
+        yield
+
+
+@saboteur("S19", seeds=60, first=1)
+def two_leaders_of_a_term_go_on() -> Iterator[None]:
+    """ADR 15: without their giving way both own the queue for ever."""
+    with (
+        patch.object(Raft, "_needs_majority", True),
+        patch.object(Limbo, "has_rival", False),
+        patch.object(Raft, "_is_term_open", True),
+    ):
         yield

@@ -71,6 +71,10 @@ class Checks:
         self.told_committed: dict[TxnKey, str] = {}
         self.stopped: list[tuple[int, int, SynchroError]] = []
         self.diverged: list[str] = []
+        self.adopted: set[tuple[int, int]] = set()
+        """(instance, term) that it took over from somebody, and did not begin"""
+        self.stopping: dict[int, tuple[object, int]] = {}
+        """Instance that stops cleanly -> its process, and the term in which it owns the queue"""
         self.seen: dict[int, Seen] = {}
         self._steps = 0
 
@@ -194,8 +198,12 @@ class Checks:
                         self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
                 elif data != txn.data:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
-        elif isinstance(first.body, RaftState) and first.body.vote != NOBODY:
+        elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
+            self.adopted.add((number, first.body.term))
+        elif isinstance(first.body, RaftState):
             state = first.body
+            if self.world.may_diverge and state.vote == number and (number, state.term) in self.adopted:
+                self.fail("S19", f"{number} stands in term {state.term}, which another began and may lead")
             known = self.votes.setdefault((number, state.term), state.vote)
             if known != state.vote:
                 self.fail("S1", f"{number} voted for {known} and {state.vote} in term {state.term}")
@@ -367,11 +375,32 @@ class Checks:
         if row is not None and row[1] not in self.versions.get(key, ()):
             self.fail("S4", f"{number}: read {row}, which is not committed anywhere")
 
+    # --- clean stops
+
+    def stop_begins(self, process: Process) -> None:
+        limbo = process.instance.limbo
+        if limbo.state is QueueState.LEADER:
+            self.stopping[process.number] = (process, limbo.term)
+
+    def stops_cleanly(self, process: Process) -> None:
+        """S18: what it committed as an owner is in its log, so a restart shows it; nobody waits in vain."""
+        number, limbo = process.number, process.instance.limbo
+        asked, term = self.stopping.pop(number, (None, 0))
+        untold = self.ahead(process)
+        if asked is process and limbo.term == term and untold:
+            self.fail("S18", f"{number} stops and has not announced {untold}")
+        if process.calls:
+            self.fail("S18", f"{number} stops and leaves {len(process.calls)} calls without an answer")
+        if process.instance.raft.is_leader:
+            self.fail("S18", f"{number} stops and leads")
+
     # --- what should not happen
 
     def applier_stopped(self, process: Process, peer: InstanceId, error: SynchroError) -> None:
         self.stopped.append((process.number, peer, error))
         self.world.hits["applier stopped"] += 1
+        if self.world.is_quiet:
+            raise Violation("S19", f"{process.number} stopped following {peer}, and nobody wrote: {error!r}")
         if self.world.may_diverge or (self.world.is_async and "async" in error.message):
             return
         raise Violation("S16", f"{process.number} stopped following {peer}: {error!r}")

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 DIR = "data"
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 0.5
 MARK_DELAY_S = 0.05
+STOP_S = 5.0
+"""Of a clean stop; then it is killed."""
 
 
 @lru_cache
@@ -332,6 +334,8 @@ class Process:
         self._timer_at: float | None = None
         self._term_shown = instance.raft.term
         self._is_snapshotting = False
+        self.stop_began: float | None = None
+        """When it was asked to stop cleanly."""
         self._events: deque[tuple[ev.Event, float | None]] = deque()
         self._is_stepping = False
         self._shown = (EMPTY_VCLOCK, EMPTY_VCLOCK)
@@ -462,6 +466,9 @@ class Process:
                     self.machine.set_amnesia(False)
                 case ev.BuildIndexes(build=build):
                     self._build(build)
+                case ev.Stopped():
+                    # What it says last goes out first.
+                    world.at(world.now, self.machine.end_cleanly, self)
                 case ev.Notice(event=name):
                     world.hits["notice " + name] += 1
             if not self.is_alive:
@@ -540,6 +547,7 @@ class Process:
                 self.machine.kill()
                 return
             self.world.hits["rows cut back"] += 1
+            self.world.checks.stopping.pop(self.number, None)
             self.step(ev.RowsCutBack(self.journal.vclock, error))
             self._kick()
             return
@@ -613,6 +621,15 @@ class Process:
             self.world.hits["snapshot"] += 1
 
     # --- the end
+
+    def begin_stop(self) -> None:
+        """SIGTERM."""
+        if self.stop_began is not None or self.wait_out_pause(self.begin_stop):
+            return
+        self.stop_began = self.world.now
+        self.world.checks.stop_begins(self)
+        self.step(ev.StopRequested())
+        self.after(STOP_S, self.machine.give_up_stop, self)
 
     def die(self) -> None:
         self.is_alive = False
@@ -777,6 +794,34 @@ class Machine:
                     self.world.net.send(conn.up, REFUSED)
                 else:
                     conn.is_dead = self.rng.random() < 0.5
+
+    def stop_cleanly(self) -> None:
+        if self.process is not None:
+            self.process.begin_stop()
+
+    def end_cleanly(self, process: Process) -> None:
+        """The core has said that it is done: the log is closed, then the links."""
+        if process is not self.process or process.wait_out_pause(self.end_cleanly, process):
+            return
+        if process.batch is not None:  # a vote, say, that came meanwhile
+            self.world.at(self.world.now + 0.001, self.end_cleanly, process)
+            return
+        self.world.hits["clean stop"] += 1
+        self.world.checks.stops_cleanly(process)
+        self._end()
+        self._drop_links(process, tell=True)
+        try:
+            process.journal.close_clean(1.0)
+        except PowerCut:
+            self.disk.crash(self.rng)
+        except (DiskFailed, WalIo, OSError):
+            self.disk.restart(None)
+        self.after_crash()
+
+    def give_up_stop(self, process: Process) -> None:
+        if process is self.process:
+            self.world.hits["clean stop took too long"] += 1
+            self.kill()
 
     def kill(self) -> None:
         """kill -9, or exit 1: the page cache survives."""

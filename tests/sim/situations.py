@@ -35,6 +35,8 @@ SITUATIONS: Final[dict[str, str]] = {
     "a promote is lost to another": "promote refused: INTERFERING_PROMOTE",
     "something happens to who takes the queue": "ambush",
     "all instances lose power at once": "fault power all",
+    "an owner stops cleanly": "clean stop",
+    "two leaders of one term meet": "two leaders met",
     "histories diverge where the quorum is too small": "histories diverged",
 }
 """What a person calls it -> what the simulator counts."""

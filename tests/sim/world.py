@@ -91,6 +91,17 @@ class World:
         self.limits = SMALL if rng.random() < 0.8 else _tiny(SMALL)
         self.mode_kind = rng.choice(("candidate", "candidate", "candidate", "manual", "off", "mixed"))
         self.fencing = rng.choice((FencingMode.SOFT, FencingMode.SOFT, FencingMode.STRICT, FencingMode.OFF))
+        self._configure_quiet()
+
+    def _configure_quiet(self) -> None:
+        """Candidates whose quorum is no majority; nobody writes while they pause (S19)."""
+        rng = self.choices.stream("quiet")
+        self.is_quiet = rng.random() < 0.06
+        if self.is_quiet:
+            self.size = rng.choice((2, 2, 3, 3, 4, 5))
+            self.quorum = rng.randint(1, self.size // 2)
+            self.may_diverge, self.is_async = True, False
+            self.mode_kind, self.client_count = "candidate", 0
 
     def _settings(self, number: int) -> Settings:
         kinds = {
@@ -159,6 +170,9 @@ class World:
     def run(self) -> None:
         for machine in self.machines.values():
             machine.start()
+        if self.is_quiet:
+            self._run_quiet()
+            return
         for actor in (*self.clients, *self.crowds):
             actor.start()
         self.nemesis.start()
@@ -350,6 +364,67 @@ class World:
         for refused, value in self.undone:
             if value in versions.get(refused, ()):
                 raise Violation("S4", f"a write of {value} to key {refused} was refused, and is committed")
+
+    # --- quiet worlds
+
+    def _run_quiet(self) -> None:
+        """S19: with a quorum below the majority, leaders that are away and two leaders of one term are one
+        again by themselves, where nobody wrote meanwhile."""
+        rng = self.choices.stream("pauses")
+        everyone = set(self.machines)
+        self.nemesis.ambushes = 0.0
+        for round_number in range(rng.randint(1, 4)):
+            self._wait_one(f"before write {round_number}")
+            self._probe(everyone, self.now + 20 * self.election_timeout + 5)
+            self._wait_one(f"after write {round_number}")
+            for _ in range(rng.randint(1, 3)):
+                self._pause_somebody(rng)
+                self.run_until(self.now + rng.choice((0.1, 1.0, 6.0)) * rng.random() * self._death_s)
+        self.nemesis.stop()
+        self.nemesis.heal(everyone)
+        self._wait_one("at the end")
+        self._probe(everyone, self.now + 20 * self.election_timeout + 5)
+        self._wait_one("after the last write")
+        self.is_over = True
+        self.hits["two leaders met"] += sum(
+            m.process.instance.raft.conflicting_leader_seen for m in self.machines.values() if m.process
+        )
+
+    @property
+    def _death_s(self) -> float:
+        return 4 * self.replication_timeout
+
+    def _pause_somebody(self, rng: Any) -> None:
+        """The leader mostly, for about as long as the others need to notice; or all links of one are held."""
+        leaders = [m for m in self.machines.values() if m.process and m.process.instance.raft.is_leader]
+        machine = rng.choice(leaders if leaders and rng.random() < 0.7 else list(self.machines.values()))
+        self.hits["fault pause"] += 1
+        until = self.now + rng.choice((0.5, 1.1, 1.3, 2.5)) * self._death_s / self._slowest
+        if rng.random() < 0.8:
+            machine.paused_until = max(machine.paused_until, until)
+        else:
+            machine.stall_until = self.now + 0.5 * self._death_s
+
+    def _wait_one(self, when: str) -> None:
+        bound = (20 * self.election_timeout + 20 * self._death_s) / self._slowest + 2.0
+        end = self.now + bound
+        while self.run_until(end, self._is_one):
+            self.run_until(self.now + 2 * self._death_s / self._slowest)
+            if self._is_one():  # and no timer was about to end
+                return
+        raise Violation("S19", f"{when}: {self.checks.converged()}{self._state(set(self.machines))}")
+
+    def _is_one(self) -> bool:
+        """One leader, which owns the queue; all follow it, and have the same."""
+        instances = [m.process.instance for m in self.machines.values() if m.process is not None]
+        owners = [i.self_id for i in instances if i.limbo.state is QueueState.LEADER]
+        return (
+            len(instances) == self.size
+            and len(owners) == 1
+            and {i.raft.leader for i in instances} == set(owners)
+            and all(m.paused_until <= self.now for m in self.machines.values())
+            and self.checks.converged() is None
+        )
 
     def _finish_diverging(self) -> None:
         """S16 with a quorum below the majority: what diverged was seen by somebody."""
