@@ -18,6 +18,7 @@ from typing import Any, Final
 from synchro.config import (
     Settings,
     WalMode,
+    doubtful,
 )
 from synchro.config_address import needs_insecure
 from synchro.config_rules import View, check_addresses, merge, peer_address, settings_of, without
@@ -269,6 +270,8 @@ class _Reader:
         for views in members:
             yield from self._login_warnings(views)
         for instance in instances:
+            for _, message in doubtful(instance.settings):
+                yield f"{message} ({instance.name})"
             if instance.settings.wal_mode is WalMode.WRITE:
                 yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
 
