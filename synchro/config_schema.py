@@ -319,7 +319,7 @@ _LIMIT_RANGES: Mapping[str, tuple[int, int]] = {
     "tuple_bytes_max": (4 * KIB, _MESSAGE_ROOM),  # rows of the system spaces must fit
     "txn_bytes_max": (4 * KIB, _MESSAGE_ROOM),
     "select_bytes_max": (1, _MESSAGE_ROOM),
-    "batch_ops_max": (16, 10**6),  # a space comes with its indexes
+    "batch_ops_max": (4, 10**6),  # a space comes with an index
     "connections_max": (64, 10**6),  # 31 peers, twice while links come again
     "wal_block_bytes_max": (1, 32 * MIB),  # a larger block would not be read back
     "wal_lead_bytes": (1, 64 * MIB),  # zeros that are written at one go
