@@ -288,3 +288,46 @@ class Settings:
     @property
     def retry_s(self) -> float:
         return self.replication_timeout_s if self.reconnect_timeout_s is None else self.reconnect_timeout_s
+
+
+# --- legal, but doubtful ----------------------------------------------------------------------------------
+
+_HOUR_S: Final = 3600.0
+_DOUBTFUL: Final[tuple[tuple[str, str, float, float, str], ...]] = (
+    (
+        "replication.timeout",
+        "replication_timeout_s",
+        0.01,
+        _HOUR_S,
+        "a dead link is noticed after four of them",
+    ),
+    ("replication.election_timeout", "election_timeout_s", 0.05, _HOUR_S, "a round of votes lasts so long"),
+    ("replication.reconnect_timeout", "retry_s", 0.01, _HOUR_S, "a lost link is tried again after it"),
+    ("replication.connect_timeout", "connect_timeout_s", 0.05, math.inf, "a start gives its peers so long"),
+    ("replication.synchro_timeout", "synchro_timeout_s", 0.05, math.inf, "promote and demote have so long"),
+    (
+        "database.txn_synchro_timeout",
+        "txn_synchro_timeout_s",
+        0.01,
+        math.inf,
+        "a write waits so long for a quorum",
+    ),
+    ("snapshot.by.interval", "checkpoint_interval_s", 1.0, math.inf, "all data is written each time"),
+)
+"""(option, field, from, to, what it does)"""
+
+
+def doubtful(settings: Settings) -> list[tuple[str, str]]:
+    """(option, what is to be feared) for values that are legal, but may keep the instance from its work.
+
+    Told by `config check` and in the log at each start: who set them must find the reason there.
+    """
+    found = []
+    for option, name, low, high, what in _DOUBTFUL:
+        value: float = getattr(settings, name)
+        if value == 0 and name == "checkpoint_interval_s":  # 0: never by time
+            continue
+        if not low <= value <= high:
+            word = "very short" if value < low else "very long"
+            found.append((option, f"{option} = {value:g} s is {word}: {what}"))
+    return found

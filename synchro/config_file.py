@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from synchro.config import ElectionMode, Settings, WalMode
+from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config_address import needs_insecure
 from synchro.config_rules import (
     View,
@@ -277,6 +277,8 @@ class _Reader:
             yield from self._login_warnings(views)
             yield from self._set_warnings(views, [by_name[view.name].settings for view in views])
         for instance in by_name.values():
+            for _, message in doubtful(instance.settings):
+                yield f"{message} ({instance.name})"
             if instance.settings.wal_mode is WalMode.WRITE:
                 yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
 

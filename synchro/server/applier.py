@@ -375,7 +375,8 @@ class Applier:
     def _keep(self, frame: Frame) -> None:
         self._rows_bytes += len(frame.rows)
         limits = self._node.settings.limits
-        if self._rows_bytes > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max:
+        # The last frame may be as large as the peer's own limits let it: those need not be ours.
+        if self._rows_bytes > limits.peer_credit_bytes + limits.message_bytes_max:
             raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
         self._rows.append((frame.rows, frame.tm))
         self._rows_wanted.set()

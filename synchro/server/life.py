@@ -20,7 +20,7 @@ from typing import Any, Final
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode, WalMode
+from synchro.config import ElectionMode, WalMode, doubtful
 from synchro.errors import (
     ConfigError,
     DiskFailed,
@@ -129,6 +129,8 @@ class Life:
     async def run(self, task_status: trio.TaskStatus[Node]) -> None:
         """Until `stop` is set. Raises `SynchroError` when it cannot start, or must leave."""
         node, directory = self._node, self._node.directory
+        for option, message in doubtful(node.settings):
+            self._log.warning("option_doubtful", option=option, message=message)
         recovered = None
         if directory.has_data and (recovered := await self._recover()) is None:
             return
