@@ -168,8 +168,11 @@ class Limits:
     batch_ops_max: int = 1000
     """Operations of one transaction; it is applied in one step of the core."""
     txn_bytes_max: int = 8 * MIB
-    select_bytes_max: int = 8 * MIB
-    """One answer; the reader goes on with `after`."""
+    select_bytes_max: int = 1 * MIB
+    """One answer; the reader goes on with `after`. It is gathered in one go, a few milliseconds. Of a HASH
+    index, which knows no `after`, eight times as much."""
+    select_tuples_max: int = 10_000
+    """Of one answer too, HASH indexes aside: small tuples cost more than their bytes."""
     connections_max: int = 10_000
     """Of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many."""
     waiting_calls_max: int = 10_000

@@ -6,12 +6,12 @@ Rules [W-20], [W-26], [W-32], [Q-70]..[Q-73], ADR 4.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast, overload
 
 from synchro.config import Settings
 from synchro.errors import IllegalParams
-from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
+from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.instance import Instance, raft_settings
 from synchro.instance_calls import PendingTxn
 from synchro.instance_events import Position
@@ -180,11 +180,7 @@ def snapshot_view(
         confirmed_lsn=queue.confirmed_lsn,
         confirmed_vclock=Vclock(queue.confirmed_vclock),
         promote_terms=tuple(sorted(queue.promote_terms.items())),
-        requests=[
-            RememberedRequest(request_id, record.origin, record.lsn, record.term)
-            for request_id, record in requests.decided
-            if record.term is not None
-        ],
+        requests=_Remembered(requests.decided),
         drops=[DroppedRange(origin, r.first, r.last) for origin, r in drops.ranges],
         extra={
             "requests_forgotten": (requests.forgotten_term, requests.forgotten_lsn),
@@ -194,8 +190,38 @@ def snapshot_view(
     return meta, state.memtx.freeze(with_local=with_local)
 
 
-def _rows_of(entry: LimboEntry) -> list[tuple[InstanceId, Lsn]]:
+class _Remembered(Sequence[RememberedRequest]):
+    """A million of them: each is made when whoever writes the snapshot, not the loop, asks for it."""
+
+    def __init__(self, decided: Sequence[tuple[RequestId, RequestRecord]]) -> None:
+        self._decided = decided
+
+    def __len__(self) -> int:
+        return len(self._decided)
+
+    def __iter__(self) -> Iterator[RememberedRequest]:
+        return map(_remembered_request, self._decided)
+
+    @overload
+    def __getitem__(self, index: int) -> RememberedRequest: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RememberedRequest]: ...
+    def __getitem__(self, index: int | slice) -> RememberedRequest | Sequence[RememberedRequest]:
+        if isinstance(index, slice):
+            return _Remembered(self._decided[index])
+        return _remembered_request(self._decided[index])
+
+
+def _remembered_request(decided: tuple[RequestId, RequestRecord]) -> RememberedRequest:
+    request_id, record = decided
+    assert record.term is not None
+    return RememberedRequest(request_id, record.origin, record.lsn, record.term)
+
+
+def _rows_of(entry: LimboEntry) -> Iterable[tuple[InstanceId, Lsn]]:
     assert isinstance(entry, PendingTxn)
+    if isinstance(entry.txn, PlainTxn):
+        return ((entry.txn.origin, entry.txn.tsn),)  # the first of its only origin counts
     return [(row.replica_id, row.lsn) for row in entry.txn.rows]
 
 

@@ -37,13 +37,18 @@ from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
 from synchro.rpc.host import Call
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
+from synchro.rpc.slices import mapped
 from synchro.server.api import Node
-from synchro.storage.index import Iterator_
+from synchro.storage.index import Iterator_, SelectResult
 
 STREAM_CALLS_MAX: Final = 8192
 """Calls of one stream without an answer; beyond it the stream is not read until half of them are done."""
 FRAME_CALLS_MAX: Final = 4096
 """Calls of one frame; all of them run in one go, and other work of the instance waits that long."""
+SMALL_ANSWER_TUPLES: Final = 100
+"""An answer of so many is made at once."""
+SMALL_ANSWER_OFFSET: Final = 10_000
+"""Tuples that may be stepped over at once."""
 FRAME_BYTES_MAX: Final = 64 * KIB
 """Answers put into one message, unless one is larger; what the stream counts for a message that is begun."""
 RESULT_BYTES: Final = 48
@@ -153,10 +158,34 @@ class DataService(Service):
             self._check_linearizable(request)
             left_s = max(0.0, deadline - trio.current_time())
             expect(await node.call(ReadBarrierRequested, timeout_s=left_s), ReadReady)
-            self._check_linearizable(request)  # its definition may have changed meanwhile
-        # From here on nothing is awaited: what is read is the state of one moment.
+        if _is_small(request):
+            found, read_at = self._found(request, key, iterator, after)
+        else:
+            async with node.host.slices.turn():
+                found, read_at = self._found(request, key, iterator, after)
+        default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
+        as_json = codec.wants_json(request.encoding, default=default)
+        made = (codec.tuple_message(value, as_json=as_json) for value in found)
+        if len(found) <= SMALL_ANSWER_TUPLES and not as_json:
+            tuples = list(made)
+        else:  # tuples do not change, so this may take its time
+            tuples = await node.host.slices.run(mapped(made, 1 if as_json else SMALL_ANSWER_TUPLES))
+        return data_pb2.SelectResponse(
+            header=self.header(),
+            tuples=tuples,
+            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
+            read_at=read_at,
+        )
+
+    def _found(
+        self, request: Message, key: Tuple, iterator: Iterator_, after: Tuple | None
+    ) -> tuple[SelectResult, dict[int, int]]:
+        """Nothing is awaited here: what is read is the state of one moment."""
+        if request.read == data_pb2.READ_MODE_LINEARIZABLE:
+            self._check_linearizable(request)  # the definition may have changed meanwhile
+        instance = self.node.instance
         space_id, index_id = self.names.locate(request)
-        found = node.instance.memtx.select(
+        found = instance.memtx.select(
             space_id,
             index_id,
             key,
@@ -165,14 +194,7 @@ class DataService(Service):
             offset=request.offset,
             after=after,
         )
-        default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
-        as_json = codec.wants_json(request.encoding, default=default)
-        return data_pb2.SelectResponse(
-            header=self.header(),
-            tuples=[codec.tuple_message(value, as_json=as_json) for value in found],
-            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
-            read_at=codec.lsns(node.instance.vclock),
-        )
+        return found, codec.lsns(instance.vclock)
 
     def _check_linearizable(self, request: Message) -> None:
         """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
@@ -180,8 +202,7 @@ class DataService(Service):
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
                 f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "
-                "so the "
-                "next owner of the queue may lack what is read; nothing was read",
+                "so the next owner of the queue may lack what is read; nothing was read",
                 space=space.name,
             )
 
@@ -201,6 +222,13 @@ class DataService(Service):
         return data_pb2.WaitTransactionResponse(
             header=self.header(), outcome=codec.FATES[known.fate], txn=codec.txn_message(known.txn)
         )
+
+
+def _is_small(request: Message) -> bool:
+    """It finds so little that it need not wait for its turn."""
+    limit: int = request.limit if request.HasField("limit") else SMALL_ANSWER_TUPLES + 1
+    offset: int = request.offset
+    return limit <= SMALL_ANSWER_TUPLES and offset <= SMALL_ANSWER_OFFSET
 
 
 Encoded: TypeAlias = bytes | Message | None

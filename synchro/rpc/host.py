@@ -38,6 +38,7 @@ from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
 from synchro.rpc.malformed import Guarded, read_of
 from synchro.rpc.rpc_error import Metadata, RpcError
+from synchro.rpc.slices import Slices
 from synchro.rpc.status import DETAILS_KEY
 
 P = ParamSpec("P")
@@ -198,6 +199,7 @@ class RpcHost:
     def __init__(self, loop: GuestLoop) -> None:
         self.loop = loop
         self.calls_in_progress = 0
+        self.slices = Slices()
         self.on_handler_error: Callable[[str, BaseException], None] = _log_handler_error
         """Told of each error of a handler that became INTERNAL: the handler's name and the error."""
         self._servers: set[RpcServer] = set()  # a strong reference: gRPC stops a server that is collected

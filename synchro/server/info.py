@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +167,7 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     return part
 
 
-def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
-    facts = []
+def queue_entries(core: Instance, now: float) -> Iterator[QueueEntryFacts]:
     for entry in core.limbo.entries:
         assert isinstance(entry, PendingTxn)
         txn = entry.txn
@@ -176,16 +175,13 @@ def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
         missing = core.limbo.registered - acked
         space_ids = sorted({op.space_id for op in txn.ops})
         for lsn in range(entry.lsn - entry.count + 1, entry.lsn + 1):  # as clients know them (ADR 13)
-            facts.append(
-                QueueEntryFacts(
-                    txn=TxnId(entry.origin, Lsn(lsn)) if entry.is_written else None,
-                    space_ids=space_ids,
-                    rows=txn.row_count // entry.count,
-                    size_bytes=entry.size // entry.count,
-                    age_s=now - entry.submitted_at,
-                    acked_by=sorted(acked),
-                    missing=sorted(missing),
-                    is_sync=entry.wait_ack,
-                )
+            yield QueueEntryFacts(
+                txn=TxnId(entry.origin, Lsn(lsn)) if entry.is_written else None,
+                space_ids=space_ids,
+                rows=txn.row_count // entry.count,
+                size_bytes=entry.size // entry.count,
+                age_s=now - entry.submitted_at,
+                acked_by=sorted(acked),
+                missing=sorted(missing),
+                is_sync=entry.wait_ack,
             )
-    return facts

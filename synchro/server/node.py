@@ -11,7 +11,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -658,7 +658,7 @@ class Node:
     def info(self) -> dict[str, Any]:
         return info.box_info(self)
 
-    def queue_entries(self) -> Sequence[QueueEntryFacts]:
+    def queue_entries(self) -> Iterable[QueueEntryFacts]:
         return info.queue_entries(self.core, trio.current_time())
 
     def watch_facts(self) -> WatchFacts:

@@ -160,8 +160,10 @@ class Index:
         offset: int = 0,
         after: Tuple | None = None,
         bytes_max: int | None = None,
+        tuples_max: int | None = None,
     ) -> SelectResult:
-        """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned."""
+        """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned. tuples_max: as a
+        limit, but not for a HASH index."""
         if offset < 0 or (limit is not None and limit < 0):
             raise IllegalParams("select: limit and offset are numbers from 0 up")
         offset = min(offset, maxsize)
@@ -184,6 +186,8 @@ class Index:
             elif low is None or not place < low[0]:
                 low = (place, False)
         entries = self.sort().walk(low, high, descending=descending, offset=offset)
+        if tuples_max is not None:
+            limit = tuples_max if limit is None else min(limit, tuples_max)
         return _collect(self._tuples_at(entries), limit, bytes_max)
 
     def _bounds(self, prefix: Tuple, iterator: Iterator_) -> tuple[Bound, Bound]:
@@ -233,6 +237,8 @@ class Index:
                     f"(expected {self.key_def.count}, got {len(prefix)})"
                 )
             return SelectResult()  # only an offset beyond the one tuple comes here
+        if bytes_max is not None:
+            bytes_max *= HASH_PAGES
         return _collect(islice(self.tuples.values(), offset, None), limit, bytes_max)
 
     def _refuse(self, what: str) -> None:
@@ -240,6 +246,10 @@ class Index:
             f"Index '{self.definition.name}' ({self.definition.type}) of space '{self.space.name}' "
             f"({self.space.engine}) does not support {what}"
         )
+
+
+HASH_PAGES: Final = 8
+"""Pages that an answer of a HASH index may have, as it cannot go on with `after`."""
 
 
 def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) -> SelectResult:

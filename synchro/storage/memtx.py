@@ -10,14 +10,14 @@ Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
 
 import msgpack
 
-from synchro.config import Limits
+from synchro.config import KIB, Limits
 from synchro.errors import (
     BatchTooLarge,
     MemoryIssue,
@@ -49,7 +49,7 @@ from synchro.storage.schema import (
     is_ddl_space,
     is_system,
 )
-from synchro.storage.space_store import SpaceStore
+from synchro.storage.space_store import SpaceStore, made_at_once
 from synchro.storage.system_rows import (
     OLD_REPLICASET_UUID,
     REPLICASET_UUID,
@@ -64,6 +64,8 @@ __all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prep
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
+"""Of one step of a checksum."""
 ROW_OVERHEAD_BYTES = 32
 """Header of a row and its share of the bookkeeping, for `Prepared.size`."""
 
@@ -520,6 +522,7 @@ class Memtx:
             offset=offset,
             after=after,
             bytes_max=self._limits.select_bytes_max,
+            tuples_max=self._limits.select_tuples_max,
         )
 
     def count(self, space_id: int) -> int:
@@ -699,11 +702,22 @@ class Memtx:
 
     def checksum(self, space_id: int) -> tuple[int, str]:
         """(count, 16 hex digits): equal wherever the space holds equal tuples, in whatever order."""
-        total = 0
-        store = self._store(space_id)
-        for value in store.tuples.values():
-            total += int.from_bytes(blake2b(_pack(value), digest_size=8).digest(), "big")
-        return len(store.tuples), f"{total & (2**64 - 1):016x}"
+        return made_at_once(self.checksum_in_steps(space_id))
+
+    def checksum_in_steps(self, space_id: int) -> Generator[None, None, tuple[int, str]]:
+        """The same, of the tuples at the moment of the first step; a step takes about a millisecond."""
+        rest = list(self._store(space_id).tuples.values())
+        total, count = 0, len(rest)
+        yield
+        while rest:
+            size, chunk = 0, list[bytes]()
+            while rest and len(chunk) < CHECKSUM_ROWS and size < CHECKSUM_BYTES:
+                # Taken off on the way: perhaps nobody else has them by now, and to drop a million takes long.
+                chunk.append(_pack(rest.pop()))
+                size += len(chunk[-1])
+            total += sum(int.from_bytes(blake2b(data, digest_size=8).digest(), "big") for data in chunk)
+            yield
+        return count, f"{total & (2**64 - 1):016x}"
 
     def check(self) -> None:
         """Every index of every space agrees with the tuples, and overlays hold only open transactions."""
