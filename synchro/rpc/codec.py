@@ -505,7 +505,9 @@ def raft_from(message: Message) -> RaftMessage:
     )
 
 
-def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = ()) -> Message:
+def ack_message(
+    ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = (), received: int = 0
+) -> Message:
     return peer_pb.Ack(
         vclock=dict(ack.vclock),
         term=ack.term,
@@ -514,6 +516,7 @@ def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[I
         credit=credit,
         counts=ack.counts,
         following=sorted(following),
+        received=received,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
 from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.join_stream import JoinSender
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.transport import (
     GrpcPeerStream,
@@ -29,6 +29,7 @@ from synchro.server.transport import (
     PROTOCOL_VERSION,
     Accepted,
     Frame,
+    JoinEnd,
     JoinRequest,
     LinkLost,
     PeerAck,
@@ -55,7 +56,7 @@ class PeerService:
         self._endpoint = endpoint
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
-        self.Join = host.server_stream(self._join)
+        self.Join = host.duplex(self._join)
 
     def _get_ballot(self, request: pb.GetBallotRequest, call: Call) -> pb.GetBallotResponse:
         """Served at any time, also while loading [M-19]."""
@@ -63,13 +64,21 @@ class PeerService:
             protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
         )
 
-    async def _join(self, request: pb.JoinRequest, call: Call) -> AsyncGenerator[pb.JoinResponse]:
+    async def _join(self, stream: Duplex[Any, Any], call: Call) -> None:
         try:
-            check_version(request.protocol_version)
-            items = self._endpoint.serve_join(JoinRequest(request.instance_uuid, request.instance_name))
+            try:
+                first = await stream.receive()
+            except (trio.EndOfChannel, trio.BrokenResourceError):
+                return
+            check_version(first.protocol_version)
+            sender = JoinSender(stream, self._endpoint.settings, takes_parts=first.takes_parts)
+            stream.on_message = sender.on_message
+            items = self._endpoint.serve_join(JoinRequest(first.instance_uuid, first.instance_name))
             async with aclosing(items):
                 async for item in items:
-                    yield join_message(item)
+                    await sender.send(join_message(item))
+                    if isinstance(item, JoinEnd):
+                        await sender.finish()  # while it still counts among the joins that are served
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -95,6 +96,11 @@ class Applier:
         self._rows: deque[tuple[bytes, float]] = deque()
         """What could not be handed to the core as it came."""
         self._rows_bytes = 0
+        self._parts: list[bytes] = []
+        """Of a transaction that is not here as a whole yet."""
+        self._parts_bytes = 0
+        self._received_bytes = 0
+        """Of rows, since the stream was accepted: what a receipt says (ADR 20)."""
         self._is_applying = False
         """The task has rows in its hands: what comes behind them waits."""
         self._handed: dict[InstanceId, Lsn] = {}
@@ -229,6 +235,8 @@ class Applier:
         self._owes_ack = self._is_applying = False
         self._rows.clear()
         self._rows_bytes = 0
+        self._parts.clear()
+        self._parts_bytes = 0
         self._received.clear()
         if self.peer_id != NOBODY and self._has_link:
             self._has_link = False
@@ -292,6 +300,7 @@ class Applier:
             # Who may have forgotten rows of its own wants them back [M-38].
             id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
             counts=core.acks_count,
+            takes_parts=True,
         )
 
     def _accepted(self, accepted: Accepted) -> None:
@@ -301,6 +310,7 @@ class Applier:
         self.peer_id = accepted.id
         self.peer_uuid = accepted.instance_uuid
         self._vclock_sync = 0
+        self._received_bytes = 0
         self._ack_tm = 0.0
         self._handed.clear()
         self._awaited.clear()
@@ -353,6 +363,12 @@ class Applier:
         if frame.rows:
             if crc32c(frame.rows) != frame.rows_crc:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
+            self._received_bytes += len(frame.rows)
+            if frame.rows_continue or self._parts:
+                frame = self._joined(frame)
+        if frame.wants_receipt:
+            self._ack_wanted.set()
+        if frame.rows:
             if self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
                 self._keep(frame)
             else:
@@ -366,11 +382,27 @@ class Applier:
             node.note_heard(self.peer_id)
             self._ack_wanted.set()
 
+    def _joined(self, frame: Frame) -> Frame:
+        """The core gets whole transactions (U1): without rows until the last part is here."""
+        self._parts.append(frame.rows)
+        self._parts_bytes += len(frame.rows)
+        self._check_credit()
+        if frame.rows_continue:
+            return replace(frame, rows=b"")
+        rows = b"".join(self._parts)
+        self._parts.clear()
+        self._parts_bytes = 0
+        return replace(frame, rows=rows)
+
+    def _check_credit(self) -> None:
+        limits = self._node.settings.limits
+        held = self._rows_bytes + self._parts_bytes
+        if held > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max:
+            raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
+
     def _keep(self, frame: Frame) -> None:
         self._rows_bytes += len(frame.rows)
-        limits = self._node.settings.limits
-        if self._rows_bytes > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max:
-            raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
+        self._check_credit()
         self._rows.append((frame.rows, frame.tm))
         self._rows_wanted.set()
 
@@ -445,6 +477,7 @@ class Applier:
                 credit=node.settings.limits.peer_credit_bytes,
                 tm=self._ack_tm,
                 following=node.following,
+                received=self._received_bytes,
             )
         )
         self._owes_ack = any(lsn > vclock.get(origin) for origin, lsn in self._awaited.items())

@@ -35,6 +35,7 @@ from synchro.server.transport import (
     JoinChunk,
     JoinEnd,
     JoinItem,
+    JoinProgress,
     JoinRequest,
     JoinRows,
     JoinSnapshotEnd,
@@ -185,9 +186,14 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
     async def next_item() -> JoinItem:
-        with trio.move_on_after(silence_s):
-            return await stream.receive()
-        raise LinkLost("timed out")
+        while True:
+            item: JoinItem | JoinProgress | None = None
+            with trio.move_on_after(silence_s):
+                item = await stream.receive()
+            if item is None:
+                raise LinkLost("timed out")
+            if not isinstance(item, JoinProgress):
+                return item
 
     start = await next_item()
     if not isinstance(start, JoinStart):

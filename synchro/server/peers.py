@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode
+from synchro.config import ElectionMode, Settings
 from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
 from synchro.server.bootstrap import own_ballot
 from synchro.server.join import serve_join
@@ -30,6 +30,10 @@ class Peers:
         self._node = node
         self.bootstrap_ballot: Ballot | None = None
         """Set while this instance has no data."""
+
+    @property
+    def settings(self) -> Settings:
+        return self._node.settings
 
     def ballot(self) -> Ballot:
         """[M-7]"""

@@ -19,6 +19,7 @@ from synchro import instance_events as ev
 from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.raft.messages import RaftMessage
+from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import GROUP_LOCAL
 from synchro.server.tasks import run_until_first_error
@@ -65,6 +66,8 @@ class Relay:
     Y3  A frame names the persisted term; PROMOTE and DEMOTE rows go only into frames that name theirs.
     Y4  Of Raft messages only the newest waits.
     Y5  Rows that the subscriber gets from their origin are not sent, unless own rows must follow them.
+    Y6  Bytes of rows on their way stay within what the link carries in half a heartbeat (`Pace`, ADR 20); of
+        a subscriber that takes no parts, one transaction excepted. A part is followed by its next one.
     """
 
     def __init__(self, node: Node, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
@@ -89,7 +92,15 @@ class Relay:
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
         self._acked_more = trio.Event()
-        self._frame_bytes = node.settings.limits.relay_frame_bytes_max
+        settings = node.settings
+        self._frame_bytes_max = settings.limits.relay_frame_bytes_max
+        self._pace = Pace(
+            beat_s=settings.replication_timeout_s,
+            window_max=settings.limits.peer_credit_bytes,
+            now=trio.current_time(),
+        )
+        self._bytes_acked = 0
+        """Bytes of rows that acks cover: the only receipts of a subscriber that takes no parts."""
         self._idle_reader: WalReader | None = None
         """It is at the end, and the task waits for `_more`: new rows are sent at once if they can be."""
         self._more = trio.Event()
@@ -207,7 +218,13 @@ class Relay:
                 self._send_frame(heartbeat=beat)
 
     def _send_frame(
-        self, *, rows: bytes = b"", crc: int = 0, tm: float = 0.0, heartbeat: Heartbeat | None = None
+        self,
+        *,
+        rows: bytes = b"",
+        crc: int = 0,
+        tm: float = 0.0,
+        heartbeat: Heartbeat | None = None,
+        continues: bool = False,
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.term
@@ -220,6 +237,8 @@ class Relay:
                 rows_crc=crc,
                 heartbeat=heartbeat,
                 tm=tm,
+                rows_continue=continues,
+                wants_receipt=self._pace.sent(len(rows), trio.current_time()),
             )
         )
 
@@ -242,6 +261,10 @@ class Relay:
             self._idle_reader = None
             reader.close()
 
+    @property
+    def _frame_bytes(self) -> int:
+        return min(self._frame_bytes_max, self._pace.piece)
+
     def _send_plain(self, reader: WalReader) -> None:
         """Without waiting: send what can go out now, a few frames at most, and pass over what the peer does
         not get."""
@@ -256,6 +279,7 @@ class Relay:
                 wanted is None
                 or self._come_from_origin((rows.run.origin,))
                 or self._unacked_bytes >= self._credit
+                or not self._pace.has_room(rows.size)
                 or not self._stream.writable
                 or REGISTRY.armed
             ):
@@ -272,6 +296,7 @@ class Relay:
             await self._wait_ack()
         else:
             await self._wait_credit()
+            await self._wait_room(rows.size)
             await self._stream.wait_writable()  # in any case a chance for others to run
             await self._node.failpoint("relay.before_send")
             if self._wants(rows.run) and not self._come_from_origin((rows.run.origin,)):
@@ -284,11 +309,13 @@ class Relay:
         self._filter.passed(TxnHead(run.origin, run.last))
         self._send_data(data, crc, Vclock({run.origin: run.last}), reader.block_time)
 
-    def _send_data(self, data: bytes, crc: int, vclock: Vclock, tm: float) -> None:
+    def _send_data(
+        self, data: bytes, crc: int, vclock: Vclock, tm: float, *, continues: bool = False
+    ) -> None:
         self._rows_sent_since_heartbeat = True
         self._unacked.append((vclock, len(data)))
         self._unacked_bytes += len(data)
-        self._send_frame(rows=data, crc=crc, tm=tm)
+        self._send_frame(rows=data, crc=crc, tm=tm, continues=continues)
 
     async def _send_next_run(self, reader: WalReader) -> None:
         """Look at each transaction."""
@@ -299,10 +326,24 @@ class Relay:
         if not kept:
             return
         await self._wait_credit()
+        if self._hello.takes_parts:
+            kept = await self._send_parts(kept, vclock, reader)
+        await self._wait_room(len(kept))
         if not (self._stream.writable and reader.is_at_end):
             await self._stream.wait_writable()
         await self._node.failpoint("relay.before_send")
         self._send_data(kept, crc32c(kept), vclock, reader.block_time)
+
+    async def _send_parts(self, data: bytes, vclock: Vclock, reader: WalReader) -> bytes:
+        """All but the last part of a transaction that is too large for one frame; returns that part."""
+        start = 0
+        while len(data) - start > (size := self._frame_bytes):
+            await self._wait_room(size)
+            await self._stream.wait_writable()
+            part = data[start : start + size]
+            start += size
+            self._send_data(part, crc32c(part), vclock, reader.block_time, continues=True)
+        return data[start:] if start else data
 
     async def _wait_ack(self) -> None:
         self._acked_more = trio.Event()
@@ -377,6 +418,11 @@ class Relay:
         while self._unacked_bytes >= self._credit:
             await self._wait_ack()
 
+    async def _wait_room(self, size: int) -> None:
+        """Y6"""
+        while not self._pace.has_room(size):
+            await self._wait_ack()
+
     # ------------------------------------------------------------------------------------------------ acks
 
     def _on_ack(self, message: PeerAck) -> None:
@@ -392,7 +438,12 @@ class Relay:
         self._credit = message.credit
         self._following = message.following
         while self._unacked and ack.vclock.covers(self._unacked[0][0]):
-            self._unacked_bytes -= self._unacked.popleft()[1]
+            size = self._unacked.popleft()[1]
+            self._unacked_bytes -= size
+            self._bytes_acked += size
+        self._pace.received(
+            message.received if self._hello.takes_parts else self._bytes_acked, self._heard_at
+        )
         self._acked_more.set()
         self._node.step(ev.AckReceived(self.peer, ack))
 
