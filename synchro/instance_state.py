@@ -24,6 +24,8 @@ from synchro.vclock import Vclock
 
 OWN_ROWS_LOST: Final = "waiting to receive its own transactions back from the replicaset"
 """`ro_reason` of an instance whose log is not known to be complete [E-42]."""
+DOUBLED: Final = "doubled"
+"""`ro_reason` while another live process has the identity of this one (ADR 23)."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class State:
     """calls that ask for a `_cluster` row, and the id it gives"""
     progressed: bool = False
     membership_touched: bool = False
+    is_doubled: bool = False
+    """Another live process has our identity (ADR 23)."""
 
     # --- answers
 
@@ -105,6 +109,8 @@ class State:
 
     def read_only_reason(self) -> str | None:
         """First match of [E-42], None when writable [E-40]."""
+        if self.is_doubled:
+            return DOUBLED
         if (
             self.limbo.state is QueueState.REPLICA
             or self.raft.volatile_term > self.limbo.term
@@ -122,6 +128,11 @@ class State:
         raft, limbo = self.raft, self.limbo
         if reason == "config":
             text = "box.cfg.read_only is true"
+        elif reason == DOUBLED:
+            text = (
+                "another live process has the identity of this one (a copied data directory?): "
+                "stop one of the two"
+            )
         elif reason == OWN_ROWS_LOST:
             text = (
                 "it has lost some of its own transactions and is waiting to receive them back from "

@@ -100,6 +100,10 @@ MEANINGS: Final = {
     ),
     "UNKNOWN_REPLICA": ("the instance is not registered in the set (yet)", "the applier retries by itself"),
     "REPLICA_MAX": ("the set has 31 members", "-"),
+    "DOUBLED_IDENTITY": (
+        "two live processes have one identity, as with a copied data directory; `lives` names both",
+        "stop the one that is the copy, and remove its directory",
+    ),
     "CONNECTION_TO_SELF": ("the address of a peer leads back to this instance", "correct the address"),
     "XLOG_GAP": ("the log files that the peer needs are gone", "remove its files, let it join again"),
     "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),

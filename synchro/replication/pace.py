@@ -1,4 +1,4 @@
-"""How fast bytes may be sent to one receiver, so that a heartbeat never waits behind many of them. ADR 20. Pure.
+"""How fast bytes may be sent to one receiver, so that no heartbeat waits behind many. ADR 20. Pure.
 
 A sender cannot see a slow link: what it writes disappears into buffers. So the receiver says how many bytes
 it has got (receipts), and what is on its way in between is kept below a window. A receipt that comes late

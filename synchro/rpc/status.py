@@ -112,6 +112,7 @@ TABLE: Final[Mapping[type[SynchroError], Entry]] = {
     errors.UnknownReplica: _PRECONDITION,
     errors.ReplicaMax: _PRECONDITION,
     errors.ConnectionToSelf: _PRECONDITION,
+    errors.DoubledIdentity: _PRECONDITION,
     errors.XlogGap: _PRECONDITION,
     errors.CheckpointInProgress: _PRECONDITION,
     errors.AlreadyRunning: _PRECONDITION,

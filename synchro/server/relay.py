@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from synchro import instance_events as ev
+from synchro.errors import SynchroError
 from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.raft.messages import RaftMessage
+from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import GROUP_LOCAL
@@ -42,11 +44,16 @@ class Downstream:
     def __init__(self, peer: InstanceId) -> None:
         self.peer = peer
         self.is_following = False
+        self.name = ""
+        self.address = ""
+        """Where it listens, as it said at its last Hello; "": an older version."""
         self.message: str | None = None
         self.system_message: str | None = None
         self.acked = EMPTY_VCLOCK
-        """Highest vclock it acknowledged in the life of this process: WAL above it is kept [W-41], and
-        it is told so at its next Hello (S14)."""
+        """What it has by its newest word, since its last Hello: shown, and WAL above it is kept [W-41]. A
+        re-seed, or amnesia, may have less than the life before."""
+        self.last_ack = EMPTY_VCLOCK
+        """Highest vclock it acknowledged in the life of this process; it is told so at each Hello (S14)."""
         self.sent_at = trio.current_time()
         self.lag = 0.0
         """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
@@ -76,6 +83,10 @@ class Relay:
         self._hello = hello
         self.peer = peer
         self.peer_name = hello.name
+        self.peer_uuid = hello.instance_uuid
+        self.life = Life(hello.start_id, hello.address)
+        self.error: SynchroError | None = None
+        """Told to the subscriber when `scope` is cancelled."""
         self.downstream = node.downstreams.setdefault(peer, Downstream(peer))
         self.scope = trio.CancelScope()
         """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
@@ -106,7 +117,8 @@ class Relay:
         self._more = trio.Event()
         self._following: frozenset[InstanceId] = frozenset()
         """Whose rows the subscriber gets from themselves."""
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
+        self._heard_more = trio.Event()
 
     # --------------------------------------------------------------------------------- called by the node
 
@@ -130,6 +142,14 @@ class Relay:
         elif self._has_own_rows():
             self._acked_more.set()
 
+    def end_with(self, error: SynchroError) -> None:
+        self.error = error
+        self.scope.cancel()
+
+    async def wait_heard(self) -> None:
+        """Until it says something more."""
+        await self._heard_more.wait()
+
     def term_changed(self) -> None:
         """A row may wait for this (Y3)."""
         self._acked_more.set()
@@ -142,9 +162,10 @@ class Relay:
         First comes who we are, then the Raft state and a heartbeat, then rows [M-33]."""
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
-        last_ack = down.acked
+        last_ack = down.last_ack
+        down.acked = hello.vclock.without_local()
         if hello.counts:
-            down.acked = down.acked.merge(hello.vclock.without_local())
+            down.last_ack = down.last_ack.merge(down.acked)
         self._send(
             Accepted(
                 id=core.self_id,
@@ -154,9 +175,12 @@ class Relay:
                 term=core.raft.term,
                 instance_uuid=node.uuid,
                 instance_name=node.settings.instance_name,
+                start_id=node.start_id,
+                address=node.address,
             )
         )
         down.is_following = True
+        down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
         node.step(ev.RelayConnected(self.peer, ev.Ack(hello.vclock, hello.term, 0, hello.counts)))
@@ -188,7 +212,7 @@ class Relay:
     async def _watch_silence(self) -> None:
         """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
         node = self._node
-        while (left := self._heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+        while (left := self.heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
             await trio.sleep(min(left, node.silence_s / 2))
         raise LinkLost("timed out")
 
@@ -429,11 +453,18 @@ class Relay:
         if self.scope.cancel_called:
             return
         down, ack = self.downstream, message.ack
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
+        self._heard_more.set()
+        self._heard_more = trio.Event()
+        if self._node.doubles.is_suspect(self.peer_uuid):
+            self._node.note_life(self.peer_uuid, self.life)
+            if self.scope.cancel_called:
+                return
         if message.tm:
             down.lag = max(0.0, time.time() - message.tm)
+        down.acked = ack.vclock
         if ack.counts:
-            down.acked = down.acked.merge(ack.vclock)
+            down.last_ack = down.last_ack.merge(ack.vclock)
         self._filter.acked(ack.vclock)
         self._credit = message.credit
         self._following = message.following
@@ -441,9 +472,7 @@ class Relay:
             size = self._unacked.popleft()[1]
             self._unacked_bytes -= size
             self._bytes_acked += size
-        self._pace.received(
-            message.received if self._hello.takes_parts else self._bytes_acked, self._heard_at
-        )
+        self._pace.received(message.received if self._hello.takes_parts else self._bytes_acked, self.heard_at)
         self._acked_more.set()
         self._node.step(ev.AckReceived(self.peer, ack))
 
