@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 import trio
 
-from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.errors import Loading, RemoteProtocolError, SynchroError
 from synchro.rpc import status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
@@ -31,6 +32,7 @@ from synchro.server.transport import (
     Frame,
     JoinEnd,
     JoinRequest,
+    JoinSnapshotEnd,
     LinkLost,
     PeerAck,
     PeerEndpoint,
@@ -48,6 +50,13 @@ def check_version(version: int) -> None:
         )
 
 
+@dataclass
+class _Held:
+    """What a call of a join counts as."""
+
+    is_older: bool = False
+
+
 class PeerService:
     """Methods as the generated registration wants them."""
 
@@ -56,7 +65,9 @@ class PeerService:
         self._endpoint = endpoint
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
-        self.Join = host.duplex(self._join)
+        self.Join = self._serve_join
+        self._older_joins = 0
+        """Calls of joiners without receipts that gRPC did not end yet."""
 
     def _get_ballot(self, request: pb.GetBallotRequest, call: Call) -> pb.GetBallotResponse:
         """Served at any time, also while loading [M-19]."""
@@ -64,21 +75,39 @@ class PeerService:
             protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
         )
 
-    async def _join(self, stream: Duplex[Any, Any], call: Call) -> None:
+    async def _serve_join(self, requests: object, context: Any) -> None:
+        """A call whose client does not read goes on in gRPC when its handler is over: it is counted here."""
+        held = _Held()
+        try:
+            await self._host.duplex(lambda stream, call: self._join(stream, held))(requests, context)
+        finally:
+            self._older_joins -= held.is_older
+
+    async def _join(self, stream: Duplex[Any, Any], held: _Held) -> None:
         try:
             try:
                 first = await stream.receive()
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             check_version(first.protocol_version)
-            sender = JoinSender(stream, self._endpoint.settings, takes_parts=first.takes_parts)
+            settings = self._endpoint.settings
+            if not first.takes_parts:
+                if self._older_joins >= settings.limits.join_calls_max:
+                    raise Loading(
+                        f"{self._older_joins} joins of older instances go on; nothing was done, try again",
+                        stage="join",
+                    )
+                self._older_joins += 1
+                held.is_older = True
+            sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
             stream.on_message = sender.on_message
             items = self._endpoint.serve_join(JoinRequest(first.instance_uuid, first.instance_name))
             async with aclosing(items):
                 async for item in items:
                     await sender.send(join_message(item))
-                    if isinstance(item, JoinEnd):
-                        await sender.finish()  # while it still counts among the joins that are served
+                    if isinstance(item, JoinSnapshotEnd | JoinEnd):
+                        # Who did not take the data is not registered, and counts as a join that is served.
+                        await sender.finish()
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:

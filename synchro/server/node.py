@@ -33,6 +33,7 @@ from synchro.vclock import Vclock
 if TYPE_CHECKING:
     from synchro.rpc.host import RpcHost
     from synchro.server.directory import DataDirectory
+    from synchro.server.join import JoinView
     from synchro.server.snapshotter import Snapshotter
     from synchro.server.transport import Transport
     from synchro.storage.wal import Wal
@@ -83,6 +84,8 @@ class Node:
         self.downstreams: dict[InstanceId, Downstream] = {}
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
+        self.join_view: JoinView | None = None
+        """What they get, as long as one of them gets it."""
         self.halted: SynchroError | None = None
         """Why the process must leave with exit code 1."""
         self.leaving = trio.Event()
