@@ -190,6 +190,17 @@ class Limits:
     relay_ring_bytes: int = 16 * MIB
     """Recent synced blocks kept in memory for relays; older rows are read from the files."""
     relay_frame_bytes_max: int = 1 * MIB
+    joins_max: int = 3
+    """New instances that get everything at a time; further ones are told to come again. Each has a few MiB on
+    its way, beside the view that they share."""
+    join_calls_max: int = 32
+    """Calls of joiners without receipts (an older version): one that stalls cannot be ended before its
+    connection, and holds the message that it does not take."""
+    join_view_age_s: float = 60.0
+    """A view of the data that a join still uses is taken for another one too, up to this age (s): the newer
+    one gets the rest from the log."""
+    join_chunk_bytes_max: int = 256 * KIB
+    """Tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further."""
     peer_credit_bytes: int = 8 * MIB
     """Bytes a relay may send beyond the last ack."""
     message_bytes_max: int = 16 * MIB

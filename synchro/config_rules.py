@@ -162,13 +162,16 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
         return ()
     if item is not None:
         names = {address: name for name, address in addresses.items() if address is not None}
-        peers = []
+        peers: list[PeerAddress] = []
         for uri in item.value:
             text = without_login(str(view.expand(uri.value, uri, "replication.peers")))[0]
             try:
                 address = join(*split(text))
             except ValueError as error:
                 view.report("replication.peers", str(error), uri)
+                continue
+            if any(peer.address == address for peer in peers):
+                view.report("replication.peers", f"{address} is named twice: each peer has one address", uri)
                 continue
             peers.append(PeerAddress(names.get(address, address), address))
         return tuple(peers)

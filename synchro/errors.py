@@ -338,6 +338,15 @@ class ConnectionToSelf(SynchroError):
     tnt_code = 117
 
 
+class DoubledIdentity(SynchroError):
+    """Two live processes have one identity: a copied data directory (ADR 23). Passes when one falls silent.
+
+    details: uuid, lives (start_id@address, comma between).
+    """
+
+    reason = "DOUBLED_IDENTITY"
+
+
 class XlogGap(SynchroError):
     """The subscriber needs rows whose WAL files are gone [W-45]."""
 

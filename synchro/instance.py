@@ -137,6 +137,8 @@ class Instance:
                 self._on_applier_following(event, now)
             case ev.ApplierLost():
                 self._on_applier_lost(event.peer, now)
+            case ev.DoubledChanged():
+                self._on_doubled_changed(event.is_doubled, now)
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
             case ev.IndexesBuilt():
@@ -707,7 +709,7 @@ class Instance:
     def _check_trust(self, now: float) -> None:
         """The flag outlives the trust: a vote of this very term may be forgotten, and only the flag on disk
         would say so after a restart."""
-        if not self._has_amnesia_flag:
+        if not self._has_amnesia_flag or self._state.is_doubled:
             return
         if self.trust.update(self.registered - {self.self_id}, self.vclock, self.raft.term):
             self._state.progressed = True
@@ -715,6 +717,18 @@ class Instance:
         if self.trust.is_trusted and not self.raft.may_have_forgotten_vote:
             self._has_amnesia_flag = False
             self._state.effects.append(ev.EndAmnesia())
+
+    def _on_doubled_changed(self, is_doubled: bool, now: float) -> None:
+        """To raft it is as with a log that is not to be trusted; nothing of it is on disk. Afterwards raft
+        holds that a vote of this term may be forgotten: the other one may have given it in our name."""
+        state = self._state
+        if is_doubled == state.is_doubled:
+            return
+        state.is_doubled = is_doubled
+        state.progressed = True
+        if self.trust.is_trusted:
+            self._step_raft(raft_ev.TrustChanged(trusted=not is_doubled), now)
+        self._check_trust(now)
 
     def _step_raft(self, event: raft_ev.RaftEvent, now: float) -> None:
         state, raft = self._state, self.raft

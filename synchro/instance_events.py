@@ -212,6 +212,14 @@ class ApplierFollowing:
 
 
 @dataclass(frozen=True, slots=True)
+class DoubledChanged:
+    """Another live process has our identity, or has it no more: while it has, this instance neither votes,
+    counts nor writes (ADR 23)."""
+
+    is_doubled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ApplierLost:
     peer: InstanceId
 
@@ -285,6 +293,7 @@ Event: TypeAlias = (
     | RelayLost
     | ApplierFollowing
     | ApplierLost
+    | DoubledChanged
     | RowsWritten
     | RowsCutBack
     | IndexesBuilt

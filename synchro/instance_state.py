@@ -32,6 +32,8 @@ from synchro.vclock import Vclock
 
 OWN_ROWS_LOST: Final = "waiting to receive its own transactions back from the replicaset"
 """`ro_reason` of an instance whose log is not known to be complete [E-42]."""
+DOUBLED: Final = "doubled"
+"""`ro_reason` while another live process has the identity of this one (ADR 23)."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class State:
     """origin -> its rows that this process stored as Nops [A-35]"""
     progressed: bool = False
     membership_touched: bool = False
+    is_doubled: bool = False
+    """Another live process has our identity (ADR 23)."""
 
     # --- answers
 
@@ -132,6 +136,8 @@ class State:
 
         election: "synchro", while no leader is seen and there are elections; the next owner is not known yet.
         """
+        if self.is_doubled:
+            return DOUBLED
         has_elections = self.settings.election_mode is not ElectionMode.OFF
         if (
             self.limbo.state is QueueState.REPLICA
@@ -151,6 +157,11 @@ class State:
         facts: dict[str, object] = {}
         if reason == "config":
             text = "the configuration says so (database.mode: ro, or failover: manual with another leader)"
+        elif reason == DOUBLED:
+            text = (
+                "another live process has the identity of this one (a copied data directory?): "
+                "stop one of the two"
+            )
         elif reason == OWN_ROWS_LOST:
             text = (
                 "it has lost some of its own transactions and is waiting to receive them back from "

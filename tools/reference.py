@@ -112,6 +112,10 @@ MEANINGS: Final = {
         "an instance does not remove or change its own row of `_cluster`",
         "-",
     ),
+    "DOUBLED_IDENTITY": (
+        "two live processes have one identity, as with a copied data directory; `lives` names both",
+        "stop the one that is the copy, and remove its directory",
+    ),
     "CONNECTION_TO_SELF": ("the address of a peer leads back to this instance", "correct the address"),
     "XLOG_GAP": ("the log files that the peer needs are gone", "remove its files, let it join again"),
     "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),

@@ -597,7 +597,9 @@ def raft_from(message: Message) -> RaftMessage:
     )
 
 
-def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = ()) -> Message:
+def ack_message(
+    ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = (), received: int = 0
+) -> Message:
     return peer_pb.Ack(
         vclock=dict(ack.vclock),
         term=ack.term,
@@ -606,6 +608,7 @@ def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[I
         credit=credit,
         counts=ack.counts,
         following=sorted(following),
+        received=received,
     )
 
 

@@ -115,6 +115,7 @@ TABLE: Final[Mapping[type[SynchroError], Entry]] = {
     errors.ReplicaMax: _PRECONDITION,
     errors.LocalInstanceIdIsReadOnly: _PRECONDITION,
     errors.ConnectionToSelf: _PRECONDITION,
+    errors.DoubledIdentity: _PRECONDITION,
     errors.XlogGap: _PRECONDITION,
     errors.CheckpointInProgress: _PRECONDITION,
     errors.AlreadyRunning: _PRECONDITION,

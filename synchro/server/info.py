@@ -119,6 +119,9 @@ def _replication(node: Node) -> dict[int, Any]:
         }
         if skipped := core.state.conflicts_skipped.get(member):
             part["conflicts_skipped"] = skipped
+        lives = node.lives_of(uuid)
+        if lives:
+            part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]
         if member != core.self_id:
             upstream = _upstream(node, uuid, name)
             if upstream is not None:
@@ -131,7 +134,8 @@ def _replication(node: Node) -> dict[int, Any]:
 
 
 def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
-    applier = next((a for a in node.appliers.values() if a.peer_uuid == uuid), None)
+    known = [a for a in node.appliers.values() if a.peer_uuid == uuid]
+    applier = next((a for a in known if a is node.upstreams.get(uuid)), known[0] if known else None)
     if applier is None:
         applier = node.appliers.get(name or "")
     if applier is None or applier.status is Status.OFF:
@@ -141,6 +145,9 @@ def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
         "idle": applier.idle,
         "peer": applier.address.address,
     }
+    waiting = [{"peer": a.address.address, "message": a.message} for a in known if a is not applier]
+    if waiting:
+        part["waiting"] = waiting
     if applier.lag is not None:
         part["lag"] = applier.lag
     if applier.message is not None:
@@ -154,14 +161,15 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     down = next((d for d in node.downstreams.values() if d.peer == member), None)
     if down is None:
         return None
+    where = {"name": down.name or None, "address": down.address or None}
     if down.is_following:
-        return {
+        return where | {
             "status": "follow",
             "idle": down.idle,
             "vclock": {int(i): int(lsn) for i, lsn in down.acked},
             "lag": down.lag,
         }
-    part: dict[str, Any] = {"status": "stopped", "message": down.message}
+    part: dict[str, Any] = where | {"status": "stopped", "message": down.message}
     if down.system_message is not None:
         part["system_message"] = down.system_message
     return part

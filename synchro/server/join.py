@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from synchro.errors import (
     ConnectionToSelf,
     DecodeError,
     IllegalParams,
+    Loading,
     RemoteProtocolError,
     SynchroError,
 )
@@ -36,6 +38,7 @@ from synchro.server.transport import (
     JoinChunk,
     JoinEnd,
     JoinItem,
+    JoinProgress,
     JoinRequest,
     JoinRows,
     JoinSnapshotEnd,
@@ -69,7 +72,7 @@ _CRC: Final = struct.Struct("<I")
 
 
 async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinItem]:
-    """Raises what [M-20] names. One join per UUID at a time."""
+    """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
     if not request.instance_uuid:
         raise IllegalParams("Nil UUID is reserved and can't be used in replication")
@@ -77,6 +80,14 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         raise ConnectionToSelf("Connection to self")
     if request.instance_uuid in node.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
+    limits = node.settings.limits
+    if len(node.joins) >= limits.joins_max:
+        raise Loading(
+            f"this instance serves {len(node.joins)} joins, which is all it serves at a time; nothing was "
+            "done, the joiner tries again",
+            stage="join",
+            limit=limits.joins_max,
+        )
     core = node.core
     members = core.memtx.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
@@ -85,21 +96,18 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
     node.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
-        # One step of the core: nothing may come between the state and the tuples.
-        meta, spaces = snapshot_view(core, with_local=False)
-        start = meta.vclock.without_local()
-        node.joins[request.instance_uuid] = meta.vclock
-        # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
-        meta = replace(meta, vclock=start, vote=NOBODY)
-        yield JoinStart(start, node.replicaset_uuid, b"")
         count = checksum = 0
-        frames = iter_chunks(meta, spaces)
-        while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
-            crc = crc32c(frame)
-            count += 1
-            checksum = crc32c(_CRC.pack(crc), checksum)
-            yield JoinChunk(0, frame, crc)
-        yield JoinSnapshotEnd(count, checksum)
+        with _shared_view(node) as view:
+            start = view.meta.vclock
+            node.joins[request.instance_uuid] = view.vclock
+            yield JoinStart(start, node.replicaset_uuid, b"")
+            frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
+            while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
+                crc = crc32c(frame)
+                count += 1
+                checksum = crc32c(_CRC.pack(crc), checksum)
+                yield JoinChunk(0, frame, crc)
+            yield JoinSnapshotEnd(count, checksum)
         node.log.info("join_initial_data_sent", peer=request.instance_name, frames=count)
         registered = await _register(node, request)
         async for rows in _rows_between(node, start, registered.vclock):
@@ -108,6 +116,37 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
     finally:
         del node.joins[request.instance_uuid]
+
+
+@dataclass(slots=True)
+class JoinView:
+    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
+
+    meta: SnapshotMeta
+    spaces: Sequence[tuple[int, Sequence[Tuple]]]
+    vclock: Vclock
+    taken_at: float
+    users: int = 0
+
+
+@contextmanager
+def _shared_view(node: Node) -> Iterator[JoinView]:
+    """The log behind it is kept: by the entries in `node.joins` of those who use it."""
+    now = trio.current_time()
+    view = node.join_view
+    if view is None or now - view.taken_at > node.settings.limits.join_view_age_s:
+        # One step of the core: nothing may come between the state and the tuples.
+        meta, spaces = snapshot_view(node.core, with_local=False)
+        # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
+        shown = replace(meta, vclock=meta.vclock.without_local(), vote=NOBODY)
+        view = node.join_view = JoinView(shown, spaces, meta.vclock, now)
+    view.users += 1
+    try:
+        yield view
+    finally:
+        view.users -= 1
+        if not view.users and node.join_view is view:
+            node.join_view = None
 
 
 async def _register(node: Node, request: JoinRequest) -> ev.Registered:
@@ -186,9 +225,14 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
     async def next_item() -> JoinItem:
-        with trio.move_on_after(silence_s):
-            return await stream.receive()
-        raise LinkLost("timed out")
+        while True:
+            item: JoinItem | JoinProgress | None = None
+            with trio.move_on_after(silence_s):
+                item = await stream.receive()
+            if item is None:
+                raise LinkLost("timed out")
+            if not isinstance(item, JoinProgress):
+                return item
 
     start = await next_item()
     if not isinstance(start, JoinStart):

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import trio
 
@@ -23,6 +24,7 @@ from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, Syn
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import Instance
+from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
@@ -33,6 +35,7 @@ from synchro.vclock import Vclock
 if TYPE_CHECKING:
     from synchro.rpc.host import RpcHost
     from synchro.server.directory import DataDirectory
+    from synchro.server.join import JoinView
     from synchro.server.snapshotter import Snapshotter
     from synchro.server.transport import Transport
     from synchro.storage.ddl import Build
@@ -81,11 +84,20 @@ class Node:
         """host:port that is really bound."""
         self.stage = "recovery"
         self.is_ready = False
+        self.start_id = str(uuid4())
+        """Of this life of the process: a copy of the data directory in another process has another one."""
+        self.doubles = Doubles(self.uuid, Life(self.start_id, settings.listen), settings.death_timeout_s)
+        self._doubled: dict[str, tuple[Life, ...]] = {}
+        """UUID -> the lives that it was found in, as long as it is doubled."""
         self.appliers: dict[str, Applier] = {}
+        self.upstreams: dict[str, Applier] = {}
+        """UUID -> the applier that follows it, or tries to: one, however many addresses it has here."""
         self.relays: dict[InstanceId, Relay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
+        self.join_view: JoinView | None = None
+        """What they get, as long as one of them gets it."""
         self.halted: SynchroError | None = None
         """Why the process must leave with exit code 1."""
         self.leaving = trio.Event()
@@ -191,6 +203,79 @@ class Node:
         self.blocked_in -= peers
         self.blocked_out -= peers
 
+    # ---------------------------------------------------------------------------------- doubled identities
+
+    @property
+    def address(self) -> str:
+        """host:port at which peers reach this instance: where it listens, or its configured address if that
+        names no host."""
+        settings = self.settings
+        bound = self.listen or settings.listen
+        if bound.rpartition(":")[0].strip("[]") in ("0.0.0.0", "::", ""):
+            return next((p.address for p in settings.peers if p.name == settings.instance_name), bound)
+        return bound
+
+    def note_life(self, uuid: str, life: Life) -> None:
+        """`life` of this identity spoke to us now; streams of this identity did so at their last message."""
+        doubles, now = self.doubles, trio.current_time()
+        for relay in self.relays.values():
+            if relay.peer_uuid == uuid:
+                doubles.heard(uuid, relay.life, relay.heard_at)
+        for applier in self.appliers.values():
+            if applier.has_link and applier.peer_uuid == uuid:
+                doubles.heard(uuid, applier.life, applier.heard_at)
+        doubles.heard(uuid, life, now)
+        self.check_doubles()
+
+    def check_double(self, uuid: str) -> None:
+        """Raises `DoubledIdentity`."""
+        lives = self.doubles.lives(uuid, trio.current_time())
+        if lives:
+            raise doubled_error(uuid, lives)
+
+    def check_doubles(self) -> None:
+        """Who became doubled is told so, cut off and named in the log; who is single again comes back by
+        itself."""
+        now = trio.current_time()
+        members = {} if self._core is None else self._core.memtx.members()
+        for member, (member_uuid, name) in members.items():
+            lives = self.doubles.lives(member_uuid, now)
+            known = self._doubled.get(member_uuid)
+            if lives and not known:
+                self.log.error("identity_doubled", **doubled_error(member_uuid, lives).details, name=name)
+                self._doubled[member_uuid] = lives
+                self._cut_double(member, member_uuid, lives)
+            elif known and not lives:
+                del self._doubled[member_uuid]
+                self.log.info("identity_single", uuid=member_uuid, name=name)
+        if self._core is not None and self.is_doubled != self._core.state.is_doubled:
+            self.step(ev.DoubledChanged(self.is_doubled))
+
+    def _cut_double(self, member: InstanceId, uuid: str, lives: tuple[Life, ...]) -> None:
+        relay = self.relays.get(member)
+        if relay is not None:
+            relay.end_with(doubled_error(uuid, lives))
+        for applier in self.appliers.values():
+            if applier.has_link and uuid in (applier.peer_uuid, self.uuid):
+                applier.reset()  # if it is us, nobody gets an ack any more
+
+    async def _watch_doubles(self) -> None:
+        """What is not heard any more ends by time alone."""
+        while True:
+            await trio.sleep(self.settings.replication_timeout_s / 2)
+            self.check_doubles()
+
+    @property
+    def is_doubled(self) -> bool:
+        """Another live process has our identity."""
+        return self.uuid in self._doubled
+
+    def lives_of(self, uuid: str) -> tuple[Life, ...]:
+        """For `info`: empty if it is not doubled."""
+        return self._doubled.get(uuid, ())
+
+    # ---------------------------------------------------------------------------------------------- streams
+
     @property
     def following(self) -> frozenset[InstanceId]:
         """Peers whose rows come from themselves."""
@@ -256,8 +341,10 @@ class Node:
             nursery.start_soon(self._run_deadline_timer)
             nursery.start_soon(self._run_expiry_timer)
             nursery.start_soon(self._watch_disk)
+            nursery.start_soon(self._watch_doubles)
             nursery.start_soon(self._run_watchers)
             nursery.start_soon(self._run_chores)
+            self.doubles.me = Life(self.start_id, self.address)
             self.is_serving_peers = True
             for peer in self.settings.peers:
                 if peer.name != self.settings.instance_name:
@@ -380,7 +467,9 @@ class Node:
                 log(effect.event, **effect.facts)
 
     def find_applier(self, peer: InstanceId) -> Applier | None:
-        return next((a for a in self.appliers.values() if a.peer_id == peer), None)
+        """That of its live link; else the one that had it last."""
+        found = [applier for applier in self.appliers.values() if applier.peer_id == peer]
+        return next((applier for applier in found if applier.has_link), found[0] if found else None)
 
     def _after_steps(self) -> None:
         core = self.core
@@ -714,9 +803,20 @@ class Node:
         return await self.snapshotter.checkpoint()
 
     def restart_upstream(self, instance: str) -> None:
+        """By any of the words that `info` has for it: name, id, UUID or address."""
+        core = self.core
+        names = {
+            text
+            for member, (uuid, name) in core.memtx.members().items()
+            if instance in (uuid, name, str(member))
+            for text in (uuid, name)
+        }
+        found = False
         for applier in self.appliers.values():
-            if instance in (applier.address.name, str(applier.peer_id)):
+            address = applier.address
+            if instance in (address.name, address.address) or names & {address.name, applier.peer_uuid}:
+                found = True
                 if not applier.is_following:
                     applier.restart()
-                return
-        raise IllegalParams(f"there is no upstream {instance!r}; nothing was changed")
+        if not found:
+            raise IllegalParams(f"there is no upstream {instance!r}; nothing was changed")

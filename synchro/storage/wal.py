@@ -501,6 +501,11 @@ class PlainRows:
         self.entries = entries
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum([len(entry.payload) for entry in self.entries])
+
+    @property
     def data_and_crc(self) -> tuple[bytes, int]:
         """The rows and their CRC32C."""
         if len(self.entries) == 1:
@@ -525,6 +530,8 @@ class WalReader:
         self._done_spans = 0
         self._position: Position = wal._ring.start
         self._plain: PlainRows | None = None
+        self._block: tuple[Block, list[TxnSpan]] | None = None
+        """From a file, not used up: what is asked for in small pieces is read once."""
         self.block_time = 0.0
         """Wall-clock seconds at which the newest returned block was written here [W-4]."""
         if after.covers(wal._ring.start_vclock):
@@ -655,6 +662,9 @@ class WalReader:
         if cursor.position == stop:
             self._switch_to_ring()
             return [], b""
+        if self._block is not None:
+            await trio.lowlevel.checkpoint()
+            return self._from_block(cursor, *self._block, max_bytes)
         cursor.extend(self._wal.files)
         try:
             block, limit = await trio.to_thread.run_sync(cursor.next_block, stop, self._reached)
@@ -675,10 +685,16 @@ class WalReader:
         spans = scan_txns(block.payload)
         if limit is not None:
             spans = [span for span in spans if span.lsn <= limit.get(span.origin)]
+        return self._from_block(cursor, block, spans, max_bytes)
+
+    def _from_block(
+        self, cursor: _FileCursor, block: Block, spans: list[TxnSpan], max_bytes: int
+    ) -> tuple[list[TxnSpan], bytes]:
         taken, _, is_used_up = self._take(spans, max_bytes, 0)
         if is_used_up:
             self._reached = self._reached.merge(_end_of(spans))
             cursor.accept(block)
+        self._block = None if is_used_up else (block, spans)
         self.block_time = block.time
         return taken, block.payload
 

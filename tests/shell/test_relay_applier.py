@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode
-from synchro.errors import ConfigError, RemoteProtocolError
+from synchro.config import ElectionMode, PeerAddress
+from synchro.errors import ConfigError, IllegalParams, RemoteProtocolError
 from synchro.row import RowType
 from synchro.server.applier import Status
 from synchro.server.join import serve_join
@@ -309,3 +309,79 @@ async def test_a_duplicate_key_stops_the_applier_of_the_second(tmp_path: Path) -
         appliers = [*one.appliers.values(), *two.appliers.values()]
         await until(lambda: all(a.status is Status.STOPPED for a in appliers))
         assert all("Duplicate key exists" in (a.message or "") for a in appliers)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_what_is_shown_of_a_subscriber_begins_anew_with_each_hello(
+    tmp_path: Path, counts: bool
+) -> None:
+    """A re-seed has less than the life before: the log is kept from there, and `downstream` shows it; what it
+    once acknowledged it is told (S14) [W-41], [I-13c]."""
+    async with open_set(tmp_path, size=2, checkpoint_count=1) as replicas:
+        for number in (1, 2):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        one, two = (replicas.members[f"instance00{n}"].node for n in (1, 2))
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        early = leader.core.vclock.without_local()
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        await replicas.wait_equal()
+        stays, number = (one, 2) if leader is one else (two, 1)
+        away = replicas.members[f"instance00{number}"].node
+        me = away.core.self_id
+        await until(lambda: stays.downstreams[me].acked.covers(stays.core.vclock))
+        former = stays.downstreams[me].acked
+        await replicas.stop(number)
+        await until(lambda: not stays.relays)
+        hello = Hello(
+            stays.replicaset_uuid,
+            away.uuid,
+            away.settings.instance_name,
+            early,
+            stays.core.raft.term,
+            1 << 20,
+            counts=counts,
+        )
+        transport = replicas.network.transport(away.settings.instance_name)
+        async with transport.subscribe(stays.settings.instance_name, hello) as stream:
+            accepted = await stream.receive()
+            assert isinstance(accepted, Accepted)
+            assert accepted.last_ack == former
+            shown = stays.info()["replication"][int(me)]["downstream"]["vclock"]
+            assert shown == {int(i): int(lsn) for i, lsn in early}
+            assert stays.snapshotter is not None
+            assert early.covers(stays.snapshotter._floor(stays.core.vclock))
+
+
+@pytest.mark.parametrize("word", ["name", "id", "uuid", "address"])
+async def test_an_upstream_is_restarted_by_any_word_that_info_has_for_it(tmp_path: Path, word: str) -> None:
+    """MEND-A7: where sources are addresses, the name that `info` prints was refused."""
+    async with open_set(tmp_path, size=2) as replicas:
+        one = await replicas.start(1)
+        peers = (PeerAddress("instance002", "instance002"), PeerAddress("h:1", "h:1"))
+        replicas.network.endpoints["h:1"] = replicas.members["instance001"].peers
+        two = await replicas.start(2, peers=peers)
+        await replicas.wait_ready()
+        await until(lambda: any(a.status is Status.FOLLOW for a in two.appliers.values()))
+        applier = two.appliers["h:1"]
+        applier.stop(RemoteProtocolError("made up"))
+        await until(lambda: applier.status is Status.STOPPED)
+        part = two.info()["replication"][int(one.core.self_id)]
+        words = {"name": part["name"], "id": str(part["id"]), "uuid": part["uuid"], "address": "h:1"}
+        two.restart_upstream(words[word])
+        await until(lambda: applier.status is Status.FOLLOW)
+        with pytest.raises(IllegalParams, match="no upstream"):
+            two.restart_upstream("instance009")
+
+
+async def test_info_names_a_subscriber_and_where_it_listens(tmp_path: Path) -> None:
+    """MEND-A7: whoever asks a master finds its replicas, though no address of theirs is configured there."""
+    async with open_set(tmp_path, size=2) as replicas:
+        await replicas.start(1)
+        await replicas.start(2)
+        await replicas.wait_ready()
+        one, two = (replicas.members[f"instance00{n}"].node for n in (1, 2))
+        await until(lambda: two.core.self_id in one.relays)
+        down = one.info()["replication"][int(two.core.self_id)]["downstream"]
+        assert (down["name"], down["address"]) == ("instance002", "instance002")

@@ -408,6 +408,16 @@ def test_two_instances_on_one_address() -> None:
     assert "127.0.0.1:3301 is also the address of i1" in str(refusal(text))
 
 
+@pytest.mark.parametrize(
+    "again", ["127.0.0.1:3302", "grpc://127.0.0.1:3302", "user:pw@127.0.0.1:3302", "127.0.0.1:03302"]
+)
+def test_one_peer_twice_at_one_address(again: str) -> None:
+    """Its two streams would cut each other off without end."""
+    text = cluster(f"replication: {{peers: ['127.0.0.1:3302', 'other.example:3309', '{again}']}}")
+    problem = refusal(text)
+    assert "127.0.0.1:3302 is named twice" in str(problem) or "HOST:PORT" in str(problem)
+
+
 def test_names_are_unique_in_the_document() -> None:
     text = cluster() + "  h:\n    replicasets:\n      r: {instances: {i1: {}}}\n"
     message = str(refusal(text))
