@@ -12,7 +12,9 @@ import structlog
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode, PeerAddress
+from synchro.config import ElectionMode, PeerAddress, Settings
+from synchro.main.supervise import run_instance
+from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import Status
 from synchro.server.directory import DataDirectory
 from synchro.server.life import Life
@@ -20,6 +22,7 @@ from synchro.server.node import Node
 from synchro.server.peers import Peers
 from synchro.storage.disk import RealDisk
 from tests.shell.memory_set import Member, MemorySet, create_space, open_set, put, until, write
+from tests.shell.test_grpc_set import free_addresses
 from tests.shell.test_relay_applier import is_meshed, three
 
 
@@ -213,3 +216,52 @@ async def test_of_two_addresses_of_one_instance_one_is_used(tmp_path: Path) -> N
         await until(lambda: waiting.status is Status.FOLLOW)
         assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
         assert two.find_applier(one.core.self_id) is waiting
+
+
+async def test_over_grpc_both_lives_hear_of_each_other(tmp_path: Path) -> None:
+    """The refusal names both in its details; each of the two reads it from its peer."""
+    one, two, elsewhere = free_addresses(3)
+    peers = (PeerAddress("instance001", one), PeerAddress("instance002", two))
+    stops = [trio.Event() for _ in range(4)]
+    async with open_rpc_host() as host, trio.open_nursery() as nursery:
+
+        async def start(number: int, name: str, listen: str, directory: str) -> Node:
+            path = str(tmp_path / directory)
+            settings = Settings(
+                instance_name=name,
+                listen=listen,
+                peers=peers,
+                wal_dir=path,
+                snapshot_dir=path,
+                replication_timeout_s=0.25,
+            )
+
+            async def run(*, task_status: trio.TaskStatus[Node]) -> None:
+                await run_instance(
+                    settings,
+                    host=host,
+                    log=structlog.get_logger(),
+                    stop=stops[number],
+                    task_status=task_status,
+                )
+
+            return await nursery.start(run)  # type: ignore[no-any-return]
+
+        first = await start(0, "instance001", one, "1")
+        original = await start(1, "instance002", two, "2")
+        await until(lambda: first.is_ready and original.is_ready and len(first.relays) == 1)
+        shutil.copytree(tmp_path / "2", tmp_path / "copy")
+        copy = await start(2, "instance002", elsewhere, "copy")
+        await until(lambda: copy.is_ready)
+        await until(lambda: all(doubled(node, original) for node in (first, original, copy)))
+        for node in (first, original, copy):
+            assert {life["address"] for life in doubled(node, original)} == {two, elsewhere}
+        part = original.info()["replication"][int(first.core.self_id)]["upstream"]
+        assert "two live processes have the identity" in part["message"]
+        stops[1].set()
+        await until(lambda: not doubled(copy, copy) and first.relays.keys() == {copy.core.self_id})
+        back = await start(3, "instance002", two, "2")  # it comes again, when the other has its place
+        await until(lambda: back.is_ready)
+        await until(lambda: all(doubled(node, original) for node in (first, back, copy)))
+        for stop in stops:
+            stop.set()
