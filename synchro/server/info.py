@@ -49,6 +49,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "replication": {},
         "election": None,
         "synchro": None,
+        "amnesia": None,
     }
     if not node.has_core:
         return tree
@@ -66,6 +67,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "replication": _replication(node),
         "election": _election(node),
         "synchro": synchro(core, now),
+        "amnesia": node.amnesia(),
     }
     return tree
 

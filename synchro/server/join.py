@@ -23,6 +23,7 @@ from synchro.errors import (
     DecodeError,
     IllegalParams,
     RemoteProtocolError,
+    ReplicasetUuidMismatch,
     SynchroError,
 )
 from synchro.ids import LOCAL, NOBODY, InstanceId, Term
@@ -162,6 +163,9 @@ class _Received:
     end: JoinEnd
     is_known_name: bool
     """`_cluster` has our name under another UUID: this is a re-seed, and what was forgotten may matter."""
+    is_known_uuid: bool
+    """It has our UUID: a re-seed if the amnesia flag is set; else a join that was killed, which acked
+    nothing."""
 
 
 async def join(directory: DataDirectory, transport: Transport, address: str) -> JoinEnd:
@@ -173,8 +177,18 @@ async def join(directory: DataDirectory, transport: Transport, address: str) -> 
     request = JoinRequest(identity.instance_uuid, identity.name)
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream)
+    expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
+    if expected is not None and got != expected:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {expected} (identity file), got {got} from {address}; "
+            "nothing was changed",
+            expected=expected,
+            got=got,
+        )
     if received.is_known_name:
         directory.set_amnesia(True)
+    elif not received.is_known_uuid:
+        directory.set_amnesia(False)  # A new member: nobody counts on what it may have forgotten.
     await trio.to_thread.run_sync(_store, directory, received)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
@@ -196,7 +210,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     frames: list[bytes] = []
     txns: list[Txn] = []
     checksum = 0
-    is_known_name = False
+    is_known_name = is_known_uuid = False
     while True:
         match item := await next_item():
             case JoinChunk():
@@ -204,7 +218,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
-                is_known_name |= _has_name(chunk, directory)
+                is_known_name |= _has_member(chunk, directory, by_name=True)
+                is_known_uuid |= _has_member(chunk, directory, by_name=False)
                 frames.append(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
@@ -217,7 +232,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
                 assert assembler.meta is not None
-                return _Received(start, assembler.meta, frames, txns, item, is_known_name)
+                return _Received(start, assembler.meta, frames, txns, item, is_known_name, is_known_uuid)
             case _:
                 raise RemoteProtocolError("a join began twice")
 
@@ -229,14 +244,17 @@ def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:
         raise RemoteProtocolError(f"bad part of a snapshot: {error.message}") from error
 
 
-def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
+def _has_member(chunk: Chunk, directory: DataDirectory, *, by_name: bool) -> bool:
+    """by_name: under another UUID than ours; else our UUID."""
     if chunk.kind is not ChunkKind.TUPLES or chunk.space_id != schema.CLUSTER_ID:
         return False
     mine = directory.identity
-    return any(
-        len(member) > 2 and member[2] == mine.name and member[1] != mine.instance_uuid
-        for member in chunk.tuples
-    )
+    if by_name:
+        return any(
+            len(member) > 2 and member[2] == mine.name and member[1] != mine.instance_uuid
+            for member in chunk.tuples
+        )
+    return any(member[1] == mine.instance_uuid for member in chunk.tuples)
 
 
 def _store(directory: DataDirectory, received: _Received) -> None:
@@ -252,6 +270,7 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         start=JournalStart(vclock=start),
         limits=settings.limits,
         wall_time=time.time(),
+        identity=directory.identity_file,
     )
     try:
         if received.txns:

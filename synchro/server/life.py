@@ -36,7 +36,7 @@ from synchro.errors import (
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
 from synchro.row import Txn
-from synchro.server.bootstrap import BootstrapHere, find_role, refuse_foreign
+from synchro.server.bootstrap import BootstrapHere, Wait, find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.failing_disk import WalDisk
 from synchro.server.garbage import tune_garbage_collector
@@ -101,6 +101,8 @@ class Life:
         """Until `stop` is set. Raises `SynchroError` when it cannot start, or must leave."""
         node, directory = self._node, self._node.directory
         recovered = None
+        if node.settings.new_set:
+            self._forget_set()
         if directory.has_data and (recovered := await self._recover()) is None:
             return
         async with self._open_port() as node.listen:
@@ -127,8 +129,25 @@ class Life:
 
     # ------------------------------------------------------------------------------------------ first start
 
+    def _forget_set(self) -> None:
+        """`--new-set`: a person says that the set of this instance is gone."""
+        directory = self._node.directory
+        former = directory.identity.replicaset_uuid
+        if former is None:
+            return
+        if directory.has_data:
+            raise ConfigError(
+                f"{directory.settings.snapshot_dir} has data of replica set {former}, so --new-set is "
+                "refused; nothing was changed. Next: start without it, or move the files away first"
+            )
+        directory.forget_replicaset()
+        self._log.warning(
+            "replicaset_forgotten", replicaset_uuid=former, message="--new-set: what it held is given up"
+        )
+
     async def _first_start(self) -> None:
-        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]."""
+        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]. One that was a member
+        joins its set again, in amnesia, or waits (MEND-D1)."""
         node, settings = self._node, self._node.settings
         directory = node.directory
         directory.begin_first_start()
@@ -145,9 +164,11 @@ class Life:
                 node.uuid,
                 node.transport,
                 publish=publish,
-                note=lambda why: self._log.info("bootstrap_waiting", message=why),
+                note=self._note_wait,
+                replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
+                directory.set_amnesia(False)  # Of a set that is new nothing can be forgotten.
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
@@ -173,6 +194,10 @@ class Life:
             directory.begin_first_start()
             await trio.sleep(min(JOIN_RETRY_S, settings.replication_timeout_s))
 
+    def _note_wait(self, wait: Wait) -> None:
+        tell = self._log.warning if wait.is_bereft else self._log.info
+        tell("bootstrap_waiting", message=wait.why)
+
     # --------------------------------------------------------------------------------------------- recovery
 
     async def _recover(self) -> tuple[Instance, Recovered] | None:
@@ -182,11 +207,15 @@ class Life:
         node.stage = "recovery"
         began = time.perf_counter()
         if settings.force_trust and directory.identity.amnesia:
-            self._log.warning(
-                "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
-            )
+            self._overrule()
             directory.set_amnesia(False)
-        recovered = recover(directory.disk, settings.snapshot_dir, settings.wal_dir, node.uuid)
+        recovered = recover(
+            directory.disk,
+            settings.snapshot_dir,
+            settings.wal_dir,
+            node.uuid,
+            directory.identity_file.notes.log,
+        )
         assert recovered is not None
         # In a thread, so that a signal is heard; nothing else of this instance runs yet.
         instance = await trio.to_thread.run_sync(self._replay, recovered, trio.current_time())
@@ -207,6 +236,22 @@ class Life:
         tune_garbage_collector()
         await trio.lowlevel.checkpoint()
         return instance, recovered
+
+    def _overrule(self) -> None:
+        self._log.warning(
+            "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
+        )
+
+    def _is_log_whole(self, recovered: Recovered) -> bool:
+        """ADR 14. False: the flag is on disk, before a new file of the log hides what is missing."""
+        if recovered.lost is None:
+            return True
+        self._log.warning("log_incomplete", message=f"{recovered.lost}; acknowledged rows may be lost")
+        if self._node.settings.force_trust:
+            self._overrule()
+            return True
+        self._node.directory.set_amnesia(True)
+        return False
 
     def _replay(self, recovered: Recovered, now: float) -> Instance | None:
         """Into memory; None: asked to stop meanwhile. Nothing made here is garbage: none is looked for."""
@@ -230,6 +275,7 @@ class Life:
                 rng=random.Random(),
                 trusted=not directory.identity.amnesia,
                 now=now,
+                is_log_whole=lambda: self._is_log_whole(recovered),
             )
         except _Stopped:
             return None
@@ -269,6 +315,7 @@ class Life:
                 limits=settings.limits,
                 sync=settings.wal_mode is WalMode.FSYNC,
                 wall_time=time.time(),
+                identity=node.directory.identity_file,
             )
         )
         wal = Wal(
@@ -286,6 +333,7 @@ class Life:
                 async with trio.open_nursery() as inner:
                     inner.start_soon(self._cancel_on_stop, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
+                    inner.start_soon(self._keep_notes, wal)
                     await inner.start(node.run)
                     inner.start_soon(node.snapshotter.run)
                     node.become_ready()
@@ -326,6 +374,12 @@ class Life:
             self._node.disk_failed(error)
         finally:
             self._wal_ended.set()
+
+    async def _keep_notes(self, wal: Wal) -> None:
+        try:
+            await wal.keep_notes(self._node.collect_acks)
+        except DiskFailed as error:
+            self._node.disk_failed(error)
 
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import FencingMode, Settings
+from synchro.config import FencingMode, Settings, WalMode
 from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, SyncQueueFull
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import Instance
+from synchro.replication.trust import AckMemory, Remembered
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
 from synchro.server.relay import Downstream, Relay
+from synchro.storage.notes import AckNote
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
@@ -72,6 +74,10 @@ class Node:
         self.appliers: dict[str, Applier] = {}
         self.relays: dict[InstanceId, Relay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
+        self.acks = AckMemory(
+            {peer: Remembered(*ack) for peer, ack in directory.identity_file.notes.acks.items()}
+        )
+        """What each peer once acknowledged, kept over restarts (ADR 14)."""
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
         self.halted: SynchroError | None = None
@@ -108,6 +114,7 @@ class Node:
         self._persisted_term = 0
         self._election: tuple[object, ...] = ()
         self._was_writable: bool | None = None
+        self._amnesia_noted: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -282,7 +289,8 @@ class Node:
             while self._events and self.halted is None:
                 event = self._events.popleft()
                 for effect in self.core.step(event, trio.current_time()):
-                    self._dispatch(effect)
+                    if self.halted is None:
+                        self._dispatch(effect)  # N3: a flag that is not on disk stops what follows
             self._after_steps()
         except Exception as error:  # noqa: BLE001 - the border of the core: any bug there ends the node
             self._panic(error)
@@ -328,15 +336,24 @@ class Node:
                 for applier in self.appliers.values():
                     applier.rows_cut_back()
             case ev.BeginAmnesia():
-                self.log.warning("amnesia_began")
-                self.directory.set_amnesia(True)
+                self.log.warning("amnesia_began", message="a member has what this log once had, and lost")
+                if not self._save_amnesia(True):
+                    return
                 for applier in self.appliers.values():
                     applier.reset()  # subscribe again, with an empty filter: own rows may be missing
             case ev.EndAmnesia():
-                self.log.info("amnesia_ended")
-                self.directory.set_amnesia(False)
+                if self._save_amnesia(False):
+                    self.log.info("amnesia_ended")
             case ev.Notice():
                 self.log.info(effect.event, **effect.facts)
+
+    def _save_amnesia(self, amnesia: bool) -> bool:
+        """False: it is not on disk, so the process leaves before anything else is said."""
+        try:
+            self.directory.set_amnesia(amnesia)
+        except DiskFailed as error:
+            self._fail(error)
+        return self.halted is None
 
     def find_applier(self, peer: InstanceId) -> Applier | None:
         return next((a for a in self.appliers.values() if a.peer_id == peer), None)
@@ -354,6 +371,8 @@ class Node:
                 applier.wake_ack()
         if self._readers:
             self._wake_readers()
+        if core.has_amnesia or self._amnesia_noted:
+            self._note_amnesia()
         raft, limbo = core.raft, core.limbo
         election = (raft.leader, raft.role, raft.volatile_term, limbo.owner_id, limbo.term, limbo.state)
         if election != self._election:
@@ -363,6 +382,42 @@ class Node:
         elif self._watchers:
             self._stepped.set()
 
+    def _note_amnesia(self) -> None:
+        """Whom it must hear, for the log and for people; again when that changes."""
+        facts = self.amnesia()
+        if facts != self._amnesia_noted:
+            self._amnesia_noted = facts
+            if facts is not None:
+                self.log.warning("amnesia", **facts)
+
+    def amnesia(self) -> dict[str, Any] | None:
+        """None: this instance trusts its log. Else of which members it waits for what, and the next
+        command."""
+        core = self.core
+        if not core.has_amnesia:
+            return None
+        missing = core.must_hear()
+        others = [
+            {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
+            for peer, why in missing.items()
+        ]
+        if core.acks_count:
+            text = "its log is whole again; it votes when this term is over"
+        elif others:
+            names = ", ".join(f"{other['name']} ({other['why']})" for other in others)
+            text = f"its log may have lost acknowledged rows, so it does not vote; it must hear {names}"
+        else:
+            text = (
+                "its log may have lost acknowledged rows, so it does not vote; no other member can say which"
+            )
+        command = self.settings.again_with("--force-trust")
+        return {
+            "must_hear": others,
+            "message": text,
+            "next": f"start those members; if what they have is gone for good: {command}",
+            "command": command,
+        }
+
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
         if (reason is None) != self._was_writable:
@@ -370,6 +425,13 @@ class Node:
             self.log.info("became_writable" if reason is None else "became_read_only", ro_reason=reason)
 
     # ------------------------------------------------------------------------------------------------- disk
+
+    def collect_acks(self) -> None:
+        """Hand what peers acknowledged to the next note (ADR 14). Not with `wal.mode: write`: who
+        acknowledges rows that are not on disk may lose them without having forgotten a promise."""
+        if self.settings.wal_mode is WalMode.FSYNC:
+            known = self.acks.export(self.core.memtx.prepared_members())
+            self.directory.identity_file.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
 
     def disk_failed(self, error: SynchroError) -> None:
         self._fail(error)

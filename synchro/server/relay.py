@@ -44,8 +44,8 @@ class Downstream:
         self.message: str | None = None
         self.system_message: str | None = None
         self.acked = EMPTY_VCLOCK
-        """Highest vclock it acknowledged in the life of this process: WAL above it is kept [W-41], and
-        it is told so at its next Hello (S14)."""
+        """Highest vclock it acknowledged in the life of this process: WAL above it is kept [W-41]. What it is
+        told at its next Hello (S14) is in `Node.acks`."""
         self.sent_at = trio.current_time()
         self.lag = 0.0
         """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
@@ -131,7 +131,8 @@ class Relay:
         First comes who we are, then the Raft state and a heartbeat, then rows [M-33]."""
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
-        last_ack = down.acked
+        last_ack = node.acks.subscribed(self.peer, hello.vclock.without_local(), counts=hello.counts)
+        node.wal.note_soon()
         if hello.counts:
             down.acked = down.acked.merge(hello.vclock.without_local())
         self._send(
@@ -388,6 +389,8 @@ class Relay:
             down.lag = max(0.0, time.time() - message.tm)
         if ack.counts:
             down.acked = down.acked.merge(ack.vclock)
+        self._node.acks.acked(self.peer, ack.vclock, counts=ack.counts)
+        self._node.wal.note_soon()
         self._filter.acked(ack.vclock)
         self._credit = message.credit
         self._following = message.following

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write that mean: nothing is broken, there is just no room."""
 
 File = NewType("File", int)
 """An open file. Never kept across a restart."""

@@ -6,6 +6,10 @@ Rules [W-10], [W-11], [W-20..25]; S10, S15. The chain of files is checked as a w
 Where two files overlap the later one wins: it was begun by a restart that copied what the earlier one held
 above its synced mark. The earlier file is read up to the start of the later one; equal rows there are
 expected, different ones are corruption.
+
+Whether the end is missing cannot be told by what lies there: a recycled file keeps old blocks, and a log
+whose last file was removed ends with an end marker. So it is compared with what the identity file says (ADR
+14).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from synchro.ids import InstanceId, Lsn
 from synchro.row import Tuple, Txn
 from synchro.storage.disk import Disk, FileBytes
 from synchro.storage.journal import JournalStart, WalFile
+from synchro.storage.notes import LogNote
 from synchro.storage.snapshot import SnapshotMeta, SnapshotReader, read_snapshot
 from synchro.storage.xlog import (
     INPROGRESS_SUFFIX,
@@ -48,7 +53,7 @@ def open_xlog(disk: Disk, path: str) -> Iterator[XlogReader]:
 
 @dataclass(frozen=True, slots=True)
 class TornTail:
-    """Where the log ended without an end marker; nothing known to be synced is missing [W-21]."""
+    """Where the log ended without an end marker [W-21]; see `Recovered.lost` for what is missing."""
 
     path: str
     offset: int
@@ -57,10 +62,17 @@ class TornTail:
 class Recovered:
     """The snapshot and the rows behind it. Use in this order: `meta`, `tuples()`, `batches()`, the rest.
 
-    After `batches` ended: `vclock`, `clean_stop`, `torn_tail`, `log_complete`, `journal_start`.
+    After `batches` ended: `vclock`, `clean_stop`, `torn_tail`, `lost`, `journal_start`.
     """
 
-    def __init__(self, disk: Disk, snapshot: SnapshotReader, chain: Sequence[WalFile], first: int) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        snapshot: SnapshotReader,
+        chain: Sequence[WalFile],
+        first: int,
+        noted: LogNote | None = None,
+    ) -> None:
         self.meta: SnapshotMeta = snapshot.meta
         self.snapshot_path = snapshot.path
         self.instance_uuid = snapshot.header.instance_uuid
@@ -68,9 +80,9 @@ class Recovered:
         self.clean_stop = not chain
         """True: the log has its end marker, or there is no log yet."""
         self.torn_tail: TornTail | None = None
-        self.log_complete = False
-        """Snapshot and chain are whole and every block up to the last mark is valid (first part of the
-        amnesia rule, S14). Where that is not so an error is raised."""
+        self.lost: str | None = None
+        """What was once synced and is not there any more: the log is not to be trusted (S14). None: all that
+        was noted is there. Damage that can be seen in the files themselves is an error instead."""
         self.rows = 0
         """Rows given out by `batches`."""
         self.journal_start: JournalStart | None = None
@@ -78,6 +90,14 @@ class Recovered:
         self._snapshot = snapshot
         self._chain = chain
         self._first = first
+        self._noted = noted
+        self._end = 0
+        """Of the blocks in the last file."""
+
+    @property
+    def log_complete(self) -> bool:
+        """`batches` ended, and everything that is known to have been synced was there."""
+        return self.journal_start is not None and self.lost is None
 
     def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
         """(space id, some tuples of it), once. Raises `Corruption`."""
@@ -99,7 +119,18 @@ class Recovered:
                     yield from self._read_closed(reader, following, lsns, copied, overlap)
                 else:
                     yield from self._read_last(reader, lsns, overlap)
-        self.log_complete = True
+        self._compare_with_note()
+
+    def _compare_with_note(self) -> None:
+        """A file with one behind it was compared with the start of that one already."""
+        noted = self._noted
+        if noted is None:
+            return
+        names = [posixpath.basename(file.path) for file in self._chain]
+        if noted.name not in names:
+            self.lost = f"{noted.name}, the newest file of the log, is gone"
+        elif noted.name == names[-1] and self._end < noted.length:
+            self.lost = f"{noted.name} ends at offset {self._end}, but had {noted.length} bytes"
 
     def _read_closed(
         self,
@@ -153,6 +184,7 @@ class Recovered:
             if batch:
                 yield self._count(batch)
         end = Vclock(seen)
+        self._end = reader.end
         if not end.covers(self.meta.vclock, with_local=True):
             # The snapshot was made when these rows were on disk, so the end of the log was cut wrongly.
             raise reader.damage(f"it ends at {end}, but {self.snapshot_path} is at {self.meta.vclock}")
@@ -289,10 +321,13 @@ def read_chain(
     return chain
 
 
-def recover(disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | None) -> Recovered | None:
+def recover(
+    disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | None, noted: LogNote | None = None
+) -> Recovered | None:
     """None: nothing there, a first start. Raises `Corruption` (file, offset, lsn) or `XlogGap`.
 
-    instance_uuid: own UUID from the identity file; None: do not compare. Deletes `.inprogress` files.
+    instance_uuid: own UUID from the identity file; None: do not compare. noted: what that file says of the
+    log; None: it says nothing. Deletes `.inprogress` files.
     """
     for directory in dict.fromkeys((snapshot_dir, wal_dir)):
         disk.makedirs(directory)
@@ -315,4 +350,4 @@ def recover(disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | No
         if not covered:
             raise _gap(vclock, chain[0].vclock)
         first = covered[-1]
-    return Recovered(disk, snapshot, chain, first)
+    return Recovered(disk, snapshot, chain, first, noted)

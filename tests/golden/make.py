@@ -23,7 +23,7 @@ from synchro.instance_recovery import snapshot_view
 from synchro.row import Field, RowType
 from synchro.storage import xrow
 from synchro.storage.disk import RealDisk
-from synchro.storage.identity import Identity, save_identity
+from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from tests.mesh import ASYNC, LOCAL_SPACE, REPLICASET, SYNC, Mesh, uuid_of
@@ -70,7 +70,7 @@ def make(folder: Path) -> None:
     disk, directory = RealDisk(), str(data)
     mesh = Mesh(3, skip_conflict=True)
     salts = random.Random(1)
-    save_identity(disk, directory, Identity(uuid_of(ME), "i1", REPLICASET))
+    identity = IdentityFile.create(disk, directory, Identity(uuid_of(ME), "i1", REPLICASET))
     write_snapshot(
         disk, directory, SnapshotMeta(replicaset_uuid=REPLICASET), mesh.spaces, instance_uuid=uuid_of(ME)
     )
@@ -81,6 +81,7 @@ def make(folder: Path) -> None:
         new_salt=lambda: salts.getrandbits(64),
         limits=LIMITS,
         wall_time=1.0,
+        identity=identity,
     )
     member = mesh.members[ME]
     done = 0
@@ -139,6 +140,7 @@ def make(folder: Path) -> None:
     mesh.persist(ME)
     write()
     assert not any(other.stopped for other in mesh.members.values())
+    journal.write_note()
     journal.close_files()  # kill -9: no end marker
 
     expected = facts(mesh[ME])
