@@ -97,9 +97,11 @@ class DataDirectory:
             self.disk.sync_dir(directory)
 
     def forget_replicaset(self) -> None:
-        """A person decided that the set is gone: this instance may make, or join, another one."""
+        """A person decided that the set is gone: this instance may make, or join, another one. If it is not
+        gone, and this one joins it again after all, then in amnesia."""
         self.identity_file.acks = {}
-        self.save(replace(self.identity, replicaset_uuid=None, amnesia=False))
+        former = self.identity.replicaset_uuid
+        self.save(replace(self.identity, replicaset_uuid=None, amnesia=True, former_uuid=former))
 
     def save(self, identity: Identity) -> None:
         """Durable when it returns. Raises `DiskFailed`: what must be remembered is not, so nothing may go
@@ -122,4 +124,4 @@ class DataDirectory:
     def set_replicaset(self, replicaset_uuid: str) -> None:
         """As `save`."""
         if self.identity.replicaset_uuid != replicaset_uuid:
-            self.save(replace(self.identity, replicaset_uuid=replicaset_uuid))
+            self.save(replace(self.identity, replicaset_uuid=replicaset_uuid, former_uuid=None))

@@ -163,9 +163,6 @@ class _Received:
     end: JoinEnd
     is_known_name: bool
     """`_cluster` has our name under another UUID: this is a re-seed, and what was forgotten may matter."""
-    is_known_uuid: bool
-    """It has our UUID: a re-seed if the amnesia flag is set; else a join that was killed, which acked
-    nothing."""
 
 
 async def join(directory: DataDirectory, transport: Transport, address: str) -> JoinEnd:
@@ -185,10 +182,8 @@ async def join(directory: DataDirectory, transport: Transport, address: str) -> 
             expected=expected,
             got=got,
         )
-    if received.is_known_name:
-        directory.set_amnesia(True)
-    elif not received.is_known_uuid:
-        directory.set_amnesia(False)  # A new member: nobody counts on what it may have forgotten.
+    if identity.former_uuid not in (None, got) and not received.is_known_name:
+        directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
     await trio.to_thread.run_sync(_store, directory, received)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
@@ -210,7 +205,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     frames: list[bytes] = []
     txns: list[Txn] = []
     checksum = 0
-    is_known_name = is_known_uuid = False
+    is_known_name = False
     while True:
         match item := await next_item():
             case JoinChunk():
@@ -218,8 +213,11 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
-                is_known_name |= _has_member(chunk, directory, by_name=True)
-                is_known_uuid |= _has_member(chunk, directory, by_name=False)
+                if not is_known_name and _has_name(chunk, directory):
+                    is_known_name = True
+                    directory.set_amnesia(
+                        True
+                    )  # At once: when the new UUID is registered nothing tells any more.
                 frames.append(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
@@ -232,7 +230,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
                 assert assembler.meta is not None
-                return _Received(start, assembler.meta, frames, txns, item, is_known_name, is_known_uuid)
+                return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")
 
@@ -244,17 +242,14 @@ def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:
         raise RemoteProtocolError(f"bad part of a snapshot: {error.message}") from error
 
 
-def _has_member(chunk: Chunk, directory: DataDirectory, *, by_name: bool) -> bool:
-    """by_name: under another UUID than ours; else our UUID."""
+def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
     if chunk.kind is not ChunkKind.TUPLES or chunk.space_id != schema.CLUSTER_ID:
         return False
     mine = directory.identity
-    if by_name:
-        return any(
-            len(member) > 2 and member[2] == mine.name and member[1] != mine.instance_uuid
-            for member in chunk.tuples
-        )
-    return any(member[1] == mine.instance_uuid for member in chunk.tuples)
+    return any(
+        len(member) > 2 and member[2] == mine.name and member[1] != mine.instance_uuid
+        for member in chunk.tuples
+    )
 
 
 def _store(directory: DataDirectory, received: _Received) -> None:

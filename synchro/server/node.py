@@ -74,9 +74,7 @@ class Node:
         self.appliers: dict[str, Applier] = {}
         self.relays: dict[InstanceId, Relay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
-        self.acks = AckMemory(
-            {peer: Remembered(*ack) for peer, ack in directory.identity_file.notes.acks.items()}
-        )
+        self.acks = AckMemory()
         """What each peer once acknowledged, kept over restarts (ADR 14)."""
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
@@ -216,6 +214,8 @@ class Node:
         assert self._core is None
         self._core = core
         self._wal = wal
+        noted = self.directory.identity_file.notes.acks
+        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in noted.items()})
         wal.call_with(self.host.call_when_idle, self.host.call_from_thread)
         self._persisted_term = core.raft.term
 

@@ -50,12 +50,14 @@ _VERSION: Final = "2"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """replicaset_uuid: None until the instance belongs to a set. amnesia: the log is not to be trusted."""
+    """replicaset_uuid: None until the instance belongs to a set. amnesia: the log is not to be trusted.
+    former_uuid: the set that a person said is gone, until the instance belongs to another one."""
 
     instance_uuid: str
     name: str
     replicaset_uuid: str | None = None
     amnesia: bool = False
+    former_uuid: str | None = None
 
 
 def encode_identity(identity: Identity, *, version: str = _VERSION) -> bytes:
@@ -65,6 +67,8 @@ def encode_identity(identity: Identity, *, version: str = _VERSION) -> bytes:
         "ReplicaSet": identity.replicaset_uuid or "",
         "Amnesia": yes_no(identity.amnesia),
     }
+    if identity.former_uuid is not None:
+        fields["Former"] = identity.former_uuid
     assert not any(c in value for value in fields.values() for c in "\r\n")
     return with_crc([_MAGIC, version, *(f"{key}: {value}" for key, value in fields.items())])
 
@@ -82,7 +86,11 @@ def _decode(data: bytes, path: str) -> tuple[Identity, str]:
             raise ValueError(f"unknown format {magic!r} {version!r}")
         fields = dict(line.split(": ", 1) for line in lines)
         found = Identity(
-            fields["Instance"], fields["Name"], fields["ReplicaSet"] or None, YES_NO[fields["Amnesia"]]
+            fields["Instance"],
+            fields["Name"],
+            fields["ReplicaSet"] or None,
+            YES_NO[fields["Amnesia"]],
+            fields.get("Former"),
         )
     except (ValueError, KeyError) as error:
         raise _damage(path, error) from error
