@@ -47,11 +47,12 @@ from synchro.server.snapshotter import Snapshotter
 from synchro.server.transport import Ballot, LinkLost
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
-from synchro.storage.recovery import Recovered, recover
+from synchro.storage.recovery import Recovered, recover_with_any
 from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
 from synchro.storage.wal import Wal
+from synchro.storage.xlog import DAMAGED_SUFFIX
 
 DRAIN_S: Final = 10.0
 """How long a clean stop waits for the disk."""
@@ -209,18 +210,30 @@ class Life:
         if settings.force_trust and directory.identity.amnesia:
             self._overrule()
             directory.set_amnesia(False)
-        recovered = recover(
-            directory.disk,
-            settings.snapshot_dir,
-            settings.wal_dir,
-            node.uuid,
-            directory.identity_file.notes.log,
-        )
-        assert recovered is not None
-        # In a thread, so that a signal is heard; nothing else of this instance runs yet.
-        instance = await trio.to_thread.run_sync(self._replay, recovered, trio.current_time())
-        if instance is None:
+        now = trio.current_time()
+        try:
+            # In a thread, so that a signal is heard; nothing else of this instance runs yet.
+            found = await trio.to_thread.run_sync(
+                lambda: recover_with_any(
+                    directory.disk,
+                    settings.snapshot_dir,
+                    settings.wal_dir,
+                    node.uuid,
+                    directory.identity_file.notes.log,
+                    lambda recovered: self._replay(recovered, now),
+                )
+            )
+        except _Stopped:
             return None
+        assert found is not None
+        recovered, instance, damaged = found
+        for error in damaged:
+            self._log.warning(
+                "snapshot_damaged",
+                file=f"{error.details['file']}{DAMAGED_SUFFIX}",
+                message=f"{error.message}; it was renamed, and {recovered.snapshot_path} with the log behind "
+                "it took its place",
+            )
         self._check_set(instance)
         if recovered.torn_tail is not None:
             self._log.warning(
@@ -253,8 +266,8 @@ class Life:
         self._node.directory.set_amnesia(True)
         return False
 
-    def _replay(self, recovered: Recovered, now: float) -> Instance | None:
-        """Into memory; None: asked to stop meanwhile. Nothing made here is garbage: none is looked for."""
+    def _replay(self, recovered: Recovered, now: float) -> Instance:
+        """Into memory. Raises `_Stopped`. Nothing made here is garbage: none is looked for."""
         settings, directory = self._node.settings, self._node.directory
 
         def txns() -> Iterator[Txn]:
@@ -277,8 +290,6 @@ class Life:
                 now=now,
                 is_log_whole=lambda: self._is_log_whole(recovered),
             )
-        except _Stopped:
-            return None
         finally:
             if was_collecting:
                 gc.enable()

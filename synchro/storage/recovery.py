@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import posixpath
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from synchro.errors import Corruption, XlogGap
 from synchro.ids import InstanceId, Lsn
@@ -28,6 +29,7 @@ from synchro.storage.journal import JournalStart, WalFile
 from synchro.storage.notes import LogNote
 from synchro.storage.snapshot import SnapshotMeta, SnapshotReader, read_snapshot
 from synchro.storage.xlog import (
+    DAMAGED_SUFFIX,
     INPROGRESS_SUFFIX,
     SNAP_SUFFIX,
     XLOG_SUFFIX,
@@ -38,6 +40,7 @@ from synchro.storage.xlog import (
 )
 from synchro.vclock import Vclock
 
+_T = TypeVar("_T")
 _Lsns = dict[InstanceId, Lsn]
 
 
@@ -294,6 +297,7 @@ def _check_header(header: FileHeader, kind: str, path: str, name: str, instance_
             f"{path}: invalid instance UUID: expected {instance_uuid}, the file has {header.instance_uuid}",
             file=path,
             offset=0,
+            got=header.instance_uuid,
         )
 
 
@@ -322,17 +326,23 @@ def read_chain(
 
 
 def recover(
-    disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | None, noted: LogNote | None = None
+    disk: Disk,
+    snapshot_dir: str,
+    wal_dir: str,
+    instance_uuid: str | None,
+    noted: LogNote | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> Recovered | None:
     """None: nothing there, a first start. Raises `Corruption` (file, offset, lsn) or `XlogGap`.
 
     instance_uuid: own UUID from the identity file; None: do not compare. noted: what that file says of the
-    log; None: it says nothing. Deletes `.inprogress` files.
+    log; None: it says nothing. without: names of snapshots that are not used. Deletes `.inprogress` files.
     """
     for directory in dict.fromkeys((snapshot_dir, wal_dir)):
         disk.makedirs(directory)
         delete_inprogress(disk, directory)
-    snapshots = _names(disk, snapshot_dir, SNAP_SUFFIX)
+    snapshots = [name for name in _names(disk, snapshot_dir, SNAP_SUFFIX) if name not in without]
     chain = [file for file, _ in read_chain(disk, wal_dir, instance_uuid)]
     if not snapshots:
         if chain:
@@ -351,3 +361,65 @@ def recover(
             raise _gap(vclock, chain[0].vclock)
         first = covered[-1]
     return Recovered(disk, snapshot, chain, first, noted)
+
+
+def recover_with_any(
+    disk: Disk,
+    snapshot_dir: str,
+    wal_dir: str,
+    instance_uuid: str | None,
+    noted: LogNote | None,
+    replay: Callable[[Recovered], _T],
+) -> tuple[Recovered, _T, list[Corruption]] | None:
+    """As `recover`, with an older snapshot where the newest is damaged and the log behind the older one is
+    whole.
+
+    replay: reads all of what it is given, and is called again from the start with the next one. Damaged files
+    are renamed when something took their place, so that they count no more; the errors about them come back.
+    Else the `Corruption` names the file and the next step, and nothing was changed.
+    """
+    damaged: dict[str, Corruption] = {}
+    while True:
+        try:
+            found = recover(disk, snapshot_dir, wal_dir, instance_uuid, noted, without=damaged)
+            if found is None:
+                if damaged:
+                    raise _no_stand_in(damaged, "there is no older one")
+                return None
+            result = replay(found)
+            newest = max((int(name.split(".")[0]) for name in damaged), default=0)
+            if found.vclock.signature < newest:
+                raise _no_stand_in(damaged, f"the log ends at {found.vclock}, before it")
+            break
+        except (Corruption, XlogGap) as error:
+            directory, name = posixpath.split(str(error.details.get("file", "")))
+            is_snapshot = directory == snapshot_dir and is_file_name(name, SNAP_SUFFIX)
+            if (
+                is_snapshot
+                and name not in damaged
+                and isinstance(error, Corruption)
+                and "got" not in error.details
+            ):
+                damaged[name] = error.with_traceback(None)  # which holds what was read so far
+            elif damaged and "damaged" not in error.details:
+                raise _no_stand_in(damaged, error.message) from error
+            else:
+                raise
+    for name in damaged:
+        path = posixpath.join(snapshot_dir, name)
+        disk.rename(path, path + DAMAGED_SUFFIX)
+    if damaged:
+        disk.sync_dir(snapshot_dir)
+    return found, result, list(damaged.values())
+
+
+def _no_stand_in(damaged: dict[str, Corruption], why: str) -> Corruption:
+    first = next(iter(damaged.values()))
+    return Corruption(
+        f"{first.message}; an older snapshot cannot take its place: {why}; nothing was changed. Next: "
+        "restore the file from a copy; or, in a set whose other members have the data, move all files of "
+        "this instance except instance.identity away and start it again to join anew",
+        file=first.details["file"],
+        offset=first.details["offset"],
+        damaged=sorted(damaged),
+    )

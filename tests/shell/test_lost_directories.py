@@ -209,3 +209,75 @@ async def test_alone_an_emptied_instance_says_what_to_do(tmp_path: Path) -> None
         node = await replicas.start(1, new_set=True)
         await replicas.wait_leader()
         assert node.directory.identity.replicaset_uuid not in (None, former)
+
+
+# --- MEND-D3: snapshots ---------------------------------------------------------------------------------
+
+
+async def test_a_damaged_snapshot_is_set_aside_and_is_no_floor(tmp_path: Path) -> None:
+    """The instance starts from the older one and the log, says so once, and its next checkpoints clean up."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await replicas.start(1)
+        await replicas.wait_leader()
+        await create_space(node)
+        for key in range(3):
+            assert isinstance(await write(node, put(key)), ev.Committed)
+            await node.checkpoint()
+        await replicas.stop(1)
+        home = directory(tmp_path, 1)
+        newest = max(home.glob("*.snap"))
+        newest.write_bytes(b"")
+        with structlog.testing.capture_logs() as records:
+            node = await replicas.start(1)
+            await replicas.wait_leader()
+        warned = [record for record in records if record["event"] == "snapshot_damaged"]
+        assert [record["file"] for record in warned] == [f"{newest}.damaged"]
+        assert keys(node) == [0, 1, 2]
+        for key in range(3, 6):
+            assert isinstance(await write(node, put(key)), ev.Committed)
+            await node.checkpoint()
+        kept = sorted(path.name for path in home.glob("*.snap"))
+        assert len(kept) == 2
+        assert node.wal.files[0].vclock.signature >= int(newest.name.split(".")[0])
+        await replicas.stop(1)
+
+
+async def test_the_advice_for_a_damaged_snapshot_works(tmp_path: Path) -> None:
+    """Nothing can take its place: the error names the file and the next step, which is carried out here."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        home = directory(tmp_path, b)
+        snapshot = max(home.glob("*.snap"))
+        snapshot.write_bytes(snapshot.read_bytes()[:-1])
+        await start_all(replicas, a, c)
+        with pytest.raises(RuntimeError, match="without calling task_status"):
+            await replicas.start(b)
+        member = replicas.members[f"instance{b:03}"]
+        assert member.error is not None
+        assert member.error.details["file"] == str(snapshot)
+        assert "move all files of this instance except instance.identity away" in member.error.message
+        (tmp_path / "away").mkdir()
+        for path in home.iterdir():
+            if path.name != IDENTITY_NAME:
+                path.rename(tmp_path / "away" / path.name)
+        node = await replicas.start(b)
+        await until(lambda: node.is_ready and not node.directory.identity.amnesia)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert keys(node) == list(range(5))
+
+
+async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) -> None:
+    """MEND-D3: an old snapshot, or one that was set aside, must not be found by a later recovery."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        home = directory(tmp_path, b)
+        snapshot = max(home.glob("*.snap"))
+        snapshot.rename(f"{snapshot}.damaged")
+        for path in home.glob("*.xlog"):
+            path.rename(f"{path}.inprogress")
+        await start_all(replicas, a, c, b)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert not list(home.glob("*.damaged"))
+        assert not list(home.glob("*.inprogress"))
