@@ -394,17 +394,16 @@ def recover_with_any(
         except (Corruption, XlogGap) as error:
             directory, name = posixpath.split(str(error.details.get("file", "")))
             is_snapshot = directory == snapshot_dir and is_file_name(name, SNAP_SUFFIX)
-            if (
-                is_snapshot
-                and name not in damaged
-                and isinstance(error, Corruption)
-                and "got" not in error.details
-            ):
+            is_ours = "got" not in error.details  # else somebody mixed up directories
+            if is_snapshot and is_ours and name not in damaged and isinstance(error, Corruption):
                 damaged[name] = error.with_traceback(None)  # which holds what was read so far
-            elif damaged and "damaged" not in error.details:
+            elif "damaged" in error.details or not is_ours:
+                raise
+            elif damaged:
                 raise _no_stand_in(damaged, error.message) from error
             else:
-                raise
+                text = f"{error.message}; nothing was changed. {_NEXT}"
+                raise type(error)(text, **error.details) from error
     for name in damaged:
         path = posixpath.join(snapshot_dir, name)
         disk.rename(path, path + DAMAGED_SUFFIX)
@@ -413,12 +412,16 @@ def recover_with_any(
     return found, result, list(damaged.values())
 
 
+_NEXT = (
+    "Next: restore the file from a copy; or, in a set whose other members have the data, move all files of "
+    "this instance except instance.identity away and start it again to join anew"
+)
+
+
 def _no_stand_in(damaged: dict[str, Corruption], why: str) -> Corruption:
     first = next(iter(damaged.values()))
     return Corruption(
-        f"{first.message}; an older snapshot cannot take its place: {why}; nothing was changed. Next: "
-        "restore the file from a copy; or, in a set whose other members have the data, move all files of "
-        "this instance except instance.identity away and start it again to join anew",
+        f"{first.message}; an older snapshot cannot take its place: {why}; nothing was changed. {_NEXT}",
         file=first.details["file"],
         offset=first.details["offset"],
         damaged=sorted(damaged),
