@@ -22,7 +22,7 @@ from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, Syn
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import Instance
-from synchro.replication.trust import AckMemory, Remembered
+from synchro.replication.trust import AckMemory, Missing, Remembered
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
@@ -401,22 +401,25 @@ class Node:
             {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
             for peer, why in missing.items()
         ]
+        command = self.settings.again_with("--force-trust")
+        unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
         if core.acks_count:
             text = "its log is whole again; it votes when this term is over"
-        elif others:
-            names = ", ".join(f"{other['name']} ({other['why']})" for other in others)
-            text = f"its log may have lost acknowledged rows, so it does not vote; it must hear {names}"
+            following = "wait"
         else:
-            text = (
-                "its log may have lost acknowledged rows, so it does not vote; no other member can say which"
+            text = "its log may have lost acknowledged rows, so it does not vote; "
+            text += (
+                "it must hear " + ", ".join(f"{one['name']} ({one['why']})" for one in others)
+                if others
+                else "there is no other member that could say which"
             )
-        command = self.settings.again_with("--force-trust")
-        return {
-            "must_hear": others,
-            "message": text,
-            "next": f"start those members; if what they have is gone for good: {command}",
-            "command": command,
-        }
+            if unheard:
+                following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
+            elif all(why is Missing.BEHIND for why in missing.values()) and others:
+                following = "wait until it caught up"
+            else:
+                following = f"a person must decide, on the member with the newest data: {command}"
+        return {"must_hear": others, "message": text, "next": following, "command": command}
 
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()

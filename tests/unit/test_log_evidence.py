@@ -28,7 +28,7 @@ from storage_world import (
 )
 
 from synchro.config import Limits
-from synchro.errors import DiskFailed, WalIo
+from synchro.errors import Corruption, DiskFailed, WalIo
 from synchro.storage.identity import IDENTITY_NAME
 from synchro.storage.journal import Journal
 from synchro.storage.notes import LogNote
@@ -331,3 +331,42 @@ def test_a_loss_is_found_again_until_the_flag_is_on_disk() -> None:
     assert again.recovered.lost is None
     assert again.identity is not None
     assert again.identity.identity.amnesia
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 511])
+def test_a_last_file_cut_inside_its_header_does_not_start_at_all(size: int) -> None:
+    """Damage that the file itself shows is an error that names it, as ever (S15)."""
+    disk = written(rotate_at=20)
+    path = last_xlog(disk)
+    disk.replace(path, disk.read(path)[:size])
+    with pytest.raises(Corruption) as refused:
+        restart(disk)
+    assert refused.value.details["file"] == path
+
+
+def test_both_the_last_file_and_the_end_of_the_one_before_it_are_lost() -> None:
+    """With the newest file gone, the one before may end anywhere: it is the last one now."""
+    whole = written(rotate_at=20)
+    whole.unlink(last_xlog(whole))
+    path = last_xlog(whole)
+    data = whole.read(path)
+    for end in borders(whole, path)[:-1]:
+        disk = whole.clone()
+        disk.replace(path, data[:end])
+        assert restart(disk).recovered.lost is not None
+
+
+def test_a_log_that_lost_its_end_twice_is_known_both_times() -> None:
+    """Amnesia ended, the log grew again: the note follows the new file."""
+    disk = written()
+    for _ in range(2):
+        path = last_xlog(disk)
+        disk.replace(path, disk.read(path)[: borders(disk, path)[4]])
+        found = restart(disk)
+        assert found.recovered.lost is not None
+        journal = reopen(disk, found, limits=FAST)
+        for number in range(shown(found) + 1, 30):
+            journal.append([txn(number)], wall_time=1.0)
+        assert journal.write_note()
+        disk.restart()
+        assert restart(disk).recovered.lost is None
