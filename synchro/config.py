@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -281,6 +282,10 @@ class Settings:
     """Serve synchro.fault.v1; only for tests."""
     force_trust: bool = False
     """Operator's word that the local log may be trusted although it is not provably complete."""
+    new_set: bool = False
+    """Operator's word that the replica set which the identity file names is gone: make, or join, another."""
+    config_path: str = ""
+    """File that the instance was started with, for commands that it prints; "" = none."""
     limits: Limits = field(default_factory=Limits)
 
     def read_quorum(self, members: int) -> int:
@@ -293,6 +298,12 @@ class Settings:
         members = max(1, members)
         quorum = min(self.synchro_quorum.quorum(members), members)
         return max(members - quorum + 1, min(self.linearizable_quorum.quorum(members, quorum), members))
+
+    def again_with(self, option: str) -> str:
+        """The command by which a person starts this instance again with one more option of `serve`."""
+        if self.config_path:
+            return f"synchro restart {shlex.quote(f'{self.config_path}:{self.instance_name}')} {option}"
+        return f"stop it, and start it with the same arguments of `synchro serve` and {option}"
 
     @property
     def death_timeout_s(self) -> float:

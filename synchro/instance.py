@@ -40,7 +40,7 @@ from synchro.raft import messages as raft_ev
 from synchro.raft.core import Raft
 from synchro.raft.messages import RaftSettings
 from synchro.replication.read_barrier import Electorate, ReadBarrier
-from synchro.replication.trust import Trust
+from synchro.replication.trust import Missing, Trust
 from synchro.row import RaftState
 from synchro.storage.memtx import Memtx
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -279,6 +279,18 @@ class Instance:
     def acks_count(self) -> bool:
         """False while the own log is not to be trusted: acks carry `counts=False` (S14)."""
         return self.trust.is_trusted
+
+    @property
+    def has_amnesia(self) -> bool:
+        """The flag is set: this instance may have forgotten rows or votes (S14)."""
+        return self._has_amnesia_flag
+
+    def must_hear(self) -> dict[InstanceId, Missing]:
+        """In amnesia: what is needed of which member before trust comes back; empty: nothing, or only a term
+        in which no forgotten vote can matter."""
+        if self.trust.is_trusted:
+            return {}
+        return self.trust.missing(self.registered - {self.self_id}, self.vclock, self.raft.term)
 
     @property
     def registered(self) -> frozenset[InstanceId]:
@@ -657,8 +669,11 @@ class Instance:
         if not self._may_see(ack.term):
             return
         self._see_term(ack.term, now)
+        if ack.vclock.get(self.self_id) > self.vclock.get(self.self_id):
+            self._lose_trust(now)  # it has rows of ours that are gone here
         if not ack.counts:
-            return  # nor is it a report: two that forgot cannot vouch for each other
+            self.trust.hear_forgetful(source)
+            return
         if self._has_amnesia_flag:
             self.trust.hear(source, ack.vclock, ack.term)
             self._check_trust(now)

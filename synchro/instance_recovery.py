@@ -6,7 +6,7 @@ Rules [W-20], [W-26], [W-32], [Q-70]..[Q-73], ADR 4.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast, overload
 
 from synchro.config import Settings
@@ -42,12 +42,15 @@ def recover_instance(
     rng: random.Random,
     trusted: bool,
     now: float,
+    is_log_whole: Callable[[], bool] = lambda: True,
 ) -> Instance:
     """The instance as it was, as far as the disk has it: a follower that does not act before `start`, and is
     not writable for a moment [L-28].
 
     uuid: this instance, looked up in `_cluster` of the snapshot. Pending transactions are in the limbo again,
     invisible. Raises SynchroError if it is no member there or a row cannot be applied.
+    trusted: False if the amnesia flag is set. is_log_whole: asked when `txns` ended; False is amnesia too,
+    and whoever is asked has set the flag (S14).
     """
     memtx = Memtx(settings.limits, settings.memtx_memory)
     memtx.begin_bulk()
@@ -83,6 +86,7 @@ def recover_instance(
         replay.apply(txn)
     memtx.end_bulk()
     replay.finish()
+    trusted = is_log_whole() and trusted
     state.raft = Raft(
         self_id=self_id,
         term=replay.hard_state.term,

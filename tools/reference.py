@@ -117,7 +117,10 @@ MEANINGS: Final = {
         "stop the one that is the copy, and remove its directory",
     ),
     "CONNECTION_TO_SELF": ("the address of a peer leads back to this instance", "correct the address"),
-    "XLOG_GAP": ("the log files that the peer needs are gone", "remove its files, let it join again"),
+    "XLOG_GAP": (
+        "the log files that the peer needs are gone",
+        "remove its snapshots and logs, keep `instance.identity`, let it join again",
+    ),
     "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),
     "PROTOCOL": ("a peer broke the protocol; only this stream stops", "report it, with the logs of both"),
     "SPLIT_BRAIN": (
@@ -126,7 +129,7 @@ MEANINGS: Final = {
     ),
     "CORRUPTION": (
         "a file is damaged where it was known to be whole; the instance does not start",
-        "join again",
+        "as the message says: restore the file, or join again",
     ),
     "DECODE": ("bytes that are not what they should be", "-"),
     "ALREADY_RUNNING": ("another process uses the directory or the port", "stop it, or choose another"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from synchro.cli.processes import Process
 
 TargetArgument = Annotated[str, typer.Argument(metavar="CONFIG[:NAME]", help="File, or directory of `init`.")]
+TrustOption = Annotated[
+    bool, typer.Option("--force-trust", help="Let it vote with the log it has, though rows may be lost.")
+]
+NewSetOption = Annotated[
+    bool, typer.Option("--new-set", help="Its data is gone: forget its set, make or join another.")
+]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen where other hosts can connect.")]
 _WORDS: Final = {
     ("running", True): "started",
@@ -67,6 +74,8 @@ def serve(
     replication: Annotated[str, typer.Option("--replication", metavar="HOST:PORT,...")] = "",
     read_only: Annotated[bool, typer.Option("--read-only")] = False,
     insecure: InsecureOption = False,
+    force_trust: TrustOption = False,
+    new_set: NewSetOption = False,
     fault_service: Annotated[bool, typer.Option("--fault-service", hidden=True)] = False,
 ) -> int:
     """Run one instance in the foreground."""
@@ -79,7 +88,7 @@ def serve(
         if listen or data_dir or replication or read_only:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
         own = config_file.load_all(config).instance(name)
-        settings, warnings = own.settings, own.warnings
+        settings, warnings = replace(own.settings, config_path=os.path.abspath(config)), own.warnings
     elif listen and data_dir:
         warnings = ()
         settings = config_init.settings_without_file(
@@ -92,20 +101,30 @@ def serve(
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
     check_listen(settings, insecure=insecure)
-    if fault_service:
-        settings = replace(settings, fault_service=True)
+    settings = replace(settings, force_trust=force_trust, new_set=new_set, fault_service=fault_service)
     from synchro.main import serve as serve_instance
 
     return serve_instance(settings, warnings)
 
 
-def start(target: TargetArgument, insecure: InsecureOption = False) -> int:
+def start(
+    target: TargetArgument,
+    insecure: InsecureOption = False,
+    force_trust: TrustOption = False,
+    new_set: NewSetOption = False,
+) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import processes
 
     parsed = processes.parse_target(target)
+    extra = _decisions(force_trust, new_set)
+    if extra and (running := [p.name for p in processes.processes(parsed) if p.is_running]):
+        raise usage(
+            f"{' '.join(extra)} is for a start, but {', '.join(running)} runs; nothing was done. "
+            f"next:  synchro restart {target} {' '.join(extra)}"
+        )
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
-    done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure)
+    done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure, extra=extra)
     return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
 
 
@@ -125,6 +144,8 @@ def restart(
     target: TargetArgument,
     insecure: InsecureOption = False,
     kill: Annotated[bool, typer.Option("--kill", help="SIGKILL what does not end in time.")] = False,
+    force_trust: TrustOption = False,
+    new_set: NewSetOption = False,
 ) -> int:
     """Stop, then start."""
     from synchro.cli import processes
@@ -132,8 +153,20 @@ def restart(
     parsed = processes.parse_target(target)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     return show(
-        processes.restart(parsed, timeout_s=timeout_s, insecure=insecure, kill=kill), wanted_running=True
+        processes.restart(
+            parsed,
+            timeout_s=timeout_s,
+            insecure=insecure,
+            kill=kill,
+            extra=_decisions(force_trust, new_set),
+        ),
+        wanted_running=True,
     )
+
+
+def _decisions(force_trust: bool, new_set: bool) -> list[str]:
+    """What a person decides for one start, as arguments of `serve`."""
+    return [*(["--force-trust"] if force_trust else []), *(["--new-set"] if new_set else [])]
 
 
 def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> int:

@@ -52,6 +52,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "election": None,
         "synchro": None,
         "memtx": None,
+        "amnesia": None,
     }
     if not node.has_core:
         return tree
@@ -70,6 +71,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "election": _election(node),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "amnesia": node.amnesia(),
     }
     return tree
 

@@ -25,6 +25,7 @@ from synchro.errors import (
     IllegalParams,
     Loading,
     RemoteProtocolError,
+    ReplicasetUuidMismatch,
     SynchroError,
 )
 from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
@@ -213,8 +214,16 @@ async def join(directory: DataDirectory, transport: Transport, address: str) -> 
     request = JoinRequest(identity.instance_uuid, identity.name)
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream)
-    if received.is_known_name:
-        directory.set_amnesia(True)
+    expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
+    if expected is not None and got != expected:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {expected} (identity file), got {got} from {address}; "
+            "nothing was changed",
+            expected=expected,
+            got=got,
+        )
+    if identity.former_uuid not in (None, got) and not received.is_known_name:
+        directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
     await trio.to_thread.run_sync(_store, directory, received)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
@@ -249,7 +258,11 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
-                is_known_name |= _has_name(chunk, directory)
+                if not is_known_name and _has_name(chunk, directory):
+                    is_known_name = True
+                    directory.set_amnesia(
+                        True
+                    )  # At once: when the new UUID is registered nothing tells any more.
                 frames.append(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
@@ -327,6 +340,7 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         start=JournalStart(vclock=start),
         limits=settings.limits,
         wall_time=time.time(),
+        identity=directory.identity_file,
     )
     try:
         if received.txns:

@@ -49,11 +49,12 @@ from synchro.server.snapshotter import Snapshotter
 from synchro.server.transport import Ballot, LinkLost
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
-from synchro.storage.recovery import Recovered, recover
+from synchro.storage.recovery import Recovered, recover_with_any
 from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
 from synchro.storage.wal import Wal
+from synchro.storage.xlog import DAMAGED_SUFFIX
 
 DRAIN_S: Final = 10.0
 """How long a clean stop may take: a disk or a peer that does not answer must not keep the process."""
@@ -91,14 +92,15 @@ class _Complaint:
         self._began = self._said_at = trio.current_time()
         self._last: tuple[str, str] | None = None
 
-    def say(self, event: str, why: str, **facts: object) -> None:
+    def say(self, event: str, why: str, *, is_urgent: bool = False, **facts: object) -> None:
+        """is_urgent: a person has to do something, so it is a warning at once."""
         now = trio.current_time()
         if now - self._said_at >= COMPLAINT_S:
             self._said_at = now
             waited = round(now - self._began)
             self._log.warning(event, message=why, waited_s=waited, next="synchro status", **facts)
         elif (event, why) != self._last:
-            self._log.info(event, message=why, **facts)
+            (self._log.warning if is_urgent else self._log.info)(event, message=why, **facts)
         self._last = event, why
 
 
@@ -132,6 +134,8 @@ class Life:
         for option, message in doubtful(node.settings):
             self._log.warning("option_doubtful", option=option, message=message)
         recovered = None
+        if node.settings.new_set:
+            self._forget_set()
         if directory.has_data and (recovered := await self._recover()) is None:
             return
         async with self._open_port() as node.listen:
@@ -158,8 +162,25 @@ class Life:
 
     # ------------------------------------------------------------------------------------------ first start
 
+    def _forget_set(self) -> None:
+        """`--new-set`: a person says that the set of this instance is gone."""
+        directory = self._node.directory
+        former = directory.identity.replicaset_uuid
+        if former is None:
+            return
+        if directory.has_data:
+            raise ConfigError(
+                f"{directory.settings.snapshot_dir} has data of replica set {former}, so --new-set is "
+                "refused; nothing was changed. Next: start without it, or move the files away first"
+            )
+        directory.forget_replicaset()
+        self._log.warning(
+            "replicaset_forgotten", replicaset_uuid=former, message="--new-set: what it held is given up"
+        )
+
     async def _first_start(self) -> None:
-        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]."""
+        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]. One that was a member
+        joins its set again, in amnesia, or waits (MEND-D1)."""
         node, settings = self._node, self._node.settings
         directory = node.directory
         directory.begin_first_start()
@@ -176,9 +197,11 @@ class Life:
                 node.uuid,
                 node.transport,
                 publish=publish,
-                note=lambda why: waits.say("bootstrap_waiting", why),
+                note=lambda wait: waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft),
+                replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
+                directory.set_amnesia(False)  # Of a set that is new nothing can be forgotten.
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
@@ -211,16 +234,32 @@ class Life:
         node.stage = "recovery"
         began = time.perf_counter()
         if settings.force_trust and directory.identity.amnesia:
-            self._log.warning(
-                "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
-            )
+            self._overrule()
             directory.set_amnesia(False)
-        recovered = recover(directory.disk, settings.snapshot_dir, settings.wal_dir, node.uuid)
-        assert recovered is not None
-        # In a thread, so that a signal is heard; nothing else of this instance runs yet.
-        instance = await trio.to_thread.run_sync(self._replay, recovered, trio.current_time())
-        if instance is None:
+        now = trio.current_time()
+        try:
+            # In a thread, so that a signal is heard; nothing else of this instance runs yet.
+            found = await trio.to_thread.run_sync(
+                lambda: recover_with_any(
+                    directory.disk,
+                    settings.snapshot_dir,
+                    settings.wal_dir,
+                    node.uuid,
+                    directory.identity_file.notes.log,
+                    lambda recovered: self._replay(recovered, now),
+                )
+            )
+        except _Stopped:
             return None
+        assert found is not None
+        recovered, instance, damaged = found
+        for error in damaged:
+            self._log.warning(
+                "snapshot_damaged",
+                file=f"{error.details['file']}{DAMAGED_SUFFIX}",
+                message=f"{error.message}; it was renamed, and {recovered.snapshot_path} with the log behind "
+                "it took its place",
+            )
         self._check_set(instance)
         if recovered.torn_tail is not None:
             self._log.warning(
@@ -237,8 +276,24 @@ class Life:
         await trio.lowlevel.checkpoint()
         return instance, recovered
 
-    def _replay(self, recovered: Recovered, now: float) -> Instance | None:
-        """Into memory; None: asked to stop meanwhile. Nothing made here is garbage: none is looked for."""
+    def _overrule(self) -> None:
+        self._log.warning(
+            "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
+        )
+
+    def _is_log_whole(self, recovered: Recovered) -> bool:
+        """ADR 14. False: the flag is on disk, before a new file of the log hides what is missing."""
+        if recovered.lost is None:
+            return True
+        self._log.warning("log_incomplete", message=f"{recovered.lost}; acknowledged rows may be lost")
+        if self._node.settings.force_trust:
+            self._overrule()
+            return True
+        self._node.directory.set_amnesia(True)
+        return False
+
+    def _replay(self, recovered: Recovered, now: float) -> Instance:
+        """Into memory. Raises `_Stopped`. Nothing made here is garbage: none is looked for."""
         settings, directory = self._node.settings, self._node.directory
 
         def txns() -> Iterator[Txn]:
@@ -259,9 +314,8 @@ class Life:
                 rng=random.Random(),
                 trusted=not directory.identity.amnesia,
                 now=now,
+                is_log_whole=lambda: self._is_log_whole(recovered),
             )
-        except _Stopped:
-            return None
         finally:
             if was_collecting:
                 gc.enable()
@@ -298,6 +352,7 @@ class Life:
                 limits=settings.limits,
                 sync=settings.wal_mode is WalMode.FSYNC,
                 wall_time=time.time(),
+                identity=node.directory.identity_file,
             )
         )
         wal = Wal(
@@ -320,6 +375,7 @@ class Life:
                 async with trio.open_nursery() as inner:
                     inner.start_soon(self._stop_in_order, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
+                    inner.start_soon(self._keep_notes, wal)
                     await inner.start(node.run)
                     inner.start_soon(node.snapshotter.run)
                     node.become_ready()
@@ -374,6 +430,12 @@ class Life:
             self._node.disk_failed(error)
         finally:
             self._wal_ended.set()
+
+    async def _keep_notes(self, wal: Wal) -> None:
+        try:
+            await wal.keep_notes(self._node.collect_acks)
+        except DiskFailed as error:
+            self._node.disk_failed(error)
 
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()

@@ -19,17 +19,19 @@ from uuid import uuid4
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import FencingMode, Settings
+from synchro.config import FencingMode, Settings, WalMode
 from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, SyncQueueFull
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import Instance
 from synchro.replication.doubles import Doubles, Life, doubled_error
+from synchro.replication.trust import AckMemory, Missing, Remembered
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
 from synchro.server.disk_watch import DiskWatch
 from synchro.server.relay import Downstream, Relay
+from synchro.storage.notes import AckNote
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ class Node:
         """UUID -> the applier that follows it, or tries to: one, however many addresses it has here."""
         self.relays: dict[InstanceId, Relay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
+        self.acks = AckMemory()
+        """What each peer once acknowledged, kept over restarts (ADR 14)."""
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
         self.join_view: JoinView | None = None
@@ -136,6 +140,7 @@ class Node:
         self._persisted_term = 0
         self._election: tuple[object, ...] = ()
         self._was_writable: bool | None = None
+        self._amnesia_noted: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -313,6 +318,8 @@ class Node:
         assert self._core is None
         self._core = core
         self._wal = wal
+        noted = self.directory.identity_file.notes.acks
+        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in noted.items()})
         wal.call_with(self.host.call_when_idle, self.host.call_from_thread)
         self._persisted_term = core.raft.term
 
@@ -403,7 +410,8 @@ class Node:
             while self._events and self.halted is None:
                 event = self._events.popleft()
                 for effect in self.core.step(event, trio.current_time()):
-                    self._dispatch(effect)
+                    if self.halted is None:
+                        self._dispatch(effect)  # N3: a flag that is not on disk stops what follows
             self._after_steps()
         except Exception as error:  # noqa: BLE001 - the border of the core: any bug there ends the node
             self._panic(error)
@@ -449,13 +457,14 @@ class Node:
                 for applier in self.appliers.values():
                     applier.rows_cut_back()
             case ev.BeginAmnesia():
-                self.log.warning("amnesia_began")
-                self.directory.set_amnesia(True)
+                self.log.warning("amnesia_began", message="a member has what this log once had, and lost")
+                if not self._save_amnesia(True):
+                    return
                 for applier in self.appliers.values():
                     applier.reset()  # subscribe again, with an empty filter: own rows may be missing
             case ev.EndAmnesia():
-                self.log.info("amnesia_ended")
-                self.directory.set_amnesia(False)
+                if self._save_amnesia(False):
+                    self.log.info("amnesia_ended")
             case ev.Stopped():
                 self.stopped.set()
                 self._wake_watchers()
@@ -465,6 +474,14 @@ class Node:
             case ev.Notice():
                 log = self.log.warning if effect.is_warning else self.log.info
                 log(effect.event, **effect.facts)
+
+    def _save_amnesia(self, amnesia: bool) -> bool:
+        """False: it is not on disk, so the process leaves before anything else is said."""
+        try:
+            self.directory.set_amnesia(amnesia)
+        except DiskFailed as error:
+            self._fail(error)
+        return self.halted is None
 
     def find_applier(self, peer: InstanceId) -> Applier | None:
         """That of its live link; else the one that had it last."""
@@ -486,6 +503,8 @@ class Node:
             self._wake_readers()
         if core.memtx.has_dead:
             self._has_chores.set()
+        if core.has_amnesia or self._amnesia_noted:
+            self._note_amnesia()
         raft, limbo = core.raft, core.limbo
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
@@ -497,6 +516,45 @@ class Node:
             self._wake_watchers()
         elif self._watchers:
             self._stepped.set()
+
+    def _note_amnesia(self) -> None:
+        """Whom it must hear, for the log and for people; again when that changes."""
+        facts = self.amnesia()
+        if facts != self._amnesia_noted:
+            self._amnesia_noted = facts
+            if facts is not None:
+                self.log.warning("amnesia", **facts)
+
+    def amnesia(self) -> dict[str, Any] | None:
+        """None: this instance trusts its log. Else of which members it waits for what, and the next
+        command."""
+        core = self.core
+        if not core.has_amnesia:
+            return None
+        missing = core.must_hear()
+        others = [
+            {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
+            for peer, why in missing.items()
+        ]
+        command = self.settings.again_with("--force-trust")
+        unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
+        if core.acks_count:
+            text = "its log is whole again; it votes when this term is over"
+            following = "wait"
+        else:
+            text = "its log may have lost acknowledged rows, so it does not vote; "
+            text += (
+                "it must hear " + ", ".join(f"{one['name']} ({one['why']})" for one in others)
+                if others
+                else "there is no other member that could say which"
+            )
+            if unheard:
+                following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
+            elif all(why is Missing.BEHIND for why in missing.values()) and others:
+                following = "wait until it caught up"
+            else:
+                following = f"a person must decide, on the member with the newest data: {command}"
+        return {"must_hear": others, "message": text, "next": following, "command": command}
 
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
@@ -529,6 +587,13 @@ class Node:
                 await trio.lowlevel.checkpoint()
 
     # ------------------------------------------------------------------------------------------------- disk
+
+    def collect_acks(self) -> None:
+        """Hand what peers acknowledged to the next note (ADR 14). Not with `wal.mode: write`: who
+        acknowledges rows that are not on disk may lose them without having forgotten a promise."""
+        if self.settings.wal_mode is WalMode.FSYNC:
+            known = self.acks.export(self.core.memtx.prepared_members())
+            self.directory.identity_file.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
 
     def disk_failed(self, error: SynchroError) -> None:
         self._fail(error)

@@ -51,9 +51,8 @@ class Downstream:
         self.system_message: str | None = None
         self.acked = EMPTY_VCLOCK
         """What it has by its newest word, since its last Hello: shown, and WAL above it is kept [W-41]. A
-        re-seed, or amnesia, may have less than the life before."""
-        self.last_ack = EMPTY_VCLOCK
-        """Highest vclock it acknowledged in the life of this process; it is told so at each Hello (S14)."""
+        re-seed, or amnesia, may have less than the life before. What it is told at its next Hello (S14) is in
+        `Node.acks`."""
         self.sent_at = trio.current_time()
         self.lag = 0.0
         """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
@@ -168,10 +167,9 @@ class Relay:
         First comes who we are, then the Raft state and a heartbeat, then rows [M-33]."""
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
-        last_ack = down.last_ack
         down.acked = hello.vclock.without_local()
-        if hello.counts:
-            down.last_ack = down.last_ack.merge(down.acked)
+        last_ack = node.acks.subscribed(self.peer, down.acked, counts=hello.counts)
+        node.wal.note_soon()
         self._send(
             Accepted(
                 id=core.self_id,
@@ -470,8 +468,8 @@ class Relay:
         if message.tm:
             down.lag = max(0.0, time.time() - message.tm)
         down.acked = ack.vclock
-        if ack.counts:
-            down.last_ack = down.last_ack.merge(ack.vclock)
+        self._node.acks.acked(self.peer, ack.vclock, counts=ack.counts)
+        self._node.wal.note_soon()
         self._filter.acked(ack.vclock)
         self._credit = message.credit
         self._following = message.following

@@ -13,6 +13,9 @@ import threading
 from collections.abc import Callable
 from typing import Final, NewType, Protocol, TypeVar
 
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write that mean: nothing is broken, there is just no room."""
+
 File = NewType("File", int)
 """An open file. Never kept across a restart."""
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})

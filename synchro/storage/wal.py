@@ -38,6 +38,13 @@ from synchro.vclock import Vclock
 
 MARK_DELAY_S: Final = 0.05
 """Silence after a sync before the synced mark is written on its own."""
+NOTE_INTERVAL_S: Final = 0.05
+"""At least between two notes of what the log has. What was acknowledged since the last may be cut from the
+log unseen (ADR 14), so it is short."""
+NOTE_QUIET_S: Final = 0.01
+"""Silence after a batch; a note disturbs nobody then."""
+NOTE_SHARE: Final = 20
+"""While batches follow each other, notes take at most one part in so many of the time of the disk."""
 READ_WINDOW_BYTES: Final = 1024 * 1024
 """Buffer of a relay that reads from files."""
 
@@ -254,6 +261,7 @@ class Wal:
         self._other_jobs: deque[Callback] = deque()
         """Jobs that are not batches. They go first: they are rare."""
         self._wake = trio.Event()
+        self._note_wanted = trio.Event()
         self._stopping = False
         self._mark_at: float | None = None
         self._grown = trio.lowlevel.ParkingLot()
@@ -321,6 +329,28 @@ class Wal:
             closed = True
         finally:
             await self._end(close=not closed)
+
+    def note_soon(self) -> None:
+        """There is more to note than the log itself: what peers acknowledged."""
+        self._note_wanted.set()
+
+    async def keep_notes(self, collect: Callable[[], None]) -> None:
+        """Beside `run`, until cancelled: note what the log has, soon after it has it, in a thread of its own,
+        so that no batch waits for a note. collect: called before. Raises `DiskFailed`."""
+        while True:
+            await self._note_wanted.wait()
+            self._note_wanted = trio.Event()
+            collect()
+            began = trio.current_time()
+            await trio.to_thread.run_sync(self._journal.write_note)
+            ended = trio.current_time()
+            await trio.sleep(NOTE_INTERVAL_S)
+            while self._is_writing() and trio.current_time() < ended + NOTE_SHARE * (ended - began):  # noqa: ASYNC110
+                await trio.sleep(NOTE_QUIET_S)
+
+    def _is_writing(self) -> bool:
+        quiet_at = 0.0 if self._mark_at is None else self._mark_at - MARK_DELAY_S + NOTE_QUIET_S
+        return self._is_busy or bool(self._pending) or trio.current_time() < quiet_at
 
     async def rotate(self) -> bool:
         """Start a new file if the current one has rows: before a checkpoint [W-12]."""
@@ -475,6 +505,7 @@ class Wal:
         self._tell_refusal()
         vclock = self._journal.vclock
         self._ring.add(_entries(self._journal.last_blocks, txns), vclock)
+        self._note_wanted.set()
         self._on_written(vclock)
         if self._grown:
             self._grown.unpark_all()

@@ -57,6 +57,39 @@ def test_the_others_name_the_leader_and_wait() -> None:
     assert role == Wait("1 bootstraps the replica set", "1")
 
 
+@pytest.mark.parametrize("strategy", list(BootstrapStrategy))
+def test_an_instance_of_a_set_never_makes_another(strategy: BootstrapStrategy) -> None:
+    """MEND-D1: whatever the configuration says, all named it and time is over: its data is somewhere, or it
+    is for a person to say that it is not."""
+    mine = settings(bootstrap_strategy=strategy, bootstrap_leader="a", config_path="/etc/my set.yaml")
+    me = replace(empty("1", "1"), instance_name="a", replicaset_uuid="X")
+    some = {"b": empty("2", "1")}
+    role = choose(mine, me, some, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert role.is_bereft
+    assert "b (never had data), c (does not answer)" in role.why
+    assert "--new-set" not in role.why
+    everybody = {"b": empty("2", "1"), "c": empty("3", "1", replicaset_uuid="X")}
+    role = choose(mine, me, everybody, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert "c (its data is gone too)" in role.why
+    assert "synchro restart '/etc/my set.yaml:a' --new-set" in role.why
+
+    alive = {"b": empty("2"), "c": empty("3", replicaset_uuid="X", is_booted=True)}
+    assert choose(mine, me, alive, total=3, is_time_over=False) == JoinFrom("c", alive["c"])
+    with pytest.raises(ReplicasetUuidMismatch, match="--new-set"):
+        choose(mine, me, {"c": empty("3", replicaset_uuid="Y", is_booted=True)}, total=3, is_time_over=True)
+
+
+@pytest.mark.parametrize("strategy", list(BootstrapStrategy))
+def test_nobody_makes_a_set_beside_one_that_lost_its_data(strategy: BootstrapStrategy) -> None:
+    mine = settings(bootstrap_strategy=strategy, bootstrap_leader="a")
+    peers = {"b": empty("2", "1"), "c": empty("3", "1", replicaset_uuid="X")}
+    role = choose(mine, replace(empty("1", "1"), instance_name="a"), peers, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert role.why.startswith("3 lost the data")
+
+
 def test_two_of_three_wait_for_the_third_until_time_is_over() -> None:
     """[M-13]: all are waited for; then a majority is enough."""
     peers = {"b": empty("2", "1")}

@@ -408,6 +408,9 @@ class Checks:
     def amnesia_began(self, process: Process) -> None:
         raise Violation("S14", f"{process.number} lost trust in a log that lost nothing")
 
+    def log_lost(self, machine: Machine, what: str) -> None:
+        raise Violation("S14", f"{machine.number}: a log that lost nothing is called incomplete: {what}")
+
     def halted(self, process: Process, reason: str) -> None:
         raise Violation("halt", f"{process.number}: {reason}")
 

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,14 @@ from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance, snapshot_view
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
+from synchro.replication.trust import AckMemory, Remembered
 from synchro.row import Demote, Field, Promote, Txn
 from synchro.storage import xrow
 from synchro.storage.ddl import Build
-from synchro.storage.identity import Identity, load_identity, save_identity
+from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal, WalFile
-from synchro.storage.recovery import open_xlog, recover
+from synchro.storage.notes import AckNote
+from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import SNAP_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -45,6 +48,7 @@ RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 0.5
 MARK_DELAY_S = 0.05
 STOP_S = 5.0
 """Of a clean stop; then it is killed."""
+NOTE_DELAY_S = 0.2
 
 
 @lru_cache
@@ -87,9 +91,7 @@ class Relay:
     def start(self, hello: Hello) -> None:
         process, peer = self.process, self.peer
         instance = process.instance
-        last_ack = process.acked.get(peer, EMPTY_VCLOCK)
-        if hello.counts:
-            process.acked[peer] = last_ack.merge(hello.vclock)
+        last_ack = process.acks.subscribed(peer, hello.vclock, counts=hello.counts)
         vclock = process.show()
         process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack))
         ack = ev.Ack(hello.vclock, Term(hello.term), 0, hello.counts)
@@ -174,8 +176,7 @@ class Relay:
     def on_ack(self, ack: ev.Ack) -> None:
         process = self.process
         self.heard_at = process.local_now
-        if ack.counts:
-            process.acked[self.peer] = process.acked.get(self.peer, EMPTY_VCLOCK).merge(ack.vclock)
+        process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         self.filter.acked(ack.vclock)
         process.step(ev.AckReceived(self.peer, ack))
 
@@ -322,7 +323,7 @@ class Process:
         """Synced transactions in WAL order, for the relays."""
         self.relays: dict[InstanceId, Relay] = {}
         self.appliers: dict[int, Applier] = {}
-        self.acked: dict[InstanceId, Vclock] = {}
+        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in machine.identity.notes.acks.items()})
         self.calls: dict[CallId, Callable[[ev.Outcome], None]] = {}
         self.is_alive = True
         self.promoted_terms: set[int] = set()
@@ -459,11 +460,13 @@ class Process:
                             applier.lost()
                 case ev.BeginAmnesia():
                     world.checks.amnesia_began(self)
-                    self.machine.set_amnesia(True)
+                    if not self._save_amnesia(True):
+                        return
                     for applier in self.appliers.values():
                         applier.lost()  # subscribe again, with an empty filter: own rows may be missing
                 case ev.EndAmnesia():
-                    self.machine.set_amnesia(False)
+                    if not self._save_amnesia(False):
+                        return
                 case ev.BuildIndexes(build=build):
                     self._build(build)
                 case ev.Stopped():
@@ -486,6 +489,16 @@ class Process:
             for applier in self.appliers.values():
                 applier.send_ack()
         self._arm_timer()
+
+    def _save_amnesia(self, amnesia: bool) -> bool:
+        """False: the process is gone."""
+        try:
+            self.machine.set_amnesia(amnesia)
+        except PowerCut:
+            self.machine.cut_power()
+        except OSError:
+            self.machine.kill()
+        return self.is_alive
 
     def call(self, event_of: Callable[[CallId], ev.Event], done: Callable[[ev.Outcome], None]) -> CallId:
         call_id = CallId(self.world.next_call())
@@ -572,6 +585,23 @@ class Process:
         self._kick()
         if self.batch is None and self.rng.random() < 0.3:
             self.world.at(self.world.now + MARK_DELAY_S, self._write_mark, self._batches)
+        if self.rng.random() < self.machine.note_share:
+            self.after(self.rng.uniform(0, NOTE_DELAY_S), self._write_note)
+
+    def _write_note(self) -> None:
+        """What the log has and what others acknowledged (`Wal.keep_notes`), beside a batch that is on its
+        way."""
+        if self.wait_out_pause(self._write_note):
+            return
+        known = self.acks.export(self.instance.registered)
+        self.machine.identity.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
+        try:
+            if not self.journal.write_note():
+                self.world.hits["note without room"] += 1
+        except DiskFailed:
+            self.machine.kill()
+        except PowerCut:
+            self.machine.cut_power()
 
     def _write_mark(self, batch: int) -> None:
         if self.is_alive and self.batch is None and batch == self._batches:
@@ -657,13 +687,17 @@ class Machine:
         self.rows_held: dict[int, float] = {}
         """peer -> until when its relay sends heartbeats and Raft messages, but no rows"""
         self.paused_until = 0.0
+        self.note_share = self.rng.choice((0.05, 0.3, 1.0))
+        """of the batches that are followed by a note soon"""
         self.lives = 0
         self.process: Process | None = None
         self.disk = SimDisk()
         self.disk.makedirs(DIR)
         meta = SnapshotMeta(replicaset_uuid=REPLICASET)
         write_snapshot(self.disk, DIR, meta, _spaces(world.size), instance_uuid=uuid_of(number))
-        save_identity(self.disk, DIR, Identity(uuid_of(number), f"i{number}", REPLICASET))
+        self.identity = IdentityFile.create(
+            self.disk, DIR, Identity(uuid_of(number), f"i{number}", REPLICASET)
+        )
         self.shown = EMPTY_VCLOCK
         self.shown_term = Term(1)
         self.votes: dict[int, int] = {}
@@ -694,7 +728,16 @@ class Machine:
             self.world.checks.row_synced(self, txn)
 
     def set_amnesia(self, amnesia: bool) -> None:
-        save_identity(self.disk, DIR, Identity(uuid_of(self.number), f"i{self.number}", REPLICASET, amnesia))
+        """Raises what the disk raises: nothing goes on before it is done."""
+        self.identity.save(replace(self.identity.identity, amnesia=amnesia))
+
+    def is_log_whole(self, found: Recovered) -> bool:
+        """As `Life` asks it: the flag is on disk before the journal opens."""
+        if found.lost is None:
+            return True
+        self.world.checks.log_lost(self, found.lost)
+        self.set_amnesia(True)
+        return False
 
     # --- life
 
@@ -710,9 +753,10 @@ class Machine:
         world.note(self.number, "start")
         self.disk.log.clear()
         try:
-            identity = load_identity(self.disk, DIR)
+            identity = IdentityFile.load(self.disk, DIR)
             assert identity is not None
-            found = recover(self.disk, DIR, DIR, uuid_of(self.number))
+            self.identity = identity
+            found = recover(self.disk, DIR, DIR, uuid_of(self.number), identity.notes.log)
             assert found is not None
             now = self.clock_offset + world.now * self.clock_rate
             instance = recover_instance(
@@ -722,8 +766,9 @@ class Machine:
                 spaces=found.tuples(),
                 txns=chain.from_iterable(found.batches()),
                 rng=world.choices.stream("instance", self.number, self.lives),
-                trusted=not identity.amnesia,
+                trusted=not identity.identity.amnesia,
                 now=now,
+                is_log_whole=lambda: self.is_log_whole(found),
             )
             journal = Journal(
                 self.disk,
@@ -732,6 +777,7 @@ class Machine:
                 new_salt=lambda: self.rng.getrandbits(64),
                 start=found.journal_start,
                 limits=world.limits,
+                identity=identity,
             )
         except PowerCut:
             self.disk.crash(self.rng)
