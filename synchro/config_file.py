@@ -42,6 +42,10 @@ from synchro.ids import INSTANCE_ID_MAX
 FILE_BYTES_MAX: Final = 1 << 20
 """A configuration is written by a person; more is a mistake, and a parser should not find out slowly."""
 PROBLEMS_SHOWN_MAX: Final = 20
+PROGRAM_VARIABLES: Final = frozenset(
+    ("ENDPOINTS", "FAILPOINTS", "OUTPUT", "PASSWORD_FILE", "READY_FILE", "TIMEOUT", "USER")
+)
+"""What else `SYNCHRO_...` in the environment may be: of the command line, and of tests."""
 
 
 class ConfigFileError(ConfigError):
@@ -194,8 +198,7 @@ class _Reader:
             if name not in ENVIRONMENT and name.endswith("_DEFAULT"):
                 name, is_weak = name.removesuffix("_DEFAULT"), True
             if name not in ENVIRONMENT:
-                section = name.partition("_")[0].lower()
-                if section in ROOT.keys and "_" in name:
+                if name not in PROGRAM_VARIABLES:
                     self.warnings.append(f"{variable} in the environment is no option: ignored")
                 continue
             path = ENVIRONMENT[name]

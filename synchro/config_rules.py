@@ -372,6 +372,12 @@ def idle_options(view: View, views: list[View], settings: Settings) -> Iterator[
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    uris = [str(uri.value) for uri in view.get("replication.peers", ())]
+    uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
+    users = [user for _, user in map(without_login, uris) if user is not None]
+    if users:
+        names = ", ".join(dict.fromkeys(users))
+        yield f"logins in addresses ({names}) are not used: this release has no login"
     if settings.wal_mode is WalMode.NONE:
         yield "wal.mode = none does what write does: a log is written, and is not synced"
 

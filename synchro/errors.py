@@ -66,8 +66,8 @@ class SyncQueueFull(SynchroError):
     tnt_code = 289
 
 
-class WalQueueFull(SynchroError):
-    """Too much is on its way to the disk [W-16]. Nothing was written."""
+class WalQueueFull(SyncQueueFull):
+    """Too much is on its way to the disk [W-16]. Nothing was written. For a caller it is a full queue too."""
 
     reason = "WAL_QUEUE_FULL"
     tnt_code = 287

@@ -154,6 +154,7 @@ class State:
     def read_only_error(self, reason: str) -> ReadOnly:
         """[E-44], [A-60]"""
         raft, limbo = self.raft, self.limbo
+        leader = raft.leader if raft.is_leader_seen else NOBODY  # one that fell silent is no place to go to
         facts: dict[str, object] = {}
         if reason == "config":
             text = "the configuration says so (database.mode: ro, or failover: manual with another leader)"
@@ -169,8 +170,8 @@ class State:
             )
         else:
             text = f"state is election {raft.role.name.lower()} with term {raft.volatile_term}"
-            if raft.leader != NOBODY:
-                text += f", leader is {raft.leader} ({self.name_of(raft.leader)})"
+            if leader != NOBODY:
+                text += f", leader is {leader} ({self.name_of(leader)})"
             text += f", synchro queue with term {limbo.term} belongs to {limbo.owner_id}"
             if limbo.owner_id != NOBODY:
                 text += f" ({self.name_of(limbo.owner_id)})"
@@ -187,7 +188,7 @@ class State:
             ro_reason=reason,
             term=raft.volatile_term,
             owner=limbo.owner_id,
-            leader=raft.leader or None,
+            leader=leader or None,
             **facts,
         )
 

@@ -37,13 +37,15 @@ class Writes:
     W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
-    __slots__ = ("_may_write", "_may_write_sync", "_state", "_txns", "waiting")
+    __slots__ = ("_had_right", "_may_write", "_may_write_sync", "_state", "_txns", "waiting")
 
     def __init__(self, state: State, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
         self._may_write = False
         self._may_write_sync = False
+        self._had_right = True
+        """When those that wait were looked at last."""
         self.waiting: deque[ev.ClientWrite] = deque()
 
     def _look(self) -> None:
@@ -177,6 +179,7 @@ class Writes:
                 txns.end_build()  # its caller is gone, or it may not be done any more
         if waiting:
             self._look()
+            self._refuse_waiting(now)
         while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
@@ -185,6 +188,18 @@ class Writes:
     def _is_refused_now(self, write: ev.ClientWrite) -> bool:
         self._look()
         return self._is_refused(write)
+
+    def _refuse_waiting(self, now: float) -> None:
+        """The right to write was lost: those behind one that may wait on (of local rows) hear of it too,
+        once."""
+        if self._may_write or not self._had_right:
+            self._had_right = self._may_write
+            return
+        self._had_right = False
+        for write in [write for write in self.waiting if self._is_refused(write)]:
+            self.waiting.remove(write)
+            self._state.calls.pop(write.call_id)
+            self._begin(write, now)
 
     def _is_refused(self, write: ev.ClientWrite) -> bool:
         """Leadership is gone: nobody need wait for room, or behind others, to hear it."""

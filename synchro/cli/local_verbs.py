@@ -90,7 +90,8 @@ def serve(
         own = config_file.load_all(config).instance(name)
         settings, warnings = replace(own.settings, config_path=os.path.abspath(config)), own.warnings
     elif listen and data_dir:
-        warnings = ()
+        has_login = "@" in replication
+        warnings = ("logins in --replication are not used: this release has no login",) * has_login
         settings = config_init.settings_without_file(
             listen=listen,
             data_dir=data_dir,

@@ -13,6 +13,7 @@ error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A s
 from __future__ import annotations
 
 import errno
+import os
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -377,7 +378,8 @@ class Journal:
         self._sync(current.file, always=True)
 
     def _no_room(self, error: OSError | None) -> WalIo:
-        why = "no room" if error is None else (error.strerror or str(error))
+        number = errno.ENOSPC if error is None or error.errno is None else error.errno
+        why = os.strerror(number)  # a short write says "no room" too, in words of its own
         return WalIo(
             f"Failed to write to disk: {why} ({self._current.path}); nothing was written. "
             "Next: free space there",

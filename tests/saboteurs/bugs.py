@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from synchro import instance_events as ev
+from synchro.config import Settings
 from synchro.ids import NOBODY, CallId, Lsn, Term
 from synchro.instance import Instance
 from synchro.instance_log import LogTail
@@ -295,13 +296,24 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=2000, is_rare=True)
+@saboteur("S13", seeds=120, first=70)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
     finish = ReadBarrier.finish
 
     with patch.object(ReadBarrier, "finish", lambda self, electorates: finish(self, ())):
+        yield
+
+
+@saboteur("S13", seeds=2000, first=400, is_rare=True)
+def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
+    """MEND-Q2: with a quorum below a majority the owner asks too few, or itself alone."""
+
+    def of_writes(self: Settings, members: int) -> int:
+        return min(self.synchro_quorum.quorum(members), members)
+
+    with patch.object(Settings, "read_quorum", of_writes):
         yield
 
 

@@ -68,6 +68,8 @@ class Checks:
         self.versions: dict[object, list[object]] = {}
         """key of the synchronous space -> values in the order they were committed"""
         self.last_commit: dict[int, int] = {}
+        self.claims: dict[int, float] = {}
+        """queue term -> when its owner could write first"""
         self.told_committed: dict[TxnKey, str] = {}
         self.stopped: list[tuple[int, int, SynchroError]] = []
         self.diverged: list[str] = []
@@ -79,7 +81,7 @@ class Checks:
         self._steps = 0
 
     def fail(self, rule: str, text: str) -> None:
-        if self.world.may_diverge and rule in ("S1", "S2", "S3", "S5", "S6", "S9", "S10", "S12"):
+        if self.world.may_diverge and rule in ("S1", "S2", "S3", "S4", "S5", "S6", "S9", "S10", "S12"):
             self.diverged.append(f"{rule}: {text}")
             self.world.hits["histories diverged"] += 1
             return
@@ -129,6 +131,8 @@ class Checks:
             self._owner_committed(process)
         if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
             self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
+        if limbo.state is QueueState.LEADER:
+            self.claims.setdefault(limbo.term, self.world.now)
         self._steps += 1
         if self._steps % FULL_CHECK_STEPS == 0:
             instance.check()
@@ -369,6 +373,19 @@ class Checks:
         found = self.requests.get(request_id)
         if found != outcome.txn:
             self.fail("S12", f"{number} says request {request_id.hex()} is {outcome.txn}; it is {found}")
+
+    def read_is_linearizable(self, process: Process, asked_at: float) -> None:
+        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""
+        term = process.instance.limbo.term
+        later = [(at, newer) for newer, at in self.claims.items() if newer > term and at < asked_at]
+        if later:
+            at, newer = min(later)
+            self.fail(
+                "S13",
+                f"{process.number} of term {term} answers a linearizable read asked for at "
+                f"{asked_at:.3f}, but "
+                f"the queue was claimed in term {newer} at {at:.3f}",
+            )
 
     def read(self, number: int, key: object, row: tuple[object, ...] | None) -> None:
         """S4: only committed data is read."""

@@ -113,7 +113,14 @@ class Client:
         done = lambda outcome: self._done(process, attempt, outcome)  # noqa: E731
         timeout = self.rng.choice((0.3, 1.0, 3.0)) * world.time_scale
         if op.kind == "read":
-            call = process.call(ev.ReadBarrierRequested, done)
+            asked_at = world.now
+
+            def ready(outcome: ev.Outcome) -> None:
+                if isinstance(outcome, ev.ReadReady):
+                    world.checks.read_is_linearizable(process, asked_at)
+                self._done(process, attempt, outcome)
+
+            call = process.call(ev.ReadBarrierRequested, ready)
         else:
             call = process.call(lambda call: ev.ClientWrites([self._write(op, call)]), done)
         if call in process.calls:

@@ -150,12 +150,22 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
         ),
         ({"replication": {"election_fencing_mode": "strict"}}, "election_fencing_mode has no effect"),
         ({"replication": {"sync_lag": 3}}, "replication.sync_lag"),
+        (
+            {"replication": {"peers": ["user:topsecret@127.0.0.1:3301", "127.0.0.1:3302"]}},
+            "logins in addresses (user) are not used",
+        ),
         ({"replication": {"linearizable_quorum": 1}}, "N - Q + 1 = 2 are asked instead"),
         ({"replication": {"linearizable_quorum": 9}}, "all of them are asked instead"),
     ],
 )
 def test_what_has_no_effect_is_named(options: dict[str, object], expected: str) -> None:
     assert expected in warnings(**options)
+
+
+@pytest.mark.parametrize("name", ["ISOLATED", "BOOTSTRAP_LEADER", "MEMTX_FOO", "TYPO", "WAL_MOD"])
+def test_a_variable_of_the_environment_that_is_no_option_is_named(name: str) -> None:
+    config = parse(yaml.safe_dump(document()), path="c.yaml", environ={f"SYNCHRO_{name}": "x", "OTHER": "y"})
+    assert f"SYNCHRO_{name} in the environment is no option: ignored" in config.warnings
 
 
 def test_wal_mode_none_is_named() -> None:

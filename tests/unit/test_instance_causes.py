@@ -313,3 +313,30 @@ def test_demote_where_the_queue_cannot_be_given_away_says_whose_it_is() -> None:
     error = error_of(mesh, mesh.demote(2))
     assert error.reason == "NOT_LEADER"
     assert "its owner is 1 (i1)" in error.message and "Next: synchro demote i1" in error.message
+
+
+def test_a_leader_that_fell_silent_is_not_named() -> None:
+    """[E-44], MEND-Q5: it is known, and may be dead."""
+    mesh = promoted(election_mode=ElectionMode.MANUAL)
+    mesh.crash(1)
+    mesh.now += 4.1
+    mesh.step(2, ev.DeadlineReached())
+    error = error_of(mesh, mesh.write(2, (1,)))
+    assert "leader" not in error.details and "leader is" not in error.message
+    assert error.details["owner"] == "1" and error.details["ro_reason"] == "election"
+
+
+def test_who_waits_behind_a_local_write_hears_at_once_that_the_right_is_lost() -> None:
+    """The local one may be done later, behind the decision; the others never."""
+    mesh = promoted(synchro_queue_max_size=1)
+    mesh.isolate(1)
+    mesh.write(1, (1,))
+    mesh.settle()
+    local = mesh.write(1, (1,), LOCAL_SPACE)
+    behind = [mesh.write(1, (2,)), mesh.write(1, (3,), ASYNC)]
+    assert mesh[1].waiting_unprepared == 3
+    mesh.step(1, ev.FrameTermSeen(mesh[1].raft.term + 1))  # type: ignore[arg-type]
+    assert [mesh.reason(call) for call in behind] == ["READ_ONLY", "READ_ONLY"]
+    mesh.step(1, ev.FrameTermSeen(mesh[1].raft.term + 2))  # type: ignore[arg-type]
+    mesh.settle()
+    assert mesh.outcome(local) is None or mesh.committed(local)
