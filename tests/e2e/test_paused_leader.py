@@ -30,4 +30,4 @@ def test_with_quorum_one_there_is_one_leader_again(make_cluster: Callable[..., C
     cluster.wait_equal("pay")
     terms = {instance.remote.info("election.term") for instance in cluster}
     assert len(terms) == 1
-    assert not any(instance.records("applier_stopped") for instance in cluster)
+    assert not any(instance.records("upstream_stopped") for instance in cluster)
