@@ -304,6 +304,7 @@ class Transactions:
         error = SyncTimeout(
             f"{text}; the transaction stays in the queue, outcome unknown",
             outcome="unknown",
+            stage="stopping" if why else None,
             txn=txn_id if is_written else None,
             acked=",".join(map(str, sorted(acked))),
             needed=limbo.quorum,

@@ -311,6 +311,15 @@ class Raft:
         return self._needs_majority and 1 + len(undecided) >= self.membership.election_quorum
 
     @property
+    def _has_winner_resigned(self) -> bool:
+        """The leader of the volatile term was not heard as such: it gave up before [E-18]."""
+        return any(
+            message.role is Role.FOLLOWER
+            and self._votes.count(peer, self._electorate) >= self.membership.election_quorum
+            for peer, message in self._last_heard.items()
+        )
+
+    @property
     def _timer_end(self) -> float | None:
         return None if self._timer is None else self._timer.end(self.settings)
 
@@ -445,8 +454,10 @@ class Raft:
             return  # R9
         if self._is_term_open:
             self.volatile_vote = self.self_id
-        else:
+        elif not self._needs_majority or self._has_winner_resigned:
             self._stand()
+        else:  # others voted, and one of them may have won: as for who voted for another [E-22]
+            self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
 
     def _become_candidate(self, now: float) -> None:
         self.role = Role.CANDIDATE

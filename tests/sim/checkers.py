@@ -75,6 +75,9 @@ class Checks:
         self.diverged: list[str] = []
         self.adopted: set[tuple[int, int]] = set()
         """(instance, term) that it took over from somebody, and did not begin"""
+        self.told_here: dict[int, set[TxnKey]] = {}
+        """Instance -> own transactions of which it told a caller that they are committed"""
+        self.stopped_cleanly: set[int] = set()
         self.stopping: dict[int, tuple[object, int]] = {}
         """Instance that stops cleanly -> its process, and the term in which it owns the queue"""
         self.seen: dict[int, Seen] = {}
@@ -317,6 +320,13 @@ class Checks:
             meta.queue_owner, meta.queue_term, meta.confirmed_lsn
         ):
             self._decided(machine, is_committed, term, txn)
+        if machine.number in self.stopped_cleanly:
+            self.stopped_cleanly.discard(machine.number)
+            hidden = [
+                key for key in self.told_here.get(machine.number, ()) if not machine.model.fates.get(key)
+            ]
+            if hidden:
+                self.fail("S18", f"{machine.number} told that {hidden} are committed, and shows them no more")
         if not instance.vclock.covers(machine.shown):
             self.fail("S8", f"{machine.number}: showed {machine.shown}, recovered {instance.vclock}")
         if instance.raft.term < machine.shown_term:
@@ -352,6 +362,8 @@ class Checks:
                 key = self.shared.get(txn, txn)
                 fate = self.fates.get(key)
                 self.told_committed.setdefault((key[0], key[1]), f"{number} at {self.world.now:.3f}")
+                if key[0] == number:
+                    self.told_here.setdefault(number, set()).add((key[0], key[1]))
                 if fate is None or not fate[0]:
                     self.fail("S4", f"{number} says {txn} is committed; its fate is {fate}")
             case ev.Rejected(error=error) if error.reason == "SYNC_ROLLBACK":
@@ -406,6 +418,8 @@ class Checks:
         untold = self.ahead(process)
         if asked is process and limbo.term == term and untold:
             self.fail("S18", f"{number} stops and has not announced {untold}")
+        if asked is process and limbo.term == term:
+            self.stopped_cleanly.add(number)
         if process.calls:
             self.fail("S18", f"{number} stops and leaves {len(process.calls)} calls without an answer")
         if process.instance.raft.is_leader:

@@ -558,6 +558,23 @@ def test_after_the_leader_of_that_term_resigned_it_stands_in_the_next_one() -> N
     assert story.writes() == [(6, 1)]
 
 
+def test_a_term_that_another_may_have_won_is_left_to_it() -> None:
+    """R10: 2 is refused here, and has the votes of 2 and 3 for all we know: no second election."""
+    story = saw_a_term()
+    story.hear(3, vote=2)
+    story.hear(2, Role.CANDIDATE, has={})
+    assert story.writes() == []
+    assert story.raft.deadline == pytest.approx(story.now + ELECTION_S, abs=SHIFT_S)
+    story.hear(2, Role.LEADER)
+    assert story.raft.leader == 2 and story.raft.volatile_term == 5
+
+    story = saw_a_term()
+    story.hear(3, vote=2)
+    story.hear(2, Role.CANDIDATE, has={})
+    story.wait_deadline()
+    assert story.writes() == [(6, 1)]
+
+
 def test_below_a_majority_it_stands_in_a_term_that_nobody_can_lead() -> None:
     """MEND-Q3: with quorum 1 the one who began term 5 may lead it, whoever has shown no role."""
     story = saw_a_term(membership=members(1, 2, 3, quorum=1))
