@@ -42,7 +42,8 @@ LEVELS: Final[Mapping[str, int]] = {
     "critical": logging.CRITICAL,
 }
 SECRETS: Final = frozenset({"password", "password_file", "secret", "token", "authorization", "credentials"})
-TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "key", "ops"})
+TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "ops"})
+"""Not `key`: by it an operator finds what a conflict left out, or the key of the configuration that is wrong."""
 _RANK: Final = {name: number for number, name in enumerate(FIELDS)}
 
 Record = MutableMapping[str, Any]

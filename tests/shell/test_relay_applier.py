@@ -266,7 +266,7 @@ async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
         assert part["status"] == "stopped"
         assert f"(at {source}:{lsn})" in part["message"]
         (record,) = [record for record in records if record["event"] == "upstream_stopped"]
-        assert (record["txn"], record["row"], record["space"]) == (f"{source}:{lsn}",) * 2 + ("#999",)
+        assert (record["txn"], record["at"], record["space"]) == (f"{source}:{lsn}",) * 2 + ("#999",)
         assert isinstance(await write(leader, put(1)), ev.Committed)  # through the third
 
 
