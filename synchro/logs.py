@@ -43,7 +43,7 @@ LEVELS: Final[Mapping[str, int]] = {
 }
 SECRETS: Final = frozenset({"password", "password_file", "secret", "token", "authorization", "credentials"})
 TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "ops"})
-"""Not `key`: by it an operator finds what a conflict left out, or the key of the configuration that is wrong."""
+"""Not `key`: by it an operator finds what a conflict left out, or what is wrong in the configuration."""
 _RANK: Final = {name: number for number, name in enumerate(FIELDS)}
 
 Record = MutableMapping[str, Any]
