@@ -119,11 +119,11 @@ class Received:
         if 0 <= at < len(rows):
             body = rows[at].body
             assert isinstance(body, Dml)
-            details["row"] = f"{txn.origin}:{rows[at].lsn}"
+            details["at"] = f"{txn.origin}:{rows[at].lsn}"
             details |= self._state.memtx.place_of(body)
         error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
         if not isinstance(error, TupleFound):
-            error.message += f" (at {details.get('row', details['txn'])})"
+            error.message += f" (at {details.get('at', details['txn'])})"
         return error
 
     def _apply(self, txn: Txn, now: float) -> bool:

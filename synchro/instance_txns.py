@@ -18,6 +18,7 @@ from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema, xrow
 from synchro.storage.ddl import Build
 from synchro.storage.memtx import Prepared
+from synchro.storage.prepared import Skipped
 
 _FATES = {
     TxnFate.COMMITTED: ev.Fate.COMMITTED,
@@ -114,8 +115,9 @@ class Transactions:
         skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]."""
         state = self._state
         prepared = state.memtx.prepare(txn.ops, from_peer=True, skip_conflicts=skip_conflicts)
-        skipped = self._conflicts(txn, prepared) if prepared.skipped else None
-        if skipped:
+        skipped = None
+        if prepared.skipped is not None:
+            skipped = self._conflicts(txn, prepared.skipped)
             txn = xrow.encode_txn(applier_filter.with_nops(txn, {at for at, _, _ in prepared.skipped}))
         state.log.follow(txn)
         in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
@@ -123,7 +125,7 @@ class Transactions:
         pending.skipped = skipped
         return pending
 
-    def _conflicts(self, txn: Txn, prepared: Prepared) -> list[dict[str, object]]:
+    def _conflicts(self, txn: Txn, skipped: Sequence[Skipped]) -> list[dict[str, object]]:
         """What a person must know of each row that becomes a Nop."""
         lsns = [row.lsn for row in txn.rows if isinstance(row.body, Dml)]
         return [
@@ -133,7 +135,7 @@ class Transactions:
                 **self._state.memtx.place_of(op),
                 "error": error.message,
             }
-            for at, op, error in prepared.skipped
+            for at, op, error in skipped
         ]
 
     # --- out

@@ -50,7 +50,8 @@ LEVELS: Final[Mapping[str, int]] = {
     "critical": logging.CRITICAL,
 }
 SECRETS: Final = frozenset({"password", "password_file", "secret", "token", "authorization", "credentials"})
-TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "key", "ops"})
+TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "ops"})
+"""Not `key`: by it an operator finds what a conflict left out, or what is wrong in the configuration."""
 _RANK: Final = {name: number for number, name in enumerate(FIELDS)}
 
 FLUSH_S: Final = 1.0

@@ -241,7 +241,7 @@ class Applier:
             peer=self.address.name,
             reason=error.reason,
             message=error.message,
-            **{name: error.details[name] for name in ("txn", "row", "space", "key") if name in error.details},
+            **{name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details},
         )
         self._restart = trio.Event()
         await self._restart.wait()

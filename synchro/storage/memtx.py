@@ -310,7 +310,9 @@ class Memtx:
             except TupleFound as error:
                 if not skip_conflicts or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
-                prepared.skipped = (*prepared.skipped, (len(results), op, error))
+                if prepared.skipped is None:
+                    prepared.skipped = []
+                prepared.skipped.append((len(results), op, error))
                 results.append(None)
                 continue
             is_local = store.is_local

@@ -61,7 +61,7 @@ class Prepared:
         self.is_ddl = False
         self.touches_system = False
         self.size = 0
-        self.skipped: Sequence[Skipped] = ()
+        self.skipped: list[Skipped] | None = None
         self.serial = serial
         """Rises from transaction to transaction: who is newer."""
         self.owner: object = None

@@ -5,14 +5,16 @@ MEND-N1: one message with a term of 2^64 - 1 was persisted by all, and the next 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synchro import instance_events as ev
+from synchro.config import ElectionMode
 from synchro.errors import IllegalParams, RemoteProtocolError
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, TERM_LEAP_MAX, InstanceId, Lsn, Term
 from synchro.raft.messages import RaftMessage, Role
@@ -269,3 +271,58 @@ def test_numbers_of_clients_are_refused_where_they_name_nothing(number: int) -> 
             decode()
         assert info.value.details["field"] in ("min_vclock", "txn", "expected_term", "known_position")
     assert codec.min_vclock({0: 3, 1: 4}).get(ONE) == 4  # as `info` shows it
+
+
+# --- whatever peers say ---------------------------------------------------------------------------------
+
+any_terms = st.one_of(
+    st.integers(0, 8), st.sampled_from([2**31, 2**32, 2**32 + 1, 2**33, 2**61, NUMBER_END - 1])
+).map(Term)
+any_lsns = st.one_of(st.integers(0, 30), st.sampled_from([2**40, NUMBER_END - 1])).map(Lsn)
+any_vclocks = st.dictionaries(st.integers(1, 31).map(InstanceId), any_lsns, max_size=4).map(Vclock)
+peers = st.sampled_from([2, 2, 3, 3, 31]).map(InstanceId)
+any_ids = st.sampled_from([0, 1, 2, 3, 31]).map(InstanceId)
+acks = st.builds(ev.Ack, any_vclocks, any_terms, any_lsns, st.booleans())
+rafts = st.builds(
+    RaftMessage, any_terms, any_ids, st.sampled_from(Role), any_ids, st.booleans(), st.none() | any_vclocks
+)
+said = st.one_of(
+    st.builds(ev.FrameTermSeen, any_terms),
+    st.builds(ev.AckReceived, peers, acks),
+    st.builds(ev.RelayConnected, peers, acks),
+    st.builds(ev.ApplierFollowing, peers, any_vclocks, any_terms, any_vclocks),
+    st.builds(ev.PeerRaftReceived, peers, rafts),
+    st.builds(ev.PeerRaftReceived, peers, rafts),
+    st.builds(ev.HeartbeatReceived, peers, any_vclocks),
+    st.builds(ev.ApplierLost, peers),
+    st.builds(ev.RelayLost, peers),
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(list(ElectionMode)), st.booleans(), st.lists(st.tuples(said, st.booleans()), max_size=12)
+)
+def test_whatever_peers_say_the_instance_lives_and_restarts(
+    mode: ElectionMode, leads: bool, heard: list[tuple[ev.Event, bool]]
+) -> None:
+    """In any order, to a leader and to a follower, with a write waiting, with and without the disk."""
+    mesh = Mesh(3, election_mode=ElectionMode.OFF)
+    mesh.promote(1 if leads else 2)
+    mesh.isolate(1)
+    mesh.step(1, ev.SettingsChanged(replace(mesh.settings, election_mode=mode)))
+    mesh.write(1, (1,))
+    for event, is_persisted in heard:
+        mesh.step(1, event)
+        if is_persisted:
+            mesh.persist(1)
+    while mesh.persist(1):
+        pass
+    for _ in range(3):
+        mesh.now += 5.0
+        mesh.step(1, ev.DeadlineReached())
+        mesh.persist(1)
+    term = mesh[1].raft.term
+    mesh.crash(1)
+    mesh.restart(1)
+    assert mesh[1].raft.term == term

@@ -340,7 +340,7 @@ def test_a_bad_row_stops_its_stream_by_name_and_the_instance_lives(
     bad = xrow.dml_from_values(RowType.REPLACE, space, value=value)
     mesh.step(1, ev.TxnsReceived(TWO, [xrow.encode_ops([good, bad], TWO, Lsn(1), 0)]))
     error = mesh.members[1].stopped[2]
-    assert (error.details["txn"], error.details["row"]) == ("2:2", "2:2")
+    assert (error.details["txn"], error.details["at"]) == ("2:2", "2:2")
     assert "2:2" in error.message
     known = {
         schema.SPACE_ID: "_space",

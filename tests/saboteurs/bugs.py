@@ -20,14 +20,15 @@ from synchro.instance_recovery import _Replay
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions
 from synchro.instance_writes import Writes
+from synchro.queue.fates import Drops, DropsState
 from synchro.queue.limbo import DataVerdict, Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue
 from synchro.queue.quorum import Acks, quorum_lsn
-from synchro.queue.request_table import RequestTable
+from synchro.queue.request_table import RequestTable, RequestTableState
 from synchro.raft.core import Raft
 from synchro.raft.messages import Role
 from synchro.replication.relay_filter import RelayFilter
-from synchro.row import Demote, Promote, RaftState
+from synchro.row import Demote, Promote, RaftState, Txn
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered
@@ -400,4 +401,33 @@ def two_leaders_of_a_term_go_on() -> Iterator[None]:
         patch.object(Limbo, "has_rival", False),
         patch.object(Raft, "_is_term_open", True),
     ):
+        yield
+
+
+# --- what a snapshot and a restart must still know
+
+
+@saboteur("S12", seeds=40)
+def a_snapshot_without_request_ids() -> Iterator[None]:
+    with patch.object(RequestTable, "export", lambda self: RequestTableState()):
+        yield
+
+
+@saboteur("S4 S5", seeds=60)
+def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
+    with patch.object(Drops, "export", lambda self: DropsState()):
+        yield
+
+
+@saboteur("S4 S5", seeds=60)
+def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
+    apply = _Replay.apply
+
+    def forgetful(self: _Replay, txn: Txn) -> None:
+        if txn.is_nop:
+            self.state.log.follow(txn)
+        else:
+            apply(self, txn)
+
+    with patch.object(_Replay, "apply", forgetful):
         yield

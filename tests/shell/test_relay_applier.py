@@ -7,16 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress
 from synchro.errors import ConfigError, IllegalParams, RemoteProtocolError
+from synchro.ids import InstanceId, Lsn, Term
 from synchro.row import RowType
 from synchro.server.applier import Status
 from synchro.server.join import serve_join
 from synchro.server.node import Node
-from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, Subscription
+from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck, Subscription
 from synchro.storage import xrow
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
@@ -230,13 +232,67 @@ async def test_an_unregistered_subscriber_is_told_to_come_again(tmp_path: Path) 
         assert is_meshed(leader)
 
 
-async def refusal(replicas: MemorySet, node: Node, **changes: str) -> str:
-    facts = {
+async def test_a_term_that_no_peer_can_have_ends_its_stream_and_nothing_else(tmp_path: Path) -> None:
+    """MEND-N1: with a Hello, an ack and a frame; who hears it keeps its term."""
+    async with open_set(tmp_path) as replicas:
+        leader, followers = await three(replicas)
+        term = leader.core.raft.volatile_term
+        far = Term(term + 2**32 + 1)
+        assert await refusal(replicas, leader, instance_uuid=followers[0].uuid, term=far) == "PROTOCOL"
+        relay = next(iter(leader.relays.values()))
+        with pytest.raises(RemoteProtocolError, match="was not adopted"):
+            relay._on_ack(PeerAck(ev.Ack(leader.core.vclock.without_local(), far), credit=1 << 20))
+        applier = followers[0].find_applier(leader.core.self_id)
+        assert applier is not None
+        with pytest.raises(RemoteProtocolError, match="was not adopted"):
+            applier._on_message(Frame(far))
+        assert {node.core.raft.volatile_term for node in replicas.nodes} == {term}
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+
+
+async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
+    """MEND-N7: in `info` and in the log; the instance lives and serves, other streams go on."""
+    async with open_set(tmp_path) as replicas:
+        leader, followers = await three(replicas)
+        node, source = followers[0], leader.core.self_id
+        lsn = Lsn(node.core.vclock.get(source) + 1)
+        bad = xrow.dml_from_values(RowType.REPLACE, 999, value=(1,))
+        with structlog.testing.capture_logs() as records:
+            node.step(ev.TxnsReceived(source, [xrow.encode_ops([bad], source, lsn, 0)]))
+            applier = node.find_applier(source)
+            assert applier is not None
+            await until(lambda: applier.status is Status.STOPPED)
+        part = node.info()["replication"][int(source)]["upstream"]
+        assert part["status"] == "stopped"
+        assert f"(at {source}:{lsn})" in part["message"]
+        (record,) = [record for record in records if record["event"] == "upstream_stopped"]
+        assert (record["txn"], record["at"], record["space"]) == (f"{source}:{lsn}",) * 2 + ("#999",)
+        assert isinstance(await write(leader, put(1)), ev.Committed)  # through the third
+
+
+async def test_a_skipped_conflict_is_a_warning_and_a_number(tmp_path: Path) -> None:
+    """[A-35]: `conflicts_skipped` of the member whose row it is; absent while there is none."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await replicas.start(1)
+        await until(lambda: node.is_ready and node.core.is_writable)
+        assert "conflicts_skipped" not in node.info()["replication"][1]
+        node.core.state.conflicts_skipped[InstanceId(1)] = 3
+        assert node.info()["replication"][1]["conflicts_skipped"] == 3
+        with structlog.testing.capture_logs() as records:
+            node._dispatch(ev.Notice("conflict_skipped", {"origin": 1, "lsn": 2}, is_warning=True))
+        ((record),) = records
+        assert (record["event"], record["log_level"]) == ("conflict_skipped", "warning")
+
+
+async def refusal(replicas: MemorySet, node: Node, **changes: object) -> str:
+    facts: dict[str, object] = {
+        "vclock": node.core.vclock,
+        "term": node.core.raft.term,
         "replicaset_uuid": node.replicaset_uuid,
         "instance_uuid": "00000000-0000-4000-8000-000000000009",
         "name": "stranger",
     } | changes
-    hello = Hello(vclock=node.core.vclock, term=node.core.raft.term, credit=1, **facts)  # type: ignore[arg-type]
+    hello = Hello(credit=1, **facts)  # type: ignore[arg-type]
     transport = replicas.network.transport("stranger")
     try:
         async with transport.subscribe(node.settings.instance_name, hello) as stream:

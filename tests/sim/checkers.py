@@ -378,6 +378,37 @@ class Checks:
                 is_nop = (key[0], key[1]) in self.nops
                 if (fate is None and not is_nop) or (fate is not None and fate[0] != is_committed):
                     self.fail("S4", f"{number} says {txn} is {told}; its fate is {fate}, nop: {is_nop}")
+                if is_nop and is_committed:
+                    self.fail("S5", f"{number} says {txn} is committed; {self.nops[key]} made it a NOP")
+
+    def _logged_fate(self, process: Process, key: TxnKey) -> ev.Fate | None:
+        """What the log of an instance says of it; None: nothing, or it is still in the queue."""
+        model = process.machine.model
+        if key in model.nops:
+            return ev.Fate.ROLLED_BACK
+        fate = model.fates.get(key)
+        return None if fate is None else ev.Fate.COMMITTED if fate else ev.Fate.ROLLED_BACK
+
+    def told_late(self, process: Process, txn: TxnKey, outcome: ev.Outcome) -> None:
+        """S5: an answer at once, about an old transaction, is what the log of the one that answers says."""
+        want = self._logged_fate(process, self.shared.get(txn, txn))
+        got = outcome.fate if isinstance(outcome, ev.FateKnown) else outcome
+        if want is not None and got is not want:
+            self.fail("S5", f"{process.number} says {txn} is {got}; its log says {want}")
+
+    def told_request_late(self, process: Process, request_id: RequestId, outcome: ev.Outcome) -> None:
+        """S12: a request that is decided in the log of the one that is asked is known there, done once."""
+        known = self.requests.get(request_id)
+        if known is None:
+            return
+        if self._logged_fate(process, self.shared.get(known, known)) is not ev.Fate.COMMITTED:
+            return
+        match outcome:
+            case ev.Committed(txn=txn, duplicate=True) if txn == known:
+                return
+            case ev.FateKnown(fate=ev.Fate.COMMITTED, txn=txn) if txn == known:
+                return
+        self.fail("S12", f"{process.number} knows request {request_id.hex()} as {outcome}; it is {known}")
 
     def told_request(self, number: int, request_id: RequestId | None, outcome: ev.Committed) -> None:
         """S12: the LSN that a caller is told is that of the row with its request id."""

@@ -334,7 +334,7 @@ class Process:
         self._batches = 0
         self._timer_at: float | None = None
         self._term_shown = instance.raft.term
-        self._is_snapshotting = False
+        self.is_snapshotting = False
         self.stop_began: float | None = None
         """When it was asked to stop cleanly."""
         self._events: deque[tuple[ev.Event, float | None]] = deque()
@@ -616,9 +616,9 @@ class Process:
 
     def snapshot(self) -> None:
         """The view is taken now and written a little later."""
-        if self._is_snapshotting or not self.is_alive:
+        if self.is_snapshotting or not self.is_alive:
             return
-        self._is_snapshotting = True
+        self.is_snapshotting = True
         meta, spaces = snapshot_view(self.instance)
         view = [(space, list(tuples)) for space, tuples in spaces]
         if self.instance.limbo.entries:
@@ -634,7 +634,7 @@ class Process:
             self.after(0.005, self._write_snapshot, meta, view)
             return
         machine = self.machine
-        self._is_snapshotting = False
+        self.is_snapshotting = False
         try:
             write_snapshot(machine.disk, DIR, meta, view, instance_uuid=uuid_of(self.number))
             self.journal.rotate(1.0)  # nothing else is on its way to this disk
@@ -740,6 +740,10 @@ class Machine:
         return False
 
     # --- life
+
+    @property
+    def is_snapshotting(self) -> bool:
+        return self.process is not None and self.process.is_snapshotting
 
     @property
     def is_up(self) -> bool:

@@ -17,6 +17,7 @@ from sim.checkers import Checks, Violation
 from sim.choices import Choices
 from sim.clients import Client, Crowd, Op
 from sim.history import Seen, check_register
+from sim.late import Late
 from sim.nemesis import Nemesis
 from sim.net import Net
 from sim.shell import SMALL, Machine, Process
@@ -66,6 +67,7 @@ class World:
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
         crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
         self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
+        self.late = Late(self)
 
     # --- configuration
 
@@ -173,7 +175,7 @@ class World:
         if self.is_quiet:
             self._run_quiet()
             return
-        for actor in (*self.clients, *self.crowds):
+        for actor in (*self.clients, *self.crowds, self.late):
             actor.start()
         self.nemesis.start()
         self._run_operator()
@@ -187,12 +189,14 @@ class World:
         if not self.is_async:
             self._liveness()
         self._heal_everything()
+        self._ask_everything()
         self._judge()
 
     def _has_enough(self) -> bool:
         return self.counts["ok"] >= self.target or self.now - self.answered_at > QUIET_S
 
     def answered(self, how: str, op: Op) -> None:
+        self.late.ended(how, op)
         if op.kind != "look":
             self.counts[how] += 1
             if how == "ok":
@@ -336,11 +340,33 @@ class World:
         self.nemesis.heal(everyone)
         for machine in self.machines.values():
             machine.start_again()
+        self._converge()
+
+    def _converge(self) -> None:
         bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self._slowest + 2.0
         if self.run_until(self.now + bound, lambda: self.checks.converged() is None):
             return
         if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
-            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{self._state(everyone)}")
+            state = self._state(set(self.machines))
+            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{state}")
+
+    def _ask_everything(self) -> None:
+        """Everybody still knows what became of everything, also behind a snapshot and a restart (MEND-T3)."""
+        for machine in self.machines.values():
+            self.late.sweep(machine)
+        machine = self.machines[self.late.rng.choice(list(self.machines))]
+        assert machine.process is not None
+        with_snapshot = self.late.rng.random() < 0.7
+        if with_snapshot:
+            machine.process.snapshot()
+            self.run_until(self.now + 5 * self.time_scale, lambda: not machine.is_snapshotting)
+        machine.kill()
+        bound = 10 * self.time_scale
+        if not self.run_until(self.now + bound, lambda: machine.process is not None):
+            raise Violation("L2", f"{machine.number} did not come back within {bound:.1f} s")
+        self.late.sweep(machine)
+        self.hits["asked behind a snapshot and a restart"] += with_snapshot
+        self._converge()  # what was on its way goes on meanwhile
 
     def _judge(self) -> None:
         self.is_over = True

@@ -64,6 +64,15 @@ def test_passwords_are_never_written_and_tuples_only_at_debug() -> None:
         assert ("old_tuple" in record) is shown
 
 
+def test_the_place_of_a_conflict_is_written_at_every_level() -> None:
+    """[A-35]: without its key nobody finds the row that was left out."""
+    stream = io.StringIO()
+    configure(stream=stream, level="warning")
+    get_logger("node").warning("conflict_skipped", origin=2, lsn=4, space="bands", key="[6]")
+    [record] = records(stream)
+    assert [record[name] for name in ("origin", "lsn", "space", "key")] == [2, 4, "bands", "[6]"]
+
+
 def test_the_level_filters() -> None:
     stream = io.StringIO()
     configure(stream=stream, level="error")

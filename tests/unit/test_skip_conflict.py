@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from synchro import instance_events as ev
-from synchro.errors import CantUpdatePrimaryKey, FieldType, TupleFound
+from synchro.errors import CantUpdatePrimaryKey, FieldType, TupleFound, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, Dml, Field, RowType, TxnId
 from synchro.storage import schema, schema_ops, xrow
@@ -272,6 +272,42 @@ def test_only_a_committed_tuple_is_a_conflict() -> None:
         expected = [(5,), (6,)] if is_lost else [(5,), (6, "r")]
         assert mesh.rows(2, ASYNC) == expected
         assert mesh[2].state.conflicts_skipped == ({} if is_lost else {1: 1})
+
+
+def test_what_was_cut_back_is_judged_and_counted_anew() -> None:
+    """The disk was full: its LSNs come again, and the tuple in conflict may be gone by then."""
+    mesh = Mesh(2, skip_conflict=True)
+    mesh.isolate(1)
+    mesh.write_ops(2, [insert(6, "r")])
+    mesh.settle()
+    txn = xrow.encode_ops([insert(5), insert(6)], InstanceId(1), Lsn(1), 0)
+    mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
+    member = mesh.members[2]
+    del member.wal[member.written :]
+    mesh.step(2, ev.RowsCutBack(mesh[2].vclock, WalIo("no room")))
+    assert mesh[2].state.conflicts_skipped == {}
+    mesh.write_ops(2, [delete(6)])
+    mesh.settle()
+    mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
+    mesh.settle()
+    assert mesh.rows(2, ASYNC) == [(5,), (6,)]
+    assert mesh[2].state.conflicts_skipped == {}
+
+
+def test_a_large_transaction_with_many_conflicts_is_no_more_work_than_its_rows() -> None:
+    """No limit binds what peers send: 20,000 rows, every second one in conflict."""
+    size = 20_000
+    mesh = Mesh(2, skip_conflict=True)
+    mesh.isolate(1)
+    taken = [insert(key, "r") for key in range(0, size, 2)]
+    for start in range(0, len(taken), 1000):
+        mesh.write_ops(2, taken[start : start + 1000])
+    mesh.settle()
+    txn = xrow.encode_ops([insert(key) for key in range(size)], InstanceId(1), Lsn(1), 0)
+    mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
+    mesh.settle()
+    assert mesh[2].memtx.count(ASYNC) == size
+    assert mesh[2].state.conflicts_skipped == {1: size // 2}
 
 
 def test_nops_travel_on_and_are_nobody_elses_conflict() -> None:
