@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -28,6 +29,8 @@ _WORDS: Final = {
     ("exited", False): "failed",
     ("stuck", True): "stuck",
     ("stuck", False): "stuck",
+    ("foreign", True): "stopped, but something answers",
+    ("foreign", False): "not running, but something answers",
 }
 
 
@@ -114,7 +117,10 @@ def stop(
     """Stop instances."""
     from synchro.cli import processes
 
-    parsed = processes.parse_target(target)
+    parsed, error = processes.target_to_stop(target)
+    if error is not None:
+        print(f"warning: {error.message}", file=sys.stderr)
+        print("warning: stopping what var/run and the process table know", file=sys.stderr)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.STOP_TIMEOUT_S
     return show(processes.stop(parsed, timeout_s=timeout_s, kill=kill), wanted_running=False)
 
@@ -141,7 +147,8 @@ def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> in
         [(p.name, p.listen, str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
         [record(p) for p in done],
     )
-    bad = [p for p in done if p.is_running != wanted_running]
+    good = ("running", "loading") if wanted_running else ("stopped",)
+    bad = [p for p in done if p.state.value not in good]
     for process in bad:
         if process.message:
             print_error(ConfigError(process.message, instance=process.name))

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import trio
 
 from synchro import logs
-from synchro.cli.processes import LOG_FILE, announce_ready
+from synchro.cli.processes import LISTENING, LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
@@ -110,7 +110,8 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
 
 
 async def _announce(node: Node) -> None:
-    """Tell `synchro start` when data is served."""
+    """Tell `synchro start` that the port is ours, and when data is served."""
+    announce_ready(stage=LISTENING)
     async with aclosing(cast("AsyncGenerator[WatchFacts]", node.watch())) as changes:
         async for facts in changes:
             if facts.can_read:
