@@ -158,7 +158,7 @@ class _Reader:
                 )
             check_addresses(views, addresses)
         self._stop_if_bad()
-        warnings = tuple(self._all_warnings(instances.values(), members))
+        warnings = tuple(self._all_warnings(instances, members))
         return ClusterConfig(
             self.path,
             {name: replace(instance, warnings=warnings) for name, instance in instances.items()},
@@ -260,7 +260,9 @@ class _Reader:
 
     # warnings
 
-    def _all_warnings(self, instances: Iterable[InstanceConfig], members: list[list[View]]) -> Iterator[str]:
+    def _all_warnings(
+        self, instances: Mapping[str, InstanceConfig], members: list[list[View]]
+    ) -> Iterator[str]:
         yield from dict.fromkeys(self.warnings)
         if self.ignored:
             yield f"these options mean nothing here and were ignored: {', '.join(self.ignored)}"
@@ -269,11 +271,23 @@ class _Reader:
             yield f"these options are read and checked, but this release does not act on them: {names}"
         for views in members:
             yield from self._login_warnings(views)
-        for instance in instances:
+            yield from self._address_warnings(views, instances)
+        for instance in instances.values():
             for _, message in doubtful(instance.settings):
                 yield f"{message} ({instance.name})"
             if instance.settings.wal_mode is WalMode.WRITE:
                 yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
+
+    def _address_warnings(self, views: list[View], instances: Mapping[str, InstanceConfig]) -> Iterator[str]:
+        for view in views if len(views) > 1 else ():
+            listen = instances[view.name].settings.listen
+            if view.get("isolated", False) or (listen and peer_address(view)):
+                continue
+            what = "cannot be started" if not listen else f"listens on {listen}, where peers cannot connect"
+            yield (
+                f"{view.name} has no usable address (grpc.listen, grpc.advertise.peer.uri): it {what}; "
+                "the others do without it"
+            )
 
     def _login_warnings(self, views: list[View]) -> Iterator[str]:
         users: dict[str, None] = {}

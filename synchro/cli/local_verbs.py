@@ -74,7 +74,7 @@ def serve(
 ) -> int:
     """Run one instance in the foreground."""
     from synchro import config_file, config_init
-    from synchro.config_address import check_listen
+    from synchro.config_address import check_has_address, check_listen
 
     if config:
         if not name:
@@ -92,6 +92,7 @@ def serve(
         )
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
+    check_has_address(settings)
     check_listen(settings, insecure=insecure)
     if fault_service:
         settings = replace(settings, fault_service=True)
@@ -105,6 +106,8 @@ def start(target: TargetArgument, insecure: InsecureOption = False) -> int:
     from synchro.cli import processes
 
     parsed = processes.parse_target(target)
+    for warning in parsed.config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure)
     return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
@@ -144,7 +147,7 @@ def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> in
     """One line an instance. Returns the exit code."""
     print_records(
         ("NAME", "ADDRESS", "PID", "STATE"),
-        [(p.name, p.listen, str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
+        [(p.name, p.listen or "-", str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
         [record(p) for p in done],
     )
     good = ("running", "loading") if wanted_running else ("stopped",)
@@ -170,7 +173,7 @@ def record(process: Process) -> dict[str, Any]:
 
 
 def listen_list(done: Sequence[Process]) -> str:
-    return ",".join(p.listen for p in done)
+    return ",".join(p.listen for p in done if p.listen)
 
 
 def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:

@@ -22,13 +22,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from synchro.config import Settings
-from synchro.config_address import check_listen
+from synchro.config_address import check_has_address, check_listen
 from synchro.config_file import ClusterConfig, InstanceConfig, load_all
 from synchro.config_init import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
@@ -382,8 +382,9 @@ def start(
     options = [*(["--insecure"] if insecure else []), *extra]
     with _locked(target):
         begun: dict[str, int] = {}
+        unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
-            if running_pid(target, name) is None:
+            if running_pid(target, name) is None and name not in unreachable:
                 if on_starting is not None:
                     on_starting(name)
                 begun[name] = _spawn(target, name, options, environ)
@@ -396,7 +397,19 @@ def start(
                 if name not in results and (result := wait.look(now, is_late=now > deadline)) is not None:
                     results[name] = result
             time.sleep(POLL_S)
+        for name, why in unreachable.items():
+            process = _process(target, name, message=why)
+            results[name] = process if process.pid is not None else replace(process, state=State.EXITED)
         return [results[name] if name in results else _process(target, name) for name in target.names]
+
+
+def _why_unreachable(target: Target, name: str) -> str:
+    """The mistake of one instance, which does not keep the others from starting; "": none."""
+    try:
+        check_has_address(target.config.instance(name).settings)
+    except ConfigError as error:
+        return error.message
+    return ""
 
 
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:

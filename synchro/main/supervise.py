@@ -76,6 +76,9 @@ async def run_instance(
 async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
     """From here on peers see our ballot, and clients see LOADING."""
     settings = node.settings
+    if not settings.listen:
+        yield "nowhere"  # isolated: it has its data, and talks to nobody
+        return
     services = ClientServices(node, with_fault=settings.fault_service)
 
     def register(server: Any) -> None:

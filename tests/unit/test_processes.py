@@ -264,6 +264,17 @@ def test_a_foreign_program_on_the_port_is_not_our_instance(
     assert [p.state for p in stop(first)] == [State.STOPPED]
 
 
+def test_an_instance_without_an_address_does_not_keep_the_others_from_starting(target: Target) -> None:
+    """MEND-A5."""
+    file = target.config.path
+    listen = target.config.instance("instance001").settings.listen
+    file.write_text(file.read_text().replace(f"{{listen: [{{uri: '{listen}'}}]}}", "{}"))
+    first, second = start(parse_target(file))
+    assert (first.state, first.changed, second.state) == (State.EXITED, False, State.RUNNING)
+    assert "nobody could reach it" in first.message
+    assert [p.state for p in stop(parse_target(file))] == [State.STOPPED, State.STOPPED]
+
+
 def test_an_instance_that_hangs_before_it_listens_is_stuck(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
