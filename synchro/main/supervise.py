@@ -167,6 +167,7 @@ def serve_in_foreground(settings: Settings) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
     leave, with one log record that says why."""
     logs.configure(format=settings.log_format, level=settings.log_level)
+    logs.take_stderr()
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
     load_environment()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
