@@ -167,7 +167,7 @@ class _Reader:
                 )
             check_addresses(views, addresses)
         self._stop_if_bad()
-        warnings = tuple(self._all_warnings(instances.values(), members))
+        warnings = tuple(self._all_warnings(instances, members))
         return ClusterConfig(
             self.path,
             {name: replace(instance, warnings=warnings) for name, instance in instances.items()},
@@ -268,8 +268,9 @@ class _Reader:
 
     # warnings
 
-    def _all_warnings(self, instances: Iterable[InstanceConfig], members: list[list[View]]) -> Iterator[str]:
-        by_name = {instance.name: instance for instance in instances}
+    def _all_warnings(
+        self, instances: Mapping[str, InstanceConfig], members: list[list[View]]
+    ) -> Iterator[str]:
         yield from dict.fromkeys(self.warnings)
         if self.ignored:
             yield f"these options mean nothing here and were ignored: {', '.join(self.ignored)}"
@@ -278,8 +279,9 @@ class _Reader:
             yield f"these options are read and checked, but this release does not act on them: {names}"
         for views in members:
             yield from self._login_warnings(views)
-            yield from self._set_warnings(views, [by_name[view.name].settings for view in views])
-        for instance in by_name.values():
+            yield from self._set_warnings(views, [instances[view.name].settings for view in views])
+            yield from self._address_warnings(views, instances)
+        for instance in instances.values():
             for _, message in doubtful(instance.settings):
                 yield f"{message} ({instance.name})"
             if instance.settings.wal_mode is WalMode.WRITE:
@@ -297,9 +299,19 @@ class _Reader:
         is_election = all(view.get("replication.failover") == "election" for view in views)
         if is_election and not any(own.election_mode in standing for own in settings):
             yield (
-                f"no instance of {views[0].replicaset} may stand for election "
-                "(replication.election_mode): nobody "
-                "will own the queue, and none may write"
+                f"no instance of {views[0].replicaset} may stand for election (replication.election_mode): "
+                "nobody will own the queue, and none may write"
+            )
+
+    def _address_warnings(self, views: list[View], instances: Mapping[str, InstanceConfig]) -> Iterator[str]:
+        for view in views if len(views) > 1 else ():
+            listen = instances[view.name].settings.listen
+            if view.get("isolated", False) or (listen and peer_address(view)):
+                continue
+            what = "cannot be started" if not listen else f"listens on {listen}, where peers cannot connect"
+            yield (
+                f"{view.name} has no usable address (grpc.listen, grpc.advertise.peer.uri): it {what}; "
+                "the others do without it"
             )
 
     def _login_warnings(self, views: list[View]) -> Iterator[str]:

@@ -177,11 +177,12 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
         return tuple(peers)
     if len(addresses) == 1:
         return ()
-    if not any(address for name, address in addresses.items() if name != view.name):
+    if not any(addresses.values()):
+        # One that cannot be reached is its own mistake, told when it is started; here nobody can.
         view.report(
             f"groups.{view.group}.replicasets.{view.replicaset}",
             f"no suitable peer URIs found for instance {view.name!r}: "
-            "another instance of the set needs grpc.listen or grpc.advertise.peer.uri",
+            "the instances of the set need grpc.listen or grpc.advertise.peer.uri",
             view.root,
         )
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)

@@ -11,9 +11,11 @@ that logs. What cannot be written is dropped and counted.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
@@ -184,6 +186,24 @@ def _write_patiently(descriptor: int, data: bytes) -> int:
             room.poll()
 
 
+class SinkStream(io.TextIOBase):
+    """Stands for `sys.stderr`: what Python itself prints (warnings, errors in threads and finalizers) takes
+    the way of the records, which cannot block."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._line = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._sink.put(line)
+        return len(text)
+
+
 _sink: Sink | None = None
 
 
@@ -196,6 +216,12 @@ def flush(timeout_s: float = FLUSH_S) -> None:
     """What is on its way to the sink goes out, or the time is over."""
     if _sink is not None:
         _sink.flush(timeout_s)
+
+
+def take_stderr() -> None:
+    """For a process that is one instance: nothing in it writes to the descriptor but the sink."""
+    assert _sink is not None
+    sys.stderr = SinkStream(_sink)
 
 
 def configure(

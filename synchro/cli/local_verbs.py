@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -35,6 +36,8 @@ _WORDS: Final = {
     ("exited", False): "failed",
     ("stuck", True): "stuck",
     ("stuck", False): "stuck",
+    ("foreign", True): "stopped, but something answers",
+    ("foreign", False): "not running, but something answers",
 }
 
 
@@ -80,7 +83,7 @@ def serve(
 ) -> int:
     """Run one instance in the foreground."""
     from synchro import config_file, config_init
-    from synchro.config_address import check_listen
+    from synchro.config_address import check_has_address, check_listen
 
     if config:
         if not name:
@@ -101,6 +104,7 @@ def serve(
         )
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
+    check_has_address(settings)
     check_listen(settings, insecure=insecure)
     settings = replace(settings, force_trust=force_trust, new_set=new_set, fault_service=fault_service)
     from synchro.main import serve as serve_instance
@@ -124,6 +128,8 @@ def start(
             f"{' '.join(extra)} is for a start, but {', '.join(running)} runs; nothing was done. "
             f"next:  synchro restart {target} {' '.join(extra)}"
         )
+    for warning in parsed.config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure, extra=extra)
     return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
@@ -136,7 +142,10 @@ def stop(
     """Stop instances."""
     from synchro.cli import processes
 
-    parsed = processes.parse_target(target)
+    parsed, error = processes.target_to_stop(target)
+    if error is not None:
+        print(f"warning: {error.message}", file=sys.stderr)
+        print("warning: stopping what var/run and the process table know", file=sys.stderr)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.STOP_TIMEOUT_S
     return show(processes.stop(parsed, timeout_s=timeout_s, kill=kill), wanted_running=False)
 
@@ -174,10 +183,11 @@ def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> in
     """One line an instance. Returns the exit code."""
     print_records(
         ("NAME", "ADDRESS", "PID", "STATE"),
-        [(p.name, p.listen, str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
+        [(p.name, p.listen or "-", str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
         [record(p) for p in done],
     )
-    bad = [p for p in done if p.is_running != wanted_running]
+    good = ("running", "loading") if wanted_running else ("stopped",)
+    bad = [p for p in done if p.state.value not in good]
     for process in bad:
         if process.message:
             print_error(ConfigError(process.message, instance=process.name))
@@ -199,7 +209,7 @@ def record(process: Process) -> dict[str, Any]:
 
 
 def listen_list(done: Sequence[Process]) -> str:
-    return ",".join(p.listen for p in done)
+    return ",".join(p.listen for p in done if p.listen)
 
 
 def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import trio
 
 from synchro import logs
-from synchro.cli.processes import LOG_FILE, announce_ready
+from synchro.cli.processes import LISTENING, LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
@@ -76,6 +76,9 @@ async def run_instance(
 async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
     """From here on peers see our ballot, and clients see LOADING."""
     settings = node.settings
+    if not settings.listen:
+        yield "nowhere"  # isolated: it has its data, and talks to nobody
+        return
     services = ClientServices(node, with_fault=settings.fault_service)
 
     def register(server: Any) -> None:
@@ -111,7 +114,8 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
 
 
 async def _announce(node: Node) -> None:
-    """Tell `synchro start` when data is served."""
+    """Tell `synchro start` that the port is ours, and when data is served."""
+    announce_ready(stage=LISTENING)
     async with aclosing(cast("AsyncGenerator[WatchFacts]", node.watch())) as changes:
         async for facts in changes:
             if facts.can_read:
@@ -163,6 +167,7 @@ def _reopen_log(log: Any) -> None:
 def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int:
     """See `synchro.main.serve`."""
     logs.configure(format=settings.log_format, level=settings.log_level)
+    logs.take_stderr()
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
     for warning in warnings:
         log.warning("configuration", message=warning)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from synchro.config import BootstrapStrategy, ElectionMode, FencingMode, Limits, Settings, WalMode
-from synchro.config_address import check_listen, needs_insecure
+from synchro.config_address import check_has_address, check_listen, needs_insecure
 from synchro.config_file import ClusterConfig, ConfigFileError, load, load_all, parse
 from synchro.config_init import init_text, settings_without_file
 from synchro.errors import ConfigError
@@ -209,11 +209,39 @@ def test_an_instance_without_an_address_is_left_out_for_everybody() -> None:
         assert [peer.name for peer in instance.settings.peers] == ["i1", "i2"]
 
 
+@pytest.mark.parametrize(
+    ("own", "listen", "word"),
+    [
+        ("grpc: {}", "", "cannot be started"),
+        ("iproto: {}", "", "cannot be started"),
+        ("grpc: {listen: []}", "", "cannot be started"),
+        ("database: {}", "", "cannot be started"),
+        ("grpc: {advertise: {peer: {uri: '127.0.0.1:3309'}}}", "", "cannot be started"),
+        ("grpc: {listen: [{uri: '0.0.0.0:3309'}]}", "0.0.0.0:3309", "peers cannot connect"),
+        ("grpc: {listen: [{uri: '127.0.0.1:0'}]}", "127.0.0.1:0", "peers cannot connect"),
+    ],
+)
+def test_an_address_that_is_missing_is_the_mistake_of_one_instance(own: str, listen: str, word: str) -> None:
+    """MEND-A5: the step of the tutorial, also in a pair: the other one is told, and starts."""
+    config = read(cluster(instances=1) + f"          i2: {{{own}}}\n")
+    [warning] = config.warnings
+    assert warning.startswith("i2 has no usable address")
+    assert word in warning
+    check_has_address(config.instance("i1").settings)
+    broken = config.instance("i2").settings
+    assert broken.listen == listen
+    if not listen:
+        with pytest.raises(ConfigError, match="nobody could reach it"):
+            check_has_address(broken)
+
+
 def test_an_isolated_instance_has_no_sources_and_is_read_only() -> None:
     config = read(cluster(instances=3, i3="isolated: true, database: {mode: rw}"))
     alone = config.instance("i3").settings
     assert (alone.listen, alone.peers, alone.read_only) == ("", (), True)
     assert [peer.name for peer in config.instance("i1").settings.peers] == ["i1", "i2"]
+    check_has_address(alone)  # it is meant so
+    assert not config.warnings
 
 
 def test_the_advertised_address_is_what_peers_use() -> None:

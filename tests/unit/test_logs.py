@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from synchro import logs
-from synchro.logs import Sink, configure, get_logger
+from synchro.logs import Sink, SinkStream, configure, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -265,3 +265,15 @@ def test_a_pipe_that_nobody_reads_delays_nobody(is_blocking: bool) -> None:
     assert len(numbers) == 400 - lost
     assert sum(record.get("count", 0) for record in found) == lost
     assert found[-1]["event"] == "works_again"
+
+
+def test_what_python_prints_takes_the_way_of_the_records() -> None:
+    disk = Disk(room=10_000)
+    sink = Sink(disk.write)
+    stream = SinkStream(sink)
+    print("one", "line", file=stream)
+    stream.write("half ")
+    disk.room = 0
+    print("lost", file=stream)
+    assert disk.lines == [b"one line"]
+    assert sink.dropped == 1
