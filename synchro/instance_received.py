@@ -91,6 +91,7 @@ class Received:
         try:
             return self._apply(txn, now)
         except SynchroError as error:
+            error.details = {**error.details, "txn": f"{txn.origin}:{txn.lsn}"}
             self.stop(source, error)
             return True
 

@@ -91,6 +91,7 @@ class Node:
         self._core: Instance | None = None
         self._wal: Wal | None = None
         self._on_panic = on_panic
+        self.progress = info.Progress()
         self._events: deque[ev.Event] = deque()
         self._is_stepping = False
         self._timer = trio.CancelScope()
@@ -211,9 +212,11 @@ class Node:
         self._wal = wal
         wal.call_with(self.host.call_when_idle, self.host.call_from_thread)
         self._persisted_term = core.raft.term
+        self.progress.note(core.vclock, trio.current_time())
 
     def on_written(self, vclock: Vclock) -> None:
         """From the WAL: everything up to here is synced."""
+        self.progress.note(vclock, trio.current_time())
         self.step(ev.RowsWritten(vclock))
         self._is_wal_stuck = False
         if self.halted is not None:
@@ -227,6 +230,7 @@ class Node:
     def on_cut(self, vclock: Vclock, error: SynchroError) -> None:
         """From the WAL: no room; nothing beyond this is on disk."""
         self.log.error("wal_cut_back", vclock=str(vclock), reason=error.reason, message=error.message)
+        self.progress.no_room = error.message
         self.step(ev.RowsCutBack(vclock, error))
         for applier in self.appliers.values():
             applier.wake_rows()
@@ -625,7 +629,8 @@ class Node:
 
     def restart_upstream(self, instance: str) -> None:
         for applier in self.appliers.values():
-            if instance in (applier.address.name, str(applier.peer_id)):
+            known = self.core.state.name_of(applier.peer_id) if applier.peer_id else ""
+            if instance and instance in (applier.address.name, str(applier.peer_id), known):
                 if not applier.is_following:
                     applier.restart()
                 return
