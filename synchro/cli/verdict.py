@@ -300,7 +300,7 @@ def _writable(picture: Picture, counting: Sequence[Member], start: str) -> tuple
         text = f"Synchronous writes wait: {count} of {needed} needed instances {does}."
         return text, start or WATCH
     spare = count - needed
-    text = f"Writable: {needed} of {needed} needed instances are up."
+    text = f"Writable: {needed} of {needed} needed instances {'acknowledge' if others else 'are up'}."
     if needed == 1:
         text = "Writable: one instance is enough for a write."
     if spare == 0 and needed > 1:

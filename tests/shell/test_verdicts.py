@@ -206,7 +206,9 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
         found = verdict(replicas)
         assert found.may_fail == 0
-        assert "One more failure stops synchronous writes." in found.text
+        assert found.text == (
+            "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+        )
         assert problems(found) == [("no_room", full.settings.instance_name)]
         assert found.lines()[0].startswith(
             f"The disk of {full.settings.instance_name} is full: No space left"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synchro import errors
-from synchro.cli import app, connection, formatting, status_verbs
+from synchro.cli import app, connection, formatting, processes, status_verbs
 from synchro.cli.verdict import Picture, judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
+from synchro.storage.identity import IDENTITY_NAME, Identity, encode_identity
 
 
 @pytest.fixture(autouse=True)
@@ -242,3 +244,87 @@ def test_json_of_status_has_every_instance(
     assert report["next"] == "synchro start CONFIG:instance002"
     assert [problem["kind"] for problem in report["problems"]] == ["down", "down"]
     assert report["verdict"].startswith("Synchronous writes wait: 1 of 2 needed instances is up.")
+
+
+def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
+    """MEND-S4: the same names and addresses; the UUID is another one, or nothing was ever started here."""
+    path = processes.init(tmp_path / "mine", nodes=2)
+    target = processes.parse_target(path)
+    names = {config.settings.listen: name for name, config in target.config.instances.items()}
+
+    def seen(uuid: str) -> Picture:
+        answers: dict[str, Any] = {
+            address: info(number, ro=number > 1) | {"replicaset": {"name": "replicaset001", "uuid": uuid}}
+            for number, address in enumerate(names, 1)
+        }
+        return status_verbs._assemble(answers, names, target)
+
+    found = judge(seen("theirs"))
+    assert not found.writable
+    assert [problem.kind for problem in found.problems] == ["foreign", "foreign"]
+    assert found.lines()[0] == (
+        "127.0.0.1:3301 of instance001 is held by instance001 of another set (replicaset001, UUID theirs, "
+        "pid 1). Next: synchro -e 127.0.0.1:3301 --direct status"
+    )
+    assert found.lines()[-1] == "Down: no instance of this set answers."
+
+    directory = Path(target.config.instance("instance001").settings.wal_dir)
+    directory.mkdir(parents=True)
+    (directory / IDENTITY_NAME).write_bytes(encode_identity(Identity("u", "instance001", "mine")))
+    assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
+    assert judge(seen("mine")).text.startswith("Writable: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_problem", "code"),
+    [
+        ([], False, 0),
+        ([], True, 1),
+        (["--rw"], True, 0),
+        (["--read"], True, 0),
+        (["--quorum"], True, 0),
+        (["--rw", "--quorum"], False, 0),
+    ],
+)
+def test_health_for_probes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    has_problem: bool,
+    code: int,
+) -> None:
+    leader = info(1, ro=False) | {"logs_dropped": 3 * has_problem}
+    leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
+    seen = picture(leader, info(2), info(3))
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: seen)
+    assert app.run(["health", *arguments]) == code
+    assert capsys.readouterr().out.startswith("healthy\n" if code == 0 else "not healthy\n")
+
+
+@pytest.mark.parametrize("argument", ["--rw", "--read", "--quorum"])
+def test_a_set_that_is_down_is_not_healthy(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: picture(None, None))
+    assert app.run(["health", argument]) == 1
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: picture(info(1), None, None))
+    assert app.run(["health", argument]) == (0 if argument == "--read" else 1)
+
+
+def test_what_other_parts_tell_is_shown_and_may_be_absent() -> None:
+    leader = info(1, ro=False) | {
+        "doubled": "127.0.0.1:3301 and 127.0.0.1:3309",
+        "memtx": {"used": 90, "limit": 100},
+        "logs_dropped": 2,
+        "amnesia": {"must_hear": ["instance003"]},
+    }
+    leader["replication"][2]["conflicts_skipped"] = 4
+    leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
+    found = judge(picture(leader, info(2), info(3)))
+    assert [problem.kind for problem in found.problems] == [
+        "doubled",
+        "amnesia",
+        "memory",
+        "logs_dropped",
+        "conflicts_skipped",
+    ]
+    assert not found.writable
+    assert "heard and caught up with instance003" in " ".join(found.lines())
