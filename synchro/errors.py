@@ -175,7 +175,7 @@ class TimedOut(SynchroError):
 
 
 class TupleFound(SynchroError):
-    """[D-9]. details: space, index, old_tuple, new_tuple."""
+    """[D-9]. details: space, index, key, old_tuple, new_tuple."""
 
     reason = "TUPLE_FOUND"
     tnt_code = 3

@@ -259,6 +259,8 @@ def show_rows(rows: Sequence[Sequence[Any]], names: Sequence[str], *, as_one: bo
 
 def open_input(path: str) -> BinaryIO:
     if path == "-":
+        if sys.stdin is None:
+            raise usage("standard input is closed")
         return sys.stdin.buffer
     try:
         return open(path, "rb")

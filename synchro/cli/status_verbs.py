@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -12,6 +12,7 @@ import typer
 from synchro.cli import formatting
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, EXIT_UNKNOWN, ids, print_table, print_value, seconds, usage
+from synchro.cli.verdict import Member, Picture, Verdict, has_elections, judge
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 WATCH_S: Final = 0.5
 PROBE_S: Final = 1.0
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 MISSING_SHOWN: Final = 1
 """Only the first waiting entry names who it waits for: the others wait for the same."""
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show it again and again.")]
@@ -28,6 +30,7 @@ InstanceOption = Annotated[str, typer.Option("-i", "--instance", help="Ask this 
 
 def register(app: typer.Typer) -> None:
     app.command("status")(status)
+    app.command("health")(health)
     app.command("info")(info)
     app.command("queue")(queue)
     app.command("promote")(promote)
@@ -46,86 +49,6 @@ def register(app: typer.Typer) -> None:
 
 
 # --- status ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Member:
-    """One instance, as it says itself, or as others say."""
-
-    name: str
-    address: str
-    id: int = 0
-    info: Mapping[str, Any] | None = None
-    """Its `box.info`; None: it does not answer."""
-    error: str = ""
-    process: Process | None = None
-    seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
-    """Its part of the leader's `info replication`."""
-
-    @property
-    def is_up(self) -> bool:
-        return self.info is not None
-
-    @property
-    def is_loading(self) -> bool:
-        return self.info is not None and self.info["status"] == "loading"
-
-    @property
-    def synchro(self) -> Mapping[str, Any]:
-        return (self.info or {}).get("synchro") or {}
-
-    @property
-    def election(self) -> Mapping[str, Any]:
-        return (self.info or {}).get("election") or {}
-
-    @property
-    def owns_queue(self) -> bool:
-        return bool(self.id) and self.synchro.get("queue", {}).get("owner") == self.id
-
-    @property
-    def state(self) -> str:
-        if self.info is None:
-            return "down"
-        if self.is_loading:
-            return "loading"
-        if self.info["ro_reason"] == "orphan":
-            return "orphan"
-        state = str(self.election.get("state", "follower"))
-        return "leader" if state == "follower" and self.owns_queue and not self.info["ro"] else state
-
-
-@dataclass(slots=True)
-class Picture:
-    """All instances at one moment."""
-
-    members: list[Member]
-    replicaset: str = ""
-    target: Target | None = None
-
-    @property
-    def authority(self) -> Member | None:
-        """Who knows best: the owner of the queue or leader in the newest term."""
-        up = [member for member in self.members if member.info is not None and not member.is_loading]
-        return max(
-            up,
-            key=lambda m: (
-                not (m.info or {})["ro"],
-                m.owns_queue,
-                m.election.get("term", 0),
-                m.synchro.get("queue", {}).get("term", 0),
-            ),
-            default=None,
-        )
-
-    @property
-    def quorum(self) -> int:
-        authority = self.authority
-        return int(authority.synchro.get("quorum", 0)) if authority is not None else 0
-
-    @property
-    def registered(self) -> int:
-        authority = self.authority
-        return len((authority.info or {}).get("replication", {})) if authority is not None else 0
 
 
 def take_picture(db: Client, target: Target | None = None) -> Picture:
@@ -158,19 +81,41 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
                     names.setdefault(known.address, known.name)
         except SynchroError:
             pass  # it is loading: what was given is all that is known
-    more = [address for address in names if address not in answers and target is None]
-    answers.update(ask_all(more) if more else {})
+    if target is None and db.follow_leader:
+        known_addresses = dict.fromkeys([*names, *_peer_names(answers)])
+        more = [address for address in known_addresses if address not in answers]
+        answers.update(ask_all(more) if more else {})
     return _assemble(answers, names, target)
 
 
+def _peer_names(answers: Mapping[str, Any]) -> dict[str, str]:
+    """Address -> registered name, of those that somebody follows: sources may be plain addresses."""
+    return {
+        part["upstream"]["peer"]: part["name"]
+        for found in answers.values()
+        if isinstance(found, Mapping)
+        for part in found["replication"].values()
+        if part.get("name") and (part.get("upstream") or {}).get("peer")
+    }
+
+
 def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Target | None) -> Picture:
+    names = {**names, **(_peer_names(answers) if target is None else {})}
+    processes_of = _processes(target)
+    set_uuid = _set_uuid(answers, target)
     by_name: dict[str, Member] = {}
     for address, found in answers.items():
+        name = names.get(address, "")
         if isinstance(found, SynchroError):
-            name = names.get(address, "?" if target is None else address)
-            if name not in by_name or name == "?":
+            shown = name or ("?" if target is None else address)
+            if shown not in by_name or shown == "?":
                 error = found.message.rpartition(": ")[2]
-                by_name[name if name != "?" else address] = Member(name, address, error=error)
+                by_name[shown if shown != "?" else address] = Member(shown, address, error=error)
+        elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
+            shown = name or found["name"]
+            by_name.setdefault(
+                shown if target is not None else address, Member(shown, address, foreign=foreign)
+            )
         else:
             member = Member(found["name"], address, found["id"] or 0, info=found)
             by_name[member.name] = member
@@ -183,23 +128,70 @@ def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targ
         picture.replicaset = authority.info["replicaset"].get("name") or ""
         seen = {part.get("name"): part for part in authority.info["replication"].values()}
         for member in picture.members:
-            part = seen.pop(member.name, {})
+            part = {} if member.foreign and target is None else seen.pop(member.name, {})
             member.seen_by_leader = part
             member.id = member.id or part.get("id", 0)
         for name, part in seen.items():
             if name:
-                picture.members.append(Member(name, "-", part.get("id", 0), seen_by_leader=part))
+                address = (part.get("upstream") or {}).get("peer") or "-"
+                picture.members.append(Member(name, address, part.get("id", 0), seen_by_leader=part))
     if target is not None:
-        from synchro.cli import processes
-
-        states = {process.name: process for process in processes.processes(target)}
         for member in picture.members:
-            member.process = states.get(member.name)
+            member.process = processes_of.get(member.name)
         picture.replicaset = picture.replicaset or next(
             config.replicaset for config in target.config.instances.values()
         )
     picture.members.sort(key=lambda m: (m.id or 99, m.name))
     return picture
+
+
+def _processes(target: Target | None) -> dict[str, Process]:
+    if target is None:
+        return {}
+    from synchro.cli import processes
+
+    return {process.name: process for process in processes.processes(target)}
+
+
+def _set_uuid(answers: Mapping[str, Any], target: Target | None) -> str:
+    """UUID of the set that was asked for; "" if nothing says it."""
+    if target is not None:
+        from synchro.storage.identity import IDENTITY_NAME, decode_identity
+
+        for config in target.config.instances.values():
+            try:
+                path = Path(config.settings.wal_dir, IDENTITY_NAME)
+                uuid = decode_identity(path.read_bytes(), str(path)).replicaset_uuid
+            except (OSError, SynchroError):
+                continue  # it runs on another host, or never did
+            if uuid:
+                return uuid
+        return ""
+    uuids = (found["replicaset"].get("uuid") for found in answers.values() if isinstance(found, Mapping))
+    return next((uuid for uuid in uuids if uuid), "")
+
+
+def _foreign(
+    found: Mapping[str, Any], name: str, set_uuid: str, target: Target | None, process: Process | None
+) -> str:
+    """Who answers, if that is nobody of the set that was asked for; else ""."""
+    replicaset = found["replicaset"]
+    uuid = replicaset.get("uuid") or ""
+    is_other = bool(uuid and set_uuid and uuid != set_uuid)
+    if target is not None:
+        config = target.config.instances.get(name)
+        is_other = is_other or (bool(name) and found["name"] != name)
+        is_other = is_other or (
+            config is not None and bool(replicaset.get("name")) and replicaset["name"] != config.replicaset
+        )
+        # No instance of this file has ever run here, and the one that answers is not what we started.
+        is_here = process is not None and process.listen.rpartition(":")[0] in LOOPBACK
+        if is_here and not set_uuid and process is not None and process.pid != found.get("pid"):
+            is_other = True
+    if not is_other:
+        return ""
+    set_name = replicaset.get("name") or "no name"
+    return f"{found['name']} of another set ({set_name}, UUID {uuid or 'not known'}, pid {found.get('pid')})"
 
 
 def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
@@ -215,7 +207,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
             member.address,
             member.state,
             _rw(member),
-            f"owner len {member.synchro['queue']['len']}" if member.owns_queue else "",
+            f"owner len {member.queue.get('len', 0)}" if member.owns_queue else "",
             _vclock(member),
             _lag(member, picture),
             _seen(member, picture),
@@ -223,7 +215,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
         if with_process:
             process = member.process
             row.append("-" if process is None else f"{process.state.value} {process.pid or ''}".strip())
-        if remark := _remark(member, picture):
+        if remark := _remark(member):
             row.append(remark)
         rows.append(row)
     return columns, rows
@@ -245,21 +237,11 @@ def _vclock(member: Member) -> str:
 
 
 def _lag(member: Member, picture: Picture) -> str:
-    authority = picture.authority
-    if authority is None or member is authority:
+    """Behind whoever knows most, now; not the delay of the last row that arrived."""
+    rows, behind_s = picture.rows_behind(member), picture.seconds_behind(member)
+    if rows is None:
         return "-"
-    if member.info is None:
-        return "-"
-    behind = _rows_behind(member.info["vclock"], (authority.info or {})["vclock"])
-    lag = member.seen_by_leader.get("downstream", {}).get("lag")
-    if lag is None:
-        upstream = (member.info["replication"].get(authority.id) or {}).get("upstream", {})
-        lag = upstream.get("lag")
-    return f"{behind} rows" if behind > 0 and lag is None else seconds(lag)
-
-
-def _rows_behind(own: Mapping[int, int], other: Mapping[int, int]) -> int:
-    return sum(max(0, lsn - own.get(origin, 0)) for origin, lsn in other.items() if origin)
+    return f"{rows} rows" + (f", {seconds(behind_s)}" if rows and behind_s is not None else "")
 
 
 def _seen(member: Member, picture: Picture) -> str:
@@ -272,7 +254,9 @@ def _seen(member: Member, picture: Picture) -> str:
     return "-" if idle is None else f"{seconds(idle)} ago"
 
 
-def _remark(member: Member, picture: Picture) -> str:
+def _remark(member: Member) -> str:
+    if member.foreign:
+        return member.foreign
     if member.info is None:
         return member.error
     own = [
@@ -288,106 +272,18 @@ def head_line(picture: Picture) -> str:
     parts = [picture.replicaset or "replica set"]
     if authority is None:
         return f"{parts[0]}  nobody answers as a member"
-    election = authority.election
-    # A leader alone proves nothing: promote makes one without elections too.
-    has_election = any(
-        (m.info or {}).get("ro_reason") == "election" or m.election.get("state") == "candidate"
-        for m in picture.members
-    )
-    if picture.target is not None:
-        settings = next(iter(picture.target.config.instances.values())).settings
-        parts.append("election" if settings.election_mode.value != "off" else "no election")
-    elif has_election:
+    if has_elections(picture):
         parts.append("election")
-    parts.append(f"term {election.get('term', 0)}")
+    elif picture.target is not None or any(member.mode for member in picture.members):
+        parts.append("no election")
+    parts.append(f"term {max(member.term for member in picture.members)}")
     parts.append(f"quorum {picture.quorum} of {picture.registered}")
     return "  ".join(parts)
 
 
-def verdict(picture: Picture) -> str:
-    """The state of the set in words, and the next command."""
-    authority = picture.authority
-    down = [member for member in picture.members if not member.is_up]
-    loading = [member for member in picture.members if member.is_loading]
-    start = _start_command(picture, down)
-    if authority is None or authority.info is None:
-        if loading:
-            names = ", ".join(member.name for member in loading)
-            return f"Not ready: {names} reads its files or waits for its peers.{start}"
-        return f"Down: no instance answers.{start}"
-    needed = picture.quorum
-    owner = authority.synchro["queue"]["owner"]
-    writable = [m for m in picture.members if m.info is not None and not m.info["ro"]]
-    up = sum(1 for member in picture.members if member.is_up and not member.is_loading)
-    if not writable:
-        return _why_read_only(picture, authority, up, start)
-    if not owner:
-        names = ", ".join(member.name for member in writable)
-        return (
-            f"Writable on {names}: asynchronous spaces only, nobody owns the queue. "
-            f"Next: synchro promote {writable[0].name}"
-        )
-    if up < needed:
-        return f"Synchronous writes wait: {up} of {needed} needed instances {_are(up)} up.{start}"
-    spare = up - needed
-    text = f"Writable: {min(up, needed)} of {needed} needed instances are up."
-    if needed == 1:
-        text = "Writable: one instance is enough for a write."
-    if spare == 0 and needed > 1:
-        text += " One more failure stops synchronous writes."
-    elif spare > 0:
-        text += f" {up} are up, {spare} more may fail."
-    return text + start
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
-def _why_read_only(picture: Picture, authority: Member, up: int, start: str) -> str:
-    assert authority.info is not None
-    reason = authority.info["ro_reason"]
-    needed = picture.quorum
-    if up < needed:
-        return f"Read-only: {up} of {needed} needed instances {_are(up)} up, nobody can be elected.{start}"
-    if reason == "election":
-        watch = " Next: synchro status --watch"
-        return f"Read-only: no leader at the moment, an election runs or is about to.{start or watch}"
-    owner = authority.synchro["queue"]["owner"]
-    name = next((m.name for m in picture.members if m.id == owner), str(owner))
-    ready = next((m.name for m in picture.members if m.info and m.info["ro_reason"] == "synchro"), None)
-    if reason == "config" and owner and ready is not None:
-        return f"Read-only: {name} owns the queue, and is read-only itself. Next: synchro promote {ready}"
-    if reason == "synchro":
-        return (
-            f"Read-only: the queue belongs to {name}, which does not accept writes. "
-            f"Next: synchro promote {authority.name}"
-        )
-    if reason == "orphan":
-        return f"Read-only: {authority.name} has not reached enough of its sources yet.{start}"
-    return "Read-only: the configuration says so. Next: database.mode: rw for one instance, and restart it"
-
-
-def _start_command(picture: Picture, down: Sequence[Member]) -> str:
-    if not down:
-        return ""
-    if picture.target is not None:
-        path = _relative(str(picture.target.config.path))
-        if len(down) == len(picture.members):
-            return f" Next: synchro start {path}"
-        return f" Next: synchro start {path}:{down[0].name}"
-    return f" Next: start {', '.join(member.name for member in down)}"
-
-
-def _relative(path: str) -> str:
-    import os
-
-    near = os.path.relpath(path)
-    return near if len(near) < len(path) else path
-
-
-def _record(member: Member) -> dict[str, Any]:
+def _record(member: Member, picture: Picture) -> dict[str, Any]:
     found = member.info or {}
+    rows = picture.rows_behind(member)
     return {
         "id": member.id or None,
         "name": member.name,
@@ -396,9 +292,11 @@ def _record(member: Member) -> dict[str, Any]:
         "rw": member.is_up and not found.get("ro", True),
         "ro_reason": found.get("ro_reason"),
         "term": member.election.get("term"),
-        "queue": dict(member.synchro.get("queue", {})) or None,
+        "queue": dict(member.queue) or None,
         "vclock": {str(i): lsn for i, lsn in found.get("vclock", {}).items()} or None,
-        "error": member.error or None,
+        "lag": None if rows is None else {"rows": rows, "seconds": picture.seconds_behind(member)},
+        "acknowledges": picture.acknowledges(member),
+        "error": member.foreign or member.error or None,
         "pid": member.process.pid if member.process is not None else found.get("pid"),
         "process": member.process.state.value if member.process is not None else None,
     }
@@ -406,23 +304,58 @@ def _record(member: Member) -> dict[str, Any]:
 
 def status_text(picture: Picture) -> list[str]:
     columns, rows = status_rows(picture)
-    return [head_line(picture), *formatting.table_lines(columns, rows), verdict(picture)]
+    return [head_line(picture), *formatting.table_lines(columns, rows), *judge(picture).lines()]
 
 
 def print_status(picture: Picture) -> None:
     if options.output == "table":
         for line in status_text(picture):
             print(line)
+        return
+    found = judge(picture)
+    print_value(
+        {
+            "replicaset": picture.replicaset,
+            "quorum": picture.quorum,
+            "registered": picture.registered,
+            "instances": [_record(member, picture) for member in picture.members],
+            **_verdict_record(found),
+        }
+    )
+
+
+def _verdict_record(found: Verdict) -> dict[str, Any]:
+    return {
+        "writable": found.writable,
+        "may_fail": found.may_fail,
+        "next": found.command or None,
+        "problems": [problem.as_record() for problem in found.problems],
+        "verdict": " ".join(found.lines()),
+    }
+
+
+def health(
+    rw: Annotated[bool, typer.Option("--rw", help="Writes are taken, and enough acknowledge them.")] = False,
+    read: Annotated[bool, typer.Option("--read", help="Somebody can be read.")] = False,
+    quorum: Annotated[bool, typer.Option("--quorum", help="A quorum answers and is trusted.")] = False,
+) -> int:
+    """Exit code 0 or 1, for scripts and probes. Without an option: writes are taken and nothing is wrong.
+
+    It asks the whole set; with --direct only the instances of -e.
+    """
+    with client() as db:
+        found = judge(take_picture(db))
+    asked = [
+        ok
+        for wanted, ok in ((rw, found.writable), (read, found.readable), (quorum, found.has_quorum))
+        if wanted
+    ]
+    healthy = all(asked) if asked else found.writable and not found.problems
+    if options.output == "table":
+        print("\n".join(["healthy" if healthy else "not healthy", *found.lines()]))
     else:
-        print_value(
-            {
-                "replicaset": picture.replicaset,
-                "quorum": picture.quorum,
-                "registered": picture.registered,
-                "instances": [_record(member) for member in picture.members],
-                "verdict": verdict(picture),
-            }
-        )
+        print_value({"healthy": healthy, **_verdict_record(found)})
+    return 0 if healthy else EXIT_FAILED
 
 
 def status(
@@ -704,7 +637,15 @@ def member_list(instance: InstanceOption = "") -> None:
         members = db.list_instances(instance=instance or None)
     rows = []
     for m in members:
-        role = "leader" if m.is_leader else "self" if m.is_self else ""
+        role = ", ".join(
+            word
+            for word, is_so in (
+                ("leader", m.is_leader),
+                ("owner", m.owns_queue and not m.is_leader),
+                ("self", m.is_self and not m.is_leader),
+            )
+            if is_so
+        )
         row = [
             str(m.id or "-"),
             m.name or "-",
@@ -729,6 +670,7 @@ def member_list(instance: InstanceOption = "") -> None:
                 "address": m.address,
                 "is_self": m.is_self,
                 "is_leader": m.is_leader,
+                "owns_queue": m.owns_queue,
                 "lsn": m.lsn,
                 "upstream_status": m.upstream_status or None,
                 "upstream_message": m.upstream_message or None,
@@ -763,4 +705,13 @@ def replication_restart(
     return 0
 
 
-__all__ = ["EXIT_FAILED", "Picture", "print_status", "queue_text", "register", "status_text", "take_picture"]
+__all__ = [
+    "EXIT_FAILED",
+    "Picture",
+    "judge",
+    "print_status",
+    "queue_text",
+    "register",
+    "status_text",
+    "take_picture",
+]

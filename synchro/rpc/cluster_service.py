@@ -24,10 +24,12 @@ class ClusterService(Service):
         info, instance = self.node.info(), self.node.instance
         addresses = {peer.name: peer.address for peer in instance.settings.peers}
         members: Mapping[int, Mapping[str, Any]] = info.get("replication") or {}
-        leader = self.node.leader()
-        leader_id = 0 if leader is None else leader.id
+        # Leadership is of the election, ownership of the queue: an owner that is down leads nobody.
+        election: Mapping[str, Any] = info.get("election") or {}
+        leader_id = election.get("leader", 0) if info.get("leader_seen") else 0
+        owner_id = ((info.get("synchro") or {}).get("queue") or {}).get("owner", 0)
         listed = [
-            _member(member, addresses, self_id=instance.self_id, leader_id=leader_id)
+            _member(member, addresses, self_id=instance.self_id, leader_id=leader_id, owner_id=owner_id)
             for _, member in sorted(members.items())
         ]
         known = {member.name for member in listed}
@@ -42,7 +44,7 @@ class ClusterService(Service):
 
 
 def _member(
-    member: Mapping[str, Any], addresses: Mapping[str, str], *, self_id: int, leader_id: int
+    member: Mapping[str, Any], addresses: Mapping[str, str], *, self_id: int, leader_id: int, owner_id: int
 ) -> Message:
     name = member.get("name") or ""
     upstream: Mapping[str, Any] = member.get("upstream") or {}
@@ -54,6 +56,7 @@ def _member(
         address=addresses.get(name, ""),
         is_self=member["id"] == self_id,
         is_leader=bool(leader_id) and member["id"] == leader_id,
+        owns_queue=bool(owner_id) and member["id"] == owner_id,
         lsn=max(0, member.get("lsn") or 0),
         upstream_status=upstream.get("status") or "",
         upstream_message=upstream.get("message") or "",

@@ -234,6 +234,10 @@ class Applier:
                 delay = min(delay * 2, RECONNECT_MAX_S)
             await trio.sleep(delay * random.uniform(0.5, 1.0))
 
+    @property
+    def stopped_by(self) -> SynchroError | None:
+        return self._stopped
+
     async def _wait_restart(self, error: SynchroError) -> None:
         self._failed(Status.STOPPED, error.message)
         self._node.log.error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -16,9 +16,44 @@ from synchro.instance_calls import PendingTxn
 from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.applier import Status
+from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
     from synchro.server.node import Node
+
+
+SAMPLE_S: Final = 0.1
+"""Between two moments whose vclock is remembered: how exact `behind.seconds` is."""
+SAMPLES_MAX: Final = 512
+"""When there are more, every second one is forgotten: about a minute of steady writes at first."""
+
+
+class Progress:
+    """What was on disk when, to say how far a subscriber is behind *now*; its last ack cannot."""
+
+    def __init__(self) -> None:
+        self.no_room: str | None = None
+        """Why the last rows were cut back from the log; None: it has taken some since."""
+        self._samples: list[tuple[float, Vclock]] = []
+
+    def note(self, vclock: Vclock, now: float) -> None:
+        samples = self._samples
+        if samples and now - samples[-1][0] < SAMPLE_S:
+            return
+        vclock = vclock.without_local()
+        if samples and samples[-1][1] == vclock:
+            return
+        self.no_room = None
+        samples.append((now, vclock))
+        if len(samples) > SAMPLES_MAX:
+            del samples[::2]
+
+    def behind_s(self, acked: Vclock, now: float) -> float:
+        """Seconds since the first rows that `acked` lacks were written here."""
+        for at, vclock in self._samples:
+            if not acked.covers(vclock):
+                return now - at
+        return now - self._samples[-1][0] if self._samples else 0.0
 
 
 def version() -> str:
@@ -41,6 +76,10 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {},
         "ro": True,
         "ro_reason": None,
+        "amnesia": None,
+        "no_room": None,
+        "election_mode": settings.election_mode.value,
+        "leader_seen": False,
         "status": "running" if node.is_ready else "loading",
         "uptime": trio.current_time() - node.started_at,
         "pid": os.getpid(),
@@ -52,7 +91,6 @@ def box_info(node: Node) -> dict[str, Any]:
         "election": None,
         "synchro": None,
         "memtx": None,
-        "amnesia": None,
     }
     if not node.has_core:
         return tree
@@ -67,11 +105,13 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
         "ro": reason is not None,
         "ro_reason": reason,
+        "amnesia": node.amnesia(),
+        "no_room": node.progress.no_room,
+        "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node),
         "election": _election(node),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
-        "amnesia": node.amnesia(),
     }
     return tree
 
@@ -156,6 +196,9 @@ def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
         part["message"] = applier.message
     if applier.system_message is not None:
         part["system_message"] = applier.system_message
+    if applier.status is Status.STOPPED and (error := applier.stopped_by) is not None:
+        facts = {name: error.details[name] for name in ("txn", "space", "key") if name in error.details}
+        part["stopped_by"] = {"reason": error.reason, **facts}
     return part
 
 
@@ -164,14 +207,19 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     if down is None:
         return None
     where = {"name": down.name or None, "address": down.address or None}
+    vclock = node.core.vclock
+    rows = sum(max(0, int(lsn) - int(down.acked.get(i))) for i, lsn in vclock if i)
+    behind_s = node.progress.behind_s(down.acked, trio.current_time()) if rows else 0.0
+    behind = {"rows": rows, "seconds": behind_s}
     if down.is_following:
         return where | {
             "status": "follow",
             "idle": down.idle,
             "vclock": {int(i): int(lsn) for i, lsn in down.acked},
             "lag": down.lag,
+            "behind": behind,
         }
-    part: dict[str, Any] = where | {"status": "stopped", "message": down.message}
+    part: dict[str, Any] = where | {"status": "stopped", "message": down.message, "behind": behind}
     if down.system_message is not None:
         part["system_message"] = down.system_message
     return part

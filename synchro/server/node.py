@@ -121,6 +121,7 @@ class Node:
         self._core: Instance | None = None
         self._wal: Wal | None = None
         self._on_panic = on_panic
+        self.progress = info.Progress()
         self._events: deque[ev.Event] = deque()
         self._is_stepping = False
         self._timer = trio.CancelScope()
@@ -322,9 +323,11 @@ class Node:
         self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in noted.items()})
         wal.call_with(self.host.call_when_idle, self.host.call_from_thread)
         self._persisted_term = core.raft.term
+        self.progress.note(core.vclock, trio.current_time())
 
     def on_written(self, vclock: Vclock) -> None:
         """From the WAL: everything up to here is synced."""
+        self.progress.note(vclock, trio.current_time())
         self.step(ev.RowsWritten(vclock))
         self._is_wal_stuck = False
         if self.halted is not None:
@@ -338,6 +341,7 @@ class Node:
     def on_cut(self, vclock: Vclock, error: SynchroError) -> None:
         """From the WAL: no room; nothing beyond this is on disk."""
         self.log.error("wal_cut_back", vclock=str(vclock), reason=error.reason, message=error.message)
+        self.progress.no_room = error.message
         self.step(ev.RowsCutBack(vclock, error))
         for applier in self.appliers.values():
             applier.wake_rows()
@@ -533,7 +537,12 @@ class Node:
             return None
         missing = core.must_hear()
         others = [
-            {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
+            {
+                "id": int(peer),
+                "name": core.state.name_of(peer) or "",
+                "state": why.name.lower(),
+                "why": why.value,
+            }
             for peer, why in missing.items()
         ]
         command = self.settings.again_with("--force-trust")

@@ -659,6 +659,7 @@ class SpaceStore:
             f"with old tuple - {shown_old} and new tuple - {shown_new}",
             space=space,
             index=name,
+            key=show_tuple(index.key_def.user_key(new)),
             old_tuple=shown_old,
             new_tuple=shown_new,
         )

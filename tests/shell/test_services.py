@@ -822,7 +822,16 @@ async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
 
 async def test_members() -> None:
     async with serving() as (node, client):
+        """Leadership is of the election, ownership of the queue (MEND-S3)."""
         node.leader_facts = LeaderFacts(InstanceId(1), "instance001", "h:1", Term(2))
+        listed = (await client("ListInstances")).instances
+        assert [(i.is_leader, i.owns_queue) for i in listed] == [
+            (False, True),
+            (False, False),
+            (False, False),
+        ]
+        tree = node.info() | {"leader_seen": True, "election": {"leader": 1}}
+        node.info = lambda: tree  # type: ignore[method-assign]
         listed = (await client("ListInstances")).instances
         assert [(i.id, i.name, i.address, i.is_self, i.is_leader) for i in listed] == [
             (1, "instance001", "h:1", True, True),

@@ -94,7 +94,6 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-@pytest.mark.trio
 async def test_each_client_reads_each_value() -> None:
     async with served() as (_, address):
 
@@ -121,7 +120,6 @@ async def test_each_client_reads_each_value() -> None:
             assert values[13] == {(((),),): 1}
 
 
-@pytest.mark.trio
 async def test_each_output_shows_each_value() -> None:
     """JSON is JSON; what the command line printed it takes back; a terminal is not told what to do."""
     async with served() as (_, address):
@@ -154,7 +152,6 @@ async def test_each_output_shows_each_value() -> None:
         assert json.loads(err)["reason"] == "TUPLE_FOUND"
 
 
-@pytest.mark.trio
 async def test_what_cannot_be_shown_is_refused_before_it_is_written() -> None:
     async with served() as (_, address):
 
@@ -180,7 +177,6 @@ async def test_what_cannot_be_shown_is_refused_before_it_is_written() -> None:
 # --- import ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.trio
 async def test_an_import_says_how_far_it_came(tmp_path: Path) -> None:
     """With one tuple a transaction what stands before the failed line is in, nothing behind it is."""
     file = tmp_path / "rows.json"
@@ -212,7 +208,6 @@ async def test_an_import_says_how_far_it_came(tmp_path: Path) -> None:
         (b'[1]\n[2, {"$map": [[[1], 2]]}]\n', 2, "a key of a map is a list"),
     ],
 )
-@pytest.mark.trio
 async def test_a_bad_line_is_named(tmp_path: Path, data: bytes, line: int, why: str) -> None:
     file = tmp_path / "rows.json"
     file.write_bytes(data)
@@ -229,7 +224,6 @@ async def test_a_bad_line_is_named(tmp_path: Path, data: bytes, line: int, why: 
         assert json.loads(err)["details"]["tuples"] == "0"
 
 
-@pytest.mark.trio
 async def test_csv_says_the_same(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     async with served(with_rows=False) as (_, address):
@@ -244,7 +238,6 @@ async def test_csv_says_the_same(tmp_path: Path) -> None:
         assert code == 0
 
 
-@pytest.mark.trio
 async def test_an_import_that_is_interrupted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "rows.json"
     file.write_text("[1]\n[2]\n[3]\n")

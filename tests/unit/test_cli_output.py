@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synchro import errors
-from synchro.cli import app, connection, formatting, status_verbs
-from synchro.cli.status_verbs import Picture
+from synchro.cli import app, connection, formatting, processes, status_verbs
+from synchro.cli.verdict import Picture, judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
+from synchro.storage.identity import IDENTITY_NAME, Identity, encode_identity
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +183,7 @@ def info(
         "vclock": {0: 3, 1: 14},
         "pid": 1,
         "replicaset": {"name": "replicaset001"},
+        "election_mode": "candidate",
         "election": {"state": "follower" if ro else "leader", "term": 3, "leader": owner},
         "synchro": {"queue": {"owner": owner, "term": 3, "len": 0}, "quorum": 2},
         "replication": {
@@ -189,7 +192,7 @@ def info(
                 "id": 2,
                 "name": "instance002",
                 "upstream": {"status": "follow", "idle": 0.2},
-                "downstream": {"lag": 0.0004},
+                "downstream": {"status": "follow", "behind": {"rows": 0, "seconds": 0.0}},
             },
             3: {"id": 3, "name": "instance003", "upstream": {"status": "disconnected", "idle": 31.0}},
         },
@@ -212,43 +215,125 @@ def test_status_with_one_instance_down() -> None:
         "replicaset001  election  term 3  quorum 2 of 3",
         "ID NAME         ADDRESS         STATE     RW  QUEUE        VCLOCK   LAG     SEEN",
         "1  instance001  127.0.0.1:3301  leader    rw  owner len 0  {1: 14}  -       now",
-        "2  instance002  127.0.0.1:3302  follower  ro               {1: 14}  0.4 ms  0.2 s ago",
+        "2  instance002  127.0.0.1:3302  follower  ro               {1: 14}  0 rows  0.2 s ago",
         "3  instance003  127.0.0.1:3303  down                       -        -       31 s ago   "
         "connection refused",
         "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes. "
-        "Next: start instance003",
+        "Next: synchro start CONFIG:instance003",
     ]
 
 
-def test_verdicts() -> None:
-    def verdict(*infos: Any) -> str:
-        return status_verbs.verdict(picture(*infos))
-
-    assert verdict(info(1, ro=False), info(2), info(3)) == (
-        "Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."
-    )
-    assert verdict(info(1, ro=False), None, None) == (
-        "Synchronous writes wait: 1 of 2 needed instances is up. Next: start instance002, instance003"
-    )
-    assert verdict(info(1), info(2), None).startswith("Read-only: no leader at the moment")
-    assert verdict(info(1, reason="synchro"), info(2, reason="synchro"), None) == (
-        "Read-only: the queue belongs to instance001, which does not accept writes. "
-        "Next: synchro promote instance001"
-    )
-    assert verdict(info(1, reason="config"), info(2, reason="synchro"), info(3)) == (
-        "Read-only: instance001 owns the queue, and is read-only itself. Next: synchro promote instance002"
-    )
-    assert verdict(info(1), None, None).startswith("Read-only: 1 of 2 needed instances is up")
-    assert verdict(None, None).startswith("Down: no instance answers.")
-    alone = info(1, ro=False, owner=0)
-    assert verdict(alone).endswith("nobody owns the queue. Next: synchro promote instance001")
+def test_a_set_of_which_nobody_answers() -> None:
+    """All other verdicts: tests/shell/test_verdicts.py, from the trees of instances that run."""
+    assert judge(picture(None, None)).lines() == [
+        "Down: no instance answers. Next: synchro start CONFIG:instance001"
+    ]
 
 
 def test_json_of_status_has_every_instance(
     options: connection.Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options.output = "json"
-    status_verbs.print_status(picture(info(1, ro=False), None))
+    leader = info(1, ro=False)
+    del leader["replication"][2]["downstream"]
+    status_verbs.print_status(picture(leader, None))
     report = json.loads(capsys.readouterr().out)
     assert [i["state"] for i in report["instances"]] == ["leader", "down", "down"]
     assert report["quorum"] == 2
+    assert (report["writable"], report["may_fail"]) == (False, 0)
+    assert report["next"] == "synchro start CONFIG:instance002"
+    assert [problem["kind"] for problem in report["problems"]] == ["down", "down"]
+    assert report["verdict"].startswith("Synchronous writes wait: 1 of 2 needed instances is up.")
+
+
+def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
+    """MEND-S4: the same names and addresses; the UUID is another one, or nothing was ever started here."""
+    path = processes.init(tmp_path / "mine", nodes=2)
+    target = processes.parse_target(path)
+    names = {config.settings.listen: name for name, config in target.config.instances.items()}
+
+    def seen(uuid: str) -> Picture:
+        answers: dict[str, Any] = {
+            address: info(number, ro=number > 1) | {"replicaset": {"name": "replicaset001", "uuid": uuid}}
+            for number, address in enumerate(names, 1)
+        }
+        return status_verbs._assemble(answers, names, target)
+
+    found = judge(seen("theirs"))
+    assert not found.writable
+    assert [problem.kind for problem in found.problems] == ["foreign", "foreign"]
+    assert found.lines()[0] == (
+        "127.0.0.1:3301 of instance001 is held by instance001 of another set (replicaset001, UUID theirs, "
+        "pid 1). Next: synchro -e 127.0.0.1:3301 --direct status"
+    )
+    assert found.lines()[-1] == "Down: no instance of this set answers."
+
+    directory = Path(target.config.instance("instance001").settings.wal_dir)
+    directory.mkdir(parents=True)
+    (directory / IDENTITY_NAME).write_bytes(encode_identity(Identity("u", "instance001", "mine")))
+    assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
+    assert judge(seen("mine")).text.startswith("Writable: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_problem", "code"),
+    [
+        ([], False, 0),
+        ([], True, 1),
+        (["--rw"], True, 0),
+        (["--read"], True, 0),
+        (["--quorum"], True, 0),
+        (["--rw", "--quorum"], False, 0),
+    ],
+)
+def test_health_for_probes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    has_problem: bool,
+    code: int,
+) -> None:
+    leader = info(1, ro=False) | {"logs_dropped": 3 * has_problem}
+    leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
+    seen = picture(leader, info(2), info(3))
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: seen)
+    assert app.run(["health", *arguments]) == code
+    assert capsys.readouterr().out.startswith("healthy\n" if code == 0 else "not healthy\n")
+
+
+@pytest.mark.parametrize("argument", ["--rw", "--read", "--quorum"])
+def test_a_set_that_is_down_is_not_healthy(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: picture(None, None))
+    assert app.run(["health", argument]) == 1
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: picture(info(1), None, None))
+    assert app.run(["health", argument]) == (0 if argument == "--read" else 1)
+
+
+def test_what_other_parts_tell_is_shown_and_may_be_absent() -> None:
+    leader = info(1, ro=False) | {
+        "memtx": {"used": 90, "limit": 100},
+        "logs_dropped": 2,
+    }
+    forgetful = info(2) | {
+        "amnesia": {
+            "must_hear": [{"id": 3, "name": "instance003", "state": "unheard", "why": "was not heard yet"}],
+            "command": "synchro restart myset:instance002 --force-trust",
+        }
+    }
+    lives = [{"start_id": "a", "address": "127.0.0.1:3303"}, {"start_id": "b", "address": "127.0.0.1:3309"}]
+    leader["replication"][3]["doubled"] = lives
+    leader["replication"][2]["conflicts_skipped"] = 4
+    leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
+    found = judge(picture(leader, forgetful, info(3)))
+    assert [problem.kind for problem in found.problems] == [
+        "doubled",
+        "amnesia",
+        "memory",
+        "logs_dropped",
+        "conflicts_skipped",
+    ]
+    assert not found.writable
+    text = " ".join(found.lines())
+    assert "(127.0.0.1:3303 and 127.0.0.1:3309)" in text
+    assert "heard and caught up with instance003 (was not heard yet)" in text
+    assert "a person decides, and acknowledged rows may be lost: synchro restart myset:instance002" in text

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from synchro.rpc.generated.v1 import common_pb2 as synchro_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18synchro/v1/cluster.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"\x16\n\x14ListInstancesRequest\"\xa9\x02\n\x0cInstanceInfo\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0f\n\x07is_self\x18\x05 \x01(\x08\x12\x11\n\tis_leader\x18\x06 \x01(\x08\x12\x0b\n\x03lsn\x18\x07 \x01(\x04\x12\x17\n\x0fupstream_status\x18\x08 \x01(\t\x12\x18\n\x10upstream_message\x18\t \x01(\t\x12\x30\n\rupstream_idle\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cupstream_lag\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x64ownstream_status\x18\x0c \x01(\t\"h\n\x15ListInstancesResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12+\n\tinstances\x18\x02 \x03(\x0b\x32\x18.synchro.v1.InstanceInfo2f\n\x0e\x43lusterService\x12T\n\rListInstances\x12 .synchro.v1.ListInstancesRequest\x1a!.synchro.v1.ListInstancesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18synchro/v1/cluster.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"\x16\n\x14ListInstancesRequest\"\xbd\x02\n\x0cInstanceInfo\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0f\n\x07is_self\x18\x05 \x01(\x08\x12\x11\n\tis_leader\x18\x06 \x01(\x08\x12\x0b\n\x03lsn\x18\x07 \x01(\x04\x12\x17\n\x0fupstream_status\x18\x08 \x01(\t\x12\x18\n\x10upstream_message\x18\t \x01(\t\x12\x30\n\rupstream_idle\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cupstream_lag\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x64ownstream_status\x18\x0c \x01(\t\x12\x12\n\nowns_queue\x18\r \x01(\x08\"h\n\x15ListInstancesResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12+\n\tinstances\x18\x02 \x03(\x0b\x32\x18.synchro.v1.InstanceInfo2f\n\x0e\x43lusterService\x12T\n\rListInstances\x12 .synchro.v1.ListInstancesRequest\x1a!.synchro.v1.ListInstancesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTINSTANCESREQUEST']._serialized_start=97
   _globals['_LISTINSTANCESREQUEST']._serialized_end=119
   _globals['_INSTANCEINFO']._serialized_start=122
-  _globals['_INSTANCEINFO']._serialized_end=419
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=421
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=525
-  _globals['_CLUSTERSERVICE']._serialized_start=527
-  _globals['_CLUSTERSERVICE']._serialized_end=629
+  _globals['_INSTANCEINFO']._serialized_end=439
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=441
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=545
+  _globals['_CLUSTERSERVICE']._serialized_start=547
+  _globals['_CLUSTERSERVICE']._serialized_end=649
 # @@protoc_insertion_point(module_scope)

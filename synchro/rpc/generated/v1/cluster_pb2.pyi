@@ -55,6 +55,7 @@ class InstanceInfo(_message.Message):
     UPSTREAM_IDLE_FIELD_NUMBER: _builtins.int
     UPSTREAM_LAG_FIELD_NUMBER: _builtins.int
     DOWNSTREAM_STATUS_FIELD_NUMBER: _builtins.int
+    OWNS_QUEUE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Id, 1..31; 0: not registered."""
     uuid: _builtins.str
@@ -66,7 +67,7 @@ class InstanceInfo(_message.Message):
     is_self: _builtins.bool
     """True for the answering instance."""
     is_leader: _builtins.bool
-    """True if it leads, or owns the queue."""
+    """True if it leads in this term, as far as the answering instance sees."""
     lsn: _builtins.int
     """Highest LSN of it that the answering instance has."""
     upstream_status: _builtins.str
@@ -75,6 +76,8 @@ class InstanceInfo(_message.Message):
     """Last error of that stream."""
     downstream_status: _builtins.str
     """State of the stream to it: follow, stopped; empty: none."""
+    owns_queue: _builtins.bool
+    """True if the queue belongs to it, whether it is alive or not."""
     @_builtins.property
     def upstream_idle(self) -> _duration_pb2.Duration:
         """Since when nothing was heard on that stream."""
@@ -98,10 +101,11 @@ class InstanceInfo(_message.Message):
         upstream_idle: _duration_pb2.Duration | None = ...,
         upstream_lag: _duration_pb2.Duration | None = ...,
         downstream_status: _builtins.str = ...,
+        owns_queue: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["upstream_idle", b"upstream_idle", "upstream_lag", b"upstream_lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "downstream_status", b"downstream_status", "id", b"id", "is_leader", b"is_leader", "is_self", b"is_self", "lsn", b"lsn", "name", b"name", "upstream_idle", b"upstream_idle", "upstream_lag", b"upstream_lag", "upstream_message", b"upstream_message", "upstream_status", b"upstream_status", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "downstream_status", b"downstream_status", "id", b"id", "is_leader", b"is_leader", "is_self", b"is_self", "lsn", b"lsn", "name", b"name", "owns_queue", b"owns_queue", "upstream_idle", b"upstream_idle", "upstream_lag", b"upstream_lag", "upstream_message", b"upstream_message", "upstream_status", b"upstream_status", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

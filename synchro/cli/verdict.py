@@ -1,0 +1,618 @@
+"""What is so in a set: the instances at one moment, what is wrong with them, and what to do next.
+
+Leadership is of the election, ownership of the queue, and both are of the newest term. Only a member that
+acknowledges in time counts as one that may fail. No advice that the server would refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from synchro.cli import formatting
+
+if TYPE_CHECKING:
+    from synchro.cli.processes import Process, Target
+
+LATE_S: Final = 2.0
+"""A member that is behind by more does not count: its ack of a new write comes later still."""
+MEMORY_SHOWN: Final = 0.8
+"""Share of `memtx.memory` from which it is a problem."""
+WATCH: Final = "synchro status --watch"
+
+
+@dataclass(slots=True)
+class Member:
+    """One instance, as it says itself, or as others say."""
+
+    name: str
+    address: str
+    id: int = 0
+    info: Mapping[str, Any] | None = None
+    """Its `box.info`; None: it does not answer."""
+    error: str = ""
+    process: Process | None = None
+    seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
+    """Its part of the leader's `info replication`."""
+    foreign: str = ""
+    """Its address is held by somebody else: who that is."""
+
+    @property
+    def is_up(self) -> bool:
+        return self.info is not None
+
+    @property
+    def is_loading(self) -> bool:
+        return self.info is not None and self.info["status"] == "loading"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_up and not self.is_loading
+
+    @property
+    def is_writable(self) -> bool:
+        return self.info is not None and not self.info["ro"]
+
+    @property
+    def ro_reason(self) -> str | None:
+        return None if self.info is None else self.info["ro_reason"]
+
+    @property
+    def synchro(self) -> Mapping[str, Any]:
+        return (self.info or {}).get("synchro") or {}
+
+    @property
+    def queue(self) -> Mapping[str, Any]:
+        return self.synchro.get("queue") or {}
+
+    @property
+    def election(self) -> Mapping[str, Any]:
+        return (self.info or {}).get("election") or {}
+
+    @property
+    def term(self) -> int:
+        return int(self.election.get("term", 0))
+
+    @property
+    def mode(self) -> str:
+        """`replication.election_mode`; empty: an older release does not say."""
+        return str((self.info or {}).get("election_mode", ""))
+
+    @property
+    def owns_queue(self) -> bool:
+        return bool(self.id) and self.queue.get("owner") == self.id
+
+    @property
+    def is_leader(self) -> bool:
+        return self.election.get("state") == "leader"
+
+    @property
+    def links(self) -> int:
+        """Members it exchanges messages with, itself included: what an election and a promote need."""
+        parts = (self.info or {}).get("replication", {}).values()
+        return 1 + sum(  # type: ignore[no-any-return]
+            (part.get("upstream") or {}).get("status") in ("follow", "sync")
+            and (part.get("downstream") or {}).get("status") == "follow"
+            for part in parts
+        )
+
+    @property
+    def is_forgetful(self) -> bool:
+        return bool((self.info or {}).get("amnesia"))
+
+    @property
+    def downstream(self) -> Mapping[str, Any]:
+        """The leader's stream to it."""
+        return self.seen_by_leader.get("downstream") or {}
+
+    @property
+    def is_followed(self) -> bool:
+        """Nobody asked it, but the leader's stream to it runs."""
+        return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
+
+    @property
+    def state(self) -> str:
+        if self.foreign:
+            return "foreign"
+        if self.info is None:
+            return "follows" if self.is_followed else "down"
+        if self.is_loading:
+            return "loading"
+        if self.is_forgetful:
+            return "amnesia"
+        state = str(self.election.get("state", "follower"))
+        return "leader" if state == "follower" and self.owns_queue and self.is_writable else state
+
+
+@dataclass(slots=True)
+class Picture:
+    """All instances at one moment."""
+
+    members: list[Member]
+    replicaset: str = ""
+    target: Target | None = None
+
+    @property
+    def authority(self) -> Member | None:
+        """Who knows best: the owner of the queue or leader in the newest term."""
+        return max(
+            (member for member in self.members if member.is_ready),
+            key=lambda m: (m.is_writable, m.queue.get("term", 0) * m.owns_queue, m.is_leader, m.term, -m.id),
+            default=None,
+        )
+
+    @property
+    def quorum(self) -> int:
+        authority = self.authority
+        return int(authority.synchro.get("quorum", 0)) if authority is not None else 0
+
+    @property
+    def registered(self) -> int:
+        authority = self.authority
+        return len((authority.info or {}).get("replication", {})) if authority is not None else 0
+
+    def rows_behind(self, member: Member) -> int | None:
+        """Rows that the authority has and this member lacks now; None: not known."""
+        authority = self.authority
+        if authority is None or authority.info is None or member is authority:
+            return None
+        if member.info is not None and "vclock" in member.info:
+            own = member.info["vclock"]
+            theirs = authority.info["vclock"].items()
+            return int(sum(max(0, lsn - own.get(origin, 0)) for origin, lsn in theirs if origin))
+        behind = self.downstream_lag(member)
+        return None if behind is None else int(behind["rows"])
+
+    def downstream_lag(self, member: Member) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = member.downstream.get("behind")
+        return found
+
+    def seconds_behind(self, member: Member) -> float | None:
+        behind = self.downstream_lag(member)
+        return None if behind is None else float(behind["seconds"])
+
+    @property
+    def doubled(self) -> dict[str, set[str]]:
+        """Names of identities that live twice, as anybody sees them -> where the lives are."""
+        found: dict[str, set[str]] = {}
+        for member in self.members:
+            for part in (member.info or {}).get("replication", {}).values():
+                if lives := part.get("doubled"):
+                    found.setdefault(str(part["name"]), set()).update(str(life["address"]) for life in lives)
+        return found
+
+    def acknowledges(self, member: Member) -> bool:
+        """Whether a write that begins now may count on its ack."""
+        authority = self.authority
+        if authority is None or member.foreign or member.is_loading or member.is_forgetful:
+            return False
+        if (member.info or {}).get("no_room") or member.name in self.doubled:
+            return False
+        if member is authority:
+            return True
+        if not authority.is_writable:
+            return member.is_up
+        if member.downstream.get("status") != "follow":
+            return False
+        return not self.rows_behind(member) or (self.seconds_behind(member) or 0.0) <= LATE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. kind: a fixed word; next: a command, "" if only a person can say.
+
+    txn: `origin:lsn` of the row that a stream stands at, with the space and the key if they are known.
+    """
+
+    kind: str
+    text: str
+    instance: str = ""
+    next: str = ""
+    txn: str = ""
+    space: str = ""
+    key: str = ""
+
+    def as_record(self) -> dict[str, str | None]:
+        return {name: getattr(self, name) or None for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """writable: somebody takes writes, and what must be acknowledged can be. may_fail: how many instances
+    more may fail before synchronous writes wait. text: the state in a sentence, without the problems."""
+
+    writable: bool
+    may_fail: int
+    text: str
+    next: str
+    problems: Sequence[Problem] = ()
+    readable: bool = False
+    has_quorum: bool = False
+
+    @property
+    def command(self) -> str:
+        """What to do first."""
+        return next((problem.next for problem in self.problems if problem.next), self.next)
+
+    def lines(self) -> list[str]:
+        """For people: what is wrong leads."""
+        led = [problem for problem in self.problems if problem.kind not in SELF_EVIDENT]
+        lines = [_with_next(problem.text, problem.next) for problem in led]
+        return [*lines, _with_next(self.text, self.next)]
+
+
+def _with_next(text: str, command: str) -> str:
+    return f"{text} Next: {command}" if command else text
+
+
+GRAVE: Final = frozenset({"two_leaders", "two_owners"})
+"""While one of these is so a write may be lost or refused."""
+SELF_EVIDENT: Final = frozenset({"down", "loading"})
+"""The sentence and the table say so already."""
+
+
+def judge(picture: Picture) -> Verdict:
+    """The state of the set."""
+    problems = [problem for find in _FINDERS for problem in find(picture)]
+    authority = picture.authority
+    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    start = start_command(picture, down)
+    if authority is None:
+        text, command = _nobody(picture, start)
+        return Verdict(False, 0, text, command, problems)
+    counting = [member for member in picture.members if picture.acknowledges(member)]
+    writable = [member for member in picture.members if member.is_writable]
+    spare = len(counting) - picture.quorum
+    is_grave = any(problem.kind in GRAVE for problem in problems)
+    if is_grave:
+        text, command = "Writes may be lost or refused until there is one again.", ""
+    elif not writable:
+        text, command = _read_only(picture, authority, start)
+    elif not authority.queue.get("owner"):
+        spare = len(writable) - 1
+        names = ", ".join(member.name for member in writable)
+        text, command = f"Writable on {names}: asynchronous replication, nobody owns the queue.", start
+    else:
+        text, command = _writable(picture, counting, start)
+    return Verdict(
+        writable=bool(writable) and not is_grave and spare >= 0,
+        may_fail=max(0, spare) if writable and not is_grave else 0,
+        text=text,
+        next=command,
+        problems=problems,
+        readable=True,
+        has_quorum=len(counting) >= picture.quorum,
+    )
+
+
+# --- the sentence -----------------------------------------------------------------------------------------
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _nobody(picture: Picture, start: str) -> tuple[str, str]:
+    loading = [member.name for member in picture.members if member.is_loading]
+    if loading:
+        return f"Not ready: {', '.join(loading)} reads its files or waits for its peers.", start or WATCH
+    if any(member.foreign for member in picture.members):
+        return "Down: no instance of this set answers.", ""
+    return "Down: no instance answers.", start
+
+
+def _writable(picture: Picture, counting: Sequence[Member], start: str) -> tuple[str, str]:
+    needed, count = picture.quorum, len(counting)
+    others = [m for m in picture.members if m.is_up and m not in counting]
+    if count < needed:
+        does = f"{_are(count)} up" if not others else "acknowledges" if count == 1 else "acknowledge"
+        text = f"Synchronous writes wait: {count} of {needed} needed instances {does}."
+        return text, start or WATCH
+    spare = count - needed
+    text = f"Writable: {needed} of {needed} needed instances {'acknowledge' if others else 'are up'}."
+    if needed == 1:
+        text = "Writable: one instance is enough for a write."
+    if spare == 0 and needed > 1:
+        text += " One more failure stops synchronous writes."
+    elif spare > 0:
+        text += f" {count} {'acknowledge' if others else 'are up'}, {spare} more may fail."
+    return text, start
+
+
+def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, str]:
+    """Nobody takes writes: why, and what changes that."""
+    needed = picture.quorum
+    voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
+    count = len(voters)
+    if count < needed:
+        return (
+            f"Read-only: {count} of {needed} needed instances {_are(count)} up"
+            f"{'' if count == sum(m.is_ready for m in picture.members) else ' and trusted'}, "
+            "nobody can be elected or promoted.",
+            start or WATCH,
+        )
+    if not any(member.links >= needed for member in voters):
+        return (
+            f"Read-only: {count} instances are up, none of them is connected to a quorum of {needed}.",
+            WATCH,
+        )
+    return _electing(picture, voters) if has_elections(picture) else _frozen(picture, authority, voters)
+
+
+def has_elections(picture: Picture) -> bool:
+    if picture.target is not None:
+        return any(
+            instance.settings.election_mode.value != "off"
+            for instance in picture.target.config.instances.values()
+        )
+    return any(
+        member.mode not in ("", "off")
+        or member.election.get("state") == "candidate"
+        or member.ro_reason == "election"
+        for member in picture.members
+    )
+
+
+def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
+    term = max(member.term for member in voters)
+    leader = next((m for m in voters if m.is_leader and m.term == term), None)
+    if leader is not None and leader.ro_reason == "config":
+        return f"Read-only: {leader.name} leads term {term}, and its configuration says read-only.", ""
+    if leader is not None:
+        return f"Read-only: {leader.name} leads term {term} and is taking the queue over.", WATCH
+    if any(member.mode in ("candidate", "") for member in voters):
+        standing = [m.name for m in voters if m.election.get("state") == "candidate"]
+        who = f"{', '.join(standing)} stands" if standing else "it runs or is about to"
+        return f"Read-only: an election in term {term}, nobody leads yet ({who}).", WATCH
+    able = [m for m in voters if m.mode == "manual" and m.links >= picture.quorum]
+    if not able:
+        return f"Read-only: nobody leads in term {term}, and nobody who is connected may stand.", WATCH
+    return f"Read-only: nobody leads in term {term}, and in mode manual nobody stands by itself.", (
+        f"synchro promote {_freshest(able).name}"
+    )
+
+
+def _frozen(picture: Picture, authority: Member, voters: Sequence[Member]) -> tuple[str, str]:
+    """Without elections somebody must be promoted."""
+    owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
+    able = [m for m in voters if m.ro_reason != "config" and m.links >= picture.quorum]
+    if not any(member.ro_reason != "config" for member in voters):
+        return (
+            "Read-only: the configuration says so; set database.mode: rw for one instance and restart it.",
+            "",
+        )
+    if not owner or not able:
+        return f"Read-only: {authority.ro_reason}.", WATCH
+    named = next((m for m in picture.members if m.id == owner), None)
+    name = named.name if named is not None else f"instance {owner}"
+    best = named if named is not None and named in able else _freshest(able)
+    why = (
+        "does not answer"
+        if named is None or not named.is_up
+        else "is read-only itself"
+        if named.ro_reason == "config"
+        else "was restarted and waits to be promoted"
+        if named.ro_reason == "synchro"
+        else "does not accept writes"
+    )
+    return f"Read-only: the queue belongs to {name}, which {why}.", f"synchro promote {best.name}"
+
+
+def _freshest(members: Sequence[Member]) -> Member:
+    def rows(member: Member) -> int:
+        return sum(lsn for origin, lsn in (member.info or {})["vclock"].items() if origin)
+
+    return max(members, key=lambda member: (rows(member), -member.id))
+
+
+def start_command(picture: Picture, down: Sequence[Member]) -> str:
+    down = [member for member in down if not member.foreign]
+    if not down:
+        return ""
+    if picture.target is not None:
+        path = _relative(str(picture.target.config.path))
+        if len(down) == len(picture.members):
+            return f"synchro start {path}"
+        return f"synchro start {path}:{down[0].name}"
+    return f"synchro start CONFIG:{down[0].name}"
+
+
+def _relative(path: str) -> str:
+    import os
+
+    near = os.path.relpath(path)
+    return near if len(near) < len(path) else path
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------
+
+
+def _two_leaders(picture: Picture) -> Iterator[Problem]:
+    by_term: dict[int, list[Member]] = {}
+    for member in picture.members:
+        if member.is_leader:
+            by_term.setdefault(member.term, []).append(member)
+    for term, leaders in by_term.items():
+        if len(leaders) > 1:
+            names = " and ".join(member.name for member in leaders)
+            loser = next(member for member in reversed(leaders) if member is not picture.authority)
+            yield Problem(
+                "two_leaders",
+                f"Two leaders of term {term}: {names}. What both wrote contradicts each other.",
+                loser.name,
+                f"synchro demote {loser.name}",
+            )
+
+
+def _two_owners(picture: Picture) -> Iterator[Problem]:
+    owners = [member for member in picture.members if member.is_writable and member.owns_queue]
+    if len(owners) > 1 and len({member.term for member in owners if member.is_leader}) != 1:
+        words = ", ".join(f"{member.name} in term {member.queue.get('term')}" for member in owners)
+        old = min(owners, key=lambda member: member.queue.get("term", 0))
+        yield Problem(
+            "two_owners",
+            f"Two owners of the queue: {words}. What {old.name} takes is refused by the others.",
+            old.name,
+            f"synchro member list -i {old.name}",
+        )
+
+
+def _doubled(picture: Picture) -> Iterator[Problem]:
+    for name, addresses in sorted(picture.doubled.items()):
+        yield Problem(
+            "doubled",
+            f"Two live processes have the identity of {name} ({' and '.join(sorted(addresses))}): neither of "
+            "the two votes, counts or writes. Stop the one that is the copy.",
+            name,
+        )
+
+
+def _foreign(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.foreign:
+            yield Problem(
+                "foreign",
+                f"{member.address} of {member.name} is held by {member.foreign}.",
+                member.name,
+                f"synchro -e {member.address} --direct status",
+            )
+
+
+def _stopped_streams(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream = part.get("upstream") or {}
+            if upstream.get("status") != "stopped":
+                continue
+            facts = upstream.get("stopped_by") or {}
+            peer = part.get("name") or str(part.get("id"))
+            place = [
+                f"{word} {facts[name]}"
+                for word, name in (("transaction", "txn"), ("space", "space"), ("key", "key"))
+                if facts.get(name)
+            ]
+            at = f" ({', '.join(place)})" if place else ""
+            why = upstream.get("message") or "an error"
+            yield Problem(
+                "stopped_stream",
+                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
+                member.name,
+                f"synchro replication restart {peer} -i {member.name}",
+                str(facts.get("txn") or ""),
+                str(facts.get("space") or ""),
+                str(facts.get("key") or ""),
+            )
+
+
+def _forgetful(picture: Picture) -> Iterator[Problem]:
+    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    for member in picture.members:
+        if not member.is_forgetful:
+            continue
+        facts = (member.info or {})["amnesia"]
+        missing: Sequence[Mapping[str, Any]] = facts["must_hear"]
+        states = {one["state"] for one in missing}
+        text = f"{member.name} cannot prove that its log is whole: it neither votes nor counts until it has "
+        wait_for = ", ".join(f"{one['name']} ({one['why']})" for one in missing)
+        text += f"heard and caught up with {wait_for or 'a member that knows what it had'}."
+        command = str(facts["command"])
+        if states != {"behind"}:
+            text += " If that cannot be any more, a person decides, and acknowledged rows may be lost: "
+            text += command
+        is_stuck = not missing or "forgot" in states
+        yield Problem(
+            "amnesia",
+            text,
+            member.name,
+            start_command(picture, down) or (command if is_stuck else WATCH),
+        )
+
+
+def _full_disks(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if why := (member.info or {}).get("no_room"):
+            yield Problem(
+                "no_room",
+                f"The disk of {member.name} is full: {str(why).rstrip('.')}. Free space there.",
+                member.name,
+            )
+
+
+def _late(picture: Picture) -> Iterator[Problem]:
+    authority = picture.authority
+    if authority is None or not authority.is_writable:
+        return
+    is_needed = bool(authority.queue.get("owner"))
+    for member in picture.members:
+        if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
+            continue
+        if (member.info or {}).get("no_room") or any(
+            p.instance == member.name for p in _stopped_streams(picture)
+        ):
+            continue  # that is why, and it is told
+        rows, behind_s = picture.rows_behind(member), picture.seconds_behind(member)
+        lag = f"{rows} rows{f', {formatting.seconds(behind_s)}' if behind_s else ''} behind"
+        if is_needed:
+            text = (
+                f"{member.name} acknowledges nothing{f', it is {lag},' if rows else ''} and does not count."
+            )
+        elif rows:
+            text = f"{member.name} is {lag}."
+        else:
+            continue
+        yield Problem("late", text, member.name, f"synchro info replication -i {member.name}")
+
+
+def _memory(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        found = (member.info or {}).get("memtx") or {}
+        used, limit = found.get("used") or 0, found.get("limit") or 0
+        if limit and used >= MEMORY_SHOWN * limit:
+            yield Problem(
+                "memory",
+                f"{member.name} uses {formatting.size(used)} of {formatting.size(limit)} of memtx.memory.",
+                member.name,
+            )
+
+
+def _counters(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        found = member.info or {}
+        if dropped := found.get("logs_dropped"):
+            yield Problem(
+                "logs_dropped", f"{member.name} could not write {dropped} records of its log.", member.name
+            )
+        skipped = sum(p.get("conflicts_skipped") or 0 for p in found.get("replication", {}).values())
+        if skipped:
+            yield Problem(
+                "conflicts_skipped",
+                f"{member.name} left out {skipped} rows in conflict (skip_conflict).",
+                member.name,
+            )
+
+
+def _absent(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.is_loading:
+            yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
+        elif not member.is_up and not member.is_followed and not member.foreign:
+            why = f": {member.error}" if member.error else ""
+            command = start_command(picture, [member])
+            yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
+
+
+_FINDERS: Final = (
+    _two_leaders,
+    _two_owners,
+    _doubled,
+    _foreign,
+    _stopped_streams,
+    _forgetful,
+    _full_disks,
+    _late,
+    _memory,
+    _counters,
+    _absent,
+)
+"""The gravest first."""

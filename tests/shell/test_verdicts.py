@@ -1,0 +1,403 @@
+"""What `status` says of sets that run, and that its advice can be followed (MEND-S1 to S5, A7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from synchro import instance_events as ev
+from synchro.cli import status_verbs
+from synchro.cli.verdict import LATE_S, Picture, Verdict, judge
+from synchro.client.errors import CannotConnect
+from synchro.config import ElectionMode
+from synchro.errors import WalIo
+from synchro.server.node import Node
+from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+
+SET_UUID = "11111111-2222-3333-4444-555555555555"
+
+
+def picture(replicas: MemorySet, *, known: bool = True) -> Picture:
+    """What `synchro status` would see. known: the addresses of those that are down are."""
+    answers: dict[str, Any] = {}
+    for name, member in replicas.members.items():
+        down = member.ended.is_set()
+        answers[name] = CannotConnect("cannot connect: connection refused") if down else member.node.info()
+    return status_verbs._assemble(answers, {name: name for name in answers} if known else {}, None)
+
+
+def verdict(replicas: MemorySet) -> Verdict:
+    return judge(picture(replicas))
+
+
+def problems(found: Verdict) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.instance) for problem in found.problems]
+
+
+async def follow(replicas: MemorySet, command: str, **changes: Any) -> None:
+    """Do what the advice says, as the command line would; a refusal fails the test."""
+    words = command.split()
+    assert words[0] == "synchro", command
+    match words[1:]:
+        case ["promote", name]:
+            node = replicas.members[name].node
+            outcome = await node.call(ev.PromoteRequested, timeout_s=5.0)
+            assert isinstance(outcome, ev.Promoted), outcome
+        case ["demote", name]:
+            outcome = await replicas.members[name].node.call(ev.DemoteRequested, timeout_s=5.0)
+            assert isinstance(outcome, ev.Demoted), outcome
+        case ["replication", "restart", peer, "-i", name]:
+            replicas.members[name].node.restart_upstream(peer)
+        case ["start", target]:
+            await replicas.start(int(target.rpartition(":instance")[2]), **changes)
+        case ["status", "--watch"] | ["info", "replication", "-i", _] | ["member", "list", "-i", _]:
+            pass
+        case _:
+            raise AssertionError(f"no test can follow {command!r}")
+
+
+async def started(replicas: MemorySet, numbers: Iterable[int] = (1, 2, 3), **changes: Any) -> None:
+    async with trio.open_nursery() as nursery:
+        for number in numbers:
+            nursery.start_soon(lambda number=number: replicas.start(number, **changes))
+    await replicas.wait_ready()
+
+
+async def led(replicas: MemorySet) -> Node:
+    await started(replicas)
+    leader = await replicas.wait_leader()
+    await create_space(leader)
+    await replicas.wait_equal()
+    await until(lambda: verdict(replicas).may_fail == 1)
+    return leader
+
+
+async def linked(replicas: MemorySet) -> None:
+    """Everybody exchanges messages with everybody: an election is possible."""
+    await until(lambda: all(m.links == len(replicas.nodes) for m in picture(replicas).members if m.is_up))
+
+
+def as_candidates(seen: Picture) -> Picture:
+    """The moment at which nobody leads, held: as if they would stand by themselves."""
+    for member in seen.members:
+        if member.info is not None:
+            member.info = {**member.info, "election_mode": "candidate"}
+    return seen
+
+
+def number_of(node: Node) -> int:
+    return int(node.settings.instance_name[-1])
+
+
+# --- elections ------------------------------------------------------------------------------------------
+
+
+async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        found = verdict(replicas)
+        assert found.lines() == ["Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."]
+        assert (found.writable, found.may_fail, found.next, found.has_quorum) == (True, 1, "", True)
+
+        first, second = (number_of(node) for node in replicas.nodes if node is not leader)
+        await replicas.stop(first)
+        await until(lambda: "One more failure stops synchronous writes." in verdict(replicas).text)
+        found = verdict(replicas)
+        assert (found.writable, found.may_fail) == (True, 0)
+        assert found.next == f"synchro start CONFIG:instance00{first}"
+        assert problems(found) == [("down", f"instance00{first}")]
+
+        await replicas.stop(number_of(leader))
+        await until(lambda: not picture(replicas).members[second - 1].is_leader)
+        found = verdict(replicas)
+        assert found.text == "Read-only: 1 of 2 needed instances is up, nobody can be elected or promoted."
+        assert not found.writable
+        assert not found.has_quorum
+        await follow(replicas, found.next)
+        await replicas.wait_leader()
+        assert verdict(replicas).writable
+
+
+async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path: Path) -> None:
+    """The old leader is down: it owns the queue still, leads nobody, and nobody must be promoted."""
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        await started(replicas)
+        leader = replicas.nodes[0]
+        await linked(replicas)
+        await follow(replicas, f"synchro promote {leader.settings.instance_name}")
+        await replicas.stop(number_of(leader))
+        await until(lambda: not any(node.core.raft.is_leader_seen for node in replicas.nodes))
+        found = judge(as_candidates(picture(replicas)))
+        term = max(node.core.raft.volatile_term for node in replicas.nodes)
+        assert found.text.startswith(f"Read-only: an election in term {term}, nobody leads yet (")
+        assert found.next == "synchro status --watch"
+        for reason in ("synchro", "election", "no word at all"):
+            seen = as_candidates(picture(replicas))
+            for member in seen.members:
+                if member.info is not None:
+                    member.info = {**member.info, "ro_reason": reason}
+            assert judge(seen).text == found.text
+            assert "election" in status_verbs.head_line(seen)
+        # What `member list` shows: the owner that is down is no leader.
+        for node in replicas.nodes:
+            assert not node.info()["leader_seen"]
+
+
+async def test_in_mode_manual_somebody_must_be_promoted_and_can_be(tmp_path: Path) -> None:
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        await started(replicas)
+        await linked(replicas)
+        found = verdict(replicas)
+        if not found.writable:
+            assert "nobody stands by itself" in found.text
+            await follow(replicas, found.next)
+        leader = await replicas.wait_leader()
+        await replicas.stop(number_of(leader))
+        await until(lambda: not any(node.core.raft.is_leader_seen for node in replicas.nodes))
+        found = verdict(replicas)
+        assert "in mode manual nobody stands by itself" in found.text
+        assert found.next.startswith("synchro promote instance00")
+        await follow(replicas, found.next)
+        assert verdict(replicas).writable
+
+
+async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
+    """From the trees of two sets of one that were made apart, as after a promote on both sides."""
+    async with open_set(tmp_path / "a", size=1) as one, open_set(tmp_path / "b", size=1) as two:
+        for replicas in (one, two):
+            await started(replicas, (1,))
+            await replicas.wait_leader()
+        answers = {"h:1": one.nodes[0].info(), "h:2": two.nodes[0].info()}
+        other = answers["h:2"]
+        other |= {"id": 2, "name": "instance002", "replicaset": answers["h:1"]["replicaset"]}
+        other["synchro"]["queue"]["owner"] = 2
+        assert answers["h:1"]["election"]["term"] == other["election"]["term"]
+        found = judge(status_verbs._assemble(answers, {}, None))
+        assert found.lines()[0].startswith("Two leaders of term 2: instance001 and instance002.")
+        assert not found.writable
+        assert found.may_fail == 0
+        assert "enough" not in " ".join(found.lines())
+        # Of two terms: two owners.
+        other["election"]["term"] = other["synchro"]["queue"]["term"] = 7
+        found = judge(status_verbs._assemble(answers, {}, None))
+        assert found.lines()[0].startswith(
+            "Two owners of the queue: instance001 in term 2, instance002 in term 7"
+        )
+
+
+# --- members that do not count ----------------------------------------------------------------------------
+
+
+async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        full = next(node for node in replicas.nodes if node is not leader)
+        for node in replicas.nodes:
+            if node is not full:
+                replicas.network.cut(full.settings.instance_name, node.settings.instance_name)
+        full.progress.no_room = WalIo("No space left on device").message  # as `on_cut` notes it
+        for key in range(20):
+            await write(leader, put(key))
+        assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
+        found = verdict(replicas)
+        assert found.may_fail == 0
+        assert found.text == (
+            "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+        )
+        assert problems(found) == [("no_room", full.settings.instance_name)]
+        assert found.lines()[0].startswith(
+            f"The disk of {full.settings.instance_name} is full: No space left"
+        )
+        rows = dict(zip(*status_table(replicas, full), strict=False))
+        assert re.fullmatch(r"\d+ rows, [0-9.]+ m?s", rows["LAG"]), rows["LAG"]
+
+
+def member_of(replicas: MemorySet, node: Node) -> Any:
+    return next(m for m in picture(replicas).members if m.name == node.settings.instance_name)
+
+
+def status_table(replicas: MemorySet, node: Node) -> tuple[list[str], list[str]]:
+    columns, rows = status_verbs.status_rows(picture(replicas))
+    return columns, next(row for row in rows if row[1] == node.settings.instance_name)
+
+
+async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
+    """Its stream runs, and its last good lag is small: what it lacks now is told."""
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        late = next(node for node in replicas.nodes if node is not leader)
+        down = leader.downstreams[late.core.self_id]
+        await until(lambda: not picture(replicas).rows_behind(member_of(replicas, late)))
+        seen = picture(replicas)
+        member = next(m for m in seen.members if m.id == late.core.self_id)
+        part = dict(member.seen_by_leader["downstream"])
+        assert part["behind"].keys() == {"rows", "seconds"}
+        assert down.is_following
+        assert member.info is not None
+        own = dict(member.info["vclock"])
+        own[int(leader.core.self_id)] -= 3
+        member.info = {**member.info, "vclock": own}
+        member.seen_by_leader = {"downstream": {**part, "behind": {"rows": 3, "seconds": LATE_S + 1}}}
+        found = judge(seen)
+        assert found.may_fail == 0
+        assert found.lines()[0] == (
+            f"{member.name} acknowledges nothing, it is 3 rows, 3.0 s behind, and does not count. "
+            f"Next: synchro info replication -i {member.name}"
+        )
+
+
+async def test_a_member_in_amnesia_leads_the_verdict(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        forgetful = next(node for node in replicas.nodes if node is not leader)
+        seen = picture(replicas)
+        for member in seen.members:
+            if member.name == forgetful.settings.instance_name and member.info is not None:
+                assert member.info["amnesia"] is None
+                facts = {"must_hear": [], "command": "synchro restart myset --force-trust"}
+                member.info = {**member.info, "amnesia": facts}
+        found = judge(seen)
+        assert found.may_fail == 0
+        assert problems(found) == [("amnesia", forgetful.settings.instance_name)]
+        assert found.lines()[0].startswith(
+            f"{forgetful.settings.instance_name} cannot prove that its log is whole"
+        )
+
+
+async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Path) -> None:
+    """A conflict of two masters: origin:LSN, space and key, and a command that is accepted."""
+    off = {"election_mode": ElectionMode.OFF}
+    async with open_set(tmp_path, size=2, **off) as replicas:
+        await started(replicas, (1, 2))
+        one, two = replicas.nodes
+        await create_space(one, 600, is_sync=False)
+        await replicas.wait_equal()
+        replicas.network.cut("instance001", "instance002")
+        for node, text in ((one, "l"), (two, "r")):
+            row = put(6, text, space_id=600)
+            await write(node, row._replace(type=type(row.type).INSERT, raw=b""))
+        replicas.network.heal()
+        await until(lambda: {kind for kind, _ in problems(verdict(replicas))} == {"stopped_stream"})
+        found = verdict(replicas)
+        stopped = {problem.instance: problem for problem in found.problems}
+        assert set(stopped) <= {"instance001", "instance002"}
+        for problem in stopped.values():
+            assert (problem.space, problem.key) == ("space600", "[6]")
+            origin, _, lsn = problem.txn.partition(":")
+            assert int(origin) in (1, 2)
+            assert int(lsn) > 0
+            assert f"(transaction {problem.txn}, space space600, key [6])" in problem.text
+            await follow(replicas, problem.next)
+
+
+# --- without elections ------------------------------------------------------------------------------------
+
+
+async def test_a_plain_asynchronous_pair_is_never_advised_to_promote(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas, (1, 2))
+        await create_space(replicas.nodes[0], 600, is_sync=False)
+        await replicas.wait_equal()
+        await until(lambda: not verdict(replicas).problems)
+        found = verdict(replicas)
+        (line,) = found.lines()
+        assert sorted(re.findall("instance00[12]", line)) == ["instance001", "instance002"]
+        assert line.endswith(": asynchronous replication, nobody owns the queue.")
+        assert (found.writable, found.may_fail, found.command) == (True, 1, "")
+        await replicas.stop(2)
+        found = verdict(replicas)
+        assert (found.writable, found.may_fail) == (True, 0)
+        assert "promote" not in " ".join(found.lines())
+
+
+async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> None:
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas)
+        await linked(replicas)
+        owner = replicas.members["instance001"].node
+        await follow(replicas, "synchro promote instance001")
+        await create_space(owner)
+        await replicas.wait_equal()
+        await replicas.stop(1)
+        found = verdict(replicas)
+        assert "which does not answer" in found.text
+        assert found.next.startswith("synchro promote instance00")
+        await replicas.start(1)
+        await replicas.wait_ready()
+        await linked(replicas)
+        found = verdict(replicas)
+        assert found.text == (
+            "Read-only: the queue belongs to instance001, which was restarted and waits to be promoted."
+        )
+        assert found.next == "synchro promote instance001"
+        await linked(replicas)
+        await follow(replicas, found.next)
+        assert verdict(replicas).writable
+
+
+async def test_nobody_is_promoted_without_a_quorum(tmp_path: Path) -> None:
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas)
+        await linked(replicas)
+        await follow(replicas, "synchro promote instance001")
+        await replicas.stop(1)
+        await replicas.stop(2)
+        found = verdict(replicas)
+        assert found.text == "Read-only: 1 of 2 needed instances is up, nobody can be elected or promoted."
+        assert found.next in ("synchro start CONFIG:instance001", "synchro start CONFIG:instance002")
+
+
+async def test_a_set_that_may_only_read_is_not_told_to_promote(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas, (1,))
+        await replicas.stop(1)
+        replicas.settings = replace(replicas.settings, read_only=True)
+        await started(replicas, (1,))
+        found = verdict(replicas)
+        assert found.text.startswith("Read-only: the configuration says so; set database.mode: rw")
+        assert found.command == ""
+
+
+# --- who is who -------------------------------------------------------------------------------------------
+
+
+async def test_sources_that_are_addresses(tmp_path: Path) -> None:
+    """A replica that follows is not down because its address is not known; a dead master is listed once."""
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas, (1, 2))
+        one = replicas.nodes[0]
+        await until(lambda: all(d.is_following for d in one.downstreams.values()) and bool(one.downstreams))
+        tree = one.info()
+        (other,) = (part for part in tree["replication"].values() if part["id"] != tree["id"])
+        upstream = other.pop("upstream")
+        seen = status_verbs._assemble({"h:1": tree}, {}, None)
+        states = {m.name: (m.address, m.state) for m in seen.members}
+        assert states[other["name"]] == ("-", "follows")
+        assert not [p for p in judge(seen).problems if p.kind == "down"]
+
+        other["upstream"] = {**upstream, "peer": "h:2", "status": "disconnected"}
+        del other["downstream"]
+        answers = {"h:1": tree, "h:2": CannotConnect("cannot connect to h:2: connection refused")}
+        # The configuration names a source by its address.
+        seen = status_verbs._assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
+        assert len(seen.members) == 2
+        (dead,) = (m for m in seen.members if not m.is_up)
+        assert (dead.id, dead.name, dead.address, dead.state) == (other["id"], other["name"], "h:2", "down")
+
+
+async def test_another_set_on_the_address_is_named(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        await started(replicas, (1,))
+        await replicas.wait_leader()
+        tree = replicas.nodes[0].info()
+        other = {**tree, "replicaset": {"uuid": SET_UUID, "name": "replicaset009"}, "pid": 77}
+        seen = status_verbs._assemble({"h:1": tree, "h:2": other}, {}, None)
+        assert [m.state for m in seen.members if m.address == "h:2"] == ["foreign"]
+        found = judge(seen)
+        who = f"instance001 of another set (replicaset009, UUID {SET_UUID}, pid 77)"
+        assert found.lines()[0].startswith(f"h:2 of instance001 is held by {who}.")
