@@ -543,7 +543,8 @@ def promote(
     """Make an instance the owner of the queue, and the leader."""
     with client() as db:
         timeout = options.timeout_s if options.timeout else None
-        before = db.get_info("synchro.queue.term", instance=name or None)
+        queue = (db.get_info("", instance=name or None).get("synchro") or {}).get("queue") or {}
+        before = queue.get("term", 0)  # while it loads there is none, and promote says why it is refused
         started = time.monotonic()
         reply = db.promote(name or None, timeout=timeout)
         took_s = time.monotonic() - started

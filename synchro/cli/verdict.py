@@ -316,10 +316,12 @@ def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, st
     voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
     count = len(voters)
     if count < needed:
+        loading = [member.name for member in picture.members if member.is_loading]
         return (
             f"Read-only: {count} of {needed} needed instances {_are(count)} up"
             f"{'' if count == sum(m.is_ready for m in picture.members) else ' and trusted'}, "
-            "nobody can be elected or promoted.",
+            "nobody can be elected or promoted."
+            + (f" {', '.join(loading)} {_are(len(loading))} loading." if loading else ""),
             start or WATCH,
         )
     if not any(member.links >= needed for member in voters):
