@@ -1,7 +1,7 @@
 # Everything sets itself up: Python 3.11 or newer with venv, and make, are all that is needed.
 #   make demo     three instances, the leader killed in mid-write, every acknowledged write checked
 #   make test     the whole test suite
-#   make test-long  what takes minutes a test; appends a line to tests/records/ledger.jsonl
+#   make test-long    what takes minutes a test; its results go to tests/records/ledger.jsonl
 #   make check    ruff, mypy, layering, generated code
 #   make sim SEEDS=200 FIRST=1      simulator runs; SEEDS=1 FIRST=n replays seed n
 #   make proto    generate the gRPC code again from proto/
@@ -19,7 +19,7 @@ ARGS    ?=
 PYTHONS ?= python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sim proto bench clean
+.PHONY: help setup demo test test-long check sim proto bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -48,10 +48,14 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/synchro demo --script failover --once $(ARGS)
 
-# Real processes get the machine for themselves, one test after the other (tests/conftest.py).
+# Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
 test: $(READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not long" $(ARGS)
-	$(BIN)/python -m pytest -q -m "e2e and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(ARGS)
+
+test-long: $(READY)
+	$(BIN)/python tools/long_run.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

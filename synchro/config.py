@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,6 +21,13 @@ from synchro.ids import INSTANCE_ID_MAX
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+
+FIRST_REQUEST_S: Final = 10.0
+"""A connection that makes no request for so long is ended: it holds a descriptor."""
+RESERVED_DESCRIPTORS: Final = 8
+"""Held back for files: a rotation, an identity and a snapshot at one moment need five."""
+LOG_WAITING_BYTES_MAX: Final = 4 * MIB
+"""Log records on their way to a sink that does not take them; further ones are dropped and counted."""
 
 
 class ElectionMode(StrEnum):
@@ -161,8 +169,13 @@ class Limits:
     batch_ops_max: int = 1000
     """Operations of one transaction; it is applied in one step of the core."""
     txn_bytes_max: int = 8 * MIB
-    select_bytes_max: int = 8 * MIB
-    """One answer; the reader goes on with `after`."""
+    select_bytes_max: int = 1 * MIB
+    """One answer; the reader goes on with `after`. It is gathered in one go, a few milliseconds. Of a HASH
+    index, which knows no `after`, eight times as much."""
+    select_tuples_max: int = 10_000
+    """Of one answer too, HASH indexes aside: small tuples cost more than their bytes."""
+    connections_max: int = 10_000
+    """Of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many."""
     waiting_calls_max: int = 10_000
     """Requests that wait unprepared for room in the limbo, and calls waiting for their outcome."""
     wal_queue_bytes_max: int = 16 * MIB
@@ -178,6 +191,17 @@ class Limits:
     relay_ring_bytes: int = 16 * MIB
     """Recent synced blocks kept in memory for relays; older rows are read from the files."""
     relay_frame_bytes_max: int = 1 * MIB
+    joins_max: int = 3
+    """New instances that get everything at a time; further ones are told to come again. Each has a few MiB on
+    its way, beside the view that they share."""
+    join_calls_max: int = 32
+    """Calls of joiners without receipts (an older version): one that stalls cannot be ended before its
+    connection, and holds the message that it does not take."""
+    join_view_age_s: float = 60.0
+    """A view of the data that a join still uses is taken for another one too, up to this age (s): the newer
+    one gets the rest from the log."""
+    join_chunk_bytes_max: int = 256 * KIB
+    """Tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further."""
     peer_credit_bytes: int = 8 * MIB
     """Bytes a relay may send beyond the last ack."""
     message_bytes_max: int = 16 * MIB
@@ -191,6 +215,12 @@ class Limits:
     """LSN ranges of dropped or nopified transactions, for `WaitTransaction`."""
     update_ops_max: int = 4000
     """Operations of one update [D-18]."""
+    ddl_rows_at_once: int = 10_000
+    """A change of definitions that must look at more tuples does so in steps: data writes wait meanwhile, all
+    else goes on."""
+    txn_work_bytes_max: int = 128 * MIB
+    """Bytes that one transaction of a client may touch, an operation counted as 4 KiB: it runs in one step of
+    the core, about a quarter of a second at this limit."""
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -242,6 +272,9 @@ class Settings:
     wal_mode: WalMode = WalMode.FSYNC
     checkpoint_interval_s: float = 3600.0
     checkpoint_count: int = 2
+    memtx_memory: int = 0
+    """Bytes that tuples and their indexes may need, as `Memtx.memory_used` counts them; 0 = unlimited. All
+    members hold the same rows, so without it memory ends for all of them together."""
     log_level: str = "info"
     log_format: str = "json"
     http_listen: str | None = None
@@ -249,7 +282,28 @@ class Settings:
     """Serve synchro.fault.v1; only for tests."""
     force_trust: bool = False
     """Operator's word that the local log may be trusted although it is not provably complete."""
+    new_set: bool = False
+    """Operator's word that the replica set which the identity file names is gone: make, or join, another."""
+    config_path: str = ""
+    """File that the instance was started with, for commands that it prints; "" = none."""
     limits: Limits = field(default_factory=Limits)
+
+    def read_quorum(self, members: int) -> int:
+        """Instances, this one included, that must say that they know of no later owner (ADR 17).
+
+        members: N as elections count it. Whoever is elected needs min(Q, N) votes, so among N - Q + 1
+        instances
+        is a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer [Q-34].
+        """
+        members = max(1, members)
+        quorum = min(self.synchro_quorum.quorum(members), members)
+        return max(members - quorum + 1, min(self.linearizable_quorum.quorum(members, quorum), members))
+
+    def again_with(self, option: str) -> str:
+        """The command by which a person starts this instance again with one more option of `serve`."""
+        if self.config_path:
+            return f"synchro restart {shlex.quote(f'{self.config_path}:{self.instance_name}')} {option}"
+        return f"stop it, and start it with the same arguments of `synchro serve` and {option}"
 
     @property
     def death_timeout_s(self) -> float:
@@ -259,3 +313,46 @@ class Settings:
     @property
     def retry_s(self) -> float:
         return self.replication_timeout_s if self.reconnect_timeout_s is None else self.reconnect_timeout_s
+
+
+# --- legal, but doubtful ----------------------------------------------------------------------------------
+
+_HOUR_S: Final = 3600.0
+_DOUBTFUL: Final[tuple[tuple[str, str, float, float, str], ...]] = (
+    (
+        "replication.timeout",
+        "replication_timeout_s",
+        0.01,
+        _HOUR_S,
+        "a dead link is noticed after four of them",
+    ),
+    ("replication.election_timeout", "election_timeout_s", 0.05, _HOUR_S, "a round of votes lasts so long"),
+    ("replication.reconnect_timeout", "retry_s", 0.01, _HOUR_S, "a lost link is tried again after it"),
+    ("replication.connect_timeout", "connect_timeout_s", 0.05, math.inf, "a start gives its peers so long"),
+    ("replication.synchro_timeout", "synchro_timeout_s", 0.05, math.inf, "promote and demote have so long"),
+    (
+        "database.txn_synchro_timeout",
+        "txn_synchro_timeout_s",
+        0.01,
+        math.inf,
+        "a write waits so long for a quorum",
+    ),
+    ("snapshot.by.interval", "checkpoint_interval_s", 1.0, math.inf, "all data is written each time"),
+)
+"""(option, field, from, to, what it does)"""
+
+
+def doubtful(settings: Settings) -> list[tuple[str, str]]:
+    """(option, what is to be feared) for values that are legal, but may keep the instance from its work.
+
+    Told by `config check` and in the log at each start: who set them must find the reason there.
+    """
+    found = []
+    for option, name, low, high, what in _DOUBTFUL:
+        value: float = getattr(settings, name)
+        if value == 0 and name == "checkpoint_interval_s":  # 0: never by time
+            continue
+        if not low <= value <= high:
+            word = "very short" if value < low else "very long"
+            found.append((option, f"{option} = {value:g} s is {word}: {what}"))
+    return found

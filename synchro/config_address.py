@@ -68,3 +68,17 @@ def check_listen(settings: Settings, *, insecure: bool) -> None:
             "next:  listen on 127.0.0.1, or add --insecure if the network itself is trusted",
             key="grpc.listen",
         )
+
+
+def check_has_address(settings: Settings) -> None:
+    """An instance that does not listen can be started only if it is cut off on purpose (`isolated`): nobody
+    could follow it, write to it or read from it. Raises `ConfigError`."""
+    is_isolated = not settings.peers and settings.read_only
+    if not settings.listen and not is_isolated:
+        raise ConfigError(
+            f"{settings.instance_name} has no address to listen on, so nobody could reach it. "
+            "It was not started.\n"
+            "next:  give it grpc.listen, or isolated: true if it is to run cut off",
+            key="grpc.listen",
+            instance=settings.instance_name,
+        )

@@ -15,12 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from synchro.config import (
-    Settings,
-    WalMode,
-)
+from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config_address import needs_insecure
-from synchro.config_rules import View, check_addresses, merge, peer_address, settings_of, without
+from synchro.config_rules import (
+    View,
+    check_addresses,
+    idle_options,
+    merge,
+    peer_address,
+    quorum_warnings,
+    settings_of,
+    without,
+)
 from synchro.config_schema import (
     ENVIRONMENT,
     ENVIRONMENT_SCOPE,
@@ -36,6 +42,10 @@ from synchro.ids import INSTANCE_ID_MAX
 FILE_BYTES_MAX: Final = 1 << 20
 """A configuration is written by a person; more is a mistake, and a parser should not find out slowly."""
 PROBLEMS_SHOWN_MAX: Final = 20
+PROGRAM_VARIABLES: Final = frozenset(
+    ("ENDPOINTS", "FAILPOINTS", "OUTPUT", "PASSWORD_FILE", "READY_FILE", "TIMEOUT", "USER")
+)
+"""What else `SYNCHRO_...` in the environment may be: of the command line, and of tests."""
 
 
 class ConfigFileError(ConfigError):
@@ -157,7 +167,7 @@ class _Reader:
                 )
             check_addresses(views, addresses)
         self._stop_if_bad()
-        warnings = tuple(self._all_warnings(instances.values(), members))
+        warnings = tuple(self._all_warnings(instances, members))
         return ClusterConfig(
             self.path,
             {name: replace(instance, warnings=warnings) for name, instance in instances.items()},
@@ -188,8 +198,7 @@ class _Reader:
             if name not in ENVIRONMENT and name.endswith("_DEFAULT"):
                 name, is_weak = name.removesuffix("_DEFAULT"), True
             if name not in ENVIRONMENT:
-                section = name.partition("_")[0].lower()
-                if section in ROOT.keys and "_" in name:
+                if name not in PROGRAM_VARIABLES:
                     self.warnings.append(f"{variable} in the environment is no option: ignored")
                 continue
             path = ENVIRONMENT[name]
@@ -259,7 +268,9 @@ class _Reader:
 
     # warnings
 
-    def _all_warnings(self, instances: Iterable[InstanceConfig], members: list[list[View]]) -> Iterator[str]:
+    def _all_warnings(
+        self, instances: Mapping[str, InstanceConfig], members: list[list[View]]
+    ) -> Iterator[str]:
         yield from dict.fromkeys(self.warnings)
         if self.ignored:
             yield f"these options mean nothing here and were ignored: {', '.join(self.ignored)}"
@@ -268,16 +279,48 @@ class _Reader:
             yield f"these options are read and checked, but this release does not act on them: {names}"
         for views in members:
             yield from self._login_warnings(views)
-        for instance in instances:
+            yield from self._set_warnings(views, [instances[view.name].settings for view in views])
+            yield from self._address_warnings(views, instances)
+        for instance in instances.values():
+            for _, message in doubtful(instance.settings):
+                yield f"{message} ({instance.name})"
             if instance.settings.wal_mode is WalMode.WRITE:
                 yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
+
+    def _set_warnings(self, views: list[View], settings: list[Settings]) -> Iterator[str]:
+        """Of one replica set; said once, with the names of those that it concerns unless it is all."""
+        concerned: dict[str, list[str]] = {}
+        for view, own in zip(views, settings, strict=True):
+            for warning in (*quorum_warnings(own, len(views)), *idle_options(view, views, own)):
+                concerned.setdefault(warning, []).append(view.name)
+        for warning, names in concerned.items():
+            yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"
+        standing = (ElectionMode.MANUAL, ElectionMode.CANDIDATE)
+        is_election = all(view.get("replication.failover") == "election" for view in views)
+        if is_election and not any(own.election_mode in standing for own in settings):
+            yield (
+                f"no instance of {views[0].replicaset} may stand for election (replication.election_mode): "
+                "nobody will own the queue, and none may write"
+            )
+
+    def _address_warnings(self, views: list[View], instances: Mapping[str, InstanceConfig]) -> Iterator[str]:
+        for view in views if len(views) > 1 else ():
+            listen = instances[view.name].settings.listen
+            if view.get("isolated", False) or (listen and peer_address(view)):
+                continue
+            what = "cannot be started" if not listen else f"listens on {listen}, where peers cannot connect"
+            yield (
+                f"{view.name} has no usable address (grpc.listen, grpc.advertise.peer.uri): it {what}; "
+                "the others do without it"
+            )
 
     def _login_warnings(self, views: list[View]) -> Iterator[str]:
         users: dict[str, None] = {}
         for view in views:
-            credentials = view.find("credentials.users")
-            if credentials is not None:
-                users.update(dict.fromkeys(credentials.value))
+            for part in ("users", "roles"):
+                named = view.find(f"credentials.{part}")
+                if named is not None:
+                    users.update(dict.fromkeys(named.value))
         if users:
             yield (
                 f"credentials of {', '.join(users)} are checked but not used: this release has no login, "

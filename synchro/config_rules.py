@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -162,7 +162,7 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
         return ()
     if item is not None:
         names = {address: name for name, address in addresses.items() if address is not None}
-        peers = []
+        peers: list[PeerAddress] = []
         for uri in item.value:
             text = without_login(str(view.expand(uri.value, uri, "replication.peers")))[0]
             try:
@@ -170,15 +170,19 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
             except ValueError as error:
                 view.report("replication.peers", str(error), uri)
                 continue
+            if any(peer.address == address for peer in peers):
+                view.report("replication.peers", f"{address} is named twice: each peer has one address", uri)
+                continue
             peers.append(PeerAddress(names.get(address, address), address))
         return tuple(peers)
     if len(addresses) == 1:
         return ()
-    if not any(address for name, address in addresses.items() if name != view.name):
+    if not any(addresses.values()):
+        # One that cannot be reached is its own mistake, told when it is started; here nobody can.
         view.report(
             f"groups.{view.group}.replicasets.{view.replicaset}",
             f"no suitable peer URIs found for instance {view.name!r}: "
-            "another instance of the set needs grpc.listen or grpc.advertise.peer.uri",
+            "the instances of the set need grpc.listen or grpc.advertise.peer.uri",
             view.root,
         )
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
@@ -189,6 +193,7 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
 
 def settings_of(view: View, views: list[View], addresses: Mapping[str, str | None]) -> Settings:
     is_isolated = view.get("isolated", False)
+    _check_failover(view, views)
     election_mode, read_only = _failover(view, views)
     wal_dir, snapshot_dir = _directories(view)
     wal_mode = WalMode(view.get("wal.mode", WalMode.FSYNC))
@@ -227,6 +232,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         wal_mode=wal_mode,
         checkpoint_interval_s=view.get("snapshot.by.interval", defaults.checkpoint_interval_s),
         checkpoint_count=view.get("snapshot.count", defaults.checkpoint_count),
+        memtx_memory=view.get("memtx.memory", defaults.memtx_memory),
         log_level=view.get("log.level", defaults.log_level),
         log_format=view.get("log.format", defaults.log_format),
         http_listen=_http(view),
@@ -234,8 +240,8 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     )
 
 
-def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
-    """(election_mode, read_only) [C-20], and what must not be together [C-21]."""
+def _check_failover(view: View, views: list[View]) -> None:
+    """What must not be together [C-21]."""
     failover = view.get("replication.failover", "off")
     mode = view.get("database.mode")
     leader = view.get("leader")
@@ -275,14 +281,18 @@ def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
             f"of {place}, but this option is only applicable if "
             'replication.failover = "election"',
         )
-        return ElectionMode.OFF, True
-    match failover:
+
+
+def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
+    """(election_mode, read_only) [C-20]"""
+    match view.get("replication.failover", "off"):
         case "manual":
-            return ElectionMode.OFF, view.name != leader
+            return ElectionMode.OFF, view.name != view.get("leader")
         case "election":
-            chosen = ElectionMode(election_mode or ElectionMode.CANDIDATE)
+            chosen = ElectionMode(view.get("replication.election_mode") or ElectionMode.CANDIDATE)
             return chosen, chosen is ElectionMode.OFF
-    return ElectionMode.OFF, (mode or ("rw" if len(views) == 1 else "ro")) == "ro"
+    mode = view.get("database.mode") or ("rw" if len(views) == 1 else "ro")
+    return ElectionMode.OFF, mode == "ro"
 
 
 def _bootstrap(view: View, views: list[View]) -> tuple[BootstrapStrategy, str | None]:
@@ -298,7 +308,79 @@ def _bootstrap(view: View, views: list[View]) -> tuple[BootstrapStrategy, str | 
         )
     elif leader is None and strategy == "config":
         view.report("replication.bootstrap_strategy", '"config" needs bootstrap_leader in the replica set')
+    elif leader is not None:
+        _check_bootstrap_leader(view, views, leader)
     return BootstrapStrategy(strategy), leader
+
+
+def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
+    """It makes the set and must be able to register the others, or they wait for ever."""
+    named = view if view.name == leader else next(member for member in views if member.name == leader)
+    election_mode, is_read_only = _failover(named, views)
+    if election_mode is ElectionMode.VOTER:
+        why = "may only vote (replication.election_mode: voter)"
+    elif is_read_only or named.get("isolated", False):
+        why = "is read-only by its configuration"
+    elif len(views) > 1 and peer_address(named) is None:
+        why = "has no address at which the others could reach it"
+    else:
+        return
+    view.report(
+        "bootstrap_leader",
+        f'"bootstrap_leader" = "{leader}" {why}: it could not register the other instances, '
+        "and they would wait for ever",
+    )
+
+
+def quorum_warnings(settings: Settings, configured: int) -> Iterator[str]:
+    """What an operator gives up, or asks for in vain, by the quorums of one instance [Q-30], [Q-34]."""
+    quorum = min(settings.synchro_quorum.quorum(configured), configured)
+    needed = configured - quorum + 1
+    text = settings.synchro_quorum.text
+    if 2 * quorum <= configured:
+        yield (
+            f"replication.synchro_quorum = {text} is {quorum} of {configured} instances, which is no "
+            "majority: "
+            "two owners may write at the same time (split brain), a change of owner may lose acknowledged "
+            f"writes, and a linearizable read needs {needed} instances"
+        )
+    asked = settings.linearizable_quorum.quorum(configured, quorum)
+    text = settings.linearizable_quorum.text
+    if asked < needed:
+        yield (
+            f"replication.linearizable_quorum = {text} is {asked} of {configured} instances, which "
+            "would not see "
+            f"each change of owner: N - Q + 1 = {needed} are asked instead"
+        )
+    elif asked > configured:
+        yield (
+            f"replication.linearizable_quorum = {text} is above the {configured} configured instances: "
+            "all of them are asked instead"
+        )
+
+
+def idle_options(view: View, views: list[View], settings: Settings) -> Iterator[str]:
+    """Options that are right by themselves, and have no effect beside others of this instance."""
+    if view.find("grpc.listen") and view.find("iproto.listen"):
+        yield "iproto.listen has no effect beside grpc.listen"
+    if view.find("grpc.advertise.peer.uri") and view.find("iproto.advertise.peer.uri"):
+        yield "iproto.advertise has no effect beside grpc.advertise"
+    if view.find("database.dir") and view.find("wal.dir") and view.find("snapshot.dir"):
+        yield "database.dir has no effect beside wal.dir and snapshot.dir"
+    if view.get("isolated", False) and view.find("replication.peers"):
+        yield "replication.peers has no effect on an isolated instance"
+    if view.get("replication.failover", "off") != "election" and view.find(
+        "replication.election_fencing_mode"
+    ):
+        yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    uris = [str(uri.value) for uri in view.get("replication.peers", ())]
+    uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
+    users = [user for _, user in map(without_login, uris) if user is not None]
+    if users:
+        names = ", ".join(dict.fromkeys(users))
+        yield f"logins in addresses ({names}) are not used: this release has no login"
+    if settings.wal_mode is WalMode.NONE:
+        yield "wal.mode = none does what write does: a log is written, and is not synced"
 
 
 def _quorum(view: View, configured: int) -> QuorumFormula:

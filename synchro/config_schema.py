@@ -15,6 +15,7 @@ from synchro.config import KIB, MIB, ElectionMode, FencingMode, Limits, QuorumFo
 from synchro.config_yaml import Located
 from synchro.errors import ConfigError
 
+SECONDS_MIN: Final = 1e-9
 SECONDS_MAX: Final = 3_153_600_000.0
 """100 years: Tarantool's "never"."""
 SIZE_MAX: Final = 10**18
@@ -61,6 +62,10 @@ class Value:
     text: str
     """For the reference: what it is."""
     later: bool = False
+    each: Section | None = None
+    """Of a list of maps: what each of them is."""
+    ends: tuple[float, float] | None = None
+    """The smallest and the largest legal value of a number."""
 
 
 def _kind(item: Located) -> str:
@@ -95,7 +100,7 @@ def integer(low: int, high: int, *, later: bool = False) -> Value:
             raise Bad(f"expected {low} to {high}, got {item.value}")
         return item.value
 
-    return Value(parse, f"integer {low}..{high}", later)
+    return Value(parse, f"integer {low}..{high}", later, ends=(low, high))
 
 
 def _number_with_unit(item: Located, units: Mapping[str, float], what: str, example: str) -> float:
@@ -140,21 +145,19 @@ def seconds(
             raise Bad(f"longer than {SECONDS_MAX:.0f} s")
         return value
 
-    return Value(parse, "seconds, or 500ms, 5m, 1h", later)
+    return Value(parse, "seconds, or 500ms, 5m, 1h", later, ends=(0 if zero else SECONDS_MIN, SECONDS_MAX))
 
 
-def size(low: int = 0, *, later: bool = False) -> Value:
+def size(low: int = 0, high: int = SIZE_MAX, *, later: bool = False) -> Value:
     """Bytes, or with a unit: 10MB is 10^7, 64KiB is 65536 [C-33]."""
 
     def parse(item: Located) -> int:
         value = _number_with_unit(item, _BYTES, "a size", "16777216, 10MB or 64KiB")
-        if value != int(value) or not low <= value <= SIZE_MAX:
-            raise Bad(
-                f"expected a whole number of bytes from {low} to {SIZE_MAX}, got {item.text or item.value}"
-            )
+        if value != int(value) or not low <= value <= high:
+            raise Bad(f"expected a whole number of bytes from {low} to {high}, got {item.text or item.value}")
         return int(value)
 
-    return Value(parse, "bytes, or 10MB, 64KiB", later)
+    return Value(parse, "bytes, or 10MB, 64KiB", later, ends=(low, high))
 
 
 def one_of(*words: str, aliases: Mapping[str, str] | None = None, later: bool = False) -> Value:
@@ -230,7 +233,7 @@ def list_of(inner: Value | Section, low: int, high: int, what: str, *, later: bo
                 result.append(checked.item)
         return result
 
-    return Value(parse, f"list of {what}", later)
+    return Value(parse, f"list of {what}", later, inner if isinstance(inner, Section) else None)
 
 
 def _parse_anything(item: Located) -> Any:
@@ -279,7 +282,7 @@ def _uuid() -> Value:
 
 _URI = string(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT")
 _FILE = string(r"[^\x00]{1,4096}", "a file name", later=True)
-_PEER = Section({"uri": _URI, "login": string(), "password": string(), "params": IGNORED})
+_PEER = Section({"uri": _URI, "login": string(later=True), "password": string(later=True), "params": IGNORED})
 _ENDPOINT_KEYS: Mapping[str, Value | Section] = {
     "listen": list_of(Section({"uri": _URI, "params": IGNORED}, required=("uri",)), 0, 1, "{uri: HOST:PORT}"),
     "advertise": Section({"peer": _PEER, "client": IGNORED, "sharding": IGNORED}),
@@ -312,11 +315,31 @@ _LEVELS = {
 _RENAMED_LIMITS = {"waiting_calls_max": "max_waiting_calls", "batch_ops_max": "max_batch_ops"}
 
 
+_MESSAGE_ROOM: Final = 15 * MIB
+"""What surely fits a message of gRPC, a frame of a snapshot and a block of the log, headers included."""
+_LIMIT_RANGES: Mapping[str, tuple[int, int]] = {
+    "tuple_bytes_max": (4 * KIB, _MESSAGE_ROOM),  # rows of the system spaces must fit
+    "txn_bytes_max": (4 * KIB, _MESSAGE_ROOM),
+    "select_bytes_max": (1, _MESSAGE_ROOM),
+    "batch_ops_max": (4, 10**6),  # a space comes with an index
+    "connections_max": (64, 10**6),  # 31 peers, twice while links come again
+    "wal_block_bytes_max": (1, 32 * MIB),  # a larger block would not be read back
+    "wal_lead_bytes": (1, 64 * MIB),  # zeros that are written at one go
+    "wal_control_reserve_bytes": (4 * KIB, 64 * MIB),
+    "wal_max_size": (1 * MIB, SIZE_MAX),
+    "relay_frame_bytes_max": (1, _MESSAGE_ROOM),
+}
+"""Where 1 to as much as one likes would stop the instance, or the next one that must read what it wrote."""
+_LIMITS_LATER: Final = frozenset({"message_bytes_max", "stream_in_bytes_max", "stream_out_bytes_max"})
+
+
 def _limit(name: str) -> tuple[str, Value]:
     """Sizes take units, counts do not. None may be 0: that would stop the instance."""
     key = _RENAMED_LIMITS.get(name, name)
-    is_size = "bytes" in name or name.endswith("_size")
-    return key, size(1) if is_size else integer(1, 10**9)
+    later = name in _LIMITS_LATER
+    if "bytes" in name or name.endswith("_size"):
+        return key, size(*_LIMIT_RANGES.get(name, (1, SIZE_MAX)), later=later)
+    return key, integer(*_LIMIT_RANGES.get(name, (1, 10**9)), later=later)
 
 
 _INSTANCE_KEYS: Mapping[str, Value | Section] = {
@@ -325,7 +348,7 @@ _INSTANCE_KEYS: Mapping[str, Value | Section] = {
     ),
     "grpc": Section({**_ENDPOINT_KEYS, "tls": _TLS}),
     "iproto": Section({**_ENDPOINT_KEYS, "threads": IGNORED, "net_msg_max": IGNORED, "readahead": IGNORED}),
-    "http": Section({"listen": _URI}),
+    "http": Section({"listen": string(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT", later=True)}),
     "database": Section(
         {
             "dir": string(),
@@ -350,6 +373,22 @@ _INSTANCE_KEYS: Mapping[str, Value | Section] = {
             "cleanup_delay": IGNORED,
             "retention_period": seconds(zero=True, later=True),
             "ext": IGNORED,
+        }
+    ),
+    "memtx": Section(
+        {
+            "memory": size(1 * MIB),
+            **dict.fromkeys(
+                (
+                    "allocator",
+                    "max_tuple_size",
+                    "min_tuple_size",
+                    "slab_alloc_factor",
+                    "slab_alloc_granularity",
+                    "sort_threads",
+                ),
+                IGNORED,
+            ),
         }
     ),
     "snapshot": Section(
@@ -424,7 +463,6 @@ _INSTANCE_KEYS: Mapping[str, Value | Section] = {
             "flightrec",
             "labels",
             "lua",
-            "memtx",
             "process",
             "quiver",
             "roles",
@@ -545,6 +583,9 @@ def _check_value(
     values[key] = Located(value, item.line, item.source, item.text)
     if schema.later:
         result.later.append(short)
+    if schema.each is not None:
+        for element in item.value:
+            _check_section(element, schema.each, path, short, file, result)
 
 
 def _unknown(item: Located, key: str, path: str, section: Section, file: str) -> Problem:

@@ -32,7 +32,7 @@ class SynchroError(Exception):
 
 
 class ReadOnly(SynchroError):
-    """[E-44]. details: ro_reason, term, owner, leader."""
+    """[E-44]. details: ro_reason, state, term, leader, owner, queue_term; disk: the file that had no room."""
 
     reason = "READ_ONLY"
     tnt_code = 7
@@ -64,6 +64,13 @@ class SyncQueueFull(SynchroError):
 
     reason = "SYNC_QUEUE_FULL"
     tnt_code = 289
+
+
+class WalQueueFull(SyncQueueFull):
+    """Too much is on its way to the disk [W-16]. Nothing was written. For a caller it is a full queue too."""
+
+    reason = "WAL_QUEUE_FULL"
+    tnt_code = 287
 
 
 # --- fate of a write -------------------------------------------------------------------------------
@@ -276,6 +283,13 @@ class BatchTooLarge(SynchroError):
     reason = "BATCH_TOO_LARGE"
 
 
+class MemoryIssue(SynchroError):
+    """`memtx.memory` is used up: the change would need more. details: used, limit, needed."""
+
+    reason = "MEMORY_ISSUE"
+    tnt_code = 2
+
+
 class IllegalParams(SynchroError):
     reason = "ILLEGAL_PARAMS"
     tnt_code = 1
@@ -312,9 +326,25 @@ class ReplicaMax(SynchroError):
     tnt_code = 73
 
 
+class LocalInstanceIdIsReadOnly(SynchroError):
+    """[M-50]: an instance does not remove or rename itself. Nothing was written."""
+
+    reason = "LOCAL_INSTANCE_ID_IS_READ_ONLY"
+    tnt_code = 128
+
+
 class ConnectionToSelf(SynchroError):
     reason = "CONNECTION_TO_SELF"
     tnt_code = 117
+
+
+class DoubledIdentity(SynchroError):
+    """Two live processes have one identity: a copied data directory (ADR 23). Passes when one falls silent.
+
+    details: uuid, lives (start_id@address, comma between).
+    """
+
+    reason = "DOUBLED_IDENTITY"
 
 
 class XlogGap(SynchroError):

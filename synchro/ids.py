@@ -26,5 +26,11 @@ NOBODY: Final = InstanceId(0)
 """Owner of an unclaimed queue; leader that is not known; vote that was not given."""
 
 INSTANCE_ID_MAX: Final = InstanceId(31)
+NUMBER_END: Final = 2**62
+"""LSNs, terms and the like that come from the network lie below it: what is counted up from them fits into
+the 64 bits that files and messages have, and no honest instance lives to reach it."""
+TERM_LEAP_MAX: Final = 2**32
+"""A peer's term further above the own one is refused: no set holds so many elections while one is away, and
+a few such leaps would use all terms up, everywhere and for good."""
 REQUEST_ID_BYTES: Final = 16
 INITIAL_TERM: Final = Term(1)

@@ -20,6 +20,7 @@ class PendingTxn(LimboEntry):
     waits: WaitTransaction calls. Each with the LSN that its caller is told (`told_lsn`).
     refusals: calls of *other* writes, refused because of a tuple of this one: their error may be told only if
     this one commits, else they were in conflict.
+    skipped: what to say of its rows that were stored as Nops [A-35].
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class PendingTxn(LimboEntry):
         "is_whole",
         "prepared",
         "refusals",
+        "skipped",
         "submit_calls",
         "txn",
         "waits",
@@ -48,6 +50,7 @@ class PendingTxn(LimboEntry):
         self.submit_calls: dict[CallId, Lsn] | None = None
         self.waits: dict[CallId, Lsn] | None = None
         self.refusals: list[tuple[CallId, SynchroError]] | None = None
+        self.skipped: list[dict[str, object]] | None = None
 
     @property
     def is_sync(self) -> bool:

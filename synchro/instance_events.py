@@ -17,6 +17,7 @@ from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.raft.messages import RaftMessage
 from synchro.row import Dml, Puts, Tuple, Txn, TxnId
+from synchro.storage.ddl import Build
 from synchro.vclock import Vclock
 
 
@@ -211,6 +212,14 @@ class ApplierFollowing:
 
 
 @dataclass(frozen=True, slots=True)
+class DoubledChanged:
+    """Another live process has our identity, or has it no more: while it has, this instance neither votes,
+    counts nor writes (ADR 23)."""
+
+    is_doubled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ApplierLost:
     peer: InstanceId
 
@@ -235,8 +244,24 @@ class RowsCutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexesBuilt:
+    """Answers `BuildIndexes`: the build is done, well or not."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class WalStuck:
-    """The disk has not answered for one death timeout: a leader resigns by word alone."""
+    """The disk has not answered for one death timeout: a leader resigns by word alone, where there are
+    elections
+    (ADR 16)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The process was asked to end. Answered by `Stopped`, when the disk allows; every call that waits gets
+    its `Reply` before: a result that is known, `OutcomeUnknown` once its transaction is on disk, or that
+    nothing was done. Facts go on being told until then (ADR 18)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +293,12 @@ Event: TypeAlias = (
     | RelayLost
     | ApplierFollowing
     | ApplierLost
+    | DoubledChanged
     | RowsWritten
     | RowsCutBack
+    | IndexesBuilt
     | WalStuck
+    | StopRequested
     | DeadlineReached
     | SettingsChanged
 )
@@ -445,11 +473,25 @@ class BeginAmnesia:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """Answers `StopRequested`: all that was written is synced, and told to peers as far as they listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildIndexes:
+    """Call `build.advance()`, a few milliseconds at a time with everything else in between, until it is done
+    or cancelled; if it is done, step `IndexesBuilt`. At most one is outstanding that is not cancelled."""
+
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something a person wants to see in the log: fixed snake_case name, facts."""
 
     event: str
     facts: dict[str, object]
+    is_warning: bool = False
 
 
 Effect: TypeAlias = (
@@ -461,5 +503,7 @@ Effect: TypeAlias = (
     | ResetAppliers
     | EndAmnesia
     | BeginAmnesia
+    | Stopped
+    | BuildIndexes
     | Notice
 )

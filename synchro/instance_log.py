@@ -187,6 +187,14 @@ class LogTail:
         if isinstance(item, ControlWrite):
             self.barriers -= item.is_barrier
 
+    @property
+    def has_received_control(self) -> bool:
+        """A PROMOTE, DEMOTE, CONFIRM or ROLLBACK of another instance is on its way to disk. O(n): for
+        people."""
+        return any(
+            isinstance(item, ControlWrite) and item.txn.origin != self._self_id for item in self.in_flight
+        )
+
     def pending_txns(self) -> Iterator[PendingTxn]:
         """Data transactions in flight, newest first."""
         return (item for item in reversed(self.in_flight) if isinstance(item, PendingTxn))

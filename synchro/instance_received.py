@@ -10,15 +10,15 @@ from collections import deque
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError, TupleFound
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, Term
 from synchro.instance_calls import NopWrite
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
-from synchro.row import Control, Demote, Promote, Txn
+from synchro.row import Control, Demote, Dml, Promote, Txn
 from synchro.storage import xrow
-from synchro.storage.memtx import PendingRefusal
+from synchro.storage.memtx import BuildNeeded, PendingRefusal
 
 
 class Received:
@@ -59,20 +59,34 @@ class Received:
         promoted (ADR 1).
         """
         if self._backlog and not self._state.log.barriers:
-            control = self._backlog[0][1].control
-            if isinstance(control, Promote | Demote):
+            source, txn = self._backlog[0]
+            control = txn.control
+            if isinstance(control, Promote | Demote) and self._is_wanted(source, txn, control.term):
                 return control.term
         return 0
 
+    def _is_wanted(self, source: InstanceId, txn: Txn, term: Term) -> bool:
+        """Its term is adopted only if the row will be looked at, and not refused for it."""
+        if source in self._stopped:
+            return False
+        try:
+            self._state.check_term(term)
+        except SynchroError as error:
+            self.stop(source, error)
+            return False
+        return True
+
     def drain(self, now: float) -> None:
         """Apply what may be applied now."""
-        backlog, log = self._backlog, self._state.log
+        backlog, log, txns = self._backlog, self._state.log, self._txns
         while backlog and not log.barriers:
             source, txn = backlog[0]
             if source not in self._stopped and not self._try(source, txn, now):
                 break
             backlog.popleft()
-        if self._txns.ddl is not None and backlog and not log.barriers:
+        if isinstance(txns.built_for, Txn) and not (backlog and backlog[0][1] is txns.built_for):
+            txns.end_build()  # it was dropped, or it means nothing any more
+        if (txns.ddl is not None or txns.build is not None) and backlog and not log.barriers:
             self._pass_control_row(now)
 
     def _pass_control_row(self, now: float) -> None:
@@ -91,9 +105,26 @@ class Received:
         try:
             return self._apply(txn, now)
         except SynchroError as error:
-            error.details = {**error.details, "txn": f"{txn.origin}:{txn.lsn}"}
-            self.stop(source, error)
+            self.stop(source, self._named(error, txn))
             return True
+        except Exception as error:
+            error.add_note(f"while {txn.origin}:{txn.lsn}, from instance {source}, was applied: {txn!r}")
+            raise
+
+    def _named(self, error: SynchroError, txn: Txn) -> SynchroError:
+        """Which row stops the stream: an operator must find it. The text of a duplicate key is [D-9]'s."""
+        details: dict[str, str] = {"txn": f"{txn.origin}:{txn.lsn}"}
+        at = int(error.details.get("op", -1))
+        rows = [row for row in txn.rows if isinstance(row.body, Dml)]
+        if 0 <= at < len(rows):
+            body = rows[at].body
+            assert isinstance(body, Dml)
+            details["at"] = f"{txn.origin}:{rows[at].lsn}"
+            details |= self._state.memtx.place_of(body)
+        error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
+        if not isinstance(error, TupleFound):
+            error.message += f" (at {details.get('at', details['txn'])})"
+        return error
 
     def _apply(self, txn: Txn, now: float) -> bool:
         state = self._state
@@ -102,32 +133,33 @@ class Received:
         control = txn.control
         if control is not None:
             return self._apply_control(txn, control)
-        if txn.is_nop:
+        is_nop = txn.is_nop
+        if is_nop and not txn.is_done_request:
             self._write_nops(txn)
             return True
-        verdict = state.limbo.filter_data(txn.origin, wait_sync=txn.is_wait_sync, is_nop=False)
+        verdict = state.limbo.filter_data(txn.origin, wait_sync=txn.is_wait_sync, is_nop=is_nop)
         if verdict is DataVerdict.NOP:
             self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
             return True
         if self._txns.must_wait(txn.ops):
             return False
+        # Never of what waits for a quorum, asynchronous or not: its ack stands for its real bytes, or the
+        # next owner lacks what was acknowledged (ADR 10, 19). A shared one has no Nops in it (ADR 13).
+        may_skip = state.settings.skip_conflict and not txn.is_wait_sync and not txn.is_shared
         try:
-            pending = self._txns.prepare_received(txn, now)
+            pending = self._txns.prepare_received(txn, now, skip_conflicts=may_skip)
         except PendingRefusal:
             return False
-        except TupleFound as error:
-            if not state.settings.skip_conflict or txn.is_wait_ack:
-                raise  # the ack of a synchronous row stands for its real bytes, or a confirmed one is lost
-            # [A-35]: the LSNs are consumed and the own tuple stays; the operator asked for it.
-            state.notice("conflict_skipped", origin=txn.origin, lsn=txn.lsn, error=str(error))
-            self._write_nops(xrow.encode_txn(applier_filter.as_nops(txn)))
-            return True
+        except BuildNeeded as needed:
+            self._txns.begin_build(needed.build, txn)
+            return False
         state.log.append(pending)
         return True
 
     def _apply_control(self, txn: Txn, control: Control) -> bool:
         state = self._state
         if isinstance(control, Promote | Demote) and state.log.hard_state_term < control.term:
+            state.check_term(control.term)
             return False  # `wanted_term`
         state.limbo.filter_control(txn.origin, txn.lsn, control)
         state.log.follow(txn)

@@ -6,12 +6,12 @@ Rules [W-20], [W-26], [W-32], [Q-70]..[Q-73], ADR 4.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast, overload
 
 from synchro.config import Settings
 from synchro.errors import IllegalParams
-from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
+from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.instance import Instance, raft_settings
 from synchro.instance_calls import PendingTxn
 from synchro.instance_events import Position
@@ -42,14 +42,17 @@ def recover_instance(
     rng: random.Random,
     trusted: bool,
     now: float,
+    is_log_whole: Callable[[], bool] = lambda: True,
 ) -> Instance:
     """The instance as it was, as far as the disk has it: a follower that does not act before `start`, and is
     not writable for a moment [L-28].
 
     uuid: this instance, looked up in `_cluster` of the snapshot. Pending transactions are in the limbo again,
     invisible. Raises SynchroError if it is no member there or a row cannot be applied.
+    trusted: False if the amnesia flag is set. is_log_whole: asked when `txns` ended; False is amnesia too,
+    and whoever is asked has set the flag (S14).
     """
-    memtx = Memtx(settings.limits)
+    memtx = Memtx(settings.limits, settings.memtx_memory)
     memtx.begin_bulk()
     for space_id, tuples in spaces:
         memtx.load(space_id, tuples)
@@ -83,6 +86,7 @@ def recover_instance(
         replay.apply(txn)
     memtx.end_bulk()
     replay.finish()
+    trusted = is_log_whole() and trusted
     state.raft = Raft(
         self_id=self_id,
         term=replay.hard_state.term,
@@ -120,9 +124,9 @@ class _Replay:
             if isinstance(control, Promote | Demote) and control.term > self.hard_state.term:
                 self.hard_state = RaftState(control.term, NOBODY)
             self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, control, self._now))
-        elif txn.is_nop:
+        elif txn.is_nop and not txn.is_done_request:
             state.log.follow(txn)
-            self.txns.note_dropped(txn)
+            self.txns.note_nops(txn)
         else:
             self._apply_data(txn)
 
@@ -180,11 +184,7 @@ def snapshot_view(
         confirmed_lsn=queue.confirmed_lsn,
         confirmed_vclock=Vclock(queue.confirmed_vclock),
         promote_terms=tuple(sorted(queue.promote_terms.items())),
-        requests=[
-            RememberedRequest(request_id, record.origin, record.lsn, record.term)
-            for request_id, record in requests.decided
-            if record.term is not None
-        ],
+        requests=_Remembered(requests.decided),
         drops=[DroppedRange(origin, r.first, r.last) for origin, r in drops.ranges],
         extra={
             "requests_forgotten": (requests.forgotten_term, requests.forgotten_lsn),
@@ -194,8 +194,38 @@ def snapshot_view(
     return meta, state.memtx.freeze(with_local=with_local)
 
 
-def _rows_of(entry: LimboEntry) -> list[tuple[InstanceId, Lsn]]:
+class _Remembered(Sequence[RememberedRequest]):
+    """A million of them: each is made when whoever writes the snapshot, not the loop, asks for it."""
+
+    def __init__(self, decided: Sequence[tuple[RequestId, RequestRecord]]) -> None:
+        self._decided = decided
+
+    def __len__(self) -> int:
+        return len(self._decided)
+
+    def __iter__(self) -> Iterator[RememberedRequest]:
+        return map(_remembered_request, self._decided)
+
+    @overload
+    def __getitem__(self, index: int) -> RememberedRequest: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RememberedRequest]: ...
+    def __getitem__(self, index: int | slice) -> RememberedRequest | Sequence[RememberedRequest]:
+        if isinstance(index, slice):
+            return _Remembered(self._decided[index])
+        return _remembered_request(self._decided[index])
+
+
+def _remembered_request(decided: tuple[RequestId, RequestRecord]) -> RememberedRequest:
+    request_id, record = decided
+    assert record.term is not None
+    return RememberedRequest(request_id, record.origin, record.lsn, record.term)
+
+
+def _rows_of(entry: LimboEntry) -> Iterable[tuple[InstanceId, Lsn]]:
     assert isinstance(entry, PendingTxn)
+    if isinstance(entry.txn, PlainTxn):
+        return ((entry.txn.origin, entry.txn.tsn),)  # the first of its only origin counts
     return [(row.replica_id, row.lsn) for row in entry.txn.rows]
 
 

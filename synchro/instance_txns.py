@@ -7,14 +7,18 @@ from typing import Final, cast
 
 from synchro import instance_events as ev
 from synchro.errors import SynchroError, SyncRollback, SyncTimeout, TransactionConflict
-from synchro.ids import CallId, Lsn, Term
+from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.queue.effects import EntriesRolledBack
 from synchro.queue.fates import TxnFate, fate_by_lsn
+from synchro.queue.limbo import QueueState
+from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
-from synchro.storage import schema
+from synchro.storage import schema, xrow
+from synchro.storage.ddl import Build
 from synchro.storage.memtx import Prepared
+from synchro.storage.prepared import Skipped
 
 _FATES = {
     TxnFate.COMMITTED: ev.Fate.COMMITTED,
@@ -44,14 +48,19 @@ class Transactions:
 
     X1  `_undecided` holds those that are prepared and neither committed nor rolled back, oldest first.
     X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
+    X3  While indexes are built for one that is not prepared yet, nothing is prepared: no tuple changes.
     """
 
-    __slots__ = ("_state", "_undecided", "ddl", "membership_change")
+    __slots__ = ("_state", "_undecided", "build", "built_for", "ddl", "membership_change")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._undecided: dict[TxnId, PendingTxn] = {}
         self.ddl: PendingTxn | None = None
+        self.build: Build | None = None
+        """Under way (X3)."""
+        self.built_for: object = None
+        """The ClientWrite, or received Txn, that waits for it, as the first of its kind."""
         self.membership_change: PendingTxn | None = None
         """The registration that was asked for here and is not decided: one at a time (ADR 6)."""
 
@@ -61,9 +70,25 @@ class Transactions:
 
     def must_wait(self, ops: Sequence[Dml]) -> bool:
         """DDL is prepared alone, and nothing is prepared behind it (X2)."""
-        if self.ddl is not None:
+        if self.ddl is not None or self.build is not None:
             return True
         return bool(self._undecided) and _is_ddl(ops)
+
+    def begin_build(self, build: Build, waiter: object) -> None:
+        """`BuildNeeded` was raised for `waiter`, which asks again when the build is over."""
+        assert self.build is None and not self._undecided  # X3
+        self.build, self.built_for = build, waiter
+        self._state.effects.append(ev.BuildIndexes(build))
+
+    def end_build(self) -> None:
+        """It is done, or nobody waits for it any more."""
+        assert self.build is not None
+        if self.build.is_done:
+            self._state.memtx.built = self.build
+        else:
+            self.build.is_cancelled = True
+        self.build = self.built_for = None
+        self._state.progressed = True
 
     # --- in
 
@@ -84,13 +109,34 @@ class Transactions:
             state.requests.prepared(txn)
         return pending
 
-    def prepare_received(self, txn: Txn, now: float) -> PendingTxn:
-        """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23]."""
+    def prepare_received(self, txn: Txn, now: float, *, skip_conflicts: bool = False) -> PendingTxn:
+        """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23].
+
+        skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]."""
         state = self._state
-        prepared = state.memtx.prepare(txn.ops, from_peer=True)
+        prepared = state.memtx.prepare(txn.ops, from_peer=True, skip_conflicts=skip_conflicts)
+        skipped = None
+        if prepared.skipped is not None:
+            skipped = self._conflicts(txn, prepared.skipped)
+            txn = xrow.encode_txn(applier_filter.with_nops(txn, {at for at, _, _ in prepared.skipped}))
         state.log.follow(txn)
         in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
-        return self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
+        pending = self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
+        pending.skipped = skipped
+        return pending
+
+    def _conflicts(self, txn: Txn, skipped: Sequence[Skipped]) -> list[dict[str, object]]:
+        """What a person must know of each row that becomes a Nop."""
+        lsns = [row.lsn for row in txn.rows if isinstance(row.body, Dml)]
+        return [
+            {
+                "origin": txn.origin,
+                "lsn": lsns[at],
+                **self._state.memtx.place_of(op),
+                "error": error.message,
+            }
+            for at, op, error in skipped
+        ]
 
     # --- out
 
@@ -102,6 +148,8 @@ class Transactions:
         decided = Lsn(0)
         for pending in pendings:
             origin, lsn = pending.id
+            if pending.skipped:
+                self._note_skipped(origin, pending.skipped)
             commit(pending.prepared)
             if pending.txn.request_ids:
                 committed(pending.txn, term)
@@ -172,6 +220,19 @@ class Transactions:
         if pending.is_membership:
             state.membership_touched = True
 
+    def _note_skipped(self, origin: InstanceId, skipped: Sequence[dict[str, object]]) -> None:
+        """[A-35]: they are on disk as Nops now; the operator asked for it, and is told of each."""
+        counts = self._state.conflicts_skipped
+        counts[origin] = counts.get(origin, 0) + len(skipped)
+        for facts in skipped:
+            self._state.notice("conflict_skipped", is_warning=True, **facts)
+
+    def note_nops(self, txn: Txn) -> None:
+        """A whole transaction of Nops is on disk. Only who owned the queue once has transactions that another
+        owner rolls back; Nops of all others stand for rows in conflict, of what its origin committed."""
+        if txn.origin in self._state.limbo.promote_terms:
+            self.note_dropped(txn)
+
     def note_dropped(self, txn: Txn) -> None:
         """Its LSNs have no effect: rolled back, or stored as NOPs."""
         if not txn.is_local:
@@ -206,8 +267,16 @@ class Transactions:
 
     # --- asking about one
 
-    def expire(self, call_id: CallId, pending: PendingTxn) -> None:
-        """The caller's time is over; the transaction stays (ADR 3), [L-29]."""
+    def answer_undecided(self) -> None:
+        """The instance stops, and all rows are on disk: who waits for a decision hears what can be said."""
+        for pending in list(self._undecided.values()):
+            refused = [call_id for call_id, _ in pending.refusals or ()]
+            for calls in (pending.calls, pending.submit_calls, pending.waits, refused):
+                for call_id in list(calls or ()):
+                    self.expire(call_id, pending, why="the instance is stopping, and there is")
+
+    def expire(self, call_id: CallId, pending: PendingTxn, *, why: str = "") -> None:
+        """The caller's time is over; the transaction stays (ADR 3), [L-29]. why: it is not for its time."""
         state = self._state
         is_refusal = any(refusal[0] == call_id for refusal in pending.refusals or ())
         is_wait = call_id in (pending.waits or ())
@@ -221,25 +290,45 @@ class Transactions:
             known = txn_id if self._is_written(pending) else None
             state.reply(call_id, ev.FateKnown(ev.Fate.PENDING, known))
         else:
-            state.reply(call_id, self._outcome_unknown(pending, txn_id))
+            state.reply(call_id, self._outcome_unknown(pending, txn_id, why))
 
-    def _outcome_unknown(self, pending: PendingTxn, txn_id: TxnId) -> ev.OutcomeUnknown:
+    def _outcome_unknown(self, pending: PendingTxn, txn_id: TxnId, why: str) -> ev.OutcomeUnknown:
         state = self._state
         limbo = state.limbo
         is_written = self._is_written(pending)
         acked = limbo.holders(pending.origin, pending.lsn)
         missing = state.registered - acked
         name = f" for {txn_id}" if is_written else ""
+        if why:
+            text = f"{why} no quorum{name} yet ({len(acked)} of {limbo.quorum})"
+        else:
+            text = self._why_undecided(pending, name, len(acked))
         error = SyncTimeout(
-            f"no quorum{name} in time ({len(acked)} of {limbo.quorum}); "
-            "the transaction stays in the queue, outcome unknown",
+            f"{text}; the transaction stays in the queue, outcome unknown",
             outcome="unknown",
+            stage="stopping" if why else None,
             txn=txn_id if is_written else None,
             acked=",".join(map(str, sorted(acked))),
             needed=limbo.quorum,
             missing=",".join(map(str, sorted(missing))),
         )
         return ev.OutcomeUnknown(error, txn_id if is_written else None)
+
+    def _why_undecided(self, pending: PendingTxn, name: str, acked: int) -> str:
+        state, limbo = self._state, self._state.limbo
+        if not self._is_written(pending):
+            return f"the disk of this instance did not write it in time ({state.settings.wal_dir})"
+        if limbo.state is not QueueState.LEADER:
+            return (
+                f"not decided{name} in time: this instance lost the queue of term {limbo.term} (the term is "
+                f"{state.raft.volatile_term} now), its next owner decides"
+            )
+        if acked >= limbo.effective_quorum:
+            return (
+                f"not decided{name} in time: {acked} of {limbo.quorum} instances have it, but what is ahead "
+                "of it, or the CONFIRM, is not on disk yet"
+            )
+        return f"no quorum{name} in time ({acked} of {limbo.quorum})"
 
     def on_wait_requested(self, event: ev.WaitRequested) -> None:
         state, txn_id = self._state, event.txn
@@ -280,3 +369,4 @@ class Transactions:
         assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # X1
         assert all(p.prepared.owner is p for p in self._undecided.values())  # X1
         assert self.ddl is None or self.undecided == 1  # X2
+        assert self.build is None or not self._undecided  # X3

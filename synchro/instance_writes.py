@@ -10,12 +10,14 @@ from typing import assert_never
 from synchro import instance_events as ev
 from synchro.errors import (
     IllegalParams,
+    MemoryIssue,
     OldTerm,
     QuorumWait,
     ReplicaMax,
     RequestExpired,
     SynchroError,
     SyncQueueFull,
+    WalQueueFull,
 )
 from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId, Lsn, RequestId
 from synchro.instance_calls import PendingTxn
@@ -24,7 +26,7 @@ from synchro.instance_txns import Transactions, conflict
 from synchro.queue.limbo import QueueState
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, Puts, RowType, TxnId
 from synchro.storage import schema, xrow
-from synchro.storage.memtx import PendingRefusal, Prepared, size_of
+from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared, size_of
 
 
 class Writes:
@@ -35,20 +37,22 @@ class Writes:
     W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
-    __slots__ = ("_may_write", "_may_write_sync", "_state", "_txns", "waiting")
+    __slots__ = ("_had_right", "_may_write", "_may_write_sync", "_state", "_txns", "waiting")
 
     def __init__(self, state: State, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
         self._may_write = False
         self._may_write_sync = False
+        self._had_right = True
+        """When those that wait were looked at last."""
         self.waiting: deque[ev.ClientWrite] = deque()
 
     def _look(self) -> None:
         """False means: ask again, and say why."""
         state = self._state
         members = len(state.memtx.members())
-        self._may_write = state.read_only_reason() is None
+        self._may_write = state.read_only_reason() is None and not state.is_stopping
         self._may_write_sync = (
             state.limbo.state is QueueState.LEADER
             and members >= state.settings.synchro_quorum.quorum(members)
@@ -61,8 +65,16 @@ class Writes:
         self._take_each(event.writes, now)
 
     def _take_each(self, writes: Sequence[ev.ClientWrite], now: float) -> None:
+        memtx, self_id = self._state.memtx, self._state.self_id
         for write in writes:
-            if self._must_wait(write) or (self.waiting and not self._may_pass(write)):
+            try:
+                memtx.check_client(write.ops, self_id)
+            except SynchroError as error:
+                self._state.refuse(write.call_id, error)
+                continue
+            must_wait = self._must_wait(write) or (self.waiting and not self._may_pass(write))
+            # While it stops a retry may still have its answer; who may not write hears it at once.
+            if must_wait and not self._state.is_stopping and not self._is_refused(write):
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
@@ -123,27 +135,69 @@ class Writes:
     def _wait_for_room(self, write: ev.ClientWrite) -> None:
         state = self._state
         if write.wait is ev.WaitMode.NONE or len(self.waiting) >= state.settings.limits.waiting_calls_max:
-            name = "WAL" if self._is_wal_full else "synchronous transaction"
-            state.refuse(write.call_id, self._full(f"The {name} queue is full; nothing was written"))
+            state.refuse(write.call_id, self._no_room())
             return
         self.waiting.append(write)
         state.calls[write.call_id] = write
 
-    def _full(self, text: str) -> SyncQueueFull:
-        return SyncQueueFull(
-            text,
-            size=self._state.limbo.size,
-            limit=self._state.settings.synchro_queue_max_size,
-            waiting=len(self.waiting),
-        )
+    def _no_room(self, when: str = "") -> SyncQueueFull | WalQueueFull:
+        """What a write would have to wait for now [Q-45]. when: " in time", of one that did wait."""
+        state, waiting = self._state, len(self.waiting)
+        limbo, log, settings = state.limbo, state.log, state.settings
+        limit = settings.synchro_queue_max_size
+        if self._is_wal_full:
+            limit = settings.limits.wal_queue_bytes_max
+            return WalQueueFull(
+                f"The WAL queue is full: {log.bytes} bytes wait for the disk of {settings.wal_dir}, the "
+                "limit is "
+                f"{limit}{when and f'; there was no room{when}'}; nothing was written",
+                size=log.bytes,
+                limit=limit,
+                waiting=waiting,
+            )
+        if limbo.is_full:
+            why = (
+                f"The synchronous transaction queue is full: {limbo.size} bytes wait for a quorum of "
+                f"{limbo.quorum}, the limit is {limit}"
+            )
+        elif self._txns.ddl is not None:
+            why = "A change of definitions waits for its quorum, and other writes wait for it"
+        elif log.barriers > 0:
+            why = "A change of the queue's owner is on its way to the disk"
+        else:
+            why = "What is ahead in the queue must be decided first"
+        if when:
+            why += f"; that was not over{when}"
+        return SyncQueueFull(f"{why}; nothing was written", size=limbo.size, limit=limit, waiting=waiting)
 
     def drain(self, now: float) -> None:
         """Something made room, or took the right to write away: look at who waits, in order."""
-        waiting = self.waiting
+        waiting, txns = self.waiting, self._txns
+        if isinstance(txns.built_for, ev.ClientWrite):
+            write = txns.built_for
+            if not waiting or waiting[0] is not write or self._is_refused_now(write):
+                txns.end_build()  # its caller is gone, or it may not be done any more
         if waiting:
             self._look()
+            self._refuse_waiting(now)
         while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
             write = waiting.popleft()
+            self._state.calls.pop(write.call_id)
+            self._begin(write, now)
+
+    def _is_refused_now(self, write: ev.ClientWrite) -> bool:
+        self._look()
+        return self._is_refused(write)
+
+    def _refuse_waiting(self, now: float) -> None:
+        """The right to write was lost: those behind one that may wait on (of local rows) hear of it too,
+        once."""
+        if self._may_write or not self._had_right:
+            self._had_right = self._may_write
+            return
+        self._had_right = False
+        for write in [write for write in self.waiting if self._is_refused(write)]:
+            self.waiting.remove(write)
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
 
@@ -156,9 +210,18 @@ class Writes:
         return False
 
     def expire(self, write: ev.ClientWrite) -> None:
+        error: SynchroError = self._no_room(" in time")
+        if self._txns.built_for is write:
+            error = SyncQueueFull(
+                "Not all tuples were looked at in time; nothing was written. Next: give it more time"
+            )
         self.drop(write)
-        text = "The synchronous transaction queue had no room in time; nothing was written"
-        self._state.refuse(write.call_id, self._full(text))
+        self._state.refuse(write.call_id, error)
+
+    def refuse_waiting(self) -> None:
+        """The instance stops: they are not prepared, so nothing was done."""
+        while self.waiting:
+            self._state.refuse(self.waiting.popleft().call_id, self._state.stopping_error())
 
     def drop(self, write: ev.ClientWrite) -> None:
         self.waiting.remove(write)
@@ -173,6 +236,22 @@ class Writes:
             self._state.refuse(write.call_id, error)
         except PendingRefusal as refusal:
             self._hold_refusal(write, refusal)
+        except BuildNeeded as needed:
+            self._txns.begin_build(needed.build, write)
+            self.waiting.appendleft(write)
+            self._state.calls[write.call_id] = write
+
+    def on_built(self, now: float) -> None:
+        """Whom the build is for goes first, if nothing stands in its way: each tuple that changes before it
+        makes the build void."""
+        write = self.waiting[0]
+        assert write is self._txns.built_for
+        self._txns.end_build()
+        self._look()
+        if not self._must_wait(write):
+            self.waiting.popleft()
+            self._state.calls.pop(write.call_id)
+            self._begin(write, now)
 
     def _begin_or_raise(self, write: ev.ClientWrite, now: float) -> PendingTxn | None:
         """None: it is answered already."""
@@ -210,9 +289,13 @@ class Writes:
         return oldest is None or not state.requests.expired(known_term=oldest.term, known_lsn=oldest.lsn)
 
     def _begin_shared(self, event: ev.ClientPuts, now: float) -> bool:
-        """False: nothing was done."""
+        """False: nothing was done, there are loners."""
         state = self._state
-        prepared = state.memtx.prepare_together(event.puts)
+        try:
+            prepared = state.memtx.prepare_together(event.puts)
+        except MemoryIssue:  # too much for all of them: some may fit
+            self._take_each(event.writes(), now)
+            return True
         if prepared is None:
             return False
         pending = self._send(event.request_ids, prepared, is_sync=True, now=now)
@@ -231,6 +314,8 @@ class Writes:
 
     def _check_may_write(self, write: ev.ClientWrite) -> None:
         state = self._state
+        if state.is_stopping:
+            raise state.stopping_error()
         if write.expected_term is not None and write.expected_term != state.limbo.term:
             raise OldTerm(
                 f"The term is outdated: old - {write.expected_term}, new - {state.limbo.term}; "
@@ -352,6 +437,8 @@ class Writes:
     def on_register_requested(self, event: ev.RegisterRequested, now: float) -> None:
         """[M-22]: a `_cluster` row, one at a time, by whoever may write; smallest free id [M-3]."""
         try:
+            if self._state.is_stopping:
+                raise self._state.stopping_error()
             self._register(event, now)
         except SynchroError as error:
             self._state.refuse(event.call_id, error)

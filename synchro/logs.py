@@ -4,16 +4,26 @@
 
 `event` is a fixed snake_case name, so that a search or an alert never depends on a sentence. Passwords are
 never written, tuples only at level debug. Loggers of libraries (grpc, asyncio) come out in the same form.
+
+A log is outside the data path: no sink, whether full, closed or stuck, and no record ends or delays the task
+that logs. What cannot be written is dropped and counted.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import select
 import sys
-from collections.abc import Mapping, MutableMapping
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
+
+from synchro.config import LOG_WAITING_BYTES_MAX
 
 FIELDS: Final = (
     "ts",
@@ -42,21 +52,212 @@ LEVELS: Final[Mapping[str, int]] = {
     "critical": logging.CRITICAL,
 }
 SECRETS: Final = frozenset({"password", "password_file", "secret", "token", "authorization", "credentials"})
-TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "key", "ops"})
+TUPLES: Final = frozenset({"tuple", "tuples", "old_tuple", "new_tuple", "row", "rows_data", "ops"})
+"""Not `key`: by it an operator finds what a conflict left out, or what is wrong in the configuration."""
 _RANK: Final = {name: number for number, name in enumerate(FIELDS)}
+
+FLUSH_S: Final = 1.0
+"""How long the end of the process waits for records on their way to a sink that does not take them."""
+_STDERR: Final = 2
 
 Record = MutableMapping[str, Any]
 
 
-def configure(*, format: str = "json", level: str = "info", stream: TextIO | None = None) -> None:
-    """Set up logging of the whole process. format: json or console; stream: None = standard error."""
-    stream = sys.stderr if stream is None else stream
+class Sink:
+    """Where records go.
+
+    K1  `put` never raises. Of a sink with a thread it never blocks either: a pipe that nobody reads, a
+        stopped terminal or a stuck disk stops that thread only.
+    K2  Records come out whole, in order, or not at all; the piece that a full disk took is ended by a line
+        feed.
+    K3  What was dropped is counted in `dropped`, and told by one record as soon as the sink works again.
+    """
+
+    def __init__(
+        self, write: Callable[[bytes], int | None], *, bytes_max: int = LOG_WAITING_BYTES_MAX
+    ) -> None:
+        """write: takes bytes, returns how many it took (None: all), raises `OSError` or `ValueError`."""
+        self._dropped = 0
+        self.on_recovery: Callable[[int], str] = lambda count: f"logs_dropped {count}"
+        """The record that tells of so many dropped ones."""
+        self._write = write
+        self._bytes_max = bytes_max
+        self._told = 0
+        self._is_torn = False
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_writing = False
+
+    @property
+    def dropped(self) -> int:
+        """Records that were not written, in the whole life of the sink."""
+        return self._dropped
+
+    @classmethod
+    def of_descriptor(cls, descriptor: int) -> Sink:
+        """With a thread of its own."""
+        sink = cls(lambda data: _write_patiently(descriptor, data))
+        sink._thread = threading.Thread(target=sink._run, name="log", daemon=True)
+        sink._thread.start()
+        return sink
+
+    @classmethod
+    def of_stream(cls, stream: TextIO) -> Sink:
+        """Written at once, in the thread that logs."""
+
+        def write(data: bytes) -> None:
+            stream.write(data.decode())
+            stream.flush()
+
+        return cls(write)
+
+    def put(self, text: str) -> None:
+        data = text.encode(errors="backslashreplace") + b"\n"
+        if self._thread is None:
+            self._out(data)
+            return
+        with self._changed:
+            if self._waiting_bytes + len(data) > self._bytes_max:
+                self._dropped += 1
+                return
+            self._waiting.append(data)
+            self._waiting_bytes += len(data)
+            self._changed.notify_all()
+
+    def drop(self) -> None:
+        """A record that could not be written, or not even be made."""
+        with self._changed:
+            self._dropped += 1
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all is written or dropped; False: not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._is_writing, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                data = self._waiting[0]  # it counts as waiting until it is out
+                self._is_writing = True
+            self._out(data)
+            with self._changed:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(data)
+                self._is_writing = False
+                self._changed.notify_all()
+
+    def _out(self, data: bytes) -> None:
+        dropped = self.dropped
+        if dropped > self._told:
+            notice = self.on_recovery(dropped - self._told).encode(errors="backslashreplace") + b"\n"
+            if not self._try(notice):
+                self.drop()
+                return
+            self._told = dropped
+        if not self._try(data):
+            self.drop()
+
+    def _try(self, data: bytes) -> bool:
+        start = b"\n" if self._is_torn else b""
+        data, at = start + data, 0
+        try:
+            while at < len(data):
+                taken = self._write(data[at:])
+                at = len(data) if taken is None else at + taken
+        except (OSError, ValueError):  # ValueError: a closed stream
+            if at:
+                self._is_torn = at > len(start)
+            return False
+        self._is_torn = False
+        return True
+
+
+def _write_patiently(descriptor: int, data: bytes) -> int:
+    """A descriptor that somebody made non-blocking is waited for, as a blocking one is."""
+    while True:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            room = select.poll()
+            room.register(descriptor, select.POLLOUT)
+            room.poll()
+
+
+class SinkStream(io.TextIOBase):
+    """Stands for `sys.stderr`: what Python itself prints (warnings, errors in threads and finalizers) takes
+    the way of the records, which cannot block."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._line = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._sink.put(line)
+        return len(text)
+
+
+_sink: Sink | None = None
+
+
+def dropped() -> int:
+    """Records of this process that could not be written."""
+    return 0 if _sink is None else _sink.dropped
+
+
+def flush(timeout_s: float = FLUSH_S) -> None:
+    """What is on its way to the sink goes out, or the time is over."""
+    if _sink is not None:
+        _sink.flush(timeout_s)
+
+
+def take_stderr() -> None:
+    """For a process that is one instance: nothing in it writes to the descriptor but the sink."""
+    assert _sink is not None
+    sys.stderr = SinkStream(_sink)
+
+
+def configure(
+    *, format: str = "json", level: str = "info", stream: TextIO | None = None, sink: Sink | None = None
+) -> None:
+    """Set up logging of the whole process. format: json or console; sink: by default standard error."""
+    global _sink
+    if sink is None:
+        sink = Sink.of_descriptor(_STDERR) if stream is None else Sink.of_stream(stream)
+    _sink = target = sink
     number = LEVELS[level]
-    steps = [*_steps(number), _renderer(format, stream)]
+    renderer = _renderer(format, has_colours=os.isatty(_STDERR) if stream is None else stream.isatty())
+    steps = [*_steps(number), renderer]
+
+    def tell(count: int) -> str:
+        record: Record = {"event": "logs_dropped", "component": "main", "count": count}
+        for step in steps:
+            record = step(None, "warning", record)
+        return str(record)
+
+    sink.on_recovery = tell
+
+    class BoundLogger(structlog.make_filtering_bound_logger(number)):  # type: ignore[misc]
+        """A value that cannot be shown costs its record, never the task that logs."""
+
+        def _proxy_to_logger(self, method_name: str, event: str | None = None, **facts: Any) -> Any:
+            try:
+                return super()._proxy_to_logger(method_name, event, **facts)
+            except Exception:  # noqa: BLE001 - of whatever kind: counted, and told by `logs_dropped`
+                target.drop()
+                return None
+
     structlog.configure(
         processors=steps,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        wrapper_class=BoundLogger,
+        logger_factory=lambda *_: _SinkLogger(target),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -83,9 +284,9 @@ def _steps(level: int) -> list[Any]:
     ]
 
 
-def _renderer(format: str, stream: TextIO) -> Any:
+def _renderer(format: str, *, has_colours: bool) -> Any:
     if format == "console":
-        return structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="ts", sort_keys=False)
+        return structlog.dev.ConsoleRenderer(colors=has_colours, timestamp_key="ts", sort_keys=False)
     return structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
 
 
@@ -106,13 +307,24 @@ def _order(logger: object, method: str, record: Record) -> Record:
     return dict(sorted(record.items(), key=lambda item: _RANK.get(item[0], len(_RANK))))
 
 
+class _SinkLogger:
+    """What structlog calls with a finished record."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.msg = sink.put
+
+
 class _Bridge(logging.Handler):
     """Records of libraries that use the standard module."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = next((name for name, number in LEVELS.items() if record.levelno <= number), "critical")
         log = structlog.get_logger().bind(component="rpc" if record.name.startswith("grpc") else "main")
-        facts: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit the format, or cannot be shown
+            message = repr(type(record.msg)) if not isinstance(record.msg, str) else record.msg
+        facts: dict[str, Any] = {"logger": record.name, "message": message}
         if record.exc_info:
             facts["exc_info"] = record.exc_info
         getattr(log, level)("library_message", **facts)

@@ -266,6 +266,11 @@ class Txn:
     def is_nop(self) -> bool:
         return self.rows[0].type is RowType.NOP and all(row.type is RowType.NOP for row in self.rows)
 
+    @property
+    def is_done_request(self) -> bool:
+        """Nops, all in conflict here, of a request that its origin has done: never run it again (ADR 19)."""
+        return bool(self.flags & FLAG_REQUEST_ID) and not self.flags & FLAG_WAIT_SYNC and self.is_nop
+
     def components(self) -> Iterator[tuple[InstanceId, Lsn]]:
         """(instance id, highest LSN) for each vclock component the transaction moves; one or two."""
         yield self.origin, self.lsn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 REAL_PROCESSES = ("e2e", "jepsen_like")
-"""Folders whose tests start real processes: `make test` runs them by themselves, one after the other."""
+"""Folders whose tests start real processes: `make test` runs them by themselves, three files at a time."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -27,7 +27,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
 from synchro.storage import schema, schema_ops, xrow
-from synchro.storage.memtx import Memtx
+from synchro.storage.memtx import Build, Memtx
 from synchro.storage.schema import SpaceDef
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
@@ -79,6 +79,9 @@ class Member:
     """how many transactions of `wal` are synced"""
     raft: RaftMessage | None = None
     stopped: dict[int, SynchroError] = field(default_factory=dict)
+    is_stopped: bool = False
+    """it has answered `StopRequested`"""
+    builds: list[Build] = field(default_factory=list)
 
 
 class Mesh:
@@ -208,8 +211,12 @@ class Mesh:
                     for (source, _), link in self.links.items():
                         if source == number:
                             link.heartbeat = sync
+                case ev.BuildIndexes(build=build):
+                    member.builds.append(build)
                 case ev.StopApplier(peer=peer, error=error):
                     member.stopped[peer] = error
+                case ev.Stopped():
+                    member.is_stopped = True
                 case _:
                     pass
 
@@ -227,6 +234,18 @@ class Mesh:
         for source, target in list(self.links):
             if target == number:
                 self.step(source, ev.AckReceived(InstanceId(number), self.ack_of(number)))
+        return True
+
+    def build(self, number: int) -> bool:
+        """Indexes that one instance asked for are made. False: it asked for none."""
+        member = self.members[number]
+        if not member.builds:
+            return False
+        build = member.builds.pop(0)
+        while not build.is_cancelled and not build.advance():
+            pass
+        if build.is_done:
+            self.step(number, ev.IndexesBuilt(build))
         return True
 
     def ack_of(self, number: int, vclock_sync: int = 0) -> ev.Ack:
@@ -270,6 +289,7 @@ class Mesh:
             moved = False
             for number in list(self.members):
                 moved |= self.persist(number)
+                moved |= self.build(number)
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
             moved = moved or self._announce()

@@ -23,6 +23,7 @@ from synchro.row import (
     RowType,
     Txn,
 )
+from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal, JournalStart
 from synchro.storage.recovery import Recovered, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
@@ -30,6 +31,7 @@ from synchro.storage.xrow import dml_from_values, encode_txn
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 UUID = "11111111-1111-4111-8111-111111111111"
+SET_UUID = "22222222-2222-4222-8222-222222222222"
 DIR = "data"
 SMALL = Limits(
     wal_lead_bytes=4096, wal_control_reserve_bytes=1024, wal_block_bytes_max=4096, wal_max_size=1 << 20
@@ -96,6 +98,7 @@ def open_journal(
     limits: Limits = SMALL,
     seed: int = 1,
     sync: bool = True,
+    identity: IdentityFile | None = None,
 ) -> Journal:
     return Journal(
         disk,
@@ -104,8 +107,16 @@ def open_journal(
         start=start,
         limits=limits,
         sync=sync,
+        identity=identity,
         new_salt=lambda: random.Random(f"{seed} {disk.calls}").getrandbits(64),
     )
+
+
+def identity_file(disk: SimDisk) -> IdentityFile:
+    """The one in the directory; made if there is none."""
+    disk.makedirs(DIR)
+    found = IdentityFile.load(disk, DIR)
+    return IdentityFile.create(disk, DIR, Identity(UUID, "instance001", SET_UUID)) if found is None else found
 
 
 def new_instance(*, limits: Limits = SMALL, room: int | None = None) -> tuple[SimDisk, Journal]:
@@ -119,6 +130,7 @@ def new_instance(*, limits: Limits = SMALL, room: int | None = None) -> tuple[Si
 class Restarted:
     recovered: Recovered
     txns: list[Txn]
+    identity: IdentityFile | None = None
 
     @property
     def lsns(self) -> list[tuple[int, int]]:
@@ -131,16 +143,20 @@ class Restarted:
 
 def restart(disk: SimDisk) -> Restarted:
     """What recovery finds; the disk is as it is (call `crash` or `restart` on it before)."""
-    found = recover(disk, DIR, DIR, UUID)
+    identity = IdentityFile.load(disk, DIR)
+    found = recover(disk, DIR, DIR, UUID, None if identity is None else identity.notes.log)
     assert found is not None
     for _ in found.tuples():
         pass
-    return Restarted(found, [txn for batch in found.batches() for txn in batch])
+    return Restarted(found, [txn for batch in found.batches() for txn in batch], identity)
 
 
-def reopen(disk: SimDisk, restarted: Restarted, *, limits: Limits = SMALL, seed: int = 2) -> Journal:
-    assert restarted.recovered.journal_start is not None
-    return open_journal(disk, restarted.recovered.journal_start, limits=limits, seed=seed)
+def reopen(
+    disk: SimDisk, restarted: Restarted, *, limits: Limits = SMALL, seed: int = 2, sync: bool = True
+) -> Journal:
+    start = restarted.recovered.journal_start
+    assert start is not None
+    return open_journal(disk, start, limits=limits, seed=seed, sync=sync, identity=restarted.identity)
 
 
 def last_xlog(disk: SimDisk) -> str:

@@ -23,15 +23,19 @@ MEANINGS: Final = {
         "send it to the leader in the hint",
     ),
     "NO_LEADER": ("no leader is known at the moment; nothing was done", "retry"),
-    "LOADING": ("the instance is still starting; `stage` says how far it is", "retry"),
+    "LOADING": ("the instance is still starting, or stopping; `stage` says how far it is", "retry"),
     "SYNC_QUEUE_UNCLAIMED": ("a synchronous write, but nobody owns the queue", "`synchro promote`"),
     "SYNC_QUEUE_FOREIGN": ("the queue is owned by another instance", "send it to the owner in the hint"),
     "SYNC_QUEUE_FULL": (
         "too much waits for a quorum; nothing was written",
         "back off, retry; see `synchro queue`",
     ),
+    "WAL_QUEUE_FULL": (
+        "too much waits for the disk of the instance; nothing was written",
+        "back off, retry; look at its disk",
+    ),
     "SYNC_TIMEOUT": (
-        "no quorum in time; the transaction stays in the queue, **outcome unknown**",
+        "not decided in time, the text says why; the transaction stays, **outcome unknown**",
         "`synchro wait ORIGIN:LSN`",
     ),
     "SYNC_ROLLBACK": (
@@ -91,6 +95,10 @@ MEANINGS: Final = {
     "UNKNOWN_UPDATE_OP": ("no such update operation", "-"),
     "CANT_UPDATE_PRIMARY_KEY": ("an update would change the primary key", "delete and insert"),
     "BATCH_TOO_LARGE": ("a tuple, transaction or answer over its limit", "split it, or raise the limit"),
+    "MEMORY_ISSUE": (
+        "the data would need more than `memtx.memory`; nothing was done",
+        "delete rows, or raise the limit on all members",
+    ),
     "ILLEGAL_PARAMS": ("the call itself is wrong", "-"),
     "UNSUPPORTED": ("this combination is not possible", "-"),
     "UNIMPLEMENTED": ("known and described, not built yet", "-"),
@@ -100,8 +108,19 @@ MEANINGS: Final = {
     ),
     "UNKNOWN_REPLICA": ("the instance is not registered in the set (yet)", "the applier retries by itself"),
     "REPLICA_MAX": ("the set has 31 members", "-"),
+    "LOCAL_INSTANCE_ID_IS_READ_ONLY": (
+        "an instance does not remove or change its own row of `_cluster`",
+        "-",
+    ),
+    "DOUBLED_IDENTITY": (
+        "two live processes have one identity, as with a copied data directory; `lives` names both",
+        "stop the one that is the copy, and remove its directory",
+    ),
     "CONNECTION_TO_SELF": ("the address of a peer leads back to this instance", "correct the address"),
-    "XLOG_GAP": ("the log files that the peer needs are gone", "remove its files, let it join again"),
+    "XLOG_GAP": (
+        "the log files that the peer needs are gone",
+        "remove its snapshots and logs, keep `instance.identity`, let it join again",
+    ),
     "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),
     "PROTOCOL": ("a peer broke the protocol; only this stream stops", "report it, with the logs of both"),
     "SPLIT_BRAIN": (
@@ -110,7 +129,7 @@ MEANINGS: Final = {
     ),
     "CORRUPTION": (
         "a file is damaged where it was known to be whole; the instance does not start",
-        "join again",
+        "as the message says: restore the file, or join again",
     ),
     "DECODE": ("bytes that are not what they should be", "-"),
     "ALREADY_RUNNING": ("another process uses the directory or the port", "stop it, or choose another"),
@@ -129,7 +148,7 @@ KEYS: Final = {
     "grpc.tls.key": "not used in this release",
     "grpc.tls.ca": "not used in this release",
     "grpc.tls.client_auth": "not used in this release",
-    "http.listen": "metrics and health: `/metrics` `/livez` `/readyz`",
+    "http.listen": "metrics and health; not served in this release",
     "database.dir": "log and snapshots; relative to the file",
     "database.mode": "who may write, only with `failover: off`; default rw if the instance is alone, else ro",
     "database.txn_synchro_timeout": "how long a write waits for its quorum; then: outcome unknown",
@@ -137,6 +156,7 @@ KEYS: Final = {
     "wal.mode": "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
     "wal.max_size": "a larger file is rotated",
     "wal.queue_max_size": "bytes on their way to disk; beyond it clients wait",
+    "memtx.memory": "bytes that data may need, as estimated; an owner refuses more; default none",
     "snapshot.dir": "beats `database.dir`",
     "snapshot.count": "snapshots to keep",
     "snapshot.by.interval": "time between snapshots; 0: never by time",
@@ -148,10 +168,11 @@ KEYS: Final = {
     "replication.reconnect_timeout": "between attempts to connect; default: `timeout`",
     "replication.connect_timeout": "how long a start waits for its peers",
     "replication.synchro_quorum": "instances that must hold a synchronous write; N: registered members",
-    "replication.linearizable_quorum": "instances asked by a linearizable read; Q: `synchro_quorum`",
+    "replication.linearizable_quorum": "instances asked by a linearizable read, at least N - Q + 1; Q: "
+    "`synchro_quorum`",
     "replication.synchro_timeout": "how long promote, demote and snapshot wait",
     "replication.synchro_queue_max_size": "bytes that may wait for a quorum; more waits outside; 0: no limit",
-    "replication.skip_conflict": "a conflicting row of a peer is skipped instead of stopping the stream",
+    "replication.skip_conflict": "a row of a peer whose key exists becomes a NOP, and travels on so (ADR 19)",
     "replication.bootstrap_strategy": "who creates the set: its members agree, or `bootstrap_leader`",
     "replication.peers": "replaces the addresses of the members; several sources",
     "log.format": "one JSON object a line, or text for people",

@@ -60,6 +60,7 @@ _NEXT: Final[Mapping[str, str]] = {
     "SYNC_QUEUE_UNCLAIMED": "synchro promote NAME",
     "SYNC_QUEUE_FOREIGN": "synchro status",
     "SYNC_QUEUE_FULL": "synchro queue",
+    "WAL_QUEUE_FULL": "synchro status",
     "TUPLE_FOUND": "synchro replace SPACE TUPLE   or   synchro get SPACE KEY",
     "SPACE_EXISTS": "--if-not-exists   or   synchro space show NAME",
     "INDEX_EXISTS": "--if-not-exists   or   synchro space show SPACE",

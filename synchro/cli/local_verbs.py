@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
     from synchro.cli.processes import Process
 
 TargetArgument = Annotated[str, typer.Argument(metavar="CONFIG[:NAME]", help="File, or directory of `init`.")]
+TrustOption = Annotated[
+    bool, typer.Option("--force-trust", help="Let it vote with the log it has, though rows may be lost.")
+]
+NewSetOption = Annotated[
+    bool, typer.Option("--new-set", help="Its data is gone: forget its set, make or join another.")
+]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen where other hosts can connect.")]
 _WORDS: Final = {
     ("running", True): "started",
@@ -28,6 +36,8 @@ _WORDS: Final = {
     ("exited", False): "failed",
     ("stuck", True): "stuck",
     ("stuck", False): "stuck",
+    ("foreign", True): "stopped, but something answers",
+    ("foreign", False): "not running, but something answers",
 }
 
 
@@ -67,19 +77,24 @@ def serve(
     replication: Annotated[str, typer.Option("--replication", metavar="HOST:PORT,...")] = "",
     read_only: Annotated[bool, typer.Option("--read-only")] = False,
     insecure: InsecureOption = False,
+    force_trust: TrustOption = False,
+    new_set: NewSetOption = False,
     fault_service: Annotated[bool, typer.Option("--fault-service", hidden=True)] = False,
 ) -> int:
     """Run one instance in the foreground."""
     from synchro import config_file, config_init
-    from synchro.config_address import check_listen
+    from synchro.config_address import check_has_address, check_listen
 
     if config:
         if not name:
             raise usage("serve --config FILE needs --name NAME")
         if listen or data_dir or replication or read_only:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
-        settings = config_file.load(config, name)
+        own = config_file.load_all(config).instance(name)
+        settings, warnings = replace(own.settings, config_path=os.path.abspath(config)), own.warnings
     elif listen and data_dir:
+        has_login = "@" in replication
+        warnings = ("logins in --replication are not used: this release has no login",) * has_login
         settings = config_init.settings_without_file(
             listen=listen,
             data_dir=data_dir,
@@ -89,21 +104,34 @@ def serve(
         )
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
+    check_has_address(settings)
     check_listen(settings, insecure=insecure)
-    if fault_service:
-        settings = replace(settings, fault_service=True)
+    settings = replace(settings, force_trust=force_trust, new_set=new_set, fault_service=fault_service)
     from synchro.main import serve as serve_instance
 
-    return serve_instance(settings)
+    return serve_instance(settings, warnings)
 
 
-def start(target: TargetArgument, insecure: InsecureOption = False) -> int:
+def start(
+    target: TargetArgument,
+    insecure: InsecureOption = False,
+    force_trust: TrustOption = False,
+    new_set: NewSetOption = False,
+) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import processes
 
     parsed = processes.parse_target(target)
+    extra = _decisions(force_trust, new_set)
+    if extra and (running := [p.name for p in processes.processes(parsed) if p.is_running]):
+        raise usage(
+            f"{' '.join(extra)} is for a start, but {', '.join(running)} runs; nothing was done. "
+            f"next:  synchro restart {target} {' '.join(extra)}"
+        )
+    for warning in parsed.config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
-    done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure)
+    done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure, extra=extra)
     return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
 
 
@@ -114,7 +142,10 @@ def stop(
     """Stop instances."""
     from synchro.cli import processes
 
-    parsed = processes.parse_target(target)
+    parsed, error = processes.target_to_stop(target)
+    if error is not None:
+        print(f"warning: {error.message}", file=sys.stderr)
+        print("warning: stopping what var/run and the process table know", file=sys.stderr)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.STOP_TIMEOUT_S
     return show(processes.stop(parsed, timeout_s=timeout_s, kill=kill), wanted_running=False)
 
@@ -123,6 +154,8 @@ def restart(
     target: TargetArgument,
     insecure: InsecureOption = False,
     kill: Annotated[bool, typer.Option("--kill", help="SIGKILL what does not end in time.")] = False,
+    force_trust: TrustOption = False,
+    new_set: NewSetOption = False,
 ) -> int:
     """Stop, then start."""
     from synchro.cli import processes
@@ -130,18 +163,31 @@ def restart(
     parsed = processes.parse_target(target)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     return show(
-        processes.restart(parsed, timeout_s=timeout_s, insecure=insecure, kill=kill), wanted_running=True
+        processes.restart(
+            parsed,
+            timeout_s=timeout_s,
+            insecure=insecure,
+            kill=kill,
+            extra=_decisions(force_trust, new_set),
+        ),
+        wanted_running=True,
     )
+
+
+def _decisions(force_trust: bool, new_set: bool) -> list[str]:
+    """What a person decides for one start, as arguments of `serve`."""
+    return [*(["--force-trust"] if force_trust else []), *(["--new-set"] if new_set else [])]
 
 
 def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> int:
     """One line an instance. Returns the exit code."""
     print_records(
         ("NAME", "ADDRESS", "PID", "STATE"),
-        [(p.name, p.listen, str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
+        [(p.name, p.listen or "-", str(p.pid or "-"), _WORDS[p.state.value, p.changed]) for p in done],
         [record(p) for p in done],
     )
-    bad = [p for p in done if p.is_running != wanted_running]
+    good = ("running", "loading") if wanted_running else ("stopped",)
+    bad = [p for p in done if p.state.value not in good]
     for process in bad:
         if process.message:
             print_error(ConfigError(process.message, instance=process.name))
@@ -163,7 +209,7 @@ def record(process: Process) -> dict[str, Any]:
 
 
 def listen_list(done: Sequence[Process]) -> str:
-    return ",".join(p.listen for p in done)
+    return ",".join(p.listen for p in done if p.listen)
 
 
 def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:

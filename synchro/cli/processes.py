@@ -1,14 +1,20 @@
 """Instances of a local set as background processes: init, start, stop, restart, and who is running.
 
 Plain functions with plain results; `app.py` prints them. No gRPC, trio or structlog here: `start` must be
-quick, and gRPC does not survive a fork. Files beside the configuration: `var/run/NAME.pid`,
-`var/run/NAME.ready`, `var/log/NAME.log`. A process is ended only if /proc says that it is our instance.
+quick, and gRPC does not survive a fork. Files beside the configuration: `var/log/NAME.log`, and in `var/run`
+NAME.pid, NAME.ready and NAME.json (what `stop` needs if the configuration is gone).
+
+    P1  An instance runs if a process holds the lock of its data directory, whatever the PID file says; the
+        PID file counts only for a process that /proc shows to be started for this instance.
+    P2  Who listens is told by our child itself: that a port answers proves nothing.
+    P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -16,25 +22,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from synchro.config import Settings
-from synchro.config_address import check_listen
-from synchro.config_file import ClusterConfig, load_all
+from synchro.config_address import check_has_address, check_listen
+from synchro.config_file import ClusterConfig, InstanceConfig, load_all
 from synchro.config_init import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
 
 READY_FILE: Final = "SYNCHRO_READY_FILE"
 """Environment of an instance: the file it writes when it is up, see `announce_ready`."""
+LOG_FILE: Final = "SYNCHRO_STDERR_FILE"
+"""Environment of an instance: the file that its standard error goes to, which SIGHUP opens anew."""
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 30.0
 LOADING_GRACE_S: Final = 5.0
 """An instance that listens may wait for its peers for ever: after this long it counts as started."""
 POLL_S: Final = 0.02
+LOCK_NAME: Final = "instance.lock"
+"""In the data directory, see `storage.identity`: locked, and with the PID in it, while the instance runs."""
+LISTENING: Final = "listening"
+"""Behind the PID in the ready file: the port is ours, data is not served yet."""
 TAIL_BYTES: Final = 4096
 CONFIG_NAME: Final = "config.yaml"
 
@@ -48,6 +59,8 @@ class State(StrEnum):
     """It ended by itself while it was being started."""
     STUCK = "stuck"
     """It did not end in time, or does not listen."""
+    FOREIGN = "foreign"
+    """It does not run, and something else answers at its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +96,71 @@ class Target:
 
 def parse_target(text: str | Path, environ: Mapping[str, str] | None = None) -> Target:
     """CONFIG[:NAME]; CONFIG is a file, or a directory with config.yaml. Raises `ConfigError`."""
+    path, name = _split(text)
+    config = load_all(path, environ)
+    if name:
+        config.instance(name)
+    return Target(config, (name,) if name else tuple(config.instances))
+
+
+def _split(text: str | Path) -> tuple[Path, str]:
+    """(the file by its real path, name of an instance or "")."""
     path, name = Path(text), ""
     if not path.exists() and ":" in str(text):
         before, _, name = str(text).rpartition(":")
         path = Path(before)
-    if path.is_dir():
+    if path.is_dir() or (not path.exists() and not path.suffix):
         path /= CONFIG_NAME
-    config = load_all(path.absolute(), environ)
-    if name:
-        config.instance(name)
-    return Target(config, (name,) if name else tuple(config.instances))
+    return _real(path), name
+
+
+def _real(path: Path) -> Path:
+    """One set has one directory, by whatever links it is addressed: else its files are looked for in two.
+
+    Only a link to a file beside which instances have run stays what it is: their data lies there."""
+    beside = Path(os.path.realpath(path.parent))
+    real = Path(os.path.realpath(path))
+    return beside / path.name if real.parent == beside or (beside / "var" / "lib").exists() else real
+
+
+def target_to_stop(text: str | Path) -> tuple[Target, ConfigError | None]:
+    """As `parse_target`, with those that run although the file does not name them (any more).
+
+    The error: the file could not be read, and the target is what `var/run` and /proc know of it. What runs
+    must be stoppable, whatever became of its configuration."""
+    try:
+        target = parse_target(text)
+    except ConfigError as error:
+        known = target_without_config(text)
+        if known is None:
+            raise
+        return known, error
+    left = None if _split(text)[1] else target_without_config(text)
+    if left is None or set(left.names) <= set(target.names):
+        return target, None
+    instances = {**left.config.instances, **target.config.instances}
+    return Target(ClusterConfig(target.config.path, instances), tuple(sorted(instances))), None
+
+
+def target_without_config(text: str | Path) -> Target | None:
+    """What `var/run` and /proc know of a set whose configuration cannot be read; None: nothing runs there."""
+    path, only = _split(text)
+    run = path.parent / "var" / "run"
+    found = {file.stem for suffix in ("pid", "json") for file in run.glob(f"*.{suffix}")}
+    found |= {name for pid in _all_pids() if (name := _served_name(pid, path))}
+    if only:
+        found &= {only}
+    instances = {}
+    for name in sorted(found):
+        listen, data = "", ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            noted = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
+            listen, data = str(noted["listen"]), str(noted["data"])
+        settings = Settings(instance_name=name, listen=listen, wal_dir=data, snapshot_dir=data)
+        instances[name] = InstanceConfig(name, "", "", settings)
+    target = Target(ClusterConfig(path, instances), tuple(instances))
+    names = tuple(name for name in target.names if running_pid(target, name) is not None)
+    return Target(target.config, names) if names else None
 
 
 # --- init -----------------------------------------------------------------------------------------------
@@ -145,26 +213,95 @@ def _command(config: Path, name: str, extra: Sequence[str] = ()) -> list[str]:
     return [sys.executable, "-P", "-m", "synchro", "serve", "--config", str(config), "--name", name, *extra]
 
 
-def _is_ours(pid: int, config: Path, name: str) -> bool:
-    """Alive, and started for this instance of this file: a pid may have been given to somebody else."""
+def _run_file(directory: Path, name: str) -> Path:
+    return directory / "var" / "run" / f"{name}.json"
+
+
+def _all_pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _served_name(pid: int, config: Path) -> str | None:
+    """The instance of this file that the process was started for; None: of another one, or no instance."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        directory = os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return None
+    if "serve" not in arguments:
+        return None
+    values = {}
+    for at, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        values[option] = value if equals else "".join(arguments[at + 1 : at + 2])
+    given = os.path.join(directory, values.get("--config", ""))
+    return values.get("--name") if os.path.realpath(given) == os.path.realpath(config) else None
+
+
+def _lock_holder(data: str) -> int | None:
+    """The process that holds the lock of a data directory. Not asked by locking: an instance that starts at
+    this moment would find the lock taken."""
+    if not data:
+        return None
+    try:
+        with open(os.path.join(data, LOCK_NAME), "rb") as file:
+            text = file.read(32).strip()
+            lock = os.fstat(file.fileno())
+        with open("/proc/locks", "rb") as file:
+            lines = [line.split() for line in file.read().splitlines()]
+    except OSError:
+        return None
+    inode = b":%d" % lock.st_ino
+    by_kernel = [
+        line[4] for line in lines if len(line) > 5 and line[1] == b"FLOCK" and line[5].endswith(inode)
+    ]
+    for candidate in (text, *by_kernel):
+        if candidate.isdigit() and _has_open(int(candidate), lock, is_locked=candidate in by_kernel):
+            return int(candidate)
+    return None
+
+
+def _has_open(pid: int, file: os.stat_result, *, is_locked: bool) -> bool:
+    """is_locked: the kernel names it, which is enough for the process of another user."""
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file):
+                    return True
+    except PermissionError:
+        return is_locked
+    except OSError:
+        return False
+    return False
+
+
+def _is_ours(pid: int, target: Target, name: str) -> bool:
+    """Alive, and this instance (P1): a pid may have been given to somebody else."""
     if (child := _children.get(pid)) is not None and child.poll() is not None:
         del _children[pid]
         return False
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return False
-    wanted = [("--config", str(config)), ("--name", name)]
-    return "serve" in arguments and all(pair in pairwise(arguments) for pair in wanted)
+    if _served_name(pid, target.config.path) == name:
+        return True
+    return _lock_holder(target.config.instance(name).settings.wal_dir) == pid
 
 
 def running_pid(target: Target, name: str) -> int | None:
     """Pid of the running process of an instance; None if it is not running."""
+    pid = _lock_holder(target.config.instance(name).settings.wal_dir)
+    if pid is not None and _is_ours(pid, target, name):
+        return pid
     try:
         pid = int(_pid_file(target.directory, name).read_text(encoding="ascii"))
+        if _is_ours(pid, target, name):
+            return pid
     except (OSError, ValueError):
-        return None
-    return pid if _is_ours(pid, target.config.path, name) else None
+        pass
+    # It may not have its lock yet, or another one: the configuration may have changed since.
+    path = target.config.path
+    return next((pid for pid in _all_pids() if _served_name(pid, path) == name), None)
 
 
 def processes(target: Target) -> list[Process]:
@@ -182,19 +319,30 @@ def _process(target: Target, name: str, *, changed: bool = False, message: str =
 
 
 def _is_ready(target: Target, name: str, pid: int) -> bool:
+    return _announced(target, name) == [str(pid)]
+
+
+def _is_listening(target: Target, name: str, pid: int) -> bool:
+    return _announced(target, name)[:1] == [str(pid)]
+
+
+def _announced(target: Target, name: str) -> list[str]:
     try:
-        return _ready_file(target.directory, name).read_text(encoding="ascii").strip() == str(pid)
+        return _ready_file(target.directory, name).read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        return False
+        return []
 
 
-def announce_ready(environ: Mapping[str, str] | None = None) -> None:
-    """Called by an instance when it serves data: tells `synchro start`, if that started it."""
+def announce_ready(environ: Mapping[str, str] | None = None, stage: str = "") -> None:
+    """Called by an instance when it serves data: tells `synchro start`, if that started it.
+
+    stage: `LISTENING`, when only its port is open. It is not the data: what fails here is not fatal."""
     path = (os.environ if environ is None else environ).get(READY_FILE)
     if path:
         temporary = Path(f"{path}.{os.getpid()}")
-        temporary.write_text(f"{os.getpid()}\n", encoding="ascii")
-        temporary.replace(path)
+        with contextlib.suppress(OSError):
+            temporary.write_text(f"{os.getpid()} {stage}\n", encoding="ascii")
+            temporary.replace(path)
 
 
 @contextlib.contextmanager
@@ -234,8 +382,9 @@ def start(
     options = [*(["--insecure"] if insecure else []), *extra]
     with _locked(target):
         begun: dict[str, int] = {}
+        unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
-            if running_pid(target, name) is None:
+            if running_pid(target, name) is None and name not in unreachable:
                 if on_starting is not None:
                     on_starting(name)
                 begun[name] = _spawn(target, name, options, environ)
@@ -248,16 +397,30 @@ def start(
                 if name not in results and (result := wait.look(now, is_late=now > deadline)) is not None:
                     results[name] = result
             time.sleep(POLL_S)
+        for name, why in unreachable.items():
+            process = _process(target, name, message=why)
+            results[name] = process if process.pid is not None else replace(process, state=State.EXITED)
         return [results[name] if name in results else _process(target, name) for name in target.names]
+
+
+def _why_unreachable(target: Target, name: str) -> str:
+    """The mistake of one instance, which does not keep the others from starting; "": none."""
+    try:
+        check_has_address(target.config.instance(name).settings)
+    except ConfigError as error:
+        return error.message
+    return ""
 
 
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
     ready = _ready_file(target.directory, name)
     ready.unlink(missing_ok=True)
-    environment = dict(os.environ if environ is None else environ) | {READY_FILE: str(ready)}
+    log_file = _log_file(target.directory, name)
+    environment = dict(os.environ if environ is None else environ)
+    environment |= {READY_FILE: str(ready), LOG_FILE: str(log_file)}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    with _log_file(target.directory, name).open("ab") as log:
+    with log_file.open("ab") as log:
         child = subprocess.Popen(
             _command(target.config.path, name, options),
             stdin=subprocess.DEVNULL,
@@ -268,10 +431,15 @@ def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[s
             start_new_session=True,
         )
     _children[child.pid] = child
-    pid_file = _pid_file(target.directory, name)
-    temporary = pid_file.with_suffix(".pid.new")
-    temporary.write_text(f"{child.pid}\n", encoding="ascii")
-    temporary.replace(pid_file)
+    settings = target.config.instance(name).settings
+    noted = json.dumps({"listen": settings.listen, "data": settings.wal_dir})
+    for file, content in (
+        (_pid_file(target.directory, name), str(child.pid)),
+        (_run_file(target.directory, name), noted),
+    ):
+        temporary = file.with_suffix(f"{file.suffix}.new")
+        temporary.write_text(f"{content}\n", encoding="utf-8")
+        temporary.replace(file)
     return child.pid
 
 
@@ -292,13 +460,12 @@ class _Start:
             return _failed(target, name, State.EXITED, None, f"exited with code {code} while starting")
         if _is_ready(target, name, self.pid):
             return _process(target, name, changed=True)
-        settings = target.config.instance(name).settings
-        if self.loading_since is None and settings.listen and _accepts(settings):
+        if self.loading_since is None and _is_listening(target, name, self.pid):
             self.loading_since = now
         if self.loading_since is not None and now - self.loading_since > LOADING_GRACE_S:
             return _process(target, name, changed=True)
         if is_late:
-            return _failed(target, name, State.STUCK, self.pid, "runs, but is not up in time")
+            return _failed(target, name, State.STUCK, self.pid, "runs, but does not listen in time")
         return None
 
 
@@ -362,10 +529,24 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                 log = _log_file(target.directory, name)
                 results.append(Process(name, listen, State.STUCK, ending[name], log, message=message))
                 continue
-            _pid_file(target.directory, name).unlink(missing_ok=True)
-            _ready_file(target.directory, name).unlink(missing_ok=True)
-            results.append(_process(target, name, changed=name in ending))
+            for file in (_pid_file, _ready_file, _run_file):
+                file(target.directory, name).unlink(missing_ok=True)
+            results.append(_stopped(target, name, changed=name in ending))
         return results
+
+
+def _stopped(target: Target, name: str, *, changed: bool) -> Process:
+    """The instance does not run; if its address answers all the same, that is no success (P3)."""
+    process = _process(target, name, changed=changed)
+    settings = target.config.instance(name).settings
+    if process.pid is not None or not settings.listen or not _accepts(settings):
+        return process
+    message = (
+        f"no process holds the data of {name} in {settings.wal_dir}, but {settings.listen} answers: another "
+        f"program, or an instance of another set. It was left alone.\n"
+        f"next:  synchro -e {settings.listen} info   shows what it is"
+    )
+    return Process(name, process.listen, State.FOREIGN, None, process.log, changed=changed, message=message)
 
 
 def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
@@ -375,20 +556,22 @@ def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # an old kernel, or another system
-        if _is_ours(pid, target.config.path, name):
-            with contextlib.suppress(ProcessLookupError):
+        if _is_ours(pid, target, name):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
         return
     try:
-        if _is_ours(pid, target.config.path, name):
-            with contextlib.suppress(ProcessLookupError):
+        if _is_ours(pid, target, name):
+            with contextlib.suppress(
+                ProcessLookupError, PermissionError
+            ):  # who may not is told "did not end"
                 signal.pidfd_send_signal(descriptor, number)
     finally:
         os.close(descriptor)
 
 
 def _wait_gone(target: Target, name: str, pid: int, deadline: float) -> bool:
-    while _is_ours(pid, target.config.path, name):
+    while _is_ours(pid, target, name):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)
@@ -408,6 +591,6 @@ def restart(
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
     stopped = stop(target, timeout_s=timeout_s, kill=kill)
-    if any(process.state is State.STUCK for process in stopped):
+    if any(process.state in (State.STUCK, State.FOREIGN) for process in stopped):
         return stopped
     return start(target, timeout_s=timeout_s, insecure=insecure, extra=extra, on_starting=on_starting)

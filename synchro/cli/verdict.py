@@ -451,13 +451,19 @@ def _two_owners(picture: Picture) -> Iterator[Problem]:
 
 
 def _doubled(picture: Picture) -> Iterator[Problem]:
+    lives: dict[str, dict[str, str]] = {}
     for member in picture.members:
-        if found := (member.info or {}).get("doubled"):
-            yield Problem(
-                "doubled",
-                f"The identity of {member.name} is in two processes: {found}. Stop the one that is the copy.",
-                member.name,
-            )
+        for part in (member.info or {}).get("replication", {}).values():
+            for life in part.get("doubled") or ():
+                known = lives.setdefault(part.get("name") or str(part["id"]), {})
+                known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
+    for name, known in lives.items():
+        places = ", ".join(f"{address} (start id {start})" for start, address in sorted(known.items()))
+        yield Problem(
+            "doubled",
+            f"The identity of {name} is in two live processes: {places}. Neither counts; stop the copy.",
+            name,
+        )
 
 
 def _foreign(picture: Picture) -> Iterator[Problem]:
@@ -479,10 +485,11 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 continue
             facts = upstream.get("stopped_by") or {}
             peer = part.get("name") or str(part.get("id"))
+            row = str(facts.get("at") or facts.get("txn") or "")
             place = [
-                f"{word} {facts[name]}"
-                for word, name in (("transaction", "txn"), ("space", "space"), ("key", "key"))
-                if facts.get(name)
+                f"{word} {value}"
+                for word, value in (("row", row), ("space", facts.get("space")), ("key", facts.get("key")))
+                if value
             ]
             at = f" ({', '.join(place)})" if place else ""
             why = upstream.get("message") or "an error"
@@ -491,7 +498,7 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
                 member.name,
                 f"synchro replication restart {peer} -i {member.name}",
-                str(facts.get("txn") or ""),
+                row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
@@ -501,20 +508,16 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
     down = [member for member in picture.members if not member.is_up and not member.is_followed]
     for member in picture.members:
         if member.is_forgetful:
-            wait_for = _must_hear(member) or ", ".join(m.name for m in down)
-            yield Problem(
-                "amnesia",
-                f"{member.name} cannot prove that its log is whole: it neither votes nor counts until it has "
-                f"heard and caught up with {wait_for or 'every other member'}.",
-                member.name,
-                start_command(picture, down) or WATCH,
+            found = (member.info or {}).get("amnesia")
+            facts: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+            why = facts.get("message") or (
+                "its log may have lost acknowledged rows; it does not vote before it heard every member"
             )
-
-
-def _must_hear(member: Member) -> str:
-    found = (member.info or {}).get("amnesia")
-    names = found.get("must_hear") if isinstance(found, Mapping) else None
-    return ", ".join(map(str, names)) if names else ""
+            text = f"{member.name} is in amnesia: {why}"
+            if facts.get("next"):
+                text += f"; {facts['next']}"
+            command = start_command(picture, down) or WATCH
+            yield Problem("amnesia", f"{text}.", member.name, command)
 
 
 def _full_disks(picture: Picture) -> Iterator[Problem]:

@@ -47,6 +47,7 @@ _KINDS: Final[dict[type[SynchroError], Kind]] = {
     errors.NoLeader: Kind.LATER,
     errors.Loading: Kind.LATER,
     errors.SyncQueueFull: Kind.LATER,
+    errors.WalQueueFull: Kind.LATER,
     errors.QuorumWait: Kind.LATER,
     errors.LinearizableQuorum: Kind.LATER,
     ConnectionLost: Kind.LOST,
@@ -57,6 +58,8 @@ _KINDS: Final[dict[type[SynchroError], Kind]] = {
 
 
 def kind_of(error: SynchroError) -> Kind:
+    if isinstance(error, errors.SyncTimeout) and error.details.get("stage") == "stopping":
+        return Kind.LOST  # this instance says no more of it; the next owner knows it by its request id
     return _KINDS.get(type(error), Kind.REFUSED)
 
 
@@ -69,6 +72,8 @@ class Tries:
         self.is_read = is_read
         self.unknown_at: str | None = None
         """Endpoint of a try that may have been carried out."""
+        self._unknown_txn = ""
+        """What that one was called there, if it was told."""
         self._count = 0
         self._received = 0
         self._hopeless = 0
@@ -102,6 +107,7 @@ class Tries:
             self._received += 1
         if kind is Kind.LOST and not self.is_read:
             self.unknown_at = endpoint
+            self._unknown_txn = error.details.get("txn", self._unknown_txn)
         if kind is Kind.UNKNOWN:
             raise error if self.is_read else self._unknown(error)
         if kind is Kind.REFUSED or self._is_hopeless(error, redirected):
@@ -132,7 +138,7 @@ class Tries:
 
     def _unknown(self, error: SynchroError) -> OutcomeUnknown:
         details: dict[str, object] = dict(error.details)
-        origin, _, lsn = str(details.pop("txn", "")).partition(":")
+        origin, _, lsn = str(details.pop("txn", self._unknown_txn)).partition(":")
         txn = (int(origin), int(lsn)) if is_number(origin) and is_number(lsn) else None
         details.update(reason=reason_of(error), outcome="unknown")
         details.pop("request_id", None)

@@ -6,9 +6,12 @@ Importing this is cheap: verbs that run no server must start at once.
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import trio
 
     from synchro.config import Settings
@@ -23,14 +26,29 @@ def cli() -> None:
     main()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why."""
+    leave, with one log record that says why. warnings: of its configuration, a record each."""
+    _hold_standard_descriptors()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
     # Before gRPC is imported: it writes lines of its own to stderr about each broken connection.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from synchro.main.supervise import serve_in_foreground
 
-    return serve_in_foreground(settings)
+    return serve_in_foreground(settings, warnings)
+
+
+def _hold_standard_descriptors() -> None:
+    """A process that was started with one of them closed would open a data file in its place, and what C code
+    prints would go there."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
 
 
 async def run_instance(

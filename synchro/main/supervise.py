@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, cast
 
 import trio
 
 from synchro import logs
-from synchro.cli.processes import announce_ready
+from synchro.cli.processes import LISTENING, LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
+from synchro.main import descriptors
 from synchro.rpc import fault_service, peer_service
+from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.transport import open_grpc_transport
@@ -30,8 +33,13 @@ from synchro.server.peers import Peers
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the WAL thread may wait for the interpreter lock behind a busy main thread."""
-STOP_GRACE_S: Final = 0.5
-"""What calls in progress get when the process is asked to stop."""
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_HARMLESS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Their default is an unclean death. SIGHUP reopens the log; the others mean nothing here."""
+REOPEN_FLUSH_S: Final = 0.05
+"""What came before a SIGHUP belongs to the old file; the loop waits for it no longer than this."""
+STOP_GRACE_S: Final = 2.0
+"""What calls in progress get when the process is asked to stop: all have an outcome, which is on its way."""
 
 
 async def run_instance(
@@ -68,6 +76,9 @@ async def run_instance(
 async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
     """From here on peers see our ballot, and clients see LOADING."""
     settings = node.settings
+    if not settings.listen:
+        yield "nowhere"  # isolated: it has its data, and talks to nobody
+        return
     services = ClientServices(node, with_fault=settings.fault_service)
 
     def register(server: Any) -> None:
@@ -76,8 +87,15 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
             fault_service.register(server, node)
         services.register(server)
 
+    share = descriptors.plan(settings, node.log)
+    connections = Connections(limit=share.connections, share=share.peers, log=node.log)
     try:
-        server = await node.host.serve(settings.listen, register)
+        server = await node.host.serve(
+            settings.listen,
+            register,
+            options=[("grpc.max_allowed_incoming_connections", share.connections)],
+            on_request=connections.note_request,
+        )
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
@@ -85,14 +103,19 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
+            port = server.address.rpartition(":")[2]
+            if port.isdigit():
+                nursery.start_soon(connections.run, int(port))
             yield server.address
             nursery.cancel_scope.cancel()
     finally:
+        services.end_streams()
         await server.stop(STOP_GRACE_S)
 
 
 async def _announce(node: Node) -> None:
-    """Tell `synchro start` when data is served."""
+    """Tell `synchro start` that the port is ours, and when data is served."""
+    announce_ready(stage=LISTENING)
     async with aclosing(cast("AsyncGenerator[WatchFacts]", node.watch())) as changes:
         async for facts in changes:
             if facts.can_read:
@@ -114,17 +137,40 @@ async def _serve(settings: Settings, log: Any) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(run)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*_STOPPING, *_HARMLESS) as signals:
             async for number in signals:
                 log.info("signal_received", signal=signal.Signals(number).name)
-                stop.set()
+                if number == signal.SIGHUP:
+                    _reopen_log(log)
+                elif number in _STOPPING:
+                    stop.set()
 
 
-def serve_in_foreground(settings: Settings) -> int:
-    """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why."""
+def _reopen_log(log: Any) -> None:
+    """After a rotation of log files: go on in a new file of the old name. `start` tells the name; an instance
+    whose standard error is something else has nothing to reopen."""
+    path = os.environ.get(LOG_FILE)
+    if not path:
+        return
+    logs.flush(REOPEN_FLUSH_S)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        log.warning("log_not_reopened", file=path, message=f"{error.strerror}; the old file is kept")
+        return
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    os.close(file)
+    log.info("log_reopened", file=path)
+
+
+def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int:
+    """See `synchro.main.serve`."""
     logs.configure(format=settings.log_format, level=settings.log_level)
+    logs.take_stderr()
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
+    for warning in warnings:
+        log.warning("configuration", message=warning)
     load_environment()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     tune_garbage_collector()
@@ -132,6 +178,8 @@ def serve_in_foreground(settings: Settings) -> int:
         trio.run(_serve, settings, log)
     except BaseException as error:  # noqa: BLE001 - the last line of the process: everything becomes one record
         return _report(log, error)
+    finally:
+        logs.flush()
     return 0
 
 
@@ -153,7 +201,9 @@ def _report(log: Any, error: BaseException) -> int:
                 errno=leaf.errno,
             )
             return 1
-    log.critical("instance_crashed", exc_info=error)
+    # Notes name the row at which the core broke an assertion.
+    notes = [note for leaf in leaves for note in getattr(leaf, "__notes__", ())]
+    log.critical("instance_crashed", notes=notes, exc_info=error)
     return 1
 
 

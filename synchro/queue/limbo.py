@@ -15,9 +15,9 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from synchro.errors import (
     NotLeader,
@@ -41,8 +41,13 @@ from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.quorum import Acks
 from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data
 from synchro.queue.state import LimboState, QueueState
-from synchro.row import Confirm, Control, Demote, Promote
+from synchro.row import Confirm, Control, Demote, Promote, Rollback
 from synchro.vclock import Vclock
+
+K = TypeVar("K")
+
+TRANSFERS_MAX: Final = 64
+"""PROMOTEs and DEMOTEs that are remembered: twins come from the same few elections (ADR 15)."""
 
 __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
@@ -81,7 +86,12 @@ class Limbo:
         self._promote_terms_view = MappingProxyType(self._promote_terms)
         self._pending = PendingPromotes()
         self._void: dict[InstanceId, PendingPromote] = {}
+        self._decided: dict[
+            Term, PendingPromote
+        ] = {}  # newest last; at most TRANSFERS_MAX, as of all of them:
+        self._known: dict[tuple[InstanceId, Lsn], PendingPromote] = {}
         self._is_in_recovery = True
+        self._is_stopping = False
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
         self._volatile_term = INITIAL_TERM
         self._persisted_term = INITIAL_TERM
@@ -159,6 +169,29 @@ class Limbo:
         return self._void
 
     @property
+    def is_majority(self) -> bool:
+        """Whether any two quorums share an instance. What the own log holds was accepted by who knew."""
+        return self._acks.is_majority and not self._is_in_recovery
+
+    @property
+    def transfers(self) -> Iterator[PendingPromote]:
+        """Those that are pending, and the last ones that were decided."""
+        yield from self._pending
+        yield from self._decided.values()
+
+    def transfer_at(self, origin: InstanceId, lsn: Lsn) -> PendingPromote | None:
+        """The PROMOTE or DEMOTE row with this LSN, void ones too; of the last few."""
+        return self._known.get((origin, lsn))
+
+    @property
+    def has_rival(self) -> bool:
+        """Another leader of our term takes the queue over as well, or has: it needs a new term (ADR 15)."""
+        if not self._is_raft_leader or self.is_majority:
+            return False
+        rows = self._known.values()
+        return any(row.term == self._volatile_term and row.origin != self.self_id for row in rows)
+
+    @property
     def first_lsn(self) -> Lsn:
         return self._queue.first_lsn
 
@@ -174,12 +207,16 @@ class Limbo:
 
     @property
     def is_busy(self) -> bool:
-        """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or an own control row is on its way to disk."""
-        return (
-            self._in_flight is not None
-            or len(self._pending) > 0
-            or (self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER)
-        )
+        """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or the own control row that decides what comes
+        next is
+        on its way to disk. Not an announcement: nothing waits for it, and it is on its way most of the
+        time."""
+        return self._in_flight is not None or len(self._pending) > 0
+
+    @property
+    def is_announcing(self) -> bool:
+        """The CONFIRM of what was committed here is on its way to disk (ADR 11)."""
+        return self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER
 
     @property
     def is_full(self) -> bool:
@@ -245,19 +282,26 @@ class Limbo:
             return  # [L-22], [Q-75]
         owner = self._queue.owner_id
         if owner == NOBODY:
-            raise SyncQueueUnclaimed("The synchronous transaction queue doesn't belong to any instance")
+            raise SyncQueueUnclaimed(
+                "The synchronous transaction queue doesn't belong to any instance; nothing was written. "
+                "Next: synchro promote NAME"
+            )
         if owner != self.self_id:
             if self._queue.first_lsn:
                 raise SyncQueueForeign(
-                    f"Found uncommitted sync transactions from other instance with id {owner}", owner=owner
+                    f"Found uncommitted sync transactions from other instance with id {owner}; nothing "
+                    "was written",
+                    owner=owner,
                 )
             raise SyncQueueForeign(
-                f"The synchronous transaction queue belongs to other instance with id {owner}", owner=owner
+                f"The synchronous transaction queue belongs to other instance with id {owner}; nothing "
+                "was written",
+                owner=owner,
             )
         if self.state is not QueueState.LEADER:
             raise ReadOnly(
                 f"The synchronous transaction queue belongs to this instance (id {owner}) "
-                "and is frozen until promotion",
+                "and is frozen until promotion; nothing was written. Next: synchro promote NAME",
                 ro_reason="synchro",
                 owner=owner,
                 term=self._term,
@@ -358,6 +402,8 @@ class Limbo:
         if origin == self.self_id and body == self._in_flight:
             self._in_flight = None
         effects: list[LimboEffect] = []
+        if isinstance(body, Promote | Demote):
+            _remember(self._known, (origin, lsn), PendingPromote(origin, lsn, body))
         match self._verdict_of_written(origin, lsn, body):
             case Verdict.COMMITS:
                 assert isinstance(body, Confirm)
@@ -369,8 +415,10 @@ class Limbo:
                 assert isinstance(body, Confirm)
                 effects = self._decide(body, now)
             case Verdict.NO_EFFECT:
-                if isinstance(body, Promote | Demote) and body.term <= self._term:
-                    self._remember_void(PendingPromote(origin, lsn, body))
+                if isinstance(body, Promote | Demote):
+                    promote = PendingPromote(origin, lsn, body)
+                    if body.term <= self._term or self._pending.get(body.term) != promote:
+                        self._remember_void(promote)
         if origin == self.self_id == self._queue.owner_id and isinstance(body, Confirm):
             told = min(body.lsn, self._queue.confirmed_lsn)
             self._announced = max(self._announced, told)
@@ -388,18 +436,32 @@ class Limbo:
 
     def request_demote(self, now: float) -> list[LimboEffect]:
         """Elections are off and the owner gives the queue away [P-31]: the caller calls this, then lets raft
-        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE.
+        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE, with all that
+        is pending below its border.
 
-        Raises NotLeader unless the queue is ours and of the current raft term. Ends with `OwnerChanged`.
+        Raises NotLeader unless the queue is ours and of the current raft term; it need not be writable, as
+        after a restart. Ends with `OwnerChanged`.
         """
-        if self.state is not QueueState.LEADER:
+        if self._queue.owner_id != self.self_id:
             raise NotLeader(
-                f"The instance is not a leader. New leader is {self._queue.owner_id}",
+                f"The queue is not this instance's to give away: its owner is {self._queue.owner_id}; "
+                "nothing was changed",
+                owner=self._queue.owner_id,
+                term=self._term,
+            )
+        if self._term != self._volatile_term:
+            raise NotLeader(
+                f"The queue of this instance is of term {self._term}, and term {self._volatile_term} has "
+                "begun since; nothing was changed. Next: promote",
                 owner=self._queue.owner_id,
                 term=self._term,
             )
         self._demote_from = self._term
         return self.advance(now)
+
+    def stop_counting(self) -> None:
+        """The process ends: nothing more is decided here; what was committed is announced yet (ADR 18)."""
+        self._is_stopping = True
 
     def cancel_demote(self, now: float) -> list[LimboEffect]:
         """If the term is bumped already and no DEMOTE written, the leader promotes itself again."""
@@ -409,6 +471,8 @@ class Limbo:
     def advance(self, now: float) -> list[LimboEffect]:
         """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
         if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
+            return []
+        if self._is_stopping:
             return []
         if self._term != self._volatile_term:
             body: Confirm | Promote | Demote | None = self._next_transfer_row()
@@ -496,7 +560,11 @@ class Limbo:
         try:
             return judge(self, origin, lsn, body)
         except (SplitBrain, Unsupported):
-            return Verdict.NO_EFFECT
+            if not self._is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= self._term:
+                return Verdict.NO_EFFECT
+            # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
+            is_based = body.prev_term <= self._term or self._pending.get(body.prev_term) is not None
+            return Verdict.PENDS if is_based else Verdict.NO_EFFECT
 
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id
@@ -550,6 +618,7 @@ class Limbo:
         self._raise_confirmed(promote.origin, promote.lsn)
         assert body.term > self._term  # L5
         self._term = body.term
+        _remember(self._decided, body.term, promote)
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
         self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6
@@ -619,3 +688,9 @@ class Limbo:
         assert self._claimed_here <= self._term
         if owner == self.self_id and not self._is_in_recovery:
             assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # L7
+
+
+def _remember(known: dict[K, PendingPromote], key: K, promote: PendingPromote) -> None:
+    known[key] = promote
+    if len(known) > TRANSFERS_MAX:
+        del known[next(iter(known))]

@@ -161,17 +161,21 @@ class LimboQueue:
         [Q-25] by ADR 2: an asynchronous one behind `lsn` stays, or instances could end it differently [P-52].
         """
         committed = self._take_left(self._head, lsn)
-        assert not 0 < self.first_lsn <= lsn, (
-            self.first_lsn,
-            lsn,
-        )  # a CONFIRM follows its entries in the WAL
+        if 0 < self.first_lsn <= lsn:
+            # A local entry in between: one sync covered it, what is behind it and the CONFIRM of that, and
+            # `mark_written` comes last. A CONFIRM follows its entries in the WAL.
+            self._mark_written_up_to(lsn)
+            committed += self._take_left(self._head, lsn)
+        assert not 0 < self.first_lsn <= lsn, (self.first_lsn, lsn)
         self._confirmed(lsn, committed, now)
         return committed
 
     def _confirmed(self, lsn: Lsn, committed: list[LimboEntry], now: float) -> None:
         self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # Q4
-        if committed:
-            self.confirm_lag = now - committed[-1].submitted_at
+        for entry in reversed(committed):
+            if entry.wait_ack:  # one that only waited behind others says nothing of the quorum [I-25]
+                self.confirm_lag = now - entry.submitted_at
+                break
 
     def rollback_rest(self) -> list[LimboEntry]:
         """Drop the oldest global entry and all behind it; returns them, newest first [Q-51].
@@ -229,6 +233,16 @@ class LimboQueue:
             self.count -= entry.count
         self._written = min(self._written, keep)
         return dropped
+
+    def _mark_written_up_to(self, lsn: Lsn) -> None:
+        """The global entries up to `lsn` are on disk, and what is ahead of them."""
+        entries = self._entries
+        last = max(
+            i for i in range(self._head, len(entries)) if entries[i].origin != LOCAL and entries[i].lsn <= lsn
+        )
+        for index in range(self._written, last + 1):
+            entries[index].is_written = True
+        self._written = max(self._written, last + 1)
 
     def _compact(self) -> None:
         head = self._head

@@ -26,7 +26,8 @@ class PendingPromotes:
 
     N1  At most one of a term: the vote gives a term to one writer [E-2].
     N2  Each one's ancestors, by `prev_term`, are pending here too, down to one that builds on the decided
-        queue term: a row never arrives before what its writer had in its log.
+        queue term: a row never arrives before what its writer had in its log. Or it builds on what that term
+        itself built on, and takes its place (ADR 15).
     N3  All terms are above the decided queue term; those at or below it are void.
     """
 
@@ -81,4 +82,4 @@ class PendingPromotes:
         for promote in self:
             assert promote.term > queue_term  # N3
             assert promote.body.prev_term < promote.term
-            assert promote.body.prev_term == queue_term or promote.body.prev_term in self._by_term  # N2
+            assert promote.body.prev_term <= queue_term or promote.body.prev_term in self._by_term  # N2

@@ -6,13 +6,14 @@ row belongs to a history that differs from ours; a row that only comes late has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Protocol
 
 from synchro.errors import RemoteProtocolError, SplitBrain, Unsupported
 from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, Term
 from synchro.queue.promotion import PendingPromote, PendingPromotes
+from synchro.queue.state import QueueState
 from synchro.row import Confirm, Control, Demote, Promote, Rollback
 
 FOREIGN_OWNER = "got a request from a foreign synchro queue owner"
@@ -57,6 +58,13 @@ class History(Protocol):
     def pending(self) -> PendingPromotes: ...
     @property
     def void(self) -> Mapping[InstanceId, PendingPromote]: ...
+    @property
+    def is_majority(self) -> bool: ...
+    @property
+    def state(self) -> QueueState: ...
+    @property
+    def transfers(self) -> Iterable[PendingPromote]: ...
+    def transfer_at(self, origin: InstanceId, lsn: Lsn) -> PendingPromote | None: ...
     @property
     def first_lsn(self) -> Lsn: ...
     @property
@@ -106,6 +114,9 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
             return Verdict.DECIDES
         if origin == history.owner_id:
             return Verdict.COMMITS
+        transfer = history.transfer_at(origin, body.lsn)
+        if transfer is not None and twin_of(history, transfer) is not None:
+            return Verdict.NO_EFFECT  # it decides what is, or will be, decided here too, and nothing else
         void = history.void.get(origin)
         if void is not None and void.lsn <= body.lsn:
             # A quorum there decided what a quorum here made void: two histories, told by the lower term.
@@ -136,9 +147,9 @@ def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
         return Verdict.NO_EFFECT
     known = history.pending.get(body.term)
     if known is not None:
-        if known != promote:
+        if known != promote and twin_of(history, promote) is None:
             raise SplitBrain(OBSOLETE_TERM, **_details(history, promote.origin, body))
-        return Verdict.NO_EFFECT  # replayed over a snapshot that holds it as pending
+        return Verdict.NO_EFFECT  # a twin, or replayed over a snapshot that holds it as pending
     reason = _misfit(history, body)
     if reason is not None:
         raise SplitBrain(reason, **_details(history, promote.origin, body))
@@ -150,13 +161,15 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
     if body.prev_term >= body.term:
         return OBSOLETE_TERM
     if body.prev_term < history.term:
-        return PROCESSED_RANGE  # it builds on an owner whose successor is decided here
+        # It builds on an owner whose successor is decided here.
+        return None if _replaces_decided(history, body) else PROCESSED_RANGE
     if body.prev_term > history.term:
         base = history.pending.get(body.prev_term)
         if base is None:
             return FUTURE_LSN
         is_same = (base.origin, base.lsn) == (body.prev_owner, body.lsn)
-        return None if is_same else OUT_OF_RANGE
+        is_alike = not history.is_majority and _root(history, base.body) == _root(history, body)
+        return None if is_same or is_alike else OUT_OF_RANGE
     if history.owner_id == NOBODY:
         # Unclaimed from the start, or since a DEMOTE of `prev_owner` that its reader held as pending.
         is_demoter = history.promote_terms.get(body.prev_owner) == history.term
@@ -164,7 +177,7 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
             return FOREIGN_OWNER
         return None if body.lsn <= history.confirmed_vclock.get(body.prev_owner, 0) else FUTURE_LSN
     if body.prev_owner != history.owner_id:
-        return FOREIGN_OWNER
+        return None if _replaces_decided(history, body) else FOREIGN_OWNER
     if body.lsn < history.confirmed_lsn:
         return PROCESSED_RANGE
     if body.lsn == history.confirmed_lsn:
@@ -172,6 +185,43 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
     if history.last_lsn == 0:
         return FUTURE_LSN
     return None if history.first_lsn <= body.lsn <= history.last_lsn else OUT_OF_RANGE
+
+
+def twin_of(history: History, promote: PendingPromote) -> PendingPromote | None:
+    """The known transfer, by another leader, that does the same: both decide alike what was before, and
+    differ in nothing until one of the owners writes (ADR 15). Where the quorum is a majority a leader knows
+    of every transfer that was decided before, so a second one is split brain whatever it says; and so it is
+    for who leads that very term."""
+    leads_it = history.state is QueueState.LEADER and promote.term == history.term
+    if history.is_majority or leads_it:
+        return None
+    others = (t for t in history.transfers if t.origin != promote.origin)
+    same = (t for t in others if _root(history, t.body) == _root(history, promote.body))
+    return max(same, key=lambda transfer: transfer.term, default=None)
+
+
+def _root(history: History, body: Promote | Demote) -> tuple[type, InstanceId, Lsn, Term]:
+    """What a transfer builds on in the end: below it, PROMOTEs after which nothing was written. Equal ones
+    decide alike."""
+    kind = type(body)
+    while (base := history.transfer_at(body.prev_owner, body.lsn)) is not None:
+        if base.term != body.prev_term or isinstance(base.body, Demote) or base.term >= body.term:
+            break
+        body = base.body
+    return kind, body.prev_owner, body.lsn, body.prev_term
+
+
+def _replaces_decided(history: History, body: Promote | Demote) -> bool:
+    """It does what the transfer decided here did, and nothing came of that: its owner put nothing into the
+    queue since. The higher term has it then."""
+    if history.is_majority or history.state is QueueState.LEADER or history.first_lsn != 0:
+        return False
+    return any(
+        transfer.term == history.term
+        and transfer.lsn == history.confirmed_lsn
+        and _root(history, transfer.body) == _root(history, body)
+        for transfer in history.transfers
+    )
 
 
 def _void_reason(history: History, void: PendingPromote) -> str:

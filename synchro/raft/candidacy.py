@@ -32,8 +32,8 @@ class Candidacy:
     def busy(self) -> SynchroError:
         """What a second request gets meanwhile [P-10], [P-11]."""
         if self.is_answered:
-            return InAnotherPromote("box.ctl.promote() is already running")
-        return Unsupported("box.ctl.promote/demote does not support simultaneous invocations")
+            return InAnotherPromote("promote is already running here; nothing was changed")
+        return Unsupported("promote and demote do not support simultaneous invocations; nothing was changed")
 
     def lost(
         self,
@@ -59,7 +59,8 @@ class Candidacy:
 
 def no_election_quorum(*, connected: int, needed: int) -> NoElectionQuorum:
     return NoElectionQuorum(
-        f"Not enough peers connected to start elections: {connected} out of minimal required {needed}",
+        f"Not enough peers connected to start elections: {connected} out of minimal required {needed}; "
+        "nothing was changed. Next: synchro status",
         connected=connected,
         needed=needed,
     )

@@ -62,6 +62,9 @@ class Raft:
     R8  Who may stand and sees no leader, nor has a peer that sees one, has a timer: no silent end.
     R9  Who trusts its log again does not vote in the term in which it does: a vote of that term may be what
         was forgotten, known to its candidate alone (S1, S14).
+    R10 In a term that came without the role of who began it (on an ack, in a Hello, on a frame, or told by a
+        follower) votes are given as ever, but nobody stands by itself before the roles are known; for one
+        death timeout from the first such term at most (ADR 15).
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class Raft:
         self._timer: Timer | None = None
         self._held_since: float | None = None
         """Standing without being asked waits one death timeout from here. None: need not wait."""
+        self._roleless_since: float | None = None
+        """When the first term came whose beginner is not known yet (R10). None: that of this term is."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
@@ -128,6 +133,7 @@ class Raft:
             case TermSeen(term):
                 if term > self.volatile_term:
                     self._enter_term(term)
+                    self._await_role(now)
             case HardStatePersisted():
                 self._on_persisted(event, now)
             case DeadlineReached():
@@ -185,6 +191,11 @@ class Raft:
     def is_leader_seen(self) -> bool:
         """Whether this instance sees a leader in the volatile term; a leader sees itself."""
         return self.self_id in self._witness
+
+    @property
+    def is_leader_seen_by_peers(self) -> bool:
+        """Whether another instance says that it sees a leader of the volatile term."""
+        return not self._witness.is_empty
 
     @property
     def is_candidacy_running(self) -> bool:
@@ -263,6 +274,51 @@ class Raft:
     def _is_held(self, now: float) -> bool:
         return self._held_since is not None and now < self._held_since + self.settings.death_timeout_s
 
+    def _await_role(self, now: float) -> None:
+        """R10. A later term does not begin the wait anew: who cannot win would keep the others waiting."""
+        if self._roleless_since is None:
+            self._roleless_since = now
+
+    def _awaits_role(self, now: float) -> bool:
+        return (
+            self._roleless_since is not None
+            and now < self._roleless_since + self.settings.death_timeout_s
+            and not self._is_role_known
+        )
+
+    @property
+    def _is_role_known(self) -> bool:
+        """Of the volatile term: a candidate was refused, so nothing better is to come, or all who can be
+        heard have shown what they are [E-16]."""
+        heard = self._last_heard
+        is_refused = any(
+            message.vclock is not None and not message.vclock.covers(self._vclock)
+            for message in heard.values()
+            if message.role is Role.CANDIDATE
+        )
+        peers = (self.healthy & self.membership.registered) - {self.self_id}
+        return is_refused or (bool(peers) and peers <= heard.keys())
+
+    @property
+    def _needs_majority(self) -> bool:
+        """Whether two leaders of one term are impossible: any two quorums share a voter."""
+        return 2 * self.membership.election_quorum > len(self._electorate)
+
+    @property
+    def _is_term_open(self) -> bool:
+        """Whether the volatile term, which another began, can be won yet and by one instance only."""
+        undecided = self._electorate - self._votes.voters() - {self.self_id}
+        return self._needs_majority and 1 + len(undecided) >= self.membership.election_quorum
+
+    @property
+    def _has_winner_resigned(self) -> bool:
+        """The leader of the volatile term was not heard as such: it gave up before [E-18]."""
+        return any(
+            message.role is Role.FOLLOWER
+            and self._votes.count(peer, self._electorate) >= self.membership.election_quorum
+            for peer, message in self._last_heard.items()
+        )
+
     @property
     def _timer_end(self) -> float | None:
         return None if self._timer is None else self._timer.end(self.settings)
@@ -294,6 +350,8 @@ class Raft:
             return
         if message.term > self.volatile_term:
             self._enter_term(message.term)
+            if message.role is Role.FOLLOWER:
+                self._await_role(now)
         self._last_heard[source] = message
         if self.is_started:
             self._hear(source, message, now)
@@ -312,7 +370,9 @@ class Raft:
             self._follow(source, now)
         elif source == self.leader:
             # A leader never becomes a candidate in its own term: that message is older than its victory.
-            if message.role is Role.FOLLOWER:
+            if message.role is Role.FOLLOWER and message.leader not in (NOBODY, source):
+                self._on_leader_follows(source, message.leader, now)
+            elif message.role is Role.FOLLOWER:
                 self._on_leader_resigned(now)
         elif self.leader == NOBODY and self.role is Role.FOLLOWER:
             self._grant_vote()
@@ -320,10 +380,14 @@ class Raft:
     def _follow(self, source: InstanceId, now: float) -> None:
         if self.leader not in (NOBODY, source):
             self.conflicting_leader_seen += 1
-            return
+            if self._needs_majority or source > self.leader:
+                if self.is_leader and not self._needs_majority:
+                    # Two won this term. The other one follows us (below); in a new term there is one again.
+                    self._stand(asked_at=now, is_answered=False)
+                return
         self.role = Role.FOLLOWER
         self.leader = source
-        self._held_since = None
+        self._held_since = self._roleless_since = None
         self._see_leader(now)
 
     def _see_leader(self, now: float) -> None:
@@ -342,6 +406,15 @@ class Raft:
         self._timer = None
         if self._may_stand and self._writing is None and not self._is_held(now):
             self._stand()
+
+    def _on_leader_follows(self, source: InstanceId, other: InstanceId, now: float) -> None:
+        """Two won this term, and the known one gave way: no resignation, there is a leader (ADR 15)."""
+        self._lose_leader()
+        self._timer = None
+        self._witness.note(source, is_leader_seen=True)
+        heard = self._last_heard.get(other)
+        if heard is not None and heard.role is Role.LEADER:
+            self._follow(other, now)
 
     def _on_persisted(self, event: HardStatePersisted, now: float) -> None:
         assert self._writing == PersistHardState(event.term, event.vote)
@@ -369,13 +442,22 @@ class Raft:
             self._votes.add(self.self_id, self.vote)
             if self._may_stand:
                 self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
-        elif (
-            self._may_stand
-            and self._witness.is_empty
-            and not self._is_held(now)
-            and self.volatile_term > self._forgotten_term  # R9
-        ):
-            self.volatile_vote = self.self_id  # [E-16]: the term is new and nobody better asked for it
+        elif not self._awaits_role(now):
+            self._stand_in_new_term(now)
+
+    def _stand_in_new_term(self, now: float) -> None:
+        """[E-16]: another began it, and nobody better asked for it. Where it cannot be won any more, or could
+        be won by two (ADR 15), in the next one."""
+        if not self._may_stand or not self._witness.is_empty or self._is_held(now):
+            return
+        if self.volatile_term <= self._forgotten_term:
+            return  # R9
+        if self._is_term_open:
+            self.volatile_vote = self.self_id
+        elif not self._needs_majority or self._has_winner_resigned:
+            self._stand()
+        else:  # others voted, and one of them may have won: as for who voted for another [E-22]
+            self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
 
     def _become_candidate(self, now: float) -> None:
         self.role = Role.CANDIDATE
@@ -391,7 +473,12 @@ class Raft:
         elif self._candidacy is not None and not self._may_stand:
             self._candidacy.given_up = self._timed_out()  # on request one stands for one term [E-22]
         self._timer = None
-        if self._may_stand and self._witness.is_empty and not self._is_held(now):
+        if (
+            self._may_stand
+            and self._witness.is_empty
+            and not self._is_held(now)
+            and not self._awaits_role(now)
+        ):
             self._stand()
 
     def _on_membership(self, membership: Membership, now: float) -> None:
@@ -453,6 +540,14 @@ class Raft:
             return self._no_quorum()
         return None
 
+    @property
+    def demote_refusal(self) -> SynchroError | None:
+        """Why an owner that does not lead, after a restart say, can give nothing away [P-31]: it writes
+        nothing in its old term, so it need not take a new one before votes are to be had."""
+        if not self.trusted:
+            return ElectionDisabled("The local log is not known to be complete: no candidacy")
+        return None if self.has_healthy_quorum else self._no_quorum()
+
     def _on_term_bump_requested(self, now: float) -> None:
         if self.is_started and self.trusted and self._candidacy is None:
             self._stand(asked_at=now, is_answered=False)
@@ -476,7 +571,7 @@ class Raft:
         """Term + 1 with the own vote, one write [E-20]. asked_at: None = as configured."""
         self._enter_term(Term(self.volatile_term + 1), vote=self.self_id)
         if asked_at is not None:
-            self._held_since = None
+            self._held_since = self._roleless_since = None
             self._candidacy = Candidacy(self.volatile_term, asked_at, is_answered)
 
     def _grant_vote(self) -> None:
@@ -492,6 +587,7 @@ class Raft:
                 continue
             if message.vclock.covers(self._vclock):
                 self.volatile_vote = source
+                self._roleless_since = None
                 return
 
     def _lose_leader(self) -> None:
@@ -518,7 +614,7 @@ class Raft:
         self._fence()
         may_stand = self._may_stand
         if may_stand and not self._could_stand and not self.is_leader_seen:
-            self._held_since = now  # [E-21]: perhaps somebody leads already
+            self._held_since, self._roleless_since = now, None  # [E-21]: perhaps somebody leads already
             if self._timer is not None and self._timer.wait is not Wait.ELECTION:
                 self._timer = None
         if not self._may_campaign:
@@ -548,11 +644,21 @@ class Raft:
             return
         if self._writing is None:
             self._grant_vote()
+            self._learn_role(now)
         self._count_votes(now)
         self._judge_candidacy(now)
         self._begin_write()
         self._arm_timer(now)
         self._show()
+
+    def _learn_role(self, now: float) -> None:
+        """R10: the wait is over as soon as there is nothing more to wait for."""
+        if self._roleless_since is None or not self._is_stable or not self._is_role_known:
+            return
+        self._roleless_since = None
+        if self.leader == NOBODY and self.vote == NOBODY:
+            self._timer = None
+            self._stand_in_new_term(now)
 
     def _count_votes(self, now: float) -> None:
         """Leader with a quorum; the queue follows by itself [E-19]. Else perhaps a split [E-23]."""
@@ -562,7 +668,7 @@ class Raft:
             self._witness.clear()
             self._witness.note(self.self_id, is_leader_seen=True)
             self._timer = None
-            self._held_since = None
+            self._held_since = self._roleless_since = None
             return
         if self._is_split_noticed or self._timer is None or self._timer.wait is not Wait.ELECTION:
             return
@@ -617,6 +723,8 @@ class Raft:
         elif self._may_stand and self._witness.is_empty:
             if self._held_since is not None and self._is_held(now):
                 self._timer = Timer(Wait.HOLD, self._held_since)
+            elif self._roleless_since is not None and self._awaits_role(now):
+                self._timer = Timer(Wait.HOLD, self._roleless_since)
             else:
                 # The last witness lost the leader, and it may stand at this moment too. Standing together
                 # would split the vote, with two of three instances left for certain.

@@ -32,6 +32,10 @@ class Votes:
         """Members of `electorate` that voted for `candidate`. Others do not count [L-9]."""
         return sum(1 for voter, its in self._candidate_of.items() if its == candidate and voter in electorate)
 
+    def voters(self) -> Set[InstanceId]:
+        """Who has voted, for anybody."""
+        return self._candidate_of.keys()
+
     def is_split(
         self, electorate: Set[InstanceId], quorum: int, absent: Set[InstanceId] = frozenset()
     ) -> bool:

@@ -6,12 +6,24 @@ Rules [A-30], [A-31], [A-34].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from enum import Enum
 
 from synchro.errors import RemoteProtocolError
-from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, GROUP_LOCAL, Nop, PlainTxn, Row, RowType, Txn
+from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    GROUP_LOCAL,
+    Demote,
+    Dml,
+    Nop,
+    PlainTxn,
+    Promote,
+    Row,
+    RowType,
+    Txn,
+)
 
 
 class Order(Enum):
@@ -28,6 +40,8 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
     whole or not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their
     instance raise `RemoteProtocolError`.
     """
+    if txn.origin == LOCAL:
+        raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
     known = assigned.get(txn.origin, 0)
     if txn.lsn <= known:
         return Order.OLD
@@ -45,7 +59,25 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
                 "nothing of the transaction was applied"
             )
         expected += 1
+    check_numbers(txn)
     return Order.NEXT
+
+
+def check_numbers(txn: Txn) -> None:
+    """Raises `RemoteProtocolError` for LSNs and terms that no honest instance writes. Rows in the own log are
+    not asked."""
+    control = txn.control
+    numbers: tuple[int, ...] = (txn.lsn,)
+    if control is not None:
+        numbers += (control.lsn,)
+        if isinstance(control, Promote | Demote):
+            numbers += (control.term, control.prev_term)
+        elif control.owner == txn.origin and control.lsn >= txn.lsn:
+            raise RemoteProtocolError(f"{control} stands at LSN {txn.lsn}, ahead of what it decides")
+        if len(txn.rows) > 1:
+            raise RemoteProtocolError(f"{txn!r}: {control} is not alone in its transaction")
+    if any(number >= NUMBER_END for number in numbers):
+        raise RemoteProtocolError(f"{control or txn!r} at {txn.origin}:{txn.lsn}: not all is below 2^62")
 
 
 def as_nops(txn: Txn) -> list[Row]:
@@ -64,3 +96,21 @@ def as_nops(txn: Txn) -> list[Row]:
         )
         for row in txn.rows
     ]
+
+
+def with_nops(txn: Txn, skipped: Container[int]) -> list[Row]:
+    """The rows of `txn` with a Nop for each change in conflict [A-35]. All else stays, the request id too:
+    the transaction is done, at its origin and, but for these rows, here.
+
+    skipped: positions among its changes (`Txn.ops`).
+    """
+    rows: list[Row] = []
+    position = 0
+    for row in txn.rows:
+        if isinstance(row.body, Dml):
+            is_skipped = position in skipped
+            position += 1
+            if is_skipped:
+                row = row._replace(type=RowType.NOP, body=Nop())
+        rows.append(row)
+    return rows

@@ -1,15 +1,26 @@
-"""Linearizable reads on the owner: rounds of heartbeats that prove it still is the owner. [Q-62], ADR 5."""
+"""Linearizable reads on the owner: rounds of heartbeats that prove it still is the owner. [Q-62], ADR 17."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from synchro.ids import CallId, InstanceId, Term
+
+
+class Electorate(NamedTuple):
+    """Members who may elect the next owner, and how many of them each of its quorums must share one with."""
+
+    members: frozenset[InstanceId]
+    needed: int
+    """The owner counts too."""
 
 
 class ReadBarrier:
     """Waiting reads share a round; reads that come while one is open wait for the next.
 
     B1  A round's echoes were sent after each of its readers asked: its number was not on any heartbeat
-        before. So a quorum that still echoes our term proves that no later owner had decided a write then.
+        before. So if enough of each electorate still echo our term, no later owner had decided a write then.
     """
 
     __slots__ = ("_echoed", "_next_readers", "_readers", "number")
@@ -42,9 +53,11 @@ class ReadBarrier:
         if self._readers and number >= self.number and term == own_term:
             self._echoed.add(source)
 
-    def finish(self, registered: frozenset[InstanceId], quorum: int) -> tuple[list[CallId], bool]:
-        """Readers that may read now, and whether a next round starts. quorum counts the owner itself."""
-        if not self._readers or 1 + len(self._echoed & registered) < quorum:
+    def finish(self, electorates: Iterable[Electorate]) -> tuple[list[CallId], bool]:
+        """Readers that may read now, and whether a next round starts."""
+        if not self._readers:
+            return [], False
+        if any(1 + len(self._echoed & members) < needed for members, needed in electorates):
             return [], False
         ready, self._readers = self._readers, []
         return ready, self._start_round()

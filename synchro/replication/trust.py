@@ -4,14 +4,28 @@ Two quorums overlap in 2Q - N instances: with three instances and Q = 2 in one. 
 had acknowledged, it could elect an owner without them. So an instance whose log is not provably complete
 neither votes nor stands, and its acks do not count, until it is as fresh as *every* other registered
 member was when first heard: a forgotten vote may be known to one of them only.
+
+That a log is not complete is told by the own disk (`storage/recovery.py`), or by those who remember what this
+instance acknowledged (`AckMemory`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
 
 from synchro.ids import InstanceId, Term
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+
+class Missing(Enum):
+    """What an instance in amnesia still needs of a member."""
+
+    UNHEARD = "was not heard yet"
+    FORGOT = "has amnesia too"
+    BEHIND = "has rows, or a term, that are missing here"
 
 
 @dataclass(slots=True)
@@ -20,6 +34,8 @@ class Trust:
 
     is_trusted: bool
     _first_reports: dict[InstanceId, tuple[Vclock, Term]] = field(default_factory=dict)
+    _forgetful: set[InstanceId] = field(default_factory=set)
+    """Of those without a report, who was heard to have amnesia too."""
 
     def lose(self) -> None:
         """The log turned out to be incomplete: what was heard before does not count any more."""
@@ -32,6 +48,21 @@ class Trust:
         if not self.is_trusted:
             self._first_reports.setdefault(peer, (vclock, term))
 
+    def hear_forgetful(self, peer: InstanceId) -> None:
+        """It has amnesia itself: no report, two that forgot cannot vouch for each other."""
+        self._forgetful.add(peer)
+
+    def missing(self, others: Iterable[InstanceId], vclock: Vclock, term: Term) -> dict[InstanceId, Missing]:
+        """Why trust does not come back: member -> what is needed of it; as in `update`."""
+        missing: dict[InstanceId, Missing] = {}
+        for peer in sorted(others):
+            report = self._first_reports.get(peer)
+            if report is None:
+                missing[peer] = Missing.FORGOT if peer in self._forgetful else Missing.UNHEARD
+            elif not vclock.covers(report[0]) or term < report[1]:
+                missing[peer] = Missing.BEHIND
+        return missing
+
     def update(self, others: frozenset[InstanceId], vclock: Vclock, term: Term) -> bool:
         """True if trust came back now. others: registered members but this one; own state is persisted.
 
@@ -39,9 +70,66 @@ class Trust:
         """
         if self.is_trusted or not others:
             return False
-        for peer in others:
-            report = self._first_reports.get(peer)
-            if report is None or not vclock.covers(report[0]) or term < report[1]:
-                return False
+        if self.missing(others, vclock, term):
+            return False
         self.is_trusted = True
         return True
+
+
+class Remembered(NamedTuple):
+    """What a peer acknowledged, at least. forgot: it said that its log is not to be trusted, later than
+    that."""
+
+    vclock: Vclock
+    forgot: bool = False
+
+
+_NOTHING = Remembered(EMPTY_VCLOCK)
+
+
+class AckMemory:
+    """What each peer once said it has on disk; it is told so whenever it subscribes (S14).
+
+    M1  What is told of a peer does not go down while that peer may have lost rows: only when it says that its
+        amnesia ended, which is to trust it anew, or when it is no member any more.
+
+    A memory that is a little old weakens the detection and nothing else (ADR 14): so it is kept on disk, but
+    lazily.
+    """
+
+    def __init__(self, remembered: Mapping[InstanceId, Remembered] | None = None) -> None:
+        self._before: dict[InstanceId, Remembered] = dict(remembered or {})
+        """Up to the last Hello."""
+        self._newest: dict[InstanceId, Vclock] = {}
+        """Since then; its acks never go back."""
+
+    def subscribed(self, peer: InstanceId, vclock: Vclock, *, counts: bool) -> Vclock:
+        """A Hello. Returns what the peer is told: the highest vclock that it acknowledged before."""
+        told = self.of(peer)
+        self._newest.pop(peer, None)
+        if counts and told.forgot:
+            told = _NOTHING  # M1
+        self._before[peer] = Remembered(told.vclock.merge(vclock) if counts else told.vclock, not counts)
+        return told.vclock
+
+    def acked(self, peer: InstanceId, vclock: Vclock, *, counts: bool) -> None:
+        """An ack on the newest stream of this peer."""
+        forgot = self._before.get(peer, _NOTHING).forgot
+        if counts:
+            if forgot:
+                self._before[peer] = Remembered(vclock)  # M1
+            self._newest[peer] = vclock
+        elif not forgot:
+            self._before[peer] = Remembered(self.of(peer).vclock, forgot=True)
+            self._newest.pop(peer, None)
+
+    def of(self, peer: InstanceId) -> Remembered:
+        before = self._before.get(peer, _NOTHING)
+        newest = self._newest.get(peer)
+        return before if newest is None else before._replace(vclock=before.vclock.merge(newest))
+
+    def export(self, members: Iterable[InstanceId]) -> dict[InstanceId, Remembered]:
+        """For the disk. members: others are forgotten."""
+        self._before = {peer: self.of(peer) for peer in members if peer in self._before}
+        self._newest = {peer: newest for peer, newest in self._newest.items() if peer in self._before}
+        return dict(self._before)

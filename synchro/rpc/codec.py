@@ -16,8 +16,8 @@ from google.protobuf.struct_pb2 import ListValue, Value
 
 from synchro import json_form
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
-from synchro.ids import REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
+from synchro.errors import BatchTooLarge, IllegalParams, RemoteProtocolError, SynchroError, WrongFormat
+from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.instance_events import Ack, Fate, Position, WaitMode
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import Dml, Puts, RowType, Tuple, TxnId
@@ -51,8 +51,20 @@ class Schema(Protocol):
 # --- small values ---------------------------------------------------------------------------------------
 
 
-def vclock(lsns: Mapping[int, int]) -> Vclock:
+def min_vclock(lsns: Mapping[int, int]) -> Vclock:
+    """Field `min_vclock` of a request. Component 0 is looked at by nobody. Raises `IllegalParams`."""
+    for instance, lsn in lsns.items():
+        if instance > INSTANCE_ID_MAX or lsn >= NUMBER_END:
+            raise _no_number("min_vclock", f"{instance}: {lsn}", "instance ids are 0..31, LSNs below 2^62")
+    return _vclock(lsns)
+
+
+def _vclock(lsns: Mapping[int, int]) -> Vclock:
     return Vclock((InstanceId(i), Lsn(lsn)) for i, lsn in lsns.items()) if lsns else EMPTY_VCLOCK
+
+
+def _no_number(field: str, got: object, rule: str) -> IllegalParams:
+    return IllegalParams(f"{field} {got} names nothing: {rule}; nothing was done", field=field)
 
 
 def lsns(clock: Vclock) -> dict[int, int]:
@@ -86,11 +98,22 @@ def timeout_s(request: Message, default_s: float) -> float:
 
 
 def position(request: Message) -> Position | None:
-    """Field `known_position` of a request."""
+    """Field `known_position` of a request. Raises `IllegalParams`."""
     if not request.HasField("known_position"):
         return None
     known = request.known_position
+    if known.term >= NUMBER_END or known.lsn >= NUMBER_END:
+        got = f"{known.term}/{known.lsn}"
+        raise _no_number("known_position", got, "terms and LSNs lie below 2^62")
     return Position(Term(known.term), Lsn(known.lsn))
+
+
+def expected_term(request: Message) -> Term | None:
+    """Field `expected_term` of a request; None: any. Raises `IllegalParams`."""
+    term: int = request.expected_term
+    if term >= NUMBER_END:
+        raise _no_number("expected_term", term, "terms lie below 2^62")
+    return Term(term) if term else None
 
 
 def request_id(data: bytes) -> RequestId | None:
@@ -106,7 +129,12 @@ def request_id(data: bytes) -> RequestId | None:
 
 
 def txn_id(message: Message) -> TxnId:
-    return TxnId(InstanceId(message.origin), Lsn(message.lsn))
+    """Field `txn` of a request. Raises `IllegalParams`."""
+    origin, lsn = message.origin, message.lsn
+    if origin > INSTANCE_ID_MAX or not 0 < lsn < NUMBER_END:
+        rule = "origins are 0..31, LSNs from 1 up and below 2^62"
+        raise _no_number("txn", f"{origin}:{lsn}", rule)
+    return TxnId(InstanceId(origin), Lsn(lsn))
 
 
 def txn_message(txn: TxnId | None) -> Message:
@@ -486,6 +514,50 @@ _DECODERS: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {
 
 
 # --- what peers say -------------------------------------------------------------------------------------
+# Its numbers are judged where they are decoded: what passes here is compared, added to and persisted.
+
+
+def peer_number(value: int, what: str) -> int:
+    """Raises `RemoteProtocolError`, which stops that stream and nothing else."""
+    if value >= NUMBER_END:
+        raise RemoteProtocolError(f"{what} {value} of a peer is not below 2^62; its message was dropped")
+    return value
+
+
+def peer_term(value: int) -> Term:
+    return Term(peer_number(value, "term"))
+
+
+def peer_id(value: int, what: str, *, or_nobody: bool = False) -> InstanceId:
+    """Raises `RemoteProtocolError`."""
+    if not (0 if or_nobody else 1) <= value <= INSTANCE_ID_MAX:
+        raise RemoteProtocolError(f"{what} {value} of a peer is not an instance id; its message was dropped")
+    return InstanceId(value)
+
+
+def peer_ids(values: Sequence[int], what: str) -> frozenset[InstanceId]:
+    if len(values) > INSTANCE_ID_MAX:
+        raise RemoteProtocolError(f"{len(values)} ids in {what} of a peer; its message was dropped")
+    return frozenset(peer_id(value, what) for value in values)
+
+
+def peer_vclock(lsns: Mapping[int, int]) -> Vclock:
+    """Raises `RemoteProtocolError`. An LSN above the own ones is no error: it may tell of lost rows (S14)."""
+    if not lsns:
+        return EMPTY_VCLOCK
+    if len(lsns) > INSTANCE_ID_MAX:
+        raise RemoteProtocolError(f"a vclock of a peer has {len(lsns)} parts; its message was dropped")
+    for instance, lsn in lsns.items():
+        if not 0 < instance <= INSTANCE_ID_MAX or lsn >= NUMBER_END:
+            raise RemoteProtocolError(f"{instance}: {lsn} in a vclock of a peer; its message was dropped")
+    return _vclock(lsns)
+
+
+def peer_time(value_s: float) -> float:
+    """Seconds of wall time. Raises `RemoteProtocolError`: a lag of NaN could be shown to nobody."""
+    if not 0 <= value_s < NUMBER_END:
+        raise RemoteProtocolError(f"time {value_s} of a peer; its message was dropped")
+    return value_s
 
 
 _ROLES: Final = {
@@ -510,22 +582,24 @@ def raft_message(message: RaftMessage) -> Message:
 
 
 def raft_from(message: Message) -> RaftMessage:
-    """Raises `WrongFormat` if the role is unknown."""
+    """Raises `RemoteProtocolError`."""
     try:
         role = Role(message.role)
     except ValueError as error:
-        raise WrongFormat(f"unknown raft role {message.role}") from error
+        raise RemoteProtocolError(f"unknown raft role {message.role}") from error
     return RaftMessage(
-        term=Term(message.term),
-        vote=InstanceId(message.vote),
+        term=peer_term(message.term),
+        vote=peer_id(message.vote, "vote", or_nobody=True),
         role=role,
-        leader=InstanceId(message.leader),
+        leader=peer_id(message.leader, "leader", or_nobody=True),
         is_leader_seen=message.is_leader_seen,
-        vclock=vclock(message.vclock.lsns) if message.HasField("vclock") else None,
+        vclock=peer_vclock(message.vclock.lsns) if message.HasField("vclock") else None,
     )
 
 
-def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = ()) -> Message:
+def ack_message(
+    ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = (), received: int = 0
+) -> Message:
     return peer_pb.Ack(
         vclock=dict(ack.vclock),
         term=ack.term,
@@ -534,13 +608,14 @@ def ack_message(ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[I
         credit=credit,
         counts=ack.counts,
         following=sorted(following),
+        received=received,
     )
 
 
 def ack_from(message: Message) -> Ack:
     return Ack(
-        vclock=vclock(message.vclock),
-        term=Term(message.term),
-        vclock_sync=message.vclock_sync,
+        vclock=peer_vclock(message.vclock),
+        term=peer_term(message.term),
+        vclock_sync=peer_number(message.vclock_sync, "vclock_sync"),
         counts=message.counts,
     )

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import trio
 
 from synchro.config import KIB, Limits
-from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, TimedOut
-from synchro.ids import CallId, InstanceId, Lsn, Term
+from synchro.errors import BatchTooLarge, IllegalParams, Loading, SynchroError, TimedOut, Unsupported
+from synchro.ids import CallId, InstanceId, Lsn
 from synchro.instance_events import (
     SHARED_MIN,
     ClientPuts,
@@ -37,13 +37,18 @@ from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
 from synchro.rpc.host import Call
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
+from synchro.rpc.slices import mapped
 from synchro.server.api import Node
-from synchro.storage.index import Iterator_
+from synchro.storage.index import Iterator_, SelectResult
 
 STREAM_CALLS_MAX: Final = 8192
 """Calls of one stream without an answer; beyond it the stream is not read until half of them are done."""
 FRAME_CALLS_MAX: Final = 4096
 """Calls of one frame; all of them run in one go, and other work of the instance waits that long."""
+SMALL_ANSWER_TUPLES: Final = 100
+"""An answer of so many is made at once."""
+SMALL_ANSWER_OFFSET: Final = 10_000
+"""Tuples that may be stepped over at once."""
 FRAME_BYTES_MAX: Final = 64 * KIB
 """Answers put into one message, unless one is larger; what the stream counts for a message that is begun."""
 RESULT_BYTES: Final = 48
@@ -59,6 +64,8 @@ class DataService(Service):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.names = Names(node)
+        self._reading: set[trio.CancelScope] = set()
+        """One for each stream of transactions."""
         self.Execute = self.waiting(self._execute)
         self.ExecuteStream = node.host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
@@ -79,10 +86,8 @@ class DataService(Service):
         request_id = codec.request_id(request.request_id)
         position = codec.position(request)
         wait = codec.wait_mode(request.wait)
-        expected_term: int = request.expected_term
-        return ClientWrite(
-            new_call_id(), ops, request_id, position, wait, Term(expected_term) if expected_term else None
-        )
+        expected_term = codec.expected_term(request)
+        return ClientWrite(new_call_id(), ops, request_id, position, wait, expected_term)
 
     async def _execute(self, request: Message) -> Message:
         node = self.node
@@ -109,11 +114,23 @@ class DataService(Service):
         stream.coalesce = session.pack
         stream.on_message = session.on_frame
         try:
-            async for _ in stream:
-                raise AssertionError("messages go to on_message")
-            await session.wait_idle()
+            with trio.CancelScope() as reading:
+                self._reading.add(reading)
+                async for _ in stream:
+                    raise AssertionError("messages go to on_message")
+                await session.wait_idle()
+            if reading.cancelled_caught:
+                # Every call that the core got has its answer, so a call without one was not begun.
+                await stream.wait_sent()
+                raise self.refusal(Loading("The instance is stopping; nothing was done", stage="stopping"))
         finally:
+            self._reading.discard(reading)
             session.abandon()
+
+    def end_streams(self) -> None:
+        """The instance has stopped: what was answered goes out, and the streams end."""
+        for reading in self._reading:
+            reading.cancel()
 
     # --- reads
 
@@ -129,7 +146,7 @@ class DataService(Service):
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
         self.names.locate(request)
         if request.min_vclock:
-            wanted = codec.vclock(request.min_vclock)
+            wanted = codec.min_vclock(request.min_vclock)
             if not await node.wait_applied(wanted, timeout_s=timeout_s):
                 raise TimedOut(
                     f"this instance did not reach vclock {wanted} within {timeout_s:g} s, it is at "
@@ -138,11 +155,37 @@ class DataService(Service):
                     vclock=node.instance.vclock,
                 )
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
+            self._check_linearizable(request)
             left_s = max(0.0, deadline - trio.current_time())
             expect(await node.call(ReadBarrierRequested, timeout_s=left_s), ReadReady)
-        # From here on nothing is awaited: what is read is the state of one moment.
+        if _is_small(request):
+            found, read_at = self._found(request, key, iterator, after)
+        else:
+            async with node.host.slices.turn():
+                found, read_at = self._found(request, key, iterator, after)
+        default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
+        as_json = codec.wants_json(request.encoding, default=default)
+        made = (codec.tuple_message(value, as_json=as_json) for value in found)
+        if len(found) <= SMALL_ANSWER_TUPLES and not as_json:
+            tuples = list(made)
+        else:  # tuples do not change, so this may take its time
+            tuples = await node.host.slices.run(mapped(made, 1 if as_json else SMALL_ANSWER_TUPLES))
+        return data_pb2.SelectResponse(
+            header=self.header(),
+            tuples=tuples,
+            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
+            read_at=read_at,
+        )
+
+    def _found(
+        self, request: Message, key: Tuple, iterator: Iterator_, after: Tuple | None
+    ) -> tuple[SelectResult, dict[int, int]]:
+        """Nothing is awaited here: what is read is the state of one moment."""
+        if request.read == data_pb2.READ_MODE_LINEARIZABLE:
+            self._check_linearizable(request)  # the definition may have changed meanwhile
+        instance = self.node.instance
         space_id, index_id = self.names.locate(request)
-        found = node.instance.memtx.select(
+        found = instance.memtx.select(
             space_id,
             index_id,
             key,
@@ -151,14 +194,17 @@ class DataService(Service):
             offset=request.offset,
             after=after,
         )
-        default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
-        as_json = codec.wants_json(request.encoding, default=default)
-        return data_pb2.SelectResponse(
-            header=self.header(),
-            tuples=[codec.tuple_message(value, as_json=as_json) for value in found],
-            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
-            read_at=codec.lsns(node.instance.vclock),
-        )
+        return found, codec.lsns(instance.vclock)
+
+    def _check_linearizable(self, request: Message) -> None:
+        """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
+        space = self.node.instance.memtx.space(self.names.locate(request)[0])
+        if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
+            raise Unsupported(
+                f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "
+                "so the next owner of the queue may lack what is read; nothing was read",
+                space=space.name,
+            )
 
     async def _wait_transaction(self, request: Message) -> Message:
         which = request.WhichOneof("transaction")
@@ -176,6 +222,13 @@ class DataService(Service):
         return data_pb2.WaitTransactionResponse(
             header=self.header(), outcome=codec.FATES[known.fate], txn=codec.txn_message(known.txn)
         )
+
+
+def _is_small(request: Message) -> bool:
+    """It finds so little that it need not wait for its turn."""
+    limit: int = request.limit if request.HasField("limit") else SMALL_ANSWER_TUPLES + 1
+    offset: int = request.offset
+    return limit <= SMALL_ANSWER_TUPLES and offset <= SMALL_ANSWER_OFFSET
 
 
 Encoded: TypeAlias = bytes | Message | None

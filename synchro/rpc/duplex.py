@@ -85,6 +85,7 @@ class Duplex(Generic[In, Out]):
         self._writer_wake: asyncio.Future[None] | None = None
         self._arrivals = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
+        self._sent = trio.lowlevel.ParkingLot()
 
     # ---- receiving ----------------------------------------------------------------------------------
 
@@ -182,6 +183,12 @@ class Duplex(Generic[In, Out]):
             self.fail(StreamOverrun(f"the peer does not read: {self.out_bytes} bytes are queued for it"))
         self._wake_writer()
 
+    async def wait_sent(self) -> None:
+        """Until all that is queued was taken by gRPC, or the stream is over."""
+        await trio.lowlevel.checkpoint()
+        while self.out_bytes and not self._over:
+            await self._sent.park()
+
     def done_sending(self) -> None:
         """What is queued still goes out, then the peer sees the end (half close). Idempotent."""
         self._done_sending = True
@@ -228,6 +235,7 @@ class Duplex(Generic[In, Out]):
         self.out_bytes = 0
         self._arrivals.unpark_all()
         self._room.unpark_all()
+        self._sent.unpark_all()
 
     # ---- private ------------------------------------------------------------------------------------
 
@@ -295,6 +303,8 @@ class Duplex(Generic[In, Out]):
         self.out_bytes = max(0, self.out_bytes - size)  # 0 already if closed meanwhile
         if self._room and self.out_bytes <= self.out_bytes_max // 2:
             self._room.unpark_all()
+        if self._sent and not self.out_bytes:
+            self._sent.unpark_all()
         if self.pause_when_full:
             self._deliver_soon()
             self._wake_reader()

@@ -33,10 +33,12 @@ import grpc
 import grpc.aio
 import trio
 
+from synchro.config import FIRST_REQUEST_S
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
 from synchro.rpc.malformed import Guarded, read_of
 from synchro.rpc.rpc_error import Metadata, RpcError
+from synchro.rpc.slices import Slices
 from synchro.rpc.status import DETAILS_KEY
 
 P = ParamSpec("P")
@@ -65,9 +67,15 @@ _BOTH_ENDS: Final[Options] = (
 )
 SERVER_OPTIONS: Final[Options] = (
     *_BOTH_ENDS,
+    ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_REQUEST_S)),  # see `connections`
     ("grpc.so_reuseport", 0),  # else two processes share a port unseen
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # A quiet client keeps its link by pings. gRPC takes more than two in five minutes for an attack, and says
+    # "too many pings"; how often a client, ours or another, may look is not for the server to say.
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),  # a client whose host is gone gives its connection back
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 CHANNEL_OPTIONS: Final[Options] = (
     *_BOTH_ENDS,
@@ -191,6 +199,7 @@ class RpcHost:
     def __init__(self, loop: GuestLoop) -> None:
         self.loop = loop
         self.calls_in_progress = 0
+        self.slices = Slices()
         self.on_handler_error: Callable[[str, BaseException], None] = _log_handler_error
         """Told of each error of a handler that became INTERNAL: the handler's name and the error."""
         self._servers: set[RpcServer] = set()  # a strong reference: gRPC stops a server that is collected
@@ -257,17 +266,23 @@ class RpcHost:
     # ---- servers ---------------------------------------------------------------------------------------
 
     async def serve(
-        self, address: str, register: Callable[[Guarded], None], *, options: Options = ()
+        self,
+        address: str,
+        register: Callable[[Guarded], None],
+        *,
+        options: Options = (),
+        on_request: Callable[[str], None] | None = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
+        on_request: told with each call where it comes from, as gRPC writes it.
         Raises `OSError` at once if the address cannot be bound.
         """
         await _check_can_bind(address)
 
         async def start() -> tuple[grpc.aio.Server, int]:
-            server = grpc.aio.server(options=[*SERVER_OPTIONS, *options])
-            register(Guarded(server))
+            server = grpc.aio.server(options=_merged(SERVER_OPTIONS, options))
+            register(Guarded(server, on_request))
             try:
                 port = server.add_insecure_port(address)
             except RuntimeError as error:
@@ -410,7 +425,7 @@ class RpcHost:
         """A connection that is made when first used, and made anew when it is lost."""
 
         async def make() -> grpc.aio.Channel:
-            return grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *options])
+            return grpc.aio.insecure_channel(address, options=_merged(CHANNEL_OPTIONS, options))
 
         channel = await self.loop.aio(make())
         try:
@@ -643,6 +658,11 @@ async def _error_of(call: grpc.aio.Call) -> grpc.aio.AioRpcError:
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
+
+
+def _merged(options: Options, own: Options) -> Options:
+    """Of an option that stands twice gRPC takes the first."""
+    return tuple({**dict(options), **dict(own)}.items())
 
 
 async def _check_can_bind(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final, cast
 
 import trio
@@ -14,7 +15,8 @@ from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2, info_pb2, info_pb2_grpc
 from synchro.rpc.service import Service
-from synchro.server.api import Node, WatchFacts
+from synchro.rpc.slices import mapped
+from synchro.server.api import Node, QueueEntryFacts, WatchFacts
 
 QUEUE_ENTRIES_DEFAULT: Final = 1000
 QUEUE_ENTRIES_MAX: Final = 100_000
@@ -28,7 +30,7 @@ class InfoService(Service):
         super().__init__(node)
         self.GetInfo = self.at_once(self._get_info, when_ready=False)
         self.GetSynchro = self.at_once(self._get_synchro)
-        self.ListQueue = self.at_once(self._list_queue)
+        self.ListQueue = self.waiting(self._list_queue)
         self.WatchInfo = self.streaming(self._watch_info)
 
     def register(self, server: Any) -> None:
@@ -67,29 +69,14 @@ class InfoService(Service):
         queue, quorum = self._queue()
         return info_pb2.GetSynchroResponse(header=self.header(), queue=queue, quorum=quorum)
 
-    def _list_queue(self, request: Message) -> Message:
+    async def _list_queue(self, request: Message) -> Message:
         limit = request.limit or QUEUE_ENTRIES_DEFAULT
         if limit > QUEUE_ENTRIES_MAX:
             raise IllegalParams(f"limit {limit} is over {QUEUE_ENTRIES_MAX}", field="limit")
         queue, quorum = self._queue()
-        return info_pb2.ListQueueResponse(
-            header=self.header(),
-            queue=queue,
-            quorum=quorum,
-            entries=[
-                info_pb2.QueueEntry(
-                    txn=codec.txn_message(entry.txn),
-                    space_ids=entry.space_ids,
-                    rows=entry.rows,
-                    size=entry.size_bytes,
-                    age=codec.duration(entry.age_s),
-                    acked_by=entry.acked_by,
-                    missing=entry.missing,
-                    is_sync=entry.is_sync,
-                )
-                for entry in self.node.queue_entries()[:limit]
-            ],
-        )
+        found = islice(self.node.queue_entries(), limit)
+        entries = await self.node.host.slices.run(mapped(map(_entry_message, found)))
+        return info_pb2.ListQueueResponse(header=self.header(), queue=queue, quorum=quorum, entries=entries)
 
     async def _watch_info(self, _request: Message) -> AsyncIterator[Message]:
         last: WatchFacts | None = None
@@ -111,6 +98,19 @@ class InfoService(Service):
                 if last is not None and replace(last, queue_len=facts.queue_len) == facts:
                     await trio.sleep(QUEUE_LEN_INTERVAL_S)
                 last = facts
+
+
+def _entry_message(entry: QueueEntryFacts) -> Message:
+    return info_pb2.QueueEntry(
+        txn=codec.txn_message(entry.txn),
+        space_ids=entry.space_ids,
+        rows=entry.rows,
+        size=entry.size_bytes,
+        age=codec.duration(entry.age_s),
+        acked_by=entry.acked_by,
+        missing=entry.missing,
+        is_sync=entry.is_sync,
+    )
 
 
 def part(tree: Mapping[Any, Any], path: str) -> Any:

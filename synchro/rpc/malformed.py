@@ -1,4 +1,4 @@
-"""Requests that are not the message of their method: refused like other bad input.
+"""Between gRPC and the services: what is no message of its method is refused like other bad input.
 
 gRPC itself answers UNKNOWN and writes a traceback into the log for each of them, so anybody could fill it.
 Services are registered through `Guarded`, which lets the one request of a method be read without an
@@ -7,7 +7,8 @@ exception; a stream reads its messages through `read_of`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -48,22 +49,25 @@ def read_of(context: Any) -> Callable[[], Awaitable[Any]]:
 class Guarded:
     """Stands for a `grpc.aio.Server` while services are added to it."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, on_request: Callable[[str], None] | None = None) -> None:
+        """on_request: told with each call, of whatever service, where it comes from."""
         self._server = server
+        self._on_request = on_request
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers([_Generic(handler) for handler in handlers])
+        self._server.add_generic_rpc_handlers([_Generic(handler, self._on_request) for handler in handlers])
 
     def add_registered_method_handlers(
         self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        guarded = {name: _guarded(handler) for name, handler in handlers.items()}
+        guarded = {name: _guarded(handler, self._on_request) for name, handler in handlers.items()}
         self._server.add_registered_method_handlers(service_name, guarded)
 
 
 class _Generic(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler) -> None:
+    def __init__(self, handler: grpc.GenericRpcHandler, on_request: Callable[[str], None] | None) -> None:
         self._handler = handler
+        self._on_request = on_request
         self._known: dict[str, Any] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -72,18 +76,36 @@ class _Generic(grpc.GenericRpcHandler):
             handler = self._handler.service(details)
             if handler is None:
                 return None
-            found = self._known[details.method] = _guarded(handler)
+            found = self._known[details.method] = _guarded(handler, self._on_request)
         return found
 
 
-def _guarded(handler: Any) -> Any:
+def _guarded(handler: Any, on_request: Callable[[str], None] | None) -> Any:
+    sends = "stream" if handler.response_streaming else "unary"
+    kind = f"{'stream' if handler.request_streaming else 'unary'}_{sends}"
+    if on_request is not None:
+        handler = handler._replace(**{kind: _telling(getattr(handler, kind), on_request)})
     if handler.request_streaming or handler.request_deserializer is None:
         return handler
-    kind = "unary_stream" if handler.response_streaming else "unary_unary"
     return handler._replace(
         request_deserializer=_reader(handler.request_deserializer),
         **{kind: _refusing(getattr(handler, kind))},
     )
+
+
+def _telling(
+    method: Callable[[Any, Any], Any], on_request: Callable[[str], None]
+) -> Callable[[Any, Any], Any]:
+    async def handle(request: Any, context: Any) -> Any:
+        on_request(context.peer())
+        return await method(request, context)
+
+    async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
+        on_request(context.peer())
+        async for reply in method(request, context):
+            yield reply
+
+    return generate if inspect.isasyncgenfunction(method) else handle
 
 
 def _reader(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

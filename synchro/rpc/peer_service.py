@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 import trio
 
-from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.errors import Loading, RemoteProtocolError, SynchroError
 from synchro.rpc import status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
 from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.join_stream import JoinSender
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.transport import (
     GrpcPeerStream,
@@ -29,7 +30,9 @@ from synchro.server.transport import (
     PROTOCOL_VERSION,
     Accepted,
     Frame,
+    JoinEnd,
     JoinRequest,
+    JoinSnapshotEnd,
     LinkLost,
     PeerAck,
     PeerEndpoint,
@@ -47,6 +50,13 @@ def check_version(version: int) -> None:
         )
 
 
+@dataclass
+class _Held:
+    """What a call of a join counts as."""
+
+    is_older: bool = False
+
+
 class PeerService:
     """Methods as the generated registration wants them."""
 
@@ -55,7 +65,9 @@ class PeerService:
         self._endpoint = endpoint
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
-        self.Join = host.server_stream(self._join)
+        self.Join = self._serve_join
+        self._older_joins = 0
+        """Calls of joiners without receipts that gRPC did not end yet."""
 
     def _get_ballot(self, request: pb.GetBallotRequest, call: Call) -> pb.GetBallotResponse:
         """Served at any time, also while loading [M-19]."""
@@ -63,13 +75,39 @@ class PeerService:
             protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
         )
 
-    async def _join(self, request: pb.JoinRequest, call: Call) -> AsyncGenerator[pb.JoinResponse]:
+    async def _serve_join(self, requests: object, context: Any) -> None:
+        """A call whose client does not read goes on in gRPC when its handler is over: it is counted here."""
+        held = _Held()
         try:
-            check_version(request.protocol_version)
-            items = self._endpoint.serve_join(JoinRequest(request.instance_uuid, request.instance_name))
+            await self._host.duplex(lambda stream, call: self._join(stream, held))(requests, context)
+        finally:
+            self._older_joins -= held.is_older
+
+    async def _join(self, stream: Duplex[Any, Any], held: _Held) -> None:
+        try:
+            try:
+                first = await stream.receive()
+            except (trio.EndOfChannel, trio.BrokenResourceError):
+                return
+            check_version(first.protocol_version)
+            settings = self._endpoint.settings
+            if not first.takes_parts:
+                if self._older_joins >= settings.limits.join_calls_max:
+                    raise Loading(
+                        f"{self._older_joins} joins of older instances go on; nothing was done, try again",
+                        stage="join",
+                    )
+                self._older_joins += 1
+                held.is_older = True
+            sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
+            stream.on_message = sender.on_message
+            items = self._endpoint.serve_join(JoinRequest(first.instance_uuid, first.instance_name))
             async with aclosing(items):
                 async for item in items:
-                    yield join_message(item)
+                    await sender.send(join_message(item))
+                    if isinstance(item, JoinSnapshotEnd | JoinEnd):
+                        # Who did not take the data is not registered, and counts as a join that is served.
+                        await sender.finish()
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:

@@ -25,6 +25,7 @@ from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2, schema_pb2_grpc
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
+from synchro.rpc.slices import mapped
 from synchro.server.api import Node
 from synchro.storage import schema_ops
 from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
@@ -52,8 +53,8 @@ class SchemaService(Service):
         self.DropSpace = self.waiting(self._drop_space)
         self.CreateIndex = self.waiting(self._create_index)
         self.DropIndex = self.waiting(self._drop_index)
-        self.ListSpaces = self.at_once(self._list_spaces)
-        self.ChecksumSpace = self.at_once(self._checksum_space)
+        self.ListSpaces = self.waiting(self._list_spaces)
+        self.ChecksumSpace = self.waiting(self._checksum_space)
         self.RunOnce = self.unimplemented("RunOnce", "run the operations one by one, with if_not_exists")
 
     def register(self, server: Any) -> None:
@@ -219,7 +220,7 @@ class SchemaService(Service):
             tuple_count=memtx.count(space.id),
         )
 
-    def _list_spaces(self, request: Message) -> Message:
+    async def _list_spaces(self, request: Message) -> Message:
         if request.space:
             spaces = [self.names.named_space(request.space)]
         else:
@@ -228,17 +229,21 @@ class SchemaService(Service):
                 for space in self.node.instance.memtx.spaces()
                 if request.with_system or not space.is_system
             ]
+        found = (self._shown(space.id) for space in spaces)
+        shown = await self.node.host.slices.run(mapped(found, 20))
         return schema_pb2.ListSpacesResponse(
-            header=self.header(), spaces=[self._space_message(space) for space in spaces]
+            header=self.header(), spaces=[space for space in shown if space is not None]
         )
 
-    def _checksum_space(self, request: Message) -> Message:
-        count, checksum = self.node.instance.memtx.checksum(self.names.named_space(request.space).id)
+    async def _checksum_space(self, request: Message) -> Message:
+        instance, slices = self.node.instance, self.node.host.slices
+        async with slices.turn():
+            steps = instance.memtx.checksum_in_steps(self.names.named_space(request.space).id)
+            next(steps)
+            read_at = codec.lsns(instance.vclock)
+        count, checksum = await slices.run(steps)
         return schema_pb2.ChecksumSpaceResponse(
-            header=self.header(),
-            count=count,
-            checksum=checksum,
-            read_at=codec.lsns(self.node.instance.vclock),
+            header=self.header(), count=count, checksum=checksum, read_at=read_at
         )
 
 

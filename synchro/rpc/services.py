@@ -20,8 +20,9 @@ class ClientServices:
     """
 
     def __init__(self, node: Node, *, with_fault: bool = False) -> None:
+        self._data = DataService(node)
         self._services = (
-            DataService(node),
+            self._data,
             SchemaService(node),
             InfoService(node),
             ControlService(node),
@@ -38,3 +39,7 @@ class ClientServices:
 
     async def run(self) -> None:
         await self._health.run()
+
+    def end_streams(self) -> None:
+        """Before the server closes: no stream of transactions is cut with answers in it."""
+        self._data.end_streams()

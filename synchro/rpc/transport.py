@@ -9,13 +9,14 @@ from typing import Any, Final, Generic, TypeVar
 import grpc
 import grpc.aio
 import trio
+from google.protobuf.message import DecodeError
 
 from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.ids import InstanceId, Term
 from synchro.rpc import codec, status
-from synchro.rpc.duplex import Duplex
+from synchro.rpc.duplex import LIMITS, Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
-from synchro.rpc.host import ReplyStream, RpcChannel, RpcHost
+from synchro.rpc.host import RpcChannel, RpcHost
+from synchro.rpc.join_stream import JoinReceiver
 from synchro.server.transport import (
     PROTOCOL_VERSION,
     Accepted,
@@ -26,6 +27,7 @@ from synchro.server.transport import (
     JoinChunk,
     JoinEnd,
     JoinItem,
+    JoinProgress,
     JoinRequest,
     JoinRows,
     JoinSnapshotEnd,
@@ -66,6 +68,8 @@ def ballot_message(ballot: Ballot) -> Any:
         registered_uuids=sorted(ballot.registered_uuids),
         queue_owner_id=ballot.queue_owner,
         term=ballot.term,
+        start_id=ballot.start_id,
+        address=ballot.address,
     )
 
 
@@ -74,17 +78,19 @@ def ballot_from(message: Any) -> Ballot:
         instance_uuid=message.instance_uuid,
         instance_name=message.instance_name,
         replicaset_uuid=message.replicaset_uuid,
-        instance_id=InstanceId(message.instance_id),
+        instance_id=codec.peer_id(message.instance_id, "instance id", or_nobody=True),
         is_booted=message.is_booted,
         is_ro_cfg=message.is_ro_cfg,
         is_ro=message.is_ro,
         can_lead=message.can_lead,
-        vclock=codec.vclock(message.vclock),
-        gc_vclock=codec.vclock(message.gc_vclock),
+        vclock=codec.peer_vclock(message.vclock),
+        gc_vclock=codec.peer_vclock(message.gc_vclock),
         bootstrap_leader_uuid=message.bootstrap_leader_uuid,
         registered_uuids=frozenset(message.registered_uuids),
-        queue_owner=InstanceId(message.queue_owner_id),
-        term=Term(message.term),
+        queue_owner=codec.peer_id(message.queue_owner_id, "queue owner", or_nobody=True),
+        term=codec.peer_term(message.term),
+        start_id=message.start_id,
+        address=message.address,
     )
 
 
@@ -100,6 +106,9 @@ def hello_message(hello: Hello) -> Any:
             term=hello.term,
             credit=hello.credit,
             counts=hello.counts,
+            start_id=hello.start_id,
+            address=hello.address,
+            takes_parts=hello.takes_parts,
         )
     )
 
@@ -109,18 +118,27 @@ def hello_from(message: Any) -> Hello:
         replicaset_uuid=message.replicaset_uuid,
         instance_uuid=message.instance_uuid,
         name=message.name,
-        vclock=codec.vclock(message.vclock),
-        term=Term(message.term),
-        credit=message.credit,
-        id_filter=frozenset(InstanceId(i) for i in message.id_filter),
+        vclock=codec.peer_vclock(message.vclock),
+        term=codec.peer_term(message.term),
+        credit=codec.peer_number(message.credit, "credit"),
+        id_filter=codec.peer_ids(message.id_filter, "id filter"),
         counts=message.counts,
         protocol_version=message.protocol_version,
+        start_id=message.start_id,
+        address=message.address,
+        takes_parts=message.takes_parts,
     )
 
 
 def peer_ack_message(message: PeerAck) -> Any:
     return pb.SubscribeRequest(
-        ack=codec.ack_message(message.ack, credit=message.credit, tm=message.tm, following=message.following)
+        ack=codec.ack_message(
+            message.ack,
+            credit=message.credit,
+            tm=message.tm,
+            following=message.following,
+            received=message.received,
+        )
     )
 
 
@@ -128,7 +146,13 @@ def peer_ack_from(request: Any) -> PeerAck:
     if request.WhichOneof("message") != "ack":
         raise RemoteProtocolError("a subscriber said Hello twice")
     ack = request.ack
-    return PeerAck(codec.ack_from(ack), ack.credit, ack.tm, frozenset(map(InstanceId, ack.following)))
+    return PeerAck(
+        codec.ack_from(ack),
+        codec.peer_number(ack.credit, "credit"),
+        codec.peer_time(ack.tm),
+        codec.peer_ids(ack.following, "following"),
+        codec.peer_number(ack.received, "received"),
+    )
 
 
 def relay_message(message: Accepted | Frame) -> Any:
@@ -143,9 +167,18 @@ def relay_message(message: Accepted | Frame) -> Any:
                 term=message.term,
                 instance_uuid=message.instance_uuid,
                 instance_name=message.instance_name,
+                start_id=message.start_id,
+                address=message.address,
             )
         )
-    frame = pb.Frame(term=message.term, rows=message.rows, rows_crc=message.rows_crc, tm=message.tm)
+    frame = pb.Frame(
+        term=message.term,
+        rows=message.rows,
+        rows_crc=message.rows_crc,
+        tm=message.tm,
+        rows_continue=message.rows_continue,
+        wants_receipt=message.wants_receipt,
+    )
     if message.raft is not None:
         frame.raft.CopyFrom(codec.raft_message(message.raft))
     if message.heartbeat is not None:
@@ -161,28 +194,32 @@ def relay_message_from(response: Any) -> Accepted | Frame:
         case "accepted":
             message = response.accepted
             return Accepted(
-                id=InstanceId(message.id),
-                vclock=codec.vclock(message.vclock),
+                id=codec.peer_id(message.id, "id"),
+                vclock=codec.peer_vclock(message.vclock),
                 replicaset_uuid=message.replicaset_uuid,
-                last_ack=codec.vclock(message.last_ack),
-                term=Term(message.term),
+                last_ack=codec.peer_vclock(message.last_ack),
+                term=codec.peer_term(message.term),
                 instance_uuid=message.instance_uuid,
                 instance_name=message.instance_name,
+                start_id=message.start_id,
+                address=message.address,
             )
         case "frame":
             frame = response.frame
             beat = None
             if frame.HasField("heartbeat"):
-                beat = Heartbeat(
-                    frame.heartbeat.vclock_sync, frame.heartbeat.tm, codec.vclock(frame.heartbeat.vclock)
-                )
+                told = frame.heartbeat
+                number = codec.peer_number(told.vclock_sync, "vclock_sync")
+                beat = Heartbeat(number, codec.peer_time(told.tm), codec.peer_vclock(told.vclock))
             return Frame(
-                term=Term(frame.term),
+                term=codec.peer_term(frame.term),
                 raft=codec.raft_from(frame.raft) if frame.HasField("raft") else None,
                 rows=frame.rows,
                 rows_crc=frame.rows_crc,
                 heartbeat=beat,
-                tm=frame.tm,
+                tm=codec.peer_time(frame.tm),
+                rows_continue=frame.rows_continue,
+                wants_receipt=frame.wants_receipt,
             )
         case _:
             raise RemoteProtocolError("an unknown message came from a relay")
@@ -213,7 +250,7 @@ def join_item_from(response: Any) -> JoinItem:
     match response.WhichOneof("message"):
         case "start":
             start = response.start
-            return JoinStart(codec.vclock(start.vclock), start.replicaset_uuid, start.meta)
+            return JoinStart(codec.peer_vclock(start.vclock), start.replicaset_uuid, start.meta)
         case "chunk":
             return JoinChunk(response.chunk.space_id, response.chunk.data, response.chunk.crc)
         case "snapshot_end":
@@ -221,7 +258,8 @@ def join_item_from(response: Any) -> JoinItem:
         case "rows":
             return JoinRows(response.rows.rows, response.rows.rows_crc)
         case "end":
-            return JoinEnd(codec.vclock(response.end.vclock), InstanceId(response.end.instance_id))
+            end = response.end
+            return JoinEnd(codec.peer_vclock(end.vclock), codec.peer_id(end.instance_id, "id"))
         case _:
             raise RemoteProtocolError("an unknown message came during a join")
 
@@ -298,18 +336,28 @@ class GrpcPeerStream(Generic[In, Out]):
             await trio.lowlevel.checkpoint()
             raise LinkLost("writing to a closed socket", "Broken pipe") from None
 
+    async def wait_sent(self) -> None:
+        await self._stream.wait_sent()
+
 
 class _GrpcJoinStream:
-    def __init__(self, replies: ReplyStream) -> None:
-        self._replies = replies
+    def __init__(self, stream: Duplex[Any, Any]) -> None:
+        self._stream = stream
+        self._receiver = JoinReceiver(stream, LIMITS.message_bytes_max)
 
-    async def receive(self) -> JoinItem:
+    async def receive(self) -> JoinItem | JoinProgress:
         try:
-            return join_item_from(await self._replies.__anext__())
-        except StopAsyncIteration:
+            response = self._receiver.take(await self._stream.receive())
+        except trio.EndOfChannel:
+            # If the stream ended with an error, its scope is cancelled now, and that error is raised.
+            await trio.sleep(END_GRACE_S)
             raise LinkLost("the join ended too early") from None
-        except grpc.aio.AioRpcError as error:
-            raise error_from(error) from error
+        except trio.BrokenResourceError:
+            await trio.lowlevel.checkpoint()
+            raise LinkLost("the join ended too early") from None
+        except DecodeError as error:
+            raise RemoteProtocolError(f"the parts of a message of the join do not fit: {error}") from error
+        return JoinProgress() if response is None else join_item_from(response)
 
 
 class GrpcTransport:
@@ -349,14 +397,18 @@ class GrpcTransport:
             protocol_version=request.protocol_version,
             instance_uuid=request.instance_uuid,
             instance_name=request.instance_name,
+            takes_parts=True,
         )
-        async with channel.server_stream(
-            SERVICE + "Join",
-            message,
-            serializer=pb.JoinRequest.SerializeToString,
-            deserializer=pb.JoinResponse.FromString,
-        ) as replies:
-            yield _GrpcJoinStream(replies)
+        try:
+            async with channel.duplex(
+                SERVICE + "Join",
+                serializer=pb.JoinRequest.SerializeToString,
+                deserializer=pb.JoinResponse.FromString,
+            ) as stream:
+                stream.send_nowait(message)
+                yield _GrpcJoinStream(stream)
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error) from error
 
     @asynccontextmanager
     async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ from synchro.errors import (
     ConnectionToSelf,
     DecodeError,
     DiskFailed,
+    DoubledIdentity,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
@@ -29,6 +31,7 @@ from synchro.errors import (
 )
 from synchro.failpoints import REGISTRY
 from synchro.ids import NOBODY, InstanceId, Lsn
+from synchro.replication.doubles import Life, doubled_error
 from synchro.row import Confirm, PlainTxn
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Accepted, Frame, Hello, LinkLost, PeerAck, Subscription
@@ -61,6 +64,10 @@ class Status(StrEnum):
     DISCONNECTED = "disconnected"
 
 
+class _FollowedElsewhere(Exception):
+    """Another address of ours leads to the same instance, and is used."""
+
+
 class Applier:
     """One upstream.
 
@@ -79,13 +86,21 @@ class Applier:
         self.system_message: str | None = None
         self.lag: float | None = None
         """Seconds; None until a row or heartbeat came [A-20]."""
-        self._heard_at = trio.current_time()
+        self.life = Life("", "")
+        """Of the peer, since it accepted us."""
+        self.heard_at = trio.current_time()
         self._has_followed = False
-        self._has_link = False
+        self.has_link = False
+        self._waits_for: Applier | None = None
+        """It follows the same instance through another address."""
         self._scope: trio.CancelScope | None = None
         self._stopped: SynchroError | None = None
         self._reset = False
         """The stream is given up: nothing of it may reach the core any more."""
+        self._is_doubled = False
+        """The last attempt ended so."""
+        self._asked = False
+        """The peer speaks: what it says of our double is its word, not ours."""
         self._was_cut = False
         self._restart = trio.Event()
         self._ack_wanted = trio.Event()
@@ -95,6 +110,11 @@ class Applier:
         self._rows: deque[tuple[bytes, float]] = deque()
         """What could not be handed to the core as it came."""
         self._rows_bytes = 0
+        self._parts: list[bytes] = []
+        """Of a transaction that is not here as a whole yet."""
+        self._parts_bytes = 0
+        self._received_bytes = 0
+        """Of rows, since the stream was accepted: what a receipt says (ADR 20)."""
         self._is_applying = False
         """The task has rows in its hands: what comes behind them waits."""
         self._handed: dict[InstanceId, Lsn] = {}
@@ -113,11 +133,11 @@ class Applier:
     @property
     def idle(self) -> float:
         """Seconds since the last message of any kind [A-21]."""
-        return trio.current_time() - self._heard_at
+        return trio.current_time() - self.heard_at
 
     @property
     def is_following(self) -> bool:
-        return self._has_link and self.status in (Status.SYNC, Status.FOLLOW)
+        return self.has_link and self.status in (Status.SYNC, Status.FOLLOW)
 
     def wake_ack(self) -> None:
         """The term was persisted, or we follow others than before: tell the peer soon."""
@@ -173,7 +193,7 @@ class Applier:
             if self._stopped is not None:  # also while it was not connected: rows in the core may fail then
                 await self._wait_restart(self._stopped)
                 delay = RECONNECT_MIN_S
-            self._reset = False
+            self._reset = self._is_doubled = self._asked = False
             try:
                 with trio.CancelScope() as self._scope:
                     await self._follow_once()
@@ -186,6 +206,10 @@ class Applier:
                 self._failed(Status.DISCONNECTED, error.message)
             except RETRIED as error:
                 self._failed(Status.LOADING, error.message)
+            except DoubledIdentity as error:
+                self._doubled(error)
+            except _FollowedElsewhere as error:
+                self._failed(Status.CONNECT, str(error))
             except SynchroError as error:
                 self._stopped = error
             finally:
@@ -197,6 +221,9 @@ class Applier:
                 # The disk is full: asking for the same rows at once would only be cut again.
                 self._was_cut = False
                 delay = self._node.settings.retry_s
+            elif self._is_doubled or self._waits_for is not None:
+                # Asked again in time for the other end to know that we still live, or that the place is free.
+                delay = min(self._node.settings.retry_s, self._node.settings.replication_timeout_s)
             elif self._reset:
                 delay = RECONNECT_MIN_S
             elif self._has_followed:
@@ -214,10 +241,39 @@ class Applier:
     async def _wait_restart(self, error: SynchroError) -> None:
         self._failed(Status.STOPPED, error.message)
         self._node.log.error(
-            "upstream_stopped", peer=self.address.name, reason=error.reason, message=error.message
+            "upstream_stopped",
+            peer=self.address.name,
+            reason=error.reason,
+            message=error.message,
+            **{name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details},
         )
         self._restart = trio.Event()
         await self._restart.wait()
+
+    def _doubled(self, error: DoubledIdentity) -> None:
+        """The peer has a double, or says that we have one, or we know it and subscribe to nobody."""
+        node = self._node
+        self._is_doubled = True
+        self._failed(Status.DISCONNECTED, error.message)
+        if self._asked and error.details.get("uuid") == node.uuid:
+            places = [text.partition("@") for text in error.details.get("lives", "").split(",")]
+            lives = [Life(start_id, address) for start_id, _, address in places if start_id]
+            node.doubles.told(self.address.name, lives, trio.current_time())
+            node.check_doubles()
+
+    def _claim(self, uuid: str) -> None:
+        """Two streams of one instance would cut each other off without end: one address is used, and the
+        others wait until it fails."""
+        node = self._node
+        holder = node.upstreams.setdefault(uuid, self)
+        if holder is self:
+            self._waits_for = None
+            return
+        text = f"{self.address.address} is the same instance as {holder.address.address}, which is used"
+        if self._waits_for is not holder:
+            self._waits_for = holder
+            node.log.warning("upstream_waits", peer=self.address.name, peer_uuid=uuid, message=text)
+        raise _FollowedElsewhere(text)
 
     def _failed(self, status: Status, message: str, system: str | None = None) -> None:
         if self.status in (Status.FOLLOW, Status.SYNC):
@@ -233,9 +289,15 @@ class Applier:
         self._owes_ack = self._is_applying = False
         self._rows.clear()
         self._rows_bytes = 0
+        self._parts.clear()
+        self._parts_bytes = 0
         self._received.clear()
-        if self.peer_id != NOBODY and self._has_link:
-            self._has_link = False
+        if self._stopped is None:  # else an operator must act: another address leads to the same error
+            upstreams = self._node.upstreams
+            for uuid in [uuid for uuid, holder in upstreams.items() if holder is self]:
+                del upstreams[uuid]
+        if self.peer_id != NOBODY and self.has_link:
+            self.has_link = False
             self._node.links_changed()
             self._node.step(ev.ApplierLost(self.peer_id))
 
@@ -244,6 +306,8 @@ class Applier:
         node = self._node
         if self.address.name in node.blocked_in:
             raise LinkLost("partitioned by the fault service")
+        if node.is_doubled and not node.doubles.is_told_by(self.address.name):
+            raise doubled_error(node.uuid, node.lives_of(node.uuid))  # no acks; who said so is asked again
         if self.status not in (Status.DISCONNECTED, Status.LOADING):
             self.status = Status.CONNECT
         death = node.settings.death_timeout_s
@@ -252,21 +316,28 @@ class Applier:
             ballot = await node.transport.get_ballot(self.address.address)
         if ballot is None:
             raise LinkLost("timed out")
-        self._heard_at = trio.current_time()
-        if ballot.instance_uuid == node.uuid:
+        self.heard_at = trio.current_time()
+        if ballot.instance_uuid == node.uuid and ballot.start_id in ("", node.start_id):
             raise ConnectionToSelf("Connection to self")
         self.peer_uuid = ballot.instance_uuid
         if ballot.replicaset_uuid and ballot.replicaset_uuid != node.replicaset_uuid:
             raise self._foreign(ballot.replicaset_uuid)
+        node.note_life(ballot.instance_uuid, Life(ballot.start_id, ballot.address))
+        if ballot.instance_uuid != node.uuid:  # a double of ours must hear of us
+            node.check_double(ballot.instance_uuid)
+        self._claim(ballot.instance_uuid)
         async with node.transport.subscribe(self.address.address, self._hello()) as stream:
             accepted = None
+            self._asked = True
             with trio.move_on_after(death):
                 accepted = await stream.receive()
             if accepted is None:
                 raise LinkLost("timed out")
             if not isinstance(accepted, Accepted):
                 raise RemoteProtocolError(f"{self.address.name} sent a frame before it accepted the stream")
+            self._asked = False
             self._accepted(accepted)
+            self._asked = True
             self._stream = stream
             await run_until_first_error(
                 lambda: stream.deliver(self._on_message),
@@ -296,23 +367,33 @@ class Applier:
             # Who may have forgotten rows of its own wants them back [M-38].
             id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
             counts=core.acks_count,
+            start_id=node.start_id,
+            address=node.address,
+            takes_parts=True,
         )
 
     def _accepted(self, accepted: Accepted) -> None:
         node = self._node
         if accepted.replicaset_uuid != node.replicaset_uuid:
             raise self._foreign(accepted.replicaset_uuid)
+        node.core.check_term(accepted.term)
         self.peer_id = accepted.id
         self.peer_uuid = accepted.instance_uuid
+        self.life = Life(accepted.start_id, accepted.address)
+        node.doubles.accepted(self.address.name)
+        node.check_doubles()
+        if node.is_doubled:
+            raise doubled_error(node.uuid, node.lives_of(node.uuid))
         self._vclock_sync = 0
+        self._received_bytes = 0
         self._ack_tm = 0.0
         self._handed.clear()
         self._awaited.clear()
         self._owes_ack = False
         self._sync_until = accepted.vclock
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
         self.lag = None
-        self._has_link = True
+        self.has_link = True
         self.status = Status.SYNC
         node.links_changed()
         node.log.info("upstream_subscribed", peer=self.address.name, peer_id=self.peer_id)
@@ -330,7 +411,7 @@ class Applier:
     async def _watch_silence(self) -> None:
         """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
         node = self._node
-        while (left := self._heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+        while (left := self.heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
             await trio.sleep(min(left, node.silence_s / 2))
         raise LinkLost("timed out")
 
@@ -343,7 +424,11 @@ class Applier:
     def _on_message(self, message: Accepted | Frame) -> None:
         if self._is_given_up:
             return
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
+        if self.peer_uuid is not None and self._node.doubles.is_suspect(self.peer_uuid):
+            self._node.note_life(self.peer_uuid, self.life)
+            if self._is_given_up:
+                return
         if not isinstance(message, Frame):
             raise RemoteProtocolError(f"{self.address.name} accepted one stream twice")
         self._on_frame(message)
@@ -351,12 +436,19 @@ class Applier:
     def _on_frame(self, frame: Frame) -> None:
         """All of it at once; only rows may have to wait for room, so a slow disk is not silence."""
         node = self._node
+        node.core.check_term(frame.term)
         node.step(ev.FrameTermSeen(frame.term))
         if frame.raft is not None:
             node.step(ev.PeerRaftReceived(self.peer_id, frame.raft))
         if frame.rows:
             if crc32c(frame.rows) != frame.rows_crc:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
+            self._received_bytes += len(frame.rows)
+            if frame.rows_continue or self._parts:
+                frame = self._joined(frame)
+        if frame.wants_receipt:
+            self._ack_wanted.set()
+        if frame.rows:
             if self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
                 self._keep(frame)
             else:
@@ -370,11 +462,29 @@ class Applier:
             node.note_heard(self.peer_id)
             self._ack_wanted.set()
 
+    def _joined(self, frame: Frame) -> Frame:
+        """The core gets whole transactions (U1): without rows until the last part is here."""
+        self._parts.append(frame.rows)
+        self._parts_bytes += len(frame.rows)
+        self._check_credit()
+        if frame.rows_continue:
+            return replace(frame, rows=b"")
+        rows = b"".join(self._parts)
+        self._parts.clear()
+        self._parts_bytes = 0
+        return replace(frame, rows=rows)
+
+    def _check_credit(self) -> None:
+        limits = self._node.settings.limits
+        held = self._rows_bytes + self._parts_bytes
+        # The last transaction, or frame, may be as large as the peer's own limits let it: not always ours.
+        last = max(limits.message_bytes_max, limits.txn_bytes_max + limits.relay_frame_bytes_max)
+        if held > limits.peer_credit_bytes + last:
+            raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
+
     def _keep(self, frame: Frame) -> None:
         self._rows_bytes += len(frame.rows)
-        limits = self._node.settings.limits
-        if self._rows_bytes > limits.peer_credit_bytes + limits.txn_bytes_max + limits.relay_frame_bytes_max:
-            raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
+        self._check_credit()
         self._rows.append((frame.rows, frame.tm))
         self._rows_wanted.set()
 
@@ -449,6 +559,7 @@ class Applier:
                 credit=node.settings.limits.peer_credit_bytes,
                 tm=self._ack_tm,
                 following=node.following,
+                received=self._received_bytes,
             )
         )
         self._owes_ack = any(lsn > vclock.get(origin) for origin, lsn in self._awaited.items())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
-from synchro.errors import ConfigError, ReplicasetUuidMismatch
+from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.server.transport import Ballot, LinkLost, Transport
 from synchro.vclock import Order
 
@@ -39,20 +39,23 @@ class JoinFrom:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not yet. leader_uuid: whom this instance would choose, to be shown in its ballot; "" = nobody."""
+    """Not yet. leader_uuid: whom this instance would choose, to be shown in its ballot; "" = nobody.
+    is_bereft: this instance belongs to a set, has no data, and finds nobody who has."""
 
     why: str
     leader_uuid: str = ""
+    is_bereft: bool = False
 
 
 Role: TypeAlias = BootstrapHere | JoinFrom | Wait
 
 
-def own_ballot(settings: Settings, uuid: str) -> Ballot:
-    """Of an instance without data."""
+def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ballot:
+    """Of an instance without data. replicaset_uuid: the set that its identity file names; "" = none."""
     return Ballot(
         instance_uuid=uuid,
         instance_name=settings.instance_name,
+        replicaset_uuid=replicaset_uuid,
         is_ro_cfg=settings.read_only,
         is_ro=True,
         can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
@@ -98,6 +101,16 @@ def choose(
     `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
     """
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
+    if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
+        other = min(foreign - {me.replicaset_uuid})
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {me.replicaset_uuid} (identity file in "
+            f"{settings.wal_dir}), got {other} (the configured peers); nothing was changed. Next: check the "
+            f"addresses; or, to join the other set, {settings.again_with('--new-set')}, which gives up what "
+            "the old one held",
+            expected=me.replicaset_uuid,
+            got=other,
+        )
     if len(foreign) > 1:
         raise ReplicasetUuidMismatch(
             f"the configured peers belong to different replica sets: {', '.join(sorted(foreign))}; "
@@ -108,6 +121,15 @@ def choose(
     source = join_source(peers)
     if source is not None:
         return JoinFrom(source, peers[source])
+    if me.replicaset_uuid:
+        return _wait_for_data(settings, me, peers)
+    bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
+    if bereft:
+        # They belong to a set whose other members may come back: nothing new is made beside it (MEND-D1).
+        return Wait(
+            f"{', '.join(bereft)} lost the data of a replica set and waits for a member that has it; "
+            "a new one is made when it is told to forget that set (see its log)"
+        )
     if settings.bootstrap_strategy is BootstrapStrategy.CONFIG:
         return _choose_configured(settings, me, peers)
     connected = 1 + len(peers)
@@ -141,6 +163,30 @@ def choose(
     return BootstrapHere()
 
 
+def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Wait:
+    """MEND-D1: an identity that names a set never makes another; a person may, when nobody has data."""
+    others = [peer for peer in settings.peers if peer.name != me.instance_name]
+
+    def state_of(address: str) -> str:
+        ballot = peers.get(address)
+        if ballot is None:
+            return "does not answer"
+        return "its data is gone too" if ballot.replicaset_uuid else "never had data"
+
+    who = ", ".join(f"{peer.name} ({state_of(peer.address)})" for peer in others)
+    why = (
+        f"this instance is of replica set {me.replicaset_uuid}, but its data is gone; it makes no new set, "
+        f"it waits for a member that has the data, to join again: {who}"
+    )
+    if len(peers) >= len(others):
+        why += (
+            ". Nobody has it. If no copy can be restored: on every member, "
+            f"{settings.again_with('--new-set')}; that makes a new, empty set and gives up all that the old "
+            "one held"
+        )
+    return Wait(why, is_bereft=True)
+
+
 def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:
     """[M-16]: one instance is named, by name, UUID or address."""
     wanted = settings.bootstrap_leader
@@ -152,6 +198,12 @@ def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballo
     if wanted in (me.instance_name, me.instance_uuid, settings.listen, *own):
         if settings.read_only:
             raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+        if settings.election_mode is ElectionMode.VOTER:
+            raise ConfigError(
+                f"bootstrap_leader {wanted} may only vote (election_mode: voter): it could not register "
+                "the others; "
+                "nothing was written"
+            )
         return BootstrapHere()
     for address, ballot in peers.items():
         if wanted in (address, ballot.instance_name, ballot.instance_uuid):
@@ -165,31 +217,36 @@ async def find_role(
     transport: Transport,
     *,
     publish: Callable[[Ballot], None],
-    note: Callable[[str], None],
+    note: Callable[[Wait], None],
+    replicaset_uuid: str = "",
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
-    publish: our ballot changed. note: why we wait, for the log.
+    publish: our ballot changed. note: why we wait, told in each round. replicaset_uuid: the set that the
+    identity file names, which is joined again or nothing; "" = none.
     """
-    me = own_ballot(settings, uuid)
+    me = own_ballot(settings, uuid, replicaset_uuid)
     others = [peer for peer in settings.peers if peer.name != settings.instance_name]
     is_member = len(others) < len(settings.peers) or not settings.peers
     if not others:
+        if replicaset_uuid:
+            raise ConfigError(
+                f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
+                "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
+                f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
+            )
         if settings.read_only:
             raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
         return BootstrapHere()
     total = len(others) + is_member
     time_over_at = trio.current_time() + settings.connect_timeout_s
-    last_note = ""
     while True:
         publish(me)
         ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
         role = choose(settings, me, ballots, total=total, is_time_over=trio.current_time() >= time_over_at)
         if not isinstance(role, Wait):
             return role
-        if role.why != last_note:
-            last_note = role.why
-            note(role.why)
+        note(role)
         if role.leader_uuid != me.bootstrap_leader_uuid:
             me = replace(me, bootstrap_leader_uuid=role.leader_uuid)
             continue
@@ -231,7 +288,7 @@ async def _ask_all(transport: Transport, addresses: list[str], own_uuid: str) ->
     async def ask(address: str) -> None:
         try:
             ballot = await transport.get_ballot(address)
-        except LinkLost:
+        except (LinkLost, RemoteProtocolError):  # nonsense is no answer: it takes part in nothing
             return
         if ballot.instance_uuid != own_uuid:
             ballots[address] = ballot

@@ -8,10 +8,10 @@ import uuid
 from dataclasses import replace
 
 from synchro.config import Settings
-from synchro.errors import ConfigError, Corruption
+from synchro.errors import ConfigError, Corruption, DiskFailed
 from synchro.storage.disk import Disk
-from synchro.storage.identity import DirectoryLock, Identity, load_identity, save_identity
-from synchro.storage.xlog import INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
+from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
+from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
 
 
 def new_salt() -> int:
@@ -26,11 +26,15 @@ class DataDirectory:
     Blocks: calls are rare, and nothing may go on before they are done.
     """
 
-    def __init__(self, disk: Disk, settings: Settings, lock: DirectoryLock, identity: Identity) -> None:
+    def __init__(self, disk: Disk, settings: Settings, lock: DirectoryLock, file: IdentityFile) -> None:
         self.disk = disk
         self.settings = settings
-        self.identity = identity
+        self.identity_file = file
         self._lock = lock
+
+    @property
+    def identity(self) -> Identity:
+        return self.identity_file.identity
 
     @classmethod
     def open(cls, disk: Disk, settings: Settings) -> DataDirectory:
@@ -39,21 +43,24 @@ class DataDirectory:
             disk.makedirs(path)
         lock = DirectoryLock(settings.wal_dir)
         try:
-            identity = load_identity(disk, settings.wal_dir)
-            if identity is None:
-                identity = Identity(str(uuid.uuid4()), settings.instance_name)
-                save_identity(disk, settings.wal_dir, identity)
-            if identity.name != settings.instance_name:
+            file = IdentityFile.load(disk, settings.wal_dir)
+            if file is None:
+                file = IdentityFile.create(
+                    disk, settings.wal_dir, Identity(str(uuid.uuid4()), settings.instance_name)
+                )
+            if (name := file.identity.name) != settings.instance_name:
+                file.close()
                 raise ConfigError(
-                    f"Instance name mismatch: expected {identity.name}, got {settings.instance_name}; "
+                    f"Instance name mismatch: expected {name}, got {settings.instance_name}; "
                     f"{settings.wal_dir} belongs to another instance, nothing was changed"
                 )
-            return cls(disk, settings, lock, identity)
+            return cls(disk, settings, lock, file)
         except BaseException:
             lock.release()
             raise
 
     def close(self) -> None:
+        self.identity_file.close()
         self._lock.release()
 
     def _names(self, directory: str, suffix: str) -> list[str]:
@@ -77,25 +84,44 @@ class DataDirectory:
         return False
 
     def begin_first_start(self) -> None:
-        """Remove what a killed bootstrap or join left. Lost data is amnesia (S14), also if a person deleted
-        the files to have the instance join anew [M-36], [W-28]."""
+        """Remove what a killed bootstrap or join left, and what a former life did. Lost data is amnesia
+        (S14), also if a person deleted the files to have the instance join anew [M-36], [W-28]; the flag is
+        synced before a file goes. To which replica set the instance belongs it does not forget (MEND-D1)."""
         if self.identity.replicaset_uuid is not None:
-            self.save(replace(self.identity, replicaset_uuid=None, amnesia=True))
+            self.set_amnesia(True)
+        self.identity_file.forget_log()
         for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
             for name in self.disk.listdir(directory):
-                if name.endswith((XLOG_SUFFIX, INPROGRESS_SUFFIX)):
+                if name.endswith((XLOG_SUFFIX, SNAP_SUFFIX, INPROGRESS_SUFFIX, DAMAGED_SUFFIX)):
                     self.disk.unlink(posixpath.join(directory, name))
             self.disk.sync_dir(directory)
 
+    def forget_replicaset(self) -> None:
+        """A person decided that the set is gone: this instance may make, or join, another one. If it is not
+        gone, and this one joins it again after all, then in amnesia."""
+        self.identity_file.acks = {}
+        former = self.identity.replicaset_uuid
+        self.save(replace(self.identity, replicaset_uuid=None, amnesia=True, former_uuid=former))
+
     def save(self, identity: Identity) -> None:
-        """Durable when it returns."""
-        save_identity(self.disk, self.settings.wal_dir, identity)
-        self.identity = identity
+        """Durable when it returns. Raises `DiskFailed`: what must be remembered is not, so nothing may go
+        on."""
+        try:
+            self.identity_file.save(identity)
+        except OSError as error:
+            raise DiskFailed(
+                f"{self.settings.wal_dir}: the identity file could not be written: "
+                f"{error.strerror or error}; nothing was changed",
+                file=self.settings.wal_dir,
+                errno=error.errno,
+            ) from error
 
     def set_amnesia(self, amnesia: bool) -> None:
+        """As `save`."""
         if self.identity.amnesia != amnesia:
             self.save(replace(self.identity, amnesia=amnesia))
 
     def set_replicaset(self, replicaset_uuid: str) -> None:
+        """As `save`."""
         if self.identity.replicaset_uuid != replicaset_uuid:
-            self.save(replace(self.identity, replicaset_uuid=replicaset_uuid))
+            self.save(replace(self.identity, replicaset_uuid=replicaset_uuid, former_uuid=None))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from synchro import logs
 from synchro.ids import NOBODY, Lsn
 from synchro.instance import Instance
 from synchro.instance_calls import PendingTxn
@@ -75,7 +76,6 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {},
         "ro": True,
         "ro_reason": None,
-        "amnesia": None,
         "no_room": None,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
@@ -84,10 +84,13 @@ def box_info(node: Node) -> dict[str, Any]:
         "pid": os.getpid(),
         "version": version(),
         "listen": node.listen,
+        "logs_dropped": logs.dropped(),
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
         "election": None,
         "synchro": None,
+        "memtx": None,
+        "amnesia": None,
     }
     if not node.has_core:
         return tree
@@ -102,12 +105,13 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
         "ro": reason is not None,
         "ro_reason": reason,
-        "amnesia": not core.raft.trusted,
         "no_room": node.progress.no_room,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node),
         "election": _election(node),
         "synchro": synchro(core, now),
+        "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "amnesia": node.amnesia(),
     }
     return tree
 
@@ -121,7 +125,7 @@ def synchro(core: Instance, now: float) -> dict[str, Any]:
             "term": int(limbo.term),
             "len": limbo.count,
             "size": limbo.size,
-            "busy": limbo.is_busy,
+            "busy": core.is_queue_busy,
             "age": limbo.age(now),
             "confirm_lag": limbo.confirm_lag,
         },
@@ -155,6 +159,11 @@ def _replication(node: Node) -> dict[int, Any]:
             "name": name,
             "lsn": int(core.vclock.get(member)),
         }
+        if skipped := core.state.conflicts_skipped.get(member):
+            part["conflicts_skipped"] = skipped
+        lives = node.lives_of(uuid)
+        if lives:
+            part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]
         if member != core.self_id:
             upstream = _upstream(node, uuid, name)
             if upstream is not None:
@@ -167,7 +176,8 @@ def _replication(node: Node) -> dict[int, Any]:
 
 
 def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
-    applier = next((a for a in node.appliers.values() if a.peer_uuid == uuid), None)
+    known = [a for a in node.appliers.values() if a.peer_uuid == uuid]
+    applier = next((a for a in known if a is node.upstreams.get(uuid)), known[0] if known else None)
     if applier is None:
         applier = node.appliers.get(name or "")
     if applier is None or applier.status is Status.OFF:
@@ -177,6 +187,9 @@ def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
         "idle": applier.idle,
         "peer": applier.address.address,
     }
+    waiting = [{"peer": a.address.address, "message": a.message} for a in known if a is not applier]
+    if waiting:
+        part["waiting"] = waiting
     if applier.lag is not None:
         part["lag"] = applier.lag
     if applier.message is not None:
@@ -184,7 +197,7 @@ def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
     if applier.system_message is not None:
         part["system_message"] = applier.system_message
     if applier.status is Status.STOPPED and (error := applier.stopped_by) is not None:
-        facts = {name: error.details[name] for name in ("txn", "space", "key") if name in error.details}
+        facts = {name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details}
         part["stopped_by"] = {"reason": error.reason, **facts}
     return part
 
@@ -197,22 +210,22 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     rows = sum(max(0, int(lsn) - int(down.acked.get(i))) for i, lsn in vclock if i)
     behind_s = node.progress.behind_s(down.acked, trio.current_time()) if rows else 0.0
     behind = {"rows": rows, "seconds": behind_s}
+    where = {"name": down.name or None, "address": down.address or None}
     if down.is_following:
-        return {
+        return where | {
             "status": "follow",
             "idle": down.idle,
             "vclock": {int(i): int(lsn) for i, lsn in down.acked},
             "lag": down.lag,
             "behind": behind,
         }
-    part: dict[str, Any] = {"status": "stopped", "message": down.message, "behind": behind}
+    part: dict[str, Any] = where | {"status": "stopped", "message": down.message, "behind": behind}
     if down.system_message is not None:
         part["system_message"] = down.system_message
     return part
 
 
-def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
-    facts = []
+def queue_entries(core: Instance, now: float) -> Iterator[QueueEntryFacts]:
     for entry in core.limbo.entries:
         assert isinstance(entry, PendingTxn)
         txn = entry.txn
@@ -220,16 +233,13 @@ def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
         missing = core.limbo.registered - acked
         space_ids = sorted({op.space_id for op in txn.ops})
         for lsn in range(entry.lsn - entry.count + 1, entry.lsn + 1):  # as clients know them (ADR 13)
-            facts.append(
-                QueueEntryFacts(
-                    txn=TxnId(entry.origin, Lsn(lsn)) if entry.is_written else None,
-                    space_ids=space_ids,
-                    rows=txn.row_count // entry.count,
-                    size_bytes=entry.size // entry.count,
-                    age_s=now - entry.submitted_at,
-                    acked_by=sorted(acked),
-                    missing=sorted(missing),
-                    is_sync=entry.wait_ack,
-                )
+            yield QueueEntryFacts(
+                txn=TxnId(entry.origin, Lsn(lsn)) if entry.is_written else None,
+                space_ids=space_ids,
+                rows=txn.row_count // entry.count,
+                size_bytes=entry.size // entry.count,
+                age_s=now - entry.submitted_at,
+                acked_by=sorted(acked),
+                missing=sorted(missing),
+                is_sync=entry.wait_ack,
             )
-    return facts

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,19 +23,23 @@ from synchro.errors import (
     ConnectionToSelf,
     DecodeError,
     IllegalParams,
+    Loading,
     RemoteProtocolError,
+    ReplicasetUuidMismatch,
     SynchroError,
 )
-from synchro.ids import LOCAL, NOBODY, InstanceId, Term
+from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
 from synchro.instance_recovery import snapshot_view
+from synchro.replication.applier_filter import check_numbers
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.row import Tuple, Txn
+from synchro.row import Demote, Promote, Tuple, Txn
 from synchro.server.directory import new_salt
 from synchro.server.relay import without_local_rows
 from synchro.server.transport import (
     JoinChunk,
     JoinEnd,
     JoinItem,
+    JoinProgress,
     JoinRequest,
     JoinRows,
     JoinSnapshotEnd,
@@ -68,7 +73,7 @@ _CRC: Final = struct.Struct("<I")
 
 
 async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinItem]:
-    """Raises what [M-20] names. One join per UUID at a time."""
+    """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
     if not request.instance_uuid:
         raise IllegalParams("Nil UUID is reserved and can't be used in replication")
@@ -76,6 +81,14 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         raise ConnectionToSelf("Connection to self")
     if request.instance_uuid in node.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
+    limits = node.settings.limits
+    if len(node.joins) >= limits.joins_max:
+        raise Loading(
+            f"this instance serves {len(node.joins)} joins, which is all it serves at a time; nothing was "
+            "done, the joiner tries again",
+            stage="join",
+            limit=limits.joins_max,
+        )
     core = node.core
     members = core.memtx.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
@@ -84,21 +97,18 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
     node.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
-        # One step of the core: nothing may come between the state and the tuples.
-        meta, spaces = snapshot_view(core, with_local=False)
-        start = meta.vclock.without_local()
-        node.joins[request.instance_uuid] = meta.vclock
-        # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
-        meta = replace(meta, vclock=start, vote=NOBODY)
-        yield JoinStart(start, node.replicaset_uuid, b"")
         count = checksum = 0
-        frames = iter_chunks(meta, spaces)
-        while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
-            crc = crc32c(frame)
-            count += 1
-            checksum = crc32c(_CRC.pack(crc), checksum)
-            yield JoinChunk(0, frame, crc)
-        yield JoinSnapshotEnd(count, checksum)
+        with _shared_view(node) as view:
+            start = view.meta.vclock
+            node.joins[request.instance_uuid] = view.vclock
+            yield JoinStart(start, node.replicaset_uuid, b"")
+            frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
+            while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
+                crc = crc32c(frame)
+                count += 1
+                checksum = crc32c(_CRC.pack(crc), checksum)
+                yield JoinChunk(0, frame, crc)
+            yield JoinSnapshotEnd(count, checksum)
         node.log.info("join_initial_data_sent", peer=request.instance_name, frames=count)
         registered = await _register(node, request)
         async for rows in _rows_between(node, start, registered.vclock):
@@ -107,6 +117,37 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
     finally:
         del node.joins[request.instance_uuid]
+
+
+@dataclass(slots=True)
+class JoinView:
+    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
+
+    meta: SnapshotMeta
+    spaces: Sequence[tuple[int, Sequence[Tuple]]]
+    vclock: Vclock
+    taken_at: float
+    users: int = 0
+
+
+@contextmanager
+def _shared_view(node: Node) -> Iterator[JoinView]:
+    """The log behind it is kept: by the entries in `node.joins` of those who use it."""
+    now = trio.current_time()
+    view = node.join_view
+    if view is None or now - view.taken_at > node.settings.limits.join_view_age_s:
+        # One step of the core: nothing may come between the state and the tuples.
+        meta, spaces = snapshot_view(node.core, with_local=False)
+        # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
+        shown = replace(meta, vclock=meta.vclock.without_local(), vote=NOBODY)
+        view = node.join_view = JoinView(shown, spaces, meta.vclock, now)
+    view.users += 1
+    try:
+        yield view
+    finally:
+        view.users -= 1
+        if not view.users and node.join_view is view:
+            node.join_view = None
 
 
 async def _register(node: Node, request: JoinRequest) -> ev.Registered:
@@ -173,8 +214,16 @@ async def join(directory: DataDirectory, transport: Transport, address: str) -> 
     request = JoinRequest(identity.instance_uuid, identity.name)
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream)
-    if received.is_known_name:
-        directory.set_amnesia(True)
+    expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
+    if expected is not None and got != expected:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {expected} (identity file), got {got} from {address}; "
+            "nothing was changed",
+            expected=expected,
+            got=got,
+        )
+    if identity.former_uuid not in (None, got) and not received.is_known_name:
+        directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
     await trio.to_thread.run_sync(_store, directory, received)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
@@ -185,9 +234,14 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
     async def next_item() -> JoinItem:
-        with trio.move_on_after(silence_s):
-            return await stream.receive()
-        raise LinkLost("timed out")
+        while True:
+            item: JoinItem | JoinProgress | None = None
+            with trio.move_on_after(silence_s):
+                item = await stream.receive()
+            if item is None:
+                raise LinkLost("timed out")
+            if not isinstance(item, JoinProgress):
+                return item
 
     start = await next_item()
     if not isinstance(start, JoinStart):
@@ -204,7 +258,11 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
-                is_known_name |= _has_name(chunk, directory)
+                if not is_known_name and _has_name(chunk, directory):
+                    is_known_name = True
+                    directory.set_amnesia(
+                        True
+                    )  # At once: when the new UUID is registered nothing tells any more.
                 frames.append(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
@@ -212,14 +270,44 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
             case JoinRows():
                 if crc32c(item.rows) != item.crc:
                     raise LinkLost("checksum of rows does not match")
-                txns.extend(xrow.decode_txns(item.rows))
+                txns.extend(_checked_rows(item.rows))
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
                 assert assembler.meta is not None
+                _check_meta(assembler.meta)
                 return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")
+
+
+def _checked_rows(rows: bytes) -> list[Txn]:
+    try:
+        txns = xrow.decode_txns(rows)
+    except DecodeError as error:
+        raise RemoteProtocolError(f"bad rows in a join: {error.message}") from error
+    for txn in txns:
+        check_numbers(txn)
+        if isinstance(txn.control, Promote | Demote):
+            _check_term(txn.control.term)
+    return txns
+
+
+def _check_term(term: int) -> None:
+    """Who joins knows no term but the first: see `State.check_term`."""
+    if term - INITIAL_TERM > TERM_LEAP_MAX:
+        raise RemoteProtocolError(f"term {term} in a join is more than 2^32 elections; nothing was kept")
+
+
+def _check_meta(meta: SnapshotMeta) -> None:
+    """What a recovery from it would go on counting from. Raises `RemoteProtocolError`."""
+    for term in (meta.term, meta.queue_term, *(term for _, term in meta.promote_terms)):
+        _check_term(term)
+    for clock in (meta.vclock, meta.confirmed_vclock):
+        if any(lsn >= NUMBER_END for _, lsn in clock):
+            raise RemoteProtocolError(f"vclock {clock} in a join: not all is below 2^62; nothing was kept")
+    if meta.confirmed_lsn >= NUMBER_END:
+        raise RemoteProtocolError(f"confirmed LSN {meta.confirmed_lsn} in a join; nothing was kept")
 
 
 def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:
@@ -252,6 +340,7 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         start=JournalStart(vclock=start),
         limits=settings.limits,
         wall_time=time.time(),
+        identity=directory.identity_file,
     )
     try:
         if received.txns:

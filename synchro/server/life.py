@@ -1,25 +1,26 @@
 """The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
 Start (answers 12): recovery, the port (ballot and health only), bootstrap or join, links and elections,
-client calls. Stop: no new calls, links closed, WAL drained and closed clean. Knows no gRPC: how the port is
-opened is an argument.
+client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
+gRPC: how the port is opened is an argument.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode, WalMode
+from synchro.config import ElectionMode, WalMode, doubtful
 from synchro.errors import (
     ConfigError,
     DiskFailed,
@@ -32,6 +33,7 @@ from synchro.errors import (
     SyncRollback,
     SyncTimeout,
     TimedOut,
+    WalQueueFull,
 )
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
@@ -47,16 +49,22 @@ from synchro.server.snapshotter import Snapshotter
 from synchro.server.transport import Ballot, LinkLost
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
-from synchro.storage.recovery import Recovered, recover
+from synchro.storage.recovery import Recovered, recover_with_any
 from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
 from synchro.storage.wal import Wal
+from synchro.storage.xlog import DAMAGED_SUFFIX
 
 DRAIN_S: Final = 10.0
-"""How long a clean stop waits for the disk."""
+"""How long a clean stop may take: a disk or a peer that does not answer must not keep the process."""
+CLOSE_S: Final = 1.0
+"""Of that, what is kept for closing the log."""
 JOIN_RETRY_S: Final = 0.5
 """At most; `replication_timeout` if that is less [M-27]."""
+
+COMPLAINT_S: Final = 60.0
+"""How often a first start that cannot go on says so."""
 
 JOIN_RETRIED: Final = frozenset(
     error.reason
@@ -69,9 +77,31 @@ JOIN_RETRIED: Final = frozenset(
         SyncRollback,
         TimedOut,
         SyncQueueFull,
+        WalQueueFull,
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27]."""
+
+
+class _Complaint:
+    """What a first start waits for: told when it changes, and every minute as a warning while nothing
+    helps."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._began = self._said_at = trio.current_time()
+        self._last: tuple[str, str] | None = None
+
+    def say(self, event: str, why: str, *, is_urgent: bool = False, **facts: object) -> None:
+        """is_urgent: a person has to do something, so it is a warning at once."""
+        now = trio.current_time()
+        if now - self._said_at >= COMPLAINT_S:
+            self._said_at = now
+            waited = round(now - self._began)
+            self._log.warning(event, message=why, waited_s=waited, next="synchro status", **facts)
+        elif (event, why) != self._last:
+            (self._log.warning if is_urgent else self._log.info)(event, message=why, **facts)
+        self._last = event, why
 
 
 class _Stopped(Exception):
@@ -96,11 +126,16 @@ class Life:
         self._log = node.log
         self._has_bootstrapped = False
         self._wal_ended = trio.Event()
+        self._stop_by = math.inf
 
     async def run(self, task_status: trio.TaskStatus[Node]) -> None:
         """Until `stop` is set. Raises `SynchroError` when it cannot start, or must leave."""
         node, directory = self._node, self._node.directory
+        for option, message in doubtful(node.settings):
+            self._log.warning("option_doubtful", option=option, message=message)
         recovered = None
+        if node.settings.new_set:
+            self._forget_set()
         if directory.has_data and (recovered := await self._recover()) is None:
             return
         async with self._open_port() as node.listen:
@@ -127,8 +162,25 @@ class Life:
 
     # ------------------------------------------------------------------------------------------ first start
 
+    def _forget_set(self) -> None:
+        """`--new-set`: a person says that the set of this instance is gone."""
+        directory = self._node.directory
+        former = directory.identity.replicaset_uuid
+        if former is None:
+            return
+        if directory.has_data:
+            raise ConfigError(
+                f"{directory.settings.snapshot_dir} has data of replica set {former}, so --new-set is "
+                "refused; nothing was changed. Next: start without it, or move the files away first"
+            )
+        directory.forget_replicaset()
+        self._log.warning(
+            "replicaset_forgotten", replicaset_uuid=former, message="--new-set: what it held is given up"
+        )
+
     async def _first_start(self) -> None:
-        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]."""
+        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]. One that was a member
+        joins its set again, in amnesia, or waits (MEND-D1)."""
         node, settings = self._node, self._node.settings
         directory = node.directory
         directory.begin_first_start()
@@ -138,16 +190,18 @@ class Life:
             self._peers.bootstrap_ballot = ballot
             node.bootstrap_leader_uuid = ballot.bootstrap_leader_uuid
 
-        last_why = ""
+        waits = _Complaint(self._log)
         while True:
             role = await find_role(
                 settings,
                 node.uuid,
                 node.transport,
                 publish=publish,
-                note=lambda why: self._log.info("bootstrap_waiting", message=why),
+                note=lambda wait: waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft),
+                replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
+                directory.set_amnesia(False)  # Of a set that is new nothing can be forgotten.
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
@@ -167,9 +221,7 @@ class Life:
                 node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
                 return
-            if why != last_why:
-                last_why = why
-                self._log.info("join_retry", peer=role.ballot.instance_name, message=why)
+            waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
             await trio.sleep(min(JOIN_RETRY_S, settings.replication_timeout_s))
 
@@ -182,16 +234,32 @@ class Life:
         node.stage = "recovery"
         began = time.perf_counter()
         if settings.force_trust and directory.identity.amnesia:
-            self._log.warning(
-                "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
-            )
+            self._overrule()
             directory.set_amnesia(False)
-        recovered = recover(directory.disk, settings.snapshot_dir, settings.wal_dir, node.uuid)
-        assert recovered is not None
-        # In a thread, so that a signal is heard; nothing else of this instance runs yet.
-        instance = await trio.to_thread.run_sync(self._replay, recovered, trio.current_time())
-        if instance is None:
+        now = trio.current_time()
+        try:
+            # In a thread, so that a signal is heard; nothing else of this instance runs yet.
+            found = await trio.to_thread.run_sync(
+                lambda: recover_with_any(
+                    directory.disk,
+                    settings.snapshot_dir,
+                    settings.wal_dir,
+                    node.uuid,
+                    directory.identity_file.notes.log,
+                    lambda recovered: self._replay(recovered, now),
+                )
+            )
+        except _Stopped:
             return None
+        assert found is not None
+        recovered, instance, damaged = found
+        for error in damaged:
+            self._log.warning(
+                "snapshot_damaged",
+                file=f"{error.details['file']}{DAMAGED_SUFFIX}",
+                message=f"{error.message}; it was renamed, and {recovered.snapshot_path} with the log behind "
+                "it took its place",
+            )
         self._check_set(instance)
         if recovered.torn_tail is not None:
             self._log.warning(
@@ -208,8 +276,24 @@ class Life:
         await trio.lowlevel.checkpoint()
         return instance, recovered
 
-    def _replay(self, recovered: Recovered, now: float) -> Instance | None:
-        """Into memory; None: asked to stop meanwhile. Nothing made here is garbage: none is looked for."""
+    def _overrule(self) -> None:
+        self._log.warning(
+            "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
+        )
+
+    def _is_log_whole(self, recovered: Recovered) -> bool:
+        """ADR 14. False: the flag is on disk, before a new file of the log hides what is missing."""
+        if recovered.lost is None:
+            return True
+        self._log.warning("log_incomplete", message=f"{recovered.lost}; acknowledged rows may be lost")
+        if self._node.settings.force_trust:
+            self._overrule()
+            return True
+        self._node.directory.set_amnesia(True)
+        return False
+
+    def _replay(self, recovered: Recovered, now: float) -> Instance:
+        """Into memory. Raises `_Stopped`. Nothing made here is garbage: none is looked for."""
         settings, directory = self._node.settings, self._node.directory
 
         def txns() -> Iterator[Txn]:
@@ -230,9 +314,8 @@ class Life:
                 rng=random.Random(),
                 trusted=not directory.identity.amnesia,
                 now=now,
+                is_log_whole=lambda: self._is_log_whole(recovered),
             )
-        except _Stopped:
-            return None
         finally:
             if was_collecting:
                 gc.enable()
@@ -269,6 +352,7 @@ class Life:
                 limits=settings.limits,
                 sync=settings.wal_mode is WalMode.FSYNC,
                 wall_time=time.time(),
+                identity=node.directory.identity_file,
             )
         )
         wal = Wal(
@@ -276,6 +360,11 @@ class Life:
             journal,
             on_written=node.on_written,
             on_cut=node.on_cut,
+            on_rotation_refused=lambda error: self._log.warning(
+                "wal_rotation_refused",
+                message=f"no new log file: {error.strerror}; rows go on into the old one",
+                errno=error.errno,
+            ),
             limits=settings.limits,
         )
         node.attach(instance, wal)
@@ -284,8 +373,9 @@ class Life:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as inner:
-                    inner.start_soon(self._cancel_on_stop, scope)
+                    inner.start_soon(self._stop_in_order, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
+                    inner.start_soon(self._keep_notes, wal)
                     await inner.start(node.run)
                     inner.start_soon(node.snapshotter.run)
                     node.become_ready()
@@ -296,7 +386,6 @@ class Life:
             for relay in list(node.relays.values()):
                 relay.scope.cancel()
             if node.halted is None:
-                self._log.info("stopping")
                 wal.stop()
                 await self._drain(outer)
             else:
@@ -312,9 +401,24 @@ class Life:
                 ev.PromoteRequested, lambda outcome: self._log.debug("first_promote", outcome=repr(outcome))
             )
 
+    async def _stop_in_order(self, scope: trio.CancelScope) -> None:
+        """ADR 18: the core ends and every call has its answer; its last word goes out; then links are cut."""
+        await self._stop.wait()
+        node = self._node
+        self._stop_by = trio.current_time() + DRAIN_S
+        node.begin_stop()
+        with trio.move_on_at(self._stop_by - CLOSE_S):
+            await node.stopped.wait()
+            with trio.move_on_after(node.settings.replication_timeout_s):
+                async with trio.open_nursery() as saying:
+                    for relay in list(node.relays.values()):
+                        saying.start_soon(relay.say_last)
+        node.end_calls()
+        scope.cancel()
+
     async def _drain(self, outer: trio.Nursery) -> None:
-        """The WAL task ends by itself; a disk that does not answer must not keep the process for ever."""
-        with trio.CancelScope(shield=True), trio.move_on_after(DRAIN_S) as waiting:
+        """The WAL task ends by itself, if the disk answers."""
+        with trio.CancelScope(shield=True), trio.move_on_at(self._stop_by) as waiting:
             await self._wal_ended.wait()
         if waiting.cancelled_caught:
             outer.cancel_scope.cancel()
@@ -326,6 +430,12 @@ class Life:
             self._node.disk_failed(error)
         finally:
             self._wal_ended.set()
+
+    async def _keep_notes(self, wal: Wal) -> None:
+        try:
+            await wal.keep_notes(self._node.collect_acks)
+        except DiskFailed as error:
+            self._node.disk_failed(error)
 
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()

@@ -9,34 +9,51 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import FencingMode, Settings
+from synchro.config import FencingMode, Settings, WalMode
 from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, SyncQueueFull
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import Instance
+from synchro.replication.doubles import Doubles, Life, doubled_error
+from synchro.replication.trust import AckMemory, Missing, Remembered
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
+from synchro.server.disk_watch import DiskWatch
 from synchro.server.relay import Downstream, Relay
+from synchro.storage.notes import AckNote
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
     from synchro.rpc.host import RpcHost
     from synchro.server.directory import DataDirectory
+    from synchro.server.join import JoinView
     from synchro.server.snapshotter import Snapshotter
     from synchro.server.transport import Transport
+    from synchro.storage.ddl import Build
     from synchro.storage.wal import Wal
 
+STOPPING: Final = "stopping"
+"""The last stage of a run."""
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
+
+DISK_LOOKS: Final = 8
+"""How often in a death timeout the shell looks whether the disk has answered."""
+SLICE_S: Final = 0.004
+"""Of work that is done bit by bit, between two looks at everything else."""
+FREED_AT_ONCE: Final = 1_000
+"""Objects that are let go of between two looks at the clock."""
 
 Respond = Callable[[CallId, ev.Outcome], None]
 
@@ -69,14 +86,27 @@ class Node:
         """host:port that is really bound."""
         self.stage = "recovery"
         self.is_ready = False
+        self.start_id = str(uuid4())
+        """Of this life of the process: a copy of the data directory in another process has another one."""
+        self.doubles = Doubles(self.uuid, Life(self.start_id, settings.listen), settings.death_timeout_s)
+        self._doubled: dict[str, tuple[Life, ...]] = {}
+        """UUID -> the lives that it was found in, as long as it is doubled."""
         self.appliers: dict[str, Applier] = {}
+        self.upstreams: dict[str, Applier] = {}
+        """UUID -> the applier that follows it, or tries to: one, however many addresses it has here."""
         self.relays: dict[InstanceId, Relay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
+        self.acks = AckMemory()
+        """What each peer once acknowledged, kept over restarts (ADR 14)."""
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
+        self.join_view: JoinView | None = None
+        """What they get, as long as one of them gets it."""
         self.halted: SynchroError | None = None
         """Why the process must leave with exit code 1."""
         self.leaving = trio.Event()
+        self.stopped = trio.Event()
+        """The core has ended in order: nothing is to be said any more (ADR 18)."""
         self.snapshotter: Snapshotter | None = None
         self.bootstrap_leader_uuid = ""
         """Who made the replica set, if it happened in the life of this process."""
@@ -104,11 +134,14 @@ class Node:
         self._watchers = 0
         self._changed = trio.Event()
         self._stepped = trio.Event()
+        self._build: Build | None = None
+        self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
         self._persisted_term = 0
         self._election: tuple[object, ...] = ()
         self._was_writable: bool | None = None
+        self._amnesia_noted: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -144,6 +177,8 @@ class Node:
         return self.directory.identity.replicaset_uuid or ""
 
     def loading(self) -> Loading:
+        if self.stage == STOPPING:
+            return Loading("The instance is stopping; nothing was done", stage=self.stage)
         return Loading(f"Instance bootstrap hasn't finished yet (stage: {self.stage})", stage=self.stage)
 
     def ensure_ready(self) -> None:
@@ -154,8 +189,9 @@ class Node:
 
     @property
     def has_wal_room(self) -> bool:
-        """Whether more received rows may be prepared now."""
-        return self.wal.queued_bytes < self.settings.limits.wal_queue_bytes_max // 2
+        """Whether more received rows may be prepared now; always into an empty queue, however small it is."""
+        queued = self.wal.queued_bytes
+        return not queued or queued < self.settings.limits.wal_queue_bytes_max // 2
 
     def cut_links(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
         """Drop the streams with these peers and refuse new ones, for the fault service."""
@@ -172,6 +208,79 @@ class Node:
     def heal_links(self, peers: set[str]) -> None:
         self.blocked_in -= peers
         self.blocked_out -= peers
+
+    # ---------------------------------------------------------------------------------- doubled identities
+
+    @property
+    def address(self) -> str:
+        """host:port at which peers reach this instance: where it listens, or its configured address if that
+        names no host."""
+        settings = self.settings
+        bound = self.listen or settings.listen
+        if bound.rpartition(":")[0].strip("[]") in ("0.0.0.0", "::", ""):
+            return next((p.address for p in settings.peers if p.name == settings.instance_name), bound)
+        return bound
+
+    def note_life(self, uuid: str, life: Life) -> None:
+        """`life` of this identity spoke to us now; streams of this identity did so at their last message."""
+        doubles, now = self.doubles, trio.current_time()
+        for relay in self.relays.values():
+            if relay.peer_uuid == uuid:
+                doubles.heard(uuid, relay.life, relay.heard_at)
+        for applier in self.appliers.values():
+            if applier.has_link and applier.peer_uuid == uuid:
+                doubles.heard(uuid, applier.life, applier.heard_at)
+        doubles.heard(uuid, life, now)
+        self.check_doubles()
+
+    def check_double(self, uuid: str) -> None:
+        """Raises `DoubledIdentity`."""
+        lives = self.doubles.lives(uuid, trio.current_time())
+        if lives:
+            raise doubled_error(uuid, lives)
+
+    def check_doubles(self) -> None:
+        """Who became doubled is told so, cut off and named in the log; who is single again comes back by
+        itself."""
+        now = trio.current_time()
+        members = {} if self._core is None else self._core.memtx.members()
+        for member, (member_uuid, name) in members.items():
+            lives = self.doubles.lives(member_uuid, now)
+            known = self._doubled.get(member_uuid)
+            if lives and not known:
+                self.log.error("identity_doubled", **doubled_error(member_uuid, lives).details, name=name)
+                self._doubled[member_uuid] = lives
+                self._cut_double(member, member_uuid, lives)
+            elif known and not lives:
+                del self._doubled[member_uuid]
+                self.log.info("identity_single", uuid=member_uuid, name=name)
+        if self._core is not None and self.is_doubled != self._core.state.is_doubled:
+            self.step(ev.DoubledChanged(self.is_doubled))
+
+    def _cut_double(self, member: InstanceId, uuid: str, lives: tuple[Life, ...]) -> None:
+        relay = self.relays.get(member)
+        if relay is not None:
+            relay.end_with(doubled_error(uuid, lives))
+        for applier in self.appliers.values():
+            if applier.has_link and uuid in (applier.peer_uuid, self.uuid):
+                applier.reset()  # if it is us, nobody gets an ack any more
+
+    async def _watch_doubles(self) -> None:
+        """What is not heard any more ends by time alone."""
+        while True:
+            await trio.sleep(self.settings.replication_timeout_s / 2)
+            self.check_doubles()
+
+    @property
+    def is_doubled(self) -> bool:
+        """Another live process has our identity."""
+        return self.uuid in self._doubled
+
+    def lives_of(self, uuid: str) -> tuple[Life, ...]:
+        """For `info`: empty if it is not doubled."""
+        return self._doubled.get(uuid, ())
+
+    # ---------------------------------------------------------------------------------------------- streams
 
     @property
     def following(self) -> frozenset[InstanceId]:
@@ -210,6 +319,8 @@ class Node:
         assert self._core is None
         self._core = core
         self._wal = wal
+        noted = self.directory.identity_file.notes.acks
+        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in noted.items()})
         wal.call_with(self.host.call_when_idle, self.host.call_from_thread)
         self._persisted_term = core.raft.term
         self.progress.note(core.vclock, trio.current_time())
@@ -241,7 +352,10 @@ class Node:
             nursery.start_soon(self._run_deadline_timer)
             nursery.start_soon(self._run_expiry_timer)
             nursery.start_soon(self._watch_disk)
+            nursery.start_soon(self._watch_doubles)
             nursery.start_soon(self._run_watchers)
+            nursery.start_soon(self._run_chores)
+            self.doubles.me = Life(self.start_id, self.address)
             self.is_serving_peers = True
             for peer in self.settings.peers:
                 if peer.name != self.settings.instance_name:
@@ -262,6 +376,20 @@ class Node:
             listen=self.listen,
         )
         self._wake_watchers()
+
+    def begin_stop(self) -> None:
+        """Clients get nothing done here from now on; `stopped` is set when the core has ended."""
+        self.stage = STOPPING
+        self.is_ready = False
+        self.log.info("stopping")
+        self.step(ev.StopRequested())
+        self._wake_all_readers()
+        self._wake_watchers()
+
+    def end_calls(self) -> None:
+        """The disk did not answer in the time that a stop has: so much can be said without it."""
+        error = DiskFailed("the instance is stopping, and its disk does not answer; outcome unknown")
+        self._answer_all(ev.OutcomeUnknown(error))
 
     def _fail(self, error: SynchroError) -> None:
         """Leave the process with exit code 1 and one log record."""
@@ -286,7 +414,8 @@ class Node:
             while self._events and self.halted is None:
                 event = self._events.popleft()
                 for effect in self.core.step(event, trio.current_time()):
-                    self._dispatch(effect)
+                    if self.halted is None:
+                        self._dispatch(effect)  # N3: a flag that is not on disk stops what follows
             self._after_steps()
         except Exception as error:  # noqa: BLE001 - the border of the core: any bug there ends the node
             self._panic(error)
@@ -332,18 +461,36 @@ class Node:
                 for applier in self.appliers.values():
                     applier.rows_cut_back()
             case ev.BeginAmnesia():
-                self.log.warning("amnesia_began")
-                self.directory.set_amnesia(True)
+                self.log.warning("amnesia_began", message="a member has what this log once had, and lost")
+                if not self._save_amnesia(True):
+                    return
                 for applier in self.appliers.values():
                     applier.reset()  # subscribe again, with an empty filter: own rows may be missing
             case ev.EndAmnesia():
-                self.log.info("amnesia_ended")
-                self.directory.set_amnesia(False)
+                if self._save_amnesia(False):
+                    self.log.info("amnesia_ended")
+            case ev.Stopped():
+                self.stopped.set()
+                self._wake_watchers()
+            case ev.BuildIndexes():
+                self._build = effect.build
+                self._has_chores.set()
             case ev.Notice():
-                self.log.info(effect.event, **effect.facts)
+                log = self.log.warning if effect.is_warning else self.log.info
+                log(effect.event, **effect.facts)
+
+    def _save_amnesia(self, amnesia: bool) -> bool:
+        """False: it is not on disk, so the process leaves before anything else is said."""
+        try:
+            self.directory.set_amnesia(amnesia)
+        except DiskFailed as error:
+            self._fail(error)
+        return self.halted is None
 
     def find_applier(self, peer: InstanceId) -> Applier | None:
-        return next((a for a in self.appliers.values() if a.peer_id == peer), None)
+        """That of its live link; else the one that had it last."""
+        found = [applier for applier in self.appliers.values() if applier.peer_id == peer]
+        return next((applier for applier in found if applier.has_link), found[0] if found else None)
 
     def _after_steps(self) -> None:
         core = self.core
@@ -358,8 +505,15 @@ class Node:
                 applier.wake_ack()
         if self._readers:
             self._wake_readers()
+        if core.memtx.has_dead:
+            self._has_chores.set()
+        if core.has_amnesia or self._amnesia_noted:
+            self._note_amnesia()
         raft, limbo = core.raft, core.limbo
-        election = (raft.leader, raft.role, raft.volatile_term, limbo.owner_id, limbo.term, limbo.state)
+        election = (
+            *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
+            *(limbo.owner_id, limbo.term, limbo.state),
+        )
         if election != self._election:
             self._election = election
             self._note_writable()
@@ -367,28 +521,105 @@ class Node:
         elif self._watchers:
             self._stepped.set()
 
+    def _note_amnesia(self) -> None:
+        """Whom it must hear, for the log and for people; again when that changes."""
+        facts = self.amnesia()
+        if facts != self._amnesia_noted:
+            self._amnesia_noted = facts
+            if facts is not None:
+                self.log.warning("amnesia", **facts)
+
+    def amnesia(self) -> dict[str, Any] | None:
+        """None: this instance trusts its log. Else of which members it waits for what, and the next
+        command."""
+        core = self.core
+        if not core.has_amnesia:
+            return None
+        missing = core.must_hear()
+        others = [
+            {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
+            for peer, why in missing.items()
+        ]
+        command = self.settings.again_with("--force-trust")
+        unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
+        if core.acks_count:
+            text = "its log is whole again; it votes when this term is over"
+            following = "wait"
+        else:
+            text = "its log may have lost acknowledged rows, so it does not vote; "
+            text += (
+                "it must hear " + ", ".join(f"{one['name']} ({one['why']})" for one in others)
+                if others
+                else "there is no other member that could say which"
+            )
+            if unheard:
+                following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
+            elif all(why is Missing.BEHIND for why in missing.values()) and others:
+                following = "wait until it caught up"
+            else:
+                following = f"a person must decide, on the member with the newest data: {command}"
+        return {"must_hear": others, "message": text, "next": following, "command": command}
+
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
         if (reason is None) != self._was_writable:
             self._was_writable = reason is None
             self.log.info("became_writable" if reason is None else "became_read_only", ro_reason=reason)
 
+    # ----------------------------------------------------------------------------------------------- chores
+
+    async def _run_chores(self) -> None:
+        """What takes long and need not be done at once, a slice at a time."""
+        while True:
+            await self._has_chores.wait()
+            self._has_chores = trio.Event()
+            memtx = self.core.memtx
+            while (self._build is not None or memtx.has_dead) and self.halted is None:
+                end = time.perf_counter() + SLICE_S
+                build = self._build
+                if build is None:
+                    while not memtx.free(FREED_AT_ONCE) and time.perf_counter() < end:
+                        pass
+                elif build.is_cancelled:
+                    self._build = None
+                else:
+                    while not build.advance() and time.perf_counter() < end:
+                        pass
+                    if build.is_done:
+                        self._build = None
+                        self.step(ev.IndexesBuilt(build))
+                await trio.lowlevel.checkpoint()
+
     # ------------------------------------------------------------------------------------------------- disk
+
+    def collect_acks(self) -> None:
+        """Hand what peers acknowledged to the next note (ADR 14). Not with `wal.mode: write`: who
+        acknowledges rows that are not on disk may lose them without having forgotten a promise."""
+        if self.settings.wal_mode is WalMode.FSYNC:
+            known = self.acks.export(self.core.memtx.prepared_members())
+            self.directory.identity_file.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
 
     def disk_failed(self, error: SynchroError) -> None:
         self._fail(error)
 
     async def _watch_disk(self) -> None:
-        """[answers 2]: a disk that does not answer for one death timeout."""
+        """ADR 16: a disk that does not answer for one death timeout."""
+        watch = DiskWatch()
         while True:
             death = self.settings.death_timeout_s
-            await trio.sleep(death / 4)
-            busy_since = self.wal.busy_since
-            if busy_since is None:
+            interval = death / DISK_LOOKS
+            await trio.sleep(interval)
+            silent = watch.look(self.wal.busy_since, trio.current_time(), interval)
+            if silent == 0:
                 self._is_wal_stuck = False
-            elif not self._is_wal_stuck and trio.current_time() - busy_since > death:
+            elif not self._is_wal_stuck and silent > death:
                 self._is_wal_stuck = True
-                self.log.error("wal_stuck", duration_s=death)
+                self.log.error(
+                    "wal_stuck",
+                    duration_s=death,
+                    directory=self.settings.wal_dir,
+                    message="the disk does not answer; writes wait for it",
+                )
                 self.step(ev.WalStuck())
 
     # ------------------------------------------------------------------------------------------------ timers
@@ -525,7 +756,13 @@ class Node:
             await waiter[1].wait()
         if waiter in self._readers:
             self._readers.remove(waiter)
+        if self.stage == STOPPING:
+            raise self.loading()
         return self.core.has_applied(vclock)
+
+    def _wake_all_readers(self) -> None:
+        for _, applied in self._readers:
+            applied.set()
 
     def _wake_readers(self) -> None:
         for waiter in [one for one in self._readers if self.core.has_applied(one[0])]:
@@ -561,10 +798,15 @@ class Node:
         return next((p.address for p in self.settings.peers if p.name == name), "")
 
     def leader(self) -> LeaderFacts | None:
+        """Where to write: only somebody who is alive. An owner that leads no more may be dead, or frozen."""
         if self._core is None:
             return None
         core = self._core
-        known = core.limbo.owner_id or core.raft.leader
+        raft = core.raft
+        if raft.is_leader_seen:
+            known = raft.leader
+        else:  # perhaps it is out of reach from here only
+            known = core.limbo.owner_id if raft.is_leader_seen_by_peers else NOBODY
         if known == NOBODY or (known == core.self_id and not core.is_writable):
             return None
         return LeaderFacts(
@@ -574,7 +816,7 @@ class Node:
     def info(self) -> dict[str, Any]:
         return info.box_info(self)
 
-    def queue_entries(self) -> Sequence[QueueEntryFacts]:
+    def queue_entries(self) -> Iterable[QueueEntryFacts]:
         return info.queue_entries(self.core, trio.current_time())
 
     def watch_facts(self) -> WatchFacts:
@@ -603,6 +845,8 @@ class Node:
                 if facts != last:
                     last = facts
                     yield facts
+                elif self.stopped.is_set():
+                    return
                 else:
                     await self._changed.wait()
         finally:
@@ -628,10 +872,20 @@ class Node:
         return await self.snapshotter.checkpoint()
 
     def restart_upstream(self, instance: str) -> None:
+        """By any of the words that `info` has for it: name, id, UUID or address."""
+        core = self.core
+        names = {
+            text
+            for member, (uuid, name) in core.memtx.members().items()
+            if instance in (uuid, name, str(member))
+            for text in (uuid, name)
+        }
+        found = False
         for applier in self.appliers.values():
-            known = self.core.state.name_of(applier.peer_id) if applier.peer_id else ""
-            if instance and instance in (applier.address.name, str(applier.peer_id), known):
+            address = applier.address
+            if instance in (address.name, address.address) or names & {address.name, applier.peer_uuid}:
+                found = True
                 if not applier.is_following:
                     applier.restart()
-                return
-        raise IllegalParams(f"there is no upstream {instance!r}; nothing was changed")
+        if not found:
+            raise IllegalParams(f"there is no upstream {instance!r}; nothing was changed")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode
+from synchro.config import ElectionMode, Settings
 from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.replication.doubles import Life
 from synchro.server.bootstrap import own_ballot
 from synchro.server.join import serve_join
 from synchro.server.relay import Relay
@@ -30,6 +31,10 @@ class Peers:
         self._node = node
         self.bootstrap_ballot: Ballot | None = None
         """Set while this instance has no data."""
+
+    @property
+    def settings(self) -> Settings:
+        return self._node.settings
 
     def ballot(self) -> Ballot:
         """[M-7]"""
@@ -52,6 +57,8 @@ class Peers:
             registered_uuids=frozenset(uuid for uuid, _ in core.memtx.members().values()),
             queue_owner=core.limbo.owner_id,
             term=core.raft.term,
+            start_id=node.start_id,
+            address=node.address,
         )
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
@@ -63,6 +70,7 @@ class Peers:
         peer = self._check(hello)
         if hello.name in node.blocked_out:
             raise LinkLost("partitioned by the fault service")
+        await self._tell_doubles_apart(hello, peer)
         deadline = trio.current_time() + REPLACE_GRACE_S
         while (former := node.relays.get(peer)) is not None and trio.current_time() < deadline:
             # Its TCP connection may be half dead for a while: the newer word counts. Again, because another
@@ -75,12 +83,27 @@ class Peers:
         try:
             with relay.scope:
                 await relay.run()
-            raise LinkLost("the subscription was replaced or cut")
+            raise relay.error or LinkLost("the subscription was replaced or cut")
         finally:
             relay.ended.set()
             if node.relays.get(peer) is relay:
                 del node.relays[peer]
                 node.step(ev.RelayLost(peer))
+
+    async def _tell_doubles_apart(self, hello: Hello, peer: InstanceId) -> None:
+        """ADR 23: a restart of who was here before, or a second process? Who was here is asked, for one
+        heartbeat at most: a half dead connection says nothing more, and the new one takes its place."""
+        node = self._node
+        node.note_life(hello.instance_uuid, Life(hello.start_id, hello.address))
+        node.check_double(hello.instance_uuid)
+        former = node.relays.get(peer)
+        if former is None or "" in (hello.start_id, former.life.start_id):
+            return
+        if former.life.start_id != hello.start_id:
+            former.send_heartbeat()
+            with trio.move_on_after(node.settings.replication_timeout_s):
+                await former.wait_heard()
+            node.check_double(hello.instance_uuid)
 
     def _check(self, hello: Hello) -> InstanceId:
         """Who subscribes; [M-32] in its order."""
@@ -91,6 +114,9 @@ class Peers:
         if not hello.instance_uuid:
             raise IllegalParams("Nil UUID is reserved and can't be used in replication")
         if hello.instance_uuid == node.uuid:
+            if hello.start_id not in ("", node.start_id):
+                node.note_life(node.uuid, Life(hello.start_id, hello.address))
+                node.check_double(node.uuid)
             raise ConnectionToSelf("Connection to self")
         if hello.replicaset_uuid != node.replicaset_uuid:
             raise ReplicasetUuidMismatch(
@@ -99,6 +125,7 @@ class Peers:
                 expected=node.replicaset_uuid,
                 got=hello.replicaset_uuid,
             )
+        core.check_term(hello.term)
         for instance, (uuid, name) in core.memtx.prepared_members().items():
             if uuid == hello.instance_uuid:
                 if name != hello.name:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from synchro import instance_events as ev
+from synchro.errors import SynchroError
 from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.raft.messages import RaftMessage
+from synchro.replication.doubles import Life
+from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import GROUP_LOCAL
 from synchro.server.tasks import run_until_first_error
@@ -41,11 +44,15 @@ class Downstream:
     def __init__(self, peer: InstanceId) -> None:
         self.peer = peer
         self.is_following = False
+        self.name = ""
+        self.address = ""
+        """Where it listens, as it said at its last Hello; "": an older version."""
         self.message: str | None = None
         self.system_message: str | None = None
         self.acked = EMPTY_VCLOCK
-        """Highest vclock it acknowledged in the life of this process: WAL above it is kept [W-41], and
-        it is told so at its next Hello (S14)."""
+        """What it has by its newest word, since its last Hello: shown, and WAL above it is kept [W-41]. A
+        re-seed, or amnesia, may have less than the life before. What it is told at its next Hello (S14) is in
+        `Node.acks`."""
         self.sent_at = trio.current_time()
         self.lag = 0.0
         """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
@@ -65,6 +72,8 @@ class Relay:
     Y3  A frame names the persisted term; PROMOTE and DEMOTE rows go only into frames that name theirs.
     Y4  Of Raft messages only the newest waits.
     Y5  Rows that the subscriber gets from their origin are not sent, unless own rows must follow them.
+    Y6  Bytes of rows on their way stay within what the link carries in half a heartbeat (`Pace`, ADR 20); of
+        a subscriber that takes no parts, one transaction excepted. A part is followed by its next one.
     """
 
     def __init__(self, node: Node, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
@@ -73,6 +82,10 @@ class Relay:
         self._hello = hello
         self.peer = peer
         self.peer_name = hello.name
+        self.peer_uuid = hello.instance_uuid
+        self.life = Life(hello.start_id, hello.address)
+        self.error: SynchroError | None = None
+        """Told to the subscriber when `scope` is cancelled."""
         self.downstream = node.downstreams.setdefault(peer, Downstream(peer))
         self.scope = trio.CancelScope()
         """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
@@ -89,13 +102,22 @@ class Relay:
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
         self._acked_more = trio.Event()
-        self._frame_bytes = node.settings.limits.relay_frame_bytes_max
+        settings = node.settings
+        self._frame_bytes_max = settings.limits.relay_frame_bytes_max
+        self._pace = Pace(
+            beat_s=settings.replication_timeout_s,
+            window_max=settings.limits.peer_credit_bytes,
+            now=trio.current_time(),
+        )
+        self._bytes_acked = 0
+        """Bytes of rows that acks cover: the only receipts of a subscriber that takes no parts."""
         self._idle_reader: WalReader | None = None
         """It is at the end, and the task waits for `_more`: new rows are sent at once if they can be."""
         self._more = trio.Event()
         self._following: frozenset[InstanceId] = frozenset()
         """Whose rows the subscriber gets from themselves."""
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
+        self._heard_more = trio.Event()
 
     # --------------------------------------------------------------------------------- called by the node
 
@@ -119,9 +141,23 @@ class Relay:
         elif self._has_own_rows():
             self._acked_more.set()
 
+    def end_with(self, error: SynchroError) -> None:
+        self.error = error
+        self.scope.cancel()
+
+    async def wait_heard(self) -> None:
+        """Until it says something more."""
+        await self._heard_more.wait()
+
     def term_changed(self) -> None:
         """A row may wait for this (Y3)."""
         self._acked_more.set()
+
+    async def say_last(self) -> None:
+        """The instance stops: what elections are told, and rows on their way, go out before the end."""
+        if self._raft is not None:
+            self._send_frame()
+        await self._stream.wait_sent()
 
     # ----------------------------------------------------------------------------------------------- life
 
@@ -131,9 +167,9 @@ class Relay:
         First comes who we are, then the Raft state and a heartbeat, then rows [M-33]."""
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
-        last_ack = down.acked
-        if hello.counts:
-            down.acked = down.acked.merge(hello.vclock.without_local())
+        down.acked = hello.vclock.without_local()
+        last_ack = node.acks.subscribed(self.peer, down.acked, counts=hello.counts)
+        node.wal.note_soon()
         self._send(
             Accepted(
                 id=core.self_id,
@@ -143,9 +179,12 @@ class Relay:
                 term=core.raft.term,
                 instance_uuid=node.uuid,
                 instance_name=node.settings.instance_name,
+                start_id=node.start_id,
+                address=node.address,
             )
         )
         down.is_following = True
+        down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
         node.step(ev.RelayConnected(self.peer, ev.Ack(hello.vclock, hello.term, 0, hello.counts)))
@@ -177,7 +216,7 @@ class Relay:
     async def _watch_silence(self) -> None:
         """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
         node = self._node
-        while (left := self._heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+        while (left := self.heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
             await trio.sleep(min(left, node.silence_s / 2))
         raise LinkLost("timed out")
 
@@ -207,7 +246,13 @@ class Relay:
                 self._send_frame(heartbeat=beat)
 
     def _send_frame(
-        self, *, rows: bytes = b"", crc: int = 0, tm: float = 0.0, heartbeat: Heartbeat | None = None
+        self,
+        *,
+        rows: bytes = b"",
+        crc: int = 0,
+        tm: float = 0.0,
+        heartbeat: Heartbeat | None = None,
+        continues: bool = False,
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.term
@@ -220,6 +265,8 @@ class Relay:
                 rows_crc=crc,
                 heartbeat=heartbeat,
                 tm=tm,
+                rows_continue=continues,
+                wants_receipt=self._pace.sent(len(rows), trio.current_time()),
             )
         )
 
@@ -242,6 +289,10 @@ class Relay:
             self._idle_reader = None
             reader.close()
 
+    @property
+    def _frame_bytes(self) -> int:
+        return min(self._frame_bytes_max, self._pace.piece)
+
     def _send_plain(self, reader: WalReader) -> None:
         """Without waiting: send what can go out now, a few frames at most, and pass over what the peer does
         not get."""
@@ -256,6 +307,7 @@ class Relay:
                 wanted is None
                 or self._come_from_origin((rows.run.origin,))
                 or self._unacked_bytes >= self._credit
+                or not self._pace.has_room(rows.size)
                 or not self._stream.writable
                 or REGISTRY.armed
             ):
@@ -272,6 +324,7 @@ class Relay:
             await self._wait_ack()
         else:
             await self._wait_credit()
+            await self._wait_room(rows.size)
             await self._stream.wait_writable()  # in any case a chance for others to run
             await self._node.failpoint("relay.before_send")
             if self._wants(rows.run) and not self._come_from_origin((rows.run.origin,)):
@@ -284,11 +337,13 @@ class Relay:
         self._filter.passed(TxnHead(run.origin, run.last))
         self._send_data(data, crc, Vclock({run.origin: run.last}), reader.block_time)
 
-    def _send_data(self, data: bytes, crc: int, vclock: Vclock, tm: float) -> None:
+    def _send_data(
+        self, data: bytes, crc: int, vclock: Vclock, tm: float, *, continues: bool = False
+    ) -> None:
         self._rows_sent_since_heartbeat = True
         self._unacked.append((vclock, len(data)))
         self._unacked_bytes += len(data)
-        self._send_frame(rows=data, crc=crc, tm=tm)
+        self._send_frame(rows=data, crc=crc, tm=tm, continues=continues)
 
     async def _send_next_run(self, reader: WalReader) -> None:
         """Look at each transaction."""
@@ -299,10 +354,24 @@ class Relay:
         if not kept:
             return
         await self._wait_credit()
+        if self._hello.takes_parts:
+            kept = await self._send_parts(kept, vclock, reader)
+        await self._wait_room(len(kept))
         if not (self._stream.writable and reader.is_at_end):
             await self._stream.wait_writable()
         await self._node.failpoint("relay.before_send")
         self._send_data(kept, crc32c(kept), vclock, reader.block_time)
+
+    async def _send_parts(self, data: bytes, vclock: Vclock, reader: WalReader) -> bytes:
+        """All but the last part of a transaction that is too large for one frame; returns that part."""
+        start = 0
+        while len(data) - start > (size := self._frame_bytes):
+            await self._wait_room(size)
+            await self._stream.wait_writable()
+            part = data[start : start + size]
+            start += size
+            self._send_data(part, crc32c(part), vclock, reader.block_time, continues=True)
+        return data[start:] if start else data
 
     async def _wait_ack(self) -> None:
         self._acked_more = trio.Event()
@@ -377,22 +446,38 @@ class Relay:
         while self._unacked_bytes >= self._credit:
             await self._wait_ack()
 
+    async def _wait_room(self, size: int) -> None:
+        """Y6"""
+        while not self._pace.has_room(size):
+            await self._wait_ack()
+
     # ------------------------------------------------------------------------------------------------ acks
 
     def _on_ack(self, message: PeerAck) -> None:
         if self.scope.cancel_called:
             return
         down, ack = self.downstream, message.ack
-        self._heard_at = trio.current_time()
+        self._node.core.check_term(ack.term)
+        self.heard_at = trio.current_time()
+        self._heard_more.set()
+        self._heard_more = trio.Event()
+        if self._node.doubles.is_suspect(self.peer_uuid):
+            self._node.note_life(self.peer_uuid, self.life)
+            if self.scope.cancel_called:
+                return
         if message.tm:
             down.lag = max(0.0, time.time() - message.tm)
-        if ack.counts:
-            down.acked = down.acked.merge(ack.vclock)
+        down.acked = ack.vclock
+        self._node.acks.acked(self.peer, ack.vclock, counts=ack.counts)
+        self._node.wal.note_soon()
         self._filter.acked(ack.vclock)
         self._credit = message.credit
         self._following = message.following
         while self._unacked and ack.vclock.covers(self._unacked[0][0]):
-            self._unacked_bytes -= self._unacked.popleft()[1]
+            size = self._unacked.popleft()[1]
+            self._unacked_bytes -= size
+            self._bytes_acked += size
+        self._pace.received(message.received if self._hello.takes_parts else self._bytes_acked, self.heard_at)
         self._acked_more.set()
         self._node.step(ev.AckReceived(self.peer, ack))
 

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from synchro.errors import CheckpointInProgress, SynchroError
+from synchro.errors import CheckpointInProgress, DecodeError, SynchroError, WalIo
 from synchro.ids import LOCAL
 from synchro.instance_recovery import snapshot_view
 from synchro.server.failing_disk import SnapshotDisk
 from synchro.storage.disk import FileBytes
 from synchro.storage.snapshot import write_snapshot
-from synchro.storage.xlog import HEADER_BYTES_MAX, SNAP_SUFFIX, decode_header, is_file_name
+from synchro.storage.xlog import (
+    DAMAGED_SUFFIX,
+    HEADER_BYTES_MAX,
+    SNAP_SUFFIX,
+    decode_header,
+    is_file_name,
+)
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 if TYPE_CHECKING:
@@ -45,8 +51,6 @@ class Snapshotter:
                 await self.checkpoint()
             except SynchroError as error:
                 node.log.warning("checkpoint_failed", reason=error.reason, message=error.message)
-            except OSError as error:
-                node.log.warning("checkpoint_failed", message=str(error))
             await trio.sleep(interval)
 
     async def checkpoint(self) -> Vclock:
@@ -78,6 +82,13 @@ class Snapshotter:
             await node.wal.rotate()
             await self.collect_garbage()
             return meta.vclock
+        except OSError as error:
+            # Disk full, no descriptor: the older snapshots and the log are as good as before.
+            raise WalIo(
+                f"the checkpoint is not complete: {error.strerror or error}; no data is lost",
+                file=error.filename,
+                errno=error.errno,
+            ) from error
         finally:
             self._is_running = False
 
@@ -93,21 +104,24 @@ class Snapshotter:
             node.log.info("wal_files_deleted", files=gone, keep_from=str(keep_from))
 
     def _drop_old_snapshots(self) -> Vclock | None:
-        """In a worker thread; vclock of the oldest one that is kept."""
+        """In a worker thread; vclock of the oldest one that is kept. One without a whole header stands for
+        nothing: it is set aside, so that it is no floor for the log (MEND-D3)."""
         disk, directory = self._node.directory.disk, self._node.settings.snapshot_dir
         names = sorted(name for name in disk.listdir(directory) if is_file_name(name, SNAP_SUFFIX))
         keep = max(1, self._node.settings.checkpoint_count)
         for name in names[:-keep]:
             disk.unlink(posixpath.join(directory, name))
-        kept = names[-keep:]
-        if not kept:
-            return None
-        data = FileBytes(disk, posixpath.join(directory, kept[0]))
-        try:
-            header, _, _ = decode_header(data(HEADER_BYTES_MAX, 0))
-        finally:
-            data.close()
-        return header.vclock
+        for name in names[-keep:]:
+            path = posixpath.join(directory, name)
+            data = FileBytes(disk, path)
+            try:
+                return decode_header(data(HEADER_BYTES_MAX, 0))[0].vclock
+            except DecodeError as error:
+                disk.rename(path, path + DAMAGED_SUFFIX)
+                self._node.log.warning("snapshot_damaged", file=path + DAMAGED_SUFFIX, message=error.message)
+            finally:
+                data.close()
+        return None
 
     def _floor(self, oldest: Vclock) -> Vclock:
         """What recovery, joins, and each registered instance still need; one that was not heard since the

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -20,6 +20,9 @@ from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Term
 from synchro.instance_events import Ack
 from synchro.raft.messages import RaftMessage
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+if TYPE_CHECKING:
+    from synchro.config import Settings
 
 PROTOCOL_VERSION: Final = 1
 
@@ -59,6 +62,9 @@ class Ballot:
     registered_uuids: frozenset[str] = frozenset()
     queue_owner: InstanceId = NOBODY
     term: Term = INITIAL_TERM
+    start_id: str = ""
+    address: str = ""
+    """Both as in `Hello`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,11 @@ class JoinEnd:
     id: InstanceId
 
 
+@dataclass(frozen=True, slots=True)
+class JoinProgress:
+    """A part of the next item came: a sign of life. Never sent as such."""
+
+
 JoinItem: TypeAlias = JoinStart | JoinChunk | JoinSnapshotEnd | JoinRows | JoinEnd
 
 
@@ -128,18 +139,25 @@ class Hello:
     id_filter: frozenset[InstanceId] = frozenset()
     counts: bool = True
     protocol_version: int = PROTOCOL_VERSION
+    start_id: str = ""
+    """Of this life of the process (ADR 23); "": an older version."""
+    address: str = ""
+    """host:port at which it listens; "": an older version."""
+    takes_parts: bool = False
+    """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerAck:
     """What the subscriber says after its Hello. tm: wall time (s) at the relay of the newest block that
     is written now, 0 = unknown [A-26]. credit: bytes that may be sent beyond this ack. following: whose
-    rows it gets from themselves."""
+    rows it gets from themselves. received: bytes of rows that came on this stream, on disk or not."""
 
     ack: Ack
     credit: int
     tm: float = 0.0
     following: frozenset[InstanceId] = frozenset()
+    received: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +171,9 @@ class Accepted:
     term: Term
     instance_uuid: str
     instance_name: str
+    start_id: str = ""
+    address: str = ""
+    """Both as in `Hello`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +196,10 @@ class Frame:
     heartbeat: Heartbeat | None = None
     tm: float = 0.0
     """Wall time of the newest block in `rows`; 0 without rows."""
+    rows_continue: bool = False
+    """The transaction in `rows` goes on in the next frame that has rows."""
+    wants_receipt: bool = False
+    """An ack shall say at once how many bytes of rows came."""
 
 
 # --- links ----------------------------------------------------------------------------------------------
@@ -208,9 +233,13 @@ class PeerStream(Protocol[In, Out]):
 
     async def wait_writable(self) -> None: ...
 
+    async def wait_sent(self) -> None:
+        """Until nothing waits to be sent, or the stream is over."""
+        ...
+
 
 class JoinStream(Protocol):
-    async def receive(self) -> JoinItem: ...
+    async def receive(self) -> JoinItem | JoinProgress: ...
 
 
 Subscription: TypeAlias = PeerStream[Accepted | Frame, PeerAck]
@@ -229,6 +258,9 @@ class Transport(Protocol):
 
 class PeerEndpoint(Protocol):
     """What an instance does for its peers."""
+
+    @property
+    def settings(self) -> Settings: ...
 
     def ballot(self) -> Ballot: ...
 
@@ -305,6 +337,9 @@ class _MemoryStream(Generic[T, S]):
         await trio.lowlevel.checkpoint()
         while not self.writable and self._out.error is None:
             await self._out.changed.wait()
+
+    async def wait_sent(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass

@@ -7,10 +7,11 @@ sees to that), so what was checked still holds at commit. Rules [D-1]..[D-8].
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace, TupleFound, Unsupported
+from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace, SynchroError, TupleFound, Unsupported
 from synchro.row import Tuple
+from synchro.storage.index import Index
 from synchro.storage.key_def import Key, KeyDef
 from synchro.storage.schema import (
     INDEX_COUNT_MAX,
@@ -26,7 +27,7 @@ from synchro.storage.schema import (
     SpaceKind,
     is_system,
 )
-from synchro.storage.space_store import SpaceStore
+from synchro.storage.space_store import INDEX_ENTRY_BYTES, SpaceStore
 from synchro.storage.tuple_format import TupleFormat, show_tuple
 
 
@@ -115,8 +116,36 @@ class Draft:
             raise Unsupported(f"Can't truncate a system space, space '{space.definition.name}'")
         space.truncated = True
 
+    def growth(self) -> int:
+        """Bytes that new indexes over tuples that are there will need."""
+        return sum(
+            len(store.tuples) * INDEX_ENTRY_BYTES * (len(space.indexes) - len(store.indexes))
+            for store, space in self.touched
+        )
+
+    @property
+    def touched(self) -> Iterator[tuple[SpaceStore, DraftSpace]]:
+        """Spaces that stay and have tuples that stay."""
+        for space_id, space in self.spaces.items():
+            store = self._stores.get(space_id)
+            if store is not None and space.definition is not None and not space.truncated:
+                yield store, space
+
+    @property
+    def rows(self) -> int:
+        """Tuples that must be looked at, each perhaps more than once."""
+        count = 0
+        for store, space in self.touched:
+            assert space.definition is not None
+            known = [index.definition for index in store.indexes.values()]
+            form = TupleFormat(space.definition, space.indexes.values())
+            is_new = any(index not in known for index in space.indexes.values())
+            if is_new or not form.same_checks(store.format):
+                count += len(store.tuples)
+        return count
+
     def check_tuples(self) -> None:
-        """Refuse definitions that tuples already in the space do not satisfy."""
+        """Refuse definitions that tuples already in the space do not satisfy, pending ones included."""
         for space_id, space in self.spaces.items():
             if space.definition is None:
                 continue
@@ -133,6 +162,60 @@ class Draft:
                     known is None or not known.definition.unique or known.definition.parts != index.parts
                 ):
                     _check_unique(space.definition, index, store.prepared_tuples())
+
+
+class Build:
+    """What a draft needs of the tuples that are there: that they satisfy it, and its new indexes.
+
+    Made in steps, between which no tuple may change. It changes nothing that anybody sees.
+    """
+
+    def __init__(self, draft: Draft, serial: int, *, sort: bool) -> None:
+        self.serial = serial
+        """Of the newest transaction that was prepared before it, successfully or not."""
+        self.indexes: dict[int, dict[int, Index]] = {}
+        """space id -> what `SpaceStore.alter` takes over"""
+        self.error: SynchroError | None = None
+        self.is_done = False
+        self.is_cancelled = False
+        """Nobody waits for it any more."""
+        self._wanted = _wanted(draft)
+        self._steps = self._run(draft, sort=sort)
+
+    def fits(self, draft: Draft, serial: int) -> bool:
+        """Whether it was made for the same, and nothing was prepared since."""
+        return self.is_done and self.serial == serial and self._wanted == _wanted(draft)
+
+    def advance(self) -> bool:
+        """One step, of about a millisecond. True: it is done."""
+        try:
+            next(self._steps)
+        except StopIteration:
+            self.is_done = True
+        except SynchroError as error:
+            self.error = error
+            self.is_done = True
+        return self.is_done
+
+    def finish(self) -> None:
+        """All steps, and what is wrong with the tuples."""
+        while not self.is_done:
+            self.advance()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self, draft: Draft, *, sort: bool) -> Iterator[None]:
+        for store, space in draft.touched:
+            assert space.definition is not None
+            built = yield from store.build(space.definition, space.indexes, sort=sort)
+            self.indexes[store.definition.id] = built
+
+
+def _wanted(draft: Draft) -> dict[int, tuple[SpaceDef | None, dict[int, IndexDef], bool]]:
+    return {
+        number: (space.definition, dict(space.indexes), space.truncated)
+        for number, space in draft.spaces.items()
+    }
 
 
 def _wrong_space(before: SpaceDef | None, now: SpaceDef) -> str | None:

@@ -6,12 +6,21 @@ Every call may raise `OSError`; who calls decides what that means (answers in do
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from typing import NewType, Protocol
+import threading
+from collections.abc import Callable
+from typing import Final, NewType, Protocol, TypeVar
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write that mean: nothing is broken, there is just no room."""
 
 File = NewType("File", int)
 """An open file. Never kept across a restart."""
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors of an `open` that mean: nothing is broken, too much is open."""
+_T = TypeVar("_T")
 
 
 class Disk(Protocol):
@@ -60,17 +69,77 @@ class Disk(Protocol):
     def makedirs(self, directory: str) -> None: ...
 
 
+class DescriptorReserve:
+    """Descriptors held for the files of an instance: connections cannot take what these occupy.
+
+    Process-wide, as descriptors are; empty until `hold`. From any thread.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self._wanted = 0
+        self._lock = threading.Lock()
+
+    def hold(self, count: int) -> int:
+        """From now on; returns how many there were to get. 0 gives all back."""
+        with self._lock:
+            self._wanted = count
+            while len(self._held) > count:
+                os.close(self._held.pop())
+        self.refill()
+        return len(self._held)
+
+    def refill(self) -> None:
+        """After something was closed."""
+        if len(self._held) < self._wanted:
+            with self._lock, contextlib.suppress(OSError):
+                while len(self._held) < self._wanted:
+                    self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def open(self, action: Callable[[], _T]) -> _T:
+        """`action` opens something; if no descriptor is free, one of the reserve makes room for it."""
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTOR or not self._release():
+                    raise
+
+    def _release(self) -> bool:
+        with self._lock:
+            if not self._held:
+                return False
+            os.close(self._held.pop())
+            return True
+
+
+RESERVE: Final = DescriptorReserve()
+
+
 class RealDisk:
-    """Files of the operating system."""
+    """Files of the operating system.
+
+    A directory stays open from its first `sync_dir` on, so that what was begun with a descriptor to spare,
+    such as a rotation of the log, does not fail at its end for want of one.
+    """
+
+    def __init__(self) -> None:
+        self._directories: dict[str, int] = {}
+
+    def __del__(self) -> None:
+        for handle in self._directories.values():
+            os.close(handle)
 
     def open(self, path: str) -> File:
-        return File(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return File(RESERVE.open(lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC)))
 
     def create(self, path: str) -> File:
-        return File(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644))
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return File(RESERVE.open(lambda: os.open(path, flags, 0o644)))
 
     def close(self, file: File) -> None:
         os.close(file)
+        RESERVE.refill()
 
     def pread(self, file: File, size: int, offset: int) -> bytes:
         data = os.pread(file, size, offset)
@@ -103,14 +172,20 @@ class RealDisk:
         os.unlink(path)
 
     def sync_dir(self, directory: str) -> None:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        handle = self._directories.get(directory)
+        if handle is not None and not os.path.samestat(os.fstat(handle), os.stat(directory)):
+            os.close(self._directories.pop(directory))  # removed and made anew meanwhile
+            handle = None
+        if handle is None:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            handle = RESERVE.open(lambda: os.open(directory, flags))
+            self._directories[directory] = handle
+        os.fsync(handle)
 
     def listdir(self, directory: str) -> list[str]:
-        return sorted(os.listdir(directory))
+        names = RESERVE.open(lambda: os.listdir(directory))
+        RESERVE.refill()
+        return sorted(names)
 
     def exists(self, path: str) -> bool:
         return os.path.exists(path)

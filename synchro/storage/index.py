@@ -11,11 +11,11 @@ I4  A unique secondary index maps only keys without null: null equals nothing, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
 from sys import maxsize
-from typing import Final
+from typing import Any, Final
 
 from synchro.errors import (
     ExactMatch,
@@ -27,7 +27,7 @@ from synchro.errors import (
 )
 from synchro.row import Tuple
 from synchro.storage.key_def import TOP, Key, KeyDef
-from synchro.storage.order import Bound, Order, order_of
+from synchro.storage.order import Bound, Order, order_in_steps, order_of
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
 from synchro.storage.xrow import pack_tuple
 
@@ -106,9 +106,27 @@ class Index:
             self._sorted = order_of(self._all_entries(), is_unsigned=is_unsigned)
         return self._sorted
 
+    def sort_in_steps(self, rows: int) -> Generator[None, None, None]:
+        """`sort`, so many entries a step. No change of the tuples may come between."""
+        is_unsigned = self._is_bare and self.key_def.parts[0].type == "unsigned"
+        self._sorted = yield from order_in_steps(self._all_entries(), rows, is_unsigned=is_unsigned)
+
+    def take_apart(self) -> list[dict[Key, Any] | Order]:
+        """Nobody needs it any more: what is large in it, its tuples aside."""
+        return [] if self._sorted is None else [self._sorted]
+
     @property
     def is_sorted(self) -> bool:
         return self._sorted is not None
+
+    def empty(self, tuples: dict[Key, Tuple]) -> list[dict[Key, Any] | Order]:
+        """Lead to `tuples`, of which there are none, from now on. Returns as `take_apart`."""
+        taken = self.take_apart()
+        self.tuples = tuples
+        if self._sorted is not None:
+            self._sorted = None
+            self.sort()
+        return taken
 
     def unsort(self) -> None:
         """Keep no order until the next `sort`: many changes are coming."""
@@ -142,8 +160,10 @@ class Index:
         offset: int = 0,
         after: Tuple | None = None,
         bytes_max: int | None = None,
+        tuples_max: int | None = None,
     ) -> SelectResult:
-        """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned."""
+        """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned. tuples_max: as a
+        limit, but not for a HASH index."""
         if offset < 0 or (limit is not None and limit < 0):
             raise IllegalParams("select: limit and offset are numbers from 0 up")
         offset = min(offset, maxsize)
@@ -166,6 +186,8 @@ class Index:
             elif low is None or not place < low[0]:
                 low = (place, False)
         entries = self.sort().walk(low, high, descending=descending, offset=offset)
+        if tuples_max is not None:
+            limit = tuples_max if limit is None else min(limit, tuples_max)
         return _collect(self._tuples_at(entries), limit, bytes_max)
 
     def _bounds(self, prefix: Tuple, iterator: Iterator_) -> tuple[Bound, Bound]:
@@ -215,6 +237,8 @@ class Index:
                     f"(expected {self.key_def.count}, got {len(prefix)})"
                 )
             return SelectResult()  # only an offset beyond the one tuple comes here
+        if bytes_max is not None:
+            bytes_max *= HASH_PAGES
         return _collect(islice(self.tuples.values(), offset, None), limit, bytes_max)
 
     def _refuse(self, what: str) -> None:
@@ -222,6 +246,10 @@ class Index:
             f"Index '{self.definition.name}' ({self.definition.type}) of space '{self.space.name}' "
             f"({self.space.engine}) does not support {what}"
         )
+
+
+HASH_PAGES: Final = 8
+"""Pages that an answer of a HASH index may have, as it cannot go on with `after`."""
 
 
 def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) -> SelectResult:
@@ -308,7 +336,15 @@ class SecondaryIndex(Index):
 
     def _all_entries(self) -> Iterable[Key]:
         of, entry = self.key_def.of, self._entry
-        return [entry(of(value), key) for key, value in self.tuples.items()]
+        return (entry(of(value), key) for key, value in self.tuples.items())
+
+    def take_apart(self) -> list[dict[Key, Any] | Order]:
+        return [*super().take_apart(), self.primary_keys]
+
+    def empty(self, tuples: dict[Key, Tuple]) -> list[dict[Key, Any] | Order]:
+        taken = super().empty(tuples)
+        self.primary_keys = {}
+        return taken
 
     def _tuples_at(self, entries: Iterable[Key]) -> Iterator[Tuple]:
         tuples, primary_keys = self.tuples, self.primary_keys
@@ -316,12 +352,12 @@ class SecondaryIndex(Index):
             return (tuples[primary_keys[entry]] for entry in entries)
         return (tuples[entry[-1]] for entry in entries)
 
-    def fill(self, tuples: Mapping[Key, Tuple]) -> tuple[Tuple, Tuple] | None:
+    def fill(self, tuples: Iterable[tuple[Key, Tuple]]) -> tuple[Tuple, Tuple] | None:
         """Map more tuples of the space, by primary key. Returns two with the same key if there are any."""
         if not self.definition.unique:
             return None
         of, has_null, primary_keys = self.key_def.of, self.key_def.has_null, self.primary_keys
-        for primary_key, value in tuples.items():
+        for primary_key, value in tuples:
             key = of(value)
             if self._is_strict or not has_null(key):
                 other = primary_keys.setdefault(key, primary_key)

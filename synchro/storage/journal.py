@@ -13,6 +13,7 @@ error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A s
 from __future__ import annotations
 
 import errno
+import os
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from typing import Final, NamedTuple, TypeVar
 from synchro.config import Limits
 from synchro.errors import DiskFailed, WalIo, XlogGap
 from synchro.row import Txn
-from synchro.storage.disk import Disk, File, write_whole
+from synchro.storage.disk import NO_ROOM, Disk, File, write_whole
+from synchro.storage.notes import LogNote, NoteKeeper
 from synchro.storage.xlog import (
     INPROGRESS_SUFFIX,
     SECTOR,
@@ -38,8 +40,8 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 _T = TypeVar("_T")
 
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of a write that mean: nothing is broken, there is just no room."""
+ROTATION_RETRY_S: Final = 1.0
+"""After a rotation that was refused, appends go on in the old file for so long before the next attempt."""
 SPARE_NAME: Final = "spare" + XLOG_SUFFIX + INPROGRESS_SUFFIX
 """A file that is no longer needed, kept for its blocks; deleted at start like all `.inprogress` [W-10]."""
 
@@ -115,6 +117,9 @@ class Journal:
     J1  `vclock` covers exactly what is written and, unless `sync=False`, synced [W-14].
     J2  a file of an earlier process is never written to, except to make its cut durable.
     J3  after `DiskFailed` the object refuses everything.
+    J4  what the identity file says of the log is synced, and the file that it names is there (ADR 14): it is
+        named before the first row in it is acknowledged, and renamed before it goes. A note that has no room
+        is left out, and then the file that is named stays.
     """
 
     def __init__(
@@ -128,10 +133,12 @@ class Journal:
         limits: Limits | None = None,
         sync: bool = True,
         wall_time: float = 0.0,
+        identity: NoteKeeper | None = None,
     ) -> None:
         """Makes the first file at once: copies the tail, syncs, renames, syncs the directory.
 
         new_salt: gives 64 random bits; the simulator gives its own. sync=False: `wal.mode: write`.
+        identity: where it is noted what the log has; None: nowhere.
         """
         start = start or JournalStart()
         self.directory = directory
@@ -139,6 +146,7 @@ class Journal:
         self._uuid = instance_uuid
         self._limits = limits or Limits()
         self._sync_on = sync
+        self._identity = identity
         self._new_salt = new_salt
         self._broken = False
         self._files = list(start.files)
@@ -151,6 +159,9 @@ class Journal:
         self.rotations = 0
         self.gaps_made = 0
         """Times that files were deleted although a subscriber may still need them [W-17]."""
+        self.rotation_refused: OSError | None = None
+        """Why the last rotation did not happen; None: it did."""
+        self._rotate_after = 0.0
         self.vclock = start.vclock
         if start.torn is not None:
             path, offset = start.torn
@@ -209,6 +220,21 @@ class Journal:
         """
         self._guarded(lambda: self._append(txns, wall_time, has_control))
 
+    def write_note(self) -> bool:
+        """Say in the identity file how much of the log is synced now; from any thread, beside `append`.
+
+        False: it has no room, what it said before is still so. Raises `DiskFailed`."""
+        if self._identity is None:
+            return True
+        try:
+            return self._identity.write()
+        except OSError as error:
+            raise DiskFailed(
+                f"{self.directory}: what the log has could not be noted: {error.strerror or error}",
+                file=self.directory,
+                errno=error.errno,
+            ) from error
+
     def write_mark(self, wall_time: float) -> bool:
         """Note, unsynced, up to where the file is known to be synced; False: nothing to say, or no room."""
         return self._guarded(lambda: self._write_mark(wall_time))
@@ -216,6 +242,8 @@ class Journal:
     def close_clean(self, wall_time: float) -> None:
         """End marker; the next start finds everything proven. The journal is closed then."""
         self._guarded(lambda: self._finish(self._current, wall_time))
+        self._has_synced(self._current)
+        self._guarded(self._note)
         self._disk.close(self._current.file)
         self._broken = True
 
@@ -274,7 +302,8 @@ class Journal:
                 raise _SyncFailed(error.errno, f"sync failed: {error.strerror}") from error
 
     def _append(self, txns: Sequence[Txn], wall_time: float, has_control: bool) -> None:
-        if self._current.end >= self._limits.wal_max_size:
+        is_too_soon = 0 < self._rotate_after - wall_time <= ROTATION_RETRY_S
+        if self._current.end >= self._limits.wal_max_size and not is_too_soon:
             self._rotate(wall_time)
         current = self._current
         writer = current.writer
@@ -307,9 +336,35 @@ class Journal:
         current.mark_told = current.synced_number
         if self._sync_on:
             current.synced_number = writer.number
+            self._has_synced(current)
         self.bytes_written += len(data)
         self.vclock = advance(self.vclock, txns)
         self.last_blocks = written
+
+    # --- what the identity file knows ----------------------------------------------------------------------
+
+    def _has_synced(self, current: _XlogFile) -> None:
+        """Up to its end; it is noted later. Never called where an end may be page cache only."""
+        if self._identity is not None:
+            self._identity.log = LogNote(posixpath.basename(current.path), current.end)
+
+    def _note(self) -> bool:
+        return self._identity is None or self._identity.write()
+
+    def _note_replaced(self, new: _XlogFile) -> None:
+        """A file of the name that is noted takes its place in a moment: say what both have, so that it is
+        true whichever of them a crash leaves."""
+        noted = None if self._identity is None else self._identity.notes.log
+        if noted is not None and noted.name == posixpath.basename(new.path) and noted.length > new.end:
+            assert self._identity is not None
+            self._identity.log = LogNote(noted.name, new.end)
+            if not self._note():
+                raise OSError(errno.ENOSPC, "no room for the note that a file of the log is replaced")
+
+    def _named_file(self) -> str | None:
+        """Path of the file that the identity file names."""
+        noted = None if self._identity is None else self._identity.notes.log
+        return None if noted is None else posixpath.join(self.directory, noted.name)
 
     def _cut(self, current: _XlogFile, blocks: Sequence[bytes]) -> None:
         """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
@@ -323,9 +378,11 @@ class Journal:
         self._sync(current.file, always=True)
 
     def _no_room(self, error: OSError | None) -> WalIo:
-        why = "no room" if error is None else (error.strerror or str(error))
+        number = errno.ENOSPC if error is None or error.errno is None else error.errno
+        why = os.strerror(number)  # a short write says "no room" too, in words of its own
         return WalIo(
-            f"Failed to write to disk: {why}; nothing was written",
+            f"Failed to write to disk: {why} ({self._current.path}); nothing was written. "
+            "Next: free space there",
             file=self._current.path,
             offset=self._current.end,
             errno=None if error is None else error.errno,
@@ -391,7 +448,8 @@ class Journal:
         return True
 
     def _finish(self, current: _XlogFile, wall_time: float) -> None:
-        """Cut the lead off, write the end marker, sync. Everything before was synced with its batch."""
+        """Write the end marker, sync, cut the lead off: the other way round a crash could leave a file that
+        lost its lead, and says nothing of its end. Everything before was synced with its batch."""
         if current.synced_number < current.writer.number:  # a mark block, or wal.mode `write`
             self._sync(current.file, always=True)
         mark = current.writer.number
@@ -399,6 +457,7 @@ class Journal:
         write_whole(self._disk, current.file, block, current.end)
         current.writer.commit()
         current.end += len(block)
+        self._sync(current.file, always=True)
         self._disk.truncate(current.file, current.end)
         self._sync(current.file, always=True)
 
@@ -419,8 +478,14 @@ class Journal:
         inprogress = path + INPROGRESS_SUFFIX
         header = encode_header(FileHeader("XLOG", self._uuid, vclock, prev_vclock, salt=self._new_salt()))
         parsed, start, crc = decode_header(header)
-        spare, self._spare = self._spare, None
-        file = self._disk.create(inprogress) if spare is None else self._disk.open(spare)
+        spare = self._spare
+        try:
+            file = self._disk.create(inprogress) if spare is None else self._disk.open(spare)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                self._spare = None  # somebody removed it: the next attempt makes a new file
+            raise _NotOpened(error.errno, error.strerror, error.filename) from error
+        self._spare = None
         try:
             write_whole(self._disk, file, header, 0)
             lead_end = start
@@ -428,7 +493,7 @@ class Journal:
                 lead_end = self._disk.size(file) // SECTOR * SECTOR
                 if lead_end < start + self._limits.wal_control_reserve_bytes:
                     lead_end = start
-            self._sync(file)
+            self._sync(file, always=True)  # A name without a header is damage, in `wal.mode: write` too.
             current = _XlogFile(file, path, vclock, BlockWriter(parsed.salt, crc), start)
             current.lead_end = max(lead_end, start)
             self._make_room_first(current)
@@ -474,8 +539,11 @@ class Journal:
         current.mark_told = current.synced_number = writer.number
 
     def _publish(self, current: _XlogFile) -> None:
+        self._note_replaced(current)
         self._disk.rename(current.path + INPROGRESS_SUFFIX, current.path)
         self._disk.sync_dir(self.directory)
+        self._has_synced(current)
+        self._note()
 
     def _rotate(self, wall_time: float) -> bool:
         old = self._current
@@ -486,15 +554,19 @@ class Journal:
         except _SyncFailed:
             raise
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if error.errno not in NO_ROOM and not isinstance(error, _NotOpened):
                 raise
-            return False  # Go on in the old file while its lead lasts; rotation is only housekeeping.
+            # Go on in the old file, which has no end marker yet; rotation is only housekeeping.
+            self.rotation_refused = error
+            self._rotate_after = wall_time + ROTATION_RETRY_S
+            return False
         self._finish(old, wall_time)
         self._publish(new)
         self._disk.close(old.file)
         self._files.append(WalFile(old.vclock, old.path))
         self._current = new
         self.rotations += 1
+        self.rotation_refused = None
         return True
 
     def _drop_below(self, keep_from: Vclock, *, recycle: bool) -> int:
@@ -502,6 +574,8 @@ class Journal:
         gone = 0
         while gone + 1 < len(files) and keep_from.covers(files[gone + 1].vclock, with_local=True):
             path = files[gone].path
+            if path == self._named_file() and not self._note():
+                break  # J4
             if recycle and self._spare is None:
                 spare = posixpath.join(self.directory, SPARE_NAME)
                 self._disk.rename(path, spare)
@@ -513,6 +587,10 @@ class Journal:
             gone += 1
         del self._files[:gone]
         return gone
+
+
+class _NotOpened(OSError):
+    """A new file could not even be opened (descriptors, permissions): nothing of the old one was touched."""
 
 
 class _SyncFailed(OSError):

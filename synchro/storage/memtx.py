@@ -10,21 +10,34 @@ Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
+from typing import Any
 
 import msgpack
 
-from synchro.config import Limits
-from synchro.errors import BatchTooLarge, NoSuchIndex, NoSuchSpace, SynchroError, Unsupported
+from synchro.config import KIB, Limits
+from synchro.errors import (
+    BatchTooLarge,
+    MemoryIssue,
+    NoSuchIndex,
+    NoSuchSpace,
+    SpaceExists,
+    SynchroError,
+    TupleFound,
+    Unsupported,
+)
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, RowType, Tuple
-from synchro.storage.ddl import Draft
+from synchro.storage.ddl import Build, Draft
 from synchro.storage.index import Index, Iterator_, SelectResult
-from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.key_def import Key
+from synchro.storage.order import Order
+from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.schema import (
     CLUSTER_ID,
+    INDEX_ID,
     SCHEMA_ID,
     SPACE_ID,
     SYSTEM_SPACES,
@@ -34,19 +47,25 @@ from synchro.storage.schema import (
     IndexDef,
     SpaceDef,
     is_ddl_space,
+    is_system,
 )
-from synchro.storage.space_store import SpaceStore
+from synchro.storage.space_store import SpaceStore, made_at_once
 from synchro.storage.system_rows import (
     OLD_REPLICASET_UUID,
     REPLICASET_UUID,
+    check_client_change,
     check_cluster_row,
     check_schema_row,
 )
+from synchro.storage.tuple_format import show_tuple
+from synchro.storage.update_ops import Work
 
-__all__ = ["Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
+__all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
+"""Of one step of a checksum."""
 ROW_OVERHEAD_BYTES = 32
 """Header of a row and its share of the bookkeeping, for `Prepared.size`."""
 
@@ -56,28 +75,40 @@ _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 class Memtx:
     """All spaces of one instance. X1..X4 above."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, memory_max: int = 0) -> None:
         self._limits = limits
+        self.memory_max = memory_max
+        """Bytes; a client's transaction that would make `memory_used` more is refused; 0 = unlimited."""
+        self.memory_used = 0
+        """Estimate for the tuples and indexes of all spaces, prepared changes included."""
         self._stores: dict[int, SpaceStore] = {}
         self._ids: dict[str, int] = {}
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
         self._serial = 0
+        self._dead: list[dict[Key, Any] | Order] = []
+        """What `free` is to let go of."""
+        self.built: Build | None = None
+        """Finished, for the transaction that is prepared next."""
         self._is_bulk = False
         self.schema_version = 1
         self.space_id_max = USER_ID_MIN - 1
         """Highest id a user space ever had here, temporary ones aside [D-1]."""
         for definition, indexes in SYSTEM_SPACES:
-            store = SpaceStore(definition, {index.id: index for index in indexes})
+            store = SpaceStore(definition, {index.id: index for index in indexes}, dead=self._dead)
             self._stores[definition.id] = store
             self._ids[definition.name] = definition.id
 
     # --- transactions
 
-    def prepare(self, ops: Sequence[Dml], *, from_peer: bool = False) -> Prepared:
+    def prepare(
+        self, ops: Sequence[Dml], *, from_peer: bool = False, skip_conflicts: bool = False
+    ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
-        from_peer: no limits; formats and uniqueness hold for peers too [A-32].
+        from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
+        the position of the operation (`op`).
+        skip_conflicts: a duplicate key of user data leaves that operation out (`Prepared.skipped`) [A-35].
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [X1].
         """
@@ -85,12 +116,22 @@ class Memtx:
             self._check_limits(ops)
         self._serial = serial = self._serial + 1
         prepared = Prepared(serial)
-        if type(ops) is Puts and self._run_puts(prepared, ops):
+        if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         try:
-            self._run_each(prepared, ops, from_peer)
-            if prepared.draft is not None:
-                prepared.draft.check_tuples()
+            try:
+                self._run_each(prepared, ops, from_peer, skip_conflicts)
+                if prepared.draft is not None:
+                    if not from_peer:
+                        self._refuse_system_names(prepared.draft)
+                    prepared.build = self._build_for(prepared.draft, serial)
+            finally:
+                self.memory_used += prepared.growth
+            if self.memory_max and not from_peer:
+                self._check_memory(prepared)
+        except BuildNeeded:
+            self._undo(prepared)
+            raise
         except SynchroError as error:
             base = prepared.base
             if base is None and prepared.draft is not None:
@@ -98,6 +139,8 @@ class Memtx:
             self._undo(prepared)
             if base is not None:
                 raise PendingRefusal(error, base) from error
+            if from_peer:
+                error.details = {**error.details, "op": str(len(prepared.results))}
             raise
         return prepared
 
@@ -120,7 +163,7 @@ class Memtx:
         self._check_limits(puts)
         self._serial += 1
         prepared = Prepared(self._serial)
-        return prepared if self._run_puts(prepared, puts) else None
+        return prepared if self._run_puts(prepared, puts, is_limited=True) else None
 
     def commit(self, prepared: Prepared) -> None:
         """Make its changes part of what readers see; definitions change now [X4]."""
@@ -128,8 +171,8 @@ class Memtx:
         if prepared.run is not None:
             store, keys, values = prepared.run
             store.commit_new(prepared, keys, values)
-        for store, key, new, _ in prepared.changes:
-            store.commit(prepared, key, new)
+        for holder, key, new, _ in prepared.changes:
+            holder.commit(prepared, key, new)
         if prepared.unique_changes:
             for overlay, key, _ in prepared.unique_changes:
                 found = overlay.get(key)
@@ -146,18 +189,21 @@ class Memtx:
         self._undo(prepared)
 
     def _undo(self, prepared: Prepared) -> None:
+        """`memory_used` has its growth."""
+        freed = 0
         if prepared.run is not None:
             store, keys, _ = prepared.run
-            store.rollback_new(prepared, keys)
+            freed = store.rollback_new(prepared, keys)
         for overlay, key, under in reversed(prepared.unique_changes or ()):
             if under is None or under[0].is_done:
                 del overlay[key]
             else:
                 overlay[key] = under
-        for store, key, _, below in reversed(prepared.changes):
-            store.rollback(prepared, key, below)
-        for store, key, old, new in reversed(prepared.temporary or ()):
-            store.undo_temporary(key, old, new)
+        for holder, key, _, below in reversed(prepared.changes):
+            freed += holder.rollback(prepared, key, below)
+        for holder, key, old, new in reversed(prepared.temporary or ()):
+            freed += holder.undo_temporary(key, old, new)
+        self.memory_used -= freed
         prepared.is_done = True
         self._forget(prepared)
 
@@ -197,7 +243,7 @@ class Memtx:
                 got=total,
             )
 
-    def _run_puts(self, prepared: Prepared, ops: Puts) -> bool:
+    def _run_puts(self, prepared: Prepared, ops: Puts, *, is_limited: bool) -> bool:
         """All at once, if the space is an ordinary one and none needs a closer look; else nothing, False."""
         store = self._stores.get(ops.space_id)
         if store is None or store.is_system:
@@ -209,15 +255,43 @@ class Memtx:
         prepared.results = ops.values
         prepared.size = size_of(ops)
         prepared.is_sync = store.is_sync
+        self.memory_used += prepared.growth
+        if self.memory_max and is_limited:
+            try:
+                self._check_memory(prepared)
+            except SynchroError:
+                self._undo(prepared)
+                raise
         return True
 
-    def _run_each(self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool) -> None:
+    def _check_memory(self, prepared: Prepared) -> None:
+        """MemoryIssue if a client's changes need more than there is. What only shrinks always passes, and so
+        do rows of system spaces, with which people get out of it; `memory_used` has the growth already."""
+        needed = growth = prepared.growth
+        if prepared.draft is not None:
+            needed = prepared.draft.growth()
+        elif prepared.touches_system:
+            return
+        used = self.memory_used - growth
+        if needed > 0 and used + needed > self.memory_max:
+            raise MemoryIssue(
+                f"Failed to allocate {needed} bytes in memtx: {used} of {self.memory_max} bytes "
+                "(memtx.memory) are used; nothing was done. Next: delete rows, or raise it on all members",
+                used=used,
+                limit=self.memory_max,
+                needed=needed,
+            )
+
+    def _run_each(
+        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool
+    ) -> None:
         """One operation after the other: apply, remember what to log and what to answer."""
         logged: list[Dml] = []
         local: list[bool] = []
         results: list[Tuple | None] = []
         prepared.ops, prepared.local, prepared.results = logged, local, results
         size = 0
+        work = Work(None if from_peer else self._limits.txn_work_bytes_max)
         for op in ops:
             store = self._stores.get(op.space_id)
             if store is None:
@@ -225,20 +299,29 @@ class Memtx:
             if prepared.draft is not None and not store.is_system:
                 self._refuse_mixture()
             kind = op.type
-            if kind is _REPLACE or kind is _INSERT:
-                new = op.value
-                assert new is not None
-                old = store.put(prepared, new, replace=kind is _REPLACE)
-                results.append(new)
-            else:
-                op, old, new, result = self._run_keyed(prepared, store, op, from_peer)
-                results.append(result)
+            try:
+                if kind is _REPLACE or kind is _INSERT:
+                    new = op.value
+                    assert new is not None
+                    old = store.put(prepared, new, replace=kind is _REPLACE)
+                    result: Tuple | None = new
+                else:
+                    op, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
+            except TupleFound as error:
+                if not skip_conflicts or store.is_system or prepared.base is not None:
+                    raise  # of what is pending it is not known yet whether it is in conflict
+                if prepared.skipped is None:
+                    prepared.skipped = []
+                prepared.skipped.append((len(results), op, error))
+                results.append(None)
+                continue
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
                 is_logged, is_local = self._on_system_row(prepared, store, op, old, new)
                 if is_logged and not is_local:
                     prepared.touches_system = True
+            results.append(result)
             if is_logged:
                 logged.append(op)
                 local.append(is_local)
@@ -248,20 +331,20 @@ class Memtx:
         prepared.size = size
 
     def _run_keyed(
-        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool
+        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work
     ) -> tuple[Dml, Tuple | None, Tuple | None, Tuple | None]:
         """Update, delete, upsert: returns what to log, the old and the new tuple, and what to answer."""
         ops_max = None if from_peer else self._limits.update_ops_max
         bytes_max = None if from_peer else self._limits.tuple_bytes_max
         match op.type:
             case RowType.UPDATE:
-                op, old, new = store.update(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                op, old, new = store.update(prepared, op, work, ops_max=ops_max, bytes_max=bytes_max)
                 return op, old, new, new
             case RowType.DELETE:
                 op, old = store.delete(prepared, op)
                 return op, old, None, old
             case RowType.UPSERT:
-                old, new = store.upsert(prepared, op, ops_max=ops_max, bytes_max=bytes_max)
+                old, new = store.upsert(prepared, op, work, ops_max=ops_max, bytes_max=bytes_max)
                 return op, old, new, None
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
@@ -270,6 +353,39 @@ class Memtx:
         raise Unsupported("One transaction does not support schema changes together with data changes")
 
     # --- system spaces: rows with a meaning
+
+    def check_client(self, ops: Sequence[Dml], self_id: InstanceId) -> None:
+        """Raise if clients may not write this: see `check_client_change`."""
+        if type(ops) is Puts and not is_system(ops.space_id):
+            return
+        for op in ops:
+            if is_system(op.space_id):
+                check_client_change(op.space_id, self._named_by(op), self_id=self_id)
+
+    def _named_by(self, op: Dml) -> object:
+        """First field of the row that a change of a system space is about, None if it is not there."""
+        if op.value is not None:
+            return op.value[0] if op.value else None
+        if not op.key:
+            return None
+        if op.index_id == 0:
+            return op.key[0]
+        if op.space_id == INDEX_ID:
+            return op.key[0]  # of all its indexes
+        if op.space_id == SPACE_ID and isinstance(op.key[0], str):
+            return self._ids.get(op.key[0])
+        index = self._stores[op.space_id].indexes.get(op.index_id)
+        if index is None or not index.definition.unique:
+            return None
+        found = index.get(op.key)
+        return None if found is None else found[0]
+
+    def _refuse_system_names(self, draft: Draft) -> None:
+        """A second space of that name would hide the first from all who ask for it by name."""
+        for space_id, space in draft.spaces.items():
+            name = "" if space.definition is None else space.definition.name
+            if is_system(self._ids.get(name, 0)) and not is_system(space_id):
+                raise SpaceExists(f"Space '{name}' already exists")
 
     def _on_system_row(
         self, prepared: Prepared, store: SpaceStore, op: Dml, old: Tuple | None, new: Tuple | None
@@ -309,6 +425,19 @@ class Memtx:
         prepared.is_ddl = prepared.is_ddl or is_logged
         return is_logged, is_local
 
+    def _build_for(self, draft: Draft, serial: int) -> Build | None:
+        """What the draft needs. None: it rests on what is pending, and is built when that is decided."""
+        if any(store.pending or store.clears for store, _ in draft.touched):
+            draft.check_tuples()
+            return None
+        build, self.built = self.built, None
+        if build is None or not build.fits(draft, serial - 1):
+            build = Build(draft, serial, sort=not self._is_bulk)
+            if not self._is_bulk and draft.rows > self._limits.ddl_rows_at_once:
+                raise BuildNeeded(build)
+        build.finish()
+        return build
+
     def _base_of(self, draft: Draft, prepared: Prepared) -> Prepared | None:
         """The newest pending transaction in the spaces that a schema change looked at."""
         newest: Prepared | None = None
@@ -328,27 +457,41 @@ class Memtx:
             self._read_members()
         if prepared.draft is not None:
             for space_id, space in prepared.draft.spaces.items():
-                self._define(space_id, space.definition, space.indexes)
-                if space.truncated and space.definition is not None:
-                    self._stores[space_id].truncate()
+                if space.truncated and space.definition is not None and space_id in self._stores:
+                    store = self._stores[space_id]
+                    self.memory_used -= store.memory
+                    store.truncate()
+                build = prepared.build if prepared.serial == self._serial else None
+                built = None if build is None else build.indexes.get(space_id)
+                self._define(space_id, space.definition, space.indexes, built)
             self.schema_version += 1
 
-    def _define(self, space_id: int, definition: SpaceDef | None, indexes: dict[int, IndexDef]) -> None:
+    def _define(
+        self,
+        space_id: int,
+        definition: SpaceDef | None,
+        indexes: dict[int, IndexDef],
+        built: dict[int, Index] | None = None,
+    ) -> None:
         """Put one definition in force."""
         store = self._stores.get(space_id)
         if store is not None:
             self._ids.pop(store.definition.name, None)
+            self.memory_used -= store.memory
         if definition is None:
-            self._stores.pop(space_id, None)
+            if store is not None:
+                del self._stores[space_id]
+                store.bury_all()
             return
         # Another space of this transaction may have taken the old name already.
         self._ids[definition.name] = space_id
         if store is None:
-            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk)
+            self._stores[space_id] = SpaceStore(definition, indexes, sort=not self._is_bulk, dead=self._dead)
             if space_id < TEMPORARY_ID_MIN:
                 self.space_id_max = max(self.space_id_max, space_id)
         else:
-            store.alter(definition, indexes, sort=not self._is_bulk)
+            store.alter(definition, indexes, sort=not self._is_bulk, built=built)
+            self.memory_used += store.memory
 
     def _read_members(self) -> None:
         rows = self._stores[CLUSTER_ID].tuples.values()
@@ -381,6 +524,7 @@ class Memtx:
             offset=offset,
             after=after,
             bytes_max=self._limits.select_bytes_max,
+            tuples_max=self._limits.select_tuples_max,
         )
 
     def count(self, space_id: int) -> int:
@@ -427,6 +571,19 @@ class Memtx:
             if index.definition.name == name_or_id:
                 return index.definition
         raise NoSuchIndex(f"No index '{name_or_id}' is defined in space '{store.definition.name}'")
+
+    def place_of(self, op: Dml) -> dict[str, str]:
+        """Space and key that a change names, for people; as far as they are known here."""
+        store = self._stores.get(op.space_id)
+        if store is None:
+            return {"space": f"#{op.space_id}"}
+        place = {"space": store.definition.name}
+        index = store.indexes.get(op.index_id)
+        if op.value is None:
+            place["key"] = show_tuple(op.key or ())
+        elif index is not None:
+            place["key"] = show_tuple(index.key_def.user_key(op.value))
+        return place
 
     def members(self) -> dict[InstanceId, tuple[str, str | None]]:
         """id -> (uuid, name) of the committed `_cluster`, by id. Do not change it."""
@@ -487,7 +644,9 @@ class Memtx:
         """
         store = self._store(space_id)
         tuples = list(tuples)
+        before = store.memory
         store.load(tuples)
+        self.memory_used += store.memory - before
         if space_id == CLUSTER_ID:
             self._read_members()
         elif is_ddl_space(space_id) and space_id != TRUNCATE_ID:
@@ -511,6 +670,27 @@ class Memtx:
         store = self._stores.get(space_id)
         return {} if store is None else {n: index.definition for n, index in store.indexes.items()}
 
+    @property
+    def has_dead(self) -> bool:
+        return bool(self._dead)
+
+    def free(self, count: int) -> bool:
+        """Let go of about so many objects that nobody needs any more. True: nothing is left."""
+        while self._dead and count > 0:
+            part = self._dead[-1]
+            if isinstance(part, dict):
+                size = min(count, len(part))
+                for _ in range(size):
+                    part.popitem()
+                is_empty = not part
+            else:
+                is_empty = part.shrink(count)
+                size = 1 if is_empty else count
+            count -= size
+            if is_empty:
+                self._dead.pop()
+        return not self._dead
+
     def begin_bulk(self) -> None:
         """Recovery starts: keep no sorted orders; a read that needs one builds it."""
         self._is_bulk = True
@@ -524,14 +704,26 @@ class Memtx:
 
     def checksum(self, space_id: int) -> tuple[int, str]:
         """(count, 16 hex digits): equal wherever the space holds equal tuples, in whatever order."""
-        total = 0
-        store = self._store(space_id)
-        for value in store.tuples.values():
-            total += int.from_bytes(blake2b(_pack(value), digest_size=8).digest(), "big")
-        return len(store.tuples), f"{total & (2**64 - 1):016x}"
+        return made_at_once(self.checksum_in_steps(space_id))
+
+    def checksum_in_steps(self, space_id: int) -> Generator[None, None, tuple[int, str]]:
+        """The same, of the tuples at the moment of the first step; a step takes about a millisecond."""
+        rest = list(self._store(space_id).tuples.values())
+        total, count = 0, len(rest)
+        yield
+        while rest:
+            size, chunk = 0, list[bytes]()
+            while rest and len(chunk) < CHECKSUM_ROWS and size < CHECKSUM_BYTES:
+                # Taken off on the way: perhaps nobody else has them by now, and to drop a million takes long.
+                chunk.append(_pack(rest.pop()))
+                size += len(chunk[-1])
+            total += sum(int.from_bytes(blake2b(data, digest_size=8).digest(), "big") for data in chunk)
+            yield
+        return count, f"{total & (2**64 - 1):016x}"
 
     def check(self) -> None:
         """Every index of every space agrees with the tuples, and overlays hold only open transactions."""
+        assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
 

@@ -3,14 +3,16 @@
 R1  Entries are all different. `add` of one that is there, and a change while a walk goes on, are errors of
     the caller.
 R2  `ListOrder` holds anything that compares, and jumps over an offset. `UnsignedOrder` holds integers of
-    0..2^64-1; a change costs a third, but it steps over an offset entry by entry (ADR 12).
+    0..2^64-1; a change costs a third, but it steps over an offset leaf by leaf (ADR 12).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
-from typing import Any, Protocol, TypeAlias
+from random import Random
+from typing import Any, Final, Protocol, TypeAlias
 
 from BTrees.QOBTree import QOTreeSet
 from sortedcontainers import SortedList
@@ -36,10 +38,50 @@ class Order(Protocol):
     ) -> Iterator[Key]:
         """The entries between two bounds, one by one, without the first `offset` of them."""
 
+    def shrink(self, count: int, /) -> bool:
+        """Nobody reads it any more: let go of about so many entries. True: nothing is left."""
+
 
 def order_of(entries: Iterable[Key], *, is_unsigned: bool) -> Order:
     """is_unsigned: all that will ever be in it are integers of 0..2^64-1."""
     return UnsignedOrder(entries) if is_unsigned else ListOrder(entries)
+
+
+_BUCKET: Final = 3_000
+"""Entries that are sorted and added in one step: a few milliseconds."""
+
+
+def order_in_steps(entries: Iterable[Key], rows: int, *, is_unsigned: bool) -> Generator[None, None, Order]:
+    """`order_of`, so many entries a step.
+
+    A list takes entries fastest in their order, and to sort all of them is one long step; so they are put
+    into buckets first, between borders that a sample gives, and then sorted bucket by bucket."""
+    order, rest = order_of((), is_unsigned=is_unsigned), iter(entries)
+    if is_unsigned:
+        while chunk := list(islice(rest, rows)):
+            order.add_all(chunk)
+            yield
+        return order
+    all_entries: list[Key] = []
+    while chunk := list(islice(rest, rows)):
+        all_entries += chunk
+        yield
+    count = len(all_entries) // _BUCKET
+    borders = sorted(Random(0).sample(all_entries, 10 * count))[10::10]
+    buckets: list[list[Key]] = [[] for _ in range(len(borders) + 1)]
+    for start in range(0, len(all_entries), rows):
+        for entry in all_entries[start : start + rows]:
+            buckets[bisect_right(borders, entry)].append(entry)
+        yield
+    while buckets:
+        bucket = buckets.pop(0)
+        bucket.sort()
+        order.add_all(bucket)
+        yield
+    while all_entries:
+        del all_entries[-100 * rows :]
+        yield
+    return order
 
 
 class ListOrder:
@@ -48,6 +90,12 @@ class ListOrder:
     def __init__(self, entries: Iterable[Key]) -> None:
         self._entries = SortedList(entries)
         self.add: Callable[[Key], object] = self._entries.add
+
+    def shrink(self, count: int, /) -> bool:
+        entries = self._entries
+        for _ in range(min(count, len(entries))):
+            entries.pop()
+        return not entries
 
     def add_all(self, entries: Iterable[Key], /) -> None:
         add = self.add
@@ -106,14 +154,21 @@ class UnsignedOrder:
             first = low[0] if low[1] else low[0] + 1
         if high is not None:
             last = high[0] if high[1] else high[0] - 1
-        found: Iterator[Key]
         if first > last:  # also where a bound has left 0..2^64-1, which the tree refuses
-            found = iter(())
-        elif descending:
-            found = self._down(first, last)
-        else:
-            found = iter(self._tree.keys(first, last))
-        return islice(found, offset, None) if offset else found
+            return iter(())
+        if offset:
+            # The tree goes there leaf by leaf. Asked beyond its end it would abort the process.
+            between = self._tree.keys(first, last)
+            size = len(between)
+            if offset >= size:
+                return iter(())
+            end = between[size - 1 - offset if descending else offset]
+            first, last = (first, end) if descending else (end, last)
+        return self._down(first, last) if descending else iter(self._tree.keys(first, last))
+
+    def shrink(self, count: int, /) -> bool:
+        self._tree.clear()  # a few thousand leaves without objects
+        return True
 
     def _down(self, first: int, last: int) -> Iterator[Key]:
         max_key = self._tree.maxKey

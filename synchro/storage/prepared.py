@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from synchro.errors import SynchroError
+from synchro.errors import SynchroError, TupleFound
 from synchro.row import Dml, Tuple
 from synchro.storage.key_def import Key
 
 if TYPE_CHECKING:
-    from synchro.storage.ddl import Draft
-    from synchro.storage.space_store import SpaceStore
+    from synchro.storage.ddl import Build, Draft
+    from synchro.storage.space_store import Clear, SpaceStore
 
 
 class Prepared:
@@ -22,7 +22,9 @@ class Prepared:
     local: parallel to `ops`: the row belongs to the LOCAL group.
     run: the changes, if they were prepared all at once (`SpaceStore.put_new`); then `changes` is empty.
     results: what each *requested* operation returns [D-16].
+    skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
+    growth: bytes that it adds to the memory that is counted.
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
     is_ddl: changes definitions by logged rows, so it needs the barrier.
     size: approximate bytes in the log and in memory.
@@ -30,8 +32,10 @@ class Prepared:
 
     __slots__ = (
         "base",
+        "build",
         "changes",
         "draft",
+        "growth",
         "is_ddl",
         "is_done",
         "is_sync",
@@ -42,6 +46,7 @@ class Prepared:
         "run",
         "serial",
         "size",
+        "skipped",
         "system",
         "temporary",
         "touches_system",
@@ -56,6 +61,7 @@ class Prepared:
         self.is_ddl = False
         self.touches_system = False
         self.size = 0
+        self.skipped: list[Skipped] | None = None
         self.serial = serial
         """Rises from transaction to transaction: who is newer."""
         self.owner: object = None
@@ -66,11 +72,14 @@ class Prepared:
         """The newest pending transaction whose changes this one has seen."""
         self.run: Run | None = None
         self.changes: list[Change] = []
+        self.growth = 0
         self.unique_changes: list[UniqueChange] | None = None
         self.temporary: list[TemporaryChange] | None = None
         self.system: Sequence[int] = ()
         """Ids of the system spaces it changes."""
         self.draft: Draft | None = None
+        self.build: Build | None = None
+        """What the draft needs of the tuples that are there."""
 
     def rest_on(self, other: Prepared) -> None:
         """Remember that something this transaction saw belongs to `other`."""
@@ -83,13 +92,14 @@ Pending: TypeAlias = tuple[Prepared, Tuple | None]
 PendingKey: TypeAlias = tuple[Prepared, Key | None]
 """The same for a unique secondary key: the primary key it leads to, None = free."""
 
-Change: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Pending | None]"
+Change: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Pending | None]"
 """store, primary key, new tuple, what the overlay said before"""
 Run: TypeAlias = "tuple[SpaceStore, list[Key], Sequence[Tuple]]"
 """store; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
-TemporaryChange: TypeAlias = "tuple[SpaceStore, Key, Tuple | None, Tuple | None]"
+Skipped: TypeAlias = tuple[int, Dml, TupleFound]
+TemporaryChange: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Tuple | None]"
 """store, primary key, old tuple, new tuple"""
 
 
@@ -104,3 +114,12 @@ class PendingRefusal(Exception):
         super().__init__(str(error))
         self.error = error
         self.blocker = blocker
+
+
+class BuildNeeded(Exception):
+    """Too many tuples to look at in one go: nothing was prepared. Drive `build` to its end while no tuple
+    changes, give it to `Memtx.built`, and prepare the same transaction again."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__()
+        self.build = build

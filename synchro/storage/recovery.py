@@ -6,23 +6,30 @@ Rules [W-10], [W-11], [W-20..25]; S10, S15. The chain of files is checked as a w
 Where two files overlap the later one wins: it was begun by a restart that copied what the earlier one held
 above its synced mark. The earlier file is read up to the start of the later one; equal rows there are
 expected, different ones are corruption.
+
+Whether the end is missing cannot be told by what lies there: a recycled file keeps old blocks, and a log
+whose last file was removed ends with an end marker. So it is compared with what the identity file says (ADR
+14).
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from synchro.errors import Corruption, XlogGap
 from synchro.ids import InstanceId, Lsn
 from synchro.row import Tuple, Txn
 from synchro.storage.disk import Disk, FileBytes
 from synchro.storage.journal import JournalStart, WalFile
+from synchro.storage.notes import LogNote
 from synchro.storage.snapshot import SnapshotMeta, SnapshotReader, read_snapshot
 from synchro.storage.xlog import (
+    DAMAGED_SUFFIX,
     INPROGRESS_SUFFIX,
     SNAP_SUFFIX,
     XLOG_SUFFIX,
@@ -33,6 +40,7 @@ from synchro.storage.xlog import (
 )
 from synchro.vclock import Vclock
 
+_T = TypeVar("_T")
 _Lsns = dict[InstanceId, Lsn]
 
 
@@ -48,7 +56,7 @@ def open_xlog(disk: Disk, path: str) -> Iterator[XlogReader]:
 
 @dataclass(frozen=True, slots=True)
 class TornTail:
-    """Where the log ended without an end marker; nothing known to be synced is missing [W-21]."""
+    """Where the log ended without an end marker [W-21]; see `Recovered.lost` for what is missing."""
 
     path: str
     offset: int
@@ -57,10 +65,17 @@ class TornTail:
 class Recovered:
     """The snapshot and the rows behind it. Use in this order: `meta`, `tuples()`, `batches()`, the rest.
 
-    After `batches` ended: `vclock`, `clean_stop`, `torn_tail`, `log_complete`, `journal_start`.
+    After `batches` ended: `vclock`, `clean_stop`, `torn_tail`, `lost`, `journal_start`.
     """
 
-    def __init__(self, disk: Disk, snapshot: SnapshotReader, chain: Sequence[WalFile], first: int) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        snapshot: SnapshotReader,
+        chain: Sequence[WalFile],
+        first: int,
+        noted: LogNote | None = None,
+    ) -> None:
         self.meta: SnapshotMeta = snapshot.meta
         self.snapshot_path = snapshot.path
         self.instance_uuid = snapshot.header.instance_uuid
@@ -68,9 +83,9 @@ class Recovered:
         self.clean_stop = not chain
         """True: the log has its end marker, or there is no log yet."""
         self.torn_tail: TornTail | None = None
-        self.log_complete = False
-        """Snapshot and chain are whole and every block up to the last mark is valid (first part of the
-        amnesia rule, S14). Where that is not so an error is raised."""
+        self.lost: str | None = None
+        """What was once synced and is not there any more: the log is not to be trusted (S14). None: all that
+        was noted is there. Damage that can be seen in the files themselves is an error instead."""
         self.rows = 0
         """Rows given out by `batches`."""
         self.journal_start: JournalStart | None = None
@@ -78,6 +93,14 @@ class Recovered:
         self._snapshot = snapshot
         self._chain = chain
         self._first = first
+        self._noted = noted
+        self._end = 0
+        """Of the blocks in the last file."""
+
+    @property
+    def log_complete(self) -> bool:
+        """`batches` ended, and everything that is known to have been synced was there."""
+        return self.journal_start is not None and self.lost is None
 
     def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
         """(space id, some tuples of it), once. Raises `Corruption`."""
@@ -99,7 +122,18 @@ class Recovered:
                     yield from self._read_closed(reader, following, lsns, copied, overlap)
                 else:
                     yield from self._read_last(reader, lsns, overlap)
-        self.log_complete = True
+        self._compare_with_note()
+
+    def _compare_with_note(self) -> None:
+        """A file with one behind it was compared with the start of that one already."""
+        noted = self._noted
+        if noted is None:
+            return
+        names = [posixpath.basename(file.path) for file in self._chain]
+        if noted.name not in names:
+            self.lost = f"{noted.name}, the newest file of the log, is gone"
+        elif noted.name == names[-1] and self._end < noted.length:
+            self.lost = f"{noted.name} ends at offset {self._end}, but had {noted.length} bytes"
 
     def _read_closed(
         self,
@@ -153,6 +187,7 @@ class Recovered:
             if batch:
                 yield self._count(batch)
         end = Vclock(seen)
+        self._end = reader.end
         if not end.covers(self.meta.vclock, with_local=True):
             # The snapshot was made when these rows were on disk, so the end of the log was cut wrongly.
             raise reader.damage(f"it ends at {end}, but {self.snapshot_path} is at {self.meta.vclock}")
@@ -262,6 +297,7 @@ def _check_header(header: FileHeader, kind: str, path: str, name: str, instance_
             f"{path}: invalid instance UUID: expected {instance_uuid}, the file has {header.instance_uuid}",
             file=path,
             offset=0,
+            got=header.instance_uuid,
         )
 
 
@@ -289,15 +325,24 @@ def read_chain(
     return chain
 
 
-def recover(disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | None) -> Recovered | None:
+def recover(
+    disk: Disk,
+    snapshot_dir: str,
+    wal_dir: str,
+    instance_uuid: str | None,
+    noted: LogNote | None = None,
+    *,
+    without: Collection[str] = (),
+) -> Recovered | None:
     """None: nothing there, a first start. Raises `Corruption` (file, offset, lsn) or `XlogGap`.
 
-    instance_uuid: own UUID from the identity file; None: do not compare. Deletes `.inprogress` files.
+    instance_uuid: own UUID from the identity file; None: do not compare. noted: what that file says of the
+    log; None: it says nothing. without: names of snapshots that are not used. Deletes `.inprogress` files.
     """
     for directory in dict.fromkeys((snapshot_dir, wal_dir)):
         disk.makedirs(directory)
         delete_inprogress(disk, directory)
-    snapshots = _names(disk, snapshot_dir, SNAP_SUFFIX)
+    snapshots = [name for name in _names(disk, snapshot_dir, SNAP_SUFFIX) if name not in without]
     chain = [file for file, _ in read_chain(disk, wal_dir, instance_uuid)]
     if not snapshots:
         if chain:
@@ -315,4 +360,69 @@ def recover(disk: Disk, snapshot_dir: str, wal_dir: str, instance_uuid: str | No
         if not covered:
             raise _gap(vclock, chain[0].vclock)
         first = covered[-1]
-    return Recovered(disk, snapshot, chain, first)
+    return Recovered(disk, snapshot, chain, first, noted)
+
+
+def recover_with_any(
+    disk: Disk,
+    snapshot_dir: str,
+    wal_dir: str,
+    instance_uuid: str | None,
+    noted: LogNote | None,
+    replay: Callable[[Recovered], _T],
+) -> tuple[Recovered, _T, list[Corruption]] | None:
+    """As `recover`, with an older snapshot where the newest is damaged and the log behind the older one is
+    whole.
+
+    replay: reads all of what it is given, and is called again from the start with the next one. Damaged files
+    are renamed when something took their place, so that they count no more; the errors about them come back.
+    Else the `Corruption` names the file and the next step, and nothing was changed.
+    """
+    damaged: dict[str, Corruption] = {}
+    while True:
+        try:
+            found = recover(disk, snapshot_dir, wal_dir, instance_uuid, noted, without=damaged)
+            if found is None:
+                if damaged:
+                    raise _no_stand_in(damaged, "there is no older one")
+                return None
+            result = replay(found)
+            newest = max((int(name.split(".")[0]) for name in damaged), default=0)
+            if found.vclock.signature < newest:
+                raise _no_stand_in(damaged, f"the log ends at {found.vclock}, before it")
+            break
+        except (Corruption, XlogGap) as error:
+            directory, name = posixpath.split(str(error.details.get("file", "")))
+            is_snapshot = directory == snapshot_dir and is_file_name(name, SNAP_SUFFIX)
+            is_ours = "got" not in error.details  # else somebody mixed up directories
+            if is_snapshot and is_ours and name not in damaged and isinstance(error, Corruption):
+                damaged[name] = error.with_traceback(None)  # which holds what was read so far
+            elif "damaged" in error.details or not is_ours:
+                raise
+            elif damaged:
+                raise _no_stand_in(damaged, error.message) from error
+            else:
+                text = f"{error.message}; nothing was changed. {_NEXT}"
+                raise type(error)(text, **error.details) from error
+    for name in damaged:
+        path = posixpath.join(snapshot_dir, name)
+        disk.rename(path, path + DAMAGED_SUFFIX)
+    if damaged:
+        disk.sync_dir(snapshot_dir)
+    return found, result, list(damaged.values())
+
+
+_NEXT = (
+    "Next: restore the file from a copy; or, in a set whose other members have the data, move all files of "
+    "this instance except instance.identity away and start it again to join anew"
+)
+
+
+def _no_stand_in(damaged: dict[str, Corruption], why: str) -> Corruption:
+    first = next(iter(damaged.values()))
+    return Corruption(
+        f"{first.message}; an older snapshot cannot take its place: {why}; nothing was changed. {_NEXT}",
+        file=first.details["file"],
+        offset=first.details["offset"],
+        damaged=sorted(damaged),
+    )

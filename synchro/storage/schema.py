@@ -37,6 +37,9 @@ USER_ID_MIN: Final = 512
 TEMPORARY_ID_MIN: Final = 2**30
 SPACE_ID_MAX: Final = 2**31 - 1
 INDEX_COUNT_MAX: Final = 128
+FIELD_NUMBER_MAX: Final = 2**20
+"""Fields of a tuple that an index part can name: one of `tuple_bytes_max` has no more. A format has an entry
+for each field up to the last one that an index names."""
 NAME_LENGTH_MAX: Final = 65_000
 """Characters of a name, as in Tarantool."""
 ADMIN: Final = 1
@@ -211,7 +214,7 @@ def _parse_kind(name: str, flags: Mapping[str, Field]) -> SpaceKind:
         return SpaceKind.DATA_TEMPORARY if temporary else SpaceKind.NORMAL
     if "temporary" in flags:
         raise WrongFormat(f"Space '{name}': options 'type' and 'temporary' are mutually exclusive")
-    if kind not in set(SpaceKind):
+    if not isinstance(kind, str) or kind not in set(SpaceKind):
         raise WrongFormat(f"Space '{name}': unknown type {kind!r}")
     return SpaceKind(kind)
 
@@ -273,6 +276,10 @@ def _parse_part(index: str, part: Any) -> Part:
             raise WrongFormat(f"Wrong index parts of '{index}': expected field and type, got {part!r}")
     if type(field) is not int or field < 0 or type(nullable) is not bool:
         raise WrongFormat(f"Wrong index parts of '{index}': field is a number, is_nullable a boolean")
+    if field >= FIELD_NUMBER_MAX:
+        raise WrongFormat(
+            f"Wrong index parts of '{index}': field {field + 1} is over the limit of {FIELD_NUMBER_MAX}"
+        )
     where = f"Part {field + 1} of index '{index}'"
     name = parse_type(kind, where)
     if not KINDS[name].is_key:

@@ -13,8 +13,9 @@ All operations of a writer are by full key of a unique index, so overlays need n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -28,12 +29,43 @@ from synchro.errors import (
 from synchro.row import Dml, RowType, Tuple
 from synchro.storage.index import Index, PrimaryIndex, SecondaryIndex
 from synchro.storage.key_def import Key
+from synchro.storage.order import Order
 from synchro.storage.prepared import Pending, PendingKey, Prepared
 from synchro.storage.schema import IndexDef, SpaceDef, is_ddl_space, is_system
 from synchro.storage.tuple_format import TupleFormat, show_tuple
-from synchro.storage.update_ops import apply_ops, apply_upsert_ops, check_ops
+from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+TUPLE_OVERHEAD_BYTES = 176
+"""What a tuple needs beyond its packed bytes: objects of its fields, its place among the tuples. About what
+was measured with tuples of three fields; an estimate."""
+INDEX_ENTRY_BYTES = 40
+"""Its entry in one index."""
+
+
+BUILD_ROWS = 500
+"""Tuples of one step of a build: about a millisecond."""
+T = TypeVar("T")
+
+
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, BUILD_ROWS)):
+        yield chunk
+
+
+def made_at_once(build: Generator[None, None, T]) -> T:
+    while True:
+        try:
+            next(build)
+        except StopIteration as end:
+            made: T = end.value
+            return made
+
+
+_NESTED = frozenset({tuple, dict})
 
 
 class SpaceStore:
@@ -42,6 +74,8 @@ class SpaceStore:
     __slots__ = (
         "_of",
         "_plain_field",
+        "clears",
+        "dead",
         "definition",
         "format",
         "indexes",
@@ -50,14 +84,24 @@ class SpaceStore:
         "is_sync",
         "is_system",
         "is_temporary",
+        "memory",
         "pending",
         "primary",
         "secondary",
+        "tuple_overhead",
         "tuples",
         "unique",
+        "view",
     )
 
-    def __init__(self, definition: SpaceDef, indexes: Mapping[int, IndexDef], *, sort: bool = True) -> None:
+    def __init__(
+        self,
+        definition: SpaceDef,
+        indexes: Mapping[int, IndexDef],
+        *,
+        sort: bool = True,
+        dead: list[dict[Key, Any] | Order] | None = None,
+    ) -> None:
         self.definition = definition
         self.is_system = is_system(definition.id)
         self.is_ddl = is_ddl_space(definition.id)
@@ -66,71 +110,133 @@ class SpaceStore:
         self._plain_field = -1
         self.tuples: dict[Key, Tuple] = {}
         """The committed tuples: those of the primary index."""
+        self.view: dict[Key, Tuple] = self.tuples
+        """What writers see of them: all, or none while a `clear` waits for its decision."""
+        self.clears = 0
+        """Those that wait."""
+        self.dead: list[dict[Key, Any] | Order] = [] if dead is None else dead
+        self.format = TupleFormat(definition, ())
         self.indexes: dict[int, Index] = {}
         self.pending: dict[Key, Pending] = {}
+        self.tuple_overhead = 0
+        self.memory = 0
+        """Estimate of what tuples, as writers see them, and indexes need."""
         self.secondary: tuple[SecondaryIndex, ...] = ()
         self.unique: tuple[tuple[SecondaryIndex, dict[Key, PendingKey]], ...] = ()
         self.alter(definition, indexes, sort=sort)
 
     # --- definitions
 
-    def alter(self, definition: SpaceDef, indexes: Mapping[int, IndexDef], *, sort: bool = True) -> None:
-        """Take new definitions, which the tuples already satisfy. Only indexes that changed are rebuilt."""
+    def alter(
+        self,
+        definition: SpaceDef,
+        indexes: Mapping[int, IndexDef],
+        *,
+        sort: bool = True,
+        built: dict[int, Index] | None = None,
+    ) -> None:
+        """Take new definitions, which the tuples already satisfy. Only indexes that changed are rebuilt.
+
+        built: what `build` made for them, if no tuple has changed since."""
+        known = {number: index.definition for number, index in self.indexes.items()}
+        if known != dict(indexes):
+            assert not self.pending and not self.clears  # the barrier of DDL
+            if built is None:
+                built = made_at_once(self.build(definition, indexes, sort=sort, check=False))
+            self._take(built)
         self.definition = definition
         self.is_local = definition.is_local
         self.is_sync = definition.is_sync
         self.is_temporary = definition.is_temporary
         self.format = TupleFormat(definition, indexes.values())
-        known = {number: index.definition for number, index in self.indexes.items()}
-        wanted = dict(sorted(indexes.items()))
-        if known != wanted:
-            assert not self.pending  # the barrier of DDL
-            self._rebuild(wanted, sort=sort)
+        overhead = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES * len(indexes)
+        self.memory += len(self.tuples) * (overhead - self.tuple_overhead)
+        self.tuple_overhead = overhead
         for index in self.indexes.values():
             index.space = definition
 
-    def _rebuild(self, wanted: Mapping[int, IndexDef], *, sort: bool) -> None:
+    def build(
+        self, definition: SpaceDef, indexes: Mapping[int, IndexDef], *, sort: bool = True, check: bool = True
+    ) -> Generator[None, None, dict[int, Index]]:
+        """The indexes that the space will have, in steps of `BUILD_ROWS` tuples between which no tuple may
+        change. check: raises what is wrong with the tuples that are there: FieldType, TupleFound, ..."""
+        if check:
+            form = TupleFormat(definition, indexes.values())
+            if not form.same_checks(self.format):
+                for values in _chunks(self.tuples.values()):
+                    for value in values:
+                        form.check(value)
+                    yield
         built: dict[int, Index] = {}
-        primary = self._rebuild_primary(wanted.get(0))
-        if primary is not None:
-            built[0] = primary
-            for number, definition in wanted.items():
-                kept = self.indexes.get(number)
-                if number == 0:
-                    continue
-                if (
-                    isinstance(kept, SecondaryIndex)
-                    and kept.primary is primary
-                    and kept.definition == definition
-                ):
-                    built[number] = kept
-                    continue
-                index = SecondaryIndex(primary, definition)
-                duplicate = index.fill(primary.tuples)
-                assert duplicate is None, duplicate  # checked when the change was prepared
-                built[number] = index
-            if sort:
-                for added in built.values():
-                    if added.is_tree:
-                        added.sort()
+        if 0 not in indexes:
+            return built
+        built[0] = primary = yield from self._build_primary(definition, indexes[0])
+        for number, wanted in sorted(indexes.items()):
+            kept = self.indexes.get(number)
+            if number == 0:
+                continue
+            if isinstance(kept, SecondaryIndex) and kept.primary is primary and kept.definition == wanted:
+                built[number] = kept
+                continue
+            built[number] = index = SecondaryIndex(primary, wanted)
+            if wanted.unique:
+                for items in _chunks(primary.tuples.items()):
+                    duplicate = index.fill(items)
+                    if duplicate is not None:
+                        self._raise_duplicate(index, *duplicate)
+                    yield
+        for index_ in built.values():
+            if sort and index_.is_tree and not index_.is_sorted:
+                yield from index_.sort_in_steps(BUILD_ROWS)
+        return built
+
+    def _build_primary(self, definition: SpaceDef, wanted: IndexDef) -> Generator[None, None, PrimaryIndex]:
+        if self.primary is not None and self.primary.definition == wanted:
+            return self.primary
+        primary = PrimaryIndex(definition, wanted)
+        of, tuples = primary.key_def.of, primary.tuples
+        for values in _chunks(self.tuples.values()):
+            for value in values:
+                other = tuples.setdefault(of(value), value)
+                if other is not value:
+                    self._raise_duplicate(primary, other, value)
+            yield
+        return primary
+
+    def _take(self, built: dict[int, Index]) -> None:
+        for number, index in self.indexes.items():
+            if built.get(number) is not index:
+                self.bury(*index.take_apart())
+        primary = built.get(0)
+        assert primary is None or isinstance(primary, PrimaryIndex)
+        if primary is None or primary.tuples is not self.tuples:
+            self.bury(self.tuples)
         self.primary = primary
         self.indexes = built
-        self.tuples = {} if primary is None else primary.tuples
+        self.tuples = self.view = {} if primary is None else primary.tuples
         self._of = None if primary is None else primary.key_def.of
         self._plain_field = -1 if primary is None else primary.key_def.plain_field
         self.secondary = tuple(index for index in built.values() if isinstance(index, SecondaryIndex))
         self.unique = tuple((index, {}) for index in self.secondary if index.definition.unique)
 
-    def _rebuild_primary(self, wanted: IndexDef | None) -> PrimaryIndex | None:
-        if wanted is None:
-            return None
-        if self.primary is not None and self.primary.definition == wanted:
-            return self.primary
-        primary = PrimaryIndex(self.definition, wanted)
-        of = primary.key_def.of
-        for value in self.tuples.values():
-            primary.tuples[of(value)] = value
-        return primary
+    def bury(self, *parts: dict[Key, Any] | Order) -> None:
+        """Nobody needs these any more. To let go of a million objects takes long, so that is done later."""
+        self.dead.extend(parts)
+
+    def bury_all(self) -> None:
+        """The space is dropped."""
+        for index in self.indexes.values():
+            self.bury(*index.take_apart())
+        self.bury(self.tuples)
+
+    def _memory_of_all(self, values: Sequence[Tuple]) -> int:
+        """Packed in one call of the library."""
+        count = len(values)
+        header = 1 if count < 16 else 3 if count < 0x10000 else 5
+        return len(_pack(values)) - header + count * self.tuple_overhead
+
+    def _memory_of(self, value: Tuple | None) -> int:
+        return 0 if value is None else len(_pack(value)) + self.tuple_overhead
 
     def need_primary(self) -> PrimaryIndex:
         """[D-8]: no data operation is possible before there is a primary index."""
@@ -157,9 +263,9 @@ class SpaceStore:
         """All tuples as a writer sees them."""
         pending = self.pending
         if not pending:
-            yield from self.tuples.values()
+            yield from self.view.values()
             return
-        for key, value in self.tuples.items():
+        for key, value in self.view.items():
             if key not in pending:
                 yield value
         for _, changed in list(pending.values()):
@@ -182,7 +288,7 @@ class SpaceStore:
             self.need_primary()
         below = self.pending.get(key)
         if below is None:
-            old = self.tuples.get(key)
+            old = self.view.get(key)
         else:
             old = below[1]
             prepared.rest_on(below[0])
@@ -191,6 +297,11 @@ class SpaceStore:
         if self.unique or self.is_temporary:
             self._push(prepared, key, old, value, below)
         else:  # the same as `_push`, spelled out: most writes come here
+            size = len(_pack(value)) + self.tuple_overhead
+            if old is not None:
+                size -= self._memory_of(old)
+            self.memory += size
+            prepared.growth += size
             self.pending[key] = (prepared, value)
             prepared.changes.append((self, key, value, below))
         return old
@@ -205,7 +316,7 @@ class SpaceStore:
         pending, there (unless it may be replaced), or twice among them."""
         assert self.takes_columns and self._of is not None
         passes, of, pending = self.format.passes, self._of, self.pending
-        there: Container[Key] = () if replace else self.tuples
+        there: Container[Key] = () if replace else self.view
         found: list[Key | None] = [of(value) if passes((value,)) else None for value in values]
         times = Counter(found)
         return [
@@ -224,7 +335,7 @@ class SpaceStore:
         assert self._of is not None
         keys = list(map(self._of, values))
         pending = self.pending
-        if not pending.keys().isdisjoint(keys) or not (replace or self.tuples.keys().isdisjoint(keys)):
+        if not pending.keys().isdisjoint(keys) or not (replace or self.view.keys().isdisjoint(keys)):
             return False
         size = len(pending)
         pending.update(zip(keys, zip(repeat(prepared), values, strict=False), strict=True))
@@ -233,10 +344,15 @@ class SpaceStore:
                 pending.pop(key, None)
             return False
         prepared.run = (self, keys, values)
+        size = self._memory_of_all(values)
+        if replace:
+            size -= self._memory_of_all([self.view[key] for key in keys if key in self.view])
+        self.memory += size
+        prepared.growth += size
         return True
 
     def update(
-        self, prepared: Prepared, op: Dml, *, ops_max: int | None, bytes_max: int | None
+        self, prepared: Prepared, op: Dml, work: Work, *, ops_max: int | None, bytes_max: int | None
     ) -> tuple[Dml, Tuple | None, Tuple | None]:
         """Returns the operation to be logged, the old and the new tuple (both None: no such key) [D-40]."""
         assert op.ops is not None
@@ -245,8 +361,8 @@ class SpaceStore:
         if found is None:
             return op, None, None
         key, old, below = found
-        new = apply_ops(old, op.ops, self.format.names)
-        self._check_result(new, bytes_max)
+        new = apply_ops(old, op.ops, self.format.names, work)
+        self._check_result(new, bytes_max, work)
         primary = self.need_primary()
         if primary.key_def.of(new) != key:
             raise CantUpdatePrimaryKey(
@@ -266,7 +382,7 @@ class SpaceStore:
         return self._by_primary_key(op, old), old
 
     def upsert(
-        self, prepared: Prepared, op: Dml, *, ops_max: int | None, bytes_max: int | None
+        self, prepared: Prepared, op: Dml, work: Work, *, ops_max: int | None, bytes_max: int | None
     ) -> tuple[Tuple | None, Tuple | None]:
         """Returns the old and the new tuple. A changed primary key leaves all as it was [D-17]."""
         assert op.value is not None and op.ops is not None
@@ -277,22 +393,30 @@ class SpaceStore:
         below = self.pending.get(key)
         if below is not None:
             prepared.rest_on(below[0])
-        old = self.tuples.get(key) if below is None else below[1]
+        old = self.view.get(key) if below is None else below[1]
         new = op.value
         if old is not None:
-            new = apply_upsert_ops(old, op.ops, self.format.names)
-            self._check_result(new, bytes_max)
+            new = apply_upsert_ops(old, op.ops, self.format.names, work)
+            self._check_result(new, bytes_max, work)
             if primary.key_def.of(new) != key:
                 return old, old
         self._push(prepared, key, old, new, below)
         return old, new
 
     def clear(self, prepared: Prepared) -> None:
-        """Delete every tuple of the prepared state, one by one."""
-        of = self.need_primary().key_def.of
-        for value in list(self.prepared_tuples()):
-            key = of(value)
-            self._push(prepared, key, value, None, self.pending.get(key))
+        """Delete every tuple of the prepared state; those that nobody is changing all at once."""
+        for key, (_, value) in list(self.pending.items()):
+            if value is not None:
+                self._push(prepared, key, value, None, self.pending[key])
+        clear = Clear(self)
+        prepared.growth -= clear.memory
+        if self.is_temporary:
+            if prepared.temporary is None:
+                prepared.temporary = []
+            prepared.temporary.append((clear, None, None, None))
+            clear.commit(prepared, None, None)
+        else:
+            prepared.changes.append((clear, None, None, None))
 
     def _find(self, prepared: Prepared, op: Dml) -> tuple[Key, Tuple, Pending | None] | None:
         """Primary key, prepared tuple and its overlay entry, by full key of any unique index."""
@@ -309,7 +433,7 @@ class SpaceStore:
                 return None
         below = self.pending.get(key)
         if below is None:
-            old = self.tuples.get(key)
+            old = self.view.get(key)
         else:
             old = below[1]
             prepared.rest_on(below[0])
@@ -323,7 +447,7 @@ class SpaceStore:
                 if found is not None:
                     prepared.rest_on(found[0])
                     return found[1]
-        return index.primary_keys.get(key)
+        return None if self.clears else index.primary_keys.get(key)
 
     def _by_primary_key(self, op: Dml, old: Tuple) -> Dml:
         if op.index_id == 0:
@@ -331,9 +455,14 @@ class SpaceStore:
         key = self.need_primary().key_def.user_key(old)
         return Dml(op.type, op.space_id, b"", 0, key, None, op.ops if op.type is RowType.UPDATE else None)
 
-    def _check_result(self, new: Tuple, bytes_max: int | None) -> None:
+    def _check_result(self, new: Tuple, bytes_max: int | None, work: Work) -> None:
         self.format.check(new)
-        if bytes_max is not None and (size := len(_pack(new))) > bytes_max:
+        if bytes_max is None:
+            return
+        size = len(_pack(new))
+        # A long string is packed in no time, a million numbers are not.
+        work.spend(8 * size if not _NESTED.isdisjoint(map(type, new)) else size // 4)
+        if size > bytes_max:
             raise BatchTooLarge(
                 f"Tuple of {size} bytes is over the limit of {bytes_max}", limit=bytes_max, got=size
             )
@@ -345,6 +474,9 @@ class SpaceStore:
     ) -> None:
         if self.unique and new is not None:
             self._check_unique(prepared, key, new)
+        size = self._memory_of(new) - self._memory_of(old)
+        self.memory += size
+        prepared.growth += size
         if self.is_temporary:
             if prepared.temporary is None:
                 prepared.temporary = []
@@ -363,7 +495,7 @@ class SpaceStore:
                 continue
             found = pending.get(unique_key)
             if found is None:
-                other = index.primary_keys.get(unique_key)
+                other = None if self.clears else index.primary_keys.get(unique_key)
             else:
                 other = found[1]
                 prepared.rest_on(found[0])
@@ -429,48 +561,71 @@ class SpaceStore:
             if pending[key][0] is prepared:
                 del pending[key]
 
-    def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> None:
-        pending = self.pending
+    def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int:
+        """`rollback` for what `put_new` took."""
+        pending, tuples = self.pending, self.view
+        size = self._memory_of_all([pending[key][1] for key in keys])  # type: ignore[misc]
+        size -= self._memory_of_all([tuples[key] for key in keys if key in tuples])
+        self.memory -= size
         for key in keys:
             assert pending[key][0] is prepared  # newest first [O3]
             del pending[key]
+        return size
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> None:
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
+        """Returns by how much the memory that is needed is less now."""
         assert self.pending[key][0] is prepared  # newest first [O3]
+        size = self._memory_of(self.pending[key][1])
         if below is None or below[0].is_done:
             del self.pending[key]
+            size -= self._memory_of(self.view.get(key))
         else:
             self.pending[key] = below
+            size -= self._memory_of(below[1])
+        self.memory -= size
+        return size
 
-    def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> None:
-        """Take back a change of a temporary space, unless somebody changed the tuple since [O4]."""
+    def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
+        """Take back a change of a temporary space, unless somebody changed the tuple since [O4]. Returns as
+        `rollback`."""
         if self.tuples.get(key) is not new:
-            return
+            return 0
         if old is not None:
             for index, _ in self.unique:
                 unique_key = index.key_def.of(old)
                 if index.primary_keys.get(unique_key, key) != key:
-                    return
+                    return 0
         self._settle(key, old)
+        size = self._memory_of(new) - self._memory_of(old)
+        self.memory -= size
+        return size
 
     # --- bulk
 
     def truncate(self) -> None:
         """Drop all committed tuples at once."""
-        assert not self.pending  # the barrier of DDL
-        self.tuples.clear()
+        assert not self.pending and not self.clears  # the barrier of DDL
+        self.memory = 0
+        self.bury(*self.take_out())
+
+    def take_out(self) -> list[dict[Key, Any] | Order]:
+        """All committed tuples, and what led to them; they are not here any more."""
+        taken: list[dict[Key, Any] | Order] = []
+        fresh: dict[Key, Tuple] = {}
         for index in self.indexes.values():
-            was_sorted = index.is_sorted
-            if isinstance(index, SecondaryIndex):
-                index.primary_keys.clear()
-            index.unsort()
-            if was_sorted:
-                index.sort()
+            taken += index.empty(fresh)
+        taken.append(self.tuples)
+        self.tuples = fresh
+        if not self.clears:
+            self.view = fresh
+        return taken
 
     def load(self, values: Iterable[Tuple]) -> None:
         """Add tuples of a snapshot, which were checked when they were first written."""
         primary = self.need_primary()
         of = primary.key_def.of
+        values = values if isinstance(values, list) else list(values)
+        self.memory += self._memory_of_all(values)
         if any(index.is_sorted for index in self.indexes.values()):
             for value in values:
                 self._settle(of(value), value)
@@ -478,11 +633,12 @@ class SpaceStore:
         added = {of(value): value for value in values}
         self.tuples.update(added)
         for index, _ in self.unique:
-            index.fill(added)
+            index.fill(added.items())
 
     def check(self) -> None:
         """O1, I1..I4: a full scan, for tests."""
         assert all(not found[0].is_done for found in self.pending.values())
+        assert self.memory == sum(map(self._memory_of, self.prepared_tuples()))
         for index, overlay in self.unique:
             assert all(not found[0].is_done for found in overlay.values())
             keys = [index.key_def.of(value) for value in self.tuples.values()]
@@ -507,3 +663,38 @@ class SpaceStore:
             old_tuple=shown_old,
             new_tuple=shown_new,
         )
+
+
+class Clear:
+    """All tuples of a space deleted by one change, which stands among the others as if it were a store.
+
+    While it waits for its decision writers look into an empty map instead of the tuples, and what others had
+    prepared is deleted key by key above that.
+    """
+
+    is_system = False
+
+    def __init__(self, store: SpaceStore) -> None:
+        self._store = store
+        self.memory = store.memory
+        store.memory = 0
+        store.clears += 1
+        store.view = {}
+
+    def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None:
+        store = self._store
+        store.clears -= 1
+        store.bury(*store.take_out())
+
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
+        """As `SpaceStore.rollback`."""
+        store = self._store
+        assert not store.view  # newest first [O3]
+        store.clears -= 1
+        store.view = {} if store.clears else store.tuples
+        store.memory += self.memory
+        return -self.memory
+
+    def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
+        """Everybody has seen it already: it stays [O4]."""
+        return 0

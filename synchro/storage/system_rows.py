@@ -1,6 +1,7 @@
 """What rows of `_cluster` and `_schema` may not become. Rules [D-22], [D-23], [M-1], [M-3], [M-5], [M-37].
 
-Who may change them (connected, oneself, quorum) is for the caller; here stands what follows from the rows.
+Who may change them when (quorum, one at a time) is for the caller; here stands what follows from the rows,
+and what no client may write at all.
 """
 
 from __future__ import annotations
@@ -8,9 +9,24 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from synchro.errors import IllegalParams, ReplicaMax, Unsupported
-from synchro.ids import INSTANCE_ID_MAX
-from synchro.row import Tuple
+from synchro.errors import (
+    IllegalParams,
+    LocalInstanceIdIsReadOnly,
+    ReplicaMax,
+    Unimplemented,
+    Unsupported,
+)
+from synchro.ids import INSTANCE_ID_MAX, InstanceId
+from synchro.row import Field, Tuple
+from synchro.storage.schema import (
+    CLUSTER_ID,
+    INDEX_ID,
+    SCHEMA_ID,
+    SPACE_ID,
+    TRUNCATE_ID,
+    USER_ID,
+    is_system,
+)
 
 REPLICASET_UUID: Final = "replicaset_uuid"
 REPLICASET_NAME: Final = "replicaset_name"
@@ -21,6 +37,34 @@ OLD_REPLICASET_UUID: Final = "cluster"
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+_GIVEN_ONCE: Final = frozenset({VERSION, REPLICASET_NAME, OLD_REPLICASET_UUID})
+
+
+def check_client_change(space_id: int, named: Field, *, self_id: InstanceId) -> None:
+    """Raise for a change of a system space that only the set itself makes: registration, bootstrap.
+
+    named: first field of the row that the change is about; None if that is not known. Asked for clients
+    alone: what lies in a log or comes from a peer was accepted once, and is applied.
+    """
+    if space_id == CLUSTER_ID:
+        if named == self_id and type(named) is int:
+            raise LocalInstanceIdIsReadOnly(
+                f"The local instance id {named} is read-only; nothing was written"
+            )
+        raise Unimplemented(
+            "changing the members of the set by hand is not built yet: a removed one would go on, unheard; "
+            "nothing was written. Next: a member is added by starting it"
+        )
+    if space_id == USER_ID:
+        raise Unimplemented("users are not built yet; nothing was written")
+    if space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID) and type(named) is int and is_system(named):
+        raise Unsupported(
+            f"Space #{named} does not support changes: it is a system space; nothing was written"
+        )
+    if space_id == SCHEMA_ID and isinstance(named, str) and named in _GIVEN_ONCE:
+        raise Unsupported(f"Key '{named}' of _schema is given once, to the whole set; nothing was written")
 
 
 def check_uuid(uuid: object) -> None:

@@ -12,6 +12,7 @@ from operator import and_, or_, xor
 from typing import Any, Final, NoReturn
 
 from synchro.errors import (
+    BatchTooLarge,
     IllegalParams,
     NoSuchField,
     SynchroError,
@@ -60,36 +61,254 @@ def check_ops(ops: Sequence[Tuple], *, count_max: int | None = None) -> None:
             raise IllegalParams("field id must be a number or a name")
 
 
-def apply_ops(value: Tuple, ops: Sequence[Tuple], names: Mapping[str, int]) -> Tuple:
+class Work:
+    """Bytes that a transaction may still touch; `left` None: as many as it likes (rows of peers and logs)."""
+
+    __slots__ = ("left", "limit")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = self.left = limit
+
+    def spend(self, size: int) -> None:
+        """BatchTooLarge beyond the limit."""
+        if self.left is not None:
+            self.left -= size
+            if self.left < 0:
+                raise BatchTooLarge(
+                    f"Transaction would touch more than {self.limit} bytes; nothing was done. Next: make it "
+                    "several transactions, or replace the tuple once instead of updating it often",
+                    limit=self.limit,
+                )
+
+
+OP_WORK: Final = 4096
+"""What an operation counts in `Work` whatever it does: copying so many bytes takes about as long."""
+
+
+def apply_ops(
+    value: Tuple, ops: Sequence[Tuple], names: Mapping[str, int], work: Work | None = None
+) -> Tuple:
     """The tuple after all operations, which `check_ops` has seen. names: field name -> 0-based position."""
-    fields = list(value)
+    update = _Update(value, names, work or Work(), len(ops))
     for op in ops:
-        _apply(fields, op, names)
-    return tuple(fields)
+        update.apply(op)
+    return update.result()
 
 
-def apply_upsert_ops(value: Tuple, ops: Sequence[Tuple], names: Mapping[str, int]) -> Tuple:
+def apply_upsert_ops(
+    value: Tuple, ops: Sequence[Tuple], names: Mapping[str, int], work: Work | None = None
+) -> Tuple:
     """As `apply_ops`, but an operation that fails is skipped and the others still count."""
-    fields = list(value)
+    update = _Update(value, names, work or Work(), len(ops))
     for op in ops:
         try:
-            _apply(fields, op, names)
+            update.apply(op)
+        except BatchTooLarge:  # of the whole transaction
+            raise
         except SynchroError:
             continue
-    return tuple(fields)
+    return update.result()
 
 
-def _apply(fields: list[Field], op: Tuple, names: Mapping[str, int]) -> None:
-    kind, where = op[0], op[1]
-    if type(where) is int:
-        _apply_at(fields, _position(fields, kind, where), op, str(where))
-    elif where in names:
-        position = names[where]
-        if position > len(fields) or (position == len(fields) and kind not in "=!"):
-            raise NoSuchField(f"Field {position + 1} was not found in the tuple")
-        _apply_at(fields, position, op, str(position + 1))
-    else:
-        _apply_path(fields, op, names)
+# --- what is changed is made changeable once ----------------------------------------------------------------
+
+_PIECE: Final = 8192
+"""Characters, or bytes, that a splice of a long string copies at most a few times."""
+
+
+class _Rope:
+    """A long string between two splices. size: of all pieces; none is empty, or much longer than `_PIECE`."""
+
+    __slots__ = ("empty", "pieces", "size")
+
+    def __init__(self, value: str | bytes) -> None:
+        self.empty: Any = value[:0]
+        self.pieces: list[Any] = _pieces(value)
+        self.size = len(value)
+
+    def splice(self, start: int, cut: int, paste: Any) -> None:
+        pieces, end = self.pieces, start + cut
+        first = before = 0
+        while first < len(pieces) - 1 and before + len(pieces[first]) <= start:
+            before += len(pieces[first])
+            first += 1
+        last, behind = first, before
+        while last < len(pieces) and behind + len(pieces[last]) < end:
+            behind += len(pieces[last])
+            last += 1
+        head = pieces[first][: start - before] if pieces else self.empty
+        tail = pieces[last][end - behind :] if last < len(pieces) else self.empty
+        pieces[first : last + 1] = _pieces(head + paste + tail)
+        self.size += len(paste) - cut
+
+
+def _pieces(value: Any) -> list[Any]:
+    if len(value) <= 2 * _PIECE:
+        return [value] if value else []
+    return [value[at : at + _PIECE] for at in range(0, len(value), _PIECE)]
+
+
+class _Map(dict[Field, Field]):
+    """A map that belongs to this update alone."""
+
+
+def _frozen(value: Any) -> Field:
+    kind = type(value)
+    if kind is list:
+        return tuple(map(_frozen, value))
+    if kind is _Map:
+        return {key: _frozen(item) for key, item in value.items()}
+    if kind is _Rope:
+        return value.empty.join(value.pieces)
+    return value
+
+
+class _Update:
+    """One tuple while operations change it.
+
+    What an operation changes is copied into a form that can be changed (a list, `_Map`, `_Rope`) the first
+    time and taken back at the end: so many operations on one large field copy it twice, not each time. Values
+    of tuples and of operations are never lists, so a list is always ours.
+    """
+
+    __slots__ = ("_is_thawed", "_names", "_work", "fields")
+
+    def __init__(self, value: Tuple, names: Mapping[str, int], work: Work, count: int) -> None:
+        work.spend(16 * len(value) + OP_WORK * count)
+        self.fields: list[Any] = list(value)
+        self._names = names
+        self._work = work
+        self._is_thawed = False
+
+    def result(self) -> Tuple:
+        return tuple(map(_frozen, self.fields) if self._is_thawed else self.fields)
+
+    def apply(self, op: Tuple) -> None:
+        fields, names = self.fields, self._names
+        kind, where = op[0], op[1]
+        if type(where) is int:
+            self._apply_at(fields, _position(fields, kind, where), op, str(where))
+        elif where in names:
+            position = names[where]
+            if position > len(fields) or (position == len(fields) and kind not in "=!"):
+                raise NoSuchField(f"Field {position + 1} was not found in the tuple")
+            self._apply_at(fields, position, op, str(position + 1))
+        else:
+            self._apply_path(op)
+
+    def _apply_at(self, fields: list[Any], position: int, op: Tuple, shown: str) -> None:
+        kind, argument = op[0], op[2]
+        match kind:
+            case "=":
+                fields[position : position + 1] = [argument]
+            case "!":
+                self._work.spend(8 * (len(fields) - position))
+                fields.insert(position, argument)
+            case "#":
+                self._work.spend(8 * (len(fields) - position))
+                _delete(fields, position, argument, shown)
+            case ":":
+                self._splice(fields, position, op, shown)
+            case _:
+                fields[position] = _compute(kind, fields[position], argument, shown)
+
+    def _splice(self, holder: Any, key: Any, op: Tuple, shown: str) -> None:
+        """Strings count in characters, so that the result is UTF-8 again; varbinary counts in bytes."""
+        _, _, offset, cut, paste = op
+        value = holder[key]
+        kind = type(value.empty) if type(value) is _Rope else type(value)
+        if kind not in (str, bytes) or type(paste) is not kind:
+            _wrong_type(":", shown, "a string")
+        if type(offset) is not int or type(cut) is not int:
+            _wrong_type(":", shown, "an integer")
+        size = value.size if type(value) is _Rope else len(value)
+        start = min(offset - 1, size) if offset > 0 else size + 1 + offset
+        if offset == 0 or start < 0:
+            raise UpdateSplice(f"SPLICE error on field {shown}: offset is out of bound")
+        tail = size - start
+        cut = min(cut, tail) if cut >= 0 else max(tail + cut, 0)
+        if type(value) is _Rope:
+            value.splice(start, cut, paste)
+        elif size <= 2 * _PIECE:
+            holder[key] = value[:start] + paste + value[start + cut :]
+        else:
+            self._work.spend(2 * size)
+            self._is_thawed = True
+            holder[key] = rope = _Rope(value)
+            rope.splice(start, cut, paste)
+
+    # --- paths into nested arrays and maps
+
+    def _apply_path(self, op: Tuple) -> None:
+        path, fields = op[1], self.fields
+        first, *rest = _parse_path(path)
+        if isinstance(first, str):
+            if first not in self._names:
+                raise NoSuchField(f"Field '{_cut(path)}' was not found in the tuple")
+            first = self._names[first] + 1
+        if not rest:
+            self._apply_at(fields, _position(fields, op[0], first), op, str(first))
+            return
+        shown = f"'{_cut(path)}'"
+        holder: Any = fields
+        key: Any = _position(fields, "#", first)
+        for step in rest[:-1]:
+            holder = self._thaw(holder, key, step, shown)
+            key = _inner_position(holder, "#", step, shown) if isinstance(step, int) else step
+            if isinstance(step, str) and step not in holder:
+                raise NoSuchField(f"Field {shown} was not found in the tuple")
+        last = rest[-1]
+        holder = self._thaw(holder, key, last, shown)
+        if isinstance(last, int):
+            self._apply_at(holder, _inner_position(holder, op[0], last, shown), op, shown)
+        else:
+            self._apply_in_map(holder, last, op, shown)
+
+    def _thaw(self, holder: Any, key: Any, step: int | str, shown: str) -> Any:
+        """The array, or map, at `key`, in which `step` is to be looked up; ours from now on."""
+        value = holder[key]
+        kind = type(value)
+        if isinstance(step, int):
+            if kind is tuple:
+                self._work.spend(16 * len(value))
+                self._is_thawed = True
+                holder[key] = value = list(value)
+            elif kind is not list:
+                raise NoSuchField(f"Field {shown} was not found in the tuple")
+        elif kind is dict:
+            self._work.spend(128 * len(value))
+            self._is_thawed = True
+            holder[key] = value = _Map(value)
+        elif kind is not _Map:
+            raise NoSuchField(f"Field {shown} was not found in the tuple")
+        return value
+
+    def _apply_in_map(self, items: _Map, step: str, op: Tuple, shown: str) -> None:
+        kind = op[0]
+        if kind in "=!":
+            if kind == "!" and step in items:
+                raise IllegalParams(f"Field {shown} UPDATE error: the key exists already")
+            items[step] = op[2]
+            return
+        if step not in items:
+            raise NoSuchField(f"Field {shown} was not found in the tuple")
+        if kind == "#":
+            if op[2] != 1:
+                raise IllegalParams(
+                    f"Field {shown} UPDATE error: can delete only 1 field from a map in a row"
+                )
+            del items[step]
+        elif kind == ":":
+            self._splice(items, step, op, shown)
+        else:
+            items[step] = _compute(kind, items[step], op[2], shown)
+
+
+def _inner_position(items: list[Any], kind: str, number: int, shown: str) -> int:
+    try:
+        return _position(items, kind, number)
+    except NoSuchField:
+        raise NoSuchField(f"Field {shown} was not found in the tuple") from None
 
 
 def _position(fields: list[Field], kind: str, number: int) -> int:
@@ -100,21 +319,6 @@ def _position(fields: list[Field], kind: str, number: int) -> int:
     if number == 0 or not 0 <= position <= last:
         raise NoSuchField(f"Field {number} was not found in the tuple")
     return position
-
-
-def _apply_at(fields: list[Field], position: int, op: Tuple, shown: str) -> None:
-    kind, argument = op[0], op[2]
-    match kind:
-        case "=":
-            fields[position : position + 1] = [argument]
-        case "!":
-            fields.insert(position, argument)
-        case "#":
-            _delete(fields, position, argument, shown)
-        case ":":
-            fields[position] = _splice(fields[position], op, shown)
-        case _:
-            fields[position] = _compute(kind, fields[position], argument, shown)
 
 
 def _delete(fields: list[Field], position: int, count: Field, shown: str) -> None:
@@ -138,22 +342,6 @@ def _compute(kind: str, value: Field, argument: Field, shown: str) -> Field:
     return result
 
 
-def _splice(value: Field, op: Tuple, shown: str) -> Field:
-    """Strings count in characters, so that the result is UTF-8 again; varbinary counts in bytes."""
-    _, _, offset, cut, paste = op
-    if type(value) not in (str, bytes) or type(paste) is not type(value):
-        _wrong_type(":", shown, "a string")
-    if type(offset) is not int or type(cut) is not int:
-        _wrong_type(":", shown, "an integer")
-    size = len(value)
-    start = min(offset - 1, size) if offset > 0 else size + 1 + offset
-    if offset == 0 or start < 0:
-        raise UpdateSplice(f"SPLICE error on field {shown}: offset is out of bound")
-    tail = size - start
-    cut = min(cut, tail) if cut >= 0 else max(tail + cut, 0)
-    return value[:start] + paste + value[start + cut :]
-
-
 def _wrong_type(kind: str, shown: str, expected: str) -> NoReturn:
     raise UpdateArgType(
         f"Argument type in operation '{kind}' on field {shown} does not match field type: expected {expected}"
@@ -162,7 +350,15 @@ def _wrong_type(kind: str, shown: str, expected: str) -> NoReturn:
 
 # --- paths into nested arrays and maps --------------------------------------------------------------------
 
-_STEP: Final = re.compile(r"\.?([^\W\d]\w*)|\[(-?\d+)\]|\[(?:\"([^\"]*)\"|'([^']*)')\]")
+_STEPS_MAX: Final = 64
+"""Tuples are not nested that deep, so a longer path leads nowhere."""
+_PATH_CHARS_MAX: Final = 100
+"""Of a path in an error text."""
+_STEP: Final = re.compile(r"\.?([^\W\d]\w*)|\[(-?\d{1,18})\]|\[(?:\"([^\"]*)\"|'([^']*)')\]")
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= _PATH_CHARS_MAX else path[:_PATH_CHARS_MAX] + "..."
 
 
 def _parse_path(path: str) -> list[int | str]:
@@ -171,68 +367,12 @@ def _parse_path(path: str) -> list[int | str]:
     while at < len(path):
         found = _STEP.match(path, at)
         if found is None:
-            raise IllegalParams(f"Invalid JSON path '{path}', error at position {at + 1}")
+            raise IllegalParams(f"Invalid JSON path '{_cut(path)}', error at position {at + 1}")
         name, number, *quoted = found.groups()
         steps.append(int(number) if number is not None else next(s for s in (name, *quoted) if s is not None))
         at = found.end()
+        if len(steps) > _STEPS_MAX:
+            raise NoSuchField(f"Field '{_cut(path)}' was not found in the tuple")
     if not steps:
         raise IllegalParams("Invalid JSON path '', error at position 1")
     return steps
-
-
-def _apply_path(fields: list[Field], op: Tuple, names: Mapping[str, int]) -> None:
-    path = op[1]
-    first, *rest = _parse_path(path)
-    if isinstance(first, str):
-        if first not in names:
-            raise NoSuchField(f"Field '{path}' was not found in the tuple")
-        first = names[first] + 1
-    if not rest:
-        _apply_at(fields, _position(fields, op[0], first), op, str(first))
-        return
-    position = _position(fields, "#", first)
-    fields[position] = _descend(fields[position], rest, op)
-
-
-def _descend(value: Field, steps: list[int | str], op: Tuple) -> Field:
-    """A copy of `value` with the operation done at the end of the path."""
-    step, *rest = steps
-    shown = f"'{op[1]}'"
-    if isinstance(step, int) and type(value) is tuple:
-        items = list(value)
-        try:
-            position = _position(items, "#" if rest else op[0], step)
-        except NoSuchField:
-            raise NoSuchField(f"Field {shown} was not found in the tuple") from None
-        if rest:
-            items[position] = _descend(items[position], rest, op)
-        else:
-            _apply_at(items, position, op, shown)
-        return tuple(items)
-    if isinstance(step, str) and type(value) is dict:
-        return _in_map(value, step, rest, op, shown)
-    raise NoSuchField(f"Field {shown} was not found in the tuple")
-
-
-def _in_map(
-    value: dict[Field, Field], step: str, rest: list[int | str], op: Tuple, shown: str
-) -> dict[Field, Field]:
-    items = dict(value)
-    if not rest and op[0] in "=!":
-        if op[0] == "!" and step in items:
-            raise IllegalParams(f"Field {shown} UPDATE error: the key exists already")
-        items[step] = op[2]
-        return items
-    if step not in items:
-        raise NoSuchField(f"Field {shown} was not found in the tuple")
-    if rest:
-        items[step] = _descend(items[step], rest, op)
-    elif op[0] == "#":
-        if op[2] != 1:
-            raise IllegalParams(f"Field {shown} UPDATE error: can delete only 1 field from a map in a row")
-        del items[step]
-    else:
-        holder = [items[step]]
-        _apply_at(holder, 0, op, shown)
-        items[step] = holder[0]
-    return items

@@ -38,6 +38,13 @@ from synchro.vclock import Vclock
 
 MARK_DELAY_S: Final = 0.05
 """Silence after a sync before the synced mark is written on its own."""
+NOTE_INTERVAL_S: Final = 0.05
+"""At least between two notes of what the log has. What was acknowledged since the last may be cut from the
+log unseen (ADR 14), so it is short."""
+NOTE_QUIET_S: Final = 0.01
+"""Silence after a batch; a note disturbs nobody then."""
+NOTE_SHARE: Final = 20
+"""While batches follow each other, notes take at most one part in so many of the time of the disk."""
 READ_WINDOW_BYTES: Final = 1024 * 1024
 """Buffer of a relay that reads from files."""
 
@@ -227,15 +234,19 @@ class Wal:
         *,
         on_written: Callable[[Vclock], None],
         on_cut: Callable[[Vclock, SynchroError], None],
+        on_rotation_refused: Callable[[OSError], None] = lambda _: None,
         limits: Limits | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """on_cut: nothing beyond the vclock is on disk, and what was queued behind is dropped too [W-15]."""
+        """on_cut: nothing beyond the vclock is on disk, and what was queued behind is dropped too [W-15].
+        on_rotation_refused: the log goes on in its old file; told once until a rotation succeeds."""
         self._disk = disk
         self._journal = journal
         self._limits = limits or Limits()
         self._on_written = on_written
         self._on_cut = on_cut
+        self._on_rotation_refused = on_rotation_refused
+        self._is_refusal_told = False
         self._wall_clock = wall_clock
         self._call_later: Callable[[Callback], object] | None = None
         self._call_from_thread: Callable[[Callback], object] | None = None
@@ -250,6 +261,7 @@ class Wal:
         self._other_jobs: deque[Callback] = deque()
         """Jobs that are not batches. They go first: they are rare."""
         self._wake = trio.Event()
+        self._note_wanted = trio.Event()
         self._stopping = False
         self._mark_at: float | None = None
         self._grown = trio.lowlevel.ParkingLot()
@@ -318,9 +330,39 @@ class Wal:
         finally:
             await self._end(close=not closed)
 
+    def note_soon(self) -> None:
+        """There is more to note than the log itself: what peers acknowledged."""
+        self._note_wanted.set()
+
+    async def keep_notes(self, collect: Callable[[], None]) -> None:
+        """Beside `run`, until cancelled: note what the log has, soon after it has it, in a thread of its own,
+        so that no batch waits for a note. collect: called before. Raises `DiskFailed`."""
+        while True:
+            await self._note_wanted.wait()
+            self._note_wanted = trio.Event()
+            collect()
+            began = trio.current_time()
+            await trio.to_thread.run_sync(self._journal.write_note)
+            ended = trio.current_time()
+            await trio.sleep(NOTE_INTERVAL_S)
+            while self._is_writing() and trio.current_time() < ended + NOTE_SHARE * (ended - began):  # noqa: ASYNC110
+                await trio.sleep(NOTE_QUIET_S)
+
+    def _is_writing(self) -> bool:
+        quiet_at = 0.0 if self._mark_at is None else self._mark_at - MARK_DELAY_S + NOTE_QUIET_S
+        return self._is_busy or bool(self._pending) or trio.current_time() < quiet_at
+
     async def rotate(self) -> bool:
         """Start a new file if the current one has rows: before a checkpoint [W-12]."""
-        return await self._in_thread(self._journal.rotate, self._wall_clock())
+        is_new = await self._in_thread(self._journal.rotate, self._wall_clock())
+        self._tell_refusal()
+        return is_new
+
+    def _tell_refusal(self) -> None:
+        refused = self._journal.rotation_refused
+        if refused is not None and not self._is_refusal_told:
+            self._on_rotation_refused(refused)
+        self._is_refusal_told = refused is not None
 
     async def collect_garbage(self, keep_from: Vclock, recovery_point: Vclock | None = None) -> int:
         """See `Journal.collect_garbage`; returns the number of files that went."""
@@ -460,8 +502,10 @@ class Wal:
         if self._mark_at is None:
             self._wake.set()
         self._mark_at = trio.current_time() + MARK_DELAY_S
+        self._tell_refusal()
         vclock = self._journal.vclock
         self._ring.add(_entries(self._journal.last_blocks, txns), vclock)
+        self._note_wanted.set()
         self._on_written(vclock)
         if self._grown:
             self._grown.unpark_all()
@@ -472,7 +516,8 @@ class Wal:
         self.stats.cuts += 1
         if has_control:
             raise DiskFailed(
-                f"rows of elections or the queue could not be written: {error.message}", **error.details
+                f"rows of elections or the queue could not be written: {error.message}, then: synchro start",
+                **error.details,
             ) from error  # [L-30]
         self._on_cut(self._journal.vclock, error)
 
@@ -485,6 +530,11 @@ class PlainRows:
     def __init__(self, run: Run, entries: list[_RingEntry]) -> None:
         self.run = run
         self.entries = entries
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum([len(entry.payload) for entry in self.entries])
 
     @property
     def data_and_crc(self) -> tuple[bytes, int]:
@@ -511,6 +561,8 @@ class WalReader:
         self._done_spans = 0
         self._position: Position = wal._ring.start
         self._plain: PlainRows | None = None
+        self._block: tuple[Block, list[TxnSpan]] | None = None
+        """From a file, not used up: what is asked for in small pieces is read once."""
         self.block_time = 0.0
         """Wall-clock seconds at which the newest returned block was written here [W-4]."""
         if after.covers(wal._ring.start_vclock):
@@ -641,6 +693,9 @@ class WalReader:
         if cursor.position == stop:
             self._switch_to_ring()
             return [], b""
+        if self._block is not None:
+            await trio.lowlevel.checkpoint()
+            return self._from_block(cursor, *self._block, max_bytes)
         cursor.extend(self._wal.files)
         try:
             block, limit = await trio.to_thread.run_sync(cursor.next_block, stop, self._reached)
@@ -661,10 +716,16 @@ class WalReader:
         spans = scan_txns(block.payload)
         if limit is not None:
             spans = [span for span in spans if span.lsn <= limit.get(span.origin)]
+        return self._from_block(cursor, block, spans, max_bytes)
+
+    def _from_block(
+        self, cursor: _FileCursor, block: Block, spans: list[TxnSpan], max_bytes: int
+    ) -> tuple[list[TxnSpan], bytes]:
         taken, _, is_used_up = self._take(spans, max_bytes, 0)
         if is_used_up:
             self._reached = self._reached.merge(_end_of(spans))
             cursor.accept(block)
+        self._block = None if is_used_up else (block, spans)
         self.block_time = block.time
         return taken, block.payload
 

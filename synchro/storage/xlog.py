@@ -39,6 +39,8 @@ SOFTWARE: Final = "synchro 0.1"
 XLOG_SUFFIX: Final = ".xlog"
 SNAP_SUFFIX: Final = ".snap"
 INPROGRESS_SUFFIX: Final = ".inprogress"
+DAMAGED_SUFFIX: Final = ".damaged"
+"""Behind the name of a snapshot that could not be read: kept for a person, used for nothing."""
 HEADER_BYTES_MAX: Final = 8 * SECTOR
 """Two vclocks of 32 components and the rest of the text."""
 BLOCK_BYTES_SANE: Final = 64 * 1024 * 1024
@@ -93,7 +95,8 @@ def _vclock_text(vclock: Vclock) -> str:
     return repr(vclock)
 
 
-def _parse_vclock(text: str) -> Vclock:
+def parse_vclock(text: str) -> Vclock:
+    """The opposite of `repr`. Raises `ValueError`."""
     if not (text.startswith("{") and text.endswith("}")):
         raise ValueError(f"bad vclock {text!r}")
     pairs = [pair.split(":") for pair in text[1:-1].split(",") if pair.strip()]
@@ -135,8 +138,8 @@ def decode_header(data: bytes) -> tuple[FileHeader, int, int]:
             kind=kind,
             software=software,
             instance_uuid=fields["Instance"],
-            vclock=_parse_vclock(fields["VClock"]),
-            prev_vclock=_parse_vclock(fields["PrevVClock"]) if "PrevVClock" in fields else None,
+            vclock=parse_vclock(fields["VClock"]),
+            prev_vclock=parse_vclock(fields["PrevVClock"]) if "PrevVClock" in fields else None,
             salt=int(fields["Salt"], 16),
         )
     except (ValueError, KeyError) as error:

@@ -14,6 +14,7 @@ from storage_world import (
     SMALL,
     UUID,
     confirm,
+    identity_file,
     initial_snapshot,
     last_xlog,
     open_journal,
@@ -69,19 +70,24 @@ class World:
         acked = [one for one in self.acked if one.lsn > covered]
         assert found.data == data[: len(found.data)], note
         assert len(found.data) >= len(acked), note
+        assert found.recovered.lost is None, note  # an honest disk is never amnesia (ADR 14)
         journal = reopen(disk, found, limits=TINY)
         assert journal.vclock == found.recovered.vclock, note
         disk.restart(kept=[])  # what recovery gave out survives the next crash
-        assert restart(disk).data == found.data, note
+        again = restart(disk)
+        assert again.data == found.data, note
+        assert again.recovered.lost is None, note
 
 
 def script(world: World) -> None:
     """Appends, mark, rotation, snapshot, garbage, recycled file, kill, restart with a tail, clean stop."""
     disk = world.disk
+    identity = identity_file(disk)
     initial_snapshot(disk)
-    journal = open_journal(disk, limits=TINY)
+    journal = open_journal(disk, limits=TINY, identity=identity)
     for count in (1, 3, 1):
         world.append(journal, count)
+    journal.write_note()
     journal.write_mark(1.0)
     for _ in range(4):
         world.append(journal)
@@ -91,8 +97,12 @@ def script(world: World) -> None:
     journal.collect_garbage(world.snapshot)
     for _ in range(5):
         world.append(journal)
+        journal.write_note()
     disk.restart()
     journal = reopen(disk, restart(disk), limits=TINY, seed=7)
+    journal.write_note()
+    disk.restart()
+    journal = reopen(disk, restart(disk), limits=TINY, seed=8)  # in the place of a file of the same name
     world.append(journal, 2)
     journal.rotate(3.0)
     world.append(journal)
@@ -152,8 +162,9 @@ def test_random_crashes_in_a_row_lose_nothing_acked() -> None:
     for seed in range(60):
         rng = random.Random(seed)
         world = World(SimDisk())
+        identity = identity_file(world.disk)
         initial_snapshot(world.disk)
-        journal = open_journal(world.disk, limits=TINY, seed=seed)
+        journal = open_journal(world.disk, limits=TINY, seed=seed, identity=identity)
         for _ in range(6):
             for _ in range(rng.randint(0, 6)):
                 step = rng.random()
@@ -171,6 +182,8 @@ def test_random_crashes_in_a_row_lose_nothing_acked() -> None:
                         break  # the process leaves
                     finally:
                         world.disk.faults.clear()
+                elif step < 0.5:
+                    journal.write_note()
                 else:
                     world.append(journal, rng.randint(1, 4))
             if rng.random() < 0.5:
@@ -187,6 +200,7 @@ def test_random_crashes_in_a_row_lose_nothing_acked() -> None:
             data = [one.data for one in world.sent]
             assert found.data == data[: len(found.data)], note
             assert len(found.data) >= len(world.acked), note
+            assert found.recovered.lost is None, note
             world.acked = list(found.txns)
             world.sent = list(found.txns)
             world.lsn = len(found.txns)

@@ -100,6 +100,8 @@ class Instance:
         self.dir = cluster.dir / "data" / name
         self.log_path = cluster.dir / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.code: Path | None = None
+        """Tree of another version whose `synchro` it runs; None: this one's."""
         self._remote: Remote | None = None
 
     @property
@@ -116,8 +118,10 @@ class Instance:
     def id(self) -> int:
         return int(self.remote.info("id"))
 
-    def spawn(self, *, environ: Mapping[str, str] | None = None, config: Path | None = None) -> Instance:
-        """Start it, and do not wait for anything."""
+    def spawn(
+        self, *, environ: Mapping[str, str] | None = None, config: Path | None = None, **popen: Any
+    ) -> Instance:
+        """Start it, and do not wait for anything. popen: for `subprocess.Popen`, such as another `stderr`."""
         assert not self.is_running, f"{self.name} runs already"
         path = str(config or self.cluster.config_path)
         if self.cluster.faults:
@@ -125,12 +129,13 @@ class Instance:
         else:
             arguments = ["-m", "synchro", "serve", "--config", path, "--name", self.name]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")}
+        if self.code is not None:
+            arguments = ["-P", *arguments]
+            env["PYTHONPATH"] = str(self.code)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | popen,
                 env=env | dict(environ or {}),
             )
         self._forget_channel()

@@ -17,7 +17,7 @@ from e2e.remote import Remote, Write, replace, seconds
 from synchro.errors import SynchroError, SyncQueueForeign
 from synchro.rpc.generated.v1 import control_pb2, data_pb2, info_pb2
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 LIMIT_S = 0.1
 CALLS = 10

@@ -19,7 +19,7 @@ from e2e.remote import COMMITTED, PENDING, Lost, Write, as_float, replace
 from synchro.errors import ReadOnly, SyncTimeout
 from synchro.rpc.generated.v1 import info_pb2
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 MakeCluster = Callable[..., Cluster]
 
 

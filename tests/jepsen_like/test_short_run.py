@@ -8,7 +8,7 @@ import pytest
 from jepsen_like.run import main
 
 
-@pytest.mark.e2e
+@pytest.mark.alone
 def test_register_while_instances_are_killed(tmp_path: Path) -> None:
     """Each key is one register, although the owner is killed again and again. A run that proves nothing, on a
     machine too busy for 500 operations, is repeated once; a violation never is."""

@@ -32,6 +32,7 @@ from synchro.raft.messages import (
     RaftSettings,
     RaftStarted,
     ResignRequested,
+    TermSeen,
     VclockGrew,
 )
 from synchro.vclock import Vclock
@@ -47,7 +48,9 @@ class World:
     A link that stands loses nothing, and a new one begins with the full state: what the shell promises.
     """
 
-    def __init__(self, seed: int, modes: list[ElectionMode]) -> None:
+    def __init__(self, seed: int, modes: list[ElectionMode], *, lag: float | None = None) -> None:
+        """lag: seconds by which messages are behind acks, at most; None: terms come with messages alone."""
+        self.lag = lag
         self.rng = random.Random(seed)
         self.now = 0.0
         self.ids = [InstanceId(number) for number in range(1, len(modes) + 1)]
@@ -59,6 +62,7 @@ class World:
         self.vclocks = {i: Vclock({i: Lsn(self.rng.randrange(4))}) for i in self.ids}
         self.links: dict[frozenset[InstanceId], int] = {}
         self.link_generation = 0
+        self.last: dict[tuple[InstanceId, InstanceId], float] = {}
         self.leaders: dict[Term, InstanceId] = {}
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.sequence = 0
@@ -131,6 +135,9 @@ class World:
         if self.boots[instance] == boot:
             self.hard[instance] = (write.term, write.vote)
             self.step(instance, HardStatePersisted(write.term, write.vote, self.vclocks[instance]))
+            if self.lag is not None:
+                for peer in self.peers(instance):
+                    self.at(0.002, partial(self.step, peer, TermSeen(write.term)))
 
     def peers(self, instance: InstanceId) -> list[InstanceId]:
         return [i for i in self.ids if i != instance and frozenset({i, instance}) in self.links]
@@ -144,7 +151,11 @@ class World:
             if self.links.get(link) == generation:
                 self.step(target, RaftMessageReceived(source, message))
 
-        self.at(0.002 + 0.001 * (generation % 7), arrive)
+        delay = 0.002 + 0.001 * (generation % 7)
+        if self.lag is not None:  # in order, too
+            delay = max(self.rng.uniform(0, self.lag), self.last.get((source, target), 0.0) - self.now)
+            self.last[source, target] = self.now + delay
+        self.at(delay, arrive)
 
     def heartbeat(self, instance: InstanceId) -> None:
         for peer in self.peers(instance):
@@ -291,3 +302,52 @@ def test_a_demoted_leader_is_followed_by_another() -> None:
         leader = world.wait_leader(timeouts=10)
         world.step(leader, ResignRequested(stand_again=False))
         assert world.wait_leader(timeouts=3) != leader, f"seed {seed}"
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_one_election_is_enough_where_messages_are_behind_acks(size: int) -> None:
+    """MEND-Q3, R10: the ack of who stands brings its term up to 30 ms before it says that it stands."""
+    for seed in range(60):
+        world = World(seed, [ElectionMode.CANDIDATE] * size, lag=0.03)
+        world.heal()
+        world.wait_leader(timeouts=10)
+        world.run_until(world.now + 10)
+        heir = world.rng.choice([i for i in world.ids if not world.rafts[i].is_leader])
+        term = world.rafts[heir].term
+        world.step(heir, CandidacyRequested())
+        world.run_until(world.now + 2)
+        assert world.agreed_leader() == heir, f"seed {seed}"
+        assert {raft.volatile_term for raft in world.rafts.values()} == {term + 1}, f"seed {seed}"
+
+
+def test_a_dead_leader_is_replaced_as_soon_where_messages_are_behind_acks() -> None:
+    """MEND-Q3: only two whose timers end within one message of each other need a second election."""
+    terms_used = []
+    for seed in range(60):
+        world = World(seed, [ElectionMode.CANDIDATE] * 3, lag=0.03)
+        world.heal()
+        dead = world.wait_leader(timeouts=10)
+        world.run_until(world.now + 20)
+        term = world.rafts[dead].term
+        for peer in world.peers(dead):
+            world.cut(dead, peer)
+        alive = [i for i in world.ids if i != dead]
+        while not any(world.rafts[i].is_leader for i in alive):
+            world.run_until(world.now + 0.05)
+        terms_used.append(max(world.rafts[i].term for i in alive) - term)
+    assert max(terms_used) <= 3 and sum(terms_used) / len(terms_used) < 1.25, terms_used
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_after_healing_there_is_one_leader_also_where_messages_are_behind_acks(block: int) -> None:
+    """L1, R10: waiting for a role never keeps everybody waiting; one that cannot win does not either."""
+    for seed in range(block * 20, block * 20 + 20):
+        world = World(seed, drawn_modes(seed, size=5 if seed % 3 == 0 else 3), lag=0.03)
+        world.heal()
+        for _ in range(60):
+            world.hurt()
+            world.run_until(world.now + world.rng.expovariate(2.0))
+        world.heal()
+        leader = world.wait_leader(timeouts=10)
+        world.run_until(world.now + 8 * ELECTION_S)
+        assert world.agreed_leader() == leader, f"seed {seed}"

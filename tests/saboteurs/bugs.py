@@ -12,20 +12,23 @@ from typing import Any
 from unittest.mock import patch
 
 from synchro import instance_events as ev
+from synchro.config import Settings
 from synchro.ids import NOBODY, CallId, Lsn, Term
 from synchro.instance import Instance
 from synchro.instance_log import LogTail
 from synchro.instance_recovery import _Replay
 from synchro.instance_state import State
+from synchro.instance_txns import Transactions
 from synchro.instance_writes import Writes
+from synchro.queue.fates import Drops, DropsState
 from synchro.queue.limbo import DataVerdict, Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue
 from synchro.queue.quorum import Acks, quorum_lsn
-from synchro.queue.request_table import RequestTable
+from synchro.queue.request_table import RequestTable, RequestTableState
 from synchro.raft.core import Raft
 from synchro.raft.messages import Role
 from synchro.replication.relay_filter import RelayFilter
-from synchro.row import Demote, Promote, RaftState
+from synchro.row import Demote, Promote, RaftState, Txn
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered
@@ -294,13 +297,24 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=2000, is_rare=True)
+@saboteur("S13", seeds=120, first=70)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
     finish = ReadBarrier.finish
 
-    with patch.object(ReadBarrier, "finish", lambda self, registered, quorum: finish(self, registered, 1)):
+    with patch.object(ReadBarrier, "finish", lambda self, electorates: finish(self, ())):
+        yield
+
+
+@saboteur("S13", seeds=2000, first=400, is_rare=True)
+def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
+    """MEND-Q2: with a quorum below a majority the owner asks too few, or itself alone."""
+
+    def of_writes(self: Settings, members: int) -> int:
+        return min(self.synchro_quorum.quorum(members), members)
+
+    with patch.object(Settings, "read_quorum", of_writes):
         yield
 
 
@@ -338,4 +352,82 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
             self.position[origin] = Lsn(self.position[origin] + 1)
 
     with patch.object(RelayFilter, "__init__", skipping):
+        yield
+
+
+# --- clean stops, and leaders that were away
+
+
+@saboteur("S18", seeds=60, first=1)
+def a_clean_stop_announces_nothing() -> Iterator[None]:
+    stop = Instance._on_stop_requested
+
+    def mute(self: Instance, now: float) -> None:
+        with patch.object(State, "announce", lambda self: None):
+            stop(self, now)
+
+    with patch.object(Instance, "_on_stop_requested", mute):
+        yield
+
+
+@saboteur("S18", seeds=60, first=1)
+def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
+    with patch.object(Transactions, "answer_undecided", lambda self: None):
+        yield
+
+
+@saboteur("S18", seeds=60, first=1)
+def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
+    """What it commits behind its last CONFIRM is told to callers, and to nobody else."""
+    with patch.object(Limbo, "stop_counting", lambda self: None):
+        yield
+
+
+@saboteur("S19", seeds=60, first=1)
+def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
+    """MEND-Q3: a vote for oneself, before the leader of that term is heard."""
+    with (
+        patch.object(Raft, "_await_role", lambda self, now: None),
+        patch.object(Raft, "_is_term_open", True),
+    ):
+        yield
+
+
+@saboteur("S19", seeds=60, first=1)
+def two_leaders_of_a_term_go_on() -> Iterator[None]:
+    """ADR 15: without their giving way both own the queue for ever."""
+    with (
+        patch.object(Raft, "_needs_majority", True),
+        patch.object(Limbo, "has_rival", False),
+        patch.object(Raft, "_is_term_open", True),
+    ):
+        yield
+
+
+# --- what a snapshot and a restart must still know
+
+
+@saboteur("S12", seeds=40)
+def a_snapshot_without_request_ids() -> Iterator[None]:
+    with patch.object(RequestTable, "export", lambda self: RequestTableState()):
+        yield
+
+
+@saboteur("S4 S5", seeds=60)
+def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
+    with patch.object(Drops, "export", lambda self: DropsState()):
+        yield
+
+
+@saboteur("S4 S5", seeds=60)
+def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
+    apply = _Replay.apply
+
+    def forgetful(self: _Replay, txn: Txn) -> None:
+        if txn.is_nop:
+            self.state.log.follow(txn)
+        else:
+            apply(self, txn)
+
+    with patch.object(_Replay, "apply", forgetful):
         yield

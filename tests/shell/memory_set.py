@@ -46,6 +46,7 @@ class Member:
     peers: Peers
     stop: trio.Event
     ended: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     error: SynchroError | None = None
 
 
@@ -85,7 +86,8 @@ class MemorySet:
 
         async def run(*, task_status: trio.TaskStatus[Node]) -> None:
             try:
-                await Life(node, member.peers, member.stop, open_port).run(task_status)
+                with member.scope:
+                    await Life(node, member.peers, member.stop, open_port).run(task_status)
             except SynchroError as error:
                 member.error = error
             except BaseExceptionGroup as group:
@@ -100,6 +102,14 @@ class MemorySet:
         member = self.members[f"instance{number:03}"]
         member.stop.set()
         await member.ended.wait()
+
+    async def kill(self, *numbers: int) -> None:
+        """At once and without a word, as `kill -9`: the log has no end marker."""
+        members = [self.members[f"instance{number:03}"] for number in numbers]
+        for member in members:
+            member.scope.cancel()
+        for member in members:
+            await member.ended.wait()
 
     async def stop_all(self) -> None:
         for member in self.members.values():
@@ -164,7 +174,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def has_told_all(node: Node) -> bool:
     """What it committed as an owner is announced in its log."""
-    return not (node.core.limbo.is_announcement_due or node.core.limbo.is_busy)
+    limbo = node.core.limbo
+    return not (limbo.is_announcement_due or limbo.is_announcing or limbo.is_busy)
 
 
 async def write(node: Node, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:

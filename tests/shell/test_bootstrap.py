@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from synchro import instance_events as ev
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
+from synchro.server import life
 from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
 from synchro.server.transport import Ballot
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
@@ -53,6 +55,39 @@ def test_leader_waits_for_a_peer_that_has_not_chosen() -> None:
 def test_the_others_name_the_leader_and_wait() -> None:
     role = choose(settings(), empty("2"), {"b": empty("1"), "c": empty("3")}, total=3, is_time_over=False)
     assert role == Wait("1 bootstraps the replica set", "1")
+
+
+@pytest.mark.parametrize("strategy", list(BootstrapStrategy))
+def test_an_instance_of_a_set_never_makes_another(strategy: BootstrapStrategy) -> None:
+    """MEND-D1: whatever the configuration says, all named it and time is over: its data is somewhere, or it
+    is for a person to say that it is not."""
+    mine = settings(bootstrap_strategy=strategy, bootstrap_leader="a", config_path="/etc/my set.yaml")
+    me = replace(empty("1", "1"), instance_name="a", replicaset_uuid="X")
+    some = {"b": empty("2", "1")}
+    role = choose(mine, me, some, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert role.is_bereft
+    assert "b (never had data), c (does not answer)" in role.why
+    assert "--new-set" not in role.why
+    everybody = {"b": empty("2", "1"), "c": empty("3", "1", replicaset_uuid="X")}
+    role = choose(mine, me, everybody, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert "c (its data is gone too)" in role.why
+    assert "synchro restart '/etc/my set.yaml:a' --new-set" in role.why
+
+    alive = {"b": empty("2"), "c": empty("3", replicaset_uuid="X", is_booted=True)}
+    assert choose(mine, me, alive, total=3, is_time_over=False) == JoinFrom("c", alive["c"])
+    with pytest.raises(ReplicasetUuidMismatch, match="--new-set"):
+        choose(mine, me, {"c": empty("3", replicaset_uuid="Y", is_booted=True)}, total=3, is_time_over=True)
+
+
+@pytest.mark.parametrize("strategy", list(BootstrapStrategy))
+def test_nobody_makes_a_set_beside_one_that_lost_its_data(strategy: BootstrapStrategy) -> None:
+    mine = settings(bootstrap_strategy=strategy, bootstrap_leader="a")
+    peers = {"b": empty("2", "1"), "c": empty("3", "1", replicaset_uuid="X")}
+    role = choose(mine, replace(empty("1", "1"), instance_name="a"), peers, total=3, is_time_over=True)
+    assert isinstance(role, Wait)
+    assert role.why.startswith("3 lost the data")
 
 
 def test_two_of_three_wait_for_the_third_until_time_is_over() -> None:
@@ -119,6 +154,15 @@ def test_the_configured_leader_asks_nobody() -> None:
     """[M-16]"""
     mine = settings(bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a")
     assert choose(mine, own_ballot(mine, "9"), {}, total=3, is_time_over=False) == BootstrapHere()
+
+
+def test_a_configured_leader_that_may_only_vote_makes_no_set() -> None:
+    """[M-16], MEND-Q6: nobody could ever join it."""
+    mine = settings(
+        bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a", election_mode=ElectionMode.VOTER
+    )
+    with pytest.raises(ConfigError, match="may only vote"):
+        choose(mine, own_ballot(mine, "9"), {}, total=3, is_time_over=False)
 
 
 def test_a_writable_instance_scores_higher_than_a_lower_uuid() -> None:
@@ -229,6 +273,27 @@ async def test_a_join_waits_for_somebody_who_may_write(tmp_path: Path) -> None:
         assert isinstance(await leader.call(ev.PromoteRequested, timeout_s=5), ev.Promoted)
         await until(lambda: joiner.is_ready)
         assert joiner.core.self_id == 3
+
+
+@pytest.mark.parametrize("event", ["join_retry", "bootstrap_waiting"])
+async def test_a_first_start_that_cannot_go_on_says_so_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    """MEND-Q6: at info when it begins, then every minute at warning, with the time that it has waited."""
+    monkeypatch.setattr(life, "COMPLAINT_S", 0.3)
+    async with open_set(tmp_path, election_mode=ElectionMode.VOTER, connect_timeout_s=0.2) as replicas:
+        with structlog.testing.capture_logs() as records:
+            await replicas.start(1)
+            if event == "join_retry":
+                await replicas.start(2)  # one makes the set, and will never own the queue
+
+            def warned() -> list[Any]:
+                return [r for r in records if r["event"] == event and r["log_level"] == "warning"]
+
+            await until(lambda: len(warned()) >= 2)
+        waiting = [r for r in records if r["event"] in ("join_retry", "bootstrap_waiting")]
+        assert waiting[0]["log_level"] == "info" and len(waiting) < 12, "not in each round"
+        assert all(record["message"] and record["next"] for record in warned())
 
 
 async def test_a_data_directory_without_snapshot_is_refused(tmp_path: Path) -> None:

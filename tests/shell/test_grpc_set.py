@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -13,7 +14,7 @@ import trio
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress, Settings
 from synchro.main.supervise import run_instance
-from synchro.rpc.host import open_rpc_host
+from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.server.node import Node
 from tests.shell.memory_set import create_space, put, until, write
 
@@ -72,3 +73,27 @@ async def test_three_instances_commit_over_grpc(tmp_path: Path) -> None:
         await until(lambda: all(node.core.memtx.count(512) == 20 for node in nodes))
         await until(lambda: all(len(node.relays) == 2 for node in nodes))
         assert len({node.replicaset_uuid for node in nodes}) == 1
+
+
+async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
+    """MEND-A5: it has its data and talks to nobody; its empty address could not be bound once."""
+    path = str(tmp_path)
+    member = Settings(listen="127.0.0.1:0", wal_dir=path, snapshot_dir=path)
+    for settings in (member, replace(member, listen="", read_only=True)):
+        stop = trio.Event()
+        async with open_rpc_host() as host, trio.open_nursery() as nursery:
+
+            async def run(
+                settings: Settings = settings,
+                host: RpcHost = host,
+                stop: trio.Event = stop,
+                *,
+                task_status: trio.TaskStatus[Node],
+            ) -> None:
+                await run_instance(
+                    settings, host=host, log=structlog.get_logger(), stop=stop, task_status=task_status
+                )
+
+            node = await nursery.start(run)
+            await until(lambda node=node: node.is_ready)
+            stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import FencingMode, Limits
-from synchro.errors import DiskFailed, Loading, SyncQueueFull
+from synchro.config import ElectionMode, FencingMode, Limits
+from synchro.errors import DiskFailed, Loading, SyncQueueFull, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
 from synchro.server.node import Node
@@ -177,6 +178,23 @@ async def test_a_checkpoint_is_enough_to_recover_from(tmp_path: Path) -> None:
         assert node.core.memtx.count(512) == 21
 
 
+async def test_a_checkpoint_without_room_is_refused_and_nothing_else(tmp_path: Path) -> None:
+    """MEND-R2: with a reason of its own for the caller; the older snapshot and the log are whole."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await alone(replicas)
+        await create_space(node)
+        await write(node, put(1))
+        REGISTRY.set("snapshot.before_rename", "error", error=errno.EMFILE, times=1)
+        try:
+            with pytest.raises(WalIo, match="no data is lost"):
+                await node.checkpoint()
+        finally:
+            REGISTRY.clear()
+        assert isinstance(await write(node, put(2)), ev.Committed)
+        await until(lambda: has_told_all(node))
+        await node.checkpoint()
+
+
 async def test_info_has_the_shape_of_box_info(tmp_path: Path) -> None:
     """[I-16], [I-25]: exactly these keys under synchro."""
     async with open_set(tmp_path, size=1) as replicas:
@@ -233,3 +251,77 @@ async def test_other_leaders_wait_as_long_as_everybody(tmp_path: Path) -> None:
         node = await alone(replicas)
         assert node.core.raft.is_leader
         assert node.silence_s == node.settings.death_timeout_s
+
+
+async def promoted(replicas: MemorySet) -> Node:
+    """Three, without automatic elections; the first owns the queue."""
+    nodes = [await replicas.start(number) for number in (1, 2, 3)]
+    await replicas.wait_ready()
+    await until(lambda: all(node.core.raft.healthy_count == 3 for node in nodes))
+    outcome = await nodes[0].call(ev.PromoteRequested, timeout_s=3.0)
+    assert isinstance(outcome, ev.Promoted)
+    await create_space(nodes[0])
+    await replicas.wait_equal()
+    return nodes[0]
+
+
+async def test_with_elections_off_a_sync_that_takes_long_deposes_nobody(tmp_path: Path) -> None:
+    """ADR 16, MEND-R5: more than a death timeout; the write waits for it and is done."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        owner = await promoted(replicas)
+        term = owner.core.raft.volatile_term
+        REGISTRY.set("wal.before_fsync", "delay", delay_s=4 * owner.settings.death_timeout_s, times=1)
+        try:
+            outcome = await write(owner, put(1))
+        finally:
+            REGISTRY.clear()
+        assert isinstance(outcome, ev.Committed)
+        assert owner.core.raft.volatile_term == term and owner.core.is_writable
+
+
+async def test_the_hint_where_to_write_names_nobody_who_is_dead(tmp_path: Path) -> None:
+    """MEND-Q5: the owner stays the owner of the queue, but it leads no more."""
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        owner = await promoted(replicas)
+        others = [node for node in replicas.nodes if node is not owner]
+        hints = [node.leader() for node in others]
+        assert [hint and hint.name for hint in hints] == ["instance001", "instance001"]
+        for node in others:
+            replicas.network.cut("instance001", node.settings.instance_name)
+        await until(lambda: all(node.leader() is None for node in (owner, *others)))
+        assert {node.watch_facts().ro_reason for node in others} == {"election"}
+        assert {node.core.limbo.owner_id for node in others} == {owner.core.self_id}
+
+
+async def test_who_cannot_reach_the_leader_names_it_as_long_as_a_peer_sees_it(tmp_path: Path) -> None:
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        owner = await promoted(replicas)
+        third = next(n for n in replicas.nodes if n.settings.instance_name == "instance003")
+        replicas.network.cut("instance001", "instance003")
+        await until(lambda: not third.core.raft.is_leader_seen)
+        hint = third.leader()
+        assert hint is not None and hint.id == owner.core.self_id
+
+
+async def test_a_promote_that_comes_before_the_links_waits_for_them(tmp_path: Path) -> None:
+    """[P-11], MEND-Q6: as after a restart of all."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        owner = await promoted(replicas)
+        for other in ("instance002", "instance003"):
+            replicas.network.cut("instance001", other)
+        await until(lambda: not owner.core.raft.has_healthy_quorum)
+        third = next(n for n in replicas.nodes if n.settings.instance_name == "instance003")
+        replicas.network.cut("instance002", "instance003")
+        await until(lambda: not third.core.raft.has_healthy_quorum)
+        term = third.core.raft.volatile_term
+        got: list[ev.Outcome] = []
+
+        async def promote() -> None:
+            got.append(await third.call(ev.PromoteRequested, timeout_s=10.0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(promote)
+            await trio.sleep(0.3)
+            assert not got and third.core.raft.volatile_term == term
+            replicas.network.heal()
+        assert isinstance(got[0], ev.Promoted)

@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 
 from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.ids import InstanceId, Term
+from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance_events import Ack
+from synchro.raft.messages import RaftMessage, Role
 from synchro.rpc import peer_service
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.transport import open_grpc_transport
@@ -20,6 +23,7 @@ from synchro.server.transport import (
     Accepted,
     Ballot,
     Frame,
+    Heartbeat,
     Hello,
     LinkLost,
     MemoryNetwork,
@@ -27,7 +31,7 @@ from synchro.server.transport import (
     RelayStream,
     Transport,
 )
-from synchro.vclock import EMPTY_VCLOCK
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 Serve = Callable[[RelayStream], Awaitable[None]]
 
@@ -132,4 +136,47 @@ async def test_an_error_of_the_relay_is_told_to_the_subscriber(kind: str) -> Non
                 async with transport.subscribe(address, HELLO) as stream:
                     await stream.receive()
                     stream.send_nowait(PeerAck(Ack(EMPTY_VCLOCK, Term(1)), credit=1))
+                    await stream.deliver(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        replace(HELLO, term=Term(2**64 - 1)),
+        replace(HELLO, vclock=Vclock({InstanceId(1): Lsn(2**62)})),
+        replace(HELLO, id_filter=frozenset({InstanceId(77)})),
+    ],
+)
+async def test_a_hello_with_impossible_numbers_ends_its_stream(hello: Hello) -> None:
+    """MEND-N1: named, and before anything is done with it."""
+
+    async def serve(_stream: RelayStream) -> None:
+        await trio.sleep_forever()
+
+    with trio.fail_after(20):
+        async with linked("grpc", serve) as (transport, address):
+            with pytest.raises(RemoteProtocolError, match="its message was dropped"):
+                async with transport.subscribe(address, hello) as stream:
+                    await stream.receive()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Frame(Term(2**62)),
+        Frame(Term(1), heartbeat=Heartbeat(2**64 - 1, 0.0, EMPTY_VCLOCK)),
+        Frame(Term(1), heartbeat=Heartbeat(1, math.nan, EMPTY_VCLOCK)),
+        Frame(Term(1), raft=RaftMessage(Term(1), InstanceId(99), Role.FOLLOWER, InstanceId(0), False)),
+    ],
+)
+async def test_a_frame_with_impossible_numbers_ends_its_stream(bad: Frame) -> None:
+    async def serve(stream: RelayStream) -> None:
+        stream.send_nowait(bad)
+        await trio.sleep_forever()
+
+    with trio.fail_after(20):
+        async with linked("grpc", serve) as (transport, address):
+            with pytest.raises(RemoteProtocolError, match="its message was dropped"):
+                async with transport.subscribe(address, HELLO) as stream:
+                    await stream.receive()
                     await stream.deliver(lambda _: None)

@@ -7,16 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
 from synchro import instance_events as ev
-from synchro.config import ElectionMode
-from synchro.errors import ConfigError, RemoteProtocolError
+from synchro.config import ElectionMode, PeerAddress
+from synchro.errors import ConfigError, IllegalParams, RemoteProtocolError
+from synchro.ids import InstanceId, Lsn, Term
 from synchro.row import RowType
 from synchro.server.applier import Status
 from synchro.server.join import serve_join
 from synchro.server.node import Node
-from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, Subscription
+from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck, Subscription
 from synchro.storage import xrow
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
@@ -230,13 +232,67 @@ async def test_an_unregistered_subscriber_is_told_to_come_again(tmp_path: Path) 
         assert is_meshed(leader)
 
 
-async def refusal(replicas: MemorySet, node: Node, **changes: str) -> str:
-    facts = {
+async def test_a_term_that_no_peer_can_have_ends_its_stream_and_nothing_else(tmp_path: Path) -> None:
+    """MEND-N1: with a Hello, an ack and a frame; who hears it keeps its term."""
+    async with open_set(tmp_path) as replicas:
+        leader, followers = await three(replicas)
+        term = leader.core.raft.volatile_term
+        far = Term(term + 2**32 + 1)
+        assert await refusal(replicas, leader, instance_uuid=followers[0].uuid, term=far) == "PROTOCOL"
+        relay = next(iter(leader.relays.values()))
+        with pytest.raises(RemoteProtocolError, match="was not adopted"):
+            relay._on_ack(PeerAck(ev.Ack(leader.core.vclock.without_local(), far), credit=1 << 20))
+        applier = followers[0].find_applier(leader.core.self_id)
+        assert applier is not None
+        with pytest.raises(RemoteProtocolError, match="was not adopted"):
+            applier._on_message(Frame(far))
+        assert {node.core.raft.volatile_term for node in replicas.nodes} == {term}
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+
+
+async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
+    """MEND-N7: in `info` and in the log; the instance lives and serves, other streams go on."""
+    async with open_set(tmp_path) as replicas:
+        leader, followers = await three(replicas)
+        node, source = followers[0], leader.core.self_id
+        lsn = Lsn(node.core.vclock.get(source) + 1)
+        bad = xrow.dml_from_values(RowType.REPLACE, 999, value=(1,))
+        with structlog.testing.capture_logs() as records:
+            node.step(ev.TxnsReceived(source, [xrow.encode_ops([bad], source, lsn, 0)]))
+            applier = node.find_applier(source)
+            assert applier is not None
+            await until(lambda: applier.status is Status.STOPPED)
+        part = node.info()["replication"][int(source)]["upstream"]
+        assert part["status"] == "stopped"
+        assert f"(at {source}:{lsn})" in part["message"]
+        (record,) = [record for record in records if record["event"] == "upstream_stopped"]
+        assert (record["txn"], record["at"], record["space"]) == (f"{source}:{lsn}",) * 2 + ("#999",)
+        assert isinstance(await write(leader, put(1)), ev.Committed)  # through the third
+
+
+async def test_a_skipped_conflict_is_a_warning_and_a_number(tmp_path: Path) -> None:
+    """[A-35]: `conflicts_skipped` of the member whose row it is; absent while there is none."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await replicas.start(1)
+        await until(lambda: node.is_ready and node.core.is_writable)
+        assert "conflicts_skipped" not in node.info()["replication"][1]
+        node.core.state.conflicts_skipped[InstanceId(1)] = 3
+        assert node.info()["replication"][1]["conflicts_skipped"] == 3
+        with structlog.testing.capture_logs() as records:
+            node._dispatch(ev.Notice("conflict_skipped", {"origin": 1, "lsn": 2}, is_warning=True))
+        ((record),) = records
+        assert (record["event"], record["log_level"]) == ("conflict_skipped", "warning")
+
+
+async def refusal(replicas: MemorySet, node: Node, **changes: object) -> str:
+    facts: dict[str, object] = {
+        "vclock": node.core.vclock,
+        "term": node.core.raft.term,
         "replicaset_uuid": node.replicaset_uuid,
         "instance_uuid": "00000000-0000-4000-8000-000000000009",
         "name": "stranger",
     } | changes
-    hello = Hello(vclock=node.core.vclock, term=node.core.raft.term, credit=1, **facts)  # type: ignore[arg-type]
+    hello = Hello(credit=1, **facts)  # type: ignore[arg-type]
     transport = replicas.network.transport("stranger")
     try:
         async with transport.subscribe(node.settings.instance_name, hello) as stream:
@@ -309,3 +365,79 @@ async def test_a_duplicate_key_stops_the_applier_of_the_second(tmp_path: Path) -
         appliers = [*one.appliers.values(), *two.appliers.values()]
         await until(lambda: all(a.status is Status.STOPPED for a in appliers))
         assert all("Duplicate key exists" in (a.message or "") for a in appliers)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_what_is_shown_of_a_subscriber_begins_anew_with_each_hello(
+    tmp_path: Path, counts: bool
+) -> None:
+    """A re-seed has less than the life before: the log is kept from there, and `downstream` shows it; what it
+    once acknowledged it is told (S14) [W-41], [I-13c]."""
+    async with open_set(tmp_path, size=2, checkpoint_count=1) as replicas:
+        for number in (1, 2):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        one, two = (replicas.members[f"instance00{n}"].node for n in (1, 2))
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        early = leader.core.vclock.without_local()
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        await replicas.wait_equal()
+        stays, number = (one, 2) if leader is one else (two, 1)
+        away = replicas.members[f"instance00{number}"].node
+        me = away.core.self_id
+        await until(lambda: stays.downstreams[me].acked.covers(stays.core.vclock))
+        former = stays.downstreams[me].acked
+        await replicas.stop(number)
+        await until(lambda: not stays.relays)
+        hello = Hello(
+            stays.replicaset_uuid,
+            away.uuid,
+            away.settings.instance_name,
+            early,
+            stays.core.raft.term,
+            1 << 20,
+            counts=counts,
+        )
+        transport = replicas.network.transport(away.settings.instance_name)
+        async with transport.subscribe(stays.settings.instance_name, hello) as stream:
+            accepted = await stream.receive()
+            assert isinstance(accepted, Accepted)
+            assert accepted.last_ack == former
+            shown = stays.info()["replication"][int(me)]["downstream"]["vclock"]
+            assert shown == {int(i): int(lsn) for i, lsn in early}
+            assert stays.snapshotter is not None
+            assert early.covers(stays.snapshotter._floor(stays.core.vclock))
+
+
+@pytest.mark.parametrize("word", ["name", "id", "uuid", "address"])
+async def test_an_upstream_is_restarted_by_any_word_that_info_has_for_it(tmp_path: Path, word: str) -> None:
+    """MEND-A7: where sources are addresses, the name that `info` prints was refused."""
+    async with open_set(tmp_path, size=2) as replicas:
+        one = await replicas.start(1)
+        peers = (PeerAddress("instance002", "instance002"), PeerAddress("h:1", "h:1"))
+        replicas.network.endpoints["h:1"] = replicas.members["instance001"].peers
+        two = await replicas.start(2, peers=peers)
+        await replicas.wait_ready()
+        await until(lambda: any(a.status is Status.FOLLOW for a in two.appliers.values()))
+        applier = two.appliers["h:1"]
+        applier.stop(RemoteProtocolError("made up"))
+        await until(lambda: applier.status is Status.STOPPED)
+        part = two.info()["replication"][int(one.core.self_id)]
+        words = {"name": part["name"], "id": str(part["id"]), "uuid": part["uuid"], "address": "h:1"}
+        two.restart_upstream(words[word])
+        await until(lambda: applier.status is Status.FOLLOW)
+        with pytest.raises(IllegalParams, match="no upstream"):
+            two.restart_upstream("instance009")
+
+
+async def test_info_names_a_subscriber_and_where_it_listens(tmp_path: Path) -> None:
+    """MEND-A7: whoever asks a master finds its replicas, though no address of theirs is configured there."""
+    async with open_set(tmp_path, size=2) as replicas:
+        await replicas.start(1)
+        await replicas.start(2)
+        await replicas.wait_ready()
+        one, two = (replicas.members[f"instance00{n}"].node for n in (1, 2))
+        await until(lambda: two.core.self_id in one.relays)
+        down = one.info()["replication"][int(two.core.self_id)]["downstream"]
+        assert (down["name"], down["address"]) == ("instance002", "instance002")

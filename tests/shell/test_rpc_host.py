@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import math
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +27,7 @@ import trio.testing
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from grpc._cython import cygrpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
@@ -616,3 +619,59 @@ def test_ctrl_c_ends_a_node_under_load_cleanly() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (out, err) == ("{'KeyboardInterrupt'}\n", "")
+
+
+# --- links that are quiet (MEND-U1) -------------------------------------------------------------------------
+
+
+def test_every_option_exists_in_the_library() -> None:
+    """gRPC ignores an option that it does not have, in silence."""
+    library = Path(cygrpc.__file__).read_bytes()
+    root = Path(__file__).resolve().parents[2]
+    used = {
+        name.encode()
+        for folder in ("synchro", "tests", "benchmarks")
+        for path in (root / folder).rglob("*.py")
+        for name in re.findall(r'\("(grpc\.[a-z0-9_.]+)", ', path.read_text(encoding="utf-8"))
+        if "_cython" not in name
+    }
+    assert {b"grpc.keepalive_time_ms", b"grpc.http2.max_ping_strikes"} <= used
+    assert [name for name in sorted(used) if name + b"\0" not in library] == []
+    assert b"grpc.http2.min_recv_ping_interval_without_data_ms\0" not in library  # what was believed in once
+
+
+@asynccontextmanager
+async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
+    """A client that watches something that never changes; its replies after the first."""
+
+    async def silent(request: Any, call: Call) -> AsyncIterator[Any]:
+        yield request
+        await trio.sleep_forever()
+
+    async with open_rpc_host() as host:
+        handler = grpc.unary_stream_rpc_method_handler(host.server_stream(silent))
+        handlers = grpc.method_handlers_generic_handler("test.Quiet", {"Watch": handler})
+        server = await host.serve("127.0.0.1:0", lambda s: s.add_generic_rpc_handlers((handlers,)))
+        async with (
+            host.channel(server.address, options) as channel,
+            channel.server_stream("/test.Quiet/Watch", b"x") as replies,
+        ):
+            assert await anext(replies) == b"x"
+            yield replies
+
+
+async def test_a_quiet_link_survives_many_pings() -> None:
+    """One a second, more often gRPC does not ping: on its own settings the third ends the link."""
+    async with watching(("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_timeout_ms", 5_000)) as replies:
+        with trio.move_on_after(5) as still_there:
+            await anext(replies)
+        assert still_there.cancelled_caught
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_a_watching_client_lives_two_minutes() -> None:
+    async with watching() as replies:
+        with trio.move_on_after(125) as still_there:
+            await anext(replies)
+        assert still_there.cancelled_caught

@@ -354,11 +354,47 @@ async def test_reads_wait_for_a_vclock() -> None:
 
 async def test_linearizable_reads_ask_the_core_first() -> None:
     async with serving() as (node, client):
-        await filled(client, 1)
+        await with_bands(client, is_sync=True)
+        await client("Execute", ops=[insert(1, "x")])
         node.steps.clear()
         found = await client("Select", space="bands", read="READ_MODE_LINEARIZABLE")
         assert len(found.tuples) == 1
         assert [type(step).__name__ for step in node.steps] == ["ReadBarrierRequested"]
+
+
+async def test_a_linearizable_read_is_for_rows_that_a_quorum_holds() -> None:
+    """[Q-60], MEND-Q2: a row of an asynchronous space may vanish with its owner; system spaces are
+    allowed."""
+    async with serving() as (node, client):
+        await filled(client, 1)
+        node.steps.clear()
+        refused = await client.refusal("Select", space="bands", read="READ_MODE_LINEARIZABLE")
+        assert isinstance(refused, errors.Unsupported)
+        assert "Space 'bands' does not support linearizable operations" in refused.message
+        assert node.steps == []
+        for options in ({"is_sync": True}, {"is_local": True}, {"is_temporary": True}):
+            name = next(iter(options))
+            await client("CreateSpace", name=name, **options)
+            await client("CreateIndex", space=name, name="primary")
+            await client("Select", space=name, read="READ_MODE_LINEARIZABLE")
+        found = await client("Select", space="_cluster", read="READ_MODE_LINEARIZABLE")
+        assert len(found.tuples) == 1
+
+
+async def test_a_space_that_became_asynchronous_meanwhile_is_not_read() -> None:
+    """[Q-60]: what counts is its definition at the moment of the read."""
+    async with serving() as (node, client):
+        await with_bands(client, is_sync=True)
+        call = node.call
+
+        async def alter_then_call(*arguments: Any, **named: Any) -> Any:
+            node.call = call  # type: ignore[method-assign]
+            await client("AlterSpace", space="bands", is_sync=False)
+            return await call(*arguments, **named)
+
+        node.call = alter_then_call  # type: ignore[method-assign]
+        refused = await client.refusal("Select", space="bands", read="READ_MODE_LINEARIZABLE")
+        assert isinstance(refused, errors.Unsupported)
 
 
 async def test_wait_transaction() -> None:

@@ -68,14 +68,23 @@ class Checks:
         self.versions: dict[object, list[object]] = {}
         """key of the synchronous space -> values in the order they were committed"""
         self.last_commit: dict[int, int] = {}
+        self.claims: dict[int, float] = {}
+        """queue term -> when its owner could write first"""
         self.told_committed: dict[TxnKey, str] = {}
         self.stopped: list[tuple[int, int, SynchroError]] = []
         self.diverged: list[str] = []
+        self.adopted: set[tuple[int, int]] = set()
+        """(instance, term) that it took over from somebody, and did not begin"""
+        self.told_here: dict[int, set[TxnKey]] = {}
+        """Instance -> own transactions of which it told a caller that they are committed"""
+        self.stopped_cleanly: set[int] = set()
+        self.stopping: dict[int, tuple[object, int]] = {}
+        """Instance that stops cleanly -> its process, and the term in which it owns the queue"""
         self.seen: dict[int, Seen] = {}
         self._steps = 0
 
     def fail(self, rule: str, text: str) -> None:
-        if self.world.may_diverge and rule in ("S1", "S2", "S3", "S5", "S6", "S9", "S10", "S12"):
+        if self.world.may_diverge and rule in ("S1", "S2", "S3", "S4", "S5", "S6", "S9", "S10", "S12"):
             self.diverged.append(f"{rule}: {text}")
             self.world.hits["histories diverged"] += 1
             return
@@ -125,6 +134,8 @@ class Checks:
             self._owner_committed(process)
         if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
             self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
+        if limbo.state is QueueState.LEADER:
+            self.claims.setdefault(limbo.term, self.world.now)
         self._steps += 1
         if self._steps % FULL_CHECK_STEPS == 0:
             instance.check()
@@ -194,8 +205,12 @@ class Checks:
                         self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
                 elif data != txn.data:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
-        elif isinstance(first.body, RaftState) and first.body.vote != NOBODY:
+        elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
+            self.adopted.add((number, first.body.term))
+        elif isinstance(first.body, RaftState):
             state = first.body
+            if self.world.may_diverge and state.vote == number and (number, state.term) in self.adopted:
+                self.fail("S19", f"{number} stands in term {state.term}, which another began and may lead")
             known = self.votes.setdefault((number, state.term), state.vote)
             if known != state.vote:
                 self.fail("S1", f"{number} voted for {known} and {state.vote} in term {state.term}")
@@ -305,6 +320,13 @@ class Checks:
             meta.queue_owner, meta.queue_term, meta.confirmed_lsn
         ):
             self._decided(machine, is_committed, term, txn)
+        if machine.number in self.stopped_cleanly:
+            self.stopped_cleanly.discard(machine.number)
+            hidden = [
+                key for key in self.told_here.get(machine.number, ()) if not machine.model.fates.get(key)
+            ]
+            if hidden:
+                self.fail("S18", f"{machine.number} told that {hidden} are committed, and shows them no more")
         if not instance.vclock.covers(machine.shown):
             self.fail("S8", f"{machine.number}: showed {machine.shown}, recovered {instance.vclock}")
         if instance.raft.term < machine.shown_term:
@@ -340,6 +362,8 @@ class Checks:
                 key = self.shared.get(txn, txn)
                 fate = self.fates.get(key)
                 self.told_committed.setdefault((key[0], key[1]), f"{number} at {self.world.now:.3f}")
+                if key[0] == number:
+                    self.told_here.setdefault(number, set()).add((key[0], key[1]))
                 if fate is None or not fate[0]:
                     self.fail("S4", f"{number} says {txn} is committed; its fate is {fate}")
             case ev.Rejected(error=error) if error.reason == "SYNC_ROLLBACK":
@@ -354,6 +378,37 @@ class Checks:
                 is_nop = (key[0], key[1]) in self.nops
                 if (fate is None and not is_nop) or (fate is not None and fate[0] != is_committed):
                     self.fail("S4", f"{number} says {txn} is {told}; its fate is {fate}, nop: {is_nop}")
+                if is_nop and is_committed:
+                    self.fail("S5", f"{number} says {txn} is committed; {self.nops[key]} made it a NOP")
+
+    def _logged_fate(self, process: Process, key: TxnKey) -> ev.Fate | None:
+        """What the log of an instance says of it; None: nothing, or it is still in the queue."""
+        model = process.machine.model
+        if key in model.nops:
+            return ev.Fate.ROLLED_BACK
+        fate = model.fates.get(key)
+        return None if fate is None else ev.Fate.COMMITTED if fate else ev.Fate.ROLLED_BACK
+
+    def told_late(self, process: Process, txn: TxnKey, outcome: ev.Outcome) -> None:
+        """S5: an answer at once, about an old transaction, is what the log of the one that answers says."""
+        want = self._logged_fate(process, self.shared.get(txn, txn))
+        got = outcome.fate if isinstance(outcome, ev.FateKnown) else outcome
+        if want is not None and got is not want:
+            self.fail("S5", f"{process.number} says {txn} is {got}; its log says {want}")
+
+    def told_request_late(self, process: Process, request_id: RequestId, outcome: ev.Outcome) -> None:
+        """S12: a request that is decided in the log of the one that is asked is known there, done once."""
+        known = self.requests.get(request_id)
+        if known is None:
+            return
+        if self._logged_fate(process, self.shared.get(known, known)) is not ev.Fate.COMMITTED:
+            return
+        match outcome:
+            case ev.Committed(txn=txn, duplicate=True) if txn == known:
+                return
+            case ev.FateKnown(fate=ev.Fate.COMMITTED, txn=txn) if txn == known:
+                return
+        self.fail("S12", f"{process.number} knows request {request_id.hex()} as {outcome}; it is {known}")
 
     def told_request(self, number: int, request_id: RequestId | None, outcome: ev.Committed) -> None:
         """S12: the LSN that a caller is told is that of the row with its request id."""
@@ -362,22 +417,61 @@ class Checks:
         if found != outcome.txn:
             self.fail("S12", f"{number} says request {request_id.hex()} is {outcome.txn}; it is {found}")
 
+    def read_is_linearizable(self, process: Process, asked_at: float) -> None:
+        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""
+        term = process.instance.limbo.term
+        later = [(at, newer) for newer, at in self.claims.items() if newer > term and at < asked_at]
+        if later:
+            at, newer = min(later)
+            self.fail(
+                "S13",
+                f"{process.number} of term {term} answers a linearizable read asked for at "
+                f"{asked_at:.3f}, but "
+                f"the queue was claimed in term {newer} at {at:.3f}",
+            )
+
     def read(self, number: int, key: object, row: tuple[object, ...] | None) -> None:
         """S4: only committed data is read."""
         if row is not None and row[1] not in self.versions.get(key, ()):
             self.fail("S4", f"{number}: read {row}, which is not committed anywhere")
+
+    # --- clean stops
+
+    def stop_begins(self, process: Process) -> None:
+        limbo = process.instance.limbo
+        if limbo.state is QueueState.LEADER:
+            self.stopping[process.number] = (process, limbo.term)
+
+    def stops_cleanly(self, process: Process) -> None:
+        """S18: what it committed as an owner is in its log, so a restart shows it; nobody waits in vain."""
+        number, limbo = process.number, process.instance.limbo
+        asked, term = self.stopping.pop(number, (None, 0))
+        untold = self.ahead(process)
+        if asked is process and limbo.term == term and untold:
+            self.fail("S18", f"{number} stops and has not announced {untold}")
+        if asked is process and limbo.term == term:
+            self.stopped_cleanly.add(number)
+        if process.calls:
+            self.fail("S18", f"{number} stops and leaves {len(process.calls)} calls without an answer")
+        if process.instance.raft.is_leader:
+            self.fail("S18", f"{number} stops and leads")
 
     # --- what should not happen
 
     def applier_stopped(self, process: Process, peer: InstanceId, error: SynchroError) -> None:
         self.stopped.append((process.number, peer, error))
         self.world.hits["applier stopped"] += 1
+        if self.world.is_quiet:
+            raise Violation("S19", f"{process.number} stopped following {peer}, and nobody wrote: {error!r}")
         if self.world.may_diverge or (self.world.is_async and "async" in error.message):
             return
         raise Violation("S16", f"{process.number} stopped following {peer}: {error!r}")
 
     def amnesia_began(self, process: Process) -> None:
         raise Violation("S14", f"{process.number} lost trust in a log that lost nothing")
+
+    def log_lost(self, machine: Machine, what: str) -> None:
+        raise Violation("S14", f"{machine.number}: a log that lost nothing is called incomplete: {what}")
 
     def halted(self, process: Process, reason: str) -> None:
         raise Violation("halt", f"{process.number}: {reason}")

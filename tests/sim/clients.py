@@ -38,6 +38,13 @@ class Op:
         """An attempt ended without an answer: it may have taken effect."""
 
 
+def write_of(op: Op, call: CallId) -> ev.ClientWrite:
+    kind = RowType.INSERT if op.kind == "insert" else RowType.REPLACE
+    ops = [xrow.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
+    wait = ev.WaitMode.SUBMIT if op.kind == "submit" else ev.WaitMode.COMPLETE
+    return ev.ClientWrite(call, ops, op.request_id, wait=wait)
+
+
 class Client:
     """One operation at a time, then a pause."""
 
@@ -113,19 +120,20 @@ class Client:
         done = lambda outcome: self._done(process, attempt, outcome)  # noqa: E731
         timeout = self.rng.choice((0.3, 1.0, 3.0)) * world.time_scale
         if op.kind == "read":
-            call = process.call(ev.ReadBarrierRequested, done)
+            asked_at = world.now
+
+            def ready(outcome: ev.Outcome) -> None:
+                if isinstance(outcome, ev.ReadReady):
+                    world.checks.read_is_linearizable(process, asked_at)
+                self._done(process, attempt, outcome)
+
+            call = process.call(ev.ReadBarrierRequested, ready)
         else:
-            call = process.call(lambda call: ev.ClientWrites([self._write(op, call)]), done)
+            call = process.call(lambda call: ev.ClientWrites([write_of(op, call)]), done)
         if call in process.calls:
             if self.rng.random() < world.abandon_share:
                 world.at(world.now + timeout * self.rng.random(), _abandon, world, process, call)
-            world.at(world.now + timeout, _expire, world, process, call)
-
-    def _write(self, op: Op, call: CallId) -> ev.ClientWrite:
-        kind = RowType.INSERT if op.kind == "insert" else RowType.REPLACE
-        ops = [xrow.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
-        wait = ev.WaitMode.SUBMIT if op.kind == "submit" else ev.WaitMode.COMPLETE
-        return ev.ClientWrite(call, ops, op.request_id, wait=wait)
+            world.at(world.now + timeout, expire, world, process, call)
 
     def _look(self, process: Process, op: Op) -> None:
         """A read of committed data, wherever the client happens to be."""
@@ -151,7 +159,7 @@ class Client:
             call = process.call(
                 lambda call: ev.WaitRequested(call, txn), lambda fate: self._done(process, attempt, fate)
             )
-            world.at(world.now + 1.0 * world.time_scale, _expire, world, process, call)
+            world.at(world.now + 1.0 * world.time_scale, expire, world, process, call)
             return
         world.at(world.now + delay, self._answer, process.number, attempt, outcome, value)
 
@@ -282,7 +290,7 @@ class Crowd:
         for call in call_ids:
             if rng.random() < world.abandon_share:
                 world.at(world.now + timeout * rng.random(), _abandon, world, process, call)
-            world.at(world.now + timeout, _expire, world, process, call)
+            world.at(world.now + timeout, expire, world, process, call)
 
     def _done(self, process: Process, op: Op, outcome: ev.Outcome) -> None:
         world = self.world
@@ -328,10 +336,10 @@ class Crowd:
             world.undone.append((op.keys[0], op.value))
 
 
-def _expire(world: World, process: Process, call: CallId) -> None:
+def expire(world: World, process: Process, call: CallId) -> None:
     if call in process.calls and process.is_alive:
         if world.machines[process.number].paused_until > world.now:
-            world.at(world.machines[process.number].paused_until, _expire, world, process, call)
+            world.at(world.machines[process.number].paused_until, expire, world, process, call)
             return
         process.step(ev.CallExpired(call))
 

@@ -45,15 +45,22 @@ class Nemesis:
             "demote": self._demote,
             "snapshot": self._snapshot,
         }
+        later = world.choices.stream("later kinds")
         share = rng.choice((0.0, 0.15, 0.3, 0.6))
         self.chosen = [kind for kind in self.kinds if rng.random() < share]
         self.rates = {kind: rng.choice((0.05, 0.2, 0.6)) for kind in self.chosen}
         if "power all" in self.rates:
             self.rates["power all"] /= 4
+        # Kinds that came later have choices of their own: the worlds of old seeds stay as they are.
+        self.kinds["clean stop"] = self._clean_stop
+        if later.random() < 0.3:
+            self.rates["clean stop"] = later.choice((0.05, 0.2, 0.6))
         self._death_s = 4 * world.replication_timeout
         network = world.net
         network.delay_min = rng.choice((0.0001, 0.001, 0.01))
         network.delay_mean = rng.choice((0.0005, 0.005, 0.03)) * world.time_scale
+        if later.random() < 0.3:
+            network.message_lag = later.choice((0.005, 0.03))
         rates = rng.random() < 0.3
         for machine in world.machines.values():
             machine.disk_mean = rng.choice((0.0005, 0.003, 0.02)) * world.time_scale
@@ -132,7 +139,7 @@ class Nemesis:
         """These instances, and the network between them, which is then as quick as elections need it: with a
         tenth of their timeout below a round trip every vote is split, and that is no bug."""
         world = self.world
-        world.net.delay_min, world.net.delay_mean = 0.0002, 0.0005
+        world.net.delay_min, world.net.delay_mean, world.net.message_lag = 0.0002, 0.0005, 0.0
         for machine in world.machines.values():
             machine.disk_min, machine.disk_mean = 0.0002, 0.0005
         for number in numbers:
@@ -146,6 +153,9 @@ class Nemesis:
 
     def _kill(self, rng: random.Random) -> None:
         self._one(rng).kill()
+
+    def _clean_stop(self, rng: random.Random) -> None:
+        self._one(rng).stop_cleanly()
 
     def _power(self, rng: random.Random) -> None:
         self._one(rng).cut_power()

@@ -83,6 +83,8 @@ class Net:
         """(from, to): everything; (from, to, is_down): frames only, or acks only."""
         self.delay_min = 0.001
         self.delay_mean = 0.002
+        self.message_lag = 0.0
+        """Seconds by which frames with a Raft message are behind what is sent the other way, at most."""
         self._rng = {}  # type: dict[tuple[int, int], Any]
 
     def connect(self, subscriber: int, server: int) -> Conn:
@@ -101,6 +103,8 @@ class Net:
         if pipe.conn.is_dead:
             return
         at = self.world.now + self.delay(pipe.key)
+        if self.message_lag and isinstance(message, Frame) and message.raft is not None:
+            at += self.world.choices.stream("lag", *pipe.key, pipe.last).uniform(0, self.message_lag)
         if at <= pipe.last:
             at = pipe.last
         pipe.last = at

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,14 @@ from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance, snapshot_view
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
+from synchro.replication.trust import AckMemory, Remembered
 from synchro.row import Demote, Field, Promote, Txn
 from synchro.storage import xrow
-from synchro.storage.identity import Identity, load_identity, save_identity
+from synchro.storage.ddl import Build
+from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal, WalFile
-from synchro.storage.recovery import open_xlog, recover
+from synchro.storage.notes import AckNote
+from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import SNAP_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 DIR = "data"
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 0.5
 MARK_DELAY_S = 0.05
+STOP_S = 5.0
+"""Of a clean stop; then it is killed."""
+NOTE_DELAY_S = 0.2
 
 
 @lru_cache
@@ -84,9 +91,7 @@ class Relay:
     def start(self, hello: Hello) -> None:
         process, peer = self.process, self.peer
         instance = process.instance
-        last_ack = process.acked.get(peer, EMPTY_VCLOCK)
-        if hello.counts:
-            process.acked[peer] = last_ack.merge(hello.vclock)
+        last_ack = process.acks.subscribed(peer, hello.vclock, counts=hello.counts)
         vclock = process.show()
         process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack))
         ack = ev.Ack(hello.vclock, Term(hello.term), 0, hello.counts)
@@ -171,8 +176,7 @@ class Relay:
     def on_ack(self, ack: ev.Ack) -> None:
         process = self.process
         self.heard_at = process.local_now
-        if ack.counts:
-            process.acked[self.peer] = process.acked.get(self.peer, EMPTY_VCLOCK).merge(ack.vclock)
+        process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         self.filter.acked(ack.vclock)
         process.step(ev.AckReceived(self.peer, ack))
 
@@ -319,7 +323,7 @@ class Process:
         """Synced transactions in WAL order, for the relays."""
         self.relays: dict[InstanceId, Relay] = {}
         self.appliers: dict[int, Applier] = {}
-        self.acked: dict[InstanceId, Vclock] = {}
+        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in machine.identity.notes.acks.items()})
         self.calls: dict[CallId, Callable[[ev.Outcome], None]] = {}
         self.is_alive = True
         self.promoted_terms: set[int] = set()
@@ -330,7 +334,9 @@ class Process:
         self._batches = 0
         self._timer_at: float | None = None
         self._term_shown = instance.raft.term
-        self._is_snapshotting = False
+        self.is_snapshotting = False
+        self.stop_began: float | None = None
+        """When it was asked to stop cleanly."""
         self._events: deque[tuple[ev.Event, float | None]] = deque()
         self._is_stepping = False
         self._shown = (EMPTY_VCLOCK, EMPTY_VCLOCK)
@@ -417,6 +423,15 @@ class Process:
             self._dispatch(self.instance.step(event, self.local_now if now is None else now))
         self._is_stepping = False
 
+    def _build(self, build: Build) -> None:
+        """A step at a time, with all that happens meanwhile in between."""
+        if build.is_cancelled:
+            return
+        if build.advance():
+            self.step(ev.IndexesBuilt(build))
+        else:
+            self.after(0.001, lambda: self._build(build))
+
     def _dispatch(self, effects: Sequence[ev.Effect]) -> None:
         world = self.world
         world.checks.after_step(self)
@@ -445,11 +460,18 @@ class Process:
                             applier.lost()
                 case ev.BeginAmnesia():
                     world.checks.amnesia_began(self)
-                    self.machine.set_amnesia(True)
+                    if not self._save_amnesia(True):
+                        return
                     for applier in self.appliers.values():
                         applier.lost()  # subscribe again, with an empty filter: own rows may be missing
                 case ev.EndAmnesia():
-                    self.machine.set_amnesia(False)
+                    if not self._save_amnesia(False):
+                        return
+                case ev.BuildIndexes(build=build):
+                    self._build(build)
+                case ev.Stopped():
+                    # What it says last goes out first.
+                    world.at(world.now, self.machine.end_cleanly, self)
                 case ev.Notice(event=name):
                     world.hits["notice " + name] += 1
             if not self.is_alive:
@@ -467,6 +489,16 @@ class Process:
             for applier in self.appliers.values():
                 applier.send_ack()
         self._arm_timer()
+
+    def _save_amnesia(self, amnesia: bool) -> bool:
+        """False: the process is gone."""
+        try:
+            self.machine.set_amnesia(amnesia)
+        except PowerCut:
+            self.machine.cut_power()
+        except OSError:
+            self.machine.kill()
+        return self.is_alive
 
     def call(self, event_of: Callable[[CallId], ev.Event], done: Callable[[ev.Outcome], None]) -> CallId:
         call_id = CallId(self.world.next_call())
@@ -528,6 +560,7 @@ class Process:
                 self.machine.kill()
                 return
             self.world.hits["rows cut back"] += 1
+            self.world.checks.stopping.pop(self.number, None)
             self.step(ev.RowsCutBack(self.journal.vclock, error))
             self._kick()
             return
@@ -552,6 +585,23 @@ class Process:
         self._kick()
         if self.batch is None and self.rng.random() < 0.3:
             self.world.at(self.world.now + MARK_DELAY_S, self._write_mark, self._batches)
+        if self.rng.random() < self.machine.note_share:
+            self.after(self.rng.uniform(0, NOTE_DELAY_S), self._write_note)
+
+    def _write_note(self) -> None:
+        """What the log has and what others acknowledged (`Wal.keep_notes`), beside a batch that is on its
+        way."""
+        if self.wait_out_pause(self._write_note):
+            return
+        known = self.acks.export(self.instance.registered)
+        self.machine.identity.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
+        try:
+            if not self.journal.write_note():
+                self.world.hits["note without room"] += 1
+        except DiskFailed:
+            self.machine.kill()
+        except PowerCut:
+            self.machine.cut_power()
 
     def _write_mark(self, batch: int) -> None:
         if self.is_alive and self.batch is None and batch == self._batches:
@@ -566,9 +616,9 @@ class Process:
 
     def snapshot(self) -> None:
         """The view is taken now and written a little later."""
-        if self._is_snapshotting or not self.is_alive:
+        if self.is_snapshotting or not self.is_alive:
             return
-        self._is_snapshotting = True
+        self.is_snapshotting = True
         meta, spaces = snapshot_view(self.instance)
         view = [(space, list(tuples)) for space, tuples in spaces]
         if self.instance.limbo.entries:
@@ -584,7 +634,7 @@ class Process:
             self.after(0.005, self._write_snapshot, meta, view)
             return
         machine = self.machine
-        self._is_snapshotting = False
+        self.is_snapshotting = False
         try:
             write_snapshot(machine.disk, DIR, meta, view, instance_uuid=uuid_of(self.number))
             self.journal.rotate(1.0)  # nothing else is on its way to this disk
@@ -601,6 +651,15 @@ class Process:
             self.world.hits["snapshot"] += 1
 
     # --- the end
+
+    def begin_stop(self) -> None:
+        """SIGTERM."""
+        if self.stop_began is not None or self.wait_out_pause(self.begin_stop):
+            return
+        self.stop_began = self.world.now
+        self.world.checks.stop_begins(self)
+        self.step(ev.StopRequested())
+        self.after(STOP_S, self.machine.give_up_stop, self)
 
     def die(self) -> None:
         self.is_alive = False
@@ -628,13 +687,17 @@ class Machine:
         self.rows_held: dict[int, float] = {}
         """peer -> until when its relay sends heartbeats and Raft messages, but no rows"""
         self.paused_until = 0.0
+        self.note_share = self.rng.choice((0.05, 0.3, 1.0))
+        """of the batches that are followed by a note soon"""
         self.lives = 0
         self.process: Process | None = None
         self.disk = SimDisk()
         self.disk.makedirs(DIR)
         meta = SnapshotMeta(replicaset_uuid=REPLICASET)
         write_snapshot(self.disk, DIR, meta, _spaces(world.size), instance_uuid=uuid_of(number))
-        save_identity(self.disk, DIR, Identity(uuid_of(number), f"i{number}", REPLICASET))
+        self.identity = IdentityFile.create(
+            self.disk, DIR, Identity(uuid_of(number), f"i{number}", REPLICASET)
+        )
         self.shown = EMPTY_VCLOCK
         self.shown_term = Term(1)
         self.votes: dict[int, int] = {}
@@ -665,9 +728,22 @@ class Machine:
             self.world.checks.row_synced(self, txn)
 
     def set_amnesia(self, amnesia: bool) -> None:
-        save_identity(self.disk, DIR, Identity(uuid_of(self.number), f"i{self.number}", REPLICASET, amnesia))
+        """Raises what the disk raises: nothing goes on before it is done."""
+        self.identity.save(replace(self.identity.identity, amnesia=amnesia))
+
+    def is_log_whole(self, found: Recovered) -> bool:
+        """As `Life` asks it: the flag is on disk before the journal opens."""
+        if found.lost is None:
+            return True
+        self.world.checks.log_lost(self, found.lost)
+        self.set_amnesia(True)
+        return False
 
     # --- life
+
+    @property
+    def is_snapshotting(self) -> bool:
+        return self.process is not None and self.process.is_snapshotting
 
     @property
     def is_up(self) -> bool:
@@ -681,9 +757,10 @@ class Machine:
         world.note(self.number, "start")
         self.disk.log.clear()
         try:
-            identity = load_identity(self.disk, DIR)
+            identity = IdentityFile.load(self.disk, DIR)
             assert identity is not None
-            found = recover(self.disk, DIR, DIR, uuid_of(self.number))
+            self.identity = identity
+            found = recover(self.disk, DIR, DIR, uuid_of(self.number), identity.notes.log)
             assert found is not None
             now = self.clock_offset + world.now * self.clock_rate
             instance = recover_instance(
@@ -693,8 +770,9 @@ class Machine:
                 spaces=found.tuples(),
                 txns=chain.from_iterable(found.batches()),
                 rng=world.choices.stream("instance", self.number, self.lives),
-                trusted=not identity.amnesia,
+                trusted=not identity.identity.amnesia,
                 now=now,
+                is_log_whole=lambda: self.is_log_whole(found),
             )
             journal = Journal(
                 self.disk,
@@ -703,6 +781,7 @@ class Machine:
                 new_salt=lambda: self.rng.getrandbits(64),
                 start=found.journal_start,
                 limits=world.limits,
+                identity=identity,
             )
         except PowerCut:
             self.disk.crash(self.rng)
@@ -765,6 +844,34 @@ class Machine:
                     self.world.net.send(conn.up, REFUSED)
                 else:
                     conn.is_dead = self.rng.random() < 0.5
+
+    def stop_cleanly(self) -> None:
+        if self.process is not None:
+            self.process.begin_stop()
+
+    def end_cleanly(self, process: Process) -> None:
+        """The core has said that it is done: the log is closed, then the links."""
+        if process is not self.process or process.wait_out_pause(self.end_cleanly, process):
+            return
+        if process.batch is not None:  # a vote, say, that came meanwhile
+            self.world.at(self.world.now + 0.001, self.end_cleanly, process)
+            return
+        self.world.hits["clean stop"] += 1
+        self.world.checks.stops_cleanly(process)
+        self._end()
+        self._drop_links(process, tell=True)
+        try:
+            process.journal.close_clean(1.0)
+        except PowerCut:
+            self.disk.crash(self.rng)
+        except (DiskFailed, WalIo, OSError):
+            self.disk.restart(None)
+        self.after_crash()
+
+    def give_up_stop(self, process: Process) -> None:
+        if process is self.process:
+            self.world.hits["clean stop took too long"] += 1
+            self.kill()
 
     def kill(self) -> None:
         """kill -9, or exit 1: the page cache survives."""

@@ -29,12 +29,17 @@ SITUATIONS: Final[dict[str, str]] = {
     "a client is told of a rollback": "client told of a rollback",
     "a client retries after an unknown outcome": "retry after an unknown outcome",
     "a call is abandoned": "call abandoned",
+    "somebody asks late, and anybody": "late question",
+    "a request is repeated long after": "request repeated late",
+    "questions come behind a snapshot and a restart": "asked behind a snapshot and a restart",
     "callers share a transaction": "transaction shared",
     "a shared transaction is rolled back": "shared transaction rolled back",
     "a promote is asked for and answered": "promote answered",
     "a promote is lost to another": "promote refused: INTERFERING_PROMOTE",
     "something happens to who takes the queue": "ambush",
     "all instances lose power at once": "fault power all",
+    "an owner stops cleanly": "clean stop",
+    "two leaders of one term meet": "two leaders met",
     "histories diverge where the quorum is too small": "histories diverged",
 }
 """What a person calls it -> what the simulator counts."""

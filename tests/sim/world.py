@@ -17,6 +17,7 @@ from sim.checkers import Checks, Violation
 from sim.choices import Choices
 from sim.clients import Client, Crowd, Op
 from sim.history import Seen, check_register
+from sim.late import Late
 from sim.nemesis import Nemesis
 from sim.net import Net
 from sim.shell import SMALL, Machine, Process
@@ -66,6 +67,7 @@ class World:
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
         crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
         self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
+        self.late = Late(self)
 
     # --- configuration
 
@@ -91,6 +93,17 @@ class World:
         self.limits = SMALL if rng.random() < 0.8 else _tiny(SMALL)
         self.mode_kind = rng.choice(("candidate", "candidate", "candidate", "manual", "off", "mixed"))
         self.fencing = rng.choice((FencingMode.SOFT, FencingMode.SOFT, FencingMode.STRICT, FencingMode.OFF))
+        self._configure_quiet()
+
+    def _configure_quiet(self) -> None:
+        """Candidates whose quorum is no majority; nobody writes while they pause (S19)."""
+        rng = self.choices.stream("quiet")
+        self.is_quiet = rng.random() < 0.06
+        if self.is_quiet:
+            self.size = rng.choice((2, 2, 3, 3, 4, 5))
+            self.quorum = rng.randint(1, self.size // 2)
+            self.may_diverge, self.is_async = True, False
+            self.mode_kind, self.client_count = "candidate", 0
 
     def _settings(self, number: int) -> Settings:
         kinds = {
@@ -159,7 +172,10 @@ class World:
     def run(self) -> None:
         for machine in self.machines.values():
             machine.start()
-        for actor in (*self.clients, *self.crowds):
+        if self.is_quiet:
+            self._run_quiet()
+            return
+        for actor in (*self.clients, *self.crowds, self.late):
             actor.start()
         self.nemesis.start()
         self._run_operator()
@@ -173,12 +189,14 @@ class World:
         if not self.is_async:
             self._liveness()
         self._heal_everything()
+        self._ask_everything()
         self._judge()
 
     def _has_enough(self) -> bool:
         return self.counts["ok"] >= self.target or self.now - self.answered_at > QUIET_S
 
     def answered(self, how: str, op: Op) -> None:
+        self.late.ended(how, op)
         if op.kind != "look":
             self.counts[how] += 1
             if how == "ok":
@@ -322,11 +340,33 @@ class World:
         self.nemesis.heal(everyone)
         for machine in self.machines.values():
             machine.start_again()
+        self._converge()
+
+    def _converge(self) -> None:
         bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self._slowest + 2.0
         if self.run_until(self.now + bound, lambda: self.checks.converged() is None):
             return
         if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
-            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{self._state(everyone)}")
+            state = self._state(set(self.machines))
+            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{state}")
+
+    def _ask_everything(self) -> None:
+        """Everybody still knows what became of everything, also behind a snapshot and a restart (MEND-T3)."""
+        for machine in self.machines.values():
+            self.late.sweep(machine)
+        machine = self.machines[self.late.rng.choice(list(self.machines))]
+        assert machine.process is not None
+        with_snapshot = self.late.rng.random() < 0.7
+        if with_snapshot:
+            machine.process.snapshot()
+            self.run_until(self.now + 5 * self.time_scale, lambda: not machine.is_snapshotting)
+        machine.kill()
+        bound = 10 * self.time_scale
+        if not self.run_until(self.now + bound, lambda: machine.process is not None):
+            raise Violation("L2", f"{machine.number} did not come back within {bound:.1f} s")
+        self.late.sweep(machine)
+        self.hits["asked behind a snapshot and a restart"] += with_snapshot
+        self._converge()  # what was on its way goes on meanwhile
 
     def _judge(self) -> None:
         self.is_over = True
@@ -351,12 +391,74 @@ class World:
             if value in versions.get(refused, ()):
                 raise Violation("S4", f"a write of {value} to key {refused} was refused, and is committed")
 
+    # --- quiet worlds
+
+    def _run_quiet(self) -> None:
+        """S19: with a quorum below the majority, leaders that are away and two leaders of one term are one
+        again by themselves, where nobody wrote meanwhile."""
+        rng = self.choices.stream("pauses")
+        everyone = set(self.machines)
+        self.nemesis.ambushes = 0.0
+        for round_number in range(rng.randint(1, 4)):
+            self._wait_one(f"before write {round_number}")
+            self._probe(everyone, self.now + 20 * self.election_timeout + 5)
+            self._wait_one(f"after write {round_number}")
+            for _ in range(rng.randint(1, 3)):
+                self._pause_somebody(rng)
+                self.run_until(self.now + rng.choice((0.1, 1.0, 6.0)) * rng.random() * self._death_s)
+        self.nemesis.stop()
+        self.nemesis.heal(everyone)
+        self._wait_one("at the end")
+        self._probe(everyone, self.now + 20 * self.election_timeout + 5)
+        self._wait_one("after the last write")
+        self.is_over = True
+        self.hits["two leaders met"] += sum(
+            m.process.instance.raft.conflicting_leader_seen for m in self.machines.values() if m.process
+        )
+
+    @property
+    def _death_s(self) -> float:
+        return 4 * self.replication_timeout
+
+    def _pause_somebody(self, rng: Any) -> None:
+        """The leader mostly, for about as long as the others need to notice; or all links of one are held."""
+        leaders = [m for m in self.machines.values() if m.process and m.process.instance.raft.is_leader]
+        machine = rng.choice(leaders if leaders and rng.random() < 0.7 else list(self.machines.values()))
+        self.hits["fault pause"] += 1
+        until = self.now + rng.choice((0.5, 1.1, 1.3, 2.5)) * self._death_s / self._slowest
+        if rng.random() < 0.8:
+            machine.paused_until = max(machine.paused_until, until)
+        else:
+            machine.stall_until = self.now + 0.5 * self._death_s
+
+    def _wait_one(self, when: str) -> None:
+        bound = (20 * self.election_timeout + 20 * self._death_s) / self._slowest + 2.0
+        end = self.now + bound
+        while self.run_until(end, self._is_one):
+            self.run_until(self.now + 2 * self._death_s / self._slowest)
+            if self._is_one():  # and no timer was about to end
+                return
+        raise Violation("S19", f"{when}: {self.checks.converged()}{self._state(set(self.machines))}")
+
+    def _is_one(self) -> bool:
+        """One leader, which owns the queue; all follow it, and have the same."""
+        instances = [m.process.instance for m in self.machines.values() if m.process is not None]
+        owners = [i.self_id for i in instances if i.limbo.state is QueueState.LEADER]
+        return (
+            len(instances) == self.size
+            and len(owners) == 1
+            and {i.raft.leader for i in instances} == set(owners)
+            and all(m.paused_until <= self.now for m in self.machines.values())
+            and self.checks.converged() is None
+        )
+
     def _finish_diverging(self) -> None:
         """S16 with a quorum below the majority: what diverged was seen by somebody."""
         self._heal_everything_diverging()
         self.is_over = True
-        # Two leaders of a term that wrote nothing which differs have diverged in nothing that anybody sees.
-        histories = [text for text in self.checks.diverged if not text.startswith("S1:")]
+        # Two leaders of a term that wrote nothing which differs have diverged in nothing that anybody sees,
+        # though both have announced that they own the queue (ADR 15).
+        histories = [text for text in self.checks.diverged if not text.startswith(("S1:", "S9:"))]
         if histories and not self.checks.stopped and self.checks.converged() is None:
             raise Violation("S16", f"nobody noticed: {histories[0]}")
 

@@ -311,11 +311,12 @@ def test_a_set_that_is_down_is_not_healthy(monkeypatch: pytest.MonkeyPatch, argu
 
 def test_what_other_parts_tell_is_shown_and_may_be_absent() -> None:
     leader = info(1, ro=False) | {
-        "doubled": "127.0.0.1:3301 and 127.0.0.1:3309",
         "memtx": {"used": 90, "limit": 100},
         "logs_dropped": 2,
-        "amnesia": {"must_hear": ["instance003"]},
+        "amnesia": {"message": "it must hear instance003", "next": "start instance003"},
     }
+    lives = [{"start_id": 7, "address": "127.0.0.1:3302"}, {"start_id": 8, "address": "127.0.0.1:3309"}]
+    leader["replication"][2]["doubled"] = lives
     leader["replication"][2]["conflicts_skipped"] = 4
     leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
     found = judge(picture(leader, info(2), info(3)))
@@ -327,4 +328,9 @@ def test_what_other_parts_tell_is_shown_and_may_be_absent() -> None:
         "conflicts_skipped",
     ]
     assert not found.writable
-    assert "heard and caught up with instance003" in " ".join(found.lines())
+    assert found.lines()[0].startswith(
+        "The identity of instance002 is in two live processes: 127.0.0.1:3302 (start id 7), 127.0.0.1:3309"
+    )
+    assert "instance001 is in amnesia: it must hear instance003; start instance003." in " ".join(
+        found.lines()
+    )

@@ -118,3 +118,17 @@ def test_the_position_is_fixed_once_somebody_received_the_call() -> None:
     assert t.is_first_sent
     failed(t, errors.ReadOnly("no"))
     assert not t.is_first_sent
+
+
+def test_what_a_stopping_instance_leaves_open_is_asked_for_elsewhere() -> None:
+    """MEND-N3: the next owner knows the request id; if nobody can say more, the name it was given is told."""
+    error = errors.SyncTimeout("stopping", txn="1:15", stage="stopping", outcome="unknown")
+    t = tries(deadline=1.0)
+    assert failed(t, error) > 0
+    with pytest.raises(OutcomeUnknown) as caught:
+        failed(t, CannotConnect("gone"), now=0.99)
+    assert caught.value.txn == (1, 15) and caught.value.request_id == RID
+
+    with pytest.raises(OutcomeUnknown) as caught:
+        failed(tries(), error, claimed=False)  # no queue: request ids are known where they were used only
+    assert caught.value.txn == (1, 15)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from synchro.config import BootstrapStrategy, ElectionMode, FencingMode, Limits, Settings, WalMode
-from synchro.config_address import check_listen, needs_insecure
+from synchro.config_address import check_has_address, check_listen, needs_insecure
 from synchro.config_file import ClusterConfig, ConfigFileError, load, load_all, parse
 from synchro.config_init import init_text, settings_without_file
 from synchro.errors import ConfigError
@@ -79,9 +79,9 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     assert not first.read_only
     assert first.election_mode is ElectionMode.OFF
     assert first.replicaset_name == "replicaset001"
-    [warning] = config.warnings
-    assert "replicator" in warning
-    assert "topsecret" not in warning
+    warnings = " ".join(config.warnings)
+    assert "replicator" in warnings and "iproto.advertise.peer.login" in warnings  # MEND-Q7
+    assert "topsecret" not in warnings
 
 
 def test_defaults_are_those_of_settings() -> None:
@@ -118,6 +118,7 @@ limits: {max_waiting_calls: 5, max_batch_ops: 6, tuple_bytes_max: 64KiB}
 log: {format: plain, level: warn}
 """,
         in_set="        bootstrap_leader: i2\n",
+        i2="replication: {election_mode: manual}",
     )
     got = settings(text)
 
@@ -208,11 +209,39 @@ def test_an_instance_without_an_address_is_left_out_for_everybody() -> None:
         assert [peer.name for peer in instance.settings.peers] == ["i1", "i2"]
 
 
+@pytest.mark.parametrize(
+    ("own", "listen", "word"),
+    [
+        ("grpc: {}", "", "cannot be started"),
+        ("iproto: {}", "", "cannot be started"),
+        ("grpc: {listen: []}", "", "cannot be started"),
+        ("database: {}", "", "cannot be started"),
+        ("grpc: {advertise: {peer: {uri: '127.0.0.1:3309'}}}", "", "cannot be started"),
+        ("grpc: {listen: [{uri: '0.0.0.0:3309'}]}", "0.0.0.0:3309", "peers cannot connect"),
+        ("grpc: {listen: [{uri: '127.0.0.1:0'}]}", "127.0.0.1:0", "peers cannot connect"),
+    ],
+)
+def test_an_address_that_is_missing_is_the_mistake_of_one_instance(own: str, listen: str, word: str) -> None:
+    """MEND-A5: the step of the tutorial, also in a pair: the other one is told, and starts."""
+    config = read(cluster(instances=1) + f"          i2: {{{own}}}\n")
+    [warning] = config.warnings
+    assert warning.startswith("i2 has no usable address")
+    assert word in warning
+    check_has_address(config.instance("i1").settings)
+    broken = config.instance("i2").settings
+    assert broken.listen == listen
+    if not listen:
+        with pytest.raises(ConfigError, match="nobody could reach it"):
+            check_has_address(broken)
+
+
 def test_an_isolated_instance_has_no_sources_and_is_read_only() -> None:
     config = read(cluster(instances=3, i3="isolated: true, database: {mode: rw}"))
     alone = config.instance("i3").settings
     assert (alone.listen, alone.peers, alone.read_only) == ("", (), True)
     assert [peer.name for peer in config.instance("i1").settings.peers] == ["i1", "i2"]
+    check_has_address(alone)  # it is meant so
+    assert not config.warnings
 
 
 def test_the_advertised_address_is_what_peers_use() -> None:
@@ -236,11 +265,12 @@ def test_explicit_peers_replace_the_configured_ones() -> None:
 def test_options_of_tarantool_that_mean_nothing_here_are_named_in_one_warning() -> None:
     config = read(
         cluster(
-            "memtx: {memory: 1}\niproto: {threads: 4}\nlog: {to: stderr}\ndatabase: {use_mvcc_engine: true}"
+            "memtx: {allocator: x}\niproto: {threads: 4}\nlog: {to: stderr}\n"
+            "database: {use_mvcc_engine: true}"
         )
     )
     [warning] = config.warnings
-    for key in ("memtx", "iproto.threads", "log.to", "database.use_mvcc_engine"):
+    for key in ("memtx.allocator", "iproto.threads", "log.to", "database.use_mvcc_engine"):
         assert key in warning
 
 
@@ -404,6 +434,16 @@ def test_failover_is_decided_for_the_whole_set() -> None:
 def test_two_instances_on_one_address() -> None:
     text = cluster().replace("3302", "3301")
     assert "127.0.0.1:3301 is also the address of i1" in str(refusal(text))
+
+
+@pytest.mark.parametrize(
+    "again", ["127.0.0.1:3302", "grpc://127.0.0.1:3302", "user:pw@127.0.0.1:3302", "127.0.0.1:03302"]
+)
+def test_one_peer_twice_at_one_address(again: str) -> None:
+    """Its two streams would cut each other off without end."""
+    text = cluster(f"replication: {{peers: ['127.0.0.1:3302', 'other.example:3309', '{again}']}}")
+    problem = refusal(text)
+    assert "127.0.0.1:3302 is named twice" in str(problem) or "HOST:PORT" in str(problem)
 
 
 def test_names_are_unique_in_the_document() -> None:

@@ -7,7 +7,7 @@ from synchro.config import Limits
 from synchro.errors import TupleFound
 from synchro.row import RowType
 from synchro.storage import xrow
-from tests.mesh import ASYNC, SYNC, Mesh
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 
 def test_asynchronous_writes_wait_for_room_in_the_wal_queue() -> None:
@@ -15,7 +15,7 @@ def test_asynchronous_writes_wait_for_room_in_the_wal_queue() -> None:
     mesh = Mesh(1, limits=Limits(wal_queue_bytes_max=1))
     first, second = (mesh.write(1, (number,), ASYNC) for number in (1, 2))
     refused = mesh.write(1, (3,), ASYNC, wait=ev.WaitMode.NONE)
-    assert mesh.reason(refused) == "SYNC_QUEUE_FULL"
+    assert mesh.reason(refused) == "WAL_QUEUE_FULL"  # MEND-Q6
     assert mesh[1].waiting_unprepared == 1
     mesh.persist(1)
     assert mesh.committed(first) and mesh.outcome(second) is None
@@ -44,3 +44,26 @@ def test_skip_conflict_never_acks_a_synchronous_row_that_it_did_not_apply() -> N
     mesh.settle()
     assert mesh.outcome(call) is None
     assert isinstance(mesh.members[1].stopped[2], TupleFound)
+
+
+def test_a_local_write_of_a_replica_between_two_rows_that_one_confirm_covers() -> None:
+    """[Q-15]: one sync brings all of them. The core broke an assertion, on every replica that wrote so."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.write(1, (1,))
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    call = mesh.write(2, (9,), LOCAL_SPACE)
+    mesh.write(1, (2,))
+    mesh.persist(1)
+    mesh.deliver(1, 3)
+    mesh.persist(3)
+    mesh._announce()
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.persist(2)
+    assert mesh.committed(call)
+    assert mesh.rows(2) == [(1,), (2,)]
+    mesh.crash(2)
+    mesh.restart(2)
+    assert (mesh.rows(2), mesh.rows(2, LOCAL_SPACE)) == ([(1,), (2,)], [(9,)])

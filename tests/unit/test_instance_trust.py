@@ -9,6 +9,7 @@ from synchro import instance_events as ev
 from synchro.errors import WalIo
 from synchro.ids import NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.raft.messages import RaftMessage, Role
+from synchro.replication.trust import Missing
 from synchro.row import RowType, TxnId
 from synchro.storage import xrow
 from synchro.vclock import Vclock
@@ -168,22 +169,60 @@ def test_an_amnesiac_takes_no_lsn_that_peers_know() -> None:
 
 
 def test_a_peer_with_own_rows_that_are_not_here_is_amnesia_too() -> None:
-    """[M-38]: the peer may have been restarted, and then it remembers no acks."""
+    """[M-38]: the peer may have been restarted, and then it remembers no acks. MEND-N1: its Hello shows it
+    too."""
     mesh = Mesh(3)
     mesh.write(3, (1, "known to all"), ASYNC)
     mesh.settle()
+    mesh.isolate(3)
     mesh.crash(3)
     mesh.restart(3, rows=0)
-    mesh.settle()
-    mesh.heal()
-    mesh.settle()
-    assert not mesh[3].is_writable  # the streams that showed it carry no own rows
+    assert mesh[3].acks_count
+    mesh.step(3, ev.ApplierFollowing(ONE, mesh[1].vclock, mesh[1].raft.term, Vclock()))
+    assert not mesh[3].acks_count
+    assert not mesh[3].is_writable
 
-    mesh.isolate(3)
-    mesh.heal()  # subscribed again, as `BeginAmnesia` asks
+    mesh.heal()
     mesh.settle()
     assert mesh[3].acks_count
     assert mesh.rows(3, ASYNC) == [(1, "known to all")]
+
+
+@pytest.mark.parametrize("how", ["hello", "ack", "ack that does not count"])
+def test_an_ack_above_the_own_lsn_proves_that_the_own_tail_was_lost(how: str) -> None:
+    """MEND-N1: whatever carries it; before that the instance takes no new LSN of its own, so no two rows get
+    the same one."""
+    mesh = Mesh(3)
+    mesh.write(3, (1, "known to all"), ASYNC)
+    mesh.settle()
+    mesh.isolate(3)
+    mesh.crash(3)
+    mesh.restart(3, rows=0)
+    ack = ev.Ack(mesh[1].vclock, mesh[1].raft.term, counts="not" not in how)
+    event = ev.RelayConnected(ONE, ack) if how == "hello" else ev.AckReceived(ONE, ack)
+    effects = mesh[3].step(event, mesh.now)
+    assert ev.BeginAmnesia() in effects
+    assert not mesh[3].is_writable
+    assert ONE in mesh[3].must_hear()
+
+
+def test_in_amnesia_an_instance_says_whom_it_must_hear() -> None:
+    """MEND-T1"""
+    mesh = Mesh(3)
+    mesh.write(1, (1, "x"), ASYNC)
+    mesh.settle()
+    mesh.isolate(3)
+    mesh.crash(3)
+    mesh.restart(3, rows=0, trusted=False)
+    assert mesh[3].has_amnesia
+    assert mesh[3].must_hear() == {ONE: Missing.UNHEARD, TWO: Missing.UNHEARD}
+    hello(mesh, ONE, Vclock(), 1, counts=False)
+    hello(mesh, TWO, mesh[2].vclock, 1)
+    assert mesh[3].must_hear() == {ONE: Missing.FORGOT, TWO: Missing.BEHIND}
+    mesh.heal()
+    mesh.settle()
+    assert mesh[3].must_hear() == {}
+    assert not mesh[3].has_amnesia
 
 
 # --- LSNs and fates -------------------------------------------------------------------------------------

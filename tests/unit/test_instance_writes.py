@@ -312,7 +312,7 @@ def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() 
     assert mesh[1].read_only_reason() == "config"
     refused = mesh.outcome(mesh.write(1, (1,), ASYNC))
     assert isinstance(refused, ev.Rejected)
-    assert "box.cfg.read_only is true" in refused.error.message
+    assert "database.mode: ro" in refused.error.message  # MEND-S6
     local = mesh.write(1, (1,), LOCAL_SPACE)
     mesh.persist(1)
     assert mesh.committed(local)
@@ -425,7 +425,7 @@ def test_a_linearizable_read_needs_a_quorum_that_still_follows() -> None:
 
 def test_a_promote_whose_leader_resigns_is_answered_at_once() -> None:
     """[P-13]: the disk got stuck before the PROMOTE was decided; nobody has to wait for a time-out."""
-    mesh = Mesh(3)
+    mesh = Mesh(3, election_mode=ElectionMode.MANUAL)
     call = mesh.call_id()
     mesh.step(1, ev.PromoteRequested(call))
     for _ in range(4):  # the term and the vote of all, but no PROMOTE on a second disk

@@ -86,6 +86,16 @@ def test_local_entries_go_with_the_global_one_in_front() -> None:
     queue.check()
 
 
+def test_a_confirm_in_the_log_says_that_a_local_entry_ahead_of_what_it_covers_is_written() -> None:
+    """[Q-25], Q5: all three are told by one sync, and the CONFIRM before the rows."""
+    queue = queue_of(txn(1), local(1), txn(2), local(2), txn(3), written=1)
+    assert lsns(queue.confirm(Lsn(2), now=1.0)) == [1, 1, 2]
+    queue.check()
+    assert lsns(queue) == [2, 3]
+    assert lsns(queue.mark_written(Vclock({OWNER: Lsn(2), LOCAL: Lsn(2)}))) == [2]
+    queue.check()
+
+
 def test_an_unwritten_local_entry_waits_for_its_own_write() -> None:
     """Q5, [Q-25]: a transfer of the queue does not touch it either; it has no owner."""
     queue = queue_of(txn(1), local(1), txn(2), written=1)

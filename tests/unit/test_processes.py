@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from synchro.cli import processes
+from synchro.cli import local_verbs, processes
 from synchro.cli.processes import State, Target, init, parse_target, restart, start, stop
 from synchro.config_file import ConfigFileError
 from synchro.errors import ConfigError
 
 STAND_IN = """
 import os, pathlib, signal, socket, sys, time
-from synchro.cli.processes import announce_ready, parse_target
+from synchro.cli.processes import LISTENING, announce_ready, parse_target
+from synchro.storage.identity import DirectoryLock
 arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 how = os.environ.get("STAND_IN", "")
 if how == "fails":
@@ -26,8 +30,16 @@ if how == "fails":
 if how == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 config = parse_target(arguments["--config"]).config
-host, _, port = config.instance(arguments["--name"]).settings.listen.rpartition(":")
+settings = config.instance(arguments["--name"]).settings
+os.makedirs(settings.wal_dir, exist_ok=True)
+lock = DirectoryLock(settings.wal_dir)
+host, _, port = settings.listen.rpartition(":")
+if how == "hangs":
+    time.sleep(60)
+if how == "slow":
+    time.sleep(0.5)
 server = socket.create_server((host, int(port)))
+announce_ready(stage=LISTENING)
 if how != "waits":
     announce_ready()
 time.sleep(60)
@@ -132,6 +144,209 @@ def test_a_pid_file_of_somebody_else_s_process_is_not_believed(target: Target) -
     finally:
         other.kill()
         other.wait()
+
+
+# --- what is true, whatever the files in var/run say (MEND-P) ---------------------------------------------
+
+
+def pids(target: Target) -> list[int | None]:
+    return [process.pid for process in processes.processes(target)]
+
+
+def test_a_set_is_one_set_by_whatever_link_it_is_addressed(target: Target, tmp_path: Path) -> None:
+    running = [process.pid for process in start(target)]
+    (tmp_path / "links").mkdir()
+    links = [tmp_path / "set_link", tmp_path / "links" / "other.yaml", target.directory / "same.yaml"]
+    links[0].symlink_to(target.directory)
+    links[1].symlink_to(target.config.path)
+    links[2].symlink_to("config.yaml")
+    for link in links:
+        other = parse_target(link)
+        assert pids(other) == running, link
+        assert [(p.pid, p.changed) for p in start(other)] == [(pid, False) for pid in running], link
+        assert pids(parse_target(f"{link}:instance002"))[-1] == running[1]
+    assert [(p.state, p.changed) for p in stop(parse_target(links[0]))] == [(State.STOPPED, True)] * 2
+    assert pids(target) == [None, None]
+
+
+def test_the_link_of_a_configuration_beside_which_instances_ran_stays_a_set_of_its_own(
+    target: Target, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    (other / "var" / "lib" / "instance001").mkdir(parents=True)
+    (other / "config.yaml").symlink_to(target.config.path)
+    assert parse_target(other).directory == other
+
+
+@pytest.mark.parametrize("content", [None, "", "nonsense", "-1", "1", "99999999", "{self}", "{other}"])
+def test_the_pid_file_may_say_what_it_likes(target: Target, content: str | None) -> None:
+    """Removed, emptied, overwritten, of a process that is gone, of somebody else's: the lock is the truth."""
+    first = parse_target(f"{target.config.path}:instance001")
+    [process] = start(first)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    file = target.directory / "var" / "run" / "instance001.pid"
+    file.unlink()
+    if content is not None:
+        file.write_text(content.format(self=os.getpid(), other=other.pid))
+    try:
+        assert pids(first) == [process.pid]
+        assert [(p.pid, p.changed) for p in start(first)] == [(process.pid, False)]
+        assert [(p.state, p.changed) for p in stop(first)] == [(State.STOPPED, True)]
+        assert other.poll() is None
+        assert pids(first) == [None]
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_var_run_and_the_lock_file_may_be_gone(target: Target) -> None:
+    running = [process.pid for process in start(target)]
+    shutil.rmtree(target.directory / "var" / "run")
+    for lock in target.directory.rglob("instance.lock"):
+        lock.unlink()
+    assert pids(target) == running
+    assert [(p.pid, p.changed) for p in start(target)] == [(pid, False) for pid in running]
+    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+
+
+def test_a_process_that_a_person_started_is_stopped_as_well(target: Target, tmp_path: Path) -> None:
+    """With a relative path, and with none at all: only the data directory tells."""
+    command = [sys.executable, str(tmp_path / "stand_in.py"), "serve", "--config", "config.yaml", "--name"]
+    by_hand = subprocess.Popen([*command, "instance001"], cwd=target.directory)
+    data = target.config.instance("instance002").settings.wal_dir
+    os.makedirs(data)
+    code = (
+        "import sys, time; from synchro.storage.identity import DirectoryLock;"
+        "lock = DirectoryLock(sys.argv[1]); time.sleep(60)"
+    )
+    bare = subprocess.Popen([sys.executable, "-c", code, data])
+    try:
+        deadline = time.monotonic() + 10
+        while pids(target) != [by_hand.pid, bare.pid] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert pids(target) == [by_hand.pid, bare.pid]
+        for child in (by_hand, bare):
+            threading.Thread(target=child.wait, daemon=True).start()  # else they stay as zombies
+        assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+    finally:
+        for child in (by_hand, bare):
+            child.kill()
+            child.wait()
+
+
+def test_a_lock_file_that_was_left_is_not_believed(target: Target) -> None:
+    """The number in it may belong to anything by now, this process included."""
+    data = Path(target.config.instance("instance001").settings.wal_dir)
+    data.mkdir(parents=True)
+    for content in (f"{os.getpid()}", "1", "nonsense", ""):
+        (data / "instance.lock").write_text(content)
+        assert pids(target) == [None, None]
+
+
+def test_a_foreign_program_on_the_port_is_not_our_instance(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours is slow to find that out: until it says itself that it listens, nothing counts as started."""
+    monkeypatch.setenv("STAND_IN", "slow")
+    monkeypatch.setattr(processes, "LOADING_GRACE_S", 0.1)
+    first = parse_target(f"{target.config.path}:instance001")
+    host, _, port = first.config.instance("instance001").settings.listen.rpartition(":")
+    with socket.create_server((host, int(port))):
+        [process] = start(first)
+        assert process.state is State.EXITED
+        assert "exited with code 1" in process.message
+        assert "in use" in process.message
+        [process] = stop(first)
+        assert (process.state, process.changed) == (State.FOREIGN, False)
+        assert "was left alone" in process.message
+        [process] = restart(first)
+        assert process.state is State.FOREIGN
+    assert [p.state for p in stop(first)] == [State.STOPPED]
+
+
+def test_an_instance_without_an_address_does_not_keep_the_others_from_starting(target: Target) -> None:
+    """MEND-A5."""
+    file = target.config.path
+    listen = target.config.instance("instance001").settings.listen
+    file.write_text(file.read_text().replace(f"{{listen: [{{uri: '{listen}'}}]}}", "{}"))
+    first, second = start(parse_target(file))
+    assert (first.state, first.changed, second.state) == (State.EXITED, False, State.RUNNING)
+    assert "nobody could reach it" in first.message
+    assert [p.state for p in stop(parse_target(file))] == [State.STOPPED, State.STOPPED]
+
+
+def test_an_instance_that_hangs_before_it_listens_is_stuck(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "hangs")
+    [first, _] = start(target, timeout_s=1.0)
+    assert first.state is State.STUCK
+    assert "does not listen in time" in first.message
+
+
+@pytest.mark.parametrize("damage", ["removed", "broken", "renamed", "dangling", "other environment"])
+def test_stop_works_without_a_configuration(
+    target: Target, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = [process.pid for process in start(target)]
+    file = target.config.path
+    text = file.read_text()
+    match damage:
+        case "removed":
+            file.unlink()
+        case "broken":
+            file.write_text("groups: [")
+        case "renamed":
+            file.write_text(text.replace("instance001", "someone").replace("instance002", "else"))
+        case "dangling":
+            file.unlink()
+            file.symlink_to("/nowhere/config.yaml")
+        case "other environment":
+            monkeypatch.setenv("SYNCHRO_REPLICATION_TIMEOUT", "nonsense")
+    for address in (target.directory, file):
+        found = processes.target_without_config(address)
+        assert found is not None
+        assert pids(found) == running
+    one = processes.target_without_config(f"{file}:instance002")
+    assert one is not None
+    assert [(p.name, p.state) for p in stop(one)] == [("instance002", State.STOPPED)]
+    (target.directory / "var" / "run" / "instance001.pid").unlink()
+    rest = processes.target_without_config(file)
+    assert rest is not None
+    assert [(p.name, p.state, p.pid) for p in stop(rest)] == [("instance001", State.STOPPED, None)]
+    assert processes.target_without_config(file) is None
+
+
+def test_the_verb_stops_without_a_configuration(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    start(target)
+    target.config.path.write_text("groups: [")
+    assert local_verbs.stop(str(target.directory)) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("stopped") == 2
+    assert "not YAML" in shown.err
+    with pytest.raises(ConfigError, match="not YAML"):
+        local_verbs.stop(str(target.directory))
+
+
+def test_who_left_the_configuration_is_stopped_with_the_others(target: Target) -> None:
+    start(target)
+    file = target.config.path
+    file.write_text(file.read_text().replace("instance002", "instance003"))
+    found, error = processes.target_to_stop(file)
+    assert error is None
+    ended = [process.name for process in stop(found) if process.changed]
+    assert ended == ["instance001", "instance002"]
+
+
+def test_the_verb_does_not_call_stopped_what_answers(
+    target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host, _, port = target.config.instance("instance002").settings.listen.rpartition(":")
+    with socket.create_server((host, int(port))):
+        assert local_verbs.stop(str(target.directory)) != 0
+    shown = capsys.readouterr()
+    assert "something answers" in shown.out
+    assert local_verbs.stop(str(target.directory)) == 0
 
 
 def test_targets(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_a_promote_that_builds_on_a_pending_demote_fits_where_it_is_decided() ->
 def test_only_a_writable_owner_may_demote() -> None:
     """[P-31]."""
     a, b, _ = cluster()
-    with pytest.raises(NotLeader, match="New leader is 1"):
+    with pytest.raises(NotLeader, match="owner is 1"):
         b.limbo.request_demote(b.now)
     a.follow(3)
     with pytest.raises(NotLeader):

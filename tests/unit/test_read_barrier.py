@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from synchro.ids import CallId, InstanceId, Term
-from synchro.replication.read_barrier import ReadBarrier
+from synchro.replication.read_barrier import Electorate, ReadBarrier
 
 TERM = Term(3)
 A, B, C = CallId(1), CallId(2), CallId(3)
 TWO, THREE = InstanceId(2), InstanceId(3)
-MEMBERS = frozenset({InstanceId(1), TWO, THREE})
+MEMBERS = [Electorate(frozenset({InstanceId(1), TWO, THREE}), 2)]
 
 
 def test_a_read_is_ready_when_a_quorum_echoed_its_round() -> None:
     barrier = ReadBarrier()
     assert barrier.ask(A)
-    assert barrier.finish(MEMBERS, 2) == ([], False)
+    assert barrier.finish(MEMBERS) == ([], False)
     barrier.echo(TWO, barrier.number, TERM, TERM)
-    assert barrier.finish(MEMBERS, 2) == ([A], False)
+    assert barrier.finish(MEMBERS) == ([A], False)
 
 
 def test_an_echo_of_an_earlier_heartbeat_or_another_term_proves_nothing() -> None:
@@ -24,14 +24,14 @@ def test_an_echo_of_an_earlier_heartbeat_or_another_term_proves_nothing() -> Non
     barrier.ask(A)
     barrier.echo(TWO, barrier.number - 1, TERM, TERM)
     barrier.echo(THREE, barrier.number, Term(4), TERM)
-    assert barrier.finish(MEMBERS, 2) == ([], False)
+    assert barrier.finish(MEMBERS) == ([], False)
 
 
 def test_an_echo_of_a_stranger_does_not_count() -> None:
     barrier = ReadBarrier()
     barrier.ask(A)
     barrier.echo(InstanceId(9), barrier.number, TERM, TERM)
-    assert barrier.finish(MEMBERS, 2) == ([], False)
+    assert barrier.finish(MEMBERS) == ([], False)
 
 
 def test_reads_that_come_during_a_round_share_the_next_one() -> None:
@@ -42,11 +42,11 @@ def test_reads_that_come_during_a_round_share_the_next_one() -> None:
     assert not barrier.ask(B)
     assert not barrier.ask(C)
     barrier.echo(TWO, first, TERM, TERM)
-    assert barrier.finish(MEMBERS, 2) == ([A], True)
+    assert barrier.finish(MEMBERS) == ([A], True)
     barrier.echo(TWO, first, TERM, TERM)
-    assert barrier.finish(MEMBERS, 2) == ([], False)
+    assert barrier.finish(MEMBERS) == ([], False)
     barrier.echo(TWO, barrier.number, TERM, TERM)
-    assert barrier.finish(MEMBERS, 2) == ([B, C], False)
+    assert barrier.finish(MEMBERS) == ([B, C], False)
 
 
 def test_the_next_round_starts_when_all_readers_of_this_one_left() -> None:
@@ -55,13 +55,24 @@ def test_the_next_round_starts_when_all_readers_of_this_one_left() -> None:
     barrier.ask(B)
     assert barrier.drop(A)
     barrier.echo(TWO, barrier.number, TERM, TERM)
-    assert barrier.finish(MEMBERS, 2) == ([B], False)
+    assert barrier.finish(MEMBERS) == ([B], False)
 
 
 def test_alone_the_owner_is_its_own_quorum() -> None:
     barrier = ReadBarrier()
     barrier.ask(A)
-    assert barrier.finish(frozenset({InstanceId(1)}), 1) == ([A], False)
+    assert barrier.finish([Electorate(frozenset({InstanceId(1)}), 1)]) == ([A], False)
+
+
+def test_each_electorate_must_have_echoed() -> None:
+    """ADR 17: a fourth member is written, not decided: the next candidate may count it, or not."""
+    barrier = ReadBarrier()
+    four = frozenset({InstanceId(1), TWO, THREE, InstanceId(4)})
+    barrier.ask(A)
+    barrier.echo(InstanceId(4), barrier.number, TERM, TERM)
+    assert barrier.finish([*MEMBERS, Electorate(four, 2)]) == ([], False)
+    barrier.echo(THREE, barrier.number, TERM, TERM)
+    assert barrier.finish([*MEMBERS, Electorate(four, 2)]) == ([A], False)
 
 
 def test_losing_the_queue_refuses_all_readers() -> None:

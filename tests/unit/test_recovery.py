@@ -21,7 +21,7 @@ from storage_world import (
 
 from synchro.errors import Corruption, XlogGap
 from synchro.row import Txn
-from synchro.storage.recovery import recover
+from synchro.storage.recovery import Recovered, recover, recover_with_any
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import BlockWriter, FileHeader, decode_header, encode_header, file_name
 from synchro.vclock import Vclock
@@ -233,3 +233,121 @@ def test_a_torn_tail_that_was_cut_can_never_come_back() -> None:
     disk.restart(kept=[])  # nothing that was not synced survives the power loss
 
     assert restart(disk).data[-1] == txn(3, put(3, "new")).data
+
+
+# --- MEND-D3: a newest snapshot that is damaged ---------------------------------------------------------
+
+
+def damage_of(kind: str, data: bytes) -> bytes:
+    match kind:
+        case "empty":
+            return b""
+        case "zeros":
+            return bytes(len(data))
+        case "half":
+            return data[: len(data) // 2]
+        case "one byte short":
+            return data[:-1]
+        case "a bit of the header":
+            return data[:60] + bytes([data[60] ^ 1]) + data[61:]
+        case "a bit of the last tuple":
+            return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
+        case _:
+            raise AssertionError(kind)
+
+
+DAMAGES = ["empty", "zeros", "half", "one byte short", "a bit of the header", "a bit of the last tuple"]
+
+
+def with_snapshots(*at: int, rows: int = 9) -> SimDisk:
+    """A log of `rows` rows, rotated behind each snapshot as a checkpoint does it, and not closed."""
+    disk, journal = new_instance()
+    for number in range(1, rows + 1):
+        journal.append([txn(number)], wall_time=1.0)
+        if number in at:
+            tuples = [(512, [(key, "v") for key in range(1, number + 1)])]
+            write_snapshot(disk, DIR, SnapshotMeta(vclock=journal.vclock), tuples, instance_uuid=UUID)
+            journal.rotate(1.0)
+    disk.restart(kept=[])
+    return disk
+
+
+def recovered(disk: SimDisk) -> tuple[Recovered, list[object], list[Corruption]]:
+    """Keys that a replay would find, each once."""
+
+    def replay(found: Recovered) -> list[object]:
+        keys = [one[0] for _, tuples in found.tuples() for one in tuples]
+        return [*keys, *(one.lsn for batch in found.batches() for one in batch)]
+
+    got = recover_with_any(disk, DIR, DIR, UUID, None, replay)
+    assert got is not None
+    return got
+
+
+def snapshots(disk: SimDisk) -> list[str]:
+    return [name for name in disk.listdir(DIR) if ".snap" in name]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_newest_snapshot_is_replaced_by_an_older_one_and_the_log(kind: str) -> None:
+    disk = with_snapshots(3, 6)
+    newest = f"{DIR}/{snapshots(disk)[-1]}"
+    disk.replace(newest, damage_of(kind, disk.read(newest)))
+    found, keys, damaged = recovered(disk)
+    assert keys == list(range(1, 10))
+    assert found.snapshot_path.endswith("3.snap")
+    assert [error.details["file"] for error in damaged] == [newest]
+    assert snapshots(disk)[-1] == newest.split("/")[1] + ".damaged"
+    disk.restart(kept=[])
+    again = recovered(disk)
+    assert (again[1], again[2]) == (keys, [])  # it is said once
+
+
+def test_two_damaged_snapshots_are_set_aside_when_the_log_is_there() -> None:
+    disk = with_snapshots(3, 6)
+    for name in snapshots(disk)[1:]:
+        disk.replace(f"{DIR}/{name}", b"")
+    found, keys, damaged = recovered(disk)
+    assert keys == list(range(1, 10))
+    assert (len(damaged), found.snapshot_path) == (2, f"{DIR}/{'0' * 20}.snap")
+
+
+def test_a_damaged_older_snapshot_hurts_nobody() -> None:
+    disk = with_snapshots(3, 6)
+    disk.replace(f"{DIR}/{snapshots(disk)[1]}", b"")
+    _, keys, damaged = recovered(disk)
+    assert (keys, damaged) == (list(range(1, 10)), [])
+
+
+@pytest.mark.parametrize("what", ["the log before it", "all of the log", "its end", "older snapshots"])
+def test_where_nothing_can_take_its_place_the_file_is_named_and_nothing_changed(what: str) -> None:
+    disk = with_snapshots(3, 6)
+    names = snapshots(disk)
+    newest = f"{DIR}/{names[-1]}"
+    disk.replace(newest, b"")
+    logs = [name for name in disk.listdir(DIR) if name.endswith(".xlog")]
+    gone = {
+        "the log before it": logs[:-1],
+        "all of the log": logs,
+        "its end": logs[1:],
+        "older snapshots": names[:-1],
+    }[what]
+    for name in gone:
+        disk.unlink(f"{DIR}/{name}")
+    before = disk.listdir(DIR)
+    with pytest.raises(Corruption) as refused:
+        recovered(disk)
+    assert refused.value.details["file"] == newest
+    assert "Next: restore" in refused.value.message
+    assert disk.listdir(DIR) == before
+
+
+def test_a_snapshot_of_another_instance_is_not_called_damaged() -> None:
+    """Somebody mixed up directories: nothing may be renamed or passed over."""
+    disk = with_snapshots(3)
+    at = vclock(_1=3)
+    write_snapshot(disk, DIR, SnapshotMeta(vclock=at), [], instance_uuid="somebody else")
+    before = disk.listdir(DIR)
+    with pytest.raises(Corruption, match="invalid instance UUID"):
+        recovered(disk)
+    assert disk.listdir(DIR) == before

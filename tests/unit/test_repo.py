@@ -33,7 +33,7 @@ def test_every_error_has_its_own_reason() -> None:
     assert all(re.fullmatch(r"[A-Z][A-Z_]+[A-Z]", reason) for reason in BY_REASON)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "sim", "proto", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-long", "check", "sim", "proto", "bench"])
 def test_make_targets_set_themselves_up(target: str) -> None:
     assert re.search(rf"^{target}: \$\(READY\)$", MAKEFILE, re.MULTILINE)
 

@@ -818,7 +818,7 @@ class SelectRequest(_message.Message):
     iterator: _builtins.str
     """EQ (default), REQ, ALL, LT, LE, GE, GT; upper or lower case."""
     limit: _builtins.int
-    """Largest number of tuples; not set: as many as fit a reply of 8 MiB."""
+    """Largest number of tuples; not set: as many as fit a reply (limits.select_bytes_max)."""
     offset: _builtins.int
     """Number of tuples to skip."""
     read: Global___ReadMode.ValueType

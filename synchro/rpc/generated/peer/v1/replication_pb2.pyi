@@ -162,6 +162,8 @@ class Ballot(_message.Message):
     REGISTERED_UUIDS_FIELD_NUMBER: _builtins.int
     QUEUE_OWNER_ID_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """UUID of the instance."""
     instance_name: _builtins.str
@@ -186,6 +188,10 @@ class Ballot(_message.Message):
     """Id of the queue's owner; 0: none."""
     term: _builtins.int
     """Persisted election term."""
+    start_id: _builtins.str
+    """Random id of this life of the process; empty: an older version."""
+    address: _builtins.str
+    """host:port at which it listens; empty: an older version."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock."""
@@ -216,10 +222,12 @@ class Ballot(_message.Message):
         registered_uuids: _abc.Iterable[_builtins.str] | None = ...,
         queue_owner_id: _builtins.int = ...,
         term: _builtins.int = ...,
+        start_id: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "replicaset_uuid", b"replicaset_uuid", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,6 +243,8 @@ class JoinRequest(_message.Message):
     INSTANCE_UUID_FIELD_NUMBER: _builtins.int
     INSTANCE_NAME_FIELD_NUMBER: _builtins.int
     REPLICASET_UUID_FIELD_NUMBER: _builtins.int
+    TAKES_PARTS_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     instance_uuid: _builtins.str
@@ -243,6 +253,10 @@ class JoinRequest(_message.Message):
     """Its name."""
     replicaset_uuid: _builtins.str
     """UUID of the replica set it belongs to; empty: takes the one it joins."""
+    takes_parts: _builtins.bool
+    """It puts parts together, and gives receipts if they are wanted; false: an older version."""
+    received: _builtins.int
+    """In all but the first request: bytes of responses received so far."""
     def __init__(
         self,
         *,
@@ -250,10 +264,12 @@ class JoinRequest(_message.Message):
         instance_uuid: _builtins.str = ...,
         instance_name: _builtins.str = ...,
         replicaset_uuid: _builtins.str = ...,
+        takes_parts: _builtins.bool = ...,
+        received: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,6 +286,7 @@ class JoinResponse(_message.Message):
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> Global___JoinStart:
         """First."""
@@ -290,6 +307,10 @@ class JoinResponse(_message.Message):
     def end(self) -> Global___JoinEnd:
         """Last."""
 
+    @_builtins.property
+    def part(self) -> Global___JoinPart:
+        """A piece of any of these, for a slow link; only to who takes parts."""
+
     def __init__(
         self,
         *,
@@ -298,16 +319,43 @@ class JoinResponse(_message.Message):
         snapshot_end: Global___JoinSnapshotEnd | None = ...,
         rows: Global___JoinRows | None = ...,
         end: Global___JoinEnd | None = ...,
+        part: Global___JoinPart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "message", b"message", "rows", b"rows", "snapshot_end", b"snapshot_end", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "message", b"message", "part", b"part", "rows", b"rows", "snapshot_end", b"snapshot_end", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "message", b"message", "rows", b"rows", "snapshot_end", b"snapshot_end", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "message", b"message", "part", b"part", "rows", b"rows", "snapshot_end", b"snapshot_end", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "chunk", "snapshot_end", "rows", "end"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "chunk", "snapshot_end", "rows", "end", "part"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___JoinResponse: _TypeAlias = JoinResponse  # noqa: Y015
+
+@_typing.final
+class JoinPart(_message.Message):
+    """A piece of an encoded JoinResponse; those up to the last one, side by side, are that message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The piece."""
+    is_last: _builtins.bool
+    """No more pieces of this message follow."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "is_last", b"is_last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinPart: _TypeAlias = JoinPart  # noqa: Y015
 
 @_typing.final
 class JoinStart(_message.Message):
@@ -339,12 +387,15 @@ class JoinStart(_message.Message):
     VCLOCK_FIELD_NUMBER: _builtins.int
     REPLICASET_UUID_FIELD_NUMBER: _builtins.int
     META_FIELD_NUMBER: _builtins.int
+    WANTS_RECEIPTS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
     """UUID of the replica set."""
     meta: _builtins.bytes
     """Queue and election state, request table: encoded as in a snapshot file."""
+    wants_receipts: _builtins.bool
+    """The joiner shall answer each message, this one too, with a receipt; false: an older version."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """The committed prefix that the snapshot holds."""
@@ -356,10 +407,11 @@ class JoinStart(_message.Message):
         vclock: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         replicaset_uuid: _builtins.str = ...,
         meta: _builtins.bytes = ...,
+        wants_receipts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "vclock", b"vclock", "wants_receipts", b"wants_receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,6 +614,9 @@ class Hello(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAKES_PARTS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -576,6 +631,12 @@ class Hello(_message.Message):
     """Bytes that may be sent beyond the last ack."""
     counts: _builtins.bool
     """False: it does not trust its own log, so this and its acks confirm nothing."""
+    start_id: _builtins.str
+    """Random id of this life of the process; empty: an older version."""
+    address: _builtins.str
+    """host:port at which it listens; empty: an older version."""
+    takes_parts: _builtins.bool
+    """It puts transactions together that are cut, and gives receipts; false: an older version."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Its written vclock: rows above it are sent."""
@@ -596,10 +657,13 @@ class Hello(_message.Message):
         term: _builtins.int = ...,
         credit: _builtins.int = ...,
         counts: _builtins.bool = ...,
+        start_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        takes_parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "takes_parts", b"takes_parts", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,6 +702,7 @@ class Ack(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     FOLLOWING_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """Persisted election term."""
     vclock_sync: _builtins.int
@@ -648,6 +713,8 @@ class Ack(_message.Message):
     """Bytes that may be sent beyond this ack."""
     counts: _builtins.bool
     """False: the sender does not trust its own log, so the ack confirms nothing."""
+    received: _builtins.int
+    """Bytes of `Frame.rows` received on this stream, on disk or not."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock, without component 0."""
@@ -666,10 +733,11 @@ class Ack(_message.Message):
         credit: _builtins.int = ...,
         counts: _builtins.bool = ...,
         following: _abc.Iterable[_builtins.int] | None = ...,
+        received: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "following", b"following", "term", b"term", "tm", b"tm", "vclock", b"vclock", "vclock_sync", b"vclock_sync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "following", b"following", "received", b"received", "term", b"term", "tm", b"tm", "vclock", b"vclock", "vclock_sync", b"vclock_sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -761,6 +829,8 @@ class Accepted(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     INSTANCE_UUID_FIELD_NUMBER: _builtins.int
     INSTANCE_NAME_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     id: _builtins.int
@@ -773,6 +843,10 @@ class Accepted(_message.Message):
     """UUID of the server."""
     instance_name: _builtins.str
     """Name of the server."""
+    start_id: _builtins.str
+    """Random id of this life of the process; empty: an older version."""
+    address: _builtins.str
+    """host:port at which it listens; empty: an older version."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Its written vclock."""
@@ -792,10 +866,12 @@ class Accepted(_message.Message):
         term: _builtins.int = ...,
         instance_uuid: _builtins.str = ...,
         instance_name: _builtins.str = ...,
+        start_id: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "last_ack", b"last_ack", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "last_ack", b"last_ack", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -813,14 +889,22 @@ class Frame(_message.Message):
     ROWS_CRC_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     TM_FIELD_NUMBER: _builtins.int
+    ROWS_CONTINUE_FIELD_NUMBER: _builtins.int
+    WANTS_RECEIPT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """Persisted election term of the server."""
     rows: _builtins.bytes
-    """Whole transactions, byte for byte as in the log, at most 1 MiB unless one is larger; may be empty."""
+    """Whole transactions, byte for byte as in the log, or a part of one; at most 1 MiB, to a subscriber that
+    takes no parts unless one is larger; may be empty.
+    """
     rows_crc: _builtins.int
     """CRC32C of `rows`; 0 if empty."""
     tm: _builtins.float
     """When the newest row of this frame was written by the server, seconds since 1970 on its clock; 0: no rows."""
+    rows_continue: _builtins.bool
+    """The transaction in `rows` goes on in the next frame that has rows."""
+    wants_receipt: _builtins.bool
+    """An Ack shall tell at once how much was received."""
     @_builtins.property
     def raft(self) -> Global___RaftMessage:
         """State of its election machine, if that has to be told."""
@@ -838,10 +922,12 @@ class Frame(_message.Message):
         rows_crc: _builtins.int = ...,
         heartbeat: Global___Heartbeat | None = ...,
         tm: _builtins.float = ...,
+        rows_continue: _builtins.bool = ...,
+        wants_receipt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "raft", b"raft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "raft", b"raft", "rows", b"rows", "rows_crc", b"rows_crc", "term", b"term", "tm", b"tm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "raft", b"raft", "rows", b"rows", "rows_continue", b"rows_continue", "rows_crc", b"rows_crc", "term", b"term", "tm", b"tm", "wants_receipt", b"wants_receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

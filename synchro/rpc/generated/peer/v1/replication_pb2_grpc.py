@@ -40,7 +40,7 @@ class ReplicationServiceStub:
                 request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetBallotRequest.SerializeToString,
                 response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetBallotResponse.FromString,
                 _registered_method=True)
-        self.Join = channel.unary_stream(
+        self.Join = channel.stream_stream(
                 '/synchro.peer.v1.ReplicationService/Join',
                 request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.SerializeToString,
                 response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.FromString,
@@ -63,9 +63,9 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Join(self, request, context):
+    def Join(self, request_iterator, context):
         """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
-        JoinRows..., JoinEnd.
+        JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +86,7 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetBallotRequest.FromString,
                     response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetBallotResponse.SerializeToString,
             ),
-            'Join': grpc.unary_stream_rpc_method_handler(
+            'Join': grpc.stream_stream_rpc_method_handler(
                     servicer.Join,
                     request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.FromString,
                     response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.SerializeToString,
@@ -136,7 +136,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def Join(request,
+    def Join(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -146,8 +146,8 @@ class ReplicationService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/synchro.peer.v1.ReplicationService/Join',
             synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.SerializeToString,

@@ -35,9 +35,9 @@ class ReplicationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ReplicationServiceAsyncStub: ...
     GetBallot: _grpc.UnaryUnaryMultiCallable[_replication_pb2.GetBallotRequest, _replication_pb2.GetBallotResponse]
     """State of an instance, for bootstrap and for the choice of whom to join. Answered at any time."""
-    Join: _grpc.UnaryStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]
+    Join: _grpc.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]
     """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
-    JoinRows..., JoinEnd.
+    JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
     """
     Subscribe: _grpc.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]
     """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status."""
@@ -49,9 +49,9 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBallot: _aio.UnaryUnaryMultiCallable[_replication_pb2.GetBallotRequest, _replication_pb2.GetBallotResponse]  # type: ignore[assignment]
     """State of an instance, for bootstrap and for the choice of whom to join. Answered at any time."""
-    Join: _aio.UnaryStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]  # type: ignore[assignment]
+    Join: _aio.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]  # type: ignore[assignment]
     """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
-    JoinRows..., JoinEnd.
+    JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
     """
     Subscribe: _aio.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status."""
@@ -70,11 +70,11 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Join(
         self,
-        request: _replication_pb2.JoinRequest,
+        request_iterator: _MaybeAsyncIterator[_replication_pb2.JoinRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replication_pb2.JoinResponse], _abc.AsyncIterator[_replication_pb2.JoinResponse]]:
         """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
-        JoinRows..., JoinEnd.
+        JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,56 @@
+"""Long work on the loop, a slice at a time, so that heartbeats and other calls never wait for long.
+
+Z1  At most one slice of all such work runs between two rounds of everything else, however many callers there
+    are; they take turns in the order they came.
+Z2  What is read in slices is one frozen view: what a call tells was true at one moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Generator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+SLICE_S: Final = 0.004
+"""Length of a slice, if its steps are shorter."""
+
+
+class Slices:
+    """One for all services of a process. Z1, Z2 above."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """For work that cannot be divided; the next turn comes after everybody else had theirs."""
+        async with self._lock:
+            yield
+            await trio.lowlevel.checkpoint()
+
+    async def run(self, steps: Generator[None, None, T]) -> T:
+        """All steps, each of which takes about a millisecond; what the generator returns."""
+        while True:
+            async with self.turn():
+                end = time.perf_counter() + SLICE_S
+                while time.perf_counter() < end:
+                    try:
+                        next(steps)
+                    except StopIteration as stop:
+                        made: T = stop.value
+                        return made
+
+
+def mapped(make: Iterable[T], rows: int = 100) -> Generator[None, None, list[T]]:
+    """A list of what an iterator makes, so many items a step."""
+    made: list[T] = []
+    for number, item in enumerate(make, 1):
+        made.append(item)
+        if number % rows == 0:
+            yield
+    return made

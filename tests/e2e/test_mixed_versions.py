@@ -1,0 +1,104 @@
+"""A set whose instances run different versions replicates; files of the older one are read by the newer one.
+
+The older one is the last commit before the formats and the protocol of the peers were changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from e2e.cluster import Cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+ROOT = Path(__file__).resolve().parents[2]
+OLDER = "e1fe32e7a80b"
+NAMES = ("instance001", "instance002", "instance003")
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of the older version."""
+    directory = tmp_path_factory.mktemp("older")
+    archive = subprocess.run(
+        ["git", "archive", "--format=tar", OLDER, "synchro"], cwd=ROOT, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", "import synchro; print(synchro.__file__)"],
+        env={**os.environ, "PYTHONPATH": str(directory)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(directory)), "the older version must not be this one"
+    return directory
+
+
+def fill(cluster: Cluster, first: int, count: int = 40) -> None:
+    leader = cluster.wait_leader()
+    for number in range(first, first + count):
+        leader.remote.replace("sync", number, "s" * 100, timeout=10)
+        leader.remote.replace("plain", number, "a" * 100, timeout=10)
+
+
+def tuples(cluster: Cluster, space: str) -> list[int]:
+    return [len(instance.remote.select(space)) for instance in cluster.running]
+
+
+@pytest.mark.parametrize("old_names", [NAMES[:1], NAMES[1:]], ids=["one old", "two old"])
+def test_mixed_versions_elect_replicate_and_are_upgraded(
+    old_names: tuple[str, ...], older: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    cluster = make_cluster(NAMES, failover="election")
+    for name in old_names:
+        cluster[name].code = older
+    cluster.start()
+    leader = cluster.wait_leader()
+    leader.remote.create("sync", is_sync=True)
+    leader.remote.create("plain", is_sync=False)
+    fill(cluster, 0)
+
+    for round_ in range(1, 4):  # each version leads, and follows one of the other
+        leader = cluster.wait_leader()
+        leader.kill()
+        fill(cluster, 1000 * round_)
+        leader.start()
+        cluster.wait_following()
+        cluster.wait_equal("sync", "plain")
+
+    for name in old_names:  # the same files, the newer version
+        assert cluster[name].stop() == 0
+        cluster[name].code = None
+        cluster[name].start()
+        cluster.wait_following()
+        fill(cluster, 10_000 + 100 * old_names.index(name))
+        cluster.wait_equal("sync", "plain")
+    assert set(tuples(cluster, "sync")) == {40 * (4 + len(old_names))}
+
+
+@pytest.mark.parametrize("is_old_joiner", [False, True])
+def test_one_version_joins_the_other(
+    is_old_joiner: bool, older: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    cluster = make_cluster(NAMES[:2], failover="election")
+    if not is_old_joiner:
+        for instance in cluster:
+            instance.code = older
+    cluster.start()
+    leader = cluster.wait_leader()
+    leader.remote.create("sync", is_sync=True)
+    leader.remote.create("plain", is_sync=False)
+    fill(cluster, 0)
+    leader.remote.snapshot()
+    fill(cluster, 100)
+    joiner = cluster.add(NAMES[2])
+    joiner.code = older if is_old_joiner else None
+    joiner.start()
+    cluster.wait_equal("sync", "plain")
+    assert set(tuples(cluster, "plain")) == {80}

@@ -1,0 +1,267 @@
+"""A copied data directory that serves beside the original (MEND-D2, ADR 23); one peer at two addresses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+import trio
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode, PeerAddress, Settings
+from synchro.main.supervise import run_instance
+from synchro.rpc.host import open_rpc_host
+from synchro.server.applier import Status
+from synchro.server.directory import DataDirectory
+from synchro.server.life import Life
+from synchro.server.node import Node
+from synchro.server.peers import Peers
+from synchro.storage.disk import RealDisk
+from tests.shell.memory_set import Member, MemorySet, create_space, open_set, put, until, write
+from tests.shell.test_grpc_set import free_addresses
+from tests.shell.test_relay_applier import is_meshed, three
+
+
+async def start_at(replicas: MemorySet, directory: Path, name: str, address: str) -> Member:
+    """An instance of this name, of the files in `directory`, at an address that the others do not know."""
+    settings = replace(
+        replicas.settings,
+        instance_name=name,
+        wal_dir=str(directory),
+        snapshot_dir=str(directory),
+        listen=address,
+    )
+    opened = DataDirectory.open(RealDisk(), settings)
+    node = Node(
+        settings=settings,
+        directory=opened,
+        transport=replicas.network.transport(address),
+        host=replicas.host,  # type: ignore[arg-type]
+        log=structlog.get_logger().bind(instance=address),
+        on_panic=replicas.host.panic,
+    )
+    member = Member(address, node, Peers(node), trio.Event())
+    replicas.members[address] = member
+
+    @asynccontextmanager
+    async def open_port() -> AsyncIterator[str]:
+        replicas.network.endpoints[address] = member.peers
+        try:
+            yield address
+        finally:
+            del replicas.network.endpoints[address]
+
+    async def run(*, task_status: trio.TaskStatus[Node]) -> None:
+        try:
+            await Life(node, member.peers, member.stop, open_port).run(task_status)
+        finally:
+            opened.close()
+            member.ended.set()
+
+    await replicas._nursery.start(run)
+    return member
+
+
+async def with_copy(replicas: MemorySet, directory: Path, number: int = 3) -> tuple[Node, Member]:
+    """(the original, its copy): both run."""
+    name = f"instance{number:03}"
+    await replicas.stop(number)
+    shutil.copytree(directory / name, directory / "copy")
+    original = await replicas.start(number)
+    await until(lambda: original.is_ready and is_meshed(original))
+    return original, await start_at(replicas, directory / "copy", name, "elsewhere")
+
+
+def doubled(node: Node, of: Node) -> list[dict[str, str]]:
+    return node.info()["replication"][int(of.core.self_id)].get("doubled", [])  # type: ignore[no-any-return]
+
+
+async def test_a_copied_directory_is_named_by_all_and_neither_of_the_two_counts(tmp_path: Path) -> None:
+    """They cut each other's streams without end; now all four say who and where, within two heartbeats of the
+    copy's first word, and the two others go on."""
+    async with open_set(tmp_path, replication_timeout_s=0.25) as replicas:
+        _, followers = await three(replicas)
+        number = int(followers[0].settings.instance_name[-1])
+        original, copy = await with_copy(replicas, tmp_path, number)
+        await until(lambda: copy.node.is_ready)
+        began = trio.current_time()
+        others = [node for node in replicas.nodes if node not in (original, copy.node)]
+        all_four = [*others, original, copy.node]
+        await until(lambda: all(doubled(node, original) for node in all_four))
+        assert trio.current_time() - began < 2 * 0.25 + 0.5  # and a busy machine
+        for node in all_four:
+            places = {(life["address"], life["start_id"]) for life in doubled(node, original)}
+            assert places == {
+                (original.address, original.start_id),
+                ("elsewhere", copy.node.start_id),
+            }
+        for twin in (original, copy.node):
+            assert not twin.core.raft.trusted
+            assert twin.core.read_only_reason() == "doubled"
+            outcome = await write(twin, put(1))
+            assert isinstance(outcome, ev.Rejected)
+            assert "identity" in outcome.error.message
+        owner = await replicas.wait_leader()
+        assert owner in others
+        assert isinstance(await write(owner, put(1)), ev.Committed)
+        await trio.sleep(6 * 0.25)  # longer than a death timeout: it stays so while both answer
+        assert all(doubled(node, original) for node in all_four)
+        assert not any(original.core.self_id in node.relays for node in others)
+
+
+async def test_when_one_of_two_falls_silent_the_other_takes_its_place(tmp_path: Path) -> None:
+    """Whichever it is; and what one of them missed meanwhile comes to it."""
+    async with open_set(tmp_path) as replicas:
+        _, followers = await three(replicas)
+        number = int(followers[0].settings.instance_name[-1])
+        original, copy = await with_copy(replicas, tmp_path, number)
+        others = [node for node in replicas.nodes if node not in (original, copy.node)]
+        await until(lambda: copy.node.is_ready and all(doubled(node, original) for node in others))
+        owner = await replicas.wait_leader()
+        assert isinstance(await write(owner, put(7)), ev.Committed)
+        copy.stop.set()
+        await copy.ended.wait()
+        await until(lambda: original.core.raft.trusted and is_meshed(original))
+        assert not any(doubled(node, original) for node in replicas.nodes)
+        await replicas.wait_equal()
+        assert original.core.memtx.get(512, 0, (7,)) is not None
+
+
+async def test_the_copy_stays_when_the_original_goes(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        _, followers = await three(replicas)
+        number = int(followers[0].settings.instance_name[-1])
+        original, copy = await with_copy(replicas, tmp_path, number)
+        others = [node for node in replicas.nodes if node not in (original, copy.node)]
+        await until(lambda: copy.node.is_ready and all(doubled(node, original) for node in others))
+        await replicas.stop(number)
+        await until(lambda: copy.node.core.raft.trusted)
+        await until(lambda: all(a.status is Status.FOLLOW for a in copy.node.appliers.values() if a.peer_id))
+        assert all(copy.node.core.self_id in node.relays for node in others)
+
+
+async def test_a_doubled_leader_resigns_and_another_one_leads(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        leader, _ = await three(replicas)
+        name = leader.settings.instance_name
+        shutil.copytree(tmp_path / name, tmp_path / "copy")  # while it serves: as after a power cut
+        copy = await start_at(replicas, tmp_path / "copy", name, "elsewhere")
+        await until(lambda: copy.node.is_ready and not leader.core.is_writable)
+        owner = await replicas.wait_leader()
+        assert owner not in (leader, copy.node)
+        assert isinstance(await write(owner, put(1)), ev.Committed)
+        assert leader.core.limbo.owner_id == owner.core.self_id or leader.core.read_only_reason() == "doubled"
+
+
+async def test_twins_that_meet_know_it_without_others(tmp_path: Path) -> None:
+    """The copy has the original's address under another name: nobody else is there to tell them."""
+    async with open_set(tmp_path, size=1, election_mode=ElectionMode.OFF) as replicas:
+        original = await replicas.start(1)
+        await until(lambda: original.is_ready)
+        shutil.copytree(tmp_path / "instance001", tmp_path / "copy")
+        replicas.settings = replace(
+            replicas.settings,
+            peers=(PeerAddress("instance001", "elsewhere"), PeerAddress("old", "instance001")),
+        )
+        copy = await start_at(replicas, tmp_path / "copy", "instance001", "elsewhere")
+        await until(lambda: copy.node.is_ready)
+        await until(lambda: all(doubled(node, original) for node in (original, copy.node)))
+        assert original.core.read_only_reason() == copy.node.core.read_only_reason() == "doubled"
+        copy.stop.set()
+        await until(lambda: original.core.read_only_reason() != "doubled")
+
+
+async def test_a_restart_is_no_double(tmp_path: Path) -> None:
+    """Its old streams may still be there: the new ones take their place at once."""
+    async with open_set(tmp_path) as replicas:
+        _, followers = await three(replicas)
+        number = int(followers[0].settings.instance_name[-1])
+        for _ in range(3):
+            await replicas.stop(number)
+            again = await replicas.start(number)
+            await until(lambda node=again: node.is_ready and is_meshed(node))  # type: ignore[misc]
+            assert not any(doubled(node, again) for node in replicas.nodes)
+            assert again.core.raft.trusted
+
+
+async def test_of_two_addresses_of_one_instance_one_is_used(tmp_path: Path) -> None:
+    """MEND-A4: two streams cut each other off 22 times in 4 s. When the one fails the other is used."""
+    async with open_set(tmp_path, size=2) as replicas:
+        one = await replicas.start(1)
+        own, other = PeerAddress("instance002", "instance002"), PeerAddress("instance001", "instance001")
+        second = PeerAddress("h:2", "h:2")
+        replicas.network.endpoints["h:2"] = replicas.members["instance001"].peers
+        two = await replicas.start(2, peers=(own, other, second))
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        await until(lambda: any(a.status is Status.FOLLOW for a in two.appliers.values()))
+        (relay,) = one.relays.values()
+        (used,) = (a for a in two.appliers.values() if a.status is Status.FOLLOW)
+        (waiting,) = (a for a in two.appliers.values() if a is not used)
+        await until(lambda: waiting.message is not None)
+        await trio.sleep(1.0)
+        assert list(one.relays.values()) == [relay]
+        shown = two.info()["replication"][int(one.core.self_id)]["upstream"]
+        assert shown["status"] == "follow"
+        assert [part["peer"] for part in shown["waiting"]] == [waiting.address.address]
+        assert "same instance" in shown["waiting"][0]["message"]
+
+        blocked = used.address.address
+        replicas.network.cut("instance002", blocked)
+        await until(lambda: waiting.status is Status.FOLLOW)
+        assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
+        assert two.find_applier(one.core.self_id) is waiting
+
+
+async def test_over_grpc_both_lives_hear_of_each_other(tmp_path: Path) -> None:
+    """The refusal names both in its details; each of the two reads it from its peer."""
+    one, two, elsewhere = free_addresses(3)
+    peers = (PeerAddress("instance001", one), PeerAddress("instance002", two))
+    stops = [trio.Event() for _ in range(4)]
+    async with open_rpc_host() as host, trio.open_nursery() as nursery:
+
+        async def start(number: int, name: str, listen: str, directory: str) -> Node:
+            path = str(tmp_path / directory)
+            settings = Settings(
+                instance_name=name,
+                listen=listen,
+                peers=peers,
+                wal_dir=path,
+                snapshot_dir=path,
+                replication_timeout_s=0.25,
+            )
+
+            async def run(*, task_status: trio.TaskStatus[Node]) -> None:
+                await run_instance(
+                    settings,
+                    host=host,
+                    log=structlog.get_logger(),
+                    stop=stops[number],
+                    task_status=task_status,
+                )
+
+            return await nursery.start(run)  # type: ignore[no-any-return]
+
+        first = await start(0, "instance001", one, "1")
+        original = await start(1, "instance002", two, "2")
+        await until(lambda: first.is_ready and original.is_ready and len(first.relays) == 1)
+        shutil.copytree(tmp_path / "2", tmp_path / "copy")
+        copy = await start(2, "instance002", elsewhere, "copy")
+        await until(lambda: copy.is_ready)
+        await until(lambda: all(doubled(node, original) for node in (first, original, copy)))
+        for node in (first, original, copy):
+            assert {life["address"] for life in doubled(node, original)} == {two, elsewhere}
+        part = original.info()["replication"][int(first.core.self_id)]["upstream"]
+        assert "two live processes have the identity" in part["message"]
+        stops[1].set()
+        await until(lambda: not doubled(copy, copy) and first.relays.keys() == {copy.core.self_id})
+        back = await start(3, "instance002", two, "2")  # it comes again, when the other has its place
+        await until(lambda: back.is_ready)
+        await until(lambda: all(doubled(node, original) for node in (first, back, copy)))
+        for stop in stops:
+            stop.set()

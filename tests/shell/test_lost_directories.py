@@ -1,0 +1,283 @@
+"""MEND-D1: an identity that names a replica set never makes another one; it joins its own again, or waits.
+
+Real files, links in memory. "Emptied" means what our own advice says: snapshots and logs are removed, the
+identity file is kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+
+from synchro import instance_events as ev
+from synchro.errors import ReplicasetUuidMismatch
+from synchro.storage.identity import IDENTITY_NAME
+from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
+
+ALL = (1, 2, 3)
+
+
+def directory(tmp_path: Path, number: int) -> Path:
+    return tmp_path / f"instance{number:03}"
+
+
+async def a_set_with_rows(replicas: MemorySet) -> tuple[int, int, int]:
+    """Stopped; the first number is that of the last leader."""
+    a, b, c = await formed(replicas)
+    for key in range(5):
+        assert isinstance(await write(node_of(replicas, a), put(key)), ev.Committed)
+    await replicas.wait_equal()
+    for number in (b, c, a):
+        await replicas.stop(number)
+    return a, b, c
+
+
+def waits(records: list[Any], number: int) -> list[str]:
+    """What an instance says while it waits for its set."""
+    return [
+        record["message"]
+        for record in records
+        if record["event"] == "bootstrap_waiting" and record["instance"] == f"instance{number:03}"
+    ]
+
+
+async def test_two_of_three_emptied_join_again_and_a_person_decides(tmp_path: Path) -> None:
+    """They join from the third without a vote or a write, and stay in amnesia (ADR 9). The word of a person
+    for one of them is enough: then the last one hears everybody."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        uuids = [node_of(replicas, number).uuid for number in ALL]
+        remove_data(directory(tmp_path, b))
+        remove_data(directory(tmp_path, c))
+        await start_all(replicas, b, c, a)
+        await until(lambda: all(len(node.following) == 2 for node in replicas.nodes))
+        await trio.sleep(1.5)  # three election timeouts
+        assert not any(node.core.is_writable for node in replicas.nodes)
+        assert [node_of(replicas, number).uuid for number in ALL] == uuids
+        for number, other in ((b, c), (c, b)):
+            info = node_of(replicas, number).info()["amnesia"]
+            whys = {one["name"]: one["why"] for one in info["must_hear"]}
+            assert whys == {f"instance{other:03}": "has amnesia too"}
+            assert "--force-trust" in info["next"]
+            assert keys(node_of(replicas, number)) == list(range(5))
+
+        await replicas.stop(b)
+        await replicas.start(b, force_trust=True)
+        leader = await replicas.wait_leader()
+        assert isinstance(await write(leader, put(5)), ev.Committed)
+        await replicas.wait_equal()
+        assert all(keys(node) == list(range(6)) for node in replicas.nodes)
+        await until(lambda: not any(node.directory.identity.amnesia for node in replicas.nodes))
+
+
+async def test_all_emptied_wait_and_each_names_the_command(tmp_path: Path) -> None:
+    """Nobody makes a new set by himself; when a person says so on every member, it is a new one."""
+    async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
+        await a_set_with_rows(replicas)
+        former = node_of(replicas, 1).directory.identity.replicaset_uuid
+        for number in ALL:
+            remove_data(directory(tmp_path, number))
+        with structlog.testing.capture_logs() as records:
+            for number in ALL:
+                await replicas.start(number)
+            await until(lambda: all("Nobody has it" in (waits(records, n) or [""])[-1] for n in ALL))
+            await trio.sleep(0.7)  # more than `connect_timeout`: a majority is not enough either
+        for number in ALL:
+            assert not node_of(replicas, number).has_core
+            last = waits(records, number)[-1]
+            assert "--new-set" in last
+            assert "gives up" in last
+            others = [f"instance{other:03} (its data is gone too)" for other in ALL if other != number]
+            assert all(other in last for other in others)
+
+        for number in ALL[:2]:
+            await replicas.stop(number)
+            await replicas.start(number, new_set=True)
+        await trio.sleep(0.7)
+        assert not any(node.has_core for node in replicas.nodes)  # the third may have been forgotten
+        await replicas.stop(3)
+        await replicas.start(3, new_set=True)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        assert {node.directory.identity.replicaset_uuid for node in replicas.nodes} != {former}
+        await create_space(leader)
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        assert not any(node.directory.identity.amnesia for node in replicas.nodes)
+
+
+async def test_the_data_may_come_back_while_the_others_wait(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        remove_data(directory(tmp_path, b))
+        with structlog.testing.capture_logs() as records:
+            await replicas.start(b)
+            await until(lambda: bool(waits(records, b)))
+        assert f"instance{a:03} (does not answer)" in waits(records, b)[-1]
+        assert "--new-set" not in waits(records, b)[-1]  # others may have it
+        await start_all(replicas, a, c)
+        await until(lambda: node_of(replicas, b).is_ready)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        await until(lambda: not node_of(replicas, b).directory.identity.amnesia)
+        assert keys(node_of(replicas, b)) == list(range(5))
+
+
+async def test_a_new_set_is_not_made_beside_an_emptied_member(tmp_path: Path) -> None:
+    """Two directories are quite new, which is a majority; the third names a set whose members may come
+    back."""
+    async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        remove_data(directory(tmp_path, a))
+        for number in (b, c):
+            remove_data(directory(tmp_path, number))
+            (directory(tmp_path, number) / IDENTITY_NAME).unlink()
+        with structlog.testing.capture_logs() as records:
+            for number in ALL:
+                await replicas.start(number)
+            await until(lambda: bool(waits(records, b)) and bool(waits(records, c)))
+            await trio.sleep(0.7)
+        assert not any(node.has_core for node in replicas.nodes)
+        assert f"instance{a:03} lost the data" in waits(records, b)[-1]
+
+
+async def test_who_is_told_to_forget_a_set_that_lives_joins_it_in_amnesia(tmp_path: Path) -> None:
+    """`--new-set` by mistake must not launder what was acknowledged."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        remove_data(directory(tmp_path, b))
+        await replicas.start(b)  # waits: the flag is on disk
+        await replicas.stop(b)
+        await start_all(replicas, a, c)
+        await replicas.wait_leader()
+        with structlog.testing.capture_logs() as records:
+            node = await replicas.start(b, new_set=True)
+            await until(lambda: node.is_ready)
+            await until(lambda: not node.directory.identity.amnesia)
+        assert "amnesia" in {r["event"] for r in records if r["instance"] == f"instance{b:03}"}
+
+
+async def test_forgetting_a_set_whose_data_is_here_is_refused(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        await a_set_with_rows(replicas)
+        with pytest.raises(RuntimeError, match="without calling task_status"):
+            await replicas.start(1, new_set=True)
+        error = replicas.members["instance001"].error
+        assert error is not None
+        assert "--new-set is refused" in error.message
+        await start_all(replicas, 1, 2, 3)
+        assert keys(await replicas.wait_leader()) == list(range(5))
+
+
+async def test_an_emptied_member_does_not_join_another_set(tmp_path: Path) -> None:
+    """Its peers were made anew: a person must say that the old set is given up."""
+    async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        for number in (b, c):
+            for path in directory(tmp_path, number).iterdir():
+                path.unlink()
+        await start_all(replicas, b, c)
+        remove_data(directory(tmp_path, a))
+        await replicas.start(a)
+        member = replicas.members[f"instance{a:03}"]
+        await member.ended.wait()
+        assert isinstance(member.error, ReplicasetUuidMismatch)
+        assert "--new-set" in member.error.message
+        await replicas.start(a, new_set=True)
+        await until(lambda: node_of(replicas, a).is_ready)
+        assert not node_of(replicas, a).directory.identity.amnesia
+
+
+async def test_alone_an_emptied_instance_says_what_to_do(tmp_path: Path) -> None:
+    """There is nobody to wait for."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await replicas.start(1)
+        await replicas.wait_leader()
+        former = node.directory.identity.replicaset_uuid
+        await replicas.stop(1)
+        remove_data(directory(tmp_path, 1))
+        await replicas.start(1)
+        member = replicas.members["instance001"]
+        await member.ended.wait()
+        assert member.error is not None
+        assert "--new-set" in member.error.message
+        assert str(former) in member.error.message
+        node = await replicas.start(1, new_set=True)
+        await replicas.wait_leader()
+        assert node.directory.identity.replicaset_uuid not in (None, former)
+
+
+# --- MEND-D3: snapshots ---------------------------------------------------------------------------------
+
+
+async def test_a_damaged_snapshot_is_set_aside_and_is_no_floor(tmp_path: Path) -> None:
+    """The instance starts from the older one and the log, says so once, and its next checkpoints clean up."""
+    async with open_set(tmp_path, size=1) as replicas:
+        node = await replicas.start(1)
+        await replicas.wait_leader()
+        await create_space(node)
+        for key in range(3):
+            assert isinstance(await write(node, put(key)), ev.Committed)
+            await node.checkpoint()
+        await replicas.stop(1)
+        home = directory(tmp_path, 1)
+        newest = max(home.glob("*.snap"))
+        newest.write_bytes(b"")
+        with structlog.testing.capture_logs() as records:
+            node = await replicas.start(1)
+            await replicas.wait_leader()
+        warned = [record for record in records if record["event"] == "snapshot_damaged"]
+        assert [record["file"] for record in warned] == [f"{newest}.damaged"]
+        assert keys(node) == [0, 1, 2]
+        for key in range(3, 6):
+            assert isinstance(await write(node, put(key)), ev.Committed)
+            await node.checkpoint()
+        kept = sorted(path.name for path in home.glob("*.snap"))
+        assert len(kept) == 2
+        assert node.wal.files[0].vclock.signature >= int(newest.name.split(".")[0])
+        await replicas.stop(1)
+
+
+async def test_the_advice_for_a_damaged_snapshot_works(tmp_path: Path) -> None:
+    """Nothing can take its place: the error names the file and the next step, which is carried out here."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        home = directory(tmp_path, b)
+        snapshot = max(home.glob("*.snap"))
+        snapshot.write_bytes(snapshot.read_bytes()[:-1])
+        await start_all(replicas, a, c)
+        with pytest.raises(RuntimeError, match="without calling task_status"):
+            await replicas.start(b)
+        member = replicas.members[f"instance{b:03}"]
+        assert member.error is not None
+        assert member.error.details["file"] == str(snapshot)
+        assert "move all files of this instance except instance.identity away" in member.error.message
+        (tmp_path / "away").mkdir()
+        for path in home.iterdir():
+            if path.name != IDENTITY_NAME:
+                path.rename(tmp_path / "away" / path.name)
+        node = await replicas.start(b)
+        await until(lambda: node.is_ready and not node.directory.identity.amnesia)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert keys(node) == list(range(5))
+
+
+async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) -> None:
+    """MEND-D3: an old snapshot, or one that was set aside, must not be found by a later recovery."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        home = directory(tmp_path, b)
+        snapshot = max(home.glob("*.snap"))
+        snapshot.rename(f"{snapshot}.damaged")
+        for path in home.glob("*.xlog"):
+            path.rename(f"{path}.inprogress")
+        await start_all(replicas, a, c, b)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert not list(home.glob("*.damaged"))
+        assert not list(home.glob("*.inprogress"))

@@ -1,0 +1,103 @@
+"""A clean stop of whole instances with real disks: what was answered is visible after the next start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from synchro import instance_events as ev
+from synchro.config import ElectionMode
+from synchro.server import life
+from synchro.server.node import Node
+from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
+
+
+def number_of(node: Node) -> int:
+    return int(node.settings.instance_name[-3:])
+
+
+async def promoted(replicas: MemorySet, size: int) -> Node:
+    """The one who made the set owns the queue; nobody stands by itself."""
+    for number in range(1, size + 1):
+        await replicas.start(number)
+    await replicas.wait_ready()
+    node = await replicas.wait_leader()
+    await create_space(node)
+    await replicas.wait_equal()
+    return node
+
+
+@pytest.mark.parametrize("size", [1, 3])
+async def test_a_row_that_was_answered_is_visible_without_a_promote(tmp_path: Path, size: int) -> None:
+    """MEND-Q1: its CONFIRM goes to disk with the stop."""
+    async with open_set(tmp_path, size, election_mode=ElectionMode.MANUAL) as replicas:
+        node = await promoted(replicas, size)
+        for key in range(5):
+            assert isinstance(await write(node, put(key)), ev.Committed)
+        began = trio.current_time()
+        await replicas.stop(number_of(node))
+        assert trio.current_time() - began < 2, "nobody was waited for in vain"
+        again = await replicas.start(number_of(node))
+        await until(lambda: again.is_ready)
+        assert again.core.memtx.count(512) == 5 and len(again.core.limbo) == 0
+        assert again.core.raft.leader != again.core.self_id
+
+
+async def test_the_others_elect_at_once(tmp_path: Path) -> None:
+    """[E-18]: a stopped leader says that it goes; a death timeout (here 12 s) is not waited for."""
+    async with open_set(tmp_path, replication_timeout_s=3.0, election_timeout_s=1.0) as replicas:
+        for number in (1, 2, 3):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        await until(lambda: all(len(node.relays) == 2 for node in replicas.nodes))
+        with trio.fail_after(8):
+            await replicas.stop(number_of(leader))
+            await replicas.wait_leader()
+
+
+async def test_every_call_is_answered_before_the_end(tmp_path: Path) -> None:
+    """MEND-N3: who waits for a quorum hears the name of the transaction, or that nothing was done."""
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        node = await promoted(replicas, 3)
+        for other in replicas.nodes:
+            if other is not node:
+                replicas.network.cut(node.settings.instance_name, other.settings.instance_name)
+        got: dict[int, ev.Outcome] = {}
+        writes = frame(node, *([put(key)] for key in range(100)))
+        node.submit_writes(writes, got.__setitem__, 30.0)
+        await replicas.stop(number_of(node))
+        assert got.keys() == {write.call_id for write in writes}
+        assert all(isinstance(outcome, ev.OutcomeUnknown | ev.Rejected) for outcome in got.values())
+        named = [o.txn for o in got.values() if isinstance(o, ev.OutcomeUnknown)]
+        assert None not in named and len(set(named)) == len(named)
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "DRAIN_S", 1.0)
+    monkeypatch.setattr(life, "CLOSE_S", 0.5)
+    async with open_set(tmp_path, 1, election_mode=ElectionMode.MANUAL) as replicas:
+        node = await promoted(replicas, 1)
+        submit = node.wal.submit
+        node.wal.submit = lambda *args, **how: None  # type: ignore[method-assign]
+        got: list[ev.Outcome] = []
+        node.submit_writes(frame(node, [put(1)]), lambda _, outcome: got.append(outcome), 30.0)
+        with trio.fail_after(5):
+            await replicas.stop(number_of(node))
+        node.wal.submit = submit  # type: ignore[method-assign]
+        assert len(got) == 1 and isinstance(got[0], ev.OutcomeUnknown) and got[0].txn is None
+
+
+async def test_a_stop_during_a_take_over_ends(tmp_path: Path) -> None:
+    """A PROMOTE that is pending stays so; its caller hears that it may still be decided."""
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        node = await promoted(replicas, 3)
+        heir = next(other for other in replicas.nodes if other is not node)
+        outcomes: list[ev.Outcome] = []
+        heir.submit(ev.PromoteRequested, outcomes.append)
+        await replicas.stop(number_of(heir))
+        assert len(outcomes) == 1

@@ -1,0 +1,99 @@
+"""Files of every format that was ever written are read for ever: `tests/golden/README.md`."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from synchro.config import ElectionMode, Settings
+from synchro.instance import Instance
+from synchro.instance_recovery import recover_instance
+from synchro.storage.disk import RealDisk
+from synchro.storage.identity import Identity, decode_identity, load_identity
+from synchro.storage.journal import Journal
+from synchro.storage.recovery import Recovered, recover
+from tests.golden.make import LIMITS, ME, facts
+from tests.mesh import REPLICASET, uuid_of
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+FOLDERS = sorted(path for path in GOLDEN.iterdir() if (path / "data").is_dir())
+
+
+def recovered_from(directory: Path) -> tuple[Recovered, Instance]:
+    found = recover(RealDisk(), str(directory), str(directory), uuid_of(ME))
+    assert found is not None
+    instance = recover_instance(
+        uuid=uuid_of(ME),
+        settings=Settings(election_mode=ElectionMode.OFF),
+        meta=found.meta,
+        spaces=found.tuples(),
+        txns=chain.from_iterable(found.batches()),
+        rng=random.Random(1),
+        trusted=True,
+        now=0.0,
+    )
+    return found, instance
+
+
+def copied(folder: Path, target: Path, *, without: str = "") -> Path:
+    """Its data directory, which a test may change."""
+    shutil.copytree(folder / "data", target)
+    if without:
+        (target / without).unlink()
+    return target
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_directory_of_a_former_format_is_read_as_it_was(folder: Path, tmp_path: Path) -> None:
+    """Tuples, vclock, queue, terms, remembered requests and drops; and the log goes on from there."""
+    expected = json.loads((folder / "expected.json").read_text())
+    directory = copied(folder, tmp_path / "data")
+    identity = load_identity(RealDisk(), str(directory))
+    assert identity is not None
+    assert identity.instance_uuid == uuid_of(ME)
+    assert (identity.name, identity.replicaset_uuid, identity.amnesia) == ("i1", REPLICASET, False)
+    found, instance = recovered_from(directory)
+    assert found.torn_tail is not None
+    assert facts(instance) == expected
+    for is_clean in (False, True):
+        journal = Journal(
+            RealDisk(),
+            str(directory),
+            instance_uuid=uuid_of(ME),
+            new_salt=lambda: random.Random(2).getrandbits(64),
+            start=found.journal_start,
+            limits=LIMITS,
+        )
+        assert journal.vclock == instance.vclock
+        if is_clean:
+            journal.close_clean(1.0)
+        else:
+            journal.close_files()
+        found, instance = recovered_from(directory)
+        assert found.clean_stop == is_clean
+        assert facts(instance) == expected
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_older_snapshot_and_the_whole_log_say_the_same(folder: Path, tmp_path: Path) -> None:
+    """All rows of all files are read, those from before the newest snapshot too."""
+    expected = json.loads((folder / "expected.json").read_text())
+    newest = max(path.name for path in (folder / "data").glob("*.snap"))
+    directory = copied(folder, tmp_path / "data", without=newest)
+    assert facts(recovered_from(directory)[1]) == expected
+
+
+def test_there_is_a_directory_of_each_format() -> None:
+    assert [folder.name for folder in FOLDERS][:1] == ["v1"]
+
+
+def test_identity_of_the_first_format() -> None:
+    """Byte for byte: whoever changes the format must still read this one."""
+    data = (GOLDEN / "v1" / "data" / "instance.identity").read_bytes()
+    assert data.startswith(b"SYNCHRO IDENTITY\n1\n")
+    assert decode_identity(data) == Identity(uuid_of(ME), "i1", REPLICASET)
