@@ -91,12 +91,18 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
 def _peer_names(answers: Mapping[str, Any]) -> dict[str, str]:
     """Address -> registered name, of those that somebody follows: sources may be plain addresses."""
     return {
-        part["upstream"]["peer"]: part["name"]
+        address: part["name"]
         for found in answers.values()
         if isinstance(found, Mapping)
         for part in found["replication"].values()
-        if part.get("name") and (part.get("upstream") or {}).get("peer")
+        if part.get("name") and (address := _address(part))
     }
+
+
+def _address(part: Mapping[str, Any]) -> str:
+    """Where a member is, as far as its streams say."""
+    upstream, downstream = part.get("upstream") or {}, part.get("downstream") or {}
+    return upstream.get("peer") or downstream.get("address") or ""
 
 
 def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Target | None) -> Picture:
@@ -133,7 +139,7 @@ def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targ
             member.id = member.id or part.get("id", 0)
         for name, part in seen.items():
             if name:
-                address = (part.get("upstream") or {}).get("peer") or "-"
+                address = _address(part) or "-"
                 picture.members.append(Member(name, address, part.get("id", 0), seen_by_leader=part))
     if target is not None:
         for member in picture.members:
@@ -543,7 +549,8 @@ def promote(
     """Make an instance the owner of the queue, and the leader."""
     with client() as db:
         timeout = options.timeout_s if options.timeout else None
-        before = db.get_info("synchro.queue.term", instance=name or None)
+        queue = (db.get_info("", instance=name or None).get("synchro") or {}).get("queue") or {}
+        before = queue.get("term", 0)  # while it loads there is none, and promote says why it is refused
         started = time.monotonic()
         reply = db.promote(name or None, timeout=timeout)
         took_s = time.monotonic() - started

@@ -172,22 +172,12 @@ class Picture:
         behind = self.downstream_lag(member)
         return None if behind is None else float(behind["seconds"])
 
-    @property
-    def doubled(self) -> dict[str, set[str]]:
-        """Names of identities that live twice, as anybody sees them -> where the lives are."""
-        found: dict[str, set[str]] = {}
-        for member in self.members:
-            for part in (member.info or {}).get("replication", {}).values():
-                if lives := part.get("doubled"):
-                    found.setdefault(str(part["name"]), set()).update(str(life["address"]) for life in lives)
-        return found
-
     def acknowledges(self, member: Member) -> bool:
         """Whether a write that begins now may count on its ack."""
         authority = self.authority
         if authority is None or member.foreign or member.is_loading or member.is_forgetful:
             return False
-        if (member.info or {}).get("no_room") or member.name in self.doubled:
+        if (member.info or {}).get("no_room"):
             return False
         if member is authority:
             return True
@@ -246,7 +236,7 @@ def _with_next(text: str, command: str) -> str:
     return f"{text} Next: {command}" if command else text
 
 
-GRAVE: Final = frozenset({"two_leaders", "two_owners"})
+GRAVE: Final = frozenset({"two_leaders", "two_owners", "doubled"})
 """While one of these is so a write may be lost or refused."""
 SELF_EVIDENT: Final = frozenset({"down", "loading"})
 """The sentence and the table say so already."""
@@ -326,10 +316,12 @@ def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, st
     voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
     count = len(voters)
     if count < needed:
+        loading = [member.name for member in picture.members if member.is_loading]
         return (
             f"Read-only: {count} of {needed} needed instances {_are(count)} up"
             f"{'' if count == sum(m.is_ready for m in picture.members) else ' and trusted'}, "
-            "nobody can be elected or promoted.",
+            "nobody can be elected or promoted."
+            + (f" {', '.join(loading)} {_are(len(loading))} loading." if loading else ""),
             start or WATCH,
         )
     if not any(member.links >= needed for member in voters):
@@ -459,11 +451,17 @@ def _two_owners(picture: Picture) -> Iterator[Problem]:
 
 
 def _doubled(picture: Picture) -> Iterator[Problem]:
-    for name, addresses in sorted(picture.doubled.items()):
+    lives: dict[str, dict[str, str]] = {}
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            for life in part.get("doubled") or ():
+                known = lives.setdefault(part.get("name") or str(part["id"]), {})
+                known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
+    for name, known in lives.items():
+        places = ", ".join(f"{address} (start id {start})" for start, address in sorted(known.items()))
         yield Problem(
             "doubled",
-            f"Two live processes have the identity of {name} ({' and '.join(sorted(addresses))}): neither of "
-            "the two votes, counts or writes. Stop the one that is the copy.",
+            f"The identity of {name} is in two live processes: {places}. Neither counts; stop the copy.",
             name,
         )
 
@@ -487,10 +485,11 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 continue
             facts = upstream.get("stopped_by") or {}
             peer = part.get("name") or str(part.get("id"))
+            row = str(facts.get("at") or facts.get("txn") or "")
             place = [
-                f"{word} {facts[name]}"
-                for word, name in (("transaction", "txn"), ("space", "space"), ("key", "key"))
-                if facts.get(name)
+                f"{word} {value}"
+                for word, value in (("row", row), ("space", facts.get("space")), ("key", facts.get("key")))
+                if value
             ]
             at = f" ({', '.join(place)})" if place else ""
             why = upstream.get("message") or "an error"
@@ -499,7 +498,7 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
                 member.name,
                 f"synchro replication restart {peer} -i {member.name}",
-                str(facts.get("txn") or ""),
+                row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
@@ -508,25 +507,17 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
 def _forgetful(picture: Picture) -> Iterator[Problem]:
     down = [member for member in picture.members if not member.is_up and not member.is_followed]
     for member in picture.members:
-        if not member.is_forgetful:
-            continue
-        facts = (member.info or {})["amnesia"]
-        missing: Sequence[Mapping[str, Any]] = facts["must_hear"]
-        states = {one["state"] for one in missing}
-        text = f"{member.name} cannot prove that its log is whole: it neither votes nor counts until it has "
-        wait_for = ", ".join(f"{one['name']} ({one['why']})" for one in missing)
-        text += f"heard and caught up with {wait_for or 'a member that knows what it had'}."
-        command = str(facts["command"])
-        if states != {"behind"}:
-            text += " If that cannot be any more, a person decides, and acknowledged rows may be lost: "
-            text += command
-        is_stuck = not missing or "forgot" in states
-        yield Problem(
-            "amnesia",
-            text,
-            member.name,
-            start_command(picture, down) or (command if is_stuck else WATCH),
-        )
+        if member.is_forgetful:
+            found = (member.info or {}).get("amnesia")
+            facts: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+            why = facts.get("message") or (
+                "its log may have lost acknowledged rows; it does not vote before it heard every member"
+            )
+            text = f"{member.name} is in amnesia: {why}"
+            if facts.get("next"):
+                text += f"; {facts['next']}"
+            command = start_command(picture, down) or WATCH
+            yield Problem("amnesia", f"{text}.", member.name, command)
 
 
 def _full_disks(picture: Picture) -> Iterator[Problem]:

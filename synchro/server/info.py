@@ -76,7 +76,6 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {},
         "ro": True,
         "ro_reason": None,
-        "amnesia": None,
         "no_room": None,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
@@ -91,6 +90,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "election": None,
         "synchro": None,
         "memtx": None,
+        "amnesia": None,
     }
     if not node.has_core:
         return tree
@@ -105,13 +105,13 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
         "ro": reason is not None,
         "ro_reason": reason,
-        "amnesia": node.amnesia(),
         "no_room": node.progress.no_room,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node),
         "election": _election(node),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "amnesia": node.amnesia(),
     }
     return tree
 
@@ -197,7 +197,7 @@ def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
     if applier.system_message is not None:
         part["system_message"] = applier.system_message
     if applier.status is Status.STOPPED and (error := applier.stopped_by) is not None:
-        facts = {name: error.details[name] for name in ("txn", "space", "key") if name in error.details}
+        facts = {name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details}
         part["stopped_by"] = {"reason": error.reason, **facts}
     return part
 
@@ -206,11 +206,11 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     down = next((d for d in node.downstreams.values() if d.peer == member), None)
     if down is None:
         return None
-    where = {"name": down.name or None, "address": down.address or None}
     vclock = node.core.vclock
     rows = sum(max(0, int(lsn) - int(down.acked.get(i))) for i, lsn in vclock if i)
     behind_s = node.progress.behind_s(down.acked, trio.current_time()) if rows else 0.0
     behind = {"rows": rows, "seconds": behind_s}
+    where = {"name": down.name or None, "address": down.address or None}
     if down.is_following:
         return where | {
             "status": "follow",

@@ -537,12 +537,7 @@ class Node:
             return None
         missing = core.must_hear()
         others = [
-            {
-                "id": int(peer),
-                "name": core.state.name_of(peer) or "",
-                "state": why.name.lower(),
-                "why": why.value,
-            }
+            {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
             for peer, why in missing.items()
         ]
         command = self.settings.again_with("--force-trust")

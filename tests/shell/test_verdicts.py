@@ -259,14 +259,12 @@ async def test_a_member_in_amnesia_leads_the_verdict(tmp_path: Path) -> None:
         for member in seen.members:
             if member.name == forgetful.settings.instance_name and member.info is not None:
                 assert member.info["amnesia"] is None
-                facts = {"must_hear": [], "command": "synchro restart myset --force-trust"}
-                member.info = {**member.info, "amnesia": facts}
+                member.info = {**member.info, "amnesia": {"message": "it must hear x", "next": "start x"}}
         found = judge(seen)
         assert found.may_fail == 0
         assert problems(found) == [("amnesia", forgetful.settings.instance_name)]
-        assert found.lines()[0].startswith(
-            f"{forgetful.settings.instance_name} cannot prove that its log is whole"
-        )
+        name = forgetful.settings.instance_name
+        assert found.lines()[0].startswith(f"{name} is in amnesia: it must hear x; start x. Next: synchro ")
 
 
 async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Path) -> None:
@@ -291,7 +289,7 @@ async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Pat
             origin, _, lsn = problem.txn.partition(":")
             assert int(origin) in (1, 2)
             assert int(lsn) > 0
-            assert f"(transaction {problem.txn}, space space600, key [6])" in problem.text
+            assert f"(row {problem.txn}, space space600, key [6])" in problem.text
             await follow(replicas, problem.next)
 
 
@@ -375,6 +373,7 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
         tree = one.info()
         (other,) = (part for part in tree["replication"].values() if part["id"] != tree["id"])
         upstream = other.pop("upstream")
+        assert other["downstream"].pop("address")
         seen = status_verbs._assemble({"h:1": tree}, {}, None)
         states = {m.name: (m.address, m.state) for m in seen.members}
         assert states[other["name"]] == ("-", "follows")
