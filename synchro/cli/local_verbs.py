@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -80,6 +81,7 @@ def serve(
 ) -> int:
     """Run one instance in the foreground."""
     from synchro import config_file, config_init
+    from synchro.cli.processes import READY_FILE
     from synchro.config_address import check_listen
 
     if config:
@@ -87,7 +89,7 @@ def serve(
             raise usage("serve --config FILE needs --name NAME")
         if listen or data_dir or replication or read_only:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
-        settings = replace(config_file.load(config, name), config_path=os.path.abspath(config))
+        settings = config_file.load(config, name)
     elif listen and data_dir:
         settings = config_init.settings_without_file(
             listen=listen,
@@ -99,7 +101,27 @@ def serve(
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
     check_listen(settings, insecure=insecure)
-    settings = replace(settings, force_trust=force_trust, new_set=new_set, fault_service=fault_service)
+    arguments = {
+        "--config": config and os.path.abspath(config),
+        "--name": name,
+        "--listen": listen,
+        "--data-dir": data_dir,
+        "--replication": replication,
+    }
+    given = [part for key, value in arguments.items() if value for part in (key, value)]
+    flags = [*(["--read-only"] if read_only else []), *(["--insecure"] if insecure else [])]
+    again = shlex.join(["synchro", "serve", *given, *flags])
+    is_foreground = READY_FILE not in os.environ  # else `synchro start` started it
+    if not is_foreground:
+        again = shlex.join(["synchro", "restart", f"{os.path.abspath(config)}:{name}", *flags])
+    settings = replace(
+        settings,
+        force_trust=force_trust,
+        new_set=new_set,
+        fault_service=fault_service,
+        again=again,
+        is_foreground=is_foreground,
+    )
     from synchro.main import serve as serve_instance
 
     return serve_instance(settings)

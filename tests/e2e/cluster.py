@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -116,11 +116,19 @@ class Instance:
     def id(self) -> int:
         return int(self.remote.info("id"))
 
-    def spawn(self, *, environ: Mapping[str, str] | None = None, config: Path | None = None) -> Instance:
-        """Start it, and do not wait for anything."""
+    def spawn(
+        self,
+        *,
+        environ: Mapping[str, str] | None = None,
+        config: Path | None = None,
+        arguments: Sequence[str] = (),
+    ) -> Instance:
+        """Start it, and do not wait for anything. arguments: of the program, instead of the usual ones."""
         assert not self.is_running, f"{self.name} runs already"
         path = str(config or self.cluster.config_path)
-        if self.cluster.faults:
+        if arguments:
+            arguments = ["-m", "synchro", *arguments]
+        elif self.cluster.faults:
             arguments = ["-c", LAUNCH, path, self.name]
         else:
             arguments = ["-m", "synchro", "serve", "--config", path, "--name", self.name]
