@@ -541,6 +541,7 @@ class Node:
             for peer, why in missing.items()
         ]
         command = self.settings.again_with("--force-trust")
+        bare = self.settings.again_command("--force-trust")
         unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
         if core.acks_count:
             text = "its log is whole again; it votes when this term is over"
@@ -558,7 +559,7 @@ class Node:
                 following = "wait until it caught up"
             else:
                 following = f"a person must decide, on the member with the newest data: {command}"
-        return {"must_hear": others, "message": text, "next": following, "command": command}
+        return {"must_hear": others, "message": text, "next": following, "command": bare}
 
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
