@@ -132,6 +132,8 @@ class Instance:
                 self._on_applier_lost(event.peer, now)
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
+            case ev.TurnBegan():
+                self._writes.on_turn_began()
             case ev.IndexesBuilt():
                 self._on_indexes_built(event, now)
             case ev.WalStuck():

@@ -236,6 +236,11 @@ class RowsCutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnBegan:
+    """Answers `RequestTurn`: everything else had its turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class IndexesBuilt:
     """Answers `BuildIndexes`: the build is done, well or not."""
 
@@ -278,6 +283,7 @@ Event: TypeAlias = (
     | ApplierLost
     | RowsWritten
     | RowsCutBack
+    | TurnBegan
     | IndexesBuilt
     | WalStuck
     | DeadlineReached
@@ -454,6 +460,11 @@ class BeginAmnesia:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTurn:
+    """Step `TurnBegan` as soon as all that waits in the shell had its turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildIndexes:
     """Call `build.advance()`, a few milliseconds at a time with everything else in between, until it is done
     or cancelled; if it is done, step `IndexesBuilt`. At most one is outstanding that is not cancelled."""
@@ -478,6 +489,7 @@ Effect: TypeAlias = (
     | ResetAppliers
     | EndAmnesia
     | BeginAmnesia
+    | RequestTurn
     | BuildIndexes
     | Notice
 )

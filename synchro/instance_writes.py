@@ -9,6 +9,7 @@ from typing import assert_never
 
 from synchro import instance_events as ev
 from synchro.errors import (
+    BatchTooLarge,
     IllegalParams,
     MemoryIssue,
     OldTerm,
@@ -23,9 +24,18 @@ from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions, conflict
 from synchro.queue.limbo import QueueState
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, Puts, RowType, TxnId
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    FLAG_WAIT_ACK,
+    FLAG_WAIT_SYNC,
+    PENDING_ROW_BYTES,
+    Puts,
+    RowType,
+    TxnId,
+)
 from synchro.storage import schema, xrow
-from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared, size_of
+from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared
 
 
 class Writes:
@@ -33,10 +43,12 @@ class Writes:
 
     W1  What waits in `waiting` is unprepared and has no LSN; it goes on in the order it came (ADR 3).
     W2  Every refusal leaves no trace: nothing prepared, no LSN, no request id.
+    W4  When so much was touched since the last turn that other work has waited long enough, what comes next
+        waits for `TurnBegan`: one frame, or many callers at once, may bring more than the loop can bear.
     W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
-    __slots__ = ("_may_write", "_may_write_sync", "_state", "_txns", "waiting")
+    __slots__ = ("_may_write", "_may_write_sync", "_state", "_txns", "_work_end", "waiting")
 
     def __init__(self, state: State, txns: Transactions) -> None:
         self._state = state
@@ -44,6 +56,8 @@ class Writes:
         self._may_write = False
         self._may_write_sync = False
         self.waiting: deque[ev.ClientWrite] = deque()
+        self._work_end = state.settings.limits.turn_work_bytes_max
+        """Of `Memtx.work`: when it is reached, the rest waits for its turn (W4)."""
 
     def _look(self) -> None:
         """False means: ask again, and say why."""
@@ -102,6 +116,7 @@ class Writes:
         return (
             state.limbo.is_full
             or self._is_wal_full
+            or self._is_turn_over
             or state.log.barriers > 0
             or self._txns.must_wait(write.ops)
             or (state.limbo.is_untold and self._is_logged_locally(write))
@@ -123,12 +138,23 @@ class Writes:
 
     def _wait_for_room(self, write: ev.ClientWrite) -> None:
         state = self._state
-        if write.wait is ev.WaitMode.NONE or len(self.waiting) >= state.settings.limits.waiting_calls_max:
+        must_not_wait = write.wait is ev.WaitMode.NONE and not self._is_turn_over
+        if must_not_wait or len(self.waiting) >= state.settings.limits.waiting_calls_max:
             name = "WAL" if self._is_wal_full else "synchronous transaction"
             state.refuse(write.call_id, self._full(f"The {name} queue is full; nothing was written"))
             return
+        if self._is_turn_over and not self.waiting:
+            state.effects.append(ev.RequestTurn())
         self.waiting.append(write)
         state.calls[write.call_id] = write
+
+    @property
+    def _is_turn_over(self) -> bool:
+        return self._state.memtx.work >= self._work_end
+
+    def on_turn_began(self) -> None:
+        self._work_end = self._state.memtx.work + self._state.settings.limits.turn_work_bytes_max
+        self._state.progressed = True
 
     def _full(self, text: str) -> SyncQueueFull:
         return SyncQueueFull(
@@ -225,7 +251,7 @@ class Writes:
     def _may_share(self, event: ev.ClientPuts) -> bool:
         """None of them has to wait, to be refused, or to be looked up as a retry."""
         state, puts, request_ids = self._state, event.puts, event.request_ids
-        if not self._may_write or not self._may_write_sync or self.waiting:
+        if not self._may_write or not self._may_write_sync or self.waiting or self._is_turn_over:
             return False
         if not state.memtx.may_go_together(puts.space_id):
             return False
@@ -241,7 +267,7 @@ class Writes:
         state = self._state
         try:
             prepared = state.memtx.prepare_together(event.puts)
-        except MemoryIssue:  # too much for all of them: some may fit
+        except (MemoryIssue, BatchTooLarge):  # too much for all of them: some may fit
             self._take_each(event.writes(), now)
             return True
         if prepared is None:
@@ -255,10 +281,11 @@ class Writes:
     def _has_room(self, puts: Puts) -> bool:
         """For all of them: one by one, some would have to wait where a limit is reached."""
         limbo, log, limits = self._state.limbo, self._state.log, self._state.settings.limits
-        if limbo.max_size and limbo.size + size_of(puts) > limbo.max_size:
+        if limbo.max_size and limbo.size + self._state.memtx.size_of(puts) > limbo.max_size:
             return False
         wal_max = limits.wal_queue_bytes_max
-        return not wal_max or log.bytes + xrow.shared_bytes(puts) <= wal_max
+        size = xrow.shared_bytes(puts) + PENDING_ROW_BYTES * len(puts)
+        return not wal_max or log.bytes + size <= wal_max
 
     def _check_may_write(self, write: ev.ClientWrite) -> None:
         state = self._state

@@ -80,6 +80,7 @@ class Member:
     raft: RaftMessage | None = None
     stopped: dict[int, SynchroError] = field(default_factory=dict)
     builds: list[Build] = field(default_factory=list)
+    wants_turn: bool = False
 
 
 class Mesh:
@@ -209,6 +210,8 @@ class Mesh:
                     for (source, _), link in self.links.items():
                         if source == number:
                             link.heartbeat = sync
+                case ev.RequestTurn():
+                    member.wants_turn = True
                 case ev.BuildIndexes(build=build):
                     member.builds.append(build)
                 case ev.StopApplier(peer=peer, error=error):
@@ -286,6 +289,10 @@ class Mesh:
             for number in list(self.members):
                 moved |= self.persist(number)
                 moved |= self.build(number)
+                if self.members[number].wants_turn:
+                    self.members[number].wants_turn = False
+                    self.step(number, ev.TurnBegan())
+                    moved = True
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
             moved = moved or self._announce()

@@ -11,7 +11,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -111,6 +111,7 @@ class Node:
         self._changed = trio.Event()
         self._stepped = trio.Event()
         self._build: Build | None = None
+        self._wants_turn = False
         self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
@@ -345,6 +346,9 @@ class Node:
             case ev.EndAmnesia():
                 self.log.info("amnesia_ended")
                 self.directory.set_amnesia(False)
+            case ev.RequestTurn():
+                self._wants_turn = True
+                self._has_chores.set()
             case ev.BuildIndexes():
                 self._build = effect.build
                 self._has_chores.set()
@@ -392,7 +396,11 @@ class Node:
             await self._has_chores.wait()
             self._has_chores = trio.Event()
             memtx = self.core.memtx
-            while (self._build is not None or memtx.has_dead) and self.halted is None:
+            while (self._wants_turn or self._build is not None or memtx.has_dead) and self.halted is None:
+                if self._wants_turn:
+                    self._wants_turn = False
+                    await trio.lowlevel.checkpoint()
+                    self.step(ev.TurnBegan())
                 end = time.perf_counter() + SLICE_S
                 build = self._build
                 if build is None:
@@ -609,7 +617,7 @@ class Node:
     def info(self) -> dict[str, Any]:
         return info.box_info(self)
 
-    def queue_entries(self) -> Iterable[QueueEntryFacts]:
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.core, trio.current_time())
 
     def watch_facts(self) -> WatchFacts:

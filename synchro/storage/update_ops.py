@@ -69,6 +69,10 @@ class Work:
     def __init__(self, limit: int | None = None) -> None:
         self.limit = self.left = limit
 
+    @property
+    def spent(self) -> int:
+        return 0 if self.left is None or self.limit is None else self.limit - self.left
+
     def spend(self, size: int) -> None:
         """BatchTooLarge beyond the limit."""
         if self.left is not None:

@@ -460,6 +460,8 @@ class Process:
                         applier.lost()  # subscribe again, with an empty filter: own rows may be missing
                 case ev.EndAmnesia():
                     self.machine.set_amnesia(False)
+                case ev.RequestTurn():
+                    self.after(0.0, lambda: self.step(ev.TurnBegan()))
                 case ev.BuildIndexes(build=build):
                     self._build(build)
                 case ev.Notice(event=name):
