@@ -48,7 +48,15 @@ class Writes:
     W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
-    __slots__ = ("_may_write", "_may_write_sync", "_state", "_txns", "_work_end", "waiting")
+    __slots__ = (
+        "_is_turn_asked_for",
+        "_may_write",
+        "_may_write_sync",
+        "_state",
+        "_txns",
+        "_work_end",
+        "waiting",
+    )
 
     def __init__(self, state: State, txns: Transactions) -> None:
         self._state = state
@@ -58,6 +66,7 @@ class Writes:
         self.waiting: deque[ev.ClientWrite] = deque()
         self._work_end = state.settings.limits.turn_work_bytes_max
         """Of `Memtx.work`: when it is reached, the rest waits for its turn (W4)."""
+        self._is_turn_asked_for = False
 
     def _look(self) -> None:
         """False means: ask again, and say why."""
@@ -143,16 +152,21 @@ class Writes:
             name = "WAL" if self._is_wal_full else "synchronous transaction"
             state.refuse(write.call_id, self._full(f"The {name} queue is full; nothing was written"))
             return
-        if self._is_turn_over and not self.waiting:
-            state.effects.append(ev.RequestTurn())
         self.waiting.append(write)
         state.calls[write.call_id] = write
+        self._ask_for_turn()
 
     @property
     def _is_turn_over(self) -> bool:
         return self._state.memtx.work >= self._work_end
 
+    def _ask_for_turn(self) -> None:
+        if self.waiting and self._is_turn_over and not self._is_turn_asked_for:
+            self._is_turn_asked_for = True
+            self._state.effects.append(ev.RequestTurn())
+
     def on_turn_began(self) -> None:
+        self._is_turn_asked_for = False
         self._work_end = self._state.memtx.work + self._state.settings.limits.turn_work_bytes_max
         self._state.progressed = True
 
@@ -177,6 +191,7 @@ class Writes:
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
+        self._ask_for_turn()
 
     def _is_refused_now(self, write: ev.ClientWrite) -> bool:
         self._look()

@@ -226,7 +226,7 @@ def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
     """None gives a message without a form. What is too much for JSON comes as msgpack."""
     if fields is None:
         return common_pb.Tuple()
-    if as_json and xrow.count_values(fields, JSON_VALUES_MAX) <= JSON_VALUES_MAX:
+    if as_json and xrow.count_values((fields,), JSON_VALUES_MAX) <= JSON_VALUES_MAX:
         return common_pb.Tuple(json=json_list(fields))
     return common_pb.Tuple(msgpack=_packb(fields))
 

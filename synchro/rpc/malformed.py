@@ -98,7 +98,7 @@ def _guarded(handler: Any) -> Any:
 
 
 def _counting(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """`read`, but a large message of very many small ones is refused before it costs much: DecodeError."""
+    """`read`, but a large message of very many small parts is refused before it costs much: DecodeError."""
     descriptor = getattr(getattr(read, "__self__", None), "DESCRIPTOR", None)
     if descriptor is None:
         return read
@@ -106,7 +106,7 @@ def _counting(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
     def read_counted(data: bytes) -> Any:
         if len(data) > COUNTED_BYTES:
-            _count_parts(shape, data, 0, len(data), [LIMITS.message_parts_max], 0)
+            _count_parts(shape, data, 0, len(data), LIMITS.message_parts_max)
         return read(data)
 
     return read_counted
@@ -123,28 +123,36 @@ def _shape(descriptor: Any, known: dict[str, _Shape]) -> _Shape:
     return shape
 
 
-def _count_parts(shape: _Shape, data: bytes, at: int, end: int, left: list[int], depth: int) -> None:
-    """Walk over the fields of a message and of those in it. What is no message is left to the decoder."""
-    while at < end and depth < NESTING_MAX:
-        tag, at = _varint(data, at)
+def _count_parts(shape: _Shape, data: bytes, at: int, end: int, left: int, depth: int = 0) -> int:
+    """Walk over the fields of a message and of those in it; how many more there may be. What is no message is
+    left to the decoder."""
+    while at < end:
+        left -= 1
+        if left < 0:
+            raise DecodeError(f"it has more than {LIMITS.message_parts_max} fields")
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = _varint(data, at - 1)
         kind = tag & 7
-        if kind == 0:
+        if kind == 2:
+            size = data[at] if at < end else 0
+            at += 1
+            if size >= 0x80:
+                size, at = _varint(data, at - 1)
+            inner = shape.get(tag >> 3)
+            if inner is not None and depth < NESTING_MAX:
+                left = _count_parts(inner, data, at, min(at + size, end), left, depth + 1)
+            at += size
+        elif kind == 0:
             _, at = _varint(data, at)
         elif kind == 1:
             at += 8
         elif kind == 5:
             at += 4
-        elif kind == 2:
-            size, at = _varint(data, at)
-            inner = shape.get(tag >> 3)
-            if inner is not None:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise DecodeError(f"it consists of more than {LIMITS.message_parts_max} messages")
-                _count_parts(inner, data, at, min(at + size, end), left, depth + 1)
-            at += size
         else:
-            return
+            break
+    return left
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -51,7 +51,7 @@ __all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prep
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
-INDEX_WORK = 2048
+INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
 """Of one step of a checksum."""

@@ -236,7 +236,7 @@ class _Update:
         elif size <= 2 * _PIECE:
             holder[key] = value[:start] + paste + value[start + cut :]
         else:
-            self._work.spend(2 * size)
+            self._work.spend(size // 4)
             self._is_thawed = True
             holder[key] = rope = _Rope(value)
             rope.splice(start, cut, paste)

@@ -169,29 +169,30 @@ def _check_nested(items: Iterable[Any], depth: int) -> None:
             raise ValueError(f"a {name} is not supported in a tuple")
         if depth >= NESTING_MAX:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
-        nested = [item for item in items if type(item) in _NESTED]
-        items = _inside(nested)
+        items = _inside(items, others)
         depth += 1
 
 
-def _inside(nested: Sequence[Any]) -> list[Any]:
-    """What stands directly in these arrays and maps."""
-    maps = [item for item in nested if type(item) is dict]
-    if not maps:
-        return list(chain.from_iterable(nested))
-    arrays = [item for item in nested if type(item) is tuple]
-    parts = (arrays, maps, map(dict.values, maps))
-    return list(chain.from_iterable(chain.from_iterable(parts)))
+def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
+    """What stands directly in the arrays and maps among these; kinds: which of both there are."""
+    found = (
+        list(chain.from_iterable([item for item in items if type(item) is tuple])) if tuple in kinds else []
+    )
+    if dict in kinds:
+        maps = [item for item in items if type(item) is dict]
+        found.extend(chain.from_iterable(maps))
+        found.extend(chain.from_iterable(map(dict.values, maps)))
+    return found
 
 
-def count_values(items: Sequence[Any], limit: int) -> int:
+def count_values(items: Iterable[Any], limit: int) -> int:
     """Values in these arrays and maps, and in those inside them; stops once there are more than `limit`."""
     count = 0
-    while items:
+    while kinds := set(map(type, items)) & _NESTED:
+        items = _inside(items, kinds)
         count += len(items)
         if count > limit:
             break
-        items = _inside([item for item in items if type(item) in _NESTED])
     return count
 
 
