@@ -129,10 +129,10 @@ def heavy_writes() -> dict[str, list[bytes]]:
     arrays = data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb((1, *([()] * (MIB - 16))))})
     return {
         "splices, too many": [execute(*[update(1, *splices)] * 300)] * 3,
-        "splices": [execute(*[update(1, *splices)] * 75)] * 4,
+        "splices": [execute(*[update(1, *splices)] * 40)] * 4,
         "small updates of a large tuple": [execute(*[update(1, ("=", 3, n)) for n in range(240)])] * 4,
         "fields put into a wide tuple": [execute(update(2, *wide))] * 4,
-        "operations inside a wide array": [execute(*[update(3, *deep)] * 3)] * 4,
+        "operations inside a wide array": [execute(*[update(3, *deep)] * 2)] * 4,
         "operations": [execute(*[update(4, *[("+", 2, 1)] * 4_000)] * 4)] * 4,
         "a million values": [execute(million), execute(*[million] * 8)],
         "a million arrays": [execute(arrays), execute(*[arrays] * 8)],
