@@ -11,7 +11,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -135,6 +135,7 @@ class Node:
         self._changed = trio.Event()
         self._stepped = trio.Event()
         self._build: Build | None = None
+        self._wants_turn = False
         self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
@@ -472,6 +473,9 @@ class Node:
             case ev.Stopped():
                 self.stopped.set()
                 self._wake_watchers()
+            case ev.RequestTurn():
+                self._wants_turn = True
+                self._has_chores.set()
             case ev.BuildIndexes():
                 self._build = effect.build
                 self._has_chores.set()
@@ -575,7 +579,11 @@ class Node:
             await self._has_chores.wait()
             self._has_chores = trio.Event()
             memtx = self.core.memtx
-            while (self._build is not None or memtx.has_dead) and self.halted is None:
+            while (self._wants_turn or self._build is not None or memtx.has_dead) and self.halted is None:
+                if self._wants_turn:
+                    self._wants_turn = False
+                    await trio.lowlevel.checkpoint()
+                    self.step(ev.TurnBegan())
                 end = time.perf_counter() + SLICE_S
                 build = self._build
                 if build is None:
@@ -817,7 +825,7 @@ class Node:
     def info(self) -> dict[str, Any]:
         return info.box_info(self)
 
-    def queue_entries(self) -> Iterable[QueueEntryFacts]:
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.core, trio.current_time())
 
     def watch_facts(self) -> WatchFacts:
