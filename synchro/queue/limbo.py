@@ -86,10 +86,9 @@ class Limbo:
         self._promote_terms_view = MappingProxyType(self._promote_terms)
         self._pending = PendingPromotes()
         self._void: dict[InstanceId, PendingPromote] = {}
-        self._decided: dict[
-            Term, PendingPromote
-        ] = {}  # newest last; at most TRANSFERS_MAX, as of all of them:
+        # PROMOTEs and DEMOTEs in the log, and those of them that were decided; newest last (TRANSFERS_MAX).
         self._known: dict[tuple[InstanceId, Lsn], PendingPromote] = {}
+        self._decided: dict[Term, PendingPromote] = {}
         self._is_in_recovery = True
         self._is_stopping = False
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
@@ -680,6 +679,7 @@ class Limbo:
         self._queue.check()
         self._acks.check()
         self._pending.check(self._term)
+        assert max(len(self._known), len(self._decided)) <= TRANSFERS_MAX
         owner = self._queue.owner_id
         assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # L1
         assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # L6
