@@ -178,7 +178,7 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
     if len(addresses) == 1:
         return ()
     if not any(addresses.values()):
-        # One that cannot be reached is its own mistake, told when it is started; here nobody can.
+        # One that cannot be reached is its own mistake, told when it is started (ADR 21); here nobody can.
         view.report(
             f"groups.{view.group}.replicasets.{view.replicaset}",
             f"no suitable peer URIs found for instance {view.name!r}: "

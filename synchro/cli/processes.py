@@ -228,7 +228,6 @@ def _served_name(pid: int, config: Path) -> str | None:
     """The instance of this file that the process was started for; None: of another one, or no instance."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        directory = os.readlink(f"/proc/{pid}/cwd")
     except OSError:
         return None
     if "serve" not in arguments:
@@ -237,7 +236,12 @@ def _served_name(pid: int, config: Path) -> str | None:
     for at, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         values[option] = value if equals else "".join(arguments[at + 1 : at + 2])
-    given = os.path.join(directory, values.get("--config", ""))
+    given = values.get("--config", "")
+    if not os.path.isabs(given):
+        try:
+            given = os.path.join(os.readlink(f"/proc/{pid}/cwd"), given)
+        except OSError:
+            return None
     return values.get("--name") if os.path.realpath(given) == os.path.realpath(config) else None
 
 

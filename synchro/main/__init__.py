@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 def cli() -> None:
     """Entry point of the program `synchro`."""
+    if "serve" in sys.argv[1:]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # from the first moment on; see `serve`
     from synchro.cli.app import main
 
     main()
