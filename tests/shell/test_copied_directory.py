@@ -245,8 +245,8 @@ async def test_of_two_addresses_of_one_instance_one_is_used(tmp_path: Path) -> N
         assert [part["peer"] for part in shown["waiting"]] == [waiting.address.address]
         assert "same instance" in shown["waiting"][0]["message"]
 
-        blocked = used.address.address
-        replicas.network.cut("instance002", blocked)
+        replicas.network.cuts.add(("instance002", used.address.address))
+        used.reset()
         await until(lambda: waiting.status is Status.FOLLOW)
         assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
         assert two.find_applier(one.core.self_id) is waiting
