@@ -218,7 +218,8 @@ class Node:
         names no host."""
         settings = self.settings
         bound = self.listen or settings.listen
-        if bound.rpartition(":")[0].strip("[]") in ("0.0.0.0", "::", ""):
+        host, colon, _ = bound.rpartition(":")
+        if colon and host.strip("[]") in ("0.0.0.0", "::", ""):
             return next((p.address for p in settings.peers if p.name == settings.instance_name), bound)
         return bound
 

@@ -146,7 +146,7 @@ class Relay:
         self.scope.cancel()
 
     async def wait_heard(self) -> None:
-        """Until it says something more."""
+        """Until it says something more, or its stream ends."""
         await self._heard_more.wait()
 
     def term_changed(self) -> None:
@@ -202,6 +202,7 @@ class Relay:
             down.message, down.system_message = error.message, error.system
             raise
         finally:
+            self._heard_more.set()
             down.is_following = False
             down.lag = 0.0
             if down.message is None:
