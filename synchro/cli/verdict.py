@@ -286,7 +286,8 @@ def _are(count: int) -> str:
 def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     loading = [member.name for member in picture.members if member.is_loading]
     if loading:
-        return f"Not ready: {', '.join(loading)} reads its files or waits for its peers.", start or WATCH
+        reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
+        return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     return "Down: no instance answers.", start
@@ -322,7 +323,7 @@ def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, st
             f"{'' if count == sum(m.is_ready for m in picture.members) else ' and trusted'}, "
             "nobody can be elected or promoted."
             + (f" {', '.join(loading)} {_are(len(loading))} loading." if loading else ""),
-            start or WATCH,
+            start or _word_of_a_person(picture) or WATCH,
         )
     if not any(member.links >= needed for member in voters):
         return (
@@ -330,6 +331,15 @@ def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, st
             WATCH,
         )
     return _electing(picture, voters) if has_elections(picture) else _frozen(picture, authority, voters)
+
+
+def _word_of_a_person(picture: Picture) -> str:
+    """The command by which the amnesia of the newest data is ended; "" while it may end by itself."""
+    able = [m for m in picture.members if m.is_ready and m.is_forgetful]
+    facts = [(m.info or {})["amnesia"] for m in able]
+    if not able or not all(isinstance(f, Mapping) and "--force-trust" in str(f.get("next")) for f in facts):
+        return ""
+    return str((_freshest(able).info or {})["amnesia"].get("command") or "")
 
 
 def has_elections(picture: Picture) -> bool:
@@ -516,7 +526,10 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
             text = f"{member.name} is in amnesia: {why}"
             if facts.get("next"):
                 text += f"; {facts['next']}"
-            command = start_command(picture, down) or WATCH
+            is_for_a_person = "--force-trust" in str(facts.get("next"))
+            command = start_command(picture, down) or (
+                str(facts.get("command") or "") if is_for_a_person else WATCH
+            )
             yield Problem("amnesia", f"{text}.", member.name, command)
 
 
@@ -585,7 +598,10 @@ def _counters(picture: Picture) -> Iterator[Problem]:
 
 def _absent(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
-        if member.is_loading:
+        waits = str((member.info or {}).get("waits_for") or "")
+        if member.is_loading and waits:
+            yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
+        elif member.is_loading:
             yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
         elif not member.is_up and not member.is_followed and not member.foreign:
             why = f": {member.error}" if member.error else ""
