@@ -177,7 +177,7 @@ class Picture:
         authority = self.authority
         if authority is None or member.foreign or member.is_loading or member.is_forgetful:
             return False
-        if (member.info or {}).get("no_room"):
+        if (member.info or {}).get("no_room") or member.name in lives(self):
             return False
         if member is authority:
             return True
@@ -236,7 +236,7 @@ def _with_next(text: str, command: str) -> str:
     return f"{text} Next: {command}" if command else text
 
 
-GRAVE: Final = frozenset({"two_leaders", "two_owners", "doubled"})
+GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
 SELF_EVIDENT: Final = frozenset({"down", "loading"})
 """The sentence and the table say so already."""
@@ -285,6 +285,9 @@ def _are(count: int) -> str:
 
 def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     loading = [member.name for member in picture.members if member.is_loading]
+    waits = [str((member.info or {}).get("waits_for") or "") for member in picture.members]
+    if waits and all("--new-set" in why for why in waits):
+        return "Not ready: nobody has the data of this set, a person must decide.", ""
     if loading:
         reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
         return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
@@ -460,14 +463,19 @@ def _two_owners(picture: Picture) -> Iterator[Problem]:
         )
 
 
-def _doubled(picture: Picture) -> Iterator[Problem]:
-    lives: dict[str, dict[str, str]] = {}
+def lives(picture: Picture) -> dict[str, dict[str, str]]:
+    """Name -> start id -> address, of identities that are in two processes."""
+    found: dict[str, dict[str, str]] = {}
     for member in picture.members:
         for part in (member.info or {}).get("replication", {}).values():
             for life in part.get("doubled") or ():
-                known = lives.setdefault(part.get("name") or str(part["id"]), {})
+                known = found.setdefault(part.get("name") or str(part["id"]), {})
                 known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
-    for name, known in lives.items():
+    return found
+
+
+def _doubled(picture: Picture) -> Iterator[Problem]:
+    for name, known in lives(picture).items():
         places = ", ".join(f"{address} (start id {start})" for start, address in sorted(known.items()))
         yield Problem(
             "doubled",
@@ -551,8 +559,10 @@ def _late(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
             continue
-        if (member.info or {}).get("no_room") or any(
-            p.instance == member.name for p in _stopped_streams(picture)
+        if (
+            (member.info or {}).get("no_room")
+            or member.name in lives(picture)
+            or any(p.instance == member.name for p in _stopped_streams(picture))
         ):
             continue  # that is why, and it is told
         rows, behind_s = picture.rows_behind(member), picture.seconds_behind(member)

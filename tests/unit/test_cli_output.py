@@ -360,4 +360,5 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
         }
 
     found = judge(picture(waiting(1), waiting(2)))
+    assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
     assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
