@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import math
 import operator
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -218,9 +217,19 @@ class Limits:
     ddl_rows_at_once: int = 10_000
     """A change of definitions that must look at more tuples does so in steps: data writes wait meanwhile, all
     else goes on."""
-    txn_work_bytes_max: int = 128 * MIB
+    txn_values_max: int = 1024 * KIB
+    """Fields, array elements, map keys and values of one transaction: small ones cost more than their bytes.
+    One tuple of the largest size never has more."""
+    json_values_max: int = 64 * KIB
+    """The same of one tuple in JSON, which costs ten times as much as msgpack; a larger one is answered as
+    msgpack."""
+    message_parts_max: int = 128 * KIB
+    """Fields of one gRPC message of more than 1 MiB, and of those in it, counted before it is decoded."""
+    turn_work_bytes_max: int = 32 * MIB
+    """What writes of clients may touch, as above, before everything else has its turn."""
+    txn_work_bytes_max: int = 64 * MIB
     """Bytes that one transaction of a client may touch, an operation counted as 4 KiB: it runs in one step of
-    the core, about a quarter of a second at this limit."""
+    the core, a tenth to a fifth of a second at this limit."""
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -284,26 +293,31 @@ class Settings:
     """Operator's word that the local log may be trusted although it is not provably complete."""
     new_set: bool = False
     """Operator's word that the replica set which the identity file names is gone: make, or join, another."""
-    config_path: str = ""
-    """File that the instance was started with, for commands that it prints; "" = none."""
+    again: str = ""
+    """Command that starts this instance again, for people; "" = unknown, it runs inside another program."""
+    is_foreground: bool = True
+    """It must be stopped first then."""
     limits: Limits = field(default_factory=Limits)
 
     def read_quorum(self, members: int) -> int:
         """Instances, this one included, that must say that they know of no later owner (ADR 17).
 
         members: N as elections count it. Whoever is elected needs min(Q, N) votes, so among N - Q + 1
-        instances
-        is a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer [Q-34].
+        instances is a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer
+        [Q-34].
         """
         members = max(1, members)
         quorum = min(self.synchro_quorum.quorum(members), members)
         return max(members - quorum + 1, min(self.linearizable_quorum.quorum(members, quorum), members))
 
+    def again_command(self, option: str) -> str:
+        """The command by which a person starts this instance with one more option, for once."""
+        return f"{self.again or 'synchro serve ...'} {option}"
+
     def again_with(self, option: str) -> str:
-        """The command by which a person starts this instance again with one more option of `serve`."""
-        if self.config_path:
-            return f"synchro restart {shlex.quote(f'{self.config_path}:{self.instance_name}')} {option}"
-        return f"stop it, and start it with the same arguments of `synchro serve` and {option}"
+        """The same in a sentence."""
+        command = self.again_command(option)
+        return f"stop it, then once: {command}" if self.is_foreground else command
 
     @property
     def death_timeout_s(self) -> float:

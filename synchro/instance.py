@@ -141,6 +141,8 @@ class Instance:
                 self._on_doubled_changed(event.is_doubled, now)
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
+            case ev.TurnBegan():
+                self._writes.on_turn_began()
             case ev.IndexesBuilt():
                 self._on_indexes_built(event, now)
             case ev.WalStuck():

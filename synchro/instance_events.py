@@ -244,6 +244,11 @@ class RowsCutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnBegan:
+    """Answers `RequestTurn`: everything else had its turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class IndexesBuilt:
     """Answers `BuildIndexes`: the build is done, well or not."""
 
@@ -296,6 +301,7 @@ Event: TypeAlias = (
     | DoubledChanged
     | RowsWritten
     | RowsCutBack
+    | TurnBegan
     | IndexesBuilt
     | WalStuck
     | StopRequested
@@ -478,6 +484,11 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTurn:
+    """Step `TurnBegan` as soon as all that waits in the shell had its turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildIndexes:
     """Call `build.advance()`, a few milliseconds at a time with everything else in between, until it is done
     or cancelled; if it is done, step `IndexesBuilt`. At most one is outstanding that is not cancelled."""
@@ -504,6 +515,7 @@ Effect: TypeAlias = (
     | EndAmnesia
     | BeginAmnesia
     | Stopped
+    | RequestTurn
     | BuildIndexes
     | Notice
 )

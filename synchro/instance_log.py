@@ -16,6 +16,7 @@ from synchro.row import (
     FLAG_COMMIT,
     GROUP_DEFAULT,
     GROUP_LOCAL,
+    PENDING_ROW_BYTES,
     Confirm,
     Control,
     Demote,
@@ -45,7 +46,7 @@ class LogTail:
     G1  `in_flight` holds what is between `WriteRows` and `RowsWritten`, oldest first.
     G2  vclock (synced) <= assigned (synced or in flight), and they are equal when nothing is in flight.
     G3  `barriers` counts the control rows in flight behind which nothing received may be looked at.
-    G4  `bytes` is the size of what is in flight.
+    G4  `bytes` is the size of what is in flight, in the log and in memory.
     """
 
     __slots__ = (
@@ -118,7 +119,7 @@ class LogTail:
         if self._has_control:
             self._close_batch()
         self.in_flight.append(item)
-        self.bytes += len(item.txn.data)
+        self.bytes += _size(item.txn)
         self._next.append(item.txn)
 
     def append_own_control(self, body: Control, lsn: Lsn, *, is_barrier: bool) -> None:
@@ -143,7 +144,7 @@ class LogTail:
             self._close_batch()
         self._has_control = has_control
         self.in_flight.append(item)
-        self.bytes += len(item.txn.data)
+        self.bytes += _size(item.txn)
         self._next.append(item.txn)
 
     def _close_batch(self) -> None:
@@ -183,7 +184,7 @@ class LogTail:
         return cut
 
     def _left(self, item: InFlight) -> None:
-        self.bytes -= len(item.txn.data)
+        self.bytes -= _size(item.txn)
         if isinstance(item, ControlWrite):
             self.barriers -= item.is_barrier
 
@@ -205,4 +206,8 @@ class LogTail:
         assert self.in_flight or self.vclock == assigned  # G2
         barriers = [item for item in self.in_flight if isinstance(item, ControlWrite) and item.is_barrier]
         assert self.barriers == len(barriers)  # G3
-        assert self.bytes == sum(len(item.txn.data) for item in self.in_flight)  # G4
+        assert self.bytes == sum(_size(item.txn) for item in self.in_flight)  # G4
+
+
+def _size(txn: Txn) -> int:
+    return len(txn.data) + PENDING_ROW_BYTES * txn.row_count

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from synchro import instance_events as ev
 from synchro.errors import (
+    BatchTooLarge,
     IllegalParams,
     MemoryIssue,
     OldTerm,
@@ -24,9 +25,18 @@ from synchro.instance_calls import PendingTxn
 from synchro.instance_state import State
 from synchro.instance_txns import Transactions, conflict
 from synchro.queue.limbo import QueueState
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, Puts, RowType, TxnId
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    FLAG_WAIT_ACK,
+    FLAG_WAIT_SYNC,
+    PENDING_ROW_BYTES,
+    Puts,
+    RowType,
+    TxnId,
+)
 from synchro.storage import schema, xrow
-from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared, size_of
+from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared
 
 
 class Writes:
@@ -34,10 +44,21 @@ class Writes:
 
     W1  What waits in `waiting` is unprepared and has no LSN; it goes on in the order it came (ADR 3).
     W2  Every refusal leaves no trace: nothing prepared, no LSN, no request id.
+    W4  When so much was touched since the last turn that other work has waited long enough, what comes next
+        waits for `TurnBegan`: one frame, or many callers at once, may bring more than the loop can bear.
     W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
-    __slots__ = ("_had_right", "_may_write", "_may_write_sync", "_state", "_txns", "waiting")
+    __slots__ = (
+        "_had_right",
+        "_is_turn_asked_for",
+        "_may_write",
+        "_may_write_sync",
+        "_state",
+        "_txns",
+        "_work_end",
+        "waiting",
+    )
 
     def __init__(self, state: State, txns: Transactions) -> None:
         self._state = state
@@ -47,6 +68,9 @@ class Writes:
         self._had_right = True
         """When those that wait were looked at last."""
         self.waiting: deque[ev.ClientWrite] = deque()
+        self._work_end = state.settings.limits.turn_work_bytes_max
+        """Of `Memtx.work`: when it is reached, the rest waits for its turn (W4)."""
+        self._is_turn_asked_for = False
 
     def _look(self) -> None:
         """False means: ask again, and say why."""
@@ -113,6 +137,7 @@ class Writes:
         return (
             state.limbo.is_full
             or self._is_wal_full
+            or self._is_turn_over
             or state.log.barriers > 0
             or self._txns.must_wait(write.ops)
             or (state.limbo.is_untold and self._is_logged_locally(write))
@@ -134,11 +159,27 @@ class Writes:
 
     def _wait_for_room(self, write: ev.ClientWrite) -> None:
         state = self._state
-        if write.wait is ev.WaitMode.NONE or len(self.waiting) >= state.settings.limits.waiting_calls_max:
+        must_not_wait = write.wait is ev.WaitMode.NONE and not self._is_turn_over
+        if must_not_wait or len(self.waiting) >= state.settings.limits.waiting_calls_max:
             state.refuse(write.call_id, self._no_room())
             return
         self.waiting.append(write)
         state.calls[write.call_id] = write
+        self._ask_for_turn()
+
+    @property
+    def _is_turn_over(self) -> bool:
+        return self._state.memtx.work >= self._work_end
+
+    def _ask_for_turn(self) -> None:
+        if self.waiting and self._is_turn_over and not self._is_turn_asked_for:
+            self._is_turn_asked_for = True
+            self._state.effects.append(ev.RequestTurn())
+
+    def on_turn_began(self) -> None:
+        self._is_turn_asked_for = False
+        self._work_end = self._state.memtx.work + self._state.settings.limits.turn_work_bytes_max
+        self._state.progressed = True
 
     def _no_room(self, when: str = "") -> SyncQueueFull | WalQueueFull:
         """What a write would have to wait for now [Q-45]. when: " in time", of one that did wait."""
@@ -184,6 +225,7 @@ class Writes:
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
+        self._ask_for_turn()
 
     def _is_refused_now(self, write: ev.ClientWrite) -> bool:
         self._look()
@@ -277,7 +319,7 @@ class Writes:
     def _may_share(self, event: ev.ClientPuts) -> bool:
         """None of them has to wait, to be refused, or to be looked up as a retry."""
         state, puts, request_ids = self._state, event.puts, event.request_ids
-        if not self._may_write or not self._may_write_sync or self.waiting:
+        if not self._may_write or not self._may_write_sync or self.waiting or self._is_turn_over:
             return False
         if not state.memtx.may_go_together(puts.space_id):
             return False
@@ -293,7 +335,7 @@ class Writes:
         state = self._state
         try:
             prepared = state.memtx.prepare_together(event.puts)
-        except MemoryIssue:  # too much for all of them: some may fit
+        except (MemoryIssue, BatchTooLarge):  # too much for all of them: some may fit
             self._take_each(event.writes(), now)
             return True
         if prepared is None:
@@ -307,10 +349,11 @@ class Writes:
     def _has_room(self, puts: Puts) -> bool:
         """For all of them: one by one, some would have to wait where a limit is reached."""
         limbo, log, limits = self._state.limbo, self._state.log, self._state.settings.limits
-        if limbo.max_size and limbo.size + size_of(puts) > limbo.max_size:
+        if limbo.max_size and limbo.size + self._state.memtx.size_of(puts) > limbo.max_size:
             return False
         wal_max = limits.wal_queue_bytes_max
-        return not wal_max or log.bytes + xrow.shared_bytes(puts) <= wal_max
+        size = xrow.shared_bytes(puts) + PENDING_ROW_BYTES * len(puts)
+        return not wal_max or log.bytes + size <= wal_max
 
     def _check_may_write(self, write: ev.ClientWrite) -> None:
         state = self._state

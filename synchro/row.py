@@ -116,6 +116,10 @@ class Puts(Sequence[Dml]):
         return map(_new_dml, zip(kind, space_id, self.raws, zero, none, self.values, none, strict=False))
 
 
+PENDING_ROW_BYTES: Final = 256
+"""What a row that is on its way, or waits for its decision, needs in memory beside its bytes."""
+
+
 class Nop(NamedTuple):
     """Consumes an LSN and does nothing [P-50]."""
 

@@ -82,6 +82,7 @@ class Member:
     is_stopped: bool = False
     """it has answered `StopRequested`"""
     builds: list[Build] = field(default_factory=list)
+    wants_turn: bool = False
 
 
 class Mesh:
@@ -211,6 +212,8 @@ class Mesh:
                     for (source, _), link in self.links.items():
                         if source == number:
                             link.heartbeat = sync
+                case ev.RequestTurn():
+                    member.wants_turn = True
                 case ev.BuildIndexes(build=build):
                     member.builds.append(build)
                 case ev.StopApplier(peer=peer, error=error):
@@ -290,6 +293,10 @@ class Mesh:
             for number in list(self.members):
                 moved |= self.persist(number)
                 moved |= self.build(number)
+                if self.members[number].wants_turn:
+                    self.members[number].wants_turn = False
+                    self.step(number, ev.TurnBegan())
+                    moved = True
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
             moved = moved or self._announce()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,6 +84,7 @@ def serve(
 ) -> int:
     """Run one instance in the foreground."""
     from synchro import config_file, config_init
+    from synchro.cli.processes import READY_FILE
     from synchro.config_address import check_has_address, check_listen
 
     if config:
@@ -91,7 +93,7 @@ def serve(
         if listen or data_dir or replication or read_only:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
         own = config_file.load_all(config).instance(name)
-        settings, warnings = replace(own.settings, config_path=os.path.abspath(config)), own.warnings
+        settings, warnings = own.settings, own.warnings
     elif listen and data_dir:
         has_login = "@" in replication
         warnings = ("logins in --replication are not used: this release has no login",) * has_login
@@ -106,7 +108,27 @@ def serve(
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
     check_has_address(settings)
     check_listen(settings, insecure=insecure)
-    settings = replace(settings, force_trust=force_trust, new_set=new_set, fault_service=fault_service)
+    arguments = {
+        "--config": config and os.path.abspath(config),
+        "--name": name,
+        "--listen": listen,
+        "--data-dir": data_dir,
+        "--replication": replication,
+    }
+    given = [part for key, value in arguments.items() if value for part in (key, value)]
+    flags = [*(["--read-only"] if read_only else []), *(["--insecure"] if insecure else [])]
+    again = shlex.join(["synchro", "serve", *given, *flags])
+    is_foreground = READY_FILE not in os.environ  # else `synchro start` started it
+    if not is_foreground:
+        again = shlex.join(["synchro", "restart", f"{os.path.abspath(config)}:{name}", *flags])
+    settings = replace(
+        settings,
+        force_trust=force_trust,
+        new_set=new_set,
+        fault_service=fault_service,
+        again=again,
+        is_foreground=is_foreground,
+    )
     from synchro.main import serve as serve_instance
 
     return serve_instance(settings, warnings)

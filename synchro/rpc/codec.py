@@ -7,7 +7,7 @@ msgpack with a space id costs a few attribute reads; its bytes are checked and s
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgpack
@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Value
 
 from synchro import json_form
-from synchro.config import Limits
+from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, RemoteProtocolError, SynchroError, WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.instance_events import Ack, Fate, Position, WaitMode
@@ -25,6 +25,8 @@ from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2 as common_pb
 from synchro.rpc.generated.v1 import data_pb2 as data_pb
 from synchro.storage import xrow
+from synchro.storage.space_store import made_at_once
+from synchro.storage.update_ops import OP_WORK
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 Message: TypeAlias = Any
@@ -32,6 +34,7 @@ Message: TypeAlias = Any
 
 DURATION_S_MAX: Final = 365 * 24 * 3600.0
 """Longer waits are refused: they are mistakes of units."""
+JSON_VALUES_MAX: Final = Limits().json_values_max
 JSON_NESTING_MAX: Final = 32
 """Lists and objects inside each other, as in `storage/xrow.py`."""
 
@@ -172,10 +175,18 @@ def pack(value: Any) -> bytes:
     return xrow.pack_tuple(value)
 
 
-def json_field(value: Message, depth: int = 1) -> Any:
+def json_field(value: Message, depth: int = 1, room: list[int] | None = None) -> Any:
     """A google.protobuf.Value as a field. Whole numbers become integers, if msgpack has such integers.
 
-    Objects that stand for something else (`json_form`) become that."""
+    Objects that stand for something else (`json_form`) become that. room: how many more values there may be;
+    `json_fields` gives it."""
+    if room is not None:
+        room[0] -= 1
+        if room[0] < 0:
+            raise BatchTooLarge(
+                f"JSON of more than {JSON_VALUES_MAX} values; nothing was done. Next: send it as msgpack",
+                limit=JSON_VALUES_MAX,
+            )
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         number = value.number_value
@@ -189,8 +200,8 @@ def json_field(value: Message, depth: int = 1) -> Any:
     if depth >= JSON_NESTING_MAX:
         raise WrongFormat(f"JSON is nested deeper than {JSON_NESTING_MAX}; nothing was done")
     if kind == "list_value":
-        return tuple(json_field(item, depth + 1) for item in value.list_value.values)
-    found = {key: json_field(item, depth + 1) for key, item in value.struct_value.fields.items()}
+        return tuple(json_field(item, depth + 1, room) for item in value.list_value.values)
+    found = {key: json_field(item, depth + 1, room) for key, item in value.struct_value.fields.items()}
     try:
         if found.keys() == {json_form.MSGPACK}:
             data = b64decode(found[json_form.MSGPACK], validate=True)
@@ -202,7 +213,8 @@ def json_field(value: Message, depth: int = 1) -> Any:
 
 def json_fields(message: Message) -> Tuple:
     """A ListValue as a tuple."""
-    return tuple(json_field(value) for value in message.values)
+    room = [JSON_VALUES_MAX]
+    return tuple(json_field(value, 1, room) for value in message.values)
 
 
 def json_value(value: Any) -> Message:
@@ -258,10 +270,10 @@ def _fill_value(message: Message, value: Any) -> None:
 
 
 def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
-    """None gives a message without a form."""
+    """None gives a message without a form. What is too much for JSON comes as msgpack."""
     if fields is None:
         return common_pb.Tuple()
-    if as_json:
+    if as_json and xrow.count_values((fields,), JSON_VALUES_MAX) <= JSON_VALUES_MAX:
         return common_pb.Tuple(json=json_list(fields))
     return common_pb.Tuple(msgpack=xrow.pack_tuple(fields))
 
@@ -299,6 +311,13 @@ def wants_json(encoding: int, *, default: bool) -> bool:
 
 def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[Dml]:
     """The operations of one transaction. Raises `SynchroError` with `field` in its details."""
+    return made_at_once(changes_in_steps(ops, schema, limits))
+
+
+def changes_in_steps(
+    ops: Sequence[Message], schema: Schema, limits: Limits
+) -> Generator[None, None, Sequence[Dml]]:
+    """The same, an operation a step. What will be refused is looked at no longer than until that is known."""
     if not ops:
         raise IllegalParams("a transaction needs at least one operation; nothing was done", field="ops")
     if len(ops) > limits.batch_ops_max:
@@ -315,28 +334,53 @@ def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[
             return puts
     made: list[Dml] = []
     kind: str | None = None
-    size = 0
+    size = values = update_ops = 0
+    too_much: BatchTooLarge | None = None
     try:
         for op in ops:
             kind = op.WhichOneof("op")
             if kind is None:
                 raise IllegalParams("the operation is empty; nothing was done")
             change = _DECODERS[kind](getattr(op, kind), schema, limits)
-            size += len(change.raw)
             made.append(change)
+            size += len(change.raw)
+            if change.ops is not None:
+                update_ops += len(change.ops)
+            if size > SMALL_TXN_BYTES:
+                values += xrow.count_values((change.key, change.value, change.ops), limits.txn_values_max)
+                if too_much := _too_much(size, values, update_ops, limits):
+                    break
+                yield
     except SynchroError as error:
         place = f"ops[{len(made)}]" if kind is None else f"ops[{len(made)}].{kind}"
         inner = error.details.get("field")
         error.details = {**error.details, "field": f"{place}.{inner}" if inner else place}
         raise
-    if size > limits.txn_bytes_max:
-        raise BatchTooLarge(
-            f"a transaction of {size} bytes, the limit is {limits.txn_bytes_max}; nothing was done",
-            limit=limits.txn_bytes_max,
-            got=size,
-            field="ops",
-        )
+    too_much = too_much or _too_much(size, values, update_ops, limits)
+    if too_much is not None:
+        raise too_much
     return made
+
+
+SMALL_TXN_BYTES: Final = 256 * KIB
+"""Up to here nothing of a transaction can be too much, its number of operations aside."""
+
+
+def _too_much(size: int, values: int, update_ops: int, limits: Limits) -> BatchTooLarge | None:
+    """What refuses a transaction before more of it is decoded."""
+    for got, limit, what in (
+        (size, limits.txn_bytes_max, "bytes"),
+        (values, limits.txn_values_max, "values"),
+        (update_ops, limits.txn_work_bytes_max // OP_WORK, "operations of updates"),
+    ):
+        if got > limit:
+            return BatchTooLarge(
+                f"a transaction of {got} {what} or more, the limit is {limit}; nothing was done",
+                limit=limit,
+                got=got,
+                field="ops",
+            )
+    return None
 
 
 _PUTS_MIN: Final = 5
@@ -360,8 +404,9 @@ def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None
         if (body.space_id != number) if number else (body.space != name):
             return None
         tuples.append(body.tuple)
-    puts = columns(kind, number or name, tuples, schema, limits)
-    return puts if puts is not None and sum(map(len, puts.raws)) <= limits.txn_bytes_max else None
+    if sum(map(len, tuples)) > SMALL_TXN_BYTES:
+        return None  # not in one go
+    return columns(kind, number or name, tuples, schema, limits)
 
 
 def columns(
@@ -475,33 +520,51 @@ def _replace(body: Message, schema: Schema, limits: Limits) -> Dml:
     return _insert(body, schema, limits, RowType.REPLACE)
 
 
-def _check_ops_count(change: Dml, limits: Limits) -> Dml:
-    if change.ops is not None and len(change.ops) > limits.update_ops_max:
-        raise BatchTooLarge(
-            f"{len(change.ops)} operations in one update, the limit is {limits.update_ops_max}; "
-            "nothing was done",
-            limit=limits.update_ops_max,
-            got=len(change.ops),
-            field="ops",
-        )
-    return change
+def _update_ops(body: Message, limits: Limits) -> bytes:
+    """The list of operations of an update, if it is not too much for one; it is not decoded yet."""
+    data = _array(body, "ops", "list of operations")
+    count = xrow.array_size(data)
+    for got, limit, what in (
+        (count, limits.update_ops_max, "operations"),
+        (len(data), limits.tuple_bytes_max, "bytes of operations"),
+    ):
+        if got > limit:
+            raise BatchTooLarge(
+                f"{got} {what} in one update, the limit is {limit}; nothing was done",
+                limit=limit,
+                got=got,
+                field="ops",
+            )
+    return data
 
 
 def _update(body: Message, schema: Schema, limits: Limits) -> Dml:
     space_id = _space_id(body, schema)
-    key, ops = _array(body, "key", "key"), _array(body, "ops", "list of operations")
-    return _check_ops_count(xrow.update_dml(space_id, _index_id(body, space_id, schema), key, ops), limits)
+    key, ops = _key(body, limits), _update_ops(body, limits)
+    return xrow.update_dml(space_id, _index_id(body, space_id, schema), key, ops)
 
 
 def _upsert(body: Message, schema: Schema, limits: Limits) -> Dml:
-    data, ops = _array(body, "tuple", "tuple"), _array(body, "ops", "list of operations")
+    data = _array(body, "tuple", "tuple")
     _check_tuple_size(data, limits)
-    return _check_ops_count(xrow.upsert_dml(_space_id(body, schema), data, ops), limits)
+    return xrow.upsert_dml(_space_id(body, schema), data, _update_ops(body, limits))
 
 
 def _delete(body: Message, schema: Schema, limits: Limits) -> Dml:
     space_id = _space_id(body, schema)
-    return xrow.delete_dml(space_id, _index_id(body, space_id, schema), _array(body, "key", "key"))
+    return xrow.delete_dml(space_id, _index_id(body, space_id, schema), _key(body, limits))
+
+
+def _key(body: Message, limits: Limits) -> bytes:
+    data = _array(body, "key", "key")
+    if len(data) > limits.tuple_bytes_max:
+        raise BatchTooLarge(
+            f"a key of {len(data)} bytes, the limit is {limits.tuple_bytes_max}; nothing was done",
+            limit=limits.tuple_bytes_max,
+            got=len(data),
+            field="key",
+        )
+    return data
 
 
 _DECODERS: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {

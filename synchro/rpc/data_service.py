@@ -7,6 +7,7 @@ few messages as possible. No task is switched on the way.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -37,18 +38,20 @@ from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
 from synchro.rpc.host import Call
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
-from synchro.rpc.slices import mapped
+from synchro.rpc.slices import SLICE_S, mapped
 from synchro.server.api import Node
 from synchro.storage.index import Iterator_, SelectResult
 
 STREAM_CALLS_MAX: Final = 8192
 """Calls of one stream without an answer; beyond it the stream is not read until half of them are done."""
 FRAME_CALLS_MAX: Final = 4096
-"""Calls of one frame; all of them run in one go, and other work of the instance waits that long."""
+"""Calls of one frame; they run in order, a slice of some milliseconds at a time."""
 SMALL_ANSWER_TUPLES: Final = 100
 """An answer of so many is made at once."""
 SMALL_ANSWER_OFFSET: Final = 10_000
 """Tuples that may be stepped over at once."""
+LARGE_REQUEST_BYTES: Final = 128 * KIB
+"""A larger one is decoded in its turn, an operation at a time."""
 FRAME_BYTES_MAX: Final = 64 * KIB
 """Answers put into one message, unless one is larger; what the stream counts for a message that is begun."""
 RESULT_BYTES: Final = 48
@@ -80,9 +83,18 @@ class DataService(Service):
 
     # --- writes
 
-    def write_of(self, request: Message, limits: Limits, new_call_id: Callable[[], CallId]) -> ClientWrite:
-        """An ExecuteRequest or ExecuteCall as a transaction. Raises `SynchroError` before it takes an id."""
-        ops = codec.changes(request.ops, self.names, limits)
+    def write_of(
+        self,
+        request: Message,
+        limits: Limits,
+        new_call_id: Callable[[], CallId],
+        ops: Sequence[Dml] | None = None,
+    ) -> ClientWrite:
+        """An ExecuteRequest or ExecuteCall as a transaction. Raises `SynchroError` before it takes an id.
+
+        ops: those of the request, if they were decoded already."""
+        if ops is None:
+            ops = codec.changes(request.ops, self.names, limits)
         request_id = codec.request_id(request.request_id)
         position = codec.position(request)
         wait = codec.wait_mode(request.wait)
@@ -91,7 +103,10 @@ class DataService(Service):
 
     async def _execute(self, request: Message) -> Message:
         node = self.node
-        write = self.write_of(request, node.instance.settings.limits, lambda: CallId(0))
+        limits, ops = node.instance.settings.limits, None
+        if request.ByteSize() > LARGE_REQUEST_BYTES:
+            ops = await node.host.slices.run(codec.changes_in_steps(request.ops, self.names, limits))
+        write = self.write_of(request, limits, lambda: CallId(0), ops)
         outcome = await node.call(
             lambda call_id: ClientWrites([write._replace(call_id=call_id)]),
             timeout_s=codec.timeout_s(request, self._default_timeout_s),
@@ -363,6 +378,8 @@ class _Session:
         self._reply: Message = None
         self._room = 0
         self._paused = False
+        self._work: Iterator[None] | None = None
+        """What is left to do of the last frame; the stream is not read meanwhile."""
         self._over = False
         self._idle = trio.Event()
 
@@ -385,15 +402,45 @@ class _Session:
             for call in frame.calls:
                 self._refuse(call.seq, error)
             return
-        # Calls run in order.
+        self._work_off(self._steps(frame, settings.limits, default_s))
+
+    def _steps(self, frame: Message, limits: Limits, default_s: float) -> Iterator[None]:
+        """Calls run in order."""
         for run, calls in _runs(frame.calls):
             if run is None or not self._submit_puts(
-                run, calls, settings.limits, default_s, accepts_ranges=frame.accepts_ranges
+                run, calls, limits, default_s, accepts_ranges=frame.accepts_ranges
             ):
-                self._submit_each(calls, settings.limits, default_s)
-        if self.in_flight >= STREAM_CALLS_MAX and not self._paused:
-            self._paused = True
-            self.stream.pause_reading()
+                yield from self._submit_each(calls, limits, default_s)
+            yield
+
+    def _work_off(self, work: Iterator[None]) -> None:
+        """Nearly every frame is done within one slice."""
+        end = time.perf_counter() + SLICE_S
+        for _ in work:
+            if time.perf_counter() > end:
+                if self._work is None:
+                    self._work = work
+                    self.stream.pause_reading()
+                self.node.host.loop.call_soon(self._go_on)
+                return
+        was_reading_paused, self._work = self._work is not None, None
+        if self.in_flight >= STREAM_CALLS_MAX:
+            if not self._paused:
+                self._paused = True
+                self.stream.pause_reading()
+        elif was_reading_paused:
+            self.stream.resume_reading()
+        if not self.in_flight:
+            self._idle.set()
+
+    def _go_on(self) -> None:
+        """Everything else had its turn."""
+        if self._over or self._work is None:
+            return
+        try:
+            self._work_off(self._work)
+        except Exception as error:  # noqa: BLE001 - asyncio would only log it
+            self.stream.fail(error)
 
     def _submit_puts(
         self, run: _Run, calls: Sequence[Message], limits: Limits, timeout_s: float, *, accepts_ranges: bool
@@ -415,8 +462,9 @@ class _Session:
         self.node.submit_puts(event, batch.on_outcome, timeout_s)
         return True
 
-    def _submit_each(self, calls: Sequence[Message], limits: Limits, default_s: float) -> None:
-        """A batch ends where the timeout changes, which hardly ever happens."""
+    def _submit_each(self, calls: Sequence[Message], limits: Limits, default_s: float) -> Iterator[None]:
+        """A batch ends where the timeout changes, which hardly ever happens, and with its slice."""
+        end = time.perf_counter() + SLICE_S
         write_of, new_call_id = self.service.write_of, self.node.new_call_id
         batch, batch_timeout_s, writes = _Batch(self), default_s, list[ClientWrite]()
         for call in calls:
@@ -430,6 +478,11 @@ class _Session:
                 self._refuse(call.seq, error)
                 continue
             batch.calls.append(call)
+            if time.perf_counter() > end:
+                self._submit(batch, writes, batch_timeout_s)
+                batch, writes = _Batch(self), []
+                yield
+                end = time.perf_counter() + SLICE_S
         self._submit(batch, writes, batch_timeout_s)
 
     def _submit(self, batch: _Batch, writes: Sequence[ClientWrite], timeout_s: float) -> None:
@@ -461,7 +514,8 @@ class _Session:
     def _calls_ended(self) -> None:
         if self._paused and self.in_flight <= STREAM_CALLS_MAX // 2:
             self._paused = False
-            self.stream.resume_reading()
+            if self._work is None:
+                self.stream.resume_reading()
         if not self.in_flight:
             self._idle.set()
 
@@ -534,8 +588,8 @@ class _Session:
         return pending
 
     async def wait_idle(self) -> None:
-        """Until no call is in flight."""
-        while self.in_flight:
+        """Until no call is in flight, or still to be begun."""
+        while self.in_flight or self._work is not None:
             self._idle = trio.Event()
             await self._idle.wait()
 

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from synchro.config import MIB, Limits
 from synchro.errors import WrongFormat
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
+
+LIMITS: Final = Limits()
+COUNTED_BYTES: Final = 1 * MIB
+"""Smaller messages are decoded in some ten milliseconds, whatever they are."""
+NESTING_MAX: Final = 100
+"""Deeper ones are refused by the decoder."""
+
+_Shape: TypeAlias = "dict[int, _Shape]"
 
 
 class Malformed:
@@ -85,8 +94,10 @@ def _guarded(handler: Any, on_request: Callable[[str], None] | None) -> Any:
     kind = f"{'stream' if handler.request_streaming else 'unary'}_{sends}"
     if on_request is not None:
         handler = handler._replace(**{kind: _telling(getattr(handler, kind), on_request)})
-    if handler.request_streaming or handler.request_deserializer is None:
+    if handler.request_deserializer is None:
         return handler
+    if handler.request_streaming:
+        return handler._replace(request_deserializer=_counting(handler.request_deserializer))
     return handler._replace(
         request_deserializer=_reader(handler.request_deserializer),
         **{kind: _refusing(getattr(handler, kind))},
@@ -108,7 +119,79 @@ def _telling(
     return generate if inspect.isasyncgenfunction(method) else handle
 
 
+def _counting(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """`read`, but a large message of very many small parts is refused before it costs much: DecodeError."""
+    descriptor = getattr(getattr(read, "__self__", None), "DESCRIPTOR", None)
+    if descriptor is None:
+        return read
+    shape = _shape(descriptor, {})
+
+    def read_counted(data: bytes) -> Any:
+        if len(data) > COUNTED_BYTES:
+            _count_parts(shape, data, 0, len(data), LIMITS.message_parts_max)
+        return read(data)
+
+    return read_counted
+
+
+def _shape(descriptor: Any, known: dict[str, _Shape]) -> _Shape:
+    """Which fields of a message are messages."""
+    shape = known.get(descriptor.full_name)
+    if shape is None:
+        shape = known[descriptor.full_name] = {}
+        for field in descriptor.fields:
+            if field.message_type is not None:
+                shape[field.number] = _shape(field.message_type, known)
+    return shape
+
+
+def _count_parts(shape: _Shape, data: bytes, at: int, end: int, left: int, depth: int = 0) -> int:
+    """Walk over the fields of a message and of those in it; how many more there may be. What is no message is
+    left to the decoder."""
+    while at < end:
+        left -= 1
+        if left < 0:
+            raise DecodeError(f"it has more than {LIMITS.message_parts_max} fields")
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = _varint(data, at - 1)
+        kind = tag & 7
+        if kind == 2:
+            size = data[at] if at < end else 0
+            at += 1
+            if size >= 0x80:
+                size, at = _varint(data, at - 1)
+            inner = shape.get(tag >> 3)
+            if inner is not None and depth < NESTING_MAX:
+                left = _count_parts(inner, data, at, min(at + size, end), left, depth + 1)
+            at += size
+        elif kind == 0:
+            _, at = _varint(data, at)
+        elif kind == 1:
+            at += 8
+        elif kind == 5:
+            at += 4
+        else:
+            break
+    return left
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number, and where the next byte is."""
+    value = shift = 0
+    for byte in data[at : at + 10]:
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at
+
+
 def _reader(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    read = _counting(read)
+
     def read_or_tell(data: bytes) -> Any:
         try:
             return read(data)

@@ -5,7 +5,7 @@ Everything here is called on trio's thread. What is not `async` is synchronous a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -159,7 +159,7 @@ class Node(Protocol):
     def info(self) -> dict[str, Any]:
         """The tree of `box.info` [I-*]: dicts (str or int keys), lists, str, int, float (s), bool, None."""
 
-    def queue_entries(self) -> Iterable[QueueEntryFacts]:
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
         """Oldest first: those of this moment, each as it is when it is asked for."""
 
     def watch(self) -> AsyncIterator[WatchFacts]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import trio
 
@@ -13,6 +13,7 @@ from synchro import logs
 from synchro.ids import NOBODY, Lsn
 from synchro.instance import Instance
 from synchro.instance_calls import PendingTxn
+from synchro.queue.entry import LimboEntry
 from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.applier import Status
@@ -226,8 +227,35 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     return part
 
 
-def queue_entries(core: Instance, now: float) -> Iterator[QueueEntryFacts]:
-    for entry in core.limbo.entries:
+class QueueEntries(Sequence[QueueEntryFacts]):
+    """Those of one moment. There may be tens of thousands: each is made when it is asked for."""
+
+    def __init__(self, core: Instance, now: float) -> None:
+        self._core = core
+        self._now = now
+        self._entries = core.limbo.entries
+        self._count = core.limbo.count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[QueueEntryFacts]:
+        return _queue_entries(self._core, self._entries, self._now)
+
+    @overload
+    def __getitem__(self, index: int) -> QueueEntryFacts: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[QueueEntryFacts]: ...
+    def __getitem__(self, index: int | slice) -> QueueEntryFacts | Sequence[QueueEntryFacts]:
+        return list(self)[index]
+
+
+def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
+    return QueueEntries(core, now)
+
+
+def _queue_entries(core: Instance, entries: Sequence[LimboEntry], now: float) -> Iterator[QueueEntryFacts]:
+    for entry in entries:
         assert isinstance(entry, PendingTxn)
         txn = entry.txn
         acked = core.limbo.holders(entry.origin, entry.lsn)

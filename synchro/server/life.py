@@ -125,6 +125,7 @@ class Life:
         self._open_port = open_port
         self._log = node.log
         self._has_bootstrapped = False
+        self._has_overruled = False
         self._wal_ended = trio.Event()
         self._stop_by = math.inf
 
@@ -167,6 +168,7 @@ class Life:
         directory = self._node.directory
         former = directory.identity.replicaset_uuid
         if former is None:
+            self._log.info("new_set_unused", message="--new-set: this instance belongs to no set yet")
             return
         if directory.has_data:
             raise ConfigError(
@@ -265,6 +267,8 @@ class Life:
                 message=f"{error.message}; it was renamed, and {recovered.snapshot_path} with the log behind "
                 "it took its place",
             )
+        if settings.force_trust and not self._has_overruled:
+            self._log.info("force_trust_unused", message="--force-trust: the log is trusted without it")
         self._check_set(instance)
         if recovered.torn_tail is not None:
             self._log.warning(
@@ -282,6 +286,7 @@ class Life:
         return instance, recovered
 
     def _overrule(self) -> None:
+        self._has_overruled = True
         self._log.warning(
             "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
         )

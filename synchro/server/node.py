@@ -11,7 +11,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -137,6 +137,7 @@ class Node:
         self._changed = trio.Event()
         self._stepped = trio.Event()
         self._build: Build | None = None
+        self._wants_turn = False
         self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._header: HeaderFacts | None = None
@@ -475,6 +476,9 @@ class Node:
             case ev.Stopped():
                 self.stopped.set()
                 self._wake_watchers()
+            case ev.RequestTurn():
+                self._wants_turn = True
+                self._has_chores.set()
             case ev.BuildIndexes():
                 self._build = effect.build
                 self._has_chores.set()
@@ -544,6 +548,7 @@ class Node:
             for peer, why in missing.items()
         ]
         command = self.settings.again_with("--force-trust")
+        bare = self.settings.again_command("--force-trust")
         unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
         if core.acks_count:
             text = "its log is whole again; it votes when this term is over"
@@ -561,7 +566,7 @@ class Node:
                 following = "wait until it caught up"
             else:
                 following = f"a person must decide, on the member with the newest data: {command}"
-        return {"must_hear": others, "message": text, "next": following, "command": command}
+        return {"must_hear": others, "message": text, "next": following, "command": bare}
 
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
@@ -577,7 +582,11 @@ class Node:
             await self._has_chores.wait()
             self._has_chores = trio.Event()
             memtx = self.core.memtx
-            while (self._build is not None or memtx.has_dead) and self.halted is None:
+            while (self._wants_turn or self._build is not None or memtx.has_dead) and self.halted is None:
+                if self._wants_turn:
+                    self._wants_turn = False
+                    await trio.lowlevel.checkpoint()
+                    self.step(ev.TurnBegan())
                 end = time.perf_counter() + SLICE_S
                 build = self._build
                 if build is None:
@@ -819,7 +828,7 @@ class Node:
     def info(self) -> dict[str, Any]:
         return info.box_info(self)
 
-    def queue_entries(self) -> Iterable[QueueEntryFacts]:
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.core, trio.current_time())
 
     def watch_facts(self) -> WatchFacts:

@@ -13,10 +13,10 @@ error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A s
 from __future__ import annotations
 
 import errno
-import os
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import strerror
 from typing import Final, NamedTuple, TypeVar
 
 from synchro.config import Limits
@@ -379,7 +379,7 @@ class Journal:
 
     def _no_room(self, error: OSError | None) -> WalIo:
         number = errno.ENOSPC if error is None or error.errno is None else error.errno
-        why = os.strerror(number)  # a short write says "no room" too, in words of its own
+        why = strerror(number)  # a short write says "no room" too, in words of its own
         return WalIo(
             f"Failed to write to disk: {why} ({self._current.path}); nothing was written. "
             "Next: free space there",

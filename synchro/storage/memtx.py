@@ -58,17 +58,16 @@ from synchro.storage.system_rows import (
     check_schema_row,
 )
 from synchro.storage.tuple_format import show_tuple
-from synchro.storage.update_ops import Work
+from synchro.storage.update_ops import OP_WORK, Work
 
 __all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+INDEX_WORK = 1024
+"""What a row counts in `Work` for each secondary index."""
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
 """Of one step of a checksum."""
-ROW_OVERHEAD_BYTES = 32
-"""Header of a row and its share of the bookkeeping, for `Prepared.size`."""
-
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
@@ -88,6 +87,8 @@ class Memtx:
         self._serial = 0
         self._dead: list[dict[Key, Any] | Order] = []
         """What `free` is to let go of."""
+        self.work = 0
+        """What all prepares have touched, in the bytes of `Work`."""
         self.built: Build | None = None
         """Finished, for the transaction that is prepared next."""
         self._is_bulk = False
@@ -118,15 +119,17 @@ class Memtx:
         prepared = Prepared(serial)
         if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
+        work = Work(None if from_peer else self._limits.txn_work_bytes_max)
         try:
             try:
-                self._run_each(prepared, ops, from_peer, skip_conflicts)
+                self._run_each(prepared, ops, from_peer, skip_conflicts, work)
                 if prepared.draft is not None:
                     if not from_peer:
                         self._refuse_system_names(prepared.draft)
                     prepared.build = self._build_for(prepared.draft, serial)
             finally:
                 self.memory_used += prepared.growth
+                self.work += OP_WORK * len(ops) + work.spent
             if self.memory_max and not from_peer:
                 self._check_memory(prepared)
         except BuildNeeded:
@@ -157,6 +160,10 @@ class Memtx:
         """Positions of those that must be prepared alone; the others will not be refused, whatever becomes of
         these."""
         return self._stores[puts.space_id].loners(puts.values, replace=puts.type is _REPLACE)
+
+    def size_of(self, puts: Puts) -> int:
+        """`Prepared.size` of them."""
+        return sum(map(len, puts.raws)) + len(puts) * self._stores[puts.space_id].row_overhead
 
     def prepare_together(self, puts: Puts) -> Prepared | None:
         """`prepare` for changes of several clients (ADR 13). None: nothing changed, there are `loners`."""
@@ -248,12 +255,15 @@ class Memtx:
         store = self._stores.get(ops.space_id)
         if store is None or store.is_system:
             return False
+        self.work += len(ops) * (OP_WORK // 4 + INDEX_WORK * len(store.secondary))
+        if is_limited and store.secondary:
+            Work(self._limits.txn_work_bytes_max).spend(len(ops) * INDEX_WORK * len(store.secondary))
         if not store.put_new(prepared, ops.values, replace=ops.type is _REPLACE):
             return False
         prepared.ops = ops
         prepared.local = [store.is_local] * len(ops)
         prepared.results = ops.values
-        prepared.size = size_of(ops)
+        prepared.size = self.size_of(ops)
         prepared.is_sync = store.is_sync
         self.memory_used += prepared.growth
         if self.memory_max and is_limited:
@@ -283,7 +293,7 @@ class Memtx:
             )
 
     def _run_each(
-        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool
+        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool, work: Work
     ) -> None:
         """One operation after the other: apply, remember what to log and what to answer."""
         logged: list[Dml] = []
@@ -291,11 +301,12 @@ class Memtx:
         results: list[Tuple | None] = []
         prepared.ops, prepared.local, prepared.results = logged, local, results
         size = 0
-        work = Work(None if from_peer else self._limits.txn_work_bytes_max)
         for op in ops:
             store = self._stores.get(op.space_id)
             if store is None:
                 raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+            if store.secondary:
+                work.spend(INDEX_WORK * len(store.secondary))
             if prepared.draft is not None and not store.is_system:
                 self._refuse_mixture()
             kind = op.type
@@ -325,7 +336,7 @@ class Memtx:
             if is_logged:
                 logged.append(op)
                 local.append(is_local)
-                size += len(op.raw) + ROW_OVERHEAD_BYTES
+                size += len(op.raw) + store.row_overhead
                 if store.is_sync:
                     prepared.is_sync = True  # a local space is never synchronous [D-2]
         prepared.size = size
@@ -726,11 +737,6 @@ class Memtx:
         assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
-
-
-def size_of(puts: Puts) -> int:
-    """`Prepared.size` of them."""
-    return sum(map(len, puts.raws)) + len(puts) * ROW_OVERHEAD_BYTES
 
 
 def _member(row: Tuple) -> tuple[str, str | None]:

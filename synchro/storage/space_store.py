@@ -26,7 +26,7 @@ from synchro.errors import (
     NoSuchIndex,
     TupleFound,
 )
-from synchro.row import Dml, RowType, Tuple
+from synchro.row import PENDING_ROW_BYTES, Dml, RowType, Tuple
 from synchro.storage.index import Index, PrimaryIndex, SecondaryIndex
 from synchro.storage.key_def import Key
 from synchro.storage.order import Order
@@ -38,6 +38,8 @@ from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
+PENDING_ENTRY_BYTES = 128
+"""For each secondary index that a change will have to follow."""
 TUPLE_OVERHEAD_BYTES = 176
 """What a tuple needs beyond its packed bytes: objects of its fields, its place among the tuples. About what
 was measured with tuples of three fields; an estimate."""
@@ -228,6 +230,11 @@ class SpaceStore:
         for index in self.indexes.values():
             self.bury(*index.take_apart())
         self.bury(self.tuples)
+
+    @property
+    def row_overhead(self) -> int:
+        """Of `Prepared.size`: what a row needs, and costs when it is decided, beside its bytes."""
+        return PENDING_ROW_BYTES + PENDING_ENTRY_BYTES * len(self.secondary)
 
     def _memory_of_all(self, values: Sequence[Tuple]) -> int:
         """Packed in one call of the library."""

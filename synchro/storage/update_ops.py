@@ -69,6 +69,10 @@ class Work:
     def __init__(self, limit: int | None = None) -> None:
         self.limit = self.left = limit
 
+    @property
+    def spent(self) -> int:
+        return 0 if self.left is None or self.limit is None else self.limit - self.left
+
     def spend(self, size: int) -> None:
         """BatchTooLarge beyond the limit."""
         if self.left is not None:
@@ -232,7 +236,7 @@ class _Update:
         elif size <= 2 * _PIECE:
             holder[key] = value[:start] + paste + value[start + cut :]
         else:
-            self._work.spend(2 * size)
+            self._work.spend(size // 4)
             self._is_thawed = True
             holder[key] = rope = _Rope(value)
             rope.splice(start, cut, paste)

@@ -24,7 +24,7 @@ Hot path: changes of one transaction stay columns (`Puts`) where they can, rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from struct import Struct
@@ -95,6 +95,7 @@ _FLAGS_WRONG: Final = frozenset(
 )
 _TYPES: Final[dict[int, RowType]] = {int(t): t for t in RowType}
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_NESTED: Final = frozenset({tuple, dict})
 _ONLY_TUPLE: Final = frozenset({tuple})
 _PREFIX_BYTES: Final = 6
 _PREFIXES_MAX: Final = 1024
@@ -109,6 +110,7 @@ _NOP: Final = Nop()
 _EMPTY_MAP: Final = b"\x80"
 
 _unpackb: Callable[..., Any] = msgpack.unpackb
+_Unpacker: Final[Any] = msgpack.Unpacker
 _packb: Callable[..., bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
@@ -137,56 +139,16 @@ class TxnSpan(NamedTuple):
 
 
 def _skim(data: bytes) -> None:
-    """Walk over one msgpack value without building it; ValueError if it is incomplete or too deep.
+    """Walk over one msgpack value without building it; ValueError if it is incomplete or far too deep.
 
     After this every array header is known to be true, so the decoder reserves no more than it fills.
     """
-    left = [1]
-    pos, size = 0, len(data)
-    while left:
-        if left[-1] == 0:
-            left.pop()
-            continue
-        left[-1] -= 1
-        if pos >= size:
-            raise ValueError("incomplete msgpack")
-        head = data[pos]
-        pos += 1
-        items = 0
-        if head <= 0x7F or head >= 0xE0 or head in (0xC0, 0xC2, 0xC3):
-            continue
-        if head <= 0x8F:
-            items = 2 * (head & 0x0F)
-        elif head <= 0x9F:
-            items = head & 0x0F
-        elif head <= 0xBF:
-            pos += head & 0x1F
-        elif head in (0xCA, 0xCE, 0xD2):
-            pos += 4
-        elif head in (0xCB, 0xCF, 0xD3):
-            pos += 8
-        elif head in (0xCC, 0xD0):
-            pos += 1
-        elif head in (0xCD, 0xD1):
-            pos += 2
-        elif head in (0xC4, 0xD9, 0xC5, 0xDA, 0xC6, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF):
-            width = {0xC4: 1, 0xD9: 1, 0xC5: 2, 0xDA: 2, 0xDC: 2, 0xDE: 2}.get(head, 4)
-            count = int.from_bytes(data[pos : pos + width], "big")
-            pos += width
-            if head in (0xDC, 0xDD):
-                items = count
-            elif head in (0xDE, 0xDF):
-                items = 2 * count
-            else:
-                pos += count
-        else:
-            raise ValueError(f"msgpack byte 0x{head:02x} is not supported")
-        if items:
-            if len(left) > NESTING_MAX + 1:
-                raise ValueError(f"nested deeper than {NESTING_MAX}")
-            if items > size - pos:
-                raise ValueError("incomplete msgpack")
-            left.append(items)
+    unpacker = _Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except msgpack.OutOfData as error:
+        raise ValueError("incomplete msgpack") from error
 
 
 def _unpack(data: bytes) -> Any:
@@ -196,27 +158,55 @@ def _unpack(data: bytes) -> Any:
     return _unpackb(data, use_list=False, strict_map_key=False)
 
 
-def _check_nested(value: Any, depth: int, from_client: bool = False) -> None:
-    kind = type(value)
-    if kind in _SCALARS:
-        return
-    if kind is not tuple and kind is not dict:
-        raise ValueError(f"a {kind.__name__} is not supported in a tuple")
-    if depth >= NESTING_MAX:
-        raise ValueError(f"nested deeper than {NESTING_MAX}")
-    if from_client and kind is dict and not _SCALARS.issuperset(map(type, value)):
-        raise ValueError("a key of a map is an array")
-    for item in value if kind is tuple else chain(value.keys(), value.values()):
-        _check_nested(item, depth + 1, from_client)
+def _check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -> None:
+    """What stands in an array or map at this depth, and in arrays and maps in it, level by level: a call for
+    each of a million values would take a second."""
+    while True:
+        others = set(map(type, items)) - _SCALARS
+        if not others:
+            return
+        if not others <= _NESTED:
+            name = min(kind.__name__ for kind in others - _NESTED)
+            raise ValueError(f"a {name} is not supported in a tuple")
+        if depth >= NESTING_MAX:
+            raise ValueError(f"nested deeper than {NESTING_MAX}")
+        if from_client and dict in others:
+            maps = [item for item in items if type(item) is dict]
+            if not _SCALARS.issuperset(map(type, chain.from_iterable(maps))):
+                raise ValueError("a key of a map is an array")
+        items = _inside(items, others)
+        depth += 1
+
+
+def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
+    """What stands directly in the arrays and maps among these; kinds: which of both there are."""
+    found = (
+        list(chain.from_iterable([item for item in items if type(item) is tuple])) if tuple in kinds else []
+    )
+    if dict in kinds:
+        maps = [item for item in items if type(item) is dict]
+        found.extend(chain.from_iterable(maps))
+        found.extend(chain.from_iterable(map(dict.values, maps)))
+    return found
+
+
+def count_values(items: Iterable[Any], limit: int) -> int:
+    """Values in these arrays and maps, and in those inside them; stops once there are more than `limit`."""
+    count = 0
+    while kinds := set(map(type, items)) & _NESTED:
+        items = _inside(items, kinds)
+        count += len(items)
+        if count > limit:
+            break
+    return count
 
 
 def _check_fields(value: Any, what: str, depth: int = 1, from_client: bool = False) -> None:
     """`value` is an array of supported values, not nested too deep."""
     if type(value) is not tuple:
         raise ValueError(f"the {what} is not a msgpack array")
-    for field in value:
-        if type(field) not in _SCALARS:
-            _check_nested(field, depth, from_client)
+    if not _SCALARS.issuperset(map(type, value)):
+        _check_nested(value, depth, from_client)
 
 
 def _refuse_equal_keys(data: bytes) -> None:
@@ -252,6 +242,16 @@ def _check_ops(ops: Any) -> None:
         raise ValueError("the operations are not a msgpack array")
     for op in ops:
         _check_fields(op, "operation", 2)
+
+
+def array_size(data: bytes) -> int:
+    """Elements that a msgpack array says it has; 0 if it is none."""
+    head = data[0] if data else 0
+    if head & 0xF0 == 0x90:
+        return head & 0x0F
+    if head in (0xDC, 0xDD):
+        return int.from_bytes(data[1 : 3 if head == 0xDC else 5], "big")
+    return 0
 
 
 def _check_id(number: Any, what: str) -> None:
@@ -291,7 +291,8 @@ def _parse_insert(kind: RowType, raw: bytes) -> Dml:
         raise ValueError("the tuple is not a msgpack array")
     for field in value:
         if type(field) not in _SCALARS:
-            _check_nested(field, 1)
+            _check_nested(value, 1)
+            break
     if data:
         value = _as_it_came(value, data)
     return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
@@ -483,7 +484,8 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
             raise ValueError("the tuple is not a msgpack array")
         for field in value:
             if type(field) not in _SCALARS:
-                _check_nested(field, 1, True)
+                _check_nested(value, 1, True)
+                break
         value = _as_it_came(value, tuple_msgpack, True)
     except _MALFORMED as error:
         raise WrongFormat(f"malformed tuple: {_why(error)}") from error
@@ -556,7 +558,7 @@ def _spliced(value: bytes | Sequence[Any], what: str) -> bytes:
     data = _as_msgpack(value, what)
     try:
         found = _unpack(data)
-        _check_nested(found, 0, from_client=True)
+        _check_nested((found,), 0, from_client=True)
         if _packb(found) != data:
             _refuse_equal_keys(data)
     except _MALFORMED as error:

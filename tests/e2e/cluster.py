@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -119,12 +119,20 @@ class Instance:
         return int(self.remote.info("id"))
 
     def spawn(
-        self, *, environ: Mapping[str, str] | None = None, config: Path | None = None, **popen: Any
+        self,
+        *,
+        environ: Mapping[str, str] | None = None,
+        config: Path | None = None,
+        arguments: Sequence[str] = (),
+        **popen: Any,
     ) -> Instance:
-        """Start it, and do not wait for anything. popen: for `subprocess.Popen`, such as another `stderr`."""
+        """Start it, and do not wait for anything. arguments: of the program, not the usual ones. popen:
+        for `subprocess.Popen`, such as another `stderr`."""
         assert not self.is_running, f"{self.name} runs already"
         path = str(config or self.cluster.config_path)
-        if self.cluster.faults:
+        if arguments:
+            arguments = ["-m", "synchro", *arguments]
+        elif self.cluster.faults:
             arguments = ["-c", LAUNCH, path, self.name]
         else:
             arguments = ["-m", "synchro", "serve", "--config", path, "--name", self.name]

@@ -143,27 +143,35 @@ def test_MEND_D1_two_of_three_emptied(make_cluster: MakeCluster) -> None:
 
 
 def test_MEND_D1_all_emptied(make_cluster: MakeCluster) -> None:
-    """Nobody makes a new set by himself; each names the command by which a person does."""
+    """Nobody makes a new set by himself; each names the command by which a person does. Here for instances
+    that somebody runs in the foreground: it is stopped, and started by that command once."""
     cluster = make_cluster(2, failover="election", replication=ELECTION)
-    with supervised(cluster):
-        for instance in cluster:
-            empty(instance.dir)
-            instance.spawn()
+    cluster.start()
+    cluster.wait_leader().remote.create("kept", is_sync=True)
+    for instance in cluster:
+        assert instance.stop() == 0
+        empty(instance.dir)
+    for instance in cluster:
+        instance.spawn()
 
-        def command_of(instance: Instance) -> str | None:
-            waits = instance.records("bootstrap_waiting")
-            found = re.search(r"synchro restart \S+ --new-set", waits[-1]["message"]) if waits else None
-            return found and found[0]
+    def command_of(instance: Instance) -> str | None:
+        waits = instance.records("bootstrap_waiting")
+        found = (
+            re.search(r"then once: (synchro serve .* --new-set);", waits[-1]["message"]) if waits else None
+        )
+        return found and found[1]
 
-        commands = [
-            eventually("the command", lambda i=instance: command_of(i), soon_s(10)) for instance in cluster
-        ]
-        for instance in cluster:
-            assert instance.remote.info("status") == "loading"
-        for instance in cluster:
-            assert instance.stop() == 0
-        for command in commands:
-            carry_out(command)
-        leader = eventually("a leader of a new set", lambda: writable(cluster), soon_s(10))
-        leader.remote.create("kept", is_sync=True)
-        leader.remote.insert("kept", 1)
+    commands = [
+        eventually("the command", lambda i=instance: command_of(i), soon_s(10)) for instance in cluster
+    ]
+    for instance in cluster:
+        assert instance.remote.info("status") == "loading"
+    for instance in cluster:
+        assert instance.stop() == 0
+    for instance, command in zip(cluster, commands, strict=True):
+        instance.spawn(arguments=shlex.split(command)[1:])
+    for instance in cluster:
+        instance.wait_ready()
+    leader = cluster.wait_leader()
+    leader.remote.create("kept", is_sync=True)
+    leader.remote.insert("kept", 1)

@@ -22,8 +22,10 @@ from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
 from synchro.rpc import codec, transport
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
+from synchro.server import join
 from synchro.server.transport import Ballot, Hello, PeerAck
 from synchro.storage import xrow
+from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
 from tests.mesh import SYNC, Mesh
 
@@ -326,3 +328,37 @@ def test_whatever_peers_say_the_instance_lives_and_restarts(
     mesh.crash(1)
     mesh.restart(1)
     assert mesh[1].raft.term == term
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        SnapshotMeta(term=Term(2**32 + 2)),
+        SnapshotMeta(queue_term=Term(U64)),
+        SnapshotMeta(promote_terms=((TWO, Term(2**61)),)),
+        SnapshotMeta(vclock=Vclock({ONE: Lsn(NUMBER_END)})),
+        SnapshotMeta(confirmed_vclock=Vclock({ONE: Lsn(U64)})),
+        SnapshotMeta(confirmed_lsn=Lsn(NUMBER_END)),
+    ],
+)
+def test_a_join_is_judged_before_anything_of_it_is_kept(meta: SnapshotMeta) -> None:
+    """Who joins knows no term but the first; what is kept would be started from again and again."""
+    with pytest.raises(RemoteProtocolError):
+        join._check_meta(meta)
+    join._check_meta(SnapshotMeta(term=Term(2**32), vclock=Vclock({ONE: Lsn(NUMBER_END - 1)})))
+
+
+def test_rows_of_a_join_are_judged_too() -> None:
+    far = Promote(ONE, Lsn(1), Term(2**32 + 2), Term(1))
+    confirm = Confirm(TWO, Lsn(NUMBER_END))
+    write = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
+    bad = [
+        xrow.encode_txn([Row(RowType.PROMOTE, TWO, Lsn(5), Lsn(5), 1, far)]).data,
+        xrow.encode_txn([Row(RowType.CONFIRM, ONE, Lsn(5), Lsn(5), 1, confirm)]).data,
+        xrow.encode_ops([write], TWO, Lsn(NUMBER_END), 0).data,
+        b"\x00" * 30,
+    ]
+    for data in bad:
+        with pytest.raises(RemoteProtocolError):
+            join._checked_rows(data)
+    assert len(join._checked_rows(xrow.encode_ops([write], TWO, Lsn(7), 0).data)) == 1

@@ -61,7 +61,9 @@ def test_the_others_name_the_leader_and_wait() -> None:
 def test_an_instance_of_a_set_never_makes_another(strategy: BootstrapStrategy) -> None:
     """MEND-D1: whatever the configuration says, all named it and time is over: its data is somewhere, or it
     is for a person to say that it is not."""
-    mine = settings(bootstrap_strategy=strategy, bootstrap_leader="a", config_path="/etc/my set.yaml")
+    mine = settings(
+        bootstrap_strategy=strategy, bootstrap_leader="a", again="synchro restart '/etc/my set.yaml:a'"
+    )
     me = replace(empty("1", "1"), instance_name="a", replicaset_uuid="X")
     some = {"b": empty("2", "1")}
     role = choose(mine, me, some, total=3, is_time_over=True)
@@ -73,7 +75,7 @@ def test_an_instance_of_a_set_never_makes_another(strategy: BootstrapStrategy) -
     role = choose(mine, me, everybody, total=3, is_time_over=True)
     assert isinstance(role, Wait)
     assert "c (its data is gone too)" in role.why
-    assert "synchro restart '/etc/my set.yaml:a' --new-set" in role.why
+    assert "stop it, then once: synchro restart '/etc/my set.yaml:a' --new-set" in role.why
 
     alive = {"b": empty("2"), "c": empty("3", replicaset_uuid="X", is_booted=True)}
     assert choose(mine, me, alive, total=3, is_time_over=False) == JoinFrom("c", alive["c"])

@@ -20,6 +20,7 @@ from synchro.server.directory import DataDirectory
 from synchro.server.life import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
+from synchro.server.transport import Hello
 from synchro.storage.disk import RealDisk
 from tests.shell.memory_set import Member, MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses
@@ -186,6 +187,39 @@ async def test_a_restart_is_no_double(tmp_path: Path) -> None:
             await until(lambda node=again: node.is_ready and is_meshed(node))  # type: ignore[misc]
             assert not any(doubled(node, again) for node in replicas.nodes)
             assert again.core.raft.trusted
+
+
+async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_heartbeat(
+    tmp_path: Path,
+) -> None:
+    """Its host lost power, so nobody closed it; it says nothing more, and the restarted one is no double."""
+    async with open_set(tmp_path, replication_timeout_s=0.4) as replicas:
+        leader, followers = await three(replicas)
+        away = followers[0]
+        number = int(away.settings.instance_name[-1])
+        await replicas.stop(number)
+        await until(lambda: away.core.self_id not in leader.relays)
+        hello = Hello(
+            leader.replicaset_uuid,
+            away.uuid,
+            away.settings.instance_name,
+            away.core.vclock.without_local(),
+            leader.core.raft.term,
+            1 << 20,
+            start_id=away.start_id,
+            address=away.address,
+        )
+        transport = replicas.network.transport("instance009")
+        async with transport.subscribe(leader.settings.instance_name, hello) as stream:
+            await stream.receive()
+            back = await replicas.start(number)
+            began = trio.current_time()
+            await until(
+                lambda: back.is_ready and leader.relays[back.core.self_id].life.start_id == back.start_id
+            )
+            assert trio.current_time() - began < 2 * 0.4 + 0.5  # and a busy machine
+            assert not any(doubled(node, back) for node in replicas.nodes)
+        assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
 
 
 async def test_of_two_addresses_of_one_instance_one_is_used(tmp_path: Path) -> None:

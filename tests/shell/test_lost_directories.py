@@ -173,6 +173,20 @@ async def test_forgetting_a_set_whose_data_is_here_is_refused(tmp_path: Path) ->
         assert keys(await replicas.wait_leader()) == list(range(5))
 
 
+async def test_a_decision_that_was_not_needed_is_said(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        with structlog.testing.capture_logs() as records:
+            await replicas.start(1, new_set=True)
+            await replicas.wait_leader()
+            await replicas.stop(1)
+            await replicas.start(1, force_trust=True)
+            await replicas.wait_leader()
+        events = [record["event"] for record in records]
+        assert "new_set_unused" in events
+        assert "force_trust_unused" in events
+        assert "amnesia_overruled" not in events
+
+
 async def test_an_emptied_member_does_not_join_another_set(tmp_path: Path) -> None:
     """Its peers were made anew: a person must say that the old set is given up."""
     async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:

@@ -20,6 +20,7 @@ from synchro.server.join import serve_join
 from synchro.server.node import Node
 from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck, Subscription
 from synchro.storage import xrow
+from synchro.storage.xlog import crc32c
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
 
@@ -441,3 +442,82 @@ async def test_info_names_a_subscriber_and_where_it_listens(tmp_path: Path) -> N
         await until(lambda: two.core.self_id in one.relays)
         down = one.info()["replication"][int(two.core.self_id)]["downstream"]
         assert (down["name"], down["address"]) == ("instance002", "instance002")
+
+
+@pytest.mark.parametrize("takes_parts", [True, False])
+async def test_a_transaction_is_cut_only_for_a_subscriber_that_takes_parts(
+    tmp_path: Path, takes_parts: bool
+) -> None:
+    """ADR 20: an older one gets it as a whole, also when it is larger than what may be on its way; a newer
+    one gets as much as its receipts allow."""
+    async with open_set(tmp_path, size=2, replication_timeout_s=0.5) as replicas:
+        for number in (1, 2):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        await create_space(leader, 600, is_sync=False)
+        await replicas.wait_equal()
+        (away,) = (node for node in replicas.nodes if node is not leader)
+        before = leader.core.vclock.without_local()
+        assert isinstance(
+            await write(leader, *(put(key, "x" * 50_000, space_id=600) for key in range(6))), ev.Committed
+        )
+        await replicas.wait_equal()
+        await replicas.stop(int(away.settings.instance_name[-1]))
+        await until(lambda: not leader.relays)
+        hello = Hello(
+            leader.replicaset_uuid,
+            away.uuid,
+            away.settings.instance_name,
+            before,
+            leader.core.raft.term,
+            1 << 20,
+            takes_parts=takes_parts,
+        )
+        transport = replicas.network.transport(away.settings.instance_name)
+        async with transport.subscribe(leader.settings.instance_name, hello) as stream:
+            assert isinstance(await stream.receive(), Accepted)
+            parts: list[bytes] = []
+            received = 0
+            ack = ev.Ack(before, leader.core.raft.term)
+            with trio.fail_after(5):
+                while True:
+                    message = await stream.receive()
+                    assert isinstance(message, Frame)
+                    if not message.rows:
+                        continue
+                    parts.append(message.rows)
+                    received += len(message.rows)
+                    if not message.rows_continue:
+                        break
+                    if message.wants_receipt:
+                        stream.send_nowait(PeerAck(ack, 1 << 20, received=received))
+        (txn,) = xrow.decode_txns(b"".join(parts))
+        assert len(txn.ops) == 6
+        assert (len(parts) > 1) is takes_parts
+        if takes_parts:
+            assert max(map(len, parts[:2])) <= 4 * 1024
+
+
+async def test_parts_that_break_the_rules_end_the_stream(tmp_path: Path) -> None:
+    """Memory is bounded by the credit, and what is no transaction when it is joined is refused."""
+    async with open_set(tmp_path) as replicas:
+        leader, followers = await three(replicas)
+        applier = followers[0].find_applier(leader.core.self_id)
+        assert applier is not None
+        part = b"\x00" * (1 << 20)
+        endless = Frame(leader.core.raft.term, rows=part, rows_crc=crc32c(part), rows_continue=True)
+        limits = leader.settings.limits
+        for _ in range((limits.peer_credit_bytes + limits.txn_bytes_max) // len(part) + 1):
+            applier._on_frame(endless)
+        with pytest.raises(RemoteProtocolError, match="more rows than it had credit for"):
+            applier._on_frame(endless)
+        applier.restart()
+        await until(lambda: not applier._parts and applier.status is Status.FOLLOW)
+        applier._on_frame(replace(endless, rows=b"abc", rows_crc=crc32c(b"abc")))
+        with pytest.raises(RemoteProtocolError, match="rows from"):
+            applier._on_frame(replace(endless, rows=b"def", rows_crc=crc32c(b"def"), rows_continue=False))
+        applier.restart()
+        await until(lambda: not applier._parts and applier.status is Status.FOLLOW)
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        await replicas.wait_equal()

@@ -467,6 +467,8 @@ class Process:
                 case ev.EndAmnesia():
                     if not self._save_amnesia(False):
                         return
+                case ev.RequestTurn():
+                    self.after(0.0, lambda: self.step(ev.TurnBegan()))
                 case ev.BuildIndexes(build=build):
                     self._build(build)
                 case ev.Stopped():

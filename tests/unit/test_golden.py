@@ -14,8 +14,9 @@ from synchro.config import ElectionMode, Settings
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
 from synchro.storage.disk import RealDisk
-from synchro.storage.identity import Identity, decode_identity, load_identity
+from synchro.storage.identity import Identity, IdentityFile, decode_identity, load_identity
 from synchro.storage.journal import Journal
+from synchro.storage.notes import LogNote
 from synchro.storage.recovery import Recovered, recover
 from tests.golden.make import LIMITS, ME, facts
 from tests.mesh import REPLICASET, uuid_of
@@ -25,7 +26,11 @@ FOLDERS = sorted(path for path in GOLDEN.iterdir() if (path / "data").is_dir())
 
 
 def recovered_from(directory: Path) -> tuple[Recovered, Instance]:
-    found = recover(RealDisk(), str(directory), str(directory), uuid_of(ME))
+    file = IdentityFile.load(RealDisk(), str(directory))
+    assert file is not None
+    noted = file.notes.log
+    file.close()
+    found = recover(RealDisk(), str(directory), str(directory), uuid_of(ME), noted)
     assert found is not None
     instance = recover_instance(
         uuid=uuid_of(ME),
@@ -59,6 +64,7 @@ def test_a_directory_of_a_former_format_is_read_as_it_was(folder: Path, tmp_path
     assert (identity.name, identity.replicaset_uuid, identity.amnesia) == ("i1", REPLICASET, False)
     found, instance = recovered_from(directory)
     assert found.torn_tail is not None
+    assert found.lost is None
     assert facts(instance) == expected
     for is_clean in (False, True):
         journal = Journal(
@@ -89,7 +95,11 @@ def test_the_older_snapshot_and_the_whole_log_say_the_same(folder: Path, tmp_pat
 
 
 def test_there_is_a_directory_of_each_format() -> None:
-    assert [folder.name for folder in FOLDERS][:1] == ["v1"]
+    assert [folder.name for folder in FOLDERS] == ["v1", "v2"]
+    identity = IdentityFile.load(RealDisk(), str(GOLDEN / "v2" / "data"))
+    assert identity is not None
+    assert identity.notes.log == LogNote("00000000000000000022.xlog", 5632)
+    identity.close()
 
 
 def test_identity_of_the_first_format() -> None:

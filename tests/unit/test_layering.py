@@ -148,7 +148,12 @@ IMPURE_MODULES = frozenset(
     ]
 )
 """Clocks, files, threads, the network and sources of randomness: a core gets their results as arguments."""
-PURE_NAMES = {"uuid": {"UUID"}, "pathlib": {"PurePath", "PurePosixPath"}, "io": {"BytesIO"}}
+PURE_NAMES = {
+    "uuid": {"UUID"},
+    "os": {"strerror"},
+    "pathlib": {"PurePath", "PurePosixPath"},
+    "io": {"BytesIO"},
+}
 """Value types of such modules; `from uuid import UUID` is good."""
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint", "id"})
 NOW = frozenset({"now", "utcnow", "today"})
