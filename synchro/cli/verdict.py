@@ -177,7 +177,7 @@ class Picture:
         authority = self.authority
         if authority is None or member.foreign or member.is_loading or member.is_forgetful:
             return False
-        if (member.info or {}).get("no_room"):
+        if (member.info or {}).get("no_room") or member.name in lives(self):
             return False
         if member is authority:
             return True
@@ -236,7 +236,7 @@ def _with_next(text: str, command: str) -> str:
     return f"{text} Next: {command}" if command else text
 
 
-GRAVE: Final = frozenset({"two_leaders", "two_owners", "doubled"})
+GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
 SELF_EVIDENT: Final = frozenset({"down", "loading"})
 """The sentence and the table say so already."""
@@ -285,8 +285,12 @@ def _are(count: int) -> str:
 
 def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     loading = [member.name for member in picture.members if member.is_loading]
+    waits = [str((member.info or {}).get("waits_for") or "") for member in picture.members]
+    if waits and all("--new-set" in why for why in waits):
+        return "Not ready: nobody has the data of this set, a person must decide.", ""
     if loading:
-        return f"Not ready: {', '.join(loading)} reads its files or waits for its peers.", start or WATCH
+        reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
+        return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     return "Down: no instance answers.", start
@@ -322,7 +326,7 @@ def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, st
             f"{'' if count == sum(m.is_ready for m in picture.members) else ' and trusted'}, "
             "nobody can be elected or promoted."
             + (f" {', '.join(loading)} {_are(len(loading))} loading." if loading else ""),
-            start or WATCH,
+            start or _word_of_a_person(picture) or WATCH,
         )
     if not any(member.links >= needed for member in voters):
         return (
@@ -330,6 +334,15 @@ def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, st
             WATCH,
         )
     return _electing(picture, voters) if has_elections(picture) else _frozen(picture, authority, voters)
+
+
+def _word_of_a_person(picture: Picture) -> str:
+    """The command by which the amnesia of the newest data is ended; "" while it may end by itself."""
+    able = [m for m in picture.members if m.is_ready and m.is_forgetful]
+    facts = [(m.info or {})["amnesia"] for m in able]
+    if not able or not all(isinstance(f, Mapping) and "--force-trust" in str(f.get("next")) for f in facts):
+        return ""
+    return str((_freshest(able).info or {})["amnesia"].get("command") or "")
 
 
 def has_elections(picture: Picture) -> bool:
@@ -450,14 +463,19 @@ def _two_owners(picture: Picture) -> Iterator[Problem]:
         )
 
 
-def _doubled(picture: Picture) -> Iterator[Problem]:
-    lives: dict[str, dict[str, str]] = {}
+def lives(picture: Picture) -> dict[str, dict[str, str]]:
+    """Name -> start id -> address, of identities that are in two processes."""
+    found: dict[str, dict[str, str]] = {}
     for member in picture.members:
         for part in (member.info or {}).get("replication", {}).values():
             for life in part.get("doubled") or ():
-                known = lives.setdefault(part.get("name") or str(part["id"]), {})
+                known = found.setdefault(part.get("name") or str(part["id"]), {})
                 known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
-    for name, known in lives.items():
+    return found
+
+
+def _doubled(picture: Picture) -> Iterator[Problem]:
+    for name, known in lives(picture).items():
         places = ", ".join(f"{address} (start id {start})" for start, address in sorted(known.items()))
         yield Problem(
             "doubled",
@@ -516,7 +534,10 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
             text = f"{member.name} is in amnesia: {why}"
             if facts.get("next"):
                 text += f"; {facts['next']}"
-            command = start_command(picture, down) or WATCH
+            is_for_a_person = "--force-trust" in str(facts.get("next"))
+            command = start_command(picture, down) or (
+                str(facts.get("command") or "") if is_for_a_person else WATCH
+            )
             yield Problem("amnesia", f"{text}.", member.name, command)
 
 
@@ -538,8 +559,10 @@ def _late(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
             continue
-        if (member.info or {}).get("no_room") or any(
-            p.instance == member.name for p in _stopped_streams(picture)
+        if (
+            (member.info or {}).get("no_room")
+            or member.name in lives(picture)
+            or any(p.instance == member.name for p in _stopped_streams(picture))
         ):
             continue  # that is why, and it is told
         rows, behind_s = picture.rows_behind(member), picture.seconds_behind(member)
@@ -585,7 +608,10 @@ def _counters(picture: Picture) -> Iterator[Problem]:
 
 def _absent(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
-        if member.is_loading:
+        waits = str((member.info or {}).get("waits_for") or "")
+        if member.is_loading and waits:
+            yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
+        elif member.is_loading:
             yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
         elif not member.is_up and not member.is_followed and not member.foreign:
             why = f": {member.error}" if member.error else ""

@@ -78,6 +78,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "ro": True,
         "ro_reason": None,
         "no_room": None,
+        "waits_for": node.waits_for or None,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
         "status": "running" if node.is_ready else "loading",

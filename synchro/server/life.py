@@ -38,7 +38,7 @@ from synchro.errors import (
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
 from synchro.row import Txn
-from synchro.server.bootstrap import BootstrapHere, find_role, refuse_foreign
+from synchro.server.bootstrap import BootstrapHere, Wait, find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.failing_disk import WalDisk
 from synchro.server.garbage import tune_garbage_collector
@@ -193,13 +193,18 @@ class Life:
             node.bootstrap_leader_uuid = ballot.bootstrap_leader_uuid
 
         waits = _Complaint(self._log)
+
+        def note(wait: Wait) -> None:
+            node.waits_for = wait.why
+            waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft)
+
         while True:
             role = await find_role(
                 settings,
                 node.uuid,
                 node.transport,
                 publish=publish,
-                note=lambda wait: waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft),
+                note=note,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):

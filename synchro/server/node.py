@@ -86,6 +86,8 @@ class Node:
         """host:port that is really bound."""
         self.stage = "recovery"
         self.is_ready = False
+        self.waits_for = ""
+        """Why a first start, or one without data, does not go on; for people."""
         self.start_id = str(uuid4())
         """Of this life of the process: a copy of the data directory in another process has another one."""
         self.doubles = Doubles(self.uuid, Life(self.start_id, settings.listen), settings.death_timeout_s)
@@ -319,6 +321,7 @@ class Node:
     def attach(self, core: Instance, wal: Wal) -> None:
         """Recovery or join is over: from now on there is something to step."""
         assert self._core is None
+        self.waits_for = ""
         self._core = core
         self._wal = wal
         noted = self.directory.identity_file.notes.acks

@@ -334,3 +334,31 @@ def test_what_other_parts_tell_is_shown_and_may_be_absent() -> None:
     assert "instance001 is in amnesia: it must hear instance003; start instance003." in " ".join(
         found.lines()
     )
+
+
+def test_where_only_a_person_can_decide_the_command_is_named() -> None:
+    """Amnesia that does not end by itself, and data that is gone everywhere: to wait would be for ever."""
+
+    def forgetful(number: int) -> Any:
+        command = f"synchro restart c:instance00{number} --force-trust"
+        facts = {
+            "message": "it must hear others",
+            "next": f"a person must decide: {command}",
+            "command": command,
+        }
+        return info(number, reason="synchro") | {"amnesia": facts, "vclock": {1: 14 + number}}
+
+    found = judge(picture(forgetful(1), forgetful(2), info(3, reason="synchro")))
+    assert found.command == "synchro restart c:instance001 --force-trust"
+    assert found.next == "synchro restart c:instance002 --force-trust"
+    assert found.text.startswith("Read-only: 1 of 2 needed instances is up and trusted")
+
+    def waiting(number: int) -> Any:
+        return info(number) | {
+            "status": "loading",
+            "waits_for": "nobody has its data: synchro restart --new-set.",
+        }
+
+    found = judge(picture(waiting(1), waiting(2)))
+    assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
+    assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
