@@ -164,7 +164,8 @@ class Node:
     @property
     def has_wal_room(self) -> bool:
         """Whether more received rows may be prepared now."""
-        return self.wal.queued_bytes < self.settings.limits.wal_queue_bytes_max // 2
+        waiting = max(self.wal.queued_bytes, self.core.state.log.bytes)
+        return waiting < self.settings.limits.wal_queue_bytes_max // 2
 
     def cut_links(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
         """Drop the streams with these peers and refuse new ones, for the fault service."""
