@@ -220,13 +220,8 @@ class Limits:
     txn_values_max: int = 1024 * KIB
     """Fields, array elements, map keys and values of one transaction: small ones cost more than their bytes.
     One tuple of the largest size never has more."""
-    json_values_max: int = 64 * KIB
-    """The same of one tuple in JSON, which costs ten times as much as msgpack; a larger one is answered as
-    msgpack."""
-    message_parts_max: int = 128 * KIB
-    """Fields of one gRPC message of more than 1 MiB, and of those in it, counted before it is decoded."""
     turn_work_bytes_max: int = 32 * MIB
-    """What writes of clients may touch, as above, before everything else has its turn."""
+    """What writes of clients may touch, counted as for `txn_work_bytes_max`, before all else has its turn."""
     txn_work_bytes_max: int = 64 * MIB
     """Bytes that one transaction of a client may touch, an operation counted as 4 KiB: it runs in one step of
     the core, a tenth to a fifth of a second at this limit."""

@@ -84,7 +84,11 @@ class Received:
             if source not in self._stopped and not self._try(source, txn, now):
                 break
             backlog.popleft()
-        if isinstance(txns.built_for, Txn) and not (backlog and backlog[0][1] is txns.built_for):
+        if (
+            txns.build
+            and isinstance(txns.built_for, Txn)
+            and not (backlog and backlog[0][1] is txns.built_for)
+        ):
             txns.end_build()  # it was dropped, or it means nothing any more
         if (txns.ddl is not None or txns.build is not None) and backlog and not log.barriers:
             self._pass_control_row(now)

@@ -214,7 +214,7 @@ class Writes:
     def drain(self, now: float) -> None:
         """Something made room, or took the right to write away: look at who waits, in order."""
         waiting, txns = self.waiting, self._txns
-        if isinstance(txns.built_for, ev.ClientWrite):
+        if txns.build is not None and isinstance(txns.built_for, ev.ClientWrite):
             write = txns.built_for
             if not waiting or waiting[0] is not write or self._is_refused_now(write):
                 txns.end_build()  # its caller is gone, or it may not be done any more
@@ -225,7 +225,8 @@ class Writes:
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
-        self._ask_for_turn()
+        if waiting:
+            self._ask_for_turn()
 
     def _is_refused_now(self, write: ev.ClientWrite) -> bool:
         self._look()

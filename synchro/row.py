@@ -116,8 +116,9 @@ class Puts(Sequence[Dml]):
         return map(_new_dml, zip(kind, space_id, self.raws, zero, none, self.values, none, strict=False))
 
 
-PENDING_ROW_BYTES: Final = 256
-"""What a row that is on its way, or waits for its decision, needs in memory beside its bytes."""
+PENDING_ROW_BYTES: Final = 512
+"""What a row that is on its way, or waits for its decision, needs in memory beside its bytes. It bounds how
+many are decided in one step, too."""
 
 
 class Nop(NamedTuple):

@@ -34,7 +34,8 @@ Message: TypeAlias = Any
 
 DURATION_S_MAX: Final = 365 * 24 * 3600.0
 """Longer waits are refused: they are mistakes of units."""
-JSON_VALUES_MAX: Final = Limits().json_values_max
+JSON_VALUES_MAX: Final = 64 * KIB
+"""Values of one tuple in JSON, which costs ten times as much as msgpack; more are answered as msgpack."""
 JSON_NESTING_MAX: Final = 32
 """Lists and objects inside each other, as in `storage/xrow.py`."""
 

@@ -15,12 +15,13 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from synchro.config import MIB, Limits
+from synchro.config import KIB, MIB
 from synchro.errors import WrongFormat
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 
-LIMITS: Final = Limits()
+FIELDS_MAX: Final = 128 * KIB
+"""Of one large message and of those in it: a frame of 4,096 calls has half as many."""
 COUNTED_BYTES: Final = 1 * MIB
 """Smaller messages are decoded in some ten milliseconds, whatever they are."""
 NESTING_MAX: Final = 100
@@ -128,7 +129,7 @@ def _counting(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
     def read_counted(data: bytes) -> Any:
         if len(data) > COUNTED_BYTES:
-            _count_parts(shape, data, 0, len(data), LIMITS.message_parts_max)
+            _count_parts(shape, data, 0, len(data), FIELDS_MAX)
         return read(data)
 
     return read_counted
@@ -151,7 +152,7 @@ def _count_parts(shape: _Shape, data: bytes, at: int, end: int, left: int, depth
     while at < end:
         left -= 1
         if left < 0:
-            raise DecodeError(f"it has more than {LIMITS.message_parts_max} fields")
+            raise DecodeError(f"it has more than {FIELDS_MAX} fields")
         tag = data[at]
         at += 1
         if tag >= 0x80:

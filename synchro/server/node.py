@@ -193,8 +193,8 @@ class Node:
     @property
     def has_wal_room(self) -> bool:
         """Whether more received rows may be prepared now; always into an empty queue, however small it is."""
-        queued = self.wal.queued_bytes
-        return not queued or queued < self.settings.limits.wal_queue_bytes_max // 2
+        waiting = max(self.wal.queued_bytes, self.core.state.log.bytes)
+        return not waiting or waiting < self.settings.limits.wal_queue_bytes_max // 2
 
     def cut_links(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
         """Drop the streams with these peers and refuse new ones, for the fault service."""

@@ -163,7 +163,8 @@ class Memtx:
 
     def size_of(self, puts: Puts) -> int:
         """`Prepared.size` of them."""
-        return sum(map(len, puts.raws)) + len(puts) * self._stores[puts.space_id].row_overhead
+        row_overhead = self._stores[puts.space_id].row_overhead
+        return sum(map(len, puts.raws)) + len(puts) * row_overhead
 
     def prepare_together(self, puts: Puts) -> Prepared | None:
         """`prepare` for changes of several clients (ADR 13). None: nothing changed, there are `loners`."""

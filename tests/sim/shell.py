@@ -928,5 +928,9 @@ class Machine:
 
 
 SMALL = Limits(
-    wal_lead_bytes=16384, wal_control_reserve_bytes=4096, wal_block_bytes_max=4096, wal_max_size=1 << 20
+    wal_lead_bytes=16384,
+    wal_control_reserve_bytes=4096,
+    wal_block_bytes_max=4096,
+    wal_max_size=1 << 20,
+    turn_work_bytes_max=20_000,
 )

@@ -89,7 +89,7 @@ class World:
         self.target = rng.randint(40, 150)
         self.request_id_share = rng.choice((0.0, 0.5, 1.0))
         self.abandon_share = rng.choice((0.0, 0.0, 0.2))
-        self.queue_max = rng.choice((0, 16 << 20, 16 << 20, 120, 600))
+        self.queue_max = rng.choice((0, 16 << 20, 16 << 20, 1_000, 4_000))
         self.limits = SMALL if rng.random() < 0.8 else _tiny(SMALL)
         self.mode_kind = rng.choice(("candidate", "candidate", "candidate", "manual", "off", "mixed"))
         self.fencing = rng.choice((FencingMode.SOFT, FencingMode.SOFT, FencingMode.STRICT, FencingMode.OFF))

@@ -1,0 +1,206 @@
+"""Refusals cost little, and writes of clients give the loop back (MEND-W1, MEND-W3, ADR 25)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import ListValue
+
+from synchro import instance_events as ev
+from synchro.config import MIB, Limits
+from synchro.errors import BatchTooLarge, WrongFormat
+from synchro.row import RowType
+from synchro.rpc import codec, malformed
+from synchro.rpc.generated.v1 import common_pb2, data_pb2
+from synchro.storage import xrow
+from tests.mesh import SYNC, Mesh
+
+LIMITS = Limits()
+
+
+class Names:
+    def space_id(self, name: str) -> int:
+        return 512
+
+    def index_id(self, space_id: int, name: str) -> int:
+        return 0
+
+
+def changes(*ops: Any) -> Any:
+    return codec.changes([data_pb2.Op(**op) for op in ops], Names(), LIMITS)
+
+
+def update(ops: bytes) -> dict[str, Any]:
+    return {"update": {"space_id": 512, "key": b"\x91\x01", "ops": ops}}
+
+
+def replace(data: bytes) -> dict[str, Any]:
+    return {"replace": {"space_id": 512, "tuple": data}}
+
+
+def json_tuple(count: int) -> dict[str, Any]:
+    value = ListValue()
+    value.extend([1.0] * count)
+    return {"replace": {"space_id": 512, "tuple_json": value}}
+
+
+ARRAYS = msgpack.packb([()] * (MIB - 16))
+OPS = msgpack.packb([("+", 2, 1)] * 4_000)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: changes(update(msgpack.packb([("+", 2, 1)] * 200_000))),
+        lambda: changes(update(b"\xdd\x00\x0f\xff\xff")),
+        lambda: changes(update(msgpack.packb([("=", 2, "x" * MIB)]))),
+        lambda: changes({"delete": {"space_id": 512, "key": msgpack.packb(["x" * MIB])}}),
+        lambda: changes(*[update(OPS)] * 1_000),
+        lambda: changes(*[replace(ARRAYS)] * 8),
+        lambda: changes(json_tuple(100_000)),
+    ],
+    ids=["operations", "announced", "bytes", "key", "updates", "values", "json"],
+)
+def test_too_much_is_refused_before_it_is_looked_at(refused: Callable[[], object]) -> None:
+    began = time.process_time()
+    with pytest.raises(BatchTooLarge, match="nothing was done"):
+        refused()
+    assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x91" * 100_000 + b"\x01",
+        b"\x91" * 33 + b"\x01",
+        b"\xdd\x00\x0f\xff\xff" * 50_000,
+        b"\xdc\xff\xff" * 3 + b"\x01" * 300,
+    ],
+    ids=["deep", "33", "lying", "short"],
+)
+def test_deep_or_lying_tuples_are_malformed(data: bytes) -> None:
+    with pytest.raises(WrongFormat, match="malformed tuple"):
+        xrow.insert_dml(RowType.REPLACE, 512, data)
+
+
+def test_as_deep_as_it_may_be_is_taken() -> None:
+    assert xrow.insert_dml(RowType.REPLACE, 512, b"\x91" * 32 + b"\x01").value is not None
+    mixed = msgpack.packb([{1: [{2: ()}]}, [3, {"a": {"b": 4}}], 5])
+    assert xrow.insert_dml(RowType.REPLACE, 512, mixed).value == ({1: ({2: ()},)}, (3, {"a": {"b": 4}}), 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [((), 0), ((1, 2), 2), ((1, (2, (3, ()))), 6), (({1: 2, 3: (4,)},), 6), ((("a",) * 10,) * 3, 33)],
+)
+def test_values_are_counted_with_those_inside(value: Any, count: int) -> None:
+    assert xrow.count_values((value,), 10**6) == count
+
+
+def test_a_tuple_too_wide_for_json_comes_as_msgpack() -> None:
+    assert codec.tuple_message((1, 2), as_json=True).WhichOneof("form") == "json"
+    wide = tuple(range(codec.JSON_VALUES_MAX + 1))
+    assert codec.tuple_message(wide, as_json=True).WhichOneof("form") == "msgpack"
+
+
+def counted(data: bytes, kind: Any = data_pb2.ExecuteRequest) -> Any:
+    return malformed._counting(kind.FromString)(data)
+
+
+def test_a_message_of_very_many_parts_is_not_decoded() -> None:
+    op = data_pb2.Op(replace={"space": "t", "tuple": b"\x91\x01"})
+    many = data_pb2.ExecuteRequest(ops=[op] * 100_000).SerializeToString()
+    for data in (many, b"\x0a\x00" * MIB, b"\x08\x01" * MIB, b"\xfa\x7f\x00" * MIB):
+        with pytest.raises(DecodeError, match="fields"):
+            counted(data)
+    value = ListValue()
+    value.extend([None] * 400_000)
+    with pytest.raises(DecodeError, match="fields"):
+        counted(common_pb2.Tuple(json=value).SerializeToString(), common_pb2.Tuple)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"\xff" * 20, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b" * 9, b"\x09\x01", b"\x0d"]
+)
+def test_counting_leaves_the_rest_to_the_decoder(tail: bytes) -> None:
+    op = data_pb2.Op(replace={"space": "t", "tuple": b"\xc4" * 500_000})
+    data = (
+        data_pb2.ExecuteRequest(ops=[op] * 4, known_position={"term": 3, "lsn": 2**40}).SerializeToString()
+        + tail
+    )
+    try:
+        plain = data_pb2.ExecuteRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            counted(data)
+    else:
+        assert counted(data) == plain
+
+
+# --- turns --------------------------------------------------------------------------------------------------
+
+
+def put(mesh: Mesh, number: int, wait: ev.WaitMode = ev.WaitMode.COMPLETE) -> ev.ClientWrite:
+    op = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1, number))
+    return ev.ClientWrite(mesh.call_id(), [op], wait=wait)
+
+
+def test_more_than_a_turn_takes_waits_in_its_order() -> None:
+    mesh = Mesh(3, limits=Limits(turn_work_bytes_max=20_000))
+    mesh.promote(1)
+    writes = [put(mesh, n) for n in range(50)]
+    mesh.step(1, ev.ClientWrites(writes))
+    assert mesh.members[1].wants_turn
+    assert mesh[1].waiting_unprepared > 40
+    mesh.settle()
+    assert all(mesh.committed(write.call_id) for write in writes)
+    assert mesh.rows(1) == mesh.rows(3) == [(1, 49)]
+    lsns = [
+        outcome.txn.lsn
+        for write in writes
+        if isinstance(outcome := mesh.outcome(write.call_id), ev.Committed) and outcome.txn
+    ]
+    assert lsns == sorted(lsns)
+
+
+def test_who_would_not_wait_for_room_waits_for_a_turn() -> None:
+    mesh = Mesh(1, limits=Limits(turn_work_bytes_max=1))
+    mesh.promote(1)
+    writes = [put(mesh, n, ev.WaitMode.NONE) for n in range(9)]
+    mesh.step(1, ev.ClientWrites(writes))
+    mesh.settle()
+    assert all(isinstance(mesh.outcome(write.call_id), ev.Submitted) for write in writes)
+    assert mesh.rows(1) == [(1, 8)]
+
+
+def test_a_caller_that_leaves_while_it_waits_for_its_turn_wrote_nothing() -> None:
+    mesh = Mesh(1, limits=Limits(turn_work_bytes_max=1))
+    mesh.promote(1)
+    first, second, third = (put(mesh, n) for n in range(3))
+    mesh.step(1, ev.ClientWrites([first, second, third]))
+    mesh.step(1, ev.RequestAbandoned(third.call_id))
+    mesh.step(1, ev.CallExpired(second.call_id))
+    mesh.settle()
+    assert mesh.rows(1) == [(1, 0)]
+    assert mesh.reason(second.call_id) == "SYNC_QUEUE_FULL"
+
+
+def test_rows_of_many_indexes_count() -> None:
+    """A row costs its place in each secondary index."""
+    mesh = Mesh(1, limits=Limits(txn_work_bytes_max=100 * 1024))
+    mesh.promote(1)
+    from synchro.storage import schema_ops
+
+    for n in range(10):
+        (op,) = schema_ops.create_index(mesh[1].memtx, SYNC, f"i{n}", parts=((1, "unsigned"),), unique=False)
+        mesh.write_ops(1, [xrow.dml_from_values(op.type, op.space_id, value=op.value)])
+        mesh.settle()
+    few = mesh.write_ops(1, xrow.insert_all(RowType.REPLACE, SYNC, [msgpack.packb((n,)) for n in range(10)]))
+    many = mesh.write_ops(1, xrow.insert_all(RowType.REPLACE, SYNC, [msgpack.packb((n,)) for n in range(11)]))
+    mesh.settle()
+    assert mesh.committed(few) and mesh.reason(many) == "BATCH_TOO_LARGE"
