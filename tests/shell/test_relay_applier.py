@@ -508,7 +508,8 @@ async def test_parts_that_break_the_rules_end_the_stream(tmp_path: Path) -> None
         part = b"\x00" * (1 << 20)
         endless = Frame(leader.core.raft.term, rows=part, rows_crc=crc32c(part), rows_continue=True)
         limits = leader.settings.limits
-        for _ in range((limits.peer_credit_bytes + limits.txn_bytes_max) // len(part) + 1):
+        last = max(limits.message_bytes_max, limits.txn_bytes_max + limits.relay_frame_bytes_max)
+        for _ in range((limits.peer_credit_bytes + last) // len(part)):
             applier._on_frame(endless)
         with pytest.raises(RemoteProtocolError, match="more rows than it had credit for"):
             applier._on_frame(endless)
