@@ -158,7 +158,8 @@ class Instance:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        stands_at = None if self._transfer is None else self._transfer.stands_at
+        transfer = self._transfer
+        stands_at = transfer.stands_at if transfer is not None and transfer.phase is Phase.LINKS else None
         stop_at = None if self._stop is None else self._stop.until
         waiting = (self._state.raft.deadline, self._retry_at, self._announce_at, stands_at, stop_at)
         return min((at for at in waiting if at is not None), default=None)

@@ -73,6 +73,7 @@ class Transfer:
     def leads(self, term: Term) -> None:
         self.phase = Phase.QUEUE
         self.term = term
+        self.stands_at = None  # a time that is over would ring without end
 
     def links_changed(self, *, enough: bool, now: float, hear_s: float) -> None:
         """hear_s: so long after it is connected a peer has said who leads."""

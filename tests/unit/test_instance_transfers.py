@@ -10,7 +10,9 @@ from mesh import Mesh
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, FencingMode
-from synchro.ids import CallId
+from synchro.errors import NoElectionQuorum
+from synchro.ids import CallId, InstanceId, Term
+from synchro.instance_transfers import Phase, Transfer
 
 MANUAL = ElectionMode.MANUAL
 
@@ -253,3 +255,15 @@ def test_what_no_link_would_change_is_refused_at_once() -> None:
     mesh = Mesh(3, election_mode=ElectionMode.VOTER)
     mesh.isolate(1)
     assert mesh.reason(promote(mesh, 1)) == "UNSUPPORTED"
+
+
+def test_a_promote_that_is_overtaken_by_an_election_of_its_own_leaves_no_timer_behind() -> None:
+    """Simulator, seed 7297: raft led before the promote stood: its time was over, and rang without end."""
+    transfer = Transfer(CallId(1), is_demote=False, asked_in=Term(3))
+    refusal = NoElectionQuorum("too few")
+    assert transfer.candidacy_ended(refusal, Term(3), is_refusal=True) is None
+    transfer.links_changed(enough=True, now=10.0, hear_s=1.0)
+    assert transfer.stands_at == 11.0
+    one = InstanceId(1)
+    assert transfer.raft_changed(Term(4), leader=one, is_leader=True, may_lead=True) is None
+    assert (transfer.phase, transfer.term, transfer.stands_at) == (Phase.QUEUE, 4, None)
