@@ -70,11 +70,12 @@ async def started(replicas: MemorySet, numbers: Iterable[int] = (1, 2, 3), **cha
 
 async def led(replicas: MemorySet) -> Node:
     await started(replicas)
+    await linked(replicas)
     leader = await replicas.wait_leader()
     await create_space(leader)
     await replicas.wait_equal()
     await until(lambda: verdict(replicas).may_fail == 1)
-    return leader
+    return await replicas.wait_leader()  # the first one may have resigned while links came up
 
 
 async def linked(replicas: MemorySet) -> None:
@@ -194,7 +195,7 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
 
 
 async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> None:
-    async with open_set(tmp_path) as replicas:
+    async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
         leader = await led(replicas)
         full = next(node for node in replicas.nodes if node is not leader)
         for node in replicas.nodes:
@@ -202,7 +203,7 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
                 replicas.network.cut(full.settings.instance_name, node.settings.instance_name)
         full.progress.no_room = WalIo("No space left on device").message  # as `on_cut` notes it
         for key in range(20):
-            await write(leader, put(key))
+            assert isinstance(await write(leader, put(key)), ev.Committed)
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
         found = verdict(replicas)
         assert found.may_fail == 0
