@@ -81,14 +81,7 @@ def test_the_plain_demo_shows_a_set(options: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_cleans_up_when_interrupted(number: signal.Signals, tmp_path: Path) -> None:
-    with subprocess.Popen(
-        COMMAND,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        text=True,
-        # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as demo:
+    with subprocess.Popen(COMMAND, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if "Ctrl-C" in line:
