@@ -13,7 +13,6 @@ error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A s
 from __future__ import annotations
 
 import errno
-import os
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -325,7 +324,10 @@ class Journal:
 
     def _no_room(self, error: OSError | None) -> WalIo:
         number = errno.ENOSPC if error is None or error.errno is None else error.errno
-        why = os.strerror(number)  # a short write says "no room" too, in words of its own
+        why = {errno.EDQUOT: "Disk quota exceeded", errno.EFBIG: "File too large"}.get(
+            number,
+            "No space left on device",  # of a short write too
+        )
         return WalIo(
             f"Failed to write to disk: {why} ({self._current.path}); nothing was written. "
             "Next: free space there",
