@@ -168,6 +168,8 @@ class Checks:
             body = txn.control
             if body is None or txn.origin != number:
                 continue
+            if number in self.world.losses.ever and self.bodies.get((number, txn.lsn)) == txn.data:
+                continue  # it had lost that row, and somebody gave it back
             if isinstance(body, Promote | Demote):
                 process.promoted_terms.add(body.term)
                 self.world.nemesis.ambush(number)
