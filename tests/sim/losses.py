@@ -64,6 +64,7 @@ class Copy:
     disk: SimDisk
     truth: list[Txn]
     base: int
+    base_vclock: Vclock
 
 
 class Losses:
@@ -118,7 +119,7 @@ class Losses:
         if machine.damage is None and machine.paused_until <= self.world.now:
             disk = machine.disk.clone()
             disk.restart(list(disk.unsynced))
-            self.copies[machine.number] = Copy(disk, list(machine.truth), machine.base)
+            self.copies[machine.number] = Copy(disk, list(machine.truth), machine.base, machine.base_vclock)
 
     def lose(self, machine: Machine, kind: str) -> None:
         """While it is down, or because it is."""
@@ -140,6 +141,7 @@ class Losses:
                 copy = self.copies[machine.number]
                 machine.disk = copy.disk.clone()
                 machine.truth, machine.base = list(copy.truth), copy.base
+                machine.base_vclock = copy.base_vclock
                 damage.is_whole = True
                 self.forgetful.discard(machine.number)
             case _:
@@ -277,8 +279,9 @@ class Losses:
             return
         self.ever.add(number)
         self.world.hits["rows lost"] += 1
+        shown = machine.shown.merge(self.hidden.pop(number, EMPTY_VCLOCK))
         if is_trusted:
-            self.hidden[number] = machine.shown
+            self.hidden[number] = shown
             self.world.hits["a loss that nothing on the disk shows"] += 1
         machine.shown, machine.shown_term = EMPTY_VCLOCK, process.instance.raft.term
         checks.forget(machine, lost)
@@ -346,13 +349,17 @@ class Losses:
     # --- at the end
 
     def is_settled(self) -> bool:
-        """All are up, all trust their logs, and nobody needs rows that only a former life had."""
-        world = self.world
-        processes = [m.process for m in world.machines.values()]
-        bases = [m.base_vclock for m in world.machines.values()]
+        """All are up and have met all others, all trust their logs, and nobody needs rows that only a former
+        life had."""
+        machines = self.world.machines.values()
+        bases = [m.base_vclock for m in machines]
         return all(
-            p is not None and p.instance.acks_count and all(p.instance.vclock.covers(base) for base in bases)
-            for p in processes
+            m.process is not None
+            and len(m.process.relays) == len(machines) - 1
+            and all(applier.is_accepted for applier in m.process.appliers.values())
+            and m.process.instance.acks_count
+            and all(m.process.instance.vclock.covers(base) for base in bases)
+            for m in machines
         )
 
     def overrule(self) -> bool:
