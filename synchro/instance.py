@@ -463,8 +463,7 @@ class Instance:
 
     def _await_links(self, now: float) -> None:
         """[P-11]: a promote that came before the links waits for them, without a new term, which would stop
-        all
-        writers. Then for one heartbeat, in which whoever leads says so."""
+        all writers. Then for one heartbeat, in which whoever leads says so."""
         transfer, raft = self._transfer, self.raft
         if transfer is None or transfer.phase is not Phase.LINKS:
             return
@@ -634,8 +633,7 @@ class Instance:
         members, needed = max(self._electorates(), key=lambda electorate: electorate.needed)
         return LinearizableQuorum(
             f"fewer than {needed} of {len(members)} instances (this one included) confirmed in time "
-            "that it is "
-            "still the owner; nothing was read",
+            "that it is still the owner; nothing was read",
             needed=needed,
         )
 

@@ -190,8 +190,7 @@ class Writes:
             limit = settings.limits.wal_queue_bytes_max
             return WalQueueFull(
                 f"The WAL queue is full: {log.bytes} bytes wait for the disk of {settings.wal_dir}, the "
-                "limit is "
-                f"{limit}{when and f'; there was no room{when}'}; nothing was written",
+                f"limit is {limit}{when and f'; there was no room{when}'}; nothing was written",
                 size=log.bytes,
                 limit=limit,
                 waiting=waiting,
