@@ -343,6 +343,7 @@ class Instance:
                     case HardStateWrite(state=hard):
                         self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                     case NopWrite(txn=txn):
+                        state.no_room = None
                         self._txns.note_nops(txn)
                     case _:
                         assert_never(item)
