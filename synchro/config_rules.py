@@ -340,17 +340,15 @@ def quorum_warnings(settings: Settings, configured: int) -> Iterator[str]:
     if 2 * quorum <= configured:
         yield (
             f"replication.synchro_quorum = {text} is {quorum} of {configured} instances, which is no "
-            "majority: "
-            "two owners may write at the same time (split brain), a change of owner may lose acknowledged "
-            f"writes, and a linearizable read needs {needed} instances"
+            "majority: two owners may write at the same time (split brain), a change of owner may lose "
+            f"acknowledged writes, and a linearizable read needs {needed} instances"
         )
     asked = settings.linearizable_quorum.quorum(configured, quorum)
     text = settings.linearizable_quorum.text
     if asked < needed:
         yield (
             f"replication.linearizable_quorum = {text} is {asked} of {configured} instances, which "
-            "would not see "
-            f"each change of owner: N - Q + 1 = {needed} are asked instead"
+            f"would not see each change of owner: N - Q + 1 = {needed} are asked instead"
         )
     elif asked > configured:
         yield (

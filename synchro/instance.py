@@ -343,6 +343,7 @@ class Instance:
                     case HardStateWrite(state=hard):
                         self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                     case NopWrite(txn=txn):
+                        state.no_room = None
                         self._txns.note_nops(txn)
                     case _:
                         assert_never(item)
@@ -463,8 +464,7 @@ class Instance:
 
     def _await_links(self, now: float) -> None:
         """[P-11]: a promote that came before the links waits for them, without a new term, which would stop
-        all
-        writers. Then for one heartbeat, in which whoever leads says so."""
+        all writers. Then for one heartbeat, in which whoever leads says so."""
         transfer, raft = self._transfer, self.raft
         if transfer is None or transfer.phase is not Phase.LINKS:
             return
@@ -634,8 +634,7 @@ class Instance:
         members, needed = max(self._electorates(), key=lambda electorate: electorate.needed)
         return LinearizableQuorum(
             f"fewer than {needed} of {len(members)} instances (this one included) confirmed in time "
-            "that it is "
-            "still the owner; nothing was read",
+            "that it is still the owner; nothing was read",
             needed=needed,
         )
 

@@ -258,8 +258,7 @@ class IndexesBuilt:
 @dataclass(frozen=True, slots=True)
 class WalStuck:
     """The disk has not answered for one death timeout: a leader resigns by word alone, where there are
-    elections
-    (ADR 16)."""
+    elections (ADR 16)."""
 
 
 @dataclass(frozen=True, slots=True)

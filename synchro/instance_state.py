@@ -235,8 +235,7 @@ class State:
             name = self.name_of(owner)
             text = (
                 f"The queue is not this instance's to give away: its owner is {owner} ({name}); nothing "
-                "was changed. "
-                f"Next: synchro demote {name}"
+                f"was changed. Next: synchro demote {name}"
             )
         return NotLeader(text, owner=owner)
 

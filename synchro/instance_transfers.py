@@ -52,9 +52,8 @@ class Transfer:
         if self.phase is Phase.QUEUE:
             name = "demote" if self.is_demote else "promote"
             return Unsupported(
-                f"promote and demote do not support simultaneous invocations: the queue is changing "
-                "hands here by "
-                f"a {name}; nothing was changed"
+                "promote and demote do not support simultaneous invocations: the queue is changing hands "
+                f"here by a {name}; nothing was changed"
             )
         return InAnotherPromote("promote is already running here; nothing was changed")
 
@@ -114,8 +113,7 @@ class Transfer:
 def interfering_elections(term: Term | None, new_term: Term) -> InterferingElections:
     return InterferingElections(
         f"Interfering elections started: leadership of term {term} was lost (the term is {new_term} "
-        "now) before the "
-        "call was over. Next: synchro status",
+        "now) before the call was over. Next: synchro status",
         term=term,
         new_term=new_term,
     )

@@ -44,9 +44,9 @@ class Writes:
 
     W1  What waits in `waiting` is unprepared and has no LSN; it goes on in the order it came (ADR 3).
     W2  Every refusal leaves no trace: nothing prepared, no LSN, no request id.
+    W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     W4  When so much was touched since the last turn that other work has waited long enough, what comes next
         waits for `TurnBegan`: one frame, or many callers at once, may bring more than the loop can bear.
-    W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`_look`).
     """
 
     __slots__ = (
@@ -190,8 +190,7 @@ class Writes:
             limit = settings.limits.wal_queue_bytes_max
             return WalQueueFull(
                 f"The WAL queue is full: {log.bytes} bytes wait for the disk of {settings.wal_dir}, the "
-                "limit is "
-                f"{limit}{when and f'; there was no room{when}'}; nothing was written",
+                f"limit is {limit}{when and f'; there was no room{when}'}; nothing was written",
                 size=log.bytes,
                 limit=limit,
                 waiting=waiting,
@@ -265,6 +264,7 @@ class Writes:
         """The instance stops: they are not prepared, so nothing was done."""
         while self.waiting:
             self._state.refuse(self.waiting.popleft().call_id, self._state.stopping_error())
+        self._state.progressed = True  # a build may be for one of them
 
     def drop(self, write: ev.ClientWrite) -> None:
         self.waiting.remove(write)

@@ -14,6 +14,7 @@ there (`rpc/codec.py`), and nowhere else.
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from math import isfinite, isnan
@@ -25,6 +26,9 @@ MAP: Final = "$map"
 MSGPACK: Final = "$msgpack"
 _FORMS: Final = frozenset({BINARY, NUMBER, MAP, MSGPACK})
 _NUMBERS: Final = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_INTEGER: Final = re.compile("-?[0-9]{1,20}")
+_INTEGERS: Final = range(-(2**63), 2**64)
+"""Those that msgpack has."""
 EXACT_DOUBLE_MAX: Final = 2**53
 """Up to here each integer is a double of its own."""
 
@@ -75,10 +79,17 @@ def decode_object(found: Mapping[str, Any]) -> Any:
     if form == BINARY and isinstance(body, str):
         return b64decode(body, validate=True)
     if form == NUMBER and isinstance(body, str):
-        return _NUMBERS[body] if body in _NUMBERS else int(body)
+        return _NUMBERS[body] if body in _NUMBERS else _integer(body)
     if form == MAP and isinstance(body, (list, tuple)):
         return _map(body)
     raise ValueError(f"{form} with {body!r} is no form of a value")
+
+
+def _integer(text: str) -> int:
+    if _INTEGER.fullmatch(text) is None or (value := int(text)) not in _INTEGERS:
+        shown = text if len(text) <= 30 else f"{text[:30]}..."
+        raise ValueError(f"{NUMBER} with {shown!r} is no integer of 64 bits, NaN or Infinity")
+    return value
 
 
 def _map(pairs: Any) -> dict[Any, Any]:

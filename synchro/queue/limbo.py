@@ -207,9 +207,8 @@ class Limbo:
     @property
     def is_busy(self) -> bool:
         """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or the own control row that decides what comes
-        next is
-        on its way to disk. Not an announcement: nothing waits for it, and it is on its way most of the
-        time."""
+        next is on its way to disk. Not an announcement: nothing waits for it, and it is on its way most of
+        the time."""
         return self._in_flight is not None or len(self._pending) > 0
 
     @property

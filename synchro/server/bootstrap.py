@@ -201,8 +201,7 @@ def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballo
         if settings.election_mode is ElectionMode.VOTER:
             raise ConfigError(
                 f"bootstrap_leader {wanted} may only vote (election_mode: voter): it could not register "
-                "the others; "
-                "nothing was written"
+                "the others; nothing was written"
             )
         return BootstrapHere()
     for address, ballot in peers.items():

@@ -33,8 +33,6 @@ class Progress:
     """What was on disk when, to say how far a subscriber is behind *now*; its last ack cannot."""
 
     def __init__(self) -> None:
-        self.no_room: str | None = None
-        """Why the last rows were cut back from the log; None: it has taken some since."""
         self._samples: list[tuple[float, Vclock]] = []
 
     def note(self, vclock: Vclock, now: float) -> None:
@@ -44,7 +42,6 @@ class Progress:
         vclock = vclock.without_local()
         if samples and samples[-1][1] == vclock:
             return
-        self.no_room = None
         samples.append((now, vclock))
         if len(samples) > SAMPLES_MAX:
             del samples[::2]
@@ -107,7 +104,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
         "ro": reason is not None,
         "ro_reason": reason,
-        "no_room": node.progress.no_room,
+        "no_room": None if core.state.no_room is None else core.state.no_room.message,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node),
         "election": _election(node),

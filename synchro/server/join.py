@@ -260,9 +260,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                 chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
                 if not is_known_name and _has_name(chunk, directory):
                     is_known_name = True
-                    directory.set_amnesia(
-                        True
-                    )  # At once: when the new UUID is registered nothing tells any more.
+                    # At once: when the new UUID is registered nothing tells any more.
+                    directory.set_amnesia(True)
                 frames.append(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:

@@ -346,7 +346,6 @@ class Node:
     def on_cut(self, vclock: Vclock, error: SynchroError) -> None:
         """From the WAL: no room; nothing beyond this is on disk."""
         self.log.error("wal_cut_back", vclock=str(vclock), reason=error.reason, message=error.message)
-        self.progress.no_room = error.message
         self.step(ev.RowsCutBack(vclock, error))
         for applier in self.appliers.values():
             applier.wake_rows()

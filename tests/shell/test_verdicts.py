@@ -201,7 +201,7 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         for node in replicas.nodes:
             if node is not full:
                 replicas.network.cut(full.settings.instance_name, node.settings.instance_name)
-        full.progress.no_room = WalIo("No space left on device").message  # as `on_cut` notes it
+        full.core.state.no_room = WalIo("No space left on device")  # as a cut notes it
         for key in range(20):
             assert isinstance(await write(leader, put(key)), ev.Committed)
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
@@ -216,6 +216,17 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         )
         rows = dict(zip(*status_table(replicas, full), strict=False))
         assert re.fullmatch(r"\d+ rows, [0-9.]+ m?s", rows["LAG"]), rows["LAG"]
+
+
+async def test_a_disk_that_takes_rows_again_is_not_full(tmp_path: Path) -> None:
+    """However soon: by the next write, not by the next that comes long enough after another one."""
+    async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
+        leader = await led(replicas)
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        leader.on_cut(leader.core.vclock, WalIo("No space left on device"))
+        assert leader.info()["no_room"] == "No space left on device"
+        assert isinstance(await write(leader, put(2)), ev.Committed)
+        assert leader.info()["no_room"] is None
 
 
 def member_of(replicas: MemorySet, node: Node) -> Any:

@@ -311,8 +311,7 @@ class Checks:
             self.fail(
                 "S5",
                 f"{process.number}: queue is {limbo.owner_id}, {limbo.term}, {limbo.confirmed_lsn}; "
-                "its log says "
-                f"{model.owner}, {model.term}, {confirmed}",
+                f"its log says {model.owner}, {model.term}, {confirmed}",
             )
         if self.world.steps % 40 == 0:
             self.compare_data(process)
@@ -459,8 +458,7 @@ class Checks:
             self.fail(
                 "S13",
                 f"{process.number} of term {term} answers a linearizable read asked for at "
-                f"{asked_at:.3f}, but "
-                f"the queue was claimed in term {newer} at {at:.3f}",
+                f"{asked_at:.3f}, but the queue was claimed in term {newer} at {at:.3f}",
             )
 
     def read(self, number: int, key: object, row: tuple[object, ...] | None) -> None:

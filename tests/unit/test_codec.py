@@ -60,6 +60,28 @@ def test_bad_operations(ops: list[Op], kind: type[SynchroError], field: str) -> 
     assert error.details["field"] == field
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"$number": str(2**64)},
+        {"$number": str(-(2**63) - 1)},
+        {"$number": "9" * 5000},
+        {"$number": "1_0"},
+        {"$msgpack": "wQ=="},  # a byte that begins nothing
+        {"$msgpack": "kZGR"},  # cut off
+        {"$msgpack": "gYEBAgI="},  # a map as a key
+        {"$binary": 5},
+    ],
+)
+def test_forms_of_json_that_stand_for_nothing(form: dict[str, object]) -> None:
+    """Bad input of a client, never an error of the server; the text says what is wrong."""
+    op = Op(insert={"space_id": 512})
+    op.insert.tuple_json.extend([form])
+    error = refusal(op)
+    assert type(error) is WrongFormat and error.details["field"] == "ops[0].insert.tuple_json"
+    assert not error.message.startswith(";"), error.message
+
+
 def test_deep_json_is_refused() -> None:
     value: list[object] = []
     for _ in range(40):

@@ -105,6 +105,20 @@ def test_a_call_whose_time_is_over_hears_that_nothing_was_done() -> None:
     assert names(mesh, 1) == ["primary"]
 
 
+def test_a_clean_stop_ends_the_build() -> None:
+    """Nobody waits for it any more, and a build that comes to its end all the same finds nobody."""
+    mesh = filled()
+    index = create_index(mesh)
+    (build,) = mesh.members[1].builds
+    mesh.step(1, ev.StopRequested())
+    assert mesh.reason(index) == "LOADING" and build.is_cancelled
+    while not build.advance():
+        pass
+    mesh.step(1, ev.IndexesBuilt(build))
+    mesh.settle()
+    assert names(mesh, 1) == ["primary"]
+
+
 def test_who_is_deposed_while_it_builds_refuses_and_follows() -> None:
     mesh = filled()
     index = create_index(mesh)
