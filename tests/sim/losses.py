@@ -129,6 +129,7 @@ class Losses:
         if machine.damage is not None:
             return
         disk = machine.disk
+        disk.faults.clear()
         disk.restart(list(disk.unsynced))
         world.note(machine.number, f"lose: {kind}")
         world.hits["fault lose " + kind] += 1
@@ -150,7 +151,7 @@ class Losses:
                 self._spoil(disk, names[-1], damage)
         machine.damage = damage
         machine.noted = {}
-        if rng.random() < 0.3:
+        if rng.random() < 0.4:  # it dies once more while it comes back
             machine.disk.faults[machine.disk.calls + rng.randint(1, 12)] = Fault.CUT
 
     def _spoil(self, disk: SimDisk, name: str, damage: Damage) -> None:
@@ -190,6 +191,7 @@ class Losses:
             return False
         self.world.hits["damage refused"] += 1
         machine.world.note(machine.number, f"refused: {error.message}")
+        machine.disk.faults.clear()  # a person's hand
         machine.disk.restart(list(machine.disk.unsynced))
         _empty(machine.disk, with_identity=False)
         return True
