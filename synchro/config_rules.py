@@ -357,7 +357,7 @@ def quorum_warnings(settings: Settings, configured: int) -> Iterator[str]:
         )
 
 
-def idle_options(view: View, views: list[View], settings: Settings) -> Iterator[str]:
+def idle_options(view: View, settings: Settings) -> Iterator[str]:
     """Options that are right by themselves, and have no effect beside others of this instance."""
     if view.find("grpc.listen") and view.find("iproto.listen"):
         yield "iproto.listen has no effect beside grpc.listen"

@@ -148,7 +148,7 @@ class Instance:
             case ev.WalStuck():
                 self._disk_cannot_keep_up(now)
             case ev.StopRequested():
-                self._on_stop_requested(now)
+                self._on_stop_requested()
             case ev.SettingsChanged():
                 self._on_settings_changed(event.settings, now)
             case _:
@@ -200,7 +200,7 @@ class Instance:
 
     # --- the end
 
-    def _on_stop_requested(self, now: float) -> None:
+    def _on_stop_requested(self) -> None:
         """ADR 18. From here on nobody is promised anything that is not on disk."""
         state = self._state
         if self._stop is not None:

@@ -61,11 +61,11 @@ class Received:
         if self._backlog and not self._state.log.barriers:
             source, txn = self._backlog[0]
             control = txn.control
-            if isinstance(control, Promote | Demote) and self._is_wanted(source, txn, control.term):
+            if isinstance(control, Promote | Demote) and self._is_wanted(source, control.term):
                 return control.term
         return 0
 
-    def _is_wanted(self, source: InstanceId, txn: Txn, term: Term) -> bool:
+    def _is_wanted(self, source: InstanceId, term: Term) -> bool:
         """Its term is adopted only if the row will be looked at, and not refused for it."""
         if source in self._stopped:
             return False

@@ -388,9 +388,10 @@ class Life:
                     inner.start_soon(self._keep_notes, wal)
                     await inner.start(node.run)
                     inner.start_soon(node.snapshotter.run)
-                    node.become_ready()
-                    if self._has_bootstrapped:
-                        self._promote_first()
+                    if not self._stop.is_set():
+                        node.become_ready()
+                        if self._has_bootstrapped:
+                            self._promote_first()
             node.is_ready = False
             node.is_serving_peers = False
             for relay in list(node.relays.values()):

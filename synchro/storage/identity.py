@@ -260,15 +260,6 @@ def _offset(slot: int) -> int:
     return IDENTITY_BYTES_MAX + slot * SLOT_BYTES
 
 
-def load_identity(disk: Disk, directory: str) -> Identity | None:
-    """Only to look; None: first start. Raises `Corruption`."""
-    file = IdentityFile.load(disk, directory)
-    if file is None:
-        return None
-    file.close()
-    return file.identity
-
-
 class DirectoryLock:
     """Exclusive `flock` on a file of the directory; the kernel drops it when the process ends."""
 

@@ -99,11 +99,6 @@ class Recovered:
         self._end = 0
         """Of the blocks in the last file."""
 
-    @property
-    def log_complete(self) -> bool:
-        """`batches` ended, and everything that is known to have been synced was there."""
-        return self.journal_start is not None and self.lost is None
-
     def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
         """(space id, some tuples of it), once. Raises `Corruption`."""
         return self._snapshot.tuples()

@@ -24,7 +24,7 @@ from synchro.config import FIRST_REQUEST_S
 from synchro.rpc.connections import CROWDED_SILENCE_S, Connections, parse_peer
 from synchro.rpc.host import Call, RpcHost, RpcServer, open_rpc_host
 from synchro.storage.disk import RESERVE, RealDisk
-from synchro.storage.identity import Identity, load_identity, save_identity
+from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.recovery import open_xlog
 from synchro.storage.xlog import Ending
@@ -98,19 +98,20 @@ def test_the_reserve_is_for_files(tmp_path: Path, reserve: None) -> None:
     disk = RealDisk()
     journal = journal_in(tmp_path, disk)
     identity = Identity("6f0d1e5e-0000-4000-8000-000000000001", "instance001")
-    save_identity(disk, str(tmp_path), identity)
+    file = IdentityFile.create(disk, str(tmp_path), identity)
     journal.append([txn(1)], wall_time=0.0)
     assert RESERVE.hold(4) == 4
     with no_descriptors():
         for number in range(2, 12):
             journal.append([txn(number)], wall_time=float(number))
-            save_identity(disk, str(tmp_path), replace(identity, amnesia=bool(number % 2)))
+            file.save(replace(identity, replicaset_uuid=f"set {number}"))
             assert disk.listdir(str(tmp_path))
         assert journal.rotation_refused is None
         assert journal.rotations == 10
-        found = load_identity(disk, str(tmp_path))
-        assert found is not None
-        assert found.amnesia
+        file.close()
+        found = IdentityFile.load(disk, str(tmp_path))
+        assert found is not None and found.identity.replicaset_uuid == "set 11"
+        found.close()
     journal.close_clean(12.0)
 
 
@@ -164,8 +165,10 @@ def test_a_directory_made_anew_is_synced_anew(tmp_path: Path) -> None:
     disk = RealDisk()
     for _ in range(2):
         directory.mkdir()
-        save_identity(disk, str(directory), Identity("u", "instance001"))
-        assert load_identity(disk, str(directory)) is not None
+        IdentityFile.create(disk, str(directory), Identity("u", "instance001")).close()
+        found = IdentityFile.load(disk, str(directory))
+        assert found is not None
+        found.close()
         for path in directory.iterdir():
             path.unlink()
         directory.rmdir()

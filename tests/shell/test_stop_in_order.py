@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode
 from synchro.server import life
 from synchro.server.node import Node
+from synchro.storage.journal import Journal
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
 
@@ -101,3 +104,22 @@ async def test_a_stop_during_a_take_over_ends(tmp_path: Path) -> None:
         heir.submit(ev.PromoteRequested, outcomes.append)
         await replicas.stop(number_of(heir))
         assert len(outcomes) == 1
+
+
+async def test_a_stop_while_the_log_is_opened_serves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between recovery and the first call: who is asked to end then does not say that it is ready."""
+    async with open_set(tmp_path, 1, election_mode=ElectionMode.MANUAL) as replicas:
+        await replicas.stop(number_of(await promoted(replicas, 1)))
+
+        def open_log(*args: Any, **how: Any) -> Journal:
+            trio.from_thread.run_sync(replicas.members["instance001"].stop.set)
+            return Journal(*args, **how)
+
+        monkeypatch.setattr(life, "Journal", open_log)
+        with structlog.testing.capture_logs() as records:
+            await replicas.start(1)
+            await replicas.members["instance001"].ended.wait()
+        said = [record["event"] for record in records]
+        assert "instance_stopped" in said and "instance_ready" not in said

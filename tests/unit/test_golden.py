@@ -14,7 +14,7 @@ from synchro.config import ElectionMode, Settings
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance
 from synchro.storage.disk import RealDisk
-from synchro.storage.identity import Identity, IdentityFile, decode_identity, load_identity
+from synchro.storage.identity import Identity, IdentityFile, decode_identity
 from synchro.storage.journal import Journal
 from synchro.storage.notes import LogNote
 from synchro.storage.recovery import Recovered, recover
@@ -58,8 +58,10 @@ def test_a_directory_of_a_former_format_is_read_as_it_was(folder: Path, tmp_path
     """Tuples, vclock, queue, terms, remembered requests and drops; and the log goes on from there."""
     expected = json.loads((folder / "expected.json").read_text())
     directory = copied(folder, tmp_path / "data")
-    identity = load_identity(RealDisk(), str(directory))
-    assert identity is not None
+    file = IdentityFile.load(RealDisk(), str(directory))
+    assert file is not None
+    file.close()
+    identity = file.identity
     assert identity.instance_uuid == uuid_of(ME)
     assert (identity.name, identity.replicaset_uuid, identity.amnesia) == ("i1", REPLICASET, False)
     found, instance = recovered_from(directory)

@@ -20,7 +20,6 @@ from synchro.storage.identity import (
     Identity,
     IdentityFile,
     encode_identity,
-    load_identity,
 )
 from synchro.storage.notes import AckNote, LogNote, Notes, decode_notes, encode_notes
 from synchro.vclock import Vclock
@@ -53,7 +52,7 @@ def old_file(identity: Identity) -> bytes:
 
 
 def test_a_first_start_has_no_identity() -> None:
-    assert load_identity(new_disk(), DIR) is None
+    assert IdentityFile.load(new_disk(), DIR) is None
 
 
 def test_the_amnesia_flag_outlives_a_power_cut() -> None:
@@ -156,7 +155,7 @@ def test_every_flipped_bit_of_the_identity_is_found() -> None:
             bad[bit // 8] ^= 1 << bit % 8
             disk.replace(PATH, bytes(bad))
             with pytest.raises(Corruption):
-                load_identity(disk, DIR)
+                IdentityFile.load(disk, DIR)
 
 
 def test_a_sector_that_went_bad_does_not_lose_the_flag() -> None:
@@ -171,7 +170,7 @@ def test_a_sector_that_went_bad_does_not_lose_the_flag() -> None:
         assert loaded(disk).identity == AMNESIAC
     disk.replace(PATH, gone[0].replace(b"NOTE 3", b"NOTE ?"))
     with pytest.raises(Corruption, match="whole note"):
-        load_identity(disk, DIR)
+        IdentityFile.load(disk, DIR)
 
 
 def test_the_largest_note_fits_its_slot() -> None:

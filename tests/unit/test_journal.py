@@ -48,7 +48,7 @@ def test_what_was_appended_survives_a_power_cut() -> None:
     assert found.data == [one.data for one in written]
     assert found.recovered.vclock == journal.vclock
     assert not found.recovered.clean_stop
-    assert found.recovered.log_complete
+    assert found.recovered.lost is None
 
 
 def test_a_clean_stop_leaves_an_end_marker() -> None:

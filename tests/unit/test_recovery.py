@@ -200,7 +200,7 @@ def test_a_snapshot_alone_is_enough() -> None:
     initial_snapshot(disk, vclock(_1=5))
     found = restart(disk)
     assert found.recovered.vclock == vclock(_1=5)
-    assert found.recovered.clean_stop and found.recovered.log_complete
+    assert found.recovered.clean_stop and found.recovered.lost is None
     journal = reopen(disk, found)
     journal.append([txn(6)], 1.0)
     disk.restart(kept=[])
