@@ -170,7 +170,7 @@ class Limits:
     txn_bytes_max: int = 8 * MIB
     select_bytes_max: int = 1 * MIB
     """One answer; the reader goes on with `after`. It is gathered in one go, a few milliseconds. Of a HASH
-    index, which knows no `after`, eight times as much."""
+    index, which knows no `after`, 8 MiB at least."""
     select_tuples_max: int = 10_000
     """Of one answer too, HASH indexes aside: small tuples cost more than their bytes."""
     connections_max: int = 10_000

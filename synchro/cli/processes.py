@@ -601,9 +601,8 @@ def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
         return
     try:
         if _is_ours(pid, target, name):
-            with contextlib.suppress(
-                ProcessLookupError, PermissionError
-            ):  # who may not is told "did not end"
+            # Who may not is told that it did not end.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(descriptor, number)
     finally:
         os.close(descriptor)

@@ -74,14 +74,16 @@ def encode_identity(identity: Identity, *, version: str = _VERSION) -> bytes:
 
 
 def decode_identity(data: bytes, path: str = IDENTITY_NAME) -> Identity:
-    """Raises `Corruption`: an instance that does not know who it is may not vote under a guess."""
+    """data: the file, or its first `IDENTITY_BYTES_MAX`. The amnesia flag is as it was when that part was
+    written; the notes behind it know better. Raises `Corruption`: an instance that does not know who it is
+    may not vote under a guess."""
     return _decode(data, path)[0]
 
 
 def _decode(data: bytes, path: str) -> tuple[Identity, str]:
     """(identity, version of the format)"""
     try:
-        magic, version, *lines = checked_lines(data.rstrip(b"\0"))
+        magic, version, *lines = checked_lines(data[:IDENTITY_BYTES_MAX].rstrip(b"\0"))
         if magic != _MAGIC or version not in (_VERSION, _VERSION_BEFORE):
             raise ValueError(f"unknown format {magic!r} {version!r}")
         fields = dict(line.split(": ", 1) for line in lines)

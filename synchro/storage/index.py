@@ -17,6 +17,7 @@ from itertools import islice
 from sys import maxsize
 from typing import Any, Final
 
+from synchro.config import MIB
 from synchro.errors import (
     ExactMatch,
     IllegalParams,
@@ -238,7 +239,7 @@ class Index:
                 )
             return SelectResult()  # only an offset beyond the one tuple comes here
         if bytes_max is not None:
-            bytes_max *= HASH_PAGES
+            bytes_max = max(bytes_max, HASH_BYTES_MIN)
         return _collect(islice(self.tuples.values(), offset, None), limit, bytes_max)
 
     def _refuse(self, what: str) -> None:
@@ -248,8 +249,8 @@ class Index:
         )
 
 
-HASH_PAGES: Final = 8
-"""Pages that an answer of a HASH index may have, as it cannot go on with `after`."""
+HASH_BYTES_MIN: Final = 8 * MIB
+"""Of an answer of a HASH index, which cannot go on with `after`; twice as many would not fit a message."""
 
 
 def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) -> SelectResult:

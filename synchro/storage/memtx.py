@@ -126,6 +126,8 @@ class Memtx:
                 if prepared.draft is not None:
                     if not from_peer:
                         self._refuse_system_names(prepared.draft)
+                        if self.memory_max:  # before anything is built
+                            self._check_room(prepared.draft.growth(), self.memory_used)
                     prepared.build = self._build_for(prepared.draft, serial)
             finally:
                 self.memory_used += prepared.growth
@@ -276,14 +278,13 @@ class Memtx:
         return True
 
     def _check_memory(self, prepared: Prepared) -> None:
-        """MemoryIssue if a client's changes need more than there is. What only shrinks always passes, and so
-        do rows of system spaces, with which people get out of it; `memory_used` has the growth already."""
-        needed = growth = prepared.growth
-        if prepared.draft is not None:
-            needed = prepared.draft.growth()
-        elif prepared.touches_system:
-            return
-        used = self.memory_used - growth
+        """MemoryIssue if a client's changes need more than there is; `memory_used` has the growth already.
+        Rows of system spaces always pass: with them people get out of it. Indexes were asked for before."""
+        if prepared.draft is None and not prepared.touches_system:
+            self._check_room(prepared.growth, self.memory_used - prepared.growth)
+
+    def _check_room(self, needed: int, used: int) -> None:
+        """What only shrinks always passes."""
         if needed > 0 and used + needed > self.memory_max:
             raise MemoryIssue(
                 f"Failed to allocate {needed} bytes in memtx: {used} of {self.memory_max} bytes "

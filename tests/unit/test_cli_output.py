@@ -14,7 +14,8 @@ from synchro.cli.verdict import Picture, judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
-from synchro.storage.identity import IDENTITY_NAME, Identity, encode_identity
+from synchro.storage.disk import RealDisk
+from synchro.storage.identity import Identity, IdentityFile
 
 
 @pytest.fixture(autouse=True)
@@ -270,7 +271,7 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
 
     directory = Path(target.config.instance("instance001").settings.wal_dir)
     directory.mkdir(parents=True)
-    (directory / IDENTITY_NAME).write_bytes(encode_identity(Identity("u", "instance001", "mine")))
+    IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
     assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
     assert judge(seen("mine")).text.startswith("Writable: ")
 

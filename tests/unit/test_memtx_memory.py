@@ -13,11 +13,12 @@ from test_instance_shared import numbered, put_all
 from test_memtx_data import SPACE, do, insert, memtx_with, replace
 
 from synchro import instance_events as ev
+from synchro.config import Limits
 from synchro.errors import MemoryIssue, SynchroError, TupleFound
 from synchro.row import Dml, RowType
 from synchro.server import info
 from synchro.storage import schema_ops, xrow
-from synchro.storage.memtx import Memtx, PendingRefusal, Prepared
+from synchro.storage.memtx import BuildNeeded, Memtx, PendingRefusal, Prepared
 from synchro.storage.space_store import INDEX_ENTRY_BYTES, TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
 
@@ -154,6 +155,22 @@ def test_an_index_over_data_needs_room() -> None:
         memtx.prepare(schema_ops.create_index(memtx, "bands", "second", parts=((2, "string"),)))
     memtx.memory_max = 0
     do(memtx, *schema_ops.create_index(memtx, "bands", "second", parts=((2, "string"),)))
+
+
+def test_an_index_without_room_is_refused_before_it_is_built() -> None:
+    """Else the memory would be taken first, and refused when it is there."""
+    memtx = memtx_with(limits=Limits(ddl_rows_at_once=3))
+    do(memtx, *(insert(number, "x") for number in range(10)))
+    memtx.memory_max = memtx.memory_used
+    ops = schema_ops.create_index(memtx, "bands", "second", parts=((2, "string"),))
+    used = memtx.memory_used
+    with pytest.raises(MemoryIssue):
+        memtx.prepare(ops)
+    assert memtx.memory_used == used
+    memtx.memory_max += 10 * INDEX_ENTRY_BYTES
+    with pytest.raises(BuildNeeded):
+        memtx.prepare(ops)
+    memtx.check()
 
 
 def test_a_loaded_snapshot_counts_what_was_there() -> None:

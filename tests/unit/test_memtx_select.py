@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from synchro.config import Limits
+from synchro.config import MIB, Limits
 from synchro.errors import (
     ExactMatch,
     FieldType,
@@ -261,6 +261,16 @@ def test_a_hash_finds_by_full_key_and_lists_all() -> None:
             memtx.select(SPACE, index, (1,), EQ)
         with pytest.raises(UnsupportedIndexFeature, match="pagination"):
             memtx.select(SPACE, index, (), ALL, after=(1, "b"))
+
+
+@pytest.mark.parametrize("bytes_max", [1, 4 * MIB, 15 * MIB])
+def test_a_page_of_a_hash_fits_a_message(bytes_max: int) -> None:
+    """It cannot go on with `after`, so it is large whatever a page of a tree is, and fits a message."""
+    limits = Limits(select_bytes_max=bytes_max)
+    memtx = memtx_of([(n, "x" * MIB) for n in range(20)], {"type": "HASH"}, limits=limits)
+    found = memtx.select(SPACE, 0, (), ALL)
+    assert found.more
+    assert 7 <= len(found) < limits.message_bytes_max // MIB
 
 
 def test_a_hash_follows_deletes_and_replaces() -> None:
