@@ -212,6 +212,11 @@ class Limbo:
         return self._in_flight is not None or len(self._pending) > 0
 
     @property
+    def is_deciding_here(self) -> bool:
+        """An own control row is on its way to disk: who asks for something may wait for what it brings."""
+        return self._in_flight is not None
+
+    @property
     def is_announcing(self) -> bool:
         """The CONFIRM of what was committed here is on its way to disk (ADR 11)."""
         return self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER
