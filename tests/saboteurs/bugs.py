@@ -365,9 +365,9 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 
-    def mute(self: Instance, now: float) -> None:
+    def mute(self: Instance) -> None:
         with patch.object(State, "announce", lambda self: None):
-            stop(self, now)
+            stop(self)
 
     with patch.object(Instance, "_on_stop_requested", mute):
         yield
