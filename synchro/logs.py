@@ -23,7 +23,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 
-from synchro.config import LOG_WAITING_BYTES_MAX
+from synchro.config import KIB, LOG_WAITING_BYTES_MAX
 
 FIELDS: Final = (
     "ts",
@@ -58,6 +58,8 @@ _RANK: Final = {name: number for number, name in enumerate(FIELDS)}
 
 FLUSH_S: Final = 1.0
 """How long the end of the process waits for records on their way to a sink that does not take them."""
+LINE_CHARS_MAX: Final = 64 * KIB
+"""Of what Python prints: a line that does not end must not fill the memory."""
 _STDERR: Final = 2
 
 Record = MutableMapping[str, Any]
@@ -201,6 +203,9 @@ class SinkStream(io.TextIOBase):
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self._sink.put(line)
+        if len(self._line) > LINE_CHARS_MAX:
+            self._sink.put(self._line)
+            self._line = ""
         return len(text)
 
 

@@ -85,10 +85,13 @@ class DataDirectory:
     def has_data(self) -> bool:
         """A snapshot is what makes a directory not empty [M-12]; the identity file alone does not.
 
-        Raises `Corruption` if it had one once and only its log is left."""
+        Raises `Corruption` if it had one once and only its log is left; unless that log is of a member that
+        was killed while it joined again: nothing of it was acknowledged."""
         if self._names(self.settings.snapshot_dir, SNAP_SUFFIX):
             return True
-        if self.identity.replicaset_uuid is not None and self._names(self.settings.wal_dir, XLOG_SUFFIX):
+        is_joining = self.identity.amnesia and self.identity_file.names_no_log
+        is_member = self.identity.replicaset_uuid is not None and not is_joining
+        if is_member and self._names(self.settings.wal_dir, XLOG_SUFFIX):
             raise Corruption(
                 f"{self.settings.snapshot_dir} has no snapshot, but {self.settings.wal_dir} has a log of "
                 f"replica set {self.identity.replicaset_uuid}; nothing was changed. Next: restore the "

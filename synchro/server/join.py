@@ -339,8 +339,7 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         start=JournalStart(vclock=start),
         limits=settings.limits,
         wall_time=time.time(),
-        identity=directory.identity_file,
-    )
+    )  # not noted in the identity file: it counts only with the snapshot, see `DataDirectory.has_data`
     try:
         if received.txns:
             journal.append(received.txns, time.time(), has_control=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,7 +41,8 @@ class Peers:
         """[M-7]"""
         node = self._node
         if not node.has_core:
-            return self.bootstrap_ballot or own_ballot(node.settings, node.uuid)
+            known = self.bootstrap_ballot or own_ballot(node.settings, node.uuid)
+            return replace(known, start_id=node.start_id, address=node.address)
         core, settings = node.core, node.settings
         return Ballot(
             instance_uuid=node.uuid,

@@ -173,6 +173,11 @@ class IdentityFile:
         """What is on disk."""
         return self._written
 
+    @property
+    def names_no_log(self) -> bool:
+        """It could name one, and says that there is none: not yet, or it was forgotten."""
+        return self._file is not None and self._written.log is None
+
     def save(self, identity: Identity) -> None:
         """Durable when it returns; what was noted of the log stays."""
         with self._lock:

@@ -203,7 +203,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("S3 S4 S5 S6", seeds=60, first=190)
+@saboteur("S3 S4 S5 S6", seeds=60, first=60)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
     send = Writes._send
@@ -327,7 +327,7 @@ def request_id_forgotten() -> Iterator[None]:
         yield
 
 
-@saboteur("S12", seeds=60, first=1)
+@saboteur("S12", seeds=60, first=90)
 def a_retry_in_a_crowd_is_not_looked_up() -> Iterator[None]:
     with patch.object(RequestTable, "holds_any", lambda self, request_ids: False):
         yield
@@ -361,7 +361,7 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("S18", seeds=60, first=1)
+@saboteur("S18", seeds=60, first=160)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 

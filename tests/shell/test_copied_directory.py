@@ -302,3 +302,12 @@ async def test_over_grpc_both_lives_hear_of_each_other(tmp_path: Path) -> None:
         await until(lambda: all(doubled(node, original) for node in (first, back, copy)))
         for stop in stops:
             stop.set()
+
+
+async def test_who_still_starts_shows_its_life_too(tmp_path: Path) -> None:
+    """Else the original takes a copy that starts at the address of a peer for itself, once and for all."""
+    async with open_set(tmp_path) as replicas:
+        node = await replicas.start(1)
+        assert not node.has_core
+        ballot = replicas.members["instance001"].peers.ballot()
+        assert (ballot.start_id, ballot.address) == (node.start_id, node.address)

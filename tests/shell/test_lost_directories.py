@@ -14,7 +14,8 @@ import structlog
 import trio
 
 from synchro import instance_events as ev
-from synchro.errors import Corruption, ReplicasetUuidMismatch
+from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
+from synchro.server import join
 from synchro.storage.identity import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
@@ -75,6 +76,31 @@ async def test_two_of_three_emptied_join_again_and_a_person_decides(tmp_path: Pa
         await replicas.wait_equal()
         assert all(keys(node) == list(range(6)) for node in replicas.nodes)
         await until(lambda: not any(node.directory.identity.amnesia for node in replicas.nodes))
+
+
+async def test_a_member_killed_while_it_joins_again_starts_that_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is there, its snapshot is not. No snapshot was lost: nothing of that log was acknowledged."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        remove_data(directory(tmp_path, c))
+        await start_all(replicas, a, b)
+        await replicas.wait_leader()
+
+        def full(*_: Any, **__: Any) -> None:
+            raise DiskFailed("no room for the snapshot")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(join, "write_snapshot", full)
+            await replicas.start(c)
+            await replicas.members[f"instance{c:03}"].ended.wait()
+        assert list(directory(tmp_path, c).glob("*.xlog")), "it came that far"
+        await replicas.start(c)
+        await until(lambda: node_of(replicas, c).is_ready)
+        await replicas.wait_equal()
+        assert keys(node_of(replicas, c)) == list(range(5))
+        await until(lambda: not node_of(replicas, c).directory.identity.amnesia)
 
 
 async def test_all_emptied_wait_and_each_names_the_command(tmp_path: Path) -> None:

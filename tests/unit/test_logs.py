@@ -277,3 +277,11 @@ def test_what_python_prints_takes_the_way_of_the_records() -> None:
     print("lost", file=stream)
     assert disk.lines == [b"one line"]
     assert sink.dropped == 1
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
+    disk = Disk(room=2_000_000)
+    stream = SinkStream(Sink(disk.write))
+    for _ in range(1000):
+        stream.write("x" * 1000)
+    assert sum(map(len, disk.lines)) > 900_000
