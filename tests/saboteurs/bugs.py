@@ -439,13 +439,13 @@ def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
 # --- a log that cannot be proved whole (ADR 14)
 
 
-@saboteur("S14", seeds=60, first=1)
+@saboteur("S14", seeds=60, first=7)
 def the_notes_of_the_log_are_ignored_at_a_start() -> Iterator[None]:
     with patch.object(Recovered, "_compare_with_note", lambda self: None):
         yield
 
 
-@saboteur("S14", seeds=60, first=50)
+@saboteur("S14", seeds=60, first=56)
 def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
     subscribed = AckMemory.subscribed
 
@@ -457,7 +457,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
         yield
 
 
-@saboteur("S14", seeds=2000, first=1, is_rare=True)
+@saboteur("S14", seeds=60, first=25)
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 
@@ -468,13 +468,13 @@ def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
         yield
 
 
-@saboteur("S14", seeds=60, first=20)
+@saboteur("S14", seeds=60, first=25)
 def who_is_told_of_lost_rows_goes_on() -> Iterator[None]:
     with patch.object(Instance, "_lose_trust", lambda self, now: None):
         yield
 
 
-@saboteur("S14", seeds=60, first=20)
+@saboteur("S14", seeds=60, first=25)
 def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
     """Which hides what is missing: a crash between the two, and the log looks whole."""
     init, save = Journal.__init__, IdentityFile.save

@@ -38,6 +38,14 @@ class Violation(Exception):
         self.rule = rule
 
 
+def _highest_term(machine: Machine) -> int:
+    """That it has heard of, as far as its disk knows while it is down."""
+    states = [txn.rows[0].body for txn in machine.truth if txn.origin == 0]
+    on_disk = max((state.term for state in states if isinstance(state, RaftState)), default=0)
+    process = machine.process
+    return max(machine.shown_term, on_disk, 0 if process is None else process.instance.raft.volatile_term)
+
+
 class Seen:
     """What was last seen of one instance, for what must never go back."""
 
@@ -284,6 +292,9 @@ class Checks:
         self.seen.pop(machine.number, None)
         self.stopped_cleanly.discard(machine.number)
         others = [m for m in self.world.machines.values() if m is not machine]
+        heard = max((_highest_term(m) for m in others), default=0)
+        for number, term in [key for key in self.votes if key[0] == machine.number and key[1] > heard]:
+            del self.votes[number, term]  # nobody got that vote, nor heard of that term
         gone: set[TxnKey] = set()
         for txn in lost:
             key = (txn.origin, txn.lsn)

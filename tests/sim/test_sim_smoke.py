@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from sim.history import Seen, check_register
 from sim.runner import run_seed
+from sim.situations import SITUATIONS
 
 FIRST, SEEDS, GROUPS = 500, 36, 6
+WITH_LOSSES = (22, 27, 39, 66, 74, 82)
+"""Worlds in which disks are lost; several of them get into each situation."""
+OF_LOSSES = {
+    "a loss shows in the notes of the log",
+    "a loss that nothing on the disk shows",
+    "such a loss is shown by a member",
+    "an old copy of a directory is restored",
+    "a cut log is refused",
+    "a directory is seeded again",
+    "an amnesia ends",
+}
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -14,6 +28,16 @@ def test_fresh_seeds_hold_every_invariant(group: int) -> None:
     for seed in range(FIRST + group, FIRST + SEEDS, GROUPS):
         result = run_seed(seed)
         assert result.violation is None, f"seed {seed}: {result.violation}\n" + "\n".join(result.trace)
+
+
+def test_disks_are_lost_in_every_way() -> None:
+    """MEND-T2: where one of these is never met, the faults of disks have stopped to happen."""
+    hits: Counter[str] = Counter()
+    for seed in WITH_LOSSES:
+        result = run_seed(seed)
+        assert result.violation is None, f"seed {seed}: {result.violation}"
+        hits += result.hits
+    assert [name for name in sorted(OF_LOSSES) if not hits[SITUATIONS[name]]] == []
 
 
 def seen(kind: str, value: object, began: float, ended: float) -> Seen:
