@@ -322,6 +322,8 @@ _LIMIT_RANGES: Mapping[str, tuple[int, int]] = {
     "txn_bytes_max": (4 * KIB, _MESSAGE_ROOM),
     "select_bytes_max": (1, _MESSAGE_ROOM),
     "batch_ops_max": (4, 10**6),  # a space comes with an index
+    "txn_work_bytes_max": (1 * MIB, SIZE_MAX),  # a large tuple, changed once
+    "txn_values_max": (1000, 10**9),
     "connections_max": (64, 10**6),  # 31 peers, twice while links come again
     "wal_block_bytes_max": (1, 32 * MIB),  # a larger block would not be read back
     "wal_lead_bytes": (1, 64 * MIB),  # zeros that are written at one go

@@ -475,7 +475,10 @@ class Instance:
         )
         if transfer.stands_at is not None and now >= transfer.stands_at:
             transfer.phase, transfer.stands_at = Phase.ELECTION, None
-            self._request_candidacy(now)
+            if transfer.is_demote:
+                self._give_queue_away(now)
+            else:
+                self._request_candidacy(now)
 
     def _on_demote_requested(self, event: ev.DemoteRequested, now: float) -> None:
         """[P-30] with elections: resign. [P-31] without: a new term, then DEMOTE, decided like a PROMOTE."""
@@ -495,19 +498,26 @@ class Instance:
             state.reply(event.call_id, ev.Demoted(raft.volatile_term))
         elif limbo.owner_id == NOBODY:
             state.reply(event.call_id, ev.Demoted(limbo.term))
-        elif limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
-            state.refuse(event.call_id, refusal)
         else:
-            try:
-                effects = limbo.request_demote(now)
-            except NotLeader:
-                state.refuse(event.call_id, state.not_giver_error())
-                return
-            transfer = Transfer(event.call_id, True, raft.volatile_term)
-            self._begin_transfer(transfer)
-            self._carry_out(effects, now)
-            self._step_raft(raft_ev.TermBumpRequested(), now)
-            transfer.leads(raft.volatile_term)
+            self._begin_transfer(Transfer(event.call_id, True, raft.volatile_term))
+            self._give_queue_away(now)
+
+    def _give_queue_away(self, now: float) -> None:
+        """[P-31]: a demote that came before the links waits for them, as a promote does."""
+        limbo, raft, transfer = self.limbo, self.raft, self._transfer
+        assert transfer is not None
+        if limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
+            is_ours = limbo.owner_id == self.self_id
+            self._end_transfer(transfer.refused(refusal) if is_ours else ev.Rejected(refusal))
+            return
+        try:
+            effects = limbo.request_demote(now)
+        except NotLeader:
+            self._end_transfer(ev.Rejected(self._state.not_giver_error()))
+            return
+        self._carry_out(effects, now)
+        self._step_raft(raft_ev.TermBumpRequested(), now)
+        transfer.leads(raft.volatile_term)
 
     def _begin_transfer(self, transfer: Transfer) -> None:
         self._transfer = transfer

@@ -55,7 +55,8 @@ class Transfer:
                 "promote and demote do not support simultaneous invocations: the queue is changing hands "
                 f"here by a {name}; nothing was changed"
             )
-        return InAnotherPromote("promote is already running here; nothing was changed")
+        name = "demote" if self.is_demote else "promote"
+        return InAnotherPromote(f"{name} is already running here; nothing was changed")
 
     def candidacy_ended(self, error: SynchroError | None, term: Term, *, is_refusal: bool) -> Outcome | None:
         """is_refusal: it did not begin, and no term was taken."""
@@ -64,7 +65,11 @@ class Transfer:
         if error is None:
             self.leads(term)
             return None
-        if is_refusal and isinstance(error, NoElectionQuorum):
+        return self.refused(error) if is_refusal else Rejected(error)
+
+    def refused(self, error: SynchroError) -> Outcome | None:
+        """Before a term was taken: links may come up in time."""
+        if isinstance(error, NoElectionQuorum):
             self.phase, self.too_few = Phase.LINKS, error
             return None
         return Rejected(error)
@@ -100,7 +105,7 @@ class Transfer:
 
         term: volatile. may_lead: raft leads, or will once the write in progress is on disk."""
         if self.phase is Phase.LINKS:
-            if is_leader:
+            if is_leader and not self.is_demote:
                 self.leads(term)
             elif leader != NOBODY and term > self.asked_in:
                 return Rejected(_promoted_first(leader))

@@ -98,7 +98,7 @@ class Writes:
                 continue
             must_wait = self._must_wait(write) or (self.waiting and not self._may_pass(write))
             # While it stops a retry may still have its answer; who may not write hears it at once.
-            if must_wait and not self._state.is_stopping and not self._is_refused(write):
+            if must_wait and not self._state.is_stopping and not self._is_refused_for_good(write):
                 self._wait_for_room(write)
             else:
                 self._begin(write, now)
@@ -220,7 +220,7 @@ class Writes:
         if waiting:
             self._look()
             self._refuse_waiting(now)
-        while waiting and (not self._must_wait(waiting[0]) or self._is_refused(waiting[0])):
+        while waiting and (not self._must_wait(waiting[0]) or self._is_refused_for_good(waiting[0])):
             write = waiting.popleft()
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
@@ -242,6 +242,11 @@ class Writes:
             self.waiting.remove(write)
             self._state.calls.pop(write.call_id)
             self._begin(write, now)
+
+    def _is_refused_for_good(self, write: ev.ClientWrite) -> bool:
+        """While an own PROMOTE or its CONFIRM is on its way to disk, this instance may be about to own the
+        queue: who writes now waits for that [Q-4]."""
+        return not self._state.limbo.is_deciding_here and self._is_refused(write)
 
     def _is_refused(self, write: ev.ClientWrite) -> bool:
         """Leadership is gone: nobody need wait for room, or behind others, to hear it."""

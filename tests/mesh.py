@@ -174,6 +174,11 @@ class Mesh:
             if other != number:
                 self.cut(number, other)
 
+    def join(self, a: int, b: int) -> None:
+        self._cuts.discard(frozenset((a, b)))
+        self._connect_all(a)
+        self._connect_all(b)
+
     def heal(self) -> None:
         self._cuts.clear()
         for number in self.members:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from synchro.config import Settings
 from synchro.config_address import check_has_address, check_listen
@@ -297,12 +297,9 @@ def running_pid(target: Target, name: str) -> int | None:
     pid = _lock_holder(target.config.instance(name).settings.wal_dir)
     if pid is not None and _is_ours(pid, target, name):
         return pid
-    try:
-        pid = int(_pid_file(target.directory, name).read_text(encoding="ascii"))
-        if _is_ours(pid, target, name):
-            return pid
-    except (OSError, ValueError):
-        pass
+    pid = _noted_pid(target, name)
+    if pid is not None and _is_ours(pid, target, name):
+        return pid
     # It may not have its lock yet, or another one: the configuration may have changed since.
     path = target.config.path
     return next((pid for pid in _all_pids() if _served_name(pid, path) == name), None)
@@ -317,9 +314,23 @@ def _process(target: Target, name: str, *, changed: bool = False, message: str =
     pid = running_pid(target, name)
     state = State.STOPPED
     if pid is not None:
-        state = State.RUNNING if _is_ready(target, name, pid) else State.LOADING
+        is_told = _is_ready(target, name, pid) or not _was_started_here(target, name, pid)
+        state = State.RUNNING if is_told else State.LOADING
     listen = target.config.instance(name).settings.listen
     return Process(name, listen, state, pid, _log_file(target.directory, name), changed, message)
+
+
+def _was_started_here(target: Target, name: str, pid: int) -> bool:
+    """By `start`, whose files are there: else nothing tells how far it is, as with `serve` in a terminal or a
+    lost `var/run`."""
+    return _noted_pid(target, name) == pid or _is_listening(target, name, pid)
+
+
+def _noted_pid(target: Target, name: str) -> int | None:
+    try:
+        return int(_pid_file(target.directory, name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _is_ready(target: Target, name: str, pid: int) -> bool:
@@ -331,8 +342,9 @@ def _is_listening(target: Target, name: str, pid: int) -> bool:
 
 
 def _announced(target: Target, name: str) -> list[str]:
+    file = _ready_file(target.directory, name)
     try:
-        return _ready_file(target.directory, name).read_text(encoding="ascii").split()
+        return (os.readlink(file) if file.is_symlink() else file.read_text(encoding="ascii")).split()
     except (OSError, ValueError):
         return []
 
@@ -340,27 +352,37 @@ def _announced(target: Target, name: str) -> list[str]:
 def announce_ready(environ: Mapping[str, str] | None = None, stage: str = "") -> None:
     """Called by an instance when it serves data: tells `synchro start`, if that started it.
 
-    stage: `LISTENING`, when only its port is open. It is not the data: what fails here is not fatal."""
+    stage: `LISTENING`, when only its port is open. It is not the data: what fails here is not fatal. On a
+    full disk the text becomes the target of a symbolic link, which needs no block."""
     path = (os.environ if environ is None else environ).get(READY_FILE)
     if path:
         temporary = Path(f"{path}.{os.getpid()}")
+        text = f"{os.getpid()} {stage}"
         with contextlib.suppress(OSError):
-            temporary.write_text(f"{os.getpid()} {stage}\n", encoding="ascii")
+            try:
+                temporary.write_text(f"{text}\n", encoding="ascii")
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(text)
             temporary.replace(path)
 
 
 @contextlib.contextmanager
-def _locked(target: Target) -> Iterator[None]:
-    """One start or stop at a time: two would start an instance twice."""
+def _locked(target: Target, *, is_needed: bool = True) -> Iterator[None]:
+    """One start or stop at a time: two would start an instance twice. A stop does not need it: it works on a
+    disk that has become full or read-only."""
     path = target.directory / "var" / "run" / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         (target.directory / "var" / "log").mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="ascii")
+        file: IO[str] | None = path.open("w", encoding="ascii")
     except OSError as error:
-        raise ConfigError(f"cannot write below {path.parent}: {error.strerror}", file=path) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if is_needed:
+            raise ConfigError(f"cannot write below {path.parent}: {error.strerror}", file=path) from error
+        file = None
+    with file or contextlib.nullcontext():
+        if file is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -391,7 +413,10 @@ def start(
             if running_pid(target, name) is None and name not in unreachable:
                 if on_starting is not None:
                     on_starting(name)
-                begun[name] = _spawn(target, name, options, environ)
+                try:
+                    begun[name] = _spawn(target, name, options, environ)
+                except OSError as error:
+                    unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
         waits = {name: _Start(target, name, pid) for name, pid in begun.items()}
         results: dict[str, Process] = {}
         deadline = time.monotonic() + timeout_s
@@ -417,8 +442,9 @@ def _why_unreachable(target: Target, name: str) -> str:
 
 
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
+    """Raises `OSError` if there is no process; the notes in `var/run` only help (P1)."""
     ready = _ready_file(target.directory, name)
-    ready.unlink(missing_ok=True)
+    _remove(ready)
     log_file = _log_file(target.directory, name)
     environment = dict(os.environ if environ is None else environ)
     environment |= {READY_FILE: str(ready), LOG_FILE: str(log_file)}
@@ -442,9 +468,18 @@ def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[s
         (_run_file(target.directory, name), noted),
     ):
         temporary = file.with_suffix(f"{file.suffix}.new")
-        temporary.write_text(f"{content}\n", encoding="utf-8")
-        temporary.replace(file)
+        try:
+            temporary.write_text(f"{content}\n", encoding="utf-8")
+            temporary.replace(file)
+        except OSError:  # a full disk: what is there is of an earlier process
+            _remove(temporary)
+            _remove(file)
     return child.pid
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
 
 
 @dataclass(slots=True)
@@ -511,7 +546,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
 
     Without `kill` an instance that does not end is left alone and reported as STUCK.
     """
-    with _locked(target):
+    with _locked(target, is_needed=False):
         ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
         for name, pid in ending.items():
             _send(target, name, pid, signal.SIGTERM)
@@ -534,7 +569,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                 results.append(Process(name, listen, State.STUCK, ending[name], log, message=message))
                 continue
             for file in (_pid_file, _ready_file, _run_file):
-                file(target.directory, name).unlink(missing_ok=True)
+                _remove(file(target.directory, name))
             results.append(_stopped(target, name, changed=name in ending))
         return results
 

@@ -15,7 +15,7 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -39,7 +39,7 @@ from synchro.queue.entry import LimboEntry
 from synchro.queue.limbo_queue import ZERO_LSN, LimboQueue
 from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.quorum import Acks
-from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data
+from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data, replaces_decided
 from synchro.queue.state import LimboState, QueueState
 from synchro.row import Confirm, Control, Demote, Promote, Rollback
 from synchro.vclock import Vclock
@@ -212,6 +212,11 @@ class Limbo:
         return self._in_flight is not None or len(self._pending) > 0
 
     @property
+    def is_deciding_here(self) -> bool:
+        """An own control row is on its way to disk: who asks for something may wait for what it brings."""
+        return self._in_flight is not None
+
+    @property
     def is_announcing(self) -> bool:
         """The CONFIRM of what was committed here is on its way to disk (ADR 11)."""
         return self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER
@@ -315,6 +320,9 @@ class Limbo:
         The limit is not enforced here [L-11]. A fully local one is put behind others only (`must_wait`).
         """
         self._queue.append(entry, self._is_in_recovery)
+        if len(self._pending):
+            # The owner has written: what would have taken its place as if nothing had been (ADR 15) is void.
+            self._drop_void(keep=())
 
     def cut_back(self) -> list[LimboEntry]:
         """The WAL dropped what was on its way: roll back entries that are not written, newest first.
@@ -585,9 +593,9 @@ class Limbo:
         self._raise_confirmed(confirm.owner, confirm.lsn)
         if self._queue.owner_id == confirm.owner:
             self._queue.confirm(confirm.lsn, now)  # L6: nothing to commit, the new queue is empty
-        for void in self._pending.drop_void(self._term):
-            if void not in chain:
-                self._remember_void(void)
+        # Kept: a twin of what was decided just now, of a higher term, that came first and has yet to take its
+        # place. Not an own one: a leader asks again, on top of what is decided.
+        self._drop_void(keep=chain, replaces=self._replaces_decided)
         if newest.origin == self.self_id and not self._is_in_recovery:
             self._claimed_here = newest.term
         self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # L7
@@ -598,6 +606,20 @@ class Limbo:
             )
         )
         return effects
+
+    def _replaces_decided(self, promote: PendingPromote) -> bool:
+        return promote.origin != self.self_id and replaces_decided(self, promote.body)
+
+    def _drop_void(
+        self,
+        *,
+        keep: Collection[PendingPromote],
+        replaces: Callable[[PendingPromote], bool] = lambda _: False,
+    ) -> None:
+        """keep: those that are decided, not void."""
+        for void in self._pending.drop_void(self._term, replaces=replaces):
+            if void not in keep:
+                self._remember_void(void)
 
     def _take_over(self, promote: PendingPromote, now: float, effects: list[LimboEffect]) -> tuple[int, int]:
         """[P-2] step 6. Returns how many transactions of clients were committed and rolled back."""

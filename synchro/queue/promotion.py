@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from synchro.ids import InstanceId, Lsn, Term
@@ -68,12 +68,17 @@ class PendingPromotes:
         chain.reverse()
         return chain
 
-    def drop_void(self, queue_term: Term) -> list[PendingPromote]:
-        """Forget those that can never be decided once `queue_term` is; returns them, lowest term first."""
+    def drop_void(
+        self, queue_term: Term, *, replaces: Callable[[PendingPromote], bool] = lambda _: False
+    ) -> list[PendingPromote]:
+        """Forget those that can never be decided once `queue_term` is; returns them, lowest term first.
+
+        replaces: whether one that builds on less than that may take its place all the same (N2)."""
         void: list[PendingPromote] = []
         for promote in list(self):
             builds_on = promote.body.prev_term
-            if promote.term <= queue_term or (builds_on != queue_term and builds_on not in self._by_term):
+            is_based = builds_on == queue_term or builds_on in self._by_term
+            if promote.term <= queue_term or not (is_based or replaces(promote)):
                 del self._by_term[promote.term]
                 void.append(promote)
         return void

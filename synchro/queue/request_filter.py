@@ -112,11 +112,13 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
     if origin == body.owner:
         if history.pending.announced_by(origin, body.lsn) is not None:
             return Verdict.DECIDES
-        if origin == history.owner_id:
-            return Verdict.COMMITS
         transfer = history.transfer_at(origin, body.lsn)
         if transfer is not None and twin_of(history, transfer) is not None:
-            return Verdict.NO_EFFECT  # it decides what is, or will be, decided here too, and nothing else
+            # It decides what is, or will be, decided here too, and nothing else: no entry of the owner that
+            # is known here, be it the same instance.
+            return Verdict.NO_EFFECT
+        if origin == history.owner_id:
+            return Verdict.COMMITS
         void = history.void.get(origin)
         if void is not None and void.lsn <= body.lsn:
             # A quorum there decided what a quorum here made void: two histories, told by the lower term.
@@ -162,7 +164,7 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
         return OBSOLETE_TERM
     if body.prev_term < history.term:
         # It builds on an owner whose successor is decided here.
-        return None if _replaces_decided(history, body) else PROCESSED_RANGE
+        return None if replaces_decided(history, body) else PROCESSED_RANGE
     if body.prev_term > history.term:
         base = history.pending.get(body.prev_term)
         if base is None:
@@ -177,7 +179,7 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
             return FOREIGN_OWNER
         return None if body.lsn <= history.confirmed_vclock.get(body.prev_owner, 0) else FUTURE_LSN
     if body.prev_owner != history.owner_id:
-        return None if _replaces_decided(history, body) else FOREIGN_OWNER
+        return None if replaces_decided(history, body) else FOREIGN_OWNER
     if body.lsn < history.confirmed_lsn:
         return PROCESSED_RANGE
     if body.lsn == history.confirmed_lsn:
@@ -211,7 +213,7 @@ def _root(history: History, body: Promote | Demote) -> tuple[type, InstanceId, L
     return kind, body.prev_owner, body.lsn, body.prev_term
 
 
-def _replaces_decided(history: History, body: Promote | Demote) -> bool:
+def replaces_decided(history: History, body: Promote | Demote) -> bool:
     """It does what the transfer decided here did, and nothing came of that: its owner put nothing into the
     queue since. The higher term has it then."""
     if history.is_majority or history.state is QueueState.LEADER or history.first_lsn != 0:

@@ -91,6 +91,8 @@ class Applier:
         self.heard_at = trio.current_time()
         self._has_followed = False
         self.has_link = False
+        self.lacks_rows = False
+        """The peer's log begins behind ours: it cannot help, before it was followed again."""
         self._waits_for: Applier | None = None
         """It follows the same instance through another address."""
         self._scope: trio.CancelScope | None = None
@@ -205,6 +207,7 @@ class Applier:
             except DiskFailed as error:  # the peer's: it leaves, and comes back [A-40]
                 self._failed(Status.DISCONNECTED, error.message)
             except RETRIED as error:
+                self.lacks_rows = isinstance(error, XlogGap)
                 self._failed(Status.LOADING, error.message)
             except DoubledIdentity as error:
                 self._doubled(error)
@@ -406,6 +409,7 @@ class Applier:
             self.status = Status.FOLLOW
             self.message = self.system_message = None
             self._has_followed = True
+            self.lacks_rows = False
             self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
 
     async def _watch_silence(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from synchro.config import Settings
 from synchro.errors import ConfigError, Corruption, DiskFailed
 from synchro.storage.disk import Disk
-from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
+from synchro.storage.identity import IDENTITY_NAME, DirectoryLock, Identity, IdentityFile
 from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
 
 
@@ -45,6 +45,7 @@ class DataDirectory:
         try:
             file = IdentityFile.load(disk, settings.wal_dir)
             if file is None:
+                cls._refuse_strange_data(disk, settings)
                 file = IdentityFile.create(
                     disk, settings.wal_dir, Identity(str(uuid.uuid4()), settings.instance_name)
                 )
@@ -58,6 +59,20 @@ class DataDirectory:
         except BaseException:
             lock.release()
             raise
+
+    @staticmethod
+    def _refuse_strange_data(disk: Disk, settings: Settings) -> None:
+        """The identity comes before all data. Without it nobody knows what the log promised, and a new one
+        beside the files of another instance would be in the way of the lost one."""
+        for directory in dict.fromkeys((settings.snapshot_dir, settings.wal_dir)):
+            if any(name.endswith((SNAP_SUFFIX, XLOG_SUFFIX)) for name in disk.listdir(directory)):
+                raise Corruption(
+                    f"{settings.wal_dir} has no {IDENTITY_NAME}, but {directory} has data of an instance; "
+                    "nothing was changed. Next: restore that file; or, in a set whose other members have the "
+                    "data, move all files of this instance away and start it again to join anew",
+                    file=posixpath.join(settings.wal_dir, IDENTITY_NAME),
+                    offset=0,
+                )
 
     def close(self) -> None:
         self.identity_file.close()

@@ -547,6 +547,17 @@ class Node:
             {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
             for peer, why in missing.items()
         ]
+        if not missing and not core.acks_count:  # not even the registrations of the others are left
+            others = [
+                {
+                    "id": int(applier.peer_id),
+                    "name": applier.address.name,
+                    "why": (Missing.BEHIND if applier.lacks_rows else Missing.UNHEARD).value,
+                }
+                for applier in self.appliers.values()
+                if applier.peer_uuid != self.uuid
+            ]
+        is_too_old = any(applier.lacks_rows for applier in self.appliers.values()) and not self.following
         command = self.settings.again_with("--force-trust")
         bare = self.settings.again_command("--force-trust")
         unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
@@ -560,9 +571,16 @@ class Node:
                 if others
                 else "there is no other member that could say which"
             )
-            if unheard:
+            if is_too_old:
+                directories = dict.fromkeys((self.settings.wal_dir, self.settings.snapshot_dir))
+                following = (
+                    "the logs of the others do not go back so far: stop it, move all files of this instance "
+                    f"except instance.identity out of {' and '.join(directories)}, and start it again "
+                    "to join anew"
+                )
+            elif unheard:
                 following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
-            elif all(why is Missing.BEHIND for why in missing.values()) and others:
+            elif others and all(one["why"] == Missing.BEHIND.value for one in others):
                 following = "wait until it caught up"
             else:
                 following = f"a person must decide, on the member with the newest data: {command}"

@@ -9,7 +9,7 @@ expected, different ones are corruption.
 
 Whether the end is missing cannot be told by what lies there: a recycled file keeps old blocks, and a log
 whose last file was removed ends with an end marker. So it is compared with what the identity file says (ADR
-14).
+14), and rows that were copied from one file to the next must be in both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import posixpath
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from synchro.errors import Corruption, XlogGap
@@ -42,6 +42,8 @@ from synchro.vclock import Vclock
 
 _T = TypeVar("_T")
 _Lsns = dict[InstanceId, Lsn]
+_Overlap = dict[tuple[InstanceId, Lsn], tuple[bytes, str, int]]
+"""Rows of a file that the next one must have too -> bytes, path and offset of the block."""
 
 
 @contextmanager
@@ -104,7 +106,7 @@ class Recovered:
     def batches(self) -> Iterator[list[Txn]]:
         """Transactions after the snapshot, in order, a block at a time. Raises `Corruption`, `XlogGap`."""
         lsns: _Lsns = self.vclock.as_dict()
-        overlap: dict[tuple[InstanceId, Lsn], bytes] = {}
+        overlap: _Overlap = {}
         files = self._chain[self._first :]
         if not files:
             self.journal_start = JournalStart(vclock=self.vclock)
@@ -135,8 +137,8 @@ class Recovered:
         reader: XlogReader,
         following: WalFile,
         lsns: _Lsns,
-        copied: dict[tuple[InstanceId, Lsn], bytes],
-        overlap: dict[tuple[InstanceId, Lsn], bytes],
+        copied: _Overlap,
+        overlap: _Overlap,
     ) -> Iterator[list[Txn]]:
         """A file with one behind it: give out the rows up to the start of that one, keep the others."""
         limit = following.vclock.as_dict()
@@ -151,7 +153,7 @@ class Recovered:
                     if self._is_new(lsns, txn):
                         batch.append(txn)
                 else:
-                    overlap[txn.origin, txn.lsn] = txn.data
+                    overlap[txn.origin, txn.lsn] = (txn.data, reader.path, block.offset)
             if batch:
                 yield self._count(batch)
         if Vclock(seen) != following.vclock:
@@ -161,9 +163,7 @@ class Recovered:
             raise _gap(have, following.vclock)
         self._merge(lsns, seen)
 
-    def _read_last(
-        self, reader: XlogReader, lsns: _Lsns, copied: dict[tuple[InstanceId, Lsn], bytes]
-    ) -> Iterator[list[Txn]]:
+    def _read_last(self, reader: XlogReader, lsns: _Lsns, copied: _Overlap) -> Iterator[list[Txn]]:
         seen: _Lsns = reader.header.vclock.as_dict()
         proven: _Lsns = dict(seen)
         tail: deque[tuple[int, list[Txn]]] = deque()
@@ -195,6 +195,17 @@ class Recovered:
             self.torn_tail = TornTail(reader.path, reader.end)
             copies = tuple(t for _, txns in tail for t in txns)
             self._start_at(reader.header, Vclock(proven), copies, end, torn=(reader.path, reader.end))
+        if copied:
+            self._lacks_copies(reader, copied)
+
+    def _lacks_copies(self, reader: XlogReader, copied: _Overlap) -> None:
+        """They were synced in this file before it got its name, so its end was lost. Their LSNs are given
+        again; so that the old rows do not meet the new ones, the file before is cut there. This one is
+        replaced then: the first mark in it lies behind the copies."""
+        assert self.journal_start is not None
+        _, path, offset = min(copied.values(), key=lambda row: row[2])
+        self.lost = f"{reader.path} lacks rows that were copied into it from {path}"
+        self.journal_start = replace(self.journal_start, torn=(path, offset))
 
     def _start_at(
         self,
@@ -249,11 +260,9 @@ class Recovered:
             lsns[instance] = max(lsn, lsns.get(instance, Lsn(0)))
 
     @staticmethod
-    def _compare(
-        reader: XlogReader, txn: Txn, copied: dict[tuple[InstanceId, Lsn], bytes], offset: int
-    ) -> None:
+    def _compare(reader: XlogReader, txn: Txn, copied: _Overlap, offset: int) -> None:
         earlier = copied.pop((txn.origin, txn.lsn), None)
-        if earlier is not None and earlier != txn.data:
+        if earlier is not None and earlier[0] != txn.data:
             raise reader.damage(f"row {txn.origin}:{txn.lsn} differs from the one in the file before", offset)
 
 

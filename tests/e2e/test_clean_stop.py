@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.cluster import Cluster
+from e2e.cluster import Cluster, eventually, soon_s
 from e2e.remote import Lost, insert, seconds
 
 from synchro.errors import SynchroError
@@ -35,9 +35,10 @@ def test_what_was_acknowledged_is_there_after_a_clean_stop(make_cluster: MakeClu
 
 
 def test_a_thousand_waiting_writes_hear_their_fate(make_cluster: MakeCluster) -> None:
-    """Unary calls and a stream, with no quorum; more of them come while it stops."""
-    cluster = make_cluster(3, failover="election").start()
-    leader = cluster.wait_leader()
+    """Unary calls and a stream, with no quorum."""
+    cluster = make_cluster(3, instances={"instance001": RW}).start()
+    leader = cluster["instance001"]
+    leader.remote.promote()
     leader.remote.create("pay", is_sync=True)
     cluster.wait_equal()
     for other in cluster:
@@ -51,7 +52,7 @@ def test_a_thousand_waiting_writes_hear_their_fate(make_cluster: MakeCluster) ->
     for number in range(500):
         frame.calls.append(call(seq=number + 1, ops=[insert("pay", [1000 + number, "s"])]))
     frames.put(frame)
-    leader.remote.waiting_on_disk(500)
+    eventually("all of them wait", lambda: leader.remote.queue()["len"] == 1000, soon_s(10))
     assert leader.process is not None
     leader.process.terminate()
     results, end = until_end(answers)

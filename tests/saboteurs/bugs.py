@@ -5,7 +5,7 @@ A bug is a patch of product code for the length of a `with`. A checker that lets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from synchro import instance_events as ev
 from synchro.config import Settings
-from synchro.ids import NOBODY, CallId, Lsn, Term
+from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance import Instance
 from synchro.instance_log import LogTail
 from synchro.instance_recovery import _Replay
@@ -28,10 +28,13 @@ from synchro.queue.request_table import RequestTable, RequestTableState
 from synchro.raft.core import Raft
 from synchro.raft.messages import Role
 from synchro.replication.relay_filter import RelayFilter
+from synchro.replication.trust import AckMemory, Remembered
 from synchro.row import Demote, Promote, RaftState, Txn
+from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -200,7 +203,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("S3 S4 S5 S6", seeds=60, first=190)
+@saboteur("S3 S4 S5 S6", seeds=60, first=60)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
     send = Writes._send
@@ -324,7 +327,7 @@ def request_id_forgotten() -> Iterator[None]:
         yield
 
 
-@saboteur("S12", seeds=60, first=1)
+@saboteur("S12", seeds=60, first=90)
 def a_retry_in_a_crowd_is_not_looked_up() -> Iterator[None]:
     with patch.object(RequestTable, "holds_any", lambda self, request_ids: False):
         yield
@@ -358,13 +361,13 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("S18", seeds=60, first=1)
+@saboteur("S18", seeds=60, first=160)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 
-    def mute(self: Instance, now: float) -> None:
+    def mute(self: Instance) -> None:
         with patch.object(State, "announce", lambda self: None):
-            stop(self, now)
+            stop(self)
 
     with patch.object(Instance, "_on_stop_requested", mute):
         yield
@@ -430,4 +433,64 @@ def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
             apply(self, txn)
 
     with patch.object(_Replay, "apply", forgetful):
+        yield
+
+
+# --- a log that cannot be proved whole (ADR 14)
+
+
+@saboteur("S14", seeds=60, first=1)
+def the_notes_of_the_log_are_ignored_at_a_start() -> Iterator[None]:
+    with patch.object(Recovered, "_compare_with_note", lambda self: None):
+        yield
+
+
+@saboteur("S14", seeds=60, first=50)
+def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
+    subscribed = AckMemory.subscribed
+
+    def mute(self: AckMemory, peer: InstanceId, vclock: Vclock, *, counts: bool) -> Vclock:
+        subscribed(self, peer, vclock, counts=counts)
+        return EMPTY_VCLOCK
+
+    with patch.object(AckMemory, "subscribed", mute):
+        yield
+
+
+@saboteur("S14", seeds=2000, first=1, is_rare=True)
+def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
+    init = AckMemory.__init__
+
+    def empty(self: AckMemory, remembered: Mapping[InstanceId, Remembered] | None = None) -> None:
+        init(self)
+
+    with patch.object(AckMemory, "__init__", empty):
+        yield
+
+
+@saboteur("S14", seeds=60, first=20)
+def who_is_told_of_lost_rows_goes_on() -> Iterator[None]:
+    with patch.object(Instance, "_lose_trust", lambda self, now: None):
+        yield
+
+
+@saboteur("S14", seeds=60, first=20)
+def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
+    """Which hides what is missing: a crash between the two, and the log looks whole."""
+    init, save = Journal.__init__, IdentityFile.save
+
+    def late(self: IdentityFile, identity: Identity) -> None:
+        if identity.amnesia and self.identity.amnesia is False and self.log is not None:
+            object.__setattr__(self, "late", identity)
+        else:
+            save(self, identity)
+
+    def first_the_log(self: Journal, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        file = options.get("identity")
+        identity = file.__dict__.pop("late", None) if isinstance(file, IdentityFile) else None
+        if identity is not None:
+            save(file, identity)
+
+    with patch.object(IdentityFile, "save", late), patch.object(Journal, "__init__", first_the_log):
         yield

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from synchro import instance_events as ev
-from synchro.errors import DiskFailed, ReplicasetUuidMismatch
+from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.server import join
 from synchro.storage.identity import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
@@ -323,3 +323,26 @@ async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) ->
         await replicas.wait_equal()
         assert not list(home.glob("*.damaged"))
         assert not list(home.glob("*.inprogress"))
+
+
+async def test_without_its_identity_the_data_is_left_alone(tmp_path: Path) -> None:
+    """No new identity is made beside the data of another one; the advice works."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await a_set_with_rows(replicas)
+        home = directory(tmp_path, b)
+        identity = home / "instance.identity"
+        kept = identity.read_bytes()
+        identity.unlink()
+        with pytest.raises(Corruption, match=r"move all files.*to join anew"):
+            await replicas.start(b)
+        assert not identity.exists()
+        identity.write_bytes(kept)
+        await start_all(replicas, a, b, c)
+        await replicas.wait_equal()
+        await replicas.stop(b)
+
+        for path in home.iterdir():
+            path.unlink()
+        node = await replicas.start(b)
+        await until(lambda: node.is_ready and node.info()["amnesia"] is None)
+        await replicas.wait_equal()

@@ -234,3 +234,33 @@ async def test_writes_in_one_frame_are_noted_too(tmp_path: Path) -> None:
         with open_xlog(RealDisk(), str(last_log(tmp_path / f"instance{b:03}"))) as reader:
             ends = [block.next_offset for block in reader.blocks() if block.rows]
         assert noted.log.length >= ends[-1]
+
+
+async def test_who_lost_even_the_registrations_joins_again(tmp_path: Path) -> None:
+    """The first member has nothing but its first snapshot: it knows of no other one, and the others joined
+    behind it, so their logs do not begin early enough. Trusted, it would be a set of one beside them."""
+    async with open_set(tmp_path) as replicas:
+        await formed(replicas)
+        first = next(node for node in replicas.nodes if node.core.self_id == 1)
+        one = int(first.settings.instance_name[-3:])
+        others = [number for number in (1, 2, 3) if number != one]
+        await put_all(await replicas.wait_leader(), batch=5)
+        await replicas.wait_equal()
+        await replicas.kill(1, 2, 3)
+        remove_all(tmp_path / f"instance{one:03}")
+        node = await replicas.start(one)
+        await until(lambda: node.is_ready)
+        info = node.info()["amnesia"]
+        assert [who["name"] for who in info["must_hear"]] == [f"instance{other:03}" for other in others]
+        assert info["next"].startswith("start ")
+
+        await start_all(replicas, *others)
+        await until(lambda: "instance.identity" in node.info()["amnesia"]["next"])
+        assert "--force-trust" not in node.info()["amnesia"]["next"]
+        await replicas.stop(one)
+        remove_data(tmp_path / f"instance{one:03}")
+        node = await replicas.start(one)
+        await until(lambda: node.is_ready and node.info()["amnesia"] is None)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert keys(node) == list(range(ROWS))

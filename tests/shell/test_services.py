@@ -444,7 +444,9 @@ async def streaming(client: Client) -> AsyncIterator[Stream]:
         yield Stream(duplex)
 
 
-async def test_a_frame_is_one_step_and_one_reply() -> None:
+async def test_a_frame_is_one_step_and_one_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is read within a slice, whose length is a matter of the machine."""
+    monkeypatch.setattr("synchro.rpc.data_service.SLICE_S", 60.0)
     async with serving() as (node, client):
         await with_bands(client)
         async with streaming(client) as stream:

@@ -144,7 +144,11 @@ class Checks:
         """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment."""
         limbo = process.instance.limbo
         for txn in self.ahead(process):
-            holders = [m for m in self.world.machines.values() if m.model.lsns.get(txn.origin, 0) >= txn.lsn]
+            holders = [
+                m
+                for m in self.world.machines.values()
+                if max(m.model.lsns.get(txn.origin, 0), m.held.get(txn.origin, 0)) >= txn.lsn
+            ]
             if len(holders) < limbo.effective_quorum:
                 self.fail("S3", f"{process.number} commits {txn}, which only {len(holders)} hold")
             self._decided(process.machine, True, limbo.term, txn)
@@ -164,6 +168,8 @@ class Checks:
             body = txn.control
             if body is None or txn.origin != number:
                 continue
+            if number in self.world.losses.ever and self.bodies.get((number, txn.lsn)) == txn.data:
+                continue  # it had lost that row, and somebody gave it back
             if isinstance(body, Promote | Demote):
                 process.promoted_terms.add(body.term)
                 self.world.nemesis.ambush(number)
@@ -183,6 +189,7 @@ class Checks:
 
     def row_synced(self, machine: Machine, txn: Txn) -> None:
         world, model, number = self.world, machine.model, machine.number
+        world.losses.row_synced(machine, txn)
         key = (txn.origin, txn.lsn)
         first = txn.rows[0]
         if txn.origin != 0:
@@ -271,6 +278,29 @@ class Checks:
             if is_committed and segment < term and not model.fates.get(key) and key not in self.plain:
                 self.fail("S2", f"{machine.number} owns term {term} without {key}, committed ({who})")
 
+    def forget(self, machine: Machine, lost: Sequence[Txn]) -> None:
+        """An instance lost these. What no other disk has is as if it had never been: its LSNs are given
+        again. What waited for a quorum and was committed is somewhere, so it is not forgotten (S3)."""
+        self.seen.pop(machine.number, None)
+        self.stopped_cleanly.discard(machine.number)
+        others = [m for m in self.world.machines.values() if m is not machine]
+        gone: set[TxnKey] = set()
+        for txn in lost:
+            key = (txn.origin, txn.lsn)
+            if txn.origin == 0 or any(m.model.lsns.get(txn.origin, 0) >= txn.lsn for m in others):
+                continue
+            if self.fates.get(key, (False,))[0] and key not in self.plain:
+                continue
+            gone.add(key)
+            gone |= {(txn.origin, row.lsn) for row in txn.rows}
+        for known in (self.bodies, self.fates, self.nops, self.shared, self.told_committed):
+            for key in gone & known.keys():
+                del known[key]  # type: ignore[attr-defined]
+        self.plain -= gone
+        for told in self.told_here.values():
+            told -= gone
+        self.requests = {request: key for request, key in self.requests.items() if key not in gone}
+
     # --- instance against model
 
     def after_write(self, process: Process) -> None:
@@ -306,7 +336,8 @@ class Checks:
     def recovered(self, process: Process, log: list[Txn], meta: SnapshotMeta) -> None:
         """S10: what was synced is there, byte for byte; S7, S8, S11: nothing that was shown is forgotten."""
         machine, instance = process.machine, process.instance
-        truth = machine.truth
+        self.world.losses.recovered(process, log)
+        truth = machine.truth[machine.base :] if machine.base else machine.truth
         if len(log) < len(truth):
             self.fail("S8", f"{machine.number}: {truth[len(log)]} was synced, and is gone after the restart")
         for old, new in zip(truth, log, strict=False):
@@ -331,6 +362,8 @@ class Checks:
         if instance.raft.term < machine.shown_term:
             self.fail("S8", f"{machine.number}: showed term {machine.shown_term}, has {instance.raft.term}")
         vote = self.votes.get((machine.number, instance.raft.term))
+        if machine.number in self.world.losses.ever:
+            vote = None  # it may be gone: it must not give another one (`row_synced`)
         if vote is not None and instance.raft.vote != vote:
             self.fail(
                 "S1", f"{machine.number}: voted for {vote} in {instance.raft.term}, has {instance.raft.vote}"
@@ -466,9 +499,14 @@ class Checks:
         raise Violation("S16", f"{process.number} stopped following {peer}: {error!r}")
 
     def amnesia_began(self, process: Process) -> None:
-        raise Violation("S14", f"{process.number} lost trust in a log that lost nothing")
+        if not self.world.losses.begins_amnesia(process.number):
+            raise Violation("S14", f"{process.number} lost trust in a log that lost nothing")
 
     def log_lost(self, machine: Machine, what: str) -> None:
+        damage = machine.damage
+        if (damage is not None and not damage.is_whole) or machine.number in self.world.losses.forgetful:
+            self.world.hits["a loss shows in the notes"] += 1
+            return
         raise Violation("S14", f"{machine.number}: a log that lost nothing is called incomplete: {what}")
 
     def halted(self, process: Process, reason: str) -> None:
@@ -509,7 +547,7 @@ class Checks:
             assert process is not None
             process.instance.check()
             self.compare_data(process)
-            here = {(txn.origin, txn.lsn) for txn in process.log if not txn.is_nop}
+            here = {(txn.origin, txn.lsn) for txn in machine.truth if not txn.is_nop}
             for key, (is_committed, _, who) in self.fates.items():
                 if not is_committed or (self.world.is_async and key in self.plain):
                     continue
@@ -518,5 +556,5 @@ class Checks:
             for key, who in self.told_committed.items():
                 if key not in here and not (self.world.is_async and key in self.plain):
                     self.fail("S3", f"{who} told a client that {key} is committed; {machine.number} lacks it")
-            if [txn.data for txn in process.log] != [txn.data for txn in machine.truth]:
+            if [txn.data for txn in process.log] != [txn.data for txn in machine.truth[machine.base :]]:
                 self.fail("S10", f"{machine.number}: the log of the relays is not what was synced")

@@ -24,10 +24,11 @@ class Hello:
 
 
 class Accepted:
-    __slots__ = ("last_ack", "term", "vclock")
+    __slots__ = ("expected", "last_ack", "term", "vclock")
 
-    def __init__(self, vclock: Vclock, term: int, last_ack: Vclock) -> None:
-        self.vclock, self.term, self.last_ack = vclock, term, last_ack
+    def __init__(self, vclock: Vclock, term: int, last_ack: Vclock, expected: Vclock) -> None:
+        """expected: for the checkers, what the sender surely knows that the subscriber acknowledged."""
+        self.vclock, self.term, self.last_ack, self.expected = vclock, term, last_ack, expected
 
 
 class Frame:

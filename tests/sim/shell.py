@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from mesh import REPLICASET, first_tuples, uuid_of
 from sim.disk import Fault, PowerCut, SimDisk
+from sim.losses import RETRY_S, Damage
 from sim.model import LogModel
 from sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
 
 from synchro import instance_events as ev
 from synchro.config import Limits, Settings
-from synchro.errors import DiskFailed, SynchroError, WalIo
+from synchro.errors import Corruption, DiskFailed, SynchroError, WalIo, XlogGap
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance import Instance
 from synchro.instance_recovery import recover_instance, snapshot_view
@@ -92,8 +93,10 @@ class Relay:
         process, peer = self.process, self.peer
         instance = process.instance
         last_ack = process.acks.subscribed(peer, hello.vclock, counts=hello.counts)
+        losses = process.world.losses
+        expected = losses.said_hello(process, peer, hello) if losses.lossy else EMPTY_VCLOCK
         vclock = process.show()
-        process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack))
+        process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack, expected))
         ack = ev.Ack(hello.vclock, Term(hello.term), 0, hello.counts)
         process.step(ev.RelayConnected(peer, ack))
         if self.is_open:
@@ -177,6 +180,8 @@ class Relay:
         process = self.process
         self.heard_at = process.local_now
         process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
+        if process.world.losses.lossy:
+            process.world.losses.acked(process, self.peer, ack.vclock, counts=ack.counts)
         self.filter.acked(ack.vclock)
         process.step(ev.AckReceived(self.peer, ack))
 
@@ -254,7 +259,10 @@ class Applier:
             self.vclock_sync = 0
             self.handed = {}
             self.delay = RECONNECT_MIN_S
+            own = process.instance.vclock
             process.step(ev.ApplierFollowing(self.peer, message.vclock, Term(message.term), message.last_ack))
+            if process.world.losses.lossy:
+                process.world.losses.contacted(process, message, own)
             return
         instance = process.instance
         if message.term > instance.raft.volatile_term:
@@ -324,6 +332,7 @@ class Process:
         self.relays: dict[InstanceId, Relay] = {}
         self.appliers: dict[int, Applier] = {}
         self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in machine.identity.notes.acks.items()})
+        machine.known = dict(machine.noted)
         self.calls: dict[CallId, Callable[[ev.Outcome], None]] = {}
         self.is_alive = True
         self.promoted_terms: set[int] = set()
@@ -462,9 +471,12 @@ class Process:
                     world.checks.amnesia_began(self)
                     if not self._save_amnesia(True):
                         return
+                    world.losses.forgetful.add(self.number)
                     for applier in self.appliers.values():
                         applier.lost()  # subscribe again, with an empty filter: own rows may be missing
                 case ev.EndAmnesia():
+                    world.hits["amnesia ended"] += 1
+                    world.losses.forgetful.discard(self.number)
                     if not self._save_amnesia(False):
                         return
                 case ev.RequestTurn():
@@ -598,12 +610,15 @@ class Process:
         known = self.acks.export(self.instance.registered)
         self.machine.identity.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
         try:
-            if not self.journal.write_note():
-                self.world.hits["note without room"] += 1
+            if self.journal.write_note():
+                self.machine.noted = dict(self.machine.known)
+                return
+            self.world.hits["note without room"] += 1
         except DiskFailed:
             self.machine.kill()
         except PowerCut:
             self.machine.cut_power()
+        self.machine.noted = {}  # which of two it has by now is not known
 
     def _write_mark(self, batch: int) -> None:
         if self.is_alive and self.batch is None and batch == self._batches:
@@ -704,7 +719,17 @@ class Machine:
         self.shown_term = Term(1)
         self.votes: dict[int, int] = {}
         self.truth: list[Txn] = []
-        """Every transaction that was ever synced here, in WAL order."""
+        """Every transaction that was ever synced here and not lost, in WAL order."""
+        self.base = 0
+        """How many of them came with a snapshot from another instance."""
+        self.base_vclock = EMPTY_VCLOCK
+        self.damage: Damage | None = None
+        """What was done to the disk since it was up last."""
+        self.held: dict[int, int] = {}
+        """Origin -> highest LSN that was synced in a former life."""
+        self.known: dict[int, Remembered] = {}
+        """What this process heard of the acks of others, and what it noted of it: see `Losses`."""
+        self.noted: dict[int, Remembered] = {}
         self.model = LogModel()
 
     # --- what it has told others
@@ -738,6 +763,7 @@ class Machine:
         if found.lost is None:
             return True
         self.world.checks.log_lost(self, found.lost)
+        self.world.losses.forgetful.add(self.number)
         self.set_amnesia(True)
         return False
 
@@ -759,6 +785,9 @@ class Machine:
         world.note(self.number, "start")
         self.disk.log.clear()
         try:
+            if self.damage is not None and not world.losses.is_there(self):
+                world.at(world.now + RETRY_S * world.time_scale, self.start_again)
+                return
             identity = IdentityFile.load(self.disk, DIR)
             assert identity is not None
             self.identity = identity
@@ -791,6 +820,11 @@ class Machine:
             return
         except (DiskFailed, WalIo, OSError):
             self.disk.restart(None)
+            self.after_crash()
+            return
+        except (Corruption, XlogGap) as error:
+            if not world.losses.refused(self, error):
+                raise
             self.after_crash()
             return
         log = read_log(self.disk, journal.files)
@@ -913,6 +947,11 @@ class Machine:
             if former is not None:
                 former.close()
             if not process.is_alive:
+                return
+            if not message.vclock.covers(self.base_vclock):
+                self.world.hits["rows before the snapshot of a join are asked for"] += 1
+                conn.relay = None
+                self.world.net.send(conn.down, REFUSED)  # `XlogGap`
                 return
             relay = Relay(process, conn, message)
             conn.relay = relay

@@ -39,6 +39,13 @@ SITUATIONS: Final[dict[str, str]] = {
     "something happens to who takes the queue": "ambush",
     "all instances lose power at once": "fault power all",
     "an owner stops cleanly": "clean stop",
+    "a loss shows in the notes of the log": "a loss shows in the notes",
+    "a loss that nothing on the disk shows": "a loss that nothing on the disk shows",
+    "such a loss is shown by a member": "a loss is shown by a member",
+    "an old copy of a directory is restored": "fault lose old copy",
+    "a cut log is refused": "damage refused",
+    "a directory is seeded again": "seeded again",
+    "an amnesia ends": "amnesia ended",
     "two leaders of one term meet": "two leaders met",
     "histories diverge where the quorum is too small": "histories diverged",
 }

@@ -18,6 +18,7 @@ from sim.choices import Choices
 from sim.clients import Client, Crowd, Op
 from sim.history import Seen, check_register
 from sim.late import Late
+from sim.losses import Losses, NobodyCouldTell
 from sim.nemesis import Nemesis
 from sim.net import Net
 from sim.shell import SMALL, Machine, Process
@@ -59,6 +60,7 @@ class World:
         self.broken: set[int] = set()
         self._configure()
         self.checks = Checks(self)
+        self.losses = Losses(self)
         self.net = Net(self)
         self.machines: dict[int, Machine] = {}
         for number in range(1, self.size + 1):
@@ -178,11 +180,20 @@ class World:
         for actor in (*self.clients, *self.crowds, self.late):
             actor.start()
         self.nemesis.start()
+        self.losses.start()
         self._run_operator()
+        try:
+            self._run_faults()
+        except NobodyCouldTell:
+            self.is_over = True
+
+    def _run_faults(self) -> None:
         self.run_until(FAULTS_S, self._has_enough)
         self.counts["fault seconds"] = int(self.now)
         self.nemesis.stop()
         self.clients_stopped = True
+        if self.losses.ever or any(machine.damage for machine in self.machines.values()):
+            self._settle_losses()
         if self.may_diverge:
             self._finish_diverging()
             return
@@ -247,6 +258,19 @@ class World:
             self.hits[f"{what} answered"] += 1
 
     # --- liveness
+
+    def _settle_losses(self) -> None:
+        """Who is in amnesia trusts its log again when it has heard every other member, which need not be in
+        the core of L1; two of them need a person."""
+        self.nemesis.heal(set(self.machines))
+        for machine in self.machines.values():
+            machine.start_again()
+        bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self._slowest + 2.0
+        if self.run_until(self.now + bound, self.losses.is_settled):
+            return
+        if not (self.losses.overrule() and self.run_until(self.now + bound, self.losses.is_settled)):
+            ill = sorted(self.losses.forgetful)
+            raise Violation("L2", f"in amnesia after {bound:.1f} s: {ill}{self._state(set(self.machines))}")
 
     @property
     def _slowest(self) -> float:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import synchro
+from synchro.cli.processes import LOG_FILE, READY_FILE
 from synchro.config import Limits, Settings
 from synchro.config_file import ClusterConfig, ConfigFileError, parse
 from synchro.config_schema import ENVIRONMENT_SCOPE, leaves
@@ -165,6 +166,12 @@ def test_what_has_no_effect_is_named(options: dict[str, object], expected: str) 
 def test_a_variable_of_the_environment_that_is_no_option_is_named(name: str) -> None:
     config = parse(yaml.safe_dump(document()), path="c.yaml", environ={f"SYNCHRO_{name}": "x", "OTHER": "y"})
     assert f"SYNCHRO_{name} in the environment is no option: ignored" in config.warnings
+
+
+@pytest.mark.parametrize("name", [READY_FILE, LOG_FILE, "SYNCHRO_ENDPOINTS", "SYNCHRO_OUTPUT"])
+def test_variables_that_the_program_itself_reads_or_sets_are_no_mistake(name: str) -> None:
+    config = parse(yaml.safe_dump(document()), path="c.yaml", environ={name: "x"})
+    assert config.warnings == ()
 
 
 def test_wal_mode_none_is_named() -> None:

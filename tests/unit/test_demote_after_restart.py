@@ -71,11 +71,37 @@ def test_without_votes_nothing_changes() -> None:
     mesh.isolate(1)
     term = mesh[1].raft.volatile_term
     call = mesh.demote(1)
+    mesh.run_for(5)
+    assert mesh.outcome(call) is None and mesh.reason(mesh.promote(1)) == "IN_ANOTHER_PROMOTE"
+    mesh.step(1, ev.CallExpired(call))
     assert mesh.reason(call) == "NO_ELECTION_QUORUM"
     assert mesh[1].raft.volatile_term == term
     mesh.heal()
     mesh.settle()
+    assert mesh[1].raft.volatile_term == term, "it is over"
     assert isinstance(mesh.outcome(mesh.demote(1)), ev.Demoted)
+
+
+def test_a_demote_that_came_before_the_links_waits_for_them() -> None:
+    mesh = owner_restarted()
+    mesh.isolate(1)
+    call = mesh.demote(1)
+    assert mesh.outcome(call) is None
+    mesh.heal()
+    mesh.run_for(2)
+    assert isinstance(mesh.outcome(call), ev.Demoted)
+    assert_unclaimed(mesh, (1, "old"))
+
+
+def test_a_demote_that_waits_for_links_ends_when_another_owner_comes() -> None:
+    mesh = owner_restarted()
+    mesh.isolate(1)
+    call = mesh.demote(1)
+    assert isinstance(mesh.outcome(mesh.promote(2)), ev.Promoted)
+    mesh.heal()
+    mesh.run_for(2)
+    assert mesh.reason(call) in ("INTERFERING_PROMOTE", "NOT_LEADER")
+    assert {mesh[number].limbo.owner_id for number in mesh.members} == {2}
 
 
 def test_another_owner_or_another_term_refuses() -> None:

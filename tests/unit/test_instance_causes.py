@@ -97,6 +97,24 @@ def test_a_follower_whose_disk_is_behind_refuses_at_once(limits: Limits) -> None
     assert error_of(mesh, mesh.write(2, (2,))).reason == "READ_ONLY"
 
 
+def test_a_write_waits_while_the_own_promote_is_on_its_way_to_disk() -> None:
+    """[Q-4]: it is about to be the owner; a refusal now would be true for a moment only."""
+    mesh = promoted()
+    mesh.step(2, ev.PromoteRequested(mesh.call_id()))
+    links = [(a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b]
+    while not mesh[2].limbo.is_deciding_here:
+        moved = mesh.persist(2) or any(mesh.deliver(*link) for link in links)
+        assert moved or mesh.persist(1) or mesh.persist(3)
+    call = mesh.write(2, (2,))
+    assert mesh.outcome(call) is None
+    mesh.settle()
+    assert mesh.outcome(call) is not None
+    assert mesh[2].limbo.owner_id == 2
+    call = mesh.write(2, (3,))
+    mesh.settle()
+    assert mesh.committed(call)
+
+
 def test_a_definition_that_is_not_decided_holds_no_refusal_back() -> None:
     mesh = promoted()
     mesh.isolate(3)

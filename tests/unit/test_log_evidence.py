@@ -21,6 +21,7 @@ from storage_world import (
     initial_snapshot,
     last_xlog,
     open_journal,
+    put,
     reopen,
     restart,
     txn,
@@ -303,6 +304,47 @@ def test_what_was_copied_into_a_new_file_of_the_same_name_is_not_missed() -> Non
             again = restart(image)
             assert (shown(again), again.recovered.lost) == (7, None), call
     raise AssertionError("the journal never opened")
+
+
+def with_a_copied_tail() -> SimDisk:
+    """Three rows in one block above the mark, copied by a restart into a file that got two more."""
+    disk, journal = noted_instance()
+    write_each(journal, [txn(1), txn(2)])
+    journal.append([txn(3), txn(4), txn(5)], wall_time=3.0)
+    assert journal.write_note()
+    disk.restart()
+    journal = reopen(disk, restart(disk), limits=replace(FAST, wal_block_bytes_max=60))
+    write_each(journal, [txn(6), txn(7)])
+    assert journal.write_note()
+    disk.restart()
+    return disk
+
+
+@pytest.mark.parametrize("with_note", [True, False], ids=["noted", "an old directory"])
+def test_rows_that_were_copied_and_are_gone_from_the_copy_are_lost(with_note: bool) -> None:
+    """MEND-T2, found by the simulator: the copy was cut, the log went on behind it, and its new rows met the
+    old ones in the file before: the next start called that damage. They are proof of the loss, at once."""
+    whole = with_a_copied_tail()
+    assert len([name for name in whole.listdir(DIR) if name.endswith(".xlog")]) == 2
+    path = last_xlog(whole)
+    data = whole.read(path)
+    ends = borders(whole, path)
+    assert restart(whole).recovered.lost is None
+    for number, end in enumerate(ends[:-1]):
+        disk = whole.clone()
+        disk.replace(path, data[:end])
+        if not with_note:
+            disk.unlink(f"{DIR}/{IDENTITY_NAME}")
+            identity_file(disk)
+        found = restart(disk)
+        have = shown(found)
+        is_lost = with_note or number < 3
+        assert (found.recovered.lost is not None) is is_lost, number
+        journal = reopen(disk, found, limits=FAST)
+        write_each(journal, [txn(have + 1, put(have + 1, "other")), txn(have + 2, put(have + 2, "other"))])
+        disk.restart()
+        again = restart(disk)
+        assert (shown(again), again.recovered.lost) == (have + 2, None), number
 
 
 def test_a_note_that_cannot_be_synced_ends_the_process() -> None:

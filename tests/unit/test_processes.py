@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from synchro.cli import local_verbs, processes
+from synchro.cli import connection, local_verbs, processes
 from synchro.cli.processes import State, Target, init, parse_target, restart, start, stop
 from synchro.config_file import ConfigFileError
 from synchro.errors import ConfigError
 
 STAND_IN = """
-import os, pathlib, signal, socket, sys, time
+import os, pathlib, resource, signal, socket, sys, time
 from synchro.cli.processes import LISTENING, announce_ready, parse_target
 from synchro.storage.identity import DirectoryLock
 arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
@@ -36,6 +36,8 @@ lock = DirectoryLock(settings.wal_dir)
 host, _, port = settings.listen.rpartition(":")
 if how == "hangs":
     time.sleep(60)
+if how == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 if how == "slow":
     time.sleep(0.5)
 server = socket.create_server((host, int(port)))
@@ -234,6 +236,53 @@ def test_a_process_that_a_person_started_is_stopped_as_well(target: Target, tmp_
             child.wait()
 
 
+def test_what_nothing_is_noted_of_is_not_called_loading(target: Target) -> None:
+    """Started by a person or systemd, or `var/run` is lost: only `start` is told how far an instance is."""
+    start(target)
+    shutil.rmtree(target.directory / "var" / "run")
+    assert [process.state for process in processes.processes(target)] == [State.RUNNING] * 2
+
+
+def test_a_full_disk_below_var_keeps_nobody_from_starting(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MEND-R1, MEND-P: the data may lie elsewhere, and the instances do not need these files."""
+    run = target.directory / "var" / "run"
+    for name in target.names:
+        (run / f"{name}.pid.new").mkdir(parents=True)
+        (run / f"{name}.json.new").mkdir()
+    monkeypatch.setenv("STAND_IN", "full")
+    started = start(target)
+    assert [(p.state, p.changed, p.message) for p in started] == [(State.RUNNING, True, "")] * 2
+    assert [p.state for p in processes.processes(target)] == [State.RUNNING] * 2
+    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+
+
+def test_a_log_that_cannot_be_opened_does_not_keep_the_others_from_starting(
+    target: Target,
+) -> None:
+    log = target.directory / "var" / "log" / "instance001.log"
+    log.mkdir(parents=True)
+    first, second = start(target)
+    assert (first.state, second.state) == (State.EXITED, State.RUNNING)
+    assert first.message == f"instance001 was not started: Is a directory: {log}"
+
+
+@pytest.mark.parametrize("what", ["run", "run/.lock", "run/instance001.pid", "run/instance001.ready"])
+def test_stop_needs_no_file_below_var(target: Target, what: str) -> None:
+    """As on a disk that became read-only."""
+    start(target)
+    path = target.directory / "var" / what
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("in the way")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def test_a_lock_file_that_was_left_is_not_believed(target: Target) -> None:
     """The number in it may belong to anything by now, this process included."""
     data = Path(target.config.instance("instance001").settings.wal_dir)
@@ -339,8 +388,9 @@ def test_who_left_the_configuration_is_stopped_with_the_others(target: Target) -
 
 
 def test_the_verb_does_not_call_stopped_what_answers(
-    target: Target, capsys: pytest.CaptureFixture[str]
+    target: Target, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection.options, "output", "table")
     host, _, port = target.config.instance("instance002").settings.listen.rpartition(":")
     with socket.create_server((host, int(port))):
         assert local_verbs.stop(str(target.directory)) != 0

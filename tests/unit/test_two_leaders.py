@@ -6,12 +6,13 @@ import random
 from dataclasses import replace
 
 import pytest
+from limbo_world import A, B, C, Data, LogRow, Site, confirm, promote
 from mesh import ASYNC, SYNC, Mesh
 
 from synchro import instance_events as ev
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import SplitBrain
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, Lsn
 from synchro.queue.limbo import QueueState
 
 
@@ -227,3 +228,96 @@ def test_what_it_wrote_meanwhile_is_not_dropped_in_silence() -> None:
     mesh.heal()
     mesh.run_for(5)
     assert any(member.stopped for member in mesh.members.values())
+
+
+# --- the order in which twins and their CONFIRMs come (ADR 15), on an instance that only hears --------------
+
+
+def bystander() -> tuple[Site, Lsn]:
+    """4 of four instances, quorum 1; 1 owns the queue of term 2. And the border that all twins name."""
+    site = Site(InstanceId(4), members=4, quorum=1).follow(2)
+    for row in (
+        LogRow(A, Lsn(1), promote(0, 0, 2, 1)),
+        LogRow(A, Lsn(2), confirm(1, 1)),
+        LogRow(A, Lsn(3), Data()),
+        LogRow(A, Lsn(4), confirm(1, 3)),
+    ):
+        site.receive(row)
+    return site, Lsn(3)
+
+
+def test_the_confirm_of_a_twin_by_the_owner_of_before_confirms_none_of_its_entries() -> None:
+    """1 owned the queue, and leads term 4 as 2 does. Then comes what 3 did in term 3, which fits too."""
+    site, border = bystander()
+    site.follow(4)
+    site.receive(LogRow(B, Lsn(1), promote(1, border, 4, 2)))
+    site.receive(LogRow(A, Lsn(5), promote(1, border, 4, 2)))
+    site.receive(LogRow(A, Lsn(6), confirm(1, 5)))
+    assert site.limbo.confirmed_lsn == border
+    site.receive(LogRow(C, Lsn(1), promote(1, border, 3, 2)))
+    site.receive(LogRow(C, Lsn(2), confirm(3, 1)))
+    site.receive(LogRow(B, Lsn(2), confirm(2, 1)))
+    assert (site.limbo.owner_id, site.limbo.term) == (B, 4)
+
+
+def test_a_higher_twin_that_came_first_still_takes_the_place_of_the_lower_one() -> None:
+    """Else this instance would follow one owner and write Nops for the rows of the other."""
+    site, border = bystander()
+    site.follow(5)
+    site.receive(LogRow(B, Lsn(1), promote(1, border, 5, 2)))
+    site.receive(LogRow(C, Lsn(1), promote(1, border, 4, 2)))
+    site.receive(LogRow(C, Lsn(2), confirm(3, 1)))
+    assert (site.limbo.owner_id, site.limbo.term) == (C, 4)
+    site.receive(LogRow(B, Lsn(2), confirm(2, 1)))
+    assert (site.limbo.owner_id, site.limbo.term) == (B, 5)
+    site.receive(LogRow(B, Lsn(3), Data()))
+    site.receive(LogRow(B, Lsn(4), confirm(2, 3)))
+    assert site.committed == [3, 3]
+
+
+def test_a_twin_takes_no_place_in_which_something_was_written() -> None:
+    site, border = bystander()
+    site.follow(5)
+    site.receive(LogRow(B, Lsn(1), promote(1, border, 5, 2)))
+    site.receive(LogRow(C, Lsn(1), promote(1, border, 4, 2)))
+    site.receive(LogRow(C, Lsn(2), confirm(3, 1)))
+    site.receive(LogRow(C, Lsn(3), Data()))
+    site.receive(LogRow(B, Lsn(2), confirm(2, 1)))
+    assert (site.limbo.owner_id, site.lsns, site.rolled_back) == (C, [3], [])
+    site.receive(LogRow(B, Lsn(3), Data()))
+    with pytest.raises(SplitBrain):
+        site.receive(LogRow(B, Lsn(4), confirm(2, 3)))
+
+
+def test_any_order_of_pauses_and_exchanges_ends_with_one_leader() -> None:
+    """Two to four instances, away now and then; they come back one link after the other. Nobody writes."""
+    for seed, members in ((58, 3), (0, 4), *((seed, 2 + seed % 3) for seed in range(1, 16))):
+        rng = random.Random(seed)
+        mesh = set_of(members)
+        mesh.write(1, (1, "before"))
+        mesh.settle()
+        for _ in range(3):
+            _go_away_and_come_back(mesh, rng)
+        assert_one_leader(mesh)
+
+
+def _go_away_and_come_back(mesh: Mesh, rng: random.Random) -> None:
+    numbers = sorted(mesh.members)
+    for number in rng.sample(numbers, rng.randrange(1, len(numbers))):
+        mesh.isolate(number)
+    for number in rng.sample(numbers, rng.randrange(1, len(numbers) + 1)):
+        if rng.random() < 0.6:
+            mesh.promote(number)
+    if rng.random() < 0.5:
+        mesh.run_for(rng.choice((1, 3, 6)))
+    pairs = [(a, b) for a in numbers for b in numbers if a < b]
+    rng.shuffle(pairs)
+    for a, b in pairs:
+        mesh.join(a, b)
+        for _ in range(rng.randrange(14)):
+            if rng.random() < 0.5:
+                mesh.deliver(*rng.choice(list(mesh.links)))
+            else:
+                mesh.persist(rng.choice(numbers))
+    if rng.random() < 0.5:
+        mesh.run_for(20)
