@@ -29,7 +29,7 @@ from synchro.instance_calls import (
     TransferCall,
 )
 from synchro.instance_received import Received
-from synchro.instance_state import State
+from synchro.instance_state import DOUBLED, State
 from synchro.instance_stop import Stop
 from synchro.instance_transfers import Phase, Transfer, interfering_elections
 from synchro.instance_txns import Transactions
@@ -450,6 +450,8 @@ class Instance:
         state = self._state
         if self._stop is not None:
             state.refuse(event.call_id, state.stopping_error())
+        elif state.is_doubled:
+            state.refuse(event.call_id, state.read_only_error(DOUBLED))
         elif self._transfer is not None:
             state.refuse(event.call_id, self._transfer.busy)
         elif state.limbo.state is QueueState.LEADER:
@@ -486,6 +488,8 @@ class Instance:
         )
         if self._stop is not None:
             state.refuse(event.call_id, state.stopping_error())
+        elif state.is_doubled:
+            state.refuse(event.call_id, state.read_only_error(DOUBLED))
         elif self._transfer is not None and not may_interrupt:
             state.refuse(event.call_id, self._transfer.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from synchro import instance_events as ev
 from synchro.config import ElectionMode
 from synchro.ids import NOBODY, InstanceId, Term
@@ -32,6 +34,20 @@ def test_a_doubled_owner_resigns_and_refuses_writes_until_it_is_single_and_promo
     call = mesh.promote(1)
     mesh.settle()
     assert isinstance(mesh.outcome(call), ev.Promoted)
+
+
+@pytest.mark.parametrize("mode", [ElectionMode.MANUAL, ElectionMode.OFF])
+def test_promote_and_demote_name_the_double(mode: ElectionMode) -> None:
+    """Not the log, which is whole."""
+    mesh = Mesh(3, election_mode=mode)
+    mesh.promote(1)
+    mesh.settle()
+    mesh.step(1, ev.DoubledChanged(True))
+    for call in (mesh.promote(1), mesh.demote(1)):
+        outcome = mesh.outcome(call)
+        assert isinstance(outcome, ev.Rejected)
+        assert outcome.error.details["ro_reason"] == "doubled"
+        assert "another live process" in outcome.error.message
 
 
 def test_asynchronous_writes_without_elections_are_refused_too() -> None:
