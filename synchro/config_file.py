@@ -43,9 +43,9 @@ FILE_BYTES_MAX: Final = 1 << 20
 """A configuration is written by a person; more is a mistake, and a parser should not find out slowly."""
 PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
-    ("ENDPOINTS", "FAILPOINTS", "OUTPUT", "PASSWORD_FILE", "READY_FILE", "TIMEOUT", "USER")
+    ("ENDPOINTS", "FAILPOINTS", "OUTPUT", "PASSWORD_FILE", "READY_FILE", "STDERR_FILE", "TIMEOUT", "USER")
 )
-"""What else `SYNCHRO_...` in the environment may be: of the command line, and of tests."""
+"""What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""
 
 
 class ConfigFileError(ConfigError):
@@ -117,7 +117,7 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         why = error.strerror or error
-        message = f"cannot read the configuration: {why}. next: synchro init DIR --nodes 3"
+        message = f"cannot read the configuration: {why}. Next: synchro init DIR --nodes 3"
         raise ConfigFileError([Problem(str(path), 0, "", message)]) from error
     return parse(data, path=path, environ=environ)
 

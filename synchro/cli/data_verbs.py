@@ -347,8 +347,8 @@ def import_(
 ) -> int:
     """Load tuples: a JSON array a line, or CSV whose fields take the types of the space's format.
 
-    One transaction after the other, in the order of the file: what stands before a failed line is in, nothing
-    behind it is.
+    One transaction after the other, in the order of the file: those before the transaction of a failed line
+    are in, nothing else is.
     """
     from synchro.client import requests
 

@@ -84,6 +84,8 @@ class Applier:
         self.status = Status.CONNECT
         self.message: str | None = None
         self.system_message: str | None = None
+        self.reason: str | None = None
+        """Why the peer did not let us follow it, as in docs/errors.md."""
         self.lag: float | None = None
         """Seconds; None until a row or heartbeat came [A-20]."""
         self.life = Life("", "")
@@ -206,6 +208,7 @@ class Applier:
                 self._failed(Status.DISCONNECTED, error.message)
             except RETRIED as error:
                 self._failed(Status.LOADING, error.message)
+                self.reason = error.reason
             except DoubledIdentity as error:
                 self._doubled(error)
             except _FollowedElsewhere as error:
@@ -283,6 +286,7 @@ class Applier:
         self.status = status
         self.message = message
         self.system_message = system
+        self.reason = None
 
     def _lost(self) -> None:
         self._stream = None
@@ -404,7 +408,7 @@ class Applier:
         """SYNC becomes FOLLOW once all is here that the peer had when we subscribed [M-41]."""
         if self.status is Status.SYNC and self._node.core.vclock.covers(self._sync_until):
             self.status = Status.FOLLOW
-            self.message = self.system_message = None
+            self.message = self.system_message = self.reason = None
             self._has_followed = True
             self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
 

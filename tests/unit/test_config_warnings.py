@@ -168,6 +168,12 @@ def test_a_variable_of_the_environment_that_is_no_option_is_named(name: str) -> 
     assert f"SYNCHRO_{name} in the environment is no option: ignored" in config.warnings
 
 
+def test_variables_of_the_program_itself_are_not_named() -> None:
+    environ = {f"SYNCHRO_{name}": "x" for name in ("READY_FILE", "STDERR_FILE", "ENDPOINTS")}
+    config = parse(yaml.safe_dump(document()), path="c.yaml", environ=environ)
+    assert not [warning for warning in config.warnings if "SYNCHRO_" in warning]
+
+
 def test_wal_mode_none_is_named() -> None:
     assert "wal.mode = none does what write does" in warnings(size=1, wal={"mode": "none"})
 
