@@ -146,8 +146,9 @@ def start(
     parsed = processes.parse_target(target)
     extra = _decisions(force_trust, new_set)
     if extra and (running := [p.name for p in processes.processes(parsed) if p.is_running]):
+        runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
-            f"{' '.join(extra)} is for a start, but {', '.join(running)} {'runs' if len(running) == 1 else 'run'}; nothing was done. "
+            f"{' '.join(extra)} is for a start, but {runs}; nothing was done. "
             f"Next: synchro restart {target} {' '.join(extra)}"
         )
     for warning in parsed.config.warnings:
