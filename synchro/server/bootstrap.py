@@ -125,7 +125,7 @@ def choose(
         return _wait_for_data(settings, me, peers)
     bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
     if bereft:
-        # They belong to a set whose other members may come back: nothing new is made beside it (MEND-D1).
+        # They belong to a set whose other members may come back: nothing new is made beside it (ADR 14).
         return Wait(
             f"{', '.join(bereft)} lost the data of a replica set and waits for a member that has it; "
             "a new one is made when it is told to forget that set (see its log)"
@@ -164,7 +164,7 @@ def choose(
 
 
 def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Wait:
-    """MEND-D1: an identity that names a set never makes another; a person may, when nobody has data."""
+    """ADR 14: an identity that names a set never makes another; a person may, when nobody has data."""
     others = [peer for peer in settings.peers if peer.name != me.instance_name]
 
     def state_of(address: str) -> str:

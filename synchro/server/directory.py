@@ -86,7 +86,7 @@ class DataDirectory:
     def begin_first_start(self) -> None:
         """Remove what a killed bootstrap or join left, and what a former life did. Lost data is amnesia
         (S14), also if a person deleted the files to have the instance join anew [M-36], [W-28]; the flag is
-        synced before a file goes. To which replica set the instance belongs it does not forget (MEND-D1)."""
+        synced before a file goes. To which replica set the instance belongs it does not forget (ADR 14)."""
         if self.identity.replicaset_uuid is not None:
             self.set_amnesia(True)
         self.identity_file.forget_log()

@@ -182,7 +182,7 @@ class Life:
 
     async def _first_start(self) -> None:
         """Make the set, or join one; afterwards the directory has data [M-10], [M-11]. One that was a member
-        joins its set again, in amnesia, or waits (MEND-D1)."""
+        joins its set again, in amnesia, or waits (ADR 14)."""
         node, settings = self._node, self._node.settings
         directory = node.directory
         directory.begin_first_start()

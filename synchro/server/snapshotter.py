@@ -105,7 +105,7 @@ class Snapshotter:
 
     def _drop_old_snapshots(self) -> Vclock | None:
         """In a worker thread; vclock of the oldest one that is kept. One without a whole header stands for
-        nothing: it is set aside, so that it is no floor for the log (MEND-D3)."""
+        nothing: it is set aside, so that it is no floor for the log."""
         disk, directory = self._node.directory.disk, self._node.settings.snapshot_dir
         names = sorted(name for name in disk.listdir(directory) if is_file_name(name, SNAP_SUFFIX))
         keep = max(1, self._node.settings.checkpoint_count)
