@@ -117,7 +117,7 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         why = error.strerror or error
-        message = f"cannot read the configuration: {why}. next: synchro init DIR --nodes 3"
+        message = f"cannot read the configuration: {why}. Next: synchro init DIR --nodes 3"
         raise ConfigFileError([Problem(str(path), 0, "", message)]) from error
     return parse(data, path=path, environ=environ)
 

@@ -65,9 +65,13 @@ def parse(text: str, what: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_float=_float)
     except RecursionError:
-        raise usage(f"the {what} is nested too deep") from None
+        raise usage(f"{_the(what)} is nested too deep") from None
     except ValueError as error:
-        raise usage(f"the {what} is not JSON: {error}; got {_short(text)}") from None
+        raise usage(f"{_the(what)} is not JSON: {error}; got {_short(text.strip())}") from None
+
+
+def _the(what: str) -> str:
+    return what if what.startswith("line ") else f"the {what}"
 
 
 def _short(text: str) -> str:
@@ -92,7 +96,7 @@ def _float(text: str) -> float:
 def parse_tuple(text: str, what: str = "tuple") -> list[Any]:
     value = parse(text, what)
     if not isinstance(value, list):
-        raise usage(f"the {what} is not a JSON array, as '[1, \"a\"]'; got {_short(text)}")
+        raise usage(f"{_the(what)} is not a JSON array, as '[1, \"a\"]'; got {_short(text.strip())}")
     return value
 
 
@@ -347,8 +351,8 @@ def import_(
 ) -> int:
     """Load tuples: a JSON array a line, or CSV whose fields take the types of the space's format.
 
-    One transaction after the other, in the order of the file: what stands before a failed line is in, nothing
-    behind it is.
+    One transaction after the other, in the order of the file: those before the transaction of a failed line
+    are in, nothing else is.
     """
     from synchro.client import requests
 

@@ -56,7 +56,7 @@ _EXITS: Final[Mapping[str, int]] = {
 _NEXT: Final[Mapping[str, str]] = {
     "CANNOT_CONNECT": "synchro start CONFIG   or   -e HOST:PORT of a running instance",
     "NO_LEADER": "synchro status",
-    "READ_ONLY": "synchro status   or   synchro promote NAME",
+    "READ_ONLY": "synchro status",
     "SYNC_QUEUE_UNCLAIMED": "synchro promote NAME",
     "SYNC_QUEUE_FOREIGN": "synchro status",
     "SYNC_QUEUE_FULL": "synchro queue",
@@ -101,6 +101,12 @@ def next_command(error: SynchroError) -> str:
     return _NEXT.get(shown_reason(error), "")
 
 
+def split_advice(message: str) -> tuple[str, str]:
+    """What happened, and what whoever says so advises; "" if nothing."""
+    text, found, command = message.rpartition(". Next: ")
+    return (text, command) if found and "\n" not in command else (message, "")
+
+
 def print_error(error: SynchroError) -> None:
     if options.output in ("json", "jsonl"):
         report = {
@@ -113,9 +119,10 @@ def print_error(error: SynchroError) -> None:
             report["next"] = command
         print(json.dumps(report), file=sys.stderr)
         return
-    print(f"error: {shown_reason(error)}: {error.message}", file=sys.stderr)
-    command = next_command(error)
-    if command and "\nnext:" not in error.message:
+    message, command = split_advice(error.message)
+    command = command or next_command(error)
+    print(f"error: {shown_reason(error)}: {message}", file=sys.stderr)
+    if command and "\nnext:" not in message:
         print(f"next:  {command}", file=sys.stderr)
     if options.verbose:
         for key, value in error.details.items():

@@ -13,7 +13,7 @@ import typer
 
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
-from synchro.errors import ConfigError
+from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
     from synchro.cli.processes import Process
@@ -146,9 +146,10 @@ def start(
     parsed = processes.parse_target(target)
     extra = _decisions(force_trust, new_set)
     if extra and (running := [p.name for p in processes.processes(parsed) if p.is_running]):
+        runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
-            f"{' '.join(extra)} is for a start, but {', '.join(running)} runs; nothing was done. "
-            f"next:  synchro restart {target} {' '.join(extra)}"
+            f"{' '.join(extra)} is for a start, but {runs}; nothing was done. "
+            f"Next: synchro restart {target} {' '.join(extra)}"
         )
     for warning in parsed.config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -212,7 +213,7 @@ def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> in
     bad = [p for p in done if p.state.value not in good]
     for process in bad:
         if process.message:
-            print_error(ConfigError(process.message, instance=process.name))
+            print_error(SynchroError(process.message, reason=process.reason, instance=process.name))
     if hint and not bad and options.output == "table":
         print(hint)
     return EXIT_FAILED if bad else 0

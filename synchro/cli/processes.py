@@ -76,6 +76,8 @@ class Process:
     """Started or stopped by this call; False: it was so already."""
     message: str = ""
     """What went wrong, and the next command."""
+    reason: str = "CONFIG"
+    """Of the message, as in docs/errors.md."""
 
     @property
     def is_running(self) -> bool:
@@ -521,10 +523,24 @@ def _accepts(settings: Settings) -> bool:
 
 def _failed(target: Target, name: str, state: State, pid: int | None, what: str) -> Process:
     log = _log_file(target.directory, name)
-    tail = log_tail(log)
-    message = f"{name} {what}. The end of {log}:\n{tail}" if tail else f"{name} {what}; {log} is empty"
     listen = target.config.instance(name).settings.listen
-    return Process(name, listen, state, pid, log, changed=True, message=message)
+    tail = log_tail(log)
+    if pid is None and (failure := _failure(tail)) is not None:
+        reason, why = failure
+        message = f"{name} {what}; its log is {log}: {why}"
+        return Process(name, listen, state, pid, log, changed=True, message=message, reason=reason)
+    message = f"{name} {what}. The end of {log}:\n{tail}" if tail else f"{name} {what}; {log} is empty"
+    reason = "TIMED_OUT" if pid is not None else "CONFIG" if "error: CONFIG" in tail else "INTERNAL"
+    return Process(name, listen, state, pid, log, changed=True, message=message, reason=reason)
+
+
+def _failure(tail: str) -> tuple[str, str] | None:
+    """Reason and message of the record by which an instance takes its leave, if that is the last one."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        record = json.loads(tail.rpartition("\n")[2])
+        if record["event"] == "instance_failed":
+            return str(record["reason"]), str(record["message"])
+    return None
 
 
 def log_tail(path: Path, lines: int = 5) -> str:
@@ -566,7 +582,10 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                 )
                 listen = target.config.instance(name).settings.listen
                 log = _log_file(target.directory, name)
-                results.append(Process(name, listen, State.STUCK, ending[name], log, message=message))
+                stuck = Process(
+                    name, listen, State.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
+                )
+                results.append(stuck)
                 continue
             for file in (_pid_file, _ready_file, _run_file):
                 _remove(file(target.directory, name))
@@ -585,7 +604,7 @@ def _stopped(target: Target, name: str, *, changed: bool) -> Process:
         f"program, or an instance of another set. It was left alone.\n"
         f"next:  synchro -e {settings.listen} info   shows what it is"
     )
-    return Process(name, process.listen, State.FOREIGN, None, process.log, changed=changed, message=message)
+    return replace(process, state=State.FOREIGN, message=message, reason="ALREADY_RUNNING")
 
 
 def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:

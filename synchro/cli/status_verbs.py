@@ -12,7 +12,7 @@ import typer
 from synchro.cli import formatting
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, EXIT_UNKNOWN, ids, print_table, print_value, seconds, usage
-from synchro.cli.verdict import Member, Picture, Verdict, has_elections, judge
+from synchro.cli.verdict import UNKNOWN_NAME, Member, Picture, Verdict, has_elections, judge
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targ
     for address, found in answers.items():
         name = names.get(address, "")
         if isinstance(found, SynchroError):
-            shown = name or ("?" if target is None else address)
-            if shown not in by_name or shown == "?":
+            shown = name or (UNKNOWN_NAME if target is None else address)
+            if shown not in by_name or shown == UNKNOWN_NAME:
                 error = found.message.rpartition(": ")[2]
-                by_name[shown if shown != "?" else address] = Member(shown, address, error=error)
+                by_name[shown if shown != UNKNOWN_NAME else address] = Member(shown, address, error=error)
         elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
             shown = name or found["name"]
             by_name.setdefault(
@@ -128,7 +128,7 @@ def _assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targ
     picture = Picture(list(by_name.values()), target=target)
     # An address nobody of this set has, while somebody answers: it is just not part of it.
     if any(member.is_up for member in picture.members) and target is None:
-        picture.members = [member for member in picture.members if member.name != "?"]
+        picture.members = [member for member in picture.members if member.name != UNKNOWN_NAME]
     authority = picture.authority
     if authority is not None and authority.info is not None:
         picture.replicaset = authority.info["replicaset"].get("name") or ""
@@ -567,6 +567,9 @@ def promote(
                 "seconds": round(took_s, 4),
             }
         )
+        return
+    if reply.term == before and queue.get("owner") == reply.previous_owner:
+        print(f"{reply.header.instance_name} owns the queue already: term {before}")
         return
     print(
         f"{reply.header.instance_name} owns the queue: term {before} -> {reply.term}, "

@@ -20,6 +20,8 @@ LATE_S: Final = 2.0
 MEMORY_SHOWN: Final = 0.8
 """Share of `memtx.memory` from which it is a problem."""
 WATCH: Final = "synchro status --watch"
+UNKNOWN_NAME: Final = "?"
+"""Of an address at which nobody answers, and that no configuration names."""
 
 
 @dataclass(slots=True)
@@ -415,12 +417,16 @@ def start_command(picture: Picture, down: Sequence[Member]) -> str:
     down = [member for member in down if not member.foreign]
     if not down:
         return ""
-    if picture.target is not None:
-        path = _relative(str(picture.target.config.path))
-        if len(down) == len(picture.members):
-            return f"synchro start {path}"
-        return f"synchro start {path}:{down[0].name}"
-    return f"synchro start CONFIG:{down[0].name}"
+    path = "CONFIG" if picture.target is None else _relative(str(picture.target.config.path))
+    first = down[0]
+    state = "stopped" if first.process is None else first.process.state.value
+    if state == "loading":
+        return WATCH  # it reads its files, and listens later
+    if state == "running":
+        return f"synchro restart {path}:{first.name} --kill"  # `start` would leave it as it is
+    if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
+        return f"synchro start {path}"
+    return f"synchro start {path}:{first.name}"
 
 
 def _relative(path: str) -> str:
@@ -520,6 +526,20 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _log_gaps(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            if (part.get("upstream") or {}).get("reason") == "XLOG_GAP":
+                peer = part.get("name") or str(part.get("id"))
+                yield Problem(
+                    "log_gap",
+                    f"{member.name} lacks rows that the log of {peer} does not hold any more. If no other "
+                    f"member has them: stop {member.name}, move its snapshots and logs away, keep "
+                    "instance.identity, and start it; it joins again.",
+                    member.name,
+                )
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:
@@ -625,6 +645,7 @@ _FINDERS: Final = (
     _doubled,
     _foreign,
     _stopped_streams,
+    _log_gaps,
     _forgetful,
     _full_disks,
     _late,

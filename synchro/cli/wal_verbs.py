@@ -34,6 +34,9 @@ def _open(path: str) -> Iterator[XlogReader]:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise usage(f"cannot read {path}: {error.strerror}") from error
+    if os.path.isdir(path):
+        os.close(descriptor)
+        raise usage(f"{path} is a directory; name its files: {os.path.join(path, '*.xlog')}")
     try:
 
         def read_at(size: int, offset: int) -> bytes:

@@ -31,7 +31,7 @@ from synchro.client.errors import (
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn, state_of
 from synchro.client.requests import FieldSpec, IndexRef, Key, Message, PartSpec, SpaceRef
-from synchro.client.retry import GRACE_S, Kind, Tries, kind_of
+from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
 from synchro.errors import IllegalParams, SynchroError
@@ -495,11 +495,13 @@ class AsyncClient:
         tries: Tries,
     ) -> tuple[Message, str]:
         wait, timeout_s, expected_term, omit_tuples = modes
+        whole_s = self.timeout if timeout_s is None else timeout_s
 
         async def attempt(endpoint: str) -> tuple[Message, str]:
             nonlocal timeout_s, position
-            if tries.is_again:
-                timeout_s = max(0.05, tries.deadline - time.monotonic())
+            left_s = tries.deadline - time.monotonic()
+            if tries.is_again or left_s < whole_s - SLOW_START_S:
+                timeout_s = max(0.05, left_s)
             if tries.is_first_sent:
                 position = self._session.position_field
             options = wire.options(wait, timeout_s, expected_term, omit_tuples)

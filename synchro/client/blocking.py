@@ -29,7 +29,7 @@ from synchro.client.errors import (
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn, state_of
 from synchro.client.requests import FieldSpec, IndexRef, Key, Message, PartSpec, SpaceRef
-from synchro.client.retry import GRACE_S, Kind, Tries, kind_of
+from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
 from synchro.client.stream import Stream, Waiter
@@ -396,7 +396,7 @@ class Client:
         def attempt(endpoint: str) -> tuple[Message, str]:
             nonlocal options, position
             now = time.monotonic()
-            if tries.is_again:
+            if tries.is_again or deadline - now < timeout_s - SLOW_START_S:
                 options = wire.options(wait, max(0.05, deadline - now), expected_term, omit_tuples)
             if tries.is_first_sent:
                 position = self._session.position_field

@@ -24,6 +24,9 @@ REDIRECTS_AT_ONCE: Final = 3
 GRACE_S: Final = 1.0
 """How much later than its own timeout a server's answer may come before we stop waiting for it."""
 
+SLOW_START_S: Final = 0.1
+"""Who needed longer before the call was sent, as to find the leader, tells the server what time is left."""
+
 
 class Kind(Enum):
     ELSEWHERE = auto()

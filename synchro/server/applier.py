@@ -84,6 +84,8 @@ class Applier:
         self.status = Status.CONNECT
         self.message: str | None = None
         self.system_message: str | None = None
+        self.reason: str | None = None
+        """Why the peer did not let us follow it, as in docs/errors.md."""
         self.lag: float | None = None
         """Seconds; None until a row or heartbeat came [A-20]."""
         self.life = Life("", "")
@@ -209,6 +211,7 @@ class Applier:
             except RETRIED as error:
                 self.lacks_rows = isinstance(error, XlogGap)
                 self._failed(Status.LOADING, error.message)
+                self.reason = error.reason
             except DoubledIdentity as error:
                 self._doubled(error)
             except _FollowedElsewhere as error:
@@ -286,6 +289,7 @@ class Applier:
         self.status = status
         self.message = message
         self.system_message = system
+        self.reason = None
 
     def _lost(self) -> None:
         self._stream = None
@@ -407,7 +411,7 @@ class Applier:
         """SYNC becomes FOLLOW once all is here that the peer had when we subscribed [M-41]."""
         if self.status is Status.SYNC and self._node.core.vclock.covers(self._sync_until):
             self.status = Status.FOLLOW
-            self.message = self.system_message = None
+            self.message = self.system_message = self.reason = None
             self._has_followed = True
             self.lacks_rows = False
             self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)

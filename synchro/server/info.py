@@ -195,6 +195,8 @@ def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
         part["message"] = applier.message
     if applier.system_message is not None:
         part["system_message"] = applier.system_message
+    if applier.reason is not None:
+        part["reason"] = applier.reason
     if applier.status is Status.STOPPED and (error := applier.stopped_by) is not None:
         facts = {name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details}
         part["stopped_by"] = {"reason": error.reason, **facts}

@@ -116,6 +116,26 @@ def test_a_timeout_of_the_quorum_names_the_transaction(db: Client, servers: list
     assert caught.value.txn == (1, 15)
 
 
+def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
+    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its "outcome unknown", which names the transaction, comes when nobody waits for it any more."""
+    with connect(servers[0].address, timeout=5) as db:
+        place = db._write_place
+
+        def late() -> str:
+            time.sleep(0.5)
+            return place()
+
+        db.space("bands").insert([1], timeout=3)
+        monkeypatch.setattr(db, "_write_place", late)
+        db.space("bands").insert([2], timeout=3)
+        db.space("bands").insert([3])
+    told = [call.timeout.ToMilliseconds() for call in servers[0].calls]
+    assert told[0] == 3000
+    assert 1000 < told[1] <= 2500 < told[2] <= 4500
+
+
 def test_a_full_queue_is_tried_again(db: Client, servers: list[FakeServer]) -> None:
     answers = iter([errors.SyncQueueFull("full"), errors.SyncQueueFull("full")])
     servers[0].answer = lambda call: next(answers, None) or servers[0].accept(call)

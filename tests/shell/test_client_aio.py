@@ -42,6 +42,24 @@ def test_calls_of_tasks_share_frames(servers: list[FakeServer]) -> None:
     assert len(servers[0].frames) < 256
 
 
+def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
+    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with synchro.aio.connect(servers[0].address) as db:
+            place = db._write_place
+
+            async def late() -> str:
+                await asyncio.sleep(0.5)
+                return await place()
+
+            monkeypatch.setattr(db, "_write_place", late)
+            await db.space("bands").insert([1], timeout=3)
+
+    asyncio.run(main())
+    assert 1000 < servers[0].calls[0].timeout.ToMilliseconds() <= 2500
+
+
 def test_answers_for_many_calls_at_once_reach_each_of_them(servers: list[FakeServer]) -> None:
     """ADR 13: each hears of its own transaction; who is refused hears that."""
     accept, refuse = servers[0].accept, servers[0].refuse(errors.TupleFound)

@@ -346,3 +346,24 @@ async def test_without_its_identity_the_data_is_left_alone(tmp_path: Path) -> No
         node = await replicas.start(b)
         await until(lambda: node.is_ready and node.info()["amnesia"] is None)
         await replicas.wait_equal()
+
+
+async def test_rows_that_no_log_holds_any_more_are_named(tmp_path: Path) -> None:
+    """One was down, another one joined anew and has no older log; the third, which has it, is down."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await formed(replicas)
+        await replicas.stop(b)
+        assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
+        await replicas.stop(c)
+        remove_data(directory(tmp_path, c))
+        await replicas.start(c)
+        await until(lambda: node_of(replicas, c).is_ready and 1 in keys(node_of(replicas, c)))
+        await replicas.stop(a)
+        await replicas.start(b)
+
+        def upstream() -> Any:
+            parts = node_of(replicas, b).info()["replication"].values()
+            return next((p.get("upstream") or {} for p in parts if p["name"] == f"instance{c:03}"), {})
+
+        await until(lambda: upstream().get("reason") == "XLOG_GAP")
+        assert "Missing .xlog file" in upstream()["message"]

@@ -199,8 +199,8 @@ async def test_an_import_says_how_far_it_came(tmp_path: Path) -> None:
     ("data", "line", "why"),
     [
         (b'[1, "a"]\n[2, "\xe9"]\n[3]\n', 2, "line 2 is not UTF-8: byte 0xe9 at column 6"),
-        (b"[1]\n[2\n[3]\n", 2, "the line 2 is not JSON"),
-        (b"[1]\n{}\n", 2, "the line 2 is not a JSON array"),
+        (b"[1]\n[2\n[3]\n", 2, "line 2 is not JSON"),
+        (b"[1]\n{}\n", 2, "line 2 is not a JSON array"),
         (b'[1]\n[2]\n["x"]\n', 3, "expected unsigned, got string"),
         ("[1]\n".encode("utf-16"), 1, "line 1 is not UTF-8"),
         (b"[1]\n" + b"[" * 200_000, 2, "nested too deep"),

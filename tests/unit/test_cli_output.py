@@ -211,6 +211,46 @@ def picture(*infos: Any) -> Picture:
     return status_verbs._assemble(answers, names, None)
 
 
+def test_what_a_refusal_advises_is_the_next_line(capsys: pytest.CaptureFixture[str]) -> None:
+    formatting.print_error(
+        errors.SyncQueueUnclaimed("Nobody owns it; nothing was written. Next: synchro promote i2")
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        "error: SYNC_QUEUE_UNCLAIMED: Nobody owns it; nothing was written",
+        "next:  synchro promote i2",
+    ]
+
+
+def test_names_that_nobody_knows_are_not_advised() -> None:
+    address = "127.0.0.1:3301"
+    down = status_verbs._assemble({address: CannotConnect("connection refused")}, {}, None)
+    assert judge(down).next == "synchro start CONFIG"
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        (processes.State.RUNNING, "synchro restart CONFIG:instance003 --kill"),
+        (processes.State.LOADING, "synchro status --watch"),
+        (processes.State.STOPPED, "synchro start CONFIG:instance003"),
+    ],
+)
+def test_who_is_silent_although_its_process_runs_is_restarted(state: processes.State, advice: str) -> None:
+    seen = picture(info(1, ro=False), info(2), None)
+    seen.members[2].process = processes.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
+    assert judge(seen).next == advice
+
+
+def test_rows_that_no_log_holds_any_more() -> None:
+    gone = info(2)
+    gone["replication"][1]["upstream"] = {"status": "loading", "reason": "XLOG_GAP"}
+    found = judge(picture(info(1, ro=False), gone, info(3)))
+    [problem] = [problem for problem in found.problems if problem.kind == "log_gap"]
+    assert problem.instance == "instance002"
+    assert "the log of instance001 does not hold any more" in problem.text
+    assert "keep instance.identity" in problem.text
+
+
 def test_status_with_one_instance_down() -> None:
     assert status_verbs.status_text(picture(info(1, ro=False), info(2), None)) == [
         "replicaset001  election  term 3  quorum 2 of 3",

@@ -62,6 +62,8 @@ SAMPLES: dict[str, object] = {
     "log.level": "debug",
     "limits.txn_bytes_max": "9MiB",
     "limits.connections_max": 100,
+    "limits.txn_values_max": 2000,
+    "limits.txn_work_bytes_max": "2MiB",
     "limits.wal_control_reserve_bytes": "2MiB",
     "limits.wal_max_size": "32MiB",
     "limits.message_bytes_max": "17MiB",

@@ -20,13 +20,16 @@ from synchro.config_file import ConfigFileError
 from synchro.errors import ConfigError
 
 STAND_IN = """
-import os, pathlib, resource, signal, socket, sys, time
+import json, os, pathlib, resource, signal, socket, sys, time
 from synchro.cli.processes import LISTENING, announce_ready, parse_target
 from synchro.storage.identity import DirectoryLock
 arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 how = os.environ.get("STAND_IN", "")
 if how == "fails":
     print("cannot bind"); sys.exit(3)
+if how == "damaged":
+    text = "a.snap is bad. Next: restore it"
+    print(json.dumps({"event": "instance_failed", "reason": "CORRUPTION", "message": text})); sys.exit(1)
 if how == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 config = parse_target(arguments["--config"]).config
@@ -119,6 +122,22 @@ def test_an_instance_that_ends_at_once_shows_its_log(target: Target, monkeypatch
     assert (first.state, first.pid) == (State.EXITED, None)
     assert "exited with code 3" in first.message
     assert "cannot bind" in first.message
+    assert first.reason == "INTERNAL"
+
+
+def test_an_instance_that_says_why_it_ends_is_quoted(
+    target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STAND_IN", "damaged")
+    [first, _] = processes_done = start(target)
+    assert (first.state, first.reason) == (State.EXITED, "CORRUPTION")
+    assert local_verbs.show(processes_done, wanted_running=True) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(
+        "error: CORRUPTION: instance001 exited with code 1 while starting; its log is "
+    )
+    assert lines[0].endswith(f"{first.log}: a.snap is bad")
+    assert lines[1] == "next:  restore it"
 
 
 def test_a_stubborn_instance_is_killed_only_on_request(
