@@ -570,7 +570,8 @@ class Limbo:
                 return Verdict.NO_EFFECT
             # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
             is_based = body.prev_term <= self._term or self._pending.get(body.prev_term) is not None
-            return Verdict.PENDS if is_based else Verdict.NO_EFFECT
+            is_first = self._pending.get(body.term) is None  # else a twin by transfers that are forgotten
+            return Verdict.PENDS if is_based and is_first else Verdict.NO_EFFECT
 
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id

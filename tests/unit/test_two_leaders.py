@@ -289,6 +289,17 @@ def test_a_twin_takes_no_place_in_which_something_was_written() -> None:
         site.receive(LogRow(B, Lsn(4), confirm(2, 3)))
 
 
+def test_a_restart_bears_a_twin_of_which_it_does_not_know_that_it_was_one() -> None:
+    """Transfers are remembered in a bounded number, not in snapshots; the row was accepted once [Q-70]."""
+    site, border = bystander()
+    site.follow(4)
+    site.receive(LogRow(B, Lsn(1), promote(1, border, 4, 2)))
+    site.log.append(LogRow(A, Lsn(5), promote(3, 7, 4, 2)))  # 3:7 is forgotten; it built on the same
+    site.restart()
+    assert [(one.origin, one.term) for one in site.limbo.pending_promotes] == [(B, 4)]
+    assert (site.limbo.owner_id, site.limbo.confirmed_lsn) == (A, border)
+
+
 def test_any_order_of_pauses_and_exchanges_ends_with_one_leader() -> None:
     """Two to four instances, away now and then; they come back one link after the other. Nobody writes."""
     for seed, members in ((58, 3), (0, 4), *((seed, 2 + seed % 3) for seed in range(1, 16))):
