@@ -277,10 +277,10 @@ class Losses:
         for origin, lsn in machine.model.lsns.items():
             machine.held[origin] = max(lsn, machine.held.get(origin, 0))
         machine.model = model
-        if not lost:
+        if not lost and is_trusted:
             return
         self.ever.add(number)
-        self.world.hits["rows lost"] += 1
+        self.world.hits["rows lost"] += bool(lost)
         shown = machine.shown.merge(self.hidden.pop(number, EMPTY_VCLOCK))
         if is_trusted:
             self.hidden[number] = shown
