@@ -294,8 +294,8 @@ class Checks:
         others = [m for m in self.world.machines.values() if m is not machine]
         heard = max((_highest_term(m) for m in others), default=0)
         for (number, term), vote in list(self.votes.items()):
-            # Nobody heard of that term; or the vote was for itself, and whom it made a leader is gone with it:
-            # where it was elected, those who voted for it know the term.
+            # Nobody heard of that term; or the vote was for itself, and the candidate is gone with it: where
+            # it was elected, those who voted for it know the term.
             is_own = vote == number and self.leaders.get(term) != number
             if number == machine.number and (is_own or term > heard):
                 del self.votes[number, term]
