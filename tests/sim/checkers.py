@@ -293,8 +293,12 @@ class Checks:
         self.stopped_cleanly.discard(machine.number)
         others = [m for m in self.world.machines.values() if m is not machine]
         heard = max((_highest_term(m) for m in others), default=0)
-        for number, term in [key for key in self.votes if key[0] == machine.number and key[1] > heard]:
-            del self.votes[number, term]  # nobody got that vote, nor heard of that term
+        for (number, term), vote in list(self.votes.items()):
+            # Nobody heard of that term; or the vote was for itself, and the candidate is gone with it: where
+            # it was elected, those who voted for it know the term.
+            is_own = vote == number and self.leaders.get(term) != number
+            if number == machine.number and (is_own or term > heard):
+                del self.votes[number, term]
         gone: set[TxnKey] = set()
         for txn in lost:
             key = (txn.origin, txn.lsn)

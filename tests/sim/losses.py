@@ -265,9 +265,9 @@ class Losses:
             return
         machine.damage = None
         del machine.truth[machine.base + len(log) :]
-        here = {(txn.origin, txn.lsn) for txn in machine.truth}
-        here |= {(txn.origin, txn.lsn) for txn in log}
-        lost = [txn for txn in damage.former if (txn.origin, txn.lsn) not in here]
+        # By bytes: LSNs of local rows, votes that is, begin anew with each join.
+        here = {(txn.origin, txn.lsn, bytes(txn.data)) for txn in (*machine.truth, *log)}
+        lost = [txn for txn in damage.former if (txn.origin, txn.lsn, bytes(txn.data)) not in here]
         if damage.must_show and is_trusted:
             checks.fail("S14", f"{number} trusts a log that its note calls incomplete ({damage.kind})")
         model = LogModel()
@@ -277,10 +277,10 @@ class Losses:
         for origin, lsn in machine.model.lsns.items():
             machine.held[origin] = max(lsn, machine.held.get(origin, 0))
         machine.model = model
-        if not lost:
+        if not lost and is_trusted and not damage.is_whole:  # an old copy may lack a term that no row tells
             return
         self.ever.add(number)
-        self.world.hits["rows lost"] += 1
+        self.world.hits["rows lost"] += bool(lost)
         shown = machine.shown.merge(self.hidden.pop(number, EMPTY_VCLOCK))
         if is_trusted:
             self.hidden[number] = shown

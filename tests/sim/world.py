@@ -192,7 +192,7 @@ class World:
         self.counts["fault seconds"] = int(self.now)
         self.nemesis.stop()
         self.clients_stopped = True
-        if self.losses.ever or any(machine.damage for machine in self.machines.values()):
+        if self.losses.ever or any(machine.damage is not None for machine in self.machines.values()):
             self._settle_losses()
         if self.may_diverge:
             self._finish_diverging()
