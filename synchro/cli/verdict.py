@@ -417,9 +417,12 @@ def start_command(picture: Picture, down: Sequence[Member]) -> str:
         return ""
     if picture.target is not None:
         path = _relative(str(picture.target.config.path))
+        # One whose process was up and answers no more hangs or is stopped: `start` would leave it as it is.
+        ended = [member for member in down if member.process is None or member.process.state != "running"]
+        verb, option = ("start", "") if ended else ("restart", " --kill")
         if len(down) == len(picture.members):
-            return f"synchro start {path}"
-        return f"synchro start {path}:{down[0].name}"
+            return f"synchro {verb} {path}{option}"
+        return f"synchro {verb} {path}:{(ended or down)[0].name}{option}"
     return f"synchro start CONFIG:{down[0].name}"
 
 
