@@ -223,8 +223,8 @@ class Limits:
     turn_work_bytes_max: int = 32 * MIB
     """What writes of clients may touch, counted as for `txn_work_bytes_max`, before all else has its turn."""
     txn_work_bytes_max: int = 64 * MIB
-    """Bytes that one transaction of a client may touch, an operation counted as 4 KiB: it runs in one step of
-    the core, a tenth to a fifth of a second at this limit."""
+    """Bytes that one transaction of a client may touch, an operation counted as 4 KiB, each value of a tuple
+    that it updates as 40: it runs in one step of the core, a tenth to a third of a second at this limit."""
 
 
 # --- settings ---------------------------------------------------------------------------------------------

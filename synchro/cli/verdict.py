@@ -418,15 +418,17 @@ def start_command(picture: Picture, down: Sequence[Member]) -> str:
     if not down:
         return ""
     path = "CONFIG" if picture.target is None else _relative(str(picture.target.config.path))
-    first = down[0]
-    state = "stopped" if first.process is None else first.process.state.value
-    if state == "loading":
-        return WATCH  # it reads its files, and listens later
-    if state == "running":
-        return f"synchro restart {path}:{first.name} --kill"  # `start` would leave it as it is
+    states = {id(member): None if member.process is None else member.process.state.value for member in down}
+    # One whose process runs and does not answer hangs or is stopped: `start` would leave it as it is.
+    ended = [member for member in down if states[id(member)] not in ("running", "loading")]
+    hung = [member for member in down if states[id(member)] == "running"]
+    if not ended and not hung:
+        return WATCH  # they read their files, and listen later
+    verb, option = ("start", "") if ended else ("restart", " --kill")
+    first = (ended or hung)[0]
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
-        return f"synchro start {path}"
-    return f"synchro start {path}:{first.name}"
+        return f"synchro {verb} {path}{option}"
+    return f"synchro {verb} {path}:{first.name}{option}"
 
 
 def _relative(path: str) -> str:

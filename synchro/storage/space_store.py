@@ -12,13 +12,14 @@ All operations of a writer are by full key of a unique index, so overlays need n
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
 from typing import Any, TypeVar
 
 import msgpack
 
+from synchro.config import KIB
 from synchro.errors import (
     BatchTooLarge,
     CantUpdatePrimaryKey,
@@ -34,6 +35,7 @@ from synchro.storage.prepared import Pending, PendingKey, Prepared
 from synchro.storage.schema import IndexDef, SpaceDef, is_ddl_space, is_system
 from synchro.storage.tuple_format import TupleFormat, show_tuple
 from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
+from synchro.storage.xrow import count_values
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -68,12 +70,23 @@ def made_at_once(build: Generator[None, None, T]) -> T:
 
 
 _NESTED = frozenset({tuple, dict})
+_LARGE, _LARGE_KEPT = 64 * KIB, 3
+"""From this packed size on, those of the last few tuples are remembered: an update and its undo ask often."""
+_VALUE_WORK = 40
+"""What each value of an updated tuple counts in `Work`: small ones cost more than their bytes."""
+
+
+def _spend_on(old: Tuple, work: Work) -> None:
+    """Before anything is done with its values; they are counted only as far as `work` reaches."""
+    if work.left is not None:
+        work.spend(_VALUE_WORK * count_values((old,), work.left // _VALUE_WORK))
 
 
 class SpaceStore:
     """One space with its indexes. O1..O4 above."""
 
     __slots__ = (
+        "_large",
         "_of",
         "_plain_field",
         "clears",
@@ -114,6 +127,7 @@ class SpaceStore:
         """The committed tuples: those of the primary index."""
         self.view: dict[Key, Tuple] = self.tuples
         """What writers see of them: all, or none while a `clear` waits for its decision."""
+        self._large: deque[tuple[Tuple, int]] = deque(maxlen=_LARGE_KEPT)
         self.clears = 0
         """Those that wait."""
         self.dead: list[dict[Key, Any] | Order] = [] if dead is None else dead
@@ -243,7 +257,16 @@ class SpaceStore:
         return len(_pack(values)) - header + count * self.tuple_overhead
 
     def _memory_of(self, value: Tuple | None) -> int:
-        return 0 if value is None else len(_pack(value)) + self.tuple_overhead
+        return 0 if value is None else self._packed_size(value) + self.tuple_overhead
+
+    def _packed_size(self, value: Tuple) -> int:
+        for known, size in self._large:
+            if known is value:
+                return size
+        size = len(_pack(value))
+        if size >= _LARGE:
+            self._large.append((value, size))
+        return size
 
     def need_primary(self) -> PrimaryIndex:
         """[D-8]: no data operation is possible before there is a primary index."""
@@ -368,6 +391,7 @@ class SpaceStore:
         if found is None:
             return op, None, None
         key, old, below = found
+        _spend_on(old, work)
         new = apply_ops(old, op.ops, self.format.names, work)
         self._check_result(new, bytes_max, work)
         primary = self.need_primary()
@@ -403,6 +427,7 @@ class SpaceStore:
         old = self.view.get(key) if below is None else below[1]
         new = op.value
         if old is not None:
+            _spend_on(old, work)
             new = apply_upsert_ops(old, op.ops, self.format.names, work)
             self._check_result(new, bytes_max, work)
             if primary.key_def.of(new) != key:
@@ -466,9 +491,8 @@ class SpaceStore:
         self.format.check(new)
         if bytes_max is None:
             return
-        size = len(_pack(new))
-        # A long string is packed in no time, a million numbers are not.
-        work.spend(8 * size if not _NESTED.isdisjoint(map(type, new)) else size // 4)
+        size = self._packed_size(new)
+        work.spend(size // 4)
         if size > bytes_max:
             raise BatchTooLarge(
                 f"Tuple of {size} bytes is over the limit of {bytes_max}", limit=bytes_max, got=size

@@ -175,6 +175,21 @@ async def measured(
     return silences, answers
 
 
+async def test_updates_of_many_small_values(tmp_path: Path) -> None:
+    """MEND-W1: bytes say little of what they cost, and what is refused was done and undone first."""
+    async with busy_instance(tmp_path) as busy:
+        arrays, objects = ((),) * (MIB - 16), {"a": tuple({"b": n % 100} for n in range(200_000))}
+        for op in (insert(1, arrays), insert(2, objects)):
+            assert await busy.call(DATA + "Execute", execute(op)) == ""
+        many = {
+            path: [execute(*[update(key, ("=", path, n)) for n in range(60)])] * 2
+            for key, path in ((1, "[2][5]"), (2, "[2].a[7].b"))
+        }
+        silences, answers = await measured(busy, many)
+        assert max(silences.values()) < HALF_A_HEARTBEAT_S, silences
+        assert all("would touch more than" in text for told in answers.values() for text in told)
+
+
 async def test_writes_at_their_limits(tmp_path: Path) -> None:
     """MEND-W1, MEND-W3."""
     async with busy_instance(tmp_path) as busy:

@@ -14,11 +14,12 @@ from google.protobuf.struct_pb2 import ListValue
 from synchro import instance_events as ev
 from synchro.config import MIB, Limits
 from synchro.errors import BatchTooLarge, WrongFormat
-from synchro.row import RowType
+from synchro.row import Dml, RowType
 from synchro.rpc import codec, malformed
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.storage import xrow
 from tests.mesh import SYNC, Mesh
+from tests.unit.test_memtx_data import do, memtx_with
 
 LIMITS = Limits()
 
@@ -204,3 +205,20 @@ def test_rows_of_many_indexes_count() -> None:
     many = mesh.write_ops(1, xrow.insert_all(RowType.REPLACE, SYNC, [msgpack.packb((n,)) for n in range(11)]))
     mesh.settle()
     assert mesh.committed(few) and mesh.reason(many) == "BATCH_TOO_LARGE"
+
+
+@pytest.mark.parametrize("upsert", [False, True])
+def test_values_of_an_updated_tuple_count_before_anything_is_done(upsert: bool) -> None:
+    """One update of the largest tuple is always possible; the second of them is refused at once."""
+    memtx = memtx_with()
+    do(memtx, Dml(RowType.REPLACE, 512, b"raw", value=(1, ((),) * (MIB - 16))))
+    ops = (("=", 3, 1),)
+    one = Dml(RowType.UPDATE, 512, b"", key=(1,), ops=ops)
+    if upsert:
+        one = Dml(RowType.UPSERT, 512, b"raw", value=(1,), ops=ops)
+    do(memtx, one)
+    used = memtx.memory_used
+    with pytest.raises(BatchTooLarge, match="would touch more than"):
+        memtx.prepare((one, one))
+    assert memtx.memory_used == used
+    memtx.check()

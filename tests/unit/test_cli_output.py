@@ -271,6 +271,26 @@ def test_a_set_of_which_nobody_answers() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [
+        ("running", "synchro restart config.yaml:instance003 --kill"),
+        ("stopped", "synchro start config.yaml:instance003"),
+        ("loading", "synchro status --watch"),
+    ],
+)
+def test_a_process_that_hangs_is_not_advised_to_be_started(
+    state: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one stopped by SIGSTOP: `start` says "running already" and changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    seen = picture(info(1, ro=False), info(2), None)
+    seen.target = processes.parse_target(processes.init(tmp_path, nodes=3))
+    pid = None if state == "stopped" else 1
+    seen.members[2].process = processes.Process("instance003", "", processes.State(state), pid, Path("log"))
+    assert judge(seen).next == command
+
+
 def test_json_of_status_has_every_instance(
     options: connection.Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
