@@ -153,8 +153,10 @@ def _reopen_log(log: Any) -> None:
     if not path:
         return
     logs.flush(REOPEN_FLUSH_S)
+    # NONBLOCK: a pipe without a reader is refused, instead of waiting for one.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        file = os.open(path, flags, 0o644)
     except OSError as error:
         log.warning("log_not_reopened", file=path, message=f"{error.strerror}; the old file is kept")
         return
