@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
+import sys
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -17,6 +20,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REAL_PROCESSES = ("e2e", "jepsen_like")
 """Folders whose tests start real processes: `make test` runs them by themselves, three files at a time."""
+
+
+@pytest.fixture(autouse=True)
+def fresh_options_of_the_command_line() -> Iterator[None]:
+    """They are one object in a process, and a process is one command line; here it is many."""
+    yield
+    connection = sys.modules.get("synchro.cli.connection")
+    if connection is not None:
+        fresh = connection.Options()
+        for option in dataclasses.fields(fresh):
+            setattr(connection.options, option.name, getattr(fresh, option.name))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from synchro.cli import connection, local_verbs, processes
+from synchro.cli import local_verbs, processes
 from synchro.cli.processes import State, Target, init, parse_target, restart, start, stop
 from synchro.config_file import ConfigFileError
 from synchro.errors import ConfigError
@@ -407,9 +407,8 @@ def test_who_left_the_configuration_is_stopped_with_the_others(target: Target) -
 
 
 def test_the_verb_does_not_call_stopped_what_answers(
-    target: Target, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(connection.options, "output", "table")
     host, _, port = target.config.instance("instance002").settings.listen.rpartition(":")
     with socket.create_server((host, int(port))):
         assert local_verbs.stop(str(target.directory)) != 0
