@@ -114,6 +114,9 @@ def main() -> int:
                 for result in pool.imap_unordered(run_seed, seeds, chunksize=4):
                     if take(result):
                         break
+                else:
+                    pool.close()
+                    pool.join()  # else they are ended by a signal, and print where it met them
         else:
             for seed in seeds:
                 if take(run_seed(seed)):
