@@ -127,7 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python tools/long_run.py", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5000, help="simulator seeds")
     parser.add_argument(
-        "--first", type=int, default=1, help="the first of them, and the seed of the other parts"
+        "--first", type=int, help="the first of them, and the seed of the other parts; default: by the commit"
     )
     parser.add_argument("--only", default="", help="parts whose target begins with this")
     options = parser.parse_args()
