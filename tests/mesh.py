@@ -17,12 +17,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, QuorumFormula, Settings
 from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, RequestId
-from synchro.instance import Instance
-from synchro.instance_recovery import recover_instance
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.instance.recovery import recover_instance
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn

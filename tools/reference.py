@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from synchro.config_schema import GROUP, IGNORED, REPLICASET, ROOT, Section, leaves
+from synchro.config.schema import GROUP, IGNORED, REPLICASET, ROOT, Section, leaves
 from synchro.errors import ALL_ERRORS
 from synchro.rpc.status import TABLE
 

@@ -85,7 +85,7 @@ def serve(
     """Run one instance in the foreground."""
     from synchro import config_file, config_init
     from synchro.cli.processes import READY_FILE
-    from synchro.config_address import check_has_address, check_listen
+    from synchro.config.address import check_has_address, check_listen
 
     if config:
         if not name:
@@ -129,7 +129,7 @@ def serve(
         again=again,
         is_foreground=is_foreground,
     )
-    from synchro.main import serve as serve_instance
+    from synchro.process.serve import serve as serve_instance
 
     return serve_instance(settings, warnings)
 
@@ -237,7 +237,7 @@ def listen_list(done: Sequence[Process]) -> str:
 
 def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
     """Check a configuration: every mistake with file, line and the nearest valid key."""
-    from synchro import config_file
+    from synchro.config import file as config_file
 
     loaded = config_file.load_all(file)
     for warning in loaded.warnings:
@@ -252,7 +252,7 @@ def config_show(
     """Show what the instances of a file are set to, defaults included."""
     from dataclasses import fields, is_dataclass
 
-    from synchro import config_file
+    from synchro.config import file as config_file
 
     def shown(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):

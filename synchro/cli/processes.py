@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import IO, Final
 
 from synchro.config import Settings
-from synchro.config_address import check_has_address, check_listen
-from synchro.config_file import ClusterConfig, InstanceConfig, load_all
-from synchro.config_init import DEFAULT_PORT, init_text
+from synchro.config.address import check_has_address, check_listen
+from synchro.config.file import ClusterConfig, InstanceConfig, load_all
+from synchro.config.template import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
 
 READY_FILE: Final = "SYNCHRO_READY_FILE"

@@ -32,7 +32,7 @@ from synchro.client.requests import FieldSpec, IndexRef, Key, Message, PartSpec,
 from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
-from synchro.client.stream import Stream, Waiter
+from synchro.client.thread_stream import Stream, Waiter
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from synchro.client.model import is_number
-from synchro.config_address import split, without_login
+from synchro.config.address import split, without_login
 from synchro.errors import IllegalParams, SynchroError
 
 ENDPOINTS_MAX: Final = 64

@@ -18,7 +18,7 @@ from synchro import json_form
 from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, RemoteProtocolError, SynchroError, WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
-from synchro.instance_events import Ack, Fate, Position, WaitMode
+from synchro.instance.events import Ack, Fate, Position, WaitMode
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import Dml, Puts, RowType, Tuple, TxnId
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from synchro.errors import IllegalParams
-from synchro.instance_events import Demoted, DemoteRequested, Promoted, PromoteRequested
+from synchro.instance.events import Demoted, DemoteRequested, Promoted, PromoteRequested
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import control_pb2, control_pb2_grpc

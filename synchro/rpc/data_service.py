@@ -16,7 +16,7 @@ import trio
 from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, Loading, SynchroError, TimedOut, Unsupported
 from synchro.ids import CallId, InstanceId, Lsn
-from synchro.instance_events import (
+from synchro.instance.events import (
     SHARED_MIN,
     ClientPuts,
     ClientWrite,

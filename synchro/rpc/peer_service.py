@@ -17,8 +17,7 @@ from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
 from synchro.rpc.host import Call, RpcHost
 from synchro.rpc.join_stream import JoinSender
-from synchro.rpc.rpc_error import RpcError
-from synchro.rpc.transport import (
+from synchro.rpc.peer_transport import (
     GrpcPeerStream,
     ballot_message,
     hello_from,
@@ -26,6 +25,7 @@ from synchro.rpc.transport import (
     peer_ack_from,
     relay_message,
 )
+from synchro.rpc.rpc_error import RpcError
 from synchro.server.transport import (
     PROTOCOL_VERSION,
     Accepted,

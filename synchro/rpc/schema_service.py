@@ -9,7 +9,7 @@ import trio
 
 from synchro.errors import NoSuchIndex, NoSuchSpace, SyncTimeout, TupleFound
 from synchro.ids import CallId
-from synchro.instance_events import (
+from synchro.instance.events import (
     ClientWrite,
     ClientWrites,
     Committed,

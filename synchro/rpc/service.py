@@ -7,7 +7,7 @@ from copy import copy
 from typing import Any, TypeVar
 
 from synchro.errors import Loading, SynchroError, Unimplemented
-from synchro.instance_events import Outcome, OutcomeUnknown, Rejected
+from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
 from synchro.rpc.host import Call

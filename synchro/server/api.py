@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from synchro.config import Settings
 from synchro.ids import CallId, InstanceId, Term
-from synchro.instance_events import ClientPuts, ClientWrite, Event, Outcome, Position
+from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
 from synchro.row import TxnId
 from synchro.vclock import Vclock
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.errors import (
     ConfigError,
     ConnectionToSelf,
@@ -31,6 +30,7 @@ from synchro.errors import (
 )
 from synchro.failpoints import REGISTRY
 from synchro.ids import NOBODY, InstanceId, Lsn
+from synchro.instance import events as ev
 from synchro.replication.doubles import Life, doubled_error
 from synchro.row import Confirm, PlainTxn
 from synchro.server.tasks import run_until_first_error

@@ -11,8 +11,8 @@ import trio
 
 from synchro import logs
 from synchro.ids import NOBODY, Lsn
-from synchro.instance import Instance
-from synchro.instance_calls import PendingTxn
+from synchro.instance.core import Instance
+from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
 from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.errors import (
     ConfigError,
     ConnectionToSelf,
@@ -29,7 +28,8 @@ from synchro.errors import (
     SynchroError,
 )
 from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
-from synchro.instance_recovery import snapshot_view
+from synchro.instance import events as ev
+from synchro.instance.recovery import snapshot_view
 from synchro.replication.applier_filter import check_numbers
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote, Tuple, Txn

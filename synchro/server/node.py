@@ -18,12 +18,12 @@ from uuid import uuid4
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import FencingMode, Settings, WalMode
 from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, SyncQueueFull
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
-from synchro.instance import Instance
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.trust import AckMemory, Missing, Remembered
 from synchro.server import info

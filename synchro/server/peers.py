@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
 from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.instance import events as ev
 from synchro.replication.doubles import Life
 from synchro.server.bootstrap import own_ballot
 from synchro.server.join import serve_join

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.errors import SynchroError
 from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
+from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace

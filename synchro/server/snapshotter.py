@@ -14,7 +14,7 @@ import trio
 
 from synchro.errors import CheckpointInProgress, DecodeError, SynchroError, WalIo
 from synchro.ids import LOCAL
-from synchro.instance_recovery import snapshot_view
+from synchro.instance.recovery import snapshot_view
 from synchro.server.failing_disk import SnapshotDisk
 from synchro.storage.disk import FileBytes
 from synchro.storage.snapshot import write_snapshot

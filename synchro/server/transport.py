@@ -17,7 +17,7 @@ import trio
 
 from synchro.errors import SynchroError
 from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Term
-from synchro.instance_events import Ack
+from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgpack
 
-from synchro import instance_events as ev
 from synchro.config import Limits
 from synchro.ids import RequestId
-from synchro.instance import Instance
-from synchro.instance_recovery import snapshot_view
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.instance.recovery import snapshot_view
 from synchro.row import Field, RowType
 from synchro.storage import xrow
 from synchro.storage.disk import RealDisk

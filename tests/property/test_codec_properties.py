@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from synchro.config import Limits
 from synchro.errors import NoSuchIndex, NoSuchSpace, SynchroError
 from synchro.ids import InstanceId, Lsn, Term
-from synchro.instance_events import Ack
+from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import RowType
 from synchro.rpc import codec

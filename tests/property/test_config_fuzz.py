@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synchro.config_file import ConfigFileError, parse
-from synchro.config_schema import ROOT, Section, Value
+from synchro.config.file import ConfigFileError, parse
+from synchro.config.schema import ROOT, Section, Value
 
 SECONDS_MAX = 0.05
 """Of CPU: the machine may be busy with other tests."""

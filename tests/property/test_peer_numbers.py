@@ -13,10 +13,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode
 from synchro.errors import IllegalParams, RemoteProtocolError
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, TERM_LEAP_MAX, InstanceId, Lsn, Term
+from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
 from synchro.rpc import codec, transport

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synchro import instance_events as ev
 from synchro.errors import DecodeError, WrongFormat
 from synchro.ids import InstanceId, Lsn, RequestId, Term
-from synchro.main import supervise
+from synchro.instance import events as ev
+from synchro.process import supervise
 from synchro.row import (
     FLAG_COMMIT,
     FLAG_WAIT_ACK,

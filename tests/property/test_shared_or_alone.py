@@ -13,10 +13,10 @@ from collections.abc import Callable
 import msgpack
 import pytest
 
-from synchro import instance_events as ev
 from synchro.config import Limits
 from synchro.errors import WalIo
 from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
+from synchro.instance import events as ev
 from synchro.row import RowType, TxnId
 from synchro.server import info
 from synchro.storage import xrow

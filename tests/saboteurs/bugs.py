@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from synchro import instance_events as ev
 from synchro.config import Settings
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
-from synchro.instance import Instance
-from synchro.instance_log import LogTail
-from synchro.instance_recovery import _Replay
-from synchro.instance_state import State
-from synchro.instance_txns import Transactions
-from synchro.instance_writes import Writes
+from synchro.instance import events as ev
+from synchro.instance.client_writes import Writes
+from synchro.instance.core import Instance
+from synchro.instance.log_tail import LogTail
+from synchro.instance.parts import State
+from synchro.instance.recovery import _Replay
+from synchro.instance.transactions import Transactions
 from synchro.queue.fates import Drops, DropsState
 from synchro.queue.limbo import DataVerdict, Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue

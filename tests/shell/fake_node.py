@@ -11,7 +11,7 @@ import trio
 from synchro.config import Limits, PeerAddress, Settings
 from synchro.errors import CheckpointInProgress, IllegalParams, Loading, ReadOnly, SynchroError, SyncTimeout
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
-from synchro.instance_events import (
+from synchro.instance.events import (
     ClientPuts,
     ClientWrite,
     ClientWrites,

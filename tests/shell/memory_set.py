@@ -11,12 +11,12 @@ from typing import Any
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress, Settings
 from synchro.errors import SynchroError
+from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.server.directory import DataDirectory
-from synchro.server.life import Life
+from synchro.server.lifecycle import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
 from synchro.server.transport import MemoryNetwork

@@ -10,10 +10,10 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
+from synchro.instance import events as ev
 from synchro.server import life
 from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
 from synchro.server.transport import Ballot

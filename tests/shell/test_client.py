@@ -15,7 +15,7 @@ import pytest
 import synchro
 from synchro import errors
 from synchro.client import Client, Committed, State, connect
-from synchro.client.stream import Stream, Waiter
+from synchro.client.thread_stream import Stream, Waiter
 from synchro.client.wire import call, insert
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer

@@ -11,13 +11,13 @@ from pathlib import Path
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress, Settings
-from synchro.main.supervise import run_instance
+from synchro.instance import events as ev
+from synchro.process.supervise import run_instance
 from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import Status
 from synchro.server.directory import DataDirectory
-from synchro.server.life import Life
+from synchro.server.lifecycle import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
 from synchro.server.transport import Hello

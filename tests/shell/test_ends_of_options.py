@@ -15,11 +15,11 @@ import structlog
 import trio
 import yaml
 
-from synchro import instance_events as ev
 from synchro.config import Limits, Settings, doubtful
-from synchro.config_file import parse
-from synchro.config_schema import INSTANCE, ROOT, check, leaves
-from synchro.config_yaml import compose
+from synchro.config.file import parse
+from synchro.config.located import compose
+from synchro.config.schema import INSTANCE, ROOT, check, leaves
+from synchro.instance import events as ev
 from tests.shell.memory_set import create_space, open_set, put, until, write
 
 PROGRESS_S = 8.0

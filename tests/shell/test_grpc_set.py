@@ -11,9 +11,9 @@ from pathlib import Path
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress, Settings
-from synchro.main.supervise import run_instance
+from synchro.instance import events as ev
+from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.server.node import Node
 from tests.shell.memory_set import create_space, put, until, write

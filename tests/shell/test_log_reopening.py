@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from synchro.cli.processes import LOG_FILE
-from synchro.main import supervise
+from synchro.process import supervise
 
 
 def test_a_pipe_without_a_reader_does_not_stop_the_instance(

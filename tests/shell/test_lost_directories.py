@@ -13,8 +13,8 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
+from synchro.instance import events as ev
 from synchro.server import join
 from synchro.storage.identity import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write

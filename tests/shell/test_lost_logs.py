@@ -15,8 +15,8 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import WalMode
+from synchro.instance import events as ev
 from synchro.server.node import Node
 from synchro.storage.disk import RealDisk
 from synchro.storage.recovery import open_xlog

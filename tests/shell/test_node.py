@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, FencingMode, Limits
 from synchro.errors import DiskFailed, Loading, SyncQueueFull, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
+from synchro.instance import events as ev
 from synchro.server.node import Node
 from tests.shell.memory_set import MemorySet, create_space, frame, has_told_all, open_set, put, until, write
 

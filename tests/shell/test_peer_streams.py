@@ -14,11 +14,11 @@ import trio
 
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.ids import InstanceId, Lsn, Term
-from synchro.instance_events import Ack
+from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
 from synchro.rpc import peer_service
 from synchro.rpc.host import open_rpc_host
-from synchro.rpc.transport import open_grpc_transport
+from synchro.rpc.peer_transport import open_grpc_transport
 from synchro.server.transport import (
     Accepted,
     Ballot,

@@ -10,10 +10,10 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, PeerAddress
 from synchro.errors import ConfigError, IllegalParams, RemoteProtocolError
 from synchro.ids import InstanceId, Lsn, Term
+from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.server.applier import Status
 from synchro.server.join import serve_join

@@ -21,7 +21,7 @@ from synchro import errors
 from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Lsn, Term
-from synchro.instance_events import ClientPuts, ClientWrites
+from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.rpc import data_service
 from synchro.rpc.generated.v1 import (
     cluster_pb2,

@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from synchro import errors
-from synchro import instance_events as ev
 from synchro.cli import app
 from synchro.config import Limits
 from synchro.ids import CallId, RequestId
+from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.status import from_status

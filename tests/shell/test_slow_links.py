@@ -13,9 +13,9 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import PeerAddress, Settings
-from synchro.main.supervise import run_instance
+from synchro.instance import events as ev
+from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.server.applier import Status
 from synchro.server.node import Node

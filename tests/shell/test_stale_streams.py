@@ -9,8 +9,8 @@ import trio
 from sim.disk import Fault
 from storage_world import new_instance, raft_state, txn, vclock
 
-from synchro import instance_events as ev
 from synchro.errors import RemoteProtocolError
+from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
 from synchro.server.transport import Hello, LinkLost

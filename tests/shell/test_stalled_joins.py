@@ -12,14 +12,14 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import Limits, PeerAddress, Settings
 from synchro.errors import Loading
-from synchro.main.supervise import run_instance
+from synchro.instance import events as ev
+from synchro.process.supervise import run_instance
 from synchro.rpc import status
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcHost, open_rpc_host
-from synchro.rpc.transport import SERVICE, open_grpc_transport
+from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
 from synchro.server.join import serve_join
 from synchro.server.node import Node
 from synchro.server.transport import JoinEnd, JoinRequest, JoinStart

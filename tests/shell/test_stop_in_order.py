@@ -9,8 +9,8 @@ import pytest
 import structlog
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode
+from synchro.instance import events as ev
 from synchro.server import life
 from synchro.server.node import Node
 from synchro.storage.journal import Journal

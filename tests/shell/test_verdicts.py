@@ -10,12 +10,12 @@ from typing import Any
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.cli import status_verbs
 from synchro.cli.verdict import LATE_S, Picture, Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
 from synchro.errors import WalIo
+from synchro.instance import events as ev
 from synchro.server.node import Node
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from mesh import ASYNC, SYNC
 from sim.model import TxnKey, change
 
-from synchro import instance_events as ev
 from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, RequestId
+from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn

@@ -9,8 +9,8 @@ import msgpack
 from mesh import ASYNC, SYNC
 from sim.history import INF, Seen
 
-from synchro import instance_events as ev
 from synchro.ids import CallId, RequestId
+from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.storage import xrow
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mesh import SYNC
 from sim.clients import Op, expire, write_of
 
-from synchro import instance_events as ev
+from synchro.instance import events as ev
 from synchro.row import TxnId
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from sim.model import LogModel
 
 from synchro.errors import Corruption, XlogGap
 from synchro.ids import LOCAL, NOBODY
-from synchro.instance_recovery import snapshot_view
+from synchro.instance.recovery import snapshot_view
 from synchro.replication.trust import Remembered
 from synchro.row import RaftState, Txn
 from synchro.server.directory import DataDirectory

@@ -21,12 +21,12 @@ from sim.losses import RETRY_S, Damage
 from sim.model import LogModel
 from sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
 
-from synchro import instance_events as ev
 from synchro.config import Limits, Settings
 from synchro.errors import Corruption, DiskFailed, SynchroError, WalIo, XlogGap
 from synchro.ids import CallId, InstanceId, Term
-from synchro.instance import Instance
-from synchro.instance_recovery import recover_instance, snapshot_view
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.replication.trust import AckMemory, Remembered

@@ -23,8 +23,8 @@ from sim.nemesis import Nemesis
 from sim.net import Net
 from sim.shell import SMALL, Machine, Process
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
+from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import xrow

@@ -11,9 +11,9 @@ import pytest
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import ListValue
 
-from synchro import instance_events as ev
 from synchro.config import MIB, Limits
 from synchro.errors import BatchTooLarge, WrongFormat
+from synchro.instance import events as ev
 from synchro.row import Dml, RowType
 from synchro.rpc import codec, malformed
 from synchro.rpc.generated.v1 import common_pb2, data_pb2

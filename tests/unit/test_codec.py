@@ -8,7 +8,7 @@ from google.protobuf.struct_pb2 import Value
 
 from synchro.config import Limits
 from synchro.errors import BatchTooLarge, IllegalParams, NoSuchSpace, SynchroError, WrongFormat
-from synchro.instance_events import Position, WaitMode
+from synchro.instance.events import Position, WaitMode
 from synchro.rpc import codec
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.generated.v1.data_pb2 import ExecuteRequest, Op

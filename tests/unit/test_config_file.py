@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from synchro.config import BootstrapStrategy, ElectionMode, FencingMode, Limits, Settings, WalMode
-from synchro.config_address import check_has_address, check_listen, needs_insecure
-from synchro.config_file import ClusterConfig, ConfigFileError, load, load_all, parse
-from synchro.config_init import init_text, settings_without_file
+from synchro.config.address import check_has_address, check_listen, needs_insecure
+from synchro.config.file import ClusterConfig, ConfigFileError, load, load_all, parse
+from synchro.config.template import init_text, settings_without_file
 from synchro.errors import ConfigError
 
 MASTER_MASTER = """\

@@ -12,8 +12,8 @@ import yaml
 import synchro
 from synchro.cli.processes import LOG_FILE, READY_FILE
 from synchro.config import Limits, Settings
-from synchro.config_file import ClusterConfig, ConfigFileError, parse
-from synchro.config_schema import ENVIRONMENT_SCOPE, leaves
+from synchro.config.file import ClusterConfig, ConfigFileError, parse
+from synchro.config.schema import ENVIRONMENT_SCOPE, leaves
 
 NAMES = ("i1", "i2", "i3")
 

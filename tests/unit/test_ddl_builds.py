@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import pytest
 from test_memtx_data import SPACE, delete, do, insert, memtx_with
 
-from synchro import instance_events as ev
 from synchro.config import Limits
 from synchro.errors import TupleFound, WalIo
 from synchro.ids import CallId, InstanceId
+from synchro.instance import events as ev
 from synchro.row import Dml, RowType
 from synchro.storage import schema_ops, xrow
 from synchro.storage.memtx import BuildNeeded, Memtx

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from mesh import Mesh
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode
 from synchro.ids import NOBODY, Term
+from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 
 

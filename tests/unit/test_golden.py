@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from synchro.config import ElectionMode, Settings
-from synchro.instance import Instance
-from synchro.instance_recovery import recover_instance
+from synchro.instance.core import Instance
+from synchro.instance.recovery import recover_instance
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile, decode_identity
 from synchro.storage.journal import Journal

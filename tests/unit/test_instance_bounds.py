@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from synchro import instance_events as ev
 from synchro.config import Limits
 from synchro.errors import TupleFound
+from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.storage import xrow
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 from mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import SynchroError, WalIo
 from synchro.ids import CallId, InstanceId
+from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import schema_ops, xrow

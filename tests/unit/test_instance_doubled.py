@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode
 from synchro.ids import NOBODY, InstanceId, Term
+from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from tests.mesh import ASYNC, Mesh
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from mesh import Mesh
 
-from synchro import instance_events as ev
 from synchro.config import QuorumFormula, Settings
 from synchro.ids import CallId, InstanceId
+from synchro.instance import events as ev
 
 
 def with_quorum(members: int, text: str | int, **settings: object) -> Mesh:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import msgpack
 import pytest
 
-from synchro import instance_events as ev
 from synchro.config import Limits, QuorumFormula
 from synchro.errors import WalIo
 from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
+from synchro.instance import events as ev
 from synchro.row import Field, RowType, Txn, TxnId
 from synchro.server import info
 from synchro.storage import schema, schema_ops, xrow

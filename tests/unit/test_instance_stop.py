@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mesh import ASYNC, LOCAL_SPACE, Mesh
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import WalIo
 from synchro.ids import NOBODY, InstanceId, Lsn
+from synchro.instance import events as ev
 from synchro.row import Confirm, RowType, TxnId
 from synchro.vclock import Vclock
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import msgpack
 
-from synchro import instance_events as ev
 from synchro.errors import SplitBrain, TupleFound
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, RequestId
-from synchro.instance import Instance
-from synchro.instance_recovery import recover_instance, snapshot_view
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.queue.limbo import QueueState
 from synchro.row import (
     FLAG_COMMIT,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from mesh import Mesh
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, FencingMode
 from synchro.errors import NoElectionQuorum
 from synchro.ids import CallId, InstanceId, Term
-from synchro.instance_transfers import Phase, Transfer
+from synchro.instance import events as ev
+from synchro.instance.transfers import Phase, Transfer
 
 MANUAL = ElectionMode.MANUAL
 

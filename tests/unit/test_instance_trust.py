@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from synchro import instance_events as ev
 from synchro.errors import WalIo
 from synchro.ids import NOBODY, InstanceId, Lsn, RequestId, Term
+from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.replication.trust import Missing
 from synchro.row import RowType, TxnId

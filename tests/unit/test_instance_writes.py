@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import BatchTooLarge, SyncTimeout, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId, Term
+from synchro.instance import events as ev
 from synchro.row import Confirm, RowType, TxnId
 from synchro.storage import xrow
 from synchro.vclock import Vclock

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import msgpack
 import pytest
 
-from synchro import instance_events as ev
 from synchro.ids import CallId, InstanceId, Lsn, RequestId
-from synchro.instance import Instance
-from synchro.instance_recovery import recover_instance, snapshot_view
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.row import RowType, TxnId
 from synchro.storage import xrow
 from synchro.storage.snapshot import SnapshotAssembler, decode_chunk, iter_chunks

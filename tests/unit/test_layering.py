@@ -1,7 +1,5 @@
-"""Imports point downward only, and cores are pure: read with `ast`, compared with the table below.
-
-The table is the one in docs/architecture.md. A module finds its row by the longest matching prefix.
-"""
+"""Imports point downward only, and cores are pure: read with `ast`, compared with the table of
+docs/architecture.md, "Who may import whom"."""
 
 from __future__ import annotations
 
@@ -19,100 +17,45 @@ PACKAGE = ROOT / "synchro"
 
 # --- the table ------------------------------------------------------------------------------------------
 
-L0 = (
-    "synchro.ids",
-    "synchro.vclock",
-    "synchro.row",
-    "synchro.errors",
-    "synchro.config",
-    "synchro.json_form",
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of the table allows: full names; one that ends in `.*` stands for all below it too."""
+
+    always: frozenset[str]
+    in_functions: frozenset[str]
+
+
+def _read_table() -> dict[str, Row]:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## Who may import whom\n")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line]
+    groups = {cells[0]: cells[1] for cells in lines if len(cells) == 2}
+    top = {path.stem for path in PACKAGE.iterdir()}
+
+    def names(cell: str) -> frozenset[str]:
+        words = " ".join(groups.get(word, word) for word in cell.split()).replace("`", "").split()
+        return frozenset(f"synchro.{word}" if word.partition(".")[0] in top else word for word in words)
+
+    table = {}
+    for module, always, in_functions in (cells for cells in lines if len(cells) == 3 and "`" in cells[0]):
+        name = module.strip("`")
+        table["synchro" if name == "__init__" else f"synchro.{name}"] = Row(
+            names(always), names(in_functions)
+        )
+    return table
+
+
+TABLE = _read_table()
+"""Prefix of a module -> its row in docs/architecture.md."""
+
+CORES = tuple(
+    f"synchro.{name}"
+    for name in (
+        *("ids", "vclock", "row", "errors", "json_form", "config.settings", "config.quorum_formula"),
+        *("raft", "queue", "replication", "storage", "instance"),
+    )
 )
-FORMATS = ("synchro.storage",)
-L1 = ("synchro.raft", "synchro.queue", "synchro.replication", *FORMATS)
-L2 = ("synchro.instance",)
-GENERATED = ("synchro.rpc.generated", "google", "grpc", "grpc_status", "grpc_health", "grpc_reflection")
-TRANSLATION = ("synchro.rpc.codec", "synchro.rpc.status")
-FORMAT_LIBRARIES = ("msgpack", "google_crc32c", "zstandard", "sortedcontainers", "BTrees")
-SHELL = ("synchro.failpoints", "synchro.logs", "trio", "outcome")
-
-CONFIG_FILE = (
-    "synchro.config_file",
-    "synchro.config_yaml",
-    "synchro.config_schema",
-    "synchro.config_address",
-    "synchro.config_rules",
-    "synchro.config_init",
-)
-
-ALLOWED: dict[str, tuple[str, ...]] = {
-    "synchro": (),
-    "synchro.ids": (),
-    "synchro.json_form": (),
-    "synchro.vclock": ("synchro.ids",),
-    "synchro.row": ("synchro.ids", "synchro.vclock"),
-    "synchro.errors": ("synchro.ids",),
-    "synchro.config": ("synchro.ids", "synchro.errors"),
-    "synchro.raft": (*L0, "synchro.raft"),
-    "synchro.queue": (*L0, "synchro.queue"),
-    "synchro.replication": (*L0, "synchro.replication"),
-    "synchro.storage": (*L0, *FORMATS, *FORMAT_LIBRARIES),
-    "synchro.storage.identity": (*L0, *FORMATS, "synchro.failpoints"),
-    "synchro.storage.disk": (*L0, *FORMATS, *SHELL),
-    "synchro.storage.wal": (*L0, *FORMATS, *SHELL),
-    "synchro.instance": (*L0, *L1, *L2),
-    "synchro.failpoints": ("synchro.errors", "trio"),
-    "synchro.logs": (*L0, "structlog"),
-    "synchro.config_yaml": ("yaml",),
-    "synchro.config_schema": (*L0, "synchro.config_yaml"),
-    "synchro.config_address": L0,
-    "synchro.config_rules": (*L0, "synchro.config_address", "synchro.config_schema", "synchro.config_yaml"),
-    "synchro.config_file": (*L0, *CONFIG_FILE),
-    "synchro.config_init": (*L0, *CONFIG_FILE),
-    "synchro.server": (*L0, *L1, *L2, *SHELL, "synchro.server", "prometheus_client", "h11", "msgpack"),
-    "synchro.rpc": (*L0, *L1, *L2, *SHELL, *GENERATED, "synchro.server", "synchro.rpc", "sniffio", "msgpack"),
-    "synchro.rpc.codec": (*L0, *L1, *L2, *GENERATED, "synchro.rpc.codec", "msgpack"),
-    "synchro.rpc.status": (*L0, *GENERATED),
-    "synchro.client": (
-        *L0,
-        *GENERATED,
-        *TRANSLATION,
-        "synchro.config_address",
-        "synchro.client",
-        "msgpack",
-    ),
-    "synchro.aio": (*L0, "synchro.client"),
-    "synchro.cli": (
-        *L0,
-        "synchro.client",
-        "synchro.aio",
-        "synchro.cli",
-        *CONFIG_FILE,
-        "rich",
-        "typer",
-        "yaml",
-    ),
-    "synchro.main": ("",),
-    "synchro.__main__": ("",),
-}
-"""Module prefix -> what it may import besides the standard library. An empty prefix means everything."""
-
-LAZILY: dict[str, tuple[str, ...]] = {
-    "synchro.cli": ("synchro.main", "synchro.logs", "synchro.failpoints", *FORMATS, "msgpack", "grpc"),
-    "synchro.client": ("trio", "outcome"),
-    "synchro.aio": ("trio",),
-    "synchro": ("synchro.client",),
-}
-"""What may be imported inside a function only: verbs that run no server must start quickly."""
-
-TYPING_ONLY: dict[str, tuple[str, ...]] = {
-    "synchro.server": ("synchro.rpc.host",),
-    "synchro.client": ("trio", "outcome"),
-    "synchro.cli": FORMATS,
-    "synchro": ("synchro.client",),
-}
-"""What may stand in annotations but not be imported at run time: the handle that ends the process."""
-
-CORES = (*L0, "synchro.raft", "synchro.queue", "synchro.replication", "synchro.storage", "synchro.instance")
 NOT_CORES = ("synchro.storage.disk", "synchro.storage.wal", "synchro.storage.identity")
 ON_A_DISK = ("synchro.storage.journal", "synchro.storage.recovery", "synchro.storage.snapshot")
 """Work on the `Disk` they are given, real or simulated; pure otherwise."""
@@ -158,8 +101,8 @@ PURE_NAMES = {
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint", "id"})
 NOW = frozenset({"now", "utcnow", "today"})
 
-LIGHT = ("synchro.cli", "synchro.client", "synchro.main", "synchro.__main__", *CONFIG_FILE)
-NOT_LIGHT = ("synchro.client.aio", "synchro.main.supervise")
+LIGHT = ("synchro.cli", "synchro.client", "synchro.process.serve", "synchro.__main__", "synchro.config")
+NOT_LIGHT = ("synchro.client.aio", "synchro.client.on_trio")
 HEAVY = frozenset({"trio", "structlog", "pydantic", "prometheus_client"})
 
 
@@ -224,19 +167,21 @@ def imports(module: str) -> tuple[Import, ...]:
 
 
 def _is_under(module: str, prefixes: tuple[str, ...]) -> bool:
-    """Also `synchro.instance_events` is under `synchro.instance`: it is one layer in several files."""
-    return any(
-        prefix == ""
-        or module == prefix
-        or module.startswith(prefix + ".")
-        or (prefix == "synchro.instance" and module.startswith("synchro.instance_"))
-        for prefix in prefixes
-    )
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
 
 
-def _row(table: dict[str, tuple[str, ...]], module: str) -> str | None:
-    rows = [prefix for prefix in table if prefix != "synchro" and _is_under(module, (prefix,))]
-    return max(rows, key=len, default="synchro" if module == "synchro" else None)
+def _is_named(target: str, names: frozenset[str]) -> bool:
+    """`target`: a module, or a module and a name in it; a library with all its parts."""
+    if not target.startswith("synchro"):
+        return target.partition(".")[0] in names
+    below = [target[:at] for at, char in enumerate(target) if char == "."]
+    return target in names or any(f"{name}.*" in names for name in (*below, target))
+
+
+def _row(module: str) -> Row | None:
+    rows = [prefix for prefix in TABLE if prefix != "synchro" and _is_under(module, (prefix,))]
+    name = max(rows, key=len, default="synchro")
+    return None if name == "synchro" and module != "synchro" else TABLE[name]
 
 
 def _is_core(module: str) -> bool:
@@ -251,21 +196,15 @@ CORE_MODULES = [module for module in MODULES if _is_core(module)]
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downward(module: str) -> None:
-    row = _row(ALLOWED, module)
-    assert row is not None, (
-        f"{module} has no row in the table of {Path(__file__).name} and docs/architecture.md"
-    )
+    row = _row(module)
+    assert row is not None, f"{module} has no row in the table of docs/architecture.md"
     problems = []
     for item in imports(module):
         top = item.target.partition(".")[0]
         if top == "__future__" or (top in sys.stdlib_module_names and top != "synchro"):
             continue
-        allowed = ALLOWED[row]
-        if item.lazy:
-            allowed += LAZILY.get(_row(LAZILY, module) or "", ())
-        if item.typing_only:
-            allowed += TYPING_ONLY.get(_row(TYPING_ONLY, module) or "", ())
-        if item.target != "synchro" and not _is_under(item.target, allowed):
+        allowed = row.always | row.in_functions if item.lazy else row.always
+        if item.target != "synchro" and not _is_named(item.target, allowed):
             problems.append(f"{MODULES[module]}:{item.line}: {module} may not import {item.target}")
         # A format is a function from bytes to rows: the files behind it are the shell's.
         shell = NOT_CORES[1:] if _is_under(module, ON_A_DISK) else NOT_CORES
@@ -274,10 +213,49 @@ def test_imports_point_downward(module: str) -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_l1_packages_do_not_know_each_other() -> None:
-    for name in ("raft", "queue", "replication", "storage"):
-        others = {other for other in L1 if other != f"synchro.{name}"}
-        assert not others & set(ALLOWED[f"synchro.{name}"])
+def test_every_row_of_the_table_has_a_module() -> None:
+    assert not [prefix for prefix in TABLE if not any(_is_under(module, (prefix,)) for module in MODULES)]
+
+
+def _circles() -> list[list[str]]:
+    """Groups of modules that import each other, by whatever path [Tarjan]."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    circles = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        path.append(module)
+        for item in imports(module):
+            if item.target not in MODULES:
+                continue
+            if item.target not in order:
+                visit(item.target)
+            if item.target in path:
+                lowest[module] = min(lowest[module], lowest[item.target])
+        if lowest[module] == order[module]:
+            group = path[path.index(module) :]
+            del path[path.index(module) :]
+            if len(group) > 1:
+                circles.append(sorted(group))
+
+    for module in MODULES:
+        if module not in order:
+            visit(module)
+    return circles
+
+
+def test_no_modules_import_each_other() -> None:
+    """`TYPE_CHECKING` and imports inside functions are no way around it."""
+    assert _circles() == []
+
+
+def test_cores_do_not_know_each_other() -> None:
+    names = ("raft", "queue", "replication", "storage")
+    for name in names:
+        others = {f"synchro.{other}.*" for other in names if other != name}
+        assert not others & TABLE[f"synchro.{name}"].always
 
 
 def test_client_verbs_start_without_the_server_s_libraries() -> None:

@@ -12,9 +12,9 @@ import pytest
 from test_instance_shared import numbered, put_all
 from test_memtx_data import SPACE, do, insert, memtx_with, replace
 
-from synchro import instance_events as ev
 from synchro.config import Limits
 from synchro.errors import MemoryIssue, SynchroError, TupleFound
+from synchro.instance import events as ev
 from synchro.row import Dml, RowType
 from synchro.server import info
 from synchro.storage import schema_ops, xrow

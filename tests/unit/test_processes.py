@@ -16,7 +16,7 @@ import pytest
 
 from synchro.cli import local_verbs, processes
 from synchro.cli.processes import State, Target, init, parse_target, restart, start, stop
-from synchro.config_file import ConfigFileError
+from synchro.config.file import ConfigFileError
 from synchro.errors import ConfigError
 
 STAND_IN = """

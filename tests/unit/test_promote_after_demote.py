@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mesh import Mesh
 
-from synchro import instance_events as ev
+from synchro.instance import events as ev
 
 
 @pytest.mark.parametrize("members", [1, 3])

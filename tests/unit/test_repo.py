@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synchro.config_file import load_all
+from synchro.config.file import load_all
 from synchro.errors import ALL_ERRORS, BY_REASON
 from synchro.failpoints import POINTS
 
@@ -89,7 +89,7 @@ def test_the_yaml_of_the_documents_loads() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     path = ROOT / "docs" / "configuration.md"
-    from synchro.config_file import parse
+    from synchro.config.file import parse
 
     assert parse(example, path=path, environ={}).warnings == ()
 

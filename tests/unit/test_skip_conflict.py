@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from synchro import instance_events as ev
 from synchro.errors import CantUpdatePrimaryKey, FieldType, TupleFound, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId
+from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, Dml, Field, RowType, TxnId
 from synchro.storage import schema, schema_ops, xrow
 from tests.mesh import ASYNC, SYNC, Mesh

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from synchro import instance_events as ev
 from synchro.ids import InstanceId, Lsn, RequestId
+from synchro.instance import events as ev
 from synchro.row import Dml, Field, Puts, RowType
 from synchro.storage import schema, schema_ops, xrow
 from synchro.storage.memtx import Memtx

@@ -9,10 +9,10 @@ import pytest
 from limbo_world import A, B, C, Data, LogRow, Site, confirm, promote
 from mesh import ASYNC, SYNC, Mesh
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import SplitBrain
 from synchro.ids import InstanceId, Lsn
+from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 
 

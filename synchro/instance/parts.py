@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
 from synchro.errors import (
     Loading,
@@ -18,8 +17,9 @@ from synchro.errors import (
     SyncQueueUnclaimed,
 )
 from synchro.ids import NOBODY, TERM_LEAP_MAX, CallId, InstanceId, Term
-from synchro.instance_calls import Call
-from synchro.instance_log import LogTail
+from synchro.instance import events as ev
+from synchro.instance.log_tail import LogTail
+from synchro.instance.pending_txn import Call
 from synchro.queue.fates import Drops
 from synchro.queue.limbo import Limbo, QueueState
 from synchro.queue.request_table import RequestTable

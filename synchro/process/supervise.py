@@ -17,17 +17,17 @@ from synchro.cli.processes import LISTENING, LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
-from synchro.main import descriptors
+from synchro.process import descriptors
 from synchro.rpc import fault_service, peer_service
 from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host
+from synchro.rpc.peer_transport import open_grpc_transport
 from synchro.rpc.services import ClientServices
-from synchro.rpc.transport import open_grpc_transport
 from synchro.server.api import WatchFacts
 from synchro.server.directory import DataDirectory
 from synchro.server.failing_disk import SnapshotDisk
 from synchro.server.garbage import tune_garbage_collector
-from synchro.server.life import Life
+from synchro.server.lifecycle import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
 
@@ -167,7 +167,7 @@ def _reopen_log(log: Any) -> None:
 
 
 def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int:
-    """See `synchro.main.serve`."""
+    """See `synchro.process.serve.serve`."""
     logs.configure(format=settings.log_format, level=settings.log_level)
     logs.take_stderr()
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from synchro.errors import SynchroError
 from synchro.ids import CallId, Lsn
-from synchro.instance_events import ClientWrite
+from synchro.instance.events import ClientWrite
 from synchro.queue.entry import LimboEntry
 from synchro.row import Control, RaftState, Txn, TxnId, new_tuple
 from synchro.storage.memtx import Prepared
@@ -114,7 +114,7 @@ InFlight: TypeAlias = PendingTxn | ControlWrite | HardStateWrite | NopWrite
 
 @dataclass(frozen=True, slots=True)
 class TransferCall:
-    """A promote or demote waits; what for is in `instance_transfers.Transfer`."""
+    """A promote or demote waits; what for is in `instance.transfers.Transfer`."""
 
     is_demote: bool
 

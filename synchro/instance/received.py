@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from synchro import instance_events as ev
 from synchro.errors import SynchroError, TupleFound
 from synchro.ids import InstanceId, Term
-from synchro.instance_calls import NopWrite
-from synchro.instance_state import State
-from synchro.instance_txns import Transactions
+from synchro.instance import events as ev
+from synchro.instance.parts import State
+from synchro.instance.pending_txn import NopWrite
+from synchro.instance.transactions import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Control, Demote, Dml, Promote, Txn

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from synchro.config import KIB, MIB, ElectionMode, FencingMode, Limits, QuorumFormula, WalMode
-from synchro.config_yaml import Located
+from synchro.config.located import Located
 from synchro.errors import ConfigError
 
 SECONDS_MIN: Final = 1e-9

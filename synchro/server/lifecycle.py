@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import trio
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, WalMode, doubtful
 from synchro.errors import (
     ConfigError,
@@ -35,8 +34,9 @@ from synchro.errors import (
     TimedOut,
     WalQueueFull,
 )
-from synchro.instance import Instance
-from synchro.instance_recovery import recover_instance
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.instance.recovery import recover_instance
 from synchro.row import Txn
 from synchro.server.bootstrap import BootstrapHere, Wait, find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt

@@ -1,4 +1,4 @@
-"""The program: `cli` for people, `serve` for one instance, `run_instance` inside a trio loop.
+"""One instance as a process: `serve` in the foreground, `run_instance` inside a trio loop.
 
 Importing this is cheap: verbs that run no server must start at once.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from synchro.server.node import Node
 
 
-def cli() -> None:
-    """Entry point of the program `synchro`."""
-    if "serve" in sys.argv[1:]:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # from the first moment on; see `serve`
-    from synchro.cli.app import main
-
-    main()
-
-
 def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
     leave, with one log record that says why. warnings: of its configuration, a record each."""
@@ -36,7 +26,7 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
     # Before gRPC is imported: it writes lines of its own to stderr about each broken connection.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from synchro.main.supervise import serve_in_foreground
+    from synchro.process.supervise import serve_in_foreground
 
     return serve_in_foreground(settings, warnings)
 
@@ -65,7 +55,7 @@ async def run_instance(
     """One instance in this trio loop, until `stop` is set; see `supervise.run_instance`."""
     import trio
 
-    from synchro.main import supervise
+    from synchro.process import supervise
 
     await supervise.run_instance(
         settings, host=host, log=log, stop=stop, task_status=task_status or trio.TASK_STATUS_IGNORED

@@ -12,12 +12,12 @@ from typing import cast, overload
 from synchro.config import Settings
 from synchro.errors import IllegalParams
 from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
-from synchro.instance import Instance, raft_settings
-from synchro.instance_calls import PendingTxn
-from synchro.instance_events import Position
-from synchro.instance_log import LogTail
-from synchro.instance_state import State
-from synchro.instance_txns import Transactions
+from synchro.instance.core import Instance, raft_settings
+from synchro.instance.events import Position
+from synchro.instance.log_tail import LogTail
+from synchro.instance.parts import State
+from synchro.instance.pending_txn import PendingTxn
+from synchro.instance.transactions import Transactions
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
 from synchro.queue.entry import LimboEntry
 from synchro.queue.fates import Drops, DropsState, LsnRange

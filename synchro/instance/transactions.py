@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
-from synchro import instance_events as ev
 from synchro.errors import SynchroError, SyncRollback, SyncTimeout, TransactionConflict
 from synchro.ids import CallId, InstanceId, Lsn, Term
-from synchro.instance_calls import PendingTxn
-from synchro.instance_state import State
+from synchro.instance import events as ev
+from synchro.instance.parts import State
+from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.effects import EntriesRolledBack
 from synchro.queue.fates import TxnFate, fate_by_lsn
 from synchro.queue.limbo import QueueState

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId, Term
-from synchro.instance_calls import ControlWrite, HardStateWrite, InFlight, PendingTxn
-from synchro.instance_events import WriteRows
+from synchro.instance.events import WriteRows
+from synchro.instance.pending_txn import ControlWrite, HardStateWrite, InFlight, PendingTxn
 from synchro.row import (
     FLAG_COMMIT,
     GROUP_DEFAULT,

@@ -3,11 +3,11 @@
 `step` routes every event to raft, limbo, memtx and the replication filters, and turns their answers into
 effects. It holds no rule of the protocol: those live in the parts. See docs/architecture.md for the flows.
 
-    instance_state      what the parts share          instance_log        LSNs, and what is on its way to disk
-    instance_writes     writes of clients             instance_txns       from prepare to decision
-    instance_received   rows from peers               instance_transfers  promote and demote calls
-    instance_recovery   snapshot + WAL -> Instance, and back
-    instance_stop       the clean end
+    parts           what the parts share          log_tail      LSNs, and what is on its way to disk
+    client_writes   writes of clients             transactions  from prepare to decision
+    received        rows from peers               transfers     promote and demote calls
+    recovery        snapshot + WAL -> Instance, and back
+    stop            the clean end
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never, cast
 
-from synchro import instance_events as ev
 from synchro.config import ElectionMode, Settings
 from synchro.errors import LinearizableQuorum, NotLeader, SynchroError, TimedOut
 from synchro.ids import NOBODY, CallId, InstanceId, Term
-from synchro.instance_calls import (
+from synchro.instance import events as ev
+from synchro.instance.client_writes import Writes
+from synchro.instance.parts import DOUBLED, State
+from synchro.instance.pending_txn import (
     READ_CALL,
     ControlWrite,
     HardStateWrite,
@@ -28,12 +30,10 @@ from synchro.instance_calls import (
     ReadCall,
     TransferCall,
 )
-from synchro.instance_received import Received
-from synchro.instance_state import DOUBLED, State
-from synchro.instance_stop import Stop
-from synchro.instance_transfers import Phase, Transfer, interfering_elections
-from synchro.instance_txns import Transactions
-from synchro.instance_writes import Writes
+from synchro.instance.received import Received
+from synchro.instance.stop import Stop
+from synchro.instance.transactions import Transactions
+from synchro.instance.transfers import Phase, Transfer, interfering_elections
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
 from synchro.queue.limbo import Limbo, QueueState
 from synchro.raft import messages as raft_ev
@@ -56,7 +56,7 @@ def raft_settings(settings: Settings) -> RaftSettings:
 
 
 class Instance:
-    """The state of one instance, and the only way to change it. Made by `instance_recovery.recover_instance`.
+    """The state of one instance, and the only way to change it. Made by `instance.recovery.recover_instance`.
 
     I1  A `Reply` is sent once for every call, and an LSN leaves the instance only after `RowsWritten`.
     I2  Raft hears of a term before anything that came with it is counted or applied [L-5].
@@ -260,7 +260,7 @@ class Instance:
 
     @property
     def state(self) -> State:
-        """For `instance_recovery.snapshot_view`."""
+        """For `instance.recovery.snapshot_view`."""
         return self._state
 
     @property

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
-from synchro.config_address import needs_insecure
-from synchro.config_rules import (
+from synchro.config.address import needs_insecure
+from synchro.config.located import Located, NotYaml, compose, compose_value
+from synchro.config.rules import (
     View,
     check_addresses,
     idle_options,
@@ -27,7 +28,7 @@ from synchro.config_rules import (
     settings_of,
     without,
 )
-from synchro.config_schema import (
+from synchro.config.schema import (
     ENVIRONMENT,
     ENVIRONMENT_SCOPE,
     ROOT,
@@ -35,7 +36,6 @@ from synchro.config_schema import (
     Section,
     check,
 )
-from synchro.config_yaml import Located, NotYaml, compose, compose_value
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX
 

@@ -18,7 +18,7 @@ from synchro.errors import (
     Unsupported,
 )
 from synchro.ids import NOBODY, CallId, InstanceId, Term
-from synchro.instance_events import Demoted, Outcome, Promoted, Rejected
+from synchro.instance.events import Demoted, Outcome, Promoted, Rejected
 from synchro.queue.effects import OwnerChanged
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from synchro.config import PeerAddress, Settings
-from synchro.config_address import WILDCARDS, join, split, without_login
-from synchro.config_file import ConfigFileError
-from synchro.config_schema import NAME, Problem
+from synchro.config.address import WILDCARDS, join, split, without_login
+from synchro.config.file import ConfigFileError
+from synchro.config.schema import NAME, Problem
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX
 

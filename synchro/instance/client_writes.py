@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import assert_never
 
-from synchro import instance_events as ev
 from synchro.errors import (
     BatchTooLarge,
     IllegalParams,
@@ -21,9 +20,10 @@ from synchro.errors import (
     WalQueueFull,
 )
 from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId, Lsn, RequestId
-from synchro.instance_calls import PendingTxn
-from synchro.instance_state import State
-from synchro.instance_txns import Transactions, conflict
+from synchro.instance import events as ev
+from synchro.instance.parts import State
+from synchro.instance.pending_txn import PendingTxn
+from synchro.instance.transactions import Transactions, conflict
 from synchro.queue.limbo import QueueState
 from synchro.row import (
     FLAG_COMMIT,

@@ -22,9 +22,9 @@ from synchro.config import (
     Settings,
     WalMode,
 )
-from synchro.config_address import is_connectable, join, split, without_login
-from synchro.config_schema import Problem
-from synchro.config_yaml import Located
+from synchro.config.address import is_connectable, join, split, without_login
+from synchro.config.located import Located
+from synchro.config.schema import Problem
 
 DEFAULT_DIR: Final = "var/lib/{{ instance_name }}"
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")

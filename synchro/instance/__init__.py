@@ -1,0 +1,1 @@
+"""One instance of a replica set without I/O: `core.Instance.step(event, now) -> effects`."""
