@@ -27,7 +27,7 @@ LIMIT: Final = 8 << 20
 
 
 class SmallDisk:
-    """A tmpfs of 1 MB in a mount namespace of its own, which a process holds; it is gone with that process."""
+    """A tmpfs of 1 MB in a mount namespace of its own, which a process holds; it goes with that process."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,9 @@ class SmallDisk:
                 try:
                     filler.write(bytes(4096))
                 except OSError as error:
-                    assert error.errno == errno.ENOSPC
-                    return
+                    if error.errno == errno.ENOSPC:
+                        return
+                    raise
 
     def free(self) -> None:
         (self.root / "filler").unlink()
