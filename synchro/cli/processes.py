@@ -402,6 +402,7 @@ def start(
 ) -> list[Process]:
     """Start what is not running, return when all are up. extra: further arguments of `serve`.
 
+    One that an earlier start began, and that does not listen yet, is waited for as well (P2).
     A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
     the others stay up. on_starting: called with each name, for the "starting" lines.
     """
@@ -409,17 +410,22 @@ def start(
         check_listen(target.config.instance(name).settings, insecure=insecure)
     options = [*(["--insecure"] if insecure else []), *extra]
     with _locked(target):
-        begun: dict[str, int] = {}
+        waits: dict[str, _Start] = {}
         unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
-            if running_pid(target, name) is None and name not in unreachable:
-                if on_starting is not None:
-                    on_starting(name)
-                try:
-                    begun[name] = _spawn(target, name, options, environ)
-                except OSError as error:
-                    unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
-        waits = {name: _Start(target, name, pid) for name, pid in begun.items()}
+            if name in unreachable:
+                continue
+            pid = running_pid(target, name)
+            if pid is not None:
+                if _was_started_here(target, name, pid) and not _is_listening(target, name, pid):
+                    waits[name] = _Start(target, name, pid, is_new=False)
+                continue
+            if on_starting is not None:
+                on_starting(name)
+            try:
+                waits[name] = _Start(target, name, _spawn(target, name, options, environ))
+            except OSError as error:
+                unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
         results: dict[str, Process] = {}
         deadline = time.monotonic() + timeout_s
         while len(results) < len(waits):
@@ -491,23 +497,35 @@ class _Start:
     target: Target
     name: str
     pid: int
+    is_new: bool = True
+    """Begun by this call; False: by an earlier one, whose time was over before it listened."""
     loading_since: float | None = None
 
     def look(self, now: float, *, is_late: bool) -> Process | None:
         """The result, once there is one."""
         target, name = self.target, self.name
-        if _children[self.pid].poll() is not None:
-            code = _children.pop(self.pid).returncode
-            return _failed(target, name, State.EXITED, None, f"exited with code {code} while starting")
+        if (end := self._end()) is not None:
+            return self._failed(State.EXITED, None, end)
         if _is_ready(target, name, self.pid):
-            return _process(target, name, changed=True)
+            return _process(target, name, changed=self.is_new)
         if self.loading_since is None and _is_listening(target, name, self.pid):
             self.loading_since = now
-        if self.loading_since is not None and now - self.loading_since > LOADING_GRACE_S:
-            return _process(target, name, changed=True)
+        if self.loading_since is not None and (is_late or now - self.loading_since > LOADING_GRACE_S):
+            return _process(target, name, changed=self.is_new)
         if is_late:
-            return _failed(target, name, State.STUCK, self.pid, "runs, but does not listen in time")
+            return self._failed(State.STUCK, self.pid, "runs, but does not listen in time")
         return None
+
+    def _end(self) -> str | None:
+        """How it ended; None: it runs."""
+        if self.is_new:
+            if _children[self.pid].poll() is None:
+                return None
+            return f"exited with code {_children.pop(self.pid).returncode} while starting"
+        return None if _is_ours(self.pid, self.target, self.name) else "ended while starting"
+
+    def _failed(self, state: State, pid: int | None, what: str) -> Process:
+        return replace(_failed(self.target, self.name, state, pid, what), changed=self.is_new)
 
 
 def _accepts(settings: Settings) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -350,6 +351,29 @@ def test_an_instance_that_hangs_before_it_listens_is_stuck(
     [first, _] = start(target, timeout_s=1.0)
     assert first.state is State.STUCK
     assert "does not listen in time" in first.message
+
+
+def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEND-P2: it runs, but nobody can connect to it; until it listens the second one waits as the first."""
+    monkeypatch.setenv("STAND_IN", "hangs")
+    [first, _] = start(target, timeout_s=0.1)
+    [again, _] = start(target, timeout_s=0.1)
+    assert (again.state, again.pid, again.changed) == (State.STUCK, first.pid, False)
+    assert first.pid is not None
+    killer = threading.Timer(0.3, os.kill, (first.pid, signal.SIGKILL))
+    killer.start()
+    [ended, _] = start(target, timeout_s=5.0)
+    assert (ended.state, ended.pid, ended.changed) == (State.EXITED, None, False)
+    assert "ended while starting" in ended.message
+
+
+def test_one_that_listens_when_the_time_is_over_is_started(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the time of the call is: it only waits for its peers."""
+    monkeypatch.setenv("STAND_IN", "waits")
+    monkeypatch.setattr(processes, "LOADING_GRACE_S", 1000.0)
+    assert [p.state for p in start(target, timeout_s=4.0)] == [State.LOADING, State.LOADING]
 
 
 @pytest.mark.parametrize("damage", ["removed", "broken", "renamed", "dangling", "other environment"])
