@@ -123,6 +123,10 @@ MEANINGS: Final = {
     ),
     "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),
     "PROTOCOL": ("a peer broke the protocol; only this stream stops", "report it, with the logs of both"),
+    "PROTOCOL_VERSION": (
+        "a peer speaks another version of the peer protocol; both are given, nothing was done",
+        "use releases that speak the same one",
+    ),
     "SPLIT_BRAIN": (
         "two histories that contradict each other met; only this stream stops",
         "decide which side is right, let the other join again",
