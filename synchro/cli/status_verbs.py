@@ -228,7 +228,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
 
 
 def _rw(member: Member) -> str:
-    if member.info is None or member.is_loading:
+    if not member.is_ready or member.info is None:
         return ""
     return "ro" if member.info["ro"] else "rw"
 

@@ -49,12 +49,17 @@ class Member:
         return self.info is not None and self.info["status"] == "loading"
 
     @property
+    def is_stopping(self) -> bool:
+        """It answers what is asked of its state, and does nothing else any more."""
+        return self.info is not None and self.info["status"] == "stopping"
+
+    @property
     def is_ready(self) -> bool:
-        return self.is_up and not self.is_loading
+        return self.is_up and not self.is_loading and not self.is_stopping
 
     @property
     def is_writable(self) -> bool:
-        return self.info is not None and not self.info["ro"]
+        return self.info is not None and not self.info["ro"] and not self.is_stopping
 
     @property
     def ro_reason(self) -> str | None:
@@ -119,8 +124,8 @@ class Member:
             return "foreign"
         if self.info is None:
             return "follows" if self.is_followed else "down"
-        if self.is_loading:
-            return "loading"
+        if self.is_loading or self.is_stopping:
+            return str(self.info["status"])
         if self.is_forgetful:
             return "amnesia"
         state = str(self.election.get("state", "follower"))
@@ -177,7 +182,13 @@ class Picture:
     def acknowledges(self, member: Member) -> bool:
         """Whether a write that begins now may count on its ack."""
         authority = self.authority
-        if authority is None or member.foreign or member.is_loading or member.is_forgetful:
+        if (
+            authority is None
+            or member.foreign
+            or member.is_loading
+            or member.is_stopping
+            or member.is_forgetful
+        ):
             return False
         if (member.info or {}).get("no_room") or member.name in lives(self):
             return False
@@ -240,7 +251,7 @@ def _with_next(text: str, command: str) -> str:
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
-SELF_EVIDENT: Final = frozenset({"down", "loading"})
+SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
 """The sentence and the table say so already."""
 
 
@@ -293,6 +304,9 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     if loading:
         reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
         return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
+    stopping = [member.name for member in picture.members if member.is_stopping]
+    if stopping:
+        return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     return "Down: no instance answers.", start
@@ -635,6 +649,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
         elif member.is_loading:
             yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
+        elif member.is_stopping:
+            yield Problem("stopping", f"{member.name} is stopping.", member.name)
         elif not member.is_up and not member.is_followed and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])

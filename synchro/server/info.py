@@ -78,7 +78,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "waits_for": node.waits_for or None,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
-        "status": "running" if node.is_ready else "loading",
+        "status": node.status,
         "uptime": trio.current_time() - node.started_at,
         "pid": os.getpid(),
         "version": version(),

@@ -191,6 +191,13 @@ class Node:
             raise self.loading()
 
     @property
+    def status(self) -> str:
+        """loading, running or stopping."""
+        if self.is_ready:
+            return "running"
+        return "stopping" if self.stage == STOPPING or self.halted is not None else "loading"
+
+    @property
     def has_wal_room(self) -> bool:
         """Whether more received rows may be prepared now; always into an empty queue, however small it is."""
         waiting = max(self.wal.queued_bytes, self.core.state.log.bytes)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
@@ -125,12 +126,14 @@ def test_without_elections_a_hanging_sync_costs_time_only(make_cluster: MakeClus
         )
         [stuck] = eventually("it is noticed", lambda: owner.records("wal_stuck"), soon_s(10))
         assert str(owner.dir) in stuck["directory"]
-        began, written = time.monotonic(), len(load.written)
+        written = len(load.written)
         assert queue_of(owner) == before, "it waits for its disk, as the owner"
         eventually("the disk answers", lambda: len(load.written) > written, soon_s(10))
-        assert time.monotonic() - began > 0.5, "nothing was acknowledged while the disk was silent"
         assert queue_of(owner) == before
     assert queue_of(owner) == before
+    times = sorted(at for _, at in load.written)
+    silence_s = max(later - earlier for earlier, later in pairwise(times))
+    assert silence_s > SILENCE_S - 1, "nothing was acknowledged while the disk was silent"
     assert not any(instance.records("queue_owner_changed")[1:] for instance in cluster)
 
 
@@ -155,7 +158,7 @@ def test_pauses_in_every_mode(make_cluster: MakeCluster, failover: str, who: str
     cluster, owner = set_of_three(make_cluster, failover)
     with loaded(cluster, has_successors=failover == "election") as load:
         for silence_s in (SILENCE_S, SILENCE_S, 2.0):
-            [owner] = [instance for instance in cluster if queue_of(instance)[2]]
+            owner = cluster.wait_leader(soon_s(30))
             followers = [instance for instance in cluster if instance is not owner]
             targets = {"owner": [owner], "follower": followers[:1], "all": list(cluster)}[who]
             for target in targets:
@@ -163,6 +166,5 @@ def test_pauses_in_every_mode(make_cluster: MakeCluster, failover: str, who: str
             time.sleep(silence_s)
             for target in targets:
                 target.resume()
-            eventually("one owner", lambda: any(queue_of(instance)[2] for instance in cluster), soon_s(30))
             load.wait_more()
     assert not any(instance.records("wal_stuck") for instance in cluster)

@@ -241,6 +241,21 @@ def test_who_is_silent_although_its_process_runs_is_restarted(state: processes.S
     assert judge(seen).next == advice
 
 
+def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
+    """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
+    found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
+    assert found.lines() == [
+        "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+    ]
+    assert [(p.kind, p.text) for p in found.problems] == [("stopping", "instance003 is stopping.")]
+    rows = status_verbs.status_rows(picture(info(1, ro=False), info(2), info(3, status="stopping")))[1]
+    assert [row[3] for row in rows] == ["leader", "follower", "stopping"]
+
+    found = judge(picture(info(1, ro=False, status="stopping")))
+    assert not found.writable and not found.readable
+    assert found.lines() == ["Not ready: instance001 is stopping. Next: synchro status --watch"]
+
+
 def test_rows_that_no_log_holds_any_more() -> None:
     gone = info(2)
     gone["replication"][1]["upstream"] = {"status": "loading", "reason": "XLOG_GAP"}
