@@ -226,8 +226,8 @@ def _all_pids() -> list[int]:
         return []
 
 
-def _served_name(pid: int, config: Path) -> str | None:
-    """The instance of this file that the process was started for; None: of another one, or no instance."""
+def _served(pid: int) -> tuple[str, str] | None:
+    """Configuration and name of the instance that the process was started for; None: it is none of a file."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -244,7 +244,48 @@ def _served_name(pid: int, config: Path) -> str | None:
             given = os.path.join(os.readlink(f"/proc/{pid}/cwd"), given)
         except OSError:
             return None
-    return values.get("--name") if os.path.realpath(given) == os.path.realpath(config) else None
+    return given, values.get("--name", "")
+
+
+def _served_name(pid: int, config: Path) -> str | None:
+    """The instance of this file that the process was started for; None: of another one, or no instance."""
+    found = _served(pid)
+    if found is None or os.path.realpath(found[0]) != os.path.realpath(config):
+        return None
+    return found[1] or None
+
+
+def local_target(members: Mapping[int, str]) -> Target | None:
+    """The set of which instances run on this host, if its file has these members: port here -> name, "" if
+    that is not known. By it a person can be told how those that do not run are started."""
+    seen: set[str] = set()
+    for pid in _all_pids():
+        found = _served(pid)
+        if found is None or found[0] in seen or not _shares_network(pid):
+            continue
+        seen.add(found[0])
+        try:
+            target = parse_target(found[0])
+        except ConfigError:
+            continue
+        named = name_by_port(target)
+        if all(port in named and name in ("", named[port]) for port, name in members.items()):
+            return target
+    return None
+
+
+def name_by_port(target: Target) -> dict[int, str]:
+    listens = {name: target.config.instance(name).settings.listen for name in target.names}
+    ports = {name: listen.rpartition(":")[2] for name, listen in listens.items()}
+    return {int(port): name for name, port in ports.items() if port.isdigit()}
+
+
+def _shares_network(pid: int) -> bool:
+    """Else 127.0.0.1 is another host for it, as in a container."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), os.stat("/proc/self/ns/net"))
+    except OSError:
+        return False
 
 
 def _lock_holder(data: str) -> int | None:

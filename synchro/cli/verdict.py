@@ -139,6 +139,11 @@ class Picture:
     members: list[Member]
     replicaset: str = ""
     target: Target | None = None
+    """What was asked for, if that was a configuration."""
+    local: Target | None = None
+    """Else the one from which instances on this host were started, if it is that of this set."""
+    local_states: Mapping[str, str] = field(default_factory=dict)
+    """Name -> state of its process, of those of `local`."""
 
     @property
     def authority(self) -> Member | None:
@@ -431,8 +436,14 @@ def start_command(picture: Picture, down: Sequence[Member]) -> str:
     down = [member for member in down if not member.foreign]
     if not down:
         return ""
-    path = "CONFIG" if picture.target is None else _relative(str(picture.target.config.path))
-    states = {id(member): None if member.process is None else member.process.state.value for member in down}
+    target = picture.target or picture.local
+    path = "CONFIG" if target is None else _relative(str(target.config.path))
+    states = {
+        id(member): picture.local_states.get(member.name)
+        if member.process is None
+        else member.process.state.value
+        for member in down
+    }
     # One whose process runs and does not answer hangs or is stopped: `start` would leave it as it is.
     ended = [member for member in down if states[id(member)] not in ("running", "loading")]
     hung = [member for member in down if states[id(member)] == "running"]

@@ -221,6 +221,19 @@ def test_the_pid_file_may_say_what_it_likes(target: Target, content: str | None)
         other.wait()
 
 
+def test_the_file_of_a_set_is_found_by_the_processes_of_this_host(target: Target, free_port: int) -> None:
+    """By ports, and by the names that are known; one process is enough."""
+    first = parse_target(f"{target.config.path}:instance001")
+    names = {free_port: "instance001", free_port + 1: ""}
+    assert processes.local_target(names) is None
+    start(first)
+    found = processes.local_target(names)
+    assert found is not None and found.config.path == target.config.path
+    assert processes.name_by_port(found) == {free_port: "instance001", free_port + 1: "instance002"}
+    assert processes.local_target({free_port: "another"}) is None
+    assert processes.local_target({free_port: "instance001", free_port + 2: ""}) is None
+
+
 def test_var_run_and_the_lock_file_may_be_gone(target: Target) -> None:
     running = [process.pid for process in start(target)]
     shutil.rmtree(target.directory / "var" / "run")
