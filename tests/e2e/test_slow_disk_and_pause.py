@@ -109,21 +109,24 @@ def queue_of(instance: Instance) -> tuple[int, int, bool]:
     return queue["owner"], queue["term"], not info["ro"]
 
 
+def hang(instance: Instance) -> None:
+    """Its next sync takes long; the process runs."""
+    request = fault_pb2.SetFailpointRequest(
+        name="wal.before_fsync",
+        action=fault_pb2.FAILPOINT_ACTION_DELAY,
+        delay=seconds(SILENCE_S),
+        times=1,
+    )
+    instance.remote.call(instance.remote.faults.SetFailpoint, request)
+
+
 def test_without_elections_a_hanging_sync_costs_time_only(make_cluster: MakeCluster) -> None:
     cluster, owner = set_of_three(make_cluster, faults=True)
     cluster.expect_log("wal_stuck")
     before = queue_of(owner)
     assert before[2]
     with loaded(cluster) as load:
-        owner.remote.call(
-            owner.remote.faults.SetFailpoint,
-            fault_pb2.SetFailpointRequest(
-                name="wal.before_fsync",
-                action=fault_pb2.FAILPOINT_ACTION_DELAY,
-                delay=seconds(SILENCE_S),
-                times=1,
-            ),
-        )
+        hang(owner)
         [stuck] = eventually("it is noticed", lambda: owner.records("wal_stuck"), soon_s(10))
         assert str(owner.dir) in stuck["directory"]
         written = len(load.written)
@@ -168,3 +171,25 @@ def test_pauses_in_every_mode(make_cluster: MakeCluster, failover: str, who: str
                 target.resume()
             load.wait_more()
     assert not any(instance.records("wal_stuck") for instance in cluster)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("who", ["follower", "followers", "all"])
+def test_without_elections_hanging_syncs_of_others_cost_time_only(
+    make_cluster: MakeCluster, who: str
+) -> None:
+    cluster, owner = set_of_three(make_cluster, faults=True)
+    cluster.expect_log("wal_stuck")
+    before = queue_of(owner)
+    others = [instance for instance in cluster if instance is not owner]
+    targets = {"follower": others[:1], "followers": others, "all": list(cluster)}[who]
+    with loaded(cluster) as load:
+        for _ in range(2):
+            for target in targets:
+                hang(target)
+            time.sleep(SILENCE_S + 1)
+            load.wait_more()
+    assert queue_of(owner) == before
+    assert {instance.name for instance in cluster if instance.records("wal_stuck")} == {
+        target.name for target in targets
+    }
