@@ -264,6 +264,8 @@ def local_target(members: Mapping[int, str]) -> Target | None:
         if found is None or found[0] in seen or not _shares_network(pid):
             continue
         seen.add(found[0])
+        if not os.path.isfile(found[0]):  # gone, or one that is never read to its end
+            continue
         try:
             target = parse_target(found[0])
         except ConfigError:
