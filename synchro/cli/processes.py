@@ -6,7 +6,7 @@ NAME.pid, NAME.ready and NAME.json (what `stop` needs if the configuration is go
 
     P1  An instance runs if a process holds the lock of its data directory, whatever the PID file says; the
         PID file counts only for a process that /proc shows to be started for this instance.
-    P2  Who listens is told by our child itself: that a port answers proves nothing.
+    P2  Who listens is told by our child itself, or by the kernel: that a port answers proves nothing.
     P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
 """
 
@@ -47,6 +47,8 @@ LOCK_NAME: Final = "instance.lock"
 LISTENING: Final = "listening"
 """Behind the PID in the ready file: the port is ours, data is not served yet."""
 TAIL_BYTES: Final = 4096
+TCP_LISTEN: Final = "0A"
+"""State of a socket in /proc/net/tcp."""
 CONFIG_NAME: Final = "config.yaml"
 
 
@@ -386,6 +388,37 @@ def _is_listening(target: Target, name: str, pid: int) -> bool:
     return _announced(target, name)[:1] == [str(pid)]
 
 
+def _lacks_port(target: Target, name: str, pid: int) -> bool:
+    """It runs, and nobody can connect to it yet: by its own word, or, if `start` was not told, by the
+    kernel's."""
+    if _is_listening(target, name, pid):
+        return False
+    holds = _holds_port(pid, target.config.instance(name).settings.listen)
+    return _noted_pid(target, name) == pid if holds is None else not holds
+
+
+def _holds_port(pid: int, listen: str) -> bool | None:
+    """Whether the process listens at the port of this address; None: that cannot be known here."""
+    port = listen.rpartition(":")[2]
+    if not port.isdigit():
+        return None
+    wanted = set()
+    try:
+        for table in ("tcp", "tcp6"):
+            file = Path(f"/proc/{pid}/net/{table}")
+            lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+            for fields in map(str.split, lines[1:]):
+                if fields[3] == TCP_LISTEN and int(fields[1].rpartition(":")[2], 16) == int(port):
+                    wanted.add(f"socket:[{fields[9]}]")
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in wanted:
+                    return True
+    except (OSError, ValueError, IndexError):
+        return None
+    return False
+
+
 def _announced(target: Target, name: str) -> list[str]:
     file = _ready_file(target.directory, name)
     try:
@@ -445,7 +478,7 @@ def start(
 ) -> list[Process]:
     """Start what is not running, return when all are up. extra: further arguments of `serve`.
 
-    One that an earlier start began, and that does not listen yet, is waited for as well (P2).
+    One that runs already, and does not listen yet, is waited for as well (P2).
     A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
     the others stay up. on_starting: called with each name, for the "starting" lines.
     """
@@ -460,7 +493,7 @@ def start(
                 continue
             pid = running_pid(target, name)
             if pid is not None:
-                if _was_started_here(target, name, pid) and not _is_listening(target, name, pid):
+                if _lacks_port(target, name, pid):
                     waits[name] = _Start(target, name, pid, is_new=False)
                 continue
             if on_starting is not None:
@@ -541,7 +574,7 @@ class _Start:
     name: str
     pid: int
     is_new: bool = True
-    """Begun by this call; False: by an earlier one, whose time was over before it listened."""
+    """Begun by this call; False: by a person, or an earlier call, whose time was over before it listened."""
     loading_since: float | None = None
 
     def look(self, now: float, *, is_late: bool) -> Process | None:
@@ -549,9 +582,12 @@ class _Start:
         target, name = self.target, self.name
         if (end := self._end()) is not None:
             return self._failed(State.EXITED, None, end)
-        if _is_ready(target, name, self.pid):
-            return _process(target, name, changed=self.is_new)
-        if self.loading_since is None and _is_listening(target, name, self.pid):
+        is_listening = _is_listening(target, name, self.pid)
+        if not self.is_new and not is_listening:
+            is_listening = not _lacks_port(target, name, self.pid)
+        if is_listening and (process := _process(target, name, changed=self.is_new)).state is State.RUNNING:
+            return process
+        if self.loading_since is None and is_listening:
             self.loading_since = now
         if self.loading_since is not None and (is_late or now - self.loading_since > LOADING_GRACE_S):
             return _process(target, name, changed=self.is_new)

@@ -380,6 +380,36 @@ def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch
     assert "ended while starting" in ended.message
 
 
+def test_start_does_not_take_a_process_for_up_that_a_person_began_and_that_does_not_listen(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that recovers much. It tells nobody how far it is, so the kernel is asked who has the port."""
+    first = parse_target(f"{target.config.path}:instance001")
+    host, _, port = first.config.instance("instance001").settings.listen.rpartition(":")
+    command = [sys.executable, str(tmp_path / "stand_in.py"), "serve", "--config", str(target.config.path)]
+    by_hand = subprocess.Popen([*command, "--name", "instance001"], env={**os.environ, "STAND_IN": "hangs"})
+    try:
+        deadline = time.monotonic() + 10
+        while pids(first) != [by_hand.pid] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with socket.create_server((host, int(port))):  # that somebody answers proves nothing
+            [process] = start(first, timeout_s=0.2)
+        assert (process.state, process.pid, process.changed) == (State.STUCK, by_hand.pid, False)
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+    by_hand = subprocess.Popen([*command, "--name", "instance001"], env={**os.environ, "STAND_IN": "slow"})
+    try:
+        while pids(first) != [by_hand.pid] and time.monotonic() < deadline + 10:
+            time.sleep(0.02)
+        [process] = start(first)
+        assert (process.state, process.pid, process.changed) == (State.RUNNING, by_hand.pid, False)
+        socket.create_connection((host, int(port)), timeout=1).close()
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+
+
 def test_one_that_listens_when_the_time_is_over_is_started(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
