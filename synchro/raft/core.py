@@ -65,6 +65,10 @@ class Raft:
     R10 In a term that came without the role of who began it (on an ack, in a Hello, on a frame, or told by a
         follower) votes are given as ever, but nobody stands by itself before the roles are known; for one
         death timeout from the first such term at most (ADR 15).
+    R11 Where no majority is needed, a term that was only seen makes an instance raise it at once no more than
+        once per death timeout: else two that cannot hear each other do so in turn, without end (ADR 15).
+    R12 A term is raised below 2^62 only, the bound of what peers accept. At it nobody stands any more, and
+        one beyond it, from a log of an old version, is not shown to anybody (ADR 25).
     """
 
     def __init__(
@@ -110,6 +114,8 @@ class Raft:
         """Standing without being asked waits one death timeout from here. None: need not wait."""
         self._roleless_since: float | None = None
         """When the first term came whose beginner is not known yet (R10). None: that of this term is."""
+        self._rushed_at: float | None = None
+        """When a term that was seen was last answered by the next one, at once (R11)."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
@@ -310,6 +316,12 @@ class Raft:
         undecided = self._electorate - self._votes.voters() - {self.self_id}
         return self._needs_majority and 1 + len(undecided) >= self.membership.election_quorum
 
+    def _may_rush(self, now: float) -> bool:
+        """Whether the next term may follow at once on one that came from another (R11)."""
+        if self._needs_majority:
+            return self._has_winner_resigned
+        return self._rushed_at is None or now >= self._rushed_at + self.settings.death_timeout_s
+
     @property
     def _has_winner_resigned(self) -> bool:
         """The leader of the volatile term was not heard as such: it gave up before [E-18]."""
@@ -454,7 +466,8 @@ class Raft:
             return  # R9
         if self._is_term_open:
             self.volatile_vote = self.self_id
-        elif not self._needs_majority or self._has_winner_resigned:
+        elif self._may_rush(now):
+            self._rushed_at = now
             self._stand()
         else:  # others voted, and one of them may have won: as for who voted for another [E-22]
             self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
