@@ -369,7 +369,7 @@ class Applier:
             instance_uuid=node.uuid,
             name=node.settings.instance_name,
             vclock=core.vclock.without_local(),
-            term=core.raft.term,
+            term=core.raft.shown_term,
             credit=node.settings.limits.peer_credit_bytes,
             # Who may have forgotten rows of its own wants them back [M-38].
             id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
@@ -563,7 +563,7 @@ class Applier:
             self._ack_tm = received.popleft()[2]
         stream.send_nowait(
             PeerAck(
-                ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
+                ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
                 credit=node.settings.limits.peer_credit_bytes,
                 tm=self._ack_tm,
                 following=node.following,

@@ -58,7 +58,7 @@ class Peers:
             bootstrap_leader_uuid=node.bootstrap_leader_uuid,
             registered_uuids=frozenset(uuid for uuid, _ in core.memtx.members().values()),
             queue_owner=core.limbo.owner_id,
-            term=core.raft.term,
+            term=core.raft.shown_term,
             start_id=node.start_id,
             address=node.address,
         )

@@ -176,7 +176,7 @@ class Relay:
                 vclock=core.vclock.without_local(),
                 replicaset_uuid=node.replicaset_uuid,
                 last_ack=last_ack,
-                term=core.raft.term,
+                term=core.raft.shown_term,
                 instance_uuid=node.uuid,
                 instance_name=node.settings.instance_name,
                 start_id=node.start_id,
@@ -256,7 +256,7 @@ class Relay:
         continues: bool = False,
     ) -> None:
         raft, self._raft = self._raft, None
-        term = self._node.core.raft.term
+        term = self._node.core.raft.shown_term
         self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
         self._send(
             Frame(
