@@ -78,8 +78,8 @@ def not_elected_in_time(term: Term, *, votes: int, needed: int) -> TimedOut:
 
 
 _NEW_SET: Final = (
-    "nothing was changed. Numbers end at 2^62; these come from a log of a version that had no such bound. What "
-    "is committed is still read here. Next: make a new replica set and copy the data into it"
+    "nothing was changed. Numbers end at 2^62; these come from a log of a version that had no such bound. "
+    "What is committed is still read here. Next: make a new replica set and copy the data into it"
 )
 
 

@@ -1,4 +1,4 @@
-"""Quorum below a majority: candidates that cannot hear each other do not raise the term without end (ADR 15)."""
+"""Quorum below a majority: candidates that do not hear each other do not raise the term again and again."""
 
 from __future__ import annotations
 

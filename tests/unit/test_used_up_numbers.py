@@ -1,7 +1,7 @@
 """Terms and LSNs at or beyond their bound, in a log or snapshot of a version that had none (MEND-N1).
 
-They were accepted once, so the instance starts and serves what it has; it raises nothing beyond the bound, tells
-nobody, and says what to do.
+They were accepted once, so the instance starts and serves what it has; it raises nothing beyond the bound,
+tells nobody, and says what to do.
 """
 
 from __future__ import annotations
