@@ -35,6 +35,7 @@ from synchro.storage.xlog import (
     encode_header,
     file_name,
 )
+from synchro.storage.xrow import why
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 CHUNK_BYTES_MAX: Final = 1024 * 1024
@@ -258,7 +259,7 @@ def decode_chunk(data: bytes) -> Chunk:
     try:
         chunk = _decode_payload(ChunkKind(kind), crc, space_id, payload)
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
-        raise DecodeError(f"bad frame: {error}") from error
+        raise DecodeError(f"bad frame: {why(error)}") from error
     got = len(chunk.tuples) + len(chunk.requests) if kind in (ChunkKind.TUPLES, ChunkKind.REQUESTS) else 1
     if got != items:
         raise DecodeError(f"the frame holds {got} items, not {items}")

@@ -49,7 +49,7 @@ class Sent:
     """What a source sends, sound as long as nobody changes it."""
 
     spaces: Spaces
-    meta: SnapshotMeta = SnapshotMeta(replicaset_uuid=REPLICASET)
+    meta: SnapshotMeta = field(default_factory=lambda: SnapshotMeta(replicaset_uuid=REPLICASET))
     rows: list[Txn] = field(default_factory=list)
     start: JoinStart | None = None
     end: JoinEnd | None = None
