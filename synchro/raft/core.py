@@ -330,7 +330,7 @@ class Raft:
         heard have shown what they are [E-16]."""
         heard = self._last_heard
         is_refused = any(
-            message.vclock is not None and not message.vclock.covers(self._vclock)
+            message.vclock is not None and not message.vclock.covers(self._vclock.shown())
             for message in heard.values()
             if message.role is Role.CANDIDATE
         )
@@ -635,7 +635,7 @@ class Raft:
         for source, message in self._last_heard.items():
             if message.role is not Role.CANDIDATE or message.vclock is None:
                 continue
-            if message.vclock.covers(self._vclock):
+            if message.vclock.covers(self._vclock.shown()):
                 self.volatile_vote = source
                 self._roleless_since = None
                 return
@@ -801,7 +801,7 @@ class Raft:
             role=self.role,
             leader=self.leader if is_term_written else NOBODY,
             is_leader_seen=is_term_written and self.is_leader_seen,
-            vclock=self._vclock.without_local() if self.role is Role.CANDIDATE else None,
+            vclock=self._vclock.shown() if self.role is Role.CANDIDATE else None,
         )
 
     def _draw_shift(self) -> float:

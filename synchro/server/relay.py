@@ -173,9 +173,9 @@ class Relay:
         self._send(
             Accepted(
                 id=core.self_id,
-                vclock=core.vclock.without_local(),
+                vclock=core.vclock.shown(),
                 replicaset_uuid=node.replicaset_uuid,
-                last_ack=last_ack,
+                last_ack=last_ack.shown(),
                 term=core.raft.shown_term,
                 instance_uuid=node.uuid,
                 instance_name=node.settings.instance_name,
@@ -242,7 +242,7 @@ class Relay:
                 number = node.core.read_barrier.number
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
-                beat = Heartbeat(number, tm, node.core.vclock.without_local())
+                beat = Heartbeat(number, tm, node.core.vclock.shown())
             if beat is not None or self._raft is not None:
                 self._send_frame(heartbeat=beat)
 

@@ -191,3 +191,27 @@ def test_an_instance_without_lsns_is_read_only_and_says_why(lsn: int, space: int
     assert mesh[1].vclock.get(ONE) == lsn
     mesh.promote(2)
     assert mesh[2].limbo.owner_id == TWO  # the others go on
+
+
+def test_no_lsn_beyond_the_bound_is_shown() -> None:
+    """Another instance's, from before: its rows are here, and this one leads all the same."""
+    write = xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
+    log = [xrow.encode_ops([write], InstanceId(3), Lsn(U64), 0)]
+    mesh = restarted(log, ElectionMode.MANUAL)
+    mesh.crash(3)
+    mesh.crash(2)
+    mesh.down[2] = list(mesh.members[1].wal)
+    mesh.restart(2)
+    mesh.step(1, ev.PromoteRequested(mesh.call_id()))
+    shown = []
+    while mesh.persist(1):
+        shown.append(mesh[1].raft.message().vclock)
+    assert Vclock({InstanceId(3): Lsn(NUMBER_END - 1)}) in shown
+    mesh.settle()
+    assert mesh[1].raft.is_leader
+    call = mesh.write(1, (1,))
+    mesh.settle()
+    assert mesh.committed(call)
+    assert Vclock({LOCAL: Lsn(4), ONE: Lsn(U64), TWO: Lsn(7)}).shown() == Vclock(
+        {ONE: Lsn(NUMBER_END - 1), TWO: Lsn(7)}
+    )
