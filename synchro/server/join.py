@@ -374,7 +374,14 @@ class _Trial:
                 f"{self._space_id}; nothing was kept"
             )
         self._space_id = space_id
+        if space_id == schema.TRUNCATE_ID:
+            # Of a space that was dropped row by row its row may be left; it means nothing any more.
+            known = {space.id for space in self._memtx.spaces()}
+            self._count += sum(row[0] not in known for row in tuples if row)
+            tuples = [row for row in tuples if not row or row[0] in known]
         ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
+        if not ops:
+            return
         try:
             self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
         except SynchroError as error:

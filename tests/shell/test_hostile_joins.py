@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,16 +12,16 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from synchro.config import Settings
+from synchro.config import Limits, Settings
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance_recovery import recover_instance
 from synchro.row import Confirm, Demote, Nop, Promote, RaftState, Row, RowType, Txn
 from synchro.server.directory import DataDirectory
-from synchro.server.join import join
+from synchro.server.join import _Trial, join
 from synchro.server.transport import (
     JoinChunk,
     JoinEnd,
@@ -30,10 +31,11 @@ from synchro.server.transport import (
     JoinSnapshotEnd,
     JoinStart,
 )
-from synchro.storage import schema, xrow
+from synchro.storage import schema, schema_ops, xrow
 from synchro.storage.disk import RealDisk
+from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import recover
-from synchro.storage.snapshot import SnapshotMeta, iter_chunks
+from synchro.storage.snapshot import ChunkKind, SnapshotMeta, decode_chunk, iter_chunks
 from synchro.storage.xlog import crc32c
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, REPLICASET, SYNC, first_tuples, uuid_of
@@ -174,7 +176,8 @@ def test_a_sound_join_is_kept(tmp_path: Path) -> None:
         (schema.CLUSTER_ID, (32, uuid_of(9), "i9"), "_cluster"),
         (schema.CLUSTER_ID, (5, "no uuid", "i5"), "_cluster"),
         (schema.CLUSTER_ID, ("five", uuid_of(9), "i9"), "_cluster"),
-        (schema.TRUNCATE_ID, (999, 1), "_truncate"),
+        (schema.TRUNCATE_ID, (280, 1), "_truncate"),
+        (schema.TRUNCATE_ID, (), "_truncate"),
     ],
 )
 def test_a_bad_tuple_ends_the_join_by_name(
@@ -281,6 +284,54 @@ def test_whatever_a_join_brings_is_started_from_or_refused(
     first = meta.vclock.get(TWO) + 1
     sent.rows = [control(KIND[type(body)], body, first + n) for n, body in enumerate(found)]
     joined(tmp_path_factory.mktemp("joiner"), sent)
+
+
+KINDS: list[dict[str, Any]] = [{}, {"is_sync": True}, {"is_local": True}, {"kind": "data-temporary"}]
+PARTS = [[[1, "unsigned"]], [[2, "string"]], [[3, "number", {"is_nullable": True}]]]
+STEPS = ["space", "index", "index", "put", "put", "put", "drop", "forget", "truncate", "rename"]
+
+
+def change_of(memtx: Memtx, step: str, which: int, number: int) -> Sequence[Any]:
+    name = f"s{which}"
+    match step:
+        case "space":
+            return schema_ops.create_space(memtx, name, **KINDS[number % 4])
+        case "index":
+            place = number % 3
+            is_unique = number % 2 == 0
+            return schema_ops.create_index(
+                memtx, name, f"i{place}", unique=is_unique or place == 0, parts=PARTS[place]
+            )
+        case "put":
+            value = (number, f"t{number}", number or None, {})
+            return [xrow.dml_from_values(RowType.REPLACE, memtx.space(name).id, value=value)]
+        case "drop":
+            return schema_ops.drop_space(memtx, name)
+        case "forget":  # the row of `_truncate` is left
+            return [op for op in schema_ops.drop_space(memtx, name) if op.space_id != schema.TRUNCATE_ID]
+        case "truncate":
+            return schema_ops.truncate(memtx, name)
+        case _:
+            return schema_ops.alter_space(memtx, name, name=f"s{number % 4}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3), st.integers(0, 40)), max_size=60),
+    st.sampled_from([60, 300, 2**20]),
+)
+@example([("space", 0, 0), ("index", 0, 0), ("put", 0, 1), ("truncate", 0, 0), ("forget", 0, 0)], 300)
+def test_whatever_an_instance_has_can_be_joined(found: list[tuple[str, int, int]], frame_bytes: int) -> None:
+    """Nothing that came to be by changes that were accepted is refused, wherever its frames are cut."""
+    memtx = Memtx(Limits())
+    for step, which, number in found:
+        with contextlib.suppress(SynchroError):
+            memtx.commit(memtx.prepare(change_of(memtx, step, which, number), from_peer=True))
+    trial = _Trial(Settings())
+    for frame in iter_chunks(SnapshotMeta(), memtx.freeze(with_local=False), chunk_bytes_max=frame_bytes):
+        chunk = decode_chunk(frame)
+        if chunk.kind is ChunkKind.TUPLES:
+            trial.add(chunk.space_id, chunk.tuples)
 
 
 async def test_the_joiner_lives_and_joins_when_the_source_is_mended(
