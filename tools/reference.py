@@ -68,8 +68,8 @@ MEANINGS: Final = {
     "OLD_TERM": ("the term has moved on", "promote again"),
     "IN_ANOTHER_PROMOTE": ("a promote or demote is running here already", "wait for it"),
     "ELECTION_DISABLED": (
-        "needs elections, but `election_mode` is off, the log is not known to be complete, or terms or LSNs are "
-        "used up",
+        "needs elections, but `election_mode` is off, the log is not known to be complete, or terms or LSNs "
+        "are used up",
         "change the configuration, or as the message says",
     ),
     "NO_ELECTION_QUORUM": ("too few instances are connected to elect", "`synchro status`"),
