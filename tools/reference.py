@@ -67,7 +67,11 @@ MEANINGS: Final = {
     "INTERFERING_ELECTIONS": ("another instance was elected meanwhile", "look who leads, promote again"),
     "OLD_TERM": ("the term has moved on", "promote again"),
     "IN_ANOTHER_PROMOTE": ("a promote or demote is running here already", "wait for it"),
-    "ELECTION_DISABLED": ("needs elections, but `election_mode` is off", "change the configuration"),
+    "ELECTION_DISABLED": (
+        "needs elections, but `election_mode` is off, the log is not known to be complete, or terms or LSNs "
+        "are used up",
+        "change the configuration, or as the message says",
+    ),
     "NO_ELECTION_QUORUM": ("too few instances are connected to elect", "`synchro status`"),
     "NOT_LEADER": ("only the leader may do this", "send it to the leader in the hint"),
     "TIMED_OUT": (

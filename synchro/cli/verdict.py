@@ -256,6 +256,8 @@ def _with_next(text: str, command: str) -> str:
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
+EXHAUSTED: Final = "exhausted"
+"""Terms or LSNs are used up: an election is impossible, for ever."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
 """The sentence and the table say so already."""
 
@@ -283,6 +285,8 @@ def judge(picture: Picture) -> Verdict:
         text, command = f"Writable on {names}: asynchronous replication, nobody owns the queue.", start
     else:
         text, command = _writable(picture, counting, start)
+    if any(problem.kind == EXHAUSTED for problem in problems) and "promote" in command:
+        command = ""  # it would be refused
     return Verdict(
         writable=bool(writable) and not is_grave and spare >= 0,
         may_fail=max(0, spare) if writable and not is_grave else 0,
@@ -625,6 +629,12 @@ def _late(picture: Picture) -> Iterator[Problem]:
         yield Problem("late", text, member.name, f"synchro info replication -i {member.name}")
 
 
+def _exhausted(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if why := member.election.get("exhausted"):
+            yield Problem(EXHAUSTED, f"{member.name} can be elected no more: {why}.", member.name)
+
+
 def _memory(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         found = (member.info or {}).get("memtx") or {}
@@ -673,6 +683,7 @@ _FINDERS: Final = (
     _two_owners,
     _doubled,
     _foreign,
+    _exhausted,
     _stopped_streams,
     _log_gaps,
     _forgetful,

@@ -209,7 +209,7 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
             return msgpack.unpackb(data, use_list=False, strict_map_key=False)
         return json_form.decode_object(found)
     except (ValueError, TypeError) as error:
-        raise WrongFormat(f"{str(error) or 'malformed msgpack'}; nothing was done") from error
+        raise WrongFormat(f"{xrow.why(error)}; nothing was done") from error
 
 
 def json_fields(message: Message) -> Tuple:

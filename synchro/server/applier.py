@@ -368,8 +368,8 @@ class Applier:
             replicaset_uuid=node.replicaset_uuid,
             instance_uuid=node.uuid,
             name=node.settings.instance_name,
-            vclock=core.vclock.without_local(),
-            term=core.raft.term,
+            vclock=core.vclock.shown(),
+            term=core.raft.shown_term,
             credit=node.settings.limits.peer_credit_bytes,
             # Who may have forgotten rows of its own wants them back [M-38].
             id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
@@ -557,13 +557,13 @@ class Applier:
     def _send_ack(self, stream: Subscription) -> None:
         node = self._node
         core = node.core
-        vclock = core.vclock.without_local()
+        vclock = core.vclock.shown()
         received = self._received
         while received and received[0][1] <= vclock.get(received[0][0]):
             self._ack_tm = received.popleft()[2]
         stream.send_nowait(
             PeerAck(
-                ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
+                ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
                 credit=node.settings.limits.peer_credit_bytes,
                 tm=self._ack_tm,
                 following=node.following,
