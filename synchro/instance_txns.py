@@ -183,20 +183,24 @@ class Transactions:
         """A decided PROMOTE dropped them, newest first [Q-51]; nobody else may say SYNC_ROLLBACK."""
         for entry in effect.entries:
             pending = cast("PendingTxn", entry)
-            error = SyncRollback(
-                f"transaction {pending.name} was rolled back: the PROMOTE of term {effect.by_term} "
-                "did not hold it",
-                outcome="rolled_back",
-                by_term=effect.by_term,
-            )
+            error = None
+            if pending.calls or pending.submit_calls:
+                error = SyncRollback(
+                    f"transaction {pending.name} was rolled back: the PROMOTE of term {effect.by_term} "
+                    "did not hold it",
+                    outcome="rolled_back",
+                    by_term=effect.by_term,
+                )
             self.note_dropped(pending.txn)
             self.undo(pending, error)
 
-    def undo(self, pending: PendingTxn, error: SynchroError) -> None:
+    def undo(self, pending: PendingTxn, error: SynchroError | None) -> None:
+        """error: for those who wait for it; None: nobody does."""
         state, txn = self._state, pending.txn
         state.memtx.rollback(pending.prepared)
         state.requests.rolled_back(txn)
         for call_id in (*(pending.calls or ()), *(pending.submit_calls or ())):
+            assert error is not None
             state.refuse(call_id, error)
         for call_id, _ in pending.refusals or ():
             state.refuse(call_id, conflict())
