@@ -191,8 +191,8 @@ class Transactions:
                     outcome="rolled_back",
                     by_term=effect.by_term,
                 )
-            self.note_dropped(pending.txn)
             self.undo(pending, error)
+        self._note_all_dropped([cast("PendingTxn", entry).txn for entry in effect.entries])
 
     def undo(self, pending: PendingTxn, error: SynchroError | None) -> None:
         """error: for those who wait for it; None: nobody does."""
@@ -241,6 +241,21 @@ class Transactions:
         """Its LSNs have no effect: rolled back, or stored as NOPs."""
         if not txn.is_local:
             self._state.drops.add(txn.origin, txn.tsn, txn.lsn)
+
+    def _note_all_dropped(self, txns: Sequence[Txn]) -> None:
+        """Newest first. Neighbours are one range already: a full queue has tens of thousands."""
+        run: tuple[InstanceId, Lsn, Lsn] | None = None
+        for txn in txns:
+            if txn.is_local:
+                continue
+            if run is not None and run[0] == txn.origin and run[1] == txn.lsn + 1:
+                run = (run[0], txn.tsn, run[2])
+                continue
+            if run is not None:
+                self._state.drops.add(*run)
+            run = (txn.origin, txn.tsn, txn.lsn)
+        if run is not None:
+            self._state.drops.add(*run)
 
     def answer_submitted(self, pending: PendingTxn) -> None:
         for call_id, lsn in (pending.submit_calls or {}).items():

@@ -29,7 +29,7 @@ from synchro.errors import (
     Unsupported,
 )
 from synchro.ids import InstanceId
-from synchro.row import Dml, Puts, RowType, Tuple
+from synchro.row import PENDING_ROW_BYTES, Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Build, Draft
 from synchro.storage.index import Index, Iterator_, SelectResult
 from synchro.storage.key_def import Key
@@ -49,7 +49,7 @@ from synchro.storage.schema import (
     is_ddl_space,
     is_system,
 )
-from synchro.storage.space_store import SLOW_TO_FREE, SpaceStore, made_at_once
+from synchro.storage.space_store import SpaceStore, made_at_once
 from synchro.storage.system_rows import (
     OLD_REPLICASET_UUID,
     REPLICASET_UUID,
@@ -201,7 +201,7 @@ class Memtx:
     def rollback(self, prepared: Prepared) -> None:
         """Drop it. The newest of those that touch the same keys comes first."""
         assert not prepared.is_done  # X2
-        if prepared.size >= SLOW_TO_FREE and not self._is_bulk:
+        if prepared.size >= 2 * PENDING_ROW_BYTES * len(prepared.local) and not self._is_bulk:
             self._dead.append([new for _, _, new, _, _ in prepared.changes])
             if prepared.run is not None:
                 self._dead.append(list(prepared.run[2]))
