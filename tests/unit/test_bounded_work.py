@@ -253,7 +253,7 @@ def test_large_tuples_are_undone_and_replaced_in_time() -> None:
     maps = MIB - 64
 
     def tuples() -> list[Dml]:
-        datas = (b"\xdd" + (maps + 1).to_bytes(4, "big") + bytes((n,)) + b"\x80" * maps for n in range(6))
+        datas = (b"\xdd" + (maps + 1).to_bytes(4, "big") + bytes((n,)) + b"\x80" * maps for n in range(3))
         return [xrow.insert_dml(RowType.REPLACE, 512, data) for data in datas]
 
     for prepared in [memtx.prepare([op]) for op in tuples()]:
