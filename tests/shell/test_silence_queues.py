@@ -23,24 +23,15 @@ from synchro.config import MIB, ElectionMode, Limits
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.queue.request_table import RequestRecord, RequestTableState
 from synchro.row import FLAG_COMMIT, Confirm, Dml, Promote, Row, RowType, Txn
-from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import STEP_BYTES_MAX
 from synchro.server.node import Node
 from synchro.storage import schema, xrow
 from tests.shell.memory_set import MemorySet, create_space, open_set, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_silence import (
-    DATA,
     HALF_A_HEARTBEAT_S,
-    SCHEMA,
-    Busy,
     Watch,
-    execute,
-    measured,
-    schema_pb2,
-    update,
 )
-from tests.shell.test_silence import insert as insert_op
 
 LIMITS = Limits()
 SPACE, OTHER = 512, 513
@@ -357,36 +348,6 @@ async def test_a_large_frame_is_applied_in_steps(tmp_path: Path) -> None:
         assert len(data) // STEP_BYTES_MAX <= len(parts) < 2 * len(data) // STEP_BYTES_MAX
         assert [part for part in parts if len(part) > STEP_BYTES_MAX] == [large_one.data]
         assert sum(len(xrow.decode_txns(part)) for part in parts) == 2 * len(rows) + 1
-
-
-@pytest.mark.long
-async def test_eight_callers_of_a_set_of_three(tmp_path: Path) -> None:
-    """Tuples of a million values, updates of many small objects, and refusals that are found late."""
-    changes: dict[str, Any] = {"replication_timeout_s": 1.0, "election_timeout_s": 5.0}
-    with trio.fail_after(250):
-        async with (
-            open_grpc_set(tmp_path, 3, **changes) as nodes,
-            open_rpc_host() as host,
-            watched() as watch,
-        ):
-            await until(lambda: all(node.is_ready and len(node.relays) == 2 for node in nodes))
-            owner = next(node for node in nodes if node.core.is_writable)
-            term = owner.core.raft.term
-            assert owner.listen is not None
-            async with host.channel(owner.listen) as channel:
-                busy = Busy(owner, channel, watch)
-                space = schema_pb2.CreateSpaceRequest(name="t", is_sync=True)
-                assert await busy.call(SCHEMA + "CreateSpace", space.SerializeToString()) == ""
-                index = schema_pb2.CreateIndexRequest(space="t", name="pk")
-                assert await busy.call(SCHEMA + "CreateIndex", index.SerializeToString()) == ""
-                arrays = [execute(insert_op(n, *[()] * (MIB - 96))) for n in range(8)]
-                objects = {"a": tuple({"b": n % 100} for n in range(200_000))}
-                assert await busy.call(DATA + "Execute", execute(insert_op(9, objects))) == ""
-                ops = [execute(update(9, ("=", "[2].a[7].b", n))) for n in range(8)]
-                silences, _ = await measured(busy, {"arrays": arrays, "again": arrays, "updates": ops})
-        # Three instances share the loop, and the processor time of each of them counts.
-        assert max(silences.values()) < 3 * HALF_A_HEARTBEAT_S, silences
-        assert owner.core.raft.term == term
 
 
 MEASURED = {
