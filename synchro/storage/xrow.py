@@ -170,7 +170,7 @@ def _check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -
         if depth >= NESTING_MAX:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
         if from_client and dict in others:
-            maps = [item for item in items if type(item) is dict]
+            maps = [item for item in items if item and type(item) is dict]
             keys = set(map(type, chain.from_iterable(maps))) - _SCALARS
             if keys:
                 raise ValueError(f"a key of a map is {_name(keys)}")
@@ -188,11 +188,11 @@ def _name(kinds: set[type]) -> str:
 
 def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
     """What stands directly in the arrays and maps among these; kinds: which of both there are."""
-    found = (
-        list(chain.from_iterable([item for item in items if type(item) is tuple])) if tuple in kinds else []
-    )
+    found: list[Any] = []
+    if tuple in kinds:  # a million may be empty
+        found = list(chain.from_iterable([item for item in items if item and type(item) is tuple]))
     if dict in kinds:
-        maps = [item for item in items if type(item) is dict]
+        maps = [item for item in items if item and type(item) is dict]
         found.extend(chain.from_iterable(maps))
         found.extend(chain.from_iterable(map(dict.values, maps)))
     return found
