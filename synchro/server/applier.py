@@ -23,7 +23,6 @@ from synchro.errors import (
     DoubledIdentity,
     Loading,
     RemoteProtocolError,
-    ReplicasetUuidMismatch,
     SynchroError,
     UnknownReplica,
     XlogGap,
@@ -31,10 +30,12 @@ from synchro.errors import (
 from synchro.failpoints import REGISTRY
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
+from synchro.replication.admission import check_set
 from synchro.replication.doubles import Life, doubled_error
 from synchro.row import Confirm, PlainTxn
+from synchro.server.peer_messages import Accepted, Frame, Hello, LinkLost, PeerAck
 from synchro.server.tasks import run_until_first_error
-from synchro.server.transport import Accepted, Frame, Hello, LinkLost, PeerAck, Subscription
+from synchro.server.transport import Subscription
 from synchro.storage import xrow
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -327,8 +328,8 @@ class Applier:
         if ballot.instance_uuid == node.uuid and ballot.start_id in ("", node.start_id):
             raise ConnectionToSelf("Connection to self")
         self.peer_uuid = ballot.instance_uuid
-        if ballot.replicaset_uuid and ballot.replicaset_uuid != node.replicaset_uuid:
-            raise self._foreign(ballot.replicaset_uuid)
+        if ballot.replicaset_uuid:
+            check_set(ballot.replicaset_uuid, expected=node.replicaset_uuid)
         node.note_life(ballot.instance_uuid, Life(ballot.start_id, ballot.address))
         if ballot.instance_uuid != node.uuid:  # a double of ours must hear of us
             node.check_double(ballot.instance_uuid)
@@ -353,14 +354,6 @@ class Applier:
                 self._watch_silence,
             )
 
-    def _foreign(self, got: str) -> ReplicasetUuidMismatch:
-        return ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {self._node.replicaset_uuid}, got {got}; "
-            "nothing was changed",
-            expected=self._node.replicaset_uuid,
-            got=got,
-        )
-
     def _hello(self) -> Hello:
         node = self._node
         core = node.core
@@ -381,8 +374,7 @@ class Applier:
 
     def _accepted(self, accepted: Accepted) -> None:
         node = self._node
-        if accepted.replicaset_uuid != node.replicaset_uuid:
-            raise self._foreign(accepted.replicaset_uuid)
+        check_set(accepted.replicaset_uuid, expected=node.replicaset_uuid)
         node.core.check_term(accepted.term)
         self.peer_id = accepted.id
         self.peer_uuid = accepted.instance_uuid

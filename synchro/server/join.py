@@ -19,9 +19,7 @@ import trio
 
 from synchro.errors import (
     ConfigError,
-    ConnectionToSelf,
     DecodeError,
-    IllegalParams,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
@@ -30,12 +28,12 @@ from synchro.errors import (
 from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.recovery import snapshot_view
+from synchro.replication.admission import check_stranger
 from synchro.replication.applier_filter import check_numbers
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote, Tuple, Txn
 from synchro.server.directory import new_salt
-from synchro.server.relay import without_local_rows
-from synchro.server.transport import (
+from synchro.server.peer_messages import (
     JoinChunk,
     JoinEnd,
     JoinItem,
@@ -44,10 +42,10 @@ from synchro.server.transport import (
     JoinRows,
     JoinSnapshotEnd,
     JoinStart,
-    JoinStream,
     LinkLost,
-    Transport,
 )
+from synchro.server.relay import without_local_rows
+from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
 from synchro.storage.snapshot import (
@@ -75,10 +73,7 @@ _CRC: Final = struct.Struct("<I")
 async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinItem]:
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
-    if not request.instance_uuid:
-        raise IllegalParams("Nil UUID is reserved and can't be used in replication")
-    if request.instance_uuid == node.uuid:
-        raise ConnectionToSelf("Connection to self")
+    check_stranger(request.instance_uuid, own_uuid=node.uuid)
     if request.instance_uuid in node.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits

@@ -37,16 +37,18 @@ from synchro.errors import (
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
+from synchro.replication.ballot import Ballot
+from synchro.replication.bootstrap_choice import BootstrapHere, Wait
 from synchro.row import Txn
-from synchro.server.bootstrap import BootstrapHere, Wait, find_role, refuse_foreign
+from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.failing_disk import WalDisk
 from synchro.server.garbage import tune_garbage_collector
 from synchro.server.join import join
 from synchro.server.node import Node
+from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
 from synchro.server.snapshotter import Snapshotter
-from synchro.server.transport import Ballot, LinkLost
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any

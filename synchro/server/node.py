@@ -18,13 +18,14 @@ from uuid import uuid4
 
 import trio
 
-from synchro.config import FencingMode, Settings, WalMode
+from synchro.config import Settings, WalMode
 from synchro.errors import DiskFailed, IllegalParams, Loading, SynchroError, SyncQueueFull
 from synchro.failpoints import failpoint
 from synchro.ids import NOBODY, CallId, InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.replication.doubles import Doubles, Life, doubled_error
+from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory, Missing, Remembered
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
@@ -298,11 +299,8 @@ class Node:
 
     @property
     def silence_s(self) -> float:
-        """After so long a link is dead [A-27]. A leader with strict fencing gives its links up in half the
-        time, so that it has resigned before the others may elect somebody [E-30], [L-18]."""
-        settings = self.settings
-        is_strict = settings.election_fencing_mode is FencingMode.STRICT and self.core.raft.is_leader
-        return settings.death_timeout_s / 2 if is_strict else settings.death_timeout_s
+        """After so many seconds without a message a link is dead now."""
+        return silence_s(self.settings, is_leader=self.core.raft.is_leader)
 
     def leader_idle(self) -> float:
         """Seconds since the leader was last heard [I-20]."""

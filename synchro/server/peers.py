@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import trio
 
 from synchro.config import ElectionMode, Settings
-from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
 from synchro.instance import events as ev
+from synchro.replication.admission import check_set, check_stranger, member_of
+from synchro.replication.ballot import Ballot
+from synchro.replication.bootstrap_choice import own_ballot
 from synchro.replication.doubles import Life
-from synchro.server.bootstrap import own_ballot
 from synchro.server.join import serve_join
+from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
 from synchro.server.relay import Relay
-from synchro.server.transport import Ballot, Hello, JoinItem, JoinRequest, LinkLost, RelayStream
+from synchro.server.transport import RelayStream
 
 if TYPE_CHECKING:
     from synchro.ids import InstanceId
@@ -113,27 +115,15 @@ class Peers:
         core = node.core  # Loading
         if not node.is_serving_peers:
             raise node.loading()
-        if not hello.instance_uuid:
-            raise IllegalParams("Nil UUID is reserved and can't be used in replication")
-        if hello.instance_uuid == node.uuid:
-            if hello.start_id not in ("", node.start_id):
-                node.note_life(node.uuid, Life(hello.start_id, hello.address))
-                node.check_double(node.uuid)
-            raise ConnectionToSelf("Connection to self")
-        if hello.replicaset_uuid != node.replicaset_uuid:
-            raise ReplicasetUuidMismatch(
-                f"Replica set UUID mismatch: expected {node.replicaset_uuid}, got {hello.replicaset_uuid}; "
-                "nothing was changed",
-                expected=node.replicaset_uuid,
-                got=hello.replicaset_uuid,
-            )
+        if hello.instance_uuid == node.uuid and hello.start_id not in ("", node.start_id):
+            node.note_life(node.uuid, Life(hello.start_id, hello.address))
+            node.check_double(node.uuid)
+        check_stranger(hello.instance_uuid, own_uuid=node.uuid)
+        check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
         core.check_term(hello.term)
-        for instance, (uuid, name) in core.memtx.prepared_members().items():
-            if uuid == hello.instance_uuid:
-                if name != hello.name:
-                    node.log.warning("peer_name_differs", peer=hello.name, registered=name)
-                return instance
-        raise UnknownReplica(
-            f"Can't subscribe non-anonymous replica {hello.instance_uuid} until join is done",
-            uuid=hello.instance_uuid,
-        )
+        members = core.memtx.prepared_members()
+        peer = member_of(hello.instance_uuid, members)
+        registered = members[peer][1]
+        if registered != hello.name:
+            node.log.warning("peer_name_differs", peer=hello.name, registered=registered)
+        return peer

@@ -24,8 +24,9 @@ from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import GROUP_LOCAL
+from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
 from synchro.server.tasks import run_until_first_error
-from synchro.server.transport import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck, RelayStream
+from synchro.server.transport import RelayStream
 from synchro.storage import xrow
 from synchro.storage.wal import PlainRows, Run, WalReader
 from synchro.storage.xlog import crc32c
@@ -114,8 +115,6 @@ class Relay:
         self._idle_reader: WalReader | None = None
         """It is at the end, and the task waits for `_more`: new rows are sent at once if they can be."""
         self._more = trio.Event()
-        self._following: frozenset[InstanceId] = frozenset()
-        """Whose rows the subscriber gets from themselves."""
         self.heard_at = trio.current_time()
         self._heard_more = trio.Event()
 
@@ -380,11 +379,7 @@ class Relay:
 
     def _wants(self, run: Run) -> bool | None:
         """Whether the peer gets this run; None: a part of it."""
-        passing, origin = self._filter, run.origin
-        have = passing.position.get(origin, 0)
-        if run.last <= have or not passing.wants(TxnHead(origin, Lsn(have + 1))):
-            return False  # R1; R2 and R4: if it does not get the next one, it gets none of this origin
-        return True if run.first > have and passing.wants(TxnHead(origin, run.last)) else None
+        return self._filter.wants_run(run.origin, run.first, run.last)
 
     def _has_own_rows(self) -> bool:
         """Rows of this instance that the subscriber did not get yet."""
@@ -396,10 +391,9 @@ class Relay:
         return [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
 
     def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
-        """Y5, for rows of these. In a full mesh every byte is carried, checked and decoded once then, not
-        N - 1 times [A-39]. It ends when the peer has the rows, when it lost the link to their origin, or when
-        own rows wait behind."""
-        return bool(wanted) and self._following.issuperset(wanted) and not self._has_own_rows()
+        """Y5"""
+        core = self._node.core
+        return self._filter.comes_from_origin(wanted, own=core.self_id, own_lsn=core.vclock.get(core.self_id))
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
@@ -473,7 +467,7 @@ class Relay:
         self._node.wal.note_soon()
         self._filter.acked(ack.vclock)
         self._credit = message.credit
-        self._following = message.following
+        self._filter.following = message.following
         while self._unacked and ack.vclock.covers(self._unacked[0][0]):
             size = self._unacked.popleft()[1]
             self._unacked_bytes -= size

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from synchro.errors import CheckpointInProgress, DecodeError, SynchroError, WalIo
-from synchro.ids import LOCAL
 from synchro.instance.recovery import snapshot_view
+from synchro.replication.retention import log_floor
 from synchro.server.failing_disk import SnapshotDisk
 from synchro.storage.disk import FileBytes
 from synchro.storage.snapshot import write_snapshot
@@ -25,7 +25,7 @@ from synchro.storage.xlog import (
     decode_header,
     is_file_name,
 )
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
     from synchro.server.node import Node
@@ -124,15 +124,11 @@ class Snapshotter:
         return None
 
     def _floor(self, oldest: Vclock) -> Vclock:
-        """What recovery, joins, and each registered instance still need; one that was not heard since the
-        start may need everything [W-41], [W-42]."""
+        """[W-41], [W-42]"""
         node, core = self._node, self._node.core
-        floor = oldest
-        needs = list(node.joins.values())
-        for member in core.memtx.prepared_members():
-            if member != core.self_id:
-                known = node.downstreams.get(member)
-                needs.append(EMPTY_VCLOCK if known is None else known.acked)
-        for need in needs:
-            floor = floor.floor(need.replace(LOCAL, oldest.get(LOCAL)))
-        return floor
+        return log_floor(
+            oldest,
+            members=[member for member in core.memtx.prepared_members() if member != core.self_id],
+            acked={member: known.acked for member, known in node.downstreams.items()},
+            joins=node.joins.values(),
+        )

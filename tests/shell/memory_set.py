@@ -19,9 +19,9 @@ from synchro.server.directory import DataDirectory
 from synchro.server.lifecycle import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
-from synchro.server.transport import MemoryNetwork
 from synchro.storage import schema, xrow
 from synchro.storage.disk import RealDisk
+from synchro.testing.memory_network import MemoryNetwork
 
 PATIENCE_S = 15.0
 """Of a test that waits for something to become true; the CI machine may be slow."""

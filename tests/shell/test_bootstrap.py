@@ -14,9 +14,17 @@ from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Setting
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
+from synchro.replication.ballot import Ballot
+from synchro.replication.bootstrap_choice import (
+    BootstrapHere,
+    JoinFrom,
+    Wait,
+    best,
+    choose,
+    is_foreign,
+    own_ballot,
+)
 from synchro.server import life
-from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
-from synchro.server.transport import Ballot
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))

@@ -19,8 +19,8 @@ from synchro.server.applier import Status
 from synchro.server.directory import DataDirectory
 from synchro.server.lifecycle import Life
 from synchro.server.node import Node
+from synchro.server.peer_messages import Hello
 from synchro.server.peers import Peers
-from synchro.server.transport import Hello
 from synchro.storage.disk import RealDisk
 from tests.shell.memory_set import Member, MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses

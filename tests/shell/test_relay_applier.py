@@ -18,7 +18,8 @@ from synchro.row import RowType
 from synchro.server.applier import Status
 from synchro.server.join import serve_join
 from synchro.server.node import Node
-from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck, Subscription
+from synchro.server.peer_messages import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck
+from synchro.server.transport import Subscription
 from synchro.storage import xrow
 from synchro.storage.xlog import crc32c
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write

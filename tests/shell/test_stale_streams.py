@@ -13,7 +13,7 @@ from synchro.errors import RemoteProtocolError
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
-from synchro.server.transport import Hello, LinkLost
+from synchro.server.peer_messages import Hello, LinkLost
 from synchro.storage import xrow
 from tests.shell.memory_set import MemorySet, open_set, put, until, write
 from tests.shell.test_relay_applier import is_meshed, three

@@ -22,7 +22,7 @@ from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
 from synchro.server.join import serve_join
 from synchro.server.node import Node
-from synchro.server.transport import JoinEnd, JoinRequest, JoinStart
+from synchro.server.peer_messages import JoinEnd, JoinRequest, JoinStart
 from tests.shell.memory_set import create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 
