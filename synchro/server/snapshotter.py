@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import random
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,6 +15,8 @@ from synchro.errors import CheckpointInProgress, DecodeError, SynchroError, WalI
 from synchro.instance.recovery import snapshot_view
 from synchro.replication.retention import log_floor
 from synchro.server.failing_disk import SnapshotDisk
+from synchro.server.links import Links
+from synchro.server.node import Node
 from synchro.storage.disk import FileBytes
 from synchro.storage.snapshot import write_snapshot
 from synchro.storage.xlog import (
@@ -27,15 +28,13 @@ from synchro.storage.xlog import (
 )
 from synchro.vclock import Vclock
 
-if TYPE_CHECKING:
-    from synchro.server.node import Node
-
 
 class Snapshotter:
     """One checkpoint at a time."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, links: Links) -> None:
         self._node = node
+        self._links = links
         self._is_running = False
         self._last: Vclock | None = None
 
@@ -125,10 +124,10 @@ class Snapshotter:
 
     def _floor(self, oldest: Vclock) -> Vclock:
         """[W-41], [W-42]"""
-        node, core = self._node, self._node.core
+        links, core = self._links, self._node.core
         return log_floor(
             oldest,
             members=[member for member in core.memtx.prepared_members() if member != core.self_id],
-            acked={member: known.acked for member, known in node.downstreams.items()},
-            joins=node.joins.values(),
+            acked={member: known.acked for member, known in links.downstreams.items()},
+            joins=links.joins.values(),
         )
