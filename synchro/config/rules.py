@@ -25,6 +25,7 @@ from synchro.config import (
 from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
 from synchro.config.schema import Problem
+from synchro.ids import InstanceName
 
 DEFAULT_DIR: Final = "var/lib/{{ instance_name }}"
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
@@ -52,7 +53,7 @@ def without(item: Located, *keys: str) -> Located:
 class View:
     """The options of one instance after merging; `get` takes a dotted path."""
 
-    name: str
+    name: InstanceName
     group: str
     replicaset: str
     root: Located

@@ -14,12 +14,12 @@ from typing import Any, Final
 from synchro.config import KIB, MIB, ElectionMode, FencingMode, Limits, QuorumFormula, WalMode
 from synchro.config.located import Located
 from synchro.errors import ConfigError
+from synchro.ids import NAME_LENGTH_MAX, name_like, why_no_name
 
 SECONDS_MIN: Final = 1e-9
 SECONDS_MAX: Final = 3_153_600_000.0
 """100 years: Tarantool's "never"."""
 SIZE_MAX: Final = 10**18
-NAME_LENGTH_MAX: Final = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,20 @@ def string(pattern: str = r"[^\x00]{0,4096}", what: str = "a string", *, later: 
     return Value(parse, what, later)
 
 
+def name() -> Value:
+    """Refers to an instance. Keys of maps are words, whatever they look like; so is what refers to them."""
+
+    def parse(item: Located) -> str:
+        text = item.text if isinstance(item.value, bool | int | float) else item.value
+        if not isinstance(text, str):
+            raise Bad(f"expected the name of an instance, got {_kind(item)}")
+        if "{{" not in text and (why := why_no_name(text)):
+            raise Bad(why, name_like(text))
+        return text
+
+    return Value(parse, "name of an instance")
+
+
 def formula(*, clamp: bool = False) -> Value:
     """A number, or a formula of N (and Q) [Q-30]."""
 
@@ -243,23 +257,6 @@ def _parse_anything(item: Located) -> Any:
 ANYTHING: Final = Value(_parse_anything, "anything", later=True)
 IGNORED: Final = Value(_parse_anything, "anything; means nothing here")
 """Options of Tarantool without a counterpart: files for it load unchanged, one warning names them."""
-
-
-class NameType:
-    """Instance, replica set and group names: they become host names, file names and log fields."""
-
-    pattern: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-
-    def why_not(self, name: str) -> str | None:
-        if self.pattern.fullmatch(name):
-            return None
-        return (
-            f"{name[:70]!r} is not a name: 1 to {NAME_LENGTH_MAX} letters, digits, '-' and '_', "
-            "the first one a letter or digit"
-        )
-
-
-NAME: Final = NameType()
 
 
 # --- sections -------------------------------------------------------------------------------------------
@@ -502,7 +499,7 @@ INSTANCE: Final = Section(
     hints={key: text for key, text in _SET_HINTS.items() if key != "isolated"},
 )
 REPLICASET: Final = Section(
-    {**_INSTANCE_KEYS, "leader": string(), "bootstrap_leader": string(), "instances": Section(each=INSTANCE)},
+    {**_INSTANCE_KEYS, "leader": name(), "bootstrap_leader": name(), "instances": Section(each=INSTANCE)},
     hints=_SET_HINTS,
 )
 GROUP: Final = Section({**_INSTANCE_KEYS, "replicasets": Section(each=REPLICASET)}, hints=_SET_HINTS)
@@ -547,8 +544,8 @@ def _check_section(
         schema = section.each if section.each is not None else section.keys.get(key)
         if schema is None:
             result.problems.append(_unknown(inner, key, where, section, file))
-        elif section.each is not None and (why := NAME.why_not(key)):
-            result.problems.append(Problem(inner.source or file, inner.line, path, why))
+        elif section.each is not None and (why := why_no_name(key)):
+            result.problems.append(Problem(inner.source or file, inner.line, path, why, name_like(key)))
         elif isinstance(schema, Section):
             # Inside a scope the short path starts again: replication.failover, wherever it stands.
             brief = "" if any(schema is scope for scope in (GROUP, REPLICASET, INSTANCE)) else brief

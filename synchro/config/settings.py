@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from synchro.config.quorum_formula import QuorumFormula
+from synchro.ids import InstanceName
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -22,6 +23,9 @@ RESERVED_DESCRIPTORS: Final = 8
 """Held back for files: a rotation, an identity and a snapshot at one moment need five."""
 LOG_WAITING_BYTES_MAX: Final = 4 * MIB
 """Log records on their way to a sink that does not take them; further ones are dropped and counted."""
+
+
+FIRST_NAME: Final = InstanceName("instance001")
 
 
 class ElectionMode(StrEnum):
@@ -141,7 +145,7 @@ class PeerAddress:
 class Settings:
     """Everything one instance must know; durations in seconds, sizes in bytes."""
 
-    instance_name: str = "instance001"
+    instance_name: InstanceName = FIRST_NAME
     replicaset_name: str = "replicaset001"
     listen: str = "127.0.0.1:0"
     peers: tuple[PeerAddress, ...] = ()

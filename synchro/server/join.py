@@ -27,7 +27,7 @@ from synchro.errors import (
     ReplicasetUuidMismatch,
     SynchroError,
 )
-from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
+from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term, why_no_name
 from synchro.instance import events as ev
 from synchro.instance.recovery import snapshot_view
 from synchro.replication.applier_filter import check_numbers
@@ -79,6 +79,8 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         raise IllegalParams("Nil UUID is reserved and can't be used in replication")
     if request.instance_uuid == node.uuid:
         raise ConnectionToSelf("Connection to self")
+    if (why := why_no_name(request.instance_name)) is not None:
+        raise IllegalParams(f"Invalid instance name: {why}")  # before all data is sent, not after
     if request.instance_uuid in node.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
