@@ -46,7 +46,7 @@ INITIAL_TERM: Final = Term(1)
 
 NAME_LENGTH_MAX: Final = 63
 """A label of a host name has as many."""
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}")
+NAME_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
 
 
 def why_no_name(text: str) -> str | None:
@@ -54,7 +54,7 @@ def why_no_name(text: str) -> str | None:
 
     The one rule: the configuration, the command line, and whoever registers a member ask here.
     """
-    if _NAME.fullmatch(text):
+    if re.fullmatch(NAME_PATTERN, text):
         return None
     return (
         f"{text[:70]!r} is not a name: 1 to {NAME_LENGTH_MAX} letters a-z and A-Z, digits, '-' and '_', "

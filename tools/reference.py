@@ -6,13 +6,14 @@ A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from synchro.config.schema import GROUP, IGNORED, REPLICASET, ROOT, Section, leaves
+from synchro.config.option import SIZE_MAX, Bytes, Effect, Option, Scope, Seconds, Section
+from synchro.config.options import MAPS, TABLE, default_text
 from synchro.errors import ALL_ERRORS
-from synchro.rpc.status import TABLE
+from synchro.rpc import status
 
 ROOT_DIR: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT_DIR / "docs"
@@ -137,123 +138,68 @@ MEANINGS: Final = {
 }
 """reason -> what happened, what to do next."""
 
-KEYS: Final = {
-    "credentials.users": "users and passwords; checked, not used in this release",
-    "credentials.roles": "roles; checked, not used in this release",
-    "grpc.listen": "where the instance listens; none: it does not",
-    "grpc.advertise.peer.uri": "where peers reach it, if not at `listen`",
-    "grpc.advertise.peer.login": "how peers log in to each other; not used in this release",
-    "grpc.advertise.peer.password": "not used in this release",
-    "grpc.tls.cert": "not used in this release",
-    "grpc.tls.key": "not used in this release",
-    "grpc.tls.ca": "not used in this release",
-    "grpc.tls.client_auth": "not used in this release",
-    "http.listen": "metrics and health; not served in this release",
-    "database.dir": "log and snapshots; relative to the file",
-    "database.mode": "who may write, only with `failover: off`; default rw if the instance is alone, else ro",
-    "database.txn_synchro_timeout": "how long a write waits for its quorum; then: outcome unknown",
-    "wal.dir": "beats `database.dir`",
-    "wal.mode": "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
-    "wal.max_size": "a larger file is rotated",
-    "wal.queue_max_size": "bytes on their way to disk; beyond it clients wait",
-    "memtx.memory": "bytes that data may need, as estimated; an owner refuses more; default none",
-    "snapshot.dir": "beats `database.dir`",
-    "snapshot.count": "snapshots to keep",
-    "snapshot.by.interval": "time between snapshots; 0: never by time",
-    "replication.failover": "who decides who may write: `database.mode`, `leader`, or Raft",
-    "replication.election_mode": "whether an instance may stand for election; only with `failover: election`",
-    "replication.election_timeout": "how long a leader may be silent, and a round of votes last",
-    "replication.election_fencing_mode": "what a leader does when it loses sight of a quorum",
-    "replication.timeout": "time between heartbeats; a link is dead after four of them",
-    "replication.reconnect_timeout": "between attempts to connect; default: `timeout`",
-    "replication.connect_timeout": "how long a start waits for its peers",
-    "replication.synchro_quorum": "instances that must hold a synchronous write; N: registered members",
-    "replication.linearizable_quorum": "instances asked by a linearizable read, at least N - Q + 1; Q: "
-    "`synchro_quorum`",
-    "replication.synchro_timeout": "how long promote, demote and snapshot wait",
-    "replication.synchro_queue_max_size": "bytes that may wait for a quorum; more waits outside; 0: no limit",
-    "replication.skip_conflict": "a row of a peer whose key exists becomes a NOP, and travels on so (ADR 19)",
-    "replication.bootstrap_strategy": "who creates the set: its members agree, or `bootstrap_leader`",
-    "replication.peers": "replaces the addresses of the members; several sources",
-    "log.format": "one JSON object a line, or text for people",
-    "log.level": "the least important level that is written",
-    "limits.max_waiting_calls": "calls that may wait; more are refused with SYNC_QUEUE_FULL",
-    "limits.max_batch_ops": "operations of one transaction",
-    "groups.G.replicasets.R.leader": "the writable instance, with `failover: manual`",
-    "groups.G.replicasets.R.bootstrap_leader": "who creates the set, with `bootstrap_strategy: config`",
-    "isolated": "cut this instance off: it does not listen, has no sources and is read-only",
-}
-
-DEFAULTS: Final = {
-    "database.dir": "`var/lib/{{ instance_name }}`",
-    "database.mode": "see left",
-    "database.txn_synchro_timeout": "5",
-    "wal.mode": "fsync",
-    "wal.max_size": "256 MiB",
-    "wal.queue_max_size": "16 MiB",
-    "snapshot.count": "2",
-    "snapshot.by.interval": "1h",
-    "replication.failover": "off",
-    "replication.election_mode": "candidate",
-    "replication.election_timeout": "5",
-    "replication.election_fencing_mode": "soft",
-    "replication.timeout": "1",
-    "replication.connect_timeout": "30",
-    "replication.synchro_quorum": "N / 2 + 1",
-    "replication.linearizable_quorum": "N - Q + 1",
-    "replication.synchro_timeout": "5",
-    "replication.synchro_queue_max_size": "16 MiB",
-    "replication.skip_conflict": "false",
-    "replication.bootstrap_strategy": "auto",
-    "log.format": "json",
-    "log.level": "info",
-    "limits.max_waiting_calls": "10000",
-    "limits.max_batch_ops": "1000",
-    "isolated": "false",
-}
-
 
 def errors_table() -> Iterator[str]:
     yield "| reason | tnt | gRPC status | what happened | what to do |"
     yield "|---|---|---|---|---|"
     for cls in ALL_ERRORS:
         meaning, what_next = MEANINGS[cls.reason]
-        code = TABLE[cls].code.name
+        code = status.TABLE[cls].code.name
         yield f"| {cls.reason} | {cls.tnt_code or '-'} | {code} | {meaning} | {what_next} |"
 
 
+def _options(effect: Effect, *, limits: bool) -> Iterator[Option]:
+    """In the order of the table; `iproto` is told of in words."""
+    for option in TABLE:
+        is_limit = option.key.startswith("limits.")
+        if option.effect is effect and is_limit is limits and not option.key.startswith("iproto."):
+            yield option
+
+
+def _shown_key(option: Option) -> str:
+    return f"groups.G.replicasets.R.{option.key}" if option.scope is Scope.REPLICASET else option.key
+
+
+def _shown_kind(option: Option) -> str:
+    kind = option.kind
+    if isinstance(kind, Bytes):
+        return f"bytes {kind.low}.." + ("" if kind.high == SIZE_MAX else str(kind.high))
+    return "seconds" if isinstance(kind, Seconds) else kind.text.replace("|", "\\|")
+
+
+def _option_rows(options: Iterable[Option]) -> Iterator[str]:
+    yield "| key | value | default | live | meaning |"
+    yield "|---|---|---|---|---|"
+    for option in options:
+        live = "yes" if option.is_live else "no"
+        default = default_text(option) or "-"
+        yield f"| `{_shown_key(option)}` | {_shown_kind(option)} | {default} | {live} | {option.meaning} |"
+
+
 def keys_table() -> Iterator[str]:
-    yield "| key | value | default | meaning |"
-    yield "|---|---|---|---|"
-    for key, kind in _documented():
-        if key in KEYS:
-            shown = kind.replace("|", "\\|")
-            yield f"| `{key}` | {shown} | {DEFAULTS.get(key, '-')} | {KEYS[key]} |"
+    yield from _option_rows(_options(Effect.ACTS, limits=False))
 
 
-def later_keys() -> Iterator[str]:
-    yield ", ".join(
-        f"`{key}`" for key, _ in _documented() if key not in KEYS and not key.startswith("limits.")
-    )
+def limits_table() -> Iterator[str]:
+    yield from _option_rows(_options(Effect.ACTS, limits=True))
 
 
-def _documented() -> Iterator[tuple[str, str]]:
-    own = Section({key: value for key, value in ROOT.keys.items() if key not in ("groups", "iproto")})
-    for path, value in leaves(own):
-        if value is not IGNORED:
-            yield ".".join(path), value.text
-    yield "credentials.users", "map: name to {password, roles}"
-    yield "credentials.roles", "map: name to {roles}"
-    yield "isolated", "true or false"
-    for key in ("leader", "bootstrap_leader"):
-        assert key in REPLICASET.keys and key not in GROUP.keys
-        yield f"groups.G.replicasets.R.{key}", "name of an instance"
+def later_table() -> Iterator[str]:
+    yield "| key | value | meaning |"
+    yield "|---|---|---|"
+    for limits in (False, True):
+        for option in _options(Effect.LATER, limits=limits):
+            yield f"| `{option.key}` | {_shown_kind(option)} | {option.meaning} |"
+    for key, section in MAPS.items():
+        inner = section.each.meaning if isinstance(section.each, Section) else ""
+        yield f"| `{key}` | {inner or 'map from names'} | {section.meaning} |"
 
 
 TABLES: Final = {
     "errors": ("errors.md", errors_table),
     "keys": ("configuration.md", keys_table),
-    "later": ("configuration.md", later_keys),
+    "limits": ("configuration.md", limits_table),
+    "later": ("configuration.md", later_table),
 }
 
 

@@ -4,23 +4,25 @@ One document describes the whole cluster. Global < group < replica set < instanc
 [C-1]; `SYNCHRO_A_B_C` in the environment of an instance beats the file [C-2]. `load` gives the `Settings`
 of one instance, `load_all` those of all. Every mistake is a `ConfigFileError` that lists the problems with
 file, line, key and the nearest valid key. The schema is `config/schema.py`'s; this file reads, merges and
-checks what concerns more than one key. No trio, pydantic or gRPC: `synchro start` must start quickly.
+checks what concerns more than one key. No trio or gRPC: `synchro start` must start quickly.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
 from synchro.config.located import Located, NotYaml, compose, compose_value
+from synchro.config.option import Section
 from synchro.config.rules import (
     View,
     check_addresses,
+    effective,
     idle_options,
     merge,
     peer_address,
@@ -33,7 +35,6 @@ from synchro.config.schema import (
     ENVIRONMENT_SCOPE,
     ROOT,
     Problem,
-    Section,
     check,
 )
 from synchro.errors import ConfigError
@@ -77,6 +78,19 @@ class InstanceConfig:
     settings: Settings
     warnings: tuple[str, ...] = ()
     """What was read but means nothing in this release; also what the operator should know."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key -> plain value of each option that acts on it, defaults included."""
+
+    def tree(self) -> dict[str, Any]:
+        """`options` as they stand in a file, maps in maps."""
+        root: dict[str, Any] = {}
+        for key, value in self.options.items():
+            *sections, last = key.split(".")
+            place = root
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        return root
 
     @property
     def needs_insecure(self) -> bool:
@@ -156,12 +170,13 @@ class _Reader:
         members = list(self._members(root))
         self._stop_if_bad()
         instances: dict[str, InstanceConfig] = {}
+        merged: dict[str, View] = {}
         for views in members:
             # The environment is that of one process: it says nothing about the addresses of the others.
             addresses: dict[str, str | None] = {view.name: peer_address(view) for view in views}
             for view in views:
                 own = merge(merge(weak, view.root), strong)
-                mine = replace(view, root=own)
+                merged[view.name] = mine = replace(view, root=own)
                 instances[view.name] = InstanceConfig(
                     view.name, view.group, view.replicaset, settings_of(mine, views, addresses)
                 )
@@ -170,7 +185,10 @@ class _Reader:
         warnings = tuple(self._all_warnings(instances, members))
         return ClusterConfig(
             self.path,
-            {name: replace(instance, warnings=warnings) for name, instance in instances.items()},
+            {
+                name: replace(one, warnings=warnings, options=effective(merged[name], one.settings))
+                for name, one in instances.items()
+            },
             warnings,
         )
 
