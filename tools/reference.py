@@ -12,140 +12,20 @@ from typing import Final
 
 from synchro.config.option import SIZE_MAX, Bytes, Effect, Option, Scope, Seconds, Section
 from synchro.config.options import MAPS, TABLE, default_text
-from synchro.errors import ALL_ERRORS
-from synchro.rpc import status
+from synchro.errors import ALL_ERRORS, meaning_of
 
 ROOT_DIR: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT_DIR / "docs"
 
-MEANINGS: Final = {
-    "READ_ONLY": (
-        "the instance does not accept writes; `ro_reason` says why",
-        "send it to the leader in the hint",
-    ),
-    "NO_LEADER": ("no leader is known at the moment; nothing was done", "retry"),
-    "LOADING": ("the instance is still starting, or stopping; `stage` says how far it is", "retry"),
-    "SYNC_QUEUE_UNCLAIMED": ("a synchronous write, but nobody owns the queue", "`synchro promote`"),
-    "SYNC_QUEUE_FOREIGN": ("the queue is owned by another instance", "send it to the owner in the hint"),
-    "SYNC_QUEUE_FULL": (
-        "too much waits for a quorum; nothing was written",
-        "back off, retry; see `synchro queue`",
-    ),
-    "WAL_QUEUE_FULL": (
-        "too much waits for the disk of the instance; nothing was written",
-        "back off, retry; look at its disk",
-    ),
-    "SYNC_TIMEOUT": (
-        "not decided in time, the text says why; the transaction stays, **outcome unknown**",
-        "`synchro wait ORIGIN:LSN`",
-    ),
-    "SYNC_ROLLBACK": (
-        "a new owner of the queue dropped the transaction; it never happened",
-        "may be retried",
-    ),
-    "REQUEST_EXPIRED": (
-        "a retry so late that its first attempt is forgotten; nothing was executed now, **outcome unknown**",
-        "look at the data",
-    ),
-    "TRANSACTION_CONFLICT": (
-        "it rested on a change that was rolled back; nothing was done",
-        "may be retried",
-    ),
-    "WAL_IO": (
-        "the log could not be written (disk full); nothing was written",
-        "free space; retry elsewhere",
-    ),
-    "DISK": (
-        "a sync failed, the process leaves; **outcome unknown** for what was on its way",
-        "next endpoint",
-    ),
-    "QUORUM_WAIT": ("fewer registered instances than the quorum needs", "start more instances; retry"),
-    "LINEARIZABLE_QUORUM": ("a linearizable read found no quorum", "retry, or read `confirmed`"),
-    "INTERFERING_PROMOTE": (
-        "another instance claimed the queue meanwhile",
-        "look who owns it, promote again",
-    ),
-    "INTERFERING_ELECTIONS": ("another instance was elected meanwhile", "look who leads, promote again"),
-    "OLD_TERM": ("the term has moved on", "promote again"),
-    "IN_ANOTHER_PROMOTE": ("a promote or demote is running here already", "wait for it"),
-    "ELECTION_DISABLED": ("needs elections, but `election_mode` is off", "change the configuration"),
-    "NO_ELECTION_QUORUM": ("too few instances are connected to elect", "`synchro status`"),
-    "NOT_LEADER": ("only the leader may do this", "send it to the leader in the hint"),
-    "TIMED_OUT": (
-        "promote, demote, snapshot or barrier did not finish in time; it may still",
-        "`synchro info`",
-    ),
-    "TUPLE_FOUND": ("a unique index has this key; both tuples are in the details", "-"),
-    "SPACE_EXISTS": ("a space of this name exists", "`--if-not-exists`"),
-    "INDEX_EXISTS": ("an index of this name exists", "-"),
-    "NO_SUCH_SPACE": ("no space of this name", "`synchro space list`"),
-    "NO_SUCH_INDEX": ("no index of this name", "`synchro space show`"),
-    "FIELD_TYPE": ("a field has another type than the format or index says", "-"),
-    "FIELD_MISSING": ("the tuple is too short for the format or an index", "-"),
-    "WRONG_FORMAT": ("malformed msgpack, a tuple that is no array, a bad definition", "-"),
-    "KEY_PART_TYPE": ("a part of the key has the wrong type", "-"),
-    "EXACT_MATCH": ("the key needs all parts of the index", "-"),
-    "KEY_PART_COUNT": ("the key has more parts than the index", "-"),
-    "MORE_THAN_ONE_TUPLE": ("`get` found more than one tuple", "use `select`"),
-    "ITERATOR_TYPE": ("the index does not support this iterator", "-"),
-    "UNSUPPORTED_INDEX_FEATURE": ("the index cannot do this", "-"),
-    "NO_SUCH_FIELD": ("an update names a field that the tuple does not have", "-"),
-    "UPDATE_ARG_TYPE": ("an update operation got an argument of the wrong type", "-"),
-    "UPDATE_SPLICE": ("a splice with wrong offsets", "-"),
-    "UPDATE_INTEGER_OVERFLOW": ("the sum does not fit an integer", "-"),
-    "UNKNOWN_UPDATE_OP": ("no such update operation", "-"),
-    "CANT_UPDATE_PRIMARY_KEY": ("an update would change the primary key", "delete and insert"),
-    "BATCH_TOO_LARGE": ("a tuple, transaction or answer over its limit", "split it, or raise the limit"),
-    "MEMORY_ISSUE": (
-        "the data would need more than `memtx.memory`; nothing was done",
-        "delete rows, or raise the limit on all members",
-    ),
-    "ILLEGAL_PARAMS": ("the call itself is wrong", "-"),
-    "UNSUPPORTED": ("this combination is not possible", "-"),
-    "UNIMPLEMENTED": ("known and described, not built yet", "-"),
-    "REPLICASET_UUID_MISMATCH": (
-        "the instance or its files belong to another replica set; both UUIDs are given",
-        "check addresses and directories",
-    ),
-    "UNKNOWN_REPLICA": ("the instance is not registered in the set (yet)", "the applier retries by itself"),
-    "REPLICA_MAX": ("the set has 31 members", "-"),
-    "LOCAL_INSTANCE_ID_IS_READ_ONLY": (
-        "an instance does not remove or change its own row of `_cluster`",
-        "-",
-    ),
-    "DOUBLED_IDENTITY": (
-        "two live processes have one identity, as with a copied data directory; `lives` names both",
-        "stop the one that is the copy, and remove its directory",
-    ),
-    "CONNECTION_TO_SELF": ("the address of a peer leads back to this instance", "correct the address"),
-    "XLOG_GAP": (
-        "the log files that the peer needs are gone",
-        "remove its snapshots and logs, keep `instance.identity`, let it join again",
-    ),
-    "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),
-    "PROTOCOL": ("a peer broke the protocol; only this stream stops", "report it, with the logs of both"),
-    "SPLIT_BRAIN": (
-        "two histories that contradict each other met; only this stream stops",
-        "decide which side is right, let the other join again",
-    ),
-    "CORRUPTION": (
-        "a file is damaged where it was known to be whole; the instance does not start",
-        "as the message says: restore the file, or join again",
-    ),
-    "DECODE": ("bytes that are not what they should be", "-"),
-    "ALREADY_RUNNING": ("another process uses the directory or the port", "stop it, or choose another"),
-    "CONFIG": ("the configuration is wrong; file, line and key are given, nothing was changed", "correct it"),
-}
-"""reason -> what happened, what to do next."""
-
 
 def errors_table() -> Iterator[str]:
-    yield "| reason | tnt | gRPC status | what happened | what to do |"
-    yield "|---|---|---|---|---|"
-    for cls in ALL_ERRORS:
-        meaning, what_next = MEANINGS[cls.reason]
-        code = status.TABLE[cls].code.name
-        yield f"| {cls.reason} | {cls.tnt_code or '-'} | {code} | {meaning} | {what_next} |"
+    yield "| reason | tnt | gRPC status | exit code | what happened | what to do |"
+    yield "|---|---|---|---|---|---|"
+    for kind in ALL_ERRORS:
+        commands = " or ".join(f"`{command}`" for command in kind.next_command.split("   or   ") if command)
+        advice = kind.advice or commands or "-"
+        cells = (kind.tnt_code or "-", kind.code.name, int(kind.exit_code), meaning_of(kind), advice)
+        yield f"| {kind.reason} | " + " | ".join(map(str, cells)) + " |"
 
 
 def _options(effect: Effect, *, limits: bool) -> Iterator[Option]:
