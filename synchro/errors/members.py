@@ -88,6 +88,17 @@ class RemoteProtocolError(SynchroError):
     advice = "report it, with the logs of both"
 
 
+class ProtocolVersion(RemoteProtocolError):
+    """A peer speaks another version of the peer protocol; both are given, nothing was done.
+
+    details: version, supported.
+    """
+
+    reason = "PROTOCOL_VERSION"
+    code = Code.FAILED_PRECONDITION
+    advice = "use releases that speak the same one"
+
+
 class SplitBrain(RemoteProtocolError):
     """Two histories that contradict each other met; only this stream stops [P-53]."""
 

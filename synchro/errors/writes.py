@@ -209,12 +209,14 @@ class InAnotherPromote(Precondition):
 
 
 class ElectionDisabled(Precondition):
-    """Needs elections, but `election_mode` is off."""
+    """Needs elections, but `election_mode` is off, the log is not known to be complete, or terms or LSNs are
+    used up.
+    """
 
     reason = "ELECTION_DISABLED"
     tnt_code = 224
     exit_code = Exit.READ_ONLY
-    advice = "change the configuration"
+    advice = "change the configuration, or as the message says"
 
 
 class NoElectionQuorum(SynchroError):

@@ -86,6 +86,8 @@ class Instance:
     def start(self, now: float) -> list[ev.Effect]:
         """Recovery or join is over and the shell is ready: elections may begin [E-5]."""
         self._step_raft(raft_ev.RaftStarted(), now)
+        if (error := self.raft.exhausted) is not None:
+            self._state.notice("numbers_exhausted", is_warning=True, message=error.message)
         return self._finish(now)
 
     # --- step
@@ -506,6 +508,9 @@ class Instance:
         """[P-31]: a demote that came before the links waits for them, as a promote does."""
         limbo, raft, transfer = self.limbo, self.raft, self._transfer
         assert transfer is not None
+        if raft.exhausted is not None:
+            self._end_transfer(ev.Rejected(raft.exhausted))
+            return
         if limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
             is_ours = limbo.owner_id == self.self_id
             self._end_transfer(transfer.refused(refusal) if is_ours else ev.Rejected(refusal))

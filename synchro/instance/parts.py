@@ -34,6 +34,8 @@ OWN_ROWS_LOST: Final = "waiting to receive its own transactions back from the re
 """`ro_reason` of an instance whose log is not known to be complete [E-42]."""
 DOUBLED: Final = "doubled"
 """`ro_reason` while another live process has the identity of this one (ADR 23)."""
+OUT_OF_LSNS: Final = "lsn"
+"""`ro_reason` of an instance whose rows could not be numbered below 2^62 any more."""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,8 @@ class State:
             return "election" if has_elections and not self.raft.is_leader_seen else "synchro"
         if self.settings.read_only:
             return "config"
+        if self.raft.is_lsn_exhausted:
+            return OUT_OF_LSNS
         # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38],
         # [L-24].
         return None if self.raft.trusted else OWN_ROWS_LOST
@@ -163,6 +167,8 @@ class State:
                 "another live process has the identity of this one (a copied data directory?): "
                 "stop one of the two"
             )
+        elif reason == OUT_OF_LSNS:
+            text = "its LSNs are used up, see its log. Next: make a new replica set and copy the data into it"
         elif reason == OWN_ROWS_LOST:
             text = (
                 "it has lost some of its own transactions and is waiting to receive them back from "
@@ -178,6 +184,8 @@ class State:
             if limbo.owner_id == self.self_id:
                 text += " and is frozen until promotion"
             facts = {"state": raft.role.name.lower(), "queue_term": limbo.term}
+        if reason in ("election", "synchro") and (exhausted := raft.exhausted) is not None:
+            text += f". {exhausted.message}"
         text += "; nothing was written"
         if self.no_room is not None:
             file = self.no_room.details.get("file", "its log")

@@ -106,6 +106,8 @@ class DataService(Service):
         limits, ops = node.instance.settings.limits, None
         if request.ByteSize() > LARGE_REQUEST_BYTES:
             ops = await node.host.slices.run(codec.changes_in_steps(request.ops, self.names, limits))
+            async with node.host.slices.turn():  # what the core does with it is another slice
+                pass
         write = self.write_of(request, limits, lambda: CallId(0), ops)
         outcome = await node.call(
             lambda call_id: ClientWrites([write._replace(call_id=call_id)]),
@@ -188,7 +190,7 @@ class DataService(Service):
         return data_pb2.SelectResponse(
             header=self.header(),
             tuples=tuples,
-            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
+            after=tuples[-1] if found.more and tuples else None,
             read_at=read_at,
         )
 

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
-STEP_BYTES_MAX: Final = 256 * 1024
-"""Rows handed to the core in one step: a few milliseconds, then others may run."""
+STEP_BYTES_MAX: Final = 64 * 1024
+"""Rows handed to the core in one step, unless one transaction has more: a MiB of small ones takes half a
+second. Then others may run."""
 RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
 """Errors of the peer that pass by themselves [A-40]."""
 
@@ -368,8 +369,8 @@ class Applier:
             replicaset_uuid=node.replicaset_uuid,
             instance_uuid=node.uuid,
             name=node.settings.instance_name,
-            vclock=core.vclock.without_local(),
-            term=core.raft.term,
+            vclock=core.vclock.shown(),
+            term=core.raft.shown_term,
             credit=node.settings.limits.peer_credit_bytes,
             # Who may have forgotten rows of its own wants them back [M-38].
             id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
@@ -457,7 +458,8 @@ class Applier:
         if frame.wants_receipt:
             self._ack_wanted.set()
         if frame.rows:
-            if self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
+            is_large = len(frame.rows) > STEP_BYTES_MAX
+            if is_large or self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
                 self._keep(frame)
             else:
                 self._hand_over(frame.rows, frame.tm)
@@ -493,11 +495,25 @@ class Applier:
     def _keep(self, frame: Frame) -> None:
         self._rows_bytes += len(frame.rows)
         self._check_credit()
-        self._rows.append((frame.rows, frame.tm))
+        self._rows.extend((rows, frame.tm) for rows in self._cut(frame.rows))
         self._rows_wanted.set()
 
+    def _cut(self, rows: bytes) -> list[bytes]:
+        """Between transactions, so that no part is larger than a step, unless one transaction is."""
+        if len(rows) <= STEP_BYTES_MAX:
+            return [rows]
+        parts, start = list[bytes](), 0
+        try:
+            for span in xrow.scan_txns(rows):
+                if span.end - start > STEP_BYTES_MAX and span.start > start:
+                    parts.append(rows[start : span.start])
+                    start = span.start
+        except DecodeError as error:
+            raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
+        return [*parts, rows[start:]]
+
     async def _apply_rows(self) -> None:
-        """Hand over what was kept, several frames a step, as long as the WAL queue has room."""
+        """Hand over what was kept, a step at a time, as long as the WAL queue has room."""
         node = self._node
         while True:
             while not self._rows or not node.has_wal_room or self._is_given_up:
@@ -557,13 +573,13 @@ class Applier:
     def _send_ack(self, stream: Subscription) -> None:
         node = self._node
         core = node.core
-        vclock = core.vclock.without_local()
+        vclock = core.vclock.shown()
         received = self._received
         while received and received[0][1] <= vclock.get(received[0][0]):
             self._ack_tm = received.popleft()[2]
         stream.send_nowait(
             PeerAck(
-                ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
+                ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
                 credit=node.settings.limits.peer_credit_bytes,
                 tm=self._ack_tm,
                 following=node.following,

@@ -78,7 +78,7 @@ def box_info(node: Node) -> dict[str, Any]:
         "waits_for": node.waits_for or None,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
-        "status": "running" if node.is_ready else "loading",
+        "status": node.status,
         "uptime": trio.current_time() - node.started_at,
         "pid": os.getpid(),
         "version": version(),
@@ -142,6 +142,8 @@ def _election(node: Node) -> dict[str, Any]:
         "leader": int(raft.leader),
         "leader_idle": 0.0 if raft.is_leader else node.leader_idle(),
     }
+    if raft.exhausted is not None:
+        tree["exhausted"] = raft.exhausted.message
     if raft.leader != NOBODY:
         tree["leader_name"] = node.core.state.name_of(raft.leader) or None
     return tree

@@ -8,6 +8,7 @@ recovery, so a joiner and a restarted instance run the same code.
 
 from __future__ import annotations
 
+import random
 import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -21,18 +22,29 @@ from synchro.errors import (
     ConfigError,
     ConnectionToSelf,
     DecodeError,
+    DiskFailed,
     IllegalParams,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
     SynchroError,
 )
-from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term, why_no_name
+from synchro.ids import (
+    INITIAL_TERM,
+    LOCAL,
+    NOBODY,
+    NUMBER_END,
+    TERM_LEAP_MAX,
+    InstanceId,
+    Lsn,
+    Term,
+    why_no_name,
+)
 from synchro.instance import events as ev
-from synchro.instance.recovery import snapshot_view
-from synchro.replication.applier_filter import check_numbers
+from synchro.instance.recovery import recover_instance, snapshot_view
+from synchro.replication.applier_filter import Order, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.row import Demote, Promote, Tuple, Txn
+from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
 from synchro.server.directory import new_salt
 from synchro.server.relay import without_local_rows
 from synchro.server.transport import (
@@ -50,6 +62,8 @@ from synchro.server.transport import (
 )
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.memtx import Memtx
+from synchro.storage.recovery import recover_unnamed
 from synchro.storage.snapshot import (
     Chunk,
     ChunkKind,
@@ -63,6 +77,7 @@ from synchro.storage.xlog import crc32c
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
+    from synchro.config import Settings
     from synchro.server.directory import DataDirectory
     from synchro.server.node import Node
 
@@ -249,6 +264,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     if not isinstance(start, JoinStart):
         raise RemoteProtocolError("a join did not begin with its start")
     assembler = SnapshotAssembler()
+    trial = _Trial(settings)
+    reached = start.vclock.as_dict()
     frames: list[bytes] = []
     txns: list[Txn] = []
     checksum = 0
@@ -259,7 +276,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                 if crc32c(item.data) != item.crc:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
-                chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
+                chunk = await trio.to_thread.run_sync(_checked, assembler, trial, item.data)
                 if not is_known_name and _has_name(chunk, directory):
                     is_known_name = True
                     # At once: when the new UUID is registered nothing tells any more.
@@ -271,12 +288,15 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
             case JoinRows():
                 if crc32c(item.rows) != item.crc:
                     raise LinkLost("checksum of rows does not match")
-                txns.extend(_checked_rows(item.rows))
+                for txn in _checked_rows(item.rows):
+                    _check_next(txn, reached)
+                    txns.append(txn)
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
                 assert assembler.meta is not None
                 _check_meta(assembler.meta)
+                _check_ends(start, assembler.meta, item, Vclock(reached))
                 return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")
@@ -292,6 +312,30 @@ def _checked_rows(rows: bytes) -> list[Txn]:
         if isinstance(txn.control, Promote | Demote):
             _check_term(txn.control.term)
     return txns
+
+
+def _check_next(txn: Txn, reached: dict[InstanceId, Lsn]) -> None:
+    """Each is the next of its origin, as in any other stream."""
+    if order(txn, reached) is Order.OLD:
+        raise RemoteProtocolError(f"a join sent {txn.origin}:{txn.lsn} again; nothing was kept")
+    reached.update(txn.components())
+
+
+def _check_ends(start: JoinStart, meta: SnapshotMeta, end: JoinEnd, reached: Vclock) -> None:
+    """Both stages fit together and to what was said of them."""
+    if start.vclock != meta.vclock:
+        raise RemoteProtocolError(
+            f"the snapshot of a join is at {meta.vclock}, but it began at {start.vclock}; nothing was kept"
+        )
+    if not reached.covers(end.vclock):
+        raise RemoteProtocolError(
+            f"the rows of a join end at {reached}, but it ended at {end.vclock}; nothing was kept"
+        )
+    if start.replicaset_uuid != meta.replicaset_uuid:
+        raise RemoteProtocolError(
+            f"the snapshot of a join is of replica set {meta.replicaset_uuid}, not of "
+            f"{start.replicaset_uuid}; nothing was kept"
+        )
 
 
 def _check_term(term: int) -> None:
@@ -311,11 +355,64 @@ def _check_meta(meta: SnapshotMeta) -> None:
         raise RemoteProtocolError(f"confirmed LSN {meta.confirmed_lsn} in a join; nothing was kept")
 
 
-def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:
+def _checked(assembler: SnapshotAssembler, trial: _Trial, data: bytes) -> Chunk:
+    """In a worker thread."""
     try:
-        return assembler.add(decode_chunk(data))
+        chunk = assembler.add(decode_chunk(data))
     except DecodeError as error:
         raise RemoteProtocolError(f"bad part of a snapshot: {error.message}") from error
+    if chunk.kind is ChunkKind.TUPLES:
+        trial.add(chunk.space_id, chunk.tuples)
+    return chunk
+
+
+class _Trial:
+    """The tuples of a snapshot as they come, put in as rows of a peer are; a recovery from it asks nothing.
+
+    So types, formats, definitions and unique keys are judged, and a join ends with the first bad tuple.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._memtx = Memtx(settings.limits)
+        self._memtx.begin_bulk()
+        self._space_id = 0
+        self._count = 0
+
+    def add(self, space_id: int, tuples: Sequence[Tuple]) -> None:
+        """Raises `RemoteProtocolError`: space, key and number of the tuple."""
+        if space_id < self._space_id:
+            raise RemoteProtocolError(
+                f"tuple {self._count + 1} of a snapshot, of space {space_id}, comes behind those of space "
+                f"{self._space_id}; nothing was kept"
+            )
+        self._space_id = space_id
+        if space_id == schema.TRUNCATE_ID:
+            # Of a space that was dropped row by row its row may be left; it means nothing any more.
+            known = {space.id for space in self._memtx.spaces()}
+            self._count += sum(row[0] not in known for row in tuples if row)
+            tuples = [row for row in tuples if not row or row[0] in known]
+        ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
+        if not ops:
+            return
+        try:
+            self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
+        except SynchroError as error:
+            at = min(int(error.details.get("op", 0)), len(ops) - 1)
+            place = self._place(ops[at])
+            text = ", ".join(f"{name} {value}" for name, value in place.items())
+            raise RemoteProtocolError(
+                f"tuple {self._count + at + 1} of a snapshot ({text}) may not be there: {error.message}; "
+                "nothing was kept",
+                tuple=self._count + at + 1,
+                **place,
+            ) from error
+        self._count += len(ops)
+
+    def _place(self, op: Dml) -> dict[str, str]:
+        try:
+            return self._memtx.place_of(op)
+        except (LookupError, TypeError):  # it has no such key
+            return self._memtx.place_of(op._replace(index_id=-1))
 
 
 def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
@@ -355,7 +452,50 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         received.meta,
         _with_own_member(received, directory),
         instance_uuid=identity.instance_uuid,
+        judge=lambda path: _rehearse(directory, received, path),
     )
+
+
+def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
+    """The recovery that will follow, before its snapshot counts: what ends it would end every start from now
+    on. Raises `RemoteProtocolError`, also where the core meets what it takes to be impossible."""
+    identity = directory.identity
+    received.frames.clear()  # they lie in the file; what is made of them takes their room
+    received.txns.clear()
+    at = path
+
+    def txns() -> Iterator[Txn]:
+        nonlocal at
+        for batch in found.batches():
+            for txn in batch:
+                at = f"{txn.origin}:{txn.lsn}"
+                yield txn
+
+    try:
+        found = recover_unnamed(directory.disk, path, directory.settings.wal_dir, identity.instance_uuid)
+        instance = recover_instance(
+            uuid=identity.instance_uuid,
+            settings=directory.settings,
+            meta=found.meta,
+            spaces=found.tuples(),
+            txns=txns(),
+            rng=random.Random(),
+            trusted=not identity.amnesia,
+            now=0.0,
+        )
+        at = "the end"
+        instance.check()
+        instance.start(0.0)
+        instance.check()
+        if instance.memtx.replicaset_uuid() != received.start.replicaset_uuid:
+            raise RemoteProtocolError("its _schema names another replica set")
+    except (OSError, MemoryError, DiskFailed):
+        raise
+    except Exception as error:
+        why = error.message if isinstance(error, SynchroError) else f"{type(error).__name__} {error}".strip()
+        raise RemoteProtocolError(
+            f"no instance can start from what a join sent: at {at}: {why}; nothing was kept", at=at
+        ) from error
 
 
 def _with_own_member(received: _Received, directory: DataDirectory) -> Iterator[tuple[int, Sequence[Tuple]]]:

@@ -26,6 +26,7 @@ from synchro.errors import (
     Loading,
     QuorumWait,
     ReadOnly,
+    RemoteProtocolError,
     ReplicasetUuidMismatch,
     SynchroError,
     SyncQueueFull,
@@ -78,9 +79,11 @@ JOIN_RETRIED: Final = frozenset(
         TimedOut,
         SyncQueueFull,
         WalQueueFull,
+        RemoteProtocolError,
     )
 )
-"""Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27]."""
+"""Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
+have data that is not broken (MEND-N7)."""
 
 
 class _Complaint:

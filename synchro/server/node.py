@@ -52,6 +52,8 @@ DISK_LOOKS: Final = 8
 """How often in a death timeout the shell looks whether the disk has answered."""
 SLICE_S: Final = 0.004
 """Of work that is done bit by bit, between two looks at everything else."""
+EXPIRED_AT_ONCE: Final = 500
+"""Calls that are told that their time is over, before all else has its turn."""
 FREED_AT_ONCE: Final = 1_000
 """Objects that are let go of between two looks at the clock."""
 
@@ -189,6 +191,13 @@ class Node:
             raise DiskFailed(f"the process is leaving: {self.halted.message}")
         if not self.is_ready:
             raise self.loading()
+
+    @property
+    def status(self) -> str:
+        """loading, running or stopping."""
+        if self.is_ready:
+            return "running"
+        return "stopping" if self.stage == STOPPING or self.halted is not None else "loading"
 
     @property
     def has_wal_room(self) -> bool:
@@ -672,12 +681,15 @@ class Node:
             self._expiry_timer = trio.CancelScope(deadline=next_at)
             with self._expiry_timer:
                 await trio.sleep_forever()
-            now = trio.current_time()
+            now, steps = trio.current_time(), 0
             while self._expiries and (self._expiries[0][0] <= now or not self._waits(*self._expiries[0])):
                 _, first, last = heapq.heappop(self._expiries)
                 for number in range(first, last + 1):
                     if CallId(number) in self._calls:
                         self.step(ev.CallExpired(CallId(number)))
+                        steps += 1
+                        if steps % EXPIRED_AT_ONCE == 0:
+                            await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
     def _waits(self, _deadline: float, first: int, last: int) -> bool:

@@ -173,10 +173,10 @@ class Relay:
         self._send(
             Accepted(
                 id=core.self_id,
-                vclock=core.vclock.without_local(),
+                vclock=core.vclock.shown(),
                 replicaset_uuid=node.replicaset_uuid,
-                last_ack=last_ack,
-                term=core.raft.term,
+                last_ack=last_ack.shown(),
+                term=core.raft.shown_term,
                 instance_uuid=node.uuid,
                 instance_name=node.settings.instance_name,
                 start_id=node.start_id,
@@ -242,7 +242,7 @@ class Relay:
                 number = node.core.read_barrier.number
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
-                beat = Heartbeat(number, tm, node.core.vclock.without_local())
+                beat = Heartbeat(number, tm, node.core.vclock.shown())
             if beat is not None or self._raft is not None:
                 self._send_frame(heartbeat=beat)
 
@@ -256,7 +256,7 @@ class Relay:
         continues: bool = False,
     ) -> None:
         raft, self._raft = self._raft, None
-        term = self._node.core.raft.term
+        term = self._node.core.raft.shown_term
         self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
         self._send(
             Frame(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -31,7 +32,7 @@ def free_addresses(count: int) -> list[str]:
 
 
 @asynccontextmanager
-async def open_grpc_set(directory: Path, size: int = 3) -> AsyncIterator[list[Node]]:
+async def open_grpc_set(directory: Path, size: int = 3, **changes: Any) -> AsyncIterator[list[Node]]:
     peers = tuple(
         PeerAddress(f"instance{n:03}", address) for n, address in enumerate(free_addresses(size), start=1)
     )
@@ -50,6 +51,7 @@ async def open_grpc_set(directory: Path, size: int = 3) -> AsyncIterator[list[No
                 replication_timeout_s=0.25,
                 election_timeout_s=1,
             )
+            settings = replace(settings, **changes)
 
             async def run(settings: Settings = settings, *, task_status: trio.TaskStatus[Node]) -> None:
                 await run_instance(

@@ -6,6 +6,7 @@ identity file is kept.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import structlog
 import trio
 
+from synchro.config import Settings
 from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.instance import events as ev
 from synchro.server import join
+from synchro.server.directory import DataDirectory
+from synchro.storage.disk import RealDisk
 from synchro.storage.identity import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
@@ -367,3 +371,22 @@ async def test_rows_that_no_log_holds_any_more_are_named(tmp_path: Path) -> None
 
         await until(lambda: upstream().get("reason") == "XLOG_GAP")
         assert "Missing .xlog file" in upstream()["message"]
+
+
+@pytest.mark.parametrize("call", ["listdir", "unlink", "sync_dir"])
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A bare OSError told neither what the start was about nor what to do."""
+    settings = Settings(wal_dir=str(tmp_path), snapshot_dir=str(tmp_path))
+    opened = DataDirectory.open(RealDisk(), settings)
+    left = tmp_path / "00000000000000000000.xlog"
+    left.write_bytes(b"x")
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(opened.disk, call, refuse)
+    with pytest.raises(DiskFailed, match="Read-only file system") as info:
+        opened.begin_first_start()
+    opened.close()
+    assert info.value.details["file"] == str(left if call == "unlink" else tmp_path)
+    assert info.value.details["errno"] == str(errno.EROFS)

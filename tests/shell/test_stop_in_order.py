@@ -48,6 +48,17 @@ async def test_a_row_that_was_answered_is_visible_without_a_promote(tmp_path: Pa
         assert again.core.raft.leader != again.core.self_id
 
 
+async def test_until_it_ends_its_info_says_that_it_stops(tmp_path: Path) -> None:
+    """Not that it loads: nobody has to wait for it."""
+    async with open_set(tmp_path, 1, election_mode=ElectionMode.MANUAL) as replicas:
+        node = await promoted(replicas, 1)
+        assert node.info()["status"] == "running"
+        node.begin_stop()
+        assert node.info()["status"] == "stopping"
+        await replicas.stop(1)
+        assert node.info()["status"] == "stopping"
+
+
 async def test_the_others_elect_at_once(tmp_path: Path) -> None:
     """[E-18]: a stopped leader says that it goes; a death timeout (here 12 s) is not waited for."""
     async with open_set(tmp_path, replication_timeout_s=3.0, election_timeout_s=1.0) as replicas:
