@@ -19,7 +19,7 @@ from synchro.errors import (
     SyncQueueFull,
     WalQueueFull,
 )
-from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId, Lsn, RequestId
+from synchro.ids import INSTANCE_ID_MAX, NOBODY, InstanceId, Lsn, RequestId, twin_of
 from synchro.instance import events as ev
 from synchro.instance.parts import State
 from synchro.instance.pending_txn import PendingTxn
@@ -533,6 +533,11 @@ class Writes:
                     "nothing was changed"
                 )
             return same_name
+        if (twin := twin_of(event.name, (name for _, name in members.values() if name))) is not None:
+            raise IllegalParams(
+                f"Instance name {event.name} differs from that of the member {twin} in nothing but case; "
+                "nothing was changed"
+            )
         free = [InstanceId(i) for i in range(1, INSTANCE_ID_MAX + 1) if InstanceId(i) not in members]
         if not free:
             raise ReplicaMax("Replica count limit reached: 32; nothing was changed")

@@ -23,12 +23,23 @@ from synchro.errors import (
     ConfigError,
     DecodeError,
     DiskFailed,
+    IllegalParams,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
     SynchroError,
 )
-from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Lsn, Term
+from synchro.ids import (
+    INITIAL_TERM,
+    LOCAL,
+    NOBODY,
+    NUMBER_END,
+    TERM_LEAP_MAX,
+    InstanceId,
+    Lsn,
+    Term,
+    why_no_name,
+)
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.admission import check_stranger
@@ -77,6 +88,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
+    if (why := why_no_name(request.instance_name)) is not None:
+        raise IllegalParams(f"Invalid instance name: {why}")  # before all data is sent, not after
     if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
