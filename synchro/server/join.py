@@ -167,9 +167,7 @@ async def _register(node: Node, request: JoinRequest) -> ev.Registered:
 
 async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
     """Whole transactions in (start, stop], without local rows."""
-    passing = RelayFilter(
-        peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start, own_vclock=node.core.vclock
-    )
+    passing = RelayFilter(peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start)
     passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
     reader = node.wal.reader(start)
     position = start
