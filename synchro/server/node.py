@@ -26,6 +26,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.trust import AckMemory, Missing, Remembered
+from synchro.ro_reason import RoReason
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.applier import Applier
@@ -588,9 +589,11 @@ class Node:
 
     def _note_writable(self) -> None:
         reason = self.core.read_only_reason()
-        if (reason is None) != self._was_writable:
-            self._was_writable = reason is None
-            self.log.info("became_writable" if reason is None else "became_read_only", ro_reason=reason)
+        is_writable = reason is RoReason.NONE
+        if is_writable != self._was_writable:
+            self._was_writable = is_writable
+            name = "became_writable" if is_writable else "became_read_only"
+            self.log.info(name, ro_reason=reason.value or None)
 
     # ----------------------------------------------------------------------------------------------- chores
 
@@ -849,17 +852,28 @@ class Node:
     def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.core, trio.current_time())
 
+    @property
+    def ro_reason(self) -> RoReason:
+        """Of the whole node, as `WatchInfo` and `info` show it."""
+        if self._core is None:
+            return RoReason.LOADING
+        reason = self._core.read_only_reason()
+        return RoReason.LOADING if reason is RoReason.NONE and not self.is_ready else reason
+
     def watch_facts(self) -> WatchFacts:
         if self._core is None:
-            return WatchFacts(None, Term(0), False, "loading", NOBODY, 0, can_read=False, sees_quorum=False)
+            return WatchFacts(
+                None, Term(0), False, RoReason.LOADING, NOBODY, 0, can_read=False, sees_quorum=False
+            )
         core = self._core
         following = {a.peer_id for a in self.appliers.values() if a.is_following}
         connected = 1 + len(following & self.relays.keys() & core.registered)
+        reason = self.ro_reason
         return WatchFacts(
             leader=self.leader(),
             term=core.raft.term,
-            is_writable=core.is_writable and self.is_ready,
-            ro_reason=core.read_only_reason(),
+            is_writable=reason is RoReason.NONE,
+            ro_reason=reason,
             queue_owner=core.limbo.owner_id,
             queue_len=core.limbo.count,
             can_read=self.is_ready,

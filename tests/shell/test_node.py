@@ -14,6 +14,7 @@ from synchro.errors import DiskFailed, Loading, SyncQueueFull, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.server.node import Node
 from tests.shell.memory_set import MemorySet, create_space, frame, has_told_all, open_set, put, until, write
 
@@ -289,7 +290,7 @@ async def test_the_hint_where_to_write_names_nobody_who_is_dead(tmp_path: Path) 
         for node in others:
             replicas.network.cut("instance001", node.settings.instance_name)
         await until(lambda: all(node.leader() is None for node in (owner, *others)))
-        assert {node.watch_facts().ro_reason for node in others} == {"election"}
+        assert {node.watch_facts().ro_reason for node in others} == {RoReason.ELECTION}
         assert {node.core.limbo.owner_id for node in others} == {owner.core.self_id}
 
 

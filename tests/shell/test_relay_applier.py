@@ -277,7 +277,7 @@ async def test_a_skipped_conflict_is_a_warning_and_a_number(tmp_path: Path) -> N
         node = await replicas.start(1)
         await until(lambda: node.is_ready and node.core.is_writable)
         assert "conflicts_skipped" not in node.info()["replication"][1]
-        node.core.state.conflicts_skipped[InstanceId(1)] = 3
+        node.core.conflicts_skipped[InstanceId(1)] = 3  # type: ignore[index]
         assert node.info()["replication"][1]["conflicts_skipped"] == 3
         with structlog.testing.capture_logs() as records:
             node._dispatch(ev.Notice("conflict_skipped", {"origin": 1, "lsn": 2}, is_warning=True))

@@ -201,7 +201,7 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         for node in replicas.nodes:
             if node is not full:
                 replicas.network.cut(full.settings.instance_name, node.settings.instance_name)
-        full.core.state.no_room = WalIo("No space left on device")  # as a cut notes it
+        full.core.state.log.no_room = WalIo("No space left on device")  # as a cut notes it
         for key in range(20):
             assert isinstance(await write(leader, put(key)), ev.Committed)
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
