@@ -13,13 +13,13 @@ from synchro.instance.parts import State
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions, conflict
 from synchro.instance.writability import (
+    WRITABLE,
     is_never_read_only,
     read_only_error,
     read_only_reason,
     stopping_error,
 )
 from synchro.queue.limbo import QueueState
-from synchro.ro_reason import RoReason
 from synchro.row import (
     FLAG_COMMIT,
     FLAG_REQUEST_ID,
@@ -52,7 +52,7 @@ class Admission:
         """`may_write`, `may_write_sync`: False means, ask for each, and say why."""
         state = self._state
         members = len(state.memtx.members())
-        self.may_write = read_only_reason(state) is RoReason.NONE and not state.stop.is_begun
+        self.may_write = read_only_reason(state) is WRITABLE and not state.stop.is_begun
         self.may_write_sync = (
             state.limbo.state is QueueState.LEADER
             and members >= state.settings.synchro_quorum.quorum(members)
@@ -137,7 +137,7 @@ class Admission:
         if self.may_write:
             return
         reason = read_only_reason(state)
-        if reason is not RoReason.NONE and not all(is_never_read_only(state, op) for op in write.ops):
+        if reason is not WRITABLE and not all(is_never_read_only(state, op) for op in write.ops):
             raise read_only_error(state, reason)
 
     def _is_sync(self, write: ev.ClientWrite, prepared: Prepared) -> bool:

@@ -36,13 +36,13 @@ class Calls:
     I1  A `Reply` is sent once for every call: it ends its wait.
     """
 
-    __slots__ = ("_replies", "registering", "waiting")
+    __slots__ = ("registering", "replies", "waiting")
 
     def __init__(self) -> None:
         self.waiting: dict[CallId, Call] = {}
         self.registering: dict[CallId, InstanceId] = {}
         """Calls that ask for a `_cluster` row, and the id it gives."""
-        self._replies: list[Reply] = []
+        self.replies: list[Reply] = []
 
     def wait(self, call_id: CallId, call: Call) -> None:
         self.waiting[call_id] = call
@@ -56,13 +56,13 @@ class Calls:
 
     def reply(self, call_id: CallId, outcome: Outcome) -> None:
         self.forget(call_id)
-        self._replies.append(Reply(call_id, outcome))
+        self.replies.append(Reply(call_id, outcome))
 
     def reply_together(self, calls: Iterable[CallId], outcome: Outcome) -> None:
         """To writes of clients: they register nothing."""
         for call_id in calls:
             self.waiting.pop(call_id, None)
-            self._replies.append(Reply(call_id, outcome))
+            self.replies.append(Reply(call_id, outcome))
 
     def refuse(self, call_id: CallId, error: SynchroError) -> None:
         self.reply(call_id, Rejected(error))
@@ -74,5 +74,5 @@ class Calls:
         return self.waiting.pop(call_id, None)
 
     def take_replies(self) -> list[Reply]:
-        replies, self._replies = self._replies, []
+        replies, self.replies = self.replies, []
         return replies

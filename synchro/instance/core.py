@@ -114,8 +114,10 @@ class Instance(View):
                 self._reads.on_read_requested(event)
             case ev.PromoteRequested():
                 self._transfers.on_promote_requested(event, now)
+                self._reads.look()
             case ev.DemoteRequested():
                 self._transfers.on_demote_requested(event, now)
+                self._reads.look()
             case ev.RegisterRequested():
                 self._registration.on_register_requested(event, now)
             case ev.RelayConnected():
@@ -156,25 +158,28 @@ class Instance(View):
     def _finish(self, now: float) -> list[ev.Effect]:
         """Let go on what waited for something that this step brought; then hand out the effects."""
         state, agenda = self._state, self._state.agenda
-        self._transfers.await_links(now)
-        self._reads.look()
-        while not agenda.is_empty:
-            if agenda.take_members():
+        if self._transfers.running is not None:
+            self._transfers.await_links(now)
+            self._reads.look()
+        while agenda.progress or agenda.members:
+            if agenda.members:
+                agenda.take_members()
                 self._look(self._coupling.count_members(now))
             agenda.take_progress()
-            self._see_term(Term(self._received.wanted_term()), now)
+            if (wanted := self._received.wanted_term()) is not None:
+                self._see_term(wanted, now)
             self._received.drain(now)
             self._writes.drain(now)
-        self._transfers.review_promoted()
+        if self._transfers.promoted:
+            self._transfers.review_promoted()
         if state.stop.is_begun:
             self._go_on_stopping(now)
         else:
             self._plan_announcement(now)
         effects = state.outbox.take()
         effects.extend(state.log.take_writes())
-        replies = state.calls.take_replies()
-        if replies:
-            effects.append(ev.Replies(replies))
+        if state.calls.replies:
+            effects.append(ev.Replies(state.calls.take_replies()))
         return effects
 
     def _plan_announcement(self, now: float) -> None:
@@ -239,7 +244,8 @@ class Instance(View):
                 raise
         self._carry_out(state.limbo.written(vclock, now))  # the own ack may be the quorum: log order
         self._step_raft(raft_ev.VclockGrew(vclock), now)
-        self._look(self._links.check_trust(now))
+        if happened := self._links.check_trust(now):
+            self._look(happened)
 
     def _on_rows_cut_back(self, event: ev.RowsCutBack, now: float) -> None:
         """[W-15], ADR 8: undo everything that was in flight, newest first; its LSNs are used again."""
@@ -332,7 +338,8 @@ class Instance(View):
     # --- peers and terms
 
     def _see_term(self, term: Term, now: float) -> None:
-        self._look(self._coupling.see_term(term, now))
+        if happened := self._coupling.see_term(term, now):
+            self._look(happened)
 
     def _on_peer_raft(self, event: ev.PeerRaftReceived, now: float) -> None:
         try:
@@ -348,11 +355,13 @@ class Instance(View):
         if not self._coupling.may_see(ack.term):
             return
         self._see_term(ack.term, now)
-        self._look(self._links.on_ack(source, ack, now))
+        if happened := self._links.on_ack(source, ack, now):
+            self._look(happened)
         if not ack.counts:
             return
         self._carry_out(self.limbo.ack(source, ack.vclock, now))
-        self._reads.on_ack(source, ack)
+        if self._reads.barrier.is_open:
+            self._reads.on_ack(source, ack)
 
     def _on_relay_connected(self, event: ev.RelayConnected, now: float) -> None:
         if not self._coupling.may_see(event.ack.term):
@@ -372,8 +381,9 @@ class Instance(View):
 
     def _look(self, happened: Sequence[Happening]) -> None:
         """A step of raft or the limbo is over: those look whom it concerns, before more is counted."""
-        if happened:
+        if happened and self._transfers.running is not None:
             self._transfers.look(happened)
+        if self._reads.barrier.is_open:
             self._reads.look()
 
     # --- settings

@@ -19,7 +19,7 @@ from synchro.instance.transactions import Transactions
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
 from synchro.raft import messages as raft_ev
 from synchro.raft.messages import RaftSettings
-from synchro.row import RaftState
+from synchro.row import RaftState, new_tuple
 
 
 def raft_settings(settings: Settings) -> RaftSettings:
@@ -96,17 +96,16 @@ class Coupling:
                     assert_never(effect)
         if raft.role is not role or raft.leader != leader or raft.volatile_term != term:
             self._note_election(leader)
-        facts = (raft.volatile_term, raft.term, raft.is_leader)
+        facts = volatile_term, persisted_term, is_leader = (raft.volatile_term, raft.term, raft.is_leader)
         if facts != self._raft_facts:
             self._raft_facts = facts
-            volatile_term, persisted_term, is_leader = facts
             happened += self.carry_out(
                 state.limbo.raft_changed(
                     volatile_term=volatile_term, persisted_term=persisted_term, is_leader=is_leader, now=now
                 )
             )
-        may_lead = raft.is_leader or raft.is_write_in_progress or raft.is_candidacy_running
-        happened.append(RaftStepped(raft.volatile_term, raft.leader, raft.is_leader, may_lead))
+        may_lead = is_leader or raft.is_write_in_progress or raft.is_candidacy_running
+        happened.append(new_tuple(RaftStepped, (volatile_term, raft.leader, is_leader, may_lead)))
         return happened
 
     def _note_election(self, leader_before: InstanceId) -> None:

@@ -38,33 +38,29 @@ class Outbox:
 
 
 class Agenda:
-    """What must be looked at again before the step that runs ends."""
+    """What must be looked at again before the step that runs ends.
 
-    __slots__ = ("_are_members_due", "_is_progress_due")
+    progress: something happened that may let waiting work go on. members: a `_cluster` row was prepared,
+    decided or undone, or the quorum is another one.
+    """
+
+    __slots__ = ("members", "progress")
 
     def __init__(self) -> None:
-        self._is_progress_due = False
-        self._are_members_due = False
+        self.progress = False
+        self.members = False
 
     def note_progress(self) -> None:
-        """Something happened that may let waiting work go on."""
-        self._is_progress_due = True
+        self.progress = True
 
     def note_members(self) -> None:
-        """A `_cluster` row was prepared, decided or undone, or the quorum is another one."""
-        self._are_members_due = True
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self._is_progress_due or self._are_members_due)
-
-    def take_members(self) -> bool:
-        """Whether members must be counted again."""
-        is_due, self._are_members_due = self._are_members_due, False
-        return is_due
+        self.members = True
 
     def take_progress(self) -> None:
-        self._is_progress_due = False
+        self.progress = False
+
+    def take_members(self) -> None:
+        self.members = False
 
 
 @dataclass(slots=True)

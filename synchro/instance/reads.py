@@ -40,9 +40,8 @@ class Reads:
 
     def on_ack(self, source: InstanceId, ack: ev.Ack) -> None:
         """Its term was seen, and `look` was called: a deposed owner has no round open any more [L-5]."""
-        if self.barrier.is_open:
-            self.barrier.echo(source, ack.vclock_sync, ack.term, self._state.raft.term)
-            self._finish()
+        self.barrier.echo(source, ack.vclock_sync, ack.term, self._state.raft.term)
+        self._finish()
 
     def expire(self, call_id: CallId) -> None:
         self.drop(call_id)

@@ -53,8 +53,8 @@ class Received:
         self._stopped.add(source)
         self._state.outbox.add(ev.StopApplier(source, error))
 
-    def wanted_term(self) -> int:
-        """Term that must be adopted before the next transaction can be written; 0 = none.
+    def wanted_term(self) -> Term | None:
+        """Term that must be adopted before the next transaction can be written.
 
         A PROMOTE or DEMOTE goes to disk behind its term, or a restart could vote in a term that was already
         promoted (ADR 1).
@@ -64,7 +64,7 @@ class Received:
             control = txn.control
             if isinstance(control, Promote | Demote) and self._is_wanted(source, control.term):
                 return control.term
-        return 0
+        return None
 
     def _is_wanted(self, source: InstanceId, term: Term) -> bool:
         """Its term is adopted only if the row will be looked at, and not refused for it."""

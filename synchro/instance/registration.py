@@ -8,8 +8,7 @@ from synchro.instance import events as ev
 from synchro.instance.admission import Admission
 from synchro.instance.parts import State
 from synchro.instance.transactions import Transactions
-from synchro.instance.writability import read_only_error, read_only_reason, stopping_error
-from synchro.ro_reason import RoReason
+from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason, stopping_error
 from synchro.row import RowType
 from synchro.storage import schema, xrow
 from synchro.storage.memtx import PendingRefusal
@@ -42,7 +41,7 @@ class Registration:
             return
         self._admission.look()
         reason = read_only_reason(state)
-        if reason is not RoReason.NONE:
+        if reason is not WRITABLE:
             raise read_only_error(state, reason)
         if txns.membership_change is not None or txns.must_wait(()):
             raise QuorumWait(

@@ -24,16 +24,13 @@ class Stop:
     phase: StopPhase = StopPhase.NOT_ASKED
     until: float | None = None
     """Monotonic seconds: the end of TELLING."""
-
-    @property
-    def is_begun(self) -> bool:
-        """Nothing new is admitted (ADR 18)."""
-        return self.phase is not StopPhase.NOT_ASKED
+    is_begun: bool = False
+    """Nothing new is admitted."""
 
     def ask(self) -> bool:
         if self.is_begun:
             return False
-        self.phase = StopPhase.WRITING
+        self.phase, self.is_begun = StopPhase.WRITING, True
         return True
 
     def written(self, now: float, heartbeat_s: float) -> bool:

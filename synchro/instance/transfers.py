@@ -35,7 +35,13 @@ from synchro.instance.events import (
     Rejected,
 )
 from synchro.instance.parts import State
-from synchro.instance.writability import not_giver_error, read_only_error, read_only_reason, stopping_error
+from synchro.instance.writability import (
+    WRITABLE,
+    not_giver_error,
+    read_only_error,
+    read_only_reason,
+    stopping_error,
+)
 from synchro.queue.effects import OwnerChanged
 from synchro.queue.limbo import QueueState
 from synchro.raft import messages as raft_ev
@@ -141,18 +147,18 @@ class Transfers:
     It looks at what raft and the limbo did, in the order in which they did it, and is never called by them.
     """
 
-    __slots__ = ("_coupling", "_promoted", "_state", "_transfer")
+    __slots__ = ("_coupling", "_state", "promoted", "running")
 
     def __init__(self, state: State, coupling: Coupling) -> None:
         self._state = state
         self._coupling = coupling
-        self._transfer: Transfer | None = None
-        self._promoted: dict[CallId, Promoted] = {}
+        self.running: Transfer | None = None
+        self.promoted: dict[CallId, Promoted] = {}
         """Promotes that are done and wait until the instance is writable [P-13], [L-21]."""
 
     @property
     def deadline(self) -> float | None:
-        transfer = self._transfer
+        transfer = self.running
         is_in_links = transfer is not None and transfer.phase is TransferPhase.LINKS
         return transfer.stands_at if transfer is not None and is_in_links else None
 
@@ -165,8 +171,8 @@ class Transfers:
             state.calls.refuse(event.call_id, stopping_error())
         elif state.is_doubled:
             state.calls.refuse(event.call_id, read_only_error(state, RoReason.DOUBLED))
-        elif self._transfer is not None:
-            state.calls.refuse(event.call_id, self._transfer.busy)
+        elif self.running is not None:
+            state.calls.refuse(event.call_id, self.running.busy)
         elif state.limbo.state is QueueState.LEADER:
             self._answer_promote(event.call_id, Promoted(state.limbo.term, state.self_id, 0, 0))
         else:
@@ -183,8 +189,8 @@ class Transfers:
             state.calls.refuse(event.call_id, stopping_error())
         elif state.is_doubled:
             state.calls.refuse(event.call_id, read_only_error(state, RoReason.DOUBLED))
-        elif self._transfer is not None and not may_interrupt:
-            state.calls.refuse(event.call_id, self._transfer.busy)
+        elif self.running is not None and not may_interrupt:
+            state.calls.refuse(event.call_id, self.running.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:
             if raft.is_leader:
                 self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
@@ -196,9 +202,9 @@ class Transfers:
             self._give_queue_away(now)
 
     def expire(self, call_id: CallId, is_demote: bool, now: float) -> None:
-        state, transfer = self._state, self._transfer
+        state, transfer = self._state, self.running
         term = state.raft.volatile_term
-        if self._promoted.pop(call_id, None) is not None:
+        if self.promoted.pop(call_id, None) is not None:
             reason = read_only_reason(state)
             text = f"the queue is owned now, but the instance stays read-only (ro_reason: {reason.value})"
             state.calls.refuse(call_id, TimedOut(text, term=term))
@@ -215,22 +221,22 @@ class Transfers:
 
     def drop(self, call_id: CallId) -> None:
         """Its caller is gone. What raft and the limbo do for it goes on."""
-        if self._promoted.pop(call_id, None) is None:
-            self._transfer = None
+        if self.promoted.pop(call_id, None) is None:
+            self.running = None
 
     def stop(self) -> None:
         state, term = self._state, self._state.raft.volatile_term
-        if self._transfer is not None:
-            name = "demote" if self._transfer.is_demote else "promote"
+        if self.running is not None:
+            name = "demote" if self.running.is_demote else "promote"
             text = (
                 f"the instance is stopping; the {name} is not decided, and may still be: see the queue owner"
             )
-            state.calls.reply(self._transfer.call_id, Rejected(TimedOut(text, term=term)))
-            self._transfer = None
-        for call_id in self._promoted:
+            state.calls.reply(self.running.call_id, Rejected(TimedOut(text, term=term)))
+            self.running = None
+        for call_id in self.promoted:
             text = "the queue is owned here, but the instance is stopping and stays read-only"
             state.calls.refuse(call_id, TimedOut(text, term=term))
-        self._promoted.clear()
+        self.promoted.clear()
 
     # --- on the way
 
@@ -242,7 +248,7 @@ class Transfers:
     def await_links(self, now: float) -> None:
         """[P-11]: a promote that came before the links waits for them, without a new term, which would stop
         all writers. Then for one heartbeat, in which whoever leads says so."""
-        state, transfer = self._state, self._transfer
+        state, transfer = self._state, self.running
         if transfer is None or transfer.phase is not TransferPhase.LINKS:
             return
         transfer.links_changed(
@@ -257,7 +263,7 @@ class Transfers:
 
     def _give_queue_away(self, now: float) -> None:
         """[P-31]: a demote that came before the links waits for them, as a promote does."""
-        limbo, raft, transfer = self._state.limbo, self._state.raft, self._transfer
+        limbo, raft, transfer = self._state.limbo, self._state.raft, self.running
         assert transfer is not None
         if limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
             is_ours = limbo.owner_id == self._state.self_id
@@ -278,7 +284,7 @@ class Transfers:
     def look(self, happened: Sequence[Happening]) -> None:
         """What it means for the one that runs."""
         for one in happened:
-            transfer = self._transfer
+            transfer = self.running
             if transfer is None:
                 return
             match one:
@@ -294,15 +300,15 @@ class Transfers:
                     assert_never(one)
 
     def _begin(self, transfer: Transfer) -> None:
-        self._transfer = transfer
+        self.running = transfer
         self._state.calls.wait(transfer.call_id, TransferCall(transfer.is_demote))
 
     def _end(self, outcome: Outcome | None) -> None:
         if outcome is None:
             return
-        assert self._transfer is not None
-        call_id = self._transfer.call_id
-        self._transfer = None
+        assert self.running is not None
+        call_id = self.running.call_id
+        self.running = None
         if isinstance(outcome, Promoted):
             self._answer_promote(call_id, outcome)
         else:
@@ -310,25 +316,23 @@ class Transfers:
 
     def _answer_promote(self, call_id: CallId, outcome: Promoted) -> None:
         """[P-13]: it is done, but told only when the instance is writable too. Nobody else waits for that."""
-        if read_only_reason(self._state) is RoReason.NONE:
+        if read_only_reason(self._state) is WRITABLE:
             self._state.calls.reply(call_id, outcome)
         else:
             self._state.calls.wait(call_id, TransferCall(is_demote=False))
-            self._promoted[call_id] = outcome
+            self.promoted[call_id] = outcome
 
     def review_promoted(self) -> None:
         state = self._state
-        if not self._promoted:
-            return
-        if read_only_reason(state) is RoReason.NONE:
-            for call_id, outcome in self._promoted.items():
+        if read_only_reason(state) is WRITABLE:
+            for call_id, outcome in self.promoted.items():
                 state.calls.reply(call_id, outcome)
         elif state.limbo.state is not QueueState.LEADER:
-            for call_id, outcome in self._promoted.items():
+            for call_id, outcome in self.promoted.items():
                 state.calls.refuse(call_id, interfering_elections(outcome.term, state.raft.volatile_term))
         else:
             return
-        self._promoted.clear()
+        self.promoted.clear()
 
 
 def interfering_elections(term: Term | None, new_term: Term) -> InterferingElections:

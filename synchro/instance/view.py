@@ -14,7 +14,7 @@ from synchro.instance.links import Links
 from synchro.instance.parts import State
 from synchro.instance.reads import Reads
 from synchro.instance.transactions import Transactions
-from synchro.instance.writability import read_only_error, read_only_reason
+from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason
 from synchro.queue.limbo import Limbo
 from synchro.raft.core import Raft
 from synchro.replication.read_barrier import ReadBarrier
@@ -118,7 +118,7 @@ class View:
 
     @property
     def is_writable(self) -> bool:
-        return read_only_reason(self._state) is RoReason.NONE
+        return read_only_reason(self._state) is WRITABLE
 
     def read_only_reason(self) -> RoReason:
         return read_only_reason(self._state)

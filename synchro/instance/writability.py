@@ -5,7 +5,7 @@ What only the queue refuses is said by `Limbo.check_submit` [Q-13].
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from synchro.config import ElectionMode
 from synchro.errors import Loading, NotLeader, ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
@@ -15,6 +15,9 @@ from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
 from synchro.row import Dml
 from synchro.storage import schema
+
+WRITABLE: Final = RoReason.NONE
+"""A member of an enum that is asked for by name costs more than all the rest of the question."""
 
 
 def read_only_reason(state: State) -> RoReason:
@@ -33,7 +36,7 @@ def read_only_reason(state: State) -> RoReason:
         return RoReason.CONFIG
     # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38],
     # [L-24].
-    return RoReason.NONE if raft.trusted else RoReason.OWN_ROWS_LOST
+    return WRITABLE if raft.trusted else RoReason.OWN_ROWS_LOST
 
 
 def read_only_error(state: State, reason: RoReason) -> ReadOnly:

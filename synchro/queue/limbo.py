@@ -49,6 +49,11 @@ K = TypeVar("K")
 TRANSFERS_MAX: Final = 64
 """PROMOTEs and DEMOTEs that are remembered: twins come from the same few elections (ADR 15)."""
 
+_INACTIVE: Final = QueueState.INACTIVE
+_LEADER: Final = QueueState.LEADER
+_REPLICA: Final = QueueState.REPLICA
+"""Asked for several times a step: a member that is looked up in its enum costs three times as much."""
+
 __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
 
@@ -115,14 +120,14 @@ class Limbo:
     def state(self) -> QueueState:
         """[Q-3]. A transition in flight is of another term than the queue's, so it needs no flag."""
         if self._queue.owner_id == NOBODY:
-            return QueueState.INACTIVE
+            return _INACTIVE
         is_leader = (
             self._queue.owner_id == self.self_id
             and self._claimed_here == self._term
             and self._is_raft_leader
             and self._volatile_term == self._term
         )
-        return QueueState.LEADER if is_leader else QueueState.REPLICA
+        return _LEADER if is_leader else _REPLICA
 
     @property
     def confirmed_lsn(self) -> Lsn:
