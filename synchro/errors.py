@@ -366,6 +366,15 @@ class RemoteProtocolError(SynchroError):
     tnt_code = 104
 
 
+class ProtocolVersion(RemoteProtocolError):
+    """A peer speaks another version of the peer protocol; nothing of what it asked was done.
+
+    details: version, supported.
+    """
+
+    reason = "PROTOCOL_VERSION"
+
+
 class SplitBrain(RemoteProtocolError):
     """[P-53]."""
 

@@ -29,6 +29,8 @@ INSTANCE_ID_MAX: Final = InstanceId(31)
 NUMBER_END: Final = 2**62
 """LSNs, terms and the like that come from the network lie below it: what is counted up from them fits into
 the 64 bits that files and messages have, and no honest instance lives to reach it."""
+LSN_RESERVE: Final = 2**32
+"""So close to `NUMBER_END` an instance writes no data any more: what it leads is still confirmed."""
 TERM_LEAP_MAX: Final = 2**32
 """A peer's term further above the own one is refused: no set holds so many elections while one is away, and
 a few such leaps would use all terms up, everywhere and for good."""

@@ -20,5 +20,7 @@ class RoReason(Enum):
     """The queue belongs to another instance, or to this one and is frozen until it is promoted."""
     CONFIG = "config"
     """The configuration says so."""
+    OUT_OF_LSNS = "lsn"
+    """Its rows could not be numbered below 2^62 any more."""
     OWN_ROWS_LOST = "waiting to receive its own transactions back from the replicaset"
     """Its log is not known to be complete, so a new row might take an LSN that peers know already."""

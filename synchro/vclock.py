@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 
-from synchro.ids import LOCAL, InstanceId, Lsn
+from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
+
+_LSN_LAST = Lsn(NUMBER_END - 1)
 
 
 class Order(Enum):
@@ -79,6 +81,11 @@ class Vclock:
 
     def without_local(self) -> Vclock:
         return Vclock({i: lsn for i, lsn in self._lsns.items() if i != LOCAL})
+
+    def shown(self) -> Vclock:
+        """For peers: without the local component, and no LSN above those that they accept; a log of a version
+        without that bound may have some. Less than what is there is no lie: it is there too."""
+        return Vclock({i: min(lsn, _LSN_LAST) for i, lsn in self._lsns.items() if i != LOCAL})
 
     @property
     def signature(self) -> int:

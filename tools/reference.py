@@ -67,7 +67,11 @@ MEANINGS: Final = {
     "INTERFERING_ELECTIONS": ("another instance was elected meanwhile", "look who leads, promote again"),
     "OLD_TERM": ("the term has moved on", "promote again"),
     "IN_ANOTHER_PROMOTE": ("a promote or demote is running here already", "wait for it"),
-    "ELECTION_DISABLED": ("needs elections, but `election_mode` is off", "change the configuration"),
+    "ELECTION_DISABLED": (
+        "needs elections, but `election_mode` is off, the log is not known to be complete, or terms or LSNs "
+        "are used up",
+        "change the configuration, or as the message says",
+    ),
     "NO_ELECTION_QUORUM": ("too few instances are connected to elect", "`synchro status`"),
     "NOT_LEADER": ("only the leader may do this", "send it to the leader in the hint"),
     "TIMED_OUT": (
@@ -123,6 +127,10 @@ MEANINGS: Final = {
     ),
     "CHECKPOINT_IN_PROGRESS": ("a snapshot is being written already", "wait for it"),
     "PROTOCOL": ("a peer broke the protocol; only this stream stops", "report it, with the logs of both"),
+    "PROTOCOL_VERSION": (
+        "a peer speaks another version of the peer protocol; both are given, nothing was done",
+        "use releases that speak the same one",
+    ),
     "SPLIT_BRAIN": (
         "two histories that contradict each other met; only this stream stops",
         "decide which side is right, let the other join again",

@@ -30,7 +30,7 @@ Call: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
 """What a call waits for: its transaction, room (`ClientWrite`: still unprepared), a transfer, a round."""
 
 
-class Calls:
+class WaitingCalls:
     """Who waits for what, and what is said to whom.
 
     I1  A `Reply` is sent once for every call: it ends its wait.

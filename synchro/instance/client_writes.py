@@ -214,8 +214,14 @@ class Writes:
             self._had_right = self._admission.may_write
             return
         self._had_right = False
-        for write in [write for write in self.waiting if self._admission.is_refused(write)]:
-            self.waiting.remove(write)
+        refused = [write for write in self.waiting if self._admission.is_refused(write)]
+        if not refused:
+            return
+        gone = {write.call_id for write in refused}
+        stay = [write for write in self.waiting if write.call_id not in gone]
+        self.waiting.clear()
+        self.waiting.extend(stay)
+        for write in refused:
             self._state.calls.resume(write.call_id)
             self._begin(write, now)
 

@@ -31,7 +31,7 @@ from synchro.instance.admission import Admission
 from synchro.instance.calls import ReadCall, TransferCall
 from synchro.instance.client_writes import Writes
 from synchro.instance.coupling import Coupling, Happening, check_term, raft_settings
-from synchro.instance.links import Links
+from synchro.instance.links import LinkFacts
 from synchro.instance.log_tail import ControlWrite, HardStateWrite, NopWrite
 from synchro.instance.parts import State
 from synchro.instance.pending_txn import PendingTxn
@@ -40,7 +40,7 @@ from synchro.instance.received import Received
 from synchro.instance.registration import Registration
 from synchro.instance.transactions import Transactions
 from synchro.instance.transfers import Transfers
-from synchro.instance.view import View
+from synchro.instance.view import Facts
 from synchro.instance.waits import Waits
 from synchro.queue.effects import LimboEffect
 from synchro.raft import messages as raft_ev
@@ -48,7 +48,7 @@ from synchro.replication.trust import Trust
 from synchro.row import RaftState
 
 
-class Instance(View):
+class Instance(Facts):
     """The state of one instance, and the only way to change it. Made by `instance.recovery.recover_instance`.
 
     I1  A `Reply` is sent once for every call, and an LSN leaves the instance only after `RowsWritten`.
@@ -68,7 +68,7 @@ class Instance(View):
         self._coupling = Coupling(state, txns)
         self._transfers = Transfers(state, self._coupling)
         self._reads = Reads(state)
-        self._links = Links(state, self._coupling, self._received, trust)
+        self._links = LinkFacts(state, self._coupling, self._received, trust)
         self._last_cut_at: float | None = None
         self._retry_at: float | None = None
         self._announce_at: float | None = None
@@ -76,6 +76,8 @@ class Instance(View):
     def start(self, now: float) -> list[ev.Effect]:
         """Recovery or join is over and the shell is ready: elections may begin [E-5]."""
         self._step_raft(raft_ev.RaftStarted(), now)
+        if (error := self.raft.exhausted) is not None:
+            self._state.outbox.notice("numbers_exhausted", is_warning=True, message=error.message)
         return self._finish(now)
 
     # --- step

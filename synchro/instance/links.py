@@ -13,7 +13,7 @@ from synchro.replication.trust import Missing, Trust
 from synchro.vclock import EMPTY_VCLOCK
 
 
-class Links:
+class LinkFacts:
     """Each method tells a fact, steps raft and the limbo with what follows, and returns what happened.
 
     K1  A peer is healthy exactly while both streams stand: our relay to it, our applier from it [E-11].

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from synchro.config import Settings
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
-from synchro.instance.calls import Calls
+from synchro.instance.calls import WaitingCalls
 from synchro.instance.log_tail import LogTail
 from synchro.instance.stop import Stop
 from synchro.queue.fates import Drops
@@ -19,7 +19,7 @@ from synchro.storage.memtx import Memtx
 
 
 class Outbox:
-    """Effects of the step that runs, in order; answers to calls are gathered in `Calls`."""
+    """Effects of the step that runs, in order; answers to calls are gathered in `WaitingCalls`."""
 
     __slots__ = ("_effects",)
 
@@ -90,7 +90,7 @@ class State:
     """Set by `links`: another live process has our identity (ADR 23)."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
-    calls: Calls = field(default_factory=Calls)
+    calls: WaitingCalls = field(default_factory=WaitingCalls)
     """Set by nobody."""
     outbox: Outbox = field(default_factory=Outbox)
     """Set by nobody."""

@@ -193,20 +193,24 @@ class Transactions:
         """A decided PROMOTE dropped them, newest first [Q-51]; nobody else may say SYNC_ROLLBACK."""
         for entry in effect.entries:
             pending = cast("PendingTxn", entry)
-            error = SyncRollback(
-                f"transaction {pending.name} was rolled back: the PROMOTE of term {effect.by_term} "
-                "did not hold it",
-                outcome="rolled_back",
-                by_term=effect.by_term,
-            )
-            self.note_dropped(pending.txn)
+            error = None
+            if pending.calls or pending.submit_calls:
+                error = SyncRollback(
+                    f"transaction {pending.name} was rolled back: the PROMOTE of term {effect.by_term} "
+                    "did not hold it",
+                    outcome="rolled_back",
+                    by_term=effect.by_term,
+                )
             self.undo(pending, error)
+        self._note_all_dropped([cast("PendingTxn", entry).txn for entry in effect.entries])
 
-    def undo(self, pending: PendingTxn, error: SynchroError) -> None:
+    def undo(self, pending: PendingTxn, error: SynchroError | None) -> None:
+        """error: for those who wait for it; None: nobody does."""
         state, txn = self._state, pending.txn
         state.memtx.rollback(pending.prepared)
         state.requests.rolled_back(txn)
         for call_id in (*(pending.calls or ()), *(pending.submit_calls or ())):
+            assert error is not None
             state.calls.refuse(call_id, error)
         for call_id, _ in pending.refusals or ():
             state.calls.refuse(call_id, conflict())
@@ -247,6 +251,21 @@ class Transactions:
         """Its LSNs have no effect: rolled back, or stored as NOPs."""
         if not txn.is_local:
             self._state.drops.add(txn.origin, txn.tsn, txn.lsn)
+
+    def _note_all_dropped(self, txns: Sequence[Txn]) -> None:
+        """Newest first. Neighbours are one range already: a full queue has tens of thousands."""
+        run: tuple[InstanceId, Lsn, Lsn] | None = None
+        for txn in txns:
+            if txn.is_local:
+                continue
+            if run is not None and run[0] == txn.origin and run[1] == txn.lsn + 1:
+                run = (run[0], txn.tsn, run[2])
+                continue
+            if run is not None:
+                self._state.drops.add(*run)
+            run = (txn.origin, txn.tsn, txn.lsn)
+        if run is not None:
+            self._state.drops.add(*run)
 
     def answer_submitted(self, pending: PendingTxn) -> None:
         for call_id, lsn in (pending.submit_calls or {}).items():

@@ -265,6 +265,9 @@ class Transfers:
         """[P-31]: a demote that came before the links waits for them, as a promote does."""
         limbo, raft, transfer = self._state.limbo, self._state.raft, self.running
         assert transfer is not None
+        if raft.exhausted is not None:
+            self._end(Rejected(raft.exhausted))
+            return
         if limbo.state is not QueueState.LEADER and (refusal := raft.demote_refusal) is not None:
             is_ours = limbo.owner_id == self._state.self_id
             self._end(transfer.refused(refusal) if is_ours else Rejected(refusal))

@@ -10,7 +10,7 @@ from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.client_writes import Writes
 from synchro.instance.coupling import check_term
-from synchro.instance.links import Links
+from synchro.instance.links import LinkFacts
 from synchro.instance.parts import State
 from synchro.instance.reads import Reads
 from synchro.instance.transactions import Transactions
@@ -24,14 +24,14 @@ from synchro.storage.memtx import Memtx
 from synchro.vclock import Vclock
 
 
-class View:
+class Facts:
     """The part of `Instance` that changes nothing."""
 
     _state: State
     _txns: Transactions
     _writes: Writes
     _reads: Reads
-    _links: Links
+    _links: LinkFacts
 
     @property
     def self_id(self) -> InstanceId:

@@ -34,6 +34,8 @@ def read_only_reason(state: State) -> RoReason:
         return RoReason.ELECTION if has_elections and not raft.is_leader_seen else RoReason.SYNCHRO
     if state.settings.read_only:
         return RoReason.CONFIG
+    if raft.is_lsn_exhausted:
+        return RoReason.OUT_OF_LSNS
     # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38],
     # [L-24].
     return WRITABLE if raft.trusted else RoReason.OWN_ROWS_LOST
@@ -72,6 +74,11 @@ def _why(state: State, reason: RoReason) -> tuple[str, dict[str, object]]:
                 "stop one of the two",
                 {},
             )
+        case RoReason.OUT_OF_LSNS:
+            return (
+                "its LSNs are used up, see its log. Next: make a new replica set and copy the data into it",
+                {},
+            )
         case RoReason.OWN_ROWS_LOST:
             return (
                 "it has lost some of its own transactions and is waiting to receive them back from "
@@ -99,6 +106,8 @@ def _who_leads(state: State) -> str:
         text += f" ({state.name_of(limbo.owner_id)})"
     if limbo.owner_id == state.self_id:
         text += " and is frozen until promotion"
+    if (exhausted := raft.exhausted) is not None:
+        text += f". {exhausted.message}"
     return text
 
 

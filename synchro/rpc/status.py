@@ -120,6 +120,7 @@ TABLE: Final[Mapping[type[SynchroError], Entry]] = {
     errors.CheckpointInProgress: _PRECONDITION,
     errors.AlreadyRunning: _PRECONDITION,
     errors.RemoteProtocolError: Entry(_C.INTERNAL),
+    errors.ProtocolVersion: _PRECONDITION,
     errors.SplitBrain: Entry(_C.DATA_LOSS),
     errors.Corruption: Entry(_C.DATA_LOSS),
 }

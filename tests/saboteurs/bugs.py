@@ -16,7 +16,7 @@ from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.instance.admission import Admission
 from synchro.instance.core import Instance
-from synchro.instance.links import Links
+from synchro.instance.links import LinkFacts
 from synchro.instance.log_tail import LogTail
 from synchro.instance.recovery import _Replay
 from synchro.instance.transactions import Transactions
@@ -471,7 +471,7 @@ def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
 
 @saboteur("S14", seeds=60, first=25)
 def who_is_told_of_lost_rows_goes_on() -> Iterator[None]:
-    with patch.object(Links, "_lose_trust", lambda self, now: []):
+    with patch.object(LinkFacts, "_lose_trust", lambda self, now: []):
         yield
 
 

@@ -36,7 +36,7 @@ from synchro.instance.events import (
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
-from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts
+from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
 from synchro.storage.memtx import Memtx, PendingRefusal
 from synchro.storage.schema_ops import bootstrap_ops
 from synchro.storage.xrow import dml_from_values
@@ -263,5 +263,5 @@ _SIMPLE: dict[type, Outcome] = {
     PromoteRequested: Promoted(Term(3), InstanceId(1), confirmed=2, rolled_back=1),
     DemoteRequested: Demoted(Term(4)),
 }
-_: type[Node] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
+_: type[NodeApi] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
 busy = CheckpointInProgress

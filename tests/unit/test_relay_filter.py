@@ -90,3 +90,21 @@ def test_the_flags_of_a_mixed_transaction_are_on_the_last_row_that_is_sent() -> 
     )
     (sent,) = xrow.decode_txns(without_local_rows(xrow.encode_txn(rows).data))
     assert [(row.replica_id, row.lsn, row.flags) for row in sent.rows] == [(ONE, 4, flags)]
+
+
+def test_rows_that_their_origin_sends_are_held_back() -> None:
+    """[A-39]: in a full mesh nothing travels twice, but own rows never wait behind those of others."""
+    passing = relay_filter()
+    passing.following = frozenset({THREE})
+    assert passing.comes_from_origin([THREE], own=ONE, own_lsn=Lsn(0))
+    assert not passing.comes_from_origin([THREE, ONE], own=ONE, own_lsn=Lsn(0))
+    assert not passing.comes_from_origin([THREE], own=ONE, own_lsn=Lsn(4))
+    assert not passing.comes_from_origin([], own=ONE, own_lsn=Lsn(0))
+
+
+def test_a_run_goes_out_whole_in_part_or_not_at_all() -> None:
+    passing = relay_filter(has={3: 5})
+    assert passing.wants_run(THREE, Lsn(6), Lsn(9)) is True
+    assert passing.wants_run(THREE, Lsn(4), Lsn(9)) is None
+    assert passing.wants_run(THREE, Lsn(1), Lsn(5)) is False
+    assert passing.wants_run(TWO, Lsn(1), Lsn(5)) is False
