@@ -163,11 +163,6 @@ class Limbo:
         return self._pending
 
     @property
-    def pending_promotes(self) -> Sequence[PendingPromote]:
-        """Lowest term first."""
-        return tuple(self._pending)
-
-    @property
     def void(self) -> Mapping[InstanceId, PendingPromote]:
         """Per writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
         return self._void
@@ -220,11 +215,6 @@ class Limbo:
     def is_deciding_here(self) -> bool:
         """An own control row is on its way to disk: who asks for something may wait for what it brings."""
         return self._in_flight is not None
-
-    @property
-    def is_announcing(self) -> bool:
-        """The CONFIRM of what was committed here is on its way to disk (ADR 11)."""
-        return self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER
 
     @property
     def is_full(self) -> bool:
@@ -668,7 +658,6 @@ class Limbo:
             confirmed_lsn=self._queue.confirmed_lsn,
             confirmed_vclock=dict(self._confirmed_vclock),
             promote_terms=dict(self._promote_terms),
-            pending_promotes=self.pending_promotes,
         )
 
     def committed_prefix(
@@ -699,8 +688,6 @@ class Limbo:
         self._promote_terms.update(state.promote_terms)
         self._queue = LimboQueue(state.owner, state.confirmed_lsn)
         self._pending = PendingPromotes()
-        for promote in state.pending_promotes:
-            self._pending.add(promote)
 
     def check(self) -> None:
         self._queue.check()

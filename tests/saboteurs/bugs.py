@@ -29,13 +29,13 @@ from synchro.queue.request_table import RequestTable, RequestTableState
 from synchro.raft.core import Raft
 from synchro.raft.messages import Role
 from synchro.replication.relay_filter import RelayFilter
-from synchro.replication.trust import AckMemory, Remembered
+from synchro.replication.trust import AckMemory
 from synchro.row import Demote, Promote, RaftState, Txn
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -462,7 +462,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 
-    def empty(self: AckMemory, remembered: Mapping[InstanceId, Remembered] | None = None) -> None:
+    def empty(self: AckMemory, remembered: Mapping[InstanceId, AckNote] | None = None) -> None:
         init(self)
 
     with patch.object(AckMemory, "__init__", empty):

@@ -10,6 +10,7 @@ from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import SynchroError, WalIo
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
+from synchro.instance.log_tail import ControlWrite
 from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
 from synchro.row import RowType
@@ -80,7 +81,8 @@ def test_a_received_confirm_makes_the_queue_busy_an_own_announcement_does_not() 
     assert deadline is not None
     mesh.now = deadline
     mesh.step(1, ev.DeadlineReached())
-    assert mesh[1].limbo.is_announcing and not mesh[1].is_queue_busy
+    assert [type(item) for item in mesh[1].state.log.in_flight] == [ControlWrite]
+    assert not mesh[1].is_queue_busy
     mesh.persist(1)
     mesh.deliver(1, 2)
     assert mesh[2].is_queue_busy
