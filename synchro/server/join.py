@@ -103,8 +103,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     core = node.core
     members = core.memtx.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
-    if not is_member and (reason := core.read_only_reason()) is not None:
-        raise core.state.read_only_error(reason)
+    if not is_member and not core.is_writable:
+        raise core.read_only_error()
     links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:

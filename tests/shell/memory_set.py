@@ -174,8 +174,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def has_told_all(face: Face) -> bool:
     """What it committed as an owner is announced in its log."""
-    limbo = face.node.core.limbo
-    return not (limbo.is_announcement_due or limbo.is_announcing or limbo.is_busy)
+    core = face.node.core
+    return not (core.limbo.is_announcement_due or core.limbo.is_busy or core.state.log.in_flight)
 
 
 async def write(face: Face, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:
