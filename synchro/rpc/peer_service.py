@@ -26,7 +26,7 @@ from synchro.rpc.peer_transport import (
     relay_message,
 )
 from synchro.rpc.rpc_error import RpcError
-from synchro.server.transport import (
+from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
     Accepted,
     Frame,
@@ -35,8 +35,8 @@ from synchro.server.transport import (
     JoinSnapshotEnd,
     LinkLost,
     PeerAck,
-    PeerEndpoint,
 )
+from synchro.server.transport import PeerEndpoint
 
 
 def rpc_error(error: SynchroError) -> RpcError:

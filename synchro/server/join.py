@@ -14,13 +14,13 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
+from synchro.config import Settings
 from synchro.errors import (
     ConfigError,
-    ConnectionToSelf,
     DecodeError,
     DiskFailed,
     IllegalParams,
@@ -42,12 +42,14 @@ from synchro.ids import (
 )
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
+from synchro.replication.admission import check_stranger
 from synchro.replication.applier_filter import Order, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
-from synchro.server.directory import new_salt
-from synchro.server.relay import without_local_rows
-from synchro.server.transport import (
+from synchro.server.directory import DataDirectory, new_salt
+from synchro.server.links import JoinView, Links
+from synchro.server.node import Node
+from synchro.server.peer_messages import (
     JoinChunk,
     JoinEnd,
     JoinItem,
@@ -56,10 +58,10 @@ from synchro.server.transport import (
     JoinRows,
     JoinSnapshotEnd,
     JoinStart,
-    JoinStream,
     LinkLost,
-    Transport,
 )
+from synchro.server.relay import without_local_rows
+from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
 from synchro.storage.memtx import Memtx
@@ -76,48 +78,40 @@ from synchro.storage.snapshot import (
 from synchro.storage.xlog import crc32c
 from synchro.vclock import Vclock
 
-if TYPE_CHECKING:
-    from synchro.config import Settings
-    from synchro.server.directory import DataDirectory
-    from synchro.server.node import Node
-
 _CRC: Final = struct.Struct("<I")
 
 
 # --- the side that has the data -------------------------------------------------------------------------
 
 
-async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinItem]:
+async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGenerator[JoinItem]:
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
-    if not request.instance_uuid:
-        raise IllegalParams("Nil UUID is reserved and can't be used in replication")
-    if request.instance_uuid == node.uuid:
-        raise ConnectionToSelf("Connection to self")
+    check_stranger(request.instance_uuid, own_uuid=node.uuid)
     if (why := why_no_name(request.instance_name)) is not None:
         raise IllegalParams(f"Invalid instance name: {why}")  # before all data is sent, not after
-    if request.instance_uuid in node.joins:
+    if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
-    if len(node.joins) >= limits.joins_max:
+    if len(links.joins) >= limits.joins_max:
         raise Loading(
-            f"this instance serves {len(node.joins)} joins, which is all it serves at a time; nothing was "
-            "done, the joiner tries again",
+            f"this instance serves {len(links.joins)} joins, which is all it serves at a time; nothing "
+            "was done, the joiner tries again",
             stage="join",
             limit=limits.joins_max,
         )
     core = node.core
     members = core.memtx.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
-    if not is_member and (reason := core.read_only_reason()) is not None:
-        raise core.state.read_only_error(reason)
-    node.joins[request.instance_uuid] = core.vclock
+    if not is_member and not core.is_writable:
+        raise core.read_only_error()
+    links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
         count = checksum = 0
-        with _shared_view(node) as view:
+        with _shared_view(node, links) as view:
             start = view.meta.vclock
-            node.joins[request.instance_uuid] = view.vclock
+            links.joins[request.instance_uuid] = view.vclock
             yield JoinStart(start, node.replicaset_uuid, b"")
             frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
             while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
@@ -133,43 +127,32 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         yield JoinEnd(registered.vclock.without_local(), registered.id)
         node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
     finally:
-        del node.joins[request.instance_uuid]
-
-
-@dataclass(slots=True)
-class JoinView:
-    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
-
-    meta: SnapshotMeta
-    spaces: Sequence[tuple[int, Sequence[Tuple]]]
-    vclock: Vclock
-    taken_at: float
-    users: int = 0
+        del links.joins[request.instance_uuid]
 
 
 @contextmanager
-def _shared_view(node: Node) -> Iterator[JoinView]:
-    """The log behind it is kept: by the entries in `node.joins` of those who use it."""
+def _shared_view(node: Node, links: Links) -> Iterator[JoinView]:
+    """The log behind it is kept: by the entries in `Links.joins` of those who use it."""
     now = trio.current_time()
-    view = node.join_view
+    view = links.join_view
     if view is None or now - view.taken_at > node.settings.limits.join_view_age_s:
         # One step of the core: nothing may come between the state and the tuples.
         meta, spaces = snapshot_view(node.core, with_local=False)
         # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
         shown = replace(meta, vclock=meta.vclock.without_local(), vote=NOBODY)
-        view = node.join_view = JoinView(shown, spaces, meta.vclock, now)
+        view = links.join_view = JoinView(shown, spaces, meta.vclock, now)
     view.users += 1
     try:
         yield view
     finally:
         view.users -= 1
-        if not view.users and node.join_view is view:
-            node.join_view = None
+        if not view.users and links.join_view is view:
+            links.join_view = None
 
 
 async def _register(node: Node, request: JoinRequest) -> ev.Registered:
     """[M-22]: wait until its row is decided."""
-    outcome = await node.call(
+    outcome = await node.calls.call(
         lambda call_id: ev.RegisterRequested(call_id, request.instance_uuid, request.instance_name),
         timeout_s=node.settings.synchro_timeout_s,
     )
@@ -184,9 +167,7 @@ async def _register(node: Node, request: JoinRequest) -> ev.Registered:
 
 async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
     """Whole transactions in (start, stop], without local rows."""
-    passing = RelayFilter(
-        peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start, own_vclock=node.core.vclock
-    )
+    passing = RelayFilter(peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start)
     passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
     reader = node.wal.reader(start)
     position = start

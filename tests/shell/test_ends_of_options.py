@@ -89,10 +89,10 @@ async def make_progress(directory: Path, settings: dict[str, Any]) -> None:
             await replicas.wait_equal()
             await leader.checkpoint()
             follower = next(node for node in replicas.nodes if node is not leader)
-            number = int(follower.settings.instance_name[-3:])
+            number = int(follower.node.settings.instance_name[-3:])
             await replicas.stop(number)
             again = await replicas.start(number)
-            await until(lambda: again.is_ready)
+            await until(lambda: again.node.is_ready)
             outcome = None
             while not isinstance(outcome, ev.Committed):  # a leader may have resigned without its follower
                 outcome = await write(await replicas.wait_leader(), put(9))

@@ -22,7 +22,7 @@ from synchro.instance.recovery import recover_instance
 from synchro.row import Confirm, Demote, Nop, Promote, RaftState, Row, RowType, Txn
 from synchro.server.directory import DataDirectory
 from synchro.server.join import _Trial, join
-from synchro.server.transport import (
+from synchro.server.peer_messages import (
     JoinChunk,
     JoinEnd,
     JoinItem,
@@ -361,10 +361,10 @@ async def test_the_joiner_lives_and_joins_when_the_source_is_mended(
         monkeypatch.setattr(module, "_shared_view", _noted(module._shared_view, tried))
         third = await replicas.start(3)
         await until(lambda: len(tried) > 2)
-        assert not third.is_ready
+        assert not third.node.is_ready
         assert not [one for one in (tmp_path / "instance003").iterdir() if one.suffix == ".snap"]
         broken[0] = False
-        await until(lambda: third.is_ready)
+        await until(lambda: third.node.is_ready)
         await replicas.wait_equal()
 
 

@@ -17,22 +17,14 @@ from synchro.errors import ProtocolVersion, RemoteProtocolError, SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
+from synchro.replication.ballot import Ballot
 from synchro.rpc import peer_service, status
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
-from synchro.server.transport import (
-    Accepted,
-    Ballot,
-    Frame,
-    Heartbeat,
-    Hello,
-    LinkLost,
-    MemoryNetwork,
-    PeerAck,
-    RelayStream,
-    Transport,
-)
+from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
+from synchro.server.transport import RelayStream, Transport
+from synchro.testing.memory_network import MemoryNetwork
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 Serve = Callable[[RelayStream], Awaitable[None]]

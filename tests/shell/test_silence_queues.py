@@ -24,7 +24,7 @@ from synchro.instance import events as ev
 from synchro.queue.request_table import RequestRecord, RequestTableState
 from synchro.row import FLAG_COMMIT, Confirm, Dml, Promote, Row, RowType, Txn
 from synchro.server.applier import STEP_BYTES_MAX
-from synchro.server.node import Node
+from synchro.server.face import Face
 from synchro.storage import schema, xrow
 from tests.shell.memory_set import MemorySet, create_space, open_set, until, write
 from tests.shell.test_grpc_set import open_grpc_set
@@ -70,7 +70,7 @@ def large(number: int, space: int = SPACE) -> Dml:
     return xrow.insert_dml(RowType.REPLACE, space, data)
 
 
-async def fill(node: Node, make: Callable[[int], Dml], *, until_full: Callable[[], bool], step: int) -> int:
+async def fill(face: Face, make: Callable[[int], Dml], *, until_full: Callable[[], bool], step: int) -> int:
     """Transactions of one row until there is no room. The last of them have somebody who waits."""
     number = 0
 
@@ -79,41 +79,43 @@ async def fill(node: Node, make: Callable[[int], Dml], *, until_full: Callable[[
     while not until_full():
         number += step
         wait = ev.WaitMode.NONE if number < 24_000 and step > 1 else ev.WaitMode.COMPLETE
-        calls = [node.new_call_id() for _ in range(step)]
+        calls = [face.new_call_id() for _ in range(step)]
         writes = [
             ev.ClientWrite(call, [make(number - step + n)], request_id(call), wait=wait)
             for n, call in enumerate(calls)
         ]
-        node.submit_writes(writes, ignore, 1000.0)
+        face.submit_writes(writes, ignore, 1000.0)
         await trio.lowlevel.checkpoint()
     return number
 
 
 @asynccontextmanager
-async def lonely_owner(directory: Path) -> AsyncIterator[Node]:
+async def lonely_owner(directory: Path) -> AsyncIterator[Face]:
     """It owns the queue, and its second member is silent: the test says what comes from there."""
     changes: dict[str, Any] = {"election_mode": ElectionMode.OFF, "replication_timeout_s": 1.0}
     with trio.fail_after(150):
-        async with open_grpc_set(directory, 1, **changes) as (node,):
-            await until(lambda: node.is_ready)
-            await node.call(ev.PromoteRequested, timeout_s=5.0)
-            await create_space(node)
-            await create_space(node, OTHER, is_sync=False)
+        async with open_grpc_set(directory, 1, **changes) as (face,):
+            await until(lambda: face.node.is_ready)
+            await face.call(ev.PromoteRequested, timeout_s=5.0)
+            await create_space(face)
+            await create_space(face, OTHER, is_sync=False)
             uuid = "00000000-0000-4000-8000-000000000002"
-            await node.call(lambda call: ev.RegisterRequested(call, uuid, "silent"), timeout_s=5.0)
-            await until(lambda: len(node.core.registered) == 2 and not len(node.core.limbo))
-            yield node
+            await face.call(lambda call: ev.RegisterRequested(call, uuid, "silent"), timeout_s=5.0)
+            await until(lambda: len(face.node.core.registered) == 2 and not len(face.node.core.limbo))
+            yield face
 
 
-def ack_all(node: Node) -> None:
-    core = node.core
-    node.step(ev.AckReceived(InstanceId(2), ev.Ack(core.vclock.without_local(), core.raft.term, 0, True)))
+def ack_all(face: Face) -> None:
+    core = face.node.core
+    face.node.step(
+        ev.AckReceived(InstanceId(2), ev.Ack(core.vclock.without_local(), core.raft.term, 0, True))
+    )
 
 
-def new_owner(node: Node) -> list[Txn]:
+def new_owner(face: Face) -> list[Txn]:
     """Rows of instance 2 that take the queue over and hold nothing of what is in it."""
-    limbo, me = node.core.limbo, InstanceId(2)
-    term, lsn = Term(limbo.term + 1), Lsn(node.core.vclock.get(me) + 1)
+    limbo, me = face.node.core.limbo, InstanceId(2)
+    term, lsn = Term(limbo.term + 1), Lsn(face.node.core.vclock.get(me) + 1)
     promote = Promote(limbo.owner_id, limbo.confirmed_lsn, term, limbo.term)
     confirm = Confirm(me, lsn)
     return [
@@ -122,10 +124,10 @@ def new_owner(node: Node) -> list[Txn]:
     ]
 
 
-async def fill_queue(node: Node, make: Callable[[int], Dml]) -> int:
-    limbo, step = node.core.limbo, 500 if make is small else 1
-    count = await fill(node, make, until_full=lambda: limbo.is_full, step=step)
-    await until(lambda: node.core.vclock == node.core.volatile_vclock)
+async def fill_queue(face: Face, make: Callable[[int], Dml]) -> int:
+    limbo, step = face.node.core.limbo, 500 if make is small else 1
+    count = await fill(face, make, until_full=lambda: limbo.is_full, step=step)
+    await until(lambda: face.node.core.vclock == face.node.core.volatile_vclock)
     return count
 
 
@@ -133,50 +135,52 @@ async def fill_queue(node: Node, make: Callable[[int], Dml]) -> int:
 async def test_a_full_queue_is_decided_in_one_go(tmp_path: Path, make: Callable[[int], Dml]) -> None:
     """Thirty thousand commits, or sixteen that replace a million objects each, and the same undone: what was
     undone was packed again to count its memory, 2.4 s."""
-    async with lonely_owner(tmp_path) as node, watched() as watch:
+    async with lonely_owner(tmp_path) as face, watched() as watch:
         silences = {}
 
         async def decide() -> None:
-            while len(node.core.limbo) or node.core.waiting_unprepared:  # what waited for room comes after
-                ack_all(node)
+            while (
+                len(face.node.core.limbo) or face.node.core.waiting_unprepared
+            ):  # what waited for room comes after
+                ack_all(face)
                 await trio.sleep(0.01)
-            await until(lambda: not node.core.memtx.has_dead)
+            await until(lambda: not face.node.core.memtx.has_dead)
 
         async def lose() -> None:
-            rows = new_owner(node)
-            node.step(ev.FrameTermSeen(Term(node.core.limbo.term + 1)))
-            node.step(ev.TxnsReceived(InstanceId(2), rows))
-            await until(lambda: node.core.limbo.owner_id == 2 and not node.core.memtx.has_dead)
+            rows = new_owner(face)
+            face.node.step(ev.FrameTermSeen(Term(face.node.core.limbo.term + 1)))
+            face.node.step(ev.TxnsReceived(InstanceId(2), rows))
+            await until(lambda: face.node.core.limbo.owner_id == 2 and not face.node.core.memtx.has_dead)
 
         for what in ("commit", "commit over others"):
-            await fill_queue(node, make)
-            assert node.core.limbo.is_full
+            await fill_queue(face, make)
+            assert face.node.core.limbo.is_full
             silences[what] = await silence_of(watch, decide)
-        await fill_queue(node, make)
+        await fill_queue(face, make)
         silences["rollback"] = await silence_of(watch, lose)
-        assert not len(node.core.limbo)
-        node.core.memtx.check()
+        assert not len(face.node.core.limbo)
+        face.node.core.memtx.check()
         assert max(silences.values()) < HALF_A_HEARTBEAT_S, silences
 
 
 async def test_a_full_way_to_the_disk(tmp_path: Path) -> None:
     """Everything on its way is synced at once."""
-    async with lonely_owner(tmp_path) as node, watched() as watch:
-        log = node.core.state.log
+    async with lonely_owner(tmp_path) as face, watched() as watch:
+        log = face.node.core.state.log
 
         async def submit() -> None:
             count, room = 0, LIMITS.wal_queue_bytes_max
             calls: list[ev.ClientWrite] = []
             while log.bytes < room and count < 40_000:
                 calls = [
-                    ev.ClientWrite(node.new_call_id(), [small(n, OTHER)], wait=ev.WaitMode.NONE)
+                    ev.ClientWrite(face.new_call_id(), [small(n, OTHER)], wait=ev.WaitMode.NONE)
                     for n in range(count, count + 500)
                 ]
                 count += 500
-                node.submit_writes(calls, lambda *_: None, 100.0)
+                face.submit_writes(calls, lambda *_: None, 100.0)
                 if count % 5_000 == 0:
                     await trio.lowlevel.checkpoint()
-            await until(lambda: node.core.vclock == node.core.volatile_vclock)
+            await until(lambda: face.node.core.vclock == face.node.core.volatile_vclock)
 
         assert await silence_of(watch, submit) < HALF_A_HEARTBEAT_S
 
@@ -204,8 +208,8 @@ async def test_all_requests_that_are_remembered(tmp_path: Path, count: int) -> N
                 await create_space(owner)
                 await group.wait_ready()
                 await group.wait_equal()
-                for node in (first, second):
-                    node.core.state.requests.restore(remembered(count))
+                for face in (first, second):
+                    face.node.core.state.requests.restore(remembered(count))
                 silences = {}
 
                 async def write_many() -> None:
@@ -221,39 +225,39 @@ async def test_all_requests_that_are_remembered(tmp_path: Path, count: int) -> N
                     await group.wait_equal()
 
                 silences["insertion and eviction"] = await silence_of(watch, write_many)
-                assert owner.core.state.requests.find(request_id(1)) is None
+                assert owner.node.core.state.requests.find(request_id(1)) is None
                 silences["snapshot"] = await silence_of(watch, owner.checkpoint)
-                number = int(owner.settings.instance_name[-1])
+                number = int(owner.node.settings.instance_name[-1])
                 await group.stop(number)
 
                 async def start_again() -> None:
                     await group.start(number)
-                    await until(lambda: len(group.nodes) == 2 and all(n.is_ready for n in group.nodes))
+                    await until(lambda: len(group.nodes) == 2 and all(n.node.is_ready for n in group.nodes))
 
                 silences["recovery"] = await silence_of(watch, start_again)
-                again = group.members[f"instance00{number}"].node
-                assert len(again.core.state.requests) == count
+                again = group.members[f"instance00{number}"].face
+                assert len(again.node.core.state.requests) == count
             assert max(silences.values()) < HALF_A_HEARTBEAT_S, silences
 
 
 @asynccontextmanager
-async def pair(directory: Path) -> AsyncIterator[tuple[MemorySet, Node, Node]]:
+async def pair(directory: Path) -> AsyncIterator[tuple[MemorySet, Face, Face]]:
     """An owner and a follower, in one loop."""
     changes: dict[str, Any] = {"election_mode": ElectionMode.OFF, "replication_timeout_s": 1.0}
     with trio.fail_after(100):
         async with open_set(directory, 2, **changes) as group:
             nodes = [await group.start(number) for number in (1, 2)]
             await group.wait_ready()
-            owner = min(nodes, key=lambda node: node.core.self_id)
+            owner = min(nodes, key=lambda face: face.node.core.self_id)
             await owner.call(ev.PromoteRequested, timeout_s=5.0)
             await create_space(owner)
             await create_space(owner, OTHER, is_sync=False)
             await group.wait_equal()
-            yield group, owner, next(node for node in nodes if node is not owner)
+            yield group, owner, next(face for face in nodes if face is not owner)
 
 
-def number_of(node: Node) -> int:
-    return int(node.settings.instance_name[-1])
+def number_of(face: Face) -> int:
+    return int(face.node.settings.instance_name[-1])
 
 
 async def test_a_follower_that_gets_a_full_queue(tmp_path: Path) -> None:
@@ -263,15 +267,15 @@ async def test_a_follower_that_gets_a_full_queue(tmp_path: Path) -> None:
         await fill_queue(owner, small)
         watch.longest_s = 0.0
         again = await group.start(number_of(follower))
-        await until(lambda: not len(owner.core.limbo) and not owner.core.waiting_unprepared)
-        await until(lambda: again.core.memtx.count(SPACE) == owner.core.memtx.count(SPACE) > 30_000)
+        await until(lambda: not len(owner.node.core.limbo) and not owner.node.core.waiting_unprepared)
+        await until(lambda: again.node.core.memtx.count(SPACE) == owner.node.core.memtx.count(SPACE) > 30_000)
         assert watch.longest_s < HALF_A_HEARTBEAT_S
 
 
 async def test_several_definitions_at_once(tmp_path: Path) -> None:
     """Three indexes and a format in one transaction; then a truncate, and changes of a local space beside."""
     async with pair(tmp_path) as (group, owner, follower), watched() as watch:
-        memtx, rows = owner.core.memtx, 2 * LIMITS.ddl_rows_at_once
+        memtx, rows = owner.node.core.memtx, 2 * LIMITS.ddl_rows_at_once
         for start in range(0, rows, 500):
             ops = [small(n, OTHER) for n in range(start, start + 500)]
             assert isinstance(await write(owner, *ops), ev.Committed)
@@ -292,54 +296,54 @@ async def test_several_definitions_at_once(tmp_path: Path) -> None:
         async def change(*ops: Dml) -> None:
             outcomes.append(await write(owner, *ops, timeout_s=30.0))
             await group.wait_equal()
-            for node in (owner, follower):
-                await until(lambda node=node: not node.core.memtx.has_dead)
+            for face in (owner, follower):
+                await until(lambda face=face: not face.core.memtx.has_dead)
 
         silences["indexes and format"] = await silence_of(watch, lambda: change(*ops))
-        for node in (owner, follower):
-            assert len(node.core.memtx.indexes(OTHER)) == 4
+        for face in (owner, follower):
+            assert len(face.node.core.memtx.indexes(OTHER)) == 4
         truncate = [
             xrow.dml_from_values(RowType.REPLACE, schema.TRUNCATE_ID, value=(space_id, 1))
             for space_id in (SPACE, OTHER)
         ]
         silences["truncate"] = await silence_of(watch, lambda: change(*truncate))
-        assert memtx.count(OTHER) == follower.core.memtx.count(OTHER) == 0
+        assert memtx.count(OTHER) == follower.node.core.memtx.count(OTHER) == 0
         assert all(isinstance(outcome, ev.Committed) for outcome in outcomes)
         assert max(silences.values()) < HALF_A_HEARTBEAT_S, silences
 
 
 async def test_truncate_among_changes_of_a_local_space(tmp_path: Path) -> None:
     """It is one change among the others, and stands above what they prepared."""
-    async with lonely_owner(tmp_path) as node, watched() as watch:
+    async with lonely_owner(tmp_path) as face, watched() as watch:
         local = 514
         space = (local, schema.ADMIN, "local", "memtx", 0, {"group_id": 1}, ())
         index = (local, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
         for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
             op = xrow.dml_from_values(RowType.INSERT, target, value=row)
-            call = node.new_call_id()
-            node.submit_writes([ev.ClientWrite(call, [op])], lambda *_: None, 10.0)
-            while len(node.core.limbo) or node.core.vclock != node.core.volatile_vclock:
-                ack_all(node)
+            call = face.new_call_id()
+            face.submit_writes([ev.ClientWrite(call, [op])], lambda *_: None, 10.0)
+            while len(face.node.core.limbo) or face.node.core.vclock != face.node.core.volatile_vclock:
+                ack_all(face)
                 await trio.sleep(0.01)
         for start in range(0, 60_000, 1_000):
-            await write(node, *[small(n, local) for n in range(start, start + 1_000)])
+            await write(face, *[small(n, local) for n in range(start, start + 1_000)])
         truncate = xrow.dml_from_values(RowType.REPLACE, schema.TRUNCATE_ID, value=(local, 1))
         outcomes = list[ev.Outcome]()
 
         async def change() -> None:
             ops = [small(n, local) for n in range(400)]
-            outcomes.append(await write(node, *ops, truncate, *ops))
-            await until(lambda: not node.core.memtx.has_dead)
+            outcomes.append(await write(face, *ops, truncate, *ops))
+            await until(lambda: not face.node.core.memtx.has_dead)
 
         assert await silence_of(watch, change) < HALF_A_HEARTBEAT_S
         assert isinstance(outcomes[0], ev.Committed), outcomes
-        assert node.core.memtx.count(local) == 400
+        assert face.node.core.memtx.count(local) == 400
 
 
 async def test_a_large_frame_is_applied_in_steps(tmp_path: Path) -> None:
     """A MiB of the smallest rows, handed over in one go, was half a second of work."""
     async with pair(tmp_path) as (_, owner, follower):
-        applier = follower.appliers[owner.settings.instance_name]
+        applier = follower.links.appliers[owner.node.settings.instance_name]
         rows = [xrow.encode_ops([small(n)], InstanceId(1), Lsn(n), FLAG_COMMIT) for n in range(1, 28_000)]
         large_one = xrow.encode_ops([small(n) for n in range(5_000)], InstanceId(1), Lsn(28_000), FLAG_COMMIT)
         data = b"".join(bytes(txn.data) for txn in (*rows, large_one, *rows))
