@@ -32,6 +32,7 @@ from synchro.config.address import check_has_address, check_listen
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all
 from synchro.config.template import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
+from synchro.ids import InstanceName
 
 READY_FILE: Final = "SYNCHRO_READY_FILE"
 """Environment of an instance: the file it writes when it is up, see `announce_ready`."""
@@ -160,7 +161,7 @@ def target_without_config(text: str | Path) -> Target | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             noted = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
             listen, data = str(noted["listen"]), str(noted["data"])
-        settings = Settings(instance_name=name, listen=listen, wal_dir=data, snapshot_dir=data)
+        settings = Settings(instance_name=InstanceName(name), listen=listen, wal_dir=data, snapshot_dir=data)
         instances[name] = InstanceConfig(name, "", "", settings)
     target = Target(ClusterConfig(path, instances), tuple(instances))
     names = tuple(name for name in target.names if running_pid(target, name) is not None)

@@ -30,11 +30,11 @@ from synchro.client.errors import (
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn, state_of
 from synchro.client.requests import FieldSpec, IndexRef, Key, Message, PartSpec, SpaceRef
-from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
+from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
 from synchro.client.thread_stream import Stream, Waiter
-from synchro.errors import IllegalParams, SynchroError
+from synchro.errors import IllegalParams, Retry, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -317,9 +317,9 @@ class Client:
         kind = kind_of(error)
         redirected = False
         with self._lock:
-            if kind is Kind.ELSEWHERE and self.follow_leader:
+            if kind is Retry.ELSEWHERE and self.follow_leader:
                 redirected = self._routes.redirect(endpoint, error)
-            elif kind in (Kind.LOST, Kind.LATER, Kind.ELSEWHERE):
+            elif kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
                 self._routes.failed(endpoint)
             claimed = self._session.position is not None or bool(self._routes.queue_owner)
         if self._is_final(error, kind, endpoint, tries):
@@ -329,9 +329,9 @@ class Client:
         except OutcomeUnknown as unknown:
             raise unknown.bind(self) from error
 
-    def _is_final(self, error: SynchroError, kind: Kind, endpoint: str, tries: Tries) -> bool:
+    def _is_final(self, error: SynchroError, kind: Retry, endpoint: str, tries: Tries) -> bool:
         """What the options of this client forbid to try again."""
-        if kind is not Kind.ELSEWHERE or tries.unknown_at is not None:
+        if kind is not Retry.ELSEWHERE or tries.unknown_at is not None:
             return False
         if isinstance(error, CannotConnect):
             return not self.wait_for_connection and not endpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synchro.errors import IllegalParams, QuorumWait, ReplicaMax, SynchroError
-from synchro.ids import INSTANCE_ID_MAX, InstanceId
+from synchro.ids import INSTANCE_ID_MAX, InstanceId, twin_of
 from synchro.instance import events as ev
 from synchro.instance.admission import Admission
 from synchro.instance.parts import State
@@ -68,6 +68,11 @@ class Registration:
                     "nothing was changed"
                 )
             return same_name
+        if (twin := twin_of(event.name, (name for _, name in members.values() if name))) is not None:
+            raise IllegalParams(
+                f"Instance name {event.name} differs from that of the member {twin} in nothing but case; "
+                "nothing was changed"
+            )
         free = [InstanceId(i) for i in range(1, INSTANCE_ID_MAX + 1) if InstanceId(i) not in members]
         if not free:
             raise ReplicaMax("Replica count limit reached: 32; nothing was changed")

@@ -696,7 +696,7 @@ class Limbo:
     def check(self) -> None:
         self._queue.check()
         self._acks.check()
-        self._pending.check(self._term)
+        self._pending.check(self._term, is_majority=self.is_majority)
         assert max(len(self._known), len(self._decided)) <= TRANSFERS_MAX
         owner = self._queue.owner_id
         assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # L1

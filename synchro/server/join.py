@@ -23,12 +23,23 @@ from synchro.errors import (
     ConfigError,
     DecodeError,
     DiskFailed,
+    IllegalParams,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
     SynchroError,
 )
-from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Lsn, Term
+from synchro.ids import (
+    INITIAL_TERM,
+    LOCAL,
+    NOBODY,
+    NUMBER_END,
+    TERM_LEAP_MAX,
+    InstanceId,
+    Lsn,
+    Term,
+    why_no_name,
+)
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.admission import check_stranger
@@ -77,6 +88,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
+    if (why := why_no_name(request.instance_name)) is not None:
+        raise IllegalParams(f"Invalid instance name: {why}")  # before all data is sent, not after
     if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
@@ -154,9 +167,7 @@ async def _register(node: Node, request: JoinRequest) -> ev.Registered:
 
 async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
     """Whole transactions in (start, stop], without local rows."""
-    passing = RelayFilter(
-        peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start, own_vclock=node.core.vclock
-    )
+    passing = RelayFilter(peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start)
     passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
     reader = node.wal.reader(start)
     position = start

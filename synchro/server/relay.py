@@ -65,10 +65,7 @@ class Relay:
         self.scope = trio.CancelScope()
         """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
         self.ended = trio.Event()
-        core = node.core
-        self._filter = RelayFilter(
-            peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock, own_vclock=core.vclock
-        )
+        self._filter = RelayFilter(peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock)
         self._raft: RaftMessage | None = None
         self._control_wanted = trio.Event()
         self._heartbeat_wanted = False
@@ -438,7 +435,7 @@ class Relay:
         down.acked = ack.vclock
         self._links.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         self._node.wal.note_soon()
-        self._filter.acked(ack.vclock)
+        self._filter.acked(ack.vclock, counts=ack.counts)
         self._credit = message.credit
         self._filter.following = message.following
         while self._unacked and ack.vclock.covers(self._unacked[0][0]):

@@ -80,7 +80,6 @@ class Relay:
             peer=self.peer,
             id_filter=frozenset(map(InstanceId, hello.id_filter)),
             subscriber_vclock=hello.vclock,
-            own_vclock=process.instance.vclock,
         )
         self.position = 0
         self.raft: RaftMessage | None = None
@@ -181,7 +180,7 @@ class Relay:
         process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         if process.world.losses.lossy:
             process.world.losses.acked(process, self.peer, ack.vclock, counts=ack.counts)
-        self.filter.acked(ack.vclock)
+        self.filter.acked(ack.vclock, counts=ack.counts)
         process.step(ev.AckReceived(self.peer, ack))
 
     def close(self, *, tell: bool = True) -> None:
