@@ -320,7 +320,7 @@ def _check_ends(start: JoinStart, meta: SnapshotMeta, end: JoinEnd, reached: Vcl
 
 
 def _check_term(term: int) -> None:
-    """Who joins knows no term but the first: see `State.check_term`."""
+    """Who joins knows no term but the first: see `coupling.check_term`."""
     if term - INITIAL_TERM > TERM_LEAP_MAX:
         raise RemoteProtocolError(f"term {term} in a join is more than 2^32 elections; nothing was kept")
 
