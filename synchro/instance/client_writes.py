@@ -35,7 +35,7 @@ from synchro.row import (
     RowType,
     TxnId,
 )
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema, xrow
 from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared
 
 
@@ -508,7 +508,7 @@ class Writes:
             )
         new_id = self._id_for(event)
         value = (int(new_id), event.uuid, event.name)
-        op = xrow.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
+        op = row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
         state.registering[event.call_id] = new_id
         try:
             txns.membership_change = self._begin_or_raise(ev.ClientWrite(event.call_id, (op,)), now)

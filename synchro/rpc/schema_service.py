@@ -28,8 +28,8 @@ from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import mapped
 from synchro.server.api import Node
 from synchro.storage import schema_ops
+from synchro.storage.row_body import dml_from_values
 from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
-from synchro.storage.xrow import dml_from_values
 
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""

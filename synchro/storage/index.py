@@ -28,9 +28,9 @@ from synchro.errors import (
 )
 from synchro.row import Tuple
 from synchro.storage.key_def import TOP, Key, KeyDef
+from synchro.storage.msgpack_check import pack_tuple
 from synchro.storage.order import Bound, Order, order_in_steps, order_of
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
-from synchro.storage.xrow import pack_tuple
 
 
 class Iterator_(IntEnum):

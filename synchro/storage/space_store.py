@@ -30,12 +30,12 @@ from synchro.errors import (
 from synchro.row import PENDING_ROW_BYTES, Dml, RowType, Tuple
 from synchro.storage.index import Index, PrimaryIndex, SecondaryIndex
 from synchro.storage.key_def import Key
+from synchro.storage.msgpack_check import count_values
 from synchro.storage.order import Order
 from synchro.storage.prepared import Pending, PendingKey, Prepared
 from synchro.storage.schema import IndexDef, SpaceDef, is_ddl_space, is_system
 from synchro.storage.tuple_format import TupleFormat, show_tuple
 from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
-from synchro.storage.xrow import count_values
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 

@@ -13,8 +13,8 @@ from synchro.errors import SynchroError
 from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Memtx, PendingRefusal, Prepared
+from synchro.storage.row_body import insert_all
 from synchro.storage.schema import SCHEMA_ID
-from synchro.storage.xrow import insert_all
 
 LIMITS = Limits(batch_ops_max=7, tuple_bytes_max=60, txn_bytes_max=120)
 FORMATS: dict[str, list[dict[str, Any]]] = {

@@ -20,7 +20,7 @@ from synchro.server.lifecycle import Life
 from synchro.server.node import Node
 from synchro.server.peers import Peers
 from synchro.server.transport import MemoryNetwork
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema
 from synchro.storage.disk import RealDisk
 
 PATIENCE_S = 15.0
@@ -196,10 +196,10 @@ async def create_space(node: Node, space_id: int = 512, *, is_sync: bool = True)
     space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
     index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
     for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
-        outcome = await write(node, xrow.dml_from_values(RowType.INSERT, target, value=row))
+        outcome = await write(node, row_body.dml_from_values(RowType.INSERT, target, value=row))
         assert isinstance(outcome, ev.Committed), outcome
     await until(lambda: has_told_all(node))
 
 
 def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:
-    return xrow.dml_from_values(RowType.REPLACE, space_id, value=(key, value))
+    return row_body.dml_from_values(RowType.REPLACE, space_id, value=(key, value))

@@ -19,7 +19,7 @@ from synchro.server.applier import Status
 from synchro.server.join import serve_join
 from synchro.server.node import Node
 from synchro.server.transport import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck, Subscription
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from synchro.storage.xlog import crc32c
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
@@ -257,7 +257,7 @@ async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
         leader, followers = await three(replicas)
         node, source = followers[0], leader.core.self_id
         lsn = Lsn(node.core.vclock.get(source) + 1)
-        bad = xrow.dml_from_values(RowType.REPLACE, 999, value=(1,))
+        bad = row_body.dml_from_values(RowType.REPLACE, 999, value=(1,))
         with structlog.testing.capture_logs() as records:
             node.step(ev.TxnsReceived(source, [xrow.encode_ops([bad], source, lsn, 0)]))
             applier = node.find_applier(source)
@@ -360,7 +360,7 @@ async def test_a_duplicate_key_stops_the_applier_of_the_second(tmp_path: Path) -
         replicas.network.cut("instance001", "instance002")
         await until(lambda: not one.relays and not two.relays)
         for node, value in ((one, "a"), (two, "b")):
-            op = xrow.dml_from_values(RowType.INSERT, 512, value=(5, value))
+            op = row_body.dml_from_values(RowType.INSERT, 512, value=(5, value))
             assert isinstance(await write(node, op), ev.Committed)
         replicas.network.heal()
         appliers = [*one.appliers.values(), *two.appliers.values()]

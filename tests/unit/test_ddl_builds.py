@@ -13,7 +13,7 @@ from synchro.errors import TupleFound, WalIo
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.row import Dml, RowType
-from synchro.storage import schema_ops, xrow
+from synchro.storage import row_body, schema_ops
 from synchro.storage.memtx import BuildNeeded, Memtx
 from synchro.storage.order import ListOrder, UnsignedOrder, order_in_steps
 from synchro.storage.space_store import BUILD_ROWS, made_at_once
@@ -24,7 +24,7 @@ FEW = Limits(ddl_rows_at_once=3)
 
 def encoded(ops: Sequence[Dml]) -> list[Dml]:
     return [
-        xrow.dml_from_values(
+        row_body.dml_from_values(
             op.type, op.space_id, index_id=op.index_id, key=op.key, value=op.value, ops=op.ops
         )
         for op in ops
