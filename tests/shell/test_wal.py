@@ -32,7 +32,8 @@ from synchro.storage.disk import Disk, RealDisk
 from synchro.storage.journal import Journal
 from synchro.storage.recovery import recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.wal import MARK_DELAY_S, Wal, WalReader
+from synchro.storage.wal import MARK_DELAY_S, Wal
+from synchro.storage.wal_reader import WalReader
 from synchro.storage.xlog import crc32c
 from synchro.storage.xrow import decode_txns, scan_txns
 from synchro.vclock import EMPTY_VCLOCK, Vclock

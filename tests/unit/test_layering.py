@@ -56,7 +56,7 @@ CORES = tuple(
         *("raft", "queue", "replication", "storage", "instance"),
     )
 )
-NOT_CORES = ("synchro.storage.disk", "synchro.storage.wal", "synchro.storage.identity")
+NOT_CORES = tuple(f"synchro.storage.{name}" for name in ("disk", "wal", "wal_reader", "identity"))
 ON_A_DISK = ("synchro.storage.journal", "synchro.storage.recovery", "synchro.storage.snapshot")
 """Work on the `Disk` they are given, real or simulated; pure otherwise."""
 
