@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -185,10 +186,12 @@ async def test_rows_that_gather_go_after_a_job(nursery: trio.Nursery) -> None:
     disk, journal = new_instance()
     journal.append(log(1, 1), 1.0)
     wal, seen = make_wal(disk, journal)
+    token = trio.lowlevel.current_trio_token()
+    moments_later: list[Callable[[], None]] = []
+    wal.call_with(moments_later.append, token.run_sync_soon)
     nursery.start_soon(wal.run)
     await trio.testing.wait_all_tasks_blocked()
     is_rotating, may_go_on = trio.Event(), threading.Event()
-    token = trio.lowlevel.current_trio_token()
 
     def on_call(call: str, path: str) -> None:
         if not may_go_on.is_set():
@@ -201,9 +204,13 @@ async def test_rows_that_gather_go_after_a_job(nursery: trio.Nursery) -> None:
     await is_rotating.wait()
     assert wal.busy_since is None  # only a batch tells how slow the disk is
     wal.submit(log(3, 3))
-    await trio.sleep(0.01)
-    assert not seen.written
+    assert len(moments_later) == 1
+    moments_later.pop()()  # the rotation went first: they gather again behind it
+    assert wal.busy_since is None
     may_go_on.set()
+    while not moments_later:
+        await trio.lowlevel.checkpoint()
+    moments_later.pop()()
     await seen.until_written(vclock(_1=3))
     assert wal.files[-1].vclock == vclock(_1=1)
     assert seen.written == [vclock(_1=3)] and wal.stats.batches == 1
