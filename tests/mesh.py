@@ -27,7 +27,8 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
 from synchro.storage import row_body, schema, schema_ops, xrow
-from synchro.storage.memtx import Build, Memtx
+from synchro.storage.ddl import Build
+from synchro.storage.memtx import Memtx
 from synchro.storage.schema import SpaceDef
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock

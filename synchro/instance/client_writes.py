@@ -36,7 +36,7 @@ from synchro.row import (
     TxnId,
 )
 from synchro.storage import row_body, schema, xrow
-from synchro.storage.memtx import BuildNeeded, PendingRefusal, Prepared
+from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 
 
 class Writes:
@@ -75,7 +75,7 @@ class Writes:
     def _look(self) -> None:
         """False means: ask again, and say why."""
         state = self._state
-        members = len(state.memtx.members())
+        members = len(state.memtx.catalog.members())
         self._may_write = state.read_only_reason() is None and not state.is_stopping
         self._may_write_sync = (
             state.limbo.state is QueueState.LEADER
@@ -92,7 +92,7 @@ class Writes:
         memtx, self_id = self._state.memtx, self._state.self_id
         for write in writes:
             try:
-                memtx.check_client(write.ops, self_id)
+                memtx.catalog.check_client(write.ops, self_id)
             except SynchroError as error:
                 self._state.refuse(write.call_id, error)
                 continue
@@ -151,7 +151,7 @@ class Writes:
         """Local rows are what an owner that was deposed may still write (`Limbo.is_untold`)."""
         if self._is_refused(write):
             return False
-        return any(self._state.memtx.space(op.space_id).is_local for op in write.ops)
+        return any(self._state.memtx.catalog.space(op.space_id).is_local for op in write.ops)
 
     @property
     def _is_wal_full(self) -> bool:
@@ -392,7 +392,7 @@ class Writes:
 
     def _check_enough_members(self) -> None:
         """A synchronous write that can never have its quorum would block the registration that frees it."""
-        registered = len(self._state.memtx.members())
+        registered = len(self._state.memtx.catalog.members())
         needed = self._state.settings.synchro_quorum.quorum(registered)
         if registered < needed:
             raise QuorumWait(
@@ -494,7 +494,9 @@ class Writes:
 
     def _register(self, event: ev.RegisterRequested, now: float) -> None:
         state, txns = self._state, self._txns
-        known = next((i for i, (uuid, _) in state.memtx.members().items() if uuid == event.uuid), None)
+        known = next(
+            (i for i, (uuid, _) in state.memtx.catalog.members().items() if uuid == event.uuid), None
+        )
         if known is not None:
             state.reply(event.call_id, state.registered_as(known))
             return
@@ -518,7 +520,7 @@ class Writes:
     def _id_for(self, event: ev.RegisterRequested) -> InstanceId:
         """A name keeps its id when its instance comes back under a new UUID [M-25]."""
         state = self._state
-        members = state.memtx.prepared_members()
+        members = state.memtx.catalog.prepared_members()
         same_name = next((i for i, (_, name) in members.items() if name == event.name), None)
         if same_name is not None:
             if same_name == state.self_id or same_name in state.raft.healthy:

@@ -108,15 +108,15 @@ class State:
     @property
     def registered(self) -> frozenset[InstanceId]:
         """Members whose `_cluster` row is committed [M-51]."""
-        return frozenset(self.memtx.members())
+        return frozenset(self.memtx.catalog.members())
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
-        members = frozenset(self.memtx.prepared_members())
+        members = frozenset(self.memtx.catalog.prepared_members())
         return Membership(members, self.settings.synchro_quorum.quorum(len(members)))
 
     def name_of(self, instance: InstanceId) -> str:
-        member = self.memtx.members().get(instance)
+        member = self.memtx.catalog.members().get(instance)
         return (member[1] or member[0]) if member is not None else ""
 
     def check_term(self, term: Term) -> None:
@@ -200,7 +200,7 @@ class State:
         if schema.is_ddl_space(op.space_id):
             named = op.value or op.key or (0,)
             return isinstance(named[0], int) and named[0] >= schema.TEMPORARY_ID_MIN
-        space = self.memtx.space(op.space_id)
+        space = self.memtx.catalog.space(op.space_id)
         return space.is_local or space.is_temporary
 
     def not_owner_error(self) -> SynchroError:

@@ -10,7 +10,7 @@ from synchro.ids import CallId, Lsn
 from synchro.instance.events import ClientWrite
 from synchro.queue.entry import LimboEntry
 from synchro.row import Control, RaftState, Txn, TxnId, new_tuple
-from synchro.storage.memtx import Prepared
+from synchro.storage.prepared import Prepared
 
 
 class PendingTxn(LimboEntry):

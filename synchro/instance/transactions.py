@@ -17,8 +17,7 @@ from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema, xrow
 from synchro.storage.ddl import Build
-from synchro.storage.memtx import Prepared
-from synchro.storage.prepared import Skipped
+from synchro.storage.prepared import Prepared, Skipped
 
 _FATES = {
     TxnFate.COMMITTED: ev.Fate.COMMITTED,
@@ -84,7 +83,7 @@ class Transactions:
         """It is done, or nobody waits for it any more."""
         assert self.build is not None
         if self.build.is_done:
-            self._state.memtx.built = self.build
+            self._state.memtx.catalog.built = self.build
         else:
             self.build.is_cancelled = True
         self.build = self.built_for = None
@@ -132,7 +131,7 @@ class Transactions:
             {
                 "origin": txn.origin,
                 "lsn": lsns[at],
-                **self._state.memtx.place_of(op),
+                **self._state.memtx.catalog.place_of(op),
                 "error": error.message,
             }
             for at, op, error in skipped

@@ -25,7 +25,7 @@ from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2 as common_pb
 from synchro.rpc.generated.v1 import data_pb2 as data_pb
 from synchro.storage import msgpack_check, row_body
-from synchro.storage.space_store import made_at_once
+from synchro.storage.index_build import made_at_once
 from synchro.storage.update_ops import OP_WORK
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 

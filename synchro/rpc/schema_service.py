@@ -172,7 +172,7 @@ class SchemaService(Service):
         txn = await self._change(request, build)
         memtx = self.node.instance.memtx
         try:
-            shown = index_message(memtx.index(self.names.named_space(request.space).id, request.name))
+            shown = index_message(memtx.catalog.index(self.names.named_space(request.space).id, request.name))
         except (NoSuchSpace, NoSuchIndex):  # dropped by somebody else meanwhile
             shown = None
         return schema_pb2.CreateIndexResponse(
@@ -216,7 +216,7 @@ class SchemaService(Service):
                 schema_pb2.FieldDef(name=field.name, type=field.type, is_nullable=field.is_nullable)
                 for field in space.format
             ],
-            indexes=[index_message(index) for index in memtx.indexes(space.id)],
+            indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
         )
 
@@ -226,7 +226,7 @@ class SchemaService(Service):
         else:
             spaces = [
                 space
-                for space in self.node.instance.memtx.spaces()
+                for space in self.node.instance.memtx.catalog.spaces()
                 if request.with_system or not space.is_system
             ]
         found = (self._shown(space.id) for space in spaces)

@@ -90,7 +90,7 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
             limit=limits.joins_max,
         )
     core = node.core
-    members = core.memtx.members()
+    members = core.memtx.catalog.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
     if not is_member and (reason := core.read_only_reason()) is not None:
         raise core.state.read_only_error(reason)

@@ -176,7 +176,7 @@ class Node:
     @property
     def replicaset_uuid(self) -> str:
         if self._core is not None:
-            return self._core.memtx.replicaset_uuid() or ""
+            return self._core.memtx.catalog.replicaset_uuid() or ""
         return self.directory.identity.replicaset_uuid or ""
 
     def loading(self) -> Loading:
@@ -247,7 +247,7 @@ class Node:
         """Who became doubled is told so, cut off and named in the log; who is single again comes back by
         itself."""
         now = trio.current_time()
-        members = {} if self._core is None else self._core.memtx.members()
+        members = {} if self._core is None else self._core.memtx.catalog.members()
         for member, (member_uuid, name) in members.items():
             lives = self.doubles.lives(member_uuid, now)
             known = self._doubled.get(member_uuid)
@@ -626,7 +626,7 @@ class Node:
         """Hand what peers acknowledged to the next note (ADR 14). Not with `wal.mode: write`: who
         acknowledges rows that are not on disk may lose them without having forgotten a promise."""
         if self.settings.wal_mode is WalMode.FSYNC:
-            known = self.acks.export(self.core.memtx.prepared_members())
+            known = self.acks.export(self.core.memtx.catalog.prepared_members())
             self.directory.identity_file.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
 
     def disk_failed(self, error: SynchroError) -> None:
@@ -809,7 +809,7 @@ class Node:
             and old.vclock is core.vclock
             and old.term == core.raft.term
             and old.decided_position == position
-            and old.schema_version == core.memtx.schema_version
+            and old.schema_version == core.memtx.catalog.schema_version
         ):
             return old
         self._header = HeaderFacts(
@@ -819,7 +819,7 @@ class Node:
             term=core.raft.term,
             vclock=core.vclock,
             decided_position=position,
-            schema_version=core.memtx.schema_version,
+            schema_version=core.memtx.catalog.schema_version,
         )
         return self._header
 
@@ -906,7 +906,7 @@ class Node:
         core = self.core
         names = {
             text
-            for member, (uuid, name) in core.memtx.members().items()
+            for member, (uuid, name) in core.memtx.catalog.members().items()
             if instance in (uuid, name, str(member))
             for text in (uuid, name)
         }

@@ -56,7 +56,7 @@ class Peers:
             vclock=core.vclock.without_local(),
             gc_vclock=node.wal.files[0].vclock.without_local(),
             bootstrap_leader_uuid=node.bootstrap_leader_uuid,
-            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.members().values()),
+            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.catalog.members().values()),
             queue_owner=core.limbo.owner_id,
             term=core.raft.term,
             start_id=node.start_id,
@@ -128,7 +128,7 @@ class Peers:
                 got=hello.replicaset_uuid,
             )
         core.check_term(hello.term)
-        for instance, (uuid, name) in core.memtx.prepared_members().items():
+        for instance, (uuid, name) in core.memtx.catalog.prepared_members().items():
             if uuid == hello.instance_uuid:
                 if name != hello.name:
                     node.log.warning("peer_name_differs", peer=hello.name, registered=name)

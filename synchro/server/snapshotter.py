@@ -129,7 +129,7 @@ class Snapshotter:
         node, core = self._node, self._node.core
         floor = oldest
         needs = list(node.joins.values())
-        for member in core.memtx.prepared_members():
+        for member in core.memtx.catalog.prepared_members():
             if member != core.self_id:
                 known = node.downstreams.get(member)
                 needs.append(EMPTY_VCLOCK if known is None else known.acked)

@@ -53,6 +53,9 @@ class Iterator_(IntEnum):
             raise IteratorType(f"Unknown iterator type '{name}'") from None
 
 
+INDEX_ENTRY_BYTES: Final = 40
+"""Estimate of the memory for the entry of a tuple in one index."""
+
 _DESCENDING: Final = frozenset({Iterator_.REQ, Iterator_.LT, Iterator_.LE})
 
 

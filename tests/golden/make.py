@@ -51,7 +51,7 @@ def facts(instance: Instance) -> dict[str, Any]:
             str(space): sorted(repr(found) for found in memtx.select(space))
             for space in (SYNC, ASYNC, LOCAL_SPACE)
         },
-        "members": {str(number): list(member) for number, member in memtx.members().items()},
+        "members": {str(number): list(member) for number, member in memtx.catalog.members().items()},
         "queue": [[entry.origin, entry.lsn, entry.count] for entry in limbo.entries],
         "owner": [limbo.owner_id, limbo.term, limbo.confirmed_lsn],
         "promote_terms": {str(k): v for k, v in limbo.snapshot_state().promote_terms.items()},

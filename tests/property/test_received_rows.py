@@ -259,9 +259,9 @@ def test_whatever_a_peer_sends_the_instance_lives(
     mesh.restart(1)
     assert (mesh[1].limbo.term, mesh[1].vclock) == (term, vclock)
     if state != "owner":  # it commits ahead of its CONFIRM (ADR 11)
-        assert {space: repr(mesh.rows(1, space)) for space in rows if mesh[1].memtx.indexes(space)} == {
-            space: found for space, found in rows.items() if mesh[1].memtx.indexes(space)
-        }
+        assert {
+            space: repr(mesh.rows(1, space)) for space in rows if mesh[1].memtx.catalog.indexes(space)
+        } == {space: found for space, found in rows.items() if mesh[1].memtx.catalog.indexes(space)}
 
 
 ddl_rows = st.sampled_from(sorted(GOOD)).flatmap(

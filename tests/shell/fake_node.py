@@ -36,7 +36,8 @@ from synchro.instance.events import (
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
 from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts
-from synchro.storage.memtx import Memtx, PendingRefusal
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal
 from synchro.storage.row_body import dml_from_values
 from synchro.storage.schema_ops import bootstrap_ops
 from synchro.vclock import Vclock

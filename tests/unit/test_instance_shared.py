@@ -314,7 +314,7 @@ def test_temporary_spaces_are_not_shared() -> None:
     mesh.settle()
     mesh.write_ops(1, schema_ops.create_index(mesh[1].memtx, "temp", "primary"))
     mesh.settle()
-    space = mesh[1].memtx.space("temp").id
+    space = mesh[1].memtx.catalog.space("temp").id
     before = len(mesh.members[1].wal)
     calls = put_all(mesh, numbered(8), space=space)
     assert tuples(mesh, calls) == [(value,) for value in numbered(8)]

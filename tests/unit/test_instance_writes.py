@@ -302,7 +302,7 @@ def test_ddl_waits_for_the_queue_to_empty_and_holds_back_what_follows() -> None:
     mesh.restart(2)
     mesh.settle()
     assert [mesh.committed(call) for call in (before, ddl, behind)] == [True] * 3
-    assert mesh[2].memtx.space("later").is_sync
+    assert mesh[2].memtx.catalog.space("later").is_sync
     assert mesh.rows(2, SYNC) == [(1,), (2,)]
 
 

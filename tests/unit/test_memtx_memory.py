@@ -18,8 +18,10 @@ from synchro.instance import events as ev
 from synchro.row import Dml, RowType
 from synchro.server import info
 from synchro.storage import row_body, schema_ops
-from synchro.storage.memtx import BuildNeeded, Memtx, PendingRefusal, Prepared
-from synchro.storage.space_store import INDEX_ENTRY_BYTES, TUPLE_OVERHEAD_BYTES
+from synchro.storage.index import INDEX_ENTRY_BYTES
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
+from synchro.storage.space_store import TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
 
 ROW = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES

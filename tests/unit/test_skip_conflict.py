@@ -202,7 +202,7 @@ def test_several_spaces_in_one_transaction() -> None:
     mesh.settle()
     mesh.write_ops(1, schema_ops.create_index(mesh[1].memtx, "other", "primary"))
     mesh.settle()
-    other = mesh[1].memtx.space("other").id
+    other = mesh[1].memtx.catalog.space("other").id
     mesh.isolate(1)
     mesh.write_ops(2, [insert(1, "r", space=other)])
     mesh.write_ops(1, [insert(1, "n"), insert(1, "n", space=other), insert(2, "n", space=other)])

@@ -188,7 +188,7 @@ def test_registration_is_no_client_call() -> None:
         outcome = mesh.outcome(call)
         assert isinstance(outcome, ev.Registered)
         assert outcome.id == number
-        assert mesh[1].memtx.members()[InstanceId(number)] == (uuid, name)
+        assert mesh[1].memtx.catalog.members()[InstanceId(number)] == (uuid, name)
         mesh.heal()
 
 
