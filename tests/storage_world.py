@@ -25,6 +25,7 @@ from synchro.row import (
 )
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.notes import NoteKeeper
 from synchro.storage.recovery import Recovered, recover
 from synchro.storage.row_body import dml_from_values
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
@@ -99,7 +100,7 @@ def open_journal(
     limits: Limits = SMALL,
     seed: int = 1,
     sync: bool = True,
-    identity: IdentityFile | None = None,
+    identity: NoteKeeper | None = None,
 ) -> Journal:
     return Journal(
         disk,

@@ -230,7 +230,6 @@ def _rows_of(entry: LimboEntry) -> Iterable[tuple[InstanceId, Lsn]]:
 
 
 def _limbo_state(meta: SnapshotMeta) -> LimboState:
-    """Without pending promotes: their rows come again from the WAL (`snapshot_view`)."""
     return LimboState(
         owner=meta.queue_owner,
         term=max(meta.queue_term, INITIAL_TERM),

@@ -663,7 +663,6 @@ class Limbo:
             confirmed_lsn=self._queue.confirmed_lsn,
             confirmed_vclock=dict(self._confirmed_vclock),
             promote_terms=dict(self._promote_terms),
-            pending_promotes=self.pending_promotes,
         )
 
     def committed_prefix(
@@ -694,8 +693,6 @@ class Limbo:
         self._promote_terms.update(state.promote_terms)
         self._queue = LimboQueue(state.owner, state.confirmed_lsn)
         self._pending = PendingPromotes()
-        for promote in state.pending_promotes:
-            self._pending.add(promote)
 
     def check(self) -> None:
         self._queue.check()

@@ -73,6 +73,7 @@ class Catalog:
             self._ids[definition.name] = definition.id
 
     def store(self, space: str | int) -> SpaceStore:
+        """NoSuchSpace with `nearest` in its details."""
         space_id = self._ids.get(space, -1) if isinstance(space, str) else space
         found = self.stores.get(space_id)
         if found is None:
@@ -264,14 +265,14 @@ class Catalog:
         store = self.stores.get(space_id)
         before = 0
         if store is not None:
-            self._ids.pop(store.definition.name, None)
             before = store.memory
+            if self._ids.get(store.definition.name) == space_id:  # else another one has taken it [C2]
+                del self._ids[store.definition.name]
         if definition is None:
             if store is not None:
                 del self.stores[space_id]
                 store.bury_all()
             return -before
-        # Another space of this transaction may have taken the old name already.
         self._ids[definition.name] = space_id
         if store is None:
             store = self.stores[space_id] = SpaceStore(
@@ -315,6 +316,7 @@ class Catalog:
         return {} if store is None else {n: index.definition for n, index in store.indexes.items()}
 
     def is_in_snapshot(self, space_id: int, row: Tuple, with_local: bool) -> bool:
+        """Whether a row of a DDL space belongs to what is written down or joined [D-4]."""
         if row[0] >= TEMPORARY_ID_MIN:
             return False
         if space_id != TRUNCATE_ID:
@@ -330,6 +332,7 @@ class Catalog:
 
 
 def mixture() -> Unsupported:
+    """The error for a transaction that changes definitions and data."""
     return Unsupported("One transaction does not support schema changes together with data changes")
 
 

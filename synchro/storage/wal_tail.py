@@ -11,8 +11,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 from synchro.ids import InstanceId, Lsn
 from synchro.row import GROUP_DEFAULT, PlainTxn, RowType, Txn
-from synchro.storage.journal import WrittenBlock
 from synchro.storage.xlog import BLOCK_HEADER_BYTES, crc32c, padded
+from synchro.storage.xlog_file import WrittenBlock
 from synchro.storage.xrow import TxnSpan, scan_txns
 from synchro.vclock import Vclock
 

@@ -640,7 +640,7 @@ class Process:
         view = [(space, list(tuples)) for space, tuples in spaces]
         if self.instance.limbo.entries:
             self.world.hits["snapshot with a full queue"] += 1
-        if meta.pending_promotes or self.instance.limbo.pending_promotes:
+        if self.instance.limbo.pending_promotes:
             self.world.hits["snapshot with a pending promote"] += 1
         self.after(self.machine.write_latency() * 3, self._write_snapshot, meta, view)
 

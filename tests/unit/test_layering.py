@@ -57,7 +57,9 @@ CORES = tuple(
     )
 )
 NOT_CORES = tuple(f"synchro.storage.{name}" for name in ("disk", "wal", "wal_reader", "identity"))
-ON_A_DISK = ("synchro.storage.journal", "synchro.storage.recovery", "synchro.storage.snapshot")
+ON_A_DISK = tuple(
+    f"synchro.storage.{name}" for name in ("journal", "xlog_file", "notes", "recovery", "snapshot")
+)
 """Work on the `Disk` they are given, real or simulated; pure otherwise."""
 
 IMPURE_MODULES = frozenset(

@@ -171,6 +171,28 @@ def test_alter_renames_and_changes_only_what_was_asked() -> None:
         memtx.prepare([put(SPACE_ID, *SpaceDef(512, "groups", is_local=True).to_tuple())])
 
 
+def renamed(space_id: int, name: str) -> Dml:
+    return Dml(RowType.UPDATE, SPACE_ID, b"", 0, (space_id,), None, (("=", 3, name),))
+
+
+def test_spaces_may_exchange_their_names() -> None:
+    """C2: whichever of them is put in force first, each name leads to its space."""
+    memtx = with_bands((1, "a"))
+    do(memtx, schema_ops.create_space(memtx, "groups"))
+    do(memtx, [renamed(512, "third"), renamed(513, "bands"), renamed(512, "groups")])
+    assert (memtx.catalog.space("groups").id, memtx.catalog.space("bands").id) == (512, 513)
+
+
+def test_a_dropped_space_leaves_its_name_to_another() -> None:
+    """C2: in the same transaction."""
+    memtx = with_bands()
+    do(memtx, schema_ops.create_space(memtx, "groups"))
+    for number, name in ((512, "bands"), (513, "groups")):
+        assert memtx.catalog.space(name).id == number
+    do(memtx, [renamed(512, "third"), *schema_ops.drop_space(memtx, "groups"), renamed(512, "groups")])
+    assert memtx.catalog.space("groups").id == 512
+
+
 def test_a_format_that_tuples_violate_is_refused() -> None:
     """D-6."""
     memtx = with_bands((1, "a"), (2, "b"))
@@ -533,8 +555,8 @@ def test_a_snapshot_brings_back_all_that_survives_a_restart() -> None:
         "local",
         "scratch",
     ]
-    assert copy.members() == memtx.catalog.members()
-    assert copy.replicaset_uuid() == memtx.catalog.replicaset_uuid()
+    assert copy.catalog.members() == memtx.catalog.members()
+    assert copy.catalog.replicaset_uuid() == memtx.catalog.replicaset_uuid()
     for name in ("normal", "local"):
         number = memtx.catalog.space(name).id
         assert copy.checksum(number) == memtx.checksum(number)
