@@ -206,7 +206,7 @@ class Journal:
     def close_clean(self, wall_time: float) -> None:
         """End marker; the next start finds everything proven. The journal is closed then."""
         self._guarded(lambda: self._current.finish(wall_time))
-        self._has_synced(self._current)
+        self._notes.has_synced(self._current.path, self._current.end)
         self._guarded(self._notes.write)
         self._disk.close(self._current.file)
         self._broken = True
@@ -282,7 +282,7 @@ class Journal:
         is_too_soon = 0 < self._rotate_after - wall_time <= ROTATION_RETRY_S
         if self._current.end >= self._limits.wal_max_size and not is_too_soon:
             self._rotate(wall_time)
-        current, before = self._current, self.vclock
+        current = self._current
         writer = current.writer
         blocks, written = current.encode(txns, wall_time)
         if not blocks:
@@ -294,7 +294,7 @@ class Journal:
             writer.cancel()
             raise
         try:
-            current.write(data)
+            write_whole(self._disk, current.file, data, current.end)
         except OSError as error:
             writer.cancel()
             if error.errno not in NO_ROOM:
@@ -303,14 +303,9 @@ class Journal:
             raise self._no_room(error) from error
         current.end_write(len(data))
         if self._sync_on:
-            self._has_synced(current)
-        self.vclock = advance(before, txns)
-        assert self.vclock.signature > before.signature  # J1
+            self._notes.has_synced(current.path, current.end)
+        self.vclock = advance(self.vclock, txns)
         self.last_blocks = written
-
-    def _has_synced(self, current: XlogFile) -> None:
-        """Up to its end; it is noted later. Never called where an end may be page cache only."""
-        self._notes.has_synced(current.path, current.end)
 
     def _no_room(self, error: OSError | None) -> WalIo:
         number = ENOSPC if error is None or error.errno is None else error.errno
@@ -409,13 +404,14 @@ class Journal:
         self._notes.replaces(current.path, current.end)
         self._disk.rename(current.path + INPROGRESS_SUFFIX, current.path)
         self._disk.sync_dir(self.directory)
-        self._has_synced(current)
+        self._notes.has_synced(current.path, current.end)
         self._notes.write()
 
     def _rotate(self, wall_time: float) -> bool:
         old = self._current
         if old.vclock == self.vclock:
             return False
+        assert self.vclock.covers(old.vclock, with_local=True)  # J1
         try:
             new = self._prepare(self.vclock, old.vclock)
         except _SyncFailed:

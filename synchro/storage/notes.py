@@ -75,7 +75,7 @@ class LogNotes:
         return None if noted is None else posixpath.join(self._directory, noted.name)
 
     def has_synced(self, path: str, end: int) -> None:
-        """Up to `end`; it is noted later."""
+        """Up to `end`; it is noted later. Never called where an end may be page cache only."""
         if self._keeper is not None:
             self._keeper.log = LogNote(posixpath.basename(path), end)
 

@@ -25,7 +25,6 @@ from queue import SimpleQueue
 from typing import Final, TypeAlias, TypeVar, assert_never
 
 import trio
-from outcome import Outcome, capture
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
 from synchro.config import Limits
@@ -77,13 +76,13 @@ class Idle:
     """The thread is free, and nothing waits for it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Gathering:
     """The thread is free, and something is pending. What arrives in the same moment belongs to its batch,
     so that begins a moment later, unless another job goes first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Writing:
     """A batch is in the thread. since: trio time at which it was given to it."""
 
@@ -92,7 +91,7 @@ class Writing:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Working:
     """A job that is no batch is in the thread."""
 
@@ -128,15 +127,16 @@ class _Wish(Enum):
 class _Job:
     """Something for the thread that is not a batch, and the task that waits for it."""
 
-    __slots__ = ("call", "done", "outcome")
+    __slots__ = ("call", "done", "error", "result")
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.call = call
         self.done = trio.Event()
-        self.outcome: Outcome[object] | None = None
+        self.result: object = None
+        self.error: BaseException | None = None
 
-    def answer(self, outcome: Outcome[object]) -> None:
-        self.outcome = outcome
+    def answer(self, result: object, error: BaseException | None) -> None:
+        self.result, self.error = result, error
         self.done.set()
 
 
@@ -144,9 +144,12 @@ class _Thread:
     """A thread that does one job after the other; what came of each is told in trio's thread."""
 
     def __init__(
-        self, deliver: Callable[[Callback], object], done: Callable[[Outcome[object]], None]
+        self,
+        deliver: Callable[[Callback], object],
+        done: Callable[[object, BaseException | None], None],
     ) -> None:
-        """deliver: called in the thread; runs its argument in trio's. done: must not raise."""
+        """deliver: called in the thread; runs its argument in trio's. done: gets what a job returned, or
+        raised; it must not raise."""
         self._deliver = deliver
         self._done = done
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -161,8 +164,16 @@ class _Thread:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._deliver(partial(self._done, capture(job)))
+            self._deliver(partial(self._done, *_done(job)))
             del job
+
+
+def _done(job: Callable[[], object]) -> tuple[object, BaseException | None]:
+    """What it returned, and what it raised."""
+    try:
+        return job(), None
+    except BaseException as error:  # noqa: BLE001 - it is raised again where somebody waits for it
+        return None, error
 
 
 class Wal:
@@ -363,8 +374,9 @@ class Wal:
         self._next()
         with trio.CancelScope(shield=True):
             await job.done.wait()
-        assert job.outcome is not None
-        return job.outcome.unwrap()  # type: ignore[return-value]
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]
 
     def _next(self) -> None:
         """The thread may be free: give it what comes next."""
@@ -380,7 +392,7 @@ class Wal:
             case Closed():
                 while self._jobs:
                     job = self._jobs.popleft()
-                    job.answer(capture(job.call))  # the journal refuses
+                    job.answer(*_done(job.call))  # the journal refuses
             case Unstarted() | Idle() | Gathering() | Writing() | Working():
                 pass
             case _:
@@ -410,15 +422,15 @@ class Wal:
             self._state = Failed(failure)
             self._next()
 
-    def _thread_done(self, outcome: Outcome[object]) -> None:
+    def _thread_done(self, result: object, error: BaseException | None) -> None:
         """In trio's thread: what came of its job."""
         was, self._state = self._state, _IDLE
         try:
             match was:
                 case Writing():
-                    self._batch_done(was, outcome)
+                    self._batch_done(was, error)
                 case Working(job=job):
-                    job.answer(outcome)
+                    job.answer(result, error)
                 case Unstarted() | Idle() | Gathering() | Failed() | Closed():
                     raise AssertionError(f"a job ended while the writer was {was}")  # A3
                 case _:
@@ -442,12 +454,12 @@ class Wal:
         self._journal.append(batch.txns, self._wall_clock(), has_control=batch.has_control)
         self.stats.last_write_s = time.perf_counter() - started
 
-    def _batch_done(self, batch: Writing, outcome: Outcome[object]) -> None:
-        try:
-            outcome.unwrap()
-        except WalIo as error:
+    def _batch_done(self, batch: Writing, error: BaseException | None) -> None:
+        if isinstance(error, WalIo):
             self._cut(error, batch.has_control)
             return
+        if error is not None:
+            raise error
         txns = batch.txns
         size = sum(len(txn.data) for txn in txns)
         self._queued_bytes -= size

@@ -82,14 +82,10 @@ class XlogFile:
         self.mark_told = 0
         """Highest mark some block carries."""
 
-    def check_ends(self) -> None:
-        """F1, F2."""
-        assert 0 < self.start <= self.end <= self.lead_end  # F1
-        assert self.mark_told <= self.synced_number <= self.writer.number  # F2
-
     def check(self) -> list[Txn]:
         """Its transactions; what lies on the disk is what this object says (F1, F2)."""
-        self.check_ends()
+        assert 0 < self.start <= self.end <= self.lead_end  # F1
+        assert self.mark_told <= self.synced_number <= self.writer.number  # F2
         assert self._disk.size(self.file) >= self.lead_end  # F1
         reader = XlogReader(lambda size, at: self._disk.pread(self.file, size, at), self.end, self.path)
         txns = [txn for block in reader.blocks() for txn in reader.txns(block)]
@@ -112,20 +108,16 @@ class XlogFile:
             offset += len(blocks[-1])
         return blocks, written
 
-    def write(self, data: bytes) -> None:
-        """What `encode` made; an `OSError` leaves it to be cut or given up."""
-        write_whole(self._disk, self.file, data, self.end)
-
     def end_write(self, size: int) -> None:
-        """So many bytes of blocks lie there: sync them."""
+        """So many bytes of blocks that `encode` made lie at the end: sync them."""
         writer = self.writer
         writer.commit()
         self._sync(self.file)
         self.end += size
+        assert self.end <= self.lead_end  # F1
         self.mark_told = self.synced_number
         if self._sync_on:
-            self.synced_number = writer.number
-        self.check_ends()
+            self.synced_number = writer.number  # F2: synced a moment ago
 
     def cut(self, blocks: Sequence[bytes]) -> None:
         """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
