@@ -26,8 +26,9 @@ from synchro.instance.recovery import recover_instance
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
-from synchro.storage import schema, schema_ops, xrow
-from synchro.storage.memtx import Build, Memtx
+from synchro.storage import row_body, schema, schema_ops, xrow
+from synchro.storage.ddl import Build
+from synchro.storage.memtx import Memtx
 from synchro.storage.schema import SpaceDef
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
@@ -350,7 +351,7 @@ class Mesh:
         request_id: bytes | None = None,
         wait: ev.WaitMode = ev.WaitMode.COMPLETE,
     ) -> CallId:
-        op = xrow.dml_from_values(kind, space, value=value)
+        op = row_body.dml_from_values(kind, space, value=value)
         return self.write_ops(number, [op], request_id=request_id, wait=wait)
 
     def write_ops(

@@ -37,9 +37,10 @@ from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
-from synchro.storage.memtx import Memtx, PendingRefusal
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal
+from synchro.storage.row_body import dml_from_values
 from synchro.storage.schema_ops import bootstrap_ops
-from synchro.storage.xrow import dml_from_values
 from synchro.vclock import Vclock
 
 UUID = "11111111-2222-3333-4444-555555555555"
