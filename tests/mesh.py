@@ -26,8 +26,9 @@ from synchro.instance.recovery import recover_instance
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
-from synchro.storage import schema, schema_ops, xrow
-from synchro.storage.memtx import Build, Memtx
+from synchro.storage import row_body, schema, schema_ops, xrow
+from synchro.storage.ddl import Build
+from synchro.storage.memtx import Memtx
 from synchro.storage.schema import SpaceDef
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.storage.system_rows import first_rows
@@ -57,7 +58,7 @@ def first_tuples(members: int, settings: Settings) -> list[tuple[int, list[tuple
     memtx.end_bulk()
     for number in range(2, members + 1):
         row = (number, uuid_of(number), f"i{number}")
-        run([xrow.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=row)])
+        run([row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=row)])
     for name, is_sync, is_local in (("sync", True, False), ("async", False, False), ("local", False, True)):
         run(schema_ops.create_space(memtx, name, is_sync=is_sync, is_local=is_local))
         run(schema_ops.create_index(memtx, name, "primary"))
@@ -353,7 +354,7 @@ class Mesh:
         request_id: bytes | None = None,
         wait: ev.WaitMode = ev.WaitMode.COMPLETE,
     ) -> CallId:
-        op = xrow.dml_from_values(kind, space, value=value)
+        op = row_body.dml_from_values(kind, space, value=value)
         return self.write_ops(number, [op], request_id=request_id, wait=wait)
 
     def write_ops(

@@ -101,7 +101,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
-    members = core.memtx.members()
+    members = core.memtx.catalog.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
     if not is_member and not core.is_writable:
         raise core.read_only_error()
@@ -369,7 +369,7 @@ class _Trial:
         self._space_id = space_id
         if space_id == schema.TRUNCATE_ID:
             # Of a space that was dropped row by row its row may be left; it means nothing any more.
-            known = {space.id for space in self._memtx.spaces()}
+            known = {space.id for space in self._memtx.catalog.spaces()}
             self._count += sum(row[0] not in known for row in tuples if row)
             tuples = [row for row in tuples if not row or row[0] in known]
         ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
@@ -391,9 +391,9 @@ class _Trial:
 
     def _place(self, op: Dml) -> dict[str, str]:
         try:
-            return self._memtx.place_of(op)
+            return self._memtx.catalog.place_of(op)
         except (LookupError, TypeError):  # it has no such key
-            return self._memtx.place_of(op._replace(index_id=-1))
+            return self._memtx.catalog.place_of(op._replace(index_id=-1))
 
 
 def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
@@ -468,7 +468,7 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
         instance.check()
         instance.start(0.0)
         instance.check()
-        if instance.memtx.replicaset_uuid() != received.start.replicaset_uuid:
+        if instance.memtx.catalog.replicaset_uuid() != received.start.replicaset_uuid:
             raise RemoteProtocolError("its _schema names another replica set")
     except (OSError, MemoryError, DiskFailed):
         raise

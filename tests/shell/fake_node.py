@@ -37,7 +37,8 @@ from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
-from synchro.storage.memtx import Memtx, PendingRefusal
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal
 from synchro.storage.system_rows import first_rows
 from synchro.vclock import Vclock
 

@@ -14,7 +14,7 @@ from synchro.ids import LSN_RESERVE, NUMBER_END, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.row import RowType
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from tests.mesh import ASYNC, SYNC, Mesh
 
 PACKAGE = Path(__file__).resolve().parents[2] / "synchro"
@@ -61,7 +61,7 @@ def forgetful() -> Mesh:
 def without_lsns() -> Mesh:
     mesh = Mesh(3)
     mesh.crash(1)
-    row = xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
+    row = row_body.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
     last = xrow.encode_ops([row], InstanceId(1), Lsn(NUMBER_END - LSN_RESERVE), 0)
     mesh.down[1] = [xrow.decode_txns(bytes(last.data))[0]]
     mesh.restart(1)
