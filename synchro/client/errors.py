@@ -33,7 +33,7 @@ DuplicateKey = errors.TupleFound
 
 
 class CannotConnect(SynchroError):
-    """Nothing was sent. details: endpoint."""
+    """Nothing was sent. details: endpoint, or endpoints; silent: who may just be slow."""
 
     reason = "CANNOT_CONNECT"
 
@@ -45,6 +45,8 @@ class ConnectionLost(SynchroError):
 
 
 class ClientClosed(SynchroError):
+    """This client was closed, or made by the process that this one was forked from. Nothing was sent."""
+
     reason = "CLIENT_CLOSED"
 
 
@@ -96,6 +98,10 @@ _NOT_SENT: Final = (
 not among them: an established connection can have them too."""
 
 
+_SILENT: Final = ("timed out", "timeout", "deadline", "settings")
+"""What it says of a connection whose other end took too long to speak."""
+
+
 def of_rpc_error(error: grpc.RpcError, endpoint: str) -> SynchroError:
     """The server's error, or what gRPC itself had to say as `CannotConnect` or `ConnectionLost`."""
     ours = from_rpc_error(error)
@@ -110,12 +116,18 @@ def of_grpc_code(code: grpc.StatusCode, text: str, endpoint: str) -> SynchroErro
     short = _short(text)
     lowered = text.lower()
     if code is grpc.StatusCode.UNAVAILABLE and any(word in lowered for word in _NOT_SENT):
-        return CannotConnect(f"cannot connect to {endpoint}: {short}", endpoint=endpoint)
+        silent = "yes" if any(word in lowered for word in _SILENT) else None
+        return CannotConnect(f"cannot connect to {endpoint}: {short}", endpoint=endpoint, silent=silent)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.Unimplemented(f"{endpoint} does not have this call: {short}", endpoint=endpoint)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ConnectionLost(f"no answer from {endpoint} in time", endpoint=endpoint)
     return ConnectionLost(f"lost the connection to {endpoint}: {short}", endpoint=endpoint, grpc=code.name)
+
+
+def is_silence(error: SynchroError) -> bool:
+    """Whether who was asked may only be slow, as a paused process is. One that refuses is not."""
+    return isinstance(error, ConnectionLost) or "silent" in error.details
 
 
 def _short(text: str) -> str:

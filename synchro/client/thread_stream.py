@@ -56,7 +56,6 @@ class Stream:
     ) -> None:
         self.endpoint = endpoint
         self.is_broken = False
-        self.instance = ""
         self._options = wire.frame_options(timeout_s)
         self._on_header = on_header
         self._wake = threading.Condition(threading.Lock())
@@ -116,7 +115,6 @@ class Stream:
         try:
             for response in self._call:
                 self._on_header(response.header, self.endpoint)
-                self.instance = response.header.instance_name
                 with self._wake:
                     done = [(self._waiters.pop(seq, None), reply) for seq, reply in wire.replies(response)]
                     ended = [(self._waiters.pop(result.seq, None), result) for result in response.results]
