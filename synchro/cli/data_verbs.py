@@ -201,7 +201,12 @@ def get(
 
     with client() as db:
         rows = db.select(
-            space_ref(space), parse_key(key), index=index or None, iterator="EQ", limit=1, read=cast("ReadMode", read)
+            space_ref(space),
+            parse_key(key),
+            index=index or None,
+            iterator="EQ",
+            limit=1,
+            read=cast("ReadMode", read),
         )
         names = _names(db, space_ref(space)) if options.output == "table" and rows else []
     if not rows:

@@ -624,10 +624,7 @@ def snapshot(
             }
         )
         return
-    print(
-        f"{reply.instance} wrote {reply.signature:020d}.snap: "
-        f"vclock {formatting.vclock(reply.vclock)}"
-    )
+    print(f"{reply.instance} wrote {reply.signature:020d}.snap: vclock {formatting.vclock(reply.vclock)}")
 
 
 # --- members ------------------------------------------------------------------------------------------------

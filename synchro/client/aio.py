@@ -152,9 +152,7 @@ class Runner:
                 left_s = answers.until - time.monotonic()
                 if left_s <= 0:
                     break
-                done, tasks = await asyncio.wait(
-                    tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, tasks = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:
@@ -333,9 +331,7 @@ class AsyncClient(Face[Api]):
         for each transaction. The first error ends it: no transaction is begun after that. Its details tell how
         many rows are committed (`bulk_done`), and which it is about (`bulk_first` to `bulk_last`, from 0).
         """
-        bulk = Bulk(
-            self._api, space, replace=replace, batch=batch, timeout=timeout, on_progress=on_progress
-        )
+        bulk = Bulk(self._api, space, replace=replace, batch=batch, timeout=timeout, on_progress=on_progress)
         if isinstance(rows, AsyncIterable):
             async for row in rows:
                 if bulk.add(row):

@@ -338,9 +338,7 @@ class Api:
 
     # --- operators
 
-    def promote(
-        self, instance: str | None = None, *, timeout: float | None = None
-    ) -> Plan[replies.Promoted]:
+    def promote(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[replies.Promoted]:
         """Make an instance the owner of the queue and the leader.
 
         instance: name, id or host:port; None: the first endpoint. timeout: seconds. Not repeated once it was
@@ -472,9 +470,7 @@ class Api:
             request.format.fields.extend(requests.fields(format))
         return replies.space_changed((yield from self.plans.change("AlterSpace", request, timeout)))
 
-    def truncate_space(
-        self, space: SpaceRef, *, timeout: float | None = None
-    ) -> Plan[replies.SpaceChanged]:
+    def truncate_space(self, space: SpaceRef, *, timeout: float | None = None) -> Plan[replies.SpaceChanged]:
         """Remove all tuples of a space."""
         request = schema_pb2.TruncateSpaceRequest(space=str(space))
         reply = yield from self.plans.change("TruncateSpace", request, timeout)
@@ -532,9 +528,7 @@ class Api:
         """Number of tuples of a space, and a checksum: equal where the same tuples are confirmed."""
         request = schema_pb2.ChecksumSpaceRequest(space=str(space))
         reply = yield from self.plans.read("schema", "ChecksumSpace", request, instance, timeout)
-        return replies.Checksum(
-            reply.header.instance_name, reply.count, reply.checksum, dict(reply.read_at)
-        )
+        return replies.Checksum(reply.header.instance_name, reply.count, reply.checksum, dict(reply.read_at))
 
 
 _OUTCOMES: Final[dict[int, Outcome]] = {

@@ -27,7 +27,18 @@ from synchro.client.channel import CHANNEL_OPTIONS
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.model import Info, State, Tuple, state_of
 from synchro.client.ops import Transaction
-from synchro.client.plans import DEFAULT_TIMEOUT_S, Answers, Options, Pause, Plan, Plans, Probe, Step, Submit, Unary
+from synchro.client.plans import (
+    DEFAULT_TIMEOUT_S,
+    Answers,
+    Options,
+    Pause,
+    Plan,
+    Plans,
+    Probe,
+    Step,
+    Submit,
+    Unary,
+)
 from synchro.client.requests import IndexRef, IteratorName, Key, Message, ReadMode, SpaceRef
 from synchro.client.routes import parse_endpoints
 from synchro.client.space_api import SpaceApi
@@ -211,7 +222,10 @@ class Runner:
         answers = Answers(probe, time.monotonic())
         told: queue.SimpleQueue[tuple[str, Message | SynchroError]] = queue.SimpleQueue()
         calls = [
-            (endpoint, self.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=probe.timeout_s))
+            (
+                endpoint,
+                self.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=probe.timeout_s),
+            )
             for endpoint in probe.endpoints
         ]
         try:
@@ -381,9 +395,7 @@ class Client(Face[Api]):
         for each transaction. The first error ends it: no transaction is begun after that. Its details tell how
         many rows are committed (`bulk_done`), and which it is about (`bulk_first` to `bulk_last`, from 0).
         """
-        bulk = Bulk(
-            self._api, space, replace=replace, batch=batch, timeout=timeout, on_progress=on_progress
-        )
+        bulk = Bulk(self._api, space, replace=replace, batch=batch, timeout=timeout, on_progress=on_progress)
         with ThreadPoolExecutor(BATCHES_AT_ONCE, "synchro-bulk") as pool:
             for row in rows:
                 if bulk.add(row):

@@ -70,9 +70,7 @@ class Bulk:
             op = self._encode(self._space, row)
         except SynchroError as error:
             raise self._explained(error, batch.end, batch.end + 1) from None
-        if batch.ops and (
-            len(batch.ops) >= self._batch_rows or batch.size_bytes + len(op) > BATCH_BYTES_MAX
-        ):
+        if batch.ops and (len(batch.ops) >= self._batch_rows or batch.size_bytes + len(op) > BATCH_BYTES_MAX):
             batch = Batch(batch.end)
             self._wave.append(batch)
         batch.ops.append(op)

@@ -130,7 +130,9 @@ class Answers:
         """Time is over: who did not answer is silent."""
         for endpoint in self.probe.endpoints:
             if endpoint not in self.found and endpoint not in self.failed:
-                self.failed[endpoint] = ConnectionLost(f"no answer from {endpoint} in time", endpoint=endpoint)
+                self.failed[endpoint] = ConnectionLost(
+                    f"no answer from {endpoint} in time", endpoint=endpoint
+                )
 
 
 def nobody(answers: Answers) -> CannotConnect:
