@@ -1,7 +1,8 @@
 """synchro: Raft-based synchronous replication with the semantics of Tarantool, over gRPC.
 
-All that a program needs: `synchro.connect`, what it returns, and every error by name; `synchro.aio` for asyncio
-and trio. The client is imported when one of its names is used: gRPC takes longer to import than all the rest.
+All that a program needs: `synchro.connect`, what it returns, and every error by name; `synchro.aio` for
+asyncio and trio. The client is imported when one of its names is used: gRPC takes longer to import than all
+the rest.
 """
 
 from __future__ import annotations
@@ -10,15 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # What type checkers see. They do not see `__getattr__`, so that a misspelt name is an error.
-    from synchro.client import *
-    from synchro.errors import *
+    from synchro.client import *  # noqa: F403
+    from synchro.errors import *  # noqa: F403
 else:
-    _CLIENT = (
-        "CannotConnect Checkpoint Checksum Client ClientClosed Committed ConnectOptions ConnectionLost Demoted "
-        "DuplicateKey FieldInfo IndexChanged IndexInfo Info Member Op OutcomeUnknown PartInfo Promoted Queue "
-        "QueueEntry QueueFull Result RolledBack Rows SelectOptions Space SpaceChanged SpaceInfo State "
-        "Transaction Tuple Txn WriteOptions connect ops"
-    ).split()
+    _CLIENT = frozenset(
+        ["CannotConnect", "Checkpoint", "Checksum", "Client", "ClientClosed", "Committed", "ConnectOptions", "ConnectionLost", "Demoted", "DuplicateKey", "FieldInfo", "IndexChanged", "IndexInfo", "Info", "Member", "Op", "OutcomeUnknown", "PartInfo", "Promoted", "Queue", "QueueEntry", "QueueFull", "Result", "RolledBack", "Rows", "SelectOptions", "Space", "SpaceChanged", "SpaceInfo", "State", "Transaction", "Tuple", "Txn", "WriteOptions", "connect", "ops"]
+    )
 
     def _errors():
         from synchro.errors import ALL_ERRORS, SynchroError

@@ -1,7 +1,7 @@
 """The client: finds the leader, retries what is safe to retry, says plainly when an outcome is unknown."""
 
 from synchro.client import ops
-from synchro.client.api import ConnectOptions, SelectOptions, WriteOptions
+from synchro.client.api import ConnectOptions, SelectOptions
 from synchro.client.blocking import Client, Space, connect
 from synchro.client.errors import (
     CannotConnect,
@@ -13,6 +13,7 @@ from synchro.client.errors import (
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn
 from synchro.client.ops import Op, Transaction
+from synchro.client.plans import WriteOptions
 from synchro.client.replies import (
     Checkpoint,
     Checksum,

@@ -20,13 +20,24 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVa
 
 from synchro.client import forks, wire
 from synchro.client.aio_stream import Stream
-from synchro.client.api import PAGE_ROWS, POLL_S, Api, WriteOptions
+from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
 from synchro.client.channel import CHANNEL_OPTIONS
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.model import Info, State, Tuple, state_of
 from synchro.client.ops import Transaction
-from synchro.client.plans import Answers, Options, Pause, Plan, Plans, Probe, Step, Submit, Unary
+from synchro.client.plans import (
+    Answers,
+    Options,
+    Pause,
+    Plan,
+    Plans,
+    Probe,
+    Step,
+    Submit,
+    Unary,
+    WriteOptions,
+)
 from synchro.client.requests import IndexRef, IteratorName, Key, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
 from synchro.errors import IllegalParams, SynchroError
@@ -50,15 +61,25 @@ Call: TypeAlias = Coroutine[Any, Any, T]
 class Runner:
     """Carries out the plans of one client, as tasks of one asyncio loop. See `AsyncClient`."""
 
-    def __init__(self, plans: Plans) -> None:
+    def __init__(self, plans: Plans, face: AsyncClient) -> None:
+        self.face = face
+        """Who is asked again when an outcome is unknown."""
         self._plans = plans
         self._links: dict[str, _Link] = {}
         self._probes: dict[Probe, asyncio.Task[Answers]] = {}
         self.closed = ""
         """Why it is; "" while it is not."""
 
-    async def run(self, plan: Plan[T]) -> T:
+    async def run(
+        self,
+        make: Callable[..., Plan[T]],
+        api: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> T:
+        """Carry out the plan that `make(api, *args, **kwargs)` makes."""
         try:
+            plan = make(api, *args, **kwargs)
             step = next(plan)
             while True:
                 try:
@@ -77,6 +98,9 @@ class Runner:
         except StopIteration as end:
             result: T = end.value
             return result
+        except OutcomeUnknown as unknown:
+            unknown.bind(self.face)
+            raise
 
     async def _carry_out(self, step: Step) -> Any:
         match step:
@@ -88,6 +112,7 @@ class Runner:
                 return await self._probe(step)
             case Pause():
                 await asyncio.sleep(step.seconds)
+                return None
 
     async def close(self, why: str) -> None:
         self.closed = self.closed or why
@@ -115,7 +140,7 @@ class Runner:
         """One with room, or one that is over: then nothing can be sent on it."""
         link = self.link(endpoint)
         if link.stream is None or link.stream.is_broken:
-            link.stream = Stream(link, self._plans.options.timeout, self._plans.on_header)
+            link.stream = Stream(link, self._plans.options.timeout, self._plans.on_replies)
         if link.stream.is_full:
             await link.stream.wait_room()
         return link.stream
@@ -178,7 +203,7 @@ class Runner:
 
     async def states(self, where: Plan[str]) -> AsyncIterator[State]:
         """What the instance at this place says, now and at each change."""
-        place = await self.run(where)
+        place = await self.run(lambda _: where, None, (), {})
         call = self.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
         try:
             async for message in call:
@@ -223,9 +248,8 @@ class Face(Generic[A]):
     """What turns the plans of an `Api` into methods to be awaited."""
 
     _api: A
-
-    def _run(self, plan: Plan[T]) -> Call[T]:
-        raise NotImplementedError
+    _run: Callable[[Callable[..., Plan[Any]], Any, tuple[Any, ...], dict[str, Any]], Call[Any]]
+    """`_run(make, api, args, kwargs)` carries out the plan that `make(api, *args, **kwargs)` makes."""
 
 
 def _awaited(plan: Callable[Concatenate[A, P], Plan[T]]) -> Callable[Concatenate[Face[A], P], Call[T]]:
@@ -233,7 +257,7 @@ def _awaited(plan: Callable[Concatenate[A, P], Plan[T]]) -> Callable[Concatenate
 
     @wraps(plan)
     def call(self: Face[A], /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
-        return self._run(plan(self._api, *args, **kwargs))
+        return self._run(plan, self._api, args, kwargs)
 
     return call
 
@@ -245,20 +269,14 @@ class AsyncClient(Face[Api]):
     have been done.
     """
 
-    def __init__(self, endpoints: Sequence[str], options: Options = Options()) -> None:
+    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
         forks.begin_aio()
         plans = Plans(endpoints, options)
         self._api = Api(plans)
-        self._runner = Runner(plans)
+        self._runner = Runner(plans, self)
+        self._run = self._runner.run
         self._watches: set[asyncio.Task[None]] = set()
         forks.clients.add(self)
-
-    async def _run(self, plan: Plan[T]) -> T:
-        try:
-            return await self._runner.run(plan)
-        except OutcomeUnknown as unknown:
-            unknown.bind(self)
-            raise
 
     # --- life
 
@@ -328,8 +346,8 @@ class AsyncClient(Face[Api]):
         """Insert rows in transactions of up to `batch` of them, a few at a time. Returns how many there were.
 
         on_progress: told how many are committed so far. replace: rows may be there already. timeout: seconds
-        for each transaction. The first error ends it: no transaction is begun after that. Its details tell how
-        many rows are committed (`bulk_done`), and which it is about (`bulk_first` to `bulk_last`, from 0).
+        for each transaction. The first error ends it: no transaction is begun after that. Its details tell
+        how many rows are committed (`bulk_done`) and which it is about (`bulk_first` to `bulk_last`, from 0).
         """
         bulk = Bulk(self._api, space, replace=replace, batch=batch, timeout=timeout, on_progress=on_progress)
         if isinstance(rows, AsyncIterable):
@@ -348,7 +366,8 @@ class AsyncClient(Face[Api]):
 
     async def _outcome(self, plan: Plan[T]) -> T | SynchroError:
         try:
-            return await self._run(plan)
+            result: T = await self._run(lambda _: plan, None, (), {})
+            return result
         except SynchroError as error:
             return error
 
@@ -411,10 +430,8 @@ class AsyncSpace(Face[SpaceApi]):
     def __init__(self, client: AsyncClient, name: SpaceRef) -> None:
         self._client = client
         self._api = SpaceApi(client._api, name)
+        self._run = client._run
         self.name = name
-
-    def _run(self, plan: Plan[T]) -> Call[T]:
-        return self._client._run(plan)
 
     def __repr__(self) -> str:
         return f"AsyncSpace({self.name!r})"

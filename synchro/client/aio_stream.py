@@ -39,19 +39,19 @@ class Stream:
     B1  Each future in `_pending` and `_sent` gets one outcome: a reply, or an exception.
     B2  A call is in one of them until its end; or it was cancelled, or is overdue.
 
-    timeout_s: of calls that do not say it themselves. on_header: told of each header.
+    timeout_s: of calls that do not say it themselves. on_replies: told of each response.
     """
 
     def __init__(
         self,
         link: Opener,
         timeout_s: float,
-        on_header: Callable[[Any, str], None],
+        on_replies: Callable[[Any, str], None],
     ) -> None:
         self.endpoint = link.endpoint
         self.is_broken = False
         self._options = wire.frame_options(timeout_s)
-        self._on_header = on_header
+        self._on_replies = on_replies
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Entry] = deque()
         self._sent: dict[int, _Entry] = {}
@@ -118,7 +118,7 @@ class Stream:
                 response = await self._call.read()
                 if response is grpc.aio.EOF:
                     break
-                self._on_header(response.header, self.endpoint)
+                self._on_replies(response, self.endpoint)
                 for seq, committed in wire.replies(response):
                     entry = self._sent.pop(seq, None)
                     if entry is not None and not entry[0].done():

@@ -21,7 +21,7 @@ from synchro.client.model import (
     parse_txn,
 )
 from synchro.client.ops import Op
-from synchro.client.plans import Pause, Plan, Plans
+from synchro.client.plans import Pause, Plan, Plans, WriteOptions
 from synchro.client.replies import IndexKind, Outcome
 from synchro.client.requests import (
     FieldSpec,
@@ -55,22 +55,6 @@ class ConnectOptions(TypedDict, total=False):
     read_your_writes: bool
     follow_leader: bool
     wait_for_connection: bool
-
-
-class WriteOptions(TypedDict, total=False):
-    """How a transaction is done.
-
-    wait: "complete" (default) when it is decided, "submit" when it is on the leader's disk and in the queue,
-    "none" at once. timeout: seconds, with all repetitions. expected_term: refuse unless this is the election
-    term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this transaction; one
-    with the same name that was done already is not done again.
-    """
-
-    wait: WaitMode
-    timeout: float | None
-    expected_term: int
-    omit_tuples: bool
-    request_id: bytes | None
 
 
 class SelectOptions(TypedDict, total=False):
@@ -128,7 +112,7 @@ class Api:
         return (yield from self.plans.repeat(tries, self.plans.write_place, is_it))
 
     def most_informed(self, *, timeout: float | None = None) -> Plan[str]:
-        """`host:port` of the leader; while nobody leads, of the instance that knows most of those that answer.
+        """`host:port` of the leader; while nobody leads, of that instance which knows most.
 
         With follow_leader=False: of the first endpoint that answers. timeout: seconds; None: the client's.
         Raises `CannotConnect` if nobody answers in time.
@@ -137,7 +121,10 @@ class Api:
         return (yield from self.plans.repeat(tries, self.plans.informed_place, _itself))
 
     def endpoint_of(self, instance: str, *, timeout: float | None = None) -> Plan[str]:
-        """host:port of an instance given by name, id or host:port. Raises `IllegalParams` if it is not known."""
+        """host:port of an instance given by name, id or host:port.
+
+        Raises `IllegalParams` if it is not known.
+        """
         tries = Tries(self.plans.deadline(timeout), is_read=True)
         where = self.plans.at(instance, tries)
         assert where is not None
@@ -166,25 +153,27 @@ class Api:
 
         wait: "complete" when it is decided, "submit" when it is on the leader's disk and in the queue, "none"
         at once. timeout: seconds, with all repetitions; None: the client's. expected_term: refuse unless this
-        is the election term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this
-        transaction; one with the same name that was done already is not done again.
+        is the election term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name
+        this transaction; one with the same name that was done already is not done again.
 
         Raises the server's errors, `CannotConnect` or `NoLeader` when nothing was done, `OutcomeUnknown` when
         something may have been.
         """
         encoded = list(ops)
-        reply, endpoint = yield from self.plans.write(
-            b"".join(encoded),
-            len(encoded),
-            wait=wait,
-            timeout=timeout,
-            expected_term=expected_term,
-            omit_tuples=omit_tuples,
-            request_id=request_id,
-        )
-        instance = self.plans.routes.name_at(endpoint)
-        names = None if omit_tuples or not encoded else self.names_of(wire.space_of(encoded))
-        return wire.result(reply, encoded, names, instance, omit_tuples=omit_tuples)
+        options: WriteOptions = {
+            "wait": wait,
+            "timeout": timeout,
+            "expected_term": expected_term,
+            "omit_tuples": omit_tuples,
+            "request_id": request_id,
+        }
+
+        def result(reply: Message, endpoint: str) -> Result:
+            instance = self.plans.routes.name_at(endpoint)
+            names = None if omit_tuples else self.names_of(wire.space_of(encoded))
+            return wire.result(reply, encoded, names, instance, omit_tuples=omit_tuples)
+
+        return self.plans.write(b"".join(encoded), len(encoded), options, result)
 
     def select(
         self,
@@ -202,8 +191,8 @@ class Api:
         """Tuples in the order of an index.
 
         key: a list of parts, the first of the index, or a single part; None: all tuples. iterator: EQ
-        (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each true
-        at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
+        (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each
+        true at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
         (default) or "linearizable", which asks the leader. timeout: seconds; None: the client's.
         """
         plans = self.plans
@@ -230,8 +219,8 @@ class Api:
     def field_names(self, space: SpaceRef) -> Plan[Sequence[str]]:
         """Names of the fields of a space; asked for again when the schema changed.
 
-        Rows ask by themselves when a name is used first; those of an asynchronous client cannot, so await this
-        once before.
+        Rows ask by themselves when a name is used first; those of an asynchronous client cannot, so await
+        this once before.
         """
         known = self._formats.get(space)
         if known is None or known[0] != self.plans.session.schema_version:
@@ -314,7 +303,8 @@ class Api:
     ) -> Plan[Any]:
         """A part of `box.info`: an `Info`, or a value.
 
-        path: "synchro.queue", "ro"; "": the whole tree. instance: name, id or host:port; None: where reads go.
+        path: "synchro.queue", "ro"; "": the whole tree. instance: name, id or host:port; None: where reads
+        go.
         """
         request = requests.get_info([path] if path else [])
         reply = yield from self.plans.read("info", "GetInfo", request, instance, timeout)

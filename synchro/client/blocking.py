@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from synchro.client import forks
-from synchro.client.api import PAGE_ROWS, Api, WriteOptions
+from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
 from synchro.client.channel import CHANNEL_OPTIONS
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
@@ -38,6 +38,7 @@ from synchro.client.plans import (
     Step,
     Submit,
     Unary,
+    WriteOptions,
 )
 from synchro.client.requests import IndexRef, IteratorName, Key, Message, ReadMode, SpaceRef
 from synchro.client.routes import parse_endpoints
@@ -132,6 +133,7 @@ class Runner:
                 return self._probe(step)
             case Pause():
                 time.sleep(step.seconds)
+                return None
 
     def close(self, why: str) -> None:
         with self._lock:
@@ -180,7 +182,7 @@ class Runner:
             if link.stream is None or link.stream.is_broken:
                 timeout_s = self._plans.options.timeout
                 link.stream = Stream(
-                    link.channel, endpoint, timeout_s=timeout_s, on_header=self._plans.on_header
+                    link.channel, endpoint, timeout_s=timeout_s, on_replies=self._plans.on_replies
                 )
             return link.stream
 
@@ -312,7 +314,7 @@ class Client(Face[Api]):
     have been done.
     """
 
-    def __init__(self, endpoints: Sequence[str], options: Options = Options()) -> None:
+    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
         plans = Plans(endpoints, options)
         self._client = self
         self._api = Api(plans, ask_names=self._ask_names)
@@ -392,8 +394,8 @@ class Client(Face[Api]):
         """Insert rows in transactions of up to `batch` of them, a few at a time. Returns how many there were.
 
         on_progress: told how many are committed so far. replace: rows may be there already. timeout: seconds
-        for each transaction. The first error ends it: no transaction is begun after that. Its details tell how
-        many rows are committed (`bulk_done`), and which it is about (`bulk_first` to `bulk_last`, from 0).
+        for each transaction. The first error ends it: no transaction is begun after that. Its details tell
+        how many rows are committed (`bulk_done`) and which it is about (`bulk_first` to `bulk_last`, from 0).
         """
         bulk = Bulk(self._api, space, replace=replace, batch=batch, timeout=timeout, on_progress=on_progress)
         with ThreadPoolExecutor(BATCHES_AT_ONCE, "synchro-bulk") as pool:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from synchro.client import wire
 from synchro.client.api import Api
-from synchro.client.plans import Plan
+from synchro.client.plans import Plan, WriteOptions
 from synchro.client.requests import SpaceRef
 from synchro.errors import IllegalParams, SynchroError
 
@@ -87,9 +87,9 @@ class Bulk:
         return [self._write(batch) for batch in self._taken]
 
     def _write(self, batch: Batch) -> Plan[int]:
-        ops = b"".join(batch.ops)
-        yield from self._api.plans.write(ops, len(batch.ops), omit_tuples=True, timeout=self._timeout_s)
-        return len(batch.ops)
+        rows = len(batch.ops)
+        options: WriteOptions = {"omit_tuples": True, "timeout": self._timeout_s}
+        return self._api.plans.write(b"".join(batch.ops), rows, options, lambda *_: rows)
 
     def ended(self, outcomes: Sequence[int | SynchroError]) -> None:
         """How each of them ended. Raises the error of the first that failed.

@@ -4,8 +4,8 @@ A child that would use a client of its parent would wait for answers that thread
 refused, and makes a client of its own. gRPC is made ready for that by `GRPC_ENABLE_FORK_SUPPORT`
 (`channel.py`): it stops its threads before a fork, which may take a second, and starts anew behind it.
 
-grpc.aio is not ready: a child of a process that used it hangs as soon as it uses it too, or only collects what
-is left of it. So what is left is kept for ever, and an asynchronous client in such a child is refused.
+grpc.aio is not ready: a child of a process that used it hangs as soon as it uses it too, or only collects
+what is left of it. So what is left is kept for ever, and an asynchronous client in such a child is refused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def begin_aio() -> None:
     """An asynchronous client is being made. Raises `ClientClosed` in a process that cannot have one."""
     if _aio["lost"]:
         raise ClientClosed(
-            "the parent of this process used an asynchronous client before it forked, so there can be none here; "
+            "the parent of this process had an asynchronous client when it forked, so none can be here; "
             "next: synchro.connect, or start processes with multiprocessing's 'spawn'; nothing was sent"
         )
     if not _aio["used"]:

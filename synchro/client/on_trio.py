@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
-from synchro.client import forks
 from synchro.client.aio import AsyncClient
-from synchro.client.errors import ClientClosed, OutcomeUnknown
+from synchro.client.errors import ClientClosed
 from synchro.client.model import State
 from synchro.client.plans import Options, Plan
 from synchro.errors import SynchroError
@@ -44,10 +43,11 @@ class _Job:
 class TrioClient(AsyncClient):
     """The same for trio tasks. Belongs to one trio run, and is used inside `async with` only."""
 
-    def __init__(self, endpoints: Sequence[str], options: Options = Options()) -> None:
+    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
         import trio
 
         super().__init__(endpoints, options)
+        self._run = self._run_there
         self._token = trio.lowlevel.current_trio_token()
         self._asked: deque[_Job] = deque()
         self._ended: deque[_Job] = deque()
@@ -93,8 +93,10 @@ class TrioClient(AsyncClient):
 
     # --- crossing over
 
-    async def _run(self, plan: Plan[T]) -> T:
-        result: T = await self._cross(lambda: self._runner.run(plan))
+    async def _run_there(
+        self, make: Callable[..., Plan[T]], api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> T:
+        result: T = await self._cross(lambda: self._runner.run(make, api, args, kwargs))
         return result
 
     async def _cross(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -114,10 +116,7 @@ class TrioClient(AsyncClient):
             self._loop.call_soon_threadsafe(self._cancel, job)
             raise
         assert job.result is not None
-        try:
-            return job.result.unwrap()
-        except OutcomeUnknown as unknown:
-            raise unknown.bind(self) from unknown.__cause__
+        return job.result.unwrap()
 
     def _begin(self) -> None:
         assert self._loop is not None

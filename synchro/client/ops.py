@@ -1,4 +1,4 @@
-"""Operations of a transaction, for `execute`: `db.execute([ops.insert("bands", [1]), ops.delete("bands", 2)])`.
+"""Operations of a transaction: `db.execute([ops.insert("bands", [1]), ops.delete("bands", 2)])`.
 
 Each is encoded at once. What cannot be stored raises `WrongFormat`, a number that does not fit
 `IllegalParams`; nothing is sent then.
@@ -28,7 +28,10 @@ def replace(space: SpaceRef, fields: Sequence[Any]) -> Op:
 
 
 def update(space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Op:
-    """Change fields of the tuple with this key: ops are `[operator, field, argument...]`, fields count from 1."""
+    """Change fields of the tuple with this key.
+
+    ops: `[operator, field, argument...]` each, fields count from 1.
+    """
     return Op(wire.encoded(requests.update(space, key, ops, index)))
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from synchro.client import requests, wire
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
@@ -22,6 +22,7 @@ from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
 from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, SynchroError
+from synchro.row import new_tuple
 from synchro.rpc.generated.v1 import cluster_pb2, info_pb2, schema_pb2
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 SETTLE_S: Final = 0.1
 """After one instance said that it leads, so long others may still say that they lead in a newer term."""
 PROBE_AGAIN_S: Final = 0.3
-"""How long a probe takes at most while a leader is waited for: the next one sees who was elected meanwhile."""
+"""How long a probe takes at most while a leader is waited for: the next one sees who was elected since."""
 SIDE_CALL_S: Final = 1.0
 """Of questions whose answer helps, but is not needed."""
 ENVELOPE_BYTES: Final = 64
@@ -163,6 +164,22 @@ def refuse_too_large(size: int, what: str) -> None:
         )
 
 
+class WriteOptions(TypedDict, total=False):
+    """How a transaction is done.
+
+    wait: "complete" (default) when it is decided, "submit" when it is on the leader's disk and in the queue,
+    "none" at once. timeout: seconds, with all repetitions. expected_term: refuse unless this is the election
+    term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this transaction; one
+    with the same name that was done already is not done again.
+    """
+
+    wait: WaitMode
+    timeout: float | None
+    expected_term: int
+    omit_tuples: bool
+    request_id: bytes | None
+
+
 # --- plans ----------------------------------------------------------------------------------------------
 
 
@@ -207,6 +224,19 @@ class Plans:
         with self.lock:
             self.routes.learn(header, endpoint)
             self.session.see(header)
+
+    def on_replies(self, response: Message, endpoint: str) -> None:
+        """Take in an ExecuteStreamResponse: its header, and what this client wrote."""
+        session = self.session
+        with self.lock:
+            self.routes.learn(response.header, endpoint)
+            session.see(response.header)
+            for part in response.committed:
+                session.wrote_txn(part.txn_origin, part.first_lsn + part.count - 1)
+            for result in response.results:
+                reply = result.reply
+                if reply.txn_origin:
+                    session.wrote_txn(reply.txn_origin, reply.txn_lsn)
 
     def left_s(self, deadline: float) -> float:
         return max(TIME_LEFT_MIN_S, deadline - self.now())
@@ -452,19 +482,22 @@ class Plans:
         self,
         ops: bytes,
         count: int,
-        *,
-        wait: WaitMode = "complete",
-        timeout: float | None = None,
-        expected_term: int = 0,
-        omit_tuples: bool = False,
-        request_id: bytes | None = None,
-    ) -> Plan[tuple[Message, str]]:
-        """A transaction of `count` encoded operations: an ExecuteReply, and the endpoint that it came from."""
+        modes: WriteOptions,
+        finish: Callable[[Message, str], T],
+    ) -> Plan[T]:
+        """A transaction of `count` encoded operations. finish: makes the result of an ExecuteReply and the
+        endpoint that it came from."""
+        timeout = modes.get("timeout")
         timeout_s = self.options.timeout if timeout is None else timeout
         deadline = self.now() + timeout_s
-        request_id = request_id or requests.new_request_id()
+        request_id = modes.get("request_id") or requests.new_request_id()
         position = self.session.position_field
-        options = wire.options(wait, timeout, expected_term, omit_tuples)
+        options = wire.options(
+            modes.get("wait", "complete"),
+            timeout,
+            modes.get("expected_term", 0),
+            modes.get("omit_tuples", False),
+        )
         call = wire.call(request_id, position, ops, options)
         if len(call) > wire.CALL_BYTES_SURE:
             refuse_too_large(len(call), "a transaction")
@@ -473,30 +506,28 @@ class Plans:
         tries: Tries | None = None
         if endpoint is not None and self.options.follow_leader:
             try:
-                reply = yield Submit(endpoint, call, count, deadline + GRACE_S)
+                reply = yield new_tuple(Submit, (endpoint, call, count, deadline + GRACE_S))
             except SynchroError as error:
                 tries = Tries(deadline, request_id)
                 delay = self.after_failure(tries, error, endpoint)
                 if delay:
                     yield Pause(delay)
             else:
-                origin = reply.txn_origin
-                if origin:
-                    with self.lock:
-                        self.session.wrote_txn(origin, reply.txn_lsn)
-                return reply, endpoint
-        modes = wait, timeout, expected_term, omit_tuples
-        return (yield from self._write(ops, count, modes, position, tries or Tries(deadline, request_id)))
+                return finish(reply, endpoint)
+        if tries is None:
+            tries = Tries(deadline, request_id)
+        reply, endpoint = yield from self._write(ops, count, modes, position, tries)
+        return finish(reply, endpoint)
 
     def _write(
         self,
         ops: bytes,
         count: int,
-        modes: tuple[WaitMode, float | None, int, bool],
+        modes: WriteOptions,
         position: bytes,
         tries: Tries,
     ) -> Plan[tuple[Message, str]]:
-        wait, timeout_s, expected_term, omit_tuples = modes
+        timeout_s = modes.get("timeout")
         whole_s = self.options.timeout if timeout_s is None else timeout_s
 
         def where(tries: Tries) -> Plan[str]:
@@ -516,11 +547,14 @@ class Plans:
                 timeout_s = max(TIME_LEFT_MIN_S, left_s)
             if tries.is_first_sent:
                 position = self.session.position_field
-            options = wire.options(wait, timeout_s, expected_term, omit_tuples)
+            options = wire.options(
+                modes.get("wait", "complete"),
+                timeout_s,
+                modes.get("expected_term", 0),
+                modes.get("omit_tuples", False),
+            )
             call = wire.call(tries.request_id, position, ops, options)
             reply = yield Submit(endpoint, call, count, tries.deadline + GRACE_S)
-            with self.lock:
-                self.session.wrote_txn(reply.txn_origin, reply.txn_lsn)
             return reply, endpoint
 
         return (yield from self.repeat(tries, where, attempt))

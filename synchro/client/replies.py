@@ -145,7 +145,7 @@ def txn_of(reply: Message) -> Txn | None:
 class QueueEntry:
     """A transaction in the queue. txn: None before it has a name. size: bytes. age_s: seconds.
 
-    acked_by, missing: ids of the instances that have, and have not, acknowledged it; only the owner knows all.
+    acked_by, missing: ids of the instances that have, and have not, acknowledged it; the owner knows all.
     """
 
     txn: Txn | None
@@ -163,8 +163,8 @@ class Queue:
     """The queue of synchronous transactions, as one instance sees it.
 
     owner: id; 0: nobody. term: in which the owner claimed it. len: entries. size: bytes. age_s: of the oldest
-    entry, seconds. confirm_lag_s: from submission to decision of the last one decided, seconds. quorum: copies
-    that decide. entries: oldest first, as many as were asked for.
+    entry, seconds. confirm_lag_s: from submission to decision of the last one decided, seconds. quorum:
+    copies that decide. entries: oldest first, as many as were asked for.
     """
 
     instance: str

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from synchro.client import requests, wire
-from synchro.client.api import Api, SelectOptions, WriteOptions
+from synchro.client.api import Api, SelectOptions
 from synchro.client.model import Rows, Tuple
-from synchro.client.plans import Plan
-from synchro.client.requests import IndexRef, Key, ReadMode, SpaceRef
+from synchro.client.plans import Plan, WriteOptions
+from synchro.client.requests import IndexRef, Key, Message, ReadMode, SpaceRef
 
 
 class SpaceApi:
@@ -21,13 +21,20 @@ class SpaceApi:
 
     def insert(self, fields: Sequence[Any], **options: Unpack[WriteOptions]) -> Plan[Tuple]:
         """Add a tuple, and return it. Raises `TupleFound` (also called `DuplicateKey`) if its key exists."""
-        stored = yield from self._change(wire.insert(self.name, fields), options)
-        return stored if stored is not None else Tuple(fields)
+        return self._store(wire.insert(self.name, fields), fields, options)
 
     def replace(self, fields: Sequence[Any], **options: Unpack[WriteOptions]) -> Plan[Tuple]:
         """Add a tuple, or replace the one with the same primary key. Returns the new one."""
-        stored = yield from self._change(wire.replace(self.name, fields), options)
-        return stored if stored is not None else Tuple(fields)
+        return self._store(wire.replace(self.name, fields), fields, options)
+
+    def _store(self, op: bytes, fields: Sequence[Any], options: WriteOptions) -> Plan[Tuple]:
+        def stored(reply: Message, _: str) -> Tuple:
+            if options.get("omit_tuples"):
+                return Tuple(fields)
+            found = wire.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
+            return Tuple(fields) if found is None else found
+
+        return self._api.plans.write(op, 1, options, stored)
 
     def update(
         self,
@@ -42,7 +49,7 @@ class SpaceApi:
         key: of a unique index, the primary one by default. Returns the new tuple; None if there is none with
         this key.
         """
-        return (yield from self._change(wire.encoded(requests.update(self.name, key, ops, index)), options))
+        return self._change(wire.encoded(requests.update(self.name, key, ops, index)), options)
 
     def upsert(
         self, fields: Sequence[Any], ops: Sequence[Sequence[Any]], **options: Unpack[WriteOptions]
@@ -54,13 +61,15 @@ class SpaceApi:
         self, key: Key, *, index: IndexRef = None, **options: Unpack[WriteOptions]
     ) -> Plan[Tuple | None]:
         """Remove a tuple. key: as in `update`. Returns what it was; None if there was none."""
-        return (yield from self._change(wire.encoded(requests.delete(self.name, key, index)), options))
+        return self._change(wire.encoded(requests.delete(self.name, key, index)), options)
 
     def _change(self, op: bytes, options: WriteOptions) -> Plan[Tuple | None]:
-        reply, _ = yield from self._api.plans.write(op, 1, **options)
-        if options.get("omit_tuples"):
-            return None
-        return wire.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
+        def changed(reply: Message, _: str) -> Tuple | None:
+            if options.get("omit_tuples"):
+                return None
+            return wire.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
+
+        return self._api.plans.write(op, 1, options, changed)
 
     def get(
         self,

@@ -27,6 +27,7 @@ from synchro.client.requests import (
     unpack,
 )
 from synchro.errors import IllegalParams
+from synchro.row import new_tuple
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 
 E = TypeVar("E", bound=tuple[Any, ...])
@@ -165,7 +166,7 @@ def replies(response: Message) -> Iterator[tuple[int, Reply]]:
     for part in response.committed:
         first, origin, lsn = part.first_seq, part.txn_origin, part.first_lsn
         for number in range(part.count):
-            yield first + number, Reply(origin, lsn + number)
+            yield first + number, new_tuple(Reply, (origin, lsn + number, True, False, ()))
 
 
 # --- frames ---------------------------------------------------------------------------------------------
