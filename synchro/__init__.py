@@ -15,7 +15,44 @@ if TYPE_CHECKING:
     from synchro.errors import *  # noqa: F403
 else:
     _CLIENT = frozenset(
-        ["CannotConnect", "Checkpoint", "Checksum", "Client", "ClientClosed", "Committed", "ConnectOptions", "ConnectionLost", "Demoted", "DuplicateKey", "FieldInfo", "IndexChanged", "IndexInfo", "Info", "Member", "Op", "OutcomeUnknown", "PartInfo", "Promoted", "Queue", "QueueEntry", "QueueFull", "Result", "RolledBack", "Rows", "SelectOptions", "Space", "SpaceChanged", "SpaceInfo", "State", "Transaction", "Tuple", "Txn", "WriteOptions", "connect", "ops"]
+        [
+            "CannotConnect",
+            "Checkpoint",
+            "Checksum",
+            "Client",
+            "ClientClosed",
+            "Committed",
+            "ConnectOptions",
+            "ConnectionLost",
+            "Demoted",
+            "DuplicateKey",
+            "FieldInfo",
+            "IndexChanged",
+            "IndexInfo",
+            "Info",
+            "Member",
+            "Op",
+            "OutcomeUnknown",
+            "PartInfo",
+            "Promoted",
+            "Queue",
+            "QueueEntry",
+            "QueueFull",
+            "Result",
+            "RolledBack",
+            "Rows",
+            "SelectOptions",
+            "Space",
+            "SpaceChanged",
+            "SpaceInfo",
+            "State",
+            "Transaction",
+            "Tuple",
+            "Txn",
+            "WriteOptions",
+            "connect",
+            "ops",
+        ]
     )
 
     def _errors():

@@ -82,10 +82,17 @@ class OutcomeUnknown(SynchroError):
     def wait(self, timeout: float | None = None) -> Committed | RolledBack:
         """How it ended. Raises `OutcomeUnknown` if that is not known in time (seconds; None: the client's).
 
-        With an asynchronous client this is awaited.
+        In an asynchronous program: `await db.wait_outcome(error)`.
         """
+        if self._client is None:
+            raise ClientClosed(
+                "this error came from another process, whose client it is; use wait_outcome of yours"
+            )
         result: Committed | RolledBack = self._client.wait_outcome(self, timeout)
         return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,), {**self.__dict__, "_client": None}
 
 
 _NOT_SENT: Final = (

@@ -105,8 +105,8 @@ class Tries:
         """Seconds to wait before the next try. Raises what the caller is to get.
 
         endpoint: "" if there was nowhere to go: nothing was sent then. redirected: a new place to try is
-        known. claimed: the queue has an owner, so that request ids are
-        known on all instances and a lost try may be repeated elsewhere.
+        known. claimed: the queue has an owner, so that request ids are known on all instances and a lost try
+        may be repeated elsewhere.
         """
         self._count += 1
         kind = kind_of(error)
