@@ -1,4 +1,4 @@
-"""Raft and the limbo are stepped together; who waits for them looks afterwards, in one order. [L-5], [Q-3]."""
+"""Raft and the limbo are stepped together; who waits for them looks afterwards. [L-5], [Q-3]."""
 
 from __future__ import annotations
 
