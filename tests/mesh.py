@@ -49,11 +49,10 @@ def first_tuples(members: int, settings: Settings) -> list[tuple[int, list[tuple
         for op in ops:
             memtx.commit(memtx.prepare([op]))
 
-    run(
-        schema_ops.bootstrap_ops(
-            replicaset_uuid=REPLICASET, replicaset_name="set", instance_uuid=uuid_of(1), instance_name="i1"
-        )
-    )
+    for space_id, tuples in schema_ops.first_tuples(
+        replicaset_uuid=REPLICASET, replicaset_name="set", instance_uuid=uuid_of(1), instance_name="i1"
+    ):
+        memtx.load(space_id, tuples)
     for number in range(2, members + 1):
         run(schema_ops.register(memtx, uuid_of(number), f"i{number}"))
     for name, is_sync, is_local in (("sync", True, False), ("async", False, False), ("local", False, True)):

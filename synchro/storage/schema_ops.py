@@ -29,10 +29,8 @@ from synchro.storage.schema import (
     parse_format,
     resolve_parts,
 )
-from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID, VERSION
+from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
 
-SCHEMA_VERSION: Final = (3, 3, 0)
-"""Data-dictionary version whose forms of `_space`, `_index` and `_cluster` we use [D-22]."""
 _FLAGS_FIELD: Final = 6
 _DEFAULT_PARTS: Final = ((1, "unsigned"),)
 
@@ -45,15 +43,13 @@ def _delete(space_id: int, *key: Field) -> Dml:
     return Dml(RowType.DELETE, space_id, b"", 0, key)
 
 
-def bootstrap_ops(
+def first_tuples(
     *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
-) -> list[Dml]:
-    """The first rows of a new replica set [M-2], [M-3]."""
+) -> list[tuple[int, list[Tuple]]]:
+    """(space id, tuples) of a new replica set, whose first member this is [M-2], [M-3]; for `Memtx.load`."""
     return [
-        _insert(SCHEMA_ID, (VERSION, *SCHEMA_VERSION)),
-        _insert(SCHEMA_ID, (REPLICASET_UUID, replicaset_uuid)),
-        _insert(SCHEMA_ID, (REPLICASET_NAME, replicaset_name)),
-        _insert(CLUSTER_ID, (1, instance_uuid, instance_name)),
+        (SCHEMA_ID, [(REPLICASET_NAME, replicaset_name), (REPLICASET_UUID, replicaset_uuid)]),
+        (CLUSTER_ID, [(1, instance_uuid, instance_name)]),
     ]
 
 
@@ -66,10 +62,6 @@ def register(memtx: Memtx, uuid: str, name: str | None) -> list[Dml]:
     if number is None:
         raise ReplicaMax(f"Replica count limit reached: {INSTANCE_ID_MAX + 1}", limit=INSTANCE_ID_MAX)
     return [_insert(CLUSTER_ID, (number, uuid) if name is None else (number, uuid, name))]
-
-
-def unregister(instance: InstanceId) -> list[Dml]:
-    return [_delete(CLUSTER_ID, instance)]
 
 
 def create_space(

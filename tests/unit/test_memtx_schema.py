@@ -19,7 +19,6 @@ from synchro.errors import (
     Unsupported,
     WrongFormat,
 )
-from synchro.ids import InstanceId
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
 from synchro.storage.index import Iterator_
@@ -402,12 +401,10 @@ def test_a_primary_index_may_get_other_parts() -> None:
 
 def booted() -> Memtx:
     memtx = empty()
-    do(
-        memtx,
-        schema_ops.bootstrap_ops(
-            replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
-        ),
-    )
+    for space_id, tuples in schema_ops.first_tuples(
+        replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
+    ):
+        memtx.load(space_id, tuples)
     return memtx
 
 
@@ -449,7 +446,7 @@ def test_a_member_gets_the_smallest_free_id_and_counts_for_elections_at_once() -
     memtx.commit(second)
     assert list(memtx.catalog.members()) == list(memtx.catalog.prepared_members()) == [1, 2]
     assert schema_ops.register(memtx, UUIDS[2], "two") == []
-    removal = memtx.prepare(schema_ops.unregister(InstanceId(1)))
+    removal = memtx.prepare([Dml(RowType.DELETE, CLUSTER_ID, b"", 0, (1,))])
     assert (list(memtx.catalog.members()), list(memtx.catalog.prepared_members())) == ([1, 2], [2])
     memtx.commit(removal)
     (op,) = schema_ops.register(memtx, UUIDS[4], None)
