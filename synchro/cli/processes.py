@@ -33,6 +33,7 @@ from synchro.config.file import ClusterConfig, InstanceConfig, load_all
 from synchro.config.template import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
 from synchro.ids import InstanceName
+from synchro.storage.names import LOCK_NAME
 
 READY_FILE: Final = "SYNCHRO_READY_FILE"
 """Environment of an instance: the file it writes when it is up, see `announce_ready`."""
@@ -43,8 +44,6 @@ STOP_TIMEOUT_S: Final = 30.0
 LOADING_GRACE_S: Final = 5.0
 """An instance that listens may wait for its peers for ever: after this long it counts as started."""
 POLL_S: Final = 0.02
-LOCK_NAME: Final = "instance.lock"
-"""In the data directory, see `storage.identity`: locked, and with the PID in it, while the instance runs."""
 LISTENING: Final = "listening"
 """Behind the PID in the ready file: the port is ours, data is not served yet."""
 TAIL_BYTES: Final = 4096
