@@ -196,7 +196,7 @@ def _wait_leader(db: Client, nodes: int) -> Picture:
     def ready() -> Picture | None:
         picture = _picture(db)
         leaders = [m for m in picture.members if m.state == "leader" and not (m.info or {"ro": True})["ro"]]
-        up = [m for m in picture.members if m.is_up and not m.is_loading]
+        up = [m for m in picture.members if m.is_ready]
         return picture if len(leaders) == 1 and len(up) == nodes == picture.registered else None
 
     picture: Picture = _wait_for("the election of a leader", START_S, ready)
@@ -365,11 +365,11 @@ class Failover:
         self.event("spaces 'unicode' and 'writes' (sync) created")
 
     def _load(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        from synchro.client import requests
+        from synchro.client import ops
 
         started = time.perf_counter()
-        ops = (requests.insert("unicode", row) for row in rows)
-        done = load(self.db, ops, BATCH_ROWS, len(rows))
+        made = (ops.insert("unicode", row) for row in rows)
+        done = load(self.db, made, BATCH_ROWS, len(rows))
         took_s = time.perf_counter() - started
         self.event(
             f"{done} rows of Unicode {unicodedata.unidata_version} loaded through the queue "
@@ -392,7 +392,7 @@ class Failover:
         thread.start()
 
     def _write(self, writer: int) -> None:
-        from synchro.client import OutcomeUnknown, requests
+        from synchro.client import OutcomeUnknown, ops
 
         written, number = self.written, 0
         while not self.stopping.is_set():
@@ -400,7 +400,7 @@ class Failover:
             key = writer * 10_000_000 + number
             started = time.monotonic()
             try:
-                result = self.db.execute([requests.insert("writes", (key, writer, number))], omit_tuples=True)
+                result = self.db.execute([ops.insert("writes", (key, writer, number))], omit_tuples=True)
             except OutcomeUnknown:
                 with written.lock:
                     written.unknown.add(key)

@@ -23,8 +23,9 @@ class QueueState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimboState:
-    """What a snapshot or a join carries of the limbo [Q-73]. Neither entries nor pending promotes are
-    part of it: its vclock ends before the first of them, so that replaying the WAL brings them back."""
+    """What a snapshot or a join carries of the limbo [Q-73]. Neither entries nor pending PROMOTEs are part of
+    it: the vclock of the snapshot ends before the first of them, so that replaying the WAL brings them
+    back."""
 
     owner: InstanceId = NOBODY
     term: Term = INITIAL_TERM

@@ -51,7 +51,7 @@ from synchro.storage.tuple_format import show_tuple
 class Catalog:
     """The spaces of one instance. C1, C2 above."""
 
-    def __init__(self, limits: Limits, dead: list[dict[Key, Any] | Order]) -> None:
+    def __init__(self, limits: Limits, dead: list[dict[Key, Any] | list[Any] | Order]) -> None:
         """dead: takes what dropped spaces leave behind."""
         self._limits = limits
         self._dead = dead

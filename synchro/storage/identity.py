@@ -27,7 +27,6 @@ from synchro.storage.disk import NO_ROOM, Disk, File, write_whole
 from synchro.storage.names import IDENTITY_NAME, LOCK_NAME
 from synchro.storage.notes import (
     YES_NO,
-    AckNote,
     Notes,
     checked_lines,
     decode_notes,
@@ -36,6 +35,7 @@ from synchro.storage.notes import (
     yes_no,
 )
 from synchro.storage.xlog import INPROGRESS_SUFFIX
+from synchro.vclock import AckNote
 
 IDENTITY_BYTES_MAX: Final = 4096
 SLOT_BYTES: Final = 32 * 1024

@@ -23,12 +23,12 @@ from synchro.errors import (
     TupleFound,
     Unsupported,
 )
-from synchro.row import Dml, Puts, RowType, Tuple
+from synchro.row import PENDING_ROW_BYTES, Dml, Puts, RowType, Tuple
 from synchro.storage.catalog import Catalog, mixture
 from synchro.storage.index import Iterator_, SelectResult
 from synchro.storage.index_build import made_at_once
 from synchro.storage.key_def import Key
-from synchro.storage.msgpack_check import packb
+from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.schema import SCHEMA_ID
@@ -54,7 +54,7 @@ class Memtx:
         """Bytes; a client's transaction that would make `memory_used` more is refused; 0 = unlimited."""
         self.memory_used = 0
         """Estimate for the tuples and indexes of all spaces, prepared changes included."""
-        self._dead: list[dict[Key, Any] | Order] = []
+        self._dead: list[dict[Key, Any] | list[Any] | Order] = []
         """What `free` is to let go of."""
         self.catalog = Catalog(limits, self._dead)
         """What spaces there are, and members."""
@@ -144,7 +144,7 @@ class Memtx:
         if prepared.run is not None:
             store, keys, values = prepared.run
             store.commit_new(prepared, keys, values)
-        for holder, key, new, _ in prepared.changes:
+        for holder, key, new, _, _ in prepared.changes:
             holder.commit(prepared, key, new)
         if prepared.unique_changes:
             for overlay, key, _ in prepared.unique_changes:
@@ -152,6 +152,10 @@ class Memtx:
                 if found is not None and found[0] is prepared:
                     del overlay[key]
         prepared.is_done = True
+        if prepared.let_go is not None:
+            if not self.catalog.is_bulk:  # recovery has nobody who waits, and nobody who frees
+                self._dead.append(prepared.let_go)
+            prepared.let_go = None
         if prepared.system:
             is_newest = prepared.serial == self._serial
             self.memory_used += self.catalog.commit(prepared, is_newest=is_newest)
@@ -160,6 +164,10 @@ class Memtx:
     def rollback(self, prepared: Prepared) -> None:
         """Drop it. The newest of those that touch the same keys comes first."""
         assert not prepared.is_done  # X2
+        if prepared.size >= 2 * PENDING_ROW_BYTES * len(prepared.local) and not self.catalog.is_bulk:
+            self._dead.append([new for _, _, new, _, _ in prepared.changes])
+            if prepared.run is not None:
+                self._dead.append(list(prepared.run[2]))
         self._undo(prepared)
 
     def _undo(self, prepared: Prepared) -> None:
@@ -173,8 +181,9 @@ class Memtx:
                 del overlay[key]
             else:
                 overlay[key] = under
-        for holder, key, _, below in reversed(prepared.changes):
-            freed += holder.rollback(prepared, key, below)
+        for holder, key, _, below, size in reversed(prepared.changes):
+            holder.rollback(prepared, key, below, size)
+            freed += size
         for holder, key, old, new in reversed(prepared.temporary or ()):
             freed += holder.undo_temporary(key, old, new)
         self.memory_used -= freed
@@ -371,10 +380,10 @@ class Memtx:
         """Let go of about so many objects that nobody needs any more. True: nothing is left."""
         while self._dead and count > 0:
             part = self._dead[-1]
-            if isinstance(part, dict):
-                size = min(count, len(part))
-                for _ in range(size):
-                    part.popitem()
+            if isinstance(part, dict | list):
+                size = 0
+                while part and size < count:
+                    size += _objects_in(part.pop() if isinstance(part, list) else part.popitem()[1], count)
                 is_empty = not part
             else:
                 is_empty = part.shrink(count)
@@ -423,6 +432,13 @@ class Memtx:
         assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
+
+
+def _objects_in(value: Any, limit: int) -> int:
+    """About how many objects go with a tuple, or with a key; counted no further than `limit`."""
+    if not isinstance(value, tuple):
+        return 1
+    return 1 + len(value) + count_values(value, limit)
 
 
 def _key(space_id: int, key: Tuple) -> Tuple:

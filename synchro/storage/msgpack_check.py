@@ -57,25 +57,33 @@ def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) ->
         if not others:
             return
         if not others <= _NESTED:
-            name = min(kind.__name__ for kind in others - _NESTED)
-            raise ValueError(f"a {name} is not supported in a tuple")
+            raise ValueError(f"{_name(others - _NESTED)} is not supported in a tuple")
         if depth >= NESTING_MAX:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
         if from_client and dict in others:
-            maps = [item for item in items if type(item) is dict]
-            if not SCALARS.issuperset(map(type, chain.from_iterable(maps))):
-                raise ValueError("a key of a map is an array")
+            maps = [item for item in items if item and type(item) is dict]
+            keys = set(map(type, chain.from_iterable(maps))) - SCALARS
+            if keys:
+                raise ValueError(f"a key of a map is {_name(keys)}")
         items = _inside(items, others)
         depth += 1
 
 
+def _name(kinds: set[type]) -> str:
+    """What one of these, none of them a scalar, is called."""
+    name = min(kind.__name__ for kind in kinds)
+    return {"ExtType": "a msgpack extension", "Timestamp": "a timestamp", "tuple": "an array"}.get(
+        name, f"a {name}"
+    )
+
+
 def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
     """What stands directly in the arrays and maps among these; kinds: which of both there are."""
-    found = (
-        list(chain.from_iterable([item for item in items if type(item) is tuple])) if tuple in kinds else []
-    )
+    found: list[Any] = []
+    if tuple in kinds:  # a million may be empty
+        found = list(chain.from_iterable([item for item in items if item and type(item) is tuple]))
     if dict in kinds:
-        maps = [item for item in items if type(item) is dict]
+        maps = [item for item in items if item and type(item) is dict]
         found.extend(chain.from_iterable(maps))
         found.extend(chain.from_iterable(map(dict.values, maps)))
     return found
@@ -159,6 +167,9 @@ def first_value(data: bytes) -> bytes:
 
 
 def why_malformed(error: Exception) -> str:
+    """What is wrong with msgpack that somebody sent, for them: `error` came of decoding it."""
+    if isinstance(error, TypeError) and "unhashable" in str(error):
+        return "a key of a map is a map, or holds one"
     if isinstance(error, KeyError):
         return f"key {error.args[0]!r} is missing"
     return str(error) or type(error).__name__.removesuffix("Error")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from synchro.errors import SynchroError, TupleFound
@@ -22,6 +22,7 @@ class Prepared:
     skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     growth: bytes that it adds to the memory that is counted.
+    let_go: tuples that it takes the place of, if they are so large that it takes time to be rid of them.
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
     is_ddl: changes definitions by logged rows, so it needs the barrier.
     size: approximate bytes in the log and in memory.
@@ -36,6 +37,7 @@ class Prepared:
         "is_ddl",
         "is_done",
         "is_sync",
+        "let_go",
         "local",
         "ops",
         "owner",
@@ -70,6 +72,7 @@ class Prepared:
         self.run: Run | None = None
         self.changes: list[Change] = []
         self.growth = 0
+        self.let_go: list[Tuple] | None = None
         self.unique_changes: list[UniqueChange] | None = None
         self.temporary: list[TemporaryChange] | None = None
         self.system: Sequence[int] = ()
@@ -77,6 +80,11 @@ class Prepared:
         self.draft: Draft | None = None
         self.build: Build | None = None
         """What the draft needs of the tuples that are there."""
+
+    def lets_go(self, values: Iterable[Tuple]) -> None:
+        if self.let_go is None:
+            self.let_go = []
+        self.let_go.extend(values)
 
     def rest_on(self, other: Prepared) -> None:
         """Remember that something this transaction saw belongs to `other`."""
@@ -86,7 +94,7 @@ class Prepared:
     def forget(self) -> None:
         """It is done. Else a hot key would keep every transaction that ever changed it alive, one by one."""
         self.changes = []
-        self.run = self.unique_changes = self.temporary = self.base = None
+        self.run = self.unique_changes = self.temporary = self.base = self.let_go = None
 
 
 Pending: TypeAlias = tuple[Prepared, Tuple | None]
@@ -103,12 +111,13 @@ class Holder(Protocol):
 
     def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None: ...
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
-        """Returns by how much the memory that is needed is less now."""
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
+        """size: bytes that the change had added to the memory that is needed."""
         ...
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
-        """Take back a change that was visible at once. Returns as `rollback`."""
+        """Take back a change that was visible at once. Returns by how much the memory that is needed is less
+        now."""
         ...
 
 
@@ -120,8 +129,8 @@ class ColumnHolder(Protocol):
     def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int: ...
 
 
-Change: TypeAlias = tuple[Holder, Key, Tuple | None, Pending | None]
-"""holder, primary key, new tuple, what the overlay said before"""
+Change: TypeAlias = tuple[Holder, Key, Tuple | None, Pending | None, int]
+"""holder, primary key, new tuple, what the overlay said before, bytes that it adds to the memory"""
 Run: TypeAlias = tuple[ColumnHolder, list[Key], Sequence[Tuple]]
 """holder; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]

@@ -25,6 +25,7 @@ from synchro.errors import Corruption, DecodeError
 from synchro.ids import INITIAL_TERM, NOBODY, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.row import RawTuple, Tuple
 from synchro.storage.disk import Disk, FileBytes, write_whole
+from synchro.storage.msgpack_check import why_malformed
 from synchro.storage.xlog import (
     HEADER_BYTES_MAX,
     INPROGRESS_SUFFIX,
@@ -238,7 +239,7 @@ def decode_chunk(data: bytes) -> Chunk:
     try:
         chunk = _decode_payload(ChunkKind(kind), crc, space_id, payload)
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
-        raise DecodeError(f"bad frame: {error}") from error
+        raise DecodeError(f"bad frame: {why_malformed(error)}") from error
     got = len(chunk.tuples) + len(chunk.requests) if kind in (ChunkKind.TUPLES, ChunkKind.REQUESTS) else 1
     if got != items:
         raise DecodeError(f"the frame holds {got} items, not {items}")
@@ -343,11 +344,17 @@ class SnapshotAssembler:
 
 
 def write_frames(
-    disk: Disk, directory: str, vclock: Vclock, instance_uuid: str, frames: Iterable[bytes]
+    disk: Disk,
+    directory: str,
+    vclock: Vclock,
+    instance_uuid: str,
+    frames: Iterable[bytes],
+    judge: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Frames -> a snapshot file, durable under its final name [W-10]; returns its path.
 
-    A joiner passes the frames that it received. Raises what the disk raises; `.inprogress` may be left.
+    judge: is given the path of the whole file before it has that name; what it raises keeps it from it.
+    Raises what the disk raises; `.inprogress` may be left.
     """
     path = posixpath.join(directory, file_name(vclock, SNAP_SUFFIX))
     inprogress = path + INPROGRESS_SUFFIX
@@ -362,6 +369,7 @@ def write_frames(
         disk.sync(file)
     finally:
         disk.close(file)
+    judge(inprogress)
     disk.rename(inprogress, path)
     disk.sync_dir(directory)
     return path
@@ -374,9 +382,12 @@ def write_snapshot(
     spaces: Iterable[tuple[int, Iterable[Tuple]]],
     *,
     instance_uuid: str,
+    judge: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path."""
-    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces))
+    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path.
+
+    judge: as in `write_frames`."""
+    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces), judge)
 
 
 class SnapshotReader:

@@ -16,7 +16,7 @@ from synchro.storage.index_build import duplicate_key
 from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.prepared import Pending, Prepared
-from synchro.storage.space_store import SpaceStore
+from synchro.storage.space_store import SLOW_TO_FREE, SpaceStore
 from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
 
 _VALUE_WORK = 40
@@ -51,11 +51,14 @@ def put(store: SpaceStore, prepared: Prepared, value: Tuple, *, replace: bool) -
     else:  # the same as `push`, spelled out: most writes come here
         size = len(packb(value)) + store.tuple_overhead
         if old is not None:
-            size -= store.memory_of(old)
+            old_size = store.memory_of(old)
+            size -= old_size
+            if old_size >= SLOW_TO_FREE:
+                prepared.lets_go((old,))
         store.memory += size
         prepared.growth += size
         store.pending[key] = (prepared, value)
-        prepared.changes.append((store, key, value, below))
+        prepared.changes.append((store, key, value, below, size))
     return old
 
 
@@ -98,7 +101,11 @@ def put_new(store: SpaceStore, prepared: Prepared, values: Sequence[Tuple], *, r
     prepared.run = (store, keys, values)
     size = store.memory_of_all(values)
     if replace:
-        size -= store.memory_of_all([store.view[key] for key in keys if key in store.view])
+        old = [store.view[key] for key in keys if key in store.view]
+        old_size = store.memory_of_all(old)
+        size -= old_size
+        if old_size >= SLOW_TO_FREE * len(keys):
+            prepared.lets_go(old)
     store.memory += size
     prepared.growth += size
     return True
@@ -174,7 +181,7 @@ def clear(store: SpaceStore, prepared: Prepared) -> None:
         prepared.temporary.append((clear, None, None, None))
         clear.commit(prepared, None, None)
     else:
-        prepared.changes.append((clear, None, None, None))
+        prepared.changes.append((clear, None, None, None, -clear.memory))
 
 
 def _find(store: SpaceStore, prepared: Prepared, op: Dml) -> tuple[Key, Tuple, Pending | None] | None:
@@ -250,14 +257,13 @@ class Clear:
         store.clears -= 1
         store.bury(*store.take_out())
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
         """As `SpaceStore.rollback`."""
         store = self._store
         assert not store.view  # newest first [O3]
         store.clears -= 1
         store.view = {} if store.clears else store.tuples
-        store.memory += self.memory
-        return -self.memory
+        store.memory -= size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         """Everybody has seen it already: it stays [O4]."""

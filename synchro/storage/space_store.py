@@ -33,6 +33,9 @@ PENDING_ENTRY_BYTES = 128
 TUPLE_OVERHEAD_BYTES = 176
 """What a tuple needs beyond its packed bytes: objects of its fields, its place among the tuples. About what
 was measured with tuples of three fields; an estimate."""
+SLOW_TO_FREE = 512
+"""Memory of a tuple, as it is counted, from which on it is not simply dropped: a queue may hold 16 MiB of
+values of one byte, each an object, and one ack replaces them all."""
 _LARGE, _LARGE_KEPT = 64 * KIB, 3
 """From this packed size on, those of the last few tuples are remembered: an update and its undo ask often."""
 
@@ -70,7 +73,7 @@ class SpaceStore:
         indexes: Mapping[int, IndexDef],
         *,
         sort: bool = True,
-        dead: list[dict[Key, Any] | Order] | None = None,
+        dead: list[dict[Key, Any] | list[Any] | Order] | None = None,
     ) -> None:
         self.definition = definition
         self.is_system = is_system(definition.id)
@@ -85,7 +88,7 @@ class SpaceStore:
         self._large: deque[tuple[Tuple, int]] = deque(maxlen=_LARGE_KEPT)
         self.clears = 0
         """Those that wait."""
-        self.dead: list[dict[Key, Any] | Order] = [] if dead is None else dead
+        self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())
         self.indexes: dict[int, Index] = {}
         self.pending: dict[Key, Pending] = {}
@@ -215,9 +218,12 @@ class SpaceStore:
     ) -> None:
         if self.unique and new is not None:
             self._check_unique(prepared, key, new)
-        size = self.memory_of(new) - self.memory_of(old)
+        old_size = self.memory_of(old)
+        size = self.memory_of(new) - old_size
         self.memory += size
         prepared.growth += size
+        if old is not None and old_size >= SLOW_TO_FREE:
+            prepared.lets_go((old,))
         if self.is_temporary:
             if prepared.temporary is None:
                 prepared.temporary = []
@@ -225,7 +231,7 @@ class SpaceStore:
             self._settle(key, new)
             return
         self.pending[key] = (prepared, new)
-        prepared.changes.append((self, key, new, below))
+        prepared.changes.append((self, key, new, below, size))
         if self.unique:
             self._push_unique(prepared, key, old, new)
 
@@ -303,28 +309,23 @@ class SpaceStore:
                 del pending[key]
 
     def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int:
-        """`rollback` for what `put_new` took."""
-        pending, tuples = self.pending, self.view
-        size = self.memory_of_all([pending[key][1] for key in keys])  # type: ignore[misc]
-        size -= self.memory_of_all([tuples[key] for key in keys if key in tuples])
-        self.memory -= size
+        """`rollback` for what `put_new` took: it is all that there is of the transaction."""
+        pending = self.pending
+        self.memory -= prepared.growth
         for key in keys:
             assert pending[key][0] is prepared  # newest first [O3]
             del pending[key]
-        return size
+        return prepared.growth
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
-        """Returns by how much the memory that is needed is less now."""
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
+        """size: what it had added to the memory that is needed. Not counted again: a queue full of large
+        tuples may be undone in one go."""
         assert self.pending[key][0] is prepared  # newest first [O3]
-        size = self.memory_of(self.pending[key][1])
         if below is None or below[0].is_done:
             del self.pending[key]
-            size -= self.memory_of(self.view.get(key))
         else:
             self.pending[key] = below
-            size -= self.memory_of(below[1])
         self.memory -= size
-        return size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         """Take back a change of a temporary space, unless somebody changed the tuple since [O4]. Returns as

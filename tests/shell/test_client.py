@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ import pytest
 import synchro
 from synchro import errors
 from synchro.client import Client, Committed, State, connect
+from synchro.client.plans import Pause, Plan
+from synchro.client.retry import Tries
 from synchro.client.thread_stream import Stream, Waiter
 from synchro.client.wire import call, insert
 from synchro.rpc.generated.v1 import data_pb2
@@ -49,6 +52,22 @@ def test_one_endpoint_is_enough_to_find_the_leader(servers: list[FakeServer]) ->
     with connect(servers[2].address) as db:
         db.space("bands").insert([1])
     assert servers[0].rows == [[1]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_that_answers_is_found_among_silent_ones(servers: list[FakeServer], place: int) -> None:
+    """Who accepts a connection and says nothing is no reason not to hear the others."""
+    with contextlib.ExitStack() as silent:
+        addresses = []
+        for _ in range(2):
+            made = silent.enter_context(socket.create_server(("127.0.0.1", 0)))
+            addresses.append(f"127.0.0.1:{made.getsockname()[1]}")
+        addresses.insert(place, servers[0].address)
+        for _ in range(3):
+            with connect(addresses, timeout=5, wait_for_connection=False) as db:
+                assert db.leader() == servers[0].address
+            with connect(addresses, timeout=5, read_from="any", wait_for_connection=False) as db:
+                assert db.endpoint_of("instance001") == servers[0].address
 
 
 def test_a_refusal_with_a_hint_is_followed_with_the_same_request_id(
@@ -121,15 +140,18 @@ def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
 ) -> None:
     """Else its "outcome unknown", which names the transaction, comes when nobody waits for it any more."""
     with connect(servers[0].address, timeout=5) as db:
-        place = db._write_place
+        plans = db._api.plans
+        place = plans.write_place
 
-        def late() -> str:
-            time.sleep(0.5)
-            return place()
+        def late(tries: Tries) -> Plan[str]:
+            yield Pause(0.5)
+            return (yield from place(tries))
 
         db.space("bands").insert([1], timeout=3)
-        monkeypatch.setattr(db, "_write_place", late)
+        plans.routes.leader = None
+        monkeypatch.setattr(plans, "write_place", late)
         db.space("bands").insert([2], timeout=3)
+        plans.routes.leader = None
         db.space("bands").insert([3])
     told = [call.timeout.ToMilliseconds() for call in servers[0].calls]
     assert told[0] == 3000
@@ -205,7 +227,7 @@ def test_answers_for_many_calls_at_once_reach_each_thread(db: Client, servers: l
 
 def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None:
     channel = SlowChannel()
-    stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]
+    stream = Stream(channel, "h:1", timeout_s=1, on_replies=lambda response, endpoint: None)  # type: ignore[arg-type]
     waiters = [Waiter() for _ in range(70)]
     stream.submit(b"", 1, waiters[0])
     assert channel.next_seqs() == [1]
@@ -226,7 +248,7 @@ def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None
 def test_large_calls_go_in_several_frames() -> None:
     """The server decodes one while the one before is on its way to disk."""
     channel = SlowChannel()
-    stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]
+    stream = Stream(channel, "h:1", timeout_s=1, on_replies=lambda response, endpoint: None)  # type: ignore[arg-type]
     large = call(b"i" * 16, b"", insert("bands", ["x" * 50_000]), b"")
     for _ in range(5):
         stream.submit(large, 1, Waiter())
@@ -288,7 +310,7 @@ def test_an_instance_that_comes_back_is_found_within_the_timeout(servers: list[F
 def test_schema_changes_follow_hints_too(db: Client, servers: list[FakeServer]) -> None:
     db.leader()
     servers[1].lead(*servers)
-    assert db.create_space("x", sync=True).created
+    assert db.create_space("x", sync=True).done
     first, second = servers[0].calls[-1], servers[1].calls[-1]
     assert first.request_id == second.request_id != b""
 

@@ -12,6 +12,7 @@ from synchro import errors
 from synchro.cli import app, connection, formatting, processes, status_verbs
 from synchro.cli.verdict import Picture, judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
+from synchro.client.replies import queue
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
 from synchro.storage.disk import RealDisk
@@ -159,7 +160,7 @@ def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
         queue=info_pb2.QueueInfo(owner=1, term=2, len=3, size=312), entries=[entry(12), entry(13)], quorum=2
     )
     reply.queue.age.FromMilliseconds(5300)
-    lines = status_verbs.queue_lines(reply, {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
+    lines = status_verbs.queue_lines(queue(reply), {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
     assert lines == [
         "owner 1 (instance001)  term 2  len 3  size 312 B  age 5.3 s  confirm_lag 0.000 s  busy no  quorum 2",
         "TXN   SPACE  ROWS  AGE    ACKS",
@@ -239,6 +240,21 @@ def test_who_is_silent_although_its_process_runs_is_restarted(state: processes.S
     seen = picture(info(1, ro=False), info(2), None)
     seen.members[2].process = processes.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
     assert judge(seen).next == advice
+
+
+def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
+    """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
+    found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
+    assert found.lines() == [
+        "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+    ]
+    assert [(p.kind, p.text) for p in found.problems] == [("stopping", "instance003 is stopping.")]
+    rows = status_verbs.status_rows(picture(info(1, ro=False), info(2), info(3, status="stopping")))[1]
+    assert [row[3] for row in rows] == ["leader", "follower", "stopping"]
+
+    found = judge(picture(info(1, ro=False, status="stopping")))
+    assert not found.writable and not found.readable
+    assert found.lines() == ["Not ready: instance001 is stopping. Next: synchro status --watch"]
 
 
 def test_rows_that_no_log_holds_any_more() -> None:
@@ -423,3 +439,18 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
     found = judge(picture(waiting(1), waiting(2)))
     assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
     assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
+
+
+def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
+    """MEND-N1: it would be refused."""
+    state = {"state": "follower", "term": 2**62 - 1, "leader": 0}
+    members = {1: {"id": 1, "name": "instance001"}}
+    queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
+    more = {"replication": members, "synchro": queue, "election_mode": "manual"}
+    sound = judge(picture(info(1, reason="synchro", election=state, **more)))
+    assert "promote" in sound.command
+    state["exhausted"] = "its term is the last"
+    spent = judge(picture(info(1, reason="synchro", election=state, **more)))
+    assert (spent.problems[0].kind, spent.problems[0].instance) == ("exhausted", "instance001")
+    assert "its term is the last" in spent.lines()[0]
+    assert "promote" not in spent.command
