@@ -1,209 +1,20 @@
-"""What is so in a set: the instances at one moment, what is wrong with them, and what to do next.
+"""What is so in a set, what is wrong with it, and what to do next: a sentence, problems and commands.
 
-Leadership is of the election, ownership of the queue, and both are of the newest term. Only a member that
-acknowledges in time counts as one that may fail. No advice that the server would refuse.
+No advice that the server would refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from synchro.cli import formatting
+from synchro.cli.picture import UNKNOWN_NAME, Member, Picture, lives
 
-if TYPE_CHECKING:
-    from synchro.cli.processes import Process, Target
-
-LATE_S: Final = 2.0
-"""A member that is behind by more does not count: its ack of a new write comes later still."""
 MEMORY_SHOWN: Final = 0.8
 """Share of `memtx.memory` from which it is a problem."""
 WATCH: Final = "synchro status --watch"
-UNKNOWN_NAME: Final = "?"
-"""Of an address at which nobody answers, and that no configuration names."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One instance, as it says itself, or as others say."""
-
-    name: str
-    address: str
-    id: int = 0
-    info: Mapping[str, Any] | None = None
-    """Its `box.info`; None: it does not answer."""
-    error: str = ""
-    process: Process | None = None
-    seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
-    """Its part of the leader's `info replication`."""
-    foreign: str = ""
-    """Its address is held by somebody else: who that is."""
-
-    @property
-    def is_up(self) -> bool:
-        return self.info is not None
-
-    @property
-    def is_loading(self) -> bool:
-        return self.info is not None and self.info["status"] == "loading"
-
-    @property
-    def is_stopping(self) -> bool:
-        """It answers what is asked of its state, and does nothing else any more."""
-        return self.info is not None and self.info["status"] == "stopping"
-
-    @property
-    def is_ready(self) -> bool:
-        return self.is_up and not self.is_loading and not self.is_stopping
-
-    @property
-    def is_writable(self) -> bool:
-        return self.info is not None and not self.info["ro"] and not self.is_stopping
-
-    @property
-    def ro_reason(self) -> str | None:
-        return None if self.info is None else self.info["ro_reason"]
-
-    @property
-    def synchro(self) -> Mapping[str, Any]:
-        return (self.info or {}).get("synchro") or {}
-
-    @property
-    def queue(self) -> Mapping[str, Any]:
-        return self.synchro.get("queue") or {}
-
-    @property
-    def election(self) -> Mapping[str, Any]:
-        return (self.info or {}).get("election") or {}
-
-    @property
-    def term(self) -> int:
-        return int(self.election.get("term", 0))
-
-    @property
-    def mode(self) -> str:
-        """`replication.election_mode`; empty: an older release does not say."""
-        return str((self.info or {}).get("election_mode", ""))
-
-    @property
-    def owns_queue(self) -> bool:
-        return bool(self.id) and self.queue.get("owner") == self.id
-
-    @property
-    def is_leader(self) -> bool:
-        return self.election.get("state") == "leader"
-
-    @property
-    def links(self) -> int:
-        """Members it exchanges messages with, itself included: what an election and a promote need."""
-        parts = (self.info or {}).get("replication", {}).values()
-        return 1 + sum(  # type: ignore[no-any-return]
-            (part.get("upstream") or {}).get("status") in ("follow", "sync")
-            and (part.get("downstream") or {}).get("status") == "follow"
-            for part in parts
-        )
-
-    @property
-    def is_forgetful(self) -> bool:
-        return bool((self.info or {}).get("amnesia"))
-
-    @property
-    def downstream(self) -> Mapping[str, Any]:
-        """The leader's stream to it."""
-        return self.seen_by_leader.get("downstream") or {}
-
-    @property
-    def is_followed(self) -> bool:
-        """Nobody asked it, but the leader's stream to it runs."""
-        return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
-
-    @property
-    def state(self) -> str:
-        if self.foreign:
-            return "foreign"
-        if self.info is None:
-            return "follows" if self.is_followed else "down"
-        if self.is_loading or self.is_stopping:
-            return str(self.info["status"])
-        if self.is_forgetful:
-            return "amnesia"
-        state = str(self.election.get("state", "follower"))
-        return "leader" if state == "follower" and self.owns_queue and self.is_writable else state
-
-
-@dataclass(slots=True)
-class Picture:
-    """All instances at one moment."""
-
-    members: list[Member]
-    replicaset: str = ""
-    target: Target | None = None
-    """What was asked for, if that was a configuration."""
-    local: Target | None = None
-    """Else the one from which instances on this host were started, if it is that of this set."""
-    local_states: Mapping[str, str] = field(default_factory=dict)
-    """Name -> state of its process, of those of `local`."""
-
-    @property
-    def authority(self) -> Member | None:
-        """Who knows best: the owner of the queue or leader in the newest term."""
-        return max(
-            (member for member in self.members if member.is_ready),
-            key=lambda m: (m.is_writable, m.queue.get("term", 0) * m.owns_queue, m.is_leader, m.term, -m.id),
-            default=None,
-        )
-
-    @property
-    def quorum(self) -> int:
-        authority = self.authority
-        return int(authority.synchro.get("quorum", 0)) if authority is not None else 0
-
-    @property
-    def registered(self) -> int:
-        authority = self.authority
-        return len((authority.info or {}).get("replication", {})) if authority is not None else 0
-
-    def rows_behind(self, member: Member) -> int | None:
-        """Rows that the authority has and this member lacks now; None: not known."""
-        authority = self.authority
-        if authority is None or authority.info is None or member is authority:
-            return None
-        if member.info is not None and "vclock" in member.info:
-            own = member.info["vclock"]
-            theirs = authority.info["vclock"].items()
-            return int(sum(max(0, lsn - own.get(origin, 0)) for origin, lsn in theirs if origin))
-        behind = self.downstream_lag(member)
-        return None if behind is None else int(behind["rows"])
-
-    def downstream_lag(self, member: Member) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = member.downstream.get("behind")
-        return found
-
-    def seconds_behind(self, member: Member) -> float | None:
-        behind = self.downstream_lag(member)
-        return None if behind is None else float(behind["seconds"])
-
-    def acknowledges(self, member: Member) -> bool:
-        """Whether a write that begins now may count on its ack."""
-        authority = self.authority
-        if (
-            authority is None
-            or member.foreign
-            or member.is_loading
-            or member.is_stopping
-            or member.is_forgetful
-        ):
-            return False
-        if (member.info or {}).get("no_room") or member.name in lives(self):
-            return False
-        if member is authority:
-            return True
-        if not authority.is_writable:
-            return member.is_up
-        if member.downstream.get("status") != "follow":
-            return False
-        return not self.rows_behind(member) or (self.seconds_behind(member) or 0.0) <= LATE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,17 +309,6 @@ def _two_owners(picture: Picture) -> Iterator[Problem]:
             old.name,
             f"synchro member list -i {old.name}",
         )
-
-
-def lives(picture: Picture) -> dict[str, dict[str, str]]:
-    """Name -> start id -> address, of identities that are in two processes."""
-    found: dict[str, dict[str, str]] = {}
-    for member in picture.members:
-        for part in (member.info or {}).get("replication", {}).values():
-            for life in part.get("doubled") or ():
-                known = found.setdefault(part.get("name") or str(part["id"]), {})
-                known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
-    return found
 
 
 def _doubled(picture: Picture) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ import yaml
 
 import synchro
 from synchro import aio
-from synchro.cli import app, connection
+from synchro.cli import app
 from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType
 from synchro.rpc.host import open_rpc_host
@@ -73,9 +73,6 @@ async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str
 
 
 def cli(address: str, *arguments: str) -> tuple[int, str, str]:
-    fresh = connection.Options()
-    for name in fresh.__slots__:
-        setattr(connection.options, name, getattr(fresh, name))
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = app.run(["-e", address, *arguments])

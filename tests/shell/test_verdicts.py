@@ -11,7 +11,8 @@ from typing import Any
 import trio
 
 from synchro.cli import status_verbs
-from synchro.cli.verdict import LATE_S, Picture, Verdict, judge
+from synchro.cli.picture import LATE_S, Picture, assemble
+from synchro.cli.verdict import Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
 from synchro.errors import WalIo
@@ -28,7 +29,7 @@ def picture(replicas: MemorySet, *, known: bool = True) -> Picture:
     for name, member in replicas.members.items():
         down = member.ended.is_set()
         answers[name] = CannotConnect("cannot connect: connection refused") if down else member.face.info()
-    return status_verbs._assemble(answers, {name: name for name in answers} if known else {}, None)
+    return assemble(answers, {name: name for name in answers} if known else {}, None)
 
 
 def verdict(replicas: MemorySet) -> Verdict:
@@ -178,14 +179,14 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
         other |= {"id": 2, "name": "instance002", "replicaset": answers["h:1"]["replicaset"]}
         other["synchro"]["queue"]["owner"] = 2
         assert answers["h:1"]["election"]["term"] == other["election"]["term"]
-        found = judge(status_verbs._assemble(answers, {}, None))
+        found = judge(assemble(answers, {}, None))
         assert found.lines()[0].startswith("Two leaders of term 2: instance001 and instance002.")
         assert not found.writable
         assert found.may_fail == 0
         assert "enough" not in " ".join(found.lines())
         # Of two terms: two owners.
         other["election"]["term"] = other["synchro"]["queue"]["term"] = 7
-        found = judge(status_verbs._assemble(answers, {}, None))
+        found = judge(assemble(answers, {}, None))
         assert found.lines()[0].startswith(
             "Two owners of the queue: instance001 in term 2, instance002 in term 7"
         )
@@ -390,7 +391,7 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
         (other,) = (part for part in tree["replication"].values() if part["id"] != tree["id"])
         upstream = other.pop("upstream")
         assert other["downstream"].pop("address")
-        seen = status_verbs._assemble({"h:1": tree}, {}, None)
+        seen = assemble({"h:1": tree}, {}, None)
         states = {m.name: (m.address, m.state) for m in seen.members}
         assert states[other["name"]] == ("-", "follows")
         assert not [p for p in judge(seen).problems if p.kind == "down"]
@@ -399,7 +400,7 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
         del other["downstream"]
         answers = {"h:1": tree, "h:2": CannotConnect("cannot connect to h:2: connection refused")}
         # The configuration names a source by its address.
-        seen = status_verbs._assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
+        seen = assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
         assert len(seen.members) == 2
         (dead,) = (m for m in seen.members if not m.is_up)
         assert (dead.id, dead.name, dead.address, dead.state) == (other["id"], other["name"], "h:2", "down")
@@ -411,7 +412,7 @@ async def test_another_set_on_the_address_is_named(tmp_path: Path) -> None:
         await replicas.wait_leader()
         tree = replicas.nodes[0].info()
         other = {**tree, "replicaset": {"uuid": SET_UUID, "name": "replicaset009"}, "pid": 77}
-        seen = status_verbs._assemble({"h:1": tree, "h:2": other}, {}, None)
+        seen = assemble({"h:1": tree, "h:2": other}, {}, None)
         assert [m.state for m in seen.members if m.address == "h:2"] == ["foreign"]
         found = judge(seen)
         who = f"instance001 of another set (replicaset009, UUID {SET_UUID}, pid 77)"
