@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from typing import NamedTuple
 
 from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
 
@@ -113,3 +114,11 @@ class Vclock:
 
 
 EMPTY_VCLOCK = Vclock()
+
+
+class AckNote(NamedTuple):
+    """What a peer acknowledged, at least, as it is remembered (ADR 14). forgot: it said later that its log is
+    not to be trusted, so it may have lost rows since."""
+
+    vclock: Vclock
+    forgot: bool = False

@@ -468,8 +468,12 @@ class Raft:
         self.term, self.vote = event.term, event.vote
         self._vclock = self._vclock.merge(event.vclock)
         if self.term == self.volatile_term and self.volatile_vote not in (self.vote, self.self_id):
-            # The term is persisted before the vote for another: that write also flushed every row ahead of
-            # it, so the vclock compared below cannot still grow behind our back [E-15], [L-6].
+            # The vote for another waits until the term is on disk [E-15], [L-6]. Rows of the old leader may
+            # lie in the log ahead of that write, not synced yet, and not in our vclock. Compared without
+            # them, a candidate that lacks them looks good enough: we would vote for it, then acknowledge the
+            # rows, and the old leader would count as safe what the new one does not have. The write of the
+            # term also syncs every row ahead of it and comes back with their vclock, so the comparison is
+            # made now. Rows behind it are acknowledged in the new term, which deposes the old leader first.
             self.volatile_vote = NOBODY
         self._grant_vote()
         if self._is_stable:
@@ -628,6 +632,9 @@ class Raft:
         """To the first candidate of this term that has all we have, if we may and did not yet [E-15]."""
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
+        # Who lost a part of its log may have voted in this very term and forgotten it. Perhaps only that
+        # candidate knows of the vote, so to hear the others does not bring it back; a second one could make
+        # a second leader of the term. In the next term nothing is forgotten, and it votes again.
         if self.volatile_term <= self._forgotten_term or self.volatile_term >= NUMBER_END:
             return  # R9, R12
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
@@ -757,7 +764,7 @@ class Raft:
             return
         vote = self.volatile_vote
         if self.volatile_term > self.term and vote != self.self_id:
-            vote = NOBODY  # a term and a vote for another are two writes [E-15]
+            vote = NOBODY  # a term and a vote for another are two writes: see `_on_persisted` [E-15]
         assert self.role is Role.FOLLOWER  # R3
         self._timer = None  # R3
         self._writing = PersistHardState(self.volatile_term, vote)

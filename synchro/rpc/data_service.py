@@ -215,7 +215,7 @@ class DataService(Service):
 
     def _check_linearizable(self, request: Message) -> None:
         """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
-        space = self.node.instance.memtx.space(self.names.locate(request)[0])
+        space = self.node.instance.memtx.catalog.space(self.names.locate(request)[0])
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
                 f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "

@@ -92,7 +92,7 @@ class InfoService(Service):
                     leader_address="" if leader is None else leader.address,
                     term=facts.term,
                     is_writable=facts.is_writable,
-                    ro_reason=facts.ro_reason or "",
+                    ro_reason=facts.ro_reason.value,
                     queue_owner=facts.queue_owner,
                     queue_len=facts.queue_len,
                 )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from synchro.config import Settings
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
+from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.storage.memtx import Memtx
 from synchro.vclock import Vclock
@@ -64,7 +65,7 @@ class WatchFacts:
     leader: LeaderFacts | None
     term: Term
     is_writable: bool
-    ro_reason: str | None
+    ro_reason: RoReason
     queue_owner: InstanceId
     queue_len: int
     can_read: bool = True
@@ -93,8 +94,8 @@ class InstanceView(Protocol):
     @property
     def is_writable(self) -> bool: ...
 
-    def read_only_reason(self) -> str | None:
-        """synchro, config, or that own rows were lost; None if writable [E-42]."""
+    def read_only_reason(self) -> RoReason:
+        """NONE: it is writable [E-42]."""
 
 
 class NodeApi(Protocol):

@@ -9,6 +9,7 @@ import trio
 
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.core import Instance
+from synchro.ro_reason import RoReason
 from synchro.server import info
 from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.links import Links
@@ -84,10 +85,11 @@ class Face:
 
     def _note_writable(self) -> None:
         reason = self.node.core.read_only_reason()
-        if (reason is None) != self._was_writable:
-            self._was_writable = reason is None
-            event = "became_writable" if reason is None else "became_read_only"
-            self.node.log.info(event, ro_reason=reason)
+        is_writable = reason is RoReason.NONE
+        if is_writable != self._was_writable:
+            self._was_writable = is_writable
+            event = "became_writable" if is_writable else "became_read_only"
+            self.node.log.info(event, ro_reason=reason.value or None)
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -106,7 +108,7 @@ class Face:
             and old.vclock is core.vclock
             and old.term == core.raft.term
             and old.decided_position == position
-            and old.schema_version == core.memtx.schema_version
+            and old.schema_version == core.memtx.catalog.schema_version
         ):
             return old
         self._header = HeaderFacts(
@@ -116,7 +118,7 @@ class Face:
             term=core.raft.term,
             vclock=core.vclock,
             decided_position=position,
-            schema_version=core.memtx.schema_version,
+            schema_version=core.memtx.catalog.schema_version,
         )
         return self._header
 
@@ -147,14 +149,15 @@ class Face:
         return info.queue_entries(self.node.core, trio.current_time())
 
     def watch_facts(self) -> WatchFacts:
+        reason = self.node.ro_reason
         if not self.node.has_core:
-            return WatchFacts(None, Term(0), False, "loading", NOBODY, 0, can_read=False, sees_quorum=False)
+            return WatchFacts(None, Term(0), False, reason, NOBODY, 0, can_read=False, sees_quorum=False)
         core = self.node.core
         return WatchFacts(
             leader=self.leader(),
             term=core.raft.term,
-            is_writable=core.is_writable and self.node.is_ready,
-            ro_reason=core.read_only_reason(),
+            is_writable=reason is RoReason.NONE,
+            ro_reason=reason,
             queue_owner=core.limbo.owner_id,
             queue_len=core.limbo.count,
             can_read=self.node.is_ready,

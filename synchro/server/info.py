@@ -15,6 +15,7 @@ from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
 from synchro.replication.trust import Missing
+from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.links import Links
@@ -70,8 +71,8 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "lsn": -1,
         "signature": 0,
         "vclock": {},
-        "ro": True,
-        "ro_reason": None,
+        "ro": node.ro_reason is not RoReason.NONE,
+        "ro_reason": node.ro_reason.value or None,
         "no_room": None,
         "waits_for": node.waits_for or None,
         "election_mode": settings.election_mode.value,
@@ -93,16 +94,13 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         return tree
     core = node.core
     now = trio.current_time()
-    reason = core.read_only_reason()
     vclock = core.vclock
     tree |= {
         "id": int(core.self_id),
         "lsn": int(vclock.get(core.self_id)),
         "signature": vclock.signature,
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
-        "ro": reason is not None,
-        "ro_reason": reason,
-        "no_room": None if core.state.no_room is None else core.state.no_room.message,
+        "no_room": None if core.no_room is None else core.no_room.message,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node, links, progress),
         "election": _election(node, links),
@@ -151,14 +149,14 @@ def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]
     """[I-13a..c], every registered member, this one included."""
     core = node.core
     tree: dict[int, Any] = {}
-    for member, (uuid, name) in core.memtx.members().items():
+    for member, (uuid, name) in core.memtx.catalog.members().items():
         part: dict[str, Any] = {
             "id": int(member),
             "uuid": uuid,
             "name": name,
             "lsn": int(core.vclock.get(member)),
         }
-        if skipped := core.state.conflicts_skipped.get(member):
+        if skipped := core.conflicts_skipped.get(member):
             part["conflicts_skipped"] = skipped
         lives = links.lives_of(uuid)
         if lives:

@@ -101,10 +101,10 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
-    members = core.memtx.members()
+    members = core.memtx.catalog.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
-    if not is_member and (reason := core.read_only_reason()) is not None:
-        raise core.state.read_only_error(reason)
+    if not is_member and not core.is_writable:
+        raise core.read_only_error()
     links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
@@ -167,9 +167,7 @@ async def _register(node: Node, request: JoinRequest) -> ev.Registered:
 
 async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
     """Whole transactions in (start, stop], without local rows."""
-    passing = RelayFilter(
-        peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start, own_vclock=node.core.vclock
-    )
+    passing = RelayFilter(peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start)
     passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
     reader = node.wal.reader(start)
     position = start
@@ -322,7 +320,7 @@ def _check_ends(start: JoinStart, meta: SnapshotMeta, end: JoinEnd, reached: Vcl
 
 
 def _check_term(term: int) -> None:
-    """Who joins knows no term but the first: see `State.check_term`."""
+    """Who joins knows no term but the first: see `coupling.check_term`."""
     if term - INITIAL_TERM > TERM_LEAP_MAX:
         raise RemoteProtocolError(f"term {term} in a join is more than 2^32 elections; nothing was kept")
 
@@ -371,7 +369,7 @@ class _Trial:
         self._space_id = space_id
         if space_id == schema.TRUNCATE_ID:
             # Of a space that was dropped row by row its row may be left; it means nothing any more.
-            known = {space.id for space in self._memtx.spaces()}
+            known = {space.id for space in self._memtx.catalog.spaces()}
             self._count += sum(row[0] not in known for row in tuples if row)
             tuples = [row for row in tuples if not row or row[0] in known]
         ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
@@ -393,9 +391,9 @@ class _Trial:
 
     def _place(self, op: Dml) -> dict[str, str]:
         try:
-            return self._memtx.place_of(op)
+            return self._memtx.catalog.place_of(op)
         except (LookupError, TypeError):  # it has no such key
-            return self._memtx.place_of(op._replace(index_id=-1))
+            return self._memtx.catalog.place_of(op._replace(index_id=-1))
 
 
 def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
@@ -470,7 +468,7 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
         instance.check()
         instance.start(0.0)
         instance.check()
-        if instance.memtx.replicaset_uuid() != received.start.replicaset_uuid:
+        if instance.memtx.catalog.replicaset_uuid() != received.start.replicaset_uuid:
             raise RemoteProtocolError("its _schema names another replica set")
     except (OSError, MemoryError, DiskFailed):
         raise

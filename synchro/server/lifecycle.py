@@ -361,7 +361,7 @@ class Lifecycle:
 
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
-        stored = instance.memtx.replicaset_uuid() or ""
+        stored = instance.memtx.catalog.replicaset_uuid() or ""
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(

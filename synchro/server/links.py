@@ -19,10 +19,9 @@ from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
-from synchro.replication.trust import AckMemory, Remembered
+from synchro.replication.trust import AckMemory
 from synchro.row import Tuple
 from synchro.server.node import Node
-from synchro.storage.notes import AckNote
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -161,15 +160,14 @@ class Links:
 
     def load_acks(self) -> None:
         noted = self._node.directory.identity_file.notes.acks
-        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in noted.items()})
+        self.acks = AckMemory(noted)
 
     def collect_acks(self) -> None:
         """Hand what peers acknowledged to the next note (ADR 14). Not with `wal.mode: write`: who
         acknowledges rows that are not on disk may lose them without having forgotten a promise."""
         node = self._node
         if node.settings.wal_mode is WalMode.FSYNC:
-            known = self.acks.export(node.core.memtx.prepared_members())
-            node.directory.identity_file.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
+            node.directory.identity_file.acks = self.acks.export(node.core.memtx.catalog.prepared_members())
 
     # -------------------------------------------------------------------------------- told by the node
 
@@ -255,7 +253,7 @@ class Links:
         """By any of the words that `info` has for it: name, id, UUID or address. Raises `IllegalParams`."""
         names = {
             text
-            for member, (uuid, name) in self._node.core.memtx.members().items()
+            for member, (uuid, name) in self._node.core.memtx.catalog.members().items()
             if instance in (uuid, name, str(member))
             for text in (uuid, name)
         }
@@ -309,7 +307,7 @@ class Links:
         """Who became doubled is told so, cut off and named in the log; who is single again comes back by
         itself."""
         node, now = self._node, trio.current_time()
-        members = node.core.memtx.members() if node.has_core else {}
+        members = node.core.memtx.catalog.members() if node.has_core else {}
         for member, (member_uuid, name) in members.items():
             lives = self.doubles.lives(member_uuid, now)
             known = self._doubled.get(member_uuid)

@@ -23,6 +23,7 @@ from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
+from synchro.ro_reason import RoReason
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
@@ -149,6 +150,14 @@ class Node:
         return self._core is not None
 
     @property
+    def ro_reason(self) -> RoReason:
+        """Of the whole node: what `info` and `WatchInfo` show."""
+        if self._core is None:
+            return RoReason.LOADING
+        reason = self._core.read_only_reason()
+        return RoReason.LOADING if reason is RoReason.NONE and not self.is_ready else reason
+
+    @property
     def wal(self) -> Wal:
         if self._wal is None:
             raise self.loading()
@@ -161,7 +170,7 @@ class Node:
     @property
     def replicaset_uuid(self) -> str:
         if self._core is not None:
-            return self._core.memtx.replicaset_uuid() or ""
+            return self._core.memtx.catalog.replicaset_uuid() or ""
         return self.directory.identity.replicaset_uuid or ""
 
     def loading(self) -> Loading:

@@ -30,7 +30,8 @@ from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, Link
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
-from synchro.storage.wal import PlainRows, Run, WalReader
+from synchro.storage.wal_reader import PlainRows, WalReader
+from synchro.storage.wal_tail import Run
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -65,10 +66,7 @@ class Relay:
         self.scope = trio.CancelScope()
         """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
         self.ended = trio.Event()
-        core = node.core
-        self._filter = RelayFilter(
-            peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock, own_vclock=core.vclock
-        )
+        self._filter = RelayFilter(peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock)
         self._raft: RaftMessage | None = None
         self._control_wanted = trio.Event()
         self._heartbeat_wanted = False
@@ -438,7 +436,7 @@ class Relay:
         down.acked = ack.vclock
         self._links.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         self._node.wal.note_soon()
-        self._filter.acked(ack.vclock)
+        self._filter.acked(ack.vclock, counts=ack.counts)
         self._credit = message.credit
         self._filter.following = message.following
         while self._unacked and ack.vclock.covers(self._unacked[0][0]):

@@ -59,7 +59,7 @@ def bootstrap_ops(
 
 def register(memtx: Memtx, uuid: str, name: str | None) -> list[Dml]:
     """A new member with the smallest free id [M-3]. ReplicaMax. Nothing if the UUID is registered."""
-    members = memtx.prepared_members()
+    members = memtx.catalog.prepared_members()
     if any(known == uuid for known, _ in members.values()):
         return []
     number = next((n for n in range(1, INSTANCE_ID_MAX + 1) if InstanceId(n) not in members), None)
@@ -88,7 +88,9 @@ def create_space(
     """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. SpaceExists, IllegalParams."""
     check_name(name)
     rows = memtx.prepared_rows(SPACE_ID)
-    if any(row[2] == name for row in rows) or any(s.name == name for s in memtx.spaces() if s.is_system):
+    if any(row[2] == name for row in rows) or any(
+        s.name == name for s in memtx.catalog.spaces() if s.is_system
+    ):
         if if_not_exists:
             return []
         raise SpaceExists(f"Space '{name}' already exists")
@@ -116,7 +118,7 @@ def _next_space_id(memtx: Memtx, rows: Sequence[Tuple], kind: SpaceKind) -> int:
     if kind is SpaceKind.TEMPORARY:
         taken = (int(row[0]) for row in rows if row[0] >= TEMPORARY_ID_MIN)
         return 1 + max(taken, default=TEMPORARY_ID_MIN - 1)
-    return 1 + max([memtx.space_id_max, *(int(row[0]) for row in rows if row[0] < TEMPORARY_ID_MIN)])
+    return 1 + max([memtx.catalog.space_id_max, *(int(row[0]) for row in rows if row[0] < TEMPORARY_ID_MIN)])
 
 
 def alter_space(
@@ -129,11 +131,11 @@ def alter_space(
     format: Sequence[object] | None = None,
 ) -> list[Dml]:
     """[D-7]: one UPDATE of the `_space` row, so that fields nobody asked to change stay as they are."""
-    definition = memtx.space(space)
+    definition = memtx.catalog.space(space)
     ops: list[Tuple] = []
     if name is not None:
         check_name(name)
-        if name != definition.name and any(known.name == name for known in memtx.spaces()):
+        if name != definition.name and any(known.name == name for known in memtx.catalog.spaces()):
             raise SpaceExists(f"Space '{name}' already exists")
         ops.append(("=", 3, name))
     if field_count is not None:
@@ -158,14 +160,14 @@ def _flags(memtx: Memtx, definition: SpaceDef, is_sync: bool) -> dict[str, Field
 
 def truncate(memtx: Memtx, space: str | int) -> list[Dml]:
     """[D-26]: one row; the counter rises by one, also if two truncates meet."""
-    number = memtx.space(space).id
+    number = memtx.catalog.space(space).id
     return [Dml(RowType.UPSERT, TRUNCATE_ID, b"", value=(number, 1), ops=(("+", 2, 1),))]
 
 
 def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
     """Its indexes, the primary one last, its truncate counter if it has one, then the space [D-40]."""
-    number = memtx.space(space).id
-    ops = [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.indexes(number))]
+    number = memtx.catalog.space(space).id
+    ops = [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
     if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
         ops.append(_delete(TRUNCATE_ID, number))
     return [*ops, _delete(SPACE_ID, number)]
@@ -184,8 +186,8 @@ def create_index(
 ) -> list[Dml]:
     """[D-8], one row. parts: as `schema.resolve_parts` takes them. IndexExists, WrongFormat."""
     check_name(name)
-    definition = memtx.space(space)
-    known = memtx.indexes(definition.id)
+    definition = memtx.catalog.space(space)
+    known = memtx.catalog.indexes(definition.id)
     if any(index.name == name for index in known):
         if if_not_exists:
             return []
@@ -209,9 +211,9 @@ def create_index(
 
 def drop_index(memtx: Memtx, space: str | int, index: str | int) -> list[Dml]:
     """The primary index goes last."""
-    definition = memtx.index(space, index)
-    if definition.id == 0 and len(memtx.indexes(space)) > 1:
+    definition = memtx.catalog.index(space, index)
+    if definition.id == 0 and len(memtx.catalog.indexes(space)) > 1:
         raise IllegalParams(
-            f"Can't drop primary key in space '{memtx.space(space).name}' while secondary keys exist"
+            f"Can't drop primary key in space '{memtx.catalog.space(space).name}' while secondary keys exist"
         )
     return [_delete(INDEX_ID, definition.space_id, definition.id)]

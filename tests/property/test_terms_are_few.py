@@ -61,3 +61,18 @@ def test_a_term_that_is_only_seen_is_not_answered_by_the_next_one_again_and_agai
             before = highest_term(mesh)
             everything_moves(mesh, rng)
             assert highest_term(mesh) - before <= 3 * size, f"seed {seed} at {mesh.now}"
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_a_transfer_may_build_on_a_twin_that_was_forgotten(first: int) -> None:
+    """ADR 15: three of one term and more of the next. After each step `Limbo.check` asks whether each
+    transfer that waits could be decided."""
+    for seed in range(first, first + 10):
+        rng = random.Random(seed)
+        size = rng.choice((3, 4, 5))
+        quorum = QuorumFormula(rng.choice((1, 1, 2)))
+        mesh = Mesh(size, election_mode=ElectionMode.CANDIDATE, synchro_quorum=quorum)
+        for _ in range(ROUNDS):
+            something_breaks(mesh, rng)
+            mesh.now += rng.choice((0.0, 0.1, 1.0, 5.0, 10.0))
+            everything_moves(mesh, rng)

@@ -19,7 +19,7 @@ from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
 from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peers import Peers
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema
 from synchro.storage.disk import RealDisk
 from synchro.testing.memory_network import MemoryNetwork
 
@@ -174,8 +174,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def has_told_all(face: Face) -> bool:
     """What it committed as an owner is announced in its log."""
-    limbo = face.node.core.limbo
-    return not (limbo.is_announcement_due or limbo.is_announcing or limbo.is_busy)
+    core = face.node.core
+    return not (core.limbo.is_announcement_due or core.limbo.is_busy or core.state.log.in_flight)
 
 
 async def write(face: Face, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:
@@ -196,10 +196,10 @@ async def create_space(face: Face, space_id: int = 512, *, is_sync: bool = True)
     space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
     index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
     for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
-        outcome = await write(face, xrow.dml_from_values(RowType.INSERT, target, value=row))
+        outcome = await write(face, row_body.dml_from_values(RowType.INSERT, target, value=row))
         assert isinstance(outcome, ev.Committed), outcome
     await until(lambda: has_told_all(face))
 
 
 def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:
-    return xrow.dml_from_values(RowType.REPLACE, space_id, value=(key, value))
+    return row_body.dml_from_values(RowType.REPLACE, space_id, value=(key, value))

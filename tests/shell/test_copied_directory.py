@@ -14,6 +14,7 @@ import trio
 from synchro.config import ElectionMode, PeerAddress, Settings
 from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
+from synchro.ro_reason import RoReason
 from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import Status
 from synchro.server.directory import DataDirectory
@@ -107,7 +108,7 @@ async def test_a_copied_directory_is_named_by_all_and_neither_of_the_two_counts(
             }
         for twin in (original, copy.face):
             assert not twin.node.core.raft.trusted
-            assert twin.node.core.read_only_reason() == "doubled"
+            assert twin.node.core.read_only_reason() is RoReason.DOUBLED
             outcome = await write(twin, put(1))
             assert isinstance(outcome, ev.Rejected)
             assert "identity" in outcome.error.message
@@ -164,7 +165,7 @@ async def test_a_doubled_leader_resigns_and_another_one_leads(tmp_path: Path) ->
         assert isinstance(await write(owner, put(1)), ev.Committed)
         assert (
             leader.node.core.limbo.owner_id == owner.node.core.self_id
-            or leader.node.core.read_only_reason() == "doubled"
+            or leader.node.core.read_only_reason() is RoReason.DOUBLED
         )
 
 
@@ -181,9 +182,10 @@ async def test_twins_that_meet_know_it_without_others(tmp_path: Path) -> None:
         copy = await start_at(replicas, tmp_path / "copy", "instance001", "elsewhere")
         await until(lambda: copy.face.node.is_ready)
         await until(lambda: all(doubled(face, original) for face in (original, copy.face)))
-        assert original.node.core.read_only_reason() == copy.face.node.core.read_only_reason() == "doubled"
+        reasons = {face.node.core.read_only_reason() for face in (original, copy.face)}
+        assert reasons == {RoReason.DOUBLED}
         copy.stop.set()
-        await until(lambda: original.node.core.read_only_reason() != "doubled")
+        await until(lambda: original.node.core.read_only_reason() is not RoReason.DOUBLED)
 
 
 async def test_a_restart_is_no_double(tmp_path: Path) -> None:

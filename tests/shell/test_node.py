@@ -14,6 +14,7 @@ from synchro.errors import DiskFailed, Loading, SyncQueueFull, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, frame, has_told_all, open_set, put, until, write
 
@@ -109,6 +110,8 @@ async def test_calls_before_the_start_is_over_say_loading(tmp_path: Path) -> Non
         with pytest.raises(Loading):
             face.ensure_ready()
         assert face.info()["status"] == "loading"
+        assert (face.info()["ro"], face.info()["ro_reason"]) == (True, "loading")
+        assert face.watch_facts().ro_reason is RoReason.LOADING
         assert face.leader() is None
 
 
@@ -289,7 +292,7 @@ async def test_the_hint_where_to_write_names_nobody_who_is_dead(tmp_path: Path) 
         for face in others:
             replicas.network.cut("instance001", face.node.settings.instance_name)
         await until(lambda: all(face.leader() is None for face in (owner, *others)))
-        assert {face.watch_facts().ro_reason for face in others} == {"election"}
+        assert {face.watch_facts().ro_reason for face in others} == {RoReason.ELECTION}
         assert {face.node.core.limbo.owner_id for face in others} == {owner.node.core.self_id}
 
 

@@ -22,7 +22,7 @@ from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.status import from_status
 from synchro.server.face import Face
-from synchro.storage import xrow
+from synchro.storage import row_body
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_node import majority_lost
@@ -230,7 +230,7 @@ def puts_of(face: Face, count: int, first: int = 1) -> ev.ClientPuts:
     tuples = [msgpack.packb((key, "v")) for key in range(first, first + count)]
     ids = [RequestId(key.to_bytes(16, "big")) for key in range(first, first + count)]
     calls: list[CallId] = [face.new_call_id() for _ in tuples]
-    return ev.ClientPuts(calls, xrow.insert_all(RowType.INSERT, SYNC, tuples), ids, [None] * count)
+    return ev.ClientPuts(calls, row_body.insert_all(RowType.INSERT, SYNC, tuples), ids, [None] * count)
 
 
 async def alone(replicas: MemorySet, **changes: Any) -> Face:

@@ -202,7 +202,7 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         for face in replicas.nodes:
             if face is not full:
                 replicas.network.cut(full.node.settings.instance_name, face.node.settings.instance_name)
-        full.node.core.state.no_room = WalIo("No space left on device")  # as a cut notes it
+        full.node.core.state.log.no_room = WalIo("No space left on device")  # as a cut notes it
         for key in range(20):
             assert isinstance(await write(leader, put(key)), ev.Committed)
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
