@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli.connection import options
 from synchro.errors import SynchroError
+from synchro.ro_reason import RoReason
 
 if TYPE_CHECKING:
     from synchro.cli.process_table import Process, Target
@@ -64,8 +65,12 @@ class Member:
         return self.info is not None and not self.info["ro"] and not self.is_stopping
 
     @property
-    def ro_reason(self) -> str | None:
-        return None if self.info is None else self.info["ro_reason"]
+    def ro_reason(self) -> RoReason | None:
+        """None: it does not answer, or says a word that only newer releases know."""
+        try:
+            return None if self.info is None else RoReason(self.info["ro_reason"] or "")
+        except ValueError:
+            return None
 
     @property
     def synchro(self) -> Mapping[str, Any]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
 from synchro.cli.picture import UNKNOWN_NAME, Member, Picture, lives
+from synchro.ro_reason import RoReason
 
 MEMORY_SHOWN: Final = 0.8
 """Share of `memtx.memory` from which it is a problem."""
@@ -190,7 +191,7 @@ def has_elections(picture: Picture) -> bool:
     return any(
         member.mode not in ("", "off")
         or member.election.get("state") == "candidate"
-        or member.ro_reason == "election"
+        or member.ro_reason is RoReason.ELECTION
         for member in picture.members
     )
 
@@ -198,10 +199,8 @@ def has_elections(picture: Picture) -> bool:
 def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     term = max(member.term for member in voters)
     leader = next((m for m in voters if m.is_leader and m.term == term), None)
-    if leader is not None and leader.ro_reason == "config":
-        return f"Read-only: {leader.name} leads term {term}, and its configuration says read-only.", ""
     if leader is not None:
-        return f"Read-only: {leader.name} leads term {term} and is taking the queue over.", WATCH
+        return _leading(leader)
     if any(member.mode in ("candidate", "") for member in voters):
         standing = [m.name for m in voters if m.election.get("state") == "candidate"]
         who = f"{', '.join(standing)} stands" if standing else "it runs or is about to"
@@ -214,30 +213,76 @@ def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     )
 
 
+def _leading(leader: Member) -> tuple[str, str]:
+    """Why it takes no writes although it leads."""
+    leads = f"Read-only: {leader.name} leads term {leader.term}"
+    match leader.ro_reason:
+        case RoReason.CONFIG:
+            return f"{leads}, and its configuration says read-only.", ""
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
+            return f"{leads}, and {_because(leader.ro_reason)}.", ""
+        case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
+            return f"{leads} and is taking the queue over.", WATCH
+        case _:
+            assert_never(leader.ro_reason)
+
+
+def _because(reason: RoReason | None) -> str:
+    """Why an instance takes no writes, as words about it."""
+    match reason:
+        case RoReason.CONFIG:
+            return "is read-only itself"
+        case RoReason.SYNCHRO:
+            return "was restarted and waits to be promoted"
+        case RoReason.ELECTION:
+            return "sees nobody who leads"
+        case RoReason.DOUBLED:
+            return "shares its identity with another process"
+        case RoReason.OUT_OF_LSNS:
+            return "has used up its LSNs"
+        case RoReason.OWN_ROWS_LOST:
+            return "waits for its own transactions, which its log has lost"
+        case RoReason.NONE | RoReason.LOADING | None:
+            return "does not accept writes"
+        case _:
+            assert_never(reason)
+
+
+def _may_be_promoted(member: Member) -> bool:
+    """Whether it would take writes then, as far as its reason tells."""
+    match member.ro_reason:
+        case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO:
+            return True
+        case RoReason.CONFIG | RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
+            return False
+        case RoReason.LOADING | None:
+            return False
+        case _:
+            assert_never(member.ro_reason)
+
+
 def _frozen(picture: Picture, authority: Member, voters: Sequence[Member]) -> tuple[str, str]:
     """Without elections somebody must be promoted."""
-    owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
-    able = [m for m in voters if m.ro_reason != "config" and m.links >= picture.quorum]
-    if not any(member.ro_reason != "config" for member in voters):
+    if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
             "Read-only: the configuration says so; set database.mode: rw for one instance and restart it.",
             "",
         )
-    if not owner or not able:
-        return f"Read-only: {authority.ro_reason}.", WATCH
+    owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
+    if not owner:
+        return (
+            f"Read-only: nobody owns the queue, and {authority.name} {_because(authority.ro_reason)}.",
+            WATCH,
+        )
     named = next((m for m in picture.members if m.id == owner), None)
     name = named.name if named is not None else f"instance {owner}"
+    why = "does not answer" if named is None or not named.is_up else _because(named.ro_reason)
+    text = f"Read-only: the queue belongs to {name}, which {why}"
+    able = [m for m in voters if _may_be_promoted(m) and m.links >= picture.quorum]
+    if not able:
+        return f"{text}, and nobody who is connected to a quorum can be promoted.", WATCH
     best = named if named is not None and named in able else _freshest(able)
-    why = (
-        "does not answer"
-        if named is None or not named.is_up
-        else "is read-only itself"
-        if named.ro_reason == "config"
-        else "was restarted and waits to be promoted"
-        if named.ro_reason == "synchro"
-        else "does not accept writes"
-    )
-    return f"Read-only: the queue belongs to {name}, which {why}.", f"synchro promote {best.name}"
+    return f"{text}.", f"synchro promote {best.name}"
 
 
 def _freshest(members: Sequence[Member]) -> Member:

@@ -17,6 +17,7 @@ from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
 from synchro.errors import WalIo
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
@@ -92,6 +93,33 @@ def as_candidates(seen: Picture) -> Picture:
     return seen
 
 
+def with_reason(seen: Picture, name: str, reason: RoReason) -> Picture:
+    """The tree of this instance, as the server makes it for this reason."""
+    for member in seen.members:
+        if member.name == name and member.info is not None:
+            ro = reason is not RoReason.NONE
+            member.info = {**member.info, "ro": ro, "ro_reason": reason.value or None}
+    return seen
+
+
+FROZEN = {
+    RoReason.LOADING: ("does not accept writes", False),
+    RoReason.DOUBLED: ("shares its identity with another process", False),
+    RoReason.SYNCHRO: ("was restarted and waits to be promoted", True),
+    RoReason.CONFIG: ("is read-only itself", False),
+    RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
+    RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
+}
+"""Of an owner without elections: what is said, and whether it is the one to be promoted."""
+LEADING = {
+    RoReason.CONFIG: ", and its configuration says read-only.",
+    RoReason.DOUBLED: ", and shares its identity with another process.",
+    RoReason.OUT_OF_LSNS: ", and has used up its LSNs.",
+    RoReason.OWN_ROWS_LOST: ", and waits for its own transactions, which its log has lost.",
+}
+"""Of a leader; any other reason: it is taking the queue over."""
+
+
 def number_of(face: Face) -> int:
     return int(face.node.settings.instance_name[-1])
 
@@ -105,6 +133,13 @@ async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> No
         found = verdict(replicas)
         assert found.lines() == ["Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."]
         assert (found.writable, found.may_fail, found.next, found.has_quorum) == (True, 1, "", True)
+
+        for reason in set(RoReason) - {RoReason.NONE}:
+            name = leader.node.settings.instance_name
+            seen = judge(with_reason(picture(replicas), name, reason))
+            told = LEADING.get(reason, " and is taking the queue over.")
+            assert seen.text == f"Read-only: {name} leads term {leader.node.core.raft.volatile_term}{told}"
+            assert seen.next == ("" if reason in LEADING else "synchro status --watch")
 
         first, second = (number_of(face) for face in replicas.nodes if face is not leader)
         await replicas.stop(first)
@@ -138,7 +173,7 @@ async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path
         term = max(face.node.core.raft.volatile_term for face in replicas.nodes)
         assert found.text.startswith(f"Read-only: an election in term {term}, nobody leads yet (")
         assert found.next == "synchro status --watch"
-        for reason in ("synchro", "election", "no word at all"):
+        for reason in (RoReason.SYNCHRO.value, RoReason.ELECTION.value, "a word of a newer release"):
             seen = as_candidates(picture(replicas))
             for member in seen.members:
                 if member.info is not None:
@@ -346,6 +381,18 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
             "Read-only: the queue belongs to instance001, which was restarted and waits to be promoted."
         )
         assert found.next == "synchro promote instance001"
+        for reason, (why, is_able) in FROZEN.items():
+            seen = judge(with_reason(picture(replicas), "instance001", reason))
+            assert seen.text == f"Read-only: the queue belongs to instance001, which {why}."
+            assert (seen.next == "synchro promote instance001") == is_able
+            assert is_able or seen.next in ("synchro promote instance002", "synchro promote instance003")
+        assert {*FROZEN, RoReason.NONE, RoReason.ELECTION} == set(RoReason)  # ELECTION: with elections
+        nobody = picture(replicas)
+        for member in nobody.members:
+            nobody = with_reason(nobody, member.name, RoReason.DOUBLED)
+        seen = judge(nobody)
+        assert seen.text.endswith(", and nobody who is connected to a quorum can be promoted.")
+        assert seen.next == "synchro status --watch"
         await linked(replicas)
         await follow(replicas, found.next)
         assert verdict(replicas).writable

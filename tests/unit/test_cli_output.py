@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from synchro.cli.program import Group, program
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
 from synchro.errors import IllegalParams, SynchroError
+from synchro.ro_reason import RoReason
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
@@ -257,6 +259,72 @@ def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
     assert formatting.seconds(value) == text
 
 
+# --- tables
+
+COLUMNS = ("ID", "NAME", "ADDRESS", "STATE", "RW", "QUEUE", "VCLOCK", "LAG", "SEEN")
+WIDE = [
+    [
+        "1",
+        "instance001",
+        "127.0.0.1:3301",
+        "leader",
+        "rw",
+        "owner len 0",
+        "{1: 1402, 2: 33, 3: 7}",
+        "-",
+        "now",
+    ],
+    [
+        "2",
+        "instance002",
+        "127.0.0.1:3302",
+        "follower",
+        "ro",
+        "",
+        "{1: 1402, 2: 33}",
+        "12 rows, 0.2 s",
+        "0.2 s ago",
+    ],
+    [
+        "3",
+        "instance003",
+        "127.0.0.1:3303",
+        "down",
+        "",
+        "",
+        "-",
+        "-",
+        "31 s ago",
+        "connection [red]refused[/red] " * 4,
+    ],
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_table_fits_the_screen_and_loses_nothing(width: int) -> None:
+    lines = formatting.table_lines(COLUMNS, WIDE, width)
+    assert max(map(len, lines)) <= width
+    letters = Counter("".join(lines).replace(" ", ""))
+    letters.subtract("instance003:" if width < 180 else "")
+    assert letters == Counter("".join(cell for row in (COLUMNS, *WIDE) for cell in row).replace(" ", ""))
+
+
+def test_names_and_addresses_stay_whole_at_80_characters() -> None:
+    lines = formatting.table_lines(COLUMNS, WIDE, 80)
+    for number in (1, 2, 3):
+        assert any(f"instance00{number}  127.0.0.1:330{number}" in line for line in lines)
+
+
+def test_what_is_no_terminal_gets_a_line_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For `grep` and `awk`, whatever COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "40")
+    assert len(formatting.table_lines(COLUMNS, WIDE)) == 4
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert max(map(len, formatting.table_lines(COLUMNS, WIDE))) <= 40
+    monkeypatch.delenv("COLUMNS")
+    assert formatting.screen_width() == 80  # a terminal that does not say it
+
+
 # --- queue
 
 
@@ -286,14 +354,14 @@ def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
 
 
 def info(
-    number: int, *, ro: bool = True, reason: str | None = "election", owner: int = 1, **more: Any
+    number: int, *, ro: bool = True, reason: RoReason = RoReason.ELECTION, owner: int = 1, **more: Any
 ) -> Any:
     return {
         "id": number,
         "name": f"instance00{number}",
         "status": "running",
         "ro": ro,
-        "ro_reason": None if not ro else reason,
+        "ro_reason": reason.value if ro else None,
         "vclock": {0: 3, 1: 14},
         "pid": 1,
         "replicaset": {"name": "replicaset001"},
@@ -539,9 +607,9 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
             "next": f"a person must decide: {command}",
             "command": command,
         }
-        return info(number, reason="synchro") | {"amnesia": facts, "vclock": {1: 14 + number}}
+        return info(number, reason=RoReason.SYNCHRO) | {"amnesia": facts, "vclock": {1: 14 + number}}
 
-    found = judge(picture(forgetful(1), forgetful(2), info(3, reason="synchro")))
+    found = judge(picture(forgetful(1), forgetful(2), info(3, reason=RoReason.SYNCHRO)))
     assert found.command == "synchro restart c:instance001 --force-trust"
     assert found.next == "synchro restart c:instance002 --force-trust"
     assert found.text.startswith("Read-only: 1 of 2 needed instances is up and trusted")
@@ -563,10 +631,10 @@ def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
     members = {1: {"id": 1, "name": "instance001"}}
     queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
     more = {"replication": members, "synchro": queue, "election_mode": "manual"}
-    sound = judge(picture(info(1, reason="synchro", election=state, **more)))
+    sound = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
     assert "promote" in sound.command
     state["exhausted"] = "its term is the last"
-    spent = judge(picture(info(1, reason="synchro", election=state, **more)))
+    spent = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
     assert (spent.problems[0].kind, spent.problems[0].instance) == ("exhausted", "instance001")
     assert "its term is the last" in spent.lines()[0]
     assert "promote" not in spent.command
