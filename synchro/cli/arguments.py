@@ -40,7 +40,7 @@ def _asked(ask: Callable[[Client], Sequence[str]], incomplete: str) -> list[str]
     options.timeout = COMPLETION_TIMEOUT
     try:
         with client() as db:
-            return [name for name in ask(db) if name.startswith(incomplete)]
+            return [name for name in dict.fromkeys(ask(db)) if name.startswith(incomplete)]
     except SynchroError:
         return []
 
