@@ -122,15 +122,27 @@ class Member:
 
     @property
     def is_followed(self) -> bool:
-        """Nobody asked it, but the leader's stream to it runs."""
+        """It says nothing itself, but the leader's stream to it runs."""
         return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
+
+    @property
+    def is_silent(self) -> bool:
+        """It was asked and gave no answer, while the leader does not miss it (yet): it may be paused, or only
+        we cannot reach it."""
+        return self.is_followed and bool(self.error)
+
+    @property
+    def heard_s(self) -> float | None:
+        """When the leader, or who answers in its place, heard it: seconds ago."""
+        idle = [(self.seen_by_leader.get(way) or {}).get("idle") for way in ("upstream", "downstream")]
+        return min((float(seconds) for seconds in idle if seconds is not None), default=None)
 
     @property
     def state(self) -> str:
         if self.foreign:
             return "foreign"
         if self.info is None:
-            return "follows" if self.is_followed else "down"
+            return "silent" if self.is_silent else "follows" if self.is_followed else "down"
         if self.is_loading or self.is_stopping:
             return str(self.info["status"])
         if self.is_forgetful:

@@ -84,15 +84,17 @@ def judge(picture: Picture) -> Verdict:
         text, command = _nobody(picture, start)
         return Verdict(False, 0, text, command, problems)
     counting = [member for member in picture.members if picture.acknowledges(member)]
+    answering = [member for member in counting if not member.is_silent]
     writable = [member for member in picture.members if member.is_writable]
-    spare = len(counting) - picture.quorum
+    spare = len(answering) - picture.quorum
+    is_enough = len(counting) >= picture.quorum
     is_grave = any(problem.kind in GRAVE for problem in problems)
     if is_grave:
         text, command = "Writes may be lost or refused until there is one again.", ""
     elif not writable:
         text, command = _read_only(picture, authority, start)
     elif not authority.queue.get("owner"):
-        spare = len(writable) - 1
+        spare, is_enough = len(writable) - 1, True
         names = ", ".join(member.name for member in writable)
         text, command = f"Writable on {names}: asynchronous replication, nobody owns the queue.", start
     else:
@@ -100,7 +102,7 @@ def judge(picture: Picture) -> Verdict:
     if any(problem.kind == EXHAUSTED for problem in problems) and "promote" in command:
         command = ""  # it would be refused
     return Verdict(
-        writable=bool(writable) and not is_grave and spare >= 0,
+        writable=bool(writable) and not is_grave and is_enough,
         may_fail=max(0, spare) if writable and not is_grave else 0,
         text=text,
         next=command,
@@ -134,7 +136,15 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
 
 
 def _writable(picture: Picture, counting: Sequence[Member], start: str) -> tuple[str, str]:
-    needed, count = picture.quorum, len(counting)
+    silent = [member for member in counting if member.is_silent]
+    needed, count = picture.quorum, len(counting) - len(silent)
+    if count < needed <= len(counting):
+        names = ", ".join(member.name for member in silent)
+        authority = picture.authority
+        assert authority is not None
+        text = f"Writable as far as {authority.name} knows: {count} of {needed} needed instances "
+        verb = "answers" if count == 1 else "answer"
+        return f"{text}{verb}, and it does not miss {names} yet.", start or WATCH
     others = [m for m in picture.members if m.is_up and m not in counting]
     if count < needed:
         does = f"{_are(count)} up" if not others else "acknowledges" if count == 1 else "acknowledge"
@@ -198,6 +208,8 @@ def has_elections(picture: Picture) -> bool:
 
 def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     term = max(member.term for member in voters)
+    if (unheard := _leader_that_does_not_answer(picture, voters, term)) is not None:
+        return unheard, WATCH
     leader = next((m for m in voters if m.is_leader and m.term == term), None)
     if leader is not None:
         return _leading(leader)
@@ -211,6 +223,21 @@ def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     return f"Read-only: nobody leads in term {term}, and in mode manual nobody stands by itself.", (
         f"synchro promote {_freshest(able).name}"
     )
+
+
+def _leader_that_does_not_answer(picture: Picture, voters: Sequence[Member], term: int) -> str | None:
+    """Its followers see it, we do not: it was paused a moment ago, or only we cannot reach it."""
+    if any(member.is_leader and member.term == term for member in voters):
+        return None
+    for voter in voters:
+        number = voter.election.get("leader", 0) if (voter.info or {}).get("leader_seen") else 0
+        named = next((m for m in picture.members if number and m.id == number), None)
+        if named is not None and not named.is_up and voter.term == term:
+            return (
+                f"Not known to be writable: {named.name}, which leads term {term} as {voter.name} sees it, "
+                "does not answer. If the others miss it, too, they elect another one."
+            )
+    return None
 
 
 def _leading(leader: Member) -> tuple[str, str]:
@@ -517,6 +544,12 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
         elif member.is_stopping:
             yield Problem("stopping", f"{member.name} is stopping.", member.name)
+        elif member.is_silent:
+            heard, authority = member.heard_s, picture.authority
+            seen = ""
+            if heard is not None and authority is not None:
+                seen = f", though {authority.name} heard it {formatting.seconds(heard)} ago"
+            yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
         elif not member.is_up and not member.is_followed and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])

@@ -15,7 +15,7 @@ from synchro.cli.picture import LATE_S, Picture, assemble
 from synchro.cli.verdict import Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
-from synchro.errors import WalIo
+from synchro.errors import TimedOut, WalIo
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server.face import Face
@@ -296,6 +296,54 @@ async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
         assert found.lines()[0] == (
             f"{member.name} acknowledges nothing, it is 3 rows, 3.0 s behind, and does not count. "
             f"Next: synchro info replication -i {member.name}"
+        )
+
+
+def silent(seen: Picture, name: str) -> Picture:
+    """As if the probe of this one had got no answer: a process that is stopped, or a way that is cut."""
+    error = TimedOut(f"no answer from {name} in time")
+    answers: dict[str, Any] = {m.address: m.info or error for m in seen.members}
+    answers[name] = error
+    return assemble(answers, {address: address for address in answers}, None)
+
+
+async def test_who_is_paused_is_not_counted_on_before_the_others_miss_it(tmp_path: Path) -> None:
+    """For four heartbeats its streams look sound: what is known then is that it does not answer."""
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        name, term = leader.node.settings.instance_name, leader.node.core.raft.volatile_term
+        one, two = (f.node.settings.instance_name for f in replicas.nodes if f is not leader)
+        seen = silent(picture(replicas), one)
+        assert {m.name: m.state for m in seen.members if m.name in (one, name)} == {
+            one: "silent",
+            name: "leader",
+        }
+        found = judge(seen)
+        assert (found.writable, found.may_fail, found.has_quorum) == (True, 0, True)
+        assert re.fullmatch(
+            rf"{one} does not answer, though {name} heard it [0-9.]+ m?s ago\. Next: synchro status --watch",
+            found.lines()[0],
+        )
+        assert (
+            found.text
+            == "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes."
+        )
+
+        seen = silent(silent(picture(replicas), one), two)
+        found = judge(seen)
+        names = ", ".join(member.name for member in seen.members if member.name != name)
+        assert (found.writable, found.may_fail) == (True, 0)
+        assert found.text == (
+            f"Writable as far as {name} knows: 1 of 2 needed instances answers, and it does not miss "
+            f"{names} yet."
+        )
+
+        seen = as_candidates(silent(picture(replicas), name))
+        found = judge(seen)
+        assert {m.name: m.state for m in seen.members}[name] == "silent"
+        assert (found.writable, found.next) == (False, "synchro status --watch")
+        assert found.text.startswith(
+            f"Not known to be writable: {name}, which leads term {term} as instance00"
         )
 
 
