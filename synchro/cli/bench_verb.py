@@ -43,7 +43,7 @@ def bench(space: str, callers: int, duration: str, is_async: bool, payload: int)
     import asyncio
 
     from synchro import aio
-    from synchro.client import requests
+    from synchro.client import ops
 
     seconds = parse_duration(duration)
     if not seconds:
@@ -61,7 +61,7 @@ def bench(space: str, callers: int, duration: str, is_async: bool, payload: int)
             async def caller(number: int) -> None:
                 key = number
                 while (now := time.perf_counter()) < end:
-                    await db.execute([requests.replace(space, (key, text))], omit_tuples=True)
+                    await db.execute([ops.replace(space, (key, text))], omit_tuples=True)
                     delays.append(time.perf_counter() - now)
                     key += callers
 

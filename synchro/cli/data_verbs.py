@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import click
 
@@ -26,14 +26,25 @@ from synchro.cli.program import program
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client import Client, Result
+    from synchro.client import Client, Op, Result
+    from synchro.client.requests import IteratorName, ReadMode, WaitMode
 
 tuple_argument: Final = argument("tuple", "TUPLE", "A JSON array: '[1, \"a\"]'.")
 key_argument: Final = argument("key", "KEY", "A JSON array: '[1]'; or one value.")
 ops_argument: Final = argument("ops", "OPS", '\'[["=", 2, "b"]]\', fields from 1.')
-wait_option: Final = click.option("--wait", default="complete", help="complete, submit or none.")
+wait_option: Final = click.option(
+    "--wait",
+    type=click.Choice(["complete", "submit", "none"]),
+    default="complete",
+    help="Until it is decided, until it is in the queue, or for nothing.",
+)
 index_option: Final = click.option("--index", default="", help="Name of the index.")
-read_option: Final = click.option("--read", default="confirmed", help="confirmed or linearizable.")
+read_option: Final = click.option(
+    "--read",
+    type=click.Choice(["confirmed", "linearizable"]),
+    default="confirmed",
+    help="What one instance knows to be decided, or what was decided before the call.",
+)
 UINT32_MAX: Final = 2**32 - 1
 SHOWN_CHARS_MAX: Final = 200
 """Of an input that is refused."""
@@ -102,9 +113,9 @@ def space_ref(text: str) -> str | int:
     return int(text) if is_number(text) else text
 
 
-def _write(op_of: Any, wait: str) -> None:
+def _write(op: Op, wait: WaitMode) -> None:
     with client() as db:
-        result = db.execute([op_of], wait=wait, timeout=options.timeout_s)
+        result = db.execute([op], wait=wait, timeout=options.timeout_s)
     show_result(result)
 
 
@@ -128,24 +139,24 @@ def show_result(result: Result) -> None:
 @space_argument()
 @tuple_argument
 @wait_option
-def insert(space: str, tuple: str, wait: str) -> None:
+def insert(space: str, tuple: str, wait: WaitMode) -> None:
     """Add a tuple; refused if its key exists."""
     row = parse_tuple(tuple)
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.insert(space_ref(space), row), wait)
+    _write(made.insert(space_ref(space), row), wait)
 
 
 @program.command("replace")
 @space_argument()
 @tuple_argument
 @wait_option
-def replace(space: str, tuple: str, wait: str) -> None:
+def replace(space: str, tuple: str, wait: WaitMode) -> None:
     """Add a tuple, or replace the one with the same primary key."""
     row = parse_tuple(tuple)
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.replace(space_ref(space), row), wait)
+    _write(made.replace(space_ref(space), row), wait)
 
 
 @program.command("update")
@@ -154,12 +165,12 @@ def replace(space: str, tuple: str, wait: str) -> None:
 @ops_argument
 @index_option
 @wait_option
-def update(space: str, key: str, ops: str, index: str, wait: str) -> None:
+def update(space: str, key: str, ops: str, index: str, wait: WaitMode) -> None:
     """Change fields of the tuple with this key."""
     changes = parse(ops, "list of operations")
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.update(space_ref(space), parse_key(key), changes, index or None), wait)
+    _write(made.update(space_ref(space), parse_key(key), changes, index or None), wait)
 
 
 @program.command("upsert")
@@ -167,12 +178,12 @@ def update(space: str, key: str, ops: str, index: str, wait: str) -> None:
 @tuple_argument
 @ops_argument
 @wait_option
-def upsert(space: str, tuple: str, ops: str, wait: str) -> None:
+def upsert(space: str, tuple: str, ops: str, wait: WaitMode) -> None:
     """Change the tuple with this primary key, or add it."""
     row, changes = parse_tuple(tuple), parse(ops, "list of operations")
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.upsert(space_ref(space), row, changes), wait)
+    _write(made.upsert(space_ref(space), row, changes), wait)
 
 
 @program.command("delete")
@@ -180,11 +191,11 @@ def upsert(space: str, tuple: str, ops: str, wait: str) -> None:
 @key_argument
 @index_option
 @wait_option
-def delete(space: str, key: str, index: str, wait: str) -> None:
+def delete(space: str, key: str, index: str, wait: WaitMode) -> None:
     """Remove the tuple with this key, and print it."""
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.delete(space_ref(space), parse_key(key), index or None), wait)
+    _write(made.delete(space_ref(space), parse_key(key), index or None), wait)
 
 
 @program.command("get")
@@ -192,7 +203,7 @@ def delete(space: str, key: str, index: str, wait: str) -> None:
 @key_argument
 @index_option
 @read_option
-def get(space: str, key: str, index: str, read: str) -> int:
+def get(space: str, key: str, index: str, read: ReadMode) -> int:
     """Print the tuple with this key. Exit code 7 if there is none."""
     with client() as db:
         rows = db.select(
@@ -217,7 +228,7 @@ def get(space: str, key: str, index: str, read: str) -> int:
 @click.option("--after", metavar="TUPLE", default="", help="Continue behind it.")
 @read_option
 def select(
-    space: str, key: str, iterator: str, index: str, limit: int, offset: int, after: str, read: str
+    space: str, key: str, iterator: str, index: str, limit: int, offset: int, after: str, read: ReadMode
 ) -> None:
     """Print tuples in the order of an index. System spaces too: _space _index _cluster _schema."""
     with client() as db:
@@ -225,7 +236,7 @@ def select(
             space_ref(space),
             parse_key(key) if key else None,
             index=index or None,
-            iterator=iterator or None,
+            iterator=cast("IteratorName", iterator) if iterator else None,
             limit=limit or None,
             offset=offset,
             after=parse_tuple(after) if after else None,
@@ -311,7 +322,7 @@ def read_lines(
 
 def read_op(line: str, number: int) -> Any:
     """One line of a `txn` file; keys it does not know are ignored, so `wal cat` prints such lines."""
-    from synchro.client import requests
+    from synchro.client import ops as made
 
     value = parse(line, f"line {number}")
     if not isinstance(value, dict):
@@ -322,15 +333,15 @@ def read_op(line: str, number: int) -> Any:
             raise usage(f"line {number}: space is a name or an id, not {space!r}")
         match kind:
             case "insert":
-                return requests.insert(space, value["tuple"])
+                return made.insert(space, value["tuple"])
             case "replace":
-                return requests.replace(space, value["tuple"])
+                return made.replace(space, value["tuple"])
             case "update":
-                return requests.update(space, value["key"], value["ops"], value.get("index"))
+                return made.update(space, value["key"], value["ops"], value.get("index"))
             case "upsert":
-                return requests.upsert(space, value["tuple"], value["ops"])
+                return made.upsert(space, value["tuple"], value["ops"])
             case "delete":
-                return requests.delete(space, value["key"], value.get("index"))
+                return made.delete(space, value["key"], value.get("index"))
     except KeyError as error:
         raise usage(f"line {number}: {error} is missing; got {short(line.strip())}") from None
     raise usage(f"line {number}: op is insert, replace, update, upsert or delete, not {kind!r}")
@@ -339,7 +350,7 @@ def read_op(line: str, number: int) -> Any:
 @program.command("txn")
 @argument("file", "FILE", "JSON lines; -: standard input.", shell_complete=complete_file)
 @wait_option
-def txn(file: str, wait: str) -> None:
+def txn(file: str, wait: WaitMode) -> None:
     """Run several operations as one transaction: {"op": "insert", "space": "s", "tuple": [1]} a line."""
     with open_input(file) as opened:
         lines = read_lines(opened, file)

@@ -71,9 +71,9 @@ def import_(
     are in, nothing else is. With --on-error skip only the bad lines are left out, each is told on standard
     error, and the exit code is 1 if there were any.
     """
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    make = requests.replace if replace else requests.insert
+    make = made.replace if replace else made.insert
     ref = space_ref(space)
     again = ["synchro", "import", file, "--space", space, "--batch", str(batch)]
     again += ["--replace"] * replace + ["--header"] * header

@@ -47,7 +47,7 @@ def promote(name: str, instance: str) -> None:
     if options.output != "table":
         print_value(
             {
-                "instance": reply.header.instance_name,
+                "instance": reply.instance,
                 "term": reply.term,
                 "previous_owner": reply.previous_owner,
                 "confirmed": reply.confirmed,
@@ -57,10 +57,10 @@ def promote(name: str, instance: str) -> None:
         )
         return
     if reply.term == before and queue.get("owner") == reply.previous_owner:
-        print(f"{reply.header.instance_name} owns the queue already: term {before}")
+        print(f"{reply.instance} owns the queue already: term {before}")
         return
     print(
-        f"{reply.header.instance_name} owns the queue: term {before} -> {reply.term}, "
+        f"{reply.instance} owns the queue: term {before} -> {reply.term}, "
         f"previous owner {previous}, confirmed {reply.confirmed}, rolled back {reply.rolled_back}, "
         f"{took_s:.2f} s"
     )
@@ -74,9 +74,9 @@ def demote(name: str, instance: str) -> None:
     with client() as db:
         reply = db.demote(name or None, timeout=options.timeout_s if options.timeout else None)
     if options.output != "table":
-        print_value({"instance": reply.header.instance_name, "term": reply.term})
+        print_value({"instance": reply.instance, "term": reply.term})
         return
-    print(f"{reply.header.instance_name} gave up the queue: term {reply.term}")
+    print(f"{reply.instance} gave up the queue: term {reply.term}")
 
 
 @program.command("snapshot")
@@ -89,16 +89,13 @@ def snapshot(name: str, instance: str) -> None:
     if options.output != "table":
         print_value(
             {
-                "instance": reply.header.instance_name,
+                "instance": reply.instance,
                 "signature": reply.signature,
                 "vclock": dict(reply.vclock),
             }
         )
         return
-    print(
-        f"{reply.header.instance_name} wrote {reply.signature:020d}.snap: "
-        f"vclock {formatting.vclock(reply.vclock)}"
-    )
+    print(f"{reply.instance} wrote {reply.signature:020d}.snap: vclock {formatting.vclock(reply.vclock)}")
 
 
 # --- members ------------------------------------------------------------------------------------------------

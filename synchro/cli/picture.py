@@ -243,12 +243,9 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
     """Ask all instances that are known at once, each with a short deadline."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from synchro.client.requests import get_info, unpack
-
     def ask(endpoint: str) -> Any:
         try:
-            reply = db._unary(endpoint, "info", "GetInfo", get_info([]), min(PROBE_S, options.timeout_s))
-            return unpack(reply.info_msgpack)
+            return dict(db.get_info(instance=endpoint, timeout=min(PROBE_S, options.timeout_s)))
         except SynchroError as error:
             return error
 
@@ -256,7 +253,7 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
         with ThreadPoolExecutor(max(1, len(endpoints))) as pool:
             return dict(zip(endpoints, pool.map(ask, endpoints), strict=True))
 
-    endpoints = list(dict.fromkeys(db._routes.endpoints()))
+    endpoints = list(dict.fromkeys(db.endpoints))
     answers = ask_all(endpoints)
     names: dict[str, str] = {}
     if target is not None:
@@ -269,7 +266,7 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
                     names.setdefault(known.address, known.name)
         except SynchroError:
             pass  # it is loading: what was given is all that is known
-    if target is None and db.follow_leader:
+    if target is None and not options.direct:
         known_addresses = dict.fromkeys([*names, *_peer_names(answers)])
         more = [address for address in known_addresses if address not in answers]
         answers.update(ask_all(more) if more else {})

@@ -15,47 +15,44 @@ from synchro.cli.program import program
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client import Client
+    from synchro.client import Client, Queue
 
 MISSING_SHOWN: Final = 1
 """Only the first waiting entry names who it waits for: the others wait for the same."""
 
 
 def queue_lines(
-    reply: Any, names: Mapping[int, str], spaces: Mapping[int, str], down: Mapping[int, str]
+    queue: Queue, names: Mapping[int, str], spaces: Mapping[int, str], down: Mapping[int, str]
 ) -> list[str]:
-    from synchro.client.requests import seconds
-
-    queue = reply.queue
     if not queue.owner:
-        return [f"nobody owns the queue  term {queue.term}  quorum {reply.quorum}"]
+        return [f"nobody owns the queue  term {queue.term}  quorum {queue.quorum}"]
     owner = names.get(queue.owner, "")
     lines = [
         f"owner {queue.owner}{f' ({owner})' if owner else ''}  term {queue.term}  len {queue.len}  "
-        f"size {formatting.size(queue.size)}  age {seconds(queue.age):.1f} s  "
-        f"confirm_lag {seconds(queue.confirm_lag):.3f} s  busy {'yes' if queue.busy else 'no'}  "
-        f"quorum {reply.quorum}"
+        f"size {formatting.size(queue.size)}  age {queue.age_s:.1f} s  "
+        f"confirm_lag {queue.confirm_lag_s:.3f} s  busy {'yes' if queue.busy else 'no'}  "
+        f"quorum {queue.quorum}"
     ]
-    if not reply.entries:
+    if not queue.entries:
         return lines
     rows = []
-    for number, entry in enumerate(reply.entries):
-        txn = f"{entry.txn.origin}:{entry.txn.lsn}" if entry.HasField("txn") else "-"
+    for number, entry in enumerate(queue.entries):
+        txn = f"{entry.txn[0]}:{entry.txn[1]}" if entry.txn else "-"
         row = [
             txn,
             ",".join(spaces.get(i, str(i)) for i in entry.space_ids),
             str(entry.rows),
-            f"{seconds(entry.age):.1f} s",
-            f"{len(entry.acked_by)} of {reply.quorum} {ids(entry.acked_by)}",
+            f"{entry.age_s:.1f} s",
+            f"{len(entry.acked_by)} of {queue.quorum} {ids(entry.acked_by)}",
         ]
-        if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < reply.quorum:
-            wanted = reply.quorum - len(entry.acked_by)
+        if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < queue.quorum:
+            wanted = queue.quorum - len(entry.acked_by)
             missing = ", ".join(f"{i}{down.get(i, '')}" for i in sorted(entry.missing))
             row.append(f"waiting for {'one' if wanted == 1 else wanted} of {{{missing}}}")
         rows.append(row)
     lines += formatting.table_lines(("TXN", "SPACE", "ROWS", "AGE", "ACKS"), rows)
-    if queue.len > len(reply.entries):
-        lines.append(f"... and {queue.len - len(reply.entries)} more")
+    if queue.len > len(queue.entries):
+        lines.append(f"... and {queue.len - len(queue.entries)} more")
     return lines
 
 
@@ -79,7 +76,7 @@ def queue_text(db: Client, instance: str | None = None, limit: int = 20) -> list
 
 def _owner_endpoint(db: Client) -> str:
     """The owner of the queue shows who has acknowledged what; others only know what they have."""
-    return db.leader() if db.follow_leader else db._first_place()
+    return db.most_informed()
 
 
 @program.command("queue")
@@ -105,27 +102,25 @@ def queue(watch: bool, instance: str, limit: int) -> None:
                 print(line)
             return
         reply = db.list_queue(instance=place, limit=limit)
-    from synchro.client.requests import seconds
-
     print_value(
         {
             "queue": {
-                "owner": reply.queue.owner,
-                "term": reply.queue.term,
-                "len": reply.queue.len,
-                "size": reply.queue.size,
-                "busy": reply.queue.busy,
-                "age": seconds(reply.queue.age),
-                "confirm_lag": seconds(reply.queue.confirm_lag),
+                "owner": reply.owner,
+                "term": reply.term,
+                "len": reply.len,
+                "size": reply.size,
+                "busy": reply.busy,
+                "age": reply.age_s,
+                "confirm_lag": reply.confirm_lag_s,
             },
             "quorum": reply.quorum,
             "entries": [
                 {
-                    "txn": f"{e.txn.origin}:{e.txn.lsn}" if e.HasField("txn") else None,
+                    "txn": f"{e.txn[0]}:{e.txn[1]}" if e.txn else None,
                     "space_ids": list(e.space_ids),
                     "rows": e.rows,
                     "size": e.size,
-                    "age": seconds(e.age),
+                    "age": e.age_s,
                     "acked_by": list(e.acked_by),
                     "missing": list(e.missing),
                     "is_sync": e.is_sync,

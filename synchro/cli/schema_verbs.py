@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -10,6 +10,9 @@ from synchro.cli.arguments import argument, instance_option, space_argument
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_records, print_value, usage
 from synchro.cli.program import program
+
+if TYPE_CHECKING:
+    from synchro.client.replies import IndexKind
 
 if_exists: Final = click.option("--if-exists", is_flag=True, help="No error if there is none.")
 if_not_exists: Final = click.option("--if-not-exists", is_flag=True, help="No error if it exists.")
@@ -25,7 +28,7 @@ def _list(text: str) -> list[str]:
 
 
 def _report(done: bool, what: str, reply: Any, otherwise: str = "exists already") -> None:
-    txn = f"{reply.txn.origin}:{reply.txn.lsn}" if reply.HasField("txn") else None
+    txn = f"{reply.txn[0]}:{reply.txn[1]}" if reply.txn else None
     if options.output != "table":
         print_value({"changed": done, "what": what, "txn": txn})
     else:
@@ -61,8 +64,9 @@ def space_create(
             id=id,
             timeout=options.timeout_s,
         )
+    assert reply.space is not None
     kind = "sync" if reply.space.is_sync else "async"
-    _report(reply.created, f"space '{name}' ({kind}, id {reply.space.id}) created", reply)
+    _report(reply.done, f"space '{name}' ({kind}, id {reply.space.id}) created", reply)
 
 
 def _parts(index: Any, fields: list[str]) -> str:
@@ -90,7 +94,7 @@ def _record(space: Any) -> dict[str, Any]:
             {
                 "id": index.id,
                 "name": index.name,
-                "type": "hash" if index.type == 2 else "tree",
+                "type": index.type,
                 "unique": index.unique,
                 "parts": _parts(index, fields),
             }
@@ -153,8 +157,8 @@ def space_checksum(name: str, all_instances: bool, instance: str) -> int:
             replies = [db.checksum(name, instance=instance or None)]
     print_records(
         ("INSTANCE", "TUPLES", "CHECKSUM"),
-        [(r.header.instance_name, str(r.count), r.checksum) for r in replies],
-        [{"instance": r.header.instance_name, "count": r.count, "checksum": r.checksum} for r in replies],
+        [(r.instance, str(r.count), r.checksum) for r in replies],
+        [{"instance": r.instance, "count": r.count, "checksum": r.checksum} for r in replies],
     )
     return 0 if len({(r.count, r.checksum) for r in replies}) == 1 else 1
 
@@ -179,7 +183,7 @@ def space_alter(name: str, sync: bool, no_sync: bool, rename: str, format: str) 
             format=_list(format) if format else None,
             timeout=options.timeout_s,
         )
-    _report(reply.HasField("txn"), f"space '{name}' altered", reply, "is so already")
+    _report(reply.done, f"space '{name}' altered", reply, "is so already")
 
 
 @space.command("truncate")
@@ -198,7 +202,7 @@ def space_drop(name: str, if_exists: bool) -> None:
     """Remove a space with its tuples."""
     with client() as db:
         reply = db.drop_space(name, if_exists=if_exists, timeout=options.timeout_s)
-    _report(reply.dropped, f"space '{name}' dropped", reply, "there is none")
+    _report(reply.done, f"space '{name}' dropped", reply, "there is none")
 
 
 @index.command("create")
@@ -206,9 +210,11 @@ def space_drop(name: str, if_exists: bool) -> None:
 @argument("name", "NAME", "Of the new index.")
 @click.option("--parts", metavar="id,2:string", default="", help="Fields, from 1 or by name.")
 @click.option("--no-unique", is_flag=True, help="Several tuples may have one key.")
-@click.option("--type", default="tree", help="tree or hash.")
+@click.option("--type", type=click.Choice(["tree", "hash"]), default="tree", help="How it is kept.")
 @if_not_exists
-def index_create(space: str, name: str, parts: str, no_unique: bool, type: str, if_not_exists: bool) -> None:
+def index_create(
+    space: str, name: str, parts: str, no_unique: bool, type: IndexKind, if_not_exists: bool
+) -> None:
     """Make an index; the first one is the primary key. Default parts: field 1, unsigned."""
     with client() as db:
         reply = db.create_index(
@@ -220,7 +226,7 @@ def index_create(space: str, name: str, parts: str, no_unique: bool, type: str, 
             if_not_exists=if_not_exists,
             timeout=options.timeout_s,
         )
-    _report(reply.created, f"index '{name}' of '{space}' created", reply)
+    _report(reply.done, f"index '{name}' of '{space}' created", reply)
 
 
 @index.command("drop")
@@ -231,4 +237,4 @@ def index_drop(space: str, name: str, if_exists: bool) -> None:
     """Remove an index."""
     with client() as db:
         reply = db.drop_index(space, name, if_exists=if_exists, timeout=options.timeout_s)
-    _report(reply.dropped, f"index '{name}' of '{space}' dropped", reply, "there is none")
+    _report(reply.done, f"index '{name}' of '{space}' dropped", reply, "there is none")

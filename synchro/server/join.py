@@ -23,7 +23,6 @@ from synchro.errors import (
     ConfigError,
     DecodeError,
     DiskFailed,
-    IllegalParams,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
@@ -38,11 +37,10 @@ from synchro.ids import (
     InstanceId,
     Lsn,
     Term,
-    why_no_name,
 )
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
-from synchro.replication.admission import check_stranger
+from synchro.replication.admission import check_name, check_stranger
 from synchro.replication.applier_filter import Order, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
@@ -88,8 +86,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
-    if (why := why_no_name(request.instance_name)) is not None:
-        raise IllegalParams(f"Invalid instance name: {why}")  # before all data is sent, not after
+    check_name(request.instance_name)
     if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits

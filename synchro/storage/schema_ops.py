@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from synchro.errors import IllegalParams, IndexExists, ReplicaMax, SpaceExists
-from synchro.ids import INSTANCE_ID_MAX, InstanceId
+from synchro.errors import IllegalParams, IndexExists, SpaceExists
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import (
-    CLUSTER_ID,
     INDEX_ID,
-    SCHEMA_ID,
     SPACE_ID,
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
@@ -29,7 +26,6 @@ from synchro.storage.schema import (
     parse_format,
     resolve_parts,
 )
-from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID, VERSION
 
 SCHEMA_VERSION: Final = (3, 3, 0)
 """Data-dictionary version whose forms of `_space`, `_index` and `_cluster` we use [D-22]."""
@@ -43,33 +39,6 @@ def _insert(space_id: int, value: Tuple) -> Dml:
 
 def _delete(space_id: int, *key: Field) -> Dml:
     return Dml(RowType.DELETE, space_id, b"", 0, key)
-
-
-def bootstrap_ops(
-    *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
-) -> list[Dml]:
-    """The first rows of a new replica set [M-2], [M-3]."""
-    return [
-        _insert(SCHEMA_ID, (VERSION, *SCHEMA_VERSION)),
-        _insert(SCHEMA_ID, (REPLICASET_UUID, replicaset_uuid)),
-        _insert(SCHEMA_ID, (REPLICASET_NAME, replicaset_name)),
-        _insert(CLUSTER_ID, (1, instance_uuid, instance_name)),
-    ]
-
-
-def register(memtx: Memtx, uuid: str, name: str | None) -> list[Dml]:
-    """A new member with the smallest free id [M-3]. ReplicaMax. Nothing if the UUID is registered."""
-    members = memtx.catalog.prepared_members()
-    if any(known == uuid for known, _ in members.values()):
-        return []
-    number = next((n for n in range(1, INSTANCE_ID_MAX + 1) if InstanceId(n) not in members), None)
-    if number is None:
-        raise ReplicaMax(f"Replica count limit reached: {INSTANCE_ID_MAX + 1}", limit=INSTANCE_ID_MAX)
-    return [_insert(CLUSTER_ID, (number, uuid) if name is None else (number, uuid, name))]
-
-
-def unregister(instance: InstanceId) -> list[Dml]:
-    return [_delete(CLUSTER_ID, instance)]
 
 
 def create_space(

@@ -19,13 +19,13 @@ from synchro.errors import (
     Unsupported,
     WrongFormat,
 )
-from synchro.ids import InstanceId
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
 from synchro.storage.index import Iterator_
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal, Prepared
 from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID, SPACE_ID, FieldDef, IndexDef, SpaceDef, SpaceKind
+from synchro.storage.system_rows import first_rows
 
 UUIDS = [f"00000000-0000-0000-0000-{number:012d}" for number in range(40)]
 
@@ -402,12 +402,12 @@ def test_a_primary_index_may_get_other_parts() -> None:
 
 def booted() -> Memtx:
     memtx = empty()
-    do(
-        memtx,
-        schema_ops.bootstrap_ops(
-            replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
-        ),
-    )
+    memtx.begin_bulk()
+    for space_id, tuples in first_rows(
+        replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
+    ):
+        memtx.load(space_id, tuples)
+    memtx.end_bulk()
     return memtx
 
 
@@ -433,12 +433,12 @@ def test_the_uuid_of_the_set_is_given_once() -> None:
     do(memtx, [put(SCHEMA_ID, "replicaset_uuid", UUIDS[39])])
 
 
-def test_a_member_gets_the_smallest_free_id_and_counts_for_elections_at_once() -> None:
+def test_a_member_counts_for_elections_at_once() -> None:
     """M-3, M-51, answers 2: N for elections counts undecided rows of `_cluster`, N for commits does not."""
     memtx = booted()
-    second = memtx.prepare(schema_ops.register(memtx, UUIDS[2], "two"))
+    second = memtx.prepare([put(CLUSTER_ID, 2, UUIDS[2], "two")])
     assert (second.is_ddl, second.touches_system) == (False, True)
-    third = memtx.prepare(schema_ops.register(memtx, UUIDS[3], None))
+    third = memtx.prepare([put(CLUSTER_ID, 3, UUIDS[3])])
     assert list(memtx.catalog.members()) == [1]
     assert memtx.catalog.prepared_members() == {
         1: (UUIDS[1], "one"),
@@ -448,21 +448,16 @@ def test_a_member_gets_the_smallest_free_id_and_counts_for_elections_at_once() -
     memtx.rollback(third)
     memtx.commit(second)
     assert list(memtx.catalog.members()) == list(memtx.catalog.prepared_members()) == [1, 2]
-    assert schema_ops.register(memtx, UUIDS[2], "two") == []
-    removal = memtx.prepare(schema_ops.unregister(InstanceId(1)))
+    removal = memtx.prepare([Dml(RowType.DELETE, CLUSTER_ID, b"", 0, (1,))])
     assert (list(memtx.catalog.members()), list(memtx.catalog.prepared_members())) == ([1, 2], [2])
     memtx.commit(removal)
-    (op,) = schema_ops.register(memtx, UUIDS[4], None)
-    assert op.value == (1, UUIDS[4])
 
 
 def test_a_set_has_at_most_31_members() -> None:
     """M-3."""
     memtx = booted()
     for number in range(2, 32):
-        do(memtx, schema_ops.register(memtx, UUIDS[number], None))
-    with pytest.raises(ReplicaMax):
-        schema_ops.register(memtx, UUIDS[32], None)
+        do(memtx, [put(CLUSTER_ID, number, UUIDS[number])])
     with pytest.raises(ReplicaMax) as caught:
         memtx.prepare([put(CLUSTER_ID, 32, UUIDS[32])])
     assert str(caught.value) == "Replica count limit reached: 32"
@@ -485,7 +480,7 @@ def test_a_set_has_at_most_31_members() -> None:
 def test_a_wrong_member_is_refused(row: Tuple, error: type[SynchroError], text: str) -> None:
     """D-23, M-1, M-3, M-5, M-37."""
     memtx = booted()
-    do(memtx, schema_ops.register(memtx, UUIDS[2], None))
+    do(memtx, [put(CLUSTER_ID, 2, UUIDS[2])])
     with pytest.raises(error, match=text):
         memtx.prepare([put(CLUSTER_ID, *row)])
     assert list(memtx.catalog.prepared_members()) == [1, 2]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from synchro.ids import InstanceId, Lsn, RequestId
+from synchro.config import QuorumFormula
+from synchro.ids import INSTANCE_ID_MAX, CallId, InstanceId, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.row import Dml, Field, Puts, RowType
 from synchro.storage import row_body, schema, schema_ops, xrow
@@ -190,6 +191,25 @@ def test_registration_is_no_client_call() -> None:
         assert outcome.id == number
         assert mesh[1].memtx.catalog.members()[InstanceId(number)] == (uuid, name)
         mesh.heal()
+
+
+def test_each_joiner_gets_the_smallest_free_id_up_to_31() -> None:
+    """[M-3]"""
+    mesh = Mesh(1, synchro_quorum=QuorumFormula(1))
+    mesh.promote(1)
+
+    def register(number: int) -> CallId:
+        call = mesh.call_id()
+        mesh.step(1, ev.RegisterRequested(call, uuid_of(number), f"i{number}"))
+        mesh.settle()
+        return call
+
+    for number in range(2, INSTANCE_ID_MAX + 1):
+        outcome = mesh.outcome(register(number))
+        assert isinstance(outcome, ev.Registered) and outcome.id == number
+    assert mesh.reason(register(32)) == "REPLICA_MAX"
+    known = mesh.outcome(register(7))
+    assert isinstance(known, ev.Registered) and known.id == 7
 
 
 @pytest.mark.parametrize("op", [op for reason, op in FORBIDDEN if op.space_id in (CLUSTER_ID, USER_ID)])
