@@ -11,7 +11,7 @@ import pytest
 from e2e.cluster import Cluster, eventually, soon_s
 
 import synchro
-from synchro.cli.status_verbs import take_picture
+from synchro.cli.picture import take_picture
 from synchro.cli.verdict import Verdict, judge
 
 pytestmark = pytest.mark.e2e
