@@ -77,7 +77,7 @@ _NEXT: Final[Mapping[str, str]] = {
 
 
 def exit_code(error: SynchroError) -> int:
-    """Section 3 of the command line's contract."""
+    """Exit code of the command line for this error."""
     code = _EXITS.get(error.reason)
     return _EXITS.get(shown_reason(error), EXIT_FAILED) if code is None else code
 

@@ -7,7 +7,7 @@ NAME.pid, NAME.ready and NAME.json (what `stop` needs if the configuration is go
     P1  An instance runs if a process holds the lock of its data directory, whatever the PID file says; the
         PID file counts only for a process that /proc shows to be started for this instance.
     P2  Who listens is told by our child itself: that a port answers proves nothing.
-    P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
+    P3  A process is ended only if it is our instance by processes.P1; nothing that answers counts as stopped.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def _has_open(pid: int, file: os.stat_result, *, is_locked: bool) -> bool:
 
 
 def _is_ours(pid: int, target: Target, name: str) -> bool:
-    """Alive, and this instance (P1): a pid may have been given to somebody else."""
+    """Alive, and this instance (processes.P1): a pid may have been given to somebody else."""
     if (child := _children.get(pid)) is not None and child.poll() is not None:
         del _children[pid]
         return False
@@ -444,7 +444,7 @@ def _why_unreachable(target: Target, name: str) -> str:
 
 
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
-    """Raises `OSError` if there is no process; the notes in `var/run` only help (P1)."""
+    """Raises `OSError` if there is no process; the notes in `var/run` only help (processes.P1)."""
     ready = _ready_file(target.directory, name)
     _remove(ready)
     log_file = _log_file(target.directory, name)
@@ -594,7 +594,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
 
 
 def _stopped(target: Target, name: str, *, changed: bool) -> Process:
-    """The instance does not run; if its address answers all the same, that is no success (P3)."""
+    """The instance does not run; if its address answers all the same, that is no success (processes.P3)."""
     process = _process(target, name, changed=changed)
     settings = target.config.instance(name).settings
     if process.pid is not None or not settings.listen or not _accepts(settings):

@@ -69,7 +69,7 @@ class Writes:
         """When those that wait were looked at last."""
         self.waiting: deque[ev.ClientWrite] = deque()
         self._work_end = state.settings.limits.turn_work_bytes_max
-        """Of `Memtx.work`: when it is reached, the rest waits for its turn (W4)."""
+        """Of `Memtx.work`: when it is reached, the rest waits for its turn (Writes.W4)."""
         self._is_turn_asked_for = False
 
     def _look(self) -> None:
@@ -315,7 +315,7 @@ class Writes:
         try:
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
-            state.memtx.rollback(prepared)  # W2
+            state.memtx.rollback(prepared)  # Writes.W2
             raise
         request_ids = () if write.request_id is None else (write.request_id,)
         pending = self._send(request_ids, prepared, is_sync=is_sync, now=now)

@@ -65,7 +65,7 @@ class Drops:
         assert 0 < first <= last
         ranges = self._ranges.setdefault(origin, [])
         low = high = bisect_right(ranges, LsnRange(first, last))
-        while low > 0 and ranges[low - 1].last >= first - 1:  # D1
+        while low > 0 and ranges[low - 1].last >= first - 1:  # Drops.D1
             low -= 1
         while high < len(ranges) and ranges[high].first <= last + 1:
             high += 1
@@ -76,7 +76,7 @@ class Drops:
         self._count += 1 - (high - low)
         ranges[low:high] = [merged]
         while self._count > self._ranges_max:
-            self._forget_one()  # D2
+            self._forget_one()  # Drops.D2
 
     def holds(self, origin: InstanceId, lsn: Lsn) -> bool:
         ranges = self._ranges.get(origin, [])
@@ -102,13 +102,13 @@ class Drops:
         origin = max(self._ranges, key=lambda i: (len(self._ranges[i]), i))
         gone = self._ranges[origin].pop(0)
         self._count -= 1
-        self._forgotten[origin] = max(self.forgotten(origin), gone.last)  # D3
+        self._forgotten[origin] = max(self.forgotten(origin), gone.last)  # Drops.D3
 
     def check(self) -> None:
-        assert self._count == sum(map(len, self._ranges.values())) <= self._ranges_max  # D2
+        assert self._count == sum(map(len, self._ranges.values())) <= self._ranges_max  # Drops.D2
         for ranges in self._ranges.values():
             assert all(r.first <= r.last for r in ranges)
-            assert all(a.last + 1 < b.first for a, b in pairwise(ranges))  # D1
+            assert all(a.last + 1 < b.first for a, b in pairwise(ranges))  # Drops.D1
 
 
 def fate_by_lsn(
@@ -129,7 +129,7 @@ def fate_by_lsn(
     if is_pending:
         return TxnFate.PENDING
     if lsn <= drops.forgotten(origin):
-        return TxnFate.UNKNOWN  # D3
+        return TxnFate.UNKNOWN  # Drops.D3
     if lsn <= max(confirmed_vclock.get(origin, NO_LSN), written_lsn):
         # Written, not in the queue and not dropped: a CONFIRM covered it, or it never had to wait.
         return TxnFate.COMMITTED

@@ -400,7 +400,7 @@ class Limbo:
 
     def control_sent(self, body: Confirm | Promote | Demote, lsn: Lsn) -> None:
         """The row asked for has its LSN and is on its way to disk."""
-        assert body == self._in_flight, (body, self._in_flight)  # L3
+        assert body == self._in_flight, (body, self._in_flight)  # Limbo.L3
         assert lsn > 0
 
     def control_written(self, origin: InstanceId, lsn: Lsn, body: Control, now: float) -> list[LimboEffect]:
@@ -475,7 +475,8 @@ class Limbo:
         return self.advance(now)
 
     def advance(self, now: float) -> list[LimboEffect]:
-        """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
+        """Commit what a quorum holds, or ask for the one control row that the known facts allow
+        (Limbo.L2..L4)."""
         if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
             return []
         if self._is_stopping:
@@ -505,7 +506,7 @@ class Limbo:
         committed = queue.confirm_held(self._acks.quorum_lsn(queue.owner_id), now)
         if not committed:
             return []
-        self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # L6
+        self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # Limbo.L6
         return [EntriesCommitted(committed, self._term)]
 
     def _next_confirm(self) -> Confirm | None:
@@ -576,7 +577,7 @@ class Limbo:
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id
         committed = self._queue.confirm(lsn, now)
-        self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # L5
+        self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # Limbo.L5
         return [EntriesCommitted(committed, self._term)] if committed else []
 
     def _decide(self, confirm: Confirm, now: float) -> list[LimboEffect]:
@@ -593,13 +594,13 @@ class Limbo:
             rolled_back += dropped
         self._raise_confirmed(confirm.owner, confirm.lsn)
         if self._queue.owner_id == confirm.owner:
-            self._queue.confirm(confirm.lsn, now)  # L6: nothing to commit, the new queue is empty
+            self._queue.confirm(confirm.lsn, now)  # Limbo.L6: nothing to commit, the new queue is empty
         # Kept: a twin of what was decided just now, of a higher term, that came first and has yet to take its
         # place. Not an own one: a leader asks again, on top of what is decided.
         self._drop_void(keep=chain, replaces=self._replaces_decided)
         if newest.origin == self.self_id and not self._is_in_recovery:
             self._claimed_here = newest.term
-        self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # L7
+        self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # Limbo.L7
         self._demote_from = None
         effects.append(
             OwnerChanged(
@@ -637,17 +638,17 @@ class Limbo:
         # late CONFIRM of either has no effect [P-41], [L-3].
         self._raise_confirmed(body.prev_owner, body.lsn)
         self._raise_confirmed(promote.origin, promote.lsn)
-        assert body.term > self._term  # L5
+        assert body.term > self._term  # Limbo.L5
         self._term = body.term
         _remember(self._decided, body.term, promote)
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
-        self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6
+        self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # Limbo.L1, Limbo.L6
         return sum(entry.count for entry in committed), sum(entry.count for entry in dropped)
 
     def _raise_confirmed(self, owner: InstanceId, lsn: Lsn) -> None:
         if owner != NOBODY:
-            self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # L5
+            self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # Limbo.L5
 
     def _remember_void(self, promote: PendingPromote) -> None:
         if self._promote_terms.get(promote.origin, 0) < promote.term:
@@ -703,13 +704,13 @@ class Limbo:
         self._pending.check(self._term)
         assert max(len(self._known), len(self._decided)) <= TRANSFERS_MAX
         owner = self._queue.owner_id
-        assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # L1
-        assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # L6
-        assert NOBODY not in self._confirmed_vclock  # L6
-        assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # L5
+        assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # Limbo.L1
+        assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # Limbo.L6
+        assert NOBODY not in self._confirmed_vclock  # Limbo.L6
+        assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # Limbo.L5
         assert self._claimed_here <= self._term
         if owner == self.self_id and not self._is_in_recovery:
-            assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # L7
+            assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # Limbo.L7
 
 
 def _remember(known: dict[K, PendingPromote], key: K, promote: PendingPromote) -> None:

@@ -108,13 +108,13 @@ class LimboQueue:
 
     def append(self, entry: LimboEntry, is_written: bool = False) -> None:
         """is_written: it is read from the WAL, so there is no `mark_written` to come for it."""
-        assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # Q1
-        assert entry.origin != LOCAL or len(self) > 0, entry  # Q5: it would not have to wait
+        assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # LimboQueue.Q1
+        assert entry.origin != LOCAL or len(self) > 0, entry  # LimboQueue.Q5: it would not have to wait
         self._entries.append(entry)
         self.size += entry.size
         self.count += entry.count
         if is_written:
-            assert self._written == len(self._entries) - 1  # Q5
+            assert self._written == len(self._entries) - 1  # LimboQueue.Q5
             entry.is_written = True
             self._written = len(self._entries)
 
@@ -171,7 +171,7 @@ class LimboQueue:
         return committed
 
     def _confirmed(self, lsn: Lsn, committed: list[LimboEntry], now: float) -> None:
-        self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # Q4
+        self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # LimboQueue.Q4
         for entry in reversed(committed):
             if entry.wait_ack:  # one that only waited behind others says nothing of the quorum [I-25]
                 self.confirm_lag = now - entry.submitted_at
@@ -190,7 +190,7 @@ class LimboQueue:
 
     def transfer(self, owner_id: InstanceId, confirmed_lsn: Lsn) -> None:
         """Hand the queue over. Every entry of the old owner is decided by then [P-3]."""
-        assert self._first_global() == len(self._entries)  # Q1
+        assert self._first_global() == len(self._entries)  # LimboQueue.Q1
         self.owner_id = owner_id
         self.confirmed_lsn = confirmed_lsn
 
@@ -255,15 +255,15 @@ class LimboQueue:
         waiting = self._entries[self._head :]
         global_lsns = [entry.lsn for entry in waiting if not entry.is_local]
         local_lsns = [entry.lsn for entry in waiting if entry.is_local]
-        assert all(entry.origin == self.owner_id for entry in waiting if not entry.is_local)  # Q1
-        assert self.owner_id != NOBODY or not global_lsns  # Q1
-        assert global_lsns == sorted(set(global_lsns))  # Q2
-        assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # Q2
-        assert local_lsns == sorted(set(local_lsns))  # Q2
-        assert all(entry.state is EntryState.SUBMITTED for entry in waiting)  # Q3
+        assert all(entry.origin == self.owner_id for entry in waiting if not entry.is_local)  # LimboQueue.Q1
+        assert self.owner_id != NOBODY or not global_lsns  # LimboQueue.Q1
+        assert global_lsns == sorted(set(global_lsns))  # LimboQueue.Q2
+        assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # LimboQueue.Q2
+        assert local_lsns == sorted(set(local_lsns))  # LimboQueue.Q2
+        assert all(entry.state is EntryState.SUBMITTED for entry in waiting)  # LimboQueue.Q3
         assert [entry.is_written for entry in waiting] == [
             index < self._written for index in range(self._head, len(self._entries))
-        ]  # Q5
-        assert not waiting or not waiting[0].is_local or not waiting[0].is_written  # Q5
-        assert self.size == sum(entry.size for entry in waiting)  # Q6
-        assert self.count == sum(entry.count for entry in waiting)  # Q6
+        ]  # LimboQueue.Q5
+        assert not waiting or not waiting[0].is_local or not waiting[0].is_written  # LimboQueue.Q5
+        assert self.size == sum(entry.size for entry in waiting)  # LimboQueue.Q6
+        assert self.count == sum(entry.count for entry in waiting)  # LimboQueue.Q6

@@ -52,7 +52,7 @@ class PendingPromotes:
         return self._by_term[max(self._by_term)] if self._by_term else None
 
     def add(self, promote: PendingPromote) -> None:
-        assert promote.term not in self._by_term  # N1
+        assert promote.term not in self._by_term  # PendingPromotes.N1
         self._by_term[promote.term] = promote
 
     def announced_by(self, owner: InstanceId, lsn: Lsn) -> PendingPromote | None:
@@ -64,7 +64,7 @@ class PendingPromotes:
         """`newest` and its ancestors above `queue_term`, oldest first: the order to decide them in."""
         chain = [newest]
         while chain[-1].body.prev_term > queue_term:
-            chain.append(self._by_term[chain[-1].body.prev_term])  # N2
+            chain.append(self._by_term[chain[-1].body.prev_term])  # PendingPromotes.N2
         chain.reverse()
         return chain
 
@@ -73,7 +73,7 @@ class PendingPromotes:
     ) -> list[PendingPromote]:
         """Forget those that can never be decided once `queue_term` is; returns them, lowest term first.
 
-        replaces: whether one that builds on less than that may take its place all the same (N2)."""
+        replaces: whether one that builds on less may take its place all the same (PendingPromotes.N2)."""
         void: list[PendingPromote] = []
         for promote in list(self):
             builds_on = promote.body.prev_term
@@ -85,6 +85,7 @@ class PendingPromotes:
 
     def check(self, queue_term: Term) -> None:
         for promote in self:
-            assert promote.term > queue_term  # N3
+            assert promote.term > queue_term  # PendingPromotes.N3
             assert promote.body.prev_term < promote.term
-            assert promote.body.prev_term <= queue_term or promote.body.prev_term in self._by_term  # N2
+            # PendingPromotes.N2
+            assert promote.body.prev_term <= queue_term or promote.body.prev_term in self._by_term

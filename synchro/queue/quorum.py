@@ -36,7 +36,7 @@ class Acks:
 
     @property
     def effective_quorum(self) -> int:
-        return max(1, min(self.quorum, len(self.registered)))  # A3
+        return max(1, min(self.quorum, len(self.registered)))  # Acks.A3
 
     @property
     def is_majority(self) -> bool:
@@ -46,7 +46,7 @@ class Acks:
     def record(self, source: InstanceId, vclock: Vclock) -> None:
         known = self._vclocks.get(source)
         if known is not None and not vclock.covers(known, with_local=True):
-            vclock = known.merge(vclock)  # A1
+            vclock = known.merge(vclock)  # Acks.A1
         self._vclocks[source] = vclock
 
     def forget(self, source: InstanceId, vclock: Vclock) -> None:
@@ -56,7 +56,7 @@ class Acks:
     def quorum_lsn(self, origin: InstanceId) -> Lsn:
         """Highest LSN of `origin` that an effective quorum holds; 0 if none."""
         vclocks = self._vclocks
-        held = [vclocks[i].get(origin) for i in self.registered if i in vclocks]  # A2
+        held = [vclocks[i].get(origin) for i in self.registered if i in vclocks]  # Acks.A2
         return quorum_lsn(held, self.effective_quorum)
 
     def holders(self, origin: InstanceId, lsn: Lsn) -> frozenset[InstanceId]:

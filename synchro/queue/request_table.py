@@ -84,14 +84,14 @@ class RequestTable:
         """No effect if an id stands for another transaction by now (possible without an owner only)."""
         for request_id, lsn in txn.requests():
             if self._records.get(request_id) == (txn.origin, lsn, None):
-                del self._records[request_id]  # R1
+                del self._records[request_id]  # RequestTable.R1
 
     def expired(self, *, known_term: Term, known_lsn: Lsn) -> bool:
         """May an id that is not in the table stand for a transaction that was forgotten?
 
         known_term, known_lsn: the newest decided position the client had seen when it first sent it.
         """
-        return (known_term, known_lsn) < self._forgotten  # R3
+        return (known_term, known_lsn) < self._forgotten  # RequestTable.R3
 
     def export(self) -> RequestTableState:
         """Decided ones only: what is pending comes back with the rows behind the snapshot."""
@@ -105,18 +105,18 @@ class RequestTable:
     def _remember(self, decided: Sequence[tuple[RequestId, RequestRecord]]) -> None:
         self._records.update(decided)
         self._decided.extend(decided)
-        while len(self._decided) > self._remembered_max:  # R2
+        while len(self._decided) > self._remembered_max:  # RequestTable.R2
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         oldest, forgotten = self._decided.popleft()
         assert forgotten.term is not None
-        self._forgotten = max(self._forgotten, (forgotten.term, forgotten.lsn))  # R3
+        self._forgotten = max(self._forgotten, (forgotten.term, forgotten.lsn))  # RequestTable.R3
         if self._records.get(oldest) is forgotten:  # else the id was used again meanwhile
             del self._records[oldest]
 
     def check(self) -> None:
-        assert len(self._decided) <= self._remembered_max  # R2
+        assert len(self._decided) <= self._remembered_max  # RequestTable.R2
         assert all(record.is_decided for _, record in self._decided)
         remembered = {request_id for request_id, _ in self._decided}
         assert all(not r.is_decided or i in remembered for i, r in self._records.items())

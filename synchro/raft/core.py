@@ -109,7 +109,7 @@ class Raft:
         self._held_since: float | None = None
         """Standing without being asked waits one death timeout from here. None: need not wait."""
         self._roleless_since: float | None = None
-        """When the first term came whose beginner is not known yet (R10). None: that of this term is."""
+        """When the first term came whose beginner is not known yet (Raft.R10). None: that of this term is."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
@@ -176,7 +176,7 @@ class Raft:
 
     @property
     def may_have_forgotten_vote(self) -> bool:
-        """Whether a vote of the persisted term may have been given and forgotten, and still decide it (R9).
+        """Whether a vote of the persisted term may have been forgotten, and still decide it (Raft.R9).
 
         A known leader won that term without this instance, so no second vote makes another one."""
         return (
@@ -221,26 +221,26 @@ class Raft:
         return self._shown
 
     def check(self) -> None:
-        """Assert R1..R8. Cheap enough for every step."""
-        assert 1 <= self.term <= self.volatile_term  # R1
-        assert self.term < self.volatile_term or self.vote in (NOBODY, self.volatile_vote)  # R2
+        """Assert Raft.R1..R8. Cheap enough for every step."""
+        assert 1 <= self.term <= self.volatile_term  # Raft.R1
+        assert self.term < self.volatile_term or self.vote in (NOBODY, self.volatile_vote)  # Raft.R2
         if self._writing is not None:
-            assert self.role is Role.FOLLOWER  # R3
-            assert self._timer is None  # R3
+            assert self.role is Role.FOLLOWER  # Raft.R3
+            assert self._timer is None  # Raft.R3
         if self.role is not Role.FOLLOWER:
-            assert self._is_stable  # R4, R5
-            assert self.vote == self.self_id  # R4, R5
-            assert self.is_started and self.trusted  # R6
-            assert self.leader == (self.self_id if self.is_leader else NOBODY)  # R4, R5
+            assert self._is_stable  # Raft.R4, Raft.R5
+            assert self.vote == self.self_id  # Raft.R4, Raft.R5
+            assert self.is_started and self.trusted  # Raft.R6
+            assert self.leader == (self.self_id if self.is_leader else NOBODY)  # Raft.R4, Raft.R5
         if not self.is_leader:
-            assert self.leader != self.self_id  # R5
-        assert not self.is_leader_seen or self.leader != NOBODY  # R7
-        assert not self.is_leader or self.is_leader_seen  # R7
-        assert (self.leader == NOBODY) == (self.leader_last_seen is None)  # R7
+            assert self.leader != self.self_id  # Raft.R5
+        assert not self.is_leader_seen or self.leader != NOBODY  # Raft.R7
+        assert not self.is_leader or self.is_leader_seen  # Raft.R7
+        assert (self.leader == NOBODY) == (self.leader_last_seen is None)  # Raft.R7
         if self.is_leader_seen and not self.is_leader and self._writing is None:
-            assert self._timer is not None and self._timer.wait is Wait.LEADER_DEATH  # R7
+            assert self._timer is not None and self._timer.wait is Wait.LEADER_DEATH  # Raft.R7
         if self._may_stand and self._witness.is_empty and self._writing is None:
-            assert self._timer is not None  # R8
+            assert self._timer is not None  # Raft.R8
 
     # --- what may be done -------------------------------------------------------------------------------
 
@@ -275,7 +275,8 @@ class Raft:
         return self._held_since is not None and now < self._held_since + self.settings.death_timeout_s
 
     def _await_role(self, now: float) -> None:
-        """R10. A later term does not begin the wait anew: who cannot win would keep the others waiting."""
+        """Raft.R10. A later term does not begin the wait anew: who cannot win would keep the others
+        waiting."""
         if self._roleless_since is None:
             self._roleless_since = now
 
@@ -418,8 +419,8 @@ class Raft:
 
     def _on_persisted(self, event: HardStatePersisted, now: float) -> None:
         assert self._writing == PersistHardState(event.term, event.vote)
-        assert event.term >= self.term  # R1
-        assert event.term > self.term or self.vote == NOBODY  # R2
+        assert event.term >= self.term  # Raft.R1
+        assert event.term > self.term or self.vote == NOBODY  # Raft.R2
         self._writing = None
         self.term, self.vote = event.term, event.vote
         self._vclock = self._vclock.merge(event.vclock)
@@ -451,7 +452,7 @@ class Raft:
         if not self._may_stand or not self._witness.is_empty or self._is_held(now):
             return
         if self.volatile_term <= self._forgotten_term:
-            return  # R9
+            return  # Raft.R9
         if self._is_term_open:
             self.volatile_vote = self.self_id
         elif not self._needs_majority or self._has_winner_resigned:
@@ -501,11 +502,11 @@ class Raft:
 
     def _on_trust(self, trusted: bool, now: float) -> None:
         if trusted and not self.trusted:
-            self._forgotten_term = self.volatile_term  # R9: as high as any term in which it voted
+            self._forgotten_term = self.volatile_term  # Raft.R9: as high as any term in which it voted
         self.trusted = trusted
         if not trusted:
             self._give_up(ElectionDisabled("The local log is not known to be complete: no candidacy"))
-            self.role = Role.FOLLOWER  # R6: also where a candidacy is only about to end
+            self.role = Role.FOLLOWER  # Raft.R6: also where a candidacy is only about to end
         self._review_standing(now)
         self._grant_vote()
 
@@ -579,7 +580,7 @@ class Raft:
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
         if self.volatile_term <= self._forgotten_term:
-            return  # R9
+            return  # Raft.R9
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
             return
         for source, message in self._last_heard.items():
@@ -652,7 +653,7 @@ class Raft:
         self._show()
 
     def _learn_role(self, now: float) -> None:
-        """R10: the wait is over as soon as there is nothing more to wait for."""
+        """Raft.R10: the wait is over as soon as there is nothing more to wait for."""
         if self._roleless_since is None or not self._is_stable or not self._is_role_known:
             return
         self._roleless_since = None
@@ -708,17 +709,17 @@ class Raft:
         vote = self.volatile_vote
         if self.volatile_term > self.term and vote != self.self_id:
             vote = NOBODY  # a term and a vote for another are two writes [E-15]
-        assert self.role is Role.FOLLOWER  # R3
-        self._timer = None  # R3
+        assert self.role is Role.FOLLOWER  # Raft.R3
+        self._timer = None  # Raft.R3
         self._writing = PersistHardState(self.volatile_term, vote)
         self._effects.append(self._writing)
 
     def _arm_timer(self, now: float) -> None:
-        """R7 and R8, at the one place where they could be missed."""
+        """Raft.R7 and Raft.R8, at the one place where they could be missed."""
         if self._writing is not None or self._timer is not None or self.is_leader:
             return
         if self.is_leader_seen:
-            assert self.leader_last_seen is not None  # R7
+            assert self.leader_last_seen is not None  # Raft.R7
             self._timer = Timer(Wait.LEADER_DEATH, self.leader_last_seen)
         elif self._may_stand and self._witness.is_empty:
             if self._held_since is not None and self._is_held(now):

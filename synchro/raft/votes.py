@@ -21,8 +21,8 @@ class Votes:
         self._candidate_of: dict[InstanceId, InstanceId] = {}
 
     def add(self, voter: InstanceId, candidate: InstanceId) -> None:
-        assert voter != NOBODY and candidate != NOBODY  # V2
-        self._candidate_of.setdefault(voter, candidate)  # V1
+        assert voter != NOBODY and candidate != NOBODY  # Votes.V2
+        self._candidate_of.setdefault(voter, candidate)  # Votes.V1
 
     def clear(self) -> None:
         """A new term."""

@@ -74,7 +74,7 @@ class Pace:
         return max(PIECE_MIN_BYTES, self.window // 2)
 
     def has_room(self, size: int) -> bool:
-        """K1"""
+        """Pace.K1"""
         on_the_way = self._sent - self._received
         return not on_the_way or on_the_way + size <= self.window
 

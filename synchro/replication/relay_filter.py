@@ -51,7 +51,7 @@ class RelayFilter:
         self.term_sent = Term(0)
 
     def wants(self, head: TxnHead) -> bool:
-        """Must this transaction be sent? Does not look at terms (R3)."""
+        """Must this transaction be sent? Does not look at terms (RelayFilter.R3)."""
         if head.origin == LOCAL or head.origin in self._id_filter:
             return False
         if head.origin == self._peer and head.lsn > self._echo_up_to:
@@ -59,13 +59,13 @@ class RelayFilter:
         return head.lsn > self.position.get(head.origin, 0)
 
     def is_held(self, head: TxnHead) -> bool:
-        """R3: the subscriber must see the term before this row."""
+        """RelayFilter.R3: the subscriber must see the term before this row."""
         return head.term > self.term_sent
 
     def passed(self, head: TxnHead) -> None:
         """It goes into the stream now."""
-        assert head.lsn > self.position.get(head.origin, 0), (head, self.position)  # R1
-        assert head.term <= self.term_sent, (head, self.term_sent)  # R3
+        assert head.lsn > self.position.get(head.origin, 0), (head, self.position)  # RelayFilter.R1
+        assert head.term <= self.term_sent, (head, self.term_sent)  # RelayFilter.R3
         self.position[head.origin] = head.lsn
 
     def acked(self, vclock: Vclock) -> None:

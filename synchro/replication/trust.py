@@ -108,7 +108,7 @@ class AckMemory:
         told = self.of(peer)
         self._newest.pop(peer, None)
         if counts and told.forgot:
-            told = _NOTHING  # M1
+            told = _NOTHING  # AckMemory.M1
         self._before[peer] = Remembered(told.vclock.merge(vclock) if counts else told.vclock, not counts)
         return told.vclock
 
@@ -117,7 +117,7 @@ class AckMemory:
         forgot = self._before.get(peer, _NOTHING).forgot
         if counts:
             if forgot:
-                self._before[peer] = Remembered(vclock)  # M1
+                self._before[peer] = Remembered(vclock)  # AckMemory.M1
             self._newest[peer] = vclock
         elif not forgot:
             self._before[peer] = Remembered(self.of(peer).vclock, forgot=True)

@@ -144,7 +144,8 @@ class _Work(Generic[T]):
         self._wake: asyncio.Future[None] = host.loop.create_future()
 
     async def outcome(self) -> None:
-        """Run the task to its end. Cancelling this cancels the task, and still waits for its end (R1)."""
+        """Run the task to its end. Cancelling this cancels the task, and still waits for its end
+        (host.R1)."""
         self.host._calls.start_soon(self._run)
         try:
             await self._wake

@@ -21,7 +21,7 @@ SLICE_S: Final = 0.004
 
 
 class Slices:
-    """One for all services of a process. Z1, Z2 above."""
+    """One for all services of a process. slices.Z1, slices.Z2 above."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()

@@ -81,7 +81,7 @@ def best(ballots: Mapping[str, Ballot]) -> str:
 
 
 def join_source(ballots: Mapping[str, Ballot]) -> str | None:
-    """The queue's owner if a booted one is there, else the best booted one (answers 8)."""
+    """The queue's owner if a booted one is there, else the best booted one."""
     booted = {address: ballot for address, ballot in ballots.items() if ballot.is_booted}
     if not booted:
         return None

@@ -1,4 +1,4 @@
-"""How a new instance gets all data, seen from both sides. Rules [M-20..28], [L-13], answers 8 and 9.
+"""How a new instance gets all data, seen from both sides. Rules [M-20..28], [L-13], ADR 4.
 
 Stage 1 is a snapshot of the committed prefix, stage 2 the log from there up to the decided registration.
 The joiner keeps both in files of its own: first the rows as an xlog, then the snapshot. Its rename is the

@@ -1,4 +1,4 @@
-"""The sending side of replication, one `Relay` per subscriber. Rules [A-2], [A-36], [A-39], answers 9.
+"""The sending side of replication, one `Relay` per subscriber. Rules [A-2], [A-36], [A-39].
 
 A relay holds a cursor in the WAL, not a queue: a peer that is slow or dead costs no memory. Rows go out
 byte for byte as they lie on the local disk, and only after they lie there; nearly always in the moment in
@@ -131,7 +131,8 @@ class Relay:
         self._control_wanted.set()
 
     def rows_written(self) -> None:
-        """There is more in the WAL; rows of our own may be behind those of others that are held back (Y5)."""
+        """There is more in the WAL; rows of our own may be behind those of others that are held back
+        (Relay.Y5)."""
         reader = self._idle_reader
         if reader is not None:
             self._send_plain(reader)
@@ -150,7 +151,7 @@ class Relay:
         await self._heard_more.wait()
 
     def term_changed(self) -> None:
-        """A row may wait for this (Y3)."""
+        """A row may wait for this (Relay.Y3)."""
         self._acked_more.set()
 
     async def say_last(self) -> None:
@@ -257,7 +258,7 @@ class Relay:
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.term
-        self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
+        self._filter.term_sent = max(self._filter.term_sent, term)  # Relay.Y3
         self._send(
             Frame(
                 term=term,
@@ -383,7 +384,7 @@ class Relay:
         passing, origin = self._filter, run.origin
         have = passing.position.get(origin, 0)
         if run.last <= have or not passing.wants(TxnHead(origin, Lsn(have + 1))):
-            return False  # R1; R2 and R4: if it does not get the next one, it gets none of this origin
+            return False  # RelayFilter.R1; and without the next one it gets none of this origin
         return True if run.first > have and passing.wants(TxnHead(origin, run.last)) else None
 
     def _has_own_rows(self) -> bool:
@@ -396,9 +397,9 @@ class Relay:
         return [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
 
     def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
-        """Y5, for rows of these. In a full mesh every byte is carried, checked and decoded once then, not
-        N - 1 times [A-39]. It ends when the peer has the rows, when it lost the link to their origin, or when
-        own rows wait behind."""
+        """Relay.Y5, for rows of these. In a full mesh every byte is then carried, checked and decoded
+        once, not N - 1 times [A-39]. It ends when the peer has the rows, when it lost the link to their
+        origin, or when own rows wait behind."""
         return bool(wanted) and self._following.issuperset(wanted) and not self._has_own_rows()
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
@@ -443,12 +444,12 @@ class Relay:
         return b"".join(parts), Vclock(last)
 
     async def _wait_credit(self) -> None:
-        """Y2"""
+        """Relay.Y2"""
         while self._unacked_bytes >= self._credit:
             await self._wait_ack()
 
     async def _wait_room(self, size: int) -> None:
-        """Y6"""
+        """Relay.Y6"""
         while not self._pace.has_room(size):
             await self._wait_ack()
 

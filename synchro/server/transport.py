@@ -1,4 +1,4 @@
-"""What peers say to each other, as values, and the two kinds of link that carry it. Rules [A-2], answers 9.
+"""What peers say to each other, as values, and the two kinds of link that carry it. Rules [A-2].
 
 `Transport` is the client side, `PeerEndpoint` the server side. `rpc/transport.py` and `rpc/peer_service.py`
 put gRPC between them; `MemoryNetwork` joins them inside one process for tests. Rows are ordered and have no

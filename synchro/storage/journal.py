@@ -276,7 +276,7 @@ class Journal:
         except WalIo:
             raise
         except OSError as error:
-            self._broken = True  # J3
+            self._broken = True  # Journal.J3
             current = getattr(self, "_current", None)
             path = current.path if current is not None else self.directory
             offset = current.end if current is not None else 0
@@ -368,7 +368,7 @@ class Journal:
 
     def _cut(self, current: _XlogFile, blocks: Sequence[bytes]) -> None:
         """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
-        resurrect transactions whose callers were told that nothing was written (answers in docs/adr/)."""
+        resurrect transactions whose callers were told that nothing was written (ADR 8)."""
         offset = current.end
         size = self._disk.size(current.file)
         for block in blocks:
@@ -575,7 +575,7 @@ class Journal:
         while gone + 1 < len(files) and keep_from.covers(files[gone + 1].vclock, with_local=True):
             path = files[gone].path
             if path == self._named_file() and not self._note():
-                break  # J4
+                break  # Journal.J4
             if recycle and self._spare is None:
                 spare = posixpath.join(self.directory, SPARE_NAME)
                 self._disk.rename(path, spare)

@@ -83,7 +83,7 @@ def _spend_on(old: Tuple, work: Work) -> None:
 
 
 class SpaceStore:
-    """One space with its indexes. O1..O4 above."""
+    """One space with its indexes. space_store.O1..O4 above."""
 
     __slots__ = (
         "_large",
@@ -568,7 +568,8 @@ class SpaceStore:
             self.primary.put(key, new)
 
     def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None:
-        """Move a change down from the overlay; the newest state of the key stays if it is another's [O3]."""
+        """Move a change down from the overlay; the newest state of the key stays if it is another's
+        [space_store.O3]."""
         if self.secondary or new is None:
             self._settle(key, new)
         else:
@@ -599,13 +600,13 @@ class SpaceStore:
         size -= self._memory_of_all([tuples[key] for key in keys if key in tuples])
         self.memory -= size
         for key in keys:
-            assert pending[key][0] is prepared  # newest first [O3]
+            assert pending[key][0] is prepared  # newest first [space_store.O3]
             del pending[key]
         return size
 
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
         """Returns by how much the memory that is needed is less now."""
-        assert self.pending[key][0] is prepared  # newest first [O3]
+        assert self.pending[key][0] is prepared  # newest first [space_store.O3]
         size = self._memory_of(self.pending[key][1])
         if below is None or below[0].is_done:
             del self.pending[key]
@@ -617,8 +618,8 @@ class SpaceStore:
         return size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
-        """Take back a change of a temporary space, unless somebody changed the tuple since [O4]. Returns as
-        `rollback`."""
+        """Take back a change of a temporary space, unless somebody changed the tuple since
+        [space_store.O4]. Returns as `rollback`."""
         if self.tuples.get(key) is not new:
             return 0
         if old is not None:
@@ -667,7 +668,7 @@ class SpaceStore:
             index.fill(added.items())
 
     def check(self) -> None:
-        """O1, I1..I4: a full scan, for tests."""
+        """space_store.O1, index.I1..I4: a full scan, for tests."""
         assert all(not found[0].is_done for found in self.pending.values())
         assert self.memory == sum(map(self._memory_of, self.prepared_tuples()))
         for index, overlay in self.unique:
@@ -720,12 +721,12 @@ class Clear:
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
         """As `SpaceStore.rollback`."""
         store = self._store
-        assert not store.view  # newest first [O3]
+        assert not store.view  # newest first [space_store.O3]
         store.clears -= 1
         store.view = {} if store.clears else store.tuples
         store.memory += self.memory
         return -self.memory
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
-        """Everybody has seen it already: it stays [O4]."""
+        """Everybody has seen it already: it stays [space_store.O4]."""
         return 0

@@ -174,7 +174,7 @@ class _Ring:
             self._evict()
 
     def _evict(self) -> None:
-        """Drop the oldest batch (G1)."""
+        """Drop the oldest batch (_Ring.G1)."""
         while True:
             entry = self.entries.popleft()
             self.first += 1
@@ -428,7 +428,7 @@ class Wal:
 
     def _do(self, job: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
         assert self._thread is not None
-        assert not self._is_busy  # A3
+        assert not self._is_busy  # Wal.A3
 
         def finish(result: _T | None, error: BaseException | None) -> None:
             self._is_busy = False

@@ -1,4 +1,4 @@
-"""SIGTERM while calls wait: over real gRPC none of them ends without a word of ours (MEND-N3, MEND-Q1)."""
+"""SIGTERM while calls wait: over real gRPC none of them ends without a word of ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MEND-T1, MEND-D1 with real processes, `kill -9`, and the commands that the instances print."""
+"""Lost logs and directories with real processes, `kill -9`, and the commands that the instances print."""
 
 from __future__ import annotations
 

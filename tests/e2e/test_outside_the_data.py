@@ -1,4 +1,4 @@
-"""What is outside the data path does not end an instance: its log, descriptors, a hangup (MEND-R)."""
+"""What is outside the data path does not end an instance: its log, descriptors, a hangup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A leader that is stopped for longer than its death timeout, and goes on (MEND-Q3)."""
+"""A leader that is stopped for longer than its death timeout, and goes on."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_clean_stop_and_start(make_cluster: MakeCluster) -> None:
 
 
 def test_kill_and_start_after_a_torn_tail(make_cluster: MakeCluster) -> None:
-    """HO-21, WQ-9c: what follows the last acknowledged write was never acknowledged."""
+    """[W-21]: what follows the last acknowledged write was never acknowledged."""
     cluster = single(make_cluster)
     one = cluster["instance001"]
     checksum = one.remote.checksum("plain")

@@ -1,4 +1,4 @@
-"""Walk-through S1: `box.info.synchro` of a single instance."""
+"""Walk-through: `box.info.synchro` of a single instance."""
 
 from __future__ import annotations
 

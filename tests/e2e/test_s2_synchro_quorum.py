@@ -1,7 +1,7 @@
-"""Walk-through S2: the second example of `box.info.synchro`. Quorum 2, the second instance dies, three writes
+"""Walk-through: the second example of `box.info.synchro`. Quorum 2, the second instance dies, three writes
 hang; when it returns they commit. The tests of `walk` build on each other, in the order of the file.
 
-S2-2 (grants) and S2-13, S2-16 (changing the quorum while running) are not part of this release.
+Grants, and changing the quorum while it runs, are not part of this release.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Walk(Cluster):
         self.began = 0.0
 
     def prepare(self) -> None:
-        """S2-1 to S2-4 in one go."""
+        """Start, promote and create the space in one go."""
         self.start()
         self.first.remote.promote()
         self.first.remote.create("sync", is_sync=True)
@@ -74,7 +74,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Generator[Walk]:
-    """A set of its own, after S2-4."""
+    """A set of its own, promoted and with its space."""
     with Walk(tmp_path) as cluster:
         cluster.prepare()
         yield cluster
@@ -201,7 +201,7 @@ def test_S2_11_the_admin_path_while_writes_wait(walk: Walk) -> None:
 def test_S2_12_it_returns_and_they_commit(walk: Walk) -> None:
     walk.second.start()
     lsns = [write.result(soon_s(10)).txn.lsn for write in walk.writes]
-    # Those of S2-11 were sent at the same time, so only the first three have an order to keep.
+    # Those of the threads were sent at the same time, so only the first three have an order to keep.
     assert lsns[:3] == sorted(lsns[:3]) and max(lsns[:3]) < min(lsns[3:])
     queue = eventually("the queue is empty", lambda: (q := walk.first.remote.queue())["len"] == 0 and q)
     assert queue["age"] == 0.0

@@ -1,4 +1,4 @@
-"""Walk-through SF: each sentence about the fields of `box.info.synchro` is a test.
+"""Walk-through: each sentence about the fields of `box.info.synchro` is a test.
 
 SF-5 and SF-7 are in test_partitions.py, SF-8 in test_s2_synchro_quorum.py.
 """

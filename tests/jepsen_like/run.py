@@ -94,7 +94,7 @@ def attack(options: argparse.Namespace, cluster: Cluster, history: History) -> t
 
 
 def settle(cluster: Cluster, space: str, nemesis: Nemesis) -> list[str]:
-    """L1 and L2: with everything healed there is an owner, and all instances become equal."""
+    """S21 and S22: with everything healed there is an owner, and all instances become equal."""
     try:
         nemesis.heal()
         cluster.wait_leader(soon_s(15))

@@ -422,7 +422,7 @@ KEY_VALUES = st.one_of(
 @given(st.lists(KEY_VALUES, min_size=1, max_size=30))
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_number_keys_are_ordered_exactly(values: list[int | float]) -> None:
-    """D-10, answers 7: equal numbers are one key, whatever their type."""
+    """[D-10]: equal numbers are one key, whatever their type."""
     assume(values)
     memtx = Memtx(Limits())
     memtx.commit(memtx.prepare(schema_ops.create_space(memtx, "t")))

@@ -1,6 +1,6 @@
 """Numbers that come from the network have bounds: what is decoded can be compared, added to, kept, sent on.
 
-MEND-N1: one message with a term of 2^64 - 1 was persisted by all, and the next election ended every instance.
+One message with a term of 2^64 - 1, persisted by all, would make the next election the end of every instance.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A copied data directory that serves beside the original (MEND-D2, ADR 23); one peer at two addresses."""
+"""A copied data directory that serves beside the original (ADR 23); one peer at two addresses."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_he
 
 
 async def test_of_two_addresses_of_one_instance_one_is_used(tmp_path: Path) -> None:
-    """MEND-A4: two streams cut each other off 22 times in 4 s. When the one fails the other is used."""
+    """Two streams would cut each other off without end. When the one fails the other is used."""
     async with open_set(tmp_path, size=2) as replicas:
         one = await replicas.start(1)
         own, other = PeerAddress("instance002", "instance002"), PeerAddress("instance001", "instance001")

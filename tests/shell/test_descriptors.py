@@ -1,4 +1,4 @@
-"""Running out of descriptors ends nothing, and connections cannot take those of files and peers (MEND-R2)."""
+"""Running out of descriptors ends nothing, and connections cannot take those of files and peers."""
 
 from __future__ import annotations
 

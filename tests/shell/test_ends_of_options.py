@@ -1,4 +1,4 @@
-"""No legal value of an option stops progress, unless the log names the option (MEND-R4).
+"""No legal value of an option stops progress, unless the log names the option.
 
 Every option of the configuration that is a number is set to its smallest and to its largest legal value, one
 at a time: two instances must elect, write, replicate, restart and write a snapshot, or warn.

@@ -76,7 +76,7 @@ async def test_three_instances_commit_over_grpc(tmp_path: Path) -> None:
 
 
 async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
-    """MEND-A5: it has its data and talks to nobody; its empty address could not be bound once."""
+    """It has its data and talks to nobody; its empty address could not be bound once."""
     path = str(tmp_path)
     member = Settings(listen="127.0.0.1:0", wal_dir=path, snapshot_dir=path)
     for settings in (member, replace(member, listen="", read_only=True)):

@@ -1,4 +1,4 @@
-"""MEND-T1: nobody votes with a log that lost acknowledged rows; real files, links in memory.
+"""Nobody votes with a log that lost acknowledged rows; real files, links in memory.
 
 Each scenario has A, B, C; C is killed, A and B acknowledge writes, both are killed, B's files are damaged,
 and B and C start without A. Without the evidence of ADR 14 they elect an owner that has never seen most of
@@ -161,7 +161,7 @@ async def test_who_lost_its_log_elects_nobody(damage: Callable[[Path], None], tm
 
 
 async def test_an_old_copy_is_known_by_those_who_remember_its_acks(tmp_path: Path) -> None:
-    """MEND-T1 `last_ack`: a consistent copy from before the writes has nothing in it that shows the loss. A,
+    """A consistent copy from before the writes has nothing in it that shows the loss. A,
     which was restarted since, still knows what B acknowledged, and B hears it at the first contact."""
     async with open_set(tmp_path) as replicas:
         a, b, c = await formed(replicas)

@@ -148,7 +148,7 @@ async def test_an_error_of_the_relay_is_told_to_the_subscriber(kind: str) -> Non
     ],
 )
 async def test_a_hello_with_impossible_numbers_ends_its_stream(hello: Hello) -> None:
-    """MEND-N1: named, and before anything is done with it."""
+    """Named, and before anything is done with it."""
 
     async def serve(_stream: RelayStream) -> None:
         await trio.sleep_forever()

@@ -234,7 +234,7 @@ async def test_an_unregistered_subscriber_is_told_to_come_again(tmp_path: Path) 
 
 
 async def test_a_term_that_no_peer_can_have_ends_its_stream_and_nothing_else(tmp_path: Path) -> None:
-    """MEND-N1: with a Hello, an ack and a frame; who hears it keeps its term."""
+    """With a Hello, an ack and a frame; who hears it keeps its term."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         term = leader.core.raft.volatile_term
@@ -252,7 +252,7 @@ async def test_a_term_that_no_peer_can_have_ends_its_stream_and_nothing_else(tmp
 
 
 async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
-    """MEND-N7: in `info` and in the log; the instance lives and serves, other streams go on."""
+    """In `info` and in the log; the instance lives and serves, other streams go on."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         node, source = followers[0], leader.core.self_id
@@ -413,7 +413,7 @@ async def test_what_is_shown_of_a_subscriber_begins_anew_with_each_hello(
 
 @pytest.mark.parametrize("word", ["name", "id", "uuid", "address"])
 async def test_an_upstream_is_restarted_by_any_word_that_info_has_for_it(tmp_path: Path, word: str) -> None:
-    """MEND-A7: where sources are addresses, the name that `info` prints was refused."""
+    """Where sources are addresses, the name that `info` prints is understood too."""
     async with open_set(tmp_path, size=2) as replicas:
         one = await replicas.start(1)
         peers = (PeerAddress("instance002", "instance002"), PeerAddress("h:1", "h:1"))
@@ -433,7 +433,7 @@ async def test_an_upstream_is_restarted_by_any_word_that_info_has_for_it(tmp_pat
 
 
 async def test_info_names_a_subscriber_and_where_it_listens(tmp_path: Path) -> None:
-    """MEND-A7: whoever asks a master finds its replicas, though no address of theirs is configured there."""
+    """Whoever asks a master finds its replicas, though no address of theirs is configured there."""
     async with open_set(tmp_path, size=2) as replicas:
         await replicas.start(1)
         await replicas.start(2)

@@ -505,9 +505,9 @@ async def test_a_panic_in_a_guarded_callback_ends_everything_and_comes_out() -> 
 
     def step(item: bytes) -> None:
         calls.append(item)
-        raise CoreBug("invariant Q1")
+        raise CoreBug("a broken invariant")
 
-    with trio.fail_after(30), pytest.raises(CoreBug, match="invariant Q1"):
+    with trio.fail_after(30), pytest.raises(CoreBug, match="a broken invariant"):
         async with open_rpc_host() as host:
             guarded = host.guard(step)
 
@@ -621,7 +621,7 @@ def test_ctrl_c_ends_a_node_under_load_cleanly() -> None:
     assert (out, err) == ("{'KeyboardInterrupt'}\n", "")
 
 
-# --- links that are quiet (MEND-U1) -------------------------------------------------------------------------
+# --- links that are quiet -----------------------------------------------------------------------------------
 
 
 def test_every_option_exists_in_the_library() -> None:

@@ -1,4 +1,4 @@
-"""The longest silence of the loop under each documented limit at its maximum (MEND-W).
+"""The longest silence of the loop under each documented limit at its maximum.
 
 An instance answers heartbeats, votes and other callers from one loop, so no call may keep it busy for longer
 than half a heartbeat (half a second by default). Here one instance and its callers share a loop, the callers
@@ -176,7 +176,7 @@ async def measured(
 
 
 async def test_updates_of_many_small_values(tmp_path: Path) -> None:
-    """MEND-W1: bytes say little of what they cost, and what is refused was done and undone first."""
+    """Bytes say little of what they cost, and what is refused was done and undone first."""
     async with busy_instance(tmp_path) as busy:
         arrays, objects = ((),) * (MIB - 16), {"a": tuple({"b": n % 100} for n in range(200_000))}
         for op in (insert(1, arrays), insert(2, objects)):
@@ -191,7 +191,7 @@ async def test_updates_of_many_small_values(tmp_path: Path) -> None:
 
 
 async def test_writes_at_their_limits(tmp_path: Path) -> None:
-    """MEND-W1, MEND-W3."""
+    """Wide tuples, many operations, many calls in a frame."""
     async with busy_instance(tmp_path) as busy:
         wide = tuple(range(150_000))
         for op in (insert(1, "a" * 900_000, 0), insert(2, *wide), insert(3, wide), insert(4, 0)):
@@ -226,7 +226,7 @@ def frames() -> dict[str, data_pb2.ExecuteStreamRequest]:
 
 
 async def test_frames_at_their_limits(tmp_path: Path) -> None:
-    """MEND-W3: all calls of a frame ran in one go."""
+    """The calls of a frame do not all run in one go."""
     async with busy_instance(tmp_path) as busy:
         for op in (insert(1, "a" * 900_000, 0), insert(4, 0)):
             assert await busy.call(DATA + "Execute", execute(op)) == ""
@@ -297,7 +297,7 @@ async def reads_and_definitions(busy: Busy, rows: int) -> dict[str, float]:
 
 
 async def test_reads_and_definitions_over_many_rows(tmp_path: Path) -> None:
-    """MEND-W2, MEND-W4; with 1,200,000 rows in `test_reads_and_definitions_over_a_million_rows`."""
+    """With 1,200,000 rows: `test_reads_and_definitions_over_a_million_rows`."""
     async with busy_instance(tmp_path) as busy:
         silences = await reads_and_definitions(busy, ROWS)
         assert max(silences.values()) < HALF_A_HEARTBEAT_S / 2, silences

@@ -1,4 +1,4 @@
-"""A backlog over a link that is slow: it arrives, and the link lives meanwhile (MEND-A3, ADR 20)."""
+"""A backlog over a link that is slow: it arrives, and the link lives meanwhile (ADR 20)."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ async def test_of_several_subscriptions_of_one_instance_only_the_last_lives(tmp_
 
 
 async def test_client_rows_without_room_do_not_take_hard_state_down() -> None:
-    """[L-30], answers 4: the rows are cut back; who asked for the term asks again, and it has the reserve."""
+    """[L-30], ADR 8: the rows are cut back; who asked for the term asks again, and it has the reserve."""
     disk, journal = new_instance()
     journal.append(log(1, 1), 1.0)
     wal, seen = make_wal(disk, journal)

@@ -1,4 +1,4 @@
-"""Whatever a server stores, each client reads and each output shows (MEND-V1, V3, V4, V5)."""
+"""Whatever a server stores, each client reads and each output shows."""
 
 from __future__ import annotations
 

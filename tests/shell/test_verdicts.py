@@ -1,4 +1,4 @@
-"""What `status` says of sets that run, and that its advice can be followed (MEND-S1 to S5, A7)."""
+"""What `status` says of sets that run, and that its advice can be followed."""
 
 from __future__ import annotations
 

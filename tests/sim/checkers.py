@@ -530,7 +530,7 @@ class Checks:
     # --- at the end
 
     def converged(self) -> str | None:
-        """L2: what still differs; None if all are equal."""
+        """S22: what still differs; None if all are equal."""
         machines = list(self.world.machines.values())
         vclock: Vclock | None = None
         for machine in machines:

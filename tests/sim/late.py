@@ -1,7 +1,7 @@
 """Questions that come late: what became of an old transaction, and requests repeated long after, anywhere.
 
 Clients ask soon, where they were served. What a snapshot, a restart or another instance must still know shows
-only when somebody asks much later (MEND-T3). Answers that come at once are compared with what the log of the
+only when somebody asks much later. Answers that come at once are compared with what the log of the
 one that is asked says.
 """
 

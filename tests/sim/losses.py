@@ -1,4 +1,4 @@
-"""Directories that are lost, cut, zeroed, or replaced by an old copy; and what is asked then (MEND-T2).
+"""Directories that are lost, cut, zeroed, or replaced by an old copy; and what is asked then.
 
 At most N - Q instances of a world have such a disk, so a quorum's disks are kept. A loss shows on the disk,
 by the note in the identity file, or at the first contact with a member that knows what was acknowledged (ADR

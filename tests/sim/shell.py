@@ -840,7 +840,7 @@ class Machine:
         self.disk.room = None
         if self.world.restarts_by_itself:
             down_s = self.rng.choice((0.05, 0.5, 2.0)) * self.rng.uniform(0.5, 4.0) * self.world.time_scale
-            if self.world.clients_stopped:  # a stop that a pause had held up: it is to be healthy soon (L1)
+            if self.world.clients_stopped:  # a stop that a pause had held up: it is to be healthy soon (S21)
                 down_s = min(down_s, 0.5 * self.world.time_scale)
             self.world.at(self.world.now + down_s, self.start_again)
 

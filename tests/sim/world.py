@@ -1,7 +1,7 @@
 """One seed, one world: instances, clients, faults, and a heap of what happens next.
 
 A run: faults until enough calls were answered; then a core of at least a quorum is healed and must serve
-(L1); then everything is healed and must be equal (L2); then the history of the clients is judged.
+(S21); then everything is healed and must be equal (S22); then the history of the clients is judged.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class World:
 
     def _settle_losses(self) -> None:
         """Who is in amnesia trusts its log again when it has heard every other member, which need not be in
-        the core of L1; two of them need a person."""
+        the core of S21; two of them need a person."""
         self.nemesis.heal(set(self.machines))
         for machine in self.machines.values():
             machine.start_again()
@@ -270,14 +270,14 @@ class World:
             return
         if not (self.losses.overrule() and self.run_until(self.now + bound, self.losses.is_settled)):
             ill = sorted(self.losses.forgetful)
-            raise Violation("L2", f"in amnesia after {bound:.1f} s: {ill}{self._state(set(self.machines))}")
+            raise Violation("S22", f"in amnesia after {bound:.1f} s: {ill}{self._state(set(self.machines))}")
 
     @property
     def _slowest(self) -> float:
         return min(m.clock_rate for m in self.machines.values())
 
     def _liveness(self) -> None:
-        """L1: a core of at least Q instances, the others broken for ever."""
+        """S21: a core of at least Q instances, the others broken for ever."""
         rng = self.choices.stream("core")
         size = rng.randint(self.quorum, self.size)
         core = set(rng.sample(sorted(self.machines), size))
@@ -299,7 +299,7 @@ class World:
         bound = (10 * self.election_timeout + 10 * 4 * self.replication_timeout) / self._slowest + 1.0
         began = self.now
         if not self.run_until(began + bound, lambda: self._serves(core)):
-            raise Violation("L1", f"after {bound:.1f} s: {self._state(core)}")
+            raise Violation("S21", f"after {bound:.1f} s: {self._state(core)}")
         self._probe(core, began + bound)
 
     def _serves(self, core: set[int]) -> bool:
@@ -322,7 +322,7 @@ class World:
         tries = 0
         while not committed:
             if self.now >= end:
-                raise Violation("L1", f"no write was committed in time: {self._state(core)}")
+                raise Violation("S21", f"no write was committed in time: {self._state(core)}")
             for number in sorted(core):
                 process = self.machines[number].process
                 if process is not None and process.instance.is_writable:
@@ -358,7 +358,7 @@ class World:
         return "\n    ".join(["", *parts])
 
     def _heal_everything(self) -> None:
-        """L2"""
+        """S22"""
         self.broken = set()
         everyone = set(self.machines)
         self.nemesis.heal(everyone)
@@ -372,10 +372,10 @@ class World:
             return
         if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
             state = self._state(set(self.machines))
-            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{state}")
+            raise Violation("S22", f"after {bound:.1f} s: {self.checks.converged()}{state}")
 
     def _ask_everything(self) -> None:
-        """Everybody still knows what became of everything, also behind a snapshot and a restart (MEND-T3)."""
+        """Everybody still knows what became of everything, also behind a snapshot and a restart."""
         for machine in self.machines.values():
             self.late.sweep(machine)
         machine = self.machines[self.late.rng.choice(list(self.machines))]
@@ -387,7 +387,7 @@ class World:
         machine.kill()
         bound = 10 * self.time_scale
         if not self.run_until(self.now + bound, lambda: machine.process is not None):
-            raise Violation("L2", f"{machine.number} did not come back within {bound:.1f} s")
+            raise Violation("S22", f"{machine.number} did not come back within {bound:.1f} s")
         self.late.sweep(machine)
         self.hits["asked behind a snapshot and a restart"] += with_snapshot
         self._converge()  # what was on its way goes on meanwhile

@@ -1,4 +1,4 @@
-"""Refusals cost little, and writes of clients give the loop back (MEND-W1, MEND-W3, ADR 25)."""
+"""Refusals cost little, and writes of clients give the loop back (ADR 25)."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ def test_json_of_status_has_every_instance(
 
 
 def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
-    """MEND-S4: the same names and addresses; the UUID is another one, or nothing was ever started here."""
+    """The same names and addresses; the UUID is another one, or nothing was ever started here."""
     path = processes.init(tmp_path / "mine", nodes=2)
     target = processes.parse_target(path)
     names = {config.settings.listen: name for name, config in target.config.instances.items()}

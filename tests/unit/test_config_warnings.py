@@ -1,5 +1,5 @@
-"""Nothing that has no effect is accepted in silence, nor what gives up a guarantee. MEND-Q7, and who may
-lead a new set, MEND-Q6."""
+"""Nothing that has no effect is accepted in silence, nor what gives up a guarantee; and who may
+lead a new set."""
 
 from __future__ import annotations
 

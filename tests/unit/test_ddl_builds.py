@@ -1,4 +1,4 @@
-"""Changes of definitions over many tuples: indexes are built in steps, only data waits (MEND-W4)."""
+"""Changes of definitions over many tuples: indexes are built in steps, only data waits."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_an_order_made_in_steps_is_sorted(count: int) -> None:
 
 @pytest.mark.parametrize("descending", [False, True])
 def test_an_offset_into_a_tree_is_that_into_a_list(descending: bool) -> None:
-    """MEND-W2: a million entries were stepped over one by one."""
+    """A tree may not step over a million entries one by one."""
     numbers = [3 * n for n in range(3_000)] + [2**64 - 1]
     tree, plain = UnsignedOrder(numbers), ListOrder(numbers)
     for low in (None, (0, True), (2_999, True), (3_000, False), (2**64 - 1, True)):

@@ -1,4 +1,4 @@
-"""An owner that may not write any more gives its queue away: after a restart, and in mode off (MEND-Q4)."""
+"""An owner that may not write any more gives its queue away: after a restart, and in mode off."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_power_cut_leaves_the_old_or_the_new_identity(target: Identity) -> Non
 
 
 def test_a_torn_note_leaves_the_one_before() -> None:
-    """F2: whatever a crash makes of the newest note, what is read was synced once."""
+    """IdentityFile.F2: whatever a crash makes of the newest note, what is read was synced once."""
     disk = new_disk()
     file = made(disk)
     for length in (512, 1024, 1536, 2048):
@@ -109,7 +109,7 @@ def test_a_torn_note_leaves_the_one_before() -> None:
 
 
 def test_a_full_disk_has_room_for_the_flag_and_for_notes() -> None:
-    """MEND-T1: their blocks are there already."""
+    """Their blocks are there already."""
     disk = new_disk()
     file = made(disk, replace(AMNESIAC, amnesia=False))
     disk.room = disk.used

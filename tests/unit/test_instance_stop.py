@@ -1,4 +1,4 @@
-"""A clean stop announces what was committed; no caller is left without a word (MEND-Q1, MEND-N3, ADR 18)."""
+"""A clean stop announces what was committed; no caller is left without a word (ADR 18)."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_own_ack_does_not_count_either() -> None:
 
 
 def test_each_of_a_thousand_writes_hears_its_fate() -> None:
-    """MEND-N3: a result, a name, or that nothing was done; one of them, once."""
+    """A result, a name, or that nothing was done; one of them, once."""
     mesh = owner(synchro_queue_max_size=3000)
     calls = [mesh.write(1, (number, "x" * 20)) for number in range(1000)]
     calls += [mesh.write(1, (number, "a"), ASYNC) for number in range(5)]

@@ -1,5 +1,5 @@
 """Promote and demote calls that meet each other, a late network, or an instance that is not writable. [P-10],
-[P-11], [P-13], [P-30], MEND-Q5, MEND-Q6."""
+[P-11], [P-13], [P-30]."""
 
 from __future__ import annotations
 

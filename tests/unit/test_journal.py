@@ -181,7 +181,7 @@ def test_a_file_with_needed_rows_stays() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.ENOSPC, Fault.SHORT])
 def test_a_batch_without_room_is_cut_back(fault: Fault) -> None:
-    """Decision 1: nothing of it is found by a restart, its LSNs are used again, the node goes on."""
+    """ADR 8: nothing of it is found by a restart, its LSNs are used again, the node goes on."""
     disk, journal = new_instance()
     journal.append([txn(1)], wall_time=0.0)
     disk.faults[disk.calls + 1] = fault

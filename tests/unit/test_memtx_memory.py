@@ -1,4 +1,4 @@
-"""`memtx.memory`: what is counted, and what is refused when it is used up (MEND-N6)."""
+"""`memtx.memory`: what is counted, and what is refused when it is used up."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_format_that_tuples_violate_is_refused() -> None:
 
 
 def test_a_schema_error_that_rests_on_pending_tuples_waits_for_them() -> None:
-    """Answers 7: the refusal would show an unconfirmed tuple."""
+    """ADR 7: the refusal would show an unconfirmed tuple."""
     memtx = with_bands()
     pending = memtx.prepare([put(512, 1, 5)])
     with pytest.raises(PendingRefusal) as caught:
@@ -408,7 +408,7 @@ def test_the_uuid_of_the_set_is_given_once() -> None:
 
 
 def test_a_member_gets_the_smallest_free_id_and_counts_for_elections_at_once() -> None:
-    """M-3, M-51, answers 2: N for elections counts undecided rows of `_cluster`, N for commits does not."""
+    """[M-3], [M-51], ADR 6: N for elections counts undecided rows of `_cluster`, N for commits does not."""
     memtx = booted()
     second = memtx.prepare(schema_ops.register(memtx, UUIDS[2], "two"))
     assert (second.is_ddl, second.touches_system) == (False, True)
@@ -530,7 +530,7 @@ def test_a_snapshot_brings_back_all_that_survives_a_restart() -> None:
 
 
 def test_a_joiner_gets_no_local_data() -> None:
-    """Answers 8, D-26: nor the truncate counters of local spaces."""
+    """[M-21], [D-26]: nor the truncate counters of local spaces."""
     memtx = everything()
     frozen = dict(memtx.freeze(with_local=False))
     assert memtx.space("local").id not in frozen

@@ -235,7 +235,7 @@ def test_a_torn_tail_that_was_cut_can_never_come_back() -> None:
     assert restart(disk).data[-1] == txn(3, put(3, "new")).data
 
 
-# --- MEND-D3: a newest snapshot that is damaged ---------------------------------------------------------
+# --- a newest snapshot that is damaged -------------------------------------------------------------------
 
 
 def damage_of(kind: str, data: bytes) -> bytes:

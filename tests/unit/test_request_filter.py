@@ -153,7 +153,7 @@ def test_what_is_in_the_wal_is_not_judged_again(follower: Site) -> None:
 
 
 def test_a_second_branch_becomes_void_with_its_base(follower: Site) -> None:
-    """N2: what builds on the term that lost can never be decided."""
+    """PendingPromotes.N2: what builds on the term that lost can never be decided."""
     limbo = follower.limbo
     limbo.control_written(B, Lsn(7), promote(1, 6, 3, 2), 0.0)
     limbo.control_written(C, Lsn(1), promote(1, 5, 4, 2), 0.0)

@@ -73,7 +73,7 @@ def assert_same_after_restart(mesh: Mesh, number: int) -> None:
 
 
 def test_the_rest_of_the_transaction_is_kept() -> None:
-    """The input of MEND-A1: 5 and 7 were lost with 6, and nothing was said."""
+    """5 and 7 must not be lost with 6."""
     mesh = two_masters([insert(5), insert(6), insert(7)], [insert(6, "r")])
     assert not mesh.members[1].stopped and not mesh.members[2].stopped
     assert mesh.rows(2, ASYNC) == [(5,), (6, "r"), (7,)]

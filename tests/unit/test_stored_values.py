@@ -1,4 +1,4 @@
-"""Which values a tuple may hold, and that it keeps its bytes (ADR 24, MEND-V1, MEND-V2)."""
+"""Which values a tuple may hold, and that it keeps its bytes (ADR 24)."""
 
 from __future__ import annotations
 
