@@ -8,7 +8,7 @@ from enum import Enum
 from synchro.ids import LOCAL, InstanceId, Lsn
 
 
-class Order(Enum):
+class Comparison(Enum):
     """How two vclocks compare. There is no `<`: two of them may be concurrent [W-6]."""
 
     LESS = "less"
@@ -55,7 +55,7 @@ class Vclock:
         """Component-wise minimum: what both have."""
         return Vclock({i: min(lsn, other.get(i)) for i, lsn in self._lsns.items()})
 
-    def compare(self, other: Vclock, *, with_local: bool = False) -> Order:
+    def compare(self, other: Vclock, *, with_local: bool = False) -> Comparison:
         less = greater = False
         for instance in self._lsns.keys() | other._lsns.keys():
             if instance == LOCAL and not with_local:
@@ -64,10 +64,10 @@ class Vclock:
             less |= mine < theirs
             greater |= mine > theirs
         if less and greater:
-            return Order.CONCURRENT
+            return Comparison.CONCURRENT
         if less:
-            return Order.LESS
-        return Order.GREATER if greater else Order.EQUAL
+            return Comparison.LESS
+        return Comparison.GREATER if greater else Comparison.EQUAL
 
     def covers(self, other: Vclock, *, with_local: bool = False) -> bool:
         """True if every component is >= the other's."""

@@ -26,13 +26,13 @@ from synchro.row import (
 )
 
 
-class Order(Enum):
+class Place(Enum):
     OLD = "old"
     """Already applied or on its way to disk: drop it without a word."""
     NEXT = "next"
 
 
-def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
+def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Place:
     """Is `txn` the next of its origin?
 
     assigned: instance -> highest LSN that is in the WAL or on its way to it; so two streams that carry
@@ -44,10 +44,10 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
         raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
     known = assigned.get(txn.origin, 0)
     if txn.lsn <= known:
-        return Order.OLD
+        return Place.OLD
     expected = known + 1
     if isinstance(txn, PlainTxn) and txn.tsn == expected:
-        return Order.NEXT
+        return Place.NEXT
     for row in txn.rows:
         if row.group_id == GROUP_LOCAL or row.replica_id == LOCAL:
             raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
@@ -60,7 +60,7 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
             )
         expected += 1
     check_numbers(txn)
-    return Order.NEXT
+    return Place.NEXT
 
 
 def check_numbers(txn: Txn) -> None:

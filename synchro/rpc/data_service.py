@@ -35,7 +35,7 @@ from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
-from synchro.rpc.host import Call
+from synchro.rpc.host import RpcCall
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
 from synchro.rpc.slices import SLICE_S, mapped
@@ -123,7 +123,7 @@ class DataService(Service):
                 _add_tuples(reply.tuples, encoded_tuples(write.ops, outcome.tuples, as_json=as_json))
         return reply
 
-    async def _execute_stream(self, stream: Duplex[Any, Any], _call: Call) -> None:
+    async def _execute_stream(self, stream: Duplex[Any, Any], _call: RpcCall) -> None:
         session = _Session(self, stream)
         stream.pause_when_full = True
         stream.coalesce = session.pack
@@ -277,7 +277,7 @@ def _add_tuples(field: Any, tuples: Sequence[Encoded]) -> None:
 # --- the stream -----------------------------------------------------------------------------------------
 
 
-class _Run(NamedTuple):
+class _SharedPuts(NamedTuple):
     """What neighbours in a frame have in common, and their tuples."""
 
     kind: str
@@ -285,13 +285,13 @@ class _Run(NamedTuple):
     tuples: list[bytes]
 
 
-_NO_RUN: Final = _Run("", "", [])
+_NO_PUTS: Final = _SharedPuts("", "", [])
 
 
-def _runs(calls: Sequence[Message]) -> Iterator[tuple[_Run | None, Sequence[Message]]]:
+def _runs(calls: Sequence[Message]) -> Iterator[tuple[_SharedPuts | None, Sequence[Message]]]:
     """Neighbours that may share a transaction, and what lies between such runs."""
     others: list[Message] = []
-    run, same = _NO_RUN, list[Message]()
+    run, same = _NO_PUTS, list[Message]()
     for call in (*calls, None):
         shape = None if call is None else codec.shape(call)
         if shape is not None and shape[0] == run.kind and shape[1] == run.space:
@@ -305,7 +305,7 @@ def _runs(calls: Sequence[Message]) -> Iterator[tuple[_Run | None, Sequence[Mess
                 yield None, others
                 others = []
             yield run, same
-        run, same = (_NO_RUN, []) if shape is None else (_Run(shape[0], shape[1], [shape[2]]), [call])
+        run, same = (_NO_PUTS, []) if shape is None else (_SharedPuts(shape[0], shape[1], [shape[2]]), [call])
         if shape is None and call is not None:
             others.append(call)
     if others:
@@ -443,7 +443,13 @@ class _Session:
             self.stream.fail(error)
 
     def _submit_puts(
-        self, run: _Run, calls: Sequence[Message], limits: Limits, timeout_s: float, *, accepts_ranges: bool
+        self,
+        run: _SharedPuts,
+        calls: Sequence[Message],
+        limits: Limits,
+        timeout_s: float,
+        *,
+        accepts_ranges: bool,
     ) -> bool:
         """False: nothing was done."""
         puts = codec.columns(run.kind, run.space, run.tuples, self.service.names, limits)

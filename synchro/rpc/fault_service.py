@@ -11,7 +11,7 @@ from synchro.errors import IllegalParams, SynchroError, Unimplemented
 from synchro.failpoints import REGISTRY, Action
 from synchro.rpc.generated.fault.v1 import fault_pb2 as pb
 from synchro.rpc.generated.fault.v1 import fault_pb2_grpc as pb_grpc
-from synchro.rpc.host import Call
+from synchro.rpc.host import RpcCall
 from synchro.rpc.peer_service import rpc_error
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class FaultService:
         self.SetClockSkew = self._method(self._set_clock_skew)
 
     def _method(self, method: Callable[[Any], Any]) -> Any:
-        def handle(request: Any, call: Call) -> Any:
+        def handle(request: Any, call: RpcCall) -> Any:
             try:
                 return method(request)
             except SynchroError as error:

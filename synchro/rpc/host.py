@@ -11,7 +11,7 @@ Services keep the classes that `protoc` generates; their methods are made by the
         server = await host.serve("127.0.0.1:0", lambda s: add_DataServiceServicer_to_server(service, s))
 
 R1  A call and the trio task that serves it end together: a client that cancels, disconnects or runs out
-    of time cancels `Call.scope`, and gRPC hears of the end only after the task has ended.
+    of time cancels `RpcCall.scope`, and gRPC hears of the end only after the task has ended.
 R2  An error of a handler ends its own call with INTERNAL. An error of the core, which is called through
     `RpcHost.guard`, ends the node.
 R3  Cancelling a trio task that waits for a remote call cancels that call on the wire.
@@ -46,7 +46,7 @@ Req = TypeVar("Req")
 Rep = TypeVar("Rep")
 T = TypeVar("T")
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Options: TypeAlias = Sequence[tuple[str, str | int]]
+GrpcOptions: TypeAlias = Sequence[tuple[str, str | int]]
 
 CLOSE_GRACE_S: Final = 0.2
 """What calls in progress get when the host closes; who wants to drain calls `RpcServer.stop` before."""
@@ -59,13 +59,13 @@ WINDOW_BYTES: Final = 1 << 20
 """Bytes of one stream on their way or held by gRPC. A fixed bound: left to itself gRPC lets the window grow
 beyond 10 MiB, which a sender would fill before it notices that nobody reads. Enough for 20 MB/s at 50 ms."""
 
-_BOTH_ENDS: Final[Options] = (
+_BOTH_ENDS: Final[GrpcOptions] = (
     ("grpc.max_receive_message_length", LIMITS.message_bytes_max),
     ("grpc.max_send_message_length", LIMITS.message_bytes_max),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
 )
-SERVER_OPTIONS: Final[Options] = (
+SERVER_OPTIONS: Final[GrpcOptions] = (
     *_BOTH_ENDS,
     ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_REQUEST_S)),  # see `connections`
     ("grpc.so_reuseport", 0),  # else two processes share a port unseen
@@ -77,7 +77,7 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.keepalive_timeout_ms", 15_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
-CHANNEL_OPTIONS: Final[Options] = (
+CHANNEL_OPTIONS: Final[GrpcOptions] = (
     *_BOTH_ENDS,
     ("grpc.initial_reconnect_backoff_ms", 50),  # an election does not wait for gRPC's default of 1 s
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -93,7 +93,7 @@ CHANNEL_OPTIONS: Final[Options] = (
 log = logging.getLogger(__name__)
 
 
-class Call:
+class RpcCall:
     """One call, as its handler sees it."""
 
     __slots__ = ("_context", "_trailing_metadata", "deadline", "scope")
@@ -127,14 +127,14 @@ class Call:
         await self._context.abort(code, message, (*self._trailing_metadata, *trailing_metadata))
 
 
-class _Work(Generic[T]):
+class _HandlerTask(Generic[T]):
     """The trio task that serves a call, as asyncio sees it: something to await and to cancel."""
 
     __slots__ = ("_ended", "_fn", "_wake", "call", "error", "has_result", "host", "result")
 
     result: T
 
-    def __init__(self, host: RpcHost, call: Call, fn: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, host: RpcHost, call: RpcCall, fn: Callable[[], Awaitable[T]]) -> None:
         self.host = host
         self.call = call
         self.error: BaseException | None = None
@@ -271,7 +271,7 @@ class RpcHost:
         address: str,
         register: Callable[[Guarded], None],
         *,
-        options: Options = (),
+        options: GrpcOptions = (),
         on_request: Callable[[str], None] | None = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
@@ -298,13 +298,13 @@ class RpcHost:
         return rpc_server
 
     def unary(
-        self, fn: Callable[[Req, Call], Awaitable[Rep]]
+        self, fn: Callable[[Req, RpcCall], Awaitable[Rep]]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
         """A method with one request and one reply, served by a trio task of its own."""
 
         async def unary(request: Req, context: Context) -> Rep:
-            call = Call(context)
-            work = _Work(self, call, lambda: fn(request, call))
+            call = RpcCall(context)
+            work = _HandlerTask(self, call, lambda: fn(request, call))
             await work.outcome()
             await self._raise_for(fn, call, work)
             return work.result
@@ -312,12 +312,12 @@ class RpcHost:
         return unary
 
     def unary_sync(
-        self, fn: Callable[[Req, Call], Rep]
+        self, fn: Callable[[Req, RpcCall], Rep]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
         """The same without a task, for what answers at once from memory."""
 
         async def unary_sync(request: Req, context: Context) -> Rep:
-            call = Call(context)
+            call = RpcCall(context)
             try:
                 return fn(request, call)
             except Exception as exc:
@@ -327,7 +327,7 @@ class RpcHost:
         return unary_sync
 
     def server_stream(
-        self, fn: Callable[[Req, Call], AsyncIterator[Rep]]
+        self, fn: Callable[[Req, RpcCall], AsyncIterator[Rep]]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, None]]:
         """A method with one request and many replies; `fn` is an async generator.
 
@@ -335,7 +335,7 @@ class RpcHost:
         """
 
         async def server_stream(request: Req, context: Context) -> None:
-            call = Call(context)
+            call = RpcCall(context)
 
             async def send_all() -> None:
                 replies = cast(AsyncGenerator[Rep, None], fn(request, call))
@@ -343,7 +343,7 @@ class RpcHost:
                     async for reply in replies:
                         await self.loop.aio(context.write(reply))
 
-            work = _Work(self, call, send_all)
+            work = _HandlerTask(self, call, send_all)
             await context.send_initial_metadata(())  # see `duplex`
             await work.outcome()
             await self._raise_for(fn, call, work)
@@ -352,7 +352,7 @@ class RpcHost:
 
     def duplex(
         self,
-        fn: Callable[[Duplex[Any, Any], Call], Awaitable[None]],
+        fn: Callable[[Duplex[Any, Any], RpcCall], Awaitable[None]],
         *,
         size: Callable[[Any], int] = message_bytes,
         in_bytes_max: int = LIMITS.stream_in_bytes_max,
@@ -361,7 +361,7 @@ class RpcHost:
         """A two-way stream. The call ends when `fn` returned and all it queued was sent."""
 
         async def duplex(_requests: object, context: Context) -> None:
-            call = Call(context)
+            call = RpcCall(context)
             stream: Duplex[Any, Any] = Duplex(
                 self.loop,
                 read=read_of(context),
@@ -371,7 +371,7 @@ class RpcHost:
                 in_bytes_max=in_bytes_max,
                 out_bytes_max=out_bytes_max,
             )
-            work = _Work(self, call, lambda: fn(stream, call))
+            work = _HandlerTask(self, call, lambda: fn(stream, call))
             # Otherwise gRPC joins it to the first message, and once more to the status of a call that fails
             # while that message is stuck: then no status is sent at all.
             await context.send_initial_metadata(())
@@ -392,7 +392,7 @@ class RpcHost:
 
         return duplex
 
-    async def _raise_for(self, fn: Callable[..., object], call: Call, work: _Work[Any]) -> None:
+    async def _raise_for(self, fn: Callable[..., object], call: RpcCall, work: _HandlerTask[Any]) -> None:
         """Nothing if the work has a result; else end the call with what it deserves."""
         if work.error is not None:
             await self._abort(fn, call, work.error)
@@ -404,7 +404,7 @@ class RpcHost:
             else:  # cancelled from further out
                 await call.abort(grpc.StatusCode.UNAVAILABLE, "this instance is stopping")
 
-    async def _abort(self, fn: Callable[..., object], call: Call, error: BaseException) -> None:
+    async def _abort(self, fn: Callable[..., object], call: RpcCall, error: BaseException) -> None:
         if isinstance(error, RpcError):
             await call.abort(error.code, error.message, error.trailing_metadata)
         elif isinstance(error, StreamOverrun):
@@ -422,7 +422,7 @@ class RpcHost:
     # ---- channels --------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def channel(self, address: str, options: Options = ()) -> AsyncIterator[RpcChannel]:
+    async def channel(self, address: str, options: GrpcOptions = ()) -> AsyncIterator[RpcChannel]:
         """A connection that is made when first used, and made anew when it is lost."""
 
         async def make() -> grpc.aio.Channel:
@@ -661,7 +661,7 @@ async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def _merged(options: Options, own: Options) -> Options:
+def _merged(options: GrpcOptions, own: GrpcOptions) -> GrpcOptions:
     """Of an option that stands twice gRPC takes the first."""
     return tuple({**dict(options), **dict(own)}.items())
 

@@ -10,7 +10,7 @@ from synchro.errors import Loading, SynchroError, Unimplemented
 from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
-from synchro.rpc.host import Call
+from synchro.rpc.host import RpcCall
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, Node
@@ -67,7 +67,7 @@ class Service:
     def waiting(self, method: Callable[[Any], Awaitable[Message]], *, when_ready: bool = True) -> Any:
         """An RPC that may wait. when_ready: refused while the instance is loading."""
 
-        async def handle(request: Any, _call: Call) -> Message:
+        async def handle(request: Any, _call: RpcCall) -> Message:
             try:
                 if when_ready:
                     self.node.ensure_ready()
@@ -81,7 +81,7 @@ class Service:
     def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
         """An RPC that is answered from memory."""
 
-        def handle(request: Any, _call: Call) -> Message:
+        def handle(request: Any, _call: RpcCall) -> Message:
             try:
                 if when_ready:
                     self.node.ensure_ready()
@@ -95,7 +95,7 @@ class Service:
     def streaming(self, method: Callable[[Any], AsyncIterator[Message]]) -> Any:
         """An RPC with a stream of replies."""
 
-        async def handle(request: Any, _call: Call) -> AsyncIterator[Message]:
+        async def handle(request: Any, _call: RpcCall) -> AsyncIterator[Message]:
             try:
                 async for reply in method(request):
                     yield reply

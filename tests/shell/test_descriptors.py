@@ -23,7 +23,7 @@ from storage_world import SMALL, txn
 
 from synchro.config import FIRST_REQUEST_S
 from synchro.rpc.connections import CROWDED_SILENCE_S, Connections, parse_peer
-from synchro.rpc.host import Call, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.storage.disk import RESERVE, RealDisk
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
@@ -206,7 +206,7 @@ class Port:
 
 @asynccontextmanager
 async def open_port(*, limit: int = 20, share: int = 2) -> AsyncIterator[Port]:
-    async def echo(request: bytes, _: Call) -> bytes:
+    async def echo(request: bytes, _: RpcCall) -> bytes:
         await trio.lowlevel.checkpoint()
         return request
 

@@ -33,7 +33,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from grpc_status import rpc_status
 
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.host import Call, RpcChannel, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.host import RpcCall, RpcChannel, RpcHost, RpcServer, open_rpc_host
 from synchro.rpc.rpc_error import RpcError
 
 CANCELLED = grpc.StatusCode.CANCELLED
@@ -69,11 +69,11 @@ class Probe:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
 
-    async def echo(self, request: bytes, call: Call) -> bytes:
+    async def echo(self, request: bytes, call: RpcCall) -> bytes:
         await trio.lowlevel.checkpoint()
         return request
 
-    async def hang(self, _: object, call: Call) -> Any:
+    async def hang(self, _: object, call: RpcCall) -> Any:
         self.deadline = call.deadline
         self.started.set()
         try:
@@ -82,14 +82,14 @@ class Probe:
             self.cancelled.set()
             raise
 
-    async def bug(self, request: bytes, call: Call) -> bytes:
+    async def bug(self, request: bytes, call: RpcCall) -> bytes:
         async with trio.open_nursery():
             raise KeyError("a secret")
 
-    def bug_sync(self, request: bytes, call: Call) -> bytes:
+    def bug_sync(self, request: bytes, call: RpcCall) -> bytes:
         raise KeyError("a secret")
 
-    async def refuse(self, request: bytes, call: Call) -> bytes:
+    async def refuse(self, request: bytes, call: RpcCall) -> bytes:
         detail = AnyMessage()
         detail.Pack(StringValue(value="row 7"))
         text = f"no such row, says {dict(call.metadata)['name']!r}"
@@ -100,12 +100,12 @@ class Probe:
                 grpc.StatusCode.NOT_FOUND, text, trailing_metadata=[("with", "error")], status=status
             )
 
-    async def cancel_itself(self, request: bytes, call: Call) -> bytes:
+    async def cancel_itself(self, request: bytes, call: RpcCall) -> bytes:
         call.scope.cancel()
         await trio.lowlevel.checkpoint()
         return b"never"
 
-    async def count(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
+    async def count(self, request: bytes, call: RpcCall) -> AsyncIterator[bytes]:
         limit = int(request)
         try:
             while self.replies_made < limit:
@@ -114,7 +114,7 @@ class Probe:
         finally:
             self.cancelled.set()
 
-    async def echo_stream(self, stream: Duplex[bytes, bytes], call: Call) -> None:
+    async def echo_stream(self, stream: Duplex[bytes, bytes], call: RpcCall) -> None:
         async for item in stream:
             await stream.send(item)
 
@@ -209,11 +209,11 @@ async def test_a_generated_servicer_takes_the_adapters_as_methods() -> None:
             self.Check = host.unary(self._check)
             self.Watch = host.server_stream(self._watch)
 
-        async def _check(self, request: Any, call: Call) -> Any:
+        async def _check(self, request: Any, call: RpcCall) -> Any:
             await trio.lowlevel.checkpoint()
             return health_pb2.HealthCheckResponse(status=len(request.service))
 
-        async def _watch(self, request: Any, call: Call) -> AsyncIterator[Any]:
+        async def _watch(self, request: Any, call: RpcCall) -> AsyncIterator[Any]:
             for status in (1, 2):
                 yield health_pb2.HealthCheckResponse(status=status)
 
@@ -379,7 +379,7 @@ async def test_protobuf_messages_are_counted_and_carried() -> None:
     with trio.fail_after(30):
         async with open_rpc_host() as host:
 
-            async def double(stream: Duplex[Int32Value, Int32Value], call: Call) -> None:
+            async def double(stream: Duplex[Int32Value, Int32Value], call: RpcCall) -> None:
                 async for number in stream:
                     await stream.send(Int32Value(value=2 * number.value))
 
@@ -511,7 +511,7 @@ async def test_a_panic_in_a_guarded_callback_ends_everything_and_comes_out() -> 
         async with open_rpc_host() as host:
             guarded = host.guard(step)
 
-            async def handler(stream: Duplex[bytes, bytes], call: Call) -> None:
+            async def handler(stream: Duplex[bytes, bytes], call: RpcCall) -> None:
                 stream.on_message = guarded
                 await trio.sleep_forever()
 
@@ -644,7 +644,7 @@ def test_every_option_exists_in_the_library() -> None:
 async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
     """A client that watches something that never changes; its replies after the first."""
 
-    async def silent(request: Any, call: Call) -> AsyncIterator[Any]:
+    async def silent(request: Any, call: RpcCall) -> AsyncIterator[Any]:
         yield request
         await trio.sleep_forever()
 

@@ -430,7 +430,7 @@ class Stream:
             self.frames += 1
             assert frame.header.instance_id == 1
             for result in frame.results:
-                assert result.seq not in self.results  # _Session.X2
+                assert result.seq not in self.results  # _WriteStream.X2
                 self.results[result.seq] = result
         return [self.results[seq] for seq in seqs]
 
@@ -522,7 +522,7 @@ async def test_neighbours_of_one_kind_and_space_reach_the_core_together() -> Non
 
 
 async def test_one_tuple_that_cannot_be_read_makes_the_whole_run_go_one_by_one() -> None:
-    """_Session.X2: malformed, too large, missing or JSON; and a space by a name that is unknown."""
+    """_WriteStream.X2: malformed, too large, missing or JSON; and a space by a name that is unknown."""
     async with serving(Limits(tuple_bytes_max=1000)) as (node, client):
         await with_bands(client, is_sync=True)
         as_json = data_pb2.Op(insert={"space": "bands"})
@@ -575,7 +575,7 @@ async def test_each_of_a_run_is_answered_as_it_asked() -> None:
 
 
 async def test_a_stream_that_breaks_abandons_those_of_a_run() -> None:
-    """_Session.X1."""
+    """_WriteStream.X1."""
     async with serving() as (node, client):
         await with_bands(client, is_sync=True)
         node.hold = True

@@ -62,7 +62,8 @@ def log_of(directory: Path, capsys: pytest.CaptureFixture[str], space_id: int = 
 async def test_a_frame_of_everything_is_answered_call_by_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """_Session.X2: each once, with its own result; those that could share did, and `wal cat` tells who."""
+    """_WriteStream.X2: each once, with its own result; those that could share did, and `wal cat` tells
+    who."""
     as_json = data_pb2.Op(insert={"space_id": SYNC})
     as_json.insert.tuple_json.extend([400, "json"])
     update = data_pb2.Op(
@@ -170,7 +171,7 @@ def ranges_of(frame: Any) -> list[tuple[int, int]]:
 async def test_calls_that_share_and_want_no_tuples_are_answered_as_ranges(
     tmp_path: Path, why_not: str
 ) -> None:
-    """_Session.X2, ADR 13: where the client understands it; else one by one."""
+    """_WriteStream.X2, ADR 13: where the client understands it; else one by one."""
     seqs = [11, 12, 13, 14, 15, 16, 17, 18]
     if why_not == "a gap":
         seqs[7] = 20
