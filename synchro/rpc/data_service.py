@@ -1,6 +1,6 @@
 """synchro.v1.DataService: reads, and transactions one at a time or many in a frame.
 
-The hot path is `_Session.on_frame`: a message of the stream is decoded, becomes a step of the core (one for
+The hot path is `_WriteStream.on_frame`: a message of the stream is decoded, becomes a step of the core (one for
 each run of neighbours that may share a transaction, and for what lies between), and the outcomes go out in as
 few messages as possible. No task is switched on the way.
 """
@@ -124,7 +124,7 @@ class DataService(Service):
         return reply
 
     async def _execute_stream(self, stream: Duplex[Any, Any], _call: RpcCall) -> None:
-        session = _Session(self, stream)
+        session = _WriteStream(self, stream)
         stream.pause_when_full = True
         stream.coalesce = session.pack
         stream.on_message = session.on_frame
@@ -327,7 +327,7 @@ class _Batch:
 
     __slots__ = ("calls", "first", "first_seq", "open", "ops", "session")
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: _WriteStream) -> None:
         self.session = session
         self.calls: list[Message] = []
         self.first = CallId(0)
@@ -359,7 +359,7 @@ class _Batch:
                 self.session.batches.pop(self, None)
 
 
-class _Session:
+class _WriteStream:
     """One stream of transactions.
 
     X1  `in_flight` = calls handed to the core that have no outcome yet = all `open` of `batches`.
