@@ -1,8 +1,8 @@
 """synchro.v1.DataService: reads, and transactions one at a time or many in a frame.
 
-The hot path is `_WriteStream.on_frame`: a message of the stream is decoded, becomes a step of the core (one for
-each run of neighbours that may share a transaction, and for what lies between), and the outcomes go out in as
-few messages as possible. No task is switched on the way.
+The hot path is `_WriteStream.on_frame`: a message of the stream is decoded and becomes a step of the core (one
+for each group of neighbours that may share a transaction, and one for what lies between); the outcomes go out in
+as few messages as possible. No task is switched on the way.
 """
 
 from __future__ import annotations
