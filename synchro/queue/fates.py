@@ -27,7 +27,7 @@ class TxnFate(Enum):
 
 
 class LsnRange(NamedTuple):
-    """Both ends included."""
+    """A range of LSNs of one origin, both ends included."""
 
     first: Lsn
     last: Lsn
@@ -57,11 +57,12 @@ class Drops:
         self._count = 0
 
     def __len__(self) -> int:
-        """Number of ranges."""
+        """The number of ranges."""
         return self._count
 
     def add(self, origin: InstanceId, first: Lsn, last: Lsn) -> None:
-        """first, last: LSNs of the first and last row of the transaction (tsn and lsn)."""
+        """Note that a transaction has no effect. first, last: LSNs of its first and last row (tsn and
+        lsn)."""
         assert 0 < first <= last
         ranges = self._ranges.setdefault(origin, [])
         low = high = bisect_right(ranges, LsnRange(first, last))
@@ -120,7 +121,8 @@ def fate_by_lsn(
     written_lsn: Lsn,
     is_pending: bool,
 ) -> TxnFate:
-    """The rule, in this order: dropped, pending, decided or asynchronous and written, else unknown.
+    """Return what became of a transaction. The order of the questions is the rule: dropped, pending, decided
+    (or asynchronous and written), else unknown.
 
     written_lsn: component `origin` of the own written vclock. is_pending: it is in the queue here.
     """

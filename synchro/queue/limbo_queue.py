@@ -15,7 +15,8 @@ from synchro.vclock import Vclock
 
 ZERO_LSN: Final = Lsn(0)
 COMPACT_AT: Final = 1024
-"""Decided entries kept at the front of the list before it is shortened; shortening costs one move."""
+"""How many decided entries stay at the front of the list before it is shortened; shortening costs one
+move."""
 
 
 class LimboQueue:
@@ -58,7 +59,7 @@ class LimboQueue:
         return len(self._entries) - self._head
 
     def __iter__(self) -> Iterator[LimboEntry]:
-        """Oldest first."""
+        """All entries, oldest first."""
         return iter(self._entries[self._head :])
 
     @property
@@ -107,7 +108,8 @@ class LimboQueue:
     # --- changing -----------------------------------------------------------------------------------
 
     def append(self, entry: LimboEntry, is_written: bool = False) -> None:
-        """is_written: it is read from the WAL, so there is no `mark_written` to come for it."""
+        """Add an entry at the right. is_written: it was read from the WAL, so no `mark_written` comes for
+        it."""
         assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # LimboQueue.Q1
         assert entry.origin != LOCAL or len(self) > 0, entry  # LimboQueue.Q5: it would not have to wait
         self._entries.append(entry)
@@ -119,7 +121,7 @@ class LimboQueue:
             self._written = len(self._entries)
 
     def mark_written(self, vclock: Vclock) -> list[LimboEntry]:
-        """The disk has everything up to `vclock`. Returns local entries that waited only for that."""
+        """The disk has everything up to `vclock`. Returns the local entries that waited only for that."""
         owner_lsn, local_lsn = vclock.get(self.owner_id), vclock.get(LOCAL)
         entries, index = self._entries, self._written
         while index < len(entries):
@@ -144,10 +146,8 @@ class LimboQueue:
         return held
 
     def confirm_held(self, quorum_lsn: Lsn, now: float) -> list[LimboEntry]:
-        """A quorum holds the owner's rows up to `quorum_lsn`: commit the entries at or below it (ADR 2).
-
-        confirmed_lsn becomes the LSN of the last of them, of either kind, never one between entries [Q-22].
-        """
+        """Commit the entries at or below `quorum_lsn`, which a quorum holds (ADR 2). `confirmed_lsn` becomes
+        the LSN of the last of them, of either kind, never one between entries [Q-22]."""
         committed = self._take_left(self._head, quorum_lsn)
         for entry in reversed(committed):
             if entry.origin != LOCAL:
@@ -156,9 +156,9 @@ class LimboQueue:
         return committed
 
     def confirm(self, lsn: Lsn, now: float) -> list[LimboEntry]:
-        """Commit global entries up to `lsn` and the local ones behind them; returns them, oldest first.
+        """Commit the global entries up to `lsn` and the local ones behind them; returns them, oldest first.
 
-        [Q-25] by ADR 2: an asynchronous one behind `lsn` stays, or instances could end it differently [P-52].
+        An asynchronous entry behind `lsn` stays, or instances could end it differently [Q-25], [P-52], ADR 2.
         """
         committed = self._take_left(self._head, lsn)
         if 0 < self.first_lsn <= lsn:

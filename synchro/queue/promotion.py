@@ -25,7 +25,7 @@ class PendingPromotes:
     """What this instance holds of take-overs that a quorum may or may not hold.
 
     N1  At most one of a term: the vote gives a term to one writer [E-2].
-    N2  Each one's ancestors, by `prev_term`, are pending here too, down to one that builds on the decided
+    N2  The ancestors of each, by `prev_term`, are pending here too, down to one that builds on the decided
         queue term: a row never arrives before what its writer had in its log. Or it builds on what that term
         itself built on, and takes its place (ADR 15).
     N3  All terms are above the decided queue term; those at or below it are void.
@@ -40,7 +40,7 @@ class PendingPromotes:
         return len(self._by_term)
 
     def __iter__(self) -> Iterator[PendingPromote]:
-        """Lowest term first."""
+        """All of them, lowest term first."""
         return (self._by_term[term] for term in sorted(self._by_term))
 
     def get(self, term: Term) -> PendingPromote | None:
@@ -48,7 +48,7 @@ class PendingPromotes:
 
     @property
     def highest(self) -> PendingPromote | None:
-        """What a new leader builds on."""
+        """The one with the highest term, on which a new leader builds; None if there is none."""
         return self._by_term[max(self._by_term)] if self._by_term else None
 
     def add(self, promote: PendingPromote) -> None:

@@ -12,7 +12,7 @@ from synchro.queue.promotion import PendingPromote
 
 
 class QueueState(Enum):
-    """[Q-3]."""
+    """What this instance may do with the queue [Q-3]."""
 
     INACTIVE = "inactive"
     """nobody owns the queue"""

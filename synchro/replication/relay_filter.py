@@ -14,7 +14,7 @@ from synchro.vclock import Vclock
 
 
 class TxnHead(NamedTuple):
-    """What must be known of a transaction to decide whether it is sent.
+    """What decides whether a transaction is sent.
 
     origin, lsn: as in `Txn`; LOCAL if all rows are local. term: of its PROMOTE or DEMOTE, else 0.
     """
@@ -51,7 +51,7 @@ class RelayFilter:
         self.term_sent = Term(0)
 
     def wants(self, head: TxnHead) -> bool:
-        """Must this transaction be sent? Does not look at terms (RelayFilter.R3)."""
+        """Whether this transaction must be sent. It does not look at terms (RelayFilter.R3)."""
         if head.origin == LOCAL or head.origin in self._id_filter:
             return False
         if head.origin == self._peer and head.lsn > self._echo_up_to:
@@ -59,17 +59,17 @@ class RelayFilter:
         return head.lsn > self.position.get(head.origin, 0)
 
     def is_held(self, head: TxnHead) -> bool:
-        """RelayFilter.R3: the subscriber must see the term before this row."""
+        """Whether the subscriber must see the term before this row (RelayFilter.R3)."""
         return head.term > self.term_sent
 
     def passed(self, head: TxnHead) -> None:
-        """It goes into the stream now."""
+        """The transaction goes into the stream now."""
         assert head.lsn > self.position.get(head.origin, 0), (head, self.position)  # RelayFilter.R1
         assert head.term <= self.term_sent, (head, self.term_sent)  # RelayFilter.R3
         self.position[head.origin] = head.lsn
 
     def acked(self, vclock: Vclock) -> None:
-        """The peer has these rows, from whomever: they need not be sent any more."""
+        """The peer has these rows, no matter who sent them: they need not be sent any more."""
         for origin, lsn in vclock:
             if origin != LOCAL and lsn > self.position.get(origin, 0):
                 self.position[origin] = lsn

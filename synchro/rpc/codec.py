@@ -33,11 +33,12 @@ Message: TypeAlias = Any
 """A generated protobuf message."""
 
 DURATION_S_MAX: Final = 365 * 24 * 3600.0
-"""Longer waits are refused: they are mistakes of units."""
+"""The longest wait that is accepted, in seconds: longer ones are mistakes of units."""
 JSON_VALUES_MAX: Final = 64 * KIB
-"""Values of one tuple in JSON, which costs ten times as much as msgpack; more are answered as msgpack."""
+"""The most values of one tuple in JSON, which costs ten times as much as msgpack; larger tuples are answered
+as msgpack."""
 JSON_NESTING_MAX: Final = 32
-"""Lists and objects inside each other, as in `storage/xrow.py`."""
+"""How many lists and objects may stand inside each other, as in the rows of the log."""
 
 _packb: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -56,7 +57,7 @@ class Schema(Protocol):
 
 
 def min_vclock(lsns: Mapping[int, int]) -> Vclock:
-    """Field `min_vclock` of a request. Component 0 is looked at by nobody. Raises `IllegalParams`."""
+    """Field `min_vclock` of a request; component 0 is left out. Raises `IllegalParams`."""
     for instance, lsn in lsns.items():
         if instance > INSTANCE_ID_MAX or lsn >= NUMBER_END:
             raise _no_number("min_vclock", f"{instance}: {lsn}", "instance ids are 0..31, LSNs below 2^62")
@@ -121,7 +122,7 @@ def expected_term(request: Message) -> Term | None:
 
 
 def request_id(data: bytes) -> RequestId | None:
-    """None if empty. Raises `IllegalParams`."""
+    """Field `request_id` of a request; None if it is empty. Raises `IllegalParams`."""
     if not data:
         return None
     if len(data) != REQUEST_ID_BYTES:
@@ -172,7 +173,7 @@ FATES: Final = {
 
 
 def pack(value: Any) -> bytes:
-    """Any value of the data model as msgpack."""
+    """Return a value of the data model as msgpack."""
     return xrow.pack_tuple(value)
 
 
@@ -213,20 +214,22 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
 
 
 def json_fields(message: Message) -> Tuple:
-    """A ListValue as a tuple."""
+    """Return a ListValue as a tuple."""
     room = [JSON_VALUES_MAX]
     return tuple(json_field(value, 1, room) for value in message.values)
 
 
 def json_value(value: Any) -> Message:
-    """A tree such as `box.info`: keys of maps become text; what else JSON lacks has the forms of tuples."""
+    """Return a tree such as `box.info` as a Value. Keys of maps become text; what else JSON lacks has the
+    forms of tuples."""
     made = Value()
     _fill_value(made, value)
     return made
 
 
 def json_list(fields: Sequence[Any]) -> Message:
-    """A tuple; what JSON has no form for as `json_form` says, so that nothing is lost."""
+    """Return a tuple as a ListValue. What JSON has no form for is written as `json_form` says, so nothing is
+    lost."""
     made = ListValue()
     for field in fields:
         form = json_form.encode(field, doubles=True)
@@ -271,7 +274,8 @@ def _fill_value(message: Message, value: Any) -> None:
 
 
 def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
-    """None gives a message without a form. What is too much for JSON comes as msgpack."""
+    """Return a tuple as a message; None gives a message without a form. A tuple too large for JSON comes as
+    msgpack."""
     if fields is None:
         return common_pb.Tuple()
     if as_json and xrow.count_values((fields,), JSON_VALUES_MAX) <= JSON_VALUES_MAX:
@@ -280,7 +284,7 @@ def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
 
 
 def tuple_fields(message: Message, what: str) -> Tuple | None:
-    """None if no form is set. Raises `WrongFormat`."""
+    """Return the fields of a Tuple message; None if no form is set. Raises `WrongFormat`."""
     form = message.WhichOneof("form")
     if form is None:
         return None
@@ -290,7 +294,7 @@ def tuple_fields(message: Message, what: str) -> Tuple | None:
 
 
 def unpack_array(data: bytes, what: str) -> Tuple:
-    """Exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
+    """Decode exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
     try:
         # The checks of a stored tuple are the right ones: depth, types, lying headers.
         value = xrow.insert_dml(RowType.REPLACE, 0, data).value
@@ -301,7 +305,7 @@ def unpack_array(data: bytes, what: str) -> Tuple:
 
 
 def wants_json(encoding: int, *, default: bool) -> bool:
-    """`default`: what ENCODING_UNSPECIFIED means for this request."""
+    """Whether the reply is to be JSON. default: what ENCODING_UNSPECIFIED means for this request."""
     if encoding == common_pb.ENCODING_UNSPECIFIED:
         return default
     return bool(encoding == common_pb.ENCODING_JSON)
@@ -311,14 +315,15 @@ def wants_json(encoding: int, *, default: bool) -> bool:
 
 
 def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[Dml]:
-    """The operations of one transaction. Raises `SynchroError` with `field` in its details."""
+    """Decode the operations of one transaction. Raises `SynchroError` with `field` in its details."""
     return made_at_once(changes_in_steps(ops, schema, limits))
 
 
 def changes_in_steps(
     ops: Sequence[Message], schema: Schema, limits: Limits
 ) -> Generator[None, None, Sequence[Dml]]:
-    """The same, an operation a step. What will be refused is looked at no longer than until that is known."""
+    """Decode the operations of one transaction, one in each step. Decoding ends as soon as it is known that
+    the transaction will be refused."""
     if not ops:
         raise IllegalParams("a transaction needs at least one operation; nothing was done", field="ops")
     if len(ops) > limits.batch_ops_max:
@@ -364,11 +369,11 @@ def changes_in_steps(
 
 
 SMALL_TXN_BYTES: Final = 256 * KIB
-"""Up to here nothing of a transaction can be too much, its number of operations aside."""
+"""Up to this size nothing of a transaction can be too much, its number of operations aside."""
 
 
 def _too_much(size: int, values: int, update_ops: int, limits: Limits) -> BatchTooLarge | None:
-    """What refuses a transaction before more of it is decoded."""
+    """Return what refuses a transaction before more of it is decoded; None if nothing does."""
     for got, limit, what in (
         (size, limits.txn_bytes_max, "bytes"),
         (values, limits.txn_values_max, "values"),
@@ -385,7 +390,7 @@ def _too_much(size: int, values: int, update_ops: int, limits: Limits) -> BatchT
 
 
 _PUTS_MIN: Final = 5
-"""From here on columns are faster than one operation after the other."""
+"""From this number on, columns are faster than one operation after the other."""
 
 
 def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None:
@@ -413,7 +418,8 @@ def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None
 def columns(
     kind: str, space: int | str, tuples: Sequence[bytes], schema: Schema, limits: Limits
 ) -> Puts | None:
-    """Inserts, or replaces, of these tuples into one space; None if something is wrong with one of them."""
+    """Return inserts (or replaces) of these tuples into one space; None if something is wrong with one of
+    them."""
     if not all(tuples) or max(map(len, tuples)) > limits.tuple_bytes_max or not space:
         return None
     try:
@@ -451,14 +457,15 @@ def shape(call: Message) -> tuple[str, int | str, bytes] | None:
 
 
 def stored_bytes(change: Dml) -> bytes:
-    """The tuple of an insert or replace as it came: the end of its body, behind what xrow put in front."""
+    """Return the tuple of an insert or replace as it came: the end of its body, behind what xrow put in
+    front."""
     space_id = change.space_id
     width = 1 if space_id < 0x80 else 2 if space_id <= 0xFF else 3 if space_id <= 0xFFFF else 5
     return change.raw[3 + width :]
 
 
 def is_json(ops: Sequence[Message]) -> bool:
-    """Whether any tuple or key of accepted operations is JSON: then the reply is too."""
+    """Whether any tuple or key of accepted operations is JSON: then the reply is JSON too."""
     for op in ops:
         kind = op.WhichOneof("op")
         body = getattr(op, kind)
@@ -522,7 +529,7 @@ def _replace(body: Message, schema: Schema, limits: Limits) -> Dml:
 
 
 def _update_ops(body: Message, limits: Limits) -> bytes:
-    """The list of operations of an update, if it is not too much for one; it is not decoded yet."""
+    """Return the operations of an update, not decoded yet, if they are not too much for one."""
     data = _array(body, "ops", "list of operations")
     count = xrow.array_size(data)
     for got, limit, what in (
@@ -582,7 +589,8 @@ _DECODERS: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {
 
 
 def peer_number(value: int, what: str) -> int:
-    """Raises `RemoteProtocolError`, which stops that stream and nothing else."""
+    """Return an LSN or a term from a peer. Raises `RemoteProtocolError`, which stops that stream and nothing
+    else."""
     if value >= NUMBER_END:
         raise RemoteProtocolError(f"{what} {value} of a peer is not below 2^62; its message was dropped")
     return value
@@ -593,7 +601,7 @@ def peer_term(value: int) -> Term:
 
 
 def peer_id(value: int, what: str, *, or_nobody: bool = False) -> InstanceId:
-    """Raises `RemoteProtocolError`."""
+    """Return an instance id from a peer. Raises `RemoteProtocolError`."""
     if not (0 if or_nobody else 1) <= value <= INSTANCE_ID_MAX:
         raise RemoteProtocolError(f"{what} {value} of a peer is not an instance id; its message was dropped")
     return InstanceId(value)
@@ -606,7 +614,8 @@ def peer_ids(values: Sequence[int], what: str) -> frozenset[InstanceId]:
 
 
 def peer_vclock(lsns: Mapping[int, int]) -> Vclock:
-    """Raises `RemoteProtocolError`. An LSN above the own ones is no error: it may tell of lost rows (S14)."""
+    """Return a vclock from a peer. Raises `RemoteProtocolError`. An LSN above the own ones is no error: it
+    may tell of lost rows (S14)."""
     if not lsns:
         return EMPTY_VCLOCK
     if len(lsns) > INSTANCE_ID_MAX:
@@ -618,7 +627,8 @@ def peer_vclock(lsns: Mapping[int, int]) -> Vclock:
 
 
 def peer_time(value_s: float) -> float:
-    """Seconds of wall time. Raises `RemoteProtocolError`: a lag of NaN could be shown to nobody."""
+    """Return seconds of wall time from a peer. Raises `RemoteProtocolError`: a lag of NaN could be shown to
+    nobody."""
     if not 0 <= value_s < NUMBER_END:
         raise RemoteProtocolError(f"time {value_s} of a peer; its message was dropped")
     return value_s
@@ -646,7 +656,7 @@ def raft_message(message: RaftMessage) -> Message:
 
 
 def raft_from(message: Message) -> RaftMessage:
-    """Raises `RemoteProtocolError`."""
+    """Return a Raft message from a peer. Raises `RemoteProtocolError`."""
     try:
         role = Role(message.role)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """synchro.v1.DataService: reads, and transactions one at a time or many in a frame.
 
-The hot path is `_WriteStream.on_frame`: a message of the stream is decoded and becomes a step of the core (one
-for each group of neighbours that may share a transaction, and one for what lies between); the outcomes go out in
-as few messages as possible. No task is switched on the way.
+The hot path is `_WriteStream.on_frame`: a message of the stream is decoded and becomes a step of the core
+(one for each group of neighbours that may share a transaction, and one for what lies between); the outcomes
+go out in as few messages as possible. No task is switched on the way.
 """
 
 from __future__ import annotations
@@ -47,28 +47,29 @@ STREAM_CALLS_MAX: Final = 8192
 FRAME_CALLS_MAX: Final = 4096
 """Calls of one frame; they run in order, a slice of some milliseconds at a time."""
 SMALL_ANSWER_TUPLES: Final = 100
-"""An answer of so many is made at once."""
+"""An answer of at most this many tuples is made at once."""
 SMALL_ANSWER_OFFSET: Final = 10_000
-"""Tuples that may be stepped over at once."""
+"""At most this many tuples may be stepped over at once."""
 LARGE_REQUEST_BYTES: Final = 128 * KIB
-"""A larger one is decoded in its turn, an operation at a time."""
+"""A request larger than this is decoded in its turn, an operation at a time."""
 FRAME_BYTES_MAX: Final = 64 * KIB
-"""Answers put into one message, unless one is larger; what the stream counts for a message that is begun."""
+"""The most bytes of answers in one message, unless one answer is larger. The stream counts this much for a
+message that is begun."""
 RESULT_BYTES: Final = 48
-"""About what an answer has besides its tuples."""
+"""About the bytes that an answer has besides its tuples."""
 _UNSPECIFIED: Final = common_pb2.ENCODING_UNSPECIFIED
 _JSON: Final = common_pb2.ENCODING_JSON
 _STORED_AS_SENT: Final = frozenset({RowType.INSERT, RowType.REPLACE})
 
 
 class DataService(Service):
-    """Execute, ExecuteStream, Select, WaitTransaction."""
+    """The service for data: Execute, ExecuteStream, Select, WaitTransaction."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.names = Names(node)
         self._reading: set[trio.CancelScope] = set()
-        """One for each stream of transactions."""
+        """One scope for each stream of transactions that is being read."""
         self.Execute = self.waiting(self._execute)
         self.ExecuteStream = node.host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
@@ -195,7 +196,7 @@ class DataService(Service):
     def _found(
         self, request: Message, key: Tuple, iterator: Iterator_, after: Tuple | None
     ) -> tuple[SelectResult, dict[int, int]]:
-        """Nothing is awaited here: what is read is the state of one moment."""
+        """Read the state of one moment: nothing is awaited here."""
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
             self._check_linearizable(request)  # the definition may have changed meanwhile
         instance = self.node.instance
@@ -212,7 +213,8 @@ class DataService(Service):
         return found, codec.lsns(instance.vclock)
 
     def _check_linearizable(self, request: Message) -> None:
-        """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
+        """Refuse asynchronous spaces [Q-60]: their rows are committed on one disk, and may be gone with their
+        owner."""
         space = self.node.instance.memtx.space(self.names.locate(request)[0])
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
@@ -240,7 +242,7 @@ class DataService(Service):
 
 
 def _is_small(request: Message) -> bool:
-    """It finds so little that it need not wait for its turn."""
+    """Whether a select finds so little that it need not wait for its turn."""
     limit: int = request.limit if request.HasField("limit") else SMALL_ANSWER_TUPLES + 1
     offset: int = request.offset
     return limit <= SMALL_ANSWER_TUPLES and offset <= SMALL_ANSWER_OFFSET
@@ -251,7 +253,7 @@ Encoded: TypeAlias = bytes | Message | None
 
 
 def encoded_tuples(ops: Sequence[Dml], tuples: Sequence[Tuple | None], *, as_json: bool) -> list[Encoded]:
-    """What each operation returns. A tuple that was stored as it came goes back as it came."""
+    """Return what each operation returns. A tuple that was stored as it came goes back as it came."""
     if as_json:
         return [codec.tuple_message(value, as_json=True) for value in tuples]
     return [
@@ -313,7 +315,7 @@ def _runs(calls: Sequence[Message]) -> Iterator[tuple[_SharedPuts | None, Sequen
 
 
 def _first_seq(calls: Sequence[Message]) -> int:
-    """`seq` of the first, if all want no tuples and their `seq` rise by 1; else 0."""
+    """Return `seq` of the first call if all want no tuples and their `seq` rise by 1; else 0."""
     first: int = calls[0].seq
     is_range = [call.seq for call in calls] == list(range(first, first + len(calls)))
     return first if is_range and all(call.omit_tuples for call in calls) else 0
@@ -349,7 +351,7 @@ class _Batch:
             self.session.batches.pop(self, None)
 
     def _on_committed(self, call_id: CallId, outcome: CommittedTogether) -> None:
-        """The first of them answers for all."""
+        """The first call of a shared transaction answers for all."""
         calls = outcome.calls
         if call_id in self.open:
             self.open.difference_update(calls)
@@ -414,7 +416,7 @@ class _WriteStream:
             yield
 
     def _work_off(self, work: Iterator[None]) -> None:
-        """Nearly every frame is done within one slice."""
+        """Work on the last frame until its slice is over; nearly every frame is done within one."""
         end = time.perf_counter() + SLICE_S
         for _ in work:
             if time.perf_counter() > end:
@@ -434,7 +436,7 @@ class _WriteStream:
             self._idle.set()
 
     def _go_on(self) -> None:
-        """Everything else had its turn."""
+        """Go on with the last frame, now that everything else had its turn."""
         if self._over or self._work is None:
             return
         try:
@@ -451,7 +453,7 @@ class _WriteStream:
         *,
         accepts_ranges: bool,
     ) -> bool:
-        """False: nothing was done."""
+        """Submit puts as columns. Returns False if nothing was done."""
         puts = codec.columns(run.kind, run.space, run.tuples, self.service.names, limits)
         if puts is None:
             return False
@@ -469,7 +471,8 @@ class _WriteStream:
         return True
 
     def _submit_each(self, calls: Sequence[Message], limits: Limits, default_s: float) -> Iterator[None]:
-        """A batch ends where the timeout changes, which hardly ever happens, and with its slice."""
+        """Submit calls one by one. A batch ends where the timeout changes, which hardly ever happens, and
+        with its slice."""
         end = time.perf_counter() + SLICE_S
         write_of, new_call_id = self.service.write_of, self.node.new_call_id
         batch, batch_timeout_s, writes = _Batch(self), default_s, list[ClientWrite]()
@@ -507,7 +510,7 @@ class _WriteStream:
     def on_outcome(
         self, call: Message, index: int, ops: Callable[[int], Sequence[Dml]], outcome: Outcome
     ) -> None:
-        """ops(index): those of the call."""
+        """Answer one call. ops(index): the operations of the call with this index."""
         self.in_flight -= 1
         if self._over:
             return
@@ -526,7 +529,7 @@ class _WriteStream:
             self._idle.set()
 
     def on_committed(self, first_seq: int, count: int, origin: InstanceId, first_lsn: Lsn) -> None:
-        """So many calls at once."""
+        """Answer all calls of a shared transaction at once."""
         self.in_flight -= count
         if self._over:
             return
@@ -574,11 +577,11 @@ class _WriteStream:
         self._result(seq, RESULT_BYTES + status.ByteSize()).error.CopyFrom(status)
 
     def _result(self, seq: int, size: int) -> Message:
-        """An answer of about `size` bytes, to be filled in at once."""
+        """Return a new answer of about `size` bytes, to be filled in at once."""
         return self._message(size).results.add(seq=seq)
 
     def _message(self, size: int) -> Message:
-        """The one that takes so many bytes more."""
+        """Return the message that has room for that many bytes more."""
         if size > self._room or self._reply is None:
             self._reply = data_pb2.ExecuteStreamResponse()
             self._room = max(FRAME_BYTES_MAX, size)
@@ -587,14 +590,14 @@ class _WriteStream:
         return self._reply
 
     def pack(self, pending: list[Message]) -> Sequence[Message]:
-        """They are written now."""
+        """Close the message that is begun: it is written now."""
         self._reply = None
         for message in pending:
             message.header.CopyFrom(self.service.header())
         return pending
 
     async def wait_idle(self) -> None:
-        """Until no call is in flight, or still to be begun."""
+        """Wait until no call is in flight or still to be begun."""
         while self.in_flight or self._work is not None:
             self._idle = trio.Event()
             await self._idle.wait()

@@ -79,7 +79,7 @@ class FaultService:
         raise Unimplemented("SetClockSkew is not built yet; nothing was done")
 
     def _names(self, peers: Iterable[str]) -> set[str]:
-        """None named: all."""
+        """The peers that a request names; if it names none, all of them."""
         known = {peer.name for peer in self._node.settings.peers}
         wanted = set(peers) or known - {self._node.settings.instance_name}
         if wanted - known:

@@ -49,15 +49,16 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 GrpcOptions: TypeAlias = Sequence[tuple[str, str | int]]
 
 CLOSE_GRACE_S: Final = 0.2
-"""What calls in progress get when the host closes; who wants to drain calls `RpcServer.stop` before."""
+"""Seconds that calls in progress get when the host closes. To drain calls, use `RpcServer.stop` before."""
 STOP_SLACK_S: Final = 2.0
-"""Added to a grace period for handlers that clean up; then the server is abandoned."""
+"""Seconds added to a grace period for handlers that clean up; then the server is abandoned."""
 DEADLINE_RACE_S: Final = 0.05
-"""gRPC's timer may fire this much before trio's for one and the same deadline."""
+"""Seconds by which gRPC's timer may fire before trio's for one deadline."""
 
 WINDOW_BYTES: Final = 1 << 20
-"""Bytes of one stream on their way or held by gRPC. A fixed bound: left to itself gRPC lets the window grow
-beyond 10 MiB, which a sender would fill before it notices that nobody reads. Enough for 20 MB/s at 50 ms."""
+"""Bytes of one stream that are on their way or held by gRPC: enough for 20 MB/s at 50 ms. The bound is fixed,
+because gRPC by itself lets the window grow beyond 10 MiB, which a sender would fill before it notices that
+nobody reads."""
 
 _BOTH_ENDS: Final[GrpcOptions] = (
     ("grpc.max_receive_message_length", LIMITS.message_bytes_max),
@@ -109,21 +110,21 @@ class RpcCall:
 
     @property
     def peer(self) -> str:
-        """As gRPC writes it: "ipv4:127.0.0.1:50404"."""
+        """The address of the client as gRPC writes it: "ipv4:127.0.0.1:50404"."""
         return self._context.peer()
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What the client sent, in order; keys are lower case and may repeat."""
+        """The metadata that the client sent, in order; keys are lower case and may repeat."""
         return tuple((key, value) for key, value in self._context.invocation_metadata() or ())
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Sent with the status, whatever it is; an `RpcError` adds its own."""
+        """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
         self._trailing_metadata = tuple(metadata)
         self._context.set_trailing_metadata(self._trailing_metadata)
 
     async def abort(self, code: grpc.StatusCode, message: str, trailing_metadata: Metadata = ()) -> None:
-        """On asyncio's side only: end the call. Always raises."""
+        """End the call, on asyncio's side only. Always raises."""
         await self._context.abort(code, message, (*self._trailing_metadata, *trailing_metadata))
 
 
@@ -208,11 +209,11 @@ class RpcHost:
         self._panic: BaseException | None = None
 
     def call_when_idle(self, callback: Callable[[], None]) -> None:
-        """In this thread, when what has arrived by now was handled. It must not raise."""
+        """Call it in this thread when what has arrived by now was handled. It must not raise."""
         self.loop.call_when_idle(callback)
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        """From any thread: soon, in trio's. It must not raise."""
+        """Call it soon in trio's thread; usable from any thread. It must not raise."""
         self.loop.call_soon_threadsafe(callback)
 
     # ---- errors that end the node ---------------------------------------------------------------------
@@ -314,7 +315,7 @@ class RpcHost:
     def unary_sync(
         self, fn: Callable[[Req, RpcCall], Rep]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
-        """The same without a task, for what answers at once from memory."""
+        """A method with one request and one reply that is answered at once from memory, without a task."""
 
         async def unary_sync(request: Req, context: Context) -> Rep:
             call = RpcCall(context)
@@ -393,7 +394,7 @@ class RpcHost:
         return duplex
 
     async def _raise_for(self, fn: Callable[..., object], call: RpcCall, work: _HandlerTask[Any]) -> None:
-        """Nothing if the work has a result; else end the call with what it deserves."""
+        """End the call with the status that its error deserves; do nothing if the work has a result."""
         if work.error is not None:
             await self._abort(fn, call, work.error)
         elif not work.has_result:
@@ -614,7 +615,7 @@ async def open_rpc_host() -> AsyncIterator[RpcHost]:
 
 
 async def _live(call: grpc.aio.StreamStreamCall[Any, Any], stream: Duplex[Any, Any]) -> None:
-    """asyncio's side of a client stream, until the call is over."""
+    """Run asyncio's side of a client stream until the call is over."""
     reader = asyncio.ensure_future(stream.read_all())
     writer = asyncio.ensure_future(_write_and_half_close(call, stream))
     try:
@@ -642,7 +643,7 @@ async def _end_call(call: grpc.aio.StreamStreamCall[Any, Any], life: asyncio.Tas
 
 
 async def _end_tasks(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel and await; their errors were reported elsewhere."""
+    """Cancel tasks and await them; their errors were reported elsewhere."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -662,7 +663,7 @@ async def _as_coroutine(awaitable: Awaitable[T]) -> T:
 
 
 def _merged(options: GrpcOptions, own: GrpcOptions) -> GrpcOptions:
-    """Of an option that stands twice gRPC takes the first."""
+    """Join options: of one that stands twice gRPC takes the first."""
     return tuple({**dict(options), **dict(own)}.items())
 
 

@@ -58,7 +58,7 @@ class _Held:
 
 
 class PeerService:
-    """Methods as the generated registration wants them."""
+    """The peer protocol's methods, as the generated registration wants them."""
 
     def __init__(self, host: RpcHost, endpoint: PeerEndpoint) -> None:
         self._host = host
@@ -67,10 +67,10 @@ class PeerService:
         self.Subscribe = host.duplex(self._subscribe)
         self.Join = self._serve_join
         self._older_joins = 0
-        """Calls of joiners without receipts that gRPC did not end yet."""
+        """How many calls of joiners without receipts gRPC did not end yet."""
 
     def _get_ballot(self, request: pb.GetBallotRequest, call: RpcCall) -> pb.GetBallotResponse:
-        """Served at any time, also while loading [M-19]."""
+        """Answer with the ballot, at any time, also while loading [M-19]."""
         return pb.GetBallotResponse(
             protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
         )

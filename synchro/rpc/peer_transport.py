@@ -40,9 +40,9 @@ from synchro.server.transport import (
 
 SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
 FRAME_BYTES: Final = 256
-"""Counted for what is not rows in a message."""
+"""Bytes that are counted for what is not rows in a message."""
 END_GRACE_S: Final = 1.0
-"""Between the last message of a stream and its status."""
+"""Seconds between the last message of a stream and its status."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -265,7 +265,7 @@ def join_item_from(response: Any) -> JoinItem:
 
 
 def error_from(error: grpc.aio.AioRpcError) -> SynchroError | LinkLost:
-    """What the other side raised, or a broken link."""
+    """Return what the other side raised, or a broken link."""
     known = status.from_rpc_error(error)
     if known is not None:
         return known
@@ -361,7 +361,8 @@ class _GrpcJoinStream:
 
 
 class GrpcTransport:
-    """One channel for each peer, made when first used. Closed by `open_grpc_transport`."""
+    """The `Transport` over gRPC: one channel for each peer, made when first used. `open_grpc_transport`
+    closes it."""
 
     def __init__(self, host: RpcHost, stack: AsyncExitStack, own_uuid: str) -> None:
         self._host = host

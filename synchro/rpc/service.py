@@ -42,7 +42,7 @@ def leader_hint(facts: LeaderFacts | None) -> Message | None:
 
 
 class Service:
-    """Base of the client-facing services. Their methods take a request and return a reply.
+    """The base of the client-facing services. Their methods take a request and return a reply.
 
     A `SynchroError` that a method raises becomes a status with details, anything else INTERNAL.
     """
@@ -53,7 +53,8 @@ class Service:
         self._header: Message = pb.Header()
 
     def header(self) -> Message:
-        """Made again only when the node's facts are another object. Empty while there is nothing to tell."""
+        """The header of every reply. It is made again only when the node's facts are another object, and
+        empty while there is nothing to tell."""
         try:
             facts = self.node.header()
         except Loading:
@@ -116,7 +117,7 @@ class Service:
     # --- errors
 
     def status(self, error: SynchroError) -> Message:
-        """google.rpc.Status with who leads, if that helps."""
+        """Return a google.rpc.Status, with the leader if that helps."""
         try:
             leader = self.node.leader()
         except Loading:
@@ -128,7 +129,7 @@ class Service:
 
 
 def expect(outcome: Outcome, kind: type[T]) -> T:
-    """The outcome if it is of this kind; raises the error of a refusal or of an unknown outcome."""
+    """Return the outcome if it is of this kind; raise the error of a refusal or of an unknown outcome."""
     if isinstance(outcome, kind):
         return outcome
     raise error_of(outcome)
