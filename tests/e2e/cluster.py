@@ -25,9 +25,9 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import yaml
-from e2e.remote import Lost, Remote
 
 from synchro.errors import SynchroError
+from tests.e2e.remote import Lost, Remote
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import Lost, Remote, insert, pack, replace, seconds, update
 from google.protobuf.struct_pb2 import ListValue
 
 from synchro.errors import SynchroError
 from synchro.rpc.generated.v1 import common_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import Lost, Remote, insert, pack, replace, seconds, update
 
 pytestmark = pytest.mark.e2e
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.cluster import Cluster, Instance, contents, copy_directory, eventually, soon_s
+
+from tests.e2e.cluster import Cluster, Instance, contents, copy_directory, eventually, soon_s
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import Lost, insert, seconds
 
 from synchro.errors import SynchroError
 from synchro.rpc.generated.v1 import data_pb2
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import Lost, insert, seconds
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

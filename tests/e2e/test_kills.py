@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Generator
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually, soon_s
-from e2e.remote import COMMITTED, ROLLED_BACK, UNKNOWN, Lost, Write, insert
 
 from synchro.errors import SynchroError, SyncRollback
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
+from tests.e2e.remote import COMMITTED, ROLLED_BACK, UNKNOWN, Lost, Write, insert
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually, never, soon_s
 
 from synchro.errors import SynchroError
 from synchro.storage.disk import RealDisk
 from synchro.storage.recovery import open_xlog
+from tests.e2e.cluster import Cluster, Instance, eventually, never, soon_s
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.cluster import Cluster, eventually
+
+from tests.e2e.cluster import Cluster, eventually
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

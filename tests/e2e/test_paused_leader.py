@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from e2e.cluster import HEARTBEAT_S, Cluster, eventually
+
+from tests.e2e.cluster import HEARTBEAT_S, Cluster, eventually
 
 pytestmark = pytest.mark.e2e
 

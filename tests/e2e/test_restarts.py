@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import Lost, insert, replace
+
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import Lost, insert, replace
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from e2e.cluster import Cluster
+
+from tests.e2e.cluster import Cluster
 
 pytestmark = pytest.mark.e2e
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.cluster import HEARTBEAT_S, Cluster, eventually, never, soon_s
-from e2e.remote import COMMITTED, PENDING, Lost, Write, as_float, replace
 
 from synchro.errors import ReadOnly, SyncTimeout
 from synchro.rpc.generated.v1 import info_pb2
+from tests.e2e.cluster import HEARTBEAT_S, Cluster, eventually, never, soon_s
+from tests.e2e.remote import COMMITTED, PENDING, Lost, Write, as_float, replace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 MakeCluster = Callable[..., Cluster]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import insert, replace
 
 from synchro.errors import NotLeader, ReadOnly, SyncQueueUnclaimed
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import insert, replace
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from jepsen_like.history import Op, Operations
-from jepsen_like.linearizable import TooLong, is_linearizable, smallest_failing_prefix
+from tests.jepsen_like.history import Op, Operations
+from tests.jepsen_like.linearizable import TooLong, is_linearizable, smallest_failing_prefix
 
 OK_MIN = 500
 OK_SHARE_MIN = 0.3

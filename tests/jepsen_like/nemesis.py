@@ -7,11 +7,10 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from e2e.cluster import Cluster, Instance, eventually, soon_s
-from e2e.remote import Lost
-from jepsen_like.history import History
-
 from synchro.errors import SynchroError
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
+from tests.e2e.remote import Lost
+from tests.jepsen_like.history import History
 
 KINDS: Final = ("kill", "pause", "partition")
 PERIOD_S: Final = 3.0

@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import Cluster, soon_s
-from jepsen_like import checks
-from jepsen_like.clients import Numbers, RegisterWorker, SetWorker, Worker, read_everything
-from jepsen_like.history import History, pair
-from jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
+from tests.e2e.cluster import Cluster, soon_s
+from tests.jepsen_like import checks
+from tests.jepsen_like.clients import Numbers, RegisterWorker, SetWorker, Worker, read_everything
+from tests.jepsen_like.history import History, pair
+from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
 
 WORKERS: Final[dict[str, type[Worker]]] = {"register": RegisterWorker, "set": SetWorker}
 

@@ -19,7 +19,6 @@ import pytest
 import structlog
 import trio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from storage_world import SMALL, txn
 
 from synchro.config import FIRST_REQUEST_S
 from synchro.rpc.connections import CROWDED_SILENCE_S, Connections, parse_peer
@@ -29,6 +28,7 @@ from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.recovery import open_xlog
 from synchro.storage.xlog import Ending
+from tests.storage_world import SMALL, txn
 
 # --- files --------------------------------------------------------------------------------------------
 

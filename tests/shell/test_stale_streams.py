@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from sim.disk import Fault
-from storage_world import new_instance, raft_state, txn, vclock
 
 from synchro.errors import RemoteProtocolError
 from synchro.instance import events as ev
@@ -18,6 +16,8 @@ from synchro.storage import xrow
 from tests.shell.memory_set import MemorySet, open_set, put, until, write
 from tests.shell.test_relay_applier import is_meshed, three
 from tests.shell.test_wal import log, make_wal
+from tests.sim.disk import Fault
+from tests.storage_world import new_instance, raft_state, txn, vclock
 
 
 async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path: Path) -> None:

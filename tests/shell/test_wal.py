@@ -9,8 +9,20 @@ from pathlib import Path
 
 import pytest
 import trio
-from sim.disk import Fault, SimDisk
-from storage_world import (
+
+from synchro.config import Limits
+from synchro.errors import DiskFailed, SynchroError, XlogGap
+from synchro.row import Txn
+from synchro.storage.disk import Disk, RealDisk
+from synchro.storage.journal import Journal
+from synchro.storage.recovery import recover
+from synchro.storage.snapshot import SnapshotMeta, write_snapshot
+from synchro.storage.wal import MARK_DELAY_S, Wal, WalReader
+from synchro.storage.xlog import crc32c
+from synchro.storage.xrow import decode_txns, scan_txns
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.sim.disk import Fault, SimDisk
+from tests.storage_world import (
     DIR,
     SMALL,
     confirm,
@@ -24,18 +36,6 @@ from storage_world import (
     txn,
     vclock,
 )
-
-from synchro.config import Limits
-from synchro.errors import DiskFailed, SynchroError, XlogGap
-from synchro.row import Txn
-from synchro.storage.disk import Disk, RealDisk
-from synchro.storage.journal import Journal
-from synchro.storage.recovery import recover
-from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.wal import MARK_DELAY_S, Wal, WalReader
-from synchro.storage.xlog import crc32c
-from synchro.storage.xrow import decode_txns, scan_txns
-from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 
 @dataclass

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh import ASYNC, SYNC
-from sim.model import TxnKey, change
-
 from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, RequestId
 from synchro.instance import events as ev
@@ -21,10 +18,12 @@ from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.mesh import ASYNC, SYNC
+from tests.sim.model import TxnKey, change
 
 if TYPE_CHECKING:
-    from sim.shell import Machine, Process
-    from sim.world import World
+    from tests.sim.shell import Machine, Process
+    from tests.sim.world import World
 
 FULL_CHECK_STEPS = 24
 """`Instance.check` is O(n): after every so many steps, and at the end."""

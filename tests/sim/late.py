@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh import SYNC
-from sim.clients import Op, expire, write_of
-
 from synchro.instance import events as ev
 from synchro.row import TxnId
+from tests.mesh import SYNC
+from tests.sim.clients import Op, expire, write_of
 
 if TYPE_CHECKING:
-    from sim.shell import Machine, Process
-    from sim.world import World
+    from tests.sim.shell import Machine, Process
+    from tests.sim.world import World
 
 SWEEP_MAX = 150
 """Questions of each kind to one instance at the end of a run."""

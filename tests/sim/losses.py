@@ -14,10 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from mesh import REPLICASET, uuid_of
-from sim.disk import Fault, SimDisk
-from sim.model import LogModel
-
 from synchro.errors import Corruption, XlogGap
 from synchro.ids import LOCAL, NOBODY
 from synchro.instance.recovery import snapshot_view
@@ -32,11 +28,14 @@ from synchro.storage.recovery import open_xlog
 from synchro.storage.snapshot import iter_chunks
 from synchro.storage.xlog import SNAP_SUFFIX, XLOG_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.mesh import REPLICASET, uuid_of
+from tests.sim.disk import Fault, SimDisk
+from tests.sim.model import LogModel
 
 if TYPE_CHECKING:
-    from sim.net import Accepted, Hello
-    from sim.shell import Machine, Process
-    from sim.world import World
+    from tests.sim.net import Accepted, Hello
+    from tests.sim.shell import Machine, Process
+    from tests.sim.world import World
 
 DIR = "data"
 KINDS: Final = ("directory", "data", "last file", "cut at a border", "cut", "zeros", "old copy")

@@ -15,12 +15,6 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mesh import REPLICASET, first_tuples, uuid_of
-from sim.disk import Fault, PowerCut, SimDisk
-from sim.losses import RETRY_S, Damage
-from sim.model import LogModel
-from sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
-
 from synchro.config import Limits, Settings
 from synchro.errors import Corruption, DiskFailed, SynchroError, WalIo, XlogGap
 from synchro.ids import CallId, InstanceId, Term
@@ -40,9 +34,14 @@ from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import SNAP_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.mesh import REPLICASET, first_tuples, uuid_of
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.sim.losses import RETRY_S, Damage
+from tests.sim.model import LogModel
+from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
 
 if TYPE_CHECKING:
-    from sim.world import World
+    from tests.sim.world import World
 
 DIR = "data"
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 0.5

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from sim.history import Seen, check_register
-from sim.runner import run_seed
-from sim.situations import SITUATIONS
+
+from tests.sim.history import Seen, check_register
+from tests.sim.runner import run_seed
+from tests.sim.situations import SITUATIONS
 
 FIRST, SEEDS, GROUPS = 500, 36, 6
 WITH_LOSSES = (22, 27, 39, 66, 74, 82)

@@ -12,22 +12,21 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from mesh import SYNC
-from sim.checkers import Checks, Violation
-from sim.choices import Choices
-from sim.clients import Client, Crowd, Op
-from sim.history import Seen, check_register
-from sim.late import Late
-from sim.losses import Losses, NobodyCouldTell
-from sim.nemesis import Nemesis
-from sim.net import Net
-from sim.shell import SMALL, Machine, Process
-
 from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import xrow
+from tests.mesh import SYNC
+from tests.sim.checkers import Checks, Violation
+from tests.sim.choices import Choices
+from tests.sim.clients import Client, Crowd, Op
+from tests.sim.history import Seen, check_register
+from tests.sim.late import Late
+from tests.sim.losses import Losses, NobodyCouldTell
+from tests.sim.nemesis import Nemesis
+from tests.sim.net import Net
+from tests.sim.shell import SMALL, Machine, Process
 
 QUIET_S = 30.0
 """Virtual seconds without an answer that end the fault phase."""

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from test_memtx_data import SPACE, delete, do, insert, memtx_with
 
 from synchro.config import Limits
 from synchro.errors import TupleFound, WalIo
@@ -18,6 +17,7 @@ from synchro.storage.memtx import BuildNeeded, Memtx
 from synchro.storage.order import ListOrder, UnsignedOrder, order_in_steps
 from synchro.storage.space_store import BUILD_ROWS, made_at_once
 from tests.mesh import LOCAL_SPACE, SYNC, Mesh
+from tests.unit.test_memtx_data import SPACE, delete, do, insert, memtx_with
 
 FEW = Limits(ddl_rows_at_once=3)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from mesh import Mesh
 
 from synchro.config import ElectionMode
 from synchro.ids import NOBODY, Term
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
+from tests.mesh import Mesh
 
 
 def owner_restarted(members: int = 3) -> Mesh:

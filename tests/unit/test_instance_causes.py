@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import SynchroError, WalIo
@@ -12,6 +11,7 @@ from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import schema_ops, xrow
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 FULL = WalIo("Failed to write to disk: No space left on device", file="/data/a.xlog")
 

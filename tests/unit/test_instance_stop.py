@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from mesh import ASYNC, LOCAL_SPACE, Mesh
-
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import WalIo
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.row import Confirm, RowType, TxnId
 from synchro.vclock import Vclock
+from tests.mesh import ASYNC, LOCAL_SPACE, Mesh
 
 
 def owner(members: int = 3, **settings: object) -> Mesh:

@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from mesh import Mesh
 
 from synchro.config import ElectionMode, FencingMode
 from synchro.errors import NoElectionQuorum
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.transfers import Phase, Transfer
+from tests.mesh import Mesh
 
 MANUAL = ElectionMode.MANUAL
 

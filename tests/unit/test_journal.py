@@ -6,8 +6,14 @@ import contextlib
 from dataclasses import replace
 
 import pytest
-from sim.disk import Fault
-from storage_world import (
+
+from synchro.errors import DiskFailed, WalIo, XlogGap
+from synchro.storage.journal import Journal
+from synchro.storage.recovery import open_xlog
+from synchro.storage.xlog import Ending
+from synchro.vclock import EMPTY_VCLOCK
+from tests.sim.disk import Fault
+from tests.storage_world import (
     DIR,
     SMALL,
     confirm,
@@ -21,12 +27,6 @@ from storage_world import (
     vclock,
     write_each,
 )
-
-from synchro.errors import DiskFailed, WalIo, XlogGap
-from synchro.storage.journal import Journal
-from synchro.storage.recovery import open_xlog
-from synchro.storage.xlog import Ending
-from synchro.vclock import EMPTY_VCLOCK
 
 
 def test_first_file_is_named_by_an_empty_vclock() -> None:
@@ -297,8 +297,8 @@ def test_no_space_deletes_what_only_subscribers_need() -> None:
 
 def test_without_fsync_nothing_is_called_proven() -> None:
     """`wal.mode: write` [W-13]: no mark is ever written, so a power cut is a torn tail, not corruption."""
-    from sim.disk import SimDisk
-    from storage_world import initial_snapshot, open_journal
+    from tests.sim.disk import SimDisk
+    from tests.storage_world import initial_snapshot, open_journal
 
     disk = SimDisk()
     initial_snapshot(disk)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from limbo_world import A, B, C, Site, claim, cluster, confirm, promote
 
 from synchro.errors import ReadOnly, SyncQueueForeign, SyncQueueUnclaimed
 from synchro.ids import LOCAL, NOBODY, Lsn
 from synchro.queue.request_filter import DataVerdict
 from synchro.queue.state import QueueState
 from synchro.vclock import Vclock
+from tests.unit.limbo_world import A, B, C, Site, claim, cluster, confirm, promote
 
 
 def test_a_write_commits_on_its_owner_when_a_quorum_has_it_and_elsewhere_by_the_confirm() -> None:

@@ -12,8 +12,15 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from sim.disk import Fault, PowerCut, SimDisk
-from storage_world import (
+
+from synchro.config import Limits
+from synchro.errors import Corruption, DiskFailed, WalIo
+from synchro.storage.identity import IDENTITY_NAME
+from synchro.storage.journal import Journal
+from synchro.storage.notes import LogNote
+from synchro.storage.recovery import open_xlog
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.storage_world import (
     DIR,
     SMALL,
     Restarted,
@@ -27,13 +34,6 @@ from storage_world import (
     txn,
     write_each,
 )
-
-from synchro.config import Limits
-from synchro.errors import Corruption, DiskFailed, WalIo
-from synchro.storage.identity import IDENTITY_NAME
-from synchro.storage.journal import Journal
-from synchro.storage.notes import LogNote
-from synchro.storage.recovery import open_xlog
 
 FAST = replace(SMALL, wal_lead_bytes=8192)
 

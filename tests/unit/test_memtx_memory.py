@@ -9,8 +9,6 @@ from dataclasses import replace as replace_settings
 
 import msgpack
 import pytest
-from test_instance_shared import numbered, put_all
-from test_memtx_data import SPACE, do, insert, memtx_with, replace
 
 from synchro.config import Limits
 from synchro.errors import MemoryIssue, SynchroError, TupleFound
@@ -21,6 +19,8 @@ from synchro.storage import schema_ops, xrow
 from synchro.storage.memtx import BuildNeeded, Memtx, PendingRefusal, Prepared
 from synchro.storage.space_store import INDEX_ENTRY_BYTES, TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
+from tests.unit.test_instance_shared import numbered, put_all
+from tests.unit.test_memtx_data import SPACE, do, insert, memtx_with, replace
 
 ROW = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES
 

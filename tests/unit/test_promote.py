@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from limbo_world import A, B, C, Data, LogRow, Site, claim, cluster, confirm, demote, promote
 
 from synchro.errors import NotLeader, RemoteProtocolError, SplitBrain
 from synchro.ids import NOBODY, Lsn
 from synchro.queue.request_filter import DataVerdict
 from synchro.queue.state import QueueState
 from synchro.row import Promote
+from tests.unit.limbo_world import A, B, C, Data, LogRow, Site, claim, cluster, confirm, demote, promote
 
 
 def test_a_promote_on_one_disk_decides_nothing() -> None:

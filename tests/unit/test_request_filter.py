@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from limbo_world import A, B, C, Site, cluster, confirm, demote, promote
 
 from synchro.errors import SplitBrain, Unsupported
 from synchro.ids import InstanceId, Lsn
 from synchro.queue.request_filter import Verdict
 from synchro.row import Control, Rollback
+from tests.unit.limbo_world import A, B, C, Site, cluster, confirm, demote, promote
 
 
 def judged(site: Site, origin: InstanceId, body: Control, lsn: int = 50) -> Verdict:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from sim.disk import SimDisk
-from storage_world import DIR, UUID, vclock
 
 from synchro.errors import Corruption, DecodeError
 from synchro.ids import InstanceId, Lsn, RequestId, Term
@@ -24,6 +22,8 @@ from synchro.storage.snapshot import (
     write_frames,
     write_snapshot,
 )
+from tests.sim.disk import SimDisk
+from tests.storage_world import DIR, UUID, vclock
 
 ONE, TWO = InstanceId(1), InstanceId(2)
 META = SnapshotMeta(

@@ -6,14 +6,14 @@ import random
 from dataclasses import replace
 
 import pytest
-from limbo_world import A, B, C, Data, LogRow, Site, confirm, promote
-from mesh import ASYNC, SYNC, Mesh
 
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import SplitBrain
 from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
+from tests.mesh import ASYNC, SYNC, Mesh
+from tests.unit.limbo_world import A, B, C, Data, LogRow, Site, confirm, promote
 
 
 def set_of(members: int, quorum: int = 1) -> Mesh:

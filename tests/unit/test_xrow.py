@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgpack
 import pytest
-from storage_world import confirm, promote, put, raft_state, txn
 
 from synchro.errors import DecodeError, WrongFormat
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId
@@ -41,6 +40,7 @@ from synchro.storage.xrow import (
     update_dml,
     upsert_dml,
 )
+from tests.storage_world import confirm, promote, put, raft_state, txn
 
 
 def nested(depth: int) -> bytes:
