@@ -9,9 +9,7 @@ import sys
 def main() -> None:
     """Run the command line of this process and leave with its exit code."""
     if "serve" in sys.argv[1:]:
-        signal.signal(
-            signal.SIGHUP, signal.SIG_IGN
-        )  # from now on: the import below takes time
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # from now on: the import below takes time
     from synchro.cli import app
 
     app.main()

@@ -83,8 +83,9 @@ def serve(
     fault_service: Annotated[bool, typer.Option("--fault-service", hidden=True)] = False,
 ) -> int:
     """Run one instance in the foreground."""
-    from synchro import config_file, config_init
     from synchro.cli.processes import READY_FILE
+    from synchro.config import file as config_file
+    from synchro.config import template
     from synchro.config.address import check_has_address, check_listen
 
     if config:
@@ -97,7 +98,7 @@ def serve(
     elif listen and data_dir:
         has_login = "@" in replication
         warnings = ("logins in --replication are not used: this release has no login",) * has_login
-        settings = config_init.settings_without_file(
+        settings = template.settings_without_file(
             listen=listen,
             data_dir=data_dir,
             replication=replication,

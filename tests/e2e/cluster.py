@@ -41,9 +41,10 @@ _BAD_LEVELS: Final = frozenset({"error", "critical"})
 LAUNCH: Final = """
 import sys
 from dataclasses import replace
-from synchro import config_file, main
+from synchro.config import file as config_file
+from synchro.process import serve
 settings = config_file.load(sys.argv[1], sys.argv[2])
-sys.exit(main.serve(replace(settings, fault_service=True)))
+sys.exit(serve.serve(replace(settings, fault_service=True)))
 """
 """`serve` with the service for faults, which no command line option of a release switches on."""
 

@@ -14,7 +14,7 @@ from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Setting
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
-from synchro.server import life
+from synchro.server import lifecycle
 from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
 from synchro.server.transport import Ballot
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
@@ -282,7 +282,7 @@ async def test_a_first_start_that_cannot_go_on_says_so_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
     """At info when it begins, then every minute at warning, with the time that it has waited."""
-    monkeypatch.setattr(life, "COMPLAINT_S", 0.3)
+    monkeypatch.setattr(lifecycle, "COMPLAINT_S", 0.3)
     async with open_set(tmp_path, election_mode=ElectionMode.VOTER, connect_timeout_s=0.2) as replicas:
         with structlog.testing.capture_logs() as records:
             await replicas.start(1)

@@ -11,7 +11,7 @@ import trio
 
 from synchro.config import ElectionMode
 from synchro.instance import events as ev
-from synchro.server import life
+from synchro.server import lifecycle
 from synchro.server.node import Node
 from synchro.storage.journal import Journal
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
@@ -81,8 +81,8 @@ async def test_every_call_is_answered_before_the_end(tmp_path: Path) -> None:
 async def test_a_disk_that_does_not_answer_does_not_keep_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(life, "DRAIN_S", 1.0)
-    monkeypatch.setattr(life, "CLOSE_S", 0.5)
+    monkeypatch.setattr(lifecycle, "DRAIN_S", 1.0)
+    monkeypatch.setattr(lifecycle, "CLOSE_S", 0.5)
     async with open_set(tmp_path, 1, election_mode=ElectionMode.MANUAL) as replicas:
         node = await promoted(replicas, 1)
         submit = node.wal.submit
@@ -117,7 +117,7 @@ async def test_a_stop_while_the_log_is_opened_serves_nothing(
             trio.from_thread.run_sync(replicas.members["instance001"].stop.set)
             return Journal(*args, **how)
 
-        monkeypatch.setattr(life, "Journal", open_log)
+        monkeypatch.setattr(lifecycle, "Journal", open_log)
         with structlog.testing.capture_logs() as records:
             await replicas.start(1)
             await replicas.members["instance001"].ended.wait()
