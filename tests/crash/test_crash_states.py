@@ -145,6 +145,7 @@ def test_every_call_may_fail(fault: Fault) -> None:
             script(world)
         if not any(name.endswith(".snap") for name in world.disk.listdir(DIR)):
             continue
+        kept: list[str] | None
         for kept in (None, []):
             image = world.disk.clone()
             image.restart(kept=kept)

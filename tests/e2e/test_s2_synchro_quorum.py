@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_S2_03_promote(walk: Walk) -> None:
     for instance in walk:
         queue = eventually(
             "the owner is known",
-            lambda i=instance: (q := i.remote.queue())["owner"] == owner and q,
+            partial(lambda i: (q := i.remote.queue())["owner"] == owner and q, instance),
         )
         assert queue["term"] == 2
     assert walk.second.remote.info("ro") is True
@@ -187,12 +188,13 @@ def test_S2_11_the_admin_path_while_writes_wait(walk: Walk) -> None:
     remote = walk.first.remote
     more = [remote.begin(replace("sync", [1 + number % 3]), timeout=1000) for number in range(200)]
     eventually("they wait too", lambda: remote.queue()["len"] == 203)
-    for name, call in {
+    calls: dict[str, Callable[[], object]] = {
         "info": remote.info,
         "queue": remote.entries,
         "status": remote.list_instances,
         "health": remote.health,
-    }.items():
+    }
+    for name, call in calls.items():
         assert_fast(name, call)
     assert not any(write.is_done for write in more)
     walk.writes += more
@@ -207,7 +209,9 @@ def test_S2_12_it_returns_and_they_commit(walk: Walk) -> None:
     assert queue["age"] == 0.0
     assert 0 < queue["confirm_lag"] <= time.monotonic() - walk.began
     for instance in walk:
-        eventually("the rows are there", lambda i=instance: i.remote.select("sync") == [[1], [2], [3]])
+        eventually(
+            "the rows are there", partial(lambda i: i.remote.select("sync") == [[1], [2], [3]], instance)
+        )
     walk.wait_equal("sync")
 
 
@@ -220,8 +224,10 @@ def test_S2_14_a_deadline_leaves_the_outcome_unknown(fresh: Walk) -> None:
         assert isinstance(error, SyncTimeout), error
         assert error.details["outcome"] == "unknown"
         assert error.details["txn"]
+    assert isinstance(error, SyncTimeout)
     last = error.details["txn"]
-    txn = tuple(int(part) for part in last.split(":"))
+    origin, lsn = map(int, last.split(":"))
+    txn = (origin, lsn)
     assert fresh.first.remote.queue()["len"] == 3, "a timeout takes nothing out of the queue"
     assert fresh.first.remote.wait_transaction(txn, timeout=0.1) == PENDING
     assert fresh.first.remote.select("sync") == []

@@ -94,7 +94,7 @@ class Worker(threading.Thread):
         node = self.bound or self._node
         remote = self._remotes[node]
         self.history.add(self.process, "invoke", f, value, key=key, node=node)
-        method = remote.data.Execute if is_write else remote.data.Select
+        method: Any = remote.data.Execute if is_write else remote.data.Select
         try:
             reply = method(request, timeout=TIMEOUT_S + 1)
         except grpc.RpcError as problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,4 +115,4 @@ class Nemesis(threading.Thread):
                 instance.start()
             instance.resume()
             if self.cluster.faults:
-                eventually("it heals", lambda i=instance: i.remote.heal() or True, soon_s())
+                eventually("it heals", partial(lambda i: i.remote.heal() or True, instance), soon_s())

@@ -115,7 +115,8 @@ def judge(
     final: dict[str, set[int]],
 ) -> int:
     found = pair(history.events)
-    failures = [each.failure for each in (*workers, nemesis) if each.failure is not None]
+    threads: list[Worker | Nemesis] = [*workers, nemesis]
+    failures = [each.failure for each in threads if each.failure is not None]
     began = time.monotonic()
     if options.workload == "register":
         problems = problems + checks.check_register(found)

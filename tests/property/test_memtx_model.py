@@ -110,14 +110,15 @@ class MemtxMachine(RuleBasedStateMachine):
         self.pending: list[ModelTxn] = []
         if bulk:
             memtx.begin_bulk()
-        for ops in (
+        definitions: tuple[Callable[[], list[Dml]], ...] = (
             lambda: schema_ops.create_space(memtx, "t", is_sync=True),
             lambda: schema_ops.create_index(memtx, "t", "p", parts=[[1, "unsigned"], [2, "string"]]),
             lambda: schema_ops.create_index(
                 memtx, "t", "y", parts=[[3, "integer"], [2, "string"]], unique=False
             ),
             lambda: schema_ops.create_index(memtx, "t", "c", parts=[[4, "number", {"is_nullable": True}]]),
-        ):
+        )
+        for ops in definitions:
             memtx.commit(memtx.prepare(ops()))
 
     # --- the model
@@ -298,11 +299,12 @@ READ = st.tuples(
 def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any]) -> None:
     """D-10..D-13. Steps: a transaction, a read, or the begin (True) or end of recovery."""
     memtx = Memtx(Limits())
-    for ops in (
+    definitions: tuple[Callable[[], list[Dml]], ...] = (
         lambda: schema_ops.create_space(memtx, "t"),
         lambda: schema_ops.create_index(memtx, "t", "p", parts=[[1, "unsigned"]]),
         lambda: schema_ops.create_index(memtx, "t", "n", parts=[[2, "unsigned"]]),
-    ):
+    )
+    for ops in definitions:
         memtx.commit(memtx.prepare(ops()))
     rows: dict[Field, Tuple] = {}
     for step in steps:

@@ -5,6 +5,7 @@ One message with a term of 2^64 - 1, persisted by all, would make the next elect
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, TERM_LEAP_MAX, InstanceId, 
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
-from synchro.rpc import codec, transport
+from synchro.rpc import codec, peer_transport
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.server import join
@@ -27,6 +28,7 @@ from synchro.server.transport import Ballot, Hello, PeerAck
 from synchro.storage import xrow
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
+from tests import messages
 from tests.mesh import SYNC, Mesh
 
 U32, U64 = 2**32 - 1, 2**64 - 1
@@ -40,7 +42,7 @@ ids = st.one_of(st.integers(0, 33), st.integers(0, U32))
 times = st.floats(allow_nan=True, allow_infinity=True)
 
 
-def messages(kind: Any) -> st.SearchStrategy[Any]:
+def messages_of(kind: Any) -> st.SearchStrategy[Any]:
     """Any message of this type: each field at random, or left out."""
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for field in kind.DESCRIPTOR.fields:
@@ -48,6 +50,7 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             fields[field.name] = st.dictionaries(ids, numbers, max_size=40)
             continue
+        value: st.SearchStrategy[Any]
         match field.type:
             case FieldDescriptor.TYPE_UINT64 | FieldDescriptor.TYPE_FIXED64:
                 value = numbers
@@ -64,7 +67,7 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
             case FieldDescriptor.TYPE_BYTES:
                 value = st.binary(max_size=3)
             case _:
-                value = messages(field.message_type._concrete_class)
+                value = messages_of(field.message_type._concrete_class)
         fields[field.name] = st.lists(value, max_size=40) if many else value
     return st.fixed_dictionaries({}, optional=fields).map(lambda chosen: kind(**chosen))
 
@@ -88,11 +91,11 @@ def is_sound(value: object) -> bool:
 @pytest.mark.parametrize(
     ("kind", "decode", "encode"),
     [
-        (pb.Ballot, transport.ballot_from, transport.ballot_message),
-        (pb.Hello, transport.hello_from, transport.hello_message),
-        (pb.SubscribeRequest, transport.peer_ack_from, transport.peer_ack_message),
-        (pb.SubscribeResponse, transport.relay_message_from, transport.relay_message),
-        (pb.JoinResponse, transport.join_item_from, transport.join_message),
+        (pb.Ballot, peer_transport.ballot_from, peer_transport.ballot_message),
+        (pb.Hello, peer_transport.hello_from, peer_transport.hello_message),
+        (pb.SubscribeRequest, peer_transport.peer_ack_from, peer_transport.peer_ack_message),
+        (pb.SubscribeResponse, peer_transport.relay_message_from, peer_transport.relay_message),
+        (pb.JoinResponse, peer_transport.join_item_from, peer_transport.join_message),
         (pb.RaftMessage, codec.raft_from, codec.raft_message),
     ],
 )
@@ -102,7 +105,7 @@ def test_a_message_is_sound_or_an_error_of_its_stream(
     kind: Any, decode: Any, encode: Any, data: st.DataObject
 ) -> None:
     """Every kind of message of peers, with every field at random."""
-    message = data.draw(messages(kind))
+    message = data.draw(messages_of(kind))
     try:
         value = decode(message)
     except RemoteProtocolError:
@@ -117,9 +120,9 @@ def test_a_message_is_sound_or_an_error_of_its_stream(
 )
 def test_a_vclock_of_a_peer_names_instances_and_lsns(lsns: dict[int, int]) -> None:
     for message, decode in (
-        (pb.Hello(vclock=lsns), transport.hello_from),
-        (pb.SubscribeRequest(ack=pb.Ack(vclock=lsns)), transport.peer_ack_from),
-        (pb.SubscribeResponse(accepted=pb.Accepted(id=1, last_ack=lsns)), transport.relay_message_from),
+        (pb.Hello(vclock=lsns), peer_transport.hello_from),
+        (pb.SubscribeRequest(ack=pb.Ack(vclock=lsns)), peer_transport.peer_ack_from),
+        (pb.SubscribeResponse(accepted=pb.Accepted(id=1, last_ack=lsns)), peer_transport.relay_message_from),
     ):
         with pytest.raises(RemoteProtocolError, match=r"its message was dropped"):
             decode(message)
@@ -147,7 +150,7 @@ def demote(term: int) -> ev.Event:
 
 
 FAR = Vclock({ONE: Lsn(2**61), TWO: Lsn(2**61)})
-CARRIERS = {
+CARRIERS: dict[str, Callable[[int], ev.Event]] = {
     "frame": lambda term: ev.FrameTermSeen(Term(term)),
     "ack": lambda term: ev.AckReceived(TWO, ev.Ack(FAR, Term(term))),
     "hello": lambda term: ev.RelayConnected(TWO, ev.Ack(Vclock(), Term(term))),
@@ -258,15 +261,15 @@ def test_an_old_log_with_such_numbers_is_still_read() -> None:
 @pytest.mark.parametrize("number", [NUMBER_END, 2**63, U64])
 def test_numbers_of_clients_are_refused_where_they_name_nothing(number: int) -> None:
     """Each field of the client protocol that takes an LSN, a term or an id."""
-    refused = [
+    refused: list[Callable[[], object]] = [
         lambda: codec.min_vclock({1: number}),
         lambda: codec.min_vclock({32: 1}),
         lambda: codec.txn_id(common_pb2.TxnId(origin=1, lsn=number)),
         lambda: codec.txn_id(common_pb2.TxnId(origin=32, lsn=1)),
         lambda: codec.txn_id(common_pb2.TxnId(origin=1, lsn=0)),
         lambda: codec.expected_term(data_pb2.ExecuteRequest(expected_term=number)),
-        lambda: codec.position(data_pb2.ExecuteRequest(known_position={"term": number, "lsn": 1})),
-        lambda: codec.position(data_pb2.ExecuteRequest(known_position={"term": 1, "lsn": number})),
+        lambda: codec.position(messages.request(known_position={"term": number, "lsn": 1})),
+        lambda: codec.position(messages.request(known_position={"term": 1, "lsn": number})),
     ]
     for decode in refused:
         with pytest.raises(IllegalParams, match=r"nothing was done") as info:

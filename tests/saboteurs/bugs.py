@@ -488,8 +488,7 @@ def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
     def first_the_log(self: Journal, *args: Any, **options: Any) -> None:
         init(self, *args, **options)
         file = options.get("identity")
-        identity = file.__dict__.pop("late", None) if isinstance(file, IdentityFile) else None
-        if identity is not None:
+        if isinstance(file, IdentityFile) and (identity := file.__dict__.pop("late", None)) is not None:
             save(file, identity)
 
     with patch.object(IdentityFile, "save", late), patch.object(Journal, "__init__", first_the_log):

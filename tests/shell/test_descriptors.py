@@ -21,6 +21,7 @@ import trio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from synchro.config import FIRST_REQUEST_S
+from synchro.ids import Lsn
 from synchro.rpc.connections import CROWDED_SILENCE_S, Connections, parse_peer
 from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.storage.disk import RESERVE, RealDisk
@@ -69,7 +70,7 @@ def journal_in(directory: Path, disk: RealDisk) -> Journal:
     )
 
 
-def lsns(disk: RealDisk, path: str) -> tuple[list[int], Ending | None]:
+def lsns(disk: RealDisk, path: str) -> tuple[list[Lsn], Ending | None]:
     with open_xlog(disk, path) as reader:
         found = [one.lsn for _, _, txns in reader for one in txns]
         return found, reader.ending

@@ -34,7 +34,7 @@ async def stream_to(handler: Handler, **client: Any) -> AsyncIterator[BytesStrea
 
 @asynccontextmanager
 async def stream_on(host: RpcHost, handler: Handler, **client: Any) -> AsyncIterator[BytesStream]:
-    def register(server: grpc.aio.Server) -> None:
+    def register(server: Any) -> None:
         method: Any = grpc.stream_stream_rpc_method_handler(host.duplex(handler))
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("test.Test", {"Stream": method}),)

@@ -82,8 +82,8 @@ async def make_progress(directory: Path, settings: dict[str, Any]) -> None:
             await create_space(leader, 513, is_sync=False)
             for key in range(5):
                 for space_id in (512, 513):
-                    outcome = await write(leader, put(key, "x" * 300, space_id=space_id))
-                    assert isinstance(outcome, ev.Committed), outcome
+                    written = await write(leader, put(key, "x" * 300, space_id=space_id))
+                    assert isinstance(written, ev.Committed), written
             await replicas.wait_equal()
             await leader.checkpoint()
             follower = next(node for node in replicas.nodes if node is not leader)
@@ -91,7 +91,7 @@ async def make_progress(directory: Path, settings: dict[str, Any]) -> None:
             await replicas.stop(number)
             again = await replicas.start(number)
             await until(lambda: again.is_ready)
-            outcome = None
+            outcome: ev.Outcome | None = None
             while not isinstance(outcome, ev.Committed):  # a leader may have resigned without its follower
                 outcome = await write(await replicas.wait_leader(), put(9))
             await replicas.wait_equal()

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -95,5 +96,5 @@ async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
                 )
 
             node = await nursery.start(run)
-            await until(lambda node=node: node.is_ready)
+            await until(partial(lambda node: node.is_ready, node))
             stop.set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,8 @@ async def put_all(leader: Node, *, batch: int) -> None:
     for first in range(0, ROWS, batch):
         outcomes: list[ev.Outcome] = []
         writes = frame(leader, *[[put(key)] for key in range(first, first + batch)])
-        leader.submit_writes(writes, lambda _, outcome, to=outcomes: to.append(outcome), 5.0)
-        await until(lambda got=outcomes: len(got) == batch)
+        leader.submit_writes(writes, partial(lambda to, _, outcome: to.append(outcome), outcomes), 5.0)
+        await until(partial(lambda got: len(got) == batch, outcomes))
         assert all(isinstance(outcome, ev.Committed | ev.CommittedTogether) for outcome in outcomes), outcomes
 
 

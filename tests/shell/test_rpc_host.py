@@ -27,7 +27,7 @@ import trio.testing
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
@@ -51,7 +51,7 @@ class Probe:
         self.deadline = math.nan
         self.replies_made = 0
 
-    def register(self, server: grpc.aio.Server) -> None:
+    def register(self, server: Any) -> None:
         host = self.host
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         duplex = grpc.stream_stream_rpc_method_handler
@@ -177,7 +177,7 @@ async def test_health_and_reflection_work_on_the_same_server() -> None:
         async with open_rpc_host() as host:
             servicer = health.aio.HealthServicer()
 
-            def register(server: grpc.aio.Server) -> None:
+            def register(server: Any) -> None:
                 health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
                 reflection.enable_server_reflection(("grpc.health.v1.Health",), server)
 
@@ -383,7 +383,7 @@ async def test_protobuf_messages_are_counted_and_carried() -> None:
                 async for number in stream:
                     await stream.send(Int32Value(value=2 * number.value))
 
-            def register(server: grpc.aio.Server) -> None:
+            def register(server: Any) -> None:
                 handler = grpc.stream_stream_rpc_method_handler(
                     host.duplex(double), Int32Value.FromString, Int32Value.SerializeToString
                 )
@@ -515,7 +515,7 @@ async def test_a_panic_in_a_guarded_callback_ends_everything_and_comes_out() -> 
                 stream.on_message = guarded
                 await trio.sleep_forever()
 
-            def register(server: grpc.aio.Server) -> None:
+            def register(server: Any) -> None:
                 method: Any = grpc.stream_stream_rpc_method_handler(host.duplex(handler))
                 server.add_generic_rpc_handlers(
                     (grpc.method_handlers_generic_handler("test.Test", {"Step": method}),)
@@ -649,7 +649,7 @@ async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
         await trio.sleep_forever()
 
     async with open_rpc_host() as host:
-        handler = grpc.unary_stream_rpc_method_handler(host.server_stream(silent))
+        handler: Any = grpc.unary_stream_rpc_method_handler(host.server_stream(silent))
         handlers = grpc.method_handlers_generic_handler("test.Quiet", {"Watch": handler})
         server = await host.serve("127.0.0.1:0", lambda s: s.add_generic_rpc_handlers((handlers,)))
         async with (

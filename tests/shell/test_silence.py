@@ -25,6 +25,7 @@ from synchro.config import MIB, Limits
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, schema_pb2
 from synchro.rpc.host import RpcChannel, open_rpc_host
 from synchro.server.node import Node
+from tests import messages
 from tests.shell.memory_set import until
 from tests.shell.test_grpc_set import open_grpc_set
 
@@ -105,11 +106,11 @@ async def busy_instance(directory: Path) -> AsyncIterator[Busy]:
 
 
 def insert(*fields: Any) -> data_pb2.Op:
-    return data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb(fields)})
+    return messages.op(replace={"space": "t", "tuple": msgpack.packb(fields)})
 
 
 def update(key: int, *ops: tuple[Any, ...]) -> data_pb2.Op:
-    return data_pb2.Op(update={"space": "t", "key": msgpack.packb((key,)), "ops": msgpack.packb(ops)})
+    return messages.op(update={"space": "t", "key": msgpack.packb((key,)), "ops": msgpack.packb(ops)})
 
 
 def execute(*ops: data_pb2.Op) -> bytes:
@@ -125,8 +126,8 @@ def heavy_writes() -> dict[str, list[bytes]]:
     splices = [(":", 2, 1 + 4_000 * n, 1, "xy") for n in range(200)]
     wide = [("!", 2, 0), ("#", 2, 1)] * 2_000
     deep = [("=", f"[2][{n % 50 + 1}]", 1) for n in range(4_000)]
-    million = data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb((1, *([7] * (MIB - 16))))})
-    arrays = data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb((1, *([()] * (MIB - 16))))})
+    million = messages.op(replace={"space": "t", "tuple": msgpack.packb((1, *([7] * (MIB - 16))))})
+    arrays = messages.op(replace={"space": "t", "tuple": msgpack.packb((1, *([()] * (MIB - 16))))})
     return {
         "splices, too many": [execute(*[update(1, *splices)] * 300)] * 3,
         "splices": [execute(*[update(1, *splices)] * 40)] * 4,
@@ -144,10 +145,10 @@ def refused_writes() -> dict[str, list[bytes]]:
     """What never gets far: it must not cost much either."""
     list_value = ListValue()
     list_value.extend([1.0] * 150_000)
-    json = data_pb2.Op(replace={"space": "t", "tuple_json": list_value})
-    update_json = data_pb2.Op(update={"space": "t", "key": b"\x91\x01", "ops_json": list_value})
-    lying = data_pb2.Op(replace={"space": "t", "tuple": b"\xdd\x00\x0f\xff\xff" * 200_000})
-    deep = [data_pb2.Op(replace={"space": "t", "tuple": nested(depth)}) for depth in (40, MIB)]
+    json = messages.op(replace={"space": "t", "tuple_json": list_value})
+    update_json = messages.op(update={"space": "t", "key": b"\x91\x01", "ops_json": list_value})
+    lying = messages.op(replace={"space": "t", "tuple": b"\xdd\x00\x0f\xff\xff" * 200_000})
+    deep = [messages.op(replace={"space": "t", "tuple": nested(depth)}) for depth in (40, MIB)]
     return {
         "a hundred thousand operations": [execute(*[insert(1)] * 100_000)],
         "seven million empty operations": [b"\x0a\x00" * (7 * MIB)],
@@ -219,9 +220,9 @@ def frames() -> dict[str, data_pb2.ExecuteStreamRequest]:
     singles = [call(n, update(4, ("+", 2, 1))) for n in range(1, 4_097)]
     large = [call(n, *[insert(n + k, "x" * 3_000) for k in range(1_000)]) for n in range(1, 6)]
     return {
-        "updates": data_pb2.ExecuteStreamRequest(calls=heavy),
-        "calls": data_pb2.ExecuteStreamRequest(calls=singles),
-        "large transactions": data_pb2.ExecuteStreamRequest(calls=large),
+        "updates": messages.frame(calls=heavy),
+        "calls": messages.frame(calls=singles),
+        "large transactions": messages.frame(calls=large),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import trio
 
 from synchro.errors import RemoteProtocolError
+from synchro.ids import Lsn
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
@@ -34,7 +35,7 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
         applier._rows.append((frame, 0.0))
         applier._rows_bytes += len(frame)
         applier.wake_rows()  # the task that hands rows over is awake already when the cut comes
-        applier._handed[source] = lsn
+        applier._handed[source] = Lsn(lsn)
         applier.rows_cut_back()
         await trio.sleep(0.05)
         await until(lambda: applier.status is Status.FOLLOW and is_meshed(leader))

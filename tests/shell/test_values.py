@@ -80,7 +80,7 @@ def cli(address: str, *arguments: str) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = app.run(["-e", address, *arguments])
     assert "Traceback" not in err.getvalue()
-    return code, out.buffer.getvalue().decode(), err.getvalue()  # type: ignore[attr-defined]
+    return code, out.buffer.getvalue().decode(), err.getvalue()
 
 
 async def run(address: str, *arguments: str) -> tuple[int, str, str]:

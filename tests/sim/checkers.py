@@ -8,7 +8,7 @@ instances show to each other and to clients, never from their private state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, RequestId
@@ -307,9 +307,16 @@ class Checks:
                 continue
             gone.add(key)
             gone |= {(txn.origin, row.lsn) for row in txn.rows}
-        for known in (self.bodies, self.fates, self.nops, self.shared, self.told_committed):
-            for key in gone & known.keys():
-                del known[key]  # type: ignore[attr-defined]
+        everything: tuple[dict[TxnKey, Any], ...] = (
+            self.bodies,
+            self.fates,
+            self.nops,
+            self.shared,
+            self.told_committed,
+        )
+        for known in everything:
+            for name in gone & known.keys():
+                del known[name]
         self.plain -= gone
         for told in self.told_here.values():
             told -= gone

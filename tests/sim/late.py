@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.row import TxnId
 from tests.mesh import SYNC
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 SWEEP_MAX = 150
 """Questions of each kind to one instance at the end of a run."""
+
+
+def txn_id(key: tuple[int, int]) -> TxnId:
+    return TxnId(InstanceId(key[0]), Lsn(key[1]))
 
 
 class Late:
@@ -50,7 +55,7 @@ class Late:
             asked = list(world.checks.fates) + list(world.checks.nops)
             kind = rng.random()
             if kind < 0.5 and asked:
-                self._ask(process, TxnId(*rng.choice(asked)))
+                self._ask(process, txn_id(rng.choice(asked)))
             elif self.done:
                 op = rng.choice(self.done)
                 self._ask_request(process, op) if kind < 0.7 else self._repeat(process, op)
@@ -61,7 +66,7 @@ class Late:
         process, checks = machine.process, self.world.checks
         assert process is not None
         for key in (list(checks.fates) + list(checks.nops))[-SWEEP_MAX:]:
-            self._ask(process, TxnId(*key))
+            self._ask(process, txn_id(key))
         for op in self.done[-SWEEP_MAX:]:
             self._ask_request(process, op)
             known = checks.requests.get(op.request_id or b"")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from synchro.errors import Corruption, XlogGap
-from synchro.ids import LOCAL, NOBODY
+from synchro.ids import LOCAL, NOBODY, InstanceId
 from synchro.instance.recovery import snapshot_view
 from synchro.replication.trust import Remembered
 from synchro.row import RaftState, Txn
@@ -228,7 +228,7 @@ class Losses:
         if is_known_name:
             directory.set_amnesia(True)  # `_receive`
         self.forgetful.add(machine.number)
-        end = JoinEnd(start, machine.number)
+        end = JoinEnd(start, InstanceId(machine.number))
         _store(
             directory, _Received(JoinStart(start, REPLICASET, b""), meta, frames, later, end, is_known_name)
         )

@@ -176,8 +176,11 @@ class World:
         if self.is_quiet:
             self._run_quiet()
             return
-        for actor in (*self.clients, *self.crowds, self.late):
-            actor.start()
+        for client in self.clients:
+            client.start()
+        for crowd in self.crowds:
+            crowd.start()
+        self.late.start()
         self.nemesis.start()
         self.losses.start()
         self._run_operator()

@@ -18,6 +18,7 @@ from synchro.row import Dml, RowType
 from synchro.rpc import codec, malformed
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.storage import xrow
+from tests import messages
 from tests.mesh import SYNC, Mesh
 from tests.unit.test_memtx_data import do, memtx_with
 
@@ -33,7 +34,7 @@ class Names:
 
 
 def changes(*ops: Any) -> Any:
-    return codec.changes([data_pb2.Op(**op) for op in ops], Names(), LIMITS)
+    return codec.changes([messages.op(**op) for op in ops], Names(), LIMITS)
 
 
 def update(ops: bytes) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def counted(data: bytes, kind: Any = data_pb2.ExecuteRequest) -> Any:
 
 
 def test_a_message_of_very_many_parts_is_not_decoded() -> None:
-    op = data_pb2.Op(replace={"space": "t", "tuple": b"\x91\x01"})
+    op = messages.op(replace={"space": "t", "tuple": b"\x91\x01"})
     many = data_pb2.ExecuteRequest(ops=[op] * 100_000).SerializeToString()
     for data in (many, b"\x0a\x00" * MIB, b"\x08\x01" * MIB, b"\xfa\x7f\x00" * MIB):
         with pytest.raises(DecodeError, match="fields"):
@@ -129,11 +130,8 @@ def test_a_message_of_very_many_parts_is_not_decoded() -> None:
     "tail", [b"", b"\xff" * 20, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b" * 9, b"\x09\x01", b"\x0d"]
 )
 def test_counting_leaves_the_rest_to_the_decoder(tail: bytes) -> None:
-    op = data_pb2.Op(replace={"space": "t", "tuple": b"\xc4" * 500_000})
-    data = (
-        data_pb2.ExecuteRequest(ops=[op] * 4, known_position={"term": 3, "lsn": 2**40}).SerializeToString()
-        + tail
-    )
+    op = messages.op(replace={"space": "t", "tuple": b"\xc4" * 500_000})
+    data = messages.request(ops=[op] * 4, known_position={"term": 3, "lsn": 2**40}).SerializeToString() + tail
     try:
         plain = data_pb2.ExecuteRequest.FromString(data)
     except DecodeError:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace as replace_settings
+from typing import Any
 
 import msgpack
 import pytest
@@ -72,7 +73,7 @@ def test_a_rolled_back_change_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"temporary": True}, {"is_local": True}])
-def test_whatever_happens_the_count_is_that_of_the_tuples(options: dict[str, object]) -> None:
+def test_whatever_happens_the_count_is_that_of_the_tuples(options: dict[str, Any]) -> None:
     """`check` compares it with all tuples; transactions end in any legal order."""
     rng = random.Random(7)
     memtx = memtx_with({"name": "second", "parts": ((2, "string"),), "unique": True}, **options)

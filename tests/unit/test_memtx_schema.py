@@ -23,7 +23,16 @@ from synchro.ids import InstanceId
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Iterator_, Memtx, PendingRefusal, Prepared
-from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID, SPACE_ID, FieldDef, IndexDef, SpaceDef, SpaceKind
+from synchro.storage.schema import (
+    CLUSTER_ID,
+    SCHEMA_ID,
+    SPACE_ID,
+    FieldDef,
+    IndexDef,
+    SpaceDef,
+    SpaceKind,
+    resolve_parts,
+)
 
 UUIDS = [f"00000000-0000-0000-0000-{number:012d}" for number in range(40)]
 
@@ -365,7 +374,7 @@ def test_the_primary_index_goes_last() -> None:
 
 def test_a_primary_index_may_get_other_parts() -> None:
     memtx = with_bands((1, "b"), (2, "a"))
-    index = IndexDef(512, 0, "primary", parts=schema_ops.resolve_parts(memtx.space(512), [[2, "string"]]))
+    index = IndexDef(512, 0, "primary", parts=resolve_parts(memtx.space(512), [[2, "string"]]))
     do(memtx, [put(288, *index.to_tuple())])
     assert memtx.select(512) == [(2, "a"), (1, "b")]
     assert memtx.get(512, 0, ("b",)) == (1, "b")
@@ -479,7 +488,7 @@ def everything() -> Memtx:
         ("scratch", {"temporary": True}),
         ("gone", {"kind": "temporary"}),
     ):
-        do(memtx, schema_ops.create_space(memtx, name, **options))  # type: ignore[arg-type]
+        do(memtx, schema_ops.create_space(memtx, name, **options))
         do(memtx, schema_ops.create_index(memtx, name, "primary"))
         do(memtx, schema_ops.create_index(memtx, name, "name", parts=[[2, "string"]], unique=False))
         do(memtx, schema_ops.create_index(memtx, name, "code", parts=[[3, "number", {"is_nullable": True}]]))

@@ -92,7 +92,9 @@ def stated() -> dict[str, set[str]]:
     for path in files("synchro"):
         if path.suffix == ".py":
             tree = ast.parse(text_of(path))
-            for node in (tree, *(item for item in ast.walk(tree) if isinstance(item, ast.ClassDef))):
+            classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+            nodes: list[ast.Module | ast.ClassDef] = [tree, *classes]
+            for node in nodes:
                 name = node.name if isinstance(node, ast.ClassDef) else path.stem
                 lines = (ast.get_docstring(node, clean=False) or "").splitlines()
                 found.setdefault(name, set()).update(m[1] for m in map(STATED.match, lines) if m)

@@ -8,7 +8,7 @@ import pytest
 
 from synchro.errors import Corruption, DecodeError
 from synchro.ids import InstanceId, Lsn, RequestId, Term
-from synchro.row import Demote, Promote
+from synchro.row import Demote, Promote, Tuple
 from synchro.storage.snapshot import (
     ChunkKind,
     DroppedRange,
@@ -44,7 +44,11 @@ META = SnapshotMeta(
     drops=(DroppedRange(TWO, Lsn(1), Lsn(2)),),
     extra={"schema_version": 3},
 )
-SPACES = [(512, [(n, "x" * n, None, 1.5, b"\xff", {"a": (1,)}) for n in range(50)]), (513, []), (514, [()])]
+SPACES: list[tuple[int, list[Tuple]]] = [
+    (512, [(n, "x" * n, None, 1.5, b"\xff", {"a": (1,)}) for n in range(50)]),
+    (513, []),
+    (514, [()]),
+]
 
 
 def frames(chunk_bytes_max: int = 300) -> list[bytes]:
