@@ -22,7 +22,7 @@ from tests.shell.fake_server import FakeServer
 
 @pytest.fixture
 def servers() -> Iterator[list[FakeServer]]:
-    made = [FakeServer(1), FakeServer(2)]
+    made = [FakeServer(1), FakeServer(2)]  # type: ignore[abstract]
     made[0].lead(*made)
     yield made
     for server in made:
@@ -51,7 +51,7 @@ def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
 
             async def late() -> str:
                 await asyncio.sleep(0.5)
-                return await place()
+                return str(await place())
 
             monkeypatch.setattr(db, "_write_place", late)
             await db.space("bands").insert([1], timeout=3)
@@ -76,7 +76,7 @@ def test_answers_for_many_calls_at_once_reach_each_of_them(servers: list[FakeSer
                 async with db.transaction(omit_tuples=True) as transaction:
                     transaction.insert("bands", [number])
                 assert transaction.result.tuples == () and transaction.result.is_sync
-                return transaction.result.txn[1]
+                return int(transaction.result.txn[1])
 
             ended = await asyncio.gather(*(write(n) for n in range(200)), return_exceptions=True)
             lsns = [one for one in ended if isinstance(one, int)]

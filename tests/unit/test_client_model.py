@@ -17,12 +17,12 @@ def test_a_tuple_has_fields_by_position_and_by_name() -> None:
     assert row["name"] == "Roxette"
     assert row["year"] is None  # a field at the end that was left out
     assert row.txn == (1, 7)
-    assert row == (1, "Roxette")
     assert row.to_dict() == {"id": 1, "name": "Roxette"}
     with pytest.raises(KeyError, match="id, name, year"):
         row["nmae"]
     with pytest.raises(KeyError, match="no format"):
         Tuple([1])["id"]
+    assert row == (1, "Roxette")
 
 
 def test_info_is_a_tree_of_attributes() -> None:
