@@ -148,7 +148,6 @@ class Mesh:
                 peer=InstanceId(target),
                 id_filter={InstanceId(target)} if client.acks_count else frozenset(),
                 subscriber_vclock=own,
-                own_vclock=server.vclock,
             ),
             messages=[server.raft.message()],
         )
@@ -242,7 +241,7 @@ class Mesh:
         self.step(number, ev.RowsWritten(vclock))
         for source, target in list(self.links):
             if target == number:
-                self.step(source, ev.AckReceived(InstanceId(number), self.ack_of(number)))
+                self._ack(source, target)
         return True
 
     def build(self, number: int) -> bool:
@@ -256,6 +255,12 @@ class Mesh:
         if build.is_done:
             self.step(number, ev.IndexesBuilt(build))
         return True
+
+    def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
+        """`target` tells `source` what it has."""
+        ack = self.ack_of(target, vclock_sync)
+        self.links[source, target].filter.acked(ack.vclock, counts=ack.counts)
+        self.step(source, ev.AckReceived(InstanceId(target), ack))
 
     def ack_of(self, number: int, vclock_sync: int = 0) -> ev.Ack:
         instance = self[number]
@@ -289,7 +294,7 @@ class Mesh:
             moved = True
             sync, link.heartbeat = link.heartbeat, 0
             self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
-            self.step(source, ev.AckReceived(InstanceId(target), self.ack_of(target, sync)))
+            self._ack(source, target, sync)
         return moved
 
     def settle(self) -> None:

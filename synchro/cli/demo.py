@@ -196,7 +196,7 @@ def _wait_leader(db: Client, nodes: int) -> Picture:
     def ready() -> Picture | None:
         picture = _picture(db)
         leaders = [m for m in picture.members if m.state == "leader" and not (m.info or {"ro": True})["ro"]]
-        up = [m for m in picture.members if m.is_up and not m.is_loading]
+        up = [m for m in picture.members if m.is_ready]
         return picture if len(leaders) == 1 and len(up) == nodes == picture.registered else None
 
     picture: Picture = _wait_for("the election of a leader", START_S, ready)

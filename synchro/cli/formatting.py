@@ -9,77 +9,32 @@ from typing import Any, Final
 
 from synchro import errors, json_form
 from synchro.cli.connection import options
-from synchro.errors import SynchroError
+from synchro.errors import Exit, SynchroError
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_NO_CONNECTION: Final = 3
-EXIT_READ_ONLY: Final = 4
-EXIT_UNKNOWN: Final = 5
-EXIT_CONFLICT: Final = 6
-EXIT_NOT_FOUND: Final = 7
-EXIT_ACCESS: Final = 8
-EXIT_BUG: Final = 70
-"""An error that nobody expected (EX_SOFTWARE)."""
-EXIT_INTERRUPTED: Final = 130
-
-_EXITS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("CONFIG", "ILLEGAL_PARAMS"), EXIT_USAGE),
-    **dict.fromkeys(("CANNOT_CONNECT", "NO_LEADER", "LOADING", "NO_ELECTION_QUORUM"), EXIT_NO_CONNECTION),
-    **dict.fromkeys(
-        ("READ_ONLY", "SYNC_QUEUE_FOREIGN", "SYNC_QUEUE_UNCLAIMED", "NOT_LEADER", "ELECTION_DISABLED"),
-        EXIT_READ_ONLY,
-    ),
-    **dict.fromkeys(
-        ("OUTCOME_UNKNOWN", "SYNC_TIMEOUT", "TIMED_OUT", "REQUEST_EXPIRED", "CONNECTION_LOST", "DISK"),
-        EXIT_UNKNOWN,
-    ),
-    **dict.fromkeys(
-        (
-            "TUPLE_FOUND",
-            "SPACE_EXISTS",
-            "INDEX_EXISTS",
-            "TRANSACTION_CONFLICT",
-            "SYNC_ROLLBACK",
-            "INTERFERING_PROMOTE",
-            "INTERFERING_ELECTIONS",
-            "OLD_TERM",
-            "IN_ANOTHER_PROMOTE",
-            "CHECKPOINT_IN_PROGRESS",
-        ),
-        EXIT_CONFLICT,
-    ),
-    **dict.fromkeys(("NO_SUCH_SPACE", "NO_SUCH_INDEX", "NO_SUCH_USER"), EXIT_NOT_FOUND),
-    **dict.fromkeys(("ACCESS_DENIED", "BAD_CREDENTIALS"), EXIT_ACCESS),
-    "BUG": EXIT_BUG,
-}
-_NEXT: Final[Mapping[str, str]] = {
-    "CANNOT_CONNECT": "synchro start CONFIG   or   -e HOST:PORT of a running instance",
-    "NO_LEADER": "synchro status",
-    "READ_ONLY": "synchro status",
-    "SYNC_QUEUE_UNCLAIMED": "synchro promote NAME",
-    "SYNC_QUEUE_FOREIGN": "synchro status",
-    "SYNC_QUEUE_FULL": "synchro queue",
-    "WAL_QUEUE_FULL": "synchro status",
-    "TUPLE_FOUND": "synchro replace SPACE TUPLE   or   synchro get SPACE KEY",
-    "SPACE_EXISTS": "--if-not-exists   or   synchro space show NAME",
-    "INDEX_EXISTS": "--if-not-exists   or   synchro space show SPACE",
-    "NO_SUCH_SPACE": "synchro space list",
-    "NO_SUCH_INDEX": "synchro space show NAME",
-    "SYNC_ROLLBACK": "try again",
-    "LOADING": "synchro status",
-    "NO_ELECTION_QUORUM": "synchro status",
-    "QUORUM_WAIT": "synchro status",
-}
+EXIT_FAILED: Final = int(Exit.FAILED)
+EXIT_USAGE: Final = int(Exit.USAGE)
+EXIT_NO_CONNECTION: Final = int(Exit.NO_CONNECTION)
+EXIT_READ_ONLY: Final = int(Exit.READ_ONLY)
+EXIT_UNKNOWN: Final = int(Exit.UNKNOWN)
+EXIT_CONFLICT: Final = int(Exit.CONFLICT)
+EXIT_NOT_FOUND: Final = int(Exit.NOT_FOUND)
+EXIT_ACCESS: Final = int(Exit.ACCESS)
+EXIT_BUG: Final = int(Exit.BUG)
+EXIT_INTERRUPTED: Final = int(Exit.INTERRUPTED)
 
 
 # --- errors ---------------------------------------------------------------------------------------------
 
 
 def exit_code(error: SynchroError) -> int:
-    """Exit code of the command line for this error."""
-    code = _EXITS.get(error.reason)
-    return _EXITS.get(shown_reason(error), EXIT_FAILED) if code is None else code
+    """Section 3 of the command line's contract."""
+    return EXIT_BUG if shown_reason(error) == "BUG" else int(_class_of(error).exit_code)
+
+
+def _class_of(error: SynchroError) -> type[SynchroError]:
+    """The one that its reason names, for what the command line, or a process that ended, says by itself."""
+    kind = type(error)
+    return errors.BY_REASON.get(shown_reason(error), kind) if kind is SynchroError else kind
 
 
 def shown_reason(error: SynchroError) -> str:
@@ -98,7 +53,7 @@ def next_command(error: SynchroError) -> str:
         return (
             f"synchro -e {error.details.get('leader_address')} ...   ({error.details['leader_name']} leads)"
         )
-    return _NEXT.get(shown_reason(error), "")
+    return _class_of(error).next_command
 
 
 def split_advice(message: str) -> tuple[str, str]:

@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
     config = typer.Typer(help="Check and show configurations.", rich_markup_mode=None, no_args_is_help=True)
     config.command("check")(config_check)
     config.command("show")(config_show)
+    config.command("schema")(config_schema)
     app.add_typer(config, name="config")
 
 
@@ -251,22 +252,17 @@ def config_show(
     instance: Annotated[str, typer.Option("-i", "--instance", help="One of them.")] = "",
 ) -> None:
     """Show what the instances of a file are set to, defaults included."""
-    from dataclasses import fields, is_dataclass
-
     from synchro.config import file as config_file
-
-    def shown(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return {f.name: shown(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, (list, tuple)):
-            return [shown(item) for item in value]
-        return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
 
     loaded = config_file.load_all(file)
     names = [instance] if instance else list(loaded.instances)
-    tree = {name: shown(loaded.instance(name).settings) for name in names}
-    for settings in tree.values():
-        for key, value in settings.items():
-            if hasattr(value, "value"):
-                settings[key] = value.value
-    print_value(tree)
+    print_value({name: loaded.instance(name).tree() for name in names})
+
+
+def config_schema() -> None:
+    """Print the JSON Schema of a configuration, for editors."""
+    import json
+
+    from synchro.config.json_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

@@ -6,8 +6,8 @@ NAME.pid, NAME.ready and NAME.json (what `stop` needs if the configuration is go
 
     P1  An instance runs if a process holds the lock of its data directory, whatever the PID file says; the
         PID file counts only for a process that /proc shows to be started for this instance.
-    P2  Who listens is told by our child itself: that a port answers proves nothing.
-    P3  A process is ended only if it is our instance by processes.P1; nothing that answers counts as stopped.
+    P2  Who listens is told by our child itself, or by the kernel: that a port answers proves nothing.
+    P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from synchro.config.address import check_has_address, check_listen
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all
 from synchro.config.template import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
+from synchro.ids import InstanceName
 
 READY_FILE: Final = "SYNCHRO_READY_FILE"
 """Environment of an instance: the file it writes when it is up, see `announce_ready`."""
@@ -47,6 +48,8 @@ LOCK_NAME: Final = "instance.lock"
 LISTENING: Final = "listening"
 """Behind the PID in the ready file: the port is ours, data is not served yet."""
 TAIL_BYTES: Final = 4096
+TCP_LISTEN: Final = "0A"
+"""State of a socket in /proc/net/tcp."""
 CONFIG_NAME: Final = "config.yaml"
 
 
@@ -158,7 +161,7 @@ def target_without_config(text: str | Path) -> Target | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             noted = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
             listen, data = str(noted["listen"]), str(noted["data"])
-        settings = Settings(instance_name=name, listen=listen, wal_dir=data, snapshot_dir=data)
+        settings = Settings(instance_name=InstanceName(name), listen=listen, wal_dir=data, snapshot_dir=data)
         instances[name] = InstanceConfig(name, "", "", settings)
     target = Target(ClusterConfig(path, instances), tuple(instances))
     names = tuple(name for name in target.names if running_pid(target, name) is not None)
@@ -226,8 +229,8 @@ def _all_pids() -> list[int]:
         return []
 
 
-def _served_name(pid: int, config: Path) -> str | None:
-    """The instance of this file that the process was started for; None: of another one, or no instance."""
+def _served(pid: int) -> tuple[str, str] | None:
+    """Configuration and name of the instance that the process was started for; None: it is none of a file."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -244,7 +247,50 @@ def _served_name(pid: int, config: Path) -> str | None:
             given = os.path.join(os.readlink(f"/proc/{pid}/cwd"), given)
         except OSError:
             return None
-    return values.get("--name") if os.path.realpath(given) == os.path.realpath(config) else None
+    return given, values.get("--name", "")
+
+
+def _served_name(pid: int, config: Path) -> str | None:
+    """The instance of this file that the process was started for; None: of another one, or no instance."""
+    found = _served(pid)
+    if found is None or os.path.realpath(found[0]) != os.path.realpath(config):
+        return None
+    return found[1] or None
+
+
+def local_target(members: Mapping[int, str]) -> Target | None:
+    """The set of which instances run on this host, if its file has these members: port here -> name, "" if
+    that is not known. By it a person can be told how those that do not run are started."""
+    seen: set[str] = set()
+    for pid in _all_pids():
+        found = _served(pid)
+        if found is None or found[0] in seen or not _shares_network(pid):
+            continue
+        seen.add(found[0])
+        if not os.path.isfile(found[0]):  # gone, or one that is never read to its end
+            continue
+        try:
+            target = parse_target(found[0])
+        except ConfigError:
+            continue
+        named = name_by_port(target)
+        if all(port in named and name in ("", named[port]) for port, name in members.items()):
+            return target
+    return None
+
+
+def name_by_port(target: Target) -> dict[int, str]:
+    listens = {name: target.config.instance(name).settings.listen for name in target.names}
+    ports = {name: listen.rpartition(":")[2] for name, listen in listens.items()}
+    return {int(port): name for name, port in ports.items() if port.isdigit()}
+
+
+def _shares_network(pid: int) -> bool:
+    """Else 127.0.0.1 is another host for it, as in a container."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), os.stat("/proc/self/ns/net"))
+    except OSError:
+        return False
 
 
 def _lock_holder(data: str) -> int | None:
@@ -343,6 +389,37 @@ def _is_listening(target: Target, name: str, pid: int) -> bool:
     return _announced(target, name)[:1] == [str(pid)]
 
 
+def _lacks_port(target: Target, name: str, pid: int) -> bool:
+    """It runs, and nobody can connect to it yet: by its own word, or, if `start` was not told, by the
+    kernel's."""
+    if _is_listening(target, name, pid):
+        return False
+    holds = _holds_port(pid, target.config.instance(name).settings.listen)
+    return _noted_pid(target, name) == pid if holds is None else not holds
+
+
+def _holds_port(pid: int, listen: str) -> bool | None:
+    """Whether the process listens at the port of this address; None: that cannot be known here."""
+    port = listen.rpartition(":")[2]
+    if not port.isdigit():
+        return None
+    wanted = set()
+    try:
+        for table in ("tcp", "tcp6"):
+            file = Path(f"/proc/{pid}/net/{table}")
+            lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+            for fields in map(str.split, lines[1:]):
+                if fields[3] == TCP_LISTEN and int(fields[1].rpartition(":")[2], 16) == int(port):
+                    wanted.add(f"socket:[{fields[9]}]")
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in wanted:
+                    return True
+    except (OSError, ValueError, IndexError):
+        return None
+    return False
+
+
 def _announced(target: Target, name: str) -> list[str]:
     file = _ready_file(target.directory, name)
     try:
@@ -402,6 +479,7 @@ def start(
 ) -> list[Process]:
     """Start what is not running, return when all are up. extra: further arguments of `serve`.
 
+    One that runs already, and does not listen yet, is waited for as well (P2).
     A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
     the others stay up. on_starting: called with each name, for the "starting" lines.
     """
@@ -409,17 +487,22 @@ def start(
         check_listen(target.config.instance(name).settings, insecure=insecure)
     options = [*(["--insecure"] if insecure else []), *extra]
     with _locked(target):
-        begun: dict[str, int] = {}
+        waits: dict[str, _Start] = {}
         unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
-            if running_pid(target, name) is None and name not in unreachable:
-                if on_starting is not None:
-                    on_starting(name)
-                try:
-                    begun[name] = _spawn(target, name, options, environ)
-                except OSError as error:
-                    unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
-        waits = {name: _Start(target, name, pid) for name, pid in begun.items()}
+            if name in unreachable:
+                continue
+            pid = running_pid(target, name)
+            if pid is not None:
+                if _lacks_port(target, name, pid):
+                    waits[name] = _Start(target, name, pid, is_new=False)
+                continue
+            if on_starting is not None:
+                on_starting(name)
+            try:
+                waits[name] = _Start(target, name, _spawn(target, name, options, environ))
+            except OSError as error:
+                unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
         results: dict[str, Process] = {}
         deadline = time.monotonic() + timeout_s
         while len(results) < len(waits):
@@ -491,23 +574,38 @@ class _Start:
     target: Target
     name: str
     pid: int
+    is_new: bool = True
+    """Begun by this call; False: by a person, or an earlier call, whose time was over before it listened."""
     loading_since: float | None = None
 
     def look(self, now: float, *, is_late: bool) -> Process | None:
         """The result, once there is one."""
         target, name = self.target, self.name
-        if _children[self.pid].poll() is not None:
-            code = _children.pop(self.pid).returncode
-            return _failed(target, name, State.EXITED, None, f"exited with code {code} while starting")
-        if _is_ready(target, name, self.pid):
-            return _process(target, name, changed=True)
-        if self.loading_since is None and _is_listening(target, name, self.pid):
+        if (end := self._end()) is not None:
+            return self._failed(State.EXITED, None, end)
+        is_listening = _is_listening(target, name, self.pid)
+        if not self.is_new and not is_listening:
+            is_listening = not _lacks_port(target, name, self.pid)
+        if is_listening and (process := _process(target, name, changed=self.is_new)).state is State.RUNNING:
+            return process
+        if self.loading_since is None and is_listening:
             self.loading_since = now
-        if self.loading_since is not None and now - self.loading_since > LOADING_GRACE_S:
-            return _process(target, name, changed=True)
+        if self.loading_since is not None and (is_late or now - self.loading_since > LOADING_GRACE_S):
+            return _process(target, name, changed=self.is_new)
         if is_late:
-            return _failed(target, name, State.STUCK, self.pid, "runs, but does not listen in time")
+            return self._failed(State.STUCK, self.pid, "runs, but does not listen in time")
         return None
+
+    def _end(self) -> str | None:
+        """How it ended; None: it runs."""
+        if self.is_new:
+            if _children[self.pid].poll() is None:
+                return None
+            return f"exited with code {_children.pop(self.pid).returncode} while starting"
+        return None if _is_ours(self.pid, self.target, self.name) else "ended while starting"
+
+    def _failed(self, state: State, pid: int | None, what: str) -> Process:
+        return replace(_failed(self.target, self.name, state, pid, what), changed=self.is_new)
 
 
 def _accepts(settings: Settings) -> bool:

@@ -85,7 +85,41 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
         known_addresses = dict.fromkeys([*names, *_peer_names(answers)])
         more = [address for address in known_addresses if address not in answers]
         answers.update(ask_all(more) if more else {})
-    return _assemble(answers, names, target)
+    picture = _assemble(answers, names, target)
+    if target is None:
+        _find_local(picture)
+    return picture
+
+
+def _find_local(picture: Picture) -> None:
+    """How those that are down can be started: if all of them belong to this host, and somebody runs there
+    who was started from the same file."""
+    down = [member for member in picture.members if not member.is_up and not member.foreign]
+    ports = {member.address: port for member in picture.members if (port := _port_here(member.address))}
+    if not down or any(member.address not in ports for member in down):
+        return
+    from synchro.cli import processes
+
+    found = processes.local_target(
+        {
+            ports[member.address]: "" if member.name == UNKNOWN_NAME else member.name
+            for member in picture.members
+            if member.address in ports
+        }
+    )
+    if found is None:
+        return
+    picture.local = found
+    picture.local_states = {p.name: p.state.value for p in processes.processes(found)}
+    names = processes.name_by_port(found)
+    for member in down:
+        member.name = names[ports[member.address]]
+
+
+def _port_here(address: str) -> int:
+    """0: it is not, or not known to be, an address of this host."""
+    host, _, port = address.rpartition(":")
+    return int(port) if host in LOOPBACK and port.isdigit() else 0
 
 
 def _peer_names(answers: Mapping[str, Any]) -> dict[str, str]:
@@ -228,7 +262,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
 
 
 def _rw(member: Member) -> str:
-    if member.info is None or member.is_loading:
+    if not member.is_ready or member.info is None:
         return ""
     return "ro" if member.info["ro"] else "rw"
 

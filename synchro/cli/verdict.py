@@ -49,12 +49,17 @@ class Member:
         return self.info is not None and self.info["status"] == "loading"
 
     @property
+    def is_stopping(self) -> bool:
+        """It answers what is asked of its state, and does nothing else any more."""
+        return self.info is not None and self.info["status"] == "stopping"
+
+    @property
     def is_ready(self) -> bool:
-        return self.is_up and not self.is_loading
+        return self.is_up and not self.is_loading and not self.is_stopping
 
     @property
     def is_writable(self) -> bool:
-        return self.info is not None and not self.info["ro"]
+        return self.info is not None and not self.info["ro"] and not self.is_stopping
 
     @property
     def ro_reason(self) -> str | None:
@@ -119,8 +124,8 @@ class Member:
             return "foreign"
         if self.info is None:
             return "follows" if self.is_followed else "down"
-        if self.is_loading:
-            return "loading"
+        if self.is_loading or self.is_stopping:
+            return str(self.info["status"])
         if self.is_forgetful:
             return "amnesia"
         state = str(self.election.get("state", "follower"))
@@ -134,6 +139,11 @@ class Picture:
     members: list[Member]
     replicaset: str = ""
     target: Target | None = None
+    """What was asked for, if that was a configuration."""
+    local: Target | None = None
+    """Else the one from which instances on this host were started, if it is that of this set."""
+    local_states: Mapping[str, str] = field(default_factory=dict)
+    """Name -> state of its process, of those of `local`."""
 
     @property
     def authority(self) -> Member | None:
@@ -177,7 +187,13 @@ class Picture:
     def acknowledges(self, member: Member) -> bool:
         """Whether a write that begins now may count on its ack."""
         authority = self.authority
-        if authority is None or member.foreign or member.is_loading or member.is_forgetful:
+        if (
+            authority is None
+            or member.foreign
+            or member.is_loading
+            or member.is_stopping
+            or member.is_forgetful
+        ):
             return False
         if (member.info or {}).get("no_room") or member.name in lives(self):
             return False
@@ -240,7 +256,9 @@ def _with_next(text: str, command: str) -> str:
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
-SELF_EVIDENT: Final = frozenset({"down", "loading"})
+EXHAUSTED: Final = "exhausted"
+"""Terms or LSNs are used up: an election is impossible, for ever."""
+SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
 """The sentence and the table say so already."""
 
 
@@ -267,6 +285,8 @@ def judge(picture: Picture) -> Verdict:
         text, command = f"Writable on {names}: asynchronous replication, nobody owns the queue.", start
     else:
         text, command = _writable(picture, counting, start)
+    if any(problem.kind == EXHAUSTED for problem in problems) and "promote" in command:
+        command = ""  # it would be refused
     return Verdict(
         writable=bool(writable) and not is_grave and spare >= 0,
         may_fail=max(0, spare) if writable and not is_grave else 0,
@@ -293,6 +313,9 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     if loading:
         reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
         return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
+    stopping = [member.name for member in picture.members if member.is_stopping]
+    if stopping:
+        return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     return "Down: no instance answers.", start
@@ -417,8 +440,14 @@ def start_command(picture: Picture, down: Sequence[Member]) -> str:
     down = [member for member in down if not member.foreign]
     if not down:
         return ""
-    path = "CONFIG" if picture.target is None else _relative(str(picture.target.config.path))
-    states = {id(member): None if member.process is None else member.process.state.value for member in down}
+    target = picture.target or picture.local
+    path = "CONFIG" if target is None else _relative(str(target.config.path))
+    states = {
+        id(member): picture.local_states.get(member.name)
+        if member.process is None
+        else member.process.state.value
+        for member in down
+    }
     # One whose process runs and does not answer hangs or is stopped: `start` would leave it as it is.
     ended = [member for member in down if states[id(member)] not in ("running", "loading")]
     hung = [member for member in down if states[id(member)] == "running"]
@@ -600,6 +629,12 @@ def _late(picture: Picture) -> Iterator[Problem]:
         yield Problem("late", text, member.name, f"synchro info replication -i {member.name}")
 
 
+def _exhausted(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if why := member.election.get("exhausted"):
+            yield Problem(EXHAUSTED, f"{member.name} can be elected no more: {why}.", member.name)
+
+
 def _memory(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         found = (member.info or {}).get("memtx") or {}
@@ -635,6 +670,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
         elif member.is_loading:
             yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
+        elif member.is_stopping:
+            yield Problem("stopping", f"{member.name} is stopping.", member.name)
         elif not member.is_up and not member.is_followed and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])
@@ -646,6 +683,7 @@ _FINDERS: Final = (
     _two_owners,
     _doubled,
     _foreign,
+    _exhausted,
     _stopped_streams,
     _log_gaps,
     _forgetful,

@@ -31,10 +31,10 @@ from synchro.client.errors import (
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn, state_of
 from synchro.client.requests import FieldSpec, IndexRef, Key, Message, PartSpec, SpaceRef
-from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
+from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
-from synchro.errors import IllegalParams, SynchroError
+from synchro.errors import IllegalParams, Retry, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -375,12 +375,12 @@ class AsyncClient:
     def _after_failure(self, tries: Tries, error: SynchroError, endpoint: str) -> float:
         kind = kind_of(error)
         redirected = False
-        if kind is Kind.ELSEWHERE and self.follow_leader:
+        if kind is Retry.ELSEWHERE and self.follow_leader:
             redirected = self._routes.redirect(endpoint, error)
-        elif kind in (Kind.LOST, Kind.LATER, Kind.ELSEWHERE):
+        elif kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
             self._routes.failed(endpoint)
         claimed = self._session.position is not None or bool(self._routes.queue_owner)
-        if kind is Kind.ELSEWHERE and not self.follow_leader and not isinstance(error, CannotConnect):
+        if kind is Retry.ELSEWHERE and not self.follow_leader and not isinstance(error, CannotConnect):
             raise error
         try:
             return tries.failed(error, endpoint, time.monotonic(), redirected=redirected, claimed=claimed)

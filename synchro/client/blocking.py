@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import queue
 import threading
 import time
 import weakref
@@ -29,11 +30,11 @@ from synchro.client.errors import (
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn, state_of
 from synchro.client.requests import FieldSpec, IndexRef, Key, Message, PartSpec, SpaceRef
-from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
+from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
 from synchro.client.thread_stream import Stream, Waiter
-from synchro.errors import IllegalParams, SynchroError
+from synchro.errors import IllegalParams, Retry, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -95,6 +96,18 @@ def connect(
         follow_leader=follow_leader,
         wait_for_connection=wait_for_connection,
     )
+
+
+def _first_answer(call: Any, endpoint: str) -> Message | SynchroError:
+    """The first message of a stream, or why there is none."""
+    try:
+        return next(iter(call))
+    except StopIteration:
+        return ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)
+    except grpc.RpcError as error:
+        return of_rpc_error(error, endpoint)
+    except ValueError:  # gRPC: the channel was closed meanwhile
+        return ClientClosed("the client is closed; nothing was sent")
 
 
 class _Link:
@@ -221,27 +234,48 @@ class Client:
     def _probe(
         self, endpoints: Sequence[str]
     ) -> tuple[list[tuple[str, Message]], list[tuple[str, SynchroError]]]:
-        """Ask all at once who leads: first messages of WatchInfo, and why the others did not answer."""
-        deadline = time.monotonic() + min(PROBE_S, self.timeout)
+        """Ask all at once who leads: first messages of WatchInfo, and why the others did not answer.
+
+        Each is heard in a thread of its own: an answer counts only if it is taken while its call has time,
+        and one that says nothing would take the time of all.
+        """
+        patience = time.monotonic() + min(PROBE_S, self.timeout) - PROBE_S / 2
         calls = [
-            (endpoint, self._link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=PROBE_S))
+            self._link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=PROBE_S)
             for endpoint in endpoints
         ]
+        heard: queue.SimpleQueue[tuple[int, Message | SynchroError]] = queue.SimpleQueue()
+
+        def hear(number: int) -> None:
+            heard.put((number, _first_answer(calls[number], endpoints[number])))
+
+        found: dict[int, Message | SynchroError] = {}
+        has_writable = False
+        try:
+            if len(calls) == 1:
+                hear(0)
+            else:
+                for number in range(len(calls)):
+                    threading.Thread(target=hear, args=(number,), name="probe", daemon=True).start()
+            while len(found) < len(calls):
+                left_s = max(0.0, patience - time.monotonic()) if has_writable else PROBE_S + GRACE_S
+                try:
+                    number, answer = heard.get(timeout=left_s)
+                except queue.Empty:
+                    break  # who leads is known, as far as anybody told in time
+                found[number] = answer
+                has_writable = has_writable or bool(getattr(answer, "is_writable", False))
+        finally:
+            for call in calls:
+                call.cancel()
         answers: list[tuple[str, Message]] = []
         errors: list[tuple[str, SynchroError]] = []
-        for endpoint, call in calls:
-            try:
-                answers.append((endpoint, next(iter(call))))
-            except StopIteration:
-                errors.append((endpoint, ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)))
-            except grpc.RpcError as error:
-                errors.append((endpoint, of_rpc_error(error, endpoint)))
-            finally:
-                call.cancel()
-            if answers and answers[-1][1].is_writable and time.monotonic() > deadline - PROBE_S / 2:
-                break
-        for _, call in calls:
-            call.cancel()
+        for number, endpoint in enumerate(endpoints):
+            answer = found.get(number)
+            if isinstance(answer, SynchroError):
+                errors.append((endpoint, answer))
+            elif answer is not None:
+                answers.append((endpoint, answer))
         return answers, errors
 
     def _learn_members(self, endpoint: str) -> None:
@@ -283,9 +317,9 @@ class Client:
         kind = kind_of(error)
         redirected = False
         with self._lock:
-            if kind is Kind.ELSEWHERE and self.follow_leader:
+            if kind is Retry.ELSEWHERE and self.follow_leader:
                 redirected = self._routes.redirect(endpoint, error)
-            elif kind in (Kind.LOST, Kind.LATER, Kind.ELSEWHERE):
+            elif kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
                 self._routes.failed(endpoint)
             claimed = self._session.position is not None or bool(self._routes.queue_owner)
         if self._is_final(error, kind, endpoint, tries):
@@ -295,9 +329,9 @@ class Client:
         except OutcomeUnknown as unknown:
             raise unknown.bind(self) from error
 
-    def _is_final(self, error: SynchroError, kind: Kind, endpoint: str, tries: Tries) -> bool:
+    def _is_final(self, error: SynchroError, kind: Retry, endpoint: str, tries: Tries) -> bool:
         """What the options of this client forbid to try again."""
-        if kind is not Kind.ELSEWHERE or tries.unknown_at is not None:
+        if kind is not Retry.ELSEWHERE or tries.unknown_at is not None:
             return False
         if isinstance(error, CannotConnect):
             return not self.wait_for_connection and not endpoint

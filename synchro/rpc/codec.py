@@ -210,7 +210,7 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
             return msgpack.unpackb(data, use_list=False, strict_map_key=False)
         return json_form.decode_object(found)
     except (ValueError, TypeError) as error:
-        raise WrongFormat(f"{str(error) or 'malformed msgpack'}; nothing was done") from error
+        raise WrongFormat(f"{xrow.why(error)}; nothing was done") from error
 
 
 def json_fields(message: Message) -> Tuple:
@@ -340,7 +340,7 @@ def changes_in_steps(
             return puts
     made: list[Dml] = []
     kind: str | None = None
-    size = values = update_ops = 0
+    size = values = counted = update_ops = 0
     too_much: BatchTooLarge | None = None
     try:
         for op in ops:
@@ -353,7 +353,11 @@ def changes_in_steps(
             if change.ops is not None:
                 update_ops += len(change.ops)
             if size > SMALL_TXN_BYTES:
-                values += xrow.count_values((change.key, change.value, change.ops), limits.txn_values_max)
+                while size > limits.txn_values_max and counted < len(made):  # a value has a byte at least
+                    yield
+                    one = made[counted]
+                    values += xrow.count_values((one.key, one.value, one.ops), limits.txn_values_max)
+                    counted += 1
                 if too_much := _too_much(size, values, update_ops, limits):
                     break
                 yield

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace
 from synchro.rpc.codec import Message
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 from synchro.storage.schema import SpaceDef
 
 
@@ -15,7 +15,7 @@ class Names:
 
     __slots__ = ("_node",)
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeApi) -> None:
         self._node = node
 
     def space_id(self, name: str) -> int:

@@ -23,10 +23,11 @@ from synchro.row import Dml, TxnId
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2, schema_pb2_grpc
+from synchro.rpc.host import RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import mapped
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
 from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
 from synchro.storage.xrow import dml_from_values
@@ -44,8 +45,8 @@ _TYPES: Final = {
 
 
 class SchemaService(Service):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.names = Names(node)
         self.CreateSpace = self.waiting(self._create_space)
         self.AlterSpace = self.waiting(self._alter_space)
@@ -230,13 +231,13 @@ class SchemaService(Service):
                 if request.with_system or not space.is_system
             ]
         found = (self._shown(space.id) for space in spaces)
-        shown = await self.node.host.slices.run(mapped(found, 20))
+        shown = await self.host.slices.run(mapped(found, 20))
         return schema_pb2.ListSpacesResponse(
             header=self.header(), spaces=[space for space in shown if space is not None]
         )
 
     async def _checksum_space(self, request: Message) -> Message:
-        instance, slices = self.node.instance, self.node.host.slices
+        instance, slices = self.node.instance, self.host.slices
         async with slices.turn():
             steps = instance.memtx.checksum_in_steps(self.names.named_space(request.space).id)
             next(steps)

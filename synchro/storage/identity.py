@@ -26,7 +26,6 @@ from synchro.ids import InstanceId
 from synchro.storage.disk import NO_ROOM, Disk, File, write_whole
 from synchro.storage.notes import (
     YES_NO,
-    AckNote,
     Notes,
     checked_lines,
     decode_notes,
@@ -35,6 +34,7 @@ from synchro.storage.notes import (
     yes_no,
 )
 from synchro.storage.xlog import INPROGRESS_SUFFIX
+from synchro.vclock import AckNote
 
 IDENTITY_NAME: Final = "instance.identity"
 LOCK_NAME: Final = "instance.lock"

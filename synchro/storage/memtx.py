@@ -29,7 +29,7 @@ from synchro.errors import (
     Unsupported,
 )
 from synchro.ids import InstanceId
-from synchro.row import Dml, Puts, RowType, Tuple
+from synchro.row import PENDING_ROW_BYTES, Dml, Puts, RowType, Tuple
 from synchro.storage.ddl import Build, Draft
 from synchro.storage.index import Index, Iterator_, SelectResult
 from synchro.storage.key_def import Key
@@ -59,6 +59,7 @@ from synchro.storage.system_rows import (
 )
 from synchro.storage.tuple_format import show_tuple
 from synchro.storage.update_ops import OP_WORK, Work
+from synchro.storage.xrow import count_values
 
 __all__ = ["Build", "BuildNeeded", "Iterator_", "Memtx", "PendingRefusal", "Prepared", "SelectResult"]
 
@@ -85,7 +86,7 @@ class Memtx:
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
         self._serial = 0
-        self._dead: list[dict[Key, Any] | Order] = []
+        self._dead: list[dict[Key, Any] | list[Any] | Order] = []
         """What `free` is to let go of."""
         self.work = 0
         """What all prepares have touched, in the bytes of `Work`."""
@@ -181,7 +182,7 @@ class Memtx:
         if prepared.run is not None:
             store, keys, values = prepared.run
             store.commit_new(prepared, keys, values)
-        for holder, key, new, _ in prepared.changes:
+        for holder, key, new, _, _ in prepared.changes:
             holder.commit(prepared, key, new)
         if prepared.unique_changes:
             for overlay, key, _ in prepared.unique_changes:
@@ -189,13 +190,21 @@ class Memtx:
                 if found is not None and found[0] is prepared:
                     del overlay[key]
         prepared.is_done = True
+        if prepared.let_go is not None:
+            if not self._is_bulk:  # recovery has nobody who waits, and nobody who frees
+                self._dead.append(prepared.let_go)
+            prepared.let_go = None
         if prepared.system:
             self._on_system_commit(prepared)
         self._forget(prepared)
 
     def rollback(self, prepared: Prepared) -> None:
         """Drop it. The newest of those that touch the same keys comes first."""
-        assert not prepared.is_done  # memtx.X2
+        assert not prepared.is_done  # X2
+        if prepared.size >= 2 * PENDING_ROW_BYTES * len(prepared.local) and not self._is_bulk:
+            self._dead.append([new for _, _, new, _, _ in prepared.changes])
+            if prepared.run is not None:
+                self._dead.append(list(prepared.run[2]))
         self._undo(prepared)
 
     def _undo(self, prepared: Prepared) -> None:
@@ -209,8 +218,9 @@ class Memtx:
                 del overlay[key]
             else:
                 overlay[key] = under
-        for holder, key, _, below in reversed(prepared.changes):
-            freed += holder.rollback(prepared, key, below)
+        for holder, key, _, below, size in reversed(prepared.changes):
+            holder.rollback(prepared, key, below, size)
+            freed += size
         for holder, key, old, new in reversed(prepared.temporary or ()):
             freed += holder.undo_temporary(key, old, new)
         self.memory_used -= freed
@@ -221,7 +231,7 @@ class Memtx:
     def _forget(prepared: Prepared) -> None:
         # Else a hot key would keep every transaction that ever changed it alive, one by one.
         prepared.changes = []
-        prepared.run = prepared.unique_changes = prepared.temporary = prepared.base = None
+        prepared.run = prepared.unique_changes = prepared.temporary = prepared.base = prepared.let_go = None
 
     def _check_limits(self, ops: Sequence[Dml]) -> None:
         limits = self._limits
@@ -691,10 +701,10 @@ class Memtx:
         """Let go of about so many objects that nobody needs any more. True: nothing is left."""
         while self._dead and count > 0:
             part = self._dead[-1]
-            if isinstance(part, dict):
-                size = min(count, len(part))
-                for _ in range(size):
-                    part.popitem()
+            if isinstance(part, dict | list):
+                size = 0
+                while part and size < count:
+                    size += _objects_in(part.pop() if isinstance(part, list) else part.popitem()[1], count)
                 is_empty = not part
             else:
                 is_empty = part.shrink(count)
@@ -739,6 +749,13 @@ class Memtx:
         assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
+
+
+def _objects_in(value: Any, limit: int) -> int:
+    """About how many objects go with a tuple, or with a key; counted no further than `limit`."""
+    if not isinstance(value, tuple):
+        return 1
+    return 1 + len(value) + count_values(value, limit)
 
 
 def _member(row: Tuple) -> tuple[str, str | None]:

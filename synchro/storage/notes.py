@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from synchro.ids import InstanceId
 from synchro.storage.xlog import crc32c, padded, parse_vclock
-from synchro.vclock import Vclock
+from synchro.vclock import AckNote
 
 _NOTE_MAGIC: Final = "NOTE"
 YES_NO: Final = {"yes": True, "no": False}
@@ -22,13 +22,6 @@ class LogNote(NamedTuple):
 
     name: str
     length: int
-
-
-class AckNote(NamedTuple):
-    """What a peer acknowledged, at least. forgot: it says that it may have lost rows since."""
-
-    vclock: Vclock
-    forgot: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from synchro.errors import SynchroError, TupleFound
@@ -25,6 +25,7 @@ class Prepared:
     skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     growth: bytes that it adds to the memory that is counted.
+    let_go: tuples that it takes the place of, if they are so large that it takes time to be rid of them.
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
     is_ddl: changes definitions by logged rows, so it needs the barrier.
     size: approximate bytes in the log and in memory.
@@ -39,6 +40,7 @@ class Prepared:
         "is_ddl",
         "is_done",
         "is_sync",
+        "let_go",
         "local",
         "ops",
         "owner",
@@ -73,6 +75,7 @@ class Prepared:
         self.run: Run | None = None
         self.changes: list[Change] = []
         self.growth = 0
+        self.let_go: list[Tuple] | None = None
         self.unique_changes: list[UniqueChange] | None = None
         self.temporary: list[TemporaryChange] | None = None
         self.system: Sequence[int] = ()
@@ -80,6 +83,11 @@ class Prepared:
         self.draft: Draft | None = None
         self.build: Build | None = None
         """What the draft needs of the tuples that are there."""
+
+    def lets_go(self, values: Iterable[Tuple]) -> None:
+        if self.let_go is None:
+            self.let_go = []
+        self.let_go.extend(values)
 
     def rest_on(self, other: Prepared) -> None:
         """Remember that something this transaction saw belongs to `other`."""
@@ -92,8 +100,8 @@ Pending: TypeAlias = tuple[Prepared, Tuple | None]
 PendingKey: TypeAlias = tuple[Prepared, Key | None]
 """The same for a unique secondary key: the primary key it leads to, None = free."""
 
-Change: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Pending | None]"
-"""store, primary key, new tuple, what the overlay said before"""
+Change: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Pending | None, int]"
+"""store, primary key, new tuple, what the overlay said before, bytes that it adds to the memory"""
 Run: TypeAlias = "tuple[SpaceStore, list[Key], Sequence[Tuple]]"
 """store; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]

@@ -35,6 +35,7 @@ from synchro.storage.xlog import (
     encode_header,
     file_name,
 )
+from synchro.storage.xrow import why
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 CHUNK_BYTES_MAX: Final = 1024 * 1024
@@ -258,7 +259,7 @@ def decode_chunk(data: bytes) -> Chunk:
     try:
         chunk = _decode_payload(ChunkKind(kind), crc, space_id, payload)
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
-        raise DecodeError(f"bad frame: {error}") from error
+        raise DecodeError(f"bad frame: {why(error)}") from error
     got = len(chunk.tuples) + len(chunk.requests) if kind in (ChunkKind.TUPLES, ChunkKind.REQUESTS) else 1
     if got != items:
         raise DecodeError(f"the frame holds {got} items, not {items}")
@@ -363,11 +364,17 @@ class SnapshotAssembler:
 
 
 def write_frames(
-    disk: Disk, directory: str, vclock: Vclock, instance_uuid: str, frames: Iterable[bytes]
+    disk: Disk,
+    directory: str,
+    vclock: Vclock,
+    instance_uuid: str,
+    frames: Iterable[bytes],
+    judge: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Frames -> a snapshot file, durable under its final name [W-10]; returns its path.
 
-    A joiner passes the frames that it received. Raises what the disk raises; `.inprogress` may be left.
+    judge: is given the path of the whole file before it has that name; what it raises keeps it from it.
+    Raises what the disk raises; `.inprogress` may be left.
     """
     path = posixpath.join(directory, file_name(vclock, SNAP_SUFFIX))
     inprogress = path + INPROGRESS_SUFFIX
@@ -382,6 +389,7 @@ def write_frames(
         disk.sync(file)
     finally:
         disk.close(file)
+    judge(inprogress)
     disk.rename(inprogress, path)
     disk.sync_dir(directory)
     return path
@@ -394,9 +402,12 @@ def write_snapshot(
     spaces: Iterable[tuple[int, Iterable[Tuple]]],
     *,
     instance_uuid: str,
+    judge: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path."""
-    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces))
+    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path.
+
+    judge: as in `write_frames`."""
+    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces), judge)
 
 
 class SnapshotReader:

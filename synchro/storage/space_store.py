@@ -70,6 +70,9 @@ def made_at_once(build: Generator[None, None, T]) -> T:
 
 
 _NESTED = frozenset({tuple, dict})
+SLOW_TO_FREE = 512
+"""Memory of a tuple, as it is counted, from which on it is not simply dropped: a queue may hold 16 MiB of
+values of one byte, each an object, and one ack replaces them all."""
 _LARGE, _LARGE_KEPT = 64 * KIB, 3
 """From this packed size on, those of the last few tuples are remembered: an update and its undo ask often."""
 _VALUE_WORK = 40
@@ -115,7 +118,7 @@ class SpaceStore:
         indexes: Mapping[int, IndexDef],
         *,
         sort: bool = True,
-        dead: list[dict[Key, Any] | Order] | None = None,
+        dead: list[dict[Key, Any] | list[Any] | Order] | None = None,
     ) -> None:
         self.definition = definition
         self.is_system = is_system(definition.id)
@@ -130,7 +133,7 @@ class SpaceStore:
         self._large: deque[tuple[Tuple, int]] = deque(maxlen=_LARGE_KEPT)
         self.clears = 0
         """Those that wait."""
-        self.dead: list[dict[Key, Any] | Order] = [] if dead is None else dead
+        self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())
         self.indexes: dict[int, Index] = {}
         self.pending: dict[Key, Pending] = {}
@@ -329,11 +332,14 @@ class SpaceStore:
         else:  # the same as `_push`, spelled out: most writes come here
             size = len(_pack(value)) + self.tuple_overhead
             if old is not None:
-                size -= self._memory_of(old)
+                old_size = self._memory_of(old)
+                size -= old_size
+                if old_size >= SLOW_TO_FREE:
+                    prepared.lets_go((old,))
             self.memory += size
             prepared.growth += size
             self.pending[key] = (prepared, value)
-            prepared.changes.append((self, key, value, below))
+            prepared.changes.append((self, key, value, below, size))
         return old
 
     @property
@@ -376,7 +382,11 @@ class SpaceStore:
         prepared.run = (self, keys, values)
         size = self._memory_of_all(values)
         if replace:
-            size -= self._memory_of_all([self.view[key] for key in keys if key in self.view])
+            old = [self.view[key] for key in keys if key in self.view]
+            old_size = self._memory_of_all(old)
+            size -= old_size
+            if old_size >= SLOW_TO_FREE * len(keys):
+                prepared.lets_go(old)
         self.memory += size
         prepared.growth += size
         return True
@@ -448,7 +458,7 @@ class SpaceStore:
             prepared.temporary.append((clear, None, None, None))
             clear.commit(prepared, None, None)
         else:
-            prepared.changes.append((clear, None, None, None))
+            prepared.changes.append((clear, None, None, None, -clear.memory))
 
     def _find(self, prepared: Prepared, op: Dml) -> tuple[Key, Tuple, Pending | None] | None:
         """Primary key, prepared tuple and its overlay entry, by full key of any unique index."""
@@ -505,9 +515,12 @@ class SpaceStore:
     ) -> None:
         if self.unique and new is not None:
             self._check_unique(prepared, key, new)
-        size = self._memory_of(new) - self._memory_of(old)
+        old_size = self._memory_of(old)
+        size = self._memory_of(new) - old_size
         self.memory += size
         prepared.growth += size
+        if old is not None and old_size >= SLOW_TO_FREE:
+            prepared.lets_go((old,))
         if self.is_temporary:
             if prepared.temporary is None:
                 prepared.temporary = []
@@ -515,7 +528,7 @@ class SpaceStore:
             self._settle(key, new)
             return
         self.pending[key] = (prepared, new)
-        prepared.changes.append((self, key, new, below))
+        prepared.changes.append((self, key, new, below, size))
         if self.unique:
             self._push_unique(prepared, key, old, new)
 
@@ -594,28 +607,23 @@ class SpaceStore:
                 del pending[key]
 
     def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int:
-        """`rollback` for what `put_new` took."""
-        pending, tuples = self.pending, self.view
-        size = self._memory_of_all([pending[key][1] for key in keys])  # type: ignore[misc]
-        size -= self._memory_of_all([tuples[key] for key in keys if key in tuples])
-        self.memory -= size
+        """`rollback` for what `put_new` took: it is all that there is of the transaction."""
+        pending = self.pending
+        self.memory -= prepared.growth
         for key in keys:
             assert pending[key][0] is prepared  # newest first [space_store.O3]
             del pending[key]
-        return size
+        return prepared.growth
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
-        """Returns by how much the memory that is needed is less now."""
-        assert self.pending[key][0] is prepared  # newest first [space_store.O3]
-        size = self._memory_of(self.pending[key][1])
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
+        """size: what it had added to the memory that is needed. Not counted again: a queue full of large
+        tuples may be undone in one go."""
+        assert self.pending[key][0] is prepared  # newest first [O3]
         if below is None or below[0].is_done:
             del self.pending[key]
-            size -= self._memory_of(self.view.get(key))
         else:
             self.pending[key] = below
-            size -= self._memory_of(below[1])
         self.memory -= size
-        return size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         """Take back a change of a temporary space, unless somebody changed the tuple since
@@ -718,14 +726,13 @@ class Clear:
         store.clears -= 1
         store.bury(*store.take_out())
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None) -> int:
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
         """As `SpaceStore.rollback`."""
         store = self._store
         assert not store.view  # newest first [space_store.O3]
         store.clears -= 1
         store.view = {} if store.clears else store.tuples
-        store.memory += self.memory
-        return -self.memory
+        store.memory -= size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         """Everybody has seen it already: it stays [space_store.O4]."""

@@ -166,25 +166,33 @@ def _check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -
         if not others:
             return
         if not others <= _NESTED:
-            name = min(kind.__name__ for kind in others - _NESTED)
-            raise ValueError(f"a {name} is not supported in a tuple")
+            raise ValueError(f"{_name(others - _NESTED)} is not supported in a tuple")
         if depth >= NESTING_MAX:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
         if from_client and dict in others:
-            maps = [item for item in items if type(item) is dict]
-            if not _SCALARS.issuperset(map(type, chain.from_iterable(maps))):
-                raise ValueError("a key of a map is an array")
+            maps = [item for item in items if item and type(item) is dict]
+            keys = set(map(type, chain.from_iterable(maps))) - _SCALARS
+            if keys:
+                raise ValueError(f"a key of a map is {_name(keys)}")
         items = _inside(items, others)
         depth += 1
 
 
+def _name(kinds: set[type]) -> str:
+    """What one of these, none of them a scalar, is called."""
+    name = min(kind.__name__ for kind in kinds)
+    return {"ExtType": "a msgpack extension", "Timestamp": "a timestamp", "tuple": "an array"}.get(
+        name, f"a {name}"
+    )
+
+
 def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
     """What stands directly in the arrays and maps among these; kinds: which of both there are."""
-    found = (
-        list(chain.from_iterable([item for item in items if type(item) is tuple])) if tuple in kinds else []
-    )
+    found: list[Any] = []
+    if tuple in kinds:  # a million may be empty
+        found = list(chain.from_iterable([item for item in items if item and type(item) is tuple]))
     if dict in kinds:
-        maps = [item for item in items if type(item) is dict]
+        maps = [item for item in items if item and type(item) is dict]
         found.extend(chain.from_iterable(maps))
         found.extend(chain.from_iterable(map(dict.values, maps)))
     return found
@@ -444,10 +452,13 @@ def read_dml(kind: RowType, raw: bytes) -> Dml:
     try:
         return cast("Dml", _PARSERS[kind][1](kind, bytes(raw)))
     except _MALFORMED as error:
-        raise WrongFormat(f"malformed {kind.name}: {_why(error)}") from error
+        raise WrongFormat(f"malformed {kind.name}: {why(error)}") from error
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """What is wrong with msgpack that somebody sent, for them: `error` came of decoding it."""
+    if isinstance(error, TypeError) and "unhashable" in str(error):
+        return "a key of a map is a map, or holds one"
     if isinstance(error, KeyError):
         return f"key {error.args[0]!r} is missing"
     return str(error) or type(error).__name__.removesuffix("Error")
@@ -469,7 +480,7 @@ def _as_msgpack(value: Any, what: str) -> bytes:
     try:
         return _packb(value)
     except _MALFORMED as error:
-        raise WrongFormat(f"the {what} cannot be encoded: {_why(error)}") from error
+        raise WrongFormat(f"the {what} cannot be encoded: {why(error)}") from error
 
 
 def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
@@ -488,7 +499,7 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
                 break
         value = _as_it_came(value, tuple_msgpack, True)
     except _MALFORMED as error:
-        raise WrongFormat(f"malformed tuple: {_why(error)}") from error
+        raise WrongFormat(f"malformed tuple: {why(error)}") from error
     raw = _prefix(2, space_id, None, KEY_TUPLE) + tuple_msgpack
     return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
 
@@ -499,7 +510,7 @@ def insert_all(kind: RowType, space_id: int, tuples: Sequence[bytes]) -> Puts:
     try:
         values = _unpack_all(tuples, from_client=True)
     except _MALFORMED as error:
-        raise WrongFormat(f"malformed tuple: {_why(error)}") from error
+        raise WrongFormat(f"malformed tuple: {why(error)}") from error
     prefix = _prefix(2, space_id, None, KEY_TUPLE)
     return Puts(kind, space_id, [prefix + data for data in tuples], values)
 
@@ -562,7 +573,7 @@ def _spliced(value: bytes | Sequence[Any], what: str) -> bytes:
         if _packb(found) != data:
             _refuse_equal_keys(data)
     except _MALFORMED as error:
-        raise WrongFormat(f"malformed {what}: {_why(error)}") from error
+        raise WrongFormat(f"malformed {what}: {why(error)}") from error
     return data
 
 
@@ -703,8 +714,8 @@ def decode_txns(data: bytes) -> list[Txn]:
 
 
 def _bad_row(error: Exception, pos: int) -> DecodeError:
-    why = "unknown row type" if isinstance(error, KeyError) and not isinstance(error.args[0], str) else ""
-    return DecodeError(f"bad row at offset {pos}: {why or _why(error)}", offset=pos)
+    text = "unknown row type" if isinstance(error, KeyError) and not isinstance(error.args[0], str) else ""
+    return DecodeError(f"bad row at offset {pos}: {text or why(error)}", offset=pos)
 
 
 def _decode_puts(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
@@ -916,7 +927,7 @@ def scan_txns(data: bytes) -> list[TxnSpan]:
             spans.append(new_tuple(TxnSpan, (start, end, origin, lsn, local, flags, types[kind], term)))
             pos = start = end
     except (*_MALFORMED, _StructError) as error:
-        raise DecodeError(f"bad row at offset {pos}: {_why(error)}", offset=pos) from error
+        raise DecodeError(f"bad row at offset {pos}: {why(error)}", offset=pos) from error
     if start != size:
         raise DecodeError("found a not finished transaction in the log", offset=start)
     return spans

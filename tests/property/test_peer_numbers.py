@@ -19,12 +19,14 @@ from synchro.errors import IllegalParams, RemoteProtocolError
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, TERM_LEAP_MAX, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
+from synchro.replication.ballot import Ballot
 from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
-from synchro.rpc import codec, peer_transport
+from synchro.rpc import codec
+from synchro.rpc import peer_transport as transport
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.server import join
-from synchro.server.transport import Ballot, Hello, PeerAck
+from synchro.server.peer_messages import Hello, PeerAck
 from synchro.storage import xrow
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock

@@ -33,9 +33,10 @@ from synchro.instance.events import (
     WaitMode,
     WaitRequested,
 )
+from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
-from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts
+from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
 from synchro.storage.memtx import Memtx, PendingRefusal
 from synchro.storage.schema_ops import bootstrap_ops
 from synchro.storage.xrow import dml_from_values
@@ -50,13 +51,13 @@ class FakeInstance:
         self.memtx = Memtx(settings.limits)
         self.vclock = Vclock({InstanceId(1): Lsn(1)})
         self.self_id = InstanceId(1)
-        self.ro_reason: str | None = None
+        self.ro_reason = RoReason.NONE
 
     @property
     def is_writable(self) -> bool:
-        return self.ro_reason is None
+        return self.ro_reason is RoReason.NONE
 
-    def read_only_reason(self) -> str | None:
+    def read_only_reason(self) -> RoReason:
         return self.ro_reason
 
 
@@ -173,8 +174,8 @@ class FakeNode:
             answer()
 
     def _write(self, write: ClientWrite) -> Outcome:
-        if self.instance.ro_reason is not None:
-            return Rejected(ReadOnly("read-only", ro_reason=self.instance.ro_reason))
+        if self.instance.ro_reason is not RoReason.NONE:
+            return Rejected(ReadOnly("read-only", ro_reason=self.instance.ro_reason.value))
         if write.request_id in self.requests:
             return Committed(self.requests[write.request_id], duplicate=True)
         memtx = self.instance.memtx
@@ -262,5 +263,5 @@ _SIMPLE: dict[type, Outcome] = {
     PromoteRequested: Promoted(Term(3), InstanceId(1), confirmed=2, rolled_back=1),
     DemoteRequested: Demoted(Term(4)),
 }
-_: type[Node] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
+_: type[NodeApi] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
 busy = CheckpointInProgress

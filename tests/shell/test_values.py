@@ -46,7 +46,7 @@ async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str
     with trio.fail_after(15):
         async with open_rpc_host() as host, trio.open_nursery() as nursery:
             node = FakeNode(host)
-            services = ClientServices(node)
+            services = ClientServices(node, host)
             nursery.start_soon(services.run)
             server = await host.serve("127.0.0.1:0", services.register)
             address = server.address

@@ -17,7 +17,7 @@ from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
 from synchro.errors import WalIo
 from synchro.instance import events as ev
-from synchro.server.node import Node
+from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 SET_UUID = "11111111-2222-3333-4444-555555555555"
@@ -28,7 +28,7 @@ def picture(replicas: MemorySet, *, known: bool = True) -> Picture:
     answers: dict[str, Any] = {}
     for name, member in replicas.members.items():
         down = member.ended.is_set()
-        answers[name] = CannotConnect("cannot connect: connection refused") if down else member.node.info()
+        answers[name] = CannotConnect("cannot connect: connection refused") if down else member.face.info()
     return status_verbs._assemble(answers, {name: name for name in answers} if known else {}, None)
 
 
@@ -46,14 +46,14 @@ async def follow(replicas: MemorySet, command: str, **changes: Any) -> None:
     assert words[0] == "synchro", command
     match words[1:]:
         case ["promote", name]:
-            node = replicas.members[name].node
-            outcome = await node.call(ev.PromoteRequested, timeout_s=5.0)
+            face = replicas.members[name].face
+            outcome = await face.call(ev.PromoteRequested, timeout_s=5.0)
             assert isinstance(outcome, ev.Promoted), outcome
         case ["demote", name]:
-            outcome = await replicas.members[name].node.call(ev.DemoteRequested, timeout_s=5.0)
+            outcome = await replicas.members[name].face.call(ev.DemoteRequested, timeout_s=5.0)
             assert isinstance(outcome, ev.Demoted), outcome
         case ["replication", "restart", peer, "-i", name]:
-            replicas.members[name].node.restart_upstream(peer)
+            replicas.members[name].face.restart_upstream(peer)
         case ["start", target]:
             await replicas.start(int(target.rpartition(":instance")[2]), **changes)
         case ["status", "--watch"] | ["info", "replication", "-i", _] | ["member", "list", "-i", _]:
@@ -69,7 +69,7 @@ async def started(replicas: MemorySet, numbers: Iterable[int] = (1, 2, 3), **cha
     await replicas.wait_ready()
 
 
-async def led(replicas: MemorySet) -> Node:
+async def led(replicas: MemorySet) -> Face:
     await started(replicas)
     await linked(replicas)
     leader = await replicas.wait_leader()
@@ -92,8 +92,8 @@ def as_candidates(seen: Picture) -> Picture:
     return seen
 
 
-def number_of(node: Node) -> int:
-    return int(node.settings.instance_name[-1])
+def number_of(face: Face) -> int:
+    return int(face.node.settings.instance_name[-1])
 
 
 # --- elections ------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> No
         assert found.lines() == ["Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."]
         assert (found.writable, found.may_fail, found.next, found.has_quorum) == (True, 1, "", True)
 
-        first, second = (number_of(node) for node in replicas.nodes if node is not leader)
+        first, second = (number_of(face) for face in replicas.nodes if face is not leader)
         await replicas.stop(first)
         await until(lambda: "One more failure stops synchronous writes." in verdict(replicas).text)
         found = verdict(replicas)
@@ -131,11 +131,11 @@ async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path
         await started(replicas)
         leader = replicas.nodes[0]
         await linked(replicas)
-        await follow(replicas, f"synchro promote {leader.settings.instance_name}")
+        await follow(replicas, f"synchro promote {leader.node.settings.instance_name}")
         await replicas.stop(number_of(leader))
-        await until(lambda: not any(node.core.raft.is_leader_seen for node in replicas.nodes))
+        await until(lambda: not any(face.node.core.raft.is_leader_seen for face in replicas.nodes))
         found = judge(as_candidates(picture(replicas)))
-        term = max(node.core.raft.volatile_term for node in replicas.nodes)
+        term = max(face.node.core.raft.volatile_term for face in replicas.nodes)
         assert found.text.startswith(f"Read-only: an election in term {term}, nobody leads yet (")
         assert found.next == "synchro status --watch"
         for reason in ("synchro", "election", "no word at all"):
@@ -146,8 +146,8 @@ async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path
             assert judge(seen).text == found.text
             assert "election" in status_verbs.head_line(seen)
         # What `member list` shows: the owner that is down is no leader.
-        for node in replicas.nodes:
-            assert not node.info()["leader_seen"]
+        for face in replicas.nodes:
+            assert not face.info()["leader_seen"]
 
 
 async def test_in_mode_manual_somebody_must_be_promoted_and_can_be(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_in_mode_manual_somebody_must_be_promoted_and_can_be(tmp_path: Pat
             await follow(replicas, found.next)
         leader = await replicas.wait_leader()
         await replicas.stop(number_of(leader))
-        await until(lambda: not any(node.core.raft.is_leader_seen for node in replicas.nodes))
+        await until(lambda: not any(face.node.core.raft.is_leader_seen for face in replicas.nodes))
         found = verdict(replicas)
         assert "in mode manual nobody stands by itself" in found.text
         assert found.next.startswith("synchro promote instance00")
@@ -198,11 +198,11 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
 async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> None:
     async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
         leader = await led(replicas)
-        full = next(node for node in replicas.nodes if node is not leader)
-        for node in replicas.nodes:
-            if node is not full:
-                replicas.network.cut(full.settings.instance_name, node.settings.instance_name)
-        full.core.state.no_room = WalIo("No space left on device")  # as a cut notes it
+        full = next(face for face in replicas.nodes if face is not leader)
+        for face in replicas.nodes:
+            if face is not full:
+                replicas.network.cut(full.node.settings.instance_name, face.node.settings.instance_name)
+        full.node.core.state.log.no_room = WalIo("No space left on device")  # as a cut notes it
         for key in range(20):
             assert isinstance(await write(leader, put(key)), ev.Committed)
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
@@ -211,9 +211,9 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         assert found.text == (
             "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
         )
-        assert problems(found) == [("no_room", full.settings.instance_name)]
+        assert problems(found) == [("no_room", full.node.settings.instance_name)]
         assert found.lines()[0].startswith(
-            f"The disk of {full.settings.instance_name} is full: No space left"
+            f"The disk of {full.node.settings.instance_name} is full: No space left"
         )
         rows = dict(zip(*status_table(replicas, full), strict=False))
         assert re.fullmatch(r"\d+ rows, [0-9.]+ m?s", rows["LAG"]), rows["LAG"]
@@ -224,36 +224,36 @@ async def test_a_disk_that_takes_rows_again_is_not_full(tmp_path: Path) -> None:
     async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
         leader = await led(replicas)
         assert isinstance(await write(leader, put(1)), ev.Committed)
-        leader.on_cut(leader.core.vclock, WalIo("No space left on device"))
+        leader.node.on_cut(leader.node.core.vclock, WalIo("No space left on device"))
         assert leader.info()["no_room"] == "No space left on device"
         assert isinstance(await write(leader, put(2)), ev.Committed)
         assert leader.info()["no_room"] is None
 
 
-def member_of(replicas: MemorySet, node: Node) -> Any:
-    return next(m for m in picture(replicas).members if m.name == node.settings.instance_name)
+def member_of(replicas: MemorySet, face: Face) -> Any:
+    return next(m for m in picture(replicas).members if m.name == face.node.settings.instance_name)
 
 
-def status_table(replicas: MemorySet, node: Node) -> tuple[list[str], list[str]]:
+def status_table(replicas: MemorySet, face: Face) -> tuple[list[str], list[str]]:
     columns, rows = status_verbs.status_rows(picture(replicas))
-    return columns, next(row for row in rows if row[1] == node.settings.instance_name)
+    return columns, next(row for row in rows if row[1] == face.node.settings.instance_name)
 
 
 async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
     """Its stream runs, and its last good lag is small: what it lacks now is told."""
     async with open_set(tmp_path) as replicas:
         leader = await led(replicas)
-        late = next(node for node in replicas.nodes if node is not leader)
-        down = leader.downstreams[late.core.self_id]
+        late = next(face for face in replicas.nodes if face is not leader)
+        down = leader.links.downstreams[late.node.core.self_id]
         await until(lambda: not picture(replicas).rows_behind(member_of(replicas, late)))
         seen = picture(replicas)
-        member = next(m for m in seen.members if m.id == late.core.self_id)
+        member = next(m for m in seen.members if m.id == late.node.core.self_id)
         part = dict(member.seen_by_leader["downstream"])
         assert part["behind"].keys() == {"rows", "seconds"}
         assert down.is_following
         assert member.info is not None
         own = dict(member.info["vclock"])
-        own[int(leader.core.self_id)] -= 3
+        own[int(leader.node.core.self_id)] -= 3
         member.info = {**member.info, "vclock": own}
         member.seen_by_leader = {"downstream": {**part, "behind": {"rows": 3, "seconds": LATE_S + 1}}}
         found = judge(seen)
@@ -267,16 +267,16 @@ async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
 async def test_a_member_in_amnesia_leads_the_verdict(tmp_path: Path) -> None:
     async with open_set(tmp_path) as replicas:
         leader = await led(replicas)
-        forgetful = next(node for node in replicas.nodes if node is not leader)
+        forgetful = next(face for face in replicas.nodes if face is not leader)
         seen = picture(replicas)
         for member in seen.members:
-            if member.name == forgetful.settings.instance_name and member.info is not None:
+            if member.name == forgetful.node.settings.instance_name and member.info is not None:
                 assert member.info["amnesia"] is None
                 member.info = {**member.info, "amnesia": {"message": "it must hear x", "next": "start x"}}
         found = judge(seen)
         assert found.may_fail == 0
-        assert problems(found) == [("amnesia", forgetful.settings.instance_name)]
-        name = forgetful.settings.instance_name
+        assert problems(found) == [("amnesia", forgetful.node.settings.instance_name)]
+        name = forgetful.node.settings.instance_name
         assert found.lines()[0].startswith(f"{name} is in amnesia: it must hear x; start x. Next: synchro ")
 
 
@@ -289,9 +289,9 @@ async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Pat
         await create_space(one, 600, is_sync=False)
         await replicas.wait_equal()
         replicas.network.cut("instance001", "instance002")
-        for node, text in ((one, "l"), (two, "r")):
+        for face, text in ((one, "l"), (two, "r")):
             row = put(6, text, space_id=600)
-            await write(node, row._replace(type=type(row.type).INSERT, raw=b""))
+            await write(face, row._replace(type=type(row.type).INSERT, raw=b""))
         replicas.network.heal()
         await until(lambda: {kind for kind, _ in problems(verdict(replicas))} == {"stopped_stream"})
         found = verdict(replicas)
@@ -330,7 +330,7 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
     async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
         await started(replicas)
         await linked(replicas)
-        owner = replicas.members["instance001"].node
+        owner = replicas.members["instance001"].face
         await follow(replicas, "synchro promote instance001")
         await create_space(owner)
         await replicas.wait_equal()
@@ -382,7 +382,11 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
         await started(replicas, (1, 2))
         one = replicas.nodes[0]
-        await until(lambda: all(d.is_following for d in one.downstreams.values()) and bool(one.downstreams))
+        await until(
+            lambda: (
+                all(d.is_following for d in one.links.downstreams.values()) and bool(one.links.downstreams)
+            )
+        )
         tree = one.info()
         (other,) = (part for part in tree["replication"].values() if part["id"] != tree["id"])
         upstream = other.pop("upstream")

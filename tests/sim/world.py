@@ -349,7 +349,7 @@ class World:
                 parts.append(f"{number} down")
                 continue
             i = process.instance
-            pending = [(p.origin, p.lsn, p.term) for p in i.limbo.pending_promotes]
+            pending = [(p.origin, p.lsn, p.term) for p in i.limbo.pending]
             parts.append(
                 f"{number} {i.settings.election_mode} {i.raft.role.name} "
                 f"term {i.raft.term}/{i.raft.volatile_term} leader {i.raft.leader} "

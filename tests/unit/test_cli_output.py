@@ -241,6 +241,21 @@ def test_who_is_silent_although_its_process_runs_is_restarted(state: processes.S
     assert judge(seen).next == advice
 
 
+def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
+    """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
+    found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
+    assert found.lines() == [
+        "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+    ]
+    assert [(p.kind, p.text) for p in found.problems] == [("stopping", "instance003 is stopping.")]
+    rows = status_verbs.status_rows(picture(info(1, ro=False), info(2), info(3, status="stopping")))[1]
+    assert [row[3] for row in rows] == ["leader", "follower", "stopping"]
+
+    found = judge(picture(info(1, ro=False, status="stopping")))
+    assert not found.writable and not found.readable
+    assert found.lines() == ["Not ready: instance001 is stopping. Next: synchro status --watch"]
+
+
 def test_rows_that_no_log_holds_any_more() -> None:
     gone = info(2)
     gone["replication"][1]["upstream"] = {"status": "loading", "reason": "XLOG_GAP"}
@@ -423,3 +438,18 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
     found = judge(picture(waiting(1), waiting(2)))
     assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
     assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
+
+
+def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
+    """MEND-N1: it would be refused."""
+    state = {"state": "follower", "term": 2**62 - 1, "leader": 0}
+    members = {1: {"id": 1, "name": "instance001"}}
+    queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
+    more = {"replication": members, "synchro": queue, "election_mode": "manual"}
+    sound = judge(picture(info(1, reason="synchro", election=state, **more)))
+    assert "promote" in sound.command
+    state["exhausted"] = "its term is the last"
+    spent = judge(picture(info(1, reason="synchro", election=state, **more)))
+    assert (spent.problems[0].kind, spent.problems[0].instance) == ("exhausted", "instance001")
+    assert "its term is the last" in spent.lines()[0]
+    assert "promote" not in spent.command

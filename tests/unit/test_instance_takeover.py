@@ -15,6 +15,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.queue.limbo import QueueState
+from synchro.ro_reason import RoReason
 from synchro.row import (
     FLAG_COMMIT,
     FLAG_WAIT_ACK,
@@ -383,7 +384,7 @@ def test_promote_of_a_read_only_instance_claims_the_queue_and_answers_when_it_is
     """[P-13], [L-21]: it returns when the instance is writable, though the queue is its own before."""
     mesh = Mesh(3, read_only=True)
     call = mesh.promote(1)
-    assert (mesh[1].limbo.owner_id, mesh[1].read_only_reason()) == (1, "config")
+    assert (mesh[1].limbo.owner_id, mesh[1].read_only_reason()) == (1, RoReason.CONFIG)
     assert mesh.outcome(call) is None
     mesh.step(1, ev.SettingsChanged(replace(mesh.settings, read_only=False)))
     outcome = mesh.outcome(call)

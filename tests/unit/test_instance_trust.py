@@ -73,6 +73,29 @@ def test_an_ack_beyond_the_own_log_is_amnesia_until_it_caught_up_with_everybody(
     assert [mesh.rows(number) for number in (1, 2, 3)] == [[(1,), (2,), (3,)]] * 3
 
 
+def test_lost_rows_come_back_through_one_that_got_them_later() -> None:
+    """[M-38], ADR 28: of its lost rows the only link of 1 knows nothing when it subscribes. If they did not
+    follow, a PROMOTE that builds on them would come first, and be split brain where none is."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.isolate(3)
+    calls = [mesh.write(1, (number,)) for number in (1, 2, 3)]
+    mesh.settle()
+    assert all(mesh.committed(call) for call in calls)
+    mesh.cut(1, 2)
+    mesh.crash(1)
+    mesh.restart(1, rows=len(mesh.down[1]) // 2, trusted=False)
+    mesh.join(1, 3)
+    mesh.settle()
+    assert mesh.rows(1) != [(1,), (2,), (3,)]
+
+    mesh.join(2, 3)
+    mesh.settle()
+    mesh.promote(3)
+    assert not mesh.members[1].stopped
+    assert [mesh.rows(number) for number in (1, 2, 3)] == [[(1,), (2,), (3,)]] * 3
+
+
 def test_acks_of_an_amnesiac_confirm_nothing() -> None:
     """S14: `counts=False`."""
     mesh = Mesh(3)

@@ -6,6 +6,7 @@ from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import BatchTooLarge, SyncTimeout, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.row import Confirm, RowType, TxnId
 from synchro.storage import xrow
 from synchro.vclock import Vclock
@@ -309,7 +310,7 @@ def test_ddl_waits_for_the_queue_to_empty_and_holds_back_what_follows() -> None:
 def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() -> None:
     """[E-40], [E-42], [A-60]: a configured read-only instance applies rows and has writable local spaces."""
     mesh = Mesh(2, read_only=True)
-    assert mesh[1].read_only_reason() == "config"
+    assert mesh[1].read_only_reason() is RoReason.CONFIG
     refused = mesh.outcome(mesh.write(1, (1,), ASYNC))
     assert isinstance(refused, ev.Rejected)
     assert "database.mode: ro" in refused.error.message
@@ -318,8 +319,8 @@ def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() 
     assert mesh.committed(local)
 
     mesh.promote(2)
-    assert mesh[1].read_only_reason() == "synchro"
-    assert mesh[2].read_only_reason() == "config"
+    assert mesh[1].read_only_reason() is RoReason.SYNCHRO
+    assert mesh[2].read_only_reason() is RoReason.CONFIG
     assert mesh[1].limbo.owner_id == 2
 
 

@@ -453,7 +453,7 @@ def test_a_set_has_at_most_31_members() -> None:
         ((0, UUIDS[5]), IllegalParams, "Can't initialize replica id with a reserved value 0"),
         ((5, "nonsense"), IllegalParams, "Invalid UUID: nonsense"),
         ((5, UUIDS[0]), IllegalParams, "Nil UUID is reserved and can't be used in replication"),
-        ((5, UUIDS[5], "Five"), IllegalParams, "Invalid instance name 'Five'"),
+        ((5, UUIDS[5], "fi ve"), IllegalParams, "Invalid instance name: 'fi ve'"),
         ((5, UUIDS[5], "one"), TupleFound, 'unique index "name"'),
         ((5, UUIDS[1]), TupleFound, "Duplicate key"),
         ((1, UUIDS[5], "other"), Unsupported, "UUID and name update together"),

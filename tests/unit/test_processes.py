@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -220,6 +221,19 @@ def test_the_pid_file_may_say_what_it_likes(target: Target, content: str | None)
         other.wait()
 
 
+def test_the_file_of_a_set_is_found_by_the_processes_of_this_host(target: Target, free_port: int) -> None:
+    """By ports, and by the names that are known; one process is enough."""
+    first = parse_target(f"{target.config.path}:instance001")
+    names = {free_port: "instance001", free_port + 1: ""}
+    assert processes.local_target(names) is None
+    start(first)
+    found = processes.local_target(names)
+    assert found is not None and found.config.path == target.config.path
+    assert processes.name_by_port(found) == {free_port: "instance001", free_port + 1: "instance002"}
+    assert processes.local_target({free_port: "another"}) is None
+    assert processes.local_target({free_port: "instance001", free_port + 2: ""}) is None
+
+
 def test_var_run_and_the_lock_file_may_be_gone(target: Target) -> None:
     running = [process.pid for process in start(target)]
     shutil.rmtree(target.directory / "var" / "run")
@@ -350,6 +364,59 @@ def test_an_instance_that_hangs_before_it_listens_is_stuck(
     [first, _] = start(target, timeout_s=1.0)
     assert first.state is State.STUCK
     assert "does not listen in time" in first.message
+
+
+def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEND-P2: it runs, but nobody can connect to it; until it listens the second one waits as the first."""
+    monkeypatch.setenv("STAND_IN", "hangs")
+    [first, _] = start(target, timeout_s=0.1)
+    [again, _] = start(target, timeout_s=0.1)
+    assert (again.state, again.pid, again.changed) == (State.STUCK, first.pid, False)
+    assert first.pid is not None
+    killer = threading.Timer(0.3, os.kill, (first.pid, signal.SIGKILL))
+    killer.start()
+    [ended, _] = start(target, timeout_s=5.0)
+    assert (ended.state, ended.pid, ended.changed) == (State.EXITED, None, False)
+    assert "ended while starting" in ended.message
+
+
+def test_start_does_not_take_a_process_for_up_that_a_person_began_and_that_does_not_listen(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that recovers much. It tells nobody how far it is, so the kernel is asked who has the port."""
+    first = parse_target(f"{target.config.path}:instance001")
+    host, _, port = first.config.instance("instance001").settings.listen.rpartition(":")
+    command = [sys.executable, str(tmp_path / "stand_in.py"), "serve", "--config", str(target.config.path)]
+    by_hand = subprocess.Popen([*command, "--name", "instance001"], env={**os.environ, "STAND_IN": "hangs"})
+    try:
+        deadline = time.monotonic() + 10
+        while pids(first) != [by_hand.pid] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with socket.create_server((host, int(port))):  # that somebody answers proves nothing
+            [process] = start(first, timeout_s=0.2)
+        assert (process.state, process.pid, process.changed) == (State.STUCK, by_hand.pid, False)
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+    by_hand = subprocess.Popen([*command, "--name", "instance001"], env={**os.environ, "STAND_IN": "slow"})
+    try:
+        while pids(first) != [by_hand.pid] and time.monotonic() < deadline + 10:
+            time.sleep(0.02)
+        [process] = start(first)
+        assert (process.state, process.pid, process.changed) == (State.RUNNING, by_hand.pid, False)
+        socket.create_connection((host, int(port)), timeout=1).close()
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+
+
+def test_one_that_listens_when_the_time_is_over_is_started(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the time of the call is: it only waits for its peers."""
+    monkeypatch.setenv("STAND_IN", "waits")
+    monkeypatch.setattr(processes, "LOADING_GRACE_S", 1000.0)
+    assert [p.state for p in start(target, timeout_s=4.0)] == [State.LOADING, State.LOADING]
 
 
 @pytest.mark.parametrize("damage", ["removed", "broken", "renamed", "dangling", "other environment"])

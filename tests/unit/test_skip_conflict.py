@@ -116,7 +116,7 @@ def test_each_row_in_conflict_is_told_once_and_counted() -> None:
         [1, 2, "async", "[6]"],
         [1, 4, "async", "[8]"],
     ]
-    assert mesh[2].state.conflicts_skipped == {1: 2}
+    assert mesh[2].conflicts_skipped == {1: 2}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_any_other_error_stops_the_stream_and_nothing_of_the_transaction_is_writ
     assert mesh[2].volatile_vclock == before
     mesh.persist(2)
     assert mesh.rows(2, ASYNC) == [here.value]
-    assert mesh[2].state.conflicts_skipped == {}
+    assert mesh[2].conflicts_skipped == {}
     mesh[2].memtx.check()
 
 
@@ -271,7 +271,7 @@ def test_only_a_committed_tuple_is_a_conflict() -> None:
         mesh.settle()
         expected = [(5,), (6,)] if is_lost else [(5,), (6, "r")]
         assert mesh.rows(2, ASYNC) == expected
-        assert mesh[2].state.conflicts_skipped == ({} if is_lost else {1: 1})
+        assert mesh[2].conflicts_skipped == ({} if is_lost else {1: 1})
 
 
 def test_what_was_cut_back_is_judged_and_counted_anew() -> None:
@@ -285,13 +285,13 @@ def test_what_was_cut_back_is_judged_and_counted_anew() -> None:
     member = mesh.members[2]
     del member.wal[member.written :]
     mesh.step(2, ev.RowsCutBack(mesh[2].vclock, WalIo("no room")))
-    assert mesh[2].state.conflicts_skipped == {}
+    assert mesh[2].conflicts_skipped == {}
     mesh.write_ops(2, [delete(6)])
     mesh.settle()
     mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
     mesh.settle()
     assert mesh.rows(2, ASYNC) == [(5,), (6,)]
-    assert mesh[2].state.conflicts_skipped == {}
+    assert mesh[2].conflicts_skipped == {}
 
 
 def test_a_large_transaction_with_many_conflicts_is_no_more_work_than_its_rows() -> None:
@@ -307,7 +307,7 @@ def test_a_large_transaction_with_many_conflicts_is_no_more_work_than_its_rows()
     mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
     mesh.settle()
     assert mesh[2].memtx.count(ASYNC) == size
-    assert mesh[2].state.conflicts_skipped == {1: size // 2}
+    assert mesh[2].conflicts_skipped == {1: size // 2}
 
 
 def test_nops_travel_on_and_are_nobody_elses_conflict() -> None:
@@ -323,7 +323,7 @@ def test_nops_travel_on_and_are_nobody_elses_conflict() -> None:
     mesh.settle()
     assert mesh.rows(3, ASYNC) == mesh.rows(2, ASYNC) == [(5,), (6, "r"), (7,)]
     assert kinds(mesh, 3) == ["INSERT", "NOP", "INSERT"]
-    assert mesh[3].state.conflicts_skipped == {}
+    assert mesh[3].conflicts_skipped == {}
     assert_same_after_restart(mesh, 3)
 
 

@@ -84,6 +84,22 @@ def test_what_would_be_lost_or_cannot_be_read_is_refused_to_clients(kind: str, n
         codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (b"\xd4\x05a", "a key of a map is a msgpack extension"),
+        (b"\xd6\xff\0\0\0\x01", "a key of a map is a timestamp"),
+        (b"\x91\x01", "a key of a map is an array"),
+        (b"\x81\x01\x02", "a key of a map is a map, or holds one"),
+        (b"\x91\x81\x01\x02", "a key of a map is a map, or holds one"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["insert", "replace", "upsert"])
+def test_the_refusal_names_what_stands_there_as_a_key(key: bytes, why: str, kind: str) -> None:
+    with pytest.raises(WrongFormat, match=why):
+        codec.changes([change(kind, b"\x92\x0c\x81" + key + b"\x01")], None, Limits())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", [*EQUAL_KEYS, *ARRAY_KEYS])
 def test_neither_is_it_taken_among_many(name: str) -> None:
     good = msgpack.packb([1, {"a": [1]}])
