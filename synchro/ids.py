@@ -34,8 +34,8 @@ NOBODY: Final = InstanceId(0)
 
 INSTANCE_ID_MAX: Final = InstanceId(31)
 NUMBER_END: Final = 2**62
-"""LSNs, terms and the like that come from the network lie below it: what is counted up from them fits into
-the 64 bits that files and messages have, and no honest instance lives to reach it."""
+"""LSNs, terms and other numbers from the network are below it. What is counted up from them fits into the 64
+bits that files and messages have, and no honest instance lives long enough to reach it."""
 LSN_RESERVE: Final = 2**32
 """So close to `NUMBER_END` an instance writes no data any more: what it leads is still confirmed."""
 TERM_LEAP_MAX: Final = 2**32

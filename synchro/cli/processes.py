@@ -7,7 +7,7 @@ NAME.pid, NAME.ready and NAME.json (what `stop` needs if the configuration is go
     P1  An instance runs if a process holds the lock of its data directory, whatever the PID file says; the
         PID file counts only for a process that /proc shows to be started for this instance.
     P2  Who listens is told by our child itself, or by the kernel: that a port answers proves nothing.
-    P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
+    P3  A process is ended only if it is our instance by processes.P1; nothing that answers counts as stopped.
 """
 
 from __future__ import annotations
@@ -479,7 +479,7 @@ def start(
 ) -> list[Process]:
     """Start what is not running, return when all are up. extra: further arguments of `serve`.
 
-    One that runs already, and does not listen yet, is waited for as well (P2).
+    One that runs already, and does not listen yet, is waited for as well (processes.P2).
     A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
     the others stay up. on_starting: called with each name, for the "starting" lines.
     """

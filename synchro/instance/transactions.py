@@ -104,7 +104,7 @@ class Transactions:
         pending = PendingTxn(txn, prepared, is_sync, in_queue, now)
         self._undecided[pending.id] = prepared.owner = pending
         if prepared.is_ddl:
-            assert len(self._undecided) == 1  # X2
+            assert len(self._undecided) == 1  # Transactions.X2
             self.ddl = pending
         if prepared.touches_system and schema.CLUSTER_ID in prepared.system:
             pending.is_membership = True
@@ -316,7 +316,7 @@ class Transactions:
 
     def check(self) -> None:
         waiting = [p for p in self._state.log.pending_txns() if not p.is_queued]
-        assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # X1
-        assert all(p.prepared.owner is p for p in self._undecided.values())  # X1
-        assert self.ddl is None or len(self._undecided) == 1  # X2
-        assert self.build is None or not self._undecided  # X3
+        assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # Transactions.X1
+        assert all(p.prepared.owner is p for p in self._undecided.values())  # Transactions.X1
+        assert self.ddl is None or len(self._undecided) == 1  # Transactions.X2
+        assert self.build is None or not self._undecided  # Transactions.X3

@@ -25,7 +25,7 @@ class PendingPromotes:
     """What this instance holds of take-overs that a quorum may or may not hold.
 
     N1  At most one of a term: the vote gives a term to one writer [E-2].
-    N2  Each one's ancestors, by `prev_term`, are pending here too, down to one that builds on the decided
+    N2  The ancestors of each, by `prev_term`, are pending here too, down to one that builds on the decided
         queue term: a row never arrives before what its writer had in its log. Or it builds in the end on what
         that term itself built on, by twins that may be forgotten, and takes its place (ADR 15).
     N3  All terms are above the decided queue term; those at or below it are void.
@@ -62,7 +62,7 @@ class PendingPromotes:
 
     def chain(self, newest: PendingPromote, queue_term: Term) -> list[PendingPromote]:
         """`newest` and its ancestors above `queue_term`, oldest first: the order to decide them in. One that
-        is not pending was a twin of what is decided: of it nothing is left to do (N2)."""
+        is not pending was a twin of what is decided: of it nothing is left to do (PendingPromotes.N2)."""
         chain = [newest]
         while (base := self._by_term.get(chain[-1].body.prev_term)) is not None and base.term > queue_term:
             chain.append(base)
@@ -88,6 +88,7 @@ class PendingPromotes:
         """is_majority: the quorum is one, so that there are no twins."""
         for promote in self:
             builds_on = promote.body.prev_term
-            assert promote.term > queue_term  # N3
+            assert promote.term > queue_term  # PendingPromotes.N3
             assert builds_on < promote.term
-            assert builds_on <= queue_term or builds_on in self._by_term or not is_majority  # N2
+            # PendingPromotes.N2
+            assert builds_on <= queue_term or builds_on in self._by_term or not is_majority

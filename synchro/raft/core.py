@@ -124,9 +124,10 @@ class Raft:
         """A candidate that was not asked to stand waits one death timeout from here. None: it need not
         wait."""
         self._roleless_since: float | None = None
-        """When the first term came whose beginner is not known yet (R10). None: that of this term is."""
+        """When the first of the terms came whose beginner is still unknown (Raft.R10). None: the beginner is
+        known."""
         self._rushed_at: float | None = None
-        """When a term that was seen was last answered by the next one, at once (R11)."""
+        """When a term that was seen was last answered by the next one, at once (Raft.R11)."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
@@ -205,7 +206,7 @@ class Raft:
     @property
     def exhausted(self) -> SynchroError | None:
         """Why this instance can begin no term any more, for ever: it, or its rows, could not be numbered in
-        the bounds that peers have (R12)."""
+        the bounds that peers have (Raft.R12)."""
         if self.volatile_term >= NUMBER_END - 1:
             return term_exhausted(self.volatile_term)
         return lsn_exhausted(self._vclock.get(self.self_id)) if self.is_lsn_exhausted else None
@@ -289,7 +290,8 @@ class Raft:
 
     @property
     def _may_stand(self) -> bool:
-        """For the next term, without being asked to."""
+        """Whether this instance may stand in the next term without being asked: by its mode, and with a
+        healthy quorum [E-20]."""
         return self._is_eligible and self.exhausted is None
 
     @property
@@ -307,7 +309,8 @@ class Raft:
 
     @property
     def _may_campaign(self) -> bool:
-        """Be a candidate of the volatile term: as configured, or on request for this one term."""
+        """Whether this instance may be a candidate of the volatile term: by its mode, or on request for this
+        one term."""
         return self._is_eligible or (
             self._candidacy is not None and self._candidacy.term == self.volatile_term and self.trusted
         )
@@ -358,7 +361,7 @@ class Raft:
         return self._needs_majority and 1 + len(undecided) >= self.membership.election_quorum
 
     def _may_rush(self, now: float) -> bool:
-        """Whether the next term may follow at once on one that came from another (R11)."""
+        """Whether the next term may follow at once on one that came from another (Raft.R11)."""
         if self._needs_majority:
             return self._has_winner_resigned
         return self._rushed_at is None or now >= self._rushed_at + self.settings.death_timeout_s
@@ -505,8 +508,8 @@ class Raft:
             self._stand_in_new_term(now)
 
     def _stand_in_new_term(self, now: float) -> None:
-        """[E-16]: another began it, and nobody better asked for it. Where it cannot be won any more, or could
-        be won by two (ADR 15), in the next one."""
+        """Stand in a term that another began and in which nobody better asked for this vote [E-16]. If that
+        term cannot be won any more, or could be won by two (ADR 15), stand in the next one."""
         if not self._is_eligible or not self._witness.is_empty or self._is_held(now):
             return
         if self.volatile_term <= self._forgotten_term:
@@ -514,7 +517,7 @@ class Raft:
         if self._is_term_open:
             self.volatile_vote = self.self_id
         elif not self._may_stand:
-            return  # R12
+            return  # Raft.R12
         elif self._may_rush(now):
             self._rushed_at = now
             self._stand()
@@ -633,8 +636,9 @@ class Raft:
         self._is_fencing_paused = False
 
     def _stand(self, asked_at: float | None = None, *, is_answered: bool = True) -> None:
-        """Term + 1 with the own vote, one write [E-20]. asked_at: None = as configured."""
-        assert self.exhausted is None  # R12
+        """Take the next term with the own vote, in one write [E-20]. asked_at: None = by the configured
+        mode."""
+        assert self.exhausted is None  # Raft.R12
         self._enter_term(Term(self.volatile_term + 1), vote=self.self_id)
         if asked_at is not None:
             self._held_since = self._roleless_since = None
@@ -646,7 +650,7 @@ class Raft:
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
         if self.volatile_term <= self._forgotten_term or self.volatile_term >= NUMBER_END:
-            return  # R9, R12
+            return  # Raft.R9, Raft.R12
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
             return
         for source, message in self._last_heard.items():
@@ -812,9 +816,11 @@ class Raft:
             self._effects.append(BroadcastRaft(visible))
 
     def _visible(self) -> RaftMessage:
-        """Leader and witness belong to the volatile term, so they show only once it is on disk [E-2]."""
+        """What others may see. Leader and witness belong to the volatile term, so they show only once it is
+        on disk [E-2]."""
         if self.term >= NUMBER_END:
-            return RaftMessage(self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False)  # R12
+            # Raft.R12
+            return RaftMessage(self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False)
         is_term_written = self.term == self.volatile_term
         return RaftMessage(
             term=self.term,

@@ -55,11 +55,11 @@ class RelayFilter:
         """Must this run of whole plain transactions of one origin be sent? None: a part of it."""
         have = self.position.get(origin, 0)
         if last <= have or not self.wants(TxnHead(origin, Lsn(have + 1))):
-            return False  # R1; R2 and R4: if it does not get the next one, it gets none of this origin
+            return False  # RelayFilter.R1; and without the next one it gets none of this origin
         return True if first > have and self.wants(TxnHead(origin, last)) else None
 
     def comes_from_origin(self, wanted: Sequence[InstanceId], *, own: InstanceId, own_lsn: Lsn) -> bool:
-        """R5, for rows of the origins `wanted`. own_lsn: newest synced row of this instance `own`.
+        """RelayFilter.R5, for the origins `wanted`. own_lsn: newest synced row of `own`, this instance.
 
         In a full mesh every byte is carried, checked and decoded once then, not N - 1 times [A-39]. It ends
         when the peer has the rows, when it lost the link to their origin, or when own rows wait behind.
@@ -77,8 +77,11 @@ class RelayFilter:
         self.position[head.origin] = head.lsn
 
     def acked(self, vclock: Vclock, *, counts: bool) -> None:
-        """The peer has these rows, from whomever: they need not be sent any more. counts: its log is whole,
-        so rows of its own that follow come from itself, and are never sent back (R4)."""
+        """The peer has these rows, no matter who sent them: they need not be sent any more.
+
+        counts: its log is whole, so rows of its own that follow come from itself, and are never sent back
+        (RelayFilter.R4).
+        """
         if counts:
             self._id_filter |= {self._peer}
         for origin, lsn in vclock:

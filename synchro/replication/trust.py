@@ -93,7 +93,7 @@ class AckMemory:
 
     def __init__(self, remembered: Mapping[InstanceId, AckNote] | None = None) -> None:
         self._before: dict[InstanceId, AckNote] = dict(remembered or {})
-        """Up to the last Hello."""
+        """What each peer had acknowledged up to its last Hello."""
         self._newest: dict[InstanceId, Vclock] = {}
         """What each peer has acknowledged since its last Hello; these acks never go back."""
 
@@ -102,7 +102,7 @@ class AckMemory:
         told = self.of(peer)
         self._newest.pop(peer, None)
         if counts and told.forgot:
-            told = _NOTHING  # M1
+            told = _NOTHING  # AckMemory.M1
         self._before[peer] = AckNote(told.vclock.merge(vclock) if counts else told.vclock, not counts)
         return told.vclock
 
@@ -111,7 +111,7 @@ class AckMemory:
         forgot = self._before.get(peer, _NOTHING).forgot
         if counts:
             if forgot:
-                self._before[peer] = AckNote(vclock)  # M1
+                self._before[peer] = AckNote(vclock)  # AckMemory.M1
             self._newest[peer] = vclock
         elif not forgot:
             self._before[peer] = AckNote(self.of(peer).vclock, forgot=True)
@@ -123,7 +123,7 @@ class AckMemory:
         return before if newest is None else before._replace(vclock=before.vclock.merge(newest))
 
     def export(self, members: Iterable[InstanceId]) -> dict[InstanceId, AckNote]:
-        """For the disk. members: others are forgotten."""
+        """What goes to the disk. members: others are forgotten."""
         self._before = {peer: self.of(peer) for peer in members if peer in self._before}
         self._newest = {peer: newest for peer, newest in self._newest.items() if peer in self._before}
         return dict(self._before)

@@ -10,7 +10,7 @@ from synchro.errors import Loading, SynchroError, Unimplemented
 from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
-from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi

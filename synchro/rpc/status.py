@@ -38,7 +38,8 @@ def code_of(error: SynchroError) -> grpc.StatusCode:
 
 
 def to_status(error: SynchroError, leader: LeaderHint | None = None) -> Status:
-    """leader: goes along if the class has Extra.LEADER. Long texts are cut, see the limits above."""
+    """Return the status of an error. leader: added if the class has Extra.LEADER. Long texts are cut, see the
+    limits above."""
     status = Status(code=error.code, message=cut(error.message, MESSAGE_BYTES_MAX))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error))
     _pack(status, info)

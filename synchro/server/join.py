@@ -43,7 +43,7 @@ from synchro.ids import (
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.admission import check_stranger
-from synchro.replication.applier_filter import Order, check_numbers, order
+from synchro.replication.applier_filter import Place, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
 from synchro.server.directory import DataDirectory, new_salt
@@ -297,7 +297,7 @@ def _checked_rows(rows: bytes) -> list[Txn]:
 
 def _check_next(txn: Txn, reached: dict[InstanceId, Lsn]) -> None:
     """Each is the next of its origin, as in any other stream."""
-    if order(txn, reached) is Order.OLD:
+    if order(txn, reached) is Place.OLD:
         raise RemoteProtocolError(f"a join sent {txn.origin}:{txn.lsn} again; nothing was kept")
     reached.update(txn.components())
 

@@ -89,7 +89,7 @@ JOIN_RETRIED: Final = frozenset(
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
-have data that is not broken (MEND-N7)."""
+have data that is not broken."""
 
 
 class _Complaint:

@@ -227,7 +227,7 @@ class Relay:
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.shown_term
-        self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
+        self._filter.term_sent = max(self._filter.term_sent, term)  # Relay.Y3
         self._send(
             Frame(
                 term=term,
@@ -362,7 +362,7 @@ class Relay:
         return [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
 
     def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
-        """Y5"""
+        """Relay.Y5"""
         core = self._node.core
         return self._filter.comes_from_origin(wanted, own=core.self_id, own_lsn=core.vclock.get(core.self_id))
 

@@ -200,7 +200,7 @@ class Memtx:
 
     def rollback(self, prepared: Prepared) -> None:
         """Drop it. The newest of those that touch the same keys comes first."""
-        assert not prepared.is_done  # X2
+        assert not prepared.is_done  # memtx.X2
         if prepared.size >= 2 * PENDING_ROW_BYTES * len(prepared.local) and not self._is_bulk:
             self._dead.append([new for _, _, new, _, _ in prepared.changes])
             if prepared.run is not None:

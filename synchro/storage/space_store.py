@@ -618,7 +618,7 @@ class SpaceStore:
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
         """size: what it had added to the memory that is needed. Not counted again: a queue full of large
         tuples may be undone in one go."""
-        assert self.pending[key][0] is prepared  # newest first [O3]
+        assert self.pending[key][0] is prepared  # newest first [space_store.O3]
         if below is None or below[0].is_done:
             del self.pending[key]
         else:

@@ -225,6 +225,7 @@ def test_S2_14_a_deadline_leaves_the_outcome_unknown(fresh: Walk) -> None:
         assert error.details["outcome"] == "unknown"
         assert error.details["txn"]
     assert isinstance(error, SyncTimeout)
+    assert isinstance(error, SyncTimeout)
     last = error.details["txn"]
     origin, lsn = map(int, last.split(":"))
     txn = (origin, lsn)

@@ -93,11 +93,11 @@ def is_sound(value: object) -> bool:
 @pytest.mark.parametrize(
     ("kind", "decode", "encode"),
     [
-        (pb.Ballot, peer_transport.ballot_from, peer_transport.ballot_message),
-        (pb.Hello, peer_transport.hello_from, peer_transport.hello_message),
-        (pb.SubscribeRequest, peer_transport.peer_ack_from, peer_transport.peer_ack_message),
-        (pb.SubscribeResponse, peer_transport.relay_message_from, peer_transport.relay_message),
-        (pb.JoinResponse, peer_transport.join_item_from, peer_transport.join_message),
+        (pb.Ballot, transport.ballot_from, transport.ballot_message),
+        (pb.Hello, transport.hello_from, transport.hello_message),
+        (pb.SubscribeRequest, transport.peer_ack_from, transport.peer_ack_message),
+        (pb.SubscribeResponse, transport.relay_message_from, transport.relay_message),
+        (pb.JoinResponse, transport.join_item_from, transport.join_message),
         (pb.RaftMessage, codec.raft_from, codec.raft_message),
     ],
 )
@@ -122,9 +122,9 @@ def test_a_message_is_sound_or_an_error_of_its_stream(
 )
 def test_a_vclock_of_a_peer_names_instances_and_lsns(lsns: dict[int, int]) -> None:
     for message, decode in (
-        (pb.Hello(vclock=lsns), peer_transport.hello_from),
-        (pb.SubscribeRequest(ack=pb.Ack(vclock=lsns)), peer_transport.peer_ack_from),
-        (pb.SubscribeResponse(accepted=pb.Accepted(id=1, last_ack=lsns)), peer_transport.relay_message_from),
+        (pb.Hello(vclock=lsns), transport.hello_from),
+        (pb.SubscribeRequest(ack=pb.Ack(vclock=lsns)), transport.peer_ack_from),
+        (pb.SubscribeResponse(accepted=pb.Accepted(id=1, last_ack=lsns)), transport.relay_message_from),
     ):
         with pytest.raises(RemoteProtocolError, match=r"its message was dropped"):
             decode(message)

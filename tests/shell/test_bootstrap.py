@@ -12,7 +12,7 @@ import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, InstanceName
 from synchro.instance import events as ev
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
@@ -32,7 +32,7 @@ PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
 
 def settings(name: str = "a", **changes: object) -> Settings:
     return replace(
-        Settings(instance_name=name, peers=PEERS, election_mode=ElectionMode.CANDIDATE),
+        Settings(instance_name=InstanceName(name), peers=PEERS, election_mode=ElectionMode.CANDIDATE),
         **changes,  # type: ignore[arg-type]
     )
 

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from synchro.config import ElectionMode, PeerAddress, Settings
+from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
@@ -43,7 +44,7 @@ async def open_grpc_set(directory: Path, size: int = 3, **changes: Any) -> Async
         for peer in peers:
             path = str(directory / peer.name)
             settings = Settings(
-                instance_name=peer.name,
+                instance_name=InstanceName(peer.name),
                 listen=peer.address,
                 peers=peers,
                 wal_dir=path,
@@ -98,5 +99,5 @@ async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
                 )
 
             face = await nursery.start(run)
-            await until(lambda face=face: face.node.is_ready)
+            await until(partial(lambda face: face.node.is_ready, face))
             stop.set()

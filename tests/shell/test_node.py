@@ -51,7 +51,7 @@ async def test_a_write_is_committed_and_on_disk(tmp_path: Path) -> None:
 
 
 async def test_every_write_of_a_frame_gets_its_own_outcome(tmp_path: Path) -> None:
-    """Node.N2: one step for the frame, and an error touches its own call only."""
+    """Calls.N2: one step for the frame, and an error touches its own call only."""
     async with open_set(tmp_path, size=1) as replicas:
         face = await alone(replicas)
         await create_space(face)

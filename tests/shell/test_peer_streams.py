@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -95,8 +96,8 @@ async def test_messages_come_in_order_until_the_stream_ends(kind: str) -> None:
 @pytest.mark.parametrize("method", ["Join", "Subscribe"])
 async def test_another_version_of_the_protocol_is_refused_by_its_name(method: str, version: int) -> None:
     """Nothing of ours failed, so INTERNAL would be wrong: whoever asks reads both versions."""
-    ends = {"Join": pb.JoinRequest, "Subscribe": pb.SubscribeRequest}
-    request = pb.JoinRequest(protocol_version=version, instance_uuid="joiner")
+    ends: dict[str, Any] = {"Join": pb.JoinRequest, "Subscribe": pb.SubscribeRequest}
+    request: Any = pb.JoinRequest(protocol_version=version, instance_uuid="joiner")
     if method == "Subscribe":
         request = pb.SubscribeRequest(hello=pb.Hello(protocol_version=version))
 

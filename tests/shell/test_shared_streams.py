@@ -18,7 +18,6 @@ from synchro.config import Limits
 from synchro.ids import CallId, RequestId
 from synchro.instance import events as ev
 from synchro.row import RowType
-from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.status import from_status
 from synchro.server.face import Face
@@ -243,7 +242,7 @@ async def alone(replicas: MemorySet, **changes: Any) -> Face:
 
 
 async def test_every_call_of_a_run_gets_its_own_outcome_from_the_node(tmp_path: Path) -> None:
-    """Node.N2: one step, and one entry of the timer for all."""
+    """Calls.N2: one step, and one entry of the timer for all."""
     async with open_set(tmp_path, size=1) as replicas:
         face = await alone(replicas)
         await write(face, put(3))

@@ -25,6 +25,7 @@ from synchro.config import MIB, Limits
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, schema_pb2
 from synchro.rpc.host import RpcChannel, open_rpc_host
 from synchro.server.face import Face
+from tests import messages
 from tests.shell.memory_set import until
 from tests.shell.test_grpc_set import open_grpc_set
 

@@ -27,6 +27,9 @@ from synchro.storage.recovery import open_xlog
 from synchro.storage.snapshot import iter_chunks
 from synchro.storage.xlog import SNAP_SUFFIX, XLOG_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
+from tests.mesh import REPLICASET, uuid_of
+from tests.sim.disk import Fault, SimDisk
+from tests.sim.model import LogModel
 
 if TYPE_CHECKING:
     from tests.sim.net import Accepted, Hello

@@ -33,6 +33,11 @@ from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import SNAP_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
+from tests.mesh import REPLICASET, first_tuples, uuid_of
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.sim.losses import RETRY_S, Damage
+from tests.sim.model import LogModel
+from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
 
 if TYPE_CHECKING:
     from tests.sim.world import World

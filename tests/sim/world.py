@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
+from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
@@ -120,7 +121,7 @@ class World:
         }[self.mode_kind]
         mode = kinds[0] if number == 1 else self._rng.choice(kinds)
         return Settings(
-            instance_name=f"i{number}",
+            instance_name=InstanceName(f"i{number}"),
             election_mode=mode,
             election_fencing_mode=self.fencing,
             election_timeout_s=self.election_timeout,

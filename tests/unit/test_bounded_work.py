@@ -238,14 +238,14 @@ def slowest(steps: Callable[[], object]) -> float:
     "item", [b"\x80", b"\x90", b"\x91\x80", b"\x81\x01\x80"], ids=["{}", "[]", "[{}]", "{1: {}}"]
 )
 def test_a_tuple_of_a_million_empty_values_is_decoded_in_time(item: bytes) -> None:
-    """MEND-W1: of what is empty nothing is looked at; a million empty maps took 0.7 s."""
+    """Of what is empty nothing is looked at; a million empty maps took 0.7 s."""
     count = (MIB - 64) // len(item)
     data = b"\xdd" + (count + 1).to_bytes(4, "big") + b"\x01" + item * count
     assert slowest(lambda: changes(replace(data))) < 0.5
 
 
 def test_large_tuples_are_undone_and_replaced_in_time() -> None:
-    """MEND-W1: a queue holds sixteen of them. Each was packed again to count its memory, 2.4 s; the objects
+    """A queue holds sixteen of them. Each was packed again to count its memory, 2.4 s; the objects
     of those that are replaced were dropped at once, 0.6 s."""
     memtx = memtx_with()
     maps = MIB - 64

@@ -441,11 +441,11 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
 
 
 def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
-    """MEND-N1: it would be refused."""
+    """It would be refused."""
     state = {"state": "follower", "term": 2**62 - 1, "leader": 0}
     members = {1: {"id": 1, "name": "instance001"}}
     queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
-    more = {"replication": members, "synchro": queue, "election_mode": "manual"}
+    more: dict[str, Any] = {"replication": members, "synchro": queue, "election_mode": "manual"}
     sound = judge(picture(info(1, reason="synchro", election=state, **more)))
     assert "promote" in sound.command
     state["exhausted"] = "its term is the last"

@@ -21,6 +21,8 @@ from synchro.storage.identity import (
 )
 from synchro.storage.notes import LogNote, Notes, decode_notes, encode_notes
 from synchro.vclock import AckNote, Vclock
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.storage_world import DIR
 
 ME = Identity("11111111-1111-4111-8111-111111111111", "instance001")
 AMNESIAC = Identity(ME.instance_uuid, ME.name, "22222222-2222-4222-8222-222222222222", amnesia=True)

@@ -367,7 +367,7 @@ def test_an_instance_that_hangs_before_it_listens_is_stuck(
 
 
 def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MEND-P2: it runs, but nobody can connect to it; until it listens the second one waits as the first."""
+    """It runs, but nobody can connect to it; until it listens the second one waits as the first."""
     monkeypatch.setenv("STAND_IN", "hangs")
     [first, _] = start(target, timeout_s=0.1)
     [again, _] = start(target, timeout_s=0.1)
