@@ -192,7 +192,7 @@ def test_a_set_of_one_shares_as_well() -> None:
 
 @pytest.mark.parametrize("place", range(9))
 def test_a_key_that_is_taken_refuses_its_caller_alone(place: int) -> None:
-    """Writes.W2: who is refused goes alone, without LSN and id; the others commit, in order."""
+    """Admission.W2: who is refused goes alone, without LSN and id; the others commit, in order."""
     mesh = promoted_mesh()
     mesh.write(1, (1 + place, "old"))
     mesh.settle()
