@@ -7,9 +7,10 @@ reads what a person wrote. Rules [C-2], [C-33].
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
-from typing import Any, Final, TypeVar, cast
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -20,20 +21,20 @@ SECONDS_MAX: Final = 3_153_600_000.0
 """100 years: Tarantool's "never"."""
 SIZE_MAX: Final = 10**18
 COUNT_MAX: Final = 10**9
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 # --- kinds of values ------------------------------------------------------------------------------------
+# Named tuples: every verb imports them, and a dataclass takes seven times as long to make.
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     @property
     def text(self) -> str:
         return "true or false"
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """An integer from `low` to `high`."""
 
     low: int = 1
@@ -44,8 +45,7 @@ class Count:
         return f"integer {self.low}..{self.high}"
 
 
-@dataclass(frozen=True, slots=True)
-class Seconds:
+class Seconds(NamedTuple):
     """A duration: a number, or one with a unit. zero: 0 is legal. refusal: what is said of one below."""
 
     zero: bool = False
@@ -64,8 +64,7 @@ class Seconds:
         return "seconds, or 500ms, 5m, 1h"
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+class Bytes(NamedTuple):
     """A size from `low` to `high`: a whole number, or one with a unit."""
 
     low: int = 0
@@ -76,28 +75,25 @@ class Bytes:
         return "bytes, or 10MB, 64KiB"
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """One of `words`. aliases: other spellings, word -> which of `words`."""
 
     words: tuple[str, ...]
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = _NONE
 
     @property
     def text(self) -> str:
         return " | ".join(self.words)
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A string that matches `pattern` as a whole."""
 
     pattern: str = r"[^\x00]{0,4096}"
     text: str = "a string"
 
 
-@dataclass(frozen=True, slots=True)
-class Formula:
+class Formula(NamedTuple):
     """A number, or a formula of N [Q-30]. with_q: Q may stand in it, and the result is put into 1 to N."""
 
     with_q: bool = False
@@ -107,15 +103,13 @@ class Formula:
         return "number or formula"
 
 
-@dataclass(frozen=True, slots=True)
-class NameOfInstance:
+class NameOfInstance(NamedTuple):
     @property
     def text(self) -> str:
         return "name of an instance"
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(NamedTuple):
     """`low` to `high` elements. what: their name in the plural."""
 
     inner: Text | Section | Anything
@@ -128,8 +122,7 @@ class ListOf:
         return f"list of {self.what}"
 
 
-@dataclass(frozen=True, slots=True)
-class Anything:
+class Anything(NamedTuple):
     text: str = "anything"
 
 
@@ -162,8 +155,7 @@ class Scope(Enum):
     INSTANCE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """key: dotted path; meaning: one line for the reference and for editors.
 
     is_live: a running instance could take a new value over; in this release each change needs a restart.
@@ -187,14 +179,13 @@ class Option:
         return self.key.replace(".", "_").upper()
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A map with known keys; or, with `each`, a map from names to maps or values."""
 
-    keys: Mapping[str, Option | Section] = field(default_factory=dict)
+    keys: Mapping[str, Option | Section] = _NONE
     each: Option | Section | None = None
     required: tuple[str, ...] = ()
-    hints: Mapping[str, str] = field(default_factory=dict)
+    hints: Mapping[str, str] = _NONE
     """Keys that people try, and what to say."""
     meaning: str = ""
 

@@ -7,7 +7,7 @@ tables of docs/configuration.md. Pure data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Final
 
 from synchro.config.option import (
@@ -232,14 +232,14 @@ SECTIONS: Final = (
 def _declared(cls: type[Any], prefix: str = "") -> Iterator[Option]:
     for each in fields(cls):
         if DECLARED in each.metadata:
-            yield replace(each.metadata[DECLARED], field=prefix + each.name)
+            yield each.metadata[DECLARED]._replace(field=prefix + each.name)
 
 
 def _with_default(option: Option) -> Option:
     """One that sets a field has the default of that field, unless it says otherwise."""
     if not option.field.startswith("limits.") or option.default is not None:
         return option
-    return replace(option, default=getattr(Limits(), option.field.removeprefix("limits.")))
+    return option._replace(default=getattr(Limits(), option.field.removeprefix("limits.")))
 
 
 def _order(option: Option) -> int:

@@ -30,7 +30,7 @@ from synchro.row import (
     TxnId,
 )
 from synchro.storage import xrow
-from synchro.storage.memtx import PendingRefusal, Prepared
+from synchro.storage.prepared import PendingRefusal, Prepared
 
 
 class Admission:
@@ -51,7 +51,7 @@ class Admission:
     def look(self) -> None:
         """`may_write`, `may_write_sync`: False means, ask for each, and say why."""
         state = self._state
-        members = len(state.memtx.members())
+        members = len(state.memtx.catalog.members())
         self.may_write = read_only_reason(state) is WRITABLE and not state.stop.is_begun
         self.may_write_sync = (
             state.limbo.state is QueueState.LEADER
@@ -154,7 +154,7 @@ class Admission:
 
     def _check_enough_members(self) -> None:
         """A synchronous write that can never have its quorum would block the registration that frees it."""
-        registered = len(self._state.memtx.members())
+        registered = len(self._state.memtx.catalog.members())
         needed = self._state.settings.synchro_quorum.quorum(registered)
         if registered < needed:
             raise QuorumWait(

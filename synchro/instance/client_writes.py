@@ -13,7 +13,7 @@ from synchro.instance.parts import State
 from synchro.instance.transactions import Transactions
 from synchro.instance.writability import stopping_error
 from synchro.storage import xrow
-from synchro.storage.memtx import BuildNeeded, PendingRefusal
+from synchro.storage.prepared import BuildNeeded, PendingRefusal
 
 
 class Writes:
@@ -55,7 +55,7 @@ class Writes:
         memtx, self_id = self._state.memtx, self._state.self_id
         for write in writes:
             try:
-                memtx.check_client(write.ops, self_id)
+                memtx.catalog.check_client(write.ops, self_id)
             except SynchroError as error:
                 self._state.calls.refuse(write.call_id, error)
                 continue
@@ -127,7 +127,7 @@ class Writes:
         """Local rows are what an owner that was deposed may still write (`Limbo.is_untold`)."""
         if self._admission.is_refused(write):
             return False
-        return any(self._state.memtx.space(op.space_id).is_local for op in write.ops)
+        return any(self._state.memtx.catalog.space(op.space_id).is_local for op in write.ops)
 
     @property
     def _is_wal_full(self) -> bool:

@@ -353,7 +353,13 @@ class Instance(Facts):
         self._step_raft(raft_ev.RaftMessageReceived(event.source, event.message), now)
 
     def _on_ack(self, source: InstanceId, ack: ev.Ack, now: float) -> None:
-        """[Q-21], [L-5]: the term first, else an old leader confirms with the votes of a new term."""
+        """[Q-21], [L-5]: the term first, the votes after it.
+
+        An ack says what a peer has on disk, and in which term it is. If that term is later than ours, the
+        peer may have voted for another leader, who need not have the rows that the ack stands for. To count
+        it would confirm here what the next owner may roll back. So the term deposes us, and fails our reads,
+        before the ack or its echo is counted.
+        """
         if not self._coupling.may_see(ack.term):
             return
         self._see_term(ack.term, now)

@@ -102,13 +102,13 @@ class State:
     @property
     def registered(self) -> frozenset[InstanceId]:
         """Members whose `_cluster` row is committed [M-51]."""
-        return frozenset(self.memtx.members())
+        return frozenset(self.memtx.catalog.members())
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
-        members = frozenset(self.memtx.prepared_members())
+        members = frozenset(self.memtx.catalog.prepared_members())
         return Membership(members, self.settings.synchro_quorum.quorum(len(members)))
 
     def name_of(self, instance: InstanceId) -> str:
-        member = self.memtx.members().get(instance)
+        member = self.memtx.catalog.members().get(instance)
         return (member[1] or member[0]) if member is not None else ""

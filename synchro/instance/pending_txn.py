@@ -6,7 +6,7 @@ from synchro.errors import SynchroError
 from synchro.ids import CallId, Lsn
 from synchro.queue.entry import LimboEntry
 from synchro.row import Txn, TxnId, new_tuple
-from synchro.storage.memtx import Prepared
+from synchro.storage.prepared import Prepared
 
 
 class PendingTxn(LimboEntry):

@@ -19,7 +19,7 @@ from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Control, Demote, Dml, Promote, Txn
 from synchro.storage import xrow
-from synchro.storage.memtx import BuildNeeded, PendingRefusal
+from synchro.storage.prepared import BuildNeeded, PendingRefusal
 
 
 class Received:
@@ -125,7 +125,7 @@ class Received:
             body = rows[at].body
             assert isinstance(body, Dml)
             details["at"] = f"{txn.origin}:{rows[at].lsn}"
-            details |= self._state.memtx.place_of(body)
+            details |= self._state.memtx.catalog.place_of(body)
         error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
         if not isinstance(error, TupleFound):
             error.message += f" (at {details.get('at', details['txn'])})"

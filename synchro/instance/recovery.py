@@ -56,7 +56,7 @@ def recover_instance(
     memtx.begin_bulk()
     for space_id, tuples in spaces:
         memtx.load(space_id, tuples)
-    members = memtx.members()
+    members = memtx.catalog.members()
     self_id = next((i for i, (member, _) in members.items() if member == uuid), None)
     if self_id is None:
         raise IllegalParams(f"instance {uuid} is not in _cluster of its snapshot; nothing was started")
@@ -175,7 +175,7 @@ def snapshot_view(
     requests, drops = state.requests.export(), state.drops.export()
     meta = SnapshotMeta(
         vclock=vclock,
-        replicaset_uuid=state.memtx.replicaset_uuid() or "",
+        replicaset_uuid=state.memtx.catalog.replicaset_uuid() or "",
         term=state.raft.term,
         vote=state.raft.vote,
         queue_owner=queue.owner,

@@ -10,8 +10,8 @@ from synchro.instance.parts import State
 from synchro.instance.transactions import Transactions
 from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason, stopping_error
 from synchro.row import RowType
-from synchro.storage import schema, xrow
-from synchro.storage.memtx import PendingRefusal
+from synchro.storage import row_body, schema
+from synchro.storage.prepared import PendingRefusal
 
 
 class Registration:
@@ -35,7 +35,9 @@ class Registration:
 
     def _register(self, event: ev.RegisterRequested, now: float) -> None:
         state, txns = self._state, self._txns
-        known = next((i for i, (uuid, _) in state.memtx.members().items() if uuid == event.uuid), None)
+        known = next(
+            (i for i, (uuid, _) in state.memtx.catalog.members().items() if uuid == event.uuid), None
+        )
         if known is not None:
             state.calls.reply(event.call_id, txns.registered_as(known))
             return
@@ -49,7 +51,7 @@ class Registration:
             )
         new_id = self._id_for(event)
         value = (int(new_id), event.uuid, event.name)
-        op = xrow.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
+        op = row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
         state.calls.registering[event.call_id] = new_id
         try:
             txns.membership_change = self._admission.begin(ev.ClientWrite(event.call_id, (op,)), now)
@@ -59,7 +61,7 @@ class Registration:
     def _id_for(self, event: ev.RegisterRequested) -> InstanceId:
         """A name keeps its id when its instance comes back under a new UUID [M-25]."""
         state = self._state
-        members = state.memtx.prepared_members()
+        members = state.memtx.catalog.prepared_members()
         same_name = next((i for i, (_, name) in members.items() if name == event.name), None)
         if same_name is not None:
             if same_name == state.self_id or same_name in state.raft.healthy:

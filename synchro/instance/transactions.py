@@ -15,8 +15,7 @@ from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema, xrow
 from synchro.storage.ddl import Build
-from synchro.storage.memtx import Prepared
-from synchro.storage.prepared import Skipped
+from synchro.storage.prepared import Prepared, Skipped
 from synchro.vclock import Vclock
 
 _CUT_BACK: Final = ev.FateKnown(ev.Fate.UNKNOWN)
@@ -90,7 +89,7 @@ class Transactions:
         """It is done, or nobody waits for it any more."""
         assert self.build is not None
         if self.build.is_done:
-            self._state.memtx.built = self.build
+            self._state.memtx.catalog.built = self.build
         else:
             self.build.is_cancelled = True
         self.build = self.built_for = None
@@ -138,7 +137,7 @@ class Transactions:
             {
                 "origin": txn.origin,
                 "lsn": lsns[at],
-                **self._state.memtx.place_of(op),
+                **self._state.memtx.catalog.place_of(op),
                 "error": error.message,
             }
             for at, op, error in skipped

@@ -120,7 +120,7 @@ def is_never_read_only(state: State, op: Dml) -> bool:
     if schema.is_ddl_space(op.space_id):
         named = op.value or op.key or (0,)
         return isinstance(named[0], int) and named[0] >= schema.TEMPORARY_ID_MIN
-    space = state.memtx.space(op.space_id)
+    space = state.memtx.catalog.space(op.space_id)
     return space.is_local or space.is_temporary
 
 

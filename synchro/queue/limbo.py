@@ -553,9 +553,11 @@ class Limbo:
         own = self._pending.get(raft_term)
         if own is None:
             return self._next_transfer(raft_term)
-        # The writer alone announces that a quorum holds its row, by a CONFIRM of that very row. Others may
-        # see the same acks, but an instance that takes over later cannot know what they saw. So only the
-        # writer acts on acks, and all others, a later leader included, on rows that lie in a log (ADR 1).
+        # A PROMOTE on a disk decides nothing (ADR 1). If it did, a leader could write one and be cut off, and
+        # the next leader, whose voters never saw that row, would confirm entries beyond its border. When the
+        # two meet, the first PROMOTE would roll back what a client was told is committed. So its writer waits
+        # until a quorum holds the row: whoever leads later has a voter that holds it, and builds on it. Then
+        # the writer, and nobody else, announces that by a CONFIRM of this very row; who has it decides.
         if own.origin == self.self_id and self._acks.quorum_lsn(self.self_id) >= own.lsn:
             return Confirm(self.self_id, own.lsn)
         return None

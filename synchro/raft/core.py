@@ -290,8 +290,7 @@ class Raft:
 
     @property
     def _may_stand(self) -> bool:
-        """Whether this instance may stand in the next term without being asked: by its mode, and with a
-        healthy quorum [E-20]."""
+        """For the next term, without being asked to."""
         return self._is_eligible and self.exhausted is None
 
     @property
@@ -482,12 +481,12 @@ class Raft:
         self.term, self.vote = event.term, event.vote
         self._vclock = self._vclock.merge(event.vclock)
         if self.term == self.volatile_term and self.volatile_vote not in (self.vote, self.self_id):
-            # The vote for another waits for the disk twice. The write that just ended had the term alone; as
-            # it lies in the same log as the rows, it flushed every row ahead of it, and this instance, which
-            # has shown the term, acknowledges nothing more in an older one. Only now is it known what it
-            # holds at most of the old terms, so only now is the candidate's vclock compared, in
-            # `_grant_vote`. Had the vote gone out with the term, a row might have been acknowledged to the
-            # old leader meanwhile that the new one lacks: confirmed, and lost [E-15], [L-6].
+            # The vote for another waits until the term is on disk [E-15], [L-6]. Rows of the old leader may
+            # lie in the log ahead of that write, not synced yet, and not in our vclock. Compared without
+            # them, a candidate that lacks them looks good enough: we would vote for it, then acknowledge the
+            # rows, and the old leader would count as safe what the new one does not have. The write of the
+            # term also syncs every row ahead of it and comes back with their vclock, so the comparison is
+            # made now. Rows behind it are acknowledged in the new term, which deposes the old leader first.
             self.volatile_vote = NOBODY
         self._grant_vote()
         if self._is_stable:
@@ -649,6 +648,9 @@ class Raft:
         not yet [E-15]."""
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
+        # Who lost a part of its log may have voted in this very term and forgotten it. Perhaps only that
+        # candidate knows of the vote, so to hear the others does not bring it back; a second one could make
+        # a second leader of the term. In the next term nothing is forgotten, and it votes again.
         if self.volatile_term <= self._forgotten_term or self.volatile_term >= NUMBER_END:
             return  # Raft.R9, Raft.R12
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
@@ -782,7 +784,7 @@ class Raft:
             return
         vote = self.volatile_vote
         if self.volatile_term > self.term and vote != self.self_id:
-            vote = NOBODY  # a term and a vote for another are two writes [E-15]
+            vote = NOBODY  # a term and a vote for another are two writes: see `_on_persisted` [E-15]
         assert self.role is Role.FOLLOWER  # Raft.R3
         self._timer = None  # Raft.R3
         self._writing = PersistHardState(self.volatile_term, vote)
@@ -819,8 +821,9 @@ class Raft:
         """What others may see. Leader and witness belong to the volatile term, so they show only once it is
         on disk [E-2]."""
         if self.term >= NUMBER_END:
-            # Raft.R12
-            return RaftMessage(self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False)
+            return RaftMessage(
+                self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False
+            )  # Raft.R12
         is_term_written = self.term == self.volatile_term
         return RaftMessage(
             term=self.term,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, why_no_name
 
 
 def check_stranger(instance_uuid: str, *, own_uuid: str) -> None:
@@ -14,6 +14,12 @@ def check_stranger(instance_uuid: str, *, own_uuid: str) -> None:
         raise IllegalParams("Nil UUID is reserved and can't be used in replication")
     if instance_uuid == own_uuid:
         raise ConnectionToSelf("Connection to self")
+
+
+def check_name(name: str) -> None:
+    """Raises `IllegalParams` for no name (ADR 26): the row of a joiner would be refused, after all data."""
+    if (why := why_no_name(name)) is not None:
+        raise IllegalParams(f"Invalid instance name: {why}")
 
 
 def check_set(got: str, *, expected: str) -> None:

@@ -217,7 +217,7 @@ class DataService(Service):
     def _check_linearizable(self, request: Message) -> None:
         """Refuse asynchronous spaces [Q-60]: their rows are committed on one disk, and may be gone with their
         owner."""
-        space = self.node.instance.memtx.space(self.names.locate(request)[0])
+        space = self.node.instance.memtx.catalog.space(self.names.locate(request)[0])
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
                 f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "

@@ -29,8 +29,8 @@ from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
+from synchro.storage.row_body import dml_from_values
 from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
-from synchro.storage.xrow import dml_from_values
 
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
@@ -173,7 +173,7 @@ class SchemaService(Service):
         txn = await self._change(request, build)
         memtx = self.node.instance.memtx
         try:
-            shown = index_message(memtx.index(self.names.named_space(request.space).id, request.name))
+            shown = index_message(memtx.catalog.index(self.names.named_space(request.space).id, request.name))
         except (NoSuchSpace, NoSuchIndex):  # dropped by somebody else meanwhile
             shown = None
         return schema_pb2.CreateIndexResponse(
@@ -217,7 +217,7 @@ class SchemaService(Service):
                 schema_pb2.FieldDef(name=field.name, type=field.type, is_nullable=field.is_nullable)
                 for field in space.format
             ],
-            indexes=[index_message(index) for index in memtx.indexes(space.id)],
+            indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
         )
 
@@ -227,7 +227,7 @@ class SchemaService(Service):
         else:
             spaces = [
                 space
-                for space in self.node.instance.memtx.spaces()
+                for space in self.node.instance.memtx.catalog.spaces()
                 if request.with_system or not space.is_system
             ]
         found = (self._shown(space.id) for space in spaces)

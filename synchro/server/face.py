@@ -108,7 +108,7 @@ class Face:
             and old.vclock is core.vclock
             and old.term == core.raft.term
             and old.decided_position == position
-            and old.schema_version == core.memtx.schema_version
+            and old.schema_version == core.memtx.catalog.schema_version
         ):
             return old
         self._header = HeaderFacts(
@@ -118,7 +118,7 @@ class Face:
             term=core.raft.term,
             vclock=core.vclock,
             decided_position=position,
-            schema_version=core.memtx.schema_version,
+            schema_version=core.memtx.catalog.schema_version,
         )
         return self._header
 

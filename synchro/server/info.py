@@ -149,7 +149,7 @@ def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]
     """[I-13a..c], every registered member, this one included."""
     core = node.core
     tree: dict[int, Any] = {}
-    for member, (uuid, name) in core.memtx.members().items():
+    for member, (uuid, name) in core.memtx.catalog.members().items():
         part: dict[str, Any] = {
             "id": int(member),
             "uuid": uuid,

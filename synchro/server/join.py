@@ -23,7 +23,6 @@ from synchro.errors import (
     ConfigError,
     DecodeError,
     DiskFailed,
-    IllegalParams,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
@@ -38,11 +37,10 @@ from synchro.ids import (
     InstanceId,
     Lsn,
     Term,
-    why_no_name,
 )
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
-from synchro.replication.admission import check_stranger
+from synchro.replication.admission import check_name, check_stranger
 from synchro.replication.applier_filter import Place, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
@@ -88,8 +86,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
-    if (why := why_no_name(request.instance_name)) is not None:
-        raise IllegalParams(f"Invalid instance name: {why}")  # before all data is sent, not after
+    check_name(request.instance_name)
     if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
@@ -101,7 +98,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
-    members = core.memtx.members()
+    members = core.memtx.catalog.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
     if not is_member and not core.is_writable:
         raise core.read_only_error()
@@ -320,7 +317,7 @@ def _check_ends(start: JoinStart, meta: SnapshotMeta, end: JoinEnd, reached: Vcl
 
 
 def _check_term(term: int) -> None:
-    """Who joins knows no term but the first: see `State.check_term`."""
+    """Who joins knows no term but the first: see `coupling.check_term`."""
     if term - INITIAL_TERM > TERM_LEAP_MAX:
         raise RemoteProtocolError(f"term {term} in a join is more than 2^32 elections; nothing was kept")
 
@@ -369,7 +366,7 @@ class _Trial:
         self._space_id = space_id
         if space_id == schema.TRUNCATE_ID:
             # Of a space that was dropped row by row its row may be left; it means nothing any more.
-            known = {space.id for space in self._memtx.spaces()}
+            known = {space.id for space in self._memtx.catalog.spaces()}
             self._count += sum(row[0] not in known for row in tuples if row)
             tuples = [row for row in tuples if not row or row[0] in known]
         ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
@@ -391,9 +388,9 @@ class _Trial:
 
     def _place(self, op: Dml) -> dict[str, str]:
         try:
-            return self._memtx.place_of(op)
+            return self._memtx.catalog.place_of(op)
         except (LookupError, TypeError):  # it has no such key
-            return self._memtx.place_of(op._replace(index_id=-1))
+            return self._memtx.catalog.place_of(op._replace(index_id=-1))
 
 
 def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
@@ -468,7 +465,7 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
         instance.check()
         instance.start(0.0)
         instance.check()
-        if instance.memtx.replicaset_uuid() != received.start.replicaset_uuid:
+        if instance.memtx.catalog.replicaset_uuid() != received.start.replicaset_uuid:
             raise RemoteProtocolError("its _schema names another replica set")
     except (OSError, MemoryError, DiskFailed):
         raise

@@ -57,9 +57,8 @@ from synchro.server.transport import Transport
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any
-from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
+from synchro.storage.system_rows import first_rows
 from synchro.storage.wal import Wal
 from synchro.storage.xlog import DAMAGED_SUFFIX
 
@@ -361,7 +360,7 @@ class Lifecycle:
 
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
-        stored = instance.memtx.replicaset_uuid() or ""
+        stored = instance.memtx.catalog.replicaset_uuid() or ""
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(
@@ -502,8 +501,13 @@ def _write_first_snapshot(directory: DataDirectory) -> None:
     replicaset_uuid = str(uuid.uuid4())
     memtx = Memtx(settings.limits)
     memtx.begin_bulk()
-    memtx.load(SCHEMA_ID, [(REPLICASET_NAME, settings.replicaset_name), (REPLICASET_UUID, replicaset_uuid)])
-    memtx.load(CLUSTER_ID, [(1, identity.instance_uuid, identity.name)])
+    for space_id, tuples in first_rows(
+        replicaset_uuid=replicaset_uuid,
+        replicaset_name=settings.replicaset_name,
+        instance_uuid=identity.instance_uuid,
+        instance_name=identity.name,
+    ):
+        memtx.load(space_id, tuples)
     memtx.end_bulk()
     write_snapshot(
         directory.disk,

@@ -167,7 +167,7 @@ class Links:
         acknowledges rows that are not on disk may lose them without having forgotten a promise."""
         node = self._node
         if node.settings.wal_mode is WalMode.FSYNC:
-            node.directory.identity_file.acks = self.acks.export(node.core.memtx.prepared_members())
+            node.directory.identity_file.acks = self.acks.export(node.core.memtx.catalog.prepared_members())
 
     # -------------------------------------------------------------------------------- told by the node
 
@@ -253,7 +253,7 @@ class Links:
         """By any of the words that `info` has for it: name, id, UUID or address. Raises `IllegalParams`."""
         names = {
             text
-            for member, (uuid, name) in self._node.core.memtx.members().items()
+            for member, (uuid, name) in self._node.core.memtx.catalog.members().items()
             if instance in (uuid, name, str(member))
             for text in (uuid, name)
         }
@@ -307,7 +307,7 @@ class Links:
         """Who became doubled is told so, cut off and named in the log; who is single again comes back by
         itself."""
         node, now = self._node, trio.current_time()
-        members = node.core.memtx.members() if node.has_core else {}
+        members = node.core.memtx.catalog.members() if node.has_core else {}
         for member, (member_uuid, name) in members.items():
             lives = self.doubles.lives(member_uuid, now)
             known = self._doubled.get(member_uuid)

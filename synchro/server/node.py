@@ -170,7 +170,7 @@ class Node:
     @property
     def replicaset_uuid(self) -> str:
         if self._core is not None:
-            return self._core.memtx.replicaset_uuid() or ""
+            return self._core.memtx.catalog.replicaset_uuid() or ""
         return self.directory.identity.replicaset_uuid or ""
 
     def loading(self) -> Loading:

@@ -57,7 +57,7 @@ class Peers:
             vclock=core.vclock.shown(),
             gc_vclock=node.wal.files[0].vclock.shown(),
             bootstrap_leader_uuid=node.bootstrap_leader_uuid,
-            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.members().values()),
+            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.catalog.members().values()),
             queue_owner=core.limbo.owner_id,
             term=core.raft.shown_term,
             start_id=node.start_id,
@@ -120,7 +120,7 @@ class Peers:
         check_stranger(hello.instance_uuid, own_uuid=node.uuid)
         check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
         core.check_term(hello.term)
-        members = core.memtx.prepared_members()
+        members = core.memtx.catalog.prepared_members()
         peer = member_of(hello.instance_uuid, members)
         registered = members[peer][1]
         if registered != hello.name:

@@ -30,7 +30,8 @@ from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, Link
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
-from synchro.storage.wal import PlainRows, Run, WalReader
+from synchro.storage.wal_reader import PlainRows, WalReader
+from synchro.storage.wal_tail import Run
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 

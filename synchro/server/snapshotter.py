@@ -127,7 +127,7 @@ class Snapshotter:
         links, core = self._links, self._node.core
         return log_floor(
             oldest,
-            members=[member for member in core.memtx.prepared_members() if member != core.self_id],
+            members=[member for member in core.memtx.catalog.prepared_members() if member != core.self_id],
             acked={member: known.acked for member, known in links.downstreams.items()},
             joins=links.joins.values(),
         )

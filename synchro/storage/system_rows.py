@@ -41,6 +41,14 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _GIVEN_ONCE: Final = frozenset({VERSION, REPLICASET_NAME, OLD_REPLICASET_UUID})
 
 
+def first_rows(
+    *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
+) -> list[tuple[int, list[Tuple]]]:
+    """All that a new replica set consists of, its snapshot 0: space -> tuples [M-2], [M-3]."""
+    names: list[Tuple] = [(REPLICASET_NAME, replicaset_name), (REPLICASET_UUID, replicaset_uuid)]
+    return [(SCHEMA_ID, names), (CLUSTER_ID, [(1, instance_uuid, instance_name)])]
+
+
 def check_client_change(space_id: int, named: Field, *, self_id: InstanceId) -> None:
     """Raise for a change of a system space that only the set itself makes: registration, bootstrap.
 

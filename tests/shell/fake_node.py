@@ -37,9 +37,9 @@ from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
-from synchro.storage.memtx import Memtx, PendingRefusal
-from synchro.storage.schema_ops import bootstrap_ops
-from synchro.storage.xrow import dml_from_values
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal
+from synchro.storage.system_rows import first_rows
 from synchro.vclock import Vclock
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -84,10 +84,12 @@ class FakeNode:
         self.restarted: list[str] = []
         self._ids = count(1)
         memtx = self.instance.memtx
-        ops = bootstrap_ops(
+        memtx.begin_bulk()
+        for space_id, tuples in first_rows(
             replicaset_uuid=UUID, replicaset_name="rs", instance_uuid=UUID, instance_name="instance001"
-        )
-        memtx.commit(memtx.prepare([dml_from_values(o.type, o.space_id, value=o.value) for o in ops]))
+        ):
+            memtx.load(space_id, tuples)
+        memtx.end_bulk()
 
     def ensure_ready(self) -> None:
         if self.loading:

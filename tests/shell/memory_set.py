@@ -21,7 +21,7 @@ from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
 from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peers import Peers
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema
 from synchro.storage.disk import RealDisk
 from synchro.testing.memory_network import MemoryNetwork
 
@@ -200,13 +200,13 @@ async def create_space(face: Face, space_id: int = 512, *, is_sync: bool = True)
     space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
     index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
     for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
-        outcome = await write(face, xrow.dml_from_values(RowType.INSERT, target, value=row))
+        outcome = await write(face, row_body.dml_from_values(RowType.INSERT, target, value=row))
         assert isinstance(outcome, ev.Committed), outcome
     await until(lambda: has_told_all(face))
 
 
 def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:
-    return xrow.dml_from_values(RowType.REPLACE, space_id, value=(key, value))
+    return row_body.dml_from_values(RowType.REPLACE, space_id, value=(key, value))
 
 
 def appliers_of(face: Face) -> list[Applier]:

@@ -31,7 +31,7 @@ from synchro.server.peer_messages import (
     JoinSnapshotEnd,
     JoinStart,
 )
-from synchro.storage import schema, schema_ops, xrow
+from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.disk import RealDisk
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import recover
@@ -141,7 +141,7 @@ def joined(path: Path, sent: Sent) -> SynchroError | None:
 
 
 def write_row(lsn: int, space: int, value: tuple[Any, ...], origin: InstanceId = TWO) -> Txn:
-    op = xrow.dml_from_values(RowType.REPLACE, space, value=value)
+    op = row_body.dml_from_values(RowType.REPLACE, space, value=value)
     return xrow.encode_ops([op], origin, Lsn(lsn), 0)
 
 
@@ -311,7 +311,7 @@ def change_of(memtx: Memtx, step: str, which: int, number: int) -> Sequence[Any]
             )
         case "put":
             value: tuple[object, ...] = (number, f"t{number}", number or None, {})
-            return [xrow.dml_from_values(RowType.REPLACE, memtx.space(name).id, value=value)]
+            return [row_body.dml_from_values(RowType.REPLACE, memtx.catalog.space(name).id, value=value)]
         case "drop":
             return schema_ops.drop_space(memtx, name)
         case "forget":  # the row of `_truncate` is left

@@ -110,6 +110,8 @@ async def test_calls_before_the_start_is_over_say_loading(tmp_path: Path) -> Non
         with pytest.raises(Loading):
             face.ensure_ready()
         assert face.info()["status"] == "loading"
+        assert (face.info()["ro"], face.info()["ro_reason"]) == (True, "loading")
+        assert face.watch_facts().ro_reason is RoReason.LOADING
         assert face.leader() is None
 
 

@@ -21,7 +21,7 @@ from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.peer_messages import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck
 from synchro.server.transport import Subscription
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from synchro.storage.xlog import crc32c
 from tests.shell.memory_set import (
     MemorySet,
@@ -277,7 +277,7 @@ async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
         leader, followers = await three(replicas)
         face, source = followers[0], leader.node.core.self_id
         lsn = Lsn(face.node.core.vclock.get(source) + 1)
-        bad = xrow.dml_from_values(RowType.REPLACE, 999, value=(1,))
+        bad = row_body.dml_from_values(RowType.REPLACE, 999, value=(1,))
         with structlog.testing.capture_logs() as records:
             face.node.step(ev.TxnsReceived(source, [xrow.encode_ops([bad], source, lsn, 0)]))
             applier = applier_of(face, source)
@@ -376,7 +376,7 @@ async def test_a_duplicate_key_stops_the_applier_of_the_second(tmp_path: Path) -
         replicas.network.cut("instance001", "instance002")
         await until(lambda: not one.links.relays and not two.links.relays)
         for face, value in ((one, "a"), (two, "b")):
-            op = xrow.dml_from_values(RowType.INSERT, 512, value=(5, value))
+            op = row_body.dml_from_values(RowType.INSERT, 512, value=(5, value))
             assert isinstance(await write(face, op), ev.Committed)
         replicas.network.heal()
         appliers = [*appliers_of(one), *appliers_of(two)]

@@ -21,7 +21,7 @@ from synchro.row import RowType
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.status import from_status
 from synchro.server.face import Face
-from synchro.storage import xrow
+from synchro.storage import row_body
 from tests import messages
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
@@ -231,7 +231,7 @@ def puts_of(face: Face, count: int, first: int = 1) -> ev.ClientPuts:
     tuples = [msgpack.packb((key, "v")) for key in range(first, first + count)]
     ids = [RequestId(key.to_bytes(16, "big")) for key in range(first, first + count)]
     calls: list[CallId] = [face.new_call_id() for _ in tuples]
-    return ev.ClientPuts(calls, xrow.insert_all(RowType.INSERT, SYNC, tuples), ids, [None] * count)
+    return ev.ClientPuts(calls, row_body.insert_all(RowType.INSERT, SYNC, tuples), ids, [None] * count)
 
 
 async def alone(replicas: MemorySet, **changes: Any) -> Face:

@@ -26,7 +26,7 @@ from synchro.queue.request_table import RequestRecord, RequestTableState
 from synchro.row import FLAG_COMMIT, Confirm, Dml, Promote, Row, RowType, Txn
 from synchro.server.applier import STEP_BYTES_MAX, Applier
 from synchro.server.face import Face
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema, xrow
 from tests.shell.memory_set import MemorySet, create_space, open_set, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_silence import (
@@ -61,14 +61,14 @@ def request_id(number: int) -> RequestId:
 
 
 def small(number: int, space: int = SPACE) -> Dml:
-    return xrow.dml_from_values(RowType.REPLACE, space, value=(number, "x"))
+    return row_body.dml_from_values(RowType.REPLACE, space, value=(number, "x"))
 
 
 def large(number: int, space: int = SPACE) -> Dml:
     """As many objects as a tuple can have."""
     maps = MIB - 96
     data = b"\xdd" + (maps + 1).to_bytes(4, "big") + msgpack.packb(number) + b"\x80" * maps
-    return xrow.insert_dml(RowType.REPLACE, space, data)
+    return row_body.insert_dml(RowType.REPLACE, space, data)
 
 
 async def fill(face: Face, make: Callable[[int], Dml], *, until_full: Callable[[], bool], step: int) -> int:
@@ -284,14 +284,14 @@ async def test_several_definitions_at_once(tmp_path: Path) -> None:
         flags: dict[str, object] = {"unique": False}
         parts = (((1, "string"),), ((1, "string"), (0, "unsigned")), ((0, "unsigned"), (1, "string")))
         ops = [
-            xrow.dml_from_values(
+            row_body.dml_from_values(
                 RowType.INSERT, schema.INDEX_ID, value=(OTHER, number, f"i{number}", "tree", flags, part)
             )
             for number, part in enumerate(parts, 1)
         ]
         form = ({"name": "id", "type": "unsigned"}, {"name": "text", "type": "string"})
         space: tuple[object, ...] = (OTHER, schema.ADMIN, f"space{OTHER}", "memtx", 0, {}, form)
-        ops.append(xrow.dml_from_values(RowType.REPLACE, schema.SPACE_ID, value=space))
+        ops.append(row_body.dml_from_values(RowType.REPLACE, schema.SPACE_ID, value=space))
         silences, outcomes = {}, list[ev.Outcome]()
 
         async def change(*ops: Dml) -> None:
@@ -302,9 +302,9 @@ async def test_several_definitions_at_once(tmp_path: Path) -> None:
 
         silences["indexes and format"] = await silence_of(watch, lambda: change(*ops))
         for face in (owner, follower):
-            assert len(face.node.core.memtx.indexes(OTHER)) == 4
+            assert len(face.node.core.memtx.catalog.indexes(OTHER)) == 4
         truncate = [
-            xrow.dml_from_values(RowType.REPLACE, schema.TRUNCATE_ID, value=(space_id, 1))
+            row_body.dml_from_values(RowType.REPLACE, schema.TRUNCATE_ID, value=(space_id, 1))
             for space_id in (SPACE, OTHER)
         ]
         silences["truncate"] = await silence_of(watch, lambda: change(*truncate))
@@ -320,7 +320,7 @@ async def test_truncate_among_changes_of_a_local_space(tmp_path: Path) -> None:
         space = (local, schema.ADMIN, "local", "memtx", 0, {"group_id": 1}, ())
         index = (local, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
         for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
-            op = xrow.dml_from_values(RowType.INSERT, target, value=row)
+            op = row_body.dml_from_values(RowType.INSERT, target, value=row)
             call = face.new_call_id()
             face.submit_writes([ev.ClientWrite(call, [op])], lambda *_: None, 10.0)
             while len(face.node.core.limbo) or face.node.core.vclock != face.node.core.volatile_vclock:
@@ -328,7 +328,7 @@ async def test_truncate_among_changes_of_a_local_space(tmp_path: Path) -> None:
                 await trio.sleep(0.01)
         for start in range(0, 60_000, 1_000):
             await write(face, *[small(n, local) for n in range(start, start + 1_000)])
-        truncate = xrow.dml_from_values(RowType.REPLACE, schema.TRUNCATE_ID, value=(local, 1))
+        truncate = row_body.dml_from_values(RowType.REPLACE, schema.TRUNCATE_ID, value=(local, 1))
         outcomes = list[ev.Outcome]()
 
         async def change() -> None:

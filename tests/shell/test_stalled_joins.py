@@ -101,7 +101,7 @@ async def test_stalled_joins_are_few_share_one_view_and_end(tmp_path: Path, take
             while face.links.joins:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert face.links.join_view is None
-        assert len(face.node.core.memtx.members()) == 1
+        assert len(face.node.core.memtx.catalog.members()) == 1
         if not takes_parts:  # those that stalled are still there for gRPC, and hold a message each
             await stalled_join(host, face.node.listen, refused, takes_parts=False)
             assert refused[-1] == Loading.reason

@@ -22,7 +22,7 @@ from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.services import ClientServices
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from tests.shell.fake_node import FakeNode
 
 ROWS = {
@@ -60,9 +60,9 @@ async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str
 
             await trio.to_thread.run_sync(fill)
             if with_rows:
-                prefix = xrow.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
+                prefix = row_body.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
                 for key, text in OLD.items():
-                    row = xrow.read_dml(
+                    row = row_body.read_dml(
                         RowType.INSERT, prefix + bytes([0x92, key]) + bytes.fromhex(text.replace(" ", ""))
                     )
                     (txn,) = xrow.decode_txns(xrow.encode_ops([row], InstanceId(1), Lsn(1), 0).data)

@@ -94,8 +94,8 @@ class LogModel:
 
     def _decide(self, newest: Pending) -> Iterator[Fate]:
         chain = [newest]
-        while chain[-1].body.prev_term > self.term:
-            chain.append(self.pending[chain[-1].body.prev_term])
+        while (base := self.pending.get(chain[-1].body.prev_term)) is not None and base.body.term > self.term:
+            chain.append(base)  # one that is not pending was a twin of what is decided (ADR 15)
         for one in reversed(chain):
             if one.body.prev_owner == self.owner:
                 yield from self._commit_up_to(one.body.lsn)
@@ -108,8 +108,8 @@ class LogModel:
             self.term = one.body.term
             self.owner = one.origin if isinstance(one.body, Promote) else 0
         for term in sorted(self.pending):
-            base = self.pending[term].body.prev_term
-            if term <= self.term or (base != self.term and base not in self.pending):
+            prev_term = self.pending[term].body.prev_term
+            if term <= self.term or (prev_term != self.term and prev_term not in self.pending):
                 del self.pending[term]
         self.decided_own = newest
 

@@ -17,7 +17,7 @@ from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
-from synchro.storage import xrow
+from synchro.storage import row_body
 from tests.mesh import SYNC
 from tests.sim.checkers import Checks, Violation
 from tests.sim.choices import Choices
@@ -334,7 +334,7 @@ class World:
             self.run_until(self.now + self.election_timeout, lambda: bool(committed))
 
     def _write_probe(self, process: Process, value: str, committed: list[bool]) -> None:
-        op = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1000, value))
+        op = row_body.dml_from_values(RowType.REPLACE, SYNC, value=(1000, value))
 
         def done(outcome: ev.Outcome) -> None:
             if isinstance(outcome, ev.Committed):

@@ -12,7 +12,7 @@ from synchro.instance.log_tail import ControlWrite
 from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
 from synchro.row import RowType
-from synchro.storage import schema_ops, xrow
+from synchro.storage import row_body, schema_ops
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 FULL = WalIo("Failed to write to disk: No space left on device", file="/data/a.xlog")
@@ -55,7 +55,7 @@ def test_a_write_meets_a_received_promote_that_is_not_on_disk_yet() -> None:
         refused = error_of(mesh, mesh.write(1, (1,), space))
         assert refused.reason == "READ_ONLY"
     frame = [mesh.call_id() for _ in range(2)]
-    ops = [xrow.dml_from_values(RowType.REPLACE, SYNC, value=(number,)) for number in range(2)]
+    ops = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=(number,)) for number in range(2)]
     mesh.step(1, ev.ClientWrites([ev.ClientWrite(call, [op]) for call, op in zip(frame, ops, strict=True)]))
     assert [mesh.reason(call) for call in frame] == ["READ_ONLY", "READ_ONLY"]
     assert mesh[1].waiting_unprepared == 0

@@ -11,7 +11,7 @@ from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.replication.trust import Missing
 from synchro.row import RowType, TxnId
-from synchro.storage import xrow
+from synchro.storage import row_body
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
@@ -277,7 +277,7 @@ def test_an_lsn_in_the_middle_of_a_pending_transaction_is_pending() -> None:
     mesh = Mesh(3)
     mesh.promote(1)
     mesh.isolate(1)
-    mesh.write_ops(1, [xrow.dml_from_values(RowType.REPLACE, SYNC, value=(key,)) for key in (1, 2, 3)])
+    mesh.write_ops(1, [row_body.dml_from_values(RowType.REPLACE, SYNC, value=(key,)) for key in (1, 2, 3)])
     mesh.settle()
     last = mesh[1].vclock.get(ONE)
     wait = mesh.call_id()

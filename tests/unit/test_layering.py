@@ -57,8 +57,10 @@ CORES = tuple(
         *("raft", "queue", "replication", "storage", "instance"),
     )
 )
-NOT_CORES = ("synchro.storage.disk", "synchro.storage.wal", "synchro.storage.identity")
-ON_A_DISK = ("synchro.storage.journal", "synchro.storage.recovery", "synchro.storage.snapshot")
+NOT_CORES = tuple(f"synchro.storage.{name}" for name in ("disk", "wal", "wal_reader", "identity"))
+ON_A_DISK = tuple(
+    f"synchro.storage.{name}" for name in ("journal", "xlog_file", "notes", "recovery", "snapshot")
+)
 """Work on the `Disk` they are given, real or simulated; pure otherwise."""
 
 IMPURE_MODULES = frozenset(

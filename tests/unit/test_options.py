@@ -6,6 +6,8 @@ HOUSE: an option stood in four places, and three of them were forgotten in turn.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -262,3 +264,21 @@ def test_failover_is_offered_where_it_may_stand() -> None:
     assert VALIDATOR.is_valid(tree)
     tree["groups"]["g"]["replicasets"]["r"]["instances"]["i1"]["replication"] = {"failover": "election"}
     assert not VALIDATOR.is_valid(tree)
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "synchro", "config", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_the_command_line_prints_the_schema_and_what_is_set(tmp_path: Path) -> None:
+    assert json.loads(run("schema")) == json_schema()
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(document(replication={"failover": "election", "timeout": "250ms"})))
+    shown = yaml.safe_load(run("show", str(file), "-i", "i2"))
+    assert list(shown) == ["i2"]
+    assert shown["i2"]["replication"]["timeout"] == 0.25
+    assert shown["i2"]["limits"]["max_batch_ops"] == 1000

@@ -6,7 +6,7 @@ from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import FLAG_COMMIT, FLAG_WAIT_ACK, FLAG_WAIT_SYNC, GROUP_LOCAL, Row, RowType
 from synchro.server.relay import without_local_rows
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from synchro.vclock import Vclock
 
 ONE, TWO, THREE = InstanceId(1), InstanceId(2), InstanceId(3)
@@ -83,7 +83,7 @@ def test_rows_that_the_peer_acked_meanwhile_are_left_out() -> None:
 
 def test_the_flags_of_a_mixed_transaction_are_on_the_last_row_that_is_sent() -> None:
     """[A-37]."""
-    op = xrow.dml_from_values(RowType.INSERT, 512, value=(1,))
+    op = row_body.dml_from_values(RowType.INSERT, 512, value=(1,))
     flags = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK
     rows = (
         Row(op.type, ONE, Lsn(4), Lsn(4), 0, op),

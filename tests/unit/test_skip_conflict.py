@@ -10,30 +10,30 @@ from synchro.errors import CantUpdatePrimaryKey, FieldType, TupleFound, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, Dml, Field, RowType, TxnId
-from synchro.storage import schema, schema_ops, xrow
+from synchro.storage import row_body, schema, schema_ops, xrow
 from tests.mesh import ASYNC, SYNC, Mesh
 
 REQUEST = b"r" * 16
 
 
 def insert(*value: Field, space: int = ASYNC) -> Dml:
-    return xrow.dml_from_values(RowType.INSERT, space, value=value)
+    return row_body.dml_from_values(RowType.INSERT, space, value=value)
 
 
 def replace(*value: Field, space: int = ASYNC) -> Dml:
-    return xrow.dml_from_values(RowType.REPLACE, space, value=value)
+    return row_body.dml_from_values(RowType.REPLACE, space, value=value)
 
 
 def update(key: Field, *ops: tuple[Field, ...], space: int = ASYNC) -> Dml:
-    return xrow.dml_from_values(RowType.UPDATE, space, key=(key,), ops=ops)
+    return row_body.dml_from_values(RowType.UPDATE, space, key=(key,), ops=ops)
 
 
 def upsert(value: tuple[Field, ...], *ops: tuple[Field, ...]) -> Dml:
-    return xrow.dml_from_values(RowType.UPSERT, ASYNC, value=value, ops=ops)
+    return row_body.dml_from_values(RowType.UPSERT, ASYNC, value=value, ops=ops)
 
 
 def delete(key: Field) -> Dml:
-    return xrow.dml_from_values(RowType.DELETE, ASYNC, key=(key,))
+    return row_body.dml_from_values(RowType.DELETE, ASYNC, key=(key,))
 
 
 def two_masters(
@@ -202,7 +202,7 @@ def test_several_spaces_in_one_transaction() -> None:
     mesh.settle()
     mesh.write_ops(1, schema_ops.create_index(mesh[1].memtx, "other", "primary"))
     mesh.settle()
-    other = mesh[1].memtx.space("other").id
+    other = mesh[1].memtx.catalog.space("other").id
     mesh.isolate(1)
     mesh.write_ops(2, [insert(1, "r", space=other)])
     mesh.write_ops(1, [insert(1, "n"), insert(1, "n", space=other), insert(2, "n", space=other)])
@@ -244,7 +244,7 @@ def test_rows_of_system_spaces_are_never_skipped() -> None:
     assert isinstance(mesh.members[1].stopped[2], TupleFound)
     assert isinstance(mesh.members[2].stopped[1], TupleFound)
     mesh = Mesh(2, skip_conflict=True)
-    key = xrow.dml_from_values(RowType.INSERT, schema.SCHEMA_ID, value=("oncekey",))
+    key = row_body.dml_from_values(RowType.INSERT, schema.SCHEMA_ID, value=("oncekey",))
     mesh.isolate(1)
     for number in (1, 2):
         mesh.write_ops(number, [key, insert(number)])

@@ -14,7 +14,7 @@ from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType, Tuple
 from synchro.rpc import codec
 from synchro.rpc.generated.v1 import data_pb2
-from synchro.storage import xrow
+from synchro.storage import msgpack_check, row_body, xrow
 from synchro.storage.snapshot import SnapshotAssembler, SnapshotMeta, decode_chunk, iter_chunks
 from synchro.vclock import EMPTY_VCLOCK
 from tests import messages
@@ -111,14 +111,14 @@ def test_neither_is_it_taken_among_many(name: str) -> None:
 def test_rows_that_were_accepted_once_are_read_and_keep_their_bytes(name: str) -> None:
     """Logs and streams of before: applied, told as they came, and no client dies of them."""
     data = field({**EQUAL_KEYS, **ARRAY_KEYS, **NOT_OURS}[name])
-    prefix = xrow.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
-    row = xrow.read_dml(RowType.INSERT, prefix + data)
+    prefix = row_body.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
+    row = row_body.read_dml(RowType.INSERT, prefix + data)
     old = xrow.encode_ops([row], InstanceId(1), Lsn(1), 0).data
     (txn,) = xrow.decode_txns(old)
-    assert xrow.pack_tuple(txn.ops[0].value or ()) == data
+    assert msgpack_check.pack_tuple(txn.ops[0].value or ()) == data
     many = xrow.encode_ops([row] * 5, InstanceId(1), Lsn(1), 0).data
     (txn,) = xrow.decode_txns(many)
-    assert [xrow.pack_tuple(op.value or ()) for op in txn.ops] == [data] * 5
+    assert [msgpack_check.pack_tuple(op.value or ()) for op in txn.ops] == [data] * 5
     assert requests.unpack(data)[0] == 12
 
 
@@ -128,7 +128,7 @@ def test_bytes_that_we_would_write_in_another_way_are_kept(name: str) -> None:
     for kind in ("insert", "replace", "upsert"):
         (made,) = codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
         assert codec.pack(made.value) == data
-        again = xrow.read_dml(made.type, made.raw)
+        again = row_body.read_dml(made.type, made.raw)
         assert codec.pack(again.value) == data
     puts = codec.columns("insert", 512, [b"\x91\x01", data, b"\x91\x03"], None, Limits())  # type: ignore[arg-type]
     assert puts is not None
@@ -136,7 +136,7 @@ def test_bytes_that_we_would_write_in_another_way_are_kept(name: str) -> None:
 
 
 def test_a_snapshot_keeps_them_too() -> None:
-    tuples = [xrow.insert_dml(RowType.INSERT, 512, field(text)).value or () for text in NOT_OURS.values()]
+    tuples = [row_body.insert_dml(RowType.INSERT, 512, field(text)).value or () for text in NOT_OURS.values()]
     tuples += [(1, "ours"), (2, {"a": (1, 2)})]
     frames = list(iter_chunks(SnapshotMeta(vclock=EMPTY_VCLOCK), [(512, tuples)]))
     assembler, found = SnapshotAssembler(), list[Tuple]()
@@ -144,7 +144,9 @@ def test_a_snapshot_keeps_them_too() -> None:
         chunk = decode_chunk(frame)
         found += chunk.tuples
         assembler.add(chunk)
-    assert [xrow.pack_tuple(value) for value in found] == [xrow.pack_tuple(value) for value in tuples]
+    assert [msgpack_check.pack_tuple(value) for value in found] == [
+        msgpack_check.pack_tuple(value) for value in tuples
+    ]
     assert list(iter_chunks(SnapshotMeta(vclock=EMPTY_VCLOCK), [(512, found)])) == frames
 
 

@@ -17,7 +17,7 @@ from synchro.ids import LOCAL, LSN_RESERVE, NUMBER_END, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance
 from synchro.row import Demote, Promote, RaftState, Row, RowType, Txn
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, REPLICASET, SYNC, Member, Mesh, uuid_of
@@ -179,7 +179,7 @@ def test_the_last_term_can_be_won_but_not_left() -> None:
 @pytest.mark.parametrize("lsn", [NUMBER_END - LSN_RESERVE, NUMBER_END, U64])
 @pytest.mark.parametrize("space", [SYNC, ASYNC])
 def test_an_instance_without_lsns_is_read_only_and_says_why(lsn: int, space: int) -> None:
-    write = xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
+    write = row_body.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
     mesh = restarted([xrow.encode_ops([write], ONE, Lsn(lsn), 0)], ElectionMode.OFF)
     call = mesh.write(1, (2,), space)
     mesh.settle()
@@ -196,7 +196,7 @@ def test_an_instance_without_lsns_is_read_only_and_says_why(lsn: int, space: int
 
 def test_no_lsn_beyond_the_bound_is_shown() -> None:
     """Another instance's, from before: its rows are here, and this one leads all the same."""
-    write = xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
+    write = row_body.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))
     log = [xrow.encode_ops([write], InstanceId(3), Lsn(U64), 0)]
     mesh = restarted(log, ElectionMode.MANUAL)
     mesh.crash(3)

@@ -25,21 +25,16 @@ from synchro.row import (
     RowType,
     Txn,
 )
-from synchro.storage.xrow import (
-    ROW_HEADER,
-    _decode_rows,
-    decode_txns,
+from synchro.storage.row_body import (
     delete_dml,
     dml_from_values,
-    encode_ops,
-    encode_txn,
     insert_all,
     insert_dml,
     read_dml,
-    scan_txns,
     update_dml,
     upsert_dml,
 )
+from synchro.storage.xrow import ROW_HEADER, _decode_rows, decode_txns, encode_ops, encode_txn, scan_txns
 from tests.storage_world import confirm, promote, put, raft_state, txn
 
 
