@@ -1,49 +1,75 @@
 """synchro: Raft-based synchronous replication with the semantics of Tarantool, over gRPC.
 
-`synchro.connect(...)` and the errors of the client come from `synchro.client`, which is imported when one of
-them is asked for: gRPC takes longer to import than all the rest.
+All that a program needs: `synchro.connect`, what it returns, and every error by name; `synchro.aio` for
+asyncio and trio. The client is imported when one of its names is used: gRPC takes longer to import than all
+the rest.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from synchro.client import (
-        CannotConnect,
-        Client,
-        Committed,
-        DuplicateKey,
-        NoLeader,
-        OutcomeUnknown,
-        QueueFull,
-        ReadOnly,
-        RolledBack,
-        SynchroError,
-        Tuple,
-        connect,
+    # What type checkers see. They do not see `__getattr__`, so that a misspelt name is an error.
+    from synchro.client import *  # noqa: F403
+    from synchro.errors import *  # noqa: F403
+else:
+    _CLIENT = frozenset(
+        [
+            "CannotConnect",
+            "Checkpoint",
+            "Checksum",
+            "Client",
+            "ClientClosed",
+            "Committed",
+            "ConnectOptions",
+            "ConnectionLost",
+            "Demoted",
+            "DuplicateKey",
+            "FieldInfo",
+            "IndexChanged",
+            "IndexInfo",
+            "Info",
+            "Member",
+            "Op",
+            "OutcomeUnknown",
+            "PartInfo",
+            "Promoted",
+            "Queue",
+            "QueueEntry",
+            "QueueFull",
+            "Result",
+            "RolledBack",
+            "Rows",
+            "SelectOptions",
+            "Space",
+            "SpaceChanged",
+            "SpaceInfo",
+            "State",
+            "Transaction",
+            "Tuple",
+            "Txn",
+            "WriteOptions",
+            "connect",
+            "ops",
+        ]
     )
 
-__all__ = [
-    "CannotConnect",
-    "Client",
-    "Committed",
-    "DuplicateKey",
-    "NoLeader",
-    "OutcomeUnknown",
-    "QueueFull",
-    "ReadOnly",
-    "RolledBack",
-    "SynchroError",
-    "Tuple",
-    "connect",
-]
-_NAMES: Final = frozenset(__all__)
+    def _errors():
+        from synchro.errors import ALL_ERRORS, SynchroError
 
+        return {kind.__name__: kind for kind in (SynchroError, *ALL_ERRORS)}
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        from synchro import client
+    def __dir__():
+        return sorted({*globals(), *_CLIENT, *_errors()})
 
-        return getattr(client, name)
-    raise AttributeError(f"module 'synchro' has no attribute {name!r}")
+    def __getattr__(name):
+        if name in _CLIENT:
+            from synchro import client
+
+            return getattr(client, name)
+        if name == "__all__":
+            return sorted({*_CLIENT, *_errors()})
+        if not name.startswith("_") and name in (kinds := _errors()):
+            return kinds[name]
+        raise AttributeError(f"module 'synchro' has no attribute {name!r}")

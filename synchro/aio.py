@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
 from synchro.client.aio import AsyncClient, AsyncSpace
-from synchro.client.blocking import DEFAULT_TIMEOUT_S
+from synchro.client.plans import DEFAULT_TIMEOUT_S, Options
 from synchro.client.routes import parse_endpoints
 
 __all__ = ["AsyncClient", "AsyncSpace", "connect"]
@@ -18,17 +18,21 @@ def connect(
     user: str | None = None,
     password: str | None = None,
     timeout: float = DEFAULT_TIMEOUT_S,
-    **options: Any,
-) -> Any:
+    read_from: Literal["leader", "any"] = "leader",
+    read_your_writes: bool = True,
+    follow_leader: bool = True,
+    wait_for_connection: bool = True,
+) -> AsyncClient:
     """As `synchro.connect`, inside a running loop. Use it with `async with`.
 
     In a trio program the client runs on an asyncio loop in a thread of its own; see `synchro.client.on_trio`.
     """
+    options = Options(timeout, read_from, read_your_writes, follow_leader, wait_for_connection)
     if _is_trio():
         from synchro.client.on_trio import TrioClient
 
-        return TrioClient(parse_endpoints(endpoints), timeout=timeout, **options)
-    return AsyncClient(parse_endpoints(endpoints), timeout=timeout, **options)
+        return TrioClient(parse_endpoints(endpoints), options)
+    return AsyncClient(parse_endpoints(endpoints), options)
 
 
 def _is_trio() -> bool:

@@ -34,7 +34,7 @@ def bench(
     import asyncio
 
     from synchro import aio
-    from synchro.client import requests
+    from synchro.client import ops
 
     seconds = parse_duration(duration)
     if not seconds:
@@ -52,7 +52,7 @@ def bench(
             async def caller(number: int) -> None:
                 key = number
                 while (now := time.perf_counter()) < end:
-                    await db.execute([requests.replace(space, (key, text))], omit_tuples=True)
+                    await db.execute([ops.replace(space, (key, text))], omit_tuples=True)
                     delays.append(time.perf_counter() - now)
                     key += callers
 

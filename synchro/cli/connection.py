@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from synchro.errors import IllegalParams
 
@@ -65,7 +65,7 @@ def parse_duration(text: str) -> float:
 
 
 @contextmanager
-def client(*, read_from: str = "any") -> Iterator[Client]:
+def client(*, read_from: Literal["leader", "any"] = "any") -> Iterator[Client]:
     """A client of `-e`; closed in any case, since a live stream can keep the interpreter from leaving.
 
     read_from: "any" = the first endpoint that answers, which is what `-e` names.

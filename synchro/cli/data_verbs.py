@@ -8,7 +8,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, cast
 
 import typer
 
@@ -28,7 +28,8 @@ from synchro.cli.formatting import (
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client import Client, Result
+    from synchro.client import Client, Op, Result
+    from synchro.client.requests import IteratorName, ReadMode, WaitMode
 
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="Name, or id.")]
 TupleArgument = Annotated[str, typer.Argument(metavar="TUPLE", help="A JSON array: '[1, \"a\"]'.")]
@@ -121,9 +122,9 @@ def space_ref(text: str) -> str | int:
     return int(text) if is_number(text) else text
 
 
-def _write(op_of: Any, wait: str) -> None:
+def _write(op: Op, wait: str) -> None:
     with client() as db:
-        result = db.execute([op_of], wait=wait, timeout=options.timeout_s)
+        result = db.execute([op], wait=cast("WaitMode", wait), timeout=options.timeout_s)
     show_result(result)
 
 
@@ -146,17 +147,17 @@ def show_result(result: Result) -> None:
 def insert(space: SpaceArgument, tuple: TupleArgument, wait: WaitOption = "complete") -> None:
     """Add a tuple; refused if its key exists."""
     row = parse_tuple(tuple)
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.insert(space_ref(space), row), wait)
+    _write(made.insert(space_ref(space), row), wait)
 
 
 def replace(space: SpaceArgument, tuple: TupleArgument, wait: WaitOption = "complete") -> None:
     """Add a tuple, or replace the one with the same primary key."""
     row = parse_tuple(tuple)
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.replace(space_ref(space), row), wait)
+    _write(made.replace(space_ref(space), row), wait)
 
 
 def update(
@@ -168,9 +169,9 @@ def update(
 ) -> None:
     """Change fields of the tuple with this key."""
     changes = parse(ops, "list of operations")
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.update(space_ref(space), parse_key(key), changes, index or None), wait)
+    _write(made.update(space_ref(space), parse_key(key), changes, index or None), wait)
 
 
 def upsert(
@@ -178,18 +179,18 @@ def upsert(
 ) -> None:
     """Change the tuple with this primary key, or add it."""
     row, changes = parse_tuple(tuple), parse(ops, "list of operations")
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.upsert(space_ref(space), row, changes), wait)
+    _write(made.upsert(space_ref(space), row, changes), wait)
 
 
 def delete(
     space: SpaceArgument, key: KeyArgument, index: IndexOption = "", wait: WaitOption = "complete"
 ) -> None:
     """Remove the tuple with this key, and print it."""
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    _write(requests.delete(space_ref(space), parse_key(key), index or None), wait)
+    _write(made.delete(space_ref(space), parse_key(key), index or None), wait)
 
 
 def get(
@@ -200,7 +201,12 @@ def get(
 
     with client() as db:
         rows = db.select(
-            space_ref(space), parse_key(key), index=index or None, iterator="EQ", limit=1, read=read
+            space_ref(space),
+            parse_key(key),
+            index=index or None,
+            iterator="EQ",
+            limit=1,
+            read=cast("ReadMode", read),
         )
         names = _names(db, space_ref(space)) if options.output == "table" and rows else []
     if not rows:
@@ -225,11 +231,11 @@ def select(
             space_ref(space),
             parse_key(key) if key else None,
             index=index or None,
-            iterator=iterator or None,
+            iterator=cast("IteratorName", iterator) if iterator else None,
             limit=limit or None,
             offset=offset,
             after=parse_tuple(after) if after else None,
-            read=read,
+            read=cast("ReadMode", read),
         )
         names = _names(db, space_ref(space)) if options.output == "table" and rows else []
     show_rows(rows, names)
@@ -299,7 +305,7 @@ def read_lines(file: BinaryIO, path: str, on_line: Callable[[int], None] = lambd
 
 def read_op(line: str, number: int) -> Any:
     """One line of a `txn` file; keys it does not know are ignored, so `wal cat` prints such lines."""
-    from synchro.client import requests
+    from synchro.client import ops as made
 
     value = parse(line, f"line {number}")
     if not isinstance(value, dict):
@@ -310,15 +316,15 @@ def read_op(line: str, number: int) -> Any:
             raise usage(f"line {number}: space is a name or an id, not {space!r}")
         match kind:
             case "insert":
-                return requests.insert(space, value["tuple"])
+                return made.insert(space, value["tuple"])
             case "replace":
-                return requests.replace(space, value["tuple"])
+                return made.replace(space, value["tuple"])
             case "update":
-                return requests.update(space, value["key"], value["ops"], value.get("index"))
+                return made.update(space, value["key"], value["ops"], value.get("index"))
             case "upsert":
-                return requests.upsert(space, value["tuple"], value["ops"])
+                return made.upsert(space, value["tuple"], value["ops"])
             case "delete":
-                return requests.delete(space, value["key"], value.get("index"))
+                return made.delete(space, value["key"], value.get("index"))
     except KeyError as error:
         raise usage(f"line {number}: {error} is missing; got {_short(line.strip())}") from None
     raise usage(f"line {number}: op is insert, replace, update, upsert or delete, not {kind!r}")
@@ -335,7 +341,7 @@ def txn(
     if not ops:
         raise usage(f"{file} has no operations; nothing was done")
     with client() as db:
-        result = db.execute(ops, wait=wait, timeout=options.timeout_s)
+        result = db.execute(ops, wait=cast("WaitMode", wait), timeout=options.timeout_s)
     show_result(result)
 
 
@@ -354,9 +360,9 @@ def import_(
     One transaction after the other, in the order of the file: those before the transaction of a failed line
     are in, nothing else is.
     """
-    from synchro.client import requests
+    from synchro.client import ops as made
 
-    make = requests.replace if replace else requests.insert
+    make = made.replace if replace else made.insert
     ref = space_ref(space)
     again = ["synchro", "import", file, "--space", space, "--batch", str(batch)]
     again += ["--replace"] * replace + ["--header"] * header

@@ -365,11 +365,11 @@ class Failover:
         self.event("spaces 'unicode' and 'writes' (sync) created")
 
     def _load(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        from synchro.client import requests
+        from synchro.client import ops
 
         started = time.perf_counter()
-        ops = (requests.insert("unicode", row) for row in rows)
-        done = load(self.db, ops, BATCH_ROWS, len(rows))
+        made = (ops.insert("unicode", row) for row in rows)
+        done = load(self.db, made, BATCH_ROWS, len(rows))
         took_s = time.perf_counter() - started
         self.event(
             f"{done} rows of Unicode {unicodedata.unidata_version} loaded through the queue "
@@ -392,7 +392,7 @@ class Failover:
         thread.start()
 
     def _write(self, writer: int) -> None:
-        from synchro.client import OutcomeUnknown, requests
+        from synchro.client import OutcomeUnknown, ops
 
         written, number = self.written, 0
         while not self.stopping.is_set():
@@ -400,7 +400,7 @@ class Failover:
             key = writer * 10_000_000 + number
             started = time.monotonic()
             try:
-                result = self.db.execute([requests.insert("writes", (key, writer, number))], omit_tuples=True)
+                result = self.db.execute([ops.insert("writes", (key, writer, number))], omit_tuples=True)
             except OutcomeUnknown:
                 with written.lock:
                     written.unknown.add(key)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_records, print_value, usage
+
+if TYPE_CHECKING:
+    from synchro.client.replies import IndexKind
 
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="Name, or id.")]
 IfExistsOption = Annotated[bool, typer.Option("--if-exists", help="No error if there is none.")]
@@ -35,7 +38,7 @@ def _list(text: str) -> list[str]:
 
 
 def _report(done: bool, what: str, reply: Any, otherwise: str = "exists already") -> None:
-    txn = f"{reply.txn.origin}:{reply.txn.lsn}" if reply.HasField("txn") else None
+    txn = f"{reply.txn[0]}:{reply.txn[1]}" if reply.txn else None
     if options.output != "table":
         print_value({"changed": done, "what": what, "txn": txn})
     else:
@@ -65,8 +68,9 @@ def space_create(
             id=id,
             timeout=options.timeout_s,
         )
+    assert reply.space is not None
     kind = "sync" if reply.space.is_sync else "async"
-    _report(reply.created, f"space '{name}' ({kind}, id {reply.space.id}) created", reply)
+    _report(reply.done, f"space '{name}' ({kind}, id {reply.space.id}) created", reply)
 
 
 def _parts(index: Any, fields: list[str]) -> str:
@@ -94,7 +98,7 @@ def _record(space: Any) -> dict[str, Any]:
             {
                 "id": index.id,
                 "name": index.name,
-                "type": "hash" if index.type == 2 else "tree",
+                "type": index.type,
                 "unique": index.unique,
                 "parts": _parts(index, fields),
             }
@@ -150,8 +154,8 @@ def space_checksum(
             replies = [db.checksum(name)]
     print_records(
         ("INSTANCE", "TUPLES", "CHECKSUM"),
-        [(r.header.instance_name, str(r.count), r.checksum) for r in replies],
-        [{"instance": r.header.instance_name, "count": r.count, "checksum": r.checksum} for r in replies],
+        [(r.instance, str(r.count), r.checksum) for r in replies],
+        [{"instance": r.instance, "count": r.count, "checksum": r.checksum} for r in replies],
     )
     return 0 if len({(r.count, r.checksum) for r in replies}) == 1 else 1
 
@@ -176,7 +180,7 @@ def space_alter(
             format=_list(format) if format else None,
             timeout=options.timeout_s,
         )
-    _report(reply.HasField("txn"), f"space '{name}' altered", reply, "is so already")
+    _report(reply.done, f"space '{name}' altered", reply, "is so already")
 
 
 def space_truncate(name: SpaceArgument) -> None:
@@ -190,7 +194,7 @@ def space_drop(name: SpaceArgument, if_exists: IfExistsOption = False) -> None:
     """Remove a space with its tuples."""
     with client() as db:
         reply = db.drop_space(name, if_exists=if_exists, timeout=options.timeout_s)
-    _report(reply.dropped, f"space '{name}' dropped", reply, "there is none")
+    _report(reply.done, f"space '{name}' dropped", reply, "there is none")
 
 
 def index_create(
@@ -210,11 +214,11 @@ def index_create(
             name,
             parts=_list(parts),
             unique=not no_unique,
-            type=type,
+            type=cast("IndexKind", type),
             if_not_exists=if_not_exists,
             timeout=options.timeout_s,
         )
-    _report(reply.created, f"index '{name}' of '{space}' created", reply)
+    _report(reply.done, f"index '{name}' of '{space}' created", reply)
 
 
 def index_drop(
@@ -225,4 +229,4 @@ def index_drop(
     """Remove an index."""
     with client() as db:
         reply = db.drop_index(space, name, if_exists=if_exists, timeout=options.timeout_s)
-    _report(reply.dropped, f"index '{name}' of '{space}' dropped", reply, "there is none")
+    _report(reply.done, f"index '{name}' of '{space}' dropped", reply, "there is none")

@@ -17,7 +17,7 @@ from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
     from synchro.cli.processes import Process, Target
-    from synchro.client import Client
+    from synchro.client import Client, Queue
 
 WATCH_S: Final = 0.5
 PROBE_S: Final = 1.0
@@ -55,12 +55,9 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
     """Ask all instances that are known at once, each with a short deadline."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from synchro.client.requests import get_info, unpack
-
     def ask(endpoint: str) -> Any:
         try:
-            reply = db._unary(endpoint, "info", "GetInfo", get_info([]), min(PROBE_S, options.timeout_s))
-            return unpack(reply.info_msgpack)
+            return dict(db.get_info(instance=endpoint, timeout=min(PROBE_S, options.timeout_s)))
         except SynchroError as error:
             return error
 
@@ -68,7 +65,7 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
         with ThreadPoolExecutor(max(1, len(endpoints))) as pool:
             return dict(zip(endpoints, pool.map(ask, endpoints), strict=True))
 
-    endpoints = list(dict.fromkeys(db._routes.endpoints()))
+    endpoints = list(dict.fromkeys(db.endpoints))
     answers = ask_all(endpoints)
     names: dict[str, str] = {}
     if target is not None:
@@ -81,7 +78,7 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
                     names.setdefault(known.address, known.name)
         except SynchroError:
             pass  # it is loading: what was given is all that is known
-    if target is None and db.follow_leader:
+    if target is None and not options.direct:
         known_addresses = dict.fromkeys([*names, *_peer_names(answers)])
         more = [address for address in known_addresses if address not in answers]
         answers.update(ask_all(more) if more else {})
@@ -459,43 +456,38 @@ def info(
 
 
 def queue_lines(
-    reply: Any, names: Mapping[int, str], spaces: Mapping[int, str], down: Mapping[int, str]
+    queue: Queue, names: Mapping[int, str], spaces: Mapping[int, str], down: Mapping[int, str]
 ) -> list[str]:
-    queue = reply.queue
     if not queue.owner:
-        return [f"nobody owns the queue  term {queue.term}  quorum {reply.quorum}"]
+        return [f"nobody owns the queue  term {queue.term}  quorum {queue.quorum}"]
     owner = names.get(queue.owner, "")
     lines = [
         f"owner {queue.owner}{f' ({owner})' if owner else ''}  term {queue.term}  len {queue.len}  "
-        f"size {formatting.size(queue.size)}  age {_seconds(queue.age):.1f} s  "
-        f"confirm_lag {_seconds(queue.confirm_lag):.3f} s  busy {'yes' if queue.busy else 'no'}  "
-        f"quorum {reply.quorum}"
+        f"size {formatting.size(queue.size)}  age {queue.age_s:.1f} s  "
+        f"confirm_lag {queue.confirm_lag_s:.3f} s  busy {'yes' if queue.busy else 'no'}  "
+        f"quorum {queue.quorum}"
     ]
-    if not reply.entries:
+    if not queue.entries:
         return lines
     rows = []
-    for number, entry in enumerate(reply.entries):
-        txn = f"{entry.txn.origin}:{entry.txn.lsn}" if entry.HasField("txn") else "-"
+    for number, entry in enumerate(queue.entries):
+        txn = f"{entry.txn[0]}:{entry.txn[1]}" if entry.txn else "-"
         row = [
             txn,
             ",".join(spaces.get(i, str(i)) for i in entry.space_ids),
             str(entry.rows),
-            f"{_seconds(entry.age):.1f} s",
-            f"{len(entry.acked_by)} of {reply.quorum} {ids(entry.acked_by)}",
+            f"{entry.age_s:.1f} s",
+            f"{len(entry.acked_by)} of {queue.quorum} {ids(entry.acked_by)}",
         ]
-        if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < reply.quorum:
-            wanted = reply.quorum - len(entry.acked_by)
+        if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < queue.quorum:
+            wanted = queue.quorum - len(entry.acked_by)
             missing = ", ".join(f"{i}{down.get(i, '')}" for i in sorted(entry.missing))
             row.append(f"waiting for {'one' if wanted == 1 else wanted} of {{{missing}}}")
         rows.append(row)
     lines += formatting.table_lines(("TXN", "SPACE", "ROWS", "AGE", "ACKS"), rows)
-    if queue.len > len(reply.entries):
-        lines.append(f"... and {queue.len - len(reply.entries)} more")
+    if queue.len > len(queue.entries):
+        lines.append(f"... and {queue.len - len(queue.entries)} more")
     return lines
-
-
-def _seconds(duration: Any) -> float:
-    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def queue_text(db: Client, instance: str | None = None, limit: int = 20) -> list[str]:
@@ -518,7 +510,7 @@ def queue_text(db: Client, instance: str | None = None, limit: int = 20) -> list
 
 def _owner_endpoint(db: Client) -> str:
     """The owner of the queue shows who has acknowledged what; others only know what they have."""
-    return db.leader() if db.follow_leader else db._first_place()
+    return db.most_informed()
 
 
 def queue(
@@ -540,22 +532,22 @@ def queue(
     print_value(
         {
             "queue": {
-                "owner": reply.queue.owner,
-                "term": reply.queue.term,
-                "len": reply.queue.len,
-                "size": reply.queue.size,
-                "busy": reply.queue.busy,
-                "age": _seconds(reply.queue.age),
-                "confirm_lag": _seconds(reply.queue.confirm_lag),
+                "owner": reply.owner,
+                "term": reply.term,
+                "len": reply.len,
+                "size": reply.size,
+                "busy": reply.busy,
+                "age": reply.age_s,
+                "confirm_lag": reply.confirm_lag_s,
             },
             "quorum": reply.quorum,
             "entries": [
                 {
-                    "txn": f"{e.txn.origin}:{e.txn.lsn}" if e.HasField("txn") else None,
+                    "txn": f"{e.txn[0]}:{e.txn[1]}" if e.txn else None,
                     "space_ids": list(e.space_ids),
                     "rows": e.rows,
                     "size": e.size,
-                    "age": _seconds(e.age),
+                    "age": e.age_s,
                     "acked_by": list(e.acked_by),
                     "missing": list(e.missing),
                     "is_sync": e.is_sync,
@@ -593,7 +585,7 @@ def promote(
     if options.output != "table":
         print_value(
             {
-                "instance": reply.header.instance_name,
+                "instance": reply.instance,
                 "term": reply.term,
                 "previous_owner": reply.previous_owner,
                 "confirmed": reply.confirmed,
@@ -603,10 +595,10 @@ def promote(
         )
         return
     if reply.term == before and queue.get("owner") == reply.previous_owner:
-        print(f"{reply.header.instance_name} owns the queue already: term {before}")
+        print(f"{reply.instance} owns the queue already: term {before}")
         return
     print(
-        f"{reply.header.instance_name} owns the queue: term {before} -> {reply.term}, "
+        f"{reply.instance} owns the queue: term {before} -> {reply.term}, "
         f"previous owner {previous}, confirmed {reply.confirmed}, rolled back {reply.rolled_back}, "
         f"{took_s:.2f} s"
     )
@@ -619,9 +611,9 @@ def demote(
     with client() as db:
         reply = db.demote(name or None, timeout=options.timeout_s if options.timeout else None)
     if options.output != "table":
-        print_value({"instance": reply.header.instance_name, "term": reply.term})
+        print_value({"instance": reply.instance, "term": reply.term})
         return
-    print(f"{reply.header.instance_name} gave up the queue: term {reply.term}")
+    print(f"{reply.instance} gave up the queue: term {reply.term}")
 
 
 def wait(
@@ -660,16 +652,13 @@ def snapshot(
     if options.output != "table":
         print_value(
             {
-                "instance": reply.header.instance_name,
+                "instance": reply.instance,
                 "signature": reply.signature,
                 "vclock": dict(reply.vclock),
             }
         )
         return
-    print(
-        f"{reply.header.instance_name} wrote {reply.signature:020d}.snap: "
-        f"vclock {formatting.vclock(reply.vclock)}"
-    )
+    print(f"{reply.instance} wrote {reply.signature:020d}.snap: vclock {formatting.vclock(reply.vclock)}")
 
 
 # --- members ------------------------------------------------------------------------------------------------

@@ -1,36 +1,70 @@
 """The client: finds the leader, retries what is safe to retry, says plainly when an outcome is unknown."""
 
-from synchro.client.blocking import Client, Space, Transaction, connect
+from synchro.client import ops
+from synchro.client.api import ConnectOptions, SelectOptions
+from synchro.client.blocking import Client, Space, connect
 from synchro.client.errors import (
     CannotConnect,
+    ClientClosed,
     ConnectionLost,
     DuplicateKey,
-    NoLeader,
     OutcomeUnknown,
     QueueFull,
-    ReadOnly,
-    SynchroError,
 )
-from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple
+from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn
+from synchro.client.ops import Op, Transaction
+from synchro.client.plans import WriteOptions
+from synchro.client.replies import (
+    Checkpoint,
+    Checksum,
+    Demoted,
+    FieldInfo,
+    IndexChanged,
+    IndexInfo,
+    Member,
+    PartInfo,
+    Promoted,
+    Queue,
+    QueueEntry,
+    SpaceChanged,
+    SpaceInfo,
+)
 
 __all__ = [
     "CannotConnect",
+    "Checkpoint",
+    "Checksum",
     "Client",
+    "ClientClosed",
     "Committed",
+    "ConnectOptions",
     "ConnectionLost",
+    "Demoted",
     "DuplicateKey",
+    "FieldInfo",
+    "IndexChanged",
+    "IndexInfo",
     "Info",
-    "NoLeader",
+    "Member",
+    "Op",
     "OutcomeUnknown",
+    "PartInfo",
+    "Promoted",
+    "Queue",
+    "QueueEntry",
     "QueueFull",
-    "ReadOnly",
     "Result",
     "RolledBack",
     "Rows",
+    "SelectOptions",
     "Space",
+    "SpaceChanged",
+    "SpaceInfo",
     "State",
-    "SynchroError",
     "Transaction",
     "Tuple",
+    "Txn",
+    "WriteOptions",
     "connect",
+    "ops",
 ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Final
 
-# Before gRPC is imported: it writes lines of its own to stderr about each broken connection, and its fork
-# handlers wait for threads that hold a stream open.
+# Before gRPC is imported: it writes lines of its own to stderr about each broken connection; and without its
+# handlers a child of a fork that makes a client of its own hangs on locks that threads of the parent held.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (

@@ -33,7 +33,7 @@ DuplicateKey = errors.TupleFound
 
 
 class CannotConnect(SynchroError):
-    """Nothing was sent. details: endpoint."""
+    """Nothing was sent. details: endpoint, or endpoints; silent: who may just be slow."""
 
     reason = "CANNOT_CONNECT"
     exit_code = Exit.NO_CONNECTION
@@ -50,6 +50,8 @@ class ConnectionLost(SynchroError):
 
 
 class ClientClosed(SynchroError):
+    """This client was closed, or made by the process that this one was forked from. Nothing was sent."""
+
     reason = "CLIENT_CLOSED"
 
 
@@ -86,10 +88,17 @@ class OutcomeUnknown(SynchroError):
     def wait(self, timeout: float | None = None) -> Committed | RolledBack:
         """How it ended. Raises `OutcomeUnknown` if that is not known in time (seconds; None: the client's).
 
-        With an asynchronous client this is awaited.
+        In an asynchronous program: `await db.wait_outcome(error)`.
         """
+        if self._client is None:
+            raise ClientClosed(
+                "this error came from another process, whose client it is; use wait_outcome of yours"
+            )
         result: Committed | RolledBack = self._client.wait_outcome(self, timeout)
         return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,), {**self.__dict__, "_client": None}
 
 
 _NOT_SENT: Final = (
@@ -100,6 +109,10 @@ _NOT_SENT: Final = (
 )
 """What gRPC says when a connection was never made; it has no code of its own for that. Errors of sockets are
 not among them: an established connection can have them too."""
+
+
+_SILENT: Final = ("timed out", "timeout", "deadline", "settings")
+"""What it says of a connection whose other end took too long to speak."""
 
 
 def of_rpc_error(error: grpc.RpcError, endpoint: str) -> SynchroError:
@@ -116,12 +129,18 @@ def of_grpc_code(code: grpc.StatusCode, text: str, endpoint: str) -> SynchroErro
     short = _short(text)
     lowered = text.lower()
     if code is grpc.StatusCode.UNAVAILABLE and any(word in lowered for word in _NOT_SENT):
-        return CannotConnect(f"cannot connect to {endpoint}: {short}", endpoint=endpoint)
+        silent = "yes" if any(word in lowered for word in _SILENT) else None
+        return CannotConnect(f"cannot connect to {endpoint}: {short}", endpoint=endpoint, silent=silent)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.Unimplemented(f"{endpoint} does not have this call: {short}", endpoint=endpoint)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ConnectionLost(f"no answer from {endpoint} in time", endpoint=endpoint)
     return ConnectionLost(f"lost the connection to {endpoint}: {short}", endpoint=endpoint, grpc=code.name)
+
+
+def is_silence(error: SynchroError) -> bool:
+    """Whether who was asked may only be slow, as a paused process is. One that refuses is not."""
+    return isinstance(error, ConnectionLost) or "silent" in error.details
 
 
 def _short(text: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, overload
+from typing import Any, SupportsIndex, TypeAlias, overload
 
-Txn = tuple[int, int]
+from synchro.errors import SynchroError
+
+Txn: TypeAlias = tuple[int, int]
 """Name of a transaction: (origin, lsn), written `origin:lsn`."""
 NUMBER_DIGITS_MAX = 20
 """Of a number of 64 bits; longer ones are names."""
@@ -44,6 +46,28 @@ class Tuple(tuple[Any, ...]):
         names = self.field_names() if self.field_names is not None else []
         return dict(zip(names, self, strict=False))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, as in another process, have the names of the fields, but no client to ask for them."""
+        try:
+            names = tuple(self.field_names()) if self.field_names is not None else ()
+        except SynchroError:
+            names = ()
+        return _copied, (tuple(self), names, self.txn)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNames:
+    """Names of fields that are not asked for any more."""
+
+    names: tuple[str, ...]
+
+    def __call__(self) -> Sequence[str]:
+        return self.names
+
+
+def _copied(fields: Sequence[Any], names: tuple[str, ...], txn: Txn | None) -> Tuple:
+    return make_tuple(fields, KnownNames(names) if names else None, txn)
+
 
 def make_tuple(fields: Sequence[Any], names: FieldNames | None = None, txn: Txn | None = None) -> Tuple:
     made = Tuple(fields)
@@ -63,9 +87,10 @@ class Rows(list[Tuple]):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a transaction did. tuples: one for each operation, empty if they were not asked for."""
+    """What a transaction did."""
 
     tuples: Sequence[Tuple | None]
+    """One for each operation: what is stored now, or was removed; empty if they were not asked for."""
     txn: Txn | None
     """None: it has no rows of its own, or `wait="none"`."""
     is_sync: bool
@@ -141,6 +166,9 @@ class Info(Mapping[Any, Any]):
 
     def __repr__(self) -> str:
         return f"Info({dict(self._parts)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Info, (self._parts,)
 
 
 def _part(value: Any) -> Any:

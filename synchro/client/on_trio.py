@@ -11,44 +11,21 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
-from synchro.client.aio import AsyncClient, AsyncSpace
-from synchro.client.blocking import Transaction
-from synchro.client.errors import ClientClosed, OutcomeUnknown
+from synchro.client.aio import AsyncClient
+from synchro.client.errors import ClientClosed
 from synchro.client.model import State
-from synchro.client.requests import SpaceRef
+from synchro.client.plans import Options, Plan
+from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
     import outcome
     import trio
 
+T = TypeVar("T")
 JOIN_S: Final = 5.0
-_CALLS: Final = frozenset(
-    {
-        "checksum",
-        "create_index",
-        "create_space",
-        "demote",
-        "drop_space",
-        "endpoint_of",
-        "execute",
-        "field_names",
-        "get_info",
-        "leader",
-        "list_instances",
-        "list_queue",
-        "promote",
-        "select",
-        "snapshot",
-        "spaces",
-        "truncate_space",
-        "wait_outcome",
-        "wait_transaction",
-        "_write",
-    }
-)
 
 
 class _Job:
@@ -63,24 +40,23 @@ class _Job:
         self.task: asyncio.Task[None] | None = None
 
 
-class TrioClient:
-    """The methods of `AsyncClient`, for trio tasks. Belongs to one trio run."""
+class TrioClient(AsyncClient):
+    """The same for trio tasks. Belongs to one trio run, and is used inside `async with` only."""
 
-    def __init__(self, endpoints: Sequence[str], **options: Any) -> None:
+    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
         import trio
 
-        self._endpoints = endpoints
-        self._options = options
+        super().__init__(endpoints, options)
+        self._run = self._run_there
         self._token = trio.lowlevel.current_trio_token()
         self._asked: deque[_Job] = deque()
         self._ended: deque[_Job] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client: AsyncClient | None = None
         self._thread: threading.Thread | None = None
 
     # --- life
 
-    async def __aenter__(self) -> TrioClient:
+    async def __aenter__(self) -> Self:
         import trio
 
         up = threading.Event()
@@ -89,41 +65,47 @@ class TrioClient:
         await trio.to_thread.run_sync(up.wait)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
     async def close(self) -> None:
-        """Cancel streams, close connections, end the thread."""
+        """Cancel streams and watches, close connections, end the thread. Waiting writes raise
+        `OutcomeUnknown`."""
         import trio
 
         thread, self._thread = self._thread, None
-        if thread is None or self._client is None or self._loop is None:
+        if thread is None or self._loop is None:
             return
         with trio.CancelScope(shield=True), trio.move_on_after(JOIN_S):
-            await self._call(self._client.close)
+            await self._cross(super().close)
             self._loop.call_soon_threadsafe(self._loop.stop)
             await trio.to_thread.run_sync(thread.join, JOIN_S)
+
+    def become_inherited(self) -> list[Any]:
+        thread, self._thread = self._thread, None
+        loop, self._loop = self._loop, None
+        return [thread, loop, *super().become_inherited()]
 
     def _run_loop(self, up: threading.Event) -> None:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-
-        async def make() -> AsyncClient:
-            return AsyncClient(self._endpoints, **self._options)
-
-        self._client = loop.run_until_complete(make())
         self._loop = loop
-        up.set()
+        loop.call_soon(up.set)
         loop.run_forever()
         loop.close()
 
     # --- crossing over
 
-    async def _call(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def _run_there(
+        self, make: Callable[..., Plan[T]], api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> T:
+        result: T = await self._cross(lambda: self._runner.run(make, api, args, kwargs))
+        return result
+
+    async def _cross(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         import trio
 
         if self._loop is None:
-            raise ClientClosed("the client is used inside 'async with' only; nothing was sent")
+            raise ClientClosed(
+                self._runner.closed or "the client is used inside 'async with' only; nothing was sent"
+            )
         job = _Job(make, trio.Event())
         self._asked.append(job)
         if len(self._asked) == 1:
@@ -134,10 +116,7 @@ class TrioClient:
             self._loop.call_soon_threadsafe(self._cancel, job)
             raise
         assert job.result is not None
-        try:
-            return job.result.unwrap()
-        except OutcomeUnknown as unknown:
-            raise unknown.bind(self) from unknown.__cause__
+        return job.result.unwrap()
 
     def _begin(self) -> None:
         assert self._loop is not None
@@ -163,38 +142,29 @@ class TrioClient:
         while self._ended:
             self._ended.popleft().event.set()
 
-    # --- the methods
+    # --- what is more than one call
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in _CALLS:
-            raise AttributeError(f"the client has no {name!r}")
+    async def _together(self, plans: Sequence[Plan[T]]) -> list[T | SynchroError]:
+        import trio
 
-        async def call(*arguments: Any, **options: Any) -> Any:
-            return await self._call(lambda: getattr(self._client, name)(*arguments, **options))
+        outcomes: dict[int, T | SynchroError] = {}
 
-        return call
+        async def one(number: int, plan: Plan[T]) -> None:
+            outcomes[number] = await self._outcome(plan)
 
-    def _names(self, space: SpaceRef) -> Callable[[], Sequence[str]]:
-        assert self._client is not None
-        return self._client._names(space)
-
-    def space(self, name: str | int) -> AsyncSpace:
-        return AsyncSpace(self, name)  # type: ignore[arg-type]
-
-    @contextlib.asynccontextmanager
-    async def transaction(self, **options: Any) -> AsyncIterator[Transaction]:
-        transaction = Transaction()
-        yield transaction
-        if transaction.ops:
-            transaction.result = await self.execute(transaction.ops, **options)
+        async with trio.open_nursery() as nursery:
+            for number, plan in enumerate(plans):
+                nursery.start_soon(one, number, plan)
+        return [outcomes[number] for number in range(len(plans))]
 
     def on_change(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """As `AsyncClient.on_change`; the callback runs in the trio thread."""
-        assert self._loop is not None and self._client is not None
-        loop, client = self._loop, self._client
+        if self._loop is None:
+            raise ClientClosed("the client is used inside 'async with' only; nothing was sent")
+        loop, watch = self._loop, super().on_change
         stops: list[Callable[[], None]] = []
         loop.call_soon_threadsafe(
-            lambda: stops.append(client.on_change(lambda s: self._token.run_sync_soon(callback, s)))
+            lambda: stops.append(watch(lambda state: self._token.run_sync_soon(callback, state)))
         )
 
         def end() -> None:
@@ -205,6 +175,26 @@ class TrioClient:
             loop.call_soon_threadsafe(end)
 
         return end_soon
+
+    async def watch_info(self, instance: str | None = None) -> AsyncIterator[State]:
+        """As `AsyncClient.watch_info`."""
+        import trio
+
+        states = cast("AsyncGenerator[State, None]", self._runner.states(self._api.watch_place(instance)))
+        try:
+            while (state := await self._cross(lambda: _next(states))) is not None:
+                yield state
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(JOIN_S):
+                await self._cross(lambda: _end(states))
+
+
+async def _next(states: AsyncGenerator[State, None]) -> State | None:
+    return await anext(states, None)
+
+
+async def _end(states: AsyncGenerator[State, None]) -> None:
+    await states.aclose()
 
 
 __all__ = ["TrioClient"]

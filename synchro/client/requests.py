@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from struct import Struct
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
 from google.protobuf.duration_pb2 import Duration
@@ -22,12 +22,19 @@ Key: TypeAlias = Any
 
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _MSGPACK: Final = common_pb2.ENCODING_MSGPACK
-WAIT_MODES: Final = {
+WaitMode: TypeAlias = Literal["complete", "submit", "none"]
+"""When a write returns: decided; on the leader's disk and in the queue; at once."""
+ReadMode: TypeAlias = Literal["confirmed", "linearizable"]
+"""confirmed: what is decided where it is read. linearizable: no older than the moment of the call."""
+IteratorName: TypeAlias = Literal[
+    "EQ", "REQ", "ALL", "LT", "LE", "GE", "GT", "eq", "req", "all", "lt", "le", "ge", "gt"
+]
+WAIT_MODES: Final[Mapping[str, Any]] = {
     "complete": data_pb2.WAIT_MODE_UNSPECIFIED,
     "submit": data_pb2.WAIT_MODE_SUBMIT,
     "none": data_pb2.WAIT_MODE_NONE,
 }
-READ_MODES: Final = {
+READ_MODES: Final[Mapping[str, Any]] = {
     "confirmed": data_pb2.READ_MODE_CONFIRMED,
     "linearizable": data_pb2.READ_MODE_LINEARIZABLE,
 }
@@ -179,11 +186,11 @@ def select(
     key: Key = None,
     *,
     index: IndexRef = None,
-    iterator: str | None = None,
+    iterator: IteratorName | None = None,
     limit: int | None = None,
     offset: int = 0,
     after: Sequence[Any] | None = None,
-    read: str | None = None,
+    read: ReadMode | None = None,
     min_vclock: Mapping[int, int] | None = None,
     timeout_s: float | None = None,
 ) -> Message:

@@ -17,7 +17,6 @@ from synchro.errors import Retry, SynchroError
 DELAY_FIRST_S: Final = 0.02
 DELAY_MAX_S: Final = 0.3
 """Elections take longer than this; a leader that is found again should not wait long for its callers."""
-TRIES_MAX: Final = 1000
 REDIRECTS_AT_ONCE: Final = 3
 """Hints followed without a pause; two instances that name each other must not be asked in a busy loop."""
 GRACE_S: Final = 1.0
@@ -44,6 +43,10 @@ class Tries:
         """Endpoint of a try that may have been carried out."""
         self._unknown_txn = ""
         """What that one was called there, if it was told."""
+        self.is_bound = False
+        """Only one instance can answer: there is no other place to go."""
+        self.is_answered = False
+        """Somebody said already that nobody leads."""
         self._count = 0
         self._received = 0
         self._hopeless = 0
@@ -68,14 +71,15 @@ class Tries:
     ) -> float:
         """Seconds to wait before the next try. Raises what the caller is to get.
 
-        redirected: a new place to try is known. claimed: the queue has an owner, so that request ids are
-        known on all instances and a lost try may be repeated elsewhere.
+        endpoint: "" if there was nowhere to go: nothing was sent then. redirected: a new place to try is
+        known. claimed: the queue has an owner, so that request ids are known on all instances and a lost try
+        may be repeated elsewhere.
         """
         self._count += 1
         kind = kind_of(error)
-        if not isinstance(error, CannotConnect):
+        if endpoint and not isinstance(error, CannotConnect):
             self._received += 1
-        if kind is Retry.LOST and not self.is_read:
+        if kind is Retry.LOST and not self.is_read and endpoint:
             self.unknown_at = endpoint
             self._unknown_txn = error.details.get("txn", self._unknown_txn)
         if kind is Retry.UNKNOWN:
@@ -88,7 +92,7 @@ class Tries:
         if redirected and self._redirects < REDIRECTS_AT_ONCE:
             self._redirects += 1
             delay = 0.0
-        if now + delay >= self.deadline or self._count >= TRIES_MAX:
+        if now + delay >= self.deadline:
             raise self._final(error)
         return delay
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from synchro.client.model import is_number
@@ -48,10 +48,23 @@ class Routes:
         self._known: dict[str, None] = dict.fromkeys(seeds)
         self._by_id: dict[int, str] = {}
         self._by_name: dict[str, str] = {}
+        self._names: dict[int, str] = {}
+        self._named_at: dict[str, str] = {}
+        self._last_leader = 0
 
     def endpoints(self) -> list[str]:
         """Leader first, then those given by the user, then what was learned."""
         return list(dict.fromkeys([*([self.leader] if self.leader else []), *self._known]))
+
+    def in_order(self) -> list[str]:
+        """Those given by the user, then what was learned."""
+        return list(self._known)
+
+    @property
+    def last_leader(self) -> tuple[str, str]:
+        """Name and endpoint of who led, or owned the queue, when last heard; "" for what is not known."""
+        last = self._last_leader
+        return self._names.get(last, f"with id {last}" if last else ""), self._by_id.get(last, "")
 
     def add(self, endpoint: str) -> None:
         if endpoint and endpoint not in self._known and len(self._known) < ENDPOINTS_MAX:
@@ -61,11 +74,15 @@ class Routes:
         """Who answered at this endpoint."""
         if header.instance_id:
             self._by_id[header.instance_id] = endpoint
+            self._names[header.instance_id] = header.instance_name
         if header.instance_name:
             self._by_name[header.instance_name] = endpoint
+            self._named_at[endpoint] = header.instance_name
 
     def learn_member(self, member: Any) -> None:
         """An InstanceInfo: what answered itself counts more than what somebody says about it."""
+        if member.id and member.name:
+            self._names.setdefault(member.id, member.name)
         if member.address:
             self.add(member.address)
             self._by_name.setdefault(member.name, member.address)
@@ -74,6 +91,10 @@ class Routes:
 
     def named(self, name: str) -> str | None:
         return self._by_name.get(name) or (self._by_id.get(int(name)) if is_number(name) else None)
+
+    def name_at(self, endpoint: str) -> str:
+        """Name of the instance that answered there last; "" if none did."""
+        return self._named_at.get(endpoint, "")
 
     def hinted(self, error: SynchroError) -> str | None:
         """Where the LeaderHint of an error points."""
@@ -98,18 +119,22 @@ class Routes:
         if self.leader == endpoint:
             self.leader = None
 
-    def choose(self, answers: Sequence[tuple[str, Any]]) -> str:
-        """Who leads, from one or more WatchInfoResponses; else somebody who can tell why nobody does."""
+    def choose(self, answers: Sequence[tuple[str, Any]], failed: Collection[str] = ()) -> str:
+        """Who leads, from one or more WatchInfoResponses; else somebody who can tell why nobody does.
+
+        failed: endpoints that were asked too, and did not answer. None of them leads.
+        """
         for endpoint, answer in answers:
             self.learn(answer.header, endpoint)
         newest = max(answers, key=lambda item: item[1].term)
         self.queue_owner = newest[1].queue_owner
+        self._last_leader = newest[1].leader or newest[1].queue_owner or self._last_leader
         writable = [(answer.term, endpoint) for endpoint, answer in answers if answer.is_writable]
         if writable:
             best = max(term for term, _ in writable)
             self.leader = next(endpoint for term, endpoint in writable if term == best)
             return self.leader
-        asked = {endpoint for endpoint, _ in answers}
+        asked = {*failed, *(endpoint for endpoint, _ in answers)}
         for _, answer in sorted(answers, key=lambda item: -item[1].term):
             hint = self._by_id.get(answer.leader) or answer.leader_address
             if answer.leader and hint and hint not in asked:

@@ -52,13 +52,12 @@ class Stream:
         endpoint: str,
         *,
         timeout_s: float,
-        on_header: Callable[[Any, str], None],
+        on_replies: Callable[[Any, str], None],
     ) -> None:
         self.endpoint = endpoint
         self.is_broken = False
-        self.instance = ""
         self._options = wire.frame_options(timeout_s)
-        self._on_header = on_header
+        self._on_replies = on_replies
         self._wake = threading.Condition(threading.Lock())
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
@@ -115,8 +114,7 @@ class Stream:
     def _read(self) -> None:
         try:
             for response in self._call:
-                self._on_header(response.header, self.endpoint)
-                self.instance = response.header.instance_name
+                self._on_replies(response, self.endpoint)
                 with self._wake:
                     done = [(self._waiters.pop(seq, None), reply) for seq, reply in wire.replies(response)]
                     ended = [(self._waiters.pop(result.seq, None), result) for result in response.results]

@@ -19,6 +19,7 @@ from synchro.client.requests import (
     WAIT_MODES,
     Message,
     SpaceRef,
+    WaitMode,
     duration,
     pack_tuple,
     read_tuple,
@@ -26,6 +27,7 @@ from synchro.client.requests import (
     unpack,
 )
 from synchro.errors import IllegalParams
+from synchro.row import new_tuple
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 
 E = TypeVar("E", bound=tuple[Any, ...])
@@ -72,17 +74,26 @@ def decoded(op: bytes) -> Message:
     return data_pb2.ExecuteCall.FromString(op).ops[0]
 
 
+def spaces_of(ops: bytes) -> set[SpaceRef]:
+    """Those of any number of operations, joined."""
+    return {_space_of(op) for op in data_pb2.ExecuteCall.FromString(ops).ops}
+
+
 def space_of(ops: Sequence[bytes]) -> SpaceRef:
     """That of the first operation."""
-    if not ops:
-        return ""
-    op = decoded(ops[0])
+    return _space_of(decoded(ops[0])) if ops else ""
+
+
+def _space_of(op: Message) -> SpaceRef:
     body = getattr(op, op.WhichOneof("op") or "insert")
     space: SpaceRef = body.space or body.space_id
     return space
 
 
 # --- calls ----------------------------------------------------------------------------------------------
+
+CALL_BYTES_SURE: Final = 1 << 20
+"""Any call up to this size fits into a message."""
 
 
 def call(request_id: bytes, position: bytes, ops: bytes, options: bytes) -> bytes:
@@ -97,7 +108,7 @@ def position_field(position: Message) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def options(wait: str, timeout_s: float | None, expected_term: int, omit_tuples: bool) -> bytes:
+def options(wait: WaitMode, timeout_s: float | None, expected_term: int, omit_tuples: bool) -> bytes:
     """How a call is to be done. Raises `IllegalParams`."""
     if wait not in WAIT_MODES:
         raise IllegalParams(f"wait is complete, submit or none, not {wait!r}; nothing was sent")
@@ -155,7 +166,7 @@ def replies(response: Message) -> Iterator[tuple[int, Reply]]:
     for part in response.committed:
         first, origin, lsn = part.first_seq, part.txn_origin, part.first_lsn
         for number in range(part.count):
-            yield first + number, Reply(origin, lsn + number)
+            yield first + number, new_tuple(Reply, (origin, lsn + number, True, False, ()))
 
 
 # --- frames ---------------------------------------------------------------------------------------------

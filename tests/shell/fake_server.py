@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -49,6 +50,11 @@ class FakeServer(
         self.calls: list[Any] = []
         self.frames: list[int] = []
         self.selects: list[Any] = []
+        self.sync = True
+        """Whether its spaces are."""
+        self.silent = threading.Event()
+        """Set: it takes calls, and says nothing, as a paused process."""
+        self.ro_reason = "election"
         self.lsn = 0
         self.done: dict[bytes, int] = {}
         self.outcome = data_pb2.TRANSACTION_OUTCOME_COMMITTED
@@ -153,11 +159,11 @@ class FakeServer(
             self._abort(context, SynchroError("not the owner"))
         start = msgpack.unpackb(request.after.msgpack)[0] if request.HasField("after") else -1
         left = [row for row in sorted(self.rows) if row[0] > start]
-        page = left[:2]
+        page = left[: min(2, request.limit)] if request.HasField("limit") else left[:2]
         reply = data_pb2.SelectResponse(
             header=self.header(), tuples=[common_pb2.Tuple(msgpack=msgpack.packb(row)) for row in page]
         )
-        if len(left) > 2:
+        if len(left) > len(page):
             reply.after.msgpack = msgpack.packb(page[-1])
         return reply
 
@@ -169,6 +175,8 @@ class FakeServer(
         return info_pb2.GetInfoResponse(header=self.header(), info_msgpack=msgpack.packb(tree))
 
     def WatchInfo(self, request: Any, context: Any) -> Iterator[Any]:
+        while self.silent.is_set() and context.is_active():
+            time.sleep(0.01)
         leader = self.leader
         yield info_pb2.WatchInfoResponse(
             header=self.header(),
@@ -177,19 +185,24 @@ class FakeServer(
             leader_address=leader.address if leader else "",
             term=self.term,
             is_writable=self.writable,
-            ro_reason="" if self.writable else "election",
+            ro_reason="" if self.writable else self.ro_reason,
             queue_owner=leader.number if leader else 0,
         )
         stopped = threading.Event()
         context.add_callback(stopped.set)
         stopped.wait(10)
 
+    def GetSynchro(self, request: Any, context: Any) -> Any:
+        return info_pb2.GetSynchroResponse(header=self.header(), quorum=2)
+
     def ListInstances(self, request: Any, context: Any) -> Any:
         return cluster_pb2.ListInstancesResponse(header=self.header())
 
     def ListSpaces(self, request: Any, context: Any) -> Any:
         space = schema_pb2.SpaceDef(
-            name=request.space, format=[schema_pb2.FieldDef(name="id"), schema_pb2.FieldDef(name="name")]
+            name=request.space or "bands",
+            is_sync=self.sync,
+            format=[schema_pb2.FieldDef(name="id"), schema_pb2.FieldDef(name="name")],
         )
         return schema_pb2.ListSpacesResponse(header=self.header(), spaces=[space])
 

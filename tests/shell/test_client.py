@@ -16,6 +16,8 @@ import pytest
 import synchro
 from synchro import errors
 from synchro.client import Client, Committed, State, connect
+from synchro.client.plans import Pause, Plan
+from synchro.client.retry import Tries
 from synchro.client.thread_stream import Stream, Waiter
 from synchro.client.wire import call, insert
 from synchro.rpc.generated.v1 import data_pb2
@@ -138,15 +140,18 @@ def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
 ) -> None:
     """Else its "outcome unknown", which names the transaction, comes when nobody waits for it any more."""
     with connect(servers[0].address, timeout=5) as db:
-        place = db._write_place
+        plans = db._api.plans
+        place = plans.write_place
 
-        def late() -> str:
-            time.sleep(0.5)
-            return place()
+        def late(tries: Tries) -> Plan[str]:
+            yield Pause(0.5)
+            return (yield from place(tries))
 
         db.space("bands").insert([1], timeout=3)
-        monkeypatch.setattr(db, "_write_place", late)
+        plans.routes.leader = None
+        monkeypatch.setattr(plans, "write_place", late)
         db.space("bands").insert([2], timeout=3)
+        plans.routes.leader = None
         db.space("bands").insert([3])
     told = [call.timeout.ToMilliseconds() for call in servers[0].calls]
     assert told[0] == 3000
@@ -223,7 +228,7 @@ def test_answers_for_many_calls_at_once_reach_each_thread(db: Client, servers: l
 
 def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None:
     channel = SlowChannel()
-    stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]
+    stream = Stream(channel, "h:1", timeout_s=1, on_replies=lambda response, endpoint: None)  # type: ignore[arg-type]
     waiters = [Waiter() for _ in range(70)]
     stream.submit(b"", 1, waiters[0])
     assert channel.next_seqs() == [1]
@@ -244,7 +249,7 @@ def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None
 def test_large_calls_go_in_several_frames() -> None:
     """The server decodes one while the one before is on its way to disk."""
     channel = SlowChannel()
-    stream = Stream(channel, "h:1", timeout_s=1, on_header=lambda header, endpoint: None)  # type: ignore[arg-type]
+    stream = Stream(channel, "h:1", timeout_s=1, on_replies=lambda response, endpoint: None)  # type: ignore[arg-type]
     large = call(b"i" * 16, b"", insert("bands", ["x" * 50_000]), b"")
     for _ in range(5):
         stream.submit(large, 1, Waiter())
@@ -306,7 +311,7 @@ def test_an_instance_that_comes_back_is_found_within_the_timeout(servers: list[F
 def test_schema_changes_follow_hints_too(db: Client, servers: list[FakeServer]) -> None:
     db.leader()
     servers[1].lead(*servers)
-    assert db.create_space("x", sync=True).created
+    assert db.create_space("x", sync=True).done
     first, second = servers[0].calls[-1], servers[1].calls[-1]
     assert first.request_id == second.request_id != b""
 

@@ -15,7 +15,9 @@ import synchro
 import synchro.aio
 from synchro import errors
 from synchro.client import CannotConnect, Committed, ConnectionLost
-from synchro.client.aio import _Stream
+from synchro.client.aio_stream import Stream
+from synchro.client.plans import Pause, Plan
+from synchro.client.retry import Tries
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
@@ -47,13 +49,14 @@ def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
 ) -> None:
     async def main() -> None:
         async with synchro.aio.connect(servers[0].address) as db:
-            place = db._write_place
+            plans = db._api.plans
+            place = plans.write_place
 
-            async def late() -> str:
-                await asyncio.sleep(0.5)
-                return str(await place())
+            def late(tries: Tries) -> Plan[str]:
+                yield Pause(0.5)
+                return (yield from place(tries))
 
-            monkeypatch.setattr(db, "_write_place", late)
+            monkeypatch.setattr(plans, "write_place", late)
             await db.space("bands").insert([1], timeout=3)
 
     asyncio.run(main())
@@ -75,14 +78,15 @@ def test_answers_for_many_calls_at_once_reach_each_of_them(servers: list[FakeSer
             async def write(number: int) -> int:
                 async with db.transaction(omit_tuples=True) as transaction:
                     transaction.insert("bands", [number])
-                assert transaction.result.tuples == () and transaction.result.is_sync
-                return int(transaction.result.txn[1])
+                result = transaction.result
+                assert result is not None and result.tuples == () and result.is_sync and result.txn
+                return result.txn[1]
 
             ended = await asyncio.gather(*(write(n) for n in range(200)), return_exceptions=True)
             lsns = [one for one in ended if isinstance(one, int)]
             assert lsns == sorted(set(lsns)) and len(lsns) == 196
             assert sum(isinstance(one, errors.TupleFound) for one in ended) == 4
-            assert db._session.vclock == {1: max(lsns)}
+            assert db._api.plans.session.vclock == {1: max(lsns)}
 
     asyncio.run(main())
 
@@ -98,8 +102,8 @@ def test_large_transactions_go_in_several_frames(servers: list[FakeServer]) -> N
                 async with db.transaction(omit_tuples=True) as transaction:
                     for number in range(40):
                         transaction.insert("bands", [number, "x" * 1000])
-                assert transaction.result.tuples == ()
-                assert transaction.result.instance == "instance001"
+                result = transaction.result
+                assert result is not None and result.tuples == () and result.instance == "instance001"
 
             await asyncio.gather(*(write() for _ in range(16)))
 
@@ -138,7 +142,7 @@ class SlowCall:
 def test_what_was_not_sent_did_nothing() -> None:
     async def main() -> None:
         call = SlowCall()
-        stream = _Stream(call, 1.0, lambda header, endpoint: None, lambda origin, lsn: None)  # type: ignore[arg-type]
+        stream = Stream(call, 1.0, lambda response, endpoint: None)  # type: ignore[arg-type]
         ids = [b"%016d" % number for number in range(6)]
         far = time.monotonic() + 60
         futures = [stream.submit(b"\x12\x10" + ids[0], 1, far)]
@@ -207,7 +211,7 @@ def test_a_lost_connection_is_repeated_with_the_same_id(servers: list[FakeServer
                 return "break"
 
             servers[0].answer = die
-            result = await db.execute([synchro.client.requests.insert("bands", [2])])
+            result = await db.execute([synchro.ops.insert("bands", [2])])
             assert result.duplicate
             assert result.instance == "instance002"
 
@@ -220,6 +224,7 @@ def test_an_unknown_outcome_is_awaited(servers: list[FakeServer]) -> None:
             servers[0].answer = servers[0].refuse(errors.SyncTimeout, txn="1:15")
             with pytest.raises(synchro.OutcomeUnknown) as caught:
                 await db.space("bands").insert([1])
+            assert await db.wait_outcome(caught.value, 5) == Committed((1, 15))
             assert await caught.value.wait(timeout=5) == Committed((1, 15))  # type: ignore[misc]
             servers[0].answer = lambda call: None
             with pytest.raises(synchro.OutcomeUnknown):

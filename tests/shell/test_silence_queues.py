@@ -298,7 +298,7 @@ async def test_several_definitions_at_once(tmp_path: Path) -> None:
             outcomes.append(await write(owner, *ops, timeout_s=30.0))
             await group.wait_equal()
             for face in (owner, follower):
-                await until(partial(lambda face: not face.core.memtx.has_dead, face))
+                await until(partial(lambda face: not face.node.core.memtx.has_dead, face))
 
         silences["indexes and format"] = await silence_of(watch, lambda: change(*ops))
         for face in (owner, follower):

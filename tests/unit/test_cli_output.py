@@ -12,6 +12,7 @@ from synchro import errors
 from synchro.cli import app, connection, formatting, processes, status_verbs
 from synchro.cli.verdict import Picture, judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
+from synchro.client.replies import queue
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
 from synchro.storage.disk import RealDisk
@@ -159,7 +160,7 @@ def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
         queue=info_pb2.QueueInfo(owner=1, term=2, len=3, size=312), entries=[entry(12), entry(13)], quorum=2
     )
     reply.queue.age.FromMilliseconds(5300)
-    lines = status_verbs.queue_lines(reply, {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
+    lines = status_verbs.queue_lines(queue(reply), {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
     assert lines == [
         "owner 1 (instance001)  term 2  len 3  size 312 B  age 5.3 s  confirm_lag 0.000 s  busy no  quorum 2",
         "TXN   SPACE  ROWS  AGE    ACKS",

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from synchro.client import requests, wire
-from synchro.client.model import Info, Tuple, make_tuple, parse_txn
+from synchro.client.errors import CannotConnect, ClientClosed, OutcomeUnknown
+from synchro.client.model import (
+    Committed,
+    Info,
+    Result,
+    RolledBack,
+    Rows,
+    Tuple,
+    make_tuple,
+    parse_txn,
+)
 from synchro.client.session import Session
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
@@ -23,6 +39,48 @@ def test_a_tuple_has_fields_by_position_and_by_name() -> None:
     with pytest.raises(KeyError, match="no format"):
         Tuple([1])["id"]
     assert row == (1, "Roxette")
+
+
+@pytest.mark.parametrize("copied", [lambda v: pickle.loads(pickle.dumps(v)), copy.copy, copy.deepcopy])
+def test_what_the_client_returns_can_be_copied_and_sent_to_other_processes(
+    copied: Callable[[Any], Any],
+) -> None:
+    row: Any = copied(make_tuple([1, "Roxette"], lambda: ["id", "name"], (1, 7)))
+    assert type(row) is Tuple and list(row) == [1, "Roxette"]
+    assert row["name"] == "Roxette" and row.txn == (1, 7)
+    assert copied(Tuple([1])).field_names is None
+
+    rows: Any = Rows([row])
+    rows.after, rows.read_at = row, {1: 7}
+    again: Any = copied(rows)
+    assert isinstance(again, Rows) and again == rows and again.after is not None
+    assert again[0]["name"] == "Roxette" and again.after["id"] == 1 and again.read_at == {1: 7}
+
+    assert copied(Info({"synchro": {"queue": {"len": 3}}})).synchro.queue.len == 3
+    result = Result([row], (1, 7), is_sync=True, duplicate=False, instance="i")
+    for value in (result, Committed((1, 7)), RolledBack(None)):
+        assert copied(value) == value
+
+
+def test_names_that_cannot_be_found_out_do_not_keep_a_row_from_being_sent() -> None:
+    def ask() -> list[str]:
+        raise CannotConnect("nobody there")
+
+    row = pickle.loads(pickle.dumps(make_tuple([1], ask)))
+    assert row == (1,)
+    with pytest.raises(KeyError):
+        row["id"]
+
+
+def test_an_unknown_outcome_can_be_sent_to_another_process() -> None:
+    """It cannot ask there any more, but says all it knows."""
+    unknown = OutcomeUnknown("perhaps", txn=(1, 7), request_id=b"i" * 16, reason="SYNC_TIMEOUT")
+    unknown.bind(threading.Lock())
+    again = pickle.loads(pickle.dumps(unknown))
+    assert (again.message, again.txn, again.request_id) == ("perhaps", (1, 7), b"i" * 16)
+    assert again.details == unknown.details and again.is_only_try
+    with pytest.raises(ClientClosed, match="another process"):
+        again.wait()
 
 
 def test_info_is_a_tree_of_attributes() -> None:

@@ -1,0 +1,574 @@
+"""Where a call goes, what is repeated, and when its outcome is unknown: plans, which do no I/O.
+
+A plan is a generator of steps. Whoever runs it (a thread, an asyncio task) carries out each step, and sends
+back what came of it or throws the `SynchroError` that it ended with; the plan returns the result of the call.
+Between two steps a plan neither waits nor calls anybody, so all clients decide alike.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
+
+from synchro.client import requests, wire
+from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
+from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
+from synchro.client.requests import Message, SpaceRef, WaitMode
+from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
+from synchro.client.routes import Routes, parse_endpoints
+from synchro.client.session import Session
+from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, Retry, SynchroError
+from synchro.row import new_tuple
+from synchro.rpc.generated.v1 import cluster_pb2, info_pb2, schema_pb2
+
+T = TypeVar("T")
+DEFAULT_TIMEOUT_S: Final = 5.0
+SETTLE_S: Final = 0.1
+"""After one instance said that it leads, so long others may still say that they lead in a newer term."""
+PROBE_AGAIN_S: Final = 0.3
+"""How long a probe takes at most while a leader is waited for: the next one sees who was elected since."""
+SIDE_CALL_S: Final = 1.0
+"""Of questions whose answer helps, but is not needed."""
+ENVELOPE_BYTES: Final = 64
+"""What a frame adds to its only call: the seq, lengths, the options of the frame."""
+TIME_LEFT_MIN_S: Final = 0.05
+SYSTEM_ID_MAX: Final = 511
+"""Ids of system spaces end here."""
+
+
+# --- steps ----------------------------------------------------------------------------------------------
+
+
+class Unary(NamedTuple):
+    """Make this call. Sent back: its reply. timeout_s: seconds."""
+
+    endpoint: str
+    service: str
+    method: str
+    request: Message
+    timeout_s: float
+
+
+class Submit(NamedTuple):
+    """Send a call (`wire.call`) of `ops` operations on the stream to an instance. Sent back: an ExecuteReply.
+
+    deadline: monotonic seconds, after which `ConnectionLost` is thrown.
+    """
+
+    endpoint: str
+    call: bytes
+    ops: int
+    deadline: float
+
+
+class Probe(NamedTuple):
+    """Ask all of these at once who leads. Sent back: `Answers`. Nothing is thrown because nobody answers.
+
+    timeout_s: seconds. wants: which answers are enough.
+    """
+
+    endpoints: tuple[str, ...]
+    timeout_s: float
+    wants: Wants
+
+
+class Pause(NamedTuple):
+    """Do nothing for so many seconds. Sent back: None."""
+
+    seconds: float
+
+
+Step: TypeAlias = Unary | Submit | Probe | Pause
+Plan: TypeAlias = Generator[Step, Any, T]
+"""A call as steps; its result is of type T."""
+
+
+class Wants(Enum):
+    LEADER = auto()
+    """Somebody who says that it leads, and what others have to say against it soon after."""
+    FIRST = auto()
+    """The first of the endpoints, in their order, that answers at all."""
+
+
+class Answers:
+    """What instances said to a `Probe`: filled by whoever carries it out, until it `is_over`."""
+
+    def __init__(self, probe: Probe, now: float) -> None:
+        self.probe = probe
+        self.found: dict[str, Message] = {}
+        """Endpoint -> WatchInfoResponse."""
+        self.failed: dict[str, SynchroError] = {}
+        self.until = now + probe.timeout_s
+        """Monotonic seconds."""
+
+    def add(self, endpoint: str, answer: Message | SynchroError, now: float) -> None:
+        if isinstance(answer, SynchroError):
+            self.failed[endpoint] = answer
+            return
+        self.found[endpoint] = answer
+        if self.probe.wants is Wants.LEADER and answer.is_writable:
+            self.until = min(self.until, now + SETTLE_S)
+
+    @property
+    def is_over(self) -> bool:
+        if len(self.found) + len(self.failed) == len(self.probe.endpoints):
+            return True
+        return self.probe.wants is Wants.FIRST and self.first is not None
+
+    @property
+    def first(self) -> str | None:
+        """The first endpoint that answered, once all before it are known to have failed."""
+        for endpoint in self.probe.endpoints:
+            if endpoint not in self.failed:
+                return endpoint if endpoint in self.found else None
+        return None
+
+    def close(self) -> None:
+        """Time is over: who did not answer is silent."""
+        for endpoint in self.probe.endpoints:
+            if endpoint not in self.found and endpoint not in self.failed:
+                self.failed[endpoint] = ConnectionLost(
+                    f"no answer from {endpoint} in time", endpoint=endpoint
+                )
+
+
+def nobody(answers: Answers) -> CannotConnect:
+    """Nobody answered: nothing was sent to anybody. details: silent, if some may just be slow."""
+    failed = answers.failed
+    details: dict[str, str] = {}
+    if any(is_silence(error) for error in failed.values()):
+        details["silent"] = ",".join(e for e, error in failed.items() if is_silence(error))
+    if len(failed) == 1:
+        ((endpoint, error),) = failed.items()
+        return CannotConnect(error.message, endpoint=endpoint, **details)
+    why = "; ".join(f"{endpoint}: {_end_of(error)}" for endpoint, error in failed.items())
+    return CannotConnect(f"no instance answers: {why}", endpoints=",".join(failed), **details)
+
+
+def _end_of(error: SynchroError) -> str:
+    return "no answer in time" if isinstance(error, ConnectionLost) else error.message.rpartition(": ")[2]
+
+
+def refuse_too_large(size: int, what: str) -> None:
+    """Raises `BatchTooLarge` for what no instance would read: nothing was sent."""
+    limit = MESSAGE_BYTES_MAX - ENVELOPE_BYTES
+    if size > limit:
+        raise BatchTooLarge(
+            f"{what} of {size} bytes is over the {limit} bytes that fit into a message; nothing was sent",
+            limit=limit,
+            got=size,
+        )
+
+
+class WriteOptions(TypedDict, total=False):
+    """How a transaction is done.
+
+    wait: "complete" (default) when it is decided, "submit" when it is on the leader's disk and in the queue,
+    "none" at once. timeout: seconds, with all repetitions. expected_term: refuse unless this is the election
+    term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this transaction; one
+    with the same name that was done already is not done again.
+    """
+
+    wait: WaitMode
+    timeout: float | None
+    expected_term: int
+    omit_tuples: bool
+    request_id: bytes | None
+
+
+# --- plans ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a client behaves; see `synchro.connect`. timeout: seconds."""
+
+    timeout: float = DEFAULT_TIMEOUT_S
+    read_from: Literal["leader", "any"] = "leader"
+    read_your_writes: bool = True
+    follow_leader: bool = True
+    wait_for_connection: bool = True
+
+    def __post_init__(self) -> None:
+        if self.read_from not in ("leader", "any"):
+            raise IllegalParams(f"read_from is leader or any, not {self.read_from!r}")
+
+
+class Plans:
+    """What the calls of one client have in common. Its plans may run at the same time, in several threads.
+
+    now: monotonic seconds.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[str], options: Options, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.options = options
+        self.now = now
+        self.routes = Routes(endpoints)
+        self.session = Session()
+        self.lock = threading.Lock()
+        """Guards routes and session; held between two steps only."""
+        self._members_known = False
+        self._quorum = 0
+
+    def deadline(self, timeout: float | None) -> float:
+        return self.now() + (self.options.timeout if timeout is None else timeout)
+
+    def on_header(self, header: Message, endpoint: str) -> None:
+        """Take in what a reply says of its instance."""
+        with self.lock:
+            self.routes.learn(header, endpoint)
+            self.session.see(header)
+
+    def on_replies(self, response: Message, endpoint: str) -> None:
+        """Take in an ExecuteStreamResponse: its header, and what this client wrote."""
+        session = self.session
+        with self.lock:
+            self.routes.learn(response.header, endpoint)
+            session.see(response.header)
+            for part in response.committed:
+                session.wrote_txn(part.txn_origin, part.first_lsn + part.count - 1)
+            for result in response.results:
+                reply = result.reply
+                if reply.txn_origin:
+                    session.wrote_txn(reply.txn_origin, reply.txn_lsn)
+
+    def left_s(self, deadline: float) -> float:
+        return max(TIME_LEFT_MIN_S, deadline - self.now())
+
+    # --- where
+
+    def ask(
+        self, endpoints: Sequence[str], deadline: float, wants: Wants, probe_s: float = PROBE_S
+    ) -> Plan[Answers]:
+        """Who answers. Raises `CannotConnect` if nobody does."""
+        answers: Answers = yield Probe(tuple(endpoints), min(probe_s, self.left_s(deadline)), wants)
+        if not answers.found:
+            raise nobody(answers)
+        with self.lock:
+            for endpoint, answer in answers.found.items():
+                self.routes.learn(answer.header, endpoint)
+                self.session.see(answer.header)
+        return answers
+
+    def write_place(self, tries: Tries) -> Plan[str]:
+        """Who leads. Raises `NoLeader` while an election is under way, or cannot be."""
+        if not self.options.follow_leader:
+            return (yield from self.first_place(tries))
+        if self.routes.leader is not None:
+            return self.routes.leader
+        answers, place = yield from self._look_around(tries)
+        if self.routes.leader is not None:
+            return self.routes.leader
+        if answers.found[place].ro_reason != "election":
+            return place  # it refuses, and says why better than we could
+        if not self._quorum or not tries.is_again:
+            yield from self._learn_quorum(place, tries.deadline)
+        raise NoLeader(self._why_nobody_leads(answers))
+
+    def informed_place(self, tries: Tries) -> Plan[str]:
+        """Who leads; while nobody does, whoever knows most."""
+        if not self.options.follow_leader:
+            return (yield from self.first_place(tries))
+        if self.routes.leader is not None:
+            return self.routes.leader
+        _, place = yield from self._look_around(tries)
+        return self.routes.leader or place
+
+    def _look_around(self, tries: Tries) -> Plan[tuple[Answers, str]]:
+        """Ask everybody, and choose: a leader is known afterwards, or else the place is who knows most."""
+        probe_s = PROBE_AGAIN_S if tries.is_answered else PROBE_S
+        endpoints = self.routes.endpoints()
+        answers = yield from self.ask(endpoints, tries.deadline, Wants.LEADER, probe_s)
+        tries.is_answered = True
+        with self.lock:
+            place = self.routes.choose(list(answers.found.items()), answers.failed)
+        if not self._members_known:
+            yield from self.learn_members(next(iter(answers.found)), tries.deadline)
+        return answers, place
+
+    def first_place(self, tries: Tries) -> Plan[str]:
+        """The first endpoint that answers: those given, then, if we may follow hints, those learned."""
+        known = self.session.good_endpoint
+        if known is not None:
+            return known
+        endpoints = self.routes.in_order() if self.options.follow_leader else list(self.routes.seeds)
+        answers = yield from self.ask(endpoints, tries.deadline, Wants.FIRST)
+        place = next(endpoint for endpoint in endpoints if endpoint in answers.found)
+        with self.lock:
+            self.session.good_endpoint = place
+            self.routes.queue_owner = answers.found[place].queue_owner
+        return place
+
+    def read_place(self, tries: Tries) -> Plan[str]:
+        if self.options.read_from == "leader":
+            return (yield from self.informed_place(tries))
+        if tries.is_again:
+            self.session.good_endpoint = None
+        return (yield from self.first_place(tries))
+
+    def place_of(self, instance: str, deadline: float) -> Plan[str]:
+        """host:port of an instance given by name, id or host:port. Raises `IllegalParams`."""
+        if ":" in instance:
+            return parse_endpoints(instance)[0]
+        found = self.routes.named(instance)
+        if found is None:
+            answers = yield from self.ask(self.routes.endpoints(), deadline, Wants.LEADER)
+            with self.lock:
+                self.routes.choose(list(answers.found.items()), answers.failed)
+            for endpoint in answers.found:
+                yield from self.learn_members(endpoint, deadline)
+                found = self.routes.named(instance)
+                if found is not None:
+                    break
+        if found is None:
+            raise IllegalParams(f"no instance {instance!r} is known here; next: synchro member list")
+        return found
+
+    def learn_members(self, endpoint: str, deadline: float) -> Plan[None]:
+        was_known, self._members_known = self._members_known, True
+        request = cluster_pb2.ListInstancesRequest()
+        limit_s = min(SIDE_CALL_S, self.left_s(deadline))
+        try:
+            reply = yield from self.unary(endpoint, "cluster", "ListInstances", request, limit_s)
+        except SynchroError:
+            self._members_known = was_known
+            return  # it may be loading; what was given is enough for now
+        with self.lock:
+            for member in reply.instances:
+                self.routes.learn_member(member)
+
+    def _learn_quorum(self, endpoint: str, deadline: float) -> Plan[None]:
+        request = info_pb2.GetSynchroRequest()
+        limit_s = min(SIDE_CALL_S, self.left_s(deadline))
+        try:
+            reply = yield from self.unary(endpoint, "info", "GetSynchro", request, limit_s)
+        except SynchroError:
+            return
+        self._quorum = reply.quorum
+
+    def _why_nobody_leads(self, answers: Answers) -> str:
+        name, endpoint = self.routes.last_leader
+        error = answers.failed.get(endpoint)
+        if not name:
+            words = "no leader is known"
+        elif endpoint in answers.found:
+            words = f"last leader {name} leads no more"
+        elif error is not None and is_silence(error):
+            words = f"last leader {name} does not answer"
+        else:
+            words = f"last leader {name} is down"
+        if not self._quorum:
+            return words
+        return f"{words}, {len(answers.found)} of {self._quorum} needed instances up"
+
+    # --- what is repeated
+
+    def unary(
+        self, endpoint: str, service: str, method: str, request: Message, timeout_s: float
+    ) -> Plan[Message]:
+        """One call, once. Raises `BatchTooLarge` before anything is sent."""
+        refuse_too_large(request.ByteSize(), "a request")
+        reply = yield Unary(endpoint, service, method, request, timeout_s)
+        self.on_header(reply.header, endpoint)
+        return reply
+
+    def repeat(
+        self, tries: Tries, where: Callable[[Tries], Plan[str]], attempt: Callable[[str], Plan[T]]
+    ) -> Plan[T]:
+        """`attempt(endpoint)` until it succeeds, may not be repeated, or time is over."""
+        while True:
+            endpoint = ""
+            try:
+                endpoint = yield from where(tries)
+                return (yield from attempt(endpoint))
+            except SynchroError as error:
+                delay = self.after_failure(tries, error, endpoint)
+            if delay:
+                yield Pause(delay)
+
+    def after_failure(self, tries: Tries, error: SynchroError, endpoint: str) -> float:
+        """Seconds to wait before the next try. endpoint: "" if there was nowhere to go, so that nothing was
+        sent. Raises what the caller is to get."""
+        if not endpoint and isinstance(error, ConnectionLost):
+            error = CannotConnect(error.message, **{"silent": "yes", **error.details})
+        kind = kind_of(error)
+        redirected = False
+        with self.lock:
+            if kind is Retry.ELSEWHERE and self.options.follow_leader:
+                redirected = self.routes.redirect(endpoint, error)
+            elif kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
+                self.routes.failed(endpoint)
+            claimed = self.session.position is not None or bool(self.routes.queue_owner)
+        if self._is_final(error, kind, endpoint, tries):
+            raise error
+        return tries.failed(error, endpoint, self.now(), redirected=redirected, claimed=claimed)
+
+    def _is_final(self, error: SynchroError, kind: Retry, endpoint: str, tries: Tries) -> bool:
+        """What the options of this client forbid to try again."""
+        if kind is not Retry.ELSEWHERE or tries.unknown_at is not None:
+            return False
+        if isinstance(error, CannotConnect):
+            is_only_place = not endpoint or tries.is_bound
+            return is_only_place and not self.options.wait_for_connection and not is_silence(error)
+        return not self.options.follow_leader
+
+    def read(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        instance: str | None = None,
+        timeout: float | None = None,
+    ) -> Plan[Message]:
+        """A call that changes nothing, at one instance, or where reads of this client go."""
+        tries = Tries(self.deadline(timeout), is_read=True)
+
+        def attempt(endpoint: str) -> Plan[Message]:
+            return self.unary(endpoint, service, method, request, self.left_s(tries.deadline))
+
+        return (yield from self.repeat(tries, self.at(instance, tries) or self.read_place, attempt))
+
+    def at(self, instance: str | None, tries: Tries) -> Callable[[Tries], Plan[str]] | None:
+        """The place of a call that only this instance can answer; None if none is named."""
+        if instance is None:
+            return None
+        tries.is_bound = True
+        return lambda tries: self.place_of(instance, tries.deadline)
+
+    def command(
+        self, where: Callable[[Tries], Plan[str]], method: str, request: Message, limit_s: float
+    ) -> Plan[Message]:
+        """A call for operators. It is repeated only as long as it did not reach anybody."""
+        tries = Tries(self.now() + limit_s)
+        while True:
+            endpoint = ""
+            try:
+                endpoint = yield from where(tries)
+                left_s = self.left_s(tries.deadline)
+                return (yield from self.unary(endpoint, "control", method, request, left_s))
+            except SynchroError as error:
+                if endpoint and not isinstance(error, CannotConnect):
+                    raise
+                self.session.good_endpoint = None
+                delay = self.after_failure(tries, error, endpoint)
+            yield Pause(delay)
+
+    # --- writes
+
+    def change(self, method: str, request: Message, timeout: float | None) -> Plan[Message]:
+        """A schema change: a write like any other, in a call of its own."""
+        request.request_id = requests.new_request_id()
+        tries = Tries(self.deadline(timeout), request.request_id)
+
+        def attempt(endpoint: str) -> Plan[Message]:
+            if tries.is_first_sent and self.session.position is not None:
+                request.known_position.CopyFrom(self.session.position)
+            left_s = self.left_s(tries.deadline)
+            request.timeout.CopyFrom(requests.duration(left_s))
+            reply = yield from self.unary(endpoint, "schema", method, request, left_s + GRACE_S)
+            with self.lock:
+                self.session.wrote(reply)
+            return reply
+
+        return (yield from self.repeat(tries, self.write_place, attempt))
+
+    def write(
+        self,
+        ops: bytes,
+        count: int,
+        modes: WriteOptions,
+        finish: Callable[[Message, str], T],
+    ) -> Plan[T]:
+        """A transaction of `count` encoded operations. finish: makes the result of an ExecuteReply and the
+        endpoint that it came from."""
+        timeout = modes.get("timeout")
+        timeout_s = self.options.timeout if timeout is None else timeout
+        deadline = self.now() + timeout_s
+        request_id = modes.get("request_id") or requests.new_request_id()
+        position = self.session.position_field
+        options = wire.options(
+            modes.get("wait", "complete"),
+            timeout,
+            modes.get("expected_term", 0),
+            modes.get("omit_tuples", False),
+        )
+        call = wire.call(request_id, position, ops, options)
+        if len(call) > wire.CALL_BYTES_SURE:
+            refuse_too_large(len(call), "a transaction")
+        # The way of nearly all calls: the leader is known, and does it.
+        endpoint = self.routes.leader
+        tries: Tries | None = None
+        if endpoint is not None and self.options.follow_leader:
+            try:
+                reply = yield new_tuple(Submit, (endpoint, call, count, deadline + GRACE_S))
+            except SynchroError as error:
+                tries = Tries(deadline, request_id)
+                delay = self.after_failure(tries, error, endpoint)
+                if delay:
+                    yield Pause(delay)
+            else:
+                return finish(reply, endpoint)
+        if tries is None:
+            tries = Tries(deadline, request_id)
+        reply, endpoint = yield from self._write(ops, count, modes, position, tries)
+        return finish(reply, endpoint)
+
+    def _write(
+        self,
+        ops: bytes,
+        count: int,
+        modes: WriteOptions,
+        position: bytes,
+        tries: Tries,
+    ) -> Plan[tuple[Message, str]]:
+        timeout_s = modes.get("timeout")
+        whole_s = self.options.timeout if timeout_s is None else timeout_s
+
+        def where(tries: Tries) -> Plan[str]:
+            place = yield from self.write_place(tries)
+            lost_at = tries.unknown_at
+            if lost_at is None or lost_at == place:
+                return place
+            # What may have been done there is known elsewhere only if it went through the queue. Otherwise it
+            # may come back with that instance, and would have been done twice.
+            is_sync = yield from self._is_synchronous(ops, place, tries.deadline)
+            return place if is_sync else lost_at
+
+        def attempt(endpoint: str) -> Plan[tuple[Message, str]]:
+            nonlocal timeout_s, position
+            left_s = tries.deadline - self.now()
+            if tries.is_again or left_s < whole_s - SLOW_START_S:
+                timeout_s = max(TIME_LEFT_MIN_S, left_s)
+            if tries.is_first_sent:
+                position = self.session.position_field
+            options = wire.options(
+                modes.get("wait", "complete"),
+                timeout_s,
+                modes.get("expected_term", 0),
+                modes.get("omit_tuples", False),
+            )
+            call = wire.call(tries.request_id, position, ops, options)
+            reply = yield Submit(endpoint, call, count, tries.deadline + GRACE_S)
+            return reply, endpoint
+
+        return (yield from self.repeat(tries, where, attempt))
+
+    def _is_synchronous(self, ops: bytes, endpoint: str, deadline: float) -> Plan[bool]:
+        """Whether a transaction is one of the queue: one of its spaces is synchronous, or a system space."""
+        spaces = wire.spaces_of(ops)
+        if any(_is_system(space) for space in spaces):
+            return True
+        request = schema_pb2.ListSpacesRequest()
+        limit_s = min(SIDE_CALL_S, self.left_s(deadline))
+        reply = yield from self.unary(endpoint, "schema", "ListSpaces", request, limit_s)
+        return any(space.is_sync and not spaces.isdisjoint((space.name, space.id)) for space in reply.spaces)
+
+
+def _is_system(space: SpaceRef) -> bool:
+    return space.startswith("_") if isinstance(space, str) else space <= SYSTEM_ID_MAX

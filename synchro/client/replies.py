@@ -1,0 +1,285 @@
+"""What calls return, as values: members, spaces, the queue, and what operators' commands did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from synchro.client.model import Txn
+from synchro.client.requests import Message, seconds
+from synchro.rpc.generated.v1 import schema_pb2
+
+Outcome: TypeAlias = Literal["committed", "rolled_back", "pending", "unknown"]
+"""pending: it is in the queue. unknown: the instance that was asked has not heard of it."""
+IndexKind: TypeAlias = Literal["tree", "hash"]
+
+
+# --- spaces ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FieldInfo:
+    """A field of a format. type: "" for any."""
+
+    name: str
+    type: str
+    is_nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A part of a key. field: its number, from 1."""
+
+    field: int
+    type: str
+    is_nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An index; the one with id 0 is the primary key."""
+
+    id: int
+    name: str
+    type: IndexKind
+    unique: bool
+    parts: tuple[PartInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceInfo:
+    """A space. field_count: how many fields a tuple must have; 0: any number. tuple_count: confirmed tuples
+    on the instance that answered."""
+
+    id: int
+    name: str
+    is_sync: bool
+    is_local: bool
+    is_temporary: bool
+    field_count: int
+    format: tuple[FieldInfo, ...]
+    indexes: tuple[IndexInfo, ...]
+    tuple_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceChanged:
+    """What became of a change of a space. space: as it is now; None if it is gone, or was not told.
+
+    done: False if there was nothing to do, as with if_not_exists. txn: None if nothing was written.
+    """
+
+    done: bool
+    space: SpaceInfo | None
+    txn: Txn | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexChanged:
+    """What became of a change of an index. done, txn: as in `SpaceChanged`."""
+
+    done: bool
+    index: IndexInfo | None
+    txn: Txn | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """Equal wherever the same tuples are confirmed. read_at: a vclock."""
+
+    instance: str
+    count: int
+    checksum: str
+    read_at: Mapping[int, int]
+
+
+def space_info(message: Message) -> SpaceInfo:
+    """From a SpaceDef."""
+    return SpaceInfo(
+        id=message.id,
+        name=message.name,
+        is_sync=message.is_sync,
+        is_local=message.is_local,
+        is_temporary=message.is_temporary,
+        field_count=message.field_count,
+        format=tuple(FieldInfo(field.name, field.type, field.is_nullable) for field in message.format),
+        indexes=tuple(index_info(index) for index in message.indexes),
+        tuple_count=message.tuple_count,
+    )
+
+
+def index_info(message: Message) -> IndexInfo:
+    """From an IndexDef."""
+    return IndexInfo(
+        id=message.id,
+        name=message.name,
+        type="hash" if message.type == schema_pb2.INDEX_TYPE_HASH else "tree",
+        unique=message.unique,
+        parts=tuple(PartInfo(part.field, part.type, part.is_nullable) for part in message.parts),
+    )
+
+
+def space_changed(reply: Message, done: bool | None = None) -> SpaceChanged:
+    """From the reply to a change. done: None if it is so exactly when something was written."""
+    names = reply.DESCRIPTOR.fields_by_name
+    space = space_info(reply.space) if "space" in names and reply.HasField("space") else None
+    txn = txn_of(reply)
+    return SpaceChanged(txn is not None if done is None else done, space, txn)
+
+
+def index_changed(reply: Message, done: bool) -> IndexChanged:
+    names = reply.DESCRIPTOR.fields_by_name
+    index = index_info(reply.index) if "index" in names and reply.HasField("index") else None
+    return IndexChanged(done, index, txn_of(reply))
+
+
+def txn_of(reply: Message) -> Txn | None:
+    return (reply.txn.origin, reply.txn.lsn) if reply.HasField("txn") else None
+
+
+# --- the queue ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """A transaction in the queue. txn: None before it has a name. size: bytes. age_s: seconds.
+
+    acked_by, missing: ids of the instances that have, and have not, acknowledged it; the owner knows all.
+    """
+
+    txn: Txn | None
+    space_ids: tuple[int, ...]
+    rows: int
+    size: int
+    age_s: float
+    acked_by: tuple[int, ...]
+    missing: tuple[int, ...]
+    is_sync: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The queue of synchronous transactions, as one instance sees it.
+
+    owner: id; 0: nobody. term: in which the owner claimed it. len: entries. size: bytes. age_s: of the oldest
+    entry, seconds. confirm_lag_s: from submission to decision of the last one decided, seconds. quorum:
+    copies that decide. entries: oldest first, as many as were asked for.
+    """
+
+    instance: str
+    owner: int
+    term: int
+    len: int
+    size: int
+    busy: bool
+    age_s: float
+    confirm_lag_s: float
+    quorum: int
+    entries: tuple[QueueEntry, ...]
+
+
+def queue(reply: Message) -> Queue:
+    """From a ListQueueResponse."""
+    found = reply.queue
+    return Queue(
+        instance=reply.header.instance_name,
+        owner=found.owner,
+        term=found.term,
+        len=found.len,
+        size=found.size,
+        busy=found.busy,
+        age_s=seconds(found.age),
+        confirm_lag_s=seconds(found.confirm_lag),
+        quorum=reply.quorum,
+        entries=tuple(_entry(entry) for entry in reply.entries),
+    )
+
+
+def _entry(message: Message) -> QueueEntry:
+    return QueueEntry(
+        txn=txn_of(message),
+        space_ids=tuple(message.space_ids),
+        rows=message.rows,
+        size=message.size,
+        age_s=seconds(message.age),
+        acked_by=tuple(message.acked_by),
+        missing=tuple(message.missing),
+        is_sync=message.is_sync,
+    )
+
+
+# --- members and commands -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An instance of the set, as another one sees it.
+
+    lsn: last one of its own rows that is known there. upstream, downstream: the streams from it and to it;
+    status "": there is none. upstream_idle_s, upstream_lag_s: seconds.
+    """
+
+    id: int
+    uuid: str
+    name: str
+    address: str
+    is_self: bool
+    is_leader: bool
+    owns_queue: bool
+    lsn: int
+    upstream_status: str
+    upstream_message: str
+    upstream_idle_s: float
+    upstream_lag_s: float
+    downstream_status: str
+
+
+def member(message: Message) -> Member:
+    """From an InstanceInfo."""
+    return Member(
+        id=message.id,
+        uuid=message.uuid,
+        name=message.name,
+        address=message.address,
+        is_self=message.is_self,
+        is_leader=message.is_leader,
+        owns_queue=message.owns_queue,
+        lsn=message.lsn,
+        upstream_status=message.upstream_status,
+        upstream_message=message.upstream_message,
+        upstream_idle_s=seconds(message.upstream_idle),
+        upstream_lag_s=seconds(message.upstream_lag),
+        downstream_status=message.downstream_status,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """Who owns the queue now, since which term. previous_owner: id; 0: nobody.
+
+    confirmed, rolled_back: how many transactions of the previous owner were.
+    """
+
+    instance: str
+    term: int
+    previous_owner: int
+    confirmed: int
+    rolled_back: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demoted:
+    """Who gave up the queue, in which term."""
+
+    instance: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A snapshot that was written. vclock: instance id -> LSN; signature: their sum, the name of the file."""
+
+    instance: str
+    vclock: Mapping[int, int]
+    signature: int

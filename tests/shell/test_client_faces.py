@@ -1,0 +1,271 @@
+"""What the three clients have in common, each against servers whose answers a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+
+import synchro
+import synchro.aio
+from synchro import errors
+from tests.shell.fake_server import FakeServer
+
+
+@pytest.fixture
+def servers() -> Iterator[list[FakeServer]]:
+    made = [FakeServer(1), FakeServer(2), FakeServer(3)]  # type: ignore[abstract]
+    made[0].lead(*made)
+    yield made
+    for server in made:
+        server.silent.clear()
+        server.stop()
+
+
+Story = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+class Awaited:
+    """A blocking client, to be used like the others: what it returns is awaited."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if name == "space":
+            return lambda space: Awaited(found(space))
+        if not callable(found):
+            return found
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            return found(*arguments, **options)
+
+        async def items(*arguments: Any, **options: Any) -> Any:
+            for item in found(*arguments, **options):
+                yield item
+
+        return items if name in ("iter", "watch_info") else call
+
+
+def tell(face: str, servers: list[FakeServer], story: Story, **options: Any) -> None:
+    """Run a story with a client of this kind."""
+    endpoints = [server.address for server in servers]
+
+    async def with_aio() -> None:
+        async with synchro.aio.connect(endpoints, **options) as db:
+            await story(db)
+
+    match face:
+        case "blocking":
+            with synchro.connect(endpoints, **options) as db:
+                asyncio.run(story(Awaited(db)))
+        case "asyncio":
+            asyncio.run(with_aio())
+        case "trio":
+            trio.run(with_aio)
+
+
+async def pause(face: str, seconds: float) -> None:
+    if face == "trio":
+        await trio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
+
+
+faces = pytest.mark.parametrize("face", ["blocking", "asyncio", "trio"])
+
+
+@faces
+def test_a_large_space_is_read_page_by_page(face: str, servers: list[FakeServer]) -> None:
+    servers[0].rows = [[number] for number in range(7)]
+
+    async def story(db: Any) -> None:
+        assert [row[0] async for row in db.space("bands").iter(page=3)] == list(range(7))
+        limits = [select.limit for select in servers[0].selects]
+        assert max(limits) == 3 and len(limits) >= 3
+        first = db.space("bands").iter(page=2)
+        assert (await anext(first))[0] == 0
+        await first.aclose()
+        with pytest.raises(errors.IllegalParams):
+            await anext(db.space("bands").iter(page=0))
+
+    tell(face, servers, story)
+
+
+@faces
+def test_many_rows_are_written_in_transactions(face: str, servers: list[FakeServer]) -> None:
+    told: list[int] = []
+    threads: set[threading.Thread] = set()
+
+    def progress(done: int) -> None:
+        told.append(done)
+        threads.add(threading.current_thread())
+
+    def rows() -> Iterator[list[int]]:
+        for number in range(95):
+            threads.add(threading.current_thread())
+            yield [number]
+
+    async def story(db: Any) -> None:
+        assert await db.bulk("bands", rows(), batch=10, on_progress=progress) == 95
+        assert threads == {threading.current_thread()}  # as a connection of sqlite asks for
+        assert told == [40, 80, 95]
+        assert sorted(row[0] for row in servers[0].rows) == list(range(95))
+        assert {len(call.ops) for call in servers[0].calls} == {10, 5}
+        assert await db.bulk("bands", []) == 0
+
+        servers[0].answer = servers[0].refuse(errors.TupleFound)
+        with pytest.raises(synchro.DuplicateKey) as caught:
+            await db.bulk("bands", ([n] for n in range(10**9)), batch=10)
+        assert caught.value.details["bulk_first"] == "0" and caught.value.details["bulk_done"] == "0"
+        assert len(servers[0].calls) == 10 + 4
+
+    tell(face, servers, story)
+
+
+@pytest.mark.parametrize("face", ["asyncio", "trio"])
+def test_rows_may_come_asynchronously(face: str, servers: list[FakeServer]) -> None:
+    async def rows() -> Any:
+        for number in range(25):
+            await pause(face, 0)
+            yield [number]
+
+    async def story(db: Any) -> None:
+        assert await db.bulk("bands", rows(), batch=10) == 25
+
+    tell(face, servers, story)
+
+
+@faces
+def test_calls_are_answered_with_values(face: str, servers: list[FakeServer]) -> None:
+    async def story(db: Any) -> None:
+        assert await db.leader() == servers[0].address
+        assert await db.most_informed() == servers[0].address
+        assert await db.endpoint_of("instance002") == servers[1].address
+        changed = await db.create_space("x", sync=True)
+        assert changed == synchro.SpaceChanged(True, None, None)
+        (space,) = await db.spaces("bands")
+        assert (space.name, space.is_sync, space.format[1].name) == ("bands", True, "name")
+        assert list(await db.field_names("bands")) == ["id", "name"]
+        assert await db.list_instances() == []
+        assert (await db.get_info("", instance="instance003")).name == "instance003"
+        async for state in db.watch_info("instance002"):
+            assert state.leader == "instance001"
+            break
+        row = await db.space("bands").insert([1, "Roxette"])
+        assert pickle.loads(pickle.dumps(row))["name"] == "Roxette"
+        assert servers[0].address in db.endpoints
+
+    tell(face, servers, story)
+
+
+@faces
+def test_changes_are_told_until_the_end(face: str, servers: list[FakeServer]) -> None:
+    async def story(db: Any) -> None:
+        states: list[Any] = []
+        stop = db.on_change(states.append)
+        stop = await stop if face == "blocking" else stop
+        async with asyncio.timeout(10) if face != "trio" else trio.open_nursery():
+            while not states:
+                await pause(face, 0.01)
+        stop()
+        assert states[0].leader == "instance001"
+
+    tell(face, servers, story)
+
+
+# --- time and outcomes -----------------------------------------------------------------------------------
+
+
+@faces
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_paused_instance_is_waited_for(face: str, wait: bool, servers: list[FakeServer]) -> None:
+    """Silent for longer than a probe takes, but not for as long as the caller waits."""
+    servers[0].silent.set()
+    threading.Timer(1.6, servers[0].silent.clear).start()
+
+    async def story(db: Any) -> None:
+        assert await db.space("bands").insert([1]) == (1,)
+        assert len(servers[0].calls) == 1
+
+    tell(face, servers[:1], story, timeout=20, wait_for_connection=wait)
+
+
+@faces
+def test_a_silent_instance_is_no_unknown_outcome(face: str, servers: list[FakeServer]) -> None:
+    servers[0].silent.set()
+
+    async def story(db: Any) -> None:
+        began = time.monotonic()
+        with pytest.raises(synchro.CannotConnect, match="no answer"):
+            await db.space("bands").insert([1])
+        assert time.monotonic() - began > 1.3
+
+    tell(face, servers[:1], story, timeout=1.4)
+
+
+@faces
+def test_a_silent_endpoint_does_not_hide_the_others(face: str, servers: list[FakeServer]) -> None:
+    servers[2].silent.set()
+    order = [servers[2], servers[1], servers[0]]
+
+    async def story(db: Any) -> None:
+        began = time.monotonic()
+        assert await db.most_informed() == servers[0].address
+        assert time.monotonic() - began < 0.9  # less than the silent one is waited for
+
+    tell(face, order, story, timeout=20)
+
+
+@faces
+def test_without_a_leader_a_write_says_who_is_missing(face: str, servers: list[FakeServer]) -> None:
+    for server in servers[1:]:
+        server.leader = servers[0]
+
+    async def story(db: Any) -> None:
+        await db.space("bands").insert([1])
+        servers[0].stop()
+        servers[1].stop()
+        await pause(face, 0.3)  # the stream notices its end
+        with pytest.raises(synchro.NoLeader) as caught:
+            await db.space("bands").insert([2], timeout=1)
+        assert caught.value.message == "last leader instance001 is down, 1 of 2 needed instances up"
+        assert await db.most_informed() == servers[2].address
+        assert (await db.get_info()).name == "instance003"
+
+    tell(face, servers, story, timeout=5)
+
+
+@faces
+def test_what_is_too_large_is_refused_before_it_is_sent(face: str, servers: list[FakeServer]) -> None:
+    async def story(db: Any) -> None:
+        await db.space("bands").insert([1])
+        began = time.monotonic()
+        with pytest.raises(errors.BatchTooLarge, match="nothing was sent"):
+            await db.space("bands").insert([1, "x" * (16 << 20)])
+        assert time.monotonic() - began < 3
+        assert len(servers[0].calls) == 1
+        assert await db.space("bands").insert([2]) == (2,)
+
+    tell(face, servers, story, timeout=30)
+
+
+@faces
+def test_an_unknown_outcome_is_asked_for(face: str, servers: list[FakeServer]) -> None:
+    async def story(db: Any) -> None:
+        servers[0].answer = servers[0].refuse(errors.SyncTimeout, txn="1:15")
+        with pytest.raises(synchro.OutcomeUnknown) as caught:
+            await db.space("bands").insert([1])
+        assert await db.wait_outcome(caught.value, 5) == synchro.Committed((1, 15))
+        ended = caught.value.wait(5)
+        assert (ended if face == "blocking" else await ended) == synchro.Committed((1, 15))  # type: ignore[misc]
+
+    tell(face, servers, story)

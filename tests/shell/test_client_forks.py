@@ -1,0 +1,196 @@
+"""Clients and children of a fork: what is inherited is refused, what is new works.
+
+Each story is a program of its own, so that the process of the tests is never forked.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.shell.fake_server import FakeServer
+
+HEAD = """
+import asyncio, multiprocessing, os, sys, threading, time
+import synchro, synchro.aio
+
+endpoint = sys.argv[1]
+
+def in_child(work):
+    process = multiprocessing.Process(target=work)
+    process.start()
+    process.join(20)
+    print("exit", process.exitcode)
+
+def refused(call):
+    began = time.monotonic()
+    try:
+        call()
+    except synchro.SynchroError as error:
+        assert time.monotonic() - began < 1
+        print(error.reason, "fork" in error.message, "nothing was sent" in error.message)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    made = FakeServer(1)  # type: ignore[abstract]
+    made.lead(made)
+    yield made
+    made.stop()
+
+
+def run(program: str, server: FakeServer) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + program, server.address], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_an_inherited_client_is_refused_and_a_new_one_works(server: FakeServer) -> None:
+    said = run(
+        """
+db = synchro.connect(endpoint, timeout=10)
+db.space("s").insert([1])
+db.on_change(lambda state: None)
+space = db.space("s")
+
+def work():
+    refused(lambda: space.insert([2]))
+    refused(lambda: db.leader() and db.get_info())
+    refused(lambda: db.create_space("x"))
+    refused(lambda: db.bulk("s", [[1]]))
+    refused(lambda: next(space.iter()))
+    db.close()
+    with synchro.connect(endpoint, timeout=10) as mine:
+        print(mine.space("s").insert([3]))
+
+in_child(work)
+print(space.insert([4]))
+in_child(work)
+db.close()
+""",
+        server,
+    )
+    assert said == [
+        *(["CLIENT_CLOSED True True"] * 5 + ["(3,)", "exit 0"]),
+        "(4,)",
+        *(["CLIENT_CLOSED True True"] * 5 + ["(3,)", "exit 0"]),
+    ]
+    assert [row[0] for row in server.rows] == [1, 3, 4, 3]
+
+
+def test_a_fork_in_the_midst_of_writes_loses_none(server: FakeServer) -> None:
+    said = run(
+        """
+db = synchro.connect(endpoint, timeout=20)
+stopping = threading.Event()
+written = []
+
+def write(number):
+    while not stopping.is_set():
+        written.append(db.space("s").insert([number])[0])
+
+def work():
+    with synchro.connect(endpoint, timeout=10) as mine:
+        print(mine.space("s").insert([100]))
+
+threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+for thread in threads:
+    thread.start()
+while len(written) < 20:
+    time.sleep(0.01)
+for _ in range(3):
+    in_child(work)
+stopping.set()
+for thread in threads:
+    thread.join()
+print(len(written))
+db.close()
+""",
+        server,
+    )
+    assert said[:6] == ["(100,)", "exit 0"] * 3
+    assert len(server.rows) == int(said[6]) + 3
+
+
+def test_children_that_leave_as_a_program_does(server: FakeServer) -> None:
+    """Modules are torn down there, and what was inherited with them."""
+    said = run(
+        """
+db = synchro.connect(endpoint, timeout=10)
+db.space("s").insert([1])
+child = os.fork()
+if not child:
+    refused(lambda: db.space("s").insert([2]))
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+db.close()
+""",
+        server,
+    )
+    assert said == ["CLIENT_CLOSED True True", "3"]
+
+
+def test_a_child_of_an_asynchronous_program_has_the_blocking_client(server: FakeServer) -> None:
+    """grpc.aio does not survive a fork, so an asynchronous client is refused there, instead of a hang."""
+    said = run(
+        """
+async def main():
+    async with synchro.aio.connect(endpoint, timeout=10) as db:
+        await db.space("s").insert([1])
+
+        def work():
+            async def use(db):
+                await db.space("s").insert([2])
+            async def make():
+                async with synchro.aio.connect(endpoint) as mine:
+                    await mine.space("s").insert([3])
+            refused(lambda: asyncio.run(use(db)))
+            refused(lambda: asyncio.run(make()))
+            with synchro.connect(endpoint, timeout=10) as mine:
+                print(mine.space("s").insert([4]))
+            import gc
+            gc.collect()
+
+        in_child(work)
+        print(await db.space("s").insert([5]))
+
+asyncio.run(main())
+
+def later():
+    import gc
+    gc.collect()
+    with synchro.connect(endpoint, timeout=10) as mine:
+        print(mine.space("s").insert([6]))
+
+in_child(later)
+asyncio.run(main())
+""",
+        server,
+    )
+    part = ["CLIENT_CLOSED True True", "CLIENT_CLOSED True True", "(4,)", "exit 0", "(5,)"]
+    assert said == [*part, "(6,)", "exit 0", *part]
+
+
+def test_a_child_of_a_program_that_never_used_one_has_all_clients(server: FakeServer) -> None:
+    said = run(
+        """
+def work():
+    async def main():
+        async with synchro.aio.connect(endpoint, timeout=10) as db:
+            print(await db.space("s").insert([1]))
+    asyncio.run(main())
+
+with synchro.connect(endpoint, timeout=10) as db:
+    db.space("s").insert([2])
+    in_child(work)
+in_child(work)
+""",
+        server,
+    )
+    assert said == ["(1,)", "exit 0", "(1,)", "exit 0"]
