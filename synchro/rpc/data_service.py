@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -17,7 +17,6 @@ from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, Loading, SynchroError, TimedOut, Unsupported
 from synchro.ids import CallId, InstanceId, Lsn
 from synchro.instance.events import (
-    SHARED_MIN,
     ClientPuts,
     ClientWrite,
     ClientWrites,
@@ -38,6 +37,7 @@ from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
 from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
+from synchro.rpc.shared_puts import SharedPuts, first_seq, neighbours
 from synchro.rpc.slices import SLICE_S, mapped
 from synchro.server.api import NodeApi
 from synchro.storage.index import Iterator_, SelectResult
@@ -281,48 +281,6 @@ def _add_tuples(field: Any, tuples: Sequence[Encoded]) -> None:
 # --- the stream -----------------------------------------------------------------------------------------
 
 
-class _SharedPuts(NamedTuple):
-    """What neighbours in a frame have in common, and their tuples."""
-
-    kind: str
-    space: int | str
-    tuples: list[bytes]
-
-
-_NO_PUTS: Final = _SharedPuts("", "", [])
-
-
-def _runs(calls: Sequence[Message]) -> Iterator[tuple[_SharedPuts | None, Sequence[Message]]]:
-    """Neighbours that may share a transaction, and what lies between such runs."""
-    others: list[Message] = []
-    run, same = _NO_PUTS, list[Message]()
-    for call in (*calls, None):
-        shape = None if call is None else codec.shape(call)
-        if shape is not None and shape[0] == run.kind and shape[1] == run.space:
-            run.tuples.append(shape[2])
-            same.append(call)
-            continue
-        if len(same) < SHARED_MIN:
-            others += same
-        else:
-            if others:
-                yield None, others
-                others = []
-            yield run, same
-        run, same = (_NO_PUTS, []) if shape is None else (_SharedPuts(shape[0], shape[1], [shape[2]]), [call])
-        if shape is None and call is not None:
-            others.append(call)
-    if others:
-        yield None, others
-
-
-def _first_seq(calls: Sequence[Message]) -> int:
-    """Return `seq` of the first call if all want no tuples and their `seq` rise by 1; else 0."""
-    first: int = calls[0].seq
-    is_range = [call.seq for call in calls] == list(range(first, first + len(calls)))
-    return first if is_range and all(call.omit_tuples for call in calls) else 0
-
-
 class _Batch:
     """Calls of one frame that became one step of the core: their ids are consecutive.
 
@@ -410,7 +368,7 @@ class _WriteStream:
 
     def _steps(self, frame: Message, limits: Limits, default_s: float) -> Iterator[None]:
         """Calls run in order."""
-        for run, calls in _runs(frame.calls):
+        for run, calls in neighbours(frame.calls):
             if run is None or not self._submit_puts(
                 run, calls, limits, default_s, accepts_ranges=frame.accepts_ranges
             ):
@@ -448,7 +406,7 @@ class _WriteStream:
 
     def _submit_puts(
         self,
-        run: _SharedPuts,
+        run: SharedPuts,
         calls: Sequence[Message],
         limits: Limits,
         timeout_s: float,
@@ -463,7 +421,7 @@ class _WriteStream:
         batch.calls.extend(calls)
         batch.ops = lambda index: puts[index : index + 1]
         if accepts_ranges:
-            batch.first_seq = _first_seq(calls)
+            batch.first_seq = first_seq(calls)
         call_ids = [new_call_id() for _ in calls]
         event = ClientPuts(
             call_ids, puts, [call.request_id for call in calls], list(map(codec.position, calls))

@@ -16,7 +16,7 @@ from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import RowType
-from synchro.rpc import codec
+from synchro.rpc import codec, peer_codec
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.vclock import Vclock
@@ -70,13 +70,13 @@ json_tuples = st.lists(
 @given(vclocks)
 def test_vclock(clock: Vclock) -> None:
     message = peer_pb.Hello(vclock=codec.lsns(clock))
-    assert codec.peer_vclock(peer_pb.Hello.FromString(message.SerializeToString()).vclock) == clock
+    assert peer_codec.peer_vclock(peer_pb.Hello.FromString(message.SerializeToString()).vclock) == clock
 
 
 @given(st.builds(Ack, vclocks, terms, st.integers(0, 2**62 - 1), st.booleans()))
 def test_ack(ack: Ack) -> None:
-    message = codec.ack_message(ack, credit=5, tm=1.5)
-    assert codec.ack_from(peer_pb.Ack.FromString(message.SerializeToString())) == ack
+    message = peer_codec.ack_message(ack, credit=5, tm=1.5)
+    assert peer_codec.ack_from(peer_pb.Ack.FromString(message.SerializeToString())) == ack
     assert (message.credit, message.tm) == (5, 1.5)
 
 
@@ -92,8 +92,8 @@ def test_ack(ack: Ack) -> None:
     )
 )
 def test_raft_message(message: RaftMessage) -> None:
-    data = codec.raft_message(message).SerializeToString()
-    assert codec.raft_from(peer_pb.RaftMessage.FromString(data)) == message
+    data = peer_codec.raft_message(message).SerializeToString()
+    assert peer_codec.raft_from(peer_pb.RaftMessage.FromString(data)) == message
 
 
 @given(st.floats(-1e9, 1e9))

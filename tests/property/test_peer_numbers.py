@@ -21,7 +21,7 @@ from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.replication.ballot import Ballot
 from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
-from synchro.rpc import codec
+from synchro.rpc import codec, peer_codec
 from synchro.rpc import peer_transport as transport
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
@@ -98,7 +98,7 @@ def is_sound(value: object) -> bool:
         (pb.SubscribeRequest, transport.peer_ack_from, transport.peer_ack_message),
         (pb.SubscribeResponse, transport.relay_message_from, transport.relay_message),
         (pb.JoinResponse, transport.join_item_from, transport.join_message),
-        (pb.RaftMessage, codec.raft_from, codec.raft_message),
+        (pb.RaftMessage, peer_codec.raft_from, peer_codec.raft_message),
     ],
 )
 @settings(max_examples=50)

@@ -32,8 +32,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.host import RpcCall, RpcChannel, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.rpc.rpc_error import RpcError
 
 CANCELLED = grpc.StatusCode.CANCELLED

@@ -24,6 +24,7 @@ from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.ro_reason import RoReason
 from synchro.rpc import data_service
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
     common_pb2,
@@ -32,7 +33,7 @@ from synchro.rpc.generated.v1 import (
     info_pb2,
     schema_pb2,
 )
-from synchro.rpc.host import RpcChannel, open_rpc_host
+from synchro.rpc.host import open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.status import from_rpc_error, from_status, leader_hint
 from synchro.server.api import LeaderFacts

@@ -22,8 +22,9 @@ import trio
 from google.protobuf.struct_pb2 import ListValue
 
 from synchro.config import MIB, Limits
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, schema_pb2
-from synchro.rpc.host import RpcChannel, open_rpc_host
+from synchro.rpc.host import open_rpc_host
 from synchro.server.face import Face
 from tests import messages
 from tests.shell.memory_set import until
