@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc.aio
 import msgpack
@@ -89,9 +89,9 @@ _OPTIONS: Final = (
 
 def _writer(system: System, channel: grpc.aio.Channel) -> Write:
     if isinstance(system, Etcd):
-        put = channel.unary_unary("/etcdserverpb.KV/Put")
+        put: Any = channel.unary_unary("/etcdserverpb.KV/Put")
         return lambda number: put(etcd_put(number), timeout=WRITE_TIMEOUT_S)
-    execute = data_pb2_grpc.DataServiceStub(channel).Execute  # type: ignore[no-untyped-call]
+    execute = data_pb2_grpc.DataServiceStub(channel).Execute
     pack = msgpack.Packer().pack
 
     def write(number: int) -> Awaitable[object]:

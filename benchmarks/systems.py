@@ -257,7 +257,8 @@ class Etcd(System):
 
     def is_leader(self, member: Member) -> bool:
         with _channel(member.address) as channel:
-            status = fields(channel.unary_unary("/etcdserverpb.Maintenance/Status")(b"", timeout=2))
+            call: Any = channel.unary_unary("/etcdserverpb.Maintenance/Status")
+            status = fields(call(b"", timeout=2))
         header = fields(status[1])
         return bool(status.get(4)) and status[4] == header[2]
 
@@ -265,13 +266,14 @@ class Etcd(System):
         """All keys, counted (linearizable)."""
         request = b"\x0a\x01\x00" + b"\x12\x01\x00" + b"\x48\x01"  # key \0, range_end \0, count_only
         with _channel(member.address) as channel:
-            reply = fields(channel.unary_unary("/etcdserverpb.KV/Range")(request, timeout=60))
+            call: Any = channel.unary_unary("/etcdserverpb.KV/Range")
+            reply = fields(call(request, timeout=60))
         return int(reply.get(4, 0))
 
 
-def fields(message: bytes) -> dict[int, object]:
+def fields(message: bytes) -> dict[int, Any]:
     """The fields of a protobuf message of varints and bytes; of a repeated one the last."""
-    found: dict[int, object] = {}
+    found: dict[int, Any] = {}
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

@@ -8,38 +8,39 @@ from collections.abc import Iterable
 from typing import Final, NewType
 
 InstanceId = NewType("InstanceId", int)
-"""Small number of an instance inside its replica set, 1..31 [M-3]. 0 is `LOCAL`: no instance."""
+"""The small number of an instance inside its replica set, 1..31 [M-3]. 0 is `LOCAL`: no instance."""
 
 Lsn = NewType("Lsn", int)
-"""Position of a row among the rows first written by one instance; the first row has 1 [W-2]."""
+"""The position of a row among the rows first written by one instance; the first row has 1 [W-2]."""
 
 Term = NewType("Term", int)
-"""Election epoch, from 1 up [E-1]."""
+"""The number of an election epoch, from 1 up [E-1]."""
 
 InstanceName = NewType("InstanceName", str)
 """Name of an instance, made by `instance_name`. Replica sets and groups are named by the same rule [M-5]."""
 
 RequestId = NewType("RequestId", bytes)
-"""16 bytes chosen by the client; a retry carries the same ones."""
+"""The 16 bytes by which a client names a request; a retry carries the same ones."""
 
 CallId = NewType("CallId", int)
-"""Number the shell gives to one waiting call, so that a `Reply` finds it. Never leaves the process."""
+"""The number that the shell gives to one waiting call, so that a `Reply` finds it. It never leaves the
+process."""
 
 LOCAL: Final = InstanceId(0)
-"""Origin of rows that stay on their instance, and the vclock component that counts them [W-5]."""
+"""The origin of rows that stay on their instance, and the vclock component that counts them [W-5]."""
 
 NOBODY: Final = InstanceId(0)
-"""Owner of an unclaimed queue; leader that is not known; vote that was not given."""
+"""The owner of an unclaimed queue, a leader that is not known, a vote that was not given."""
 
 INSTANCE_ID_MAX: Final = InstanceId(31)
 NUMBER_END: Final = 2**62
-"""LSNs, terms and the like that come from the network lie below it: what is counted up from them fits into
-the 64 bits that files and messages have, and no honest instance lives to reach it."""
+"""LSNs, terms and other numbers from the network are below it. What is counted up from them fits into the 64
+bits that files and messages have, and no honest instance lives long enough to reach it."""
 LSN_RESERVE: Final = 2**32
 """So close to `NUMBER_END` an instance writes no data any more: what it leads is still confirmed."""
 TERM_LEAP_MAX: Final = 2**32
-"""A peer's term further above the own one is refused: no set holds so many elections while one is away, and
-a few such leaps would use all terms up, everywhere and for good."""
+"""A peer's term that is further above the own one is refused: no set holds so many elections while one
+instance is away, and a few such leaps would use all terms up, everywhere and for good."""
 REQUEST_ID_BYTES: Final = 16
 INITIAL_TERM: Final = Term(1)
 

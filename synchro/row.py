@@ -22,16 +22,18 @@ Tuple: TypeAlias = tuple[Field, ...]
 
 
 class RawTuple(tuple[Field, ...]):
-    """A stored tuple whose msgpack is not the one that we would write: `raw` is as it came (ADR 24).
+    """A stored tuple whose msgpack is not the one that we would write; `raw` has the bytes as they came (ADR
+    24).
 
-    Floats of 4 bytes, integers and headers that are longer than they must be. It compares as its fields do.
+    It has floats of 4 bytes, or integers and headers that are longer than they must be. It compares as its
+    fields do.
     """
 
     raw: bytes
 
 
 class RowType(IntEnum):
-    """Numbers of Tarantool, so that tools which know them read our logs [D-40]."""
+    """The kind of a row. The numbers are Tarantool's, so that tools which know them read our logs [D-40]."""
 
     INSERT = 2
     REPLACE = 3
@@ -47,7 +49,7 @@ class RowType(IntEnum):
 
 
 FLAG_COMMIT: Final = 1
-"""Last row of its transaction [W-3]."""
+"""The row is the last one of its transaction [W-3]."""
 FLAG_WAIT_SYNC: Final = 2
 """The transaction goes through the limbo; on the last row only."""
 FLAG_WAIT_ACK: Final = 4
@@ -78,14 +80,15 @@ class Dml(NamedTuple):
 
 
 new_tuple: Final[Callable[..., Any]] = tuple.__new__
-"""`new_tuple(cls, fields)`: half the cost of calling the class of a named tuple. For what is made per row."""
+"""`new_tuple(cls, fields)` costs half of calling the class of a named tuple. Use it for what is made per
+row."""
 _new_dml: Final[Callable[[tuple[Any, ...]], Dml]] = partial(new_tuple, Dml)
 
 
 class Puts(Sequence[Dml]):
-    """INSERTs, or REPLACEs, into one space, as columns: what most large transactions are.
+    """INSERTs (or REPLACEs) into one space, as columns: what most large transactions are.
 
-    raws, values: parallel, the fields of the `Dml` that an item is; it is made when somebody asks for it.
+    raws, values: parallel, the fields of the `Dml` that an item is; that is made when somebody asks for it.
     """
 
     __slots__ = ("raws", "space_id", "type", "values")
@@ -117,32 +120,34 @@ class Puts(Sequence[Dml]):
 
 
 PENDING_ROW_BYTES: Final = 512
-"""What a row that is on its way, or waits for its decision, needs in memory beside its bytes. It bounds how
+"""What a row that is on its way, or waits for its decision, needs in memory beside its bytes. This bounds how
 many are decided in one step, too."""
 
 
 class Nop(NamedTuple):
-    """Consumes an LSN and does nothing [P-50]."""
+    """A row that takes an LSN and does nothing [P-50]."""
 
 
 class RaftState(NamedTuple):
-    """Persisted term and vote, a LOCAL row [E-2]. vote `NOBODY`: did not vote in this term."""
+    """The persisted term and vote, a LOCAL row [E-2]. vote `NOBODY`: this instance did not vote in this
+    term."""
 
     term: Term
     vote: InstanceId = NOBODY
 
 
 class Confirm(NamedTuple):
-    """Entries of `owner` up to `lsn` are committed; may also decide a PROMOTE of `owner` (ADR 1).
+    """Entries of `owner` up to `lsn` are committed; this may also decide a PROMOTE of `owner` (ADR 1).
 
-    A row with an LSN like any other; it does not enter the queue [Q-28]."""
+    It is a row with an LSN like any other, and does not enter the queue [Q-28].
+    """
 
     owner: InstanceId
     lsn: Lsn
 
 
 class Rollback(NamedTuple):
-    """Entries of `owner` from `lsn` on are rolled back [Q-50]. Read for compatibility, never written."""
+    """Entries of `owner` from `lsn` on are rolled back [Q-50]. Read for compatibility, and never written."""
 
     owner: InstanceId
     lsn: Lsn
@@ -162,7 +167,7 @@ class Promote(NamedTuple):
 
 
 class Demote(NamedTuple):
-    """Like `Promote`, but leaves the queue without an owner [P-31]."""
+    """The same request as `Promote`, but it leaves the queue without an owner [P-31]."""
 
     prev_owner: InstanceId
     lsn: Lsn
@@ -177,7 +182,7 @@ CONTROL_TYPES: Final = frozenset({RowType.CONFIRM, RowType.ROLLBACK, RowType.PRO
 
 
 class Row(NamedTuple):
-    """One record. `replica_id` is its origin; LOCAL rows have origin 0 [W-1]."""
+    """One record of the log. `replica_id` is its origin; LOCAL rows have origin 0 [W-1]."""
 
     type: RowType
     replica_id: InstanceId
@@ -191,7 +196,7 @@ class Row(NamedTuple):
 
 
 class Txn:
-    """One transaction as it lies in a WAL: all its rows, in order, and their bytes. Never split.
+    """One transaction as it lies in a WAL: all its rows, in order, and their bytes. It is never split.
 
     origin, lsn: of its last global row; of its last row if all rows are local (then origin is LOCAL).
     request_ids: none; that of its client; or, if it is shared, one for each row (ADR 13).
@@ -231,7 +236,7 @@ class Txn:
 
     @property
     def ops(self) -> Sequence[Dml]:
-        """Its changes of tuples, in order."""
+        """The changes of tuples, in order."""
         return [row.body for row in self.rows if isinstance(row.body, Dml)]
 
     @property
@@ -244,21 +249,21 @@ class Txn:
 
     @property
     def is_local(self) -> bool:
-        """All rows are local: nothing of it is sent to a peer."""
+        """Whether all rows are local: nothing of the transaction is sent to a peer."""
         return self.origin == LOCAL
 
     @property
     def is_shared(self) -> bool:
-        """Each of its rows is the whole change of another call (ADR 13)."""
+        """Whether each row is the whole change of another call (ADR 13)."""
         return len(self.request_ids) > 1
 
     @property
     def call_count(self) -> int:
-        """Transactions that clients asked for in it."""
+        """How many transactions that clients asked for are in it."""
         return len(self.request_ids) or 1
 
     def requests(self) -> Iterable[tuple[RequestId, Lsn]]:
-        """Its request ids, each with the LSN that its client was told."""
+        """The request ids, each with the LSN that its client was told."""
         lsns: Iterable[Any] = range(self.lsn - len(self.request_ids) + 1, self.lsn + 1)
         return zip(self.request_ids, lsns, strict=True)
 
@@ -273,7 +278,8 @@ class Txn:
 
     @property
     def is_done_request(self) -> bool:
-        """Nops, all in conflict here, of a request that its origin has done: never run it again (ADR 19)."""
+        """Whether it is Nops, all in conflict here, of a request that its origin has done: never run it again
+        (ADR 19)."""
         return bool(self.flags & FLAG_REQUEST_ID) and not self.flags & FLAG_WAIT_SYNC and self.is_nop
 
     def components(self) -> Iterator[tuple[InstanceId, Lsn]]:
@@ -293,7 +299,7 @@ class Txn:
 class PlainTxn(Txn):
     """A transaction of changes only, all global, with LSNs without a gap: nearly every one is.
 
-    ops: one a row. The rows themselves are made when somebody asks for them.
+    ops: one for each row. The rows themselves are made when somebody asks for them.
     """
 
     __slots__ = ("_ops",)
@@ -352,7 +358,7 @@ class PlainTxn(Txn):
 
 
 class TxnId(NamedTuple):
-    """Name of a transaction for people: `origin:lsn` of its last global row."""
+    """The name of a transaction for people: `origin:lsn` of its last global row."""
 
     origin: InstanceId
     lsn: Lsn

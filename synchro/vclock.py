@@ -11,8 +11,8 @@ from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
 _LSN_LAST = Lsn(NUMBER_END - 1)
 
 
-class Order(Enum):
-    """How two vclocks compare. There is no `<`: two of them may be concurrent [W-6]."""
+class Comparison(Enum):
+    """How two vclocks compare. There is no `<`, because two of them may be concurrent [W-6]."""
 
     LESS = "less"
     EQUAL = "equal"
@@ -21,10 +21,10 @@ class Order(Enum):
 
 
 class Vclock:
-    """Immutable map instance id -> LSN; a missing component is 0, and zeros are not kept.
+    """An immutable map: instance id -> LSN. A missing component is 0, and zeros are not kept.
 
-    Component 0 counts rows that never leave the instance. It differs between instances, so
-    `compare`, `covers` and `without_local` leave it out unless asked [W-5].
+    Component 0 counts rows that never leave the instance. It differs between instances, so `compare`,
+    `covers` and `without_local` leave it out unless asked [W-5].
     """
 
     __slots__ = ("_lsns",)
@@ -36,18 +36,19 @@ class Vclock:
         return self._lsns.get(instance, Lsn(0))
 
     def follow(self, instance: InstanceId, lsn: Lsn) -> Vclock:
-        """The same clock with one component set. `lsn` must not go back."""
+        """Return a clock with one component set to `lsn`, which must not go back."""
         assert lsn >= self.get(instance), (instance, lsn, self)
         return self.replace(instance, lsn)
 
     def replace(self, instance: InstanceId, lsn: Lsn) -> Vclock:
-        """The same clock with one component set, lower values allowed (snapshot of a committed prefix)."""
+        """Return a clock with one component set; lower values are allowed, for the snapshot of a committed
+        prefix."""
         lsns = dict(self._lsns)
         lsns[instance] = lsn
         return Vclock(lsns)
 
     def merge(self, other: Vclock) -> Vclock:
-        """Component-wise maximum."""
+        """Return the component-wise maximum."""
         lsns = dict(self._lsns)
         for instance, lsn in other._lsns.items():
             if lsn > lsns.get(instance, 0):
@@ -55,10 +56,10 @@ class Vclock:
         return Vclock(lsns)
 
     def floor(self, other: Vclock) -> Vclock:
-        """Component-wise minimum: what both have."""
+        """Return the component-wise minimum: what both have."""
         return Vclock({i: min(lsn, other.get(i)) for i, lsn in self._lsns.items()})
 
-    def compare(self, other: Vclock, *, with_local: bool = False) -> Order:
+    def compare(self, other: Vclock, *, with_local: bool = False) -> Comparison:
         less = greater = False
         for instance in self._lsns.keys() | other._lsns.keys():
             if instance == LOCAL and not with_local:
@@ -67,13 +68,13 @@ class Vclock:
             less |= mine < theirs
             greater |= mine > theirs
         if less and greater:
-            return Order.CONCURRENT
+            return Comparison.CONCURRENT
         if less:
-            return Order.LESS
-        return Order.GREATER if greater else Order.EQUAL
+            return Comparison.LESS
+        return Comparison.GREATER if greater else Comparison.EQUAL
 
     def covers(self, other: Vclock, *, with_local: bool = False) -> bool:
-        """True if every component is >= the other's."""
+        """Return True if no component of the other is larger."""
         return all(
             self._lsns.get(instance, 0) >= lsn
             for instance, lsn in other._lsns.items()
@@ -90,7 +91,7 @@ class Vclock:
 
     @property
     def signature(self) -> int:
-        """Sum of all components, 0 included: the name of WAL and snapshot files [W-8]."""
+        """The sum of all components, 0 included. WAL and snapshot files are named by it [W-8]."""
         return sum(self._lsns.values())
 
     def as_dict(self) -> dict[InstanceId, Lsn]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from synchro.config import ElectionMode, QuorumFormula, Settings
 from synchro.errors import SynchroError
-from synchro.ids import CallId, InstanceId, RequestId
+from synchro.ids import CallId, InstanceId, RequestId, Term
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
@@ -214,8 +214,9 @@ class Mesh:
                 case ev.Replies(replies=replies):
                     for call_id, outcome in replies:
                         assert call_id not in self.outcomes
-                        is_together = isinstance(outcome, ev.CommittedTogether)
-                        self.outcomes[call_id] = outcome.of(call_id) if is_together else outcome
+                        if isinstance(outcome, ev.CommittedTogether):
+                            outcome = outcome.of(call_id)
+                        self.outcomes[call_id] = outcome
                 case ev.RequestHeartbeats(vclock_sync=sync):
                     for (source, _), link in self.links.items():
                         if source == number:
@@ -284,7 +285,7 @@ class Mesh:
         rows = []
         for txn in member.wal[link.position : member.written]:
             body = txn.control
-            head = TxnHead(txn.origin, txn.lsn, body.term if isinstance(body, Promote | Demote) else 0)
+            head = TxnHead(txn.origin, txn.lsn, body.term if isinstance(body, Promote | Demote) else Term(0))
             if link.filter.wants(head):
                 link.filter.passed(head)
                 rows.append(txn)

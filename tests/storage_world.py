@@ -6,8 +6,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.disk import SimDisk
-
 from synchro.config import Limits
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId, Term
 from synchro.row import (
@@ -31,6 +29,7 @@ from synchro.storage.row_body import dml_from_values
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xrow import encode_txn
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.sim.disk import SimDisk
 
 UUID = "11111111-1111-4111-8111-111111111111"
 SET_UUID = "22222222-2222-4222-8222-222222222222"

@@ -31,7 +31,7 @@ YAML_WIDTH: Final = 200
 
 
 def exit_code(error: SynchroError) -> int:
-    """Section 3 of the command line's contract."""
+    """Exit code of the command line for this error."""
     return EXIT_BUG if shown_reason(error) == "BUG" else int(_class_of(error).exit_code)
 
 

@@ -279,7 +279,7 @@ def _has_open(pid: int, file: os.stat_result, *, is_locked: bool) -> bool:
 
 
 def is_ours(pid: int, target: Target, name: str) -> bool:
-    """Alive, and this instance (P1): a pid may have been given to somebody else."""
+    """Alive, and this instance (process_table.P1): a pid may have been given to somebody else."""
     if (child := children.get(pid)) is not None and child.poll() is not None:
         del children[pid]
         return False

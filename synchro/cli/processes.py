@@ -1,9 +1,9 @@
 """Instances of a local set as background processes: init, start, stop, restart.
 
 Plain functions with plain results; `local_verbs.py` prints them. No gRPC, trio or structlog here: `start`
-must be quick, and gRPC does not survive a fork. P1 and P2: see `process_table`.
+must be quick, and gRPC does not survive a fork. process_table.P1 and process_table.P2: see `process_table`.
 
-    P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
+    P3  A process is ended only if it is our instance by processes.P1; nothing that answers counts as stopped.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def start(
 ) -> list[Process]:
     """Start what is not running, return when all are up. extra: further arguments of `serve`.
 
-    One that runs already, and does not listen yet, is waited for as well (P2).
+    One that runs already, and does not listen yet, is waited for as well (process_table.P2).
     A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
     the others stay up. on_starting: called with each name, for the "starting" lines.
     """
@@ -165,7 +165,7 @@ def _why_unreachable(target: Target, name: str) -> str:
 
 
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
-    """Raises `OSError` if there is no process; the notes in `var/run` only help (P1)."""
+    """Raises `OSError` if there is no process; the notes in `var/run` only help (process_table.P1)."""
     ready = ready_file(target.directory, name)
     _remove(ready)
     log_path = log_file(target.directory, name)
@@ -330,7 +330,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
 
 
 def _stopped(target: Target, name: str, *, changed: bool) -> Process:
-    """The instance does not run; if its address answers all the same, that is no success (P3)."""
+    """The instance does not run; if its address answers all the same, that is no success (processes.P3)."""
     process = process_of(target, name, changed=changed)
     settings = target.config.instance(name).settings
     if process.pid is not None or not settings.listen or not _accepts(settings):

@@ -82,7 +82,7 @@ class Admission:
         try:
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
-            state.memtx.rollback(prepared)  # W2
+            state.memtx.rollback(prepared)  # Admission.W2
             raise
         request_ids = () if write.request_id is None else (write.request_id,)
         pending = self._send(request_ids, prepared, is_sync=is_sync, now=now)

@@ -42,7 +42,7 @@ class Writes:
         """When those that wait were looked at last."""
         self.waiting: deque[ev.ClientWrite] = deque()
         self._work_end = state.settings.limits.turn_work_bytes_max
-        """Of `Memtx.work`: when it is reached, the rest waits for its turn (W4)."""
+        """Of `Memtx.work`: when it is reached, the rest waits for its turn (Writes.W4)."""
         self._is_turn_asked_for = False
 
     # --- room

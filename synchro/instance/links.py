@@ -137,4 +137,4 @@ class LinkFacts:
         return happened + self.check_trust(now)
 
     def check(self) -> None:
-        assert self.trust.is_trusted or self.has_amnesia_flag  # K2
+        assert self.trust.is_trusted or self.has_amnesia_flag  # LinkFacts.K2

@@ -251,11 +251,11 @@ class LogTail:
 
     def check(self) -> None:
         assigned = Vclock(self.assigned)
-        assert assigned.covers(self.vclock, with_local=True)  # G2
-        assert self.in_flight or self.vclock == assigned  # G2
+        assert assigned.covers(self.vclock, with_local=True)  # LogTail.G2
+        assert self.in_flight or self.vclock == assigned  # LogTail.G2
         barriers = [item for item in self.in_flight if isinstance(item, ControlWrite) and item.is_barrier]
-        assert self.barriers == len(barriers)  # G3
-        assert self.bytes == sum(_size(item.txn) for item in self.in_flight)  # G4
+        assert self.barriers == len(barriers)  # LogTail.G3
+        assert self.bytes == sum(_size(item.txn) for item in self.in_flight)  # LogTail.G4
 
 
 def _size(txn: Txn) -> int:

@@ -133,7 +133,7 @@ class Received:
 
     def _apply(self, txn: Txn, now: float) -> bool:
         state = self._state
-        if applier_filter.order(txn, state.log.assigned) is applier_filter.Order.OLD:
+        if applier_filter.order(txn, state.log.assigned) is applier_filter.Place.OLD:
             return True
         control = txn.control
         if control is not None:

@@ -62,7 +62,7 @@ class Transactions:
         self._undecided: dict[TxnId, PendingTxn] = {}
         self.ddl: PendingTxn | None = None
         self.build: Build | None = None
-        """Under way (X3)."""
+        """Under way (Transactions.X3)."""
         self.built_for: object = None
         """The ClientWrite, or received Txn, that waits for it, as the first of its kind."""
         self.membership_change: PendingTxn | None = None
@@ -74,14 +74,14 @@ class Transactions:
         return list(self._undecided.values())
 
     def must_wait(self, ops: Sequence[Dml]) -> bool:
-        """DDL is prepared alone, and nothing is prepared behind it (X2)."""
+        """DDL is prepared alone, and nothing is prepared behind it (Transactions.X2)."""
         if self.ddl is not None or self.build is not None:
             return True
         return bool(self._undecided) and _is_ddl(ops)
 
     def begin_build(self, build: Build, waiter: object) -> None:
         """`BuildNeeded` was raised for `waiter`, which asks again when the build is over."""
-        assert self.build is None and not self._undecided  # X3
+        assert self.build is None and not self._undecided  # Transactions.X3
         self.build, self.built_for = build, waiter
         self._state.outbox.add(ev.BuildIndexes(build))
 
@@ -103,7 +103,7 @@ class Transactions:
         pending = PendingTxn(txn, prepared, is_sync, in_queue, now)
         self._undecided[pending.id] = prepared.owner = pending
         if prepared.is_ddl:
-            assert len(self._undecided) == 1  # X2
+            assert len(self._undecided) == 1  # Transactions.X2
             self.ddl = pending
         if prepared.touches_system and schema.CLUSTER_ID in prepared.system:
             pending.is_membership = True
@@ -315,7 +315,7 @@ class Transactions:
 
     def check(self) -> None:
         waiting = [p for p in self._state.log.pending_txns() if not p.is_queued]
-        assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # X1
-        assert all(p.prepared.owner is p for p in self._undecided.values())  # X1
-        assert self.ddl is None or len(self._undecided) == 1  # X2
-        assert self.build is None or not self._undecided  # X3
+        assert len(self._undecided) == len(waiting) + len(self._state.limbo)  # Transactions.X1
+        assert all(p.prepared.owner is p for p in self._undecided.values())  # Transactions.X1
+        assert self.ddl is None or len(self._undecided) == 1  # Transactions.X2
+        assert self.build is None or not self._undecided  # Transactions.X3

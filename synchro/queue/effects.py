@@ -23,7 +23,8 @@ class WriteControl:
 
 @dataclass(frozen=True, slots=True)
 class EntriesCommitted:
-    """entries: oldest first. term: queue term of their segment, so (term, lsn) is their position."""
+    """Make these visible and answer their callers. entries: oldest first. term: queue term of their segment,
+    so (term, lsn) is the position of each."""
 
     entries: Sequence[LimboEntry]
     term: Term
@@ -31,7 +32,8 @@ class EntriesCommitted:
 
 @dataclass(frozen=True, slots=True)
 class EntriesRolledBack:
-    """entries: newest first [Q-51]. term: queue term of their segment; by_term: of what dropped them."""
+    """Undo these and tell their callers. entries: newest first [Q-51]. term: queue term of their segment.
+    by_term: term of the PROMOTE or DEMOTE that dropped them."""
 
     entries: Sequence[LimboEntry]
     term: Term

@@ -19,14 +19,13 @@ class EntryState(Enum):
 
 
 class LimboEntry:
-    """A transaction that waits for its decision.
+    """A transaction that waits for its decision. Subclass it to keep more with a transaction: the limbo gives
+    the same objects back.
 
-    origin, lsn: of its last global row. A fully local transaction has origin LOCAL and an LSN of
-    component 0, which is never compared with a border: it follows the global entry in front of it.
-    wait_ack: synchronous itself; False: asynchronous, or local, behind a synchronous one [Q-10].
-    size: bytes. submitted_at: monotonic seconds. count: transactions of clients that share it (ADR 13).
-
-    Whoever has more to remember of a transaction makes a subclass and gets its own objects back.
+    origin, lsn: of its last global row. A fully local transaction has origin LOCAL and an LSN of component 0,
+    which is never compared with a border: it follows the global entry in front of it. wait_ack: True =
+    synchronous itself; False = asynchronous, or local, behind a synchronous one [Q-10]. size: bytes.
+    submitted_at: monotonic seconds. count: transactions of clients that share it (ADR 13).
     """
 
     __slots__ = ("count", "is_written", "lsn", "origin", "size", "state", "submitted_at", "wait_ack")

@@ -27,7 +27,7 @@ class TxnFate(Enum):
 
 
 class LsnRange(NamedTuple):
-    """Both ends included."""
+    """A range of LSNs of one origin, both ends included."""
 
     first: Lsn
     last: Lsn
@@ -57,15 +57,16 @@ class Drops:
         self._count = 0
 
     def __len__(self) -> int:
-        """Number of ranges."""
+        """The number of ranges."""
         return self._count
 
     def add(self, origin: InstanceId, first: Lsn, last: Lsn) -> None:
-        """first, last: LSNs of the first and last row of the transaction (tsn and lsn)."""
+        """Note that a transaction has no effect. first, last: LSNs of its first and last row (tsn and
+        lsn)."""
         assert 0 < first <= last
         ranges = self._ranges.setdefault(origin, [])
         low = high = bisect_right(ranges, LsnRange(first, last))
-        while low > 0 and ranges[low - 1].last >= first - 1:  # D1
+        while low > 0 and ranges[low - 1].last >= first - 1:  # Drops.D1
             low -= 1
         while high < len(ranges) and ranges[high].first <= last + 1:
             high += 1
@@ -76,7 +77,7 @@ class Drops:
         self._count += 1 - (high - low)
         ranges[low:high] = [merged]
         while self._count > self._ranges_max:
-            self._forget_one()  # D2
+            self._forget_one()  # Drops.D2
 
     def holds(self, origin: InstanceId, lsn: Lsn) -> bool:
         ranges = self._ranges.get(origin, [])
@@ -102,13 +103,13 @@ class Drops:
         origin = max(self._ranges, key=lambda i: (len(self._ranges[i]), i))
         gone = self._ranges[origin].pop(0)
         self._count -= 1
-        self._forgotten[origin] = max(self.forgotten(origin), gone.last)  # D3
+        self._forgotten[origin] = max(self.forgotten(origin), gone.last)  # Drops.D3
 
     def check(self) -> None:
-        assert self._count == sum(map(len, self._ranges.values())) <= self._ranges_max  # D2
+        assert self._count == sum(map(len, self._ranges.values())) <= self._ranges_max  # Drops.D2
         for ranges in self._ranges.values():
             assert all(r.first <= r.last for r in ranges)
-            assert all(a.last + 1 < b.first for a, b in pairwise(ranges))  # D1
+            assert all(a.last + 1 < b.first for a, b in pairwise(ranges))  # Drops.D1
 
 
 def fate_by_lsn(
@@ -120,7 +121,8 @@ def fate_by_lsn(
     written_lsn: Lsn,
     is_pending: bool,
 ) -> TxnFate:
-    """The rule, in this order: dropped, pending, decided or asynchronous and written, else unknown.
+    """Return what became of a transaction. The order of the questions is the rule: dropped, pending, decided
+    (or asynchronous and written), else unknown.
 
     written_lsn: component `origin` of the own written vclock. is_pending: it is in the queue here.
     """
@@ -129,7 +131,7 @@ def fate_by_lsn(
     if is_pending:
         return TxnFate.PENDING
     if lsn <= drops.forgotten(origin):
-        return TxnFate.UNKNOWN  # D3
+        return TxnFate.UNKNOWN  # Drops.D3
     if lsn <= max(confirmed_vclock.get(origin, NO_LSN), written_lsn):
         # Written, not in the queue and not dropped: a CONFIRM covered it, or it never had to wait.
         return TxnFate.COMMITTED

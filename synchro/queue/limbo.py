@@ -47,7 +47,7 @@ from synchro.vclock import Vclock
 K = TypeVar("K")
 
 TRANSFERS_MAX: Final = 64
-"""PROMOTEs and DEMOTEs that are remembered: twins come from the same few elections (ADR 15)."""
+"""How many PROMOTEs and DEMOTEs are remembered: twins come from the same few elections (ADR 15)."""
 
 _INACTIVE: Final = QueueState.INACTIVE
 _LEADER: Final = QueueState.LEADER
@@ -113,12 +113,14 @@ class Limbo:
 
     @property
     def term(self) -> Term:
-        """Queue term: of the last decided PROMOTE or DEMOTE."""
+        """The queue term: that of the last decided PROMOTE or DEMOTE."""
         return self._term
 
     @property
     def state(self) -> QueueState:
-        """[Q-3]. A transition in flight is of another term than the queue's, so it needs no flag."""
+        """What this instance may do with the queue [Q-3]. It is recomputed from its inputs, so a higher raft
+        term freezes the queue in the very step in which it is seen. A transition in flight is of another term
+        than the queue's, so it needs no flag."""
         if self._queue.owner_id == NOBODY:
             return _INACTIVE
         is_leader = (
@@ -135,13 +137,14 @@ class Limbo:
 
     @property
     def is_announcement_due(self) -> bool:
-        """Entries are committed here that the others have not been told of: see `announce`."""
+        """Whether entries are committed here that the others have not been told of; see `announce`."""
         return self._announced < self._queue.confirmed_lsn and self.state is QueueState.LEADER
 
     @property
     def is_untold(self) -> bool:
-        """The own log does not tell what was committed here, and cannot before the next PROMOTE is decided:
-        we were deposed in between. What is written now would be recovered ahead of what it builds on."""
+        """Whether the own log does not tell what was committed here, and cannot before the next PROMOTE is
+        decided: this owner was deposed in between. What is written now would be recovered ahead of what it
+        builds on."""
         return (
             self._announced < self._queue.confirmed_lsn
             and self._queue.owner_id == self.self_id
@@ -150,12 +153,12 @@ class Limbo:
 
     @property
     def confirmed_vclock(self) -> Mapping[InstanceId, Lsn]:
-        """Per owner, past or present: everything up to this LSN is decided."""
+        """For each owner, past or present: everything up to this LSN is decided."""
         return self._confirmed_vclock_view
 
     @property
     def promote_terms(self) -> Mapping[InstanceId, Term]:
-        """Per instance: the highest term of a decided PROMOTE or DEMOTE of it."""
+        """For each instance: the highest term of a decided PROMOTE or DEMOTE of it."""
         return self._promote_terms_view
 
     @property
@@ -164,27 +167,28 @@ class Limbo:
 
     @property
     def void(self) -> Mapping[InstanceId, PendingPromote]:
-        """Per writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
+        """For each writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
         return self._void
 
     @property
     def is_majority(self) -> bool:
-        """Whether any two quorums share an instance. What the own log holds was accepted by who knew."""
+        """Whether any two quorums share an instance."""
         return self._acks.is_majority and not self._is_in_recovery
 
     @property
     def transfers(self) -> Iterator[PendingPromote]:
-        """Those that are pending, and the last ones that were decided."""
+        """The PROMOTEs and DEMOTEs that are pending, and the last ones that were decided."""
         yield from self._pending
         yield from self._decided.values()
 
     def transfer_at(self, origin: InstanceId, lsn: Lsn) -> PendingPromote | None:
-        """The PROMOTE or DEMOTE row with this LSN, void ones too; of the last few."""
+        """The PROMOTE or DEMOTE row with this LSN, if it is one of the last few; a void one too."""
         return self._known.get((origin, lsn))
 
     @property
     def has_rival(self) -> bool:
-        """Another leader of our term takes the queue over as well, or has: it needs a new term (ADR 15)."""
+        """Whether another leader of our term takes the queue over as well, or has: then a new term is needed
+        (ADR 15)."""
         if not self._is_raft_leader or self.is_majority:
             return False
         rows = self._known.values()
@@ -206,29 +210,30 @@ class Limbo:
 
     @property
     def is_busy(self) -> bool:
-        """[Q-4] by ADR 1: a PROMOTE or DEMOTE is pending, or the own control row that decides what comes
-        next is on its way to disk. Not an announcement: nothing waits for it, and it is on its way most of
-        the time."""
+        """Whether a PROMOTE or DEMOTE is pending, or the own control row that decides what comes next is on
+        its way to disk [Q-4]. An announcement does not count: nothing waits for it, and it is on its way most
+        of the time."""
         return self._in_flight is not None or len(self._pending) > 0
 
     @property
     def is_deciding_here(self) -> bool:
-        """An own control row is on its way to disk: who asks for something may wait for what it brings."""
+        """Whether an own control row is on its way to disk. A request may wait for what it brings."""
         return self._in_flight is not None
 
     @property
     def is_full(self) -> bool:
-        """New requests must wait: only the owner may say so, a replica that refused would block itself."""
+        """Whether new requests must wait. Only the owner may say so: a replica that refused rows would block
+        itself [L-11]."""
         return 0 < self.max_size <= self._queue.size and self._queue.owner_id == self.self_id  # [L-11]
 
     @property
     def quorum(self) -> int:
-        """As configured and evaluated [Q-33]."""
+        """The quorum as configured and evaluated [Q-33]."""
         return self._acks.quorum
 
     @property
     def effective_quorum(self) -> int:
-        """What is counted against: not more than there are registered instances."""
+        """The number of copies that is counted against: not more than there are registered instances."""
         return self._acks.effective_quorum
 
     @property
@@ -241,26 +246,27 @@ class Limbo:
         return self._queue.confirm_lag
 
     def __len__(self) -> int:
-        """Entries."""
+        """The number of entries."""
         return len(self._queue)
 
     @property
     def count(self) -> int:
-        """Transactions of clients that wait; several may share an entry (ADR 13) [I-25]."""
+        """The number of clients' transactions that wait; several may share an entry (ADR 13) [I-25]."""
         return self._queue.count
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size of all entries, in bytes."""
         return self._queue.size
 
     @property
     def entries(self) -> Sequence[LimboEntry]:
-        """A copy, oldest first."""
+        """A copy of the entries, oldest first."""
         return tuple(self._queue)
 
     def entry_at(self, origin: InstanceId, lsn: Lsn) -> LimboEntry | None:
-        """The oldest entry of `origin` with this LSN or a higher one: who has this row, if any has."""
+        """The entry that has this row of `origin`: the oldest one with this LSN or a higher one. None: it is
+        not here."""
         return self._queue.entry_at(lsn) if origin == self._queue.owner_id != NOBODY else None
 
     def age(self, now: float) -> float:
@@ -269,13 +275,14 @@ class Limbo:
         return 0.0 if first is None else now - first.submitted_at
 
     def holders(self, origin: InstanceId, lsn: Lsn) -> frozenset[InstanceId]:
-        """Registered instances known to have this row on disk; the rest is `missing` of SYNC_TIMEOUT."""
+        """The registered instances that are known to have this row on disk; the others are `missing` of
+        SYNC_TIMEOUT."""
         return self._acks.holders(origin, lsn)
 
     # --- admission ------------------------------------------------------------------------------------
 
     def check_submit(self, *, is_fully_local: bool) -> None:
-        """May an own transaction enter the queue now? Raises as [Q-13] says; nothing was done then."""
+        """Raise as [Q-13] says if an own transaction may not enter the queue now; nothing was done then."""
         if is_fully_local:
             return  # [L-22], [Q-75]
         owner = self._queue.owner_id
@@ -306,25 +313,23 @@ class Limbo:
             )
 
     def must_wait(self) -> bool:
-        """Would an asynchronous or fully local transaction go behind the queue? [Q-10], [Q-11]."""
+        """Whether an asynchronous or fully local transaction would go behind the queue [Q-10], [Q-11]."""
         return len(self._queue) > 0 and self._queue.owner_id != NOBODY
 
     def submit(self, entry: LimboEntry) -> None:
-        """Put a transaction that has its LSN into the queue: an own, a received or a recovered one.
-
-        The limit is not enforced here [L-11]. A fully local one is put behind others only (`must_wait`).
-        """
+        """Put a transaction that has its LSN into the queue: an own, a received or a recovered one. The limit
+        is not enforced here [L-11]. A fully local transaction is put behind others only (`must_wait`)."""
         self._queue.append(entry, self._is_in_recovery)
         if len(self._pending):
             # The owner has written: what would have taken its place as if nothing had been (ADR 15) is void.
             self._drop_void(keep=())
 
     def cut_back(self) -> list[LimboEntry]:
-        """The WAL dropped what was on its way: roll back entries that are not written, newest first.
+        """The WAL dropped what was on its way: roll back the entries that are not written, newest first.
 
-        A control row in flight is forgotten too; the same fact asks for it again at the next ack or change
-        of members, or at `advance`, and `announce` has something to say again [Q-47]. Entries that were
-        committed stay so: they are on disk, here and on a quorum.
+        A control row in flight is forgotten too. The same fact asks for it again at the next ack, change of
+        members or `advance`, and `announce` has something to say again [Q-47]. Entries that were committed
+        stay committed: they are on disk, here and on a quorum.
         """
         self._in_flight = None
         self._announced = self._confirmed_on_disk
@@ -333,27 +338,29 @@ class Limbo:
     # --- facts coming in ------------------------------------------------------------------------------
 
     def written(self, vclock: Vclock, now: float) -> list[LimboEffect]:
-        """Everything up to `vclock` is synced here: the own ack [Q-20]. Follows `control_written` of the rows
-        it covers, and the commit of those that waited for the disk alone: all were ahead in the log."""
+        """Everything up to `vclock` is synced here, which is the own ack [Q-20]. Call it after
+        `control_written` of the rows that it covers, and after the commit of those that waited for the disk
+        alone: all were ahead in the log."""
         self._acks.record(self.self_id, vclock)
         completed = self._queue.mark_written(vclock)
         effects: list[LimboEffect] = [EntriesCommitted(completed, self._term)] if completed else []
         return effects + self.advance(now)
 
     def ack(self, source: InstanceId, vclock: Vclock, now: float) -> list[LimboEffect]:
-        """`source` has this on disk. The caller has handled the ack's term before [L-5]."""
+        """`source` has everything up to `vclock` on disk. The caller has handled the term of the ack before
+        [L-5]."""
         self._acks.record(source, vclock)
         return self.advance(now)
 
     def forget_acks(self, source: InstanceId, vclock: Vclock, now: float) -> list[LimboEffect]:
-        """`source` subscribed anew: its Hello is its first ack, former ones count no more [L-10]."""
+        """`source` subscribed anew: its Hello is its first ack, and former ones count no more [L-10]."""
         self._acks.forget(source, vclock)
         return self.advance(now)
 
     def membership_changed(
         self, registered: frozenset[InstanceId], quorum: int, now: float
     ) -> list[LimboEffect]:
-        """Another set counts, or another quorum: look again at once [Q-27], [P-23]."""
+        """Other instances count, or another quorum: look again at once [Q-27], [P-23]."""
         self._acks.registered = registered
         self._acks.quorum = quorum
         return self.advance(now)
@@ -361,7 +368,8 @@ class Limbo:
     def raft_changed(
         self, *, volatile_term: Term, persisted_term: Term, is_leader: bool, now: float
     ) -> list[LimboEffect]:
-        """A higher volatile term freezes the queue in this very call [Q-3], [L-5]."""
+        """Raft's term or role changed. A higher volatile term freezes the queue in this very call [Q-3],
+        [L-5]."""
         assert persisted_term <= volatile_term
         self._volatile_term = volatile_term
         self._persisted_term = persisted_term
@@ -371,7 +379,7 @@ class Limbo:
         return self.advance(now)
 
     def recovery_finished(self, now: float) -> list[LimboEffect]:
-        """From now on rows are validated, counted and asked for; an own queue stays frozen [Q-71] until a
+        """From now on rows are validated and acks are counted. An own queue stays frozen [Q-71] until a
         promote, which confirms what it holds [L-1]."""
         self._is_in_recovery = False
         self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn
@@ -384,7 +392,8 @@ class Limbo:
         return judge(self, origin, lsn, body)
 
     def is_barrier(self, origin: InstanceId, body: Control) -> bool:
-        """Rows behind it may mean something else once it is applied: process none before it is written."""
+        """Whether rows behind this one may mean something else once it is applied: then look at none before
+        it is written."""
         match body:
             case Promote() | Demote():
                 return True
@@ -394,12 +403,12 @@ class Limbo:
                 return False
 
     def control_sent(self, body: Confirm | Promote | Demote, lsn: Lsn) -> None:
-        """The row asked for has its LSN and is on its way to disk."""
-        assert body == self._in_flight, (body, self._in_flight)  # L3
+        """The row that `WriteControl` asked for has its LSN and is on its way to disk."""
+        assert body == self._in_flight, (body, self._in_flight)  # Limbo.L3
         assert lsn > 0
 
     def control_written(self, origin: InstanceId, lsn: Lsn, body: Control, now: float) -> list[LimboEffect]:
-        """A control row is in the WAL, own, received or recovered: apply it."""
+        """Apply a control row that is in the WAL now: an own, a received or a recovered one."""
         if origin == self.self_id and body == self._in_flight:
             self._in_flight = None
         effects: list[LimboEffect] = []
@@ -436,12 +445,12 @@ class Limbo:
     # --- promote and demote ---------------------------------------------------------------------------
 
     def request_demote(self, now: float) -> list[LimboEffect]:
-        """Elections are off and the owner gives the queue away [P-31]: the caller calls this, then lets raft
-        bump the term. The leadership of that next term then writes DEMOTE instead of PROMOTE, with all that
-        is pending below its border.
+        """Elections are off and the owner gives the queue away [P-31]. Call this, and then let raft raise the
+        term: the leadership of that next term writes DEMOTE instead of PROMOTE, with all that is pending
+        below its border. It ends with `OwnerChanged`.
 
-        Raises NotLeader unless the queue is ours and of the current raft term; it need not be writable, as
-        after a restart. Ends with `OwnerChanged`.
+        Raises NotLeader unless the queue is ours and of the current raft term. The queue need not be
+        writable, as after a restart.
         """
         if self._queue.owner_id != self.self_id:
             raise NotLeader(
@@ -461,16 +470,24 @@ class Limbo:
         return self.advance(now)
 
     def stop_counting(self) -> None:
-        """The process ends: nothing more is decided here; what was committed is announced yet (ADR 18)."""
+        """The process ends: nothing more is decided here, but what was committed is still announced (ADR
+        18)."""
         self._is_stopping = True
 
     def cancel_demote(self, now: float) -> list[LimboEffect]:
-        """If the term is bumped already and no DEMOTE written, the leader promotes itself again."""
+        """Take a demote back. If the term was raised already and no DEMOTE was written, the leader promotes
+        itself again."""
         self._demote_from = None
         return self.advance(now)
 
     def advance(self, now: float) -> list[LimboEffect]:
-        """Commit what a quorum holds, or ask for the one control row that the known facts allow (L2..L4)."""
+        """Commit what a quorum holds, or ask for the one control row that the known facts allow
+        (Limbo.L2..L4).
+
+        This is the place where it is decided that a CONFIRM, PROMOTE or DEMOTE may be written. All of it
+        needs raft's leadership of a term that is on disk. Raft sees the term of an ack before the ack is
+        counted (Instance.I2), so an instance that has voted for a later leader is never counted here.
+        """
         if not self._is_raft_leader or self._is_in_recovery or self._persisted_term != self._volatile_term:
             return []
         if self._is_stopping:
@@ -489,10 +506,11 @@ class Limbo:
         return [WriteControl(body)]
 
     def _commit_held(self, now: float) -> list[LimboEffect]:
-        """The decision of ADR 11, in this one place: what a quorum holds is committed on its owner at once.
+        """Commit on their owner the entries that a quorum holds; the decision of ADR 11, in this one place.
 
-        The quorum is a majority, counted with acks whose terms raft has seen [L-5]: so whoever becomes the
-        next owner holds these entries, and its PROMOTE covers them whether our CONFIRM is on a disk or not.
+        The quorum is a majority, counted with acks whose terms raft has seen [L-5]. So every instance that
+        becomes the next owner holds these entries, and its PROMOTE covers them whether our CONFIRM is on a
+        disk or not.
         """
         queue = self._queue
         if len(queue) == 0:
@@ -500,12 +518,16 @@ class Limbo:
         committed = queue.confirm_held(self._acks.quorum_lsn(queue.owner_id), now)
         if not committed:
             return []
-        self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # L6
+        self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # Limbo.L6
         return [EntriesCommitted(committed, self._term)]
 
     def _next_confirm(self) -> Confirm | None:
-        """Where two quorums need not meet, the next owner may lack these entries. Then only a CONFIRM that
-        was on our disk before anybody was told shows later that the histories are two (S16)."""
+        """The CONFIRM that must be on disk before anybody is told, because the quorum is no majority; None:
+        none is due.
+
+        Where two quorums need not meet, the next owner may lack these entries. Then only a CONFIRM that was
+        on our disk before anybody was told shows later that the histories are two (S16).
+        """
         queue = self._queue
         lsn = queue.held_lsn(self._acks.quorum_lsn(queue.owner_id)) if self._in_flight is None else ZERO_LSN
         return Confirm(self.self_id, lsn) if lsn > queue.confirmed_lsn else None
@@ -513,8 +535,11 @@ class Limbo:
     def announce(self) -> Confirm | None:
         """The CONFIRM that tells all others what was committed here since the last one; None: all is told.
 
-        To be written ahead of the next own row, or by itself if none comes soon [Q-24]; answered by
-        `control_written` or `cut_back`. One covers everything that reached the quorum meanwhile.
+        Write it ahead of the next own row, or by itself if none comes soon [Q-24]; it is answered by
+        `control_written` or `cut_back`. One CONFIRM covers everything that reached the quorum meanwhile. Its
+        place in the log matters: a row that is prepared after a commit may build on what was committed. If it
+        came ahead of the CONFIRM, the other instances, and a recovery of this one, would apply it before what
+        it builds on (ADR 11).
         """
         if not self.is_announcement_due:
             return None
@@ -538,10 +563,11 @@ class Limbo:
         return None
 
     def _next_transfer(self, raft_term: Term) -> Promote | Demote | None:
-        """[P-12] step 3, [P-14]: what the row builds on must be on a quorum first.
+        """The PROMOTE or DEMOTE to write in this term; None while what it builds on is not on a quorum
+        [P-12], [P-14].
 
-        The base is the pending PROMOTE with the highest term, because a quorum may hold it and its writer
-        may have decided it; else the last entry, else what is confirmed.
+        Its base is the pending PROMOTE with the highest term, because a quorum may hold that one and its
+        writer may have decided it; else the last entry of the queue; else what is confirmed.
         """
         base = self._pending.highest
         if base is not None:
@@ -561,7 +587,7 @@ class Limbo:
     # --- applying ---------------------------------------------------------------------------------------
 
     def _verdict_of_written(self, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
-        """What is in the WAL was accepted once, so it is not refused now [Q-70]."""
+        """Judge a row that is in the WAL. It was accepted once, so it is not refused now [Q-70]."""
         try:
             return judge(self, origin, lsn, body)
         except (SplitBrain, Unsupported):
@@ -575,11 +601,17 @@ class Limbo:
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id
         committed = self._queue.confirm(lsn, now)
-        self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # L5
+        self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # Limbo.L5
         return [EntriesCommitted(committed, self._term)] if committed else []
 
     def _decide(self, confirm: Confirm, now: float) -> list[LimboEffect]:
-        """A quorum holds this PROMOTE or DEMOTE, hence all it builds on: carry them out, oldest first."""
+        """Carry out a PROMOTE or DEMOTE and the pending ones that it builds on, oldest first.
+
+        Only the CONFIRM of its writer decides it, never the row itself. The writer may be the only instance
+        that has the row, and a later leader, elected without knowing of it, may have confirmed other entries
+        of the old owner. Once a quorum has the row, every later leader is elected by an instance that has it,
+        and builds on it (ADR 1).
+        """
         newest = self._pending.announced_by(confirm.owner, confirm.lsn)
         assert newest is not None
         chain = self._pending.chain(newest, self._term)
@@ -592,13 +624,13 @@ class Limbo:
             rolled_back += dropped
         self._raise_confirmed(confirm.owner, confirm.lsn)
         if self._queue.owner_id == confirm.owner:
-            self._queue.confirm(confirm.lsn, now)  # L6: nothing to commit, the new queue is empty
+            self._queue.confirm(confirm.lsn, now)  # Limbo.L6: nothing to commit, the new queue is empty
         # Kept: a twin of what was decided just now, of a higher term, that came first and has yet to take its
         # place. Not an own one: a leader asks again, on top of what is decided.
         self._drop_void(keep=chain, replaces=self._replaces_decided)
         if newest.origin == self.self_id and not self._is_in_recovery:
             self._claimed_here = newest.term
-        self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # L7
+        self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # Limbo.L7
         self._demote_from = None
         effects.append(
             OwnerChanged(
@@ -616,13 +648,15 @@ class Limbo:
         keep: Collection[PendingPromote],
         replaces: Callable[[PendingPromote], bool] = lambda _: False,
     ) -> None:
-        """keep: those that are decided, not void."""
+        """Forget the pending ones that can never be decided any more. keep: those that are decided, not
+        void."""
         for void in self._pending.drop_void(self._term, replaces=replaces):
             if void not in keep:
                 self._remember_void(void)
 
     def _take_over(self, promote: PendingPromote, now: float, effects: list[LimboEffect]) -> tuple[int, int]:
-        """[P-2] step 6. Returns how many transactions of clients were committed and rolled back."""
+        """Commit up to the border, roll back the rest, and hand the queue over [P-2]. Returns how many
+        transactions of clients were committed and rolled back."""
         body, segment = promote.body, self._term
         committed: list[LimboEntry] = []
         if body.prev_owner == self._queue.owner_id != NOBODY:
@@ -636,17 +670,17 @@ class Limbo:
         # late CONFIRM of either has no effect [P-41], [L-3].
         self._raise_confirmed(body.prev_owner, body.lsn)
         self._raise_confirmed(promote.origin, promote.lsn)
-        assert body.term > self._term  # L5
+        assert body.term > self._term  # Limbo.L5
         self._term = body.term
         _remember(self._decided, body.term, promote)
         self._promote_terms[promote.origin] = body.term
         owner = promote.origin if isinstance(body, Promote) else NOBODY
-        self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # L1, L6
+        self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # Limbo.L1, Limbo.L6
         return sum(entry.count for entry in committed), sum(entry.count for entry in dropped)
 
     def _raise_confirmed(self, owner: InstanceId, lsn: Lsn) -> None:
         if owner != NOBODY:
-            self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # L5
+            self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # Limbo.L5
 
     def _remember_void(self, promote: PendingPromote) -> None:
         if self._promote_terms.get(promote.origin, 0) < promote.term:
@@ -655,7 +689,8 @@ class Limbo:
     # --- snapshot ---------------------------------------------------------------------------------------
 
     def snapshot_state(self) -> LimboState:
-        """Taken in the same step of the core as the view and the raft state [L-12]."""
+        """What outlives the process. Take it in the same step of the core as the view and the raft state
+        [L-12]."""
         return LimboState(
             owner=self._queue.owner_id,
             term=self._term,
@@ -683,7 +718,8 @@ class Limbo:
         return prefix
 
     def restore(self, state: LimboState) -> None:
-        """Before the WAL is replayed; the queue stays frozen until a promote of this process [Q-73]."""
+        """Take the state of a snapshot, before the WAL is replayed. The queue stays frozen until a promote of
+        this process [Q-73]."""
         assert self._is_in_recovery and len(self._queue) == 0
         self._term = state.term
         self._confirmed_vclock.clear()
@@ -699,13 +735,13 @@ class Limbo:
         self._pending.check(self._term, is_majority=self.is_majority)
         assert max(len(self._known), len(self._decided)) <= TRANSFERS_MAX
         owner = self._queue.owner_id
-        assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # L1
-        assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # L6
-        assert NOBODY not in self._confirmed_vclock  # L6
-        assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # L5
+        assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # Limbo.L1
+        assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # Limbo.L6
+        assert NOBODY not in self._confirmed_vclock  # Limbo.L6
+        assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # Limbo.L5
         assert self._claimed_here <= self._term
         if owner == self.self_id and not self._is_in_recovery:
-            assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # L7
+            assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # Limbo.L7
 
 
 def _remember(known: dict[K, PendingPromote], key: K, promote: PendingPromote) -> None:

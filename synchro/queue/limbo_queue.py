@@ -15,7 +15,8 @@ from synchro.vclock import Vclock
 
 ZERO_LSN: Final = Lsn(0)
 COMPACT_AT: Final = 1024
-"""Decided entries kept at the front of the list before it is shortened; shortening costs one move."""
+"""How many decided entries stay at the front of the list before it is shortened; shortening costs one
+move."""
 
 
 class LimboQueue:
@@ -58,7 +59,7 @@ class LimboQueue:
         return len(self._entries) - self._head
 
     def __iter__(self) -> Iterator[LimboEntry]:
-        """Oldest first."""
+        """All entries, oldest first."""
         return iter(self._entries[self._head :])
 
     @property
@@ -107,19 +108,20 @@ class LimboQueue:
     # --- changing -----------------------------------------------------------------------------------
 
     def append(self, entry: LimboEntry, is_written: bool = False) -> None:
-        """is_written: it is read from the WAL, so there is no `mark_written` to come for it."""
-        assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # Q1
-        assert entry.origin != LOCAL or len(self) > 0, entry  # Q5: it would not have to wait
+        """Add an entry at the right. is_written: it was read from the WAL, so no `mark_written` comes for
+        it."""
+        assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # LimboQueue.Q1
+        assert entry.origin != LOCAL or len(self) > 0, entry  # LimboQueue.Q5: it would not have to wait
         self._entries.append(entry)
         self.size += entry.size
         self.count += entry.count
         if is_written:
-            assert self._written == len(self._entries) - 1  # Q5
+            assert self._written == len(self._entries) - 1  # LimboQueue.Q5
             entry.is_written = True
             self._written = len(self._entries)
 
     def mark_written(self, vclock: Vclock) -> list[LimboEntry]:
-        """The disk has everything up to `vclock`. Returns local entries that waited only for that."""
+        """The disk has everything up to `vclock`. Returns the local entries that waited only for that."""
         owner_lsn, local_lsn = vclock.get(self.owner_id), vclock.get(LOCAL)
         entries, index = self._entries, self._written
         while index < len(entries):
@@ -144,10 +146,8 @@ class LimboQueue:
         return held
 
     def confirm_held(self, quorum_lsn: Lsn, now: float) -> list[LimboEntry]:
-        """A quorum holds the owner's rows up to `quorum_lsn`: commit the entries at or below it (ADR 2).
-
-        confirmed_lsn becomes the LSN of the last of them, of either kind, never one between entries [Q-22].
-        """
+        """Commit the entries at or below `quorum_lsn`, which a quorum holds (ADR 2). `confirmed_lsn` becomes
+        the LSN of the last of them, of either kind, never one between entries [Q-22]."""
         committed = self._take_left(self._head, quorum_lsn)
         for entry in reversed(committed):
             if entry.origin != LOCAL:
@@ -156,9 +156,9 @@ class LimboQueue:
         return committed
 
     def confirm(self, lsn: Lsn, now: float) -> list[LimboEntry]:
-        """Commit global entries up to `lsn` and the local ones behind them; returns them, oldest first.
+        """Commit the global entries up to `lsn` and the local ones behind them; returns them, oldest first.
 
-        [Q-25] by ADR 2: an asynchronous one behind `lsn` stays, or instances could end it differently [P-52].
+        An asynchronous entry behind `lsn` stays, or instances could end it differently [Q-25], [P-52], ADR 2.
         """
         committed = self._take_left(self._head, lsn)
         if 0 < self.first_lsn <= lsn:
@@ -171,7 +171,7 @@ class LimboQueue:
         return committed
 
     def _confirmed(self, lsn: Lsn, committed: list[LimboEntry], now: float) -> None:
-        self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # Q4
+        self.confirmed_lsn = max(self.confirmed_lsn, lsn)  # LimboQueue.Q4
         for entry in reversed(committed):
             if entry.wait_ack:  # one that only waited behind others says nothing of the quorum [I-25]
                 self.confirm_lag = now - entry.submitted_at
@@ -190,7 +190,7 @@ class LimboQueue:
 
     def transfer(self, owner_id: InstanceId, confirmed_lsn: Lsn) -> None:
         """Hand the queue over. Every entry of the old owner is decided by then [P-3]."""
-        assert self._first_global() == len(self._entries)  # Q1
+        assert self._first_global() == len(self._entries)  # LimboQueue.Q1
         self.owner_id = owner_id
         self.confirmed_lsn = confirmed_lsn
 
@@ -255,15 +255,15 @@ class LimboQueue:
         waiting = self._entries[self._head :]
         global_lsns = [entry.lsn for entry in waiting if not entry.is_local]
         local_lsns = [entry.lsn for entry in waiting if entry.is_local]
-        assert all(entry.origin == self.owner_id for entry in waiting if not entry.is_local)  # Q1
-        assert self.owner_id != NOBODY or not global_lsns  # Q1
-        assert global_lsns == sorted(set(global_lsns))  # Q2
-        assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # Q2
-        assert local_lsns == sorted(set(local_lsns))  # Q2
-        assert all(entry.state is EntryState.SUBMITTED for entry in waiting)  # Q3
+        assert all(entry.origin == self.owner_id for entry in waiting if not entry.is_local)  # LimboQueue.Q1
+        assert self.owner_id != NOBODY or not global_lsns  # LimboQueue.Q1
+        assert global_lsns == sorted(set(global_lsns))  # LimboQueue.Q2
+        assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # LimboQueue.Q2
+        assert local_lsns == sorted(set(local_lsns))  # LimboQueue.Q2
+        assert all(entry.state is EntryState.SUBMITTED for entry in waiting)  # LimboQueue.Q3
         assert [entry.is_written for entry in waiting] == [
             index < self._written for index in range(self._head, len(self._entries))
-        ]  # Q5
-        assert not waiting or not waiting[0].is_local or not waiting[0].is_written  # Q5
-        assert self.size == sum(entry.size for entry in waiting)  # Q6
-        assert self.count == sum(entry.count for entry in waiting)  # Q6
+        ]  # LimboQueue.Q5
+        assert not waiting or not waiting[0].is_local or not waiting[0].is_written  # LimboQueue.Q5
+        assert self.size == sum(entry.size for entry in waiting)  # LimboQueue.Q6
+        assert self.count == sum(entry.count for entry in waiting)  # LimboQueue.Q6

@@ -25,7 +25,7 @@ class PendingPromotes:
     """What this instance holds of take-overs that a quorum may or may not hold.
 
     N1  At most one of a term: the vote gives a term to one writer [E-2].
-    N2  Each one's ancestors, by `prev_term`, are pending here too, down to one that builds on the decided
+    N2  The ancestors of each, by `prev_term`, are pending here too, down to one that builds on the decided
         queue term: a row never arrives before what its writer had in its log. Or it builds in the end on what
         that term itself built on, by twins that may be forgotten, and takes its place (ADR 15).
     N3  All terms are above the decided queue term; those at or below it are void.
@@ -40,7 +40,7 @@ class PendingPromotes:
         return len(self._by_term)
 
     def __iter__(self) -> Iterator[PendingPromote]:
-        """Lowest term first."""
+        """All of them, lowest term first."""
         return (self._by_term[term] for term in sorted(self._by_term))
 
     def get(self, term: Term) -> PendingPromote | None:
@@ -48,11 +48,11 @@ class PendingPromotes:
 
     @property
     def highest(self) -> PendingPromote | None:
-        """What a new leader builds on."""
+        """The one with the highest term, on which a new leader builds; None if there is none."""
         return self._by_term[max(self._by_term)] if self._by_term else None
 
     def add(self, promote: PendingPromote) -> None:
-        assert promote.term not in self._by_term  # N1
+        assert promote.term not in self._by_term  # PendingPromotes.N1
         self._by_term[promote.term] = promote
 
     def announced_by(self, owner: InstanceId, lsn: Lsn) -> PendingPromote | None:
@@ -62,7 +62,7 @@ class PendingPromotes:
 
     def chain(self, newest: PendingPromote, queue_term: Term) -> list[PendingPromote]:
         """`newest` and its ancestors above `queue_term`, oldest first: the order to decide them in. One that
-        is not pending was a twin of what is decided: of it nothing is left to do (N2)."""
+        is not pending was a twin of what is decided: of it nothing is left to do (PendingPromotes.N2)."""
         chain = [newest]
         while (base := self._by_term.get(chain[-1].body.prev_term)) is not None and base.term > queue_term:
             chain.append(base)
@@ -74,7 +74,7 @@ class PendingPromotes:
     ) -> list[PendingPromote]:
         """Forget those that can never be decided once `queue_term` is; returns them, lowest term first.
 
-        replaces: whether one that builds on less than that may take its place all the same (N2)."""
+        replaces: whether one that builds on less may take its place all the same (PendingPromotes.N2)."""
         void: list[PendingPromote] = []
         for promote in list(self):
             builds_on = promote.body.prev_term
@@ -88,6 +88,7 @@ class PendingPromotes:
         """is_majority: the quorum is one, so that there are no twins."""
         for promote in self:
             builds_on = promote.body.prev_term
-            assert promote.term > queue_term  # N3
+            assert promote.term > queue_term  # PendingPromotes.N3
             assert builds_on < promote.term
-            assert builds_on <= queue_term or builds_on in self._by_term or not is_majority  # N2
+            # PendingPromotes.N2
+            assert builds_on <= queue_term or builds_on in self._by_term or not is_majority

@@ -9,10 +9,11 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 
 def quorum_lsn(lsns: Iterable[Lsn], quorum: int) -> Lsn:
-    """Highest LSN that at least `quorum` of the instances hold on disk.
+    """Return the highest LSN that at least `quorum` of the instances hold on disk; 0 while there is none
+    [Q-22].
 
-    lsns: one per instance that counts: the last LSN of one origin it has synced, 0 for none.
-    quorum: from 1 up; 1 is the own disk [Q-31]. Returns 0 while nothing has a quorum. Rule [Q-22].
+    lsns: one per instance that counts: the last LSN of one origin that it has synced, 0 for none. quorum:
+    from 1 up; 1 is the own disk [Q-31].
     """
     assert quorum >= 1
     held = sorted(lsns, reverse=True)
@@ -20,8 +21,8 @@ def quorum_lsn(lsns: Iterable[Lsn], quorum: int) -> Lsn:
 
 
 class Acks:
-    """The written vclock of each instance, as far as it has told us; the own one, and that of
-    an owner before us [P-15], included [Q-20]. What is acked need not be here yet [Q-23].
+    """The written vclock of each instance, as far as it has told us; that of this instance, and of an owner
+    before us [P-15], included [Q-20]. What is acknowledged need not be here yet [Q-23].
 
     A1  An ack never lowers what is known of its source, except at a new Hello [L-10].
     A2  Only registered instances count; acks of others are kept, for the day they are registered.
@@ -36,31 +37,32 @@ class Acks:
 
     @property
     def effective_quorum(self) -> int:
-        return max(1, min(self.quorum, len(self.registered)))  # A3
+        return max(1, min(self.quorum, len(self.registered)))  # Acks.A3
 
     @property
     def is_majority(self) -> bool:
-        """Two quorums share an instance."""
+        """Whether any two quorums share an instance."""
         return 2 * self.effective_quorum > len(self.registered)
 
     def record(self, source: InstanceId, vclock: Vclock) -> None:
         known = self._vclocks.get(source)
         if known is not None and not vclock.covers(known, with_local=True):
-            vclock = known.merge(vclock)  # A1
+            vclock = known.merge(vclock)  # Acks.A1
         self._vclocks[source] = vclock
 
     def forget(self, source: InstanceId, vclock: Vclock) -> None:
-        """A new stream of `source` begins: its Hello says `vclock`, what was said before is void [L-10]."""
+        """A new stream of `source` begins: its Hello says `vclock`, and what it said before is void
+        [L-10]."""
         self._vclocks[source] = vclock
 
     def quorum_lsn(self, origin: InstanceId) -> Lsn:
-        """Highest LSN of `origin` that an effective quorum holds; 0 if none."""
+        """The highest LSN of `origin` that an effective quorum holds; 0 if there is none."""
         vclocks = self._vclocks
-        held = [vclocks[i].get(origin) for i in self.registered if i in vclocks]  # A2
+        held = [vclocks[i].get(origin) for i in self.registered if i in vclocks]  # Acks.A2
         return quorum_lsn(held, self.effective_quorum)
 
     def holders(self, origin: InstanceId, lsn: Lsn) -> frozenset[InstanceId]:
-        """Registered instances known to hold this row."""
+        """The registered instances that are known to hold this row."""
         return frozenset(i for i in self.registered if self._vclocks.get(i, EMPTY_VCLOCK).get(origin) >= lsn)
 
     def check(self) -> None:

@@ -72,7 +72,8 @@ class History(Protocol):
 
 
 def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
-    """Raises SplitBrain or Unsupported, see the rules; the row is not written then."""
+    """Return what a control row means here. Raises SplitBrain or Unsupported by the rules; the row is not
+    written then."""
     match body:
         case Confirm():
             return _judge_confirm(history, origin, body)
@@ -83,10 +84,10 @@ def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> Verd
 
 
 def judge_data(history: History, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
-    """A received data transaction, by its origin, not by who sent it [P-50], [L-2]. Raises SplitBrain [P-51].
+    """Return what to do with a received data transaction. Its origin counts, not its sender [P-50], [L-2].
 
-    Decided terms count. While a PROMOTE is pending rows are stored as they are, so that an ack always
-    stands for the real bytes (ADR 1).
+    Raises SplitBrain [P-51]. Only decided terms count. While a PROMOTE is pending, rows are stored as they
+    are, so that an ack always stands for the real bytes (ADR 1).
     """
     if origin == LOCAL or is_nop:
         return DataVerdict.APPLY
@@ -105,7 +106,7 @@ def judge_data(history: History, origin: InstanceId, *, wait_sync: bool, is_nop:
 
 
 def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdict:
-    """[P-40], [P-41]."""
+    """Judge a CONFIRM [P-40], [P-41]."""
     _refuse_zero(body)
     if body.lsn <= history.confirmed_vclock.get(body.owner, 0):
         return Verdict.NO_EFFECT  # [L-4]
@@ -132,7 +133,8 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
 
 
 def _judge_rollback(history: History, origin: InstanceId, body: Rollback) -> Verdict:
-    """[P-42]. Nobody writes it here; one that would roll something back is not understood (ADR 2)."""
+    """Judge a ROLLBACK [P-42]. Nobody writes it here; one that would roll something back is not understood
+    (ADR 2)."""
     _refuse_zero(body)
     is_confirmed = body.lsn <= history.confirmed_vclock.get(body.owner, 0)
     if is_confirmed or history.promote_terms.get(origin) == history.term:
@@ -144,7 +146,8 @@ def _judge_rollback(history: History, origin: InstanceId, body: Rollback) -> Ver
 
 
 def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
-    """[P-40], [P-43] by ADR 1: an undecided row with an obsolete term is void, not split brain."""
+    """Judge a PROMOTE or DEMOTE [P-40], [P-43]. An undecided row with an obsolete term is void, not split
+    brain (ADR 1)."""
     body, term = promote.body, history.term
     if body.term == 0:
         raise Unsupported("Replication does not support PROMOTE/DEMOTE with a zero term")
@@ -164,7 +167,7 @@ def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
 
 
 def _misfit(history: History, body: Promote | Demote) -> str | None:
-    """Why this row does not build on our history; None if it does. [P-43]."""
+    """Return why this row does not build on our history; None if it does [P-43]."""
     if body.prev_term >= body.term:
         return OBSOLETE_TERM
     if body.prev_term < history.term:
@@ -195,10 +198,13 @@ def _misfit(history: History, body: Promote | Demote) -> str | None:
 
 
 def twin_of(history: History, promote: PendingPromote) -> PendingPromote | None:
-    """The known transfer, by another leader, that does the same: both decide alike what was before, and
-    differ in nothing until one of the owners writes (ADR 15). Where the quorum is a majority a leader knows
-    of every transfer that was decided before, so a second one is split brain whatever it says; and so it is
-    for who leads that very term."""
+    """Return the known transfer, by another leader, that does the same as this one; None if there is none
+    (ADR 15).
+
+    Both decide alike what was before, and differ in nothing until one of the owners writes. Where the quorum
+    is a majority, a leader knows of every transfer that was decided before, so a second one is split brain
+    whatever it says. It also is for an instance that leads that very term.
+    """
     leads_it = history.state is QueueState.LEADER and promote.term == history.term
     if history.is_majority or leads_it:
         return None
@@ -219,8 +225,8 @@ def _root(history: History, body: Promote | Demote) -> tuple[type, InstanceId, L
 
 
 def replaces_decided(history: History, body: Promote | Demote) -> bool:
-    """It does what the transfer decided here did, and nothing came of that: its owner put nothing into the
-    queue since. The higher term has it then."""
+    """Whether this transfer does what the decided one did, and nothing came of that: its owner put nothing
+    into the queue since. Then the higher term takes its place."""
     if history.is_majority or history.state is QueueState.LEADER or history.first_lsn != 0:
         return False
     return any(
@@ -232,14 +238,14 @@ def replaces_decided(history: History, body: Promote | Demote) -> bool:
 
 
 def _void_reason(history: History, void: PendingPromote) -> str:
-    """Reason text of [P-43] for a void PROMOTE whose writer had a quorum after all."""
+    """The reason text of [P-43] for a void PROMOTE whose writer had a quorum after all."""
     if void.term <= history.term:
         return OBSOLETE_TERM
     return _misfit(history, void.body) or OBSOLETE_TERM
 
 
 def _refuse_zero(body: Confirm | Rollback) -> None:
-    """[P-40]."""
+    """Refuse LSN 0 and owner 0 [P-40]."""
     if body.owner == NOBODY:
         raise Unsupported("Replication does not support synchronous requests with zero replica_id")
     if body.lsn == 0:

@@ -1,7 +1,7 @@
-"""Which requests were done: the memory behind retries. Every instance makes the same one from the rows.
+"""The requests that were done: the memory behind retries. Every instance makes the same table from the rows.
 
-A client names a request with 16 bytes and repeats them when it retries; the transaction carries them in
-its last row (a shared one in each row), so this table moves with WAL, relay, snapshot and join.
+A client names a request with 16 bytes and repeats them when it retries. The transaction carries them in its
+last row (a shared one in each row), so this table moves with WAL, relay, snapshot and join.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.row import Txn, new_tuple
 
 NOWHERE: Final = (Term(0), Lsn(0))
-"""Before every position."""
+"""The position before every other."""
 
 
 class RequestRecord(NamedTuple):
@@ -73,7 +73,7 @@ class RequestTable:
         return not self._records.keys().isdisjoint(request_ids)
 
     def prepared(self, txn: Txn) -> None:
-        """Never called for NOPs: they did nothing."""
+        """A transaction with request ids was prepared. Never called for NOPs: they did nothing."""
         self._records.update(_records(txn, None))
 
     def committed(self, txn: Txn, term: Term) -> None:
@@ -81,20 +81,21 @@ class RequestTable:
         self._remember(_records(txn, term))
 
     def rolled_back(self, txn: Txn) -> None:
-        """No effect if an id stands for another transaction by now (possible without an owner only)."""
+        """Forget the ids of a transaction. An id that stands for another transaction by now stays (possible
+        without an owner only)."""
         for request_id, lsn in txn.requests():
             if self._records.get(request_id) == (txn.origin, lsn, None):
-                del self._records[request_id]  # R1
+                del self._records[request_id]  # RequestTable.R1
 
     def expired(self, *, known_term: Term, known_lsn: Lsn) -> bool:
-        """May an id that is not in the table stand for a transaction that was forgotten?
+        """Whether an id that is not in the table may stand for a transaction that was forgotten.
 
-        known_term, known_lsn: the newest decided position the client had seen when it first sent it.
+        known_term, known_lsn: the newest decided position that the client had seen when it first sent the id.
         """
-        return (known_term, known_lsn) < self._forgotten  # R3
+        return (known_term, known_lsn) < self._forgotten  # RequestTable.R3
 
     def export(self) -> RequestTableState:
-        """Decided ones only: what is pending comes back with the rows behind the snapshot."""
+        """The decided requests. What is pending comes back with the rows behind the snapshot."""
         return RequestTableState(tuple(self._decided), *self._forgotten)
 
     def restore(self, state: RequestTableState) -> None:
@@ -105,18 +106,18 @@ class RequestTable:
     def _remember(self, decided: Sequence[tuple[RequestId, RequestRecord]]) -> None:
         self._records.update(decided)
         self._decided.extend(decided)
-        while len(self._decided) > self._remembered_max:  # R2
+        while len(self._decided) > self._remembered_max:  # RequestTable.R2
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         oldest, forgotten = self._decided.popleft()
         assert forgotten.term is not None
-        self._forgotten = max(self._forgotten, (forgotten.term, forgotten.lsn))  # R3
+        self._forgotten = max(self._forgotten, (forgotten.term, forgotten.lsn))  # RequestTable.R3
         if self._records.get(oldest) is forgotten:  # else the id was used again meanwhile
             del self._records[oldest]
 
     def check(self) -> None:
-        assert len(self._decided) <= self._remembered_max  # R2
+        assert len(self._decided) <= self._remembered_max  # RequestTable.R2
         assert all(record.is_decided for _, record in self._decided)
         remembered = {request_id for request_id, _ in self._decided}
         assert all(not r.is_decided or i in remembered for i, r in self._records.items())

@@ -11,7 +11,7 @@ from synchro.queue.limbo_queue import ZERO_LSN
 
 
 class QueueState(Enum):
-    """[Q-3]."""
+    """What this instance may do with the queue [Q-3]."""
 
     INACTIVE = "inactive"
     """nobody owns the queue"""

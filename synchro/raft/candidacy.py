@@ -20,19 +20,21 @@ from synchro.ids import NOBODY, InstanceId, Lsn, Term
 
 @dataclass(slots=True)
 class Candidacy:
-    """One at a time. It ends when it is won, or with the first reason that `lost` finds."""
+    """One stand for election on request. It ends when it is won, or with the first reason that `lost`
+    finds."""
 
     term: Term
     since: float
-    """Monotonic seconds; it may last one election timeout."""
+    """When it began, in monotonic seconds. It may last one election timeout."""
     is_answered: bool
-    """False for `TermBumpRequested`: nobody waits for `CandidacyEnded`."""
+    """False for a `TermBumpRequested`, whose asker does not wait for `CandidacyEnded`."""
     given_up: SynchroError | None = None
-    """Why, if this instance gave it up: elections turned off, split vote, trust lost."""
+    """Why this instance gave it up: elections turned off, a split vote, or lost trust. None while it goes
+    on."""
 
     @property
     def busy(self) -> SynchroError:
-        """What a second request gets meanwhile [P-10], [P-11]."""
+        """The error that a second request gets meanwhile [P-10], [P-11]."""
         if self.is_answered:
             return InAnotherPromote("promote is already running here; nothing was changed")
         return Unsupported("promote and demote do not support simultaneous invocations; nothing was changed")
@@ -45,10 +47,11 @@ class Candidacy:
         term: Term,
         timed_out: SynchroError | None,
     ) -> SynchroError | None:
-        """Why it is lost, None while it goes on: the rows of [P-11] in their order.
+        """Return why this candidacy is lost, or None while it goes on. The reasons are tried in the order of
+        [P-11].
 
-        no_quorum, timed_out: that reason, if it holds. A demote asks for no healthy quorum: its owner
-        must not write in the old term any more in any case [P-31].
+        no_quorum, timed_out: that reason, if it holds. A demote needs no healthy quorum: its owner must not
+        write in the old term any more in any case [P-31].
         """
         if self.is_answered and no_quorum is not None:
             return no_quorum

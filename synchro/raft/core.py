@@ -89,12 +89,15 @@ class Raft:
         rng: random.Random,
         trusted: bool = True,
     ) -> None:
-        """term, vote, vclock: as recovered from disk. Quiet until `RaftStarted` [E-5]."""
+        """Take what was recovered from disk. The machine keeps quiet until `RaftStarted` [E-5].
+
+        term, vote, vclock: as persisted. trusted: False while the own log is not known to be complete (S14).
+        """
         self.self_id: Final = self_id
         self.role = Role.FOLLOWER
         self.leader = NOBODY
         self.leader_last_seen: float | None = None
-        """Monotonic seconds; None: no leader known."""
+        """When the leader was last heard, in monotonic seconds; None: no leader is known."""
         self.term = term
         self.vote = vote
         self.volatile_term = term
@@ -105,29 +108,32 @@ class Raft:
         self.is_started = False
         self.healthy: Set[InstanceId] = frozenset()
         self.conflicting_leader_seen = 0
-        """Leaders met in a term that already had one: impossible while the quorum is a majority [E-17]."""
+        """How many leaders were met in a term that already had one: impossible while the quorum is a majority
+        [E-17]."""
         self.outdated_messages = 0
-        """Messages of an older term, ignored [E-12]."""
+        """How many messages of an older term came; they are ignored [E-12]."""
         self._rng = rng
         self._vclock = vclock
         self._votes = Votes()
         self._witness = Witness()
         self._last_heard: dict[InstanceId, RaftMessage] = {}
-        """Last message of each linked peer in the volatile term: candidates wait here for a vote."""
+        """The last message of each linked peer in the volatile term: candidates wait here for a vote."""
         self._writing: PersistHardState | None = None
         self._timer: Timer | None = None
         self._held_since: float | None = None
-        """Standing without being asked waits one death timeout from here. None: need not wait."""
+        """A candidate that was not asked to stand waits one death timeout from here. None: it need not
+        wait."""
         self._roleless_since: float | None = None
-        """When the first term came whose beginner is not known yet (R10). None: that of this term is."""
+        """When the first of the terms came whose beginner is still unknown (Raft.R10). None: the beginner is
+        known."""
         self._rushed_at: float | None = None
-        """When a term that was seen was last answered by the next one, at once (R11)."""
+        """When a term that was seen was last answered by the next one, at once (Raft.R11)."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
         self._is_split_noticed = False
         self._forgotten_term = Term(0)
-        """Up to this term a vote of this instance may be forgotten."""
+        """A vote of this instance in this term, or in one below, may be forgotten."""
         self._shown = self._visible()
         self._effects: list[RaftEffect] = []
 
@@ -188,9 +194,11 @@ class Raft:
 
     @property
     def may_have_forgotten_vote(self) -> bool:
-        """Whether a vote of the persisted term may have been given and forgotten, and still decide it (R9).
+        """Whether this instance may have forgotten a vote of the persisted term that still matters (Raft.R9).
 
-        A known leader won that term without this instance, so no second vote makes another one."""
+        If a leader of that term is known, it won without this instance, so no second vote makes another
+        leader.
+        """
         return (
             INITIAL_TERM < self.term <= self._forgotten_term and self.vote == NOBODY and self.leader == NOBODY
         )
@@ -198,7 +206,7 @@ class Raft:
     @property
     def exhausted(self) -> SynchroError | None:
         """Why this instance can begin no term any more, for ever: it, or its rows, could not be numbered in
-        the bounds that peers have (R12)."""
+        the bounds that peers have (Raft.R12)."""
         if self.volatile_term >= NUMBER_END - 1:
             return term_exhausted(self.volatile_term)
         return lsn_exhausted(self._vclock.get(self.self_id)) if self.is_lsn_exhausted else None
@@ -230,12 +238,13 @@ class Raft:
 
     @property
     def is_candidacy_running(self) -> bool:
-        """A promote or a term bump is under way here."""
+        """Whether a promote or a term bump is under way here."""
         return self._candidacy is not None
 
     @property
     def healthy_count(self) -> int:
-        """Self and the registered peers that both follow and are followed [E-11]."""
+        """The number of healthy instances: this one, and the registered peers that both follow and are
+        followed [E-11]."""
         return 1 + len((self.healthy & self.membership.registered) - {self.self_id})
 
     @property
@@ -244,34 +253,34 @@ class Raft:
 
     @property
     def vote_count(self) -> int:
-        """Votes for this instance in the volatile term."""
+        """The number of votes for this instance in the volatile term."""
         return self._votes.count(self.self_id, self._electorate)
 
     def message(self) -> RaftMessage:
-        """Full visible state, for a new subscriber: what the last `BroadcastRaft` said."""
+        """The full visible state, for a new subscriber: what the last `BroadcastRaft` said."""
         return self._shown
 
     def check(self) -> None:
-        """Assert R1..R8. Cheap enough for every step."""
-        assert 1 <= self.term <= self.volatile_term  # R1
-        assert self.term < self.volatile_term or self.vote in (NOBODY, self.volatile_vote)  # R2
+        """Assert Raft.R1..R8. Cheap enough for every step."""
+        assert 1 <= self.term <= self.volatile_term  # Raft.R1
+        assert self.term < self.volatile_term or self.vote in (NOBODY, self.volatile_vote)  # Raft.R2
         if self._writing is not None:
-            assert self.role is Role.FOLLOWER  # R3
-            assert self._timer is None  # R3
+            assert self.role is Role.FOLLOWER  # Raft.R3
+            assert self._timer is None  # Raft.R3
         if self.role is not Role.FOLLOWER:
-            assert self._is_stable  # R4, R5
-            assert self.vote == self.self_id  # R4, R5
-            assert self.is_started and self.trusted  # R6
-            assert self.leader == (self.self_id if self.is_leader else NOBODY)  # R4, R5
+            assert self._is_stable  # Raft.R4, Raft.R5
+            assert self.vote == self.self_id  # Raft.R4, Raft.R5
+            assert self.is_started and self.trusted  # Raft.R6
+            assert self.leader == (self.self_id if self.is_leader else NOBODY)  # Raft.R4, Raft.R5
         if not self.is_leader:
-            assert self.leader != self.self_id  # R5
-        assert not self.is_leader_seen or self.leader != NOBODY  # R7
-        assert not self.is_leader or self.is_leader_seen  # R7
-        assert (self.leader == NOBODY) == (self.leader_last_seen is None)  # R7
+            assert self.leader != self.self_id  # Raft.R5
+        assert not self.is_leader_seen or self.leader != NOBODY  # Raft.R7
+        assert not self.is_leader or self.is_leader_seen  # Raft.R7
+        assert (self.leader == NOBODY) == (self.leader_last_seen is None)  # Raft.R7
         if self.is_leader_seen and not self.is_leader and self._writing is None:
-            assert self._timer is not None and self._timer.wait is Wait.LEADER_DEATH  # R7
+            assert self._timer is not None and self._timer.wait is Wait.LEADER_DEATH  # Raft.R7
         if self._may_stand and self._witness.is_empty and self._writing is None:
-            assert self._timer is not None  # R8
+            assert self._timer is not None  # Raft.R8
 
     # --- what may be done -------------------------------------------------------------------------------
 
@@ -299,21 +308,23 @@ class Raft:
 
     @property
     def _may_campaign(self) -> bool:
-        """Be a candidate of the volatile term: as configured, or on request for this one term."""
+        """Whether this instance may be a candidate of the volatile term: by its mode, or on request for this
+        one term."""
         return self._is_eligible or (
             self._candidacy is not None and self._candidacy.term == self.volatile_term and self.trusted
         )
 
     @property
     def _electorate(self) -> Set[InstanceId]:
-        """Whose votes count: the registered ones; an instance alone is its own set [E-10]."""
+        """The instances whose votes count: the registered ones. An instance alone is its own set [E-10]."""
         return self.membership.registered or frozenset({self.self_id})
 
     def _is_held(self, now: float) -> bool:
         return self._held_since is not None and now < self._held_since + self.settings.death_timeout_s
 
     def _await_role(self, now: float) -> None:
-        """R10. A later term does not begin the wait anew: who cannot win would keep the others waiting."""
+        """Begin the wait of Raft.R10. A later term does not begin it anew: a candidate that cannot win would
+        keep the others waiting."""
         if self._roleless_since is None:
             self._roleless_since = now
 
@@ -326,8 +337,8 @@ class Raft:
 
     @property
     def _is_role_known(self) -> bool:
-        """Of the volatile term: a candidate was refused, so nothing better is to come, or all who can be
-        heard have shown what they are [E-16]."""
+        """Whether the beginner of the volatile term is known: a candidate was refused, so nothing better is
+        to come, or all instances that can be heard have shown what they are [E-16]."""
         heard = self._last_heard
         is_refused = any(
             message.vclock is not None and not message.vclock.covers(self._vclock.shown())
@@ -349,14 +360,14 @@ class Raft:
         return self._needs_majority and 1 + len(undecided) >= self.membership.election_quorum
 
     def _may_rush(self, now: float) -> bool:
-        """Whether the next term may follow at once on one that came from another (R11)."""
+        """Whether the next term may follow at once on one that came from another (Raft.R11)."""
         if self._needs_majority:
             return self._has_winner_resigned
         return self._rushed_at is None or now >= self._rushed_at + self.settings.death_timeout_s
 
     @property
     def _has_winner_resigned(self) -> bool:
-        """The leader of the volatile term was not heard as such: it gave up before [E-18]."""
+        """Whether the leader of the volatile term gave up before it was heard as a leader [E-18]."""
         return any(
             message.role is Role.FOLLOWER
             and self._votes.count(peer, self._electorate) >= self.membership.election_quorum
@@ -376,7 +387,7 @@ class Raft:
     # --- events -----------------------------------------------------------------------------------------
 
     def _on_started(self, now: float) -> None:
-        """What was heard before the start is heard now: it may hold the leader [E-5], [E-21]."""
+        """Handle now what was heard before the start: it may name the leader [E-5], [E-21]."""
         if self.is_started:
             return
         self.is_started = True
@@ -401,7 +412,8 @@ class Raft:
             self._hear(source, message, now)
 
     def _hear(self, source: InstanceId, message: RaftMessage, now: float) -> None:
-        """A message of the volatile term. The order of the rules matters: [E-13], [E-14], [E-17], [E-18]."""
+        """Handle a message of the volatile term. The order of the rules matters: [E-13], [E-14], [E-17],
+        [E-18]."""
         if message.term < self.volatile_term:
             return  # replayed at the start, and one replayed before it has moved the term
         if not self.is_leader:
@@ -445,14 +457,15 @@ class Raft:
             self._see_leader(now)
 
     def _on_leader_resigned(self, now: float) -> None:
-        """It gave up by itself, so no pre-vote and no wait [E-18]."""
+        """The leader gave up by itself, so there is no pre-vote and no wait [E-18]."""
         self._lose_leader()
         self._timer = None
         if self._may_stand and self._writing is None and not self._is_held(now):
             self._stand()
 
     def _on_leader_follows(self, source: InstanceId, other: InstanceId, now: float) -> None:
-        """Two won this term, and the known one gave way: no resignation, there is a leader (ADR 15)."""
+        """Two instances won this term, and the known leader gave way to the other: no resignation, for there
+        is a leader (ADR 15)."""
         self._lose_leader()
         self._timer = None
         self._witness.note(source, is_leader_seen=True)
@@ -462,8 +475,8 @@ class Raft:
 
     def _on_persisted(self, event: HardStatePersisted, now: float) -> None:
         assert self._writing == PersistHardState(event.term, event.vote)
-        assert event.term >= self.term  # R1
-        assert event.term > self.term or self.vote == NOBODY  # R2
+        assert event.term >= self.term  # Raft.R1
+        assert event.term > self.term or self.vote == NOBODY  # Raft.R2
         self._writing = None
         self.term, self.vote = event.term, event.vote
         self._vclock = self._vclock.merge(event.vclock)
@@ -480,7 +493,7 @@ class Raft:
             self._go_on(now)
 
     def _go_on(self, now: float) -> None:
-        """The disk holds what we decided: take the role that follows from it [E-2]."""
+        """Take the role that follows from what is on disk now [E-2]."""
         if self.leader != NOBODY:
             return  # `_arm_timer` waits for its death
         if self.vote == self.self_id:
@@ -494,16 +507,16 @@ class Raft:
             self._stand_in_new_term(now)
 
     def _stand_in_new_term(self, now: float) -> None:
-        """[E-16]: another began it, and nobody better asked for it. Where it cannot be won any more, or could
-        be won by two (ADR 15), in the next one."""
+        """Stand in a term that another began and in which nobody better asked for this vote [E-16]. If that
+        term cannot be won any more, or could be won by two (ADR 15), stand in the next one."""
         if not self._is_eligible or not self._witness.is_empty or self._is_held(now):
             return
         if self.volatile_term <= self._forgotten_term:
-            return  # R9
+            return  # Raft.R9
         if self._is_term_open:
             self.volatile_vote = self.self_id
         elif not self._may_stand:
-            return  # R12
+            return  # Raft.R12
         elif self._may_rush(now):
             self._rushed_at = now
             self._stand()
@@ -552,11 +565,11 @@ class Raft:
 
     def _on_trust(self, trusted: bool, now: float) -> None:
         if trusted and not self.trusted:
-            self._forgotten_term = self.volatile_term  # R9: as high as any term in which it voted
+            self._forgotten_term = self.volatile_term  # Raft.R9: as high as any term in which it voted
         self.trusted = trusted
         if not trusted:
             self._give_up(ElectionDisabled("The local log is not known to be complete: no candidacy"))
-            self.role = Role.FOLLOWER  # R6: also where a candidacy is only about to end
+            self.role = Role.FOLLOWER  # Raft.R6: also where a candidacy is only about to end
         self._review_standing(now)
         self._grant_vote()
 
@@ -578,7 +591,8 @@ class Raft:
             self._stand(asked_at=now)
 
     def _refusal(self, *, has_won: bool) -> SynchroError | None:
-        """Why a candidacy cannot begin. Asked before the term grows, which stops all writers [E-41]."""
+        """Return why a candidacy cannot begin. This is asked before the term grows, because that stops all
+        writers [E-41]."""
         if not self.is_started:
             return Loading("The instance is still starting; nothing was done")
         if self._candidacy is not None:
@@ -595,8 +609,8 @@ class Raft:
 
     @property
     def demote_refusal(self) -> SynchroError | None:
-        """Why an owner that does not lead, after a restart say, can give nothing away [P-31]: it writes
-        nothing in its old term, so it need not take a new one before votes are to be had."""
+        """Return why an owner that does not lead, for instance after a restart, cannot give its queue away
+        [P-31]. It writes nothing in its old term, so it takes a new one only when it can get votes."""
         if not self.trusted:
             return ElectionDisabled("The local log is not known to be complete: no candidacy")
         return None if self.has_healthy_quorum else self._no_quorum()
@@ -608,7 +622,7 @@ class Raft:
     # --- transitions ------------------------------------------------------------------------------------
 
     def _enter_term(self, term: Term, vote: InstanceId = NOBODY) -> None:
-        """Everything that belonged to the former term is forgotten [E-12]."""
+        """Begin a term: everything that belonged to the former one is forgotten [E-12]."""
         assert term > self.volatile_term
         self.volatile_term, self.volatile_vote = term, vote
         self.role = Role.FOLLOWER
@@ -621,22 +635,24 @@ class Raft:
         self._is_fencing_paused = False
 
     def _stand(self, asked_at: float | None = None, *, is_answered: bool = True) -> None:
-        """Term + 1 with the own vote, one write [E-20]. asked_at: None = as configured."""
-        assert self.exhausted is None  # R12
+        """Take the next term with the own vote, in one write [E-20]. asked_at: None = by the configured
+        mode."""
+        assert self.exhausted is None  # Raft.R12
         self._enter_term(Term(self.volatile_term + 1), vote=self.self_id)
         if asked_at is not None:
             self._held_since = self._roleless_since = None
             self._candidacy = Candidacy(self.volatile_term, asked_at, is_answered)
 
     def _grant_vote(self) -> None:
-        """To the first candidate of this term that has all we have, if we may and did not yet [E-15]."""
+        """Vote for the first candidate of this term whose vclock covers ours, if this instance may and did
+        not yet [E-15]."""
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
         # Who lost a part of its log may have voted in this very term and forgotten it. Perhaps only that
         # candidate knows of the vote, so to hear the others does not bring it back; a second one could make
         # a second leader of the term. In the next term nothing is forgotten, and it votes again.
         if self.volatile_term <= self._forgotten_term or self.volatile_term >= NUMBER_END:
-            return  # R9, R12
+            return  # Raft.R9, Raft.R12
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
             return
         for source, message in self._last_heard.items():
@@ -652,7 +668,8 @@ class Raft:
         self._witness.clear()
 
     def _give_up(self, why: SynchroError) -> None:
-        """Leadership without a new term [E-31]; a candidacy on request is lost by `why`."""
+        """Give up leadership without a new term [E-31]. A candidacy on request is lost for the reason
+        `why`."""
         if self.is_leader:
             self.role = Role.FOLLOWER
             self._lose_leader()
@@ -660,14 +677,15 @@ class Raft:
             self._candidacy.given_up = why
 
     def _forget(self, peer: InstanceId) -> None:
-        """Neither its bit nor its request counts while it is out of reach [E-24]."""
+        """Neither the bit nor the request of a peer counts while it is out of reach [E-24]."""
         if peer == self.self_id:
             return
         self._witness.forget(peer)
         self._last_heard.pop(peer, None)
 
     def _review_standing(self, now: float) -> None:
-        """Health, membership, mode or trust changed: fencing, and who may stand [E-11], [E-30], [E-33]."""
+        """Health, membership, mode or trust changed: review fencing, and whether this instance may stand
+        [E-11], [E-30], [E-33]."""
         self._fence()
         may_stand = self._may_stand
         if may_stand and not self._could_stand and not self.is_leader_seen:
@@ -682,7 +700,8 @@ class Raft:
         self._could_stand = may_stand
 
     def _fence(self) -> None:
-        """Strict fencing differs by the timeouts of the links only, so here it is soft [E-30]."""
+        """Resign if a quorum is out of sight. Strict fencing differs in the timeouts of the links only
+        [E-30]."""
         if self.has_healthy_quorum:
             self._is_fencing_paused = False
         elif (
@@ -696,7 +715,7 @@ class Raft:
     # --- after every event ------------------------------------------------------------------------------
 
     def _follow_up(self, now: float) -> None:
-        """What follows from the state, whichever event led to it."""
+        """Do what follows from the state, whichever event led to it."""
         if not self.is_started:
             return
         if self._writing is None:
@@ -709,7 +728,7 @@ class Raft:
         self._show()
 
     def _learn_role(self, now: float) -> None:
-        """R10: the wait is over as soon as there is nothing more to wait for."""
+        """End the wait of Raft.R10 as soon as there is nothing more to wait for."""
         if self._roleless_since is None or not self._is_stable or not self._is_role_known:
             return
         self._roleless_since = None
@@ -718,7 +737,8 @@ class Raft:
             self._stand_in_new_term(now)
 
     def _count_votes(self, now: float) -> None:
-        """Leader with a quorum; the queue follows by itself [E-19]. Else perhaps a split [E-23]."""
+        """Become leader with a quorum of votes; the queue follows by itself [E-19]. Otherwise notice a split
+        [E-23]."""
         if self.role is Role.CANDIDATE and self.vote_count >= self.membership.election_quorum:
             self.role = Role.LEADER
             self.leader, self.leader_last_seen = self.self_id, now
@@ -738,7 +758,7 @@ class Raft:
                 self._timer = sooner
 
     def _judge_candidacy(self, now: float) -> None:
-        """Each candidacy ends exactly once, won or lost [P-11]; then the role is the configured one."""
+        """End a candidacy that is won or lost, exactly once [P-11]; then the role is the configured one."""
         candidacy, end = self._candidacy, self._candidacy_end
         if candidacy is None or end is None:
             return
@@ -765,17 +785,17 @@ class Raft:
         vote = self.volatile_vote
         if self.volatile_term > self.term and vote != self.self_id:
             vote = NOBODY  # a term and a vote for another are two writes: see `_on_persisted` [E-15]
-        assert self.role is Role.FOLLOWER  # R3
-        self._timer = None  # R3
+        assert self.role is Role.FOLLOWER  # Raft.R3
+        self._timer = None  # Raft.R3
         self._writing = PersistHardState(self.volatile_term, vote)
         self._effects.append(self._writing)
 
     def _arm_timer(self, now: float) -> None:
-        """R7 and R8, at the one place where they could be missed."""
+        """Keep Raft.R7 and Raft.R8, at the one place where they could be missed."""
         if self._writing is not None or self._timer is not None or self.is_leader:
             return
         if self.is_leader_seen:
-            assert self.leader_last_seen is not None  # R7
+            assert self.leader_last_seen is not None  # Raft.R7
             self._timer = Timer(Wait.LEADER_DEATH, self.leader_last_seen)
         elif self._may_stand and self._witness.is_empty:
             if self._held_since is not None and self._is_held(now):
@@ -798,9 +818,12 @@ class Raft:
             self._effects.append(BroadcastRaft(visible))
 
     def _visible(self) -> RaftMessage:
-        """Leader and witness belong to the volatile term, so they show only once it is on disk [E-2]."""
+        """What others may see. Leader and witness belong to the volatile term, so they show only once it is
+        on disk [E-2]."""
         if self.term >= NUMBER_END:
-            return RaftMessage(self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False)  # R12
+            return RaftMessage(
+                self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False
+            )  # Raft.R12
         is_term_written = self.term == self.volatile_term
         return RaftMessage(
             term=self.term,

@@ -13,7 +13,7 @@ from synchro.vclock import Vclock
 
 
 class Role(IntEnum):
-    """Numbers are those on the wire."""
+    """What an instance is in the current term. The numbers are those on the wire."""
 
     FOLLOWER = 1
     CANDIDATE = 2
@@ -22,9 +22,9 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RaftMessage:
-    """Full visible state of one instance. May be lost: the next one says it all again [E-3].
+    """The full visible state of one instance. It may be lost: the next message says it all again [E-3].
 
-    Only persisted term and vote are ever sent [E-2]. vclock (written, without component 0) is set by
+    Only the persisted term and vote are ever sent [E-2]. vclock: written, without component 0; set by
     candidates only.
     """
 
@@ -36,7 +36,7 @@ class RaftMessage:
     vclock: Vclock | None = None
 
     def validate(self, source: InstanceId) -> None:
-        """Raise `RemoteProtocolError` for what no honest peer says; its applier stops [E-4]."""
+        """Raise `RemoteProtocolError` for what no honest peer says; the applier of that peer stops [E-4]."""
         if self.term < 1 or not isinstance(self.role, Role):
             raise RemoteProtocolError("Invalid term or state", source=source, term=self.term)
         if self.role is Role.CANDIDATE and (self.vote != source or self.vclock is None):
@@ -47,7 +47,7 @@ class RaftMessage:
 
 @dataclass(frozen=True, slots=True)
 class RaftSettings:
-    """Part of the settings that elections depend on; durations in seconds."""
+    """The settings on which elections depend. Durations are in seconds."""
 
     election_mode: ElectionMode
     fencing_mode: FencingMode
@@ -57,14 +57,15 @@ class RaftSettings:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Who counts. `quorum` is the evaluated synchro quorum for commits; see docs/adr (N of elections)."""
+    """The instances that count in elections. quorum: the evaluated synchro quorum, as for commits (ADR 6)."""
 
     registered: frozenset[InstanceId]
     quorum: int
 
     @property
     def election_quorum(self) -> int:
-        """min(Q, N): an instance may be elected while the set is still growing [E-10]."""
+        """The votes that an election needs: min(Q, N), so that a leader can be elected while the set grows
+        [E-10]."""
         return min(self.quorum, max(1, len(self.registered)))
 
 
@@ -97,14 +98,14 @@ class TermSeen:
 
 @dataclass(frozen=True, slots=True)
 class LeaderHeard:
-    """A heartbeat came directly from `source`; resets the death timer if it is the leader [E-21]."""
+    """A heartbeat came directly from `source`. It resets the death timer if `source` is the leader [E-21]."""
 
     source: InstanceId
 
 
 @dataclass(frozen=True, slots=True)
 class HealthChanged:
-    """Peers whose applier and relay both follow now, self not included [E-11]."""
+    """The peers whose applier and relay both follow now, without this instance [E-11]."""
 
     healthy: frozenset[InstanceId]
 
@@ -128,10 +129,10 @@ class RaftSettingsChanged:
 
 @dataclass(frozen=True, slots=True)
 class VclockGrew:
-    """Own written vclock is larger now: a candidate repeats its request, a voter looks again.
+    """The own written vclock is larger now: a candidate repeats its request, a voter looks again.
 
-    Step it after each write of rows and before whatever else that write causes: a vote is given by
-    comparing with the vclock known here, and rows must not be acked that it does not know of.
+    Step it after each write of rows and before whatever else that write causes. A vote compares with the
+    vclock that is known here, so rows must not be acknowledged before this machine knows of them.
     """
 
     vclock: Vclock
@@ -139,7 +140,7 @@ class VclockGrew:
 
 @dataclass(frozen=True, slots=True)
 class HardStatePersisted:
-    """Answers `PersistHardState`; all rows ahead of it in the WAL are on disk too (`vclock`)."""
+    """The answer to `PersistHardState`. vclock: all rows ahead of it in the WAL are on disk too."""
 
     term: Term
     vote: InstanceId
@@ -150,10 +151,10 @@ class HardStatePersisted:
 class CandidacyRequested:
     """promote(): stand for one term, whatever the mode is. Answered by `CandidacyEnded` [P-11], [P-22].
 
-    Refused without a new term if it cannot be won: voter mode, log not trusted, no healthy quorum.
-    in_new_term: a leader, too, must win the next term: the queue was given away in this one, by a DEMOTE, so
-    no PROMOTE of it can follow. False: who leads has won already. In mode off, too, a quorum must vote, so of
-    two that ask at one time at most one wins [P-24].
+    It is refused without a new term if it cannot be won: voter mode, a log that is not trusted, or no healthy
+    quorum. In mode off, too, a quorum must vote, so of two instances that ask at one time at most one wins
+    [P-24]. in_new_term: a leader, too, must win the next term, because the queue was given away in this one
+    by a DEMOTE, so that no PROMOTE of it can follow. False: an instance that leads has won already.
     """
 
     in_new_term: bool = False
@@ -163,9 +164,9 @@ class CandidacyRequested:
 class ResignRequested:
     """Give up leadership, or a candidacy, without a new term and without the disk [E-31], [L-16].
 
-    stand_again: False keeps a configured candidate from standing by itself for one death timeout, unless
-    it sees a leader before [P-30]; True only gives the others a head start of a tenth of the election
-    timeout at most.
+    stand_again: False keeps a configured candidate from standing by itself for one death timeout, unless it
+    sees a leader before [P-30]. True gives the others a head start of a tenth of the election timeout at
+    most.
     """
 
     stand_again: bool = True
@@ -173,20 +174,21 @@ class ResignRequested:
 
 @dataclass(frozen=True, slots=True)
 class TermBumpRequested:
-    """demote() with elections off: take the next term, to write DEMOTE in it [P-31].
+    """demote() with elections off: take the next term, to write DEMOTE in it [P-31]. No effect answers it.
 
-    Persists term + 1 with the own vote and asks for votes, at most one election timeout long. Peers hear
-    of it only as of a candidate in the new term, never that the old leader resigned, so they vote instead
-    of standing. The asker waits for `is_leader` in the new term, and may write DEMOTE then. The persisted
-    term alone is not enough: another instance may be elected in that term without our vote, and two
-    owners' PROMOTE and DEMOTE of one term would both be decided. Ignored before the start, while the log
-    is not trusted, and while another candidacy runs. No effect answers it.
+    Raft persists term + 1 with the own vote and asks for votes, for one election timeout at most. Peers hear
+    of a candidate in the new term and never that the old leader resigned, so they vote instead of standing.
+    The asker waits for `is_leader` in the new term, and may write DEMOTE then. The persisted term alone is
+    not enough: another instance may be elected in that term without our vote, and two owners' PROMOTE and
+    DEMOTE of one term would both be decided. The event is ignored before the start, while the log is not
+    trusted, and while another candidacy runs.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class TrustChanged:
-    """False: the own log is not provably complete, so no vote and no candidacy (amnesia, S14)."""
+    """Whether the own log is known to be complete. While it is not, this instance neither votes nor stands
+    (S14)."""
 
     trusted: bool
 
@@ -228,7 +230,7 @@ class PersistHardState:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastRaft:
-    """Send to every subscriber, and to each new one. Only the latest matters."""
+    """Send this to every subscriber, and to each new one. Only the latest message matters."""
 
     message: RaftMessage
 
@@ -240,7 +242,7 @@ class CandidacyResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CandidacyEnded:
-    """Answers `CandidacyRequested`, exactly once. `error` is set unless it was won [P-11]."""
+    """The answer to `CandidacyRequested`, exactly once. `error` is set unless the election was won [P-11]."""
 
     result: CandidacyResult
     error: SynchroError | None = None

@@ -9,7 +9,8 @@ from typing import Final, assert_never
 from synchro.raft.messages import RaftSettings
 
 SHIFT_MAX: Final = 0.1
-"""Random part of a wait, as a share of the election timeout: what keeps two candidates apart [E-22]."""
+"""The largest random part of a wait, as a share of the election timeout. It keeps two candidates apart
+[E-22]."""
 
 
 class Wait(Enum):
@@ -27,12 +28,13 @@ class Wait(Enum):
 class Timer:
     wait: Wait
     since: float
-    """Monotonic seconds."""
+    """When the wait began, in monotonic seconds."""
     shift: float = 0.0
-    """Share of the election timeout, 0..SHIFT_MAX."""
+    """The random part of the wait, as a share of the election timeout: 0 to SHIFT_MAX."""
 
     def end(self, settings: RaftSettings) -> float:
-        """Computed from the settings of this moment, so that a change is effective at once [E-25]."""
+        """When the wait ends, in monotonic seconds. Computed from the settings of this moment, so that a
+        change is effective at once [E-25]."""
         match self.wait:
             case Wait.LEADER_DEATH | Wait.HOLD:
                 return self.since + settings.death_timeout_s

@@ -9,7 +9,7 @@ from synchro.ids import NOBODY, InstanceId
 
 
 class Votes:
-    """Votes of the current term, one a voter.
+    """The votes of the current term, one for each voter.
 
     V1  The first vote of a voter counts; what it says later in the same term changes nothing [E-14].
     V2  A voter votes for an instance, never for `NOBODY`.
@@ -21,29 +21,30 @@ class Votes:
         self._candidate_of: dict[InstanceId, InstanceId] = {}
 
     def add(self, voter: InstanceId, candidate: InstanceId) -> None:
-        assert voter != NOBODY and candidate != NOBODY  # V2
-        self._candidate_of.setdefault(voter, candidate)  # V1
+        assert voter != NOBODY and candidate != NOBODY  # Votes.V2
+        self._candidate_of.setdefault(voter, candidate)  # Votes.V1
 
     def clear(self) -> None:
-        """A new term."""
+        """Forget all votes: a new term begins."""
         self._candidate_of.clear()
 
     def count(self, candidate: InstanceId, electorate: Set[InstanceId]) -> int:
-        """Members of `electorate` that voted for `candidate`. Others do not count [L-9]."""
+        """Return how many members of `electorate` voted for `candidate`. Other votes do not count [L-9]."""
         return sum(1 for voter, its in self._candidate_of.items() if its == candidate and voter in electorate)
 
     def voters(self) -> Set[InstanceId]:
-        """Who has voted, for anybody."""
+        """The instances that have voted, for anybody."""
         return self._candidate_of.keys()
 
     def is_split(
         self, electorate: Set[InstanceId], quorum: int, absent: Set[InstanceId] = frozenset()
     ) -> bool:
-        """True if no candidate can reach `quorum` any more, however the rest of `electorate` votes.
+        """Return True if no candidate can reach `quorum` any more, however the rest of `electorate` votes.
 
-        absent: members that cannot be heard now; they are not waited for, or two survivors of three that
+        absent: members that cannot be heard now. They are not waited for, or two survivors of three that
         voted for themselves would wait for the vote of the dead one. Votes of instances outside `electorate`
-        are left out, and too few to reach the quorum are not split: waiting less would not help them [L-19].
+        are left out. Too few members to reach the quorum are not a split: waiting less would not help them
+        [L-19].
         """
         voted = self._candidate_of.keys() & electorate
         undecided = len((electorate - absent) - voted)

@@ -27,7 +27,7 @@ class Witness:
             self._seeing.discard(instance)
 
     def forget(self, instance: InstanceId) -> None:
-        """Its link broke, or it was expelled."""
+        """A peer's link broke, or the peer was expelled."""
         self._seeing.discard(instance)
 
     def clear(self) -> None:

@@ -1,7 +1,7 @@
 """What a received transaction means, seen from the vclock alone: old, next, or a broken stream.
 
-Whether it becomes Nops because its origin was deposed is the limbo's word (`Limbo.filter_data`).
-Rules [A-30], [A-31], [A-34].
+Whether it becomes Nops because its origin was deposed is decided by `Limbo.filter_data`. Rules [A-30],
+[A-31], [A-34].
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from synchro.row import (
 )
 
 
-class Order(Enum):
+class Place(Enum):
     OLD = "old"
     """Already applied or on its way to disk: drop it without a word."""
     NEXT = "next"
 
 
-def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
-    """Is `txn` the next of its origin?
+def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Place:
+    """Return whether `txn` is the next of its origin, or an old one.
 
-    assigned: instance -> highest LSN that is in the WAL or on its way to it; so two streams that carry
-    the same row apply it once [A-30], [M-48]. The check uses the last row, because a transaction is applied
-    whole or not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their
-    instance raise `RemoteProtocolError`.
+    assigned: instance -> highest LSN that is in the WAL or on its way to it; so two streams that carry the
+    same row apply it once [A-30], [M-48]. The last row is compared, because a transaction is applied whole or
+    not at all [A-31]. A gap, a transaction that was cut, or rows that should never have left their instance
+    raise `RemoteProtocolError`.
     """
     if txn.origin == LOCAL:
         raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
     known = assigned.get(txn.origin, 0)
     if txn.lsn <= known:
-        return Order.OLD
+        return Place.OLD
     expected = known + 1
     if isinstance(txn, PlainTxn) and txn.tsn == expected:
-        return Order.NEXT
+        return Place.NEXT
     for row in txn.rows:
         if row.group_id == GROUP_LOCAL or row.replica_id == LOCAL:
             raise RemoteProtocolError(f"{txn!r} carries a local row, which must stay on its instance")
@@ -60,12 +60,12 @@ def order(txn: Txn, assigned: Mapping[InstanceId, Lsn]) -> Order:
             )
         expected += 1
     check_numbers(txn)
-    return Order.NEXT
+    return Place.NEXT
 
 
 def check_numbers(txn: Txn) -> None:
-    """Raises `RemoteProtocolError` for LSNs and terms that no honest instance writes. Rows in the own log are
-    not asked."""
+    """Raise `RemoteProtocolError` for LSNs and terms that no honest instance writes. Rows in the own log are
+    not checked."""
     control = txn.control
     numbers: tuple[int, ...] = (txn.lsn,)
     if control is not None:
@@ -81,10 +81,9 @@ def check_numbers(txn: Txn) -> None:
 
 
 def as_nops(txn: Txn) -> list[Row]:
-    """The rows that stand for a transaction without effect: same origin, LSNs and borders [P-50].
-
-    No wait flags, because a Nop waits for nobody, and no request id: the request had no effect here.
-    """
+    """Return the rows that stand for a transaction without effect: same origin, LSNs and borders [P-50]. They
+    have no wait flags, because a Nop waits for nobody, and no request id, because the request had no effect
+    here."""
     return [
         Row(
             type=RowType.NOP,
@@ -99,11 +98,9 @@ def as_nops(txn: Txn) -> list[Row]:
 
 
 def with_nops(txn: Txn, skipped: Container[int]) -> list[Row]:
-    """The rows of `txn` with a Nop for each change in conflict [A-35]. All else stays, the request id too:
-    the transaction is done, at its origin and, but for these rows, here.
-
-    skipped: positions among its changes (`Txn.ops`).
-    """
+    """Return the rows of `txn` with a Nop for each change in conflict [A-35]. The rest stays, the request id
+    too: the transaction is done at its origin and, but for these rows, here. skipped: positions among its
+    changes (`Txn.ops`)."""
     rows: list[Row] = []
     position = 0
     for row in txn.rows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
 from synchro.errors import ConfigError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
-from synchro.vclock import Order
+from synchro.vclock import Comparison
 
 if TYPE_CHECKING:
     pass
@@ -67,7 +67,7 @@ def best(ballots: Mapping[str, Ballot]) -> str:
     ranked = sorted(ballots.items(), key=lambda item: item[1].instance_uuid)
     winner, champion = ranked[0]
     for address, ballot in ranked[1:]:
-        is_newer = ballot.vclock.compare(champion.vclock) is Order.GREATER
+        is_newer = ballot.vclock.compare(champion.vclock) is Comparison.GREATER
         if (score(ballot), is_newer) > (score(champion), False):
             winner, champion = address, ballot
     return winner

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from synchro.errors import DoubledIdentity
 
 LIVES_MAX: Final = 4
-"""Remembered of one identity: two are enough to know, and restarts that follow each other fall out."""
+"""How many lives of one identity are remembered. Two are enough to know, and restarts that follow each other
+fall out."""
 
 
 class Life(NamedTuple):
@@ -22,7 +23,7 @@ class Life(NamedTuple):
 
     start_id: str
     address: str
-    """host:port at which it listens, as it says."""
+    """The host:port at which it says that it listens."""
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class _Heard:
 
 
 def doubled_error(uuid: str, lives: Sequence[Life]) -> DoubledIdentity:
-    """For the log, and for those whom it concerns. lives: not empty."""
+    """The error for the log and for the instances that are concerned. lives: not empty."""
     return DoubledIdentity(
         f"two live processes have the identity {uuid}: {' and '.join(life.address for life in lives)} "
         f"(start ids {', '.join(life.start_id for life in lives)}); neither votes, counts or writes while "
@@ -79,15 +80,15 @@ class Doubles:
         self._told[by] = (at, tuple(lives))
 
     def accepted(self, by: str) -> None:
-        """The peer `by` takes us for the only one."""
+        """The peer `by` says that it hears only us under our identity."""
         self._told.pop(by, None)
 
     def is_told_by(self, by: str) -> bool:
-        """It said so, and did not take it back."""
+        """Whether the peer said that our identity is doubled, and did not take it back."""
         return by in self._told
 
     def is_suspect(self, uuid: str) -> bool:
-        """More than one life is remembered: whatever it says now decides."""
+        """Whether more than one life of this identity is remembered: then what it says next decides."""
         return len(self._heard.get(uuid, ())) > 1
 
     def lives(self, uuid: str, now: float) -> tuple[Life, ...]:

@@ -11,9 +11,10 @@ from collections import deque
 from typing import Final, NamedTuple
 
 WINDOW_START_BYTES: Final = 8 * 1024
-"""A link of 16 KB/s carries that in half a second; a fast one doubles it with every round trip."""
+"""The first window. A link of 16 KB/s carries it in half a second; a fast one doubles it with every round
+trip."""
 WINDOW_MIN_BYTES: Final = 2 * 1024
-"""Below it the bytes around the rows would be most of what is sent."""
+"""The smallest window: below it the bytes around the rows would be most of what is sent."""
 PIECE_MIN_BYTES: Final = 1024
 
 
@@ -56,30 +57,31 @@ class Pace:
         self._received = 0
         self._marks: deque[_Mark] = deque()
         self._grown_at = 0
-        """Bytes sent when the window grew last: marks up to there tell of the smaller one."""
+        """How many bytes had been sent when the window grew last: marks up to there tell of the smaller
+        window."""
         self._link_delay_s = 2 * beat_s
-        """Shortest time that a receipt took: there and back without a queue. Counted up to two heartbeats:
-        with more the link would not live anyway."""
+        """The shortest time that a receipt took: there and back without a queue. At most two heartbeats are
+        counted: with more the link would not live anyway."""
         self.received_at = now
         """When the last receipt of more bytes came, or the first byte was sent after all were received."""
 
     @property
     def on_the_way(self) -> int:
-        """Bytes sent and not received as far as is known."""
+        """The bytes that were sent and, as far as is known, not received."""
         return self._sent - self._received
 
     @property
     def piece(self) -> int:
-        """Bytes that should be sent as one message at most."""
+        """The most bytes that should be sent as one message."""
         return max(PIECE_MIN_BYTES, self.window // 2)
 
     def has_room(self, size: int) -> bool:
-        """K1"""
+        """Whether more bytes may be sent now (Pace.K1)."""
         on_the_way = self._sent - self._received
         return not on_the_way or on_the_way + size <= self.window
 
     def sent(self, size: int, now: float) -> bool:
-        """So many bytes go out now. True: ask for a receipt with them."""
+        """That many bytes go out now. Returns True if a receipt should be asked for with them."""
         if self._sent == self._received:
             self.received_at = now
         self._sent += size

@@ -9,11 +9,11 @@ from synchro.ids import CallId, InstanceId, Term
 
 
 class Electorate(NamedTuple):
-    """Members who may elect the next owner, and how many of them each of its quorums must share one with."""
+    """The members that may elect the next owner, and how many of them share one with each of its quorums."""
 
     members: frozenset[InstanceId]
     needed: int
-    """The owner counts too."""
+    """How many members must echo; the owner counts too."""
 
 
 class ReadBarrier:
@@ -27,7 +27,7 @@ class ReadBarrier:
 
     def __init__(self) -> None:
         self.number = 0
-        """Carried by every heartbeat; grows by one a round."""
+        """The number that every heartbeat carries; it grows by one each round."""
         self._readers: list[CallId] = []
         self._next_readers: list[CallId] = []
         self._echoed: set[InstanceId] = set()
@@ -37,7 +37,7 @@ class ReadBarrier:
         return bool(self._readers)
 
     def ask(self, call_id: CallId) -> bool:
-        """A reader came. True: a round starts now, so heartbeats must be sent at once."""
+        """A reader came. Returns True if a round starts now, so that heartbeats must be sent at once."""
         self._next_readers.append(call_id)
         return self._start_round()
 
@@ -54,7 +54,7 @@ class ReadBarrier:
             self._echoed.add(source)
 
     def finish(self, electorates: Iterable[Electorate]) -> tuple[list[CallId], bool]:
-        """Readers that may read now, and whether a next round starts."""
+        """Return the readers that may read now, and whether the next round starts."""
         if not self._readers:
             return [], False
         if any(1 + len(self._echoed & members) < needed for members, needed in electorates):
@@ -63,14 +63,14 @@ class ReadBarrier:
         return ready, self._start_round()
 
     def drop(self, call_id: CallId) -> bool:
-        """The reader is gone. True if the next round starts, because nobody waits for this one."""
+        """The reader is gone. Returns True if the next round starts, because nobody waits for this one."""
         for readers in (self._readers, self._next_readers):
             if call_id in readers:
                 readers.remove(call_id)
         return self._start_round()
 
     def fail(self) -> list[CallId]:
-        """Not the owner any more: all readers, to be refused."""
+        """This instance is no longer the owner. Returns all readers, to be refused."""
         failed = self._readers + self._next_readers
         self._readers, self._next_readers = [], []
         return failed

@@ -14,7 +14,7 @@ from synchro.vclock import Vclock
 
 
 class TxnHead(NamedTuple):
-    """What must be known of a transaction to decide whether it is sent.
+    """What decides whether a transaction is sent.
 
     origin, lsn: as in `Txn`; LOCAL if all rows are local. term: of its PROMOTE or DEMOTE, else 0.
     """
@@ -46,7 +46,7 @@ class RelayFilter:
         """Whose rows the subscriber gets from themselves, by its newest ack."""
 
     def wants(self, head: TxnHead) -> bool:
-        """Must this transaction be sent? Does not look at terms (R3)."""
+        """Whether this transaction must be sent. It does not look at terms (RelayFilter.R3)."""
         if head.origin == LOCAL or head.origin in self._id_filter:
             return False
         return head.lsn > self.position.get(head.origin, 0)
@@ -55,11 +55,11 @@ class RelayFilter:
         """Must this run of whole plain transactions of one origin be sent? None: a part of it."""
         have = self.position.get(origin, 0)
         if last <= have or not self.wants(TxnHead(origin, Lsn(have + 1))):
-            return False  # R1; R2 and R4: if it does not get the next one, it gets none of this origin
+            return False  # RelayFilter.R1; and without the next one it gets none of this origin
         return True if first > have and self.wants(TxnHead(origin, last)) else None
 
     def comes_from_origin(self, wanted: Sequence[InstanceId], *, own: InstanceId, own_lsn: Lsn) -> bool:
-        """R5, for rows of the origins `wanted`. own_lsn: newest synced row of this instance `own`.
+        """RelayFilter.R5, for the origins `wanted`. own_lsn: newest synced row of `own`, this instance.
 
         In a full mesh every byte is carried, checked and decoded once then, not N - 1 times [A-39]. It ends
         when the peer has the rows, when it lost the link to their origin, or when own rows wait behind.
@@ -67,18 +67,21 @@ class RelayFilter:
         return bool(wanted) and self.following.issuperset(wanted) and own_lsn <= self.position.get(own, 0)
 
     def is_held(self, head: TxnHead) -> bool:
-        """R3: the subscriber must see the term before this row."""
+        """Whether the subscriber must see the term before this row (RelayFilter.R3)."""
         return head.term > self.term_sent
 
     def passed(self, head: TxnHead) -> None:
-        """It goes into the stream now."""
-        assert head.lsn > self.position.get(head.origin, 0), (head, self.position)  # R1
-        assert head.term <= self.term_sent, (head, self.term_sent)  # R3
+        """The transaction goes into the stream now."""
+        assert head.lsn > self.position.get(head.origin, 0), (head, self.position)  # RelayFilter.R1
+        assert head.term <= self.term_sent, (head, self.term_sent)  # RelayFilter.R3
         self.position[head.origin] = head.lsn
 
     def acked(self, vclock: Vclock, *, counts: bool) -> None:
-        """The peer has these rows, from whomever: they need not be sent any more. counts: its log is whole,
-        so rows of its own that follow come from itself, and are never sent back (R4)."""
+        """The peer has these rows, no matter who sent them: they need not be sent any more.
+
+        counts: its log is whole, so rows of its own that follow come from itself, and are never sent back
+        (RelayFilter.R4).
+        """
         if counts:
             self._id_filter |= {self._peer}
         for origin, lsn in vclock:

@@ -34,7 +34,7 @@ class Trust:
     is_trusted: bool
     _first_reports: dict[InstanceId, tuple[Vclock, Term]] = field(default_factory=dict)
     _forgetful: set[InstanceId] = field(default_factory=set)
-    """Of those without a report, who was heard to have amnesia too."""
+    """The members without a report that were heard to have amnesia too."""
 
     def lose(self) -> None:
         """The log turned out to be incomplete: what was heard before does not count any more."""
@@ -48,11 +48,13 @@ class Trust:
             self._first_reports.setdefault(peer, (vclock, term))
 
     def hear_forgetful(self, peer: InstanceId) -> None:
-        """It has amnesia itself: no report, two that forgot cannot vouch for each other."""
+        """`peer` has amnesia itself. That is no report: two instances that forgot cannot vouch for each
+        other."""
         self._forgetful.add(peer)
 
     def missing(self, others: Iterable[InstanceId], vclock: Vclock, term: Term) -> dict[InstanceId, Missing]:
-        """Why trust does not come back: member -> what is needed of it; as in `update`."""
+        """Return why trust does not come back: member -> what is needed of it. The arguments are those of
+        `update`."""
         missing: dict[InstanceId, Missing] = {}
         for peer in sorted(others):
             report = self._first_reports.get(peer)
@@ -63,7 +65,8 @@ class Trust:
         return missing
 
     def update(self, others: frozenset[InstanceId], vclock: Vclock, term: Term) -> bool:
-        """True if trust came back now. others: registered members but this one; own state is persisted.
+        """Return True if trust came back now. others: registered members but this one; vclock, term: own,
+        persisted.
 
         Alone in the set nobody can say what was forgotten, so a lone member does not heal by itself.
         """
@@ -90,25 +93,25 @@ class AckMemory:
 
     def __init__(self, remembered: Mapping[InstanceId, AckNote] | None = None) -> None:
         self._before: dict[InstanceId, AckNote] = dict(remembered or {})
-        """Up to the last Hello."""
+        """What each peer had acknowledged up to its last Hello."""
         self._newest: dict[InstanceId, Vclock] = {}
-        """Since then; its acks never go back."""
+        """What each peer has acknowledged since its last Hello; these acks never go back."""
 
     def subscribed(self, peer: InstanceId, vclock: Vclock, *, counts: bool) -> Vclock:
-        """A Hello. Returns what the peer is told: the highest vclock that it acknowledged before."""
+        """A peer said Hello. Returns what it is told: the highest vclock that it acknowledged before."""
         told = self.of(peer)
         self._newest.pop(peer, None)
         if counts and told.forgot:
-            told = _NOTHING  # M1
+            told = _NOTHING  # AckMemory.M1
         self._before[peer] = AckNote(told.vclock.merge(vclock) if counts else told.vclock, not counts)
         return told.vclock
 
     def acked(self, peer: InstanceId, vclock: Vclock, *, counts: bool) -> None:
-        """An ack on the newest stream of this peer."""
+        """An ack came on the newest stream of this peer."""
         forgot = self._before.get(peer, _NOTHING).forgot
         if counts:
             if forgot:
-                self._before[peer] = AckNote(vclock)  # M1
+                self._before[peer] = AckNote(vclock)  # AckMemory.M1
             self._newest[peer] = vclock
         elif not forgot:
             self._before[peer] = AckNote(self.of(peer).vclock, forgot=True)
@@ -120,7 +123,7 @@ class AckMemory:
         return before if newest is None else before._replace(vclock=before.vclock.merge(newest))
 
     def export(self, members: Iterable[InstanceId]) -> dict[InstanceId, AckNote]:
-        """For the disk. members: others are forgotten."""
+        """What goes to the disk. members: others are forgotten."""
         self._before = {peer: self.of(peer) for peer in members if peer in self._before}
         self._newest = {peer: newest for peer, newest in self._newest.items() if peer in self._before}
         return dict(self._before)

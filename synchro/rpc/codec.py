@@ -7,7 +7,7 @@ msgpack with a space id costs a few attribute reads; its bytes are checked and s
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgpack
@@ -16,12 +16,10 @@ from google.protobuf.struct_pb2 import ListValue, Value
 
 from synchro import json_form
 from synchro.config import KIB, Limits
-from synchro.errors import BatchTooLarge, IllegalParams, RemoteProtocolError, SynchroError, WrongFormat
+from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
-from synchro.instance.events import Ack, Fate, Position, WaitMode
-from synchro.raft.messages import RaftMessage, Role
+from synchro.instance.events import Fate, Position, WaitMode
 from synchro.row import Dml, Puts, RowType, Tuple, TxnId
-from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2 as common_pb
 from synchro.rpc.generated.v1 import data_pb2 as data_pb
 from synchro.storage import msgpack_check, row_body
@@ -33,11 +31,12 @@ Message: TypeAlias = Any
 """A generated protobuf message."""
 
 DURATION_S_MAX: Final = 365 * 24 * 3600.0
-"""Longer waits are refused: they are mistakes of units."""
+"""The longest wait that is accepted, in seconds: longer ones are mistakes of units."""
 JSON_VALUES_MAX: Final = 64 * KIB
-"""Values of one tuple in JSON, which costs ten times as much as msgpack; more are answered as msgpack."""
+"""The most values of one tuple in JSON, which costs ten times as much as msgpack; larger tuples are answered
+as msgpack."""
 JSON_NESTING_MAX: Final = 32
-"""Lists and objects inside each other, as in `storage/xrow.py`."""
+"""How many lists and objects may stand inside each other, as in the rows of the log."""
 
 _packb: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -56,14 +55,14 @@ class Schema(Protocol):
 
 
 def min_vclock(lsns: Mapping[int, int]) -> Vclock:
-    """Field `min_vclock` of a request. Component 0 is looked at by nobody. Raises `IllegalParams`."""
+    """Field `min_vclock` of a request; component 0 is left out. Raises `IllegalParams`."""
     for instance, lsn in lsns.items():
         if instance > INSTANCE_ID_MAX or lsn >= NUMBER_END:
             raise _no_number("min_vclock", f"{instance}: {lsn}", "instance ids are 0..31, LSNs below 2^62")
-    return _vclock(lsns)
+    return vclock_of(lsns)
 
 
-def _vclock(lsns: Mapping[int, int]) -> Vclock:
+def vclock_of(lsns: Mapping[int, int]) -> Vclock:
     return Vclock((InstanceId(i), Lsn(lsn)) for i, lsn in lsns.items()) if lsns else EMPTY_VCLOCK
 
 
@@ -121,7 +120,7 @@ def expected_term(request: Message) -> Term | None:
 
 
 def request_id(data: bytes) -> RequestId | None:
-    """None if empty. Raises `IllegalParams`."""
+    """Field `request_id` of a request; None if it is empty. Raises `IllegalParams`."""
     if not data:
         return None
     if len(data) != REQUEST_ID_BYTES:
@@ -172,7 +171,7 @@ FATES: Final = {
 
 
 def pack(value: Any) -> bytes:
-    """Any value of the data model as msgpack."""
+    """Return a value of the data model as msgpack."""
     return msgpack_check.pack_tuple(value)
 
 
@@ -213,20 +212,22 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
 
 
 def json_fields(message: Message) -> Tuple:
-    """A ListValue as a tuple."""
+    """Return a ListValue as a tuple."""
     room = [JSON_VALUES_MAX]
     return tuple(json_field(value, 1, room) for value in message.values)
 
 
 def json_value(value: Any) -> Message:
-    """A tree such as `box.info`: keys of maps become text; what else JSON lacks has the forms of tuples."""
+    """Return a tree such as `box.info` as a Value. Keys of maps become text; what else JSON lacks has the
+    forms of tuples."""
     made = Value()
     _fill_value(made, value)
     return made
 
 
 def json_list(fields: Sequence[Any]) -> Message:
-    """A tuple; what JSON has no form for as `json_form` says, so that nothing is lost."""
+    """Return a tuple as a ListValue. What JSON has no form for is written as `json_form` says, so nothing is
+    lost."""
     made = ListValue()
     for field in fields:
         form = json_form.encode(field, doubles=True)
@@ -271,7 +272,8 @@ def _fill_value(message: Message, value: Any) -> None:
 
 
 def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
-    """None gives a message without a form. What is too much for JSON comes as msgpack."""
+    """Return a tuple as a message; None gives a message without a form. A tuple too large for JSON comes as
+    msgpack."""
     if fields is None:
         return common_pb.Tuple()
     if as_json and msgpack_check.count_values((fields,), JSON_VALUES_MAX) <= JSON_VALUES_MAX:
@@ -280,7 +282,7 @@ def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
 
 
 def tuple_fields(message: Message, what: str) -> Tuple | None:
-    """None if no form is set. Raises `WrongFormat`."""
+    """Return the fields of a Tuple message; None if no form is set. Raises `WrongFormat`."""
     form = message.WhichOneof("form")
     if form is None:
         return None
@@ -290,7 +292,7 @@ def tuple_fields(message: Message, what: str) -> Tuple | None:
 
 
 def unpack_array(data: bytes, what: str) -> Tuple:
-    """Exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
+    """Decode exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
     try:
         # The checks of a stored tuple are the right ones: depth, types, lying headers.
         value = row_body.insert_dml(RowType.REPLACE, 0, data).value
@@ -301,7 +303,7 @@ def unpack_array(data: bytes, what: str) -> Tuple:
 
 
 def wants_json(encoding: int, *, default: bool) -> bool:
-    """`default`: what ENCODING_UNSPECIFIED means for this request."""
+    """Whether the reply is to be JSON. default: what ENCODING_UNSPECIFIED means for this request."""
     if encoding == common_pb.ENCODING_UNSPECIFIED:
         return default
     return bool(encoding == common_pb.ENCODING_JSON)
@@ -311,14 +313,15 @@ def wants_json(encoding: int, *, default: bool) -> bool:
 
 
 def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[Dml]:
-    """The operations of one transaction. Raises `SynchroError` with `field` in its details."""
+    """Decode the operations of one transaction. Raises `SynchroError` with `field` in its details."""
     return made_at_once(changes_in_steps(ops, schema, limits))
 
 
 def changes_in_steps(
     ops: Sequence[Message], schema: Schema, limits: Limits
 ) -> Generator[None, None, Sequence[Dml]]:
-    """The same, an operation a step. What will be refused is looked at no longer than until that is known."""
+    """Decode the operations of one transaction, one in each step. Decoding ends as soon as it is known that
+    the transaction will be refused."""
     if not ops:
         raise IllegalParams("a transaction needs at least one operation; nothing was done", field="ops")
     if len(ops) > limits.batch_ops_max:
@@ -368,11 +371,11 @@ def changes_in_steps(
 
 
 SMALL_TXN_BYTES: Final = 256 * KIB
-"""Up to here nothing of a transaction can be too much, its number of operations aside."""
+"""Up to this size nothing of a transaction can be too much, its number of operations aside."""
 
 
 def _too_much(size: int, values: int, update_ops: int, limits: Limits) -> BatchTooLarge | None:
-    """What refuses a transaction before more of it is decoded."""
+    """Return what refuses a transaction before more of it is decoded; None if nothing does."""
     for got, limit, what in (
         (size, limits.txn_bytes_max, "bytes"),
         (values, limits.txn_values_max, "values"),
@@ -389,7 +392,7 @@ def _too_much(size: int, values: int, update_ops: int, limits: Limits) -> BatchT
 
 
 _PUTS_MIN: Final = 5
-"""From here on columns are faster than one operation after the other."""
+"""From this number on, columns are faster than one operation after the other."""
 
 
 def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None:
@@ -417,7 +420,8 @@ def _puts(ops: Sequence[Message], schema: Schema, limits: Limits) -> Puts | None
 def columns(
     kind: str, space: int | str, tuples: Sequence[bytes], schema: Schema, limits: Limits
 ) -> Puts | None:
-    """Inserts, or replaces, of these tuples into one space; None if something is wrong with one of them."""
+    """Return inserts (or replaces) of these tuples into one space; None if something is wrong with one of
+    them."""
     if not all(tuples) or max(map(len, tuples)) > limits.tuple_bytes_max or not space:
         return None
     try:
@@ -455,14 +459,15 @@ def shape(call: Message) -> tuple[str, int | str, bytes] | None:
 
 
 def stored_bytes(change: Dml) -> bytes:
-    """The tuple of an insert or replace as it came: the end of its body, behind what xrow put in front."""
+    """Return the tuple of an insert or replace as it came: the end of its body, behind what xrow put in
+    front."""
     space_id = change.space_id
     width = 1 if space_id < 0x80 else 2 if space_id <= 0xFF else 3 if space_id <= 0xFFFF else 5
     return change.raw[3 + width :]
 
 
 def is_json(ops: Sequence[Message]) -> bool:
-    """Whether any tuple or key of accepted operations is JSON: then the reply is too."""
+    """Whether any tuple or key of accepted operations is JSON: then the reply is JSON too."""
     for op in ops:
         kind = op.WhichOneof("op")
         body = getattr(op, kind)
@@ -526,7 +531,7 @@ def _replace(body: Message, schema: Schema, limits: Limits) -> Dml:
 
 
 def _update_ops(body: Message, limits: Limits) -> bytes:
-    """The list of operations of an update, if it is not too much for one; it is not decoded yet."""
+    """Return the operations of an update, not decoded yet, if they are not too much for one."""
     data = _array(body, "ops", "list of operations")
     count = msgpack_check.array_size(data)
     for got, limit, what in (
@@ -579,111 +584,3 @@ _DECODERS: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {
     "upsert": _upsert,
     "delete": _delete,
 }
-
-
-# --- what peers say -------------------------------------------------------------------------------------
-# Its numbers are judged where they are decoded: what passes here is compared, added to and persisted.
-
-
-def peer_number(value: int, what: str) -> int:
-    """Raises `RemoteProtocolError`, which stops that stream and nothing else."""
-    if value >= NUMBER_END:
-        raise RemoteProtocolError(f"{what} {value} of a peer is not below 2^62; its message was dropped")
-    return value
-
-
-def peer_term(value: int) -> Term:
-    return Term(peer_number(value, "term"))
-
-
-def peer_id(value: int, what: str, *, or_nobody: bool = False) -> InstanceId:
-    """Raises `RemoteProtocolError`."""
-    if not (0 if or_nobody else 1) <= value <= INSTANCE_ID_MAX:
-        raise RemoteProtocolError(f"{what} {value} of a peer is not an instance id; its message was dropped")
-    return InstanceId(value)
-
-
-def peer_ids(values: Sequence[int], what: str) -> frozenset[InstanceId]:
-    if len(values) > INSTANCE_ID_MAX:
-        raise RemoteProtocolError(f"{len(values)} ids in {what} of a peer; its message was dropped")
-    return frozenset(peer_id(value, what) for value in values)
-
-
-def peer_vclock(lsns: Mapping[int, int]) -> Vclock:
-    """Raises `RemoteProtocolError`. An LSN above the own ones is no error: it may tell of lost rows (S14)."""
-    if not lsns:
-        return EMPTY_VCLOCK
-    if len(lsns) > INSTANCE_ID_MAX:
-        raise RemoteProtocolError(f"a vclock of a peer has {len(lsns)} parts; its message was dropped")
-    for instance, lsn in lsns.items():
-        if not 0 < instance <= INSTANCE_ID_MAX or lsn >= NUMBER_END:
-            raise RemoteProtocolError(f"{instance}: {lsn} in a vclock of a peer; its message was dropped")
-    return _vclock(lsns)
-
-
-def peer_time(value_s: float) -> float:
-    """Seconds of wall time. Raises `RemoteProtocolError`: a lag of NaN could be shown to nobody."""
-    if not 0 <= value_s < NUMBER_END:
-        raise RemoteProtocolError(f"time {value_s} of a peer; its message was dropped")
-    return value_s
-
-
-_ROLES: Final = {
-    Role.FOLLOWER: peer_pb.RAFT_ROLE_FOLLOWER,
-    Role.CANDIDATE: peer_pb.RAFT_ROLE_CANDIDATE,
-    Role.LEADER: peer_pb.RAFT_ROLE_LEADER,
-}
-
-
-def raft_message(message: RaftMessage) -> Message:
-    made = peer_pb.RaftMessage(
-        term=message.term,
-        vote=message.vote,
-        role=_ROLES[message.role],
-        leader=message.leader,
-        is_leader_seen=message.is_leader_seen,
-    )
-    if message.vclock is not None:
-        made.vclock.SetInParent()
-        made.vclock.lsns.update(dict(message.vclock))
-    return made
-
-
-def raft_from(message: Message) -> RaftMessage:
-    """Raises `RemoteProtocolError`."""
-    try:
-        role = Role(message.role)
-    except ValueError as error:
-        raise RemoteProtocolError(f"unknown raft role {message.role}") from error
-    return RaftMessage(
-        term=peer_term(message.term),
-        vote=peer_id(message.vote, "vote", or_nobody=True),
-        role=role,
-        leader=peer_id(message.leader, "leader", or_nobody=True),
-        is_leader_seen=message.is_leader_seen,
-        vclock=peer_vclock(message.vclock.lsns) if message.HasField("vclock") else None,
-    )
-
-
-def ack_message(
-    ack: Ack, *, credit: int, tm: float = 0.0, following: Iterable[InstanceId] = (), received: int = 0
-) -> Message:
-    return peer_pb.Ack(
-        vclock=dict(ack.vclock),
-        term=ack.term,
-        vclock_sync=ack.vclock_sync,
-        tm=tm,
-        credit=credit,
-        counts=ack.counts,
-        following=sorted(following),
-        received=received,
-    )
-
-
-def ack_from(message: Message) -> Ack:
-    return Ack(
-        vclock=peer_vclock(message.vclock),
-        term=peer_term(message.term),
-        vclock_sync=peer_number(message.vclock_sync, "vclock_sync"),
-        counts=message.counts,
-    )

@@ -22,20 +22,20 @@ import trio
 from synchro.config import FIRST_REQUEST_S
 
 SCAN_S: Final = 1.0
-"""Between looks at the sockets."""
+"""Seconds between looks at the sockets."""
 CROWDED_SCAN_S: Final = 0.1
-"""The same while fewer than the share are free."""
+"""Seconds between looks at the sockets while fewer than the share are free."""
 SHARE_OF_LOOP: Final = 0.05
-"""At most so much of the loop's time goes into looks, however many sockets there are."""
+"""The largest share of the loop's time that goes into looks, however many sockets there are."""
 CROWDED_SILENCE_S: Final = 0.5
-"""What a connection gets for its first request while fewer than the share are free."""
+"""Seconds that a connection gets for its first request while fewer than the share are free."""
 SOCKETS_DIR: Final = "/proc/self/fd"
 
 Address = tuple[str, int]
 
 
 def parse_peer(peer: str) -> Address | None:
-    """What gRPC calls "ipv4:127.0.0.1:50404" or "ipv6:%5B::1%5D:50404"; None: no internet address."""
+    """Parse what gRPC calls "ipv4:127.0.0.1:50404" or "ipv6:%5B::1%5D:50404"; None: no internet address."""
     kind, _, rest = peer.partition(":")
     host, _, port = unquote(rest).rpartition(":")
     if kind not in ("ipv4", "ipv6") or not port.isdigit():
@@ -55,18 +55,18 @@ class Connections:
         self.limit = limit
         self.share = share
         self.ended = 0
-        """Connections that were ended without a request."""
+        """How many connections were ended without a request."""
         self._log = log
         self._spoken: set[str] = set()
         self._first_seen: dict[Address, float] = {}
         self._is_crowded = False
 
     def note_request(self, peer: str) -> None:
-        """A request came from here, as gRPC writes it."""
+        """A request came from this address, as gRPC writes it."""
         self._spoken.add(peer)
 
     async def run(self, port: int) -> None:
-        """Until cancelled."""
+        """Look at the sockets until cancelled."""
         while True:
             began = trio.current_time()
             self.scan(port, began)
@@ -111,7 +111,7 @@ def _incoming(port: int) -> dict[Address, int]:
 
 
 def _looked_at(descriptor: int, look: Callable[[socket.socket], Address | None]) -> Address | None:
-    """The descriptor stays gRPC's, which may close it at any moment."""
+    """Inspect a socket without owning it: its descriptor stays gRPC's, which may close it at any moment."""
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError:  # no socket
@@ -132,7 +132,7 @@ def _remote(sock: socket.socket, port: int) -> Address | None:
 
 
 def _shut_down(descriptor: int, port: int, address: Address) -> bool:
-    """Through a copy, which cannot become another socket between the look and the act."""
+    """Shut a socket down through a copy of its descriptor, which cannot become another socket in between."""
     try:
         copy = socket.socket(fileno=os.dup(descriptor))
     except OSError:

@@ -1,15 +1,15 @@
 """synchro.v1.DataService: reads, and transactions one at a time or many in a frame.
 
-The hot path is `_Session.on_frame`: a message of the stream is decoded, becomes a step of the core (one for
-each run of neighbours that may share a transaction, and for what lies between), and the outcomes go out in as
-few messages as possible. No task is switched on the way.
+The hot path is `_WriteStream.on_frame`: a message of the stream is decoded and becomes a step of the core
+(one for each group of neighbours that may share a transaction, and one for what lies between); the outcomes
+go out in as few messages as possible. No task is switched on the way.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -17,7 +17,6 @@ from synchro.config import KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, Loading, SynchroError, TimedOut, Unsupported
 from synchro.ids import CallId, InstanceId, Lsn
 from synchro.instance.events import (
-    SHARED_MIN,
     ClientPuts,
     ClientWrite,
     ClientWrites,
@@ -35,9 +34,10 @@ from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
-from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
+from synchro.rpc.shared_puts import SharedPuts, first_seq, neighbours
 from synchro.rpc.slices import SLICE_S, mapped
 from synchro.server.api import NodeApi
 from synchro.storage.index import Iterator_, SelectResult
@@ -47,28 +47,29 @@ STREAM_CALLS_MAX: Final = 8192
 FRAME_CALLS_MAX: Final = 4096
 """Calls of one frame; they run in order, a slice of some milliseconds at a time."""
 SMALL_ANSWER_TUPLES: Final = 100
-"""An answer of so many is made at once."""
+"""An answer of at most this many tuples is made at once."""
 SMALL_ANSWER_OFFSET: Final = 10_000
-"""Tuples that may be stepped over at once."""
+"""At most this many tuples may be stepped over at once."""
 LARGE_REQUEST_BYTES: Final = 128 * KIB
-"""A larger one is decoded in its turn, an operation at a time."""
+"""A request larger than this is decoded in its turn, an operation at a time."""
 FRAME_BYTES_MAX: Final = 64 * KIB
-"""Answers put into one message, unless one is larger; what the stream counts for a message that is begun."""
+"""The most bytes of answers in one message, unless one answer is larger. The stream counts this much for a
+message that is begun."""
 RESULT_BYTES: Final = 48
-"""About what an answer has besides its tuples."""
+"""About the bytes that an answer has besides its tuples."""
 _UNSPECIFIED: Final = common_pb2.ENCODING_UNSPECIFIED
 _JSON: Final = common_pb2.ENCODING_JSON
 _STORED_AS_SENT: Final = frozenset({RowType.INSERT, RowType.REPLACE})
 
 
 class DataService(Service):
-    """Execute, ExecuteStream, Select, WaitTransaction."""
+    """The service for data: Execute, ExecuteStream, Select, WaitTransaction."""
 
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
         self.names = Names(node)
         self._reading: set[trio.CancelScope] = set()
-        """One for each stream of transactions."""
+        """One scope for each stream of transactions that is being read."""
         self.Execute = self.waiting(self._execute)
         self.ExecuteStream = host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
@@ -125,8 +126,8 @@ class DataService(Service):
                 _add_tuples(reply.tuples, encoded_tuples(write.ops, outcome.tuples, as_json=as_json))
         return reply
 
-    async def _execute_stream(self, stream: Duplex[Any, Any], _call: Call) -> None:
-        session = _Session(self, stream)
+    async def _execute_stream(self, stream: Duplex[Any, Any], _call: RpcCall) -> None:
+        session = _WriteStream(self, stream)
         stream.pause_when_full = True
         stream.coalesce = session.pack
         stream.on_message = session.on_frame
@@ -197,7 +198,7 @@ class DataService(Service):
     def _found(
         self, request: Message, key: Tuple, iterator: Iterator_, after: Tuple | None
     ) -> tuple[SelectResult, dict[int, int]]:
-        """Nothing is awaited here: what is read is the state of one moment."""
+        """Read the state of one moment: nothing is awaited here."""
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
             self._check_linearizable(request)  # the definition may have changed meanwhile
         instance = self.node.instance
@@ -214,7 +215,8 @@ class DataService(Service):
         return found, codec.lsns(instance.vclock)
 
     def _check_linearizable(self, request: Message) -> None:
-        """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
+        """Refuse asynchronous spaces [Q-60]: their rows are committed on one disk, and may be gone with their
+        owner."""
         space = self.node.instance.memtx.catalog.space(self.names.locate(request)[0])
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
@@ -242,7 +244,7 @@ class DataService(Service):
 
 
 def _is_small(request: Message) -> bool:
-    """It finds so little that it need not wait for its turn."""
+    """Whether a select finds so little that it need not wait for its turn."""
     limit: int = request.limit if request.HasField("limit") else SMALL_ANSWER_TUPLES + 1
     offset: int = request.offset
     return limit <= SMALL_ANSWER_TUPLES and offset <= SMALL_ANSWER_OFFSET
@@ -253,7 +255,7 @@ Encoded: TypeAlias = bytes | Message | None
 
 
 def encoded_tuples(ops: Sequence[Dml], tuples: Sequence[Tuple | None], *, as_json: bool) -> list[Encoded]:
-    """What each operation returns. A tuple that was stored as it came goes back as it came."""
+    """Return what each operation returns. A tuple that was stored as it came goes back as it came."""
     if as_json:
         return [codec.tuple_message(value, as_json=True) for value in tuples]
     return [
@@ -279,48 +281,6 @@ def _add_tuples(field: Any, tuples: Sequence[Encoded]) -> None:
 # --- the stream -----------------------------------------------------------------------------------------
 
 
-class _Run(NamedTuple):
-    """What neighbours in a frame have in common, and their tuples."""
-
-    kind: str
-    space: int | str
-    tuples: list[bytes]
-
-
-_NO_RUN: Final = _Run("", "", [])
-
-
-def _runs(calls: Sequence[Message]) -> Iterator[tuple[_Run | None, Sequence[Message]]]:
-    """Neighbours that may share a transaction, and what lies between such runs."""
-    others: list[Message] = []
-    run, same = _NO_RUN, list[Message]()
-    for call in (*calls, None):
-        shape = None if call is None else codec.shape(call)
-        if shape is not None and shape[0] == run.kind and shape[1] == run.space:
-            run.tuples.append(shape[2])
-            same.append(call)
-            continue
-        if len(same) < SHARED_MIN:
-            others += same
-        else:
-            if others:
-                yield None, others
-                others = []
-            yield run, same
-        run, same = (_NO_RUN, []) if shape is None else (_Run(shape[0], shape[1], [shape[2]]), [call])
-        if shape is None and call is not None:
-            others.append(call)
-    if others:
-        yield None, others
-
-
-def _first_seq(calls: Sequence[Message]) -> int:
-    """`seq` of the first, if all want no tuples and their `seq` rise by 1; else 0."""
-    first: int = calls[0].seq
-    is_range = [call.seq for call in calls] == list(range(first, first + len(calls)))
-    return first if is_range and all(call.omit_tuples for call in calls) else 0
-
-
 class _Batch:
     """Calls of one frame that became one step of the core: their ids are consecutive.
 
@@ -329,7 +289,7 @@ class _Batch:
 
     __slots__ = ("calls", "first", "first_seq", "open", "ops", "session")
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: _WriteStream) -> None:
         self.session = session
         self.calls: list[Message] = []
         self.first = CallId(0)
@@ -351,7 +311,7 @@ class _Batch:
             self.session.batches.pop(self, None)
 
     def _on_committed(self, call_id: CallId, outcome: CommittedTogether) -> None:
-        """The first of them answers for all."""
+        """The first call of a shared transaction answers for all."""
         calls = outcome.calls
         if call_id in self.open:
             self.open.difference_update(calls)
@@ -361,7 +321,7 @@ class _Batch:
                 self.session.batches.pop(self, None)
 
 
-class _Session:
+class _WriteStream:
     """One stream of transactions.
 
     X1  `in_flight` = calls handed to the core that have no outcome yet = all `open` of `batches`.
@@ -408,7 +368,7 @@ class _Session:
 
     def _steps(self, frame: Message, limits: Limits, default_s: float) -> Iterator[None]:
         """Calls run in order."""
-        for run, calls in _runs(frame.calls):
+        for run, calls in neighbours(frame.calls):
             if run is None or not self._submit_puts(
                 run, calls, limits, default_s, accepts_ranges=frame.accepts_ranges
             ):
@@ -416,7 +376,7 @@ class _Session:
             yield
 
     def _work_off(self, work: Iterator[None]) -> None:
-        """Nearly every frame is done within one slice."""
+        """Work on the last frame until its slice is over; nearly every frame is done within one."""
         end = time.perf_counter() + SLICE_S
         for _ in work:
             if time.perf_counter() > end:
@@ -436,7 +396,7 @@ class _Session:
             self._idle.set()
 
     def _go_on(self) -> None:
-        """Everything else had its turn."""
+        """Go on with the last frame, now that everything else had its turn."""
         if self._over or self._work is None:
             return
         try:
@@ -445,9 +405,15 @@ class _Session:
             self.stream.fail(error)
 
     def _submit_puts(
-        self, run: _Run, calls: Sequence[Message], limits: Limits, timeout_s: float, *, accepts_ranges: bool
+        self,
+        run: SharedPuts,
+        calls: Sequence[Message],
+        limits: Limits,
+        timeout_s: float,
+        *,
+        accepts_ranges: bool,
     ) -> bool:
-        """False: nothing was done."""
+        """Submit puts as columns. Returns False if nothing was done."""
         puts = codec.columns(run.kind, run.space, run.tuples, self.service.names, limits)
         if puts is None:
             return False
@@ -455,7 +421,7 @@ class _Session:
         batch.calls.extend(calls)
         batch.ops = lambda index: puts[index : index + 1]
         if accepts_ranges:
-            batch.first_seq = _first_seq(calls)
+            batch.first_seq = first_seq(calls)
         call_ids = [new_call_id() for _ in calls]
         event = ClientPuts(
             call_ids, puts, [call.request_id for call in calls], list(map(codec.position, calls))
@@ -465,7 +431,8 @@ class _Session:
         return True
 
     def _submit_each(self, calls: Sequence[Message], limits: Limits, default_s: float) -> Iterator[None]:
-        """A batch ends where the timeout changes, which hardly ever happens, and with its slice."""
+        """Submit calls one by one. A batch ends where the timeout changes, which hardly ever happens, and
+        with its slice."""
         end = time.perf_counter() + SLICE_S
         write_of, new_call_id = self.service.write_of, self.node.new_call_id
         batch, batch_timeout_s, writes = _Batch(self), default_s, list[ClientWrite]()
@@ -503,7 +470,7 @@ class _Session:
     def on_outcome(
         self, call: Message, index: int, ops: Callable[[int], Sequence[Dml]], outcome: Outcome
     ) -> None:
-        """ops(index): those of the call."""
+        """Answer one call. ops(index): the operations of the call with this index."""
         self.in_flight -= 1
         if self._over:
             return
@@ -522,7 +489,7 @@ class _Session:
             self._idle.set()
 
     def on_committed(self, first_seq: int, count: int, origin: InstanceId, first_lsn: Lsn) -> None:
-        """So many calls at once."""
+        """Answer all calls of a shared transaction at once."""
         self.in_flight -= count
         if self._over:
             return
@@ -570,11 +537,11 @@ class _Session:
         self._result(seq, RESULT_BYTES + status.ByteSize()).error.CopyFrom(status)
 
     def _result(self, seq: int, size: int) -> Message:
-        """An answer of about `size` bytes, to be filled in at once."""
+        """Return a new answer of about `size` bytes, to be filled in at once."""
         return self._message(size).results.add(seq=seq)
 
     def _message(self, size: int) -> Message:
-        """The one that takes so many bytes more."""
+        """Return the message that has room for that many bytes more."""
         if size > self._room or self._reply is None:
             self._reply = data_pb2.ExecuteStreamResponse()
             self._room = max(FRAME_BYTES_MAX, size)
@@ -583,14 +550,14 @@ class _Session:
         return self._reply
 
     def pack(self, pending: list[Message]) -> Sequence[Message]:
-        """They are written now."""
+        """Close the message that is begun: it is written now."""
         self._reply = None
         for message in pending:
             message.header.CopyFrom(self.service.header())
         return pending
 
     async def wait_idle(self) -> None:
-        """Until no call is in flight, or still to be begun."""
+        """Wait until no call is in flight or still to be begun."""
         while self.in_flight or self._work is not None:
             self._idle = trio.Event()
             await self._idle.wait()

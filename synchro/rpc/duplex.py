@@ -22,8 +22,8 @@ Out = TypeVar("Out")
 
 LIMITS: Final = Limits()
 OUT_OVERRUN: Final = 4
-"""Output beyond this many times its limit breaks the stream: who sends without a look at `writable` must
-not be able to fill the memory when the peer stops reading."""
+"""Output beyond this many times its limit breaks the stream: a sender that ignores `writable` must not be
+able to fill the memory when the peer stops reading."""
 
 
 class StreamOverrun(Exception):
@@ -31,7 +31,7 @@ class StreamOverrun(Exception):
 
 
 def message_bytes(message: Any) -> int:
-    """Size of a message that is `bytes` or protobuf; the default of streams."""
+    """Return the size of a message that is `bytes` or protobuf; the default of streams."""
     return len(message) if isinstance(message, bytes) else message.ByteSize()
 
 
@@ -65,7 +65,7 @@ class Duplex(Generic[In, Out]):
         self.in_bytes_max = in_bytes_max
         self.out_bytes_max = out_bytes_max
         self.coalesce: Callable[[list[Out]], Sequence[Out]] | None = None
-        """Turns all that is pending into as few messages as possible. Must not change what it means."""
+        """Turns all that is pending into as few messages as possible. It must not change what they mean."""
         self.pause_when_full = False
         """Read nothing while the output is over its limit. Right for the answering end of a stream, as it
         makes a client that does not read stop sending. Never at both ends: each would wait for the other."""
@@ -153,7 +153,7 @@ class Duplex(Generic[In, Out]):
         return self.out_bytes < self.out_bytes_max
 
     async def wait_writable(self) -> None:
-        """`BrokenResourceError` if the stream is over."""
+        """Wait until the output is below its limit. Raises `BrokenResourceError` if the stream is over."""
         await trio.lowlevel.checkpoint()
         while not self._over and not self.writable:
             await self._room.park()
@@ -184,7 +184,7 @@ class Duplex(Generic[In, Out]):
         self._wake_writer()
 
     async def wait_sent(self) -> None:
-        """Until all that is queued was taken by gRPC, or the stream is over."""
+        """Wait until gRPC took all that is queued, or the stream is over."""
         await trio.lowlevel.checkpoint()
         while self.out_bytes and not self._over:
             await self._sent.park()
@@ -195,7 +195,7 @@ class Duplex(Generic[In, Out]):
         self._wake_writer()
 
     def check(self) -> None:
-        """Assert D1 and D4, for tests."""
+        """Assert Duplex.D1 and Duplex.D4, for tests."""
         assert self.in_bytes == sum(size for _, size in self._inbox)
         assert self.out_bytes >= sum(size for _, size in self._outbox)  # plus what is being written
         assert not (self._over and self._outbox)
@@ -203,7 +203,7 @@ class Duplex(Generic[In, Out]):
     # ---- asyncio's side: run by `host`, one reader and one writer per stream ----------------------------
 
     async def read_all(self) -> None:
-        """Deliver messages until the peer half-closes; what goes wrong ends in `fail`."""
+        """Deliver messages until the peer half-closes; an error ends in `fail`."""
         try:
             await self._read_messages()
         except Exception as exc:  # noqa: BLE001 - asyncio would only log it
@@ -229,7 +229,7 @@ class Duplex(Generic[In, Out]):
         return self._reader_wake is not None
 
     def close(self) -> None:
-        """The RPC is over, well or not: let go of everyone who waits."""
+        """The RPC is over, well or not: let go of every task that waits."""
         self._over = True
         self._outbox.clear()
         self.out_bytes = 0

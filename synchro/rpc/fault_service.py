@@ -11,7 +11,7 @@ from synchro.errors import IllegalParams, SynchroError, Unimplemented
 from synchro.failpoints import REGISTRY, Action
 from synchro.rpc.generated.fault.v1 import fault_pb2 as pb
 from synchro.rpc.generated.fault.v1 import fault_pb2_grpc as pb_grpc
-from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.peer_service import rpc_error
 from synchro.server.face import Face
 
@@ -38,7 +38,7 @@ class FaultService:
         self.SetClockSkew = self._method(self._set_clock_skew)
 
     def _method(self, method: Callable[[Any], Any]) -> Any:
-        def handle(request: Any, call: Call) -> Any:
+        def handle(request: Any, call: RpcCall) -> Any:
             try:
                 return method(request)
             except SynchroError as error:
@@ -79,7 +79,7 @@ class FaultService:
         raise Unimplemented("SetClockSkew is not built yet; nothing was done")
 
     def _names(self, peers: Iterable[str]) -> set[str]:
-        """None named: all."""
+        """The peers that a request names; if it names none, all of them."""
         known = {peer.name for peer in self._settings.peers}
         wanted = set(peers) or known - {self._settings.instance_name}
         if wanted - known:

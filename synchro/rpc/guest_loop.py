@@ -30,23 +30,26 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TURN_S: Final = 0.002
-"""asyncio runs until it is idle, at most this long: short enough for heartbeats, long enough to batch."""
+"""asyncio runs until it is idle, at most this many seconds: short enough for heartbeats, long enough to
+batch."""
 PATIENCE_S: Final = 0.006
-"""How long `call_when_idle` waits for idleness that does not come."""
+"""Seconds that `call_when_idle` waits for idleness that does not come."""
 TIMER_SLACK_S: Final = 0.001
-"""asyncio's timers may be so late: to move trio's at the end of each turn costs more than they are worth."""
+"""Seconds by which asyncio's timers may be late: moving trio's at the end of each turn costs more than they
+are worth."""
 LEFTOVER_GRACE_S: Final = 0.5
 """gRPC's own tasks end by themselves shortly after the last call; cancelled, they print tracebacks."""
 CLOSE_TIMEOUT_S: Final = 5.0
-"""What cleanup of leftover asyncio tasks may take before the loop is closed under them."""
+"""Seconds that the cleanup of leftover asyncio tasks may take before the loop is closed under them."""
 
 
 class _NonBlockingSelector(selectors.DefaultSelector):
-    """Polls. When asyncio wants to sleep, or its turn is over, it stops the loop instead."""
+    """A selector that only polls. When asyncio wants to sleep, or its turn is over, it stops the loop
+    instead."""
 
     turn_end: float = 0.0
     has_polled: bool = False
-    """In this turn."""
+    """Whether it has polled in this turn."""
     wait_s: float | None = None
     """How long asyncio would have slept; None: until something happens."""
     unseen: int = 0
@@ -57,7 +60,7 @@ class _NonBlockingSelector(selectors.DefaultSelector):
         super().__init__()
         self.when_idle: list[Callable[[], object]] = []
         self.patience_ends = 0.0
-        """When `when_idle` is called though there is always something to do."""
+        """When `when_idle` is called although there is always something to do."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.unseen = 0
@@ -82,7 +85,7 @@ class _NonBlockingSelector(selectors.DefaultSelector):
 
 
 class GuestLoop(asyncio.SelectorEventLoop):
-    """Made by `open_guest_loop`. Trio tasks use `aio`; asyncio code notices nothing."""
+    """The asyncio loop, made by `open_guest_loop`. Trio tasks use `aio`; asyncio code notices nothing."""
 
     def __init__(self) -> None:
         self._polled = _NonBlockingSelector()

@@ -24,7 +24,7 @@ _CLIENT_FILES: Final = (cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 
 
 class HealthService:
-    """`grpc.health.v1.Health`, and a task that follows the node."""
+    """`grpc.health.v1.Health`, with a task that follows the node."""
 
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         self._node = node
@@ -53,7 +53,7 @@ class HealthService:
 
 
 def states(facts: WatchFacts) -> dict[str, bool]:
-    """Health service -> whether it is good."""
+    """Return health service -> whether it is good."""
     return {
         "": True,
         DATA_SERVICE: facts.can_read,
@@ -63,7 +63,7 @@ def states(facts: WatchFacts) -> dict[str, bool]:
 
 
 def register_reflection(server: Any, *, with_fault: bool = False) -> None:
-    """Lets tools such as grpcurl ask for the services. To be called last."""
+    """Let tools such as grpcurl ask for the services. Call it last."""
     files = [*_CLIENT_FILES, replication_pb2, *([fault_pb2] if with_fault else [])]
     names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

@@ -11,7 +11,7 @@ Services keep the classes that `protoc` generates; their methods are made by the
         server = await host.serve("127.0.0.1:0", lambda s: add_DataServiceServicer_to_server(service, s))
 
 R1  A call and the trio task that serves it end together: a client that cancels, disconnects or runs out
-    of time cancels `Call.scope`, and gRPC hears of the end only after the task has ended.
+    of time cancels `RpcCall.scope`, and gRPC hears of the end only after the task has ended.
 R2  An error of a handler ends its own call with INTERNAL. An error of the core, which is called through
     `RpcHost.guard`, ends the node.
 R3  Cancelling a trio task that waits for a remote call cancels that call on the wire.
@@ -34,38 +34,37 @@ import grpc.aio
 import trio
 
 from synchro.config import FIRST_REQUEST_S
+from synchro.rpc.channel import RpcChannel, end_tasks
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
 from synchro.rpc.malformed import Guarded, read_of
 from synchro.rpc.rpc_error import Metadata, RpcError
 from synchro.rpc.slices import Slices
-from synchro.rpc.status import DETAILS_KEY
 
 P = ParamSpec("P")
 Req = TypeVar("Req")
 Rep = TypeVar("Rep")
 T = TypeVar("T")
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Options: TypeAlias = Sequence[tuple[str, str | int]]
+GrpcOptions: TypeAlias = Sequence[tuple[str, str | int]]
 
 CLOSE_GRACE_S: Final = 0.2
-"""What calls in progress get when the host closes; who wants to drain calls `RpcServer.stop` before."""
+"""Seconds that calls in progress get when the host closes. To drain calls, use `RpcServer.stop` before."""
 STOP_SLACK_S: Final = 2.0
-"""Added to a grace period for handlers that clean up; then the server is abandoned."""
-DEADLINE_RACE_S: Final = 0.05
-"""gRPC's timer may fire this much before trio's for one and the same deadline."""
+"""Seconds added to a grace period for handlers that clean up; then the server is abandoned."""
 
 WINDOW_BYTES: Final = 1 << 20
-"""Bytes of one stream on their way or held by gRPC. A fixed bound: left to itself gRPC lets the window grow
-beyond 10 MiB, which a sender would fill before it notices that nobody reads. Enough for 20 MB/s at 50 ms."""
+"""Bytes of one stream that are on their way or held by gRPC: enough for 20 MB/s at 50 ms. The bound is fixed,
+because gRPC by itself lets the window grow beyond 10 MiB, which a sender would fill before it notices that
+nobody reads."""
 
-_BOTH_ENDS: Final[Options] = (
+_BOTH_ENDS: Final[GrpcOptions] = (
     ("grpc.max_receive_message_length", LIMITS.message_bytes_max),
     ("grpc.max_send_message_length", LIMITS.message_bytes_max),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
 )
-SERVER_OPTIONS: Final[Options] = (
+SERVER_OPTIONS: Final[GrpcOptions] = (
     *_BOTH_ENDS,
     ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_REQUEST_S)),  # see `connections`
     ("grpc.so_reuseport", 0),  # else two processes share a port unseen
@@ -77,7 +76,7 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.keepalive_timeout_ms", 15_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
-CHANNEL_OPTIONS: Final[Options] = (
+CHANNEL_OPTIONS: Final[GrpcOptions] = (
     *_BOTH_ENDS,
     ("grpc.initial_reconnect_backoff_ms", 50),  # an election does not wait for gRPC's default of 1 s
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -93,7 +92,7 @@ CHANNEL_OPTIONS: Final[Options] = (
 log = logging.getLogger(__name__)
 
 
-class Call:
+class RpcCall:
     """One call, as its handler sees it."""
 
     __slots__ = ("_context", "_trailing_metadata", "deadline", "scope")
@@ -109,32 +108,32 @@ class Call:
 
     @property
     def peer(self) -> str:
-        """As gRPC writes it: "ipv4:127.0.0.1:50404"."""
+        """The address of the client as gRPC writes it: "ipv4:127.0.0.1:50404"."""
         return self._context.peer()
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What the client sent, in order; keys are lower case and may repeat."""
+        """The metadata that the client sent, in order; keys are lower case and may repeat."""
         return tuple((key, value) for key, value in self._context.invocation_metadata() or ())
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Sent with the status, whatever it is; an `RpcError` adds its own."""
+        """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
         self._trailing_metadata = tuple(metadata)
         self._context.set_trailing_metadata(self._trailing_metadata)
 
     async def abort(self, code: grpc.StatusCode, message: str, trailing_metadata: Metadata = ()) -> None:
-        """On asyncio's side only: end the call. Always raises."""
+        """End the call, on asyncio's side only. Always raises."""
         await self._context.abort(code, message, (*self._trailing_metadata, *trailing_metadata))
 
 
-class _Work(Generic[T]):
+class _HandlerTask(Generic[T]):
     """The trio task that serves a call, as asyncio sees it: something to await and to cancel."""
 
     __slots__ = ("_ended", "_fn", "_wake", "call", "error", "has_result", "host", "result")
 
     result: T
 
-    def __init__(self, host: RpcHost, call: Call, fn: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, host: RpcHost, call: RpcCall, fn: Callable[[], Awaitable[T]]) -> None:
         self.host = host
         self.call = call
         self.error: BaseException | None = None
@@ -144,7 +143,8 @@ class _Work(Generic[T]):
         self._wake: asyncio.Future[None] = host.loop.create_future()
 
     async def outcome(self) -> None:
-        """Run the task to its end. Cancelling this cancels the task, and still waits for its end (R1)."""
+        """Run the task to its end. Cancelling this cancels the task, and still waits for its end
+        (host.R1)."""
         self.host._calls.start_soon(self._run)
         try:
             await self._wake
@@ -207,11 +207,11 @@ class RpcHost:
         self._panic: BaseException | None = None
 
     def call_when_idle(self, callback: Callable[[], None]) -> None:
-        """In this thread, when what has arrived by now was handled. It must not raise."""
+        """Call it in this thread when what has arrived by now was handled. It must not raise."""
         self.loop.call_when_idle(callback)
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        """From any thread: soon, in trio's. It must not raise."""
+        """Call it soon in trio's thread; usable from any thread. It must not raise."""
         self.loop.call_soon_threadsafe(callback)
 
     # ---- errors that end the node ---------------------------------------------------------------------
@@ -270,7 +270,7 @@ class RpcHost:
         address: str,
         register: Callable[[Guarded], None],
         *,
-        options: Options = (),
+        options: GrpcOptions = (),
         on_request: Callable[[str], None] | None = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
@@ -297,13 +297,13 @@ class RpcHost:
         return rpc_server
 
     def unary(
-        self, fn: Callable[[Req, Call], Awaitable[Rep]]
+        self, fn: Callable[[Req, RpcCall], Awaitable[Rep]]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
         """A method with one request and one reply, served by a trio task of its own."""
 
         async def unary(request: Req, context: Context) -> Rep:
-            call = Call(context)
-            work = _Work(self, call, lambda: fn(request, call))
+            call = RpcCall(context)
+            work = _HandlerTask(self, call, lambda: fn(request, call))
             await work.outcome()
             await self._raise_for(fn, call, work)
             return work.result
@@ -311,12 +311,12 @@ class RpcHost:
         return unary
 
     def unary_sync(
-        self, fn: Callable[[Req, Call], Rep]
+        self, fn: Callable[[Req, RpcCall], Rep]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
-        """The same without a task, for what answers at once from memory."""
+        """A method with one request and one reply that is answered at once from memory, without a task."""
 
         async def unary_sync(request: Req, context: Context) -> Rep:
-            call = Call(context)
+            call = RpcCall(context)
             try:
                 return fn(request, call)
             except Exception as exc:
@@ -326,7 +326,7 @@ class RpcHost:
         return unary_sync
 
     def server_stream(
-        self, fn: Callable[[Req, Call], AsyncIterator[Rep]]
+        self, fn: Callable[[Req, RpcCall], AsyncIterator[Rep]]
     ) -> Callable[[Req, Context], Coroutine[Any, Any, None]]:
         """A method with one request and many replies; `fn` is an async generator.
 
@@ -334,7 +334,7 @@ class RpcHost:
         """
 
         async def server_stream(request: Req, context: Context) -> None:
-            call = Call(context)
+            call = RpcCall(context)
 
             async def send_all() -> None:
                 replies = cast(AsyncGenerator[Rep, None], fn(request, call))
@@ -342,7 +342,7 @@ class RpcHost:
                     async for reply in replies:
                         await self.loop.aio(context.write(reply))
 
-            work = _Work(self, call, send_all)
+            work = _HandlerTask(self, call, send_all)
             await context.send_initial_metadata(())  # see `duplex`
             await work.outcome()
             await self._raise_for(fn, call, work)
@@ -351,7 +351,7 @@ class RpcHost:
 
     def duplex(
         self,
-        fn: Callable[[Duplex[Any, Any], Call], Awaitable[None]],
+        fn: Callable[[Duplex[Any, Any], RpcCall], Awaitable[None]],
         *,
         size: Callable[[Any], int] = message_bytes,
         in_bytes_max: int = LIMITS.stream_in_bytes_max,
@@ -360,7 +360,7 @@ class RpcHost:
         """A two-way stream. The call ends when `fn` returned and all it queued was sent."""
 
         async def duplex(_requests: object, context: Context) -> None:
-            call = Call(context)
+            call = RpcCall(context)
             stream: Duplex[Any, Any] = Duplex(
                 self.loop,
                 read=read_of(context),
@@ -370,7 +370,7 @@ class RpcHost:
                 in_bytes_max=in_bytes_max,
                 out_bytes_max=out_bytes_max,
             )
-            work = _Work(self, call, lambda: fn(stream, call))
+            work = _HandlerTask(self, call, lambda: fn(stream, call))
             # Otherwise gRPC joins it to the first message, and once more to the status of a call that fails
             # while that message is stuck: then no status is sent at all.
             await context.send_initial_metadata(())
@@ -387,12 +387,12 @@ class RpcHost:
                 await self._raise_for(fn, call, work)
             finally:
                 stream.close()
-                await _end_tasks(reader, writer)
+                await end_tasks(reader, writer)
 
         return duplex
 
-    async def _raise_for(self, fn: Callable[..., object], call: Call, work: _Work[Any]) -> None:
-        """Nothing if the work has a result; else end the call with what it deserves."""
+    async def _raise_for(self, fn: Callable[..., object], call: RpcCall, work: _HandlerTask[Any]) -> None:
+        """End the call with the status that its error deserves; do nothing if the work has a result."""
         if work.error is not None:
             await self._abort(fn, call, work.error)
         elif not work.has_result:
@@ -403,7 +403,7 @@ class RpcHost:
             else:  # cancelled from further out
                 await call.abort(grpc.StatusCode.UNAVAILABLE, "this instance is stopping")
 
-    async def _abort(self, fn: Callable[..., object], call: Call, error: BaseException) -> None:
+    async def _abort(self, fn: Callable[..., object], call: RpcCall, error: BaseException) -> None:
         if isinstance(error, RpcError):
             await call.abort(error.code, error.message, error.trailing_metadata)
         elif isinstance(error, StreamOverrun):
@@ -421,7 +421,7 @@ class RpcHost:
     # ---- channels --------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def channel(self, address: str, options: Options = ()) -> AsyncIterator[RpcChannel]:
+    async def channel(self, address: str, options: GrpcOptions = ()) -> AsyncIterator[RpcChannel]:
         """A connection that is made when first used, and made anew when it is lost."""
 
         async def make() -> grpc.aio.Channel:
@@ -433,166 +433,6 @@ class RpcHost:
         finally:
             with trio.move_on_after(STOP_SLACK_S, shield=True):
                 await self.loop.aio(channel.close(None))
-
-
-class RpcChannel:
-    """The calling side. Errors of the remote side are `grpc.aio.AioRpcError`.
-
-    Serialisers are those of protobuf messages (`Request.SerializeToString`, `Reply.FromString`); None:
-    messages are bytes. `timeout` is in seconds and becomes the deadline that the server sees.
-    """
-
-    def __init__(self, loop: GuestLoop, channel: grpc.aio.Channel, address: str) -> None:
-        self.address = address
-        self._loop = loop
-        self._channel = channel
-
-    async def unary(
-        self,
-        method: str,
-        request: Any,
-        *,
-        serializer: Callable[[Any], bytes] | None = None,
-        deserializer: Callable[[bytes], Any] | None = None,
-        timeout: float | None = None,
-        metadata: Metadata = (),
-        wait_for_ready: bool = False,
-    ) -> Any:
-        """Call "/package.Service/Method". Without `timeout` the deadline is that of the trio scope, and when
-        it passes, the scope is cancelled as usual; with `timeout` it is `AioRpcError`, DEADLINE_EXCEEDED.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        scope_deadline = trio.current_effective_deadline()
-        if timeout is None and scope_deadline < math.inf:
-            timeout = max(0.0, scope_deadline - trio.current_time())
-        else:
-            scope_deadline = math.inf
-
-        async def call() -> Any:
-            start = self._channel.unary_unary(method, serializer, deserializer)
-            return await start(
-                request, timeout=timeout, metadata=tuple(metadata), wait_for_ready=wait_for_ready
-            )
-
-        try:
-            return await self._loop.aio(call())
-        except grpc.aio.AioRpcError as error:
-            is_own_deadline = (
-                error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                and trio.current_time() >= scope_deadline - DEADLINE_RACE_S
-                and DETAILS_KEY not in (error.trailing_metadata() or ())
-            )
-            if is_own_deadline:
-                await trio.sleep_until(scope_deadline)
-                await trio.lowlevel.checkpoint_if_cancelled()
-            raise
-
-    def server_stream(
-        self,
-        method: str,
-        request: Any,
-        *,
-        serializer: Callable[[Any], bytes] | None = None,
-        deserializer: Callable[[bytes], Any] | None = None,
-        timeout: float | None = None,
-        metadata: Metadata = (),
-    ) -> ReplyStream:
-        """The replies: `async with` it, then `async for`. Leaving the block cancels the call."""
-
-        async def start() -> grpc.aio.UnaryStreamCall[Any, Any]:
-            multi = self._channel.unary_stream(method, serializer, deserializer)
-            return multi(request, timeout=timeout, metadata=tuple(metadata))
-
-        return ReplyStream(self._loop, start)
-
-    @asynccontextmanager
-    async def duplex(
-        self,
-        method: str,
-        *,
-        serializer: Callable[[Any], bytes] | None = None,
-        deserializer: Callable[[bytes], Any] | None = None,
-        timeout: float | None = None,
-        metadata: Metadata = (),
-        size: Callable[[Any], int] = message_bytes,
-        in_bytes_max: int = LIMITS.stream_in_bytes_max,
-        out_bytes_max: int = LIMITS.stream_out_bytes_max,
-    ) -> AsyncIterator[Duplex[Any, Any]]:
-        """A two-way stream for the length of the block, which runs in its `scope`.
-
-        If the call fails, the block is cancelled and `AioRpcError` raised. To end well: `done_sending`, then
-        receive until `EndOfChannel`. Leaving the block earlier cancels the call.
-        """
-
-        async def start() -> grpc.aio.StreamStreamCall[Any, Any]:
-            multi = self._channel.stream_stream(method, serializer, deserializer)
-            return multi(timeout=timeout, metadata=tuple(metadata))
-
-        call = await self._loop.aio(start())
-
-        async def write(message: Any) -> None:
-            try:
-                await call.write(message)
-            except asyncio.InvalidStateError:
-                # The call ended before this write, and the reader has not told yet. Well: it sees the end.
-                if await call.code() is not grpc.StatusCode.OK:
-                    raise await _error_of(call) from None
-
-        stream: Duplex[Any, Any] = Duplex(
-            self._loop,
-            read=call.read,
-            write=write,
-            size=size,
-            in_bytes_max=in_bytes_max,
-            out_bytes_max=out_bytes_max,
-        )
-        life = self._loop.create_task(_live(call, stream))
-        try:
-            with stream.scope:
-                yield stream
-        except trio.BrokenResourceError as exc:
-            if stream.error is not None:
-                raise stream.error from exc
-            raise
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._loop.aio(_end_call(call, life))
-            stream.close()
-        if stream.error is not None and stream.scope.cancelled_caught:
-            raise stream.error
-
-
-class ReplyStream:
-    """The replies of a server stream, read one at a time: not reading them stops the server."""
-
-    def __init__(
-        self, loop: GuestLoop, start: Callable[[], Coroutine[Any, Any, grpc.aio.UnaryStreamCall[Any, Any]]]
-    ) -> None:
-        self._loop = loop
-        self._start = start
-        self._call: grpc.aio.UnaryStreamCall[Any, Any] | None = None
-
-    async def __aenter__(self) -> ReplyStream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Cancel the call if it is still going on. Idempotent."""
-        if self._call is not None:
-            self._call.cancel()
-
-    def __aiter__(self) -> ReplyStream:
-        return self
-
-    async def __anext__(self) -> Any:
-        if self._call is None:
-            self._call = await self._loop.aio(self._start())
-        reply = await self._loop.aio(_as_coroutine(self._call.read()))
-        if reply is grpc.aio.EOF:
-            raise StopAsyncIteration
-        return reply
 
 
 @asynccontextmanager
@@ -612,56 +452,8 @@ async def open_rpc_host() -> AsyncIterator[RpcHost]:
                 raise host._panic
 
 
-async def _live(call: grpc.aio.StreamStreamCall[Any, Any], stream: Duplex[Any, Any]) -> None:
-    """asyncio's side of a client stream, until the call is over."""
-    reader = asyncio.ensure_future(stream.read_all())
-    writer = asyncio.ensure_future(_write_and_half_close(call, stream))
-    try:
-        code = await call.code()
-        if code is not grpc.StatusCode.OK and stream.is_reading_stopped:
-            stream.fail(await _error_of(call))
-        await reader
-        if stream.error is None and code is not grpc.StatusCode.OK:
-            stream.fail(await _error_of(call))
-        stream.close()
-    finally:
-        await _end_tasks(reader, writer)
-
-
-async def _write_and_half_close(call: grpc.aio.StreamStreamCall[Any, Any], stream: Duplex[Any, Any]) -> None:
-    await stream.write_all()
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await call.done_writing()
-
-
-async def _end_call(call: grpc.aio.StreamStreamCall[Any, Any], life: asyncio.Task[None]) -> None:
-    if not call.done():
-        call.cancel()
-    await _end_tasks(life)
-
-
-async def _end_tasks(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel and await; their errors were reported elsewhere."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _error_of(call: grpc.aio.Call) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(
-        await call.code(),
-        await call.initial_metadata(),
-        await call.trailing_metadata(),
-        details=await call.details(),
-    )
-
-
-async def _as_coroutine(awaitable: Awaitable[T]) -> T:
-    return await awaitable
-
-
-def _merged(options: Options, own: Options) -> Options:
-    """Of an option that stands twice gRPC takes the first."""
+def _merged(options: GrpcOptions, own: GrpcOptions) -> GrpcOptions:
+    """Join options: of one that stands twice gRPC takes the first."""
     return tuple({**dict(options), **dict(own)}.items())
 
 

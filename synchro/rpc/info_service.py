@@ -21,9 +21,9 @@ from synchro.server.api import NodeApi, QueueEntryFacts, WatchFacts
 
 QUEUE_ENTRIES_DEFAULT: Final = 1000
 QUEUE_ENTRIES_MAX: Final = 100_000
-"""About what fits a message of 16 MiB."""
+"""The most entries in one answer: about what fits a message of 16 MiB."""
 QUEUE_LEN_INTERVAL_S: Final = 0.1
-"""The length of the queue changes with every write; watchers get it at most this often."""
+"""Watchers get the length of the queue, which changes with every write, at most this often, in seconds."""
 
 
 class InfoService(Service):
@@ -115,7 +115,7 @@ def _entry_message(entry: QueueEntryFacts) -> Message:
 
 
 def part(tree: Mapping[Any, Any], path: str) -> Any:
-    """The value at a path such as `replication.2.upstream`. Raises `IllegalParams`."""
+    """Return the value at a path such as `replication.2.upstream`. Raises `IllegalParams`."""
     value: Any = tree
     done: list[str] = []
     for name in filter(None, path.split(".")):

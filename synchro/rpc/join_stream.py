@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from synchro.rpc.duplex import Duplex
 
 DRAIN_POLL_S: Final = 0.02
-"""How often the end of a join looks whether a joiner without receipts took the rest."""
+"""Seconds between looks whether a joiner without receipts took the rest."""
 
 
 class JoinSender:
-    """The side that has the data. A joiner that takes nothing for a death timeout is given up."""
+    """The side of a join that has the data. A joiner that takes nothing for a death timeout is given up."""
 
     def __init__(self, stream: Duplex[Any, Any], settings: Settings, *, takes_parts: bool) -> None:
         self._stream = stream
@@ -37,7 +37,7 @@ class JoinSender:
         self._receipt.set()
 
     async def send(self, response: Any) -> None:
-        """One item. `LinkLost`: the joiner is gone, or takes nothing."""
+        """Send one item. Raises `LinkLost`: the joiner is gone, or takes nothing."""
         if not self._takes_parts:
             with trio.move_on_after(self._death_s) as waiting:
                 await self._wait_writable()
@@ -59,7 +59,7 @@ class JoinSender:
         await self._send_now(response, size - start)
 
     async def finish(self) -> None:
-        """All was sent: until the joiner took it."""
+        """All was sent: wait until the joiner took it."""
         if self._takes_parts:
             while self._pace.on_the_way:
                 await self._wait_receipt()
@@ -101,7 +101,7 @@ class JoinReceiver:
     """The joiner's side: puts parts together, and gives receipts if they are wanted."""
 
     def __init__(self, stream: Duplex[Any, Any], bytes_max: int) -> None:
-        """bytes_max: of one message."""
+        """Begin a join on the joiner's side. bytes_max: of one message."""
         self._stream = stream
         self._bytes_max = bytes_max
         self._gives_receipts = False
@@ -110,7 +110,7 @@ class JoinReceiver:
         self._parts_bytes = 0
 
     def take(self, response: Any) -> Any | None:
-        """The message that is complete with this one; None: a part came, more follow."""
+        """Return the message that is complete with this one; None: a part came, and more follow."""
         is_part = response.HasField("part")
         if response.HasField("start"):
             self._gives_receipts = response.start.wants_receipts

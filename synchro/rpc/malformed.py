@@ -21,17 +21,18 @@ from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 
 FIELDS_MAX: Final = 128 * KIB
-"""Of one large message and of those in it: a frame of 4,096 calls has half as many."""
+"""The most fields of one large message, with those in it: a frame of 4,096 calls has half as many."""
 COUNTED_BYTES: Final = 1 * MIB
-"""Smaller messages are decoded in some ten milliseconds, whatever they are."""
+"""Messages smaller than this are not counted: they are decoded in some ten milliseconds, whatever they
+are."""
 NESTING_MAX: Final = 100
-"""Deeper ones are refused by the decoder."""
+"""The decoder refuses messages that are nested deeper."""
 
 _Shape: TypeAlias = "dict[int, _Shape]"
 
 
 class Malformed:
-    """Stands for a request that could not be read. why: the decoder's words."""
+    """A value that stands for a request that could not be read. why: the decoder's words."""
 
     __slots__ = ("why",)
 
@@ -57,10 +58,10 @@ def read_of(context: Any) -> Callable[[], Awaitable[Any]]:
 
 
 class Guarded:
-    """Stands for a `grpc.aio.Server` while services are added to it."""
+    """A stand-in for a `grpc.aio.Server` while services are added to it."""
 
     def __init__(self, server: grpc.aio.Server, on_request: Callable[[str], None] | None = None) -> None:
-        """on_request: told with each call, of whatever service, where it comes from."""
+        """Wrap a server. on_request: told with each call, of whatever service, where it comes from."""
         self._server = server
         self._on_request = on_request
 
@@ -136,7 +137,7 @@ def _counting(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _shape(descriptor: Any, known: dict[str, _Shape]) -> _Shape:
-    """Which fields of a message are messages."""
+    """Return which fields of a message are messages."""
     shape = known.get(descriptor.full_name)
     if shape is None:
         shape = known[descriptor.full_name] = {}
@@ -179,7 +180,7 @@ def _count_parts(shape: _Shape, data: bytes, at: int, end: int, left: int, depth
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number, and where the next byte is."""
+    """Return the number, and where the next byte is."""
     value = shift = 0
     for byte in data[at : at + 10]:
         at += 1

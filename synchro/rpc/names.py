@@ -46,7 +46,7 @@ class Names:
             raise
 
     def named_space(self, text: str) -> SpaceDef:
-        """By name, or by id in decimal if no space has that name."""
+        """Return a space by name, or by id in decimal if no space has that name."""
         if not text:
             raise IllegalParams("which space? Its name or its id is missing", field="space")
         try:
@@ -57,7 +57,7 @@ class Names:
             return self.space(int(text))
 
     def locate(self, request: Message) -> tuple[int, int]:
-        """(space id, index id) of a request with `space_ref` and `index_ref`."""
+        """Return (space id, index id) of a request with `space_ref` and `index_ref`."""
         which = request.WhichOneof("space_ref")
         if which is None:
             raise IllegalParams("neither space nor space_id is given", field="space")

@@ -15,7 +15,7 @@ from synchro.rpc import status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
-from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.join_stream import JoinSender
 from synchro.rpc.peer_transport import (
     GrpcPeerStream,
@@ -61,7 +61,7 @@ class _Held:
 
 
 class PeerService:
-    """Methods as the generated registration wants them."""
+    """The peer protocol's methods, as the generated registration wants them."""
 
     def __init__(self, host: RpcHost, endpoint: PeerEndpoint) -> None:
         self._host = host
@@ -70,10 +70,10 @@ class PeerService:
         self.Subscribe = host.duplex(self._subscribe)
         self.Join = self._serve_join
         self._older_joins = 0
-        """Calls of joiners without receipts that gRPC did not end yet."""
+        """How many calls of joiners without receipts gRPC did not end yet."""
 
-    def _get_ballot(self, request: pb.GetBallotRequest, call: Call) -> pb.GetBallotResponse:
-        """Served at any time, also while loading [M-19]."""
+    def _get_ballot(self, request: pb.GetBallotRequest, call: RpcCall) -> pb.GetBallotResponse:
+        """Answer with the ballot, at any time, also while loading [M-19]."""
         return pb.GetBallotResponse(
             protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
         )
@@ -116,7 +116,7 @@ class PeerService:
         except LinkLost as error:
             raise RpcError(grpc.StatusCode.UNAVAILABLE, error.message) from error
 
-    async def _subscribe(self, stream: Duplex[Any, Any], call: Call) -> None:
+    async def _subscribe(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
         try:
             try:
                 first = await stream.receive()

@@ -13,10 +13,11 @@ from google.protobuf.message import DecodeError
 
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.replication.ballot import Ballot
-from synchro.rpc import codec, status
+from synchro.rpc import codec, peer_codec, status
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import LIMITS, Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
-from synchro.rpc.host import RpcChannel, RpcHost
+from synchro.rpc.host import RpcHost
 from synchro.rpc.join_stream import JoinReceiver
 from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
@@ -39,9 +40,9 @@ from synchro.server.transport import JoinStream, Subscription
 
 SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
 FRAME_BYTES: Final = 256
-"""Counted for what is not rows in a message."""
+"""Bytes that are counted for what is not rows in a message."""
 END_GRACE_S: Final = 1.0
-"""Between the last message of a stream and its status."""
+"""Seconds between the last message of a stream and its status."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -77,17 +78,17 @@ def ballot_from(message: Any) -> Ballot:
         instance_uuid=message.instance_uuid,
         instance_name=message.instance_name,
         replicaset_uuid=message.replicaset_uuid,
-        instance_id=codec.peer_id(message.instance_id, "instance id", or_nobody=True),
+        instance_id=peer_codec.peer_id(message.instance_id, "instance id", or_nobody=True),
         is_booted=message.is_booted,
         is_ro_cfg=message.is_ro_cfg,
         is_ro=message.is_ro,
         can_lead=message.can_lead,
-        vclock=codec.peer_vclock(message.vclock),
-        gc_vclock=codec.peer_vclock(message.gc_vclock),
+        vclock=peer_codec.peer_vclock(message.vclock),
+        gc_vclock=peer_codec.peer_vclock(message.gc_vclock),
         bootstrap_leader_uuid=message.bootstrap_leader_uuid,
         registered_uuids=frozenset(message.registered_uuids),
-        queue_owner=codec.peer_id(message.queue_owner_id, "queue owner", or_nobody=True),
-        term=codec.peer_term(message.term),
+        queue_owner=peer_codec.peer_id(message.queue_owner_id, "queue owner", or_nobody=True),
+        term=peer_codec.peer_term(message.term),
         start_id=message.start_id,
         address=message.address,
     )
@@ -117,10 +118,10 @@ def hello_from(message: Any) -> Hello:
         replicaset_uuid=message.replicaset_uuid,
         instance_uuid=message.instance_uuid,
         name=message.name,
-        vclock=codec.peer_vclock(message.vclock),
-        term=codec.peer_term(message.term),
-        credit=codec.peer_number(message.credit, "credit"),
-        id_filter=codec.peer_ids(message.id_filter, "id filter"),
+        vclock=peer_codec.peer_vclock(message.vclock),
+        term=peer_codec.peer_term(message.term),
+        credit=peer_codec.peer_number(message.credit, "credit"),
+        id_filter=peer_codec.peer_ids(message.id_filter, "id filter"),
         counts=message.counts,
         protocol_version=message.protocol_version,
         start_id=message.start_id,
@@ -131,7 +132,7 @@ def hello_from(message: Any) -> Hello:
 
 def peer_ack_message(message: PeerAck) -> Any:
     return pb.SubscribeRequest(
-        ack=codec.ack_message(
+        ack=peer_codec.ack_message(
             message.ack,
             credit=message.credit,
             tm=message.tm,
@@ -146,11 +147,11 @@ def peer_ack_from(request: Any) -> PeerAck:
         raise RemoteProtocolError("a subscriber said Hello twice")
     ack = request.ack
     return PeerAck(
-        codec.ack_from(ack),
-        codec.peer_number(ack.credit, "credit"),
-        codec.peer_time(ack.tm),
-        codec.peer_ids(ack.following, "following"),
-        codec.peer_number(ack.received, "received"),
+        peer_codec.ack_from(ack),
+        peer_codec.peer_number(ack.credit, "credit"),
+        peer_codec.peer_time(ack.tm),
+        peer_codec.peer_ids(ack.following, "following"),
+        peer_codec.peer_number(ack.received, "received"),
     )
 
 
@@ -179,7 +180,7 @@ def relay_message(message: Accepted | Frame) -> Any:
         wants_receipt=message.wants_receipt,
     )
     if message.raft is not None:
-        frame.raft.CopyFrom(codec.raft_message(message.raft))
+        frame.raft.CopyFrom(peer_codec.raft_message(message.raft))
     if message.heartbeat is not None:
         beat = message.heartbeat
         frame.heartbeat.CopyFrom(
@@ -193,11 +194,11 @@ def relay_message_from(response: Any) -> Accepted | Frame:
         case "accepted":
             message = response.accepted
             return Accepted(
-                id=codec.peer_id(message.id, "id"),
-                vclock=codec.peer_vclock(message.vclock),
+                id=peer_codec.peer_id(message.id, "id"),
+                vclock=peer_codec.peer_vclock(message.vclock),
                 replicaset_uuid=message.replicaset_uuid,
-                last_ack=codec.peer_vclock(message.last_ack),
-                term=codec.peer_term(message.term),
+                last_ack=peer_codec.peer_vclock(message.last_ack),
+                term=peer_codec.peer_term(message.term),
                 instance_uuid=message.instance_uuid,
                 instance_name=message.instance_name,
                 start_id=message.start_id,
@@ -208,15 +209,15 @@ def relay_message_from(response: Any) -> Accepted | Frame:
             beat = None
             if frame.HasField("heartbeat"):
                 told = frame.heartbeat
-                number = codec.peer_number(told.vclock_sync, "vclock_sync")
-                beat = Heartbeat(number, codec.peer_time(told.tm), codec.peer_vclock(told.vclock))
+                number = peer_codec.peer_number(told.vclock_sync, "vclock_sync")
+                beat = Heartbeat(number, peer_codec.peer_time(told.tm), peer_codec.peer_vclock(told.vclock))
             return Frame(
-                term=codec.peer_term(frame.term),
-                raft=codec.raft_from(frame.raft) if frame.HasField("raft") else None,
+                term=peer_codec.peer_term(frame.term),
+                raft=peer_codec.raft_from(frame.raft) if frame.HasField("raft") else None,
                 rows=frame.rows,
                 rows_crc=frame.rows_crc,
                 heartbeat=beat,
-                tm=codec.peer_time(frame.tm),
+                tm=peer_codec.peer_time(frame.tm),
                 rows_continue=frame.rows_continue,
                 wants_receipt=frame.wants_receipt,
             )
@@ -249,7 +250,7 @@ def join_item_from(response: Any) -> JoinItem:
     match response.WhichOneof("message"):
         case "start":
             start = response.start
-            return JoinStart(codec.peer_vclock(start.vclock), start.replicaset_uuid, start.meta)
+            return JoinStart(peer_codec.peer_vclock(start.vclock), start.replicaset_uuid, start.meta)
         case "chunk":
             return JoinChunk(response.chunk.space_id, response.chunk.data, response.chunk.crc)
         case "snapshot_end":
@@ -258,13 +259,13 @@ def join_item_from(response: Any) -> JoinItem:
             return JoinRows(response.rows.rows, response.rows.rows_crc)
         case "end":
             end = response.end
-            return JoinEnd(codec.peer_vclock(end.vclock), codec.peer_id(end.instance_id, "id"))
+            return JoinEnd(peer_codec.peer_vclock(end.vclock), peer_codec.peer_id(end.instance_id, "id"))
         case _:
             raise RemoteProtocolError("an unknown message came during a join")
 
 
 def error_from(error: grpc.aio.AioRpcError) -> SynchroError | LinkLost:
-    """What the other side raised, or a broken link."""
+    """Return what the other side raised, or a broken link."""
     known = status.from_rpc_error(error)
     if known is not None:
         return known
@@ -360,7 +361,8 @@ class _GrpcJoinStream:
 
 
 class GrpcTransport:
-    """One channel for each peer, made when first used. Closed by `open_grpc_transport`."""
+    """The `Transport` over gRPC: one channel for each peer, made when first used. `open_grpc_transport`
+    closes it."""
 
     def __init__(self, host: RpcHost, stack: AsyncExitStack, own_uuid: str) -> None:
         self._host = host

@@ -36,5 +36,5 @@ class RpcError(Exception):
 
     @classmethod
     def of(cls, status: Status) -> Self:
-        """With its code and text, and itself as details."""
+        """Return the error with the code and text of a status, and the status as details."""
         return cls(status_code(status), status.message, status=status)

@@ -36,7 +36,7 @@ REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
 
 DEFAULT_PARTS: Final = ((1, "unsigned"),)
-"""[D-8]"""
+"""The parts of an index that names none [D-8]."""
 _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
     schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
@@ -64,7 +64,7 @@ class SchemaService(Service):
     # --- changes
 
     async def _change(self, request: Message, build: Callable[[], Sequence[Dml]]) -> TxnId | None:
-        """Run what `build` makes from the schema of this moment. None: nothing had to be done."""
+        """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done."""
         timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
         request_id = codec.request_id(request.request_id)
@@ -262,14 +262,14 @@ def index_message(index: IndexDef) -> Message:
 
 
 def _fields(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """As `schema.parse_format` takes them."""
+    """Return the fields of a format as `schema.parse_format` takes them."""
     return [
         FieldDef(message.name, message.type or "any", message.is_nullable).to_map() for message in messages
     ]
 
 
 def _part(message: Message) -> dict[str, object]:
-    """As `schema.resolve_parts` takes it; what is not set comes from the format."""
+    """Return a key part as `schema.resolve_parts` takes it; what is not set comes from the format."""
     which = message.WhichOneof("field_ref")
     part: dict[str, object] = {"field": getattr(message, which) if which else 0}
     if message.type:
@@ -286,7 +286,7 @@ def _encoded(op: Dml) -> Dml:
 
 
 def _is_race(outcome: Outcome) -> bool:
-    """Somebody took the id or the name while this change waited for its turn."""
+    """Whether another change took the id or the name while this one waited for its turn."""
     return (
         isinstance(outcome, Rejected)
         and isinstance(outcome.error, TupleFound)

@@ -10,7 +10,7 @@ from synchro.errors import Loading, SynchroError, Unimplemented
 from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
-from synchro.rpc.host import Call, RpcHost
+from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi
@@ -42,7 +42,7 @@ def leader_hint(facts: LeaderFacts | None) -> Message | None:
 
 
 class Service:
-    """Base of the client-facing services. Their methods take a request and return a reply.
+    """The base of the client-facing services. Their methods take a request and return a reply.
 
     A `SynchroError` that a method raises becomes a status with details, anything else INTERNAL.
     """
@@ -54,7 +54,8 @@ class Service:
         self._header: Message = pb.Header()
 
     def header(self) -> Message:
-        """Made again only when the node's facts are another object. Empty while there is nothing to tell."""
+        """The header of every reply. It is made again only when the node's facts are another object, and
+        empty while there is nothing to tell."""
         try:
             facts = self.node.header()
         except Loading:
@@ -68,7 +69,7 @@ class Service:
     def waiting(self, method: Callable[[Any], Awaitable[Message]], *, when_ready: bool = True) -> Any:
         """An RPC that may wait. when_ready: refused while the instance is loading."""
 
-        async def handle(request: Any, _call: Call) -> Message:
+        async def handle(request: Any, _call: RpcCall) -> Message:
             try:
                 if when_ready:
                     self.node.ensure_ready()
@@ -82,7 +83,7 @@ class Service:
     def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
         """An RPC that is answered from memory."""
 
-        def handle(request: Any, _call: Call) -> Message:
+        def handle(request: Any, _call: RpcCall) -> Message:
             try:
                 if when_ready:
                     self.node.ensure_ready()
@@ -96,7 +97,7 @@ class Service:
     def streaming(self, method: Callable[[Any], AsyncIterator[Message]]) -> Any:
         """An RPC with a stream of replies."""
 
-        async def handle(request: Any, _call: Call) -> AsyncIterator[Message]:
+        async def handle(request: Any, _call: RpcCall) -> AsyncIterator[Message]:
             try:
                 async for reply in method(request):
                     yield reply
@@ -117,7 +118,7 @@ class Service:
     # --- errors
 
     def status(self, error: SynchroError) -> Message:
-        """google.rpc.Status with who leads, if that helps."""
+        """Return a google.rpc.Status, with the leader if that helps."""
         try:
             leader = self.node.leader()
         except Loading:
@@ -129,7 +130,7 @@ class Service:
 
 
 def expect(outcome: Outcome, kind: type[T]) -> T:
-    """The outcome if it is of this kind; raises the error of a refusal or of an unknown outcome."""
+    """Return the outcome if it is of this kind; raise the error of a refusal or of an unknown outcome."""
     if isinstance(outcome, kind):
         return outcome
     raise error_of(outcome)

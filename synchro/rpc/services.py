@@ -15,9 +15,10 @@ from synchro.server.api import NodeApi
 
 
 class ClientServices:
-    """`register` is for `RpcHost.serve`; `run` is a task that keeps the health services up to date.
+    """All services that clients and operators see.
 
-    Reflection names what was built in; `with_fault` adds synchro.fault.v1, which somebody else registers.
+    `register` is for `RpcHost.serve`; `run` is a task that keeps the health services up to date. Reflection
+    names what was built in; `with_fault` adds synchro.fault.v1, which somebody else registers.
     """
 
     def __init__(self, node: NodeApi, host: RpcHost, *, with_fault: bool = False) -> None:
@@ -42,5 +43,6 @@ class ClientServices:
         await self._health.run()
 
     def end_streams(self) -> None:
-        """Before the server closes: no stream of transactions is cut with answers in it."""
+        """End the streams of transactions before the server closes, so that none is cut with answers in
+        it."""
         self._data.end_streams()

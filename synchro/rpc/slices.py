@@ -17,24 +17,25 @@ import trio
 T = TypeVar("T")
 
 SLICE_S: Final = 0.004
-"""Length of a slice, if its steps are shorter."""
+"""Seconds of a slice, if its steps are shorter."""
 
 
 class Slices:
-    """One for all services of a process. Z1, Z2 above."""
+    """The slices of one process, shared by all services (slices.Z1, slices.Z2)."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """For work that cannot be divided; the next turn comes after everybody else had theirs."""
+        """Wait for a turn with work that cannot be divided; the next turn comes after everybody else had
+        theirs."""
         async with self._lock:
             yield
             await trio.lowlevel.checkpoint()
 
     async def run(self, steps: Generator[None, None, T]) -> T:
-        """All steps, each of which takes about a millisecond; what the generator returns."""
+        """Run all steps, each of which takes about a millisecond, and return what the generator returns."""
         while True:
             async with self.turn():
                 end = time.perf_counter() + SLICE_S
@@ -47,7 +48,7 @@ class Slices:
 
 
 def mapped(make: Iterable[T], rows: int = 100) -> Generator[None, None, list[T]]:
-    """A list of what an iterator makes, so many items a step."""
+    """Return a list of what an iterator makes, that many items a step."""
     made: list[T] = []
     for number, item in enumerate(make, 1):
         made.append(item)

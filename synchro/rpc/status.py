@@ -20,7 +20,7 @@ from synchro.rpc.generated.v1.common_pb2 import LeaderHint
 
 DOMAIN: Final = "synchro.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
-"""Trailing metadata in which gRPC carries a serialized `google.rpc.Status`."""
+"""The trailing metadata in which gRPC carries a serialized `google.rpc.Status`."""
 
 MESSAGE_BYTES_MAX: Final = 1024
 """Trailers hold message and details together and are refused above 8 KiB; a tuple may have 1 MiB."""
@@ -38,7 +38,8 @@ def code_of(error: SynchroError) -> grpc.StatusCode:
 
 
 def to_status(error: SynchroError, leader: LeaderHint | None = None) -> Status:
-    """leader: goes along if the class has Extra.LEADER. Long texts are cut, see the limits above."""
+    """Return the status of an error. leader: added if the class has Extra.LEADER. Long texts are cut, see the
+    limits above."""
     status = Status(code=error.code, message=cut(error.message, MESSAGE_BYTES_MAX))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error))
     _pack(status, info)
@@ -80,7 +81,7 @@ def _metadata(error: SynchroError) -> dict[str, str]:
 
 
 def cut(text: str, bytes_max: int) -> str:
-    """At most this many bytes of UTF-8; what was cut off shows as "..."."""
+    """Return at most this many bytes of UTF-8; what was cut off shows as "..."."""
     data = text.encode("utf-8", "replace")
     if len(data) <= bytes_max:
         return data.decode()

@@ -492,7 +492,7 @@ class Applier:
             self._ack_wanted.set()
 
     def _joined(self, frame: Frame) -> Frame:
-        """The core gets whole transactions (U1): without rows until the last part is here."""
+        """The core gets whole transactions (Applier.U1): without rows until the last part is here."""
         self._parts.append(frame.rows)
         self._parts_bytes += len(frame.rows)
         self._check_credit()

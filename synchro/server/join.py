@@ -1,4 +1,4 @@
-"""How a new instance gets all data, seen from both sides. Rules [M-20..28], [L-13], answers 8 and 9.
+"""How a new instance gets all data, seen from both sides. Rules [M-20..28], [L-13], ADR 4.
 
 Stage 1 is a snapshot of the committed prefix, stage 2 the log from there up to the decided registration.
 The joiner keeps both in files of its own: first the rows as an xlog, then the snapshot. Its rename is the
@@ -41,7 +41,7 @@ from synchro.ids import (
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.admission import check_name, check_stranger
-from synchro.replication.applier_filter import Order, check_numbers, order
+from synchro.replication.applier_filter import Place, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
 from synchro.server.directory import DataDirectory, new_salt
@@ -294,7 +294,7 @@ def _checked_rows(rows: bytes) -> list[Txn]:
 
 def _check_next(txn: Txn, reached: dict[InstanceId, Lsn]) -> None:
     """Each is the next of its origin, as in any other stream."""
-    if order(txn, reached) is Order.OLD:
+    if order(txn, reached) is Place.OLD:
         raise RemoteProtocolError(f"a join sent {txn.origin}:{txn.lsn} again; nothing was kept")
     reached.update(txn.components())
 

@@ -1,6 +1,6 @@
 """The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
-Start (answers 12): recovery, the port (ballot and health only), bootstrap or join, links and elections,
+Start: recovery, the port (ballot and health only), bootstrap or join, links and elections,
 client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
 gRPC: how the port is opened is an argument.
 """
@@ -88,7 +88,7 @@ JOIN_RETRIED: Final = frozenset(
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
-have data that is not broken (MEND-N7)."""
+have data that is not broken."""
 
 
 class _Complaint:

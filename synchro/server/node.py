@@ -301,7 +301,7 @@ class Node:
                 event = self._events.popleft()
                 for effect in self.core.step(event, trio.current_time()):
                     if self.halted is None:
-                        self._dispatch(effect)  # N3: a flag that is not on disk stops what follows
+                        self._dispatch(effect)  # Node.N3: a flag that is not on disk stops what follows
             self._after_steps()
         except Exception as error:  # noqa: BLE001 - the border of the core: any bug there ends the node
             self._panic(error)

@@ -1,4 +1,4 @@
-"""The sending side of replication, one `Relay` per subscriber. Rules [A-2], [A-36], [A-39], answers 9.
+"""The sending side of replication, one `Relay` per subscriber. Rules [A-2], [A-36], [A-39].
 
 A relay holds a cursor in the WAL, not a queue: a peer that is slow or dead costs no memory. Rows go out
 byte for byte as they lie on the local disk, and only after they lie there; nearly always in the moment in
@@ -102,7 +102,8 @@ class Relay:
         self._control_wanted.set()
 
     def rows_written(self) -> None:
-        """There is more in the WAL; rows of our own may be behind those of others that are held back (Y5)."""
+        """There is more in the WAL; rows of our own may be behind those of others that are held back
+        (Relay.Y5)."""
         reader = self._idle_reader
         if reader is not None:
             self._send_plain(reader)
@@ -121,7 +122,7 @@ class Relay:
         await self._heard_more.wait()
 
     def term_changed(self) -> None:
-        """A row may wait for this (Y3)."""
+        """A row may wait for this (Relay.Y3)."""
         self._acked_more.set()
 
     async def say_last(self) -> None:
@@ -227,7 +228,7 @@ class Relay:
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.shown_term
-        self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
+        self._filter.term_sent = max(self._filter.term_sent, term)  # Relay.Y3
         self._send(
             Frame(
                 term=term,
@@ -362,7 +363,7 @@ class Relay:
         return [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
 
     def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
-        """Y5"""
+        """Relay.Y5"""
         core = self._node.core
         return self._filter.comes_from_origin(wanted, own=core.self_id, own_lsn=core.vclock.get(core.self_id))
 
@@ -408,12 +409,12 @@ class Relay:
         return b"".join(parts), Vclock(last)
 
     async def _wait_credit(self) -> None:
-        """Y2"""
+        """Relay.Y2"""
         while self._unacked_bytes >= self._credit:
             await self._wait_ack()
 
     async def _wait_room(self, size: int) -> None:
-        """Y6"""
+        """Relay.Y6"""
         while not self._pace.has_room(size):
             await self._wait_ack()
 

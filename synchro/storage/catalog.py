@@ -49,7 +49,7 @@ from synchro.storage.tuple_format import show_tuple
 
 
 class Catalog:
-    """The spaces of one instance. C1, C2 above."""
+    """The spaces of one instance. catalog.C1, catalog.C2 above."""
 
     def __init__(self, limits: Limits, dead: list[dict[Key, Any] | list[Any] | Order]) -> None:
         """dead: takes what dropped spaces leave behind."""
@@ -266,7 +266,7 @@ class Catalog:
         before = 0
         if store is not None:
             before = store.memory
-            if self._ids.get(store.definition.name) == space_id:  # else another one has taken it [C2]
+            if self._ids.get(store.definition.name) == space_id:  # else another one has taken it [catalog.C2]
                 del self._ids[store.definition.name]
         if definition is None:
             if store is not None:
@@ -327,7 +327,7 @@ class Catalog:
         return not target.definition.is_temporary and (with_local or not target.definition.is_local)
 
     def check(self) -> None:
-        """C2: a full scan, for tests."""
+        """catalog.C2: a full scan, for tests."""
         assert self._ids == {store.definition.name: number for number, store in self.stores.items()}
 
 

@@ -1,7 +1,7 @@
 """The disk as storage code sees it, and the real one. Calls are synchronous and may block.
 
 The shell makes them in a worker thread; the simulator calls its own disk (`tests/sim/disk.py`) directly.
-Every call may raise `OSError`; who calls decides what that means (answers in docs/adr/, [L-30]).
+Every call may raise `OSError`; who calls decides what that means (ADR 8, [L-30]).
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class IdentityFile:
         number = self._number + 1
         data = encode_notes(notes, number)
         assert len(data) <= SLOT_BYTES
-        write_whole(self._disk, self._file, data, _offset(number % _SLOTS))  # F2
+        write_whole(self._disk, self._file, data, _offset(number % _SLOTS))  # IdentityFile.F2
         self._disk.sync(self._file)
         self._number, self._written = number, notes
         if notes.amnesia != self._identity.amnesia:

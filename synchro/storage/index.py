@@ -104,7 +104,7 @@ class Index:
     # --- order
 
     def sort(self) -> Order:
-        """The sorted order, built if it does not exist yet [I3]."""
+        """The sorted order, built if it does not exist yet [index.I3]."""
         if self._sorted is None:
             is_unsigned = self._is_bare and self.key_def.parts[0].type == "unsigned"
             self._sorted = order_of(self._all_entries(), is_unsigned=is_unsigned)
@@ -313,7 +313,7 @@ class PrimaryIndex(Index):
 
 
 class SecondaryIndex(Index):
-    """Entries in order [I2], and if unique, key -> primary key."""
+    """Entries in order [index.I2], and if unique, key -> primary key."""
 
     __slots__ = ("_is_strict", "primary", "primary_keys")
 
@@ -321,7 +321,7 @@ class SecondaryIndex(Index):
         super().__init__(primary.space, definition, primary.tuples)
         self.primary = primary
         self.primary_keys: dict[Key, Key] = {}
-        """key -> primary key, if unique [I4]"""
+        """key -> primary key, if unique [index.I4]"""
         self._is_strict = definition.unique and not any(part.is_nullable for part in definition.parts)
         """No two keys are equal."""
         self._is_bare = self._is_strict and self.key_def.is_plain

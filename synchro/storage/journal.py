@@ -231,17 +231,17 @@ class Journal:
         return self._guarded(lambda: self._drop_below(keep_from, recycle=True))
 
     def check(self) -> None:
-        """J1..J4, from what lies on the disk. Nothing may be on its way."""
+        """Journal.J1..J4, from what lies on the disk. Nothing may be on its way."""
         if self._broken:
-            return  # J3: what is there is not known any more
+            return  # Journal.J3: what is there is not known any more
         current = self._current
         starts = [file.vclock for file in self.files]
         for before, after in pairwise(starts):
-            assert after.covers(before, with_local=True) and after != before  # J2: no two of one name
+            assert after.covers(before, with_local=True) and after != before  # Journal.J2: no two of one name
         for file in self._files:
             assert self._disk.exists(file.path)
-        assert advance(current.vclock, current.check()) == self.vclock  # J1
-        self._notes.check(self._disk)  # J4
+        assert advance(current.vclock, current.check()) == self.vclock  # Journal.J1
+        self._notes.check(self._disk)  # Journal.J4
 
     # --- below: called under `_guarded` -----------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class Journal:
         except WalIo:
             raise
         except OSError as error:
-            self._broken = True  # J3
+            self._broken = True  # Journal.J3
             current = getattr(self, "_current", None)
             path = current.path if current is not None else self.directory
             offset = current.end if current is not None else 0
@@ -359,7 +359,7 @@ class Journal:
     def _prepare(self, vclock: Vclock, prev_vclock: Vclock | None) -> XlogFile:
         """New header and lead under a `.inprogress` name, synced; `OSError` NO_ROOM leaves nothing behind."""
         path = posixpath.join(self.directory, file_name(vclock))
-        assert all(file.path != path for file in self._files)  # J2
+        assert all(file.path != path for file in self._files)  # Journal.J2
         inprogress = path + INPROGRESS_SUFFIX
         header = encode_header(FileHeader("XLOG", self._uuid, vclock, prev_vclock, salt=self._new_salt()))
         parsed, start, crc = decode_header(header)
@@ -411,7 +411,7 @@ class Journal:
         old = self._current
         if old.vclock == self.vclock:
             return False
-        assert self.vclock.covers(old.vclock, with_local=True)  # J1
+        assert self.vclock.covers(old.vclock, with_local=True)  # Journal.J1
         try:
             new = self._prepare(self.vclock, old.vclock)
         except _SyncFailed:
@@ -438,8 +438,8 @@ class Journal:
         while gone + 1 < len(files) and keep_from.covers(files[gone + 1].vclock, with_local=True):
             path = files[gone].path
             if path == self._notes.named_path and not self._notes.write():
-                break  # J4
-            assert path != self._notes.named_path  # J4
+                break  # Journal.J4
+            assert path != self._notes.named_path  # Journal.J4
             if recycle and self._spare is None:
                 spare = posixpath.join(self.directory, SPARE_NAME)
                 self._disk.rename(path, spare)

@@ -21,7 +21,7 @@ from synchro.errors import ExactMatch, KeyPartCount, KeyPartType
 from synchro.row import Field, Tuple
 
 Key: TypeAlias = Any
-"""A full key as an index holds it: a bare value [K1] or a tuple of encoded parts [K2]."""
+"""A full key as an index holds it: a bare value [key_def.K1] or a tuple of encoded parts [key_def.K2]."""
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
@@ -124,7 +124,7 @@ def narrower(first: str, second: str) -> str | None:
 
 
 def key_accepts(kind: str) -> Callable[[Field], bool] | None:
-    """The value test of a key part: as for the field, and no NaN [K3]."""
+    """The value test of a key part: as for the field, and no NaN [key_def.K3]."""
     return _is_not_nan if kind == "double" else KINDS[kind].accepts
 
 
@@ -179,7 +179,7 @@ class KeyDef:
 
     def _extractor(self) -> Callable[[Tuple], Key]:
         if not any(self._wrapped):
-            return itemgetter(*(part.field for part in self.parts))  # one part: the bare value [K1]
+            return itemgetter(*(part.field for part in self.parts))  # one part: the bare value [key_def.K1]
         steps = tuple(zip((part.field for part in self.parts), self._wrapped, strict=True))
 
         def wrapped(value: Tuple) -> Key:

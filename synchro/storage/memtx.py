@@ -1,7 +1,7 @@
 """The in-memory storage: spaces, prepared transactions above committed tuples, schema as data.
 
 X1  `prepare` changes overlays only (and temporary spaces); an error leaves no trace.
-X2  `commit` and `rollback` end a prepared transaction, each exactly once; see O3 in `space_store.py`.
+X2  `commit` and `rollback` end a prepared transaction, each exactly once; see space_store.O3.
 X3  Reads (`get`, `select`, `freeze`, `checksum`, `members`) see committed data only.
 X4  Definitions change when the transaction that changes them commits; `schema_version` counts that.
 
@@ -46,7 +46,7 @@ CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
 
 
 class Memtx:
-    """All spaces of one instance. X1..X4 above."""
+    """All spaces of one instance. memtx.X1..X4 above."""
 
     def __init__(self, limits: Limits, memory_max: int = 0) -> None:
         self._limits = limits
@@ -74,7 +74,7 @@ class Memtx:
         the position of the operation (`op`).
         skip_conflicts: a duplicate key of user data leaves that operation out (`Prepared.skipped`) [A-35].
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
-        nothing has changed [X1].
+        nothing has changed [memtx.X1].
         """
         if not from_peer:
             _check_limits(ops, self._limits)
@@ -139,8 +139,8 @@ class Memtx:
         return prepared if self._run_puts(prepared, puts, is_limited=True) else None
 
     def commit(self, prepared: Prepared) -> None:
-        """Make its changes part of what readers see; definitions change now [X4]."""
-        assert not prepared.is_done  # X2
+        """Make its changes part of what readers see; definitions change now [memtx.X4]."""
+        assert not prepared.is_done  # memtx.X2
         if prepared.run is not None:
             store, keys, values = prepared.run
             store.commit_new(prepared, keys, values)
@@ -163,7 +163,7 @@ class Memtx:
 
     def rollback(self, prepared: Prepared) -> None:
         """Drop it. The newest of those that touch the same keys comes first."""
-        assert not prepared.is_done  # X2
+        assert not prepared.is_done  # memtx.X2
         if prepared.size >= 2 * PENDING_ROW_BYTES * len(prepared.local) and not self.catalog.is_bulk:
             self._dead.append([new for _, _, new, _, _ in prepared.changes])
             if prepared.run is not None:

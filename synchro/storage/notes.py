@@ -53,7 +53,8 @@ class NoteKeeper(Protocol):
 
 
 class LogNotes:
-    """What the identity file is told of the log; without one nothing is noted anywhere. J4 of `Journal`."""
+    """What the identity file is told of the log; without one nothing is noted anywhere. Journal.J4 of
+    `Journal`."""
 
     def __init__(self, keeper: NoteKeeper | None, directory: str) -> None:
         self._keeper = keeper
@@ -92,7 +93,7 @@ class LogNotes:
                 raise OSError(errno.ENOSPC, "no room for the note that a file of the log is replaced")
 
     def check(self, disk: Disk) -> None:
-        """J4"""
+        """Journal.J4"""
         noted = None if self._keeper is None else self._keeper.notes.log
         if noted is not None and self._is_ours:
             path = posixpath.join(self._directory, noted.name)

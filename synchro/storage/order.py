@@ -24,7 +24,7 @@ Bound: TypeAlias = tuple[Key, bool] | None
 
 
 class Order(Protocol):
-    """What an index needs of it. R1 above."""
+    """What an index needs of it. order.R1 above."""
 
     def add(self, entry: Key, /) -> object: ...
 

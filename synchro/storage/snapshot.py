@@ -131,6 +131,7 @@ def _pack_meta(meta: SnapshotMeta) -> bytes:
                 "promote_terms": list(meta.promote_terms),
                 "drops": [tuple(d) for d in meta.drops],
                 "extra": meta.extra,
+                "pending_promotes": [],  # former versions read no snapshot without it
             }
         )
     )
@@ -151,8 +152,8 @@ def _vclock(value: Any) -> Vclock:
 
 
 def _unpack_meta(payload: bytes) -> SnapshotMeta:
-    """Keys that are not known are passed over. One of former versions is `pending_promotes`: their rows lie
-    behind the vclock of the snapshot, so they come again from the WAL."""
+    """Keys that are not known are passed over, and `pending_promotes`, which former versions filled: their
+    rows lie behind the vclock of the snapshot, so they come again from the WAL."""
     m = msgpack.unpackb(payload, use_list=False, strict_map_key=False)
     return SnapshotMeta(
         vclock=_vclock(m["vclock"]),

@@ -1,4 +1,4 @@
-"""What a writer may do to one space, in its prepared state (O1..O4 of `space_store.py`). [D-16], [D-17].
+"""What a writer may do to one space, in its prepared state (space_store.O1..O4). [D-16], [D-17].
 
 All are by full key of a unique index, so overlays need no order.
 """
@@ -260,11 +260,11 @@ class Clear:
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
         """As `SpaceStore.rollback`."""
         store = self._store
-        assert not store.view  # newest first [O3]
+        assert not store.view  # newest first [space_store.O3]
         store.clears -= 1
         store.view = {} if store.clears else store.tuples
         store.memory -= size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
-        """Everybody has seen it already: it stays [O4]."""
+        """Everybody has seen it already: it stays [space_store.O4]."""
         return 0

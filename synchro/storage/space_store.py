@@ -41,7 +41,7 @@ _LARGE, _LARGE_KEPT = 64 * KIB, 3
 
 
 class SpaceStore:
-    """One space with its indexes. O1..O4 above."""
+    """One space with its indexes. space_store.O1..O4 above."""
 
     __slots__ = (
         "_large",
@@ -284,7 +284,8 @@ class SpaceStore:
             self.primary.put(key, new)
 
     def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None:
-        """Move a change down from the overlay; the newest state of the key stays if it is another's [O3]."""
+        """Move a change down from the overlay; the newest state of the key stays if it is another's
+        [space_store.O3]."""
         if self.secondary or new is None:
             self._settle(key, new)
         else:
@@ -313,14 +314,14 @@ class SpaceStore:
         pending = self.pending
         self.memory -= prepared.growth
         for key in keys:
-            assert pending[key][0] is prepared  # newest first [O3]
+            assert pending[key][0] is prepared  # newest first [space_store.O3]
             del pending[key]
         return prepared.growth
 
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
         """size: what it had added to the memory that is needed. Not counted again: a queue full of large
         tuples may be undone in one go."""
-        assert self.pending[key][0] is prepared  # newest first [O3]
+        assert self.pending[key][0] is prepared  # newest first [space_store.O3]
         if below is None or below[0].is_done:
             del self.pending[key]
         else:
@@ -328,8 +329,8 @@ class SpaceStore:
         self.memory -= size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
-        """Take back a change of a temporary space, unless somebody changed the tuple since [O4]. Returns as
-        `rollback`."""
+        """Take back a change of a temporary space, unless somebody changed the tuple since
+        [space_store.O4]. Returns as `rollback`."""
         if self.tuples.get(key) is not new:
             return 0
         if old is not None:
@@ -378,7 +379,7 @@ class SpaceStore:
             index.fill(added.items())
 
     def check(self) -> None:
-        """O1, I1..I4: a full scan, for tests."""
+        """space_store.O1, index.I1..I4: a full scan, for tests."""
         assert all(not found[0].is_done for found in self.pending.values())
         assert self.memory == sum(map(self.memory_of, self.prepared_tuples()))
         for index, overlay in self.unique:

@@ -410,7 +410,7 @@ class Wal:
             return
         try:
             assert self._thread is not None
-            assert self._pending  # A4
+            assert self._pending  # Wal.A4
             txns, has_control = self._take_batch()
             self._state = batch = Writing(txns, has_control, trio.current_time())
             self._thread.do(partial(self._append, batch))
@@ -428,7 +428,7 @@ class Wal:
                 case Working(job=job):
                     job.answer(result, error)
                 case Unstarted() | Idle() | Gathering() | Failed() | Closed():
-                    raise AssertionError(f"a job ended while the writer was {was}")  # A3
+                    raise AssertionError(f"a job ended while the writer was {was}")  # Wal.A3
                 case _:
                     assert_never(was)
         except BaseException as failure:  # noqa: BLE001 - as in `_begin_batch`

@@ -126,7 +126,7 @@ class Ring:
             self._evict()
 
     def _evict(self) -> None:
-        """Drop the oldest batch (G1)."""
+        """Drop the oldest batch (Ring.G1)."""
         while True:
             entry = self.entries.popleft()
             self.first += 1

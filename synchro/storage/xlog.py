@@ -188,7 +188,7 @@ class BlockWriter:
     ) -> bytes:
         """The next block, padded to whole sectors."""
         self._next_number += 1
-        assert mark < self._next_number  # B2
+        assert mark < self._next_number  # BlockWriter.B2
         head = _HEADER.pack(
             END_MAGIC if is_end else BLOCK_MAGIC,
             self.salt,

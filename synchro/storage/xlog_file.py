@@ -83,15 +83,15 @@ class XlogFile:
         """Highest mark some block carries."""
 
     def check(self) -> list[Txn]:
-        """Its transactions; what lies on the disk is what this object says (F1, F2)."""
-        assert 0 < self.start <= self.end <= self.lead_end  # F1
-        assert self.mark_told <= self.synced_number <= self.writer.number  # F2
-        assert self._disk.size(self.file) >= self.lead_end  # F1
+        """Its transactions; what lies on the disk is what this object says (XlogFile.F1, XlogFile.F2)."""
+        assert 0 < self.start <= self.end <= self.lead_end  # XlogFile.F1
+        assert self.mark_told <= self.synced_number <= self.writer.number  # XlogFile.F2
+        assert self._disk.size(self.file) >= self.lead_end  # XlogFile.F1
         reader = XlogReader(lambda size, at: self._disk.pread(self.file, size, at), self.end, self.path)
         txns = [txn for block in reader.blocks() for txn in reader.txns(block)]
         assert (reader.header.vclock, reader.start, reader.end) == (self.vclock, self.start, self.end)
         assert reader.last_number == self.writer.number
-        assert reader.mark <= self.mark_told  # F2
+        assert reader.mark <= self.mark_told  # XlogFile.F2
         return txns
 
     # --- blocks
@@ -114,14 +114,14 @@ class XlogFile:
         writer.commit()
         self._sync(self.file)
         self.end += size
-        assert self.end <= self.lead_end  # F1
+        assert self.end <= self.lead_end  # XlogFile.F1
         self.mark_told = self.synced_number
         if self._sync_on:
-            self.synced_number = writer.number  # F2: synced a moment ago
+            self.synced_number = writer.number  # XlogFile.F2: synced a moment ago
 
     def cut(self, blocks: Sequence[bytes]) -> None:
         """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
-        resurrect transactions whose callers were told that nothing was written (answers in docs/adr/)."""
+        resurrect transactions whose callers were told that nothing was written (ADR 8)."""
         offset = self.end
         size = self._disk.size(self.file)
         for block in blocks:

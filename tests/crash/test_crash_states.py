@@ -8,8 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from sim.disk import Fault, PowerCut, SimDisk
-from storage_world import (
+
+from synchro.errors import Corruption, DiskFailed, WalIo, XlogGap
+from synchro.row import Txn
+from synchro.storage.journal import Journal
+from synchro.storage.snapshot import SnapshotMeta, write_snapshot
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.storage_world import (
     DIR,
     SMALL,
     UUID,
@@ -25,12 +31,6 @@ from storage_world import (
     restart,
     txn,
 )
-
-from synchro.errors import Corruption, DiskFailed, WalIo, XlogGap
-from synchro.row import Txn
-from synchro.storage.journal import Journal
-from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 TINY = replace(
     SMALL,
@@ -145,6 +145,7 @@ def test_every_call_may_fail(fault: Fault) -> None:
             script(world)
         if not any(name.endswith(".snap") for name in world.disk.listdir(DIR)):
             continue
+        kept: list[str] | None
         for kept in (None, []):
             image = world.disk.clone()
             image.restart(kept=kept)

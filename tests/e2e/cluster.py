@@ -19,15 +19,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import yaml
-from e2e.remote import Lost, Remote
 
 from synchro.errors import SynchroError
+from tests.e2e.remote import Lost, Remote
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def soon_s(seconds: float = 5.0) -> float:
     return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
-def eventually(what: str, condition: Callable[[], T], timeout: float | None = None) -> T:
+def eventually(what: str, condition: Callable[[], T | None], timeout: float | None = None) -> T:
     """The first true value of `condition`. Refusals and lost connections count as "not yet"."""
     deadline = time.monotonic() + (soon_s() if timeout is None else timeout)
     last: object = None
@@ -142,13 +143,23 @@ class Instance:
             arguments = ["-P", *arguments]
             env["PYTHONPATH"] = str(self.code)
         with open(self.log_path, "ab") as log:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
-                **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | popen,
+                **streams | popen,
                 env=env | dict(environ or {}),
             )
         self._forget_channel()
         return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def send_signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def start(self, **how: Any) -> Instance:
         """Start it and wait until it serves."""
@@ -281,7 +292,7 @@ class Cluster:
     def __getitem__(self, name: str) -> Instance:
         return self.instances[name]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Instance]:
         return iter(self.instances.values())
 
     @property
@@ -323,7 +334,7 @@ class Cluster:
             )
 
         for instance in running:
-            eventually(f"{instance.name} follows all", lambda i=instance: all_follow(i), soon_s(10))
+            eventually(f"{instance.name} follows all", partial(all_follow, instance), soon_s(10))
 
     def wait_leader(self, timeout: float | None = None) -> Instance:
         """The running instance that leads and owns the queue, and all running ones agree."""
@@ -402,7 +413,7 @@ class Cluster:
             lines += [json.dumps(record)[:600] for record in instance.records()[-LAST_RECORDS:]]
         return "\n".join(lines)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

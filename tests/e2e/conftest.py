@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.cluster import Cluster
+
+from tests.e2e.cluster import Cluster
 
 CLUSTERS = pytest.StashKey[list[Cluster]]()
 

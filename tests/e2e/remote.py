@@ -65,7 +65,8 @@ def ours(error: grpc.RpcError) -> SynchroError | Lost:
 
 
 def pack(value: Any) -> bytes:
-    return msgpack.packb(value)
+    packed: bytes = msgpack.packb(value)
+    return packed
 
 
 def unpack(data: bytes) -> Any:
@@ -127,12 +128,12 @@ class Remote:
     def __init__(self, address: str) -> None:
         self.address = address
         self.channel = grpc.insecure_channel(address, options=OPTIONS)
-        self.data = data_pb2_grpc.DataServiceStub(self.channel)  # type: ignore[no-untyped-call]
-        self.control = control_pb2_grpc.ControlServiceStub(self.channel)  # type: ignore[no-untyped-call]
-        self.infos = info_pb2_grpc.InfoServiceStub(self.channel)  # type: ignore[no-untyped-call]
-        self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)  # type: ignore[no-untyped-call]
-        self.members = cluster_pb2_grpc.ClusterServiceStub(self.channel)  # type: ignore[no-untyped-call]
-        self.faults = fault_pb2_grpc.FaultServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.data = data_pb2_grpc.DataServiceStub(self.channel)
+        self.control = control_pb2_grpc.ControlServiceStub(self.channel)
+        self.infos = info_pb2_grpc.InfoServiceStub(self.channel)
+        self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)
+        self.members = cluster_pb2_grpc.ClusterServiceStub(self.channel)
+        self.faults = fault_pb2_grpc.FaultServiceStub(self.channel)
         self.healths = health_pb2_grpc.HealthStub(self.channel)
 
     def close(self) -> None:
@@ -146,7 +147,7 @@ class Remote:
 
     # --- writes
 
-    def begin(self, *ops: Any, timeout: float | None = None, request_id: bytes = b"", wait: int = 0) -> Write:
+    def begin(self, *ops: Any, timeout: float | None = None, request_id: bytes = b"", wait: Any = 0) -> Write:
         """Send a transaction. timeout: seconds to wait for the decision; None: the server's."""
         request = data_pb2.ExecuteRequest(ops=ops, request_id=request_id, wait=wait)
         if timeout is not None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import Remote, Write, replace, seconds
 
 from synchro.errors import SynchroError, SyncQueueForeign
 from synchro.rpc.generated.v1 import control_pb2, data_pb2, info_pb2
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import Remote, Write, replace, seconds
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 

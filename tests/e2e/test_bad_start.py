@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.cluster import Cluster, Instance, contents, copy_directory, eventually, soon_s
+
+from tests.e2e.cluster import Cluster, Instance, contents, copy_directory, eventually, soon_s
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -119,7 +120,7 @@ def test_WQ_9_damaged_files(make_cluster: MakeCluster, damage: str) -> None:
         path = max((one.dir / name for name in one.files(".xlog")), key=lambda p: p.stat().st_size)
         flip(path, path.read_bytes().find(b"xxxx") + 50)  # not in what only fills up a block
     elif damage == "snapshots-flip":
-        for path in snapshots:  # of one alone an older one takes the place (MEND-D3)
+        for path in snapshots:  # of one alone an older one takes the place
             flip(path, path.stat().st_size // 2)
     else:
         for path in snapshots:

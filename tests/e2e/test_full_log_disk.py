@@ -1,4 +1,4 @@
-"""The logs of a whole set lie on disks that are full, its data on disks that are not (MEND-R1).
+"""The logs of a whole set lie on disks that are full, its data on disks that are not.
 
 Nobody ends, elections and writes go on, what was lost is counted, and one record tells it when there is room
 again. A file system of its own needs the right to mount; a limit of the file size does the same without.
@@ -13,11 +13,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually
+
+from tests.e2e.cluster import Cluster, Instance, eventually
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -156,7 +158,7 @@ def live_through(cluster: Cluster, fill: Callable[[], None], free: Callable[[], 
         heir.remote.insert("pay", key, "x" * 100)
     for instance in cluster:
         # The last block of a file has room for some more.
-        eventually(f"{instance.name} counts", lambda i=instance: say_something(i) or lost(i) > 0)
+        eventually(f"{instance.name} counts", partial(says_and_loses, instance))
         assert not instance.records("logs_dropped")
     old.pause()  # one that is not heard for a while, and comes back
     eventually("it is missed", lambda: upstream_status(heir, old) != "follow")
@@ -167,10 +169,12 @@ def live_through(cluster: Cluster, fill: Callable[[], None], free: Callable[[], 
     free()
     for instance in cluster:
         say_something(instance)
-        [told] = eventually("it is told", lambda i=instance: i.records("logs_dropped"))
+        [told] = eventually("it is told", partial(instance.records, "logs_dropped"))
         assert told["count"] == lost(instance)
         say_something(instance)
-        eventually("records come again", lambda i=instance: i.records()[-1]["event"] == "signal_received")
+        eventually(
+            "records come again", partial(lambda i: i.records()[-1]["event"] == "signal_received", instance)
+        )
         assert len(instance.records("logs_dropped")) == 1
     for instance, process in processes.items():
         assert instance.process is process and instance.is_running
@@ -190,3 +194,9 @@ def say_something(instance: Instance) -> None:
     """Makes it write one record."""
     assert instance.process is not None
     instance.process.send_signal(signal.SIGUSR1)
+
+
+def says_and_loses(instance: Instance) -> bool:
+    """Whether the record that it writes is dropped."""
+    say_something(instance)
+    return bool(lost(instance) > 0)

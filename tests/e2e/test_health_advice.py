@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
 
 import synchro
 from synchro.cli.picture import take_picture
 from synchro.cli.verdict import Verdict, judge
+from tests.e2e.cluster import Cluster, eventually, soon_s
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually, soon_s
-from e2e.remote import COMMITTED, ROLLED_BACK, UNKNOWN, Lost, Write, insert
 
 from synchro.errors import SynchroError, SyncRollback
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
+from tests.e2e.remote import COMMITTED, ROLLED_BACK, UNKNOWN, Lost, Write, insert
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -237,7 +238,7 @@ def test_kill_of_a_follower_at_any_moment_of_its_join(make_cluster: MakeCluster)
         joiner.spawn()
         eventually(
             "the join began",
-            lambda n=before: len(owner.records("join_began")) > n or joiner.files(".snap"),
+            partial(lambda n: len(owner.records("join_began")) > n or joiner.files(".snap"), before),
             soon_s(15),
         )
         time.sleep(attempt * 0.015)

@@ -1,4 +1,4 @@
-"""MEND-T1, MEND-D1 with real processes, `kill -9`, and the commands that the instances print."""
+"""Lost logs and directories with real processes, `kill -9`, and the commands that the instances print."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually, never, soon_s
 
 from synchro.errors import SynchroError
 from synchro.storage.disk import RealDisk
 from synchro.storage.recovery import open_xlog
+from tests.e2e.cluster import Cluster, Instance, eventually, never, soon_s
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -138,8 +139,8 @@ def test_MEND_D1_two_of_three_emptied(make_cluster: MakeCluster) -> None:
         leader = eventually("a leader", lambda: writable(cluster), soon_s(10))
         leader.remote.insert("kept", 2)
         for instance in (one, two, three):
-            eventually("the rows", lambda i=instance: len(i.remote.select("kept")) == 2)
-            eventually("no amnesia", lambda i=instance: i.remote.info("amnesia") is None)
+            eventually("the rows", partial(lambda i: len(i.remote.select("kept")) == 2, instance))
+            eventually("no amnesia", partial(lambda i: i.remote.info("amnesia") is None, instance))
 
 
 def test_MEND_D1_all_emptied(make_cluster: MakeCluster) -> None:
@@ -161,9 +162,7 @@ def test_MEND_D1_all_emptied(make_cluster: MakeCluster) -> None:
         )
         return found and found[1]
 
-    commands = [
-        eventually("the command", lambda i=instance: command_of(i), soon_s(10)) for instance in cluster
-    ]
+    commands = [eventually("the command", partial(command_of, instance), soon_s(10)) for instance in cluster]
     for instance in cluster:
         assert instance.remote.info("status") == "loading"
     for instance in cluster:

@@ -1,4 +1,4 @@
-"""What is outside the data path does not end an instance: its log, descriptors, a hangup (MEND-R)."""
+"""What is outside the data path does not end an instance: its log, descriptors, a hangup."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from e2e.cluster import Cluster, eventually
+
+from tests.e2e.cluster import Cluster, eventually
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -42,7 +44,7 @@ def test_an_instance_whose_log_cannot_be_written_serves_and_counts(make_cluster:
         assert instance.remote.select("plain") == [[1, "here"]]
     assert full.remote.info("logs_dropped") > 0
     assert closed.remote.info("logs_dropped") == 0
-    assert not [fd for fd in (0, 1, 2) if ".xlog" in os.readlink(f"/proc/{closed.process.pid}/fd/{fd}")]
+    assert not [fd for fd in (0, 1, 2) if ".xlog" in os.readlink(f"/proc/{closed.pid}/fd/{fd}")]
     for instance in (full, stuck, closed):
         assert instance.stop() == 0
     os.close(reader)
@@ -54,20 +56,22 @@ def test_a_hangup_opens_the_log_anew_and_ends_nothing(make_cluster: MakeCluster,
         environ={"SYNCHRO_STDERR_FILE": str(cluster["instance001"].log_path)}
     )
     old = instance.log_path.rename(tmp_path / "old.log")
-    instance.process.send_signal(signal.SIGHUP)
+    instance.send_signal(signal.SIGHUP)
     eventually("a new log", lambda: instance.records("log_reopened"))
     assert "instance_ready" in old.read_text()
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        instance.process.send_signal(number)
+        instance.send_signal(number)
         eventually(
             "noted",
-            lambda n=number: [r for r in instance.records("signal_received") if r["signal"] == n.name],
+            partial(
+                lambda n: [r for r in instance.records("signal_received") if r["signal"] == n.name], number
+            ),
         )
     instance.remote.create("plain", is_sync=False)
     assert instance.is_running
 
     other = make_cluster(1, instances=ALONE)["instance001"].start()  # it has no file to reopen
-    other.process.send_signal(signal.SIGHUP)
+    other.send_signal(signal.SIGHUP)
     eventually("noted", lambda: other.records("signal_received"))
     assert not other.records("log_reopened")
     assert other.stop() == 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 import pytest
-from e2e.cluster import HEARTBEAT_S, Cluster, Instance, eventually, never, soon_s
-from e2e.remote import COMMITTED, ROLLED_BACK, insert
 
 from synchro.errors import ReadOnly, SynchroError, SyncRollback, SyncTimeout
 from synchro.rpc.generated.v1 import control_pb2
+from tests.e2e.cluster import HEARTBEAT_S, Cluster, Instance, eventually, never, soon_s
+from tests.e2e.remote import COMMITTED, ROLLED_BACK, insert
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

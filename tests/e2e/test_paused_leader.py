@@ -1,4 +1,4 @@
-"""A leader that is stopped for longer than its death timeout, and goes on (MEND-Q3)."""
+"""A leader that is stopped for longer than its death timeout, and goes on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from e2e.cluster import HEARTBEAT_S, Cluster, eventually
+
+from tests.e2e.cluster import HEARTBEAT_S, Cluster, eventually
 
 pytestmark = pytest.mark.e2e
 

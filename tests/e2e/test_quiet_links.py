@@ -1,13 +1,15 @@
-"""Peers that have nothing to say to each other for minutes keep their streams (MEND-U1)."""
+"""Peers that have nothing to say to each other for minutes keep their streams."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
+
+from tests.e2e.cluster import Cluster, eventually, soon_s
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -43,7 +45,7 @@ def test_a_pair_that_is_quiet_for_minutes_keeps_its_streams(
     began = time.monotonic()
     owner.remote.insert("pay", 2, "after")  # two copies: it has arrived
     for instance in cluster:
-        eventually("it is shown", lambda i=instance: len(i.remote.select("pay")) == 2, soon_s(1))
+        eventually("it is shown", partial(lambda i: len(i.remote.select("pay")) == 2, instance), soon_s(1))
     assert time.monotonic() - began < soon_s(1)
     assert streams(cluster) == before
     for instance in cluster:

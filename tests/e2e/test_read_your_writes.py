@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from e2e.cluster import Cluster
 
 import synchro.client
+from tests.e2e.cluster import Cluster
 
 pytestmark = pytest.mark.e2e
 

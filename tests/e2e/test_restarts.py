@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import Lost, insert, replace
+
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import Lost, insert, replace
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -43,7 +44,7 @@ def test_clean_stop_and_start(make_cluster: MakeCluster) -> None:
 
 
 def test_kill_and_start_after_a_torn_tail(make_cluster: MakeCluster) -> None:
-    """HO-21, WQ-9c: what follows the last acknowledged write was never acknowledged."""
+    """[W-21]: what follows the last acknowledged write was never acknowledged."""
     cluster = single(make_cluster)
     one = cluster["instance001"]
     checksum = one.remote.checksum("plain")

@@ -1,11 +1,12 @@
-"""Walk-through S1: `box.info.synchro` of a single instance."""
+"""Walk-through: `box.info.synchro` of a single instance."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
 import pytest
-from e2e.cluster import Cluster
+
+from tests.e2e.cluster import Cluster
 
 pytestmark = pytest.mark.e2e
 

@@ -1,23 +1,24 @@
-"""Walk-through S2: the second example of `box.info.synchro`. Quorum 2, the second instance dies, three writes
+"""Walk-through: the second example of `box.info.synchro`. Quorum 2, the second instance dies, three writes
 hang; when it returns they commit. The tests of `walk` build on each other, in the order of the file.
 
-S2-2 (grants) and S2-13, S2-16 (changing the quorum while running) are not part of this release.
+Grants, and changing the quorum while it runs, are not part of this release.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from e2e.cluster import HEARTBEAT_S, Cluster, eventually, never, soon_s
-from e2e.remote import COMMITTED, PENDING, Lost, Write, as_float, replace
 
 from synchro.errors import ReadOnly, SyncTimeout
 from synchro.rpc.generated.v1 import info_pb2
+from tests.e2e.cluster import HEARTBEAT_S, Cluster, eventually, never, soon_s
+from tests.e2e.remote import COMMITTED, PENDING, Lost, Write, as_float, replace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 MakeCluster = Callable[..., Cluster]
@@ -43,7 +44,7 @@ class Walk(Cluster):
         self.began = 0.0
 
     def prepare(self) -> None:
-        """S2-1 to S2-4 in one go."""
+        """Start, promote and create the space in one go."""
         self.start()
         self.first.remote.promote()
         self.first.remote.create("sync", is_sync=True)
@@ -74,7 +75,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Generator[Walk]:
-    """A set of its own, after S2-4."""
+    """A set of its own, promoted and with its space."""
     with Walk(tmp_path) as cluster:
         cluster.prepare()
         yield cluster
@@ -98,7 +99,7 @@ def test_S2_03_promote(walk: Walk) -> None:
     for instance in walk:
         queue = eventually(
             "the owner is known",
-            lambda i=instance: (q := i.remote.queue())["owner"] == owner and q,
+            partial(lambda i: (q := i.remote.queue())["owner"] == owner and q, instance),
         )
         assert queue["term"] == 2
     assert walk.second.remote.info("ro") is True
@@ -187,12 +188,13 @@ def test_S2_11_the_admin_path_while_writes_wait(walk: Walk) -> None:
     remote = walk.first.remote
     more = [remote.begin(replace("sync", [1 + number % 3]), timeout=1000) for number in range(200)]
     eventually("they wait too", lambda: remote.queue()["len"] == 203)
-    for name, call in {
+    calls: dict[str, Callable[[], object]] = {
         "info": remote.info,
         "queue": remote.entries,
         "status": remote.list_instances,
         "health": remote.health,
-    }.items():
+    }
+    for name, call in calls.items():
         assert_fast(name, call)
     assert not any(write.is_done for write in more)
     walk.writes += more
@@ -201,13 +203,15 @@ def test_S2_11_the_admin_path_while_writes_wait(walk: Walk) -> None:
 def test_S2_12_it_returns_and_they_commit(walk: Walk) -> None:
     walk.second.start()
     lsns = [write.result(soon_s(10)).txn.lsn for write in walk.writes]
-    # Those of S2-11 were sent at the same time, so only the first three have an order to keep.
+    # Those of the threads were sent at the same time, so only the first three have an order to keep.
     assert lsns[:3] == sorted(lsns[:3]) and max(lsns[:3]) < min(lsns[3:])
     queue = eventually("the queue is empty", lambda: (q := walk.first.remote.queue())["len"] == 0 and q)
     assert queue["age"] == 0.0
     assert 0 < queue["confirm_lag"] <= time.monotonic() - walk.began
     for instance in walk:
-        eventually("the rows are there", lambda i=instance: i.remote.select("sync") == [[1], [2], [3]])
+        eventually(
+            "the rows are there", partial(lambda i: i.remote.select("sync") == [[1], [2], [3]], instance)
+        )
     walk.wait_equal("sync")
 
 
@@ -220,8 +224,11 @@ def test_S2_14_a_deadline_leaves_the_outcome_unknown(fresh: Walk) -> None:
         assert isinstance(error, SyncTimeout), error
         assert error.details["outcome"] == "unknown"
         assert error.details["txn"]
+    assert isinstance(error, SyncTimeout)
+    assert isinstance(error, SyncTimeout)
     last = error.details["txn"]
-    txn = tuple(int(part) for part in last.split(":"))
+    origin, lsn = map(int, last.split(":"))
+    txn = (origin, lsn)
     assert fresh.first.remote.queue()["len"] == 3, "a timeout takes nothing out of the queue"
     assert fresh.first.remote.wait_transaction(txn, timeout=0.1) == PENDING
     assert fresh.first.remote.select("sync") == []

@@ -1,4 +1,4 @@
-"""Walk-through SF: each sentence about the fields of `box.info.synchro` is a test.
+"""Walk-through: each sentence about the fields of `box.info.synchro` is a test.
 
 SF-5 and SF-7 are in test_partitions.py, SF-8 in test_s2_synchro_quorum.py.
 """
@@ -6,12 +6,13 @@ SF-5 and SF-7 are in test_partitions.py, SF-8 in test_s2_synchro_quorum.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 
 import pytest
-from e2e.cluster import Cluster, eventually, soon_s
-from e2e.remote import insert, replace
 
 from synchro.errors import NotLeader, ReadOnly, SyncQueueUnclaimed
+from tests.e2e.cluster import Cluster, eventually, soon_s
+from tests.e2e.remote import insert, replace
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]
@@ -53,7 +54,8 @@ def test_SF_03_promote_claims_and_demote_clears(pair: Cluster) -> None:
         """The term of the queue."""
         terms = [
             eventually(
-                f"the owner is {owner}", lambda i=instance: (q := i.remote.queue())["owner"] == owner and q
+                f"the owner is {owner}",
+                partial(lambda i: (q := i.remote.queue())["owner"] == owner and q, instance),
             )["term"]
             for instance in pair
         ]
@@ -78,7 +80,7 @@ def test_SF_03_promote_claims_and_demote_clears(pair: Cluster) -> None:
     assert cleared.term > taken.term
     assert seen_by_all(0) == cleared.term
     for number, instance in enumerate(pair, 3):
-        eventually("writable again", lambda i=instance: not i.remote.info("ro"))
+        eventually("writable again", partial(lambda i: not i.remote.info("ro"), instance))
         instance.remote.insert("plain", number)
     pair.wait_equal("plain")
 
@@ -145,6 +147,6 @@ def test_SF_09_quorum_follows_the_number_of_registered_instances(make_cluster: M
         quorums.append(first.remote.info("synchro.quorum"))
         eventually(
             "the newcomer counts the same",
-            lambda n=name, q=quorums[-1]: cluster[n].remote.info("synchro.quorum") == q,
+            partial(lambda n, q: cluster[n].remote.info("synchro.quorum") == q, name, quorums[-1]),
         )
     assert quorums == [1, 2, 2, 3, 3]

@@ -1,5 +1,5 @@
 """A disk that hangs for longer than a death timeout, and processes that are stopped for as long, under load
-(MEND-R5, ADR 16)."""
+(ADR 16)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import Any, Final
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually, soon_s
-from e2e.remote import seconds
 
 import synchro
 from synchro.errors import SyncRollback
 from synchro.rpc.generated.fault.v1 import fault_pb2
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
+from tests.e2e.remote import seconds
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

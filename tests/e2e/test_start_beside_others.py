@@ -1,5 +1,5 @@
 """`start` never says that an instance is up unless the process that it began listens, however long that takes
-and whoever else answers at its port (MEND-P2)."""
+and whoever else answers at its port."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from e2e.cluster import Cluster, Instance, soon_s
-from e2e.remote import Remote
+
+from tests.e2e.cluster import Cluster, Instance, soon_s
+from tests.e2e.remote import Remote
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
-from e2e.cluster import Cluster, Instance, eventually
+
+from tests.e2e.cluster import Cluster, Instance, eventually
 
 pytestmark = pytest.mark.e2e
 

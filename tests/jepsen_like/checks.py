@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
-from jepsen_like.history import Op, Operations
-from jepsen_like.linearizable import TooLong, is_linearizable, smallest_failing_prefix
+from tests.jepsen_like.history import Op, Operations
+from tests.jepsen_like.linearizable import TooLong, is_linearizable, smallest_failing_prefix
 
 OK_MIN = 500
 OK_SHARE_MIN = 0.3
+
+
+def _at_least(value: Any, bound: Any) -> bool:
+    return bool(value >= bound)
 
 
 def check_register(found: Operations) -> list[str]:
@@ -65,7 +70,7 @@ def check_set(found: Operations, final: Mapping[str, set[int]]) -> list[str]:
     acknowledged = {op.value for op in added if op.type == "ok"}
     failed = {op.value: op for op in added if op.type == "fail"}
     if lost := acknowledged - there:
-        problems.append(f"{len(lost)} acknowledged values are lost: {sorted(lost)[:20]}")
+        problems.append(f"{len(lost)} acknowledged values are lost: {sorted(lost, key=repr)[:20]}")
     if wrong := there & set(failed):
         problems.append(
             f"values that failed are there: {[str(failed[value]) for value in sorted(wrong)[:5]]}"
@@ -83,10 +88,12 @@ def check_set(found: Operations, final: Mapping[str, set[int]]) -> list[str]:
             problems.append(f"{read.node} showed {sorted(early)[:10]} before anybody added them")
         if read.key == "linearizable":
             due = {
-                op.value for op in added if op.type == "ok" and op.end < read.began and op.value >= read.value
+                op.value
+                for op in added
+                if op.type == "ok" and op.end < read.began and _at_least(op.value, read.value)
             }
             if missing := due - shown:
-                problems.append(f"a linearizable read missed {sorted(missing)[:10]}")  # type: ignore[type-var]
+                problems.append(f"a linearizable read missed {sorted(missing, key=repr)[:10]}")
     return problems
 
 

@@ -9,12 +9,12 @@ import time
 from typing import Any, Final
 
 import grpc
-from e2e.cluster import Cluster
-from e2e.remote import Lost, Remote, insert, ours, pack, replace, seconds, unpack
-from jepsen_like.history import History
 
 from synchro.errors import SynchroError
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
+from tests.e2e.cluster import Cluster
+from tests.e2e.remote import Lost, Remote, insert, ours, pack, replace, seconds, unpack
+from tests.jepsen_like.history import History
 
 TIMEOUT_S: Final = 2.0
 OPS_PER_KEY: Final = 100
@@ -94,7 +94,7 @@ class Worker(threading.Thread):
         node = self.bound or self._node
         remote = self._remotes[node]
         self.history.add(self.process, "invoke", f, value, key=key, node=node)
-        method = remote.data.Execute if is_write else remote.data.Select
+        method: Any = remote.data.Execute if is_write else remote.data.Select
         try:
             reply = method(request, timeout=TIMEOUT_S + 1)
         except grpc.RpcError as problem:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from jepsen_like.history import INF, Op
+from tests.jepsen_like.history import INF, Op
 
 Value = object
 

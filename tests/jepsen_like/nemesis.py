@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from e2e.cluster import Cluster, Instance, eventually, soon_s
-from e2e.remote import Lost
-from jepsen_like.history import History
-
 from synchro.errors import SynchroError
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
+from tests.e2e.remote import Lost
+from tests.jepsen_like.history import History
 
 KINDS: Final = ("kill", "pause", "partition")
 PERIOD_S: Final = 3.0
@@ -115,4 +115,4 @@ class Nemesis(threading.Thread):
                 instance.start()
             instance.resume()
             if self.cluster.faults:
-                eventually("it heals", lambda i=instance: i.remote.heal() or True, soon_s())
+                eventually("it heals", partial(lambda i: i.remote.heal() or True, instance), soon_s())

@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import Cluster, soon_s
-from jepsen_like import checks
-from jepsen_like.clients import Numbers, RegisterWorker, SetWorker, Worker, read_everything
-from jepsen_like.history import History, pair
-from jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
+from tests.e2e.cluster import Cluster, soon_s
+from tests.jepsen_like import checks
+from tests.jepsen_like.clients import Numbers, RegisterWorker, SetWorker, Worker, read_everything
+from tests.jepsen_like.history import History, pair
+from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
 
 WORKERS: Final[dict[str, type[Worker]]] = {"register": RegisterWorker, "set": SetWorker}
 
@@ -94,7 +94,7 @@ def attack(options: argparse.Namespace, cluster: Cluster, history: History) -> t
 
 
 def settle(cluster: Cluster, space: str, nemesis: Nemesis) -> list[str]:
-    """L1 and L2: with everything healed there is an owner, and all instances become equal."""
+    """S21 and S22: with everything healed there is an owner, and all instances become equal."""
     try:
         nemesis.heal()
         cluster.wait_leader(soon_s(15))
@@ -115,7 +115,8 @@ def judge(
     final: dict[str, set[int]],
 ) -> int:
     found = pair(history.events)
-    failures = [each.failure for each in (*workers, nemesis) if each.failure is not None]
+    threads: list[Worker | Nemesis] = [*workers, nemesis]
+    failures = [each.failure for each in threads if each.failure is not None]
     began = time.monotonic()
     if options.workload == "register":
         problems = problems + checks.check_register(found)

@@ -7,9 +7,10 @@ import itertools
 import random
 
 import pytest
-from jepsen_like.checks import check_follower_reads, check_register, check_set
-from jepsen_like.history import INF, Op, Operations, pair
-from jepsen_like.linearizable import apply, is_linearizable
+
+from tests.jepsen_like.checks import check_follower_reads, check_register, check_set
+from tests.jepsen_like.history import INF, Op, Operations, pair
+from tests.jepsen_like.linearizable import apply, is_linearizable
 
 
 def op(f: str, value: object, result: object, began: float, end: float = INF) -> Op:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from jepsen_like.run import main
+
+from tests.jepsen_like.run import main
 
 
 @pytest.mark.alone

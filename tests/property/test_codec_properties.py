@@ -16,10 +16,11 @@ from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import RowType
-from synchro.rpc import codec
+from synchro.rpc import codec, peer_codec
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.vclock import Vclock
+from tests import messages
 
 LIMITS = Limits()
 
@@ -69,13 +70,13 @@ json_tuples = st.lists(
 @given(vclocks)
 def test_vclock(clock: Vclock) -> None:
     message = peer_pb.Hello(vclock=codec.lsns(clock))
-    assert codec.peer_vclock(peer_pb.Hello.FromString(message.SerializeToString()).vclock) == clock
+    assert peer_codec.peer_vclock(peer_pb.Hello.FromString(message.SerializeToString()).vclock) == clock
 
 
 @given(st.builds(Ack, vclocks, terms, st.integers(0, 2**62 - 1), st.booleans()))
 def test_ack(ack: Ack) -> None:
-    message = codec.ack_message(ack, credit=5, tm=1.5)
-    assert codec.ack_from(peer_pb.Ack.FromString(message.SerializeToString())) == ack
+    message = peer_codec.ack_message(ack, credit=5, tm=1.5)
+    assert peer_codec.ack_from(peer_pb.Ack.FromString(message.SerializeToString())) == ack
     assert (message.credit, message.tm) == (5, 1.5)
 
 
@@ -91,8 +92,8 @@ def test_ack(ack: Ack) -> None:
     )
 )
 def test_raft_message(message: RaftMessage) -> None:
-    data = codec.raft_message(message).SerializeToString()
-    assert codec.raft_from(peer_pb.RaftMessage.FromString(data)) == message
+    data = peer_codec.raft_message(message).SerializeToString()
+    assert peer_codec.raft_from(peer_pb.RaftMessage.FromString(data)) == message
 
 
 @given(st.floats(-1e9, 1e9))
@@ -123,7 +124,7 @@ def test_every_tuple_has_a_json_form(value: tuple[Any, ...]) -> None:
 @given(tuples, st.sampled_from(["insert", "replace"]))
 def test_a_tuple_is_stored_as_the_client_sent_it(value: tuple[Any, ...], kind: str) -> None:
     data = msgpack.packb(value)
-    op = data_pb2.Op(**{kind: {"space_id": 512, "tuple": data}})
+    op = messages.op(**{kind: {"space_id": 512, "tuple": data}})
 
     (change,) = codec.changes([op], Schema(), LIMITS)
 
@@ -139,7 +140,7 @@ def test_a_tuple_is_stored_as_the_client_sent_it(value: tuple[Any, ...], kind: s
     st.sampled_from([{"space_id": 512}, {"space": "bands"}, {"space_id": 600}]),
 )
 def test_many_are_read_as_one_by_one(values: list[tuple[Any, ...]], kind: str, space: dict[str, Any]) -> None:
-    ops = [data_pb2.Op(**{kind: {**space, "tuple": msgpack.packb(value)}}) for value in values]
+    ops = [messages.op(**{kind: {**space, "tuple": msgpack.packb(value)}}) for value in values]
 
     many = codec.changes(ops, Schema(), LIMITS)
 
@@ -169,9 +170,9 @@ def test_many_are_read_as_one_by_one(values: list[tuple[Any, ...]], kind: str, s
     ),
 )
 def test_the_bad_one_of_many_is_named(count: int, data: st.DataObject, bad: dict[str, Any]) -> None:
-    good = data_pb2.Op(insert={"space_id": 512, "tuple": b"\x91\x01"})
+    good = messages.op(insert={"space_id": 512, "tuple": b"\x91\x01"})
     place = data.draw(st.integers(0, count))
-    ops = [good] * place + [data_pb2.Op(**bad)] + [good] * (count - place)
+    ops = [good] * place + [messages.op(**bad)] + [good] * (count - place)
 
     alone, among = refused(ops[place : place + 1]), refused(ops)
 
@@ -184,7 +185,7 @@ def test_the_bad_one_of_many_is_named(count: int, data: st.DataObject, bad: dict
 def test_inserts_into_several_spaces_go_where_they_were_sent() -> None:
     spaces = [512, 513, 0, 512, 514, 0]
     ops = [
-        data_pb2.Op(insert={**({"space_id": number} if number else {"space": "bands"}), "tuple": b"\x91\x01"})
+        messages.op(insert={**({"space_id": number} if number else {"space": "bands"}), "tuple": b"\x91\x01"})
         for number in spaces
     ]
 
@@ -195,8 +196,8 @@ def test_inserts_into_several_spaces_go_where_they_were_sent() -> None:
 
 @given(json_tuples)
 def test_json_and_msgpack_mean_the_same(value: tuple[Any, ...]) -> None:
-    as_json = data_pb2.Op(replace={"space": "bands", "tuple_json": codec.json_list(value)})
-    packed = data_pb2.Op(replace={"space": "bands", "tuple": msgpack.packb(value)})
+    as_json = messages.op(replace={"space": "bands", "tuple_json": codec.json_list(value)})
+    packed = messages.op(replace={"space": "bands", "tuple": msgpack.packb(value)})
 
     assert codec.changes([as_json], Schema(), LIMITS) == codec.changes([packed], Schema(), LIMITS)
     assert codec.is_json([as_json])
@@ -205,11 +206,11 @@ def test_json_and_msgpack_mean_the_same(value: tuple[Any, ...]) -> None:
 
 @given(tuples, st.lists(tuples, max_size=3).map(tuple), st.sampled_from(["", "year"]))
 def test_keys_and_operations(key: tuple[Any, ...], ops: tuple[Any, ...], index: str) -> None:
-    update = data_pb2.Op(
+    update = messages.op(
         update={"space": "bands", "index": index, "key": msgpack.packb(key), "ops": msgpack.packb(ops)}
     )
-    delete = data_pb2.Op(delete={"space": "bands", "index": index, "key": msgpack.packb(key)})
-    upsert = data_pb2.Op(upsert={"space_id": 513, "tuple": msgpack.packb(key), "ops": msgpack.packb(ops)})
+    delete = messages.op(delete={"space": "bands", "index": index, "key": msgpack.packb(key)})
+    upsert = messages.op(upsert={"space_id": 513, "tuple": msgpack.packb(key), "ops": msgpack.packb(ops)})
 
     changed, deleted, upserted = codec.changes([update, delete, upsert], Schema(), LIMITS)
 
@@ -220,12 +221,12 @@ def test_keys_and_operations(key: tuple[Any, ...], ops: tuple[Any, ...], index: 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.sampled_from(["bands", "", "bnds"]))
 def test_garbage_is_refused_and_its_place_named(first: bytes, second: bytes, space: str) -> None:
-    good = data_pb2.Op(insert={"space_id": 512, "tuple": b"\x91\x01"})
+    good = messages.op(insert={"space_id": 512, "tuple": b"\x91\x01"})
     for bad in (
-        data_pb2.Op(insert={"space": space, "tuple": first}),
-        data_pb2.Op(update={"space": space, "key": first, "ops": second}),
-        data_pb2.Op(upsert={"space": space, "tuple": first, "ops": second}),
-        data_pb2.Op(delete={"space": space, "key": first}),
+        messages.op(insert={"space": space, "tuple": first}),
+        messages.op(update={"space": space, "key": first, "ops": second}),
+        messages.op(upsert={"space": space, "tuple": first, "ops": second}),
+        messages.op(delete={"space": space, "key": first}),
     ):
         refusal = refused([good, bad])
         if refusal is not None:

@@ -1,4 +1,4 @@
-"""JSON of values that JSON has no form for: nothing is lost, nothing looks like something else (MEND-V3)."""
+"""JSON of values that JSON has no form for: nothing is lost, nothing looks like something else."""
 
 from __future__ import annotations
 

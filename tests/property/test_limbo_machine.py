@@ -64,7 +64,7 @@ class LimboMachine(RuleBasedStateMachine):
                     self.decided += 1
 
     def asked_for(self, body: Confirm | Promote | Demote) -> None:
-        """L3, L4, and that no PROMOTE is announced that the model's quorum does not hold."""
+        """Limbo.L3, Limbo.L4, and that no PROMOTE is announced that the model's quorum does not hold."""
         assert not self.control_in_flight
         assert self.is_leader
         match body:
@@ -87,7 +87,7 @@ class LimboMachine(RuleBasedStateMachine):
 
     @rule()
     def announce(self) -> None:
-        """L4, L7: all that is committed, while leader, and nothing twice."""
+        """Limbo.L4, Limbo.L7: all that is committed, while leader, and nothing twice."""
         announced = max((row.lsn for row in self.log if isinstance(row, Confirm)), default=0)
         body = self.limbo.announce()
         if self.limbo.state is not QueueState.LEADER:

@@ -112,14 +112,15 @@ class MemtxMachine(RuleBasedStateMachine):
         self.pending: list[ModelTxn] = []
         if bulk:
             memtx.begin_bulk()
-        for ops in (
+        definitions: tuple[Callable[[], list[Dml]], ...] = (
             lambda: schema_ops.create_space(memtx, "t", is_sync=True),
             lambda: schema_ops.create_index(memtx, "t", "p", parts=[[1, "unsigned"], [2, "string"]]),
             lambda: schema_ops.create_index(
                 memtx, "t", "y", parts=[[3, "integer"], [2, "string"]], unique=False
             ),
             lambda: schema_ops.create_index(memtx, "t", "c", parts=[[4, "number", {"is_nullable": True}]]),
-        ):
+        )
+        for ops in definitions:
             memtx.commit(memtx.prepare(ops()))
 
     # --- the model
@@ -300,11 +301,12 @@ READ = st.tuples(
 def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any]) -> None:
     """D-10..D-13. Steps: a transaction, a read, or the begin (True) or end of recovery."""
     memtx = Memtx(Limits())
-    for ops in (
+    definitions: tuple[Callable[[], list[Dml]], ...] = (
         lambda: schema_ops.create_space(memtx, "t"),
         lambda: schema_ops.create_index(memtx, "t", "p", parts=[[1, "unsigned"]]),
         lambda: schema_ops.create_index(memtx, "t", "n", parts=[[2, "unsigned"]]),
-    ):
+    )
+    for ops in definitions:
         memtx.commit(memtx.prepare(ops()))
     rows: dict[Field, Tuple] = {}
     for step in steps:
@@ -424,7 +426,7 @@ KEY_VALUES = st.one_of(
 @given(st.lists(KEY_VALUES, min_size=1, max_size=30))
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_number_keys_are_ordered_exactly(values: list[int | float]) -> None:
-    """D-10, answers 7: equal numbers are one key, whatever their type."""
+    """[D-10]: equal numbers are one key, whatever their type."""
     assume(values)
     memtx = Memtx(Limits())
     memtx.commit(memtx.prepare(schema_ops.create_space(memtx, "t")))

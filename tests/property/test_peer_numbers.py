@@ -1,10 +1,11 @@
 """Numbers that come from the network have bounds: what is decoded can be compared, added to, kept, sent on.
 
-MEND-N1: one message with a term of 2^64 - 1 was persisted by all, and the next election ended every instance.
+One message with a term of 2^64 - 1, persisted by all, would make the next election the end of every instance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.replication.ballot import Ballot
 from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
-from synchro.rpc import codec
+from synchro.rpc import codec, peer_codec
 from synchro.rpc import peer_transport as transport
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
@@ -29,6 +30,7 @@ from synchro.server.peer_messages import Hello, PeerAck
 from synchro.storage import row_body, xrow
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
+from tests import messages
 from tests.mesh import SYNC, Mesh
 
 U32, U64 = 2**32 - 1, 2**64 - 1
@@ -42,7 +44,7 @@ ids = st.one_of(st.integers(0, 33), st.integers(0, U32))
 times = st.floats(allow_nan=True, allow_infinity=True)
 
 
-def messages(kind: Any) -> st.SearchStrategy[Any]:
+def messages_of(kind: Any) -> st.SearchStrategy[Any]:
     """Any message of this type: each field at random, or left out."""
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for field in kind.DESCRIPTOR.fields:
@@ -50,6 +52,7 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             fields[field.name] = st.dictionaries(ids, numbers, max_size=40)
             continue
+        value: st.SearchStrategy[Any]
         match field.type:
             case FieldDescriptor.TYPE_UINT64 | FieldDescriptor.TYPE_FIXED64:
                 value = numbers
@@ -66,7 +69,7 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
             case FieldDescriptor.TYPE_BYTES:
                 value = st.binary(max_size=3)
             case _:
-                value = messages(field.message_type._concrete_class)
+                value = messages_of(field.message_type._concrete_class)
         fields[field.name] = st.lists(value, max_size=40) if many else value
     return st.fixed_dictionaries({}, optional=fields).map(lambda chosen: kind(**chosen))
 
@@ -95,7 +98,7 @@ def is_sound(value: object) -> bool:
         (pb.SubscribeRequest, transport.peer_ack_from, transport.peer_ack_message),
         (pb.SubscribeResponse, transport.relay_message_from, transport.relay_message),
         (pb.JoinResponse, transport.join_item_from, transport.join_message),
-        (pb.RaftMessage, codec.raft_from, codec.raft_message),
+        (pb.RaftMessage, peer_codec.raft_from, peer_codec.raft_message),
     ],
 )
 @settings(max_examples=50)
@@ -104,7 +107,7 @@ def test_a_message_is_sound_or_an_error_of_its_stream(
     kind: Any, decode: Any, encode: Any, data: st.DataObject
 ) -> None:
     """Every kind of message of peers, with every field at random."""
-    message = data.draw(messages(kind))
+    message = data.draw(messages_of(kind))
     try:
         value = decode(message)
     except RemoteProtocolError:
@@ -149,7 +152,7 @@ def demote(term: int) -> ev.Event:
 
 
 FAR = Vclock({ONE: Lsn(2**61), TWO: Lsn(2**61)})
-CARRIERS = {
+CARRIERS: dict[str, Callable[[int], ev.Event]] = {
     "frame": lambda term: ev.FrameTermSeen(Term(term)),
     "ack": lambda term: ev.AckReceived(TWO, ev.Ack(FAR, Term(term))),
     "hello": lambda term: ev.RelayConnected(TWO, ev.Ack(Vclock(), Term(term))),
@@ -260,15 +263,15 @@ def test_an_old_log_with_such_numbers_is_still_read() -> None:
 @pytest.mark.parametrize("number", [NUMBER_END, 2**63, U64])
 def test_numbers_of_clients_are_refused_where_they_name_nothing(number: int) -> None:
     """Each field of the client protocol that takes an LSN, a term or an id."""
-    refused = [
+    refused: list[Callable[[], object]] = [
         lambda: codec.min_vclock({1: number}),
         lambda: codec.min_vclock({32: 1}),
         lambda: codec.txn_id(common_pb2.TxnId(origin=1, lsn=number)),
         lambda: codec.txn_id(common_pb2.TxnId(origin=32, lsn=1)),
         lambda: codec.txn_id(common_pb2.TxnId(origin=1, lsn=0)),
         lambda: codec.expected_term(data_pb2.ExecuteRequest(expected_term=number)),
-        lambda: codec.position(data_pb2.ExecuteRequest(known_position={"term": number, "lsn": 1})),
-        lambda: codec.position(data_pb2.ExecuteRequest(known_position={"term": 1, "lsn": number})),
+        lambda: codec.position(messages.request(known_position={"term": number, "lsn": 1})),
+        lambda: codec.position(messages.request(known_position={"term": 1, "lsn": number})),
     ]
     for decode in refused:
         with pytest.raises(IllegalParams, match=r"nothing was done") as info:

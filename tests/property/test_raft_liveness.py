@@ -1,6 +1,6 @@
 """Elections end: cores in a tiny world with virtual time, a bad network that heals, and mixed modes.
 
-L1: within ten election timeouts of healing there is exactly one leader, and all see it. L4: then it is calm.
+S21: within ten election timeouts of healing there is exactly one leader, and all see it. Then it is calm.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def drawn_modes(seed: int, size: int) -> list[ElectionMode]:
 
 @pytest.mark.parametrize("block", range(10))
 def test_after_healing_there_is_one_leader_and_then_calm(block: int) -> None:
-    """L1, L4: 200 seeds; cuts, crashes, promotes and demotes for half a minute before."""
+    """S21: 200 seeds; cuts, crashes, promotes and demotes for half a minute before."""
     for seed in range(block * 20, block * 20 + 20):
         world = World(seed, drawn_modes(seed, size=5 if seed % 3 == 0 else 3))
         world.heal()
@@ -282,7 +282,7 @@ def test_a_dead_leader_is_replaced_soon_and_without_a_storm_of_terms() -> None:
 
 
 def test_a_leader_that_some_cannot_hear_stays() -> None:
-    """[L-17], L5: 3 has lost the leader and can reach 2, which still sees it: no new term."""
+    """[L-17], [E-20]: 3 has lost the leader and can reach 2, which still sees it: no new term."""
     for seed in range(20):
         world = World(seed, [ElectionMode.CANDIDATE] * 3)
         world.heal()
@@ -306,7 +306,7 @@ def test_a_demoted_leader_is_followed_by_another() -> None:
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_one_election_is_enough_where_messages_are_behind_acks(size: int) -> None:
-    """MEND-Q3, R10: the ack of who stands brings its term up to 30 ms before it says that it stands."""
+    """Raft.R10: the ack of who stands brings its term up to 30 ms before it says that it stands."""
     for seed in range(60):
         world = World(seed, [ElectionMode.CANDIDATE] * size, lag=0.03)
         world.heal()
@@ -321,7 +321,7 @@ def test_one_election_is_enough_where_messages_are_behind_acks(size: int) -> Non
 
 
 def test_a_dead_leader_is_replaced_as_soon_where_messages_are_behind_acks() -> None:
-    """MEND-Q3: only two whose timers end within one message of each other need a second election."""
+    """Only two whose timers end within one message of each other need a second election."""
     terms_used = []
     for seed in range(60):
         world = World(seed, [ElectionMode.CANDIDATE] * 3, lag=0.03)
@@ -340,7 +340,8 @@ def test_a_dead_leader_is_replaced_as_soon_where_messages_are_behind_acks() -> N
 
 @pytest.mark.parametrize("block", range(4))
 def test_after_healing_there_is_one_leader_also_where_messages_are_behind_acks(block: int) -> None:
-    """L1, R10: waiting for a role never keeps everybody waiting; one that cannot win does not either."""
+    """S21, Raft.R10: waiting for a role never keeps everybody waiting; one that cannot win does not
+    either."""
     for seed in range(block * 20, block * 20 + 20):
         world = World(seed, drawn_modes(seed, size=5 if seed % 3 == 0 else 3), lag=0.03)
         world.heal()

@@ -1,7 +1,6 @@
 """Rows that a peer sends, hostile but well formed: each is applied, or stops its stream and leaves no trace.
 
-MEND-N7: a row that broke an assertion of the core ended every instance that applied it, and again after each
-restart.
+A row that breaks an assertion of the core ends every instance that applies it, and again after each restart.
 """
 
 from __future__ import annotations

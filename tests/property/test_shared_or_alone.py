@@ -224,7 +224,7 @@ def test_nobody_can_tell_whether_he_shared() -> None:
 
 @pytest.mark.parametrize("limit", [100, 250, 400])
 def test_nobody_can_tell_by_who_finds_room_in_the_queue(limit: int) -> None:
-    """[Q-46], W1: who has to wait waits, in order, and no more begin than would alone."""
+    """[Q-46], Writes.W1: who has to wait waits, in order, and no more begin than would alone."""
     for seed in range(80):
         tell(seed, queue_max=limit)
 

@@ -50,7 +50,8 @@ def everything_moves(mesh: Mesh, rng: random.Random) -> None:
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
 def test_a_term_that_is_only_seen_is_not_answered_by_the_next_one_again_and_again(first: int) -> None:
-    """R11: how many terms there are in a moment depends on the number of instances, not on their speed."""
+    """Raft.R11: how many terms there are in a moment depends on the number of instances, not on their
+    speed."""
     for seed in range(first, first + 10):
         rng = random.Random(seed)
         size = rng.choice((3, 4, 5))

@@ -1,4 +1,4 @@
-"""Update operations all at once against one after the other, and their cost (MEND-W1). Rule [D-18]."""
+"""Update operations all at once against one after the other, and their cost. Rule [D-18]."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_splices_of_a_long_string_are_those_of_a_slice(text: str, data: Any) -> 
 
 
 def test_two_hundred_splices_of_a_megabyte_cost_about_one_copy() -> None:
-    """MEND-W1: it was 200 copies; a replica, which never refuses, must be as fast."""
+    """Not 200 copies; a replica, which never refuses, must be as fast."""
     ops = [(":", 2, 1 + 4_000 * n, 1, "xy") for n in range(200)]
     began = time.process_time()
     for _ in range(20):
@@ -105,7 +105,7 @@ def test_two_hundred_splices_of_a_megabyte_cost_about_one_copy() -> None:
     ids=["insert", "delete", "nested", "many", "skipped"],
 )
 def test_what_an_update_may_touch_is_bounded(ops: Any) -> None:
-    """MEND-W1: wide tuples and many operations count too, also those that an upsert skips."""
+    """Wide tuples and many operations count too, also those that an upsert skips."""
     value = (1, "x", tuple(range(1_000_000)), *range(500_000))
     for apply in (apply_ops, apply_upsert_ops):
         if ops[0][1] == "nobody" and apply is apply_ops:

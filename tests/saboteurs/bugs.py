@@ -313,7 +313,7 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
 
 @saboteur("S13", seeds=2000, first=400, is_rare=True)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
-    """MEND-Q2: with a quorum below a majority the owner asks too few, or itself alone."""
+    """With a quorum below a majority the owner asks too few, or itself alone."""
 
     def of_writes(self: Settings, members: int) -> int:
         return min(self.synchro_quorum.quorum(members), members)
@@ -346,7 +346,7 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         yield
 
 
-@saboteur("S16 L2", seeds=30, first=2)
+@saboteur("S16 S22", seeds=30, first=2)
 def relay_skips_a_row_on_reconnect() -> Iterator[None]:
     init = RelayFilter.__init__
 
@@ -389,7 +389,7 @@ def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
 
 @saboteur("S19", seeds=60, first=1)
 def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
-    """MEND-Q3: a vote for oneself, before the leader of that term is heard."""
+    """A vote for oneself, before the leader of that term is heard."""
     with (
         patch.object(Raft, "_await_role", lambda self, now: None),
         patch.object(Raft, "_is_term_open", True),
@@ -489,8 +489,7 @@ def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
     def first_the_log(self: Journal, *args: Any, **options: Any) -> None:
         init(self, *args, **options)
         file = options.get("identity")
-        identity = file.__dict__.pop("late", None) if isinstance(file, IdentityFile) else None
-        if identity is not None:
+        if isinstance(file, IdentityFile) and (identity := file.__dict__.pop("late", None)) is not None:
             save(file, identity)
 
     with patch.object(IdentityFile, "save", late), patch.object(Journal, "__init__", first_the_log):

@@ -1,15 +1,12 @@
-"""How many seeds each planted bug lives: `python tests/saboteurs/hunt.py [name ...]`."""
+"""How many seeds each planted bug lives: `python -m tests.saboteurs.hunt [name ...]`."""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from saboteurs.bugs import ALL, RARE, Saboteur
-from sim.runner import Result, run_seed
+from tests.saboteurs.bugs import ALL, RARE, Saboteur
+from tests.sim.runner import Result, run_seed
 
 
 def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from saboteurs.bugs import ALL, Saboteur
-from saboteurs.hunt import hunt
+
+from tests.saboteurs.bugs import ALL, Saboteur
+from tests.saboteurs.hunt import hunt
 
 
 @pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.name)

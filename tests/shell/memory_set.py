@@ -13,8 +13,10 @@ import trio
 
 from synchro.config import ElectionMode, PeerAddress, Settings
 from synchro.errors import SynchroError
+from synchro.ids import InstanceId, InstanceName
 from synchro.instance import events as ev
 from synchro.row import RowType
+from synchro.server.applier import Applier
 from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
 from synchro.server.lifecycle import Lifecycle, assemble
@@ -63,7 +65,9 @@ class MemorySet:
     async def start(self, number: int, **changes: Any) -> Face:
         name = f"instance{number:03}"
         path = str(self._directory / name)
-        settings = replace(self.settings, instance_name=name, wal_dir=path, snapshot_dir=path, **changes)
+        settings = replace(
+            self.settings, instance_name=InstanceName(name), wal_dir=path, snapshot_dir=path, **changes
+        )
         directory = DataDirectory.open(RealDisk(), settings)
         face = assemble(
             settings=settings,
@@ -203,3 +207,14 @@ async def create_space(face: Face, space_id: int = 512, *, is_sync: bool = True)
 
 def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:
     return row_body.dml_from_values(RowType.REPLACE, space_id, value=(key, value))
+
+
+def appliers_of(face: Face) -> list[Applier]:
+    """The real ones behind what `links` shows of them."""
+    return [applier for applier in face.links.appliers.values() if isinstance(applier, Applier)]
+
+
+def applier_of(face: Face, peer: InstanceId) -> Applier:
+    applier = face.links.find_applier(peer)
+    assert isinstance(applier, Applier)
+    return applier

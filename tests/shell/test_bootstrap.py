@@ -12,7 +12,7 @@ import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, InstanceName
 from synchro.instance import events as ev
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
@@ -32,7 +32,7 @@ PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
 
 def settings(name: str = "a", **changes: object) -> Settings:
     return replace(
-        Settings(instance_name=name, peers=PEERS, election_mode=ElectionMode.CANDIDATE),
+        Settings(instance_name=InstanceName(name), peers=PEERS, election_mode=ElectionMode.CANDIDATE),
         **changes,  # type: ignore[arg-type]
     )
 
@@ -67,7 +67,7 @@ def test_the_others_name_the_leader_and_wait() -> None:
 
 @pytest.mark.parametrize("strategy", list(BootstrapStrategy))
 def test_an_instance_of_a_set_never_makes_another(strategy: BootstrapStrategy) -> None:
-    """MEND-D1: whatever the configuration says, all named it and time is over: its data is somewhere, or it
+    """Whatever the configuration says, all named it and time is over: its data is somewhere, or it
     is for a person to say that it is not."""
     mine = settings(
         bootstrap_strategy=strategy, bootstrap_leader="a", again="synchro restart '/etc/my set.yaml:a'"
@@ -120,7 +120,7 @@ def test_a_choice_is_kept_while_the_chosen_one_is_away() -> None:
 
 
 def test_who_finds_a_set_joins_its_owner() -> None:
-    """[M-14], answers 8."""
+    """[M-14]: the owner of the queue is the best source of a join."""
     member = empty("2", is_booted=True, replicaset_uuid="s", instance_id=InstanceId(1))
     owner = replace(
         member, instance_uuid="3", instance_id=InstanceId(2), queue_owner=InstanceId(2), is_ro=False
@@ -167,7 +167,7 @@ def test_the_configured_leader_asks_nobody() -> None:
 
 
 def test_a_configured_leader_that_may_only_vote_makes_no_set() -> None:
-    """[M-16], MEND-Q6: nobody could ever join it."""
+    """[M-16]: nobody could ever join it."""
     mine = settings(
         bootstrap_strategy=BootstrapStrategy.CONFIG, bootstrap_leader="a", election_mode=ElectionMode.VOTER
     )
@@ -289,7 +289,7 @@ async def test_a_join_waits_for_somebody_who_may_write(tmp_path: Path) -> None:
 async def test_a_first_start_that_cannot_go_on_says_so_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
-    """MEND-Q6: at info when it begins, then every minute at warning, with the time that it has waited."""
+    """At info when it begins, then every minute at warning, with the time that it has waited."""
     monkeypatch.setattr(lifecycle, "COMPLAINT_S", 0.3)
     async with open_set(tmp_path, election_mode=ElectionMode.VOTER, connect_timeout_s=0.2) as replicas:
         with structlog.testing.capture_logs() as records:
@@ -337,7 +337,7 @@ async def test_a_lost_directory_is_amnesia_until_all_others_were_heard(tmp_path:
 
 
 async def test_a_join_killed_before_its_snapshot_starts_over(tmp_path: Path) -> None:
-    """[M-26], answers 6: the identity file is there, some files of a join are; it comes back as itself."""
+    """[M-26], ADR 9: the identity file is there, some files of a join are; it comes back as itself."""
     async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
         await form(replicas, 1, 2)
         face = await replicas.start(3)

@@ -26,7 +26,7 @@ from tests.shell.fake_server import FakeServer
 
 @pytest.fixture
 def servers() -> Iterator[list[FakeServer]]:
-    made = [FakeServer(1), FakeServer(2), FakeServer(3)]
+    made = [FakeServer(1), FakeServer(2), FakeServer(3)]  # type: ignore[abstract]
     made[0].lead(*made)
     yield made
     for server in made:
@@ -41,9 +41,9 @@ def db(servers: list[FakeServer]) -> Iterator[Client]:
 
 def test_a_write_goes_to_the_leader_and_comes_back_as_a_tuple(db: Client, servers: list[FakeServer]) -> None:
     row = db.space("bands").insert([1, "Roxette"])
-    assert row == (1, "Roxette")
     assert row.txn == (1, 1)
     assert row["name"] == "Roxette"
+    assert row == (1, "Roxette")
     assert servers[0].rows == [[1, "Roxette"]]
     assert not servers[1].calls
 
@@ -123,7 +123,7 @@ def test_no_answer_is_an_unknown_outcome_that_can_be_asked_about(servers: list[F
             db.space("bands").insert([1])
         assert caught.value.request_id == servers[0].calls[0].request_id
         assert caught.value.wait(timeout=5) == Committed(None)
-        servers[0].outcome = 3  # pending
+        servers[0].outcome = data_pb2.TRANSACTION_OUTCOME_PENDING
         with pytest.raises(synchro.OutcomeUnknown, match="still pending"):
             caught.value.wait(timeout=0.3)
 
@@ -214,8 +214,9 @@ def test_answers_for_many_calls_at_once_reach_each_thread(db: Client, servers: l
     def write(number: int) -> None:
         with db.transaction(omit_tuples=True) as transaction:
             transaction.insert("bands", [number])
-        assert transaction.result.tuples == () and transaction.result.is_sync
-        lsns.append(transaction.result.txn[1])
+        result = transaction.result
+        assert result is not None and result.tuples == () and result.is_sync and result.txn is not None
+        lsns.append(result.txn[1])
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(64)]
     for thread in threads:
@@ -301,7 +302,7 @@ def test_an_instance_that_comes_back_is_found_within_the_timeout(servers: list[F
         thread = threading.Thread(target=lambda: result.append(db.space("bands").insert([1])))
         thread.start()
         time.sleep(0.3)
-        servers[0] = FakeServer(1, port)
+        servers[0] = FakeServer(1, port)  # type: ignore[abstract]
         servers[0].lead()
         thread.join(5)
     assert result == [(1,)]

@@ -24,7 +24,7 @@ from tests.shell.fake_server import FakeServer
 
 @pytest.fixture
 def servers() -> Iterator[list[FakeServer]]:
-    made = [FakeServer(1), FakeServer(2)]
+    made = [FakeServer(1), FakeServer(2)]  # type: ignore[abstract]
     made[0].lead(*made)
     yield made
     for server in made:
@@ -78,8 +78,9 @@ def test_answers_for_many_calls_at_once_reach_each_of_them(servers: list[FakeSer
             async def write(number: int) -> int:
                 async with db.transaction(omit_tuples=True) as transaction:
                     transaction.insert("bands", [number])
-                assert transaction.result.tuples == () and transaction.result.is_sync
-                return transaction.result.txn[1]
+                result = transaction.result
+                assert result is not None and result.tuples == () and result.is_sync and result.txn
+                return result.txn[1]
 
             ended = await asyncio.gather(*(write(n) for n in range(200)), return_exceptions=True)
             lsns = [one for one in ended if isinstance(one, int)]
@@ -101,8 +102,8 @@ def test_large_transactions_go_in_several_frames(servers: list[FakeServer]) -> N
                 async with db.transaction(omit_tuples=True) as transaction:
                     for number in range(40):
                         transaction.insert("bands", [number, "x" * 1000])
-                assert transaction.result.tuples == ()
-                assert transaction.result.instance == "instance001"
+                result = transaction.result
+                assert result is not None and result.tuples == () and result.instance == "instance001"
 
             await asyncio.gather(*(write() for _ in range(16)))
 

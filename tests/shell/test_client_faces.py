@@ -21,7 +21,7 @@ from tests.shell.fake_server import FakeServer
 
 @pytest.fixture
 def servers() -> Iterator[list[FakeServer]]:
-    made = [FakeServer(1), FakeServer(2), FakeServer(3)]
+    made = [FakeServer(1), FakeServer(2), FakeServer(3)]  # type: ignore[abstract]
     made[0].lead(*made)
     yield made
     for server in made:

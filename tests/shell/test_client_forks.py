@@ -37,7 +37,7 @@ def refused(call):
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    made = FakeServer(1)
+    made = FakeServer(1)  # type: ignore[abstract]
     made.lead(made)
     yield made
     made.stop()

@@ -13,6 +13,7 @@ import trio
 from click.shell_completion import ShellComplete
 
 from synchro.cli import app, connection, processes
+from synchro.cli.program import program
 from synchro.cli.program_verbs import COMPLETE
 from tests.shell.test_values import run, served
 
@@ -20,7 +21,7 @@ from tests.shell.test_values import run, served
 def completions(*words: str) -> list[str]:
     """For the last word, as click's protocol for shells gives them."""
     connection.options.forget()
-    found = ShellComplete(app.program, {}, "synchro", COMPLETE).get_completions([*words[:-1]], words[-1])
+    found = ShellComplete(program, {}, "synchro", COMPLETE).get_completions([*words[:-1]], words[-1])
     return [item.value if item.type == "plain" else item.type for item in found]
 
 

@@ -1,4 +1,4 @@
-"""Running out of descriptors ends nothing, and connections cannot take those of files and peers (MEND-R2)."""
+"""Running out of descriptors ends nothing, and connections cannot take those of files and peers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ import pytest
 import structlog
 import trio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from storage_world import SMALL, txn
 
 from synchro.config import FIRST_REQUEST_S
+from synchro.ids import Lsn
 from synchro.rpc.connections import CROWDED_SILENCE_S, Connections, parse_peer
-from synchro.rpc.host import Call, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.storage.disk import RESERVE, RealDisk
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.recovery import open_xlog
 from synchro.storage.xlog import Ending
+from tests.storage_world import SMALL, txn
 
 # --- files --------------------------------------------------------------------------------------------
 
@@ -69,7 +70,7 @@ def journal_in(directory: Path, disk: RealDisk) -> Journal:
     )
 
 
-def lsns(disk: RealDisk, path: str) -> tuple[list[int], Ending | None]:
+def lsns(disk: RealDisk, path: str) -> tuple[list[Lsn], Ending | None]:
     with open_xlog(disk, path) as reader:
         found = [one.lsn for _, _, txns in reader for one in txns]
         return found, reader.ending
@@ -206,7 +207,7 @@ class Port:
 
 @asynccontextmanager
 async def open_port(*, limit: int = 20, share: int = 2) -> AsyncIterator[Port]:
-    async def echo(request: bytes, _: Call) -> bytes:
+    async def echo(request: bytes, _: RpcCall) -> bytes:
         await trio.lowlevel.checkpoint()
         return request
 

@@ -15,10 +15,10 @@ import trio
 import trio.testing
 
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.host import Call, RpcHost, open_rpc_host
+from synchro.rpc.host import RpcCall, RpcHost, open_rpc_host
 from synchro.rpc.rpc_error import RpcError
 
-Handler = Callable[[Duplex[Any, Any], Call], Awaitable[None]]
+Handler = Callable[[Duplex[Any, Any], RpcCall], Awaitable[None]]
 BytesStream = Duplex[bytes, bytes]
 KIB = 1024
 MIB = 1024 * KIB
@@ -34,7 +34,7 @@ async def stream_to(handler: Handler, **client: Any) -> AsyncIterator[BytesStrea
 
 @asynccontextmanager
 async def stream_on(host: RpcHost, handler: Handler, **client: Any) -> AsyncIterator[BytesStream]:
-    def register(server: grpc.aio.Server) -> None:
+    def register(server: Any) -> None:
         method: Any = grpc.stream_stream_rpc_method_handler(host.duplex(handler))
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("test.Test", {"Stream": method}),)
@@ -45,7 +45,7 @@ async def stream_on(host: RpcHost, handler: Handler, **client: Any) -> AsyncIter
         yield stream
 
 
-async def echo(stream: BytesStream, _: Call) -> None:
+async def echo(stream: BytesStream, _: RpcCall) -> None:
     async for item in stream:
         await stream.send(item)
 
@@ -68,7 +68,7 @@ async def test_messages_keep_their_order() -> None:
 async def test_all_messages_arrive_although_the_call_ended_long_ago() -> None:
     """The server is gone with OK before the client reads the first message."""
 
-    async def burst(stream: BytesStream, _: Call) -> None:
+    async def burst(stream: BytesStream, _: RpcCall) -> None:
         for number in range(200):
             stream.send_nowait(b"%d" % number)
 
@@ -84,7 +84,7 @@ async def test_on_message_gets_everything_in_order_even_if_set_late() -> None:
     """The synchronous path: no task of ours runs between the wire and the callback."""
     seen: list[bytes] = []
 
-    async def late(stream: BytesStream, _: Call) -> None:
+    async def late(stream: BytesStream, _: RpcCall) -> None:
         await trio.sleep(0.1)
         stream.on_message = seen.append
         with pytest.raises(trio.EndOfChannel):
@@ -102,7 +102,7 @@ async def test_a_paused_stream_delivers_nothing_until_resumed() -> None:
     seen: list[bytes] = []
     resumed: list[int] = []
 
-    async def one_by_one(stream: BytesStream, _: Call) -> None:
+    async def one_by_one(stream: BytesStream, _: RpcCall) -> None:
         def on_message(item: bytes) -> None:
             seen.append(item)
             stream.pause_reading()
@@ -142,7 +142,7 @@ async def test_a_server_that_does_not_read_stops_the_client(item_bytes: int) -> 
     """Bytes are bounded, whatever their number of messages: two queues of 256 KiB and HTTP/2's windows."""
     gate, received = trio.Event(), []
 
-    async def slow(stream: BytesStream, _: Call) -> None:
+    async def slow(stream: BytesStream, _: RpcCall) -> None:
         stream.in_bytes_max = 256 * KIB
         await gate.wait()
         async for item in stream:
@@ -164,7 +164,7 @@ async def test_a_server_that_does_not_read_stops_the_client(item_bytes: int) -> 
 async def test_a_client_that_does_not_read_stops_the_server() -> None:
     sent: list[int] = []
 
-    async def flood(stream: BytesStream, _: Call) -> None:
+    async def flood(stream: BytesStream, _: RpcCall) -> None:
         stream.out_bytes_max = 256 * KIB
         sent.append(await sent_until_blocked(stream, bytes(64 * KIB)))
         stream.check()
@@ -182,7 +182,7 @@ async def test_a_client_that_does_not_read_answers_is_not_read_either() -> None:
     """`pause_when_full`: queued answers are bounded by the requests that are not taken."""
     stuck = trio.Event()
 
-    async def answer(stream: BytesStream, _: Call) -> None:
+    async def answer(stream: BytesStream, _: RpcCall) -> None:
         stream.pause_when_full = True
         stream.out_bytes_max = 256 * KIB
         stream.on_message = lambda _: stream.send_nowait(bytes(64 * KIB))
@@ -201,7 +201,7 @@ async def test_a_client_that_does_not_read_answers_is_not_read_either() -> None:
 async def test_sending_without_a_look_at_writable_breaks_the_stream_before_it_fills_the_memory() -> None:
     broken = trio.Event()
 
-    async def flood(stream: BytesStream, _: Call) -> None:
+    async def flood(stream: BytesStream, _: RpcCall) -> None:
         stream.out_bytes_max = 64 * KIB
         try:
             while True:
@@ -224,7 +224,7 @@ async def test_sending_without_a_look_at_writable_breaks_the_stream_before_it_fi
 async def test_what_is_pending_leaves_as_few_messages() -> None:
     """Natural batching: the first message may go alone, the rest joins while it is written."""
 
-    async def count(stream: BytesStream, _: Call) -> None:
+    async def count(stream: BytesStream, _: RpcCall) -> None:
         messages = [item async for item in stream]
         stream.coalesce = lambda items: [b"".join(items)]
         stream.send_nowait(b"%d " % len(messages))
@@ -244,12 +244,12 @@ async def test_what_is_pending_leaves_as_few_messages() -> None:
 
 
 async def test_an_error_in_coalesce_or_on_message_ends_only_this_stream() -> None:
-    async def bad_writer(stream: BytesStream, _: Call) -> None:
+    async def bad_writer(stream: BytesStream, _: RpcCall) -> None:
         stream.coalesce = lambda items: [items[1 // 0]]
         stream.send_nowait(b"x")
         await trio.sleep_forever()
 
-    async def bad_reader(stream: BytesStream, _: Call) -> None:
+    async def bad_reader(stream: BytesStream, _: RpcCall) -> None:
         def on_message(item: bytes) -> None:
             raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, f"not understood: {item!r}")
 
@@ -276,7 +276,7 @@ async def test_an_error_in_coalesce_or_on_message_ends_only_this_stream() -> Non
 
 
 async def test_half_close_still_lets_the_peer_answer() -> None:
-    async def sum_up(stream: BytesStream, _: Call) -> None:
+    async def sum_up(stream: BytesStream, _: RpcCall) -> None:
         total = sum([len(item) async for item in stream])
         await stream.send(b"%d" % total)
 
@@ -295,7 +295,7 @@ async def test_a_stream_that_is_over_drops_what_is_sent() -> None:
     streams: list[BytesStream] = []
     left = trio.Event()
 
-    async def keep(stream: BytesStream, _: Call) -> None:
+    async def keep(stream: BytesStream, _: RpcCall) -> None:
         streams.append(stream)
         try:
             await trio.sleep_forever()
@@ -319,7 +319,7 @@ async def test_a_stream_that_is_over_drops_what_is_sent() -> None:
 
 
 async def test_a_server_that_returns_early_ends_the_stream_with_ok() -> None:
-    async def one(stream: BytesStream, _: Call) -> None:
+    async def one(stream: BytesStream, _: RpcCall) -> None:
         await stream.send(await stream.receive())
 
     with trio.fail_after(20):

@@ -1,4 +1,4 @@
-"""No legal value of an option stops progress, unless the log names the option (MEND-R4).
+"""No legal value of an option stops progress, unless the log names the option.
 
 Every option of the configuration that is a number is set to its smallest and to its largest legal value, one
 at a time: two instances must elect, write, replicate, restart and write a snapshot, or warn.
@@ -84,8 +84,8 @@ async def make_progress(directory: Path, settings: dict[str, Any]) -> None:
             await create_space(leader, 513, is_sync=False)
             for key in range(5):
                 for space_id in (512, 513):
-                    outcome = await write(leader, put(key, "x" * 300, space_id=space_id))
-                    assert isinstance(outcome, ev.Committed), outcome
+                    written = await write(leader, put(key, "x" * 300, space_id=space_id))
+                    assert isinstance(written, ev.Committed), written
             await replicas.wait_equal()
             await leader.checkpoint()
             follower = next(node for node in replicas.nodes if node is not leader)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import structlog
 import trio
 
 from synchro.config import ElectionMode, PeerAddress, Settings
+from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
@@ -42,7 +44,7 @@ async def open_grpc_set(directory: Path, size: int = 3, **changes: Any) -> Async
         for peer in peers:
             path = str(directory / peer.name)
             settings = Settings(
-                instance_name=peer.name,
+                instance_name=InstanceName(peer.name),
                 listen=peer.address,
                 peers=peers,
                 wal_dir=path,
@@ -78,7 +80,7 @@ async def test_three_instances_commit_over_grpc(tmp_path: Path) -> None:
 
 
 async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
-    """MEND-A5: it has its data and talks to nobody; its empty address could not be bound once."""
+    """It has its data and talks to nobody; its empty address could not be bound once."""
     path = str(tmp_path)
     member = Settings(listen="127.0.0.1:0", wal_dir=path, snapshot_dir=path)
     for settings in (member, replace(member, listen="", read_only=True)):
@@ -97,5 +99,5 @@ async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
                 )
 
             face = await nursery.start(run)
-            await until(lambda face=face: face.node.is_ready)
+            await until(partial(lambda face: face.node.is_ready, face))
             stop.set()

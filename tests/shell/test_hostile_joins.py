@@ -1,4 +1,4 @@
-"""What a join brings is judged before it counts: no later start meets it, and the joiner lives (MEND-N7)."""
+"""What a join brings is judged before it counts: no later start meets it, and the joiner lives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from synchro.config import Limits, Settings
 from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.ids import InstanceId, Lsn, Term
+from synchro.ids import InstanceId, InstanceName, Lsn, Term
 from synchro.instance.recovery import recover_instance
 from synchro.row import Confirm, Demote, Nop, Promote, RaftState, Row, RowType, Txn
 from synchro.server.directory import DataDirectory
@@ -104,7 +104,7 @@ class Source:
 
 def open_directory(path: Path) -> DataDirectory:
     return DataDirectory.open(
-        RealDisk(), Settings(instance_name="i4", wal_dir=str(path), snapshot_dir=str(path))
+        RealDisk(), Settings(instance_name=InstanceName("i4"), wal_dir=str(path), snapshot_dir=str(path))
     )
 
 
@@ -113,7 +113,8 @@ def joined(path: Path, sent: Sent) -> SynchroError | None:
     directory = open_directory(path)
     try:
         try:
-            trio.run(join, directory, Source(sent.items()), "source")
+            source: Any = Source(sent.items())
+            trio.run(join, directory, source, "source")
         except RemoteProtocolError as error:
             assert not directory.has_data
             directory.begin_first_start()
@@ -244,15 +245,21 @@ KIND = {
     Nop: RowType.NOP,
     RaftState: RowType.RAFT,
 }
+
+
+def vclock_of(components: dict[int, int]) -> Vclock:
+    return Vclock({InstanceId(one): Lsn(lsn) for one, lsn in components.items()})
+
+
 metas = st.builds(
     SnapshotMeta,
-    vclock=st.dictionaries(st.integers(1, 4), st.integers(1, 9), max_size=2).map(Vclock),
+    vclock=st.dictionaries(st.integers(1, 4), st.integers(1, 9), max_size=2).map(vclock_of),
     replicaset_uuid=st.just(REPLICASET),
     term=st.integers(0, 5),
     queue_owner=st.integers(0, 4),
     queue_term=st.integers(0, 5),
     confirmed_lsn=st.integers(0, 9),
-    confirmed_vclock=st.dictionaries(st.integers(0, 4), st.integers(0, 9), max_size=2).map(Vclock),
+    confirmed_vclock=st.dictionaries(st.integers(0, 4), st.integers(0, 9), max_size=2).map(vclock_of),
     promote_terms=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=2).map(tuple),
 )
 bad_tuples = st.sampled_from(sorted(GOOD)).flatmap(
@@ -303,7 +310,7 @@ def change_of(memtx: Memtx, step: str, which: int, number: int) -> Sequence[Any]
                 memtx, name, f"i{place}", unique=is_unique or place == 0, parts=PARTS[place]
             )
         case "put":
-            value = (number, f"t{number}", number or None, {})
+            value: tuple[object, ...] = (number, f"t{number}", number or None, {})
             return [row_body.dml_from_values(RowType.REPLACE, memtx.catalog.space(name).id, value=value)]
         case "drop":
             return schema_ops.drop_space(memtx, name)
@@ -338,7 +345,9 @@ async def test_the_joiner_lives_and_joins_when_the_source_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended with the first broken join."""
-    from synchro.server import join as module
+    import synchro.server.join
+
+    module: Any = synchro.server.join
 
     broken = [True]
     whole = module.snapshot_view

@@ -1,4 +1,4 @@
-"""SIGHUP opens the log of a process anew, and never waits for whoever is at the other end (MEND-R3)."""
+"""SIGHUP opens the log of a process anew, and never waits for whoever is at the other end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MEND-D1: an identity that names a replica set never makes another one; it joins its own again, or waits.
+"""An identity that names a replica set never makes another one; it joins its own again, or waits.
 
 Real files, links in memory. "Emptied" means what our own advice says: snapshots and logs are removed, the
 identity file is kept.
@@ -257,7 +257,7 @@ async def test_alone_an_emptied_instance_says_what_to_do(tmp_path: Path) -> None
         assert face.node.directory.identity.replicaset_uuid not in (None, former)
 
 
-# --- MEND-D3: snapshots ---------------------------------------------------------------------------------
+# --- snapshots -------------------------------------------------------------------------------------------
 
 
 async def test_a_damaged_snapshot_is_set_aside_and_is_no_floor(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ async def test_the_advice_for_a_damaged_snapshot_works(tmp_path: Path) -> None:
 
 
 async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) -> None:
-    """MEND-D3: an old snapshot, or one that was set aside, must not be found by a later recovery."""
+    """An old snapshot, or one that was set aside, must not be found by a later recovery."""
     async with open_set(tmp_path) as replicas:
         a, b, c = await a_set_with_rows(replicas)
         home = directory(tmp_path, b)

@@ -1,4 +1,4 @@
-"""MEND-T1: nobody votes with a log that lost acknowledged rows; real files, links in memory.
+"""Nobody votes with a log that lost acknowledged rows; real files, links in memory.
 
 Each scenario has A, B, C; C is killed, A and B acknowledge writes, both are killed, B's files are damaged,
 and B and C start without A. Without the evidence of ADR 14 they elect an owner that has never seen most of
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,8 @@ async def put_all(leader: Face, *, batch: int) -> None:
     for first in range(0, ROWS, batch):
         outcomes: list[ev.Outcome] = []
         writes = frame(leader, *[[put(key)] for key in range(first, first + batch)])
-        leader.submit_writes(writes, lambda _, outcome, to=outcomes: to.append(outcome), 5.0)
-        await until(lambda got=outcomes: len(got) == batch)
+        leader.submit_writes(writes, partial(lambda to, _, outcome: to.append(outcome), outcomes), 5.0)
+        await until(partial(lambda got: len(got) == batch, outcomes))
         assert all(isinstance(outcome, ev.Committed | ev.CommittedTogether) for outcome in outcomes), outcomes
 
 
@@ -161,7 +162,7 @@ async def test_who_lost_its_log_elects_nobody(damage: Callable[[Path], None], tm
 
 
 async def test_an_old_copy_is_known_by_those_who_remember_its_acks(tmp_path: Path) -> None:
-    """MEND-T1 `last_ack`: a consistent copy from before the writes has nothing in it that shows the loss. A,
+    """A consistent copy from before the writes has nothing in it that shows the loss. A,
     which was restarted since, still knows what B acknowledged, and B hears it at the first contact."""
     async with open_set(tmp_path) as replicas:
         a, b, c = await formed(replicas)

@@ -51,7 +51,7 @@ async def test_a_write_is_committed_and_on_disk(tmp_path: Path) -> None:
 
 
 async def test_every_write_of_a_frame_gets_its_own_outcome(tmp_path: Path) -> None:
-    """N2: one step for the frame, and an error touches its own call only."""
+    """Calls.N2: one step for the frame, and an error touches its own call only."""
     async with open_set(tmp_path, size=1) as replicas:
         face = await alone(replicas)
         await create_space(face)
@@ -149,7 +149,7 @@ async def test_a_failed_sync_ends_the_instance(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_is_answered_and_the_instance_goes_on(tmp_path: Path) -> None:
-    """Decision 1: WAL_IO, nothing was written, LSNs are used again."""
+    """ADR 8: WAL_IO, nothing was written, LSNs are used again."""
     async with open_set(tmp_path, size=1) as replicas:
         face = await alone(replicas)
         await create_space(face)
@@ -182,7 +182,7 @@ async def test_a_checkpoint_is_enough_to_recover_from(tmp_path: Path) -> None:
 
 
 async def test_a_checkpoint_without_room_is_refused_and_nothing_else(tmp_path: Path) -> None:
-    """MEND-R2: with a reason of its own for the caller; the older snapshot and the log are whole."""
+    """With a reason of its own for the caller; the older snapshot and the log are whole."""
     async with open_set(tmp_path, size=1) as replicas:
         face = await alone(replicas)
         await create_space(face)
@@ -269,7 +269,7 @@ async def promoted(replicas: MemorySet) -> Face:
 
 
 async def test_with_elections_off_a_sync_that_takes_long_deposes_nobody(tmp_path: Path) -> None:
-    """ADR 16, MEND-R5: more than a death timeout; the write waits for it and is done."""
+    """ADR 16: more than a death timeout; the write waits for it and is done."""
     async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
         owner = await promoted(replicas)
         term = owner.node.core.raft.volatile_term
@@ -283,7 +283,7 @@ async def test_with_elections_off_a_sync_that_takes_long_deposes_nobody(tmp_path
 
 
 async def test_the_hint_where_to_write_names_nobody_who_is_dead(tmp_path: Path) -> None:
-    """MEND-Q5: the owner stays the owner of the queue, but it leads no more."""
+    """The owner stays the owner of the queue, but it leads no more."""
     async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
         owner = await promoted(replicas)
         others = [face for face in replicas.nodes if face is not owner]
@@ -307,7 +307,7 @@ async def test_who_cannot_reach_the_leader_names_it_as_long_as_a_peer_sees_it(tm
 
 
 async def test_a_promote_that_comes_before_the_links_waits_for_them(tmp_path: Path) -> None:
-    """[P-11], MEND-Q6: as after a restart of all."""
+    """[P-11]: as after a restart of all."""
     async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
         owner = await promoted(replicas)
         for other in ("instance002", "instance003"):

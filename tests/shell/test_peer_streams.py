@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -95,8 +96,8 @@ async def test_messages_come_in_order_until_the_stream_ends(kind: str) -> None:
 @pytest.mark.parametrize("method", ["Join", "Subscribe"])
 async def test_another_version_of_the_protocol_is_refused_by_its_name(method: str, version: int) -> None:
     """Nothing of ours failed, so INTERNAL would be wrong: whoever asks reads both versions."""
-    ends = {"Join": pb.JoinRequest, "Subscribe": pb.SubscribeRequest}
-    request = pb.JoinRequest(protocol_version=version, instance_uuid="joiner")
+    ends: dict[str, Any] = {"Join": pb.JoinRequest, "Subscribe": pb.SubscribeRequest}
+    request: Any = pb.JoinRequest(protocol_version=version, instance_uuid="joiner")
     if method == "Subscribe":
         request = pb.SubscribeRequest(hello=pb.Hello(protocol_version=version))
 
@@ -179,7 +180,7 @@ async def test_an_error_of_the_relay_is_told_to_the_subscriber(kind: str) -> Non
     ],
 )
 async def test_a_hello_with_impossible_numbers_ends_its_stream(hello: Hello) -> None:
-    """MEND-N1: named, and before anything is done with it."""
+    """Named, and before anything is done with it."""
 
     async def serve(_stream: RelayStream) -> None:
         await trio.sleep_forever()

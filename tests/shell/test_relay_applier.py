@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -15,14 +16,24 @@ from synchro.errors import ConfigError, IllegalParams, RemoteProtocolError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.row import RowType
-from synchro.server.applier import Status
+from synchro.server.applier import Applier, Status
 from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.peer_messages import Accepted, Frame, Hello, JoinRequest, LinkLost, PeerAck
 from synchro.server.transport import Subscription
 from synchro.storage import row_body, xrow
 from synchro.storage.xlog import crc32c
-from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
+from tests.shell.memory_set import (
+    MemorySet,
+    applier_of,
+    appliers_of,
+    create_space,
+    frame,
+    open_set,
+    put,
+    until,
+    write,
+)
 
 
 async def three(replicas: MemorySet) -> tuple[Face, list[Face]]:
@@ -38,9 +49,7 @@ async def three(replicas: MemorySet) -> tuple[Face, list[Face]]:
 
 
 def is_meshed(face: Face) -> bool:
-    return len(face.links.relays) == 2 and all(
-        a.status is Status.FOLLOW for a in face.links.appliers.values()
-    )
+    return len(face.links.relays) == 2 and all(a.status is Status.FOLLOW for a in appliers_of(face))
 
 
 async def test_rows_reach_everyone_and_acks_come_back(tmp_path: Path) -> None:
@@ -83,7 +92,7 @@ async def test_a_cut_follower_is_shown_and_catches_up(tmp_path: Path) -> None:
         away = followers[0]
         for face in (leader, followers[1]):
             replicas.network.cut(away.node.settings.instance_name, face.node.settings.instance_name)
-        await until(lambda: all(a.status is Status.DISCONNECTED for a in away.links.appliers.values()))
+        await until(lambda: all(a.status is Status.DISCONNECTED for a in appliers_of(away)))
         down = leader.info()["replication"][int(away.node.core.self_id)]["downstream"]
         assert down["status"] == "stopped"
         assert down["message"]
@@ -93,7 +102,7 @@ async def test_a_cut_follower_is_shown_and_catches_up(tmp_path: Path) -> None:
         replicas.network.heal()
         await replicas.wait_equal()
         assert away.node.core.memtx.count(512) == 10
-        await until(lambda: all(a.status is Status.FOLLOW for a in away.links.appliers.values()))  # [M-41]
+        await until(lambda: all(a.status is Status.FOLLOW for a in appliers_of(away)))  # [M-41]
         await until(lambda: leader.links.downstreams[away.node.core.self_id].is_following)
 
 
@@ -137,9 +146,7 @@ async def test_rows_without_room_wait_at_the_applier(tmp_path: Path) -> None:
         assert all(isinstance(outcome, ev.Committed) for outcome in outcomes)
         await replicas.wait_equal()
         assert all(face.node.core.memtx.count(512) == 200 for face in replicas.nodes)
-        assert all(
-            not a._rows and a._rows_bytes == 0 for n in replicas.nodes for a in n.links.appliers.values()
-        )
+        assert all(not a._rows and a._rows_bytes == 0 for n in replicas.nodes for a in appliers_of(n))
 
 
 async def test_rows_go_round_a_cut_link(tmp_path: Path) -> None:
@@ -225,8 +232,7 @@ async def test_a_conflict_stops_one_applier_until_it_is_restarted(tmp_path: Path
     """[A-40], [A-41]: the other links go on, and so does the relay to the same peer."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        applier = followers[0].links.find_applier(leader.node.core.self_id)
-        assert applier is not None
+        applier = applier_of(followers[0], leader.node.core.self_id)
         applier.stop(RemoteProtocolError("made up"))
         await until(lambda: applier.status is Status.STOPPED)
         assert applier.message == "made up"
@@ -249,17 +255,16 @@ async def test_an_unregistered_subscriber_is_told_to_come_again(tmp_path: Path) 
 
 
 async def test_a_term_that_no_peer_can_have_ends_its_stream_and_nothing_else(tmp_path: Path) -> None:
-    """MEND-N1: with a Hello, an ack and a frame; who hears it keeps its term."""
+    """With a Hello, an ack and a frame; who hears it keeps its term."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         term = leader.node.core.raft.volatile_term
         far = Term(term + 2**32 + 1)
         assert await refusal(replicas, leader, instance_uuid=followers[0].node.uuid, term=far) == "PROTOCOL"
-        relay = next(iter(leader.links.relays.values()))
+        relay: Any = next(iter(leader.links.relays.values()))
         with pytest.raises(RemoteProtocolError, match="was not adopted"):
             relay._on_ack(PeerAck(ev.Ack(leader.node.core.vclock.without_local(), far), credit=1 << 20))
-        applier = followers[0].links.find_applier(leader.node.core.self_id)
-        assert applier is not None
+        applier = applier_of(followers[0], leader.node.core.self_id)
         with pytest.raises(RemoteProtocolError, match="was not adopted"):
             applier._on_message(Frame(far))
         assert {face.node.core.raft.volatile_term for face in replicas.nodes} == {term}
@@ -267,7 +272,7 @@ async def test_a_term_that_no_peer_can_have_ends_its_stream_and_nothing_else(tmp
 
 
 async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
-    """MEND-N7: in `info` and in the log; the instance lives and serves, other streams go on."""
+    """In `info` and in the log; the instance lives and serves, other streams go on."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         face, source = followers[0], leader.node.core.self_id
@@ -275,8 +280,7 @@ async def test_a_bad_row_stops_one_applier_and_is_named(tmp_path: Path) -> None:
         bad = row_body.dml_from_values(RowType.REPLACE, 999, value=(1,))
         with structlog.testing.capture_logs() as records:
             face.node.step(ev.TxnsReceived(source, [xrow.encode_ops([bad], source, lsn, 0)]))
-            applier = face.links.find_applier(source)
-            assert applier is not None
+            applier = applier_of(face, source)
             await until(lambda: applier.status is Status.STOPPED)
         part = face.info()["replication"][int(source)]["upstream"]
         assert part["status"] == "stopped"
@@ -340,8 +344,7 @@ async def test_a_new_subscription_replaces_the_old_one(tmp_path: Path) -> None:
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         old = leader.links.relays[followers[0].node.core.self_id]
-        applier = followers[0].links.find_applier(leader.node.core.self_id)
-        assert applier is not None
+        applier = applier_of(followers[0], leader.node.core.self_id)
         applier.reset()
         await until(lambda: leader.links.relays.get(followers[0].node.core.self_id) not in (None, old))
         await until(lambda: is_meshed(leader))
@@ -353,9 +356,7 @@ async def test_an_asynchronous_master_master_pair_converges(tmp_path: Path) -> N
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
         one, two = await replicas.start(1), await replicas.start(2)
         await replicas.wait_ready()
-        await until(
-            lambda: all(a.status is Status.FOLLOW for n in replicas.nodes for a in n.links.appliers.values())
-        )
+        await until(lambda: all(a.status is Status.FOLLOW for n in replicas.nodes for a in appliers_of(n)))
         await create_space(one, is_sync=False)
         await replicas.wait_equal()
         for key in range(10):
@@ -378,7 +379,7 @@ async def test_a_duplicate_key_stops_the_applier_of_the_second(tmp_path: Path) -
             op = row_body.dml_from_values(RowType.INSERT, 512, value=(5, value))
             assert isinstance(await write(face, op), ev.Committed)
         replicas.network.heal()
-        appliers = [*one.links.appliers.values(), *two.links.appliers.values()]
+        appliers = [*appliers_of(one), *appliers_of(two)]
         await until(lambda: all(a.status is Status.STOPPED for a in appliers))
         assert all("Duplicate key exists" in (a.message or "") for a in appliers)
 
@@ -428,15 +429,16 @@ async def test_what_is_shown_of_a_subscriber_begins_anew_with_each_hello(
 
 @pytest.mark.parametrize("word", ["name", "id", "uuid", "address"])
 async def test_an_upstream_is_restarted_by_any_word_that_info_has_for_it(tmp_path: Path, word: str) -> None:
-    """MEND-A7: where sources are addresses, the name that `info` prints was refused."""
+    """Where sources are addresses, the name that `info` prints is understood too."""
     async with open_set(tmp_path, size=2) as replicas:
         one = await replicas.start(1)
         peers = (PeerAddress("instance002", "instance002"), PeerAddress("h:1", "h:1"))
         replicas.network.endpoints["h:1"] = replicas.members["instance001"].peers
         two = await replicas.start(2, peers=peers)
         await replicas.wait_ready()
-        await until(lambda: any(a.status is Status.FOLLOW for a in two.links.appliers.values()))
+        await until(lambda: any(a.status is Status.FOLLOW for a in appliers_of(two)))
         applier = two.links.appliers["h:1"]
+        assert isinstance(applier, Applier)
         applier.stop(RemoteProtocolError("made up"))
         await until(lambda: applier.status is Status.STOPPED)
         part = two.info()["replication"][int(one.node.core.self_id)]
@@ -448,7 +450,7 @@ async def test_an_upstream_is_restarted_by_any_word_that_info_has_for_it(tmp_pat
 
 
 async def test_info_names_a_subscriber_and_where_it_listens(tmp_path: Path) -> None:
-    """MEND-A7: whoever asks a master finds its replicas, though no address of theirs is configured there."""
+    """Whoever asks a master finds its replicas, though no address of theirs is configured there."""
     async with open_set(tmp_path, size=2) as replicas:
         await replicas.start(1)
         await replicas.start(2)
@@ -518,8 +520,7 @@ async def test_parts_that_break_the_rules_end_the_stream(tmp_path: Path) -> None
     """Memory is bounded by the credit, and what is no transaction when it is joined is refused."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        applier = followers[0].links.find_applier(leader.node.core.self_id)
-        assert applier is not None
+        applier = applier_of(followers[0], leader.node.core.self_id)
         part = b"\x00" * (1 << 20)
         endless = Frame(leader.node.core.raft.term, rows=part, rows_crc=crc32c(part), rows_continue=True)
         limits = leader.node.settings.limits

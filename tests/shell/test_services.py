@@ -24,6 +24,7 @@ from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.ro_reason import RoReason
 from synchro.rpc import data_service
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
     common_pb2,
@@ -32,11 +33,12 @@ from synchro.rpc.generated.v1 import (
     info_pb2,
     schema_pb2,
 )
-from synchro.rpc.host import RpcChannel, open_rpc_host
+from synchro.rpc.host import open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.status import from_rpc_error, from_status, leader_hint
 from synchro.server.api import LeaderFacts
 from synchro.vclock import Vclock
+from tests import messages
 from tests.shell.fake_node import FakeNode
 
 FILES = (cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2)
@@ -102,11 +104,12 @@ async def with_bands(client: Client, **options: Any) -> None:
 
 
 def pack(*fields: Any) -> bytes:
-    return msgpack.packb(fields)
+    packed: bytes = msgpack.packb(fields)
+    return packed
 
 
 def insert(*fields: Any, space: str = "bands") -> Any:
-    return data_pb2.Op(insert={"space": space, "tuple": pack(*fields)})
+    return messages.op(insert={"space": space, "tuple": pack(*fields)})
 
 
 def unpacked(tuples: Any) -> list[Any]:
@@ -123,11 +126,11 @@ async def test_a_transaction_and_its_reply() -> None:
             "Execute",
             ops=[
                 insert(1, "Roxette"),
-                data_pb2.Op(replace={"space": "bands", "tuple": pack(2, "ABBA")}),
-                data_pb2.Op(update={"space": "bands", "key": pack(2), "ops": pack(["=", 2, "Ace of Base"])}),
-                data_pb2.Op(upsert={"space": "bands", "tuple": pack(3, "x"), "ops": pack()}),
-                data_pb2.Op(delete={"space": "bands", "index": "primary", "key": pack(1)}),
-                data_pb2.Op(delete={"space": "bands", "key": pack(9)}),
+                messages.op(replace={"space": "bands", "tuple": pack(2, "ABBA")}),
+                messages.op(update={"space": "bands", "key": pack(2), "ops": pack(["=", 2, "Ace of Base"])}),
+                messages.op(upsert={"space": "bands", "tuple": pack(3, "x"), "ops": pack()}),
+                messages.op(delete={"space": "bands", "index": "primary", "key": pack(1)}),
+                messages.op(delete={"space": "bands", "key": pack(9)}),
             ],
         )
         assert unpacked(reply.tuples) == [
@@ -223,12 +226,12 @@ async def test_a_refusal_tells_who_leads() -> None:
     ("ops", "kind", "details"),
     [
         (
-            [data_pb2.Op(insert={"space": "bands", "tuple": b"\x92\x01"})],
+            [messages.op(insert={"space": "bands", "tuple": b"\x92\x01"})],
             errors.WrongFormat,
             {"field": "ops[0].insert"},
         ),
         (
-            [data_pb2.Op(insert={"space": "bands", "tuple": b"\x05"})],
+            [messages.op(insert={"space": "bands", "tuple": b"\x05"})],
             errors.WrongFormat,
             {"field": "ops[0].insert"},
         ),
@@ -236,14 +239,14 @@ async def test_a_refusal_tells_who_leads() -> None:
         ([insert(1)], errors.FieldMissing, {}),
         ([insert(1, "a"), insert(1, "b")], errors.TupleFound, {"space": "bands", "index": "primary"}),
         ([insert(1, "a", space="bnds")], errors.NoSuchSpace, {"space": "bnds", "nearest": "bands"}),
-        ([data_pb2.Op(insert={"space_id": 999, "tuple": pack(1)})], errors.NoSuchSpace, {}),
+        ([messages.op(insert={"space_id": 999, "tuple": pack(1)})], errors.NoSuchSpace, {}),
         (
-            [data_pb2.Op(delete={"space": "bands", "index": "primry", "key": pack(1)})],
+            [messages.op(delete={"space": "bands", "index": "primry", "key": pack(1)})],
             errors.NoSuchIndex,
             {"index": "primry", "nearest": "primary", "space": "bands"},
         ),
-        ([data_pb2.Op(delete={"space": "bands", "key": pack("a")})], errors.KeyPartType, {}),
-        ([data_pb2.Op(delete={"space": "bands", "key": pack(1, 2)})], errors.SynchroError, {}),
+        ([messages.op(delete={"space": "bands", "key": pack("a")})], errors.KeyPartType, {}),
+        ([messages.op(delete={"space": "bands", "key": pack(1, 2)})], errors.SynchroError, {}),
         ([insert(n, "a") for n in range(6)], errors.BatchTooLarge, {"limit": "5", "got": "6"}),
         ([], errors.IllegalParams, {"field": "ops"}),
     ],
@@ -364,7 +367,7 @@ async def test_linearizable_reads_ask_the_core_first() -> None:
 
 
 async def test_a_linearizable_read_is_for_rows_that_a_quorum_holds() -> None:
-    """[Q-60], MEND-Q2: a row of an asynchronous space may vanish with its owner; system spaces are
+    """[Q-60]: a row of an asynchronous space may vanish with its owner; system spaces are
     allowed."""
     async with serving() as (node, client):
         await filled(client, 1)
@@ -423,7 +426,7 @@ class Stream:
         self.frames = 0
 
     def send(self, *calls: dict[str, Any]) -> None:
-        self.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=calls))
+        self.duplex.send_nowait(messages.frame(calls=calls))
 
     async def results_of(self, *seqs: int) -> list[Any]:
         while not self.results.keys() >= set(seqs):
@@ -431,7 +434,7 @@ class Stream:
             self.frames += 1
             assert frame.header.instance_id == 1
             for result in frame.results:
-                assert result.seq not in self.results  # X2
+                assert result.seq not in self.results  # _WriteStream.X2
                 self.results[result.seq] = result
         return [self.results[seq] for seq in seqs]
 
@@ -466,7 +469,7 @@ async def test_an_error_touches_its_call_only() -> None:
         async with streaming(client) as stream:
             stream.send(
                 {"seq": 1, "ops": [insert(1, "a")]},
-                {"seq": 2, "ops": [data_pb2.Op(insert={"space": "bands", "tuple": b"\xc1"})]},
+                {"seq": 2, "ops": [messages.op(insert={"space": "bands", "tuple": b"\xc1"})]},
                 {"seq": 3, "ops": []},
                 {"seq": 4, "ops": [insert(1, "b")]},
                 {"seq": 5, "ops": [insert(2, "b")], "timeout": {"seconds": -1}},
@@ -486,7 +489,7 @@ def named(seq: int, op: Any, **fields: Any) -> dict[str, Any]:
 
 
 def replace(*fields: Any, space: str = "bands") -> Any:
-    return data_pb2.Op(replace={"space": space, "tuple": pack(*fields)})
+    return messages.op(replace={"space": space, "tuple": pack(*fields)})
 
 
 def steps_of(node: FakeNode) -> list[tuple[str, int]]:
@@ -523,14 +526,14 @@ async def test_neighbours_of_one_kind_and_space_reach_the_core_together() -> Non
 
 
 async def test_one_tuple_that_cannot_be_read_makes_the_whole_run_go_one_by_one() -> None:
-    """X2: malformed, too large, missing or JSON; and a space by a name that is unknown."""
+    """_WriteStream.X2: malformed, too large, missing or JSON; and a space by a name that is unknown."""
     async with serving(Limits(tuple_bytes_max=1000)) as (node, client):
         await with_bands(client, is_sync=True)
-        as_json = data_pb2.Op(insert={"space": "bands"})
+        as_json = messages.op(insert={"space": "bands"})
         as_json.insert.tuple_json.extend([50, "json"])
-        missing = data_pb2.Op(insert={"space": "bands"})
+        missing = messages.op(insert={"space": "bands"})
         odd = [
-            (data_pb2.Op(insert={"space": "bands", "tuple": b"\xc1"}), errors.WrongFormat),
+            (messages.op(insert={"space": "bands", "tuple": b"\xc1"}), errors.WrongFormat),
             (insert(50, "x" * 2000), errors.BatchTooLarge),
             (missing, errors.WrongFormat),
             (as_json, None),
@@ -576,7 +579,7 @@ async def test_each_of_a_run_is_answered_as_it_asked() -> None:
 
 
 async def test_a_stream_that_breaks_abandons_those_of_a_run() -> None:
-    """X1."""
+    """_WriteStream.X1."""
     async with serving() as (node, client):
         await with_bands(client, is_sync=True)
         node.hold = True
@@ -825,7 +828,7 @@ async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
 
 async def test_members() -> None:
     async with serving() as (node, client):
-        """Leadership is of the election, ownership of the queue (MEND-S3)."""
+        """Leadership is of the election, ownership of the queue."""
         node.leader_facts = LeaderFacts(InstanceId(1), "instance001", "h:1", Term(2))
         listed = (await client("ListInstances")).instances
         assert [(i.is_leader, i.owns_queue) for i in listed] == [
@@ -894,7 +897,7 @@ async def test_health_follows_the_node() -> None:
     async with serving() as (node, client):
 
         async def is_serving(service: str) -> bool:
-            return await health(client, service) == health_pb2.HealthCheckResponse.SERVING
+            return bool(await health(client, service) == health_pb2.HealthCheckResponse.SERVING)
 
         for service in ("", "synchro.v1.DataService", "rw", "quorum"):
             await until(lambda service=service: is_serving(service))  # type: ignore[misc]

@@ -18,11 +18,11 @@ from synchro.config import Limits
 from synchro.ids import CallId, RequestId
 from synchro.instance import events as ev
 from synchro.row import RowType
-from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.status import from_status
 from synchro.server.face import Face
 from synchro.storage import row_body
+from tests import messages
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_node import majority_lost
@@ -44,7 +44,7 @@ async def serving(directory: Path) -> AsyncIterator[tuple[Face, Client]]:
 
 
 def op(kind: str, *fields: Any, space_id: int = SYNC) -> Any:
-    return data_pb2.Op(**{kind: {"space_id": space_id, "tuple": msgpack.packb(fields)}})  # type: ignore[arg-type]
+    return messages.op(**{kind: {"space_id": space_id, "tuple": msgpack.packb(fields)}})
 
 
 def records(capsys: pytest.CaptureFixture[str], path: str) -> list[dict[str, Any]]:
@@ -63,10 +63,11 @@ def log_of(directory: Path, capsys: pytest.CaptureFixture[str], space_id: int = 
 async def test_a_frame_of_everything_is_answered_call_by_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """X2: each once, with its own result; those that could share did, and `wal cat` tells who."""
-    as_json = data_pb2.Op(insert={"space_id": SYNC})
+    """_WriteStream.X2: each once, with its own result; those that could share did, and `wal cat` tells
+    who."""
+    as_json = messages.op(insert={"space_id": SYNC})
     as_json.insert.tuple_json.extend([400, "json"])
-    update = data_pb2.Op(
+    update = messages.op(
         update={"space_id": SYNC, "key": msgpack.packb((101,)), "ops": msgpack.packb([("=", 2, "updated")])}
     )
     calls: list[tuple[dict[str, Any], Any]] = []
@@ -90,7 +91,7 @@ async def test_a_frame_of_everything_is_answered_call_by_call(
     add(errors.OldTerm, op("insert", 135, "term"), expected_term=1)
     for key in range(140, 145):
         add([[key, "i"]], op("insert", key, "i"))
-    add(errors.WrongFormat, data_pb2.Op(insert={"space_id": SYNC, "tuple": b"\x92\x01"}))
+    add(errors.WrongFormat, messages.op(insert={"space_id": SYNC, "tuple": b"\x92\x01"}))
     for key in range(150, 155):
         add([], op("insert", key, "i"), omit_tuples=True)
     add(errors.FieldType, op("insert", "text", "i"))
@@ -171,7 +172,7 @@ def ranges_of(frame: Any) -> list[tuple[int, int]]:
 async def test_calls_that_share_and_want_no_tuples_are_answered_as_ranges(
     tmp_path: Path, why_not: str
 ) -> None:
-    """X2, ADR 13: where the client understands it; else one by one."""
+    """_WriteStream.X2, ADR 13: where the client understands it; else one by one."""
     seqs = [11, 12, 13, 14, 15, 16, 17, 18]
     if why_not == "a gap":
         seqs[7] = 20
@@ -182,7 +183,7 @@ async def test_calls_that_share_and_want_no_tuples_are_answered_as_ranges(
         calls[5]["omit_tuples"] = False
     async with serving(tmp_path) as (_, client), streaming(client) as stream:
         accepts = why_not != "not asked for"
-        stream.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=calls, accepts_ranges=accepts))
+        stream.duplex.send_nowait(messages.frame(calls=calls, accepts_ranges=accepts))
         frame = await stream.duplex.receive()
         if why_not:
             assert not frame.committed
@@ -198,7 +199,7 @@ async def test_calls_that_share_and_want_no_tuples_are_answered_as_ranges(
         ]
         again[5]["ops"] = [op("replace", 1000, "v")]
         again[:5] = [{**call, "ops": [op("insert", 2000 + call["seq"], "v")]} for call in again[:5]]
-        stream.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=again, accepts_ranges=True))
+        stream.duplex.send_nowait(messages.frame(calls=again, accepts_ranges=True))
         frame = await stream.duplex.receive()
         while len(frame.results) + sum(count for _, count in ranges_of(frame)) < 8:
             frame.MergeFrom(await stream.duplex.receive())
@@ -212,7 +213,7 @@ async def test_a_run_that_is_halved_is_answered_range_by_range(tmp_path: Path) -
     async with serving(tmp_path) as (_, client), streaming(client) as stream:
         keys = [*range(1, 9), 5, *range(10, 17)]
         calls = [named(seq, op("insert", key, "v"), omit_tuples=True) for seq, key in enumerate(keys, 1)]
-        stream.duplex.send_nowait(data_pb2.ExecuteStreamRequest(calls=calls, accepts_ranges=True))
+        stream.duplex.send_nowait(messages.frame(calls=calls, accepts_ranges=True))
         frame = await stream.duplex.receive()
         while len(frame.results) + sum(count for _, count in ranges_of(frame)) < 16:
             frame.MergeFrom(await stream.duplex.receive())
@@ -241,7 +242,7 @@ async def alone(replicas: MemorySet, **changes: Any) -> Face:
 
 
 async def test_every_call_of_a_run_gets_its_own_outcome_from_the_node(tmp_path: Path) -> None:
-    """N2: one step, and one entry of the timer for all."""
+    """Calls.N2: one step, and one entry of the timer for all."""
     async with open_set(tmp_path, size=1) as replicas:
         face = await alone(replicas)
         await write(face, put(3))

@@ -1,4 +1,4 @@
-"""The longest silence of the loop under each documented limit at its maximum (MEND-W).
+"""The longest silence of the loop under each documented limit at its maximum.
 
 An instance answers heartbeats, votes and other callers from one loop, so no call may keep it busy for longer
 than half a heartbeat (half a second by default). Here one instance and its callers share a loop, the callers
@@ -22,9 +22,11 @@ import trio
 from google.protobuf.struct_pb2 import ListValue
 
 from synchro.config import MIB, Limits
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, schema_pb2
-from synchro.rpc.host import RpcChannel, open_rpc_host
+from synchro.rpc.host import open_rpc_host
 from synchro.server.face import Face
+from tests import messages
 from tests.shell.memory_set import until
 from tests.shell.test_grpc_set import open_grpc_set
 
@@ -105,11 +107,11 @@ async def busy_instance(directory: Path) -> AsyncIterator[Busy]:
 
 
 def insert(*fields: Any) -> data_pb2.Op:
-    return data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb(fields)})
+    return messages.op(replace={"space": "t", "tuple": msgpack.packb(fields)})
 
 
 def update(key: int, *ops: tuple[Any, ...]) -> data_pb2.Op:
-    return data_pb2.Op(update={"space": "t", "key": msgpack.packb((key,)), "ops": msgpack.packb(ops)})
+    return messages.op(update={"space": "t", "key": msgpack.packb((key,)), "ops": msgpack.packb(ops)})
 
 
 def execute(*ops: data_pb2.Op) -> bytes:
@@ -125,8 +127,8 @@ def heavy_writes() -> dict[str, list[bytes]]:
     splices = [(":", 2, 1 + 4_000 * n, 1, "xy") for n in range(200)]
     wide = [("!", 2, 0), ("#", 2, 1)] * 2_000
     deep = [("=", f"[2][{n % 50 + 1}]", 1) for n in range(4_000)]
-    million = data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb((1, *([7] * (MIB - 16))))})
-    arrays = data_pb2.Op(replace={"space": "t", "tuple": msgpack.packb((1, *([()] * (MIB - 16))))})
+    million = messages.op(replace={"space": "t", "tuple": msgpack.packb((1, *([7] * (MIB - 16))))})
+    arrays = messages.op(replace={"space": "t", "tuple": msgpack.packb((1, *([()] * (MIB - 16))))})
     return {
         "splices, too many": [execute(*[update(1, *splices)] * 300)] * 3,
         "splices": [execute(*[update(1, *splices)] * 40)] * 4,
@@ -144,10 +146,10 @@ def refused_writes() -> dict[str, list[bytes]]:
     """What never gets far: it must not cost much either."""
     list_value = ListValue()
     list_value.extend([1.0] * 150_000)
-    json = data_pb2.Op(replace={"space": "t", "tuple_json": list_value})
-    update_json = data_pb2.Op(update={"space": "t", "key": b"\x91\x01", "ops_json": list_value})
-    lying = data_pb2.Op(replace={"space": "t", "tuple": b"\xdd\x00\x0f\xff\xff" * 200_000})
-    deep = [data_pb2.Op(replace={"space": "t", "tuple": nested(depth)}) for depth in (40, MIB)]
+    json = messages.op(replace={"space": "t", "tuple_json": list_value})
+    update_json = messages.op(update={"space": "t", "key": b"\x91\x01", "ops_json": list_value})
+    lying = messages.op(replace={"space": "t", "tuple": b"\xdd\x00\x0f\xff\xff" * 200_000})
+    deep = [messages.op(replace={"space": "t", "tuple": nested(depth)}) for depth in (40, MIB)]
     return {
         "a hundred thousand operations": [execute(*[insert(1)] * 100_000)],
         "seven million empty operations": [b"\x0a\x00" * (7 * MIB)],
@@ -176,7 +178,7 @@ async def measured(
 
 
 async def test_updates_of_many_small_values(tmp_path: Path) -> None:
-    """MEND-W1: bytes say little of what they cost, and what is refused was done and undone first."""
+    """Bytes say little of what they cost, and what is refused was done and undone first."""
     async with busy_instance(tmp_path) as busy:
         arrays, objects = ((),) * (MIB - 16), {"a": tuple({"b": n % 100} for n in range(200_000))}
         for op in (insert(1, arrays), insert(2, objects)):
@@ -191,7 +193,7 @@ async def test_updates_of_many_small_values(tmp_path: Path) -> None:
 
 
 async def test_writes_at_their_limits(tmp_path: Path) -> None:
-    """MEND-W1, MEND-W3."""
+    """Wide tuples, many operations, many calls in a frame."""
     async with busy_instance(tmp_path) as busy:
         wide = tuple(range(150_000))
         for op in (insert(1, "a" * 900_000, 0), insert(2, *wide), insert(3, wide), insert(4, 0)):
@@ -219,14 +221,14 @@ def frames() -> dict[str, data_pb2.ExecuteStreamRequest]:
     singles = [call(n, update(4, ("+", 2, 1))) for n in range(1, 4_097)]
     large = [call(n, *[insert(n + k, "x" * 3_000) for k in range(1_000)]) for n in range(1, 6)]
     return {
-        "updates": data_pb2.ExecuteStreamRequest(calls=heavy),
-        "calls": data_pb2.ExecuteStreamRequest(calls=singles),
-        "large transactions": data_pb2.ExecuteStreamRequest(calls=large),
+        "updates": messages.frame(calls=heavy),
+        "calls": messages.frame(calls=singles),
+        "large transactions": messages.frame(calls=large),
     }
 
 
 async def test_frames_at_their_limits(tmp_path: Path) -> None:
-    """MEND-W3: all calls of a frame ran in one go."""
+    """The calls of a frame do not all run in one go."""
     async with busy_instance(tmp_path) as busy:
         for op in (insert(1, "a" * 900_000, 0), insert(4, 0)):
             assert await busy.call(DATA + "Execute", execute(op)) == ""
@@ -297,7 +299,7 @@ async def reads_and_definitions(busy: Busy, rows: int) -> dict[str, float]:
 
 
 async def test_reads_and_definitions_over_many_rows(tmp_path: Path) -> None:
-    """MEND-W2, MEND-W4; with 1,200,000 rows in `test_reads_and_definitions_over_a_million_rows`."""
+    """With 1,200,000 rows: `test_reads_and_definitions_over_a_million_rows`."""
     async with busy_instance(tmp_path) as busy:
         silences = await reads_and_definitions(busy, ROWS)
         assert max(silences.values()) < HALF_A_HEARTBEAT_S / 2, silences

@@ -1,4 +1,4 @@
-"""The longest silence of the loop when what was gathered for long is decided, or taken in, at once (MEND-W).
+"""The longest silence of the loop when what was gathered for long is decided, or taken in, at once.
 
 As in `test_silence.py`, but of what waits: a full queue, a full way to the disk, a million remembered
 requests, definitions over data, and the same on the side that receives it. Instances of a set share one
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
 from synchro.queue.request_table import RequestRecord, RequestTableState
 from synchro.row import FLAG_COMMIT, Confirm, Dml, Promote, Row, RowType, Txn
-from synchro.server.applier import STEP_BYTES_MAX
+from synchro.server.applier import STEP_BYTES_MAX, Applier
 from synchro.server.face import Face
 from synchro.storage import row_body, schema, xrow
 from tests.shell.memory_set import MemorySet, create_space, open_set, until, write
@@ -289,7 +290,7 @@ async def test_several_definitions_at_once(tmp_path: Path) -> None:
             for number, part in enumerate(parts, 1)
         ]
         form = ({"name": "id", "type": "unsigned"}, {"name": "text", "type": "string"})
-        space = (OTHER, schema.ADMIN, f"space{OTHER}", "memtx", 0, {}, form)
+        space: tuple[object, ...] = (OTHER, schema.ADMIN, f"space{OTHER}", "memtx", 0, {}, form)
         ops.append(row_body.dml_from_values(RowType.REPLACE, schema.SPACE_ID, value=space))
         silences, outcomes = {}, list[ev.Outcome]()
 
@@ -297,7 +298,7 @@ async def test_several_definitions_at_once(tmp_path: Path) -> None:
             outcomes.append(await write(owner, *ops, timeout_s=30.0))
             await group.wait_equal()
             for face in (owner, follower):
-                await until(lambda face=face: not face.node.core.memtx.has_dead)
+                await until(partial(lambda face: not face.node.core.memtx.has_dead, face))
 
         silences["indexes and format"] = await silence_of(watch, lambda: change(*ops))
         for face in (owner, follower):
@@ -344,6 +345,7 @@ async def test_a_large_frame_is_applied_in_steps(tmp_path: Path) -> None:
     """A MiB of the smallest rows, handed over in one go, was half a second of work."""
     async with pair(tmp_path) as (_, owner, follower):
         applier = follower.links.appliers[owner.node.settings.instance_name]
+        assert isinstance(applier, Applier)
         rows = [xrow.encode_ops([small(n)], InstanceId(1), Lsn(n), FLAG_COMMIT) for n in range(1, 28_000)]
         large_one = xrow.encode_ops([small(n) for n in range(5_000)], InstanceId(1), Lsn(28_000), FLAG_COMMIT)
         data = b"".join(bytes(txn.data) for txn in (*rows, large_one, *rows))

@@ -1,4 +1,4 @@
-"""A backlog over a link that is slow: it arrives, and the link lives meanwhile (MEND-A3, ADR 20)."""
+"""A backlog over a link that is slow: it arrives, and the link lives meanwhile (ADR 20)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import structlog
 import trio
 
 from synchro.config import PeerAddress, Settings
+from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.server.applier import Status
 from synchro.server.face import Face
-from tests.shell.memory_set import create_space, put, until, write
+from tests.shell.memory_set import applier_of, appliers_of, create_space, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 from tests.slow_link import SlowLink, slow_link
 
@@ -92,7 +93,7 @@ async def open_pair(
         settings = [
             replace(
                 common,
-                instance_name="instance001",
+                instance_name=InstanceName("instance001"),
                 listen=one,
                 peers=(PeerAddress("instance001", one),),
                 wal_dir=paths[0],
@@ -100,7 +101,7 @@ async def open_pair(
             ),
             replace(
                 common,
-                instance_name="instance002",
+                instance_name=InstanceName("instance002"),
                 listen=two,
                 peers=(PeerAddress("instance001", link.address), PeerAddress("instance002", two)),
                 wal_dir=paths[1],
@@ -124,7 +125,7 @@ async def open_pair(
 
 
 def is_following(face: Face) -> bool:
-    return any(applier.status is Status.FOLLOW for applier in face.links.appliers.values())
+    return any(applier.status is Status.FOLLOW for applier in appliers_of(face))
 
 
 class Losses:
@@ -189,9 +190,7 @@ async def test_heartbeats_are_not_late_while_a_backlog_comes(tmp_path: Path) -> 
         await pair.start_follower()
         await until(lambda: pair.follower.node.is_ready and is_connected(pair.follower))
         await trio.sleep(beat_s)  # the first window is a guess
-        (applier,) = (
-            a for a in pair.follower.links.appliers.values() if a.peer_id == pair.owner.node.core.self_id
-        )
+        (applier,) = (a for a in appliers_of(pair.follower) if a.peer_id == pair.owner.node.core.self_id)
         worst = 0.0
         with trio.fail_after(12):
             while pair.follower.node.core.memtx.count(SPACE) < 80:
@@ -203,7 +202,7 @@ async def test_heartbeats_are_not_late_while_a_backlog_comes(tmp_path: Path) -> 
 
 
 def is_connected(face: Face) -> bool:
-    return any(applier.is_following for applier in face.links.appliers.values())
+    return any(applier.is_following for applier in appliers_of(face))
 
 
 async def test_a_link_that_breaks_within_a_transaction_gives_all_of_it_or_nothing(tmp_path: Path) -> None:
@@ -215,8 +214,7 @@ async def test_a_link_that_breaks_within_a_transaction_gives_all_of_it_or_nothin
         await until(lambda: pair.follower.node.is_ready and is_connected(pair.follower))
         before = pair.link.passed[1]
         await until(lambda: pair.link.passed[1] > before + 100 * KIB)
-        applier = pair.follower.links.find_applier(pair.owner.node.core.self_id)
-        assert applier is not None
+        applier = applier_of(pair.follower, pair.owner.node.core.self_id)
         applier.reset()
         assert pair.follower.node.core.memtx.count(SPACE) == 0
         await pair.wait_count(10, within_s=12)

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from sim.disk import Fault
-from storage_world import new_instance, raft_state, txn, vclock
 
 from synchro.errors import RemoteProtocolError
+from synchro.ids import Lsn
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
 from synchro.server.peer_messages import Hello, LinkLost
 from synchro.storage import xrow
-from tests.shell.memory_set import MemorySet, open_set, put, until, write
+from tests.shell.memory_set import MemorySet, applier_of, open_set, put, until, write
 from tests.shell.test_relay_applier import is_meshed, three
 from tests.shell.test_wal import log, make_wal
+from tests.sim.disk import Fault
+from tests.storage_world import new_instance, raft_state, txn, vclock
 
 
 async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path: Path) -> None:
@@ -25,8 +26,7 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         source = leader.node.core.self_id
-        applier = followers[0].links.find_applier(source)
-        assert applier is not None
+        applier = applier_of(followers[0], source)
         lsn = leader.node.core.vclock.get(source) + 5
         op = put(1)
         row = Row(op.type, source, lsn, lsn, FLAG_COMMIT, op)  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
         applier._rows.append((frame, 0.0))
         applier._rows_bytes += len(frame)
         applier.wake_rows()  # the task that hands rows over is awake already when the cut comes
-        applier._handed[source] = lsn
+        applier._handed[source] = Lsn(lsn)
         applier.rows_cut_back()
         await trio.sleep(0.05)
         await until(lambda: applier.status is Status.FOLLOW and is_meshed(leader))
@@ -46,8 +46,7 @@ async def test_an_upstream_that_is_stopped_while_its_link_is_down_stays_stopped(
     """[A-40]: a row of it may wait in the core longer than the link lives, and fail then."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        applier = followers[0].links.find_applier(leader.node.core.self_id)
-        assert applier is not None
+        applier = applier_of(followers[0], leader.node.core.self_id)
         replicas.network.cut(followers[0].node.settings.instance_name, leader.node.settings.instance_name)
         await until(lambda: applier.status is Status.DISCONNECTED)
         await trio.sleep(0.02)
@@ -63,7 +62,7 @@ async def test_an_echo_of_an_old_heartbeat_does_not_make_a_read_linearizable(tmp
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         await trio.sleep(0.5)  # some heartbeats of every relay
-        links = [f.links.find_applier(leader.node.core.self_id) for f in followers]
+        links = [applier_of(f, leader.node.core.self_id) for f in followers]
         number = leader.node.core.read_barrier.number
         assert [link._vclock_sync for link in links if link] == [number, number]
         outcome = await leader.call(ev.ReadBarrierRequested, timeout_s=2.0)
@@ -112,7 +111,7 @@ async def test_of_several_subscriptions_of_one_instance_only_the_last_lives(tmp_
 
 
 async def test_client_rows_without_room_do_not_take_hard_state_down() -> None:
-    """[L-30], answers 4: the rows are cut back; who asked for the term asks again, and it has the reserve."""
+    """[L-30], ADR 8: the rows are cut back; who asked for the term asks again, and it has the reserve."""
     disk, journal = new_instance()
     journal.append(log(1, 1), 1.0)
     wal, seen = make_wal(disk, journal)

@@ -1,4 +1,4 @@
-"""Joins that take nothing: few are served at a time, they share what they hold, and they end (MEND-N2)."""
+"""Joins that take nothing: few are served at a time, they share what they hold, and they end."""
 
 from __future__ import annotations
 

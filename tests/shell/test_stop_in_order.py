@@ -34,7 +34,7 @@ async def promoted(replicas: MemorySet, size: int) -> Face:
 
 @pytest.mark.parametrize("size", [1, 3])
 async def test_a_row_that_was_answered_is_visible_without_a_promote(tmp_path: Path, size: int) -> None:
-    """MEND-Q1: its CONFIRM goes to disk with the stop."""
+    """Its CONFIRM goes to disk with the stop."""
     async with open_set(tmp_path, size, election_mode=ElectionMode.MANUAL) as replicas:
         face = await promoted(replicas, size)
         for key in range(5):
@@ -73,7 +73,7 @@ async def test_the_others_elect_at_once(tmp_path: Path) -> None:
 
 
 async def test_every_call_is_answered_before_the_end(tmp_path: Path) -> None:
-    """MEND-N3: who waits for a quorum hears the name of the transaction, or that nothing was done."""
+    """Who waits for a quorum hears the name of the transaction, or that nothing was done."""
     async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
         face = await promoted(replicas, 3)
         for other in replicas.nodes:

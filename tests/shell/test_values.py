@@ -1,4 +1,4 @@
-"""Whatever a server stores, each client reads and each output shows (MEND-V1, V3, V4, V5)."""
+"""Whatever a server stores, each client reads and each output shows."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def cli(address: str, *arguments: str) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = app.run(["-e", address, *arguments])
     assert "Traceback" not in err.getvalue()
-    return code, out.buffer.getvalue().decode(), err.getvalue()  # type: ignore[attr-defined]
+    return code, out.buffer.getvalue().decode(), err.getvalue()
 
 
 async def run(address: str, *arguments: str) -> tuple[int, str, str]:

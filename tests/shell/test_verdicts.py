@@ -1,10 +1,11 @@
-"""What `status` says of sets that run, and that its advice can be followed (MEND-S1 to S5, A7)."""
+"""What `status` says of sets that run, and that its advice can be followed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ async def follow(replicas: MemorySet, command: str, **changes: Any) -> None:
 async def started(replicas: MemorySet, numbers: Iterable[int] = (1, 2, 3), **changes: Any) -> None:
     async with trio.open_nursery() as nursery:
         for number in numbers:
-            nursery.start_soon(lambda number=number: replicas.start(number, **changes))
+            nursery.start_soon(partial(replicas.start, number, **changes))
     await replicas.wait_ready()
 
 

@@ -12,21 +12,6 @@ import pytest
 import trio
 import trio.lowlevel
 import trio.testing
-from sim.disk import Fault, SimDisk
-from storage_world import (
-    DIR,
-    SMALL,
-    confirm,
-    initial_snapshot,
-    new_instance,
-    open_journal,
-    promote,
-    raft_state,
-    reopen,
-    restart,
-    txn,
-    vclock,
-)
 
 from synchro.config import Limits
 from synchro.errors import DiskFailed, SynchroError, XlogGap
@@ -41,6 +26,21 @@ from synchro.storage.wal_reader import WalReader
 from synchro.storage.xlog import crc32c
 from synchro.storage.xrow import decode_txns, scan_txns
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.sim.disk import Fault, SimDisk
+from tests.storage_world import (
+    DIR,
+    SMALL,
+    confirm,
+    initial_snapshot,
+    new_instance,
+    open_journal,
+    promote,
+    raft_state,
+    reopen,
+    restart,
+    txn,
+    vclock,
+)
 
 
 @dataclass
@@ -255,7 +255,7 @@ async def test_rows_of_a_callback_do_not_hold_a_task_that_was_cancelled() -> Non
 
     def on_written(at: Vclock) -> None:
         written.append(at)
-        wal.submit([txn(at[InstanceId(1)] + 1)])
+        wal.submit([txn(at.get(InstanceId(1)) + 1)])
 
     wal = Wal(disk, journal, on_written=on_written, on_cut=lambda *_: None, limits=SMALL)
     may_go_on = threading.Event()

@@ -8,10 +8,7 @@ instances show to each other and to clients, never from their private state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from mesh import ASYNC, SYNC
-from sim.model import TxnKey, change
+from typing import TYPE_CHECKING, Any
 
 from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, RequestId
@@ -21,10 +18,12 @@ from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+from tests.mesh import ASYNC, SYNC
+from tests.sim.model import TxnKey, change
 
 if TYPE_CHECKING:
-    from sim.shell import Machine, Process
-    from sim.world import World
+    from tests.sim.shell import Machine, Process
+    from tests.sim.world import World
 
 FULL_CHECK_STEPS = 24
 JOURNAL_CHECK_STEPS = 24 * 16
@@ -312,9 +311,16 @@ class Checks:
                 continue
             gone.add(key)
             gone |= {(txn.origin, row.lsn) for row in txn.rows}
-        for known in (self.bodies, self.fates, self.nops, self.shared, self.told_committed):
-            for key in gone & known.keys():
-                del known[key]  # type: ignore[attr-defined]
+        everything: tuple[dict[TxnKey, Any], ...] = (
+            self.bodies,
+            self.fates,
+            self.nops,
+            self.shared,
+            self.told_committed,
+        )
+        for known in everything:
+            for name in gone & known.keys():
+                del known[name]
         self.plain -= gone
         for told in self.told_here.values():
             told -= gone
@@ -535,7 +541,7 @@ class Checks:
     # --- at the end
 
     def converged(self) -> str | None:
-        """L2: what still differs; None if all are equal."""
+        """S22: what still differs; None if all are equal."""
         machines = list(self.world.machines.values())
         vclock: Vclock | None = None
         for machine in machines:

@@ -6,17 +6,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgpack
-from mesh import ASYNC, SYNC
-from sim.history import INF, Seen
 
 from synchro.ids import CallId, RequestId
 from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.storage import row_body
+from tests.mesh import ASYNC, SYNC
+from tests.sim.history import INF, Seen
 
 if TYPE_CHECKING:
-    from sim.shell import Process
-    from sim.world import World
+    from tests.sim.shell import Process
+    from tests.sim.world import World
 
 ATTEMPTS_MAX = 4
 

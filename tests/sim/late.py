@@ -1,7 +1,7 @@
 """Questions that come late: what became of an old transaction, and requests repeated long after, anywhere.
 
 Clients ask soon, where they were served. What a snapshot, a restart or another instance must still know shows
-only when somebody asks much later (MEND-T3). Answers that come at once are compared with what the log of the
+only when somebody asks much later. Answers that come at once are compared with what the log of the
 one that is asked says.
 """
 
@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh import SYNC
-from sim.clients import Op, expire, write_of
-
+from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.row import TxnId
+from tests.mesh import SYNC
+from tests.sim.clients import Op, expire, write_of
 
 if TYPE_CHECKING:
-    from sim.shell import Machine, Process
-    from sim.world import World
+    from tests.sim.shell import Machine, Process
+    from tests.sim.world import World
 
 SWEEP_MAX = 150
 """Questions of each kind to one instance at the end of a run."""
+
+
+def txn_id(key: tuple[int, int]) -> TxnId:
+    return TxnId(InstanceId(key[0]), Lsn(key[1]))
 
 
 class Late:
@@ -51,7 +55,7 @@ class Late:
             asked = list(world.checks.fates) + list(world.checks.nops)
             kind = rng.random()
             if kind < 0.5 and asked:
-                self._ask(process, TxnId(*rng.choice(asked)))
+                self._ask(process, txn_id(rng.choice(asked)))
             elif self.done:
                 op = rng.choice(self.done)
                 self._ask_request(process, op) if kind < 0.7 else self._repeat(process, op)
@@ -62,7 +66,7 @@ class Late:
         process, checks = machine.process, self.world.checks
         assert process is not None
         for key in (list(checks.fates) + list(checks.nops))[-SWEEP_MAX:]:
-            self._ask(process, TxnId(*key))
+            self._ask(process, txn_id(key))
         for op in self.done[-SWEEP_MAX:]:
             self._ask_request(process, op)
             known = checks.requests.get(op.request_id or b"")

@@ -1,4 +1,4 @@
-"""Directories that are lost, cut, zeroed, or replaced by an old copy; and what is asked then (MEND-T2).
+"""Directories that are lost, cut, zeroed, or replaced by an old copy; and what is asked then.
 
 At most N - Q instances of a world have such a disk, so a quorum's disks are kept. A loss shows on the disk,
 by the note in the identity file, or at the first contact with a member that knows what was acknowledged (ADR
@@ -14,12 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from mesh import REPLICASET, uuid_of
-from sim.disk import Fault, SimDisk
-from sim.model import LogModel
-
 from synchro.errors import Corruption, XlogGap
-from synchro.ids import LOCAL, NOBODY
+from synchro.ids import LOCAL, NOBODY, InstanceId
 from synchro.instance.recovery import snapshot_view
 from synchro.row import RaftState, Txn
 from synchro.server.directory import DataDirectory
@@ -32,11 +28,14 @@ from synchro.storage.recovery import open_xlog
 from synchro.storage.snapshot import iter_chunks
 from synchro.storage.xlog import SNAP_SUFFIX, XLOG_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
+from tests.mesh import REPLICASET, uuid_of
+from tests.sim.disk import Fault, SimDisk
+from tests.sim.model import LogModel
 
 if TYPE_CHECKING:
-    from sim.net import Accepted, Hello
-    from sim.shell import Machine, Process
-    from sim.world import World
+    from tests.sim.net import Accepted, Hello
+    from tests.sim.shell import Machine, Process
+    from tests.sim.world import World
 
 DIR = "data"
 KINDS: Final = ("directory", "data", "last file", "cut at a border", "cut", "zeros", "old copy")
@@ -229,7 +228,7 @@ class Losses:
         if is_known_name:
             directory.set_amnesia(True)  # `_receive`
         self.forgetful.add(machine.number)
-        end = JoinEnd(start, machine.number)
+        end = JoinEnd(start, InstanceId(machine.number))
         _store(
             directory, _Received(JoinStart(start, REPLICASET, b""), meta, frames, later, end, is_known_name)
         )

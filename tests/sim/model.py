@@ -108,8 +108,8 @@ class LogModel:
             self.term = one.body.term
             self.owner = one.origin if isinstance(one.body, Promote) else 0
         for term in sorted(self.pending):
-            base = self.pending[term].body.prev_term
-            if term <= self.term or (base != self.term and base not in self.pending):
+            prev_term = self.pending[term].body.prev_term
+            if term <= self.term or (prev_term != self.term and prev_term not in self.pending):
                 del self.pending[term]
         self.decided_own = newest
 

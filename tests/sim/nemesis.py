@@ -6,13 +6,12 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sim.disk import Fault
-
 from synchro.queue.limbo import QueueState
+from tests.sim.disk import Fault
 
 if TYPE_CHECKING:
-    from sim.shell import Machine
-    from sim.world import World
+    from tests.sim.shell import Machine
+    from tests.sim.world import World
 
 
 class Nemesis:

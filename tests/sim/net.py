@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
-    from sim.shell import Applier, Relay
-    from sim.world import World
+    from tests.sim.shell import Applier, Relay
+    from tests.sim.world import World
 
 
 class Hello:

@@ -11,9 +11,9 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sim.checkers import Violation
-from sim.situations import SITUATIONS, table
-from sim.world import World
+from tests.sim.checkers import Violation
+from tests.sim.situations import SITUATIONS, table
+from tests.sim.world import World
 
 COLLECT_EVERY = 8
 

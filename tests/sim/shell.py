@@ -15,12 +15,6 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mesh import REPLICASET, first_tuples, uuid_of
-from sim.disk import Fault, PowerCut, SimDisk
-from sim.losses import RETRY_S, Damage
-from sim.model import LogModel
-from sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
-
 from synchro.config import Limits, Settings
 from synchro.errors import Corruption, DiskFailed, SynchroError, WalIo, XlogGap
 from synchro.ids import CallId, InstanceId, Term
@@ -39,9 +33,14 @@ from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import SNAP_SUFFIX, is_file_name
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
+from tests.mesh import REPLICASET, first_tuples, uuid_of
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.sim.losses import RETRY_S, Damage
+from tests.sim.model import LogModel
+from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
 
 if TYPE_CHECKING:
-    from sim.world import World
+    from tests.sim.world import World
 
 DIR = "data"
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 0.5
@@ -837,7 +836,7 @@ class Machine:
         self.disk.room = None
         if self.world.restarts_by_itself:
             down_s = self.rng.choice((0.05, 0.5, 2.0)) * self.rng.uniform(0.5, 4.0) * self.world.time_scale
-            if self.world.clients_stopped:  # a stop that a pause had held up: it is to be healthy soon (L1)
+            if self.world.clients_stopped:  # a stop that a pause had held up: it is to be healthy soon (S21)
                 down_s = min(down_s, 0.5 * self.world.time_scale)
             self.world.at(self.world.now + down_s, self.start_again)
 

@@ -1,7 +1,7 @@
 """One seed, one world: instances, clients, faults, and a heap of what happens next.
 
 A run: faults until enough calls were answered; then a core of at least a quorum is healed and must serve
-(L1); then everything is healed and must be equal (L2); then the history of the clients is judged.
+(S21); then everything is healed and must be equal (S22); then the history of the clients is judged.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from mesh import SYNC
-from sim.checkers import Checks, Violation
-from sim.choices import Choices
-from sim.clients import Client, Crowd, Op
-from sim.history import Seen, check_register
-from sim.late import Late
-from sim.losses import Losses, NobodyCouldTell
-from sim.nemesis import Nemesis
-from sim.net import Net
-from sim.shell import SMALL, Machine, Process
-
 from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
+from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import row_body
+from tests.mesh import SYNC
+from tests.sim.checkers import Checks, Violation
+from tests.sim.choices import Choices
+from tests.sim.clients import Client, Crowd, Op
+from tests.sim.history import Seen, check_register
+from tests.sim.late import Late
+from tests.sim.losses import Losses, NobodyCouldTell
+from tests.sim.nemesis import Nemesis
+from tests.sim.net import Net
+from tests.sim.shell import SMALL, Machine, Process
 
 QUIET_S = 30.0
 """Virtual seconds without an answer that end the fault phase."""
@@ -121,7 +121,7 @@ class World:
         }[self.mode_kind]
         mode = kinds[0] if number == 1 else self._rng.choice(kinds)
         return Settings(
-            instance_name=f"i{number}",
+            instance_name=InstanceName(f"i{number}"),
             election_mode=mode,
             election_fencing_mode=self.fencing,
             election_timeout_s=self.election_timeout,
@@ -177,8 +177,11 @@ class World:
         if self.is_quiet:
             self._run_quiet()
             return
-        for actor in (*self.clients, *self.crowds, self.late):
-            actor.start()
+        for client in self.clients:
+            client.start()
+        for crowd in self.crowds:
+            crowd.start()
+        self.late.start()
         self.nemesis.start()
         self.losses.start()
         self._run_operator()
@@ -261,7 +264,7 @@ class World:
 
     def _settle_losses(self) -> None:
         """Who is in amnesia trusts its log again when it has heard every other member, which need not be in
-        the core of L1; two of them need a person."""
+        the core of S21; two of them need a person."""
         self.nemesis.heal(set(self.machines))
         for machine in self.machines.values():
             machine.start_again()
@@ -270,14 +273,14 @@ class World:
             return
         if not (self.losses.overrule() and self.run_until(self.now + bound, self.losses.is_settled)):
             ill = sorted(self.losses.forgetful)
-            raise Violation("L2", f"in amnesia after {bound:.1f} s: {ill}{self._state(set(self.machines))}")
+            raise Violation("S22", f"in amnesia after {bound:.1f} s: {ill}{self._state(set(self.machines))}")
 
     @property
     def _slowest(self) -> float:
         return min(m.clock_rate for m in self.machines.values())
 
     def _liveness(self) -> None:
-        """L1: a core of at least Q instances, the others broken for ever."""
+        """S21: a core of at least Q instances, the others broken for ever."""
         rng = self.choices.stream("core")
         size = rng.randint(self.quorum, self.size)
         core = set(rng.sample(sorted(self.machines), size))
@@ -299,7 +302,7 @@ class World:
         bound = (10 * self.election_timeout + 10 * 4 * self.replication_timeout) / self._slowest + 1.0
         began = self.now
         if not self.run_until(began + bound, lambda: self._serves(core)):
-            raise Violation("L1", f"after {bound:.1f} s: {self._state(core)}")
+            raise Violation("S21", f"after {bound:.1f} s: {self._state(core)}")
         self._probe(core, began + bound)
 
     def _serves(self, core: set[int]) -> bool:
@@ -322,7 +325,7 @@ class World:
         tries = 0
         while not committed:
             if self.now >= end:
-                raise Violation("L1", f"no write was committed in time: {self._state(core)}")
+                raise Violation("S21", f"no write was committed in time: {self._state(core)}")
             for number in sorted(core):
                 process = self.machines[number].process
                 if process is not None and process.instance.is_writable:
@@ -358,7 +361,7 @@ class World:
         return "\n    ".join(["", *parts])
 
     def _heal_everything(self) -> None:
-        """L2"""
+        """S22"""
         self.broken = set()
         everyone = set(self.machines)
         self.nemesis.heal(everyone)
@@ -372,10 +375,10 @@ class World:
             return
         if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
             state = self._state(set(self.machines))
-            raise Violation("L2", f"after {bound:.1f} s: {self.checks.converged()}{state}")
+            raise Violation("S22", f"after {bound:.1f} s: {self.checks.converged()}{state}")
 
     def _ask_everything(self) -> None:
-        """Everybody still knows what became of everything, also behind a snapshot and a restart (MEND-T3)."""
+        """Everybody still knows what became of everything, also behind a snapshot and a restart."""
         for machine in self.machines.values():
             self.late.sweep(machine)
         machine = self.machines[self.late.rng.choice(list(self.machines))]
@@ -387,7 +390,7 @@ class World:
         machine.kill()
         bound = 10 * self.time_scale
         if not self.run_until(self.now + bound, lambda: machine.process is not None):
-            raise Violation("L2", f"{machine.number} did not come back within {bound:.1f} s")
+            raise Violation("S22", f"{machine.number} did not come back within {bound:.1f} s")
         self.late.sweep(machine)
         self.hits["asked behind a snapshot and a restart"] += with_snapshot
         self._converge()  # what was on its way goes on meanwhile

@@ -6,7 +6,7 @@ import pytest
 
 from synchro.errors import RemoteProtocolError
 from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.replication.applier_filter import Order, order
+from synchro.replication.applier_filter import Place, order
 from synchro.row import FLAG_COMMIT, GROUP_DEFAULT, GROUP_LOCAL, Row, RowType, Txn
 from synchro.storage import row_body, xrow
 
@@ -28,9 +28,9 @@ THREE_ROWS = txn(row(4), row(5), row(6, is_last=True))
 
 def test_a_row_that_came_by_another_path_is_dropped_without_a_word() -> None:
     """[A-30], [M-48]: also while it is on its way to disk."""
-    assert order(THREE_ROWS, {ONE: Lsn(3)}) is Order.NEXT
-    assert order(THREE_ROWS, {ONE: Lsn(6)}) is Order.OLD
-    assert order(THREE_ROWS, {ONE: Lsn(9), TWO: Lsn(1)}) is Order.OLD
+    assert order(THREE_ROWS, {ONE: Lsn(3)}) is Place.NEXT
+    assert order(THREE_ROWS, {ONE: Lsn(6)}) is Place.OLD
+    assert order(THREE_ROWS, {ONE: Lsn(9), TWO: Lsn(1)}) is Place.OLD
 
 
 @pytest.mark.parametrize("known", [2, 4, 5])

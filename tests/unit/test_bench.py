@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -26,7 +27,7 @@ def echo() -> Iterator[str]:
         return request * 2
 
     server = grpc.server(ThreadPoolExecutor(4))
-    handler = grpc.unary_unary_rpc_method_handler(answer)
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Call": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -1,4 +1,4 @@
-"""Refusals cost little, and writes of clients give the loop back (MEND-W1, MEND-W3, ADR 25)."""
+"""Refusals cost little, and writes of clients give the loop back (ADR 25)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from synchro.row import Dml, RowType
 from synchro.rpc import codec, malformed
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.storage import msgpack_check, row_body
+from tests import messages
 from tests.mesh import SYNC, Mesh
 from tests.unit.test_memtx_data import do, memtx_with
 
@@ -34,7 +35,7 @@ class Names:
 
 
 def changes(*ops: Any) -> Any:
-    return codec.changes([data_pb2.Op(**op) for op in ops], Names(), LIMITS)
+    return codec.changes([messages.op(**op) for op in ops], Names(), LIMITS)
 
 
 def update(ops: bytes) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def counted(data: bytes, kind: Any = data_pb2.ExecuteRequest) -> Any:
 
 
 def test_a_message_of_very_many_parts_is_not_decoded() -> None:
-    op = data_pb2.Op(replace={"space": "t", "tuple": b"\x91\x01"})
+    op = messages.op(replace={"space": "t", "tuple": b"\x91\x01"})
     many = data_pb2.ExecuteRequest(ops=[op] * 100_000).SerializeToString()
     for data in (many, b"\x0a\x00" * MIB, b"\x08\x01" * MIB, b"\xfa\x7f\x00" * MIB):
         with pytest.raises(DecodeError, match="fields"):
@@ -134,11 +135,8 @@ def test_a_message_of_very_many_parts_is_not_decoded() -> None:
     "tail", [b"", b"\xff" * 20, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b" * 9, b"\x09\x01", b"\x0d"]
 )
 def test_counting_leaves_the_rest_to_the_decoder(tail: bytes) -> None:
-    op = data_pb2.Op(replace={"space": "t", "tuple": b"\xc4" * 500_000})
-    data = (
-        data_pb2.ExecuteRequest(ops=[op] * 4, known_position={"term": 3, "lsn": 2**40}).SerializeToString()
-        + tail
-    )
+    op = messages.op(replace={"space": "t", "tuple": b"\xc4" * 500_000})
+    data = messages.request(ops=[op] * 4, known_position={"term": 3, "lsn": 2**40}).SerializeToString() + tail
     try:
         plain = data_pb2.ExecuteRequest.FromString(data)
     except DecodeError:
@@ -248,14 +246,14 @@ def slowest(steps: Callable[[], object]) -> float:
     "item", [b"\x80", b"\x90", b"\x91\x80", b"\x81\x01\x80"], ids=["{}", "[]", "[{}]", "{1: {}}"]
 )
 def test_a_tuple_of_a_million_empty_values_is_decoded_in_time(item: bytes) -> None:
-    """MEND-W1: of what is empty nothing is looked at; a million empty maps took 0.7 s."""
+    """Of what is empty nothing is looked at; a million empty maps took 0.7 s."""
     count = (MIB - 64) // len(item)
     data = b"\xdd" + (count + 1).to_bytes(4, "big") + b"\x01" + item * count
     assert slowest(lambda: changes(replace(data))) < 0.5
 
 
 def test_large_tuples_are_undone_and_replaced_in_time() -> None:
-    """MEND-W1: a queue holds sixteen of them. Each was packed again to count its memory, 2.4 s; the objects
+    """A queue holds sixteen of them. Each was packed again to count its memory, 2.4 s; the objects
     of those that are replaced were dropped at once, 0.6 s."""
     memtx = memtx_with()
     maps = MIB - 64

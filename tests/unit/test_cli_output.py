@@ -509,7 +509,7 @@ def test_json_of_status_has_every_instance(
 
 
 def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
-    """MEND-S4: the same names and addresses; the UUID is another one, or nothing was ever started here."""
+    """The same names and addresses; the UUID is another one, or nothing was ever started here."""
     path = processes.init(tmp_path / "mine", nodes=2)
     target = process_table.parse_target(path)
     names = {config.settings.listen: name for name, config in target.config.instances.items()}
@@ -627,11 +627,11 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
 
 
 def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
-    """MEND-N1: it would be refused."""
+    """It would be refused."""
     state = {"state": "follower", "term": 2**62 - 1, "leader": 0}
     members = {1: {"id": 1, "name": "instance001"}}
     queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
-    more = {"replication": members, "synchro": queue, "election_mode": "manual"}
+    more: dict[str, Any] = {"replication": members, "synchro": queue, "election_mode": "manual"}
     sound = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
     assert "promote" in sound.command
     state["exhausted"] = "its term is the last"

@@ -33,27 +33,27 @@ def test_a_tuple_has_fields_by_position_and_by_name() -> None:
     assert row["name"] == "Roxette"
     assert row["year"] is None  # a field at the end that was left out
     assert row.txn == (1, 7)
-    assert row == (1, "Roxette")
     assert row.to_dict() == {"id": 1, "name": "Roxette"}
     with pytest.raises(KeyError, match="id, name, year"):
         row["nmae"]
     with pytest.raises(KeyError, match="no format"):
         Tuple([1])["id"]
+    assert row == (1, "Roxette")
 
 
 @pytest.mark.parametrize("copied", [lambda v: pickle.loads(pickle.dumps(v)), copy.copy, copy.deepcopy])
 def test_what_the_client_returns_can_be_copied_and_sent_to_other_processes(
     copied: Callable[[Any], Any],
 ) -> None:
-    row = copied(make_tuple([1, "Roxette"], lambda: ["id", "name"], (1, 7)))
-    assert type(row) is Tuple and row == (1, "Roxette")
+    row: Any = copied(make_tuple([1, "Roxette"], lambda: ["id", "name"], (1, 7)))
+    assert type(row) is Tuple and list(row) == [1, "Roxette"]
     assert row["name"] == "Roxette" and row.txn == (1, 7)
     assert copied(Tuple([1])).field_names is None
 
-    rows = Rows([row])
+    rows: Any = Rows([row])
     rows.after, rows.read_at = row, {1: 7}
-    again = copied(rows)
-    assert type(again) is Rows and again == rows
+    again: Any = copied(rows)
+    assert isinstance(again, Rows) and again == rows and again.after is not None
     assert again[0]["name"] == "Roxette" and again.after["id"] == 1 and again.read_at == {1: 7}
 
     assert copied(Info({"synchro": {"queue": {"len": 3}}})).synchro.queue.len == 3

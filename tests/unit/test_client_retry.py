@@ -121,7 +121,7 @@ def test_the_position_is_fixed_once_somebody_received_the_call() -> None:
 
 
 def test_what_a_stopping_instance_leaves_open_is_asked_for_elsewhere() -> None:
-    """MEND-N3: the next owner knows the request id; if nobody can say more, the name it was given is told."""
+    """The next owner knows the request id; if nobody can say more, the name it was given is told."""
     error = errors.SyncTimeout("stopping", txn="1:15", stage="stopping", outcome="unknown")
     t = tries(deadline=1.0)
     assert failed(t, error) > 0

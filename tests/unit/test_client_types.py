@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,10 +195,12 @@ def _is_error(found: object) -> bool:
 
 
 def test_the_names_of_the_client_are_those_of_the_package() -> None:
-    for name in synchro.client.__all__:
-        assert getattr(synchro, name) is getattr(synchro.client, name)
+    client: Any = synchro.client
+    package: Any = synchro
+    for name in client.__all__:
+        assert getattr(synchro, name) is getattr(client, name)
         assert name in dir(synchro)
-    assert set(synchro.client.__all__) < set(synchro.__all__)
+    assert set(client.__all__) < set(package.__all__)
     with pytest.raises(AttributeError, match="'conect'"):
         synchro.conect  # type: ignore[attr-defined]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 from google.protobuf.struct_pb2 import Value
@@ -12,6 +14,7 @@ from synchro.instance.events import Position, WaitMode
 from synchro.rpc import codec
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.generated.v1.data_pb2 import ExecuteRequest, Op
+from tests import messages
 
 LIMITS = Limits(batch_ops_max=3, tuple_bytes_max=100, txn_bytes_max=150, update_ops_max=2)
 
@@ -25,7 +28,7 @@ class Schema:
 
 
 def insert(size: int = 1) -> Op:
-    return Op(insert={"space_id": 512, "tuple": msgpack.packb((b"x" * size,))})
+    return messages.op(insert={"space_id": 512, "tuple": msgpack.packb((b"x" * size,))})
 
 
 def refusal(*ops: Op) -> SynchroError:
@@ -42,13 +45,13 @@ def refusal(*ops: Op) -> SynchroError:
         ([Op()], IllegalParams, "ops[0]"),
         ([insert(), insert(101)], BatchTooLarge, "ops[1].insert.tuple"),
         ([insert(80), insert(80)], BatchTooLarge, "ops"),
-        ([Op(insert={"tuple": b"\x90"})], IllegalParams, "ops[0].insert.space"),
-        ([Op(insert={"space_id": 512})], WrongFormat, "ops[0].insert.tuple"),
-        ([Op(insert={"space_id": 512, "tuple": b"\x92\x01"})], WrongFormat, "ops[0].insert"),
-        ([Op(insert={"space_id": 512, "tuple": b"\x01"})], WrongFormat, "ops[0].insert"),
-        ([Op(delete={"space_id": 512})], WrongFormat, "ops[0].delete.key"),
+        ([messages.op(insert={"tuple": b"\x90"})], IllegalParams, "ops[0].insert.space"),
+        ([messages.op(insert={"space_id": 512})], WrongFormat, "ops[0].insert.tuple"),
+        ([messages.op(insert={"space_id": 512, "tuple": b"\x92\x01"})], WrongFormat, "ops[0].insert"),
+        ([messages.op(insert={"space_id": 512, "tuple": b"\x01"})], WrongFormat, "ops[0].insert"),
+        ([messages.op(delete={"space_id": 512})], WrongFormat, "ops[0].delete.key"),
         (
-            [Op(update={"space_id": 512, "key": b"\x90", "ops": msgpack.packb([["=", 1, 1]] * 3)})],
+            [messages.op(update={"space_id": 512, "key": b"\x90", "ops": msgpack.packb([["=", 1, 1]] * 3)})],
             BatchTooLarge,
             "ops[0].update.ops",
         ),
@@ -75,8 +78,9 @@ def test_bad_operations(ops: list[Op], kind: type[SynchroError], field: str) -> 
 )
 def test_forms_of_json_that_stand_for_nothing(form: dict[str, object]) -> None:
     """Bad input of a client, never an error of the server; the text says what is wrong."""
-    op = Op(insert={"space_id": 512})
-    op.insert.tuple_json.extend([form])
+    op = messages.op(insert={"space_id": 512})
+    tuple_json: Any = op.insert.tuple_json
+    tuple_json.extend([form])
     error = refusal(op)
     assert type(error) is WrongFormat and error.details["field"] == "ops[0].insert.tuple_json"
     assert not error.message.startswith(";"), error.message
@@ -86,12 +90,12 @@ def test_deep_json_is_refused() -> None:
     value: list[object] = []
     for _ in range(40):
         value = [value]
-    op = Op(insert={"space_id": 512, "tuple_json": codec.json_list([value])})
+    op = messages.op(insert={"space_id": 512, "tuple_json": codec.json_list([value])})
     assert refusal(op).details["field"] == "ops[0].insert.tuple_json"
 
 
 def test_fields_around_the_operations() -> None:
-    request = ExecuteRequest(
+    request = messages.request(
         request_id=b"0" * 16, known_position={"term": 2, "lsn": 9}, wait="WAIT_MODE_SUBMIT"
     )
     request.timeout.FromMilliseconds(1500)
@@ -157,7 +161,7 @@ ROW = msgpack.packb((1, "a"))
 
 def call(op: object = None, **fields: object) -> data_pb2.ExecuteCall:
     op = op if op is not None else {"insert": {"space": "bands", "tuple": ROW}}
-    return data_pb2.ExecuteCall(**{"ops": [op], "request_id": b"0" * 16, **fields})
+    return messages.call(**{"ops": [op], "request_id": b"0" * 16, **fields})
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from google.rpc.status_pb2 import Status
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro import errors
 from synchro.errors import ALL_ERRORS, Extra, SynchroError, meaning_of
@@ -28,9 +29,9 @@ from synchro.rpc.status import (
 HINT = LeaderHint(instance_id=2, instance_name="instance002", address="127.0.0.1:3302", term=3)
 
 
-def detail(status: Status, kind: type) -> object | None:
+def detail(status: Status, kind: Any) -> Any:
     for packed in status.details:
-        if packed.Is(kind.DESCRIPTOR):  # type: ignore[attr-defined]
+        if packed.Is(kind.DESCRIPTOR):
             message = kind()
             packed.Unpack(message)
             return message
@@ -153,7 +154,7 @@ def test_split_brain_gets_its_prefix_once() -> None:
 
 def test_what_did_not_come_from_a_server_of_ours_is_left_alone() -> None:
     class Plain(grpc.RpcError):
-        def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        def trailing_metadata(self) -> Any:
             return ((DETAILS_KEY, Status(code=14, message="connection refused").SerializeToString()),)
 
     assert from_rpc_error(Plain()) is None
@@ -162,7 +163,7 @@ def test_what_did_not_come_from_a_server_of_ours_is_left_alone() -> None:
 
 def test_an_exception_of_grpc_is_opened() -> None:
     class Refused(grpc.RpcError):
-        def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        def trailing_metadata(self) -> Any:
             return ((DETAILS_KEY, to_status(errors.NoLeader("none")).SerializeToString()),)
 
     found = from_rpc_error(Refused())

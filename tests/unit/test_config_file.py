@@ -80,7 +80,7 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     assert first.election_mode is ElectionMode.OFF
     assert first.replicaset_name == "replicaset001"
     warnings = " ".join(config.warnings)
-    assert "replicator" in warnings and "iproto.advertise.peer.login" in warnings  # MEND-Q7
+    assert "replicator" in warnings and "iproto.advertise.peer.login" in warnings
     assert "topsecret" not in warnings
 
 
@@ -222,7 +222,7 @@ def test_an_instance_without_an_address_is_left_out_for_everybody() -> None:
     ],
 )
 def test_an_address_that_is_missing_is_the_mistake_of_one_instance(own: str, listen: str, word: str) -> None:
-    """MEND-A5: the step of the tutorial, also in a pair: the other one is told, and starts."""
+    """The step of the tutorial, also in a pair: the other one is told, and starts."""
     config = read(cluster(instances=1) + f"          i2: {{{own}}}\n")
     [warning] = config.warnings
     assert warning.startswith("i2 has no usable address")

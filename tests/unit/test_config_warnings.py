@@ -1,10 +1,11 @@
-"""Nothing that has no effect is accepted in silence, nor what gives up a guarantee. MEND-Q7, and who may
-lead a new set, MEND-Q6."""
+"""Nothing that has no effect is accepted in silence, nor what gives up a guarantee; and who may
+lead a new set."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from synchro.process.ready import LOG_FILE, READY_FILE
 NAMES = ("i1", "i2", "i3")
 
 
-def document(size: int = 3, *, in_set: dict[str, object] | None = None, **top: object) -> dict[str, object]:
+def document(size: int = 3, *, in_set: dict[str, object] | None = None, **top: Any) -> dict[str, Any]:
     members = {
         name: {"grpc": {"listen": [{"uri": f"127.0.0.1:330{number}"}]}}
         for number, name in enumerate(NAMES[:size], 1)
@@ -34,7 +35,7 @@ def warnings(**top: object) -> str:
     return "\n".join(read(document(**top)).warnings)  # type: ignore[arg-type]
 
 
-def nested(path: tuple[str, ...], value: object) -> dict[str, object]:
+def nested(path: tuple[str, ...], value: object) -> dict[str, Any]:
     for key in reversed(path):
         value = {key: value}
     assert isinstance(value, dict)
@@ -77,7 +78,7 @@ SAMPLES: dict[str, object] = {
     "iproto.listen": [{"uri": "127.0.0.1:4403"}],
     "iproto.advertise.peer.uri": "127.0.0.1:4404",
 }
-WITH: dict[str, dict[str, object]] = {
+WITH: dict[str, dict[str, dict[str, object]]] = {
     "replication.election_mode": {"replication": {"failover": "election"}},
     "replication.election_fencing_mode": {"replication": {"failover": "election"}},
 }
@@ -88,13 +89,13 @@ def _loaded(path: tuple[str, ...], value: object) -> ClusterConfig | None:
     key = ".".join(path)
     options = nested(path, value)
     for section, inner in WITH.get(key, {}).items():
-        options[section] = {**inner, **options.get(section, {})}  # type: ignore[dict-item]
+        options[section] = {**inner, **options.get(section, {})}
     tree = document(
         in_set={"bootstrap_leader": "i1"} if key == "replication.bootstrap_strategy" else None, **options
     )
     if path[0] in ("grpc", "iproto"):
-        own = tree["groups"]["g"]["replicasets"]["r"]["instances"]["i2"]  # type: ignore[index]
-        own[path[0]] = {**own.get(path[0], {}), **tree.pop(path[0])}  # type: ignore[dict-item]
+        own = tree["groups"]["g"]["replicasets"]["r"]["instances"]["i2"]
+        own[path[0]] = {**own.get(path[0], {}), **tree.pop(path[0])}
     if key == "replication.bootstrap_strategy":
         tree["database"] = {"mode": "rw"}
     try:
@@ -200,7 +201,7 @@ def test_a_majority_says_nothing(size: int, quorum: object) -> None:
 
 def test_what_concerns_one_instance_names_it() -> None:
     tree = document()
-    tree["groups"]["g"]["replicasets"]["r"]["instances"]["i2"]["replication"] = {"synchro_quorum": 1}  # type: ignore[index]
+    tree["groups"]["g"]["replicasets"]["r"]["instances"]["i2"]["replication"] = {"synchro_quorum": 1}
     [warning] = read(tree).warnings
     assert warning.startswith("i2: replication.synchro_quorum = 1")
 
@@ -215,11 +216,9 @@ def test_a_set_in_which_nobody_may_stand_is_named() -> None:
 ELECTION = {"failover": "election", "bootstrap_strategy": "config"}
 
 
-def with_leader(
-    leader: str = "i2", *, own: dict[str, object] | None = None, **top: object
-) -> dict[str, object]:
+def with_leader(leader: str = "i2", *, own: dict[str, object] | None = None, **top: Any) -> dict[str, Any]:
     tree = document(in_set={"bootstrap_leader": leader}, **top)
-    tree["groups"]["g"]["replicasets"]["r"]["instances"][leader] |= own or {}  # type: ignore[index]
+    tree["groups"]["g"]["replicasets"]["r"]["instances"][leader] |= own or {}
     return tree
 
 
@@ -239,7 +238,7 @@ def with_leader(
     ],
 )
 def test_a_bootstrap_leader_that_could_not_register_the_others_is_refused(
-    own: dict[str, object], top: dict[str, object], why: str
+    own: dict[str, object], top: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ConfigFileError) as caught:
         read(with_leader(own=own, **top))

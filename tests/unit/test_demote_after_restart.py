@@ -1,16 +1,16 @@
-"""An owner that may not write any more gives its queue away: after a restart, and in mode off (MEND-Q4)."""
+"""An owner that may not write any more gives its queue away: after a restart, and in mode off."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from mesh import Mesh
 
 from synchro.config import ElectionMode
 from synchro.ids import NOBODY, Term
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
+from tests.mesh import Mesh
 
 
 def owner_restarted(members: int = 3) -> Mesh:

@@ -1,4 +1,4 @@
-"""A disk that does not answer, and a process that was paused, are told apart. MEND-R5, ADR 16."""
+"""A disk that does not answer, and a process that was paused, are told apart. ADR 16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One identity in two live processes (MEND-D2, ADR 23)."""
+"""One identity in two live processes (ADR 23)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Texts that people read speak of what they can type here: commands of `synchro` and keys of its file.
-MEND-S6."""
+"""Texts that people read speak of what they can type here: commands of `synchro` and keys of its file."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_the_other_fates() -> None:
 
 
 def test_neighbours_become_one_range() -> None:
-    """D1: newest first, as a rollback reports them."""
+    """Drops.D1: newest first, as a rollback reports them."""
     drops = drops_of((9, 9), (7, 8), (6, 6), (1, 2), (4, 4))
     assert len(drops) == 3
     drops.add(A, Lsn(3), Lsn(3))
@@ -57,7 +57,7 @@ def test_neighbours_become_one_range() -> None:
 
 
 def test_what_was_forgotten_is_unknown_not_committed() -> None:
-    """D2, D3: bounded, and honest about it."""
+    """Drops.D2, Drops.D3: bounded, and honest about it."""
     drops = drops_of((1, 2), (5, 5), (9, 9), ranges_max=2)
     assert not drops.holds(A, Lsn(2))
     assert drops.forgotten(A) == 2

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sim.disk import Fault, PowerCut, SimDisk
-from storage_world import DIR
 
 from synchro.errors import AlreadyRunning, Corruption
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, Lsn
@@ -23,6 +21,8 @@ from synchro.storage.identity import (
 from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.notes import LogNote, Notes, decode_notes, encode_notes
 from synchro.vclock import AckNote, Vclock
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.storage_world import DIR
 
 ME = Identity("11111111-1111-4111-8111-111111111111", "instance001")
 AMNESIAC = Identity(ME.instance_uuid, ME.name, "22222222-2222-4222-8222-222222222222", amnesia=True)
@@ -85,7 +85,7 @@ def test_a_power_cut_leaves_the_old_or_the_new_identity(target: Identity) -> Non
 
 
 def test_a_torn_note_leaves_the_one_before() -> None:
-    """F2: whatever a crash makes of the newest note, what is read was synced once."""
+    """IdentityFile.F2: whatever a crash makes of the newest note, what is read was synced once."""
     disk = new_disk()
     file = made(disk)
     for length in (512, 1024, 1536, 2048):
@@ -109,7 +109,7 @@ def test_a_torn_note_leaves_the_one_before() -> None:
 
 
 def test_a_full_disk_has_room_for_the_flag_and_for_notes() -> None:
-    """MEND-T1: their blocks are there already."""
+    """Their blocks are there already."""
     disk = new_disk()
     file = made(disk, replace(AMNESIAC, amnesia=False))
     disk.room = disk.used

@@ -15,7 +15,7 @@ def test_asynchronous_writes_wait_for_room_in_the_wal_queue() -> None:
     mesh = Mesh(1, limits=Limits(wal_queue_bytes_max=1))
     first, second = (mesh.write(1, (number,), ASYNC) for number in (1, 2))
     refused = mesh.write(1, (3,), ASYNC, wait=ev.WaitMode.NONE)
-    assert mesh.reason(refused) == "WAL_QUEUE_FULL"  # MEND-Q6
+    assert mesh.reason(refused) == "WAL_QUEUE_FULL"
     assert mesh[1].waiting_unprepared == 1
     mesh.persist(1)
     assert mesh.committed(first) and mesh.outcome(second) is None
@@ -26,7 +26,7 @@ def test_asynchronous_writes_wait_for_room_in_the_wal_queue() -> None:
 
 
 def test_skip_conflict_never_acks_a_synchronous_row_that_it_did_not_apply() -> None:
-    """Answers 1: else {1, 2} confirm what 1 has as NOPs only, and it is lost when 1 takes over."""
+    """ADR 10: else {1, 2} confirm what 1 has as NOPs only, and it is lost when 1 takes over."""
     mesh = Mesh(2, skip_conflict=True)
     mesh.isolate(1)
     mesh.write(1, (1, "gone"), ASYNC, kind=RowType.INSERT)

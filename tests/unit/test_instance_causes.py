@@ -1,10 +1,8 @@
-"""Each refusal comes at once, and names its own cause: the queue, the owner, the disk, the election. MEND-S2,
-MEND-S5, MEND-S6, MEND-N5, MEND-Q6, MEND-R5."""
+"""Each refusal comes at once, and names its own cause: the queue, the owner, the disk, the election."""
 
 from __future__ import annotations
 
 import pytest
-from mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import SynchroError, WalIo
@@ -15,6 +13,7 @@ from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
 from synchro.row import RowType
 from synchro.storage import row_body, schema_ops
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 FULL = WalIo("Failed to write to disk: No space left on device", file="/data/a.xlog")
 
@@ -341,7 +340,7 @@ def test_demote_where_the_queue_cannot_be_given_away_says_whose_it_is() -> None:
 
 
 def test_a_leader_that_fell_silent_is_not_named() -> None:
-    """[E-44], MEND-Q5: it is known, and may be dead."""
+    """[E-44]: it is known, and may be dead."""
     mesh = promoted(election_mode=ElectionMode.MANUAL)
     mesh.crash(1)
     mesh.now += 4.1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from mesh import Mesh
 
 from synchro.config import QuorumFormula, Settings
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
+from tests.mesh import Mesh
 
 
 def with_quorum(members: int, text: str | int, **settings: object) -> Mesh:

@@ -192,7 +192,7 @@ def test_a_set_of_one_shares_as_well() -> None:
 
 @pytest.mark.parametrize("place", range(9))
 def test_a_key_that_is_taken_refuses_its_caller_alone(place: int) -> None:
-    """W2: who is refused goes alone, without LSN and id; the others commit, in order."""
+    """Admission.W2: who is refused goes alone, without LSN and id; the others commit, in order."""
     mesh = promoted_mesh()
     mesh.write(1, (1 + place, "old"))
     mesh.settle()
@@ -405,7 +405,8 @@ def test_the_limit_of_the_wal_queue_is_passed_by_no_more_than_by_single_writes(l
 
 @pytest.mark.parametrize("limit", range(50, 450, 50))
 def test_nobody_overtakes_a_neighbour_that_waits_for_room(limit: int) -> None:
-    """W1: calls of one frame run in order, whichever part of them could share; the last value stays."""
+    """Writes.W1: calls of one frame run in order, whichever part of them could share; the last value
+    stays."""
     mesh = promoted_mesh(synchro_queue_max_size=limit)
     mesh.isolate(1)
     before = mesh.write(1, (1, "pending"))  # whoever changes this key goes alone
@@ -422,7 +423,7 @@ def test_nobody_overtakes_a_neighbour_that_waits_for_room(limit: int) -> None:
 
 @pytest.mark.parametrize("limit", range(1800, 2500, 40))
 def test_nobody_overtakes_a_neighbour_that_waits_for_the_disk(limit: int) -> None:
-    """W1, [W-16]: the same where what is on its way to disk is limited."""
+    """Writes.W1, [W-16]: the same where what is on its way to disk is limited."""
     mesh = promoted_mesh(limits=Limits(wal_queue_bytes_max=limit))
     before = mesh.write(1, (40, "pending"))  # whoever changes this key, and five around him, go alone
     values = numbered(48)
@@ -436,7 +437,7 @@ def test_nobody_overtakes_a_neighbour_that_waits_for_the_disk(limit: int) -> Non
 
 
 def test_who_comes_while_others_wait_for_room_waits_behind_them() -> None:
-    """W1."""
+    """Writes.W1."""
     mesh = promoted_mesh(2, synchro_queue_max_size=1)
     mesh.crash(2)
     first, second = mesh.write(1, (1, "a")), mesh.write(1, (2, "a"))
@@ -556,7 +557,7 @@ def test_the_same_request_id_twice_in_one_frame_is_one_request() -> None:
 
 
 def test_a_request_id_older_than_what_is_remembered_is_refused_alone() -> None:
-    """R3: the others are done."""
+    """RequestTable.R3: the others are done."""
     mesh = promoted_mesh(1, limits=Limits(remembered_requests_max=1))
     for number in (1, 2, 3):
         mesh.write(1, (number, "old"), request_id=rid(900 + number))
@@ -650,7 +651,7 @@ def test_who_asks_for_a_row_in_the_middle_is_told_of_that_row() -> None:
 
 
 def test_who_asks_for_a_row_of_what_was_rolled_back_is_told_of_that_row() -> None:
-    """ADR 13: whichever row, before and after; the ids are free again (R1)."""
+    """ADR 13: whichever row, before and after; the ids are free again (RequestTable.R1)."""
     mesh = promoted_mesh()
     mesh.isolate(1)
     put_all(mesh, numbered(5))

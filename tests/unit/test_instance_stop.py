@@ -1,8 +1,6 @@
-"""A clean stop announces what was committed; no caller is left without a word (MEND-Q1, MEND-N3, ADR 18)."""
+"""A clean stop announces what was committed; no caller is left without a word (ADR 18)."""
 
 from __future__ import annotations
-
-from mesh import ASYNC, LOCAL_SPACE, Mesh
 
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import WalIo
@@ -10,6 +8,7 @@ from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.row import Confirm, RowType, TxnId
 from synchro.vclock import Vclock
+from tests.mesh import ASYNC, LOCAL_SPACE, Mesh
 
 
 def owner(members: int = 3, **settings: object) -> Mesh:
@@ -118,7 +117,7 @@ def test_an_own_ack_does_not_count_either() -> None:
 
 
 def test_each_of_a_thousand_writes_hears_its_fate() -> None:
-    """MEND-N3: a result, a name, or that nothing was done; one of them, once."""
+    """A result, a name, or that nothing was done; one of them, once."""
     mesh = owner(synchro_queue_max_size=3000)
     calls = [mesh.write(1, (number, "x" * 20)) for number in range(1000)]
     calls += [mesh.write(1, (number, "a"), ASYNC) for number in range(5)]

@@ -1,4 +1,4 @@
-"""An instance that may have forgotten rows or votes (S14, answers in docs/adr/), and what must not be told of
+"""An instance that may have forgotten rows or votes (S14, ADR 9), and what must not be told of
 rows that are not on disk (S7)."""
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def test_acks_of_an_amnesiac_confirm_nothing() -> None:
 
 
 def test_two_that_forgot_do_not_vouch_for_each_other() -> None:
-    """Answers 6: with two amnesiacs a person decides."""
+    """ADR 9: with two amnesiacs a person decides."""
     mesh = Mesh(3)
     mesh.isolate(3)
     mesh.crash(3)
@@ -192,8 +192,8 @@ def test_an_amnesiac_takes_no_lsn_that_peers_know() -> None:
 
 
 def test_a_peer_with_own_rows_that_are_not_here_is_amnesia_too() -> None:
-    """[M-38]: the peer may have been restarted, and then it remembers no acks. MEND-N1: its Hello shows it
-    too."""
+    """[M-38]: the peer may have been restarted, and then it remembers no acks. Its Hello shows
+    it too."""
     mesh = Mesh(3)
     mesh.write(3, (1, "known to all"), ASYNC)
     mesh.settle()
@@ -213,7 +213,7 @@ def test_a_peer_with_own_rows_that_are_not_here_is_amnesia_too() -> None:
 
 @pytest.mark.parametrize("how", ["hello", "ack", "ack that does not count"])
 def test_an_ack_above_the_own_lsn_proves_that_the_own_tail_was_lost(how: str) -> None:
-    """MEND-N1: whatever carries it; before that the instance takes no new LSN of its own, so no two rows get
+    """Whatever carries it; before that the instance takes no new LSN of its own, so no two rows get
     the same one."""
     mesh = Mesh(3)
     mesh.write(3, (1, "known to all"), ASYNC)
@@ -230,7 +230,7 @@ def test_an_ack_above_the_own_lsn_proves_that_the_own_tail_was_lost(how: str) ->
 
 
 def test_in_amnesia_an_instance_says_whom_it_must_hear() -> None:
-    """MEND-T1"""
+    """Those whose word is missing, until all were heard."""
     mesh = Mesh(3)
     mesh.write(1, (1, "x"), ASYNC)
     mesh.settle()
@@ -253,7 +253,7 @@ def test_in_amnesia_an_instance_says_whom_it_must_hear() -> None:
 
 @pytest.mark.parametrize("by_id", [True, False])
 def test_waiting_for_a_row_that_is_not_on_disk_tells_no_lsn(by_id: bool) -> None:
-    """I1: after a cut that LSN names somebody else's transaction."""
+    """Instance.I1: after a cut that LSN names somebody else's transaction."""
     mesh = Mesh(3)
     mesh.promote(1)
     mesh.write(1, (1,), request_id=REQUEST)

@@ -107,7 +107,7 @@ def test_an_expired_write_has_an_unknown_outcome_and_stays() -> None:
 
 
 def test_an_lsn_is_not_told_before_it_is_on_disk() -> None:
-    """I4: else a cut-back LSN would name somebody else's transaction."""
+    """Instance.I1: else a cut-back LSN would name somebody else's transaction."""
     mesh = promoted_mesh(2)
     call = mesh.write(1, (1,))
     mesh.step(1, ev.CallExpired(call))
@@ -313,7 +313,7 @@ def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() 
     assert mesh[1].read_only_reason() is RoReason.CONFIG
     refused = mesh.outcome(mesh.write(1, (1,), ASYNC))
     assert isinstance(refused, ev.Rejected)
-    assert "database.mode: ro" in refused.error.message  # MEND-S6
+    assert "database.mode: ro" in refused.error.message
     local = mesh.write(1, (1,), LOCAL_SPACE)
     mesh.persist(1)
     assert mesh.committed(local)
@@ -489,7 +489,7 @@ def deposed_before_it_announced(mesh: Mesh) -> None:
 
 
 def test_local_writes_of_a_deposed_owner_wait_until_its_log_tells_what_they_build_on() -> None:
-    """L7, ADR 11: recovery would apply them ahead of what they came after."""
+    """Limbo.L7, ADR 11: recovery would apply them ahead of what they came after."""
     mesh = promoted_mesh(3)
     mesh.write(1, (1,))
     before = mesh.write(1, (7, "one"), LOCAL_SPACE)

@@ -7,8 +7,14 @@ import random
 from dataclasses import replace
 
 import pytest
-from sim.disk import Fault, SimDisk
-from storage_world import (
+
+from synchro.errors import DiskFailed, WalIo, XlogGap
+from synchro.storage.journal import Journal
+from synchro.storage.recovery import open_xlog
+from synchro.storage.xlog import Ending
+from synchro.vclock import EMPTY_VCLOCK
+from tests.sim.disk import Fault, SimDisk
+from tests.storage_world import (
     DIR,
     SMALL,
     confirm,
@@ -25,12 +31,6 @@ from storage_world import (
     vclock,
     write_each,
 )
-
-from synchro.errors import DiskFailed, WalIo, XlogGap
-from synchro.storage.journal import Journal
-from synchro.storage.recovery import open_xlog
-from synchro.storage.xlog import Ending
-from synchro.vclock import EMPTY_VCLOCK
 
 
 def test_first_file_is_named_by_an_empty_vclock() -> None:
@@ -185,7 +185,7 @@ def test_a_file_with_needed_rows_stays() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.ENOSPC, Fault.SHORT])
 def test_a_batch_without_room_is_cut_back(fault: Fault) -> None:
-    """Decision 1: nothing of it is found by a restart, its LSNs are used again, the node goes on."""
+    """ADR 8: nothing of it is found by a restart, its LSNs are used again, the node goes on."""
     disk, journal = new_instance()
     journal.append([txn(1)], wall_time=0.0)
     disk.faults[disk.calls + 1] = fault
@@ -285,7 +285,8 @@ def test_a_full_disk_delays_rotation() -> None:
 
 
 def test_what_the_journal_says_is_what_lies_on_the_disk() -> None:
-    """J1, J2, J4, F1, F2: after every call, with and without room on the disk, and every restart."""
+    """Journal.J1, Journal.J2, Journal.J4, XlogFile.F1, XlogFile.F2: after every call, with and without room
+    on the disk, and every restart."""
     for seed in range(30):
         rng = random.Random(seed)
         limits = replace(SMALL, wal_max_size=rng.choice([2000, 8000]))
@@ -322,7 +323,8 @@ def test_what_the_journal_says_is_what_lies_on_the_disk() -> None:
 
 
 def test_the_check_of_the_journal_sees_other_bytes() -> None:
-    """J1: a batch that is not there as it was written; J4: a file of the log that somebody removed."""
+    """Journal.J1: a batch that is not there as it was written; Journal.J4: a file of the log that somebody
+    removed."""
     disk = SimDisk()
     journal = open_journal(disk, identity=identity_file(disk))
     write_each(journal, [txn(1), txn(2)])
@@ -357,8 +359,8 @@ def test_no_space_deletes_what_only_subscribers_need() -> None:
 
 def test_without_fsync_nothing_is_called_proven() -> None:
     """`wal.mode: write` [W-13]: no mark is ever written, so a power cut is a torn tail, not corruption."""
-    from sim.disk import SimDisk
-    from storage_world import initial_snapshot, open_journal
+    from tests.sim.disk import SimDisk
+    from tests.storage_world import initial_snapshot, open_journal
 
     disk = SimDisk()
     initial_snapshot(disk)

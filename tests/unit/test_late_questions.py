@@ -1,6 +1,6 @@
 """What a snapshot and a restart must still know: requests that were done, LSNs without effect. S5, S12.
 
-MEND-T3: three planted bugs here were noticed by no test; `tests/saboteurs` has them.
+The simulator asks the same; `tests/saboteurs` has bugs that only such questions find.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def test_what_was_dropped_stays_dropped_everywhere(life: Life, number: int) -> N
 @LIVES
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_request_that_was_dropped_is_done_anew(life: Life, number: int) -> None:
-    """R1: nobody may say that it was done."""
+    """RequestTable.R1: nobody may say that it was done."""
     mesh, _ = deposed()
     instance = life(mesh, number)
     known = answer(instance, ev.WaitRequested(CALL, request_id=RequestId(REQUEST)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from limbo_world import A, B, C, Site, claim, cluster, confirm, promote
 
 from synchro.errors import ReadOnly, SyncQueueForeign, SyncQueueUnclaimed
 from synchro.ids import LOCAL, NOBODY, Lsn
 from synchro.queue.request_filter import DataVerdict
 from synchro.queue.state import QueueState
 from synchro.vclock import Vclock
+from tests.unit.limbo_world import A, B, C, Site, claim, cluster, confirm, promote
 
 
 def test_a_write_commits_on_its_owner_when_a_quorum_has_it_and_elsewhere_by_the_confirm() -> None:
@@ -30,7 +30,7 @@ def test_a_write_commits_on_its_owner_when_a_quorum_has_it_and_elsewhere_by_the_
     a.announce()
     assert a.control_rows[-1] == confirm(1, lsn)
     assert not a.limbo.is_announcement_due
-    assert not a.limbo.is_busy  # MEND-S5: nothing waits for it
+    assert not a.limbo.is_busy  # nothing waits for it
     a.sync()
     b.pull(a)
     assert b.committed == [lsn]
@@ -48,7 +48,7 @@ def test_quorum_1_confirms_by_the_own_write() -> None:
 
 
 def test_one_confirm_covers_all_that_reached_the_quorum_meanwhile() -> None:
-    """[Q-24]: and it is in the log ahead of every row that was prepared after the commit (L7)."""
+    """[Q-24]: and it is in the log ahead of every row that was prepared after the commit (Limbo.L7)."""
     a, b, _ = cluster()
     confirms = len(a.control_rows)
     lsns = [a.write() for _ in range(5)]
@@ -85,7 +85,7 @@ def test_where_two_quorums_need_not_meet_the_confirm_comes_first() -> None:
 
 
 def test_a_deposed_owner_announces_nothing_more() -> None:
-    """L4, [L-5]: the next owner holds what a quorum holds, and its PROMOTE covers it."""
+    """Limbo.L4, [L-5]: the next owner holds what a quorum holds, and its PROMOTE covers it."""
     a, b, c = cluster()
     lsn = a.write()
     a.sync()

@@ -87,7 +87,7 @@ def test_local_entries_go_with_the_global_one_in_front() -> None:
 
 
 def test_a_confirm_in_the_log_says_that_a_local_entry_ahead_of_what_it_covers_is_written() -> None:
-    """[Q-25], Q5: all three are told by one sync, and the CONFIRM before the rows."""
+    """[Q-25], LimboQueue.Q5: all three are told by one sync, and the CONFIRM before the rows."""
     queue = queue_of(txn(1), local(1), txn(2), local(2), txn(3), written=1)
     assert lsns(queue.confirm(Lsn(2), now=1.0)) == [1, 1, 2]
     queue.check()
@@ -97,7 +97,7 @@ def test_a_confirm_in_the_log_says_that_a_local_entry_ahead_of_what_it_covers_is
 
 
 def test_an_unwritten_local_entry_waits_for_its_own_write() -> None:
-    """Q5, [Q-25]: a transfer of the queue does not touch it either; it has no owner."""
+    """LimboQueue.Q5, [Q-25]: a transfer of the queue does not touch it either; it has no owner."""
     queue = queue_of(txn(1), local(1), txn(2), written=1)
     assert lsns(queue.confirm(Lsn(1), now=0.0)) == [1]
     assert lsns(queue.rollback_rest()) == [2]
@@ -109,7 +109,7 @@ def test_an_unwritten_local_entry_waits_for_its_own_write() -> None:
 
 
 def test_ownership_changes_only_when_all_is_decided() -> None:
-    """Q1, [P-3]."""
+    """LimboQueue.Q1, [P-3]."""
     queue = queue_of(txn(1))
     with pytest.raises(AssertionError):
         queue.transfer(InstanceId(2), Lsn(0))
@@ -145,7 +145,7 @@ def test_decided_entries_do_not_pile_up() -> None:
 
 
 def test_count_is_of_calls_and_len_of_entries() -> None:
-    """Q6, ADR 13: calls that share an entry come and go together, whichever way."""
+    """LimboQueue.Q6, ADR 13: calls that share an entry come and go together, whichever way."""
     queue = queue_of(txn(4, count=4), txn(5), local(1), txn(9, count=3), txn(10), written=9, local_written=1)
     assert (len(queue), queue.count) == (5, 10)
     queue.confirm(Lsn(4), now=0.0)

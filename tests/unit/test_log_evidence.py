@@ -1,4 +1,4 @@
-"""MEND-T1, ADR 14: a log that lost what was synced is known by the note in the identity file, and no other
+"""ADR 14: a log that lost what was synced is known by the note in the identity file, and no other
 is.
 
 What lies behind the end proves nothing, and a log without its last file ends clean: so each test here damages
@@ -12,8 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
-from sim.disk import Fault, PowerCut, SimDisk
-from storage_world import (
+
+from synchro.config import Limits
+from synchro.errors import Corruption, DiskFailed, WalIo
+from synchro.storage.identity import IdentityFile
+from synchro.storage.journal import Journal
+from synchro.storage.names import IDENTITY_NAME
+from synchro.storage.notes import LogNote, Notes
+from synchro.storage.recovery import open_xlog
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.storage_world import (
     DIR,
     SMALL,
     Restarted,
@@ -27,14 +35,6 @@ from storage_world import (
     txn,
     write_each,
 )
-
-from synchro.config import Limits
-from synchro.errors import Corruption, DiskFailed, WalIo
-from synchro.storage.identity import IdentityFile
-from synchro.storage.journal import Journal
-from synchro.storage.names import IDENTITY_NAME
-from synchro.storage.notes import LogNote, Notes
-from synchro.storage.recovery import open_xlog
 
 FAST = replace(SMALL, wal_lead_bytes=8192)
 
@@ -256,7 +256,8 @@ def test_a_full_disk_notes_all_the_same_and_loses_nothing() -> None:
 
 
 def test_the_file_that_is_named_stays_while_there_is_no_room_to_name_another() -> None:
-    """J4, an identity file of the first format on a full disk: else the next start would miss a file."""
+    """Journal.J4, an identity file of the first format on a full disk: else the next start would miss a
+    file."""
     disk = SimDisk()
     keeper = Full(identity_file(disk))
     initial_snapshot(disk)
@@ -336,7 +337,7 @@ def with_a_copied_tail() -> SimDisk:
 
 @pytest.mark.parametrize("with_note", [True, False], ids=["noted", "an old directory"])
 def test_rows_that_were_copied_and_are_gone_from_the_copy_are_lost(with_note: bool) -> None:
-    """MEND-T2, found by the simulator: the copy was cut, the log went on behind it, and its new rows met the
+    """Found by the simulator: the copy was cut, the log went on behind it, and its new rows met the
     old ones in the file before: the next start called that damage. They are proof of the loss, at once."""
     whole = with_a_copied_tail()
     assert len([name for name in whole.listdir(DIR) if name.endswith(".xlog")]) == 2

@@ -110,7 +110,7 @@ def test_the_console_form_is_for_people() -> None:
     assert "peer=instance002" in stream.getvalue()
 
 
-# --- sinks that refuse (MEND-R1) ----------------------------------------------------------------------------
+# --- sinks that refuse --------------------------------------------------------------------------------------
 
 
 class Disk:

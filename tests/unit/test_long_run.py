@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "tools" / "long_run.py"
-SPEC = importlib.util.spec_from_file_location("long_run", PATH)
-assert SPEC is not None and SPEC.loader is not None
-long_run = importlib.util.module_from_spec(SPEC)
-sys.modules["long_run"] = long_run
-SPEC.loader.exec_module(long_run)
+from tools import long_run
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_field_count_is_exact() -> None:
 
 
 def test_readers_see_only_what_is_committed_and_writers_what_is_prepared() -> None:
-    """Answers 7: trees hold committed tuples, the overlay the prepared ones."""
+    """ADR 7: trees hold committed tuples, the overlay the prepared ones."""
     memtx = memtx_with()
     do(memtx, insert(1, 0))
     first = memtx.prepare([update((1,), ("+", 2, 1))])
@@ -324,7 +324,7 @@ def test_two_tuples_may_swap_a_unique_key_inside_a_transaction() -> None:
 
 
 def test_a_commit_leaves_a_key_to_the_newer_transaction_that_took_it() -> None:
-    """Answers 7: commit moves the oldest change down, and only that."""
+    """ADR 7: commit moves the oldest change down, and only that."""
     memtx = memtx_with({"name": "name", "parts": [[2, "string"]]})
     do(memtx, insert(1, "a"))
     first = memtx.prepare([replace(1, "b")])
@@ -338,7 +338,7 @@ def test_a_commit_leaves_a_key_to_the_newer_transaction_that_took_it() -> None:
 
 
 def test_a_refusal_that_rests_on_a_pending_tuple_names_its_blocker() -> None:
-    """Answers 7: no error shows unconfirmed data."""
+    """ADR 7: no error shows unconfirmed data."""
     memtx = memtx_with({"name": "name", "parts": [[2, "string"]]})
     first = memtx.prepare([insert(1, "a", "text")])
     for op, error in (

@@ -1,4 +1,4 @@
-"""`memtx.memory`: what is counted, and what is refused when it is used up (MEND-N6)."""
+"""`memtx.memory`: what is counted, and what is refused when it is used up."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace as replace_settings
+from typing import Any
 
 import msgpack
 import pytest
-from test_instance_shared import numbered, put_all
-from test_memtx_data import SPACE, do, insert, memtx_with, replace
 
 from synchro.config import Limits
 from synchro.errors import MemoryIssue, SynchroError, TupleFound
@@ -23,6 +22,8 @@ from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.space_store import TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
+from tests.unit.test_instance_shared import numbered, put_all
+from tests.unit.test_memtx_data import SPACE, do, insert, memtx_with, replace
 
 ROW = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES
 
@@ -74,7 +75,7 @@ def test_a_rolled_back_change_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"temporary": True}, {"is_local": True}])
-def test_whatever_happens_the_count_is_that_of_the_tuples(options: dict[str, object]) -> None:
+def test_whatever_happens_the_count_is_that_of_the_tuples(options: dict[str, Any]) -> None:
     """`check` compares it with all tuples; transactions end in any legal order."""
     rng = random.Random(7)
     memtx = memtx_with({"name": "second", "parts": ((2, "string"),), "unique": True}, **options)

@@ -24,7 +24,16 @@ from synchro.storage import schema_ops
 from synchro.storage.index import Iterator_
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal, Prepared
-from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID, SPACE_ID, FieldDef, IndexDef, SpaceDef, SpaceKind
+from synchro.storage.schema import (
+    CLUSTER_ID,
+    SCHEMA_ID,
+    SPACE_ID,
+    FieldDef,
+    IndexDef,
+    SpaceDef,
+    SpaceKind,
+    resolve_parts,
+)
 from synchro.storage.system_rows import first_rows
 
 UUIDS = [f"00000000-0000-0000-0000-{number:012d}" for number in range(40)]
@@ -176,7 +185,7 @@ def renamed(space_id: int, name: str) -> Dml:
 
 
 def test_spaces_may_exchange_their_names() -> None:
-    """C2: whichever of them is put in force first, each name leads to its space."""
+    """catalog.C2: whichever of them is put in force first, each name leads to its space."""
     memtx = with_bands((1, "a"))
     do(memtx, schema_ops.create_space(memtx, "groups"))
     do(memtx, [renamed(512, "third"), renamed(513, "bands"), renamed(512, "groups")])
@@ -184,7 +193,7 @@ def test_spaces_may_exchange_their_names() -> None:
 
 
 def test_a_dropped_space_leaves_its_name_to_another() -> None:
-    """C2: in the same transaction."""
+    """catalog.C2: in the same transaction."""
     memtx = with_bands()
     do(memtx, schema_ops.create_space(memtx, "groups"))
     for number, name in ((512, "bands"), (513, "groups")):
@@ -204,7 +213,7 @@ def test_a_format_that_tuples_violate_is_refused() -> None:
 
 
 def test_a_schema_error_that_rests_on_pending_tuples_waits_for_them() -> None:
-    """Answers 7: the refusal would show an unconfirmed tuple."""
+    """ADR 7: the refusal would show an unconfirmed tuple."""
     memtx = with_bands()
     pending = memtx.prepare([put(512, 1, 5)])
     with pytest.raises(PendingRefusal) as caught:
@@ -389,9 +398,7 @@ def test_the_primary_index_goes_last() -> None:
 
 def test_a_primary_index_may_get_other_parts() -> None:
     memtx = with_bands((1, "b"), (2, "a"))
-    index = IndexDef(
-        512, 0, "primary", parts=schema_ops.resolve_parts(memtx.catalog.space(512), [[2, "string"]])
-    )
+    index = IndexDef(512, 0, "primary", parts=resolve_parts(memtx.catalog.space(512), [[2, "string"]]))
     do(memtx, [put(288, *index.to_tuple())])
     assert memtx.select(512) == [(2, "a"), (1, "b")]
     assert memtx.get(512, 0, ("b",)) == (1, "b")
@@ -434,7 +441,7 @@ def test_the_uuid_of_the_set_is_given_once() -> None:
 
 
 def test_a_member_counts_for_elections_at_once() -> None:
-    """M-3, M-51, answers 2: N for elections counts undecided rows of `_cluster`, N for commits does not."""
+    """[M-3], [M-51], ADR 6: N for elections counts undecided rows of `_cluster`, N for commits does not."""
     memtx = booted()
     second = memtx.prepare([put(CLUSTER_ID, 2, UUIDS[2], "two")])
     assert (second.is_ddl, second.touches_system) == (False, True)
@@ -504,7 +511,7 @@ def everything() -> Memtx:
         ("scratch", {"temporary": True}),
         ("gone", {"kind": "temporary"}),
     ):
-        do(memtx, schema_ops.create_space(memtx, name, **options))  # type: ignore[arg-type]
+        do(memtx, schema_ops.create_space(memtx, name, **options))
         do(memtx, schema_ops.create_index(memtx, name, "primary"))
         do(memtx, schema_ops.create_index(memtx, name, "name", parts=[[2, "string"]], unique=False))
         do(memtx, schema_ops.create_index(memtx, name, "code", parts=[[3, "number", {"is_nullable": True}]]))
@@ -565,7 +572,7 @@ def test_a_snapshot_brings_back_all_that_survives_a_restart() -> None:
 
 
 def test_a_joiner_gets_no_local_data() -> None:
-    """Answers 8, D-26: nor the truncate counters of local spaces."""
+    """[M-21], [D-26]: nor the truncate counters of local spaces."""
     memtx = everything()
     frozen = dict(memtx.freeze(with_local=False))
     assert memtx.catalog.space("local").id not in frozen

@@ -107,7 +107,7 @@ def test_null_sorts_before_any_value() -> None:
 
 
 def test_numbers_compare_by_value_and_exactly() -> None:
-    """D-10, answers 7: not through float, where 2^53 and 2^53 + 1 would be one key."""
+    """[D-10]: not through float, where 2^53 and 2^53 + 1 would be one key."""
     big = 2**53
     rows: list[Tuple] = [(big + 1,), (float(big),), (0.5,), (1,), (-(2**63),), (2**64 - 1,), (float("inf"),)]
     memtx = memtx_of(rows, {"parts": [[1, "number"]]})
@@ -120,7 +120,7 @@ def test_numbers_compare_by_value_and_exactly() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), 2**64, -(2**63) - 1, True, "1"])
 def test_what_is_no_number_is_no_key(value: Field) -> None:
-    """Answers 7."""
+    """[D-10], [D-13]."""
     memtx = memtx_of([], {"parts": [[1, "number"]]})
     with pytest.raises(FieldType):
         memtx.prepare([Dml(RowType.INSERT, SPACE, b"", value=(value,))])
@@ -226,7 +226,7 @@ def test_an_order_is_walked_between_any_bounds(is_unsigned: bool) -> None:
 
 
 def test_an_answer_is_cut_at_its_byte_limit() -> None:
-    """Answers 12: then `after`. At least one tuple comes, else a reader would never get on."""
+    """Then `after` continues. At least one tuple comes, else a reader would never get on."""
     memtx = memtx_of([(n, "x" * 100) for n in range(10)], limits=Limits(select_bytes_max=250))
     page = memtx.select(SPACE, 0, (), ALL)
     assert ([value[0] for value in page], page.more) == ([0, 1], True)

@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synchro.config.file import ConfigFileError, Problem, parse
+from synchro.config.file import ConfigFileError, parse
+from synchro.config.schema import Problem
 from synchro.config.template import settings_without_file
 from synchro.errors import ConfigError
 from synchro.instance import events as ev

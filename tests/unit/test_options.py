@@ -193,9 +193,10 @@ def test_editor_and_check_agree_on_the_ends(option: Option) -> None:
     low, high = (int(end) if isinstance(option.kind, Bytes) or end >= 1 else end for end in legal)
     for value in (low, high, None):
         assert is_valid(yaml.safe_dump(with_option(option, value))), value
-    for value in (-1, high + 1, high * 2, "soon", [], {}, True):
-        text = yaml.safe_dump(with_option(option, value))
-        assert not is_valid(text) and not loads(text), value
+    beyond: tuple[object, ...] = (-1, high + 1, high * 2, "soon", [], {}, True)
+    for wrong in beyond:
+        text = yaml.safe_dump(with_option(option, wrong))
+        assert not is_valid(text) and not loads(text), wrong
 
 
 MISTAKES = [

@@ -103,7 +103,7 @@ def test_a_few_late_bytes_do_not_make_a_link_slow() -> None:
 
 
 def test_what_is_larger_than_the_window_goes_alone() -> None:
-    """K1: to who takes no parts a transaction goes as it is, when nothing else is on its way."""
+    """Pace.K1: to who takes no parts a transaction goes as it is, when nothing else is on its way."""
     pace = Pace(beat_s=1.0, window_max=8 * MIB, now=0.0)
     assert pace.has_room(MIB)
     pace.sent(MIB, 0.0)

@@ -170,7 +170,7 @@ def test_a_pid_file_of_somebody_else_s_process_is_not_believed(target: Target) -
         other.wait()
 
 
-# --- what is true, whatever the files in var/run say (MEND-P) ---------------------------------------------
+# --- what is true, whatever the files in var/run say ------------------------------------------------------
 
 
 def pids(target: Target) -> list[int | None]:
@@ -281,7 +281,7 @@ def test_what_nothing_is_noted_of_is_not_called_loading(target: Target) -> None:
 def test_a_full_disk_below_var_keeps_nobody_from_starting(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MEND-R1, MEND-P: the data may lie elsewhere, and the instances do not need these files."""
+    """The data may lie elsewhere, and the instances do not need these files."""
     run = target.directory / "var" / "run"
     for name in target.names:
         (run / f"{name}.pid.new").mkdir(parents=True)
@@ -349,7 +349,7 @@ def test_a_foreign_program_on_the_port_is_not_our_instance(
 
 
 def test_an_instance_without_an_address_does_not_keep_the_others_from_starting(target: Target) -> None:
-    """MEND-A5."""
+    """It only cannot be followed by the others."""
     file = target.config.path
     listen = target.config.instance("instance001").settings.listen
     file.write_text(file.read_text().replace(f"{{listen: [{{uri: '{listen}'}}]}}", "{}"))
@@ -369,7 +369,7 @@ def test_an_instance_that_hangs_before_it_listens_is_stuck(
 
 
 def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MEND-P2: it runs, but nobody can connect to it; until it listens the second one waits as the first."""
+    """It runs, but nobody can connect to it; until it listens the second one waits as the first."""
     monkeypatch.setenv("STAND_IN", "hangs")
     [first, _] = start(target, timeout_s=0.1)
     [again, _] = start(target, timeout_s=0.1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from limbo_world import A, B, C, Data, LogRow, Site, claim, cluster, confirm, demote, promote
 
 from synchro.errors import NotLeader, RemoteProtocolError, SplitBrain
 from synchro.ids import NOBODY, Lsn
 from synchro.queue.request_filter import DataVerdict
 from synchro.queue.state import QueueState
 from synchro.row import Promote
+from tests.unit.limbo_world import A, B, C, Data, LogRow, Site, claim, cluster, confirm, demote, promote
 
 
 def test_a_promote_on_one_disk_decides_nothing() -> None:
@@ -37,7 +37,7 @@ def test_a_promote_on_one_disk_decides_nothing() -> None:
 
 
 def test_the_term_is_persisted_before_the_promote() -> None:
-    """L4: PROMOTE of term T is asked for only when T is on disk."""
+    """Limbo.L4: PROMOTE of term T is asked for only when T is on disk."""
     a = Site(A).raft(2, is_leader=True, persisted=1)
     assert a.control_rows == []
     a.lead(2)
@@ -221,7 +221,7 @@ def test_the_own_pending_promote_of_an_earlier_term_is_built_on_too() -> None:
 
 
 def test_a_deposed_candidate_owner_does_not_decide() -> None:
-    """L4: acks that come after a higher term decide nothing any more."""
+    """Limbo.L4: acks that come after a higher term decide nothing any more."""
     a, b = Site(A), Site(B)
     a.lead(2).sync()
     b.follow(2).pull(a)
@@ -250,7 +250,7 @@ def test_rows_of_the_old_owner_are_real_while_a_promote_is_pending() -> None:
 
 
 def test_nothing_is_written_twice_while_a_row_is_on_its_way() -> None:
-    """L3, [L-7]: nothing is confirmed between PROMOTE and its decision."""
+    """Limbo.L3, [L-7]: nothing is confirmed between PROMOTE and its decision."""
     a, b, c = cluster()
     a.write()
     a.sync()

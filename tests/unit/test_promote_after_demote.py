@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from mesh import Mesh
 
 from synchro.instance import events as ev
+from tests.mesh import Mesh
 
 
 @pytest.mark.parametrize("members", [1, 3])

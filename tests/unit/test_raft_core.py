@@ -464,7 +464,7 @@ def saw_a_term(**kwargs: Any) -> Story:
 
 
 def test_in_a_term_seen_without_a_role_it_votes_and_does_not_stand() -> None:
-    """R10, MEND-Q3: the candidate's own message is on its way; a vote for oneself would be lost to it."""
+    """Raft.R10: the candidate's own message is on its way; a vote for oneself would be lost to it."""
     story = saw_a_term()
     story.hear(3, Role.CANDIDATE, has={1: 5})
     assert story.writes() == [(5, 3)]
@@ -473,14 +473,16 @@ def test_in_a_term_seen_without_a_role_it_votes_and_does_not_stand() -> None:
 
 
 def test_in_a_term_seen_without_a_role_it_follows_the_leader() -> None:
-    """R10: the term was won already; with a quorum of 1 a vote for oneself would make a second leader."""
+    """Raft.R10: the term was won already; with a quorum of 1 a vote for oneself would make a second
+    leader."""
     story = saw_a_term(membership=members(1, 2, 3, quorum=1))
     story.hear(3, Role.LEADER)
     assert story.raft.leader == 3 and story.raft.volatile_term == 5
 
 
 def test_it_stands_one_death_timeout_after_the_first_term_seen_without_a_role() -> None:
-    """R10: later ones do not begin the wait anew, or one who cannot win keeps the good one from standing."""
+    """Raft.R10: later ones do not begin the wait anew, or one who cannot win keeps the good one from
+    standing."""
     story = saw_a_term()
     began = story.now
     for term in (6, 7, 8):
@@ -494,7 +496,7 @@ def test_it_stands_one_death_timeout_after_the_first_term_seen_without_a_role() 
 
 
 def test_the_wait_that_is_over_does_not_come_back_with_the_next_term() -> None:
-    """R10: as above; the one whose messages do not come goes on."""
+    """Raft.R10: as above; the one whose messages do not come goes on."""
     story = saw_a_term()
     story.wait_deadline()
     story.step(TermSeen(Term(7)))
@@ -503,7 +505,7 @@ def test_the_wait_that_is_over_does_not_come_back_with_the_next_term() -> None:
 
 
 def test_it_stands_when_a_candidate_of_that_term_is_refused() -> None:
-    """[E-16], R10."""
+    """[E-16], Raft.R10."""
     story = saw_a_term()
     story.hear(2)
     assert story.writes() == []
@@ -512,7 +514,7 @@ def test_it_stands_when_a_candidate_of_that_term_is_refused() -> None:
 
 
 def test_it_stands_when_all_healthy_peers_have_shown_their_role() -> None:
-    """R10: whoever began the term, nobody stands in it now. Who is not healthy is not waited for."""
+    """Raft.R10: whoever began the term, nobody stands in it now. Who is not healthy is not waited for."""
     story = saw_a_term()
     story.hear(2)
     assert story.writes() == []
@@ -526,7 +528,7 @@ def test_it_stands_when_all_healthy_peers_have_shown_their_role() -> None:
 
 
 def test_where_no_peer_is_healthy_the_silence_says_nothing() -> None:
-    """R10, quorum 1: an ack came, and nothing can be heard yet of the one who leads."""
+    """Raft.R10, quorum 1: an ack came, and nothing can be heard yet of the one who leads."""
     story = saw_a_term(membership=members(1, 2, quorum=1), peers=(2,))
     story.step(HealthChanged(ids()))
     assert story.writes() == []
@@ -536,7 +538,7 @@ def test_where_no_peer_is_healthy_the_silence_says_nothing() -> None:
 
 
 def test_a_term_told_by_a_follower_is_one_without_a_role() -> None:
-    """R10: 2 adopted term 5 from 3, and its word is here first."""
+    """Raft.R10: 2 adopted term 5 from 3, and its word is here first."""
     story = follower_of_2()
     story.hear(2, term=5)
     story.persist()
@@ -546,7 +548,7 @@ def test_a_term_told_by_a_follower_is_one_without_a_role() -> None:
 
 
 def test_after_the_leader_of_that_term_resigned_it_stands_in_the_next_one() -> None:
-    """[E-18], R10; also if only its resignation is heard, and the votes that it had."""
+    """[E-18], Raft.R10; also if only its resignation is heard, and the votes that it had."""
     story = saw_a_term()
     story.hear(3, Role.LEADER)
     story.hear(3, vote=3)
@@ -559,7 +561,7 @@ def test_after_the_leader_of_that_term_resigned_it_stands_in_the_next_one() -> N
 
 
 def test_a_term_that_another_may_have_won_is_left_to_it() -> None:
-    """R10: 2 is refused here, and has the votes of 2 and 3 for all we know: no second election."""
+    """Raft.R10: 2 is refused here, and has the votes of 2 and 3 for all we know: no second election."""
     story = saw_a_term()
     story.hear(3, vote=2)
     story.hear(2, Role.CANDIDATE, has={})
@@ -576,7 +578,7 @@ def test_a_term_that_another_may_have_won_is_left_to_it() -> None:
 
 
 def test_below_a_majority_it_stands_in_a_term_that_nobody_can_lead() -> None:
-    """MEND-Q3: with quorum 1 the one who began term 5 may lead it, whoever has shown no role."""
+    """With quorum 1 the one who began term 5 may lead it, whoever has shown no role."""
     story = saw_a_term(membership=members(1, 2, 3, quorum=1))
     story.hear(2)
     story.hear(3)
@@ -584,7 +586,7 @@ def test_below_a_majority_it_stands_in_a_term_that_nobody_can_lead() -> None:
 
 
 def test_promote_does_not_wait_for_a_role() -> None:
-    """R10, [P-11]."""
+    """Raft.R10, [P-11]."""
     story = saw_a_term()
     story.step(CandidacyRequested())
     assert story.writes() == [(6, 1)]
@@ -751,7 +753,7 @@ def test_two_leaders_in_a_term_are_counted_and_the_first_is_kept() -> None:
 
 
 def test_of_two_leaders_in_a_term_one_follows_and_the_other_begins_a_new_term() -> None:
-    """MEND-Q3, ADR 15: where the quorum is no majority. Nobody hears of a resignation, so nobody stands."""
+    """ADR 15: where the quorum is no majority. Nobody hears of a resignation, so nobody stands."""
     story = Story(peers=(2,), healthy=(2,), membership=members(1, 2, quorum=1))
     story.wait_deadline()
     story.persist()
@@ -950,7 +952,7 @@ def test_a_lower_quorum_makes_a_waiting_candidate_the_leader() -> None:
 
 @pytest.mark.parametrize("mode", [OFF, MANUAL, CANDIDATE])
 def test_promote_is_an_election_in_every_mode(mode: ElectionMode) -> None:
-    """[P-11], [P-22]; mode off collects the votes of a quorum too (decision 15, [P-24])."""
+    """[P-11], [P-22]; mode off collects the votes of a quorum too (ADR 6, [P-24])."""
     story = follower_of_2(mode)
     story.step(CandidacyRequested())
     assert story.writes() == [(3, 1)]
@@ -1163,7 +1165,7 @@ def test_an_instance_that_may_have_forgotten_rows_neither_votes_nor_stands() -> 
     story.persist()
     assert story.writes() == [] and (story.raft.term, story.raft.vote) == (2, NOBODY)
 
-    story.step(TrustChanged(True))  # the request is still there, but so may be a forgotten vote (R9)
+    story.step(TrustChanged(True))  # the request is still there, but so may be a forgotten vote (Raft.R9)
     assert story.writes() == []
     assert story.raft.may_have_forgotten_vote
     story.hear(2, Role.CANDIDATE, term=3)

@@ -35,7 +35,7 @@ def test_an_echo_of_a_stranger_does_not_count() -> None:
 
 
 def test_reads_that_come_during_a_round_share_the_next_one() -> None:
-    """B1: the heartbeat of the open round may have been sent before they asked."""
+    """ReadBarrier.B1: the heartbeat of the open round may have been sent before they asked."""
     barrier = ReadBarrier()
     assert barrier.ask(A)
     first = barrier.number

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from sim.disk import SimDisk
-from storage_world import (
+
+from synchro.errors import Corruption, XlogGap
+from synchro.row import Txn
+from synchro.storage.recovery import Recovered, recover, recover_with_any
+from synchro.storage.snapshot import SnapshotMeta, write_snapshot
+from synchro.storage.xlog import BlockWriter, FileHeader, decode_header, encode_header, file_name
+from synchro.vclock import Vclock
+from tests.sim.disk import SimDisk
+from tests.storage_world import (
     DIR,
     UUID,
     initial_snapshot,
@@ -18,13 +25,6 @@ from storage_world import (
     vclock,
     write_each,
 )
-
-from synchro.errors import Corruption, XlogGap
-from synchro.row import Txn
-from synchro.storage.recovery import Recovered, recover, recover_with_any
-from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.xlog import BlockWriter, FileHeader, decode_header, encode_header, file_name
-from synchro.vclock import Vclock
 
 
 def chain_of_three() -> SimDisk:
@@ -235,7 +235,7 @@ def test_a_torn_tail_that_was_cut_can_never_come_back() -> None:
     assert restart(disk).data[-1] == txn(3, put(3, "new")).data
 
 
-# --- MEND-D3: a newest snapshot that is damaged ---------------------------------------------------------
+# --- a newest snapshot that is damaged -------------------------------------------------------------------
 
 
 def damage_of(kind: str, data: bytes) -> bytes:

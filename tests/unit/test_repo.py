@@ -46,6 +46,15 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_pages_name_exist(page: Path) -> None:
+    """A page that names a file which has moved sends people nowhere."""
+    named = re.findall(
+        r"`((?:synchro|tests|tools|docs|proto|deploy)/[\w./-]+)`", page.read_text(encoding="utf-8")
+    )
+    assert [path for path in named if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []
+
+
 def test_the_readme_names_real_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)|`make (\w+)", text, re.MULTILINE):

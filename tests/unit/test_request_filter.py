@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
-from limbo_world import A, B, C, Site, cluster, confirm, demote, promote
 
 from synchro.errors import SplitBrain, Unsupported
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.request_filter import History, Verdict, judge
 from synchro.row import Control, Rollback
+from tests.unit.limbo_world import A, B, C, Site, cluster, confirm, demote, promote
 
 
 def judged(site: Site, origin: InstanceId, body: Control, lsn: int = 50) -> Verdict:
@@ -156,7 +156,7 @@ def test_what_is_in_the_wal_is_not_judged_again(follower: Site) -> None:
 
 
 def test_a_second_branch_becomes_void_with_its_base(follower: Site) -> None:
-    """N2: what builds on the term that lost can never be decided."""
+    """PendingPromotes.N2: what builds on the term that lost can never be decided."""
     limbo = follower.limbo
     limbo.control_written(B, Lsn(7), promote(1, 6, 3, 2), 0.0)
     limbo.control_written(C, Lsn(1), promote(1, 5, 4, 2), 0.0)

@@ -46,7 +46,7 @@ def test_a_committed_request_is_known_with_its_position() -> None:
 
 
 def test_a_rolled_back_request_is_not_remembered() -> None:
-    """R1: its retry runs again."""
+    """RequestTable.R1: its retry runs again."""
     table = RequestTable(3)
     table.prepared(txn(rid(7), A, 5))
     table.rolled_back(txn(rid(7), A, 5))
@@ -55,7 +55,7 @@ def test_a_rolled_back_request_is_not_remembered() -> None:
 
 
 def test_only_decided_requests_are_forgotten_oldest_first() -> None:
-    """R2: what is pending stays, however long it takes."""
+    """RequestTable.R2: what is pending stays, however long it takes."""
     table = RequestTable(3)
     table.prepared(txn(rid(99), A, 99))
     for lsn in range(1, 6):
@@ -66,7 +66,7 @@ def test_only_decided_requests_are_forgotten_oldest_first() -> None:
 
 
 def test_expired_is_about_what_may_have_been_forgotten() -> None:
-    """R3: a client that had seen the newest forgotten position sent its request after it."""
+    """RequestTable.R3: a client that had seen the newest forgotten position sent its request after it."""
     table = table_with(1, 2, 3)
     assert not table.expired(known_term=Term(0), known_lsn=Lsn(0))  # nothing was forgotten yet
     table = table_with(1, 2, 3, 4)
@@ -77,7 +77,7 @@ def test_expired_is_about_what_may_have_been_forgotten() -> None:
 
 
 def test_a_new_owner_starts_with_lower_lsns_and_a_higher_term() -> None:
-    """R2: positions are ordered by term first."""
+    """RequestTable.R2: positions are ordered by term first."""
     table = table_with(100, 101, 102)
     table.prepared(txn(rid(3), B, 3))
     table.committed(txn(rid(3), B, 3), Term(4))
@@ -137,7 +137,7 @@ def test_each_id_of_a_shared_transaction_stands_for_its_own_lsn() -> None:
 
 
 def test_a_shared_transaction_that_is_rolled_back_leaves_none_of_its_ids() -> None:
-    """R1, ADR 13: except one that stands for another transaction by now."""
+    """RequestTable.R1, ADR 13: except one that stands for another transaction by now."""
     table = RequestTable(10)
     shared = txn(rid(4), A, 8, rid(1), rid(2), rid(3))
     table.prepared(shared)
@@ -148,7 +148,8 @@ def test_a_shared_transaction_that_is_rolled_back_leaves_none_of_its_ids() -> No
 
 
 def test_ids_of_a_shared_transaction_are_forgotten_one_by_one() -> None:
-    """R2, R3: what is forgotten is told by the LSN of the row, not of the transaction."""
+    """RequestTable.R2, RequestTable.R3: what is forgotten is told by the LSN of the row, not of the
+    transaction."""
     table = RequestTable(3)
     shared = txn(rid(5), A, 9, rid(1), rid(2), rid(3), rid(4))
     table.prepared(shared)

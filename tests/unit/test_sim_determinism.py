@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (3, 11, 29, 64, 101)
 SCRIPT = """
 import sys
-sys.path[:0] = sys.argv[1:3]
-from sim.checkers import Violation
-from sim.world import World
-for seed in map(int, sys.argv[3:]):
+from tests.sim.checkers import Violation
+from tests.sim.world import World
+for seed in map(int, sys.argv[1:]):
     world = World(seed, hashed=True)
     try:
         world.run()
@@ -26,9 +25,9 @@ for seed in map(int, sys.argv[3:]):
 
 def hashes(hash_seed: str) -> str:
     """One trace hash a line, from a process of its own."""
-    arguments = [str(TESTS), str(TESTS.parent), *map(str, SEEDS)]
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
+        [sys.executable, "-c", SCRIPT, *map(str, SEEDS)],
+        cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """What no client may write: members, definitions of system spaces, what is given once. [M-50], [D-22].
 
-MEND-A2: a deleted member stayed writable, unseen. MEND-N4: `DropSpace("_cluster")` was "done".
+A member that was deleted must not stay writable, and `DropSpace("_cluster")` must not be "done".
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ CALLS: dict[str, Callable[[Memtx], Sequence[Dml]]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_that_change_definitions_refuse_system_spaces(name: str) -> None:
-    """MEND-N4: they answered "done" and did nothing."""
+    """To answer "done" and do nothing would be worse."""
     mesh = Mesh(3)
     frozen = mesh[1].memtx.freeze()
     call = mesh.write_ops(1, encoded(CALLS[name](mesh[1].memtx)))

@@ -47,7 +47,7 @@ def test_a_lone_member_does_not_heal_by_itself() -> None:
 
 
 def test_what_is_missing_of_whom() -> None:
-    """MEND-T1: whoever waits says for what."""
+    """Whoever waits says for what."""
     trust = Trust(is_trusted=False)
     assert trust.missing(OTHERS, at(5), Term(3)) == {TWO: Missing.UNHEARD, THREE: Missing.UNHEARD}
     trust.hear_forgetful(TWO)
@@ -63,7 +63,7 @@ def test_what_is_missing_of_whom() -> None:
 
 
 def test_a_peer_is_told_the_highest_that_it_ever_acknowledged() -> None:
-    """M1: over its streams, and over a restart of the one who remembers."""
+    """AckMemory.M1: over its streams, and over a restart of the one who remembers."""
     memory = AckMemory()
     assert memory.subscribed(TWO, at(3), counts=True) == Vclock()
     memory.acked(TWO, at(5), counts=True)

@@ -1,4 +1,4 @@
-"""Quorum 1, two candidates: a leader that was away, and two leaders of one term (MEND-Q3, ADR 15)."""
+"""Quorum 1, two candidates: a leader that was away, and two leaders of one term (ADR 15)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import random
 from dataclasses import replace
 
 import pytest
-from limbo_world import A, B, C, Data, LogRow, Site, confirm, promote
-from mesh import ASYNC, SYNC, Mesh
 
 from synchro.config import ElectionMode, QuorumFormula
 from synchro.errors import SplitBrain
 from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
+from tests.mesh import ASYNC, SYNC, Mesh
+from tests.unit.limbo_world import A, B, C, Data, LogRow, Site, confirm, promote
 
 
 def set_of(members: int, quorum: int = 1) -> Mesh:
@@ -177,7 +177,7 @@ def test_where_one_wrote_nothing_is_lost_in_silence(writer: int, space: int) -> 
 
 
 def test_the_leader_of_the_term_refuses_a_rival_with_a_majority() -> None:
-    """R5: there a second leader of a term is no accident but a broken vote."""
+    """Raft.R5: there a second leader of a term is no accident but a broken vote."""
     mesh = Mesh(3, election_mode=ElectionMode.CANDIDATE)
     mesh.promote(1)
     message = replace(mesh[1].raft.message(), vote=InstanceId(2), leader=InstanceId(2))

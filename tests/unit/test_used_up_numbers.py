@@ -1,4 +1,4 @@
-"""Terms and LSNs at or beyond their bound, in a log or snapshot of a version that had none (MEND-N1).
+"""Terms and LSNs at or beyond their bound, in a log or snapshot of a version that had none.
 
 They were accepted once, so the instance starts and serves what it has; it raises nothing beyond the bound,
 tells nobody, and says what to do.
@@ -7,6 +7,7 @@ tells nobody, and says what to do.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -46,7 +47,7 @@ LOGS = {
 }
 
 
-def restarted(log: list[Txn], mode: ElectionMode, members: int = 3, quorum: int = 2) -> Mesh:
+def restarted(log: Sequence[Txn], mode: ElectionMode, members: int = 3, quorum: int = 2) -> Mesh:
     mesh = Mesh(members, election_mode=mode, synchro_quorum=QuorumFormula(quorum))
     for number in mesh.members.copy():
         mesh.crash(number)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synchro.ids import InstanceId, Lsn
-from synchro.vclock import EMPTY_VCLOCK, Order, Vclock
+from synchro.vclock import EMPTY_VCLOCK, Comparison, Vclock
 
 
 def vclock(**lsns: int) -> Vclock:
@@ -21,15 +21,15 @@ VCLOCKS = st.dictionaries(st.integers(0, 4).map(InstanceId), st.integers(0, 5).m
 
 def test_two_vclocks_may_be_concurrent() -> None:
     """[W-6]: neither is behind, so neither may vote for the other."""
-    assert vclock(_1=5).compare(vclock(_2=3)) is Order.CONCURRENT
-    assert vclock(_1=5, _2=3).compare(vclock(_2=3)) is Order.GREATER
-    assert vclock(_1=5).compare(vclock(_1=6)) is Order.LESS
-    assert vclock(_1=5).compare(vclock(_1=5)) is Order.EQUAL
+    assert vclock(_1=5).compare(vclock(_2=3)) is Comparison.CONCURRENT
+    assert vclock(_1=5, _2=3).compare(vclock(_2=3)) is Comparison.GREATER
+    assert vclock(_1=5).compare(vclock(_1=6)) is Comparison.LESS
+    assert vclock(_1=5).compare(vclock(_1=5)) is Comparison.EQUAL
 
 
 def test_local_rows_do_not_count_between_instances() -> None:
     """[W-5]: component 0 differs between instances by nature."""
-    assert vclock(_0=9, _1=5).compare(vclock(_1=5)) is Order.EQUAL
+    assert vclock(_0=9, _1=5).compare(vclock(_1=5)) is Comparison.EQUAL
     assert vclock(_1=5).covers(vclock(_0=9, _1=5))
     assert not vclock(_1=5).covers(vclock(_0=9, _1=5), with_local=True)
 
@@ -56,9 +56,9 @@ def test_merge_covers_both_and_floor_is_covered_by_both(a: Vclock, b: Vclock) ->
 @given(VCLOCKS, VCLOCKS)
 def test_compare_agrees_with_covers(a: Vclock, b: Vclock) -> None:
     expected = {
-        (True, True): Order.EQUAL,
-        (True, False): Order.GREATER,
-        (False, True): Order.LESS,
-        (False, False): Order.CONCURRENT,
+        (True, True): Comparison.EQUAL,
+        (True, False): Comparison.GREATER,
+        (False, True): Comparison.LESS,
+        (False, False): Comparison.CONCURRENT,
     }
     assert a.compare(b) is expected[a.covers(b), b.covers(a)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from sim.disk import SimDisk
-from storage_world import DIR, SMALL, last_xlog, new_instance, txn, vclock, write_each
 
 from synchro.errors import Corruption, DecodeError
 from synchro.ids import InstanceId, Lsn
@@ -24,6 +22,8 @@ from synchro.storage.xlog import (
     split_batch,
 )
 from synchro.vclock import Vclock
+from tests.sim.disk import SimDisk
+from tests.storage_world import DIR, SMALL, last_xlog, new_instance, txn, vclock, write_each
 
 
 def reader_of(data: bytes) -> XlogReader:

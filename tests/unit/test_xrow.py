@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgpack
 import pytest
-from storage_world import confirm, promote, put, raft_state, txn
 
 from synchro.errors import DecodeError, WrongFormat
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId
@@ -36,6 +35,7 @@ from synchro.storage.row_body import (
     upsert_dml,
 )
 from synchro.storage.xrow import ROW_HEADER, _decode_rows, decode_txns, encode_ops, encode_txn, scan_txns
+from tests.storage_world import confirm, promote, put, raft_state, txn
 
 
 def nested(depth: int) -> bytes:
@@ -286,12 +286,13 @@ def test_a_malformed_tuple_is_refused(bad: bytes, why: str) -> None:
 def test_a_second_value_cannot_slip_into_the_body() -> None:
     """Two values in place of one would add a key of the sender's choice."""
     two = msgpack.packb([1]) + b"\x10\x01"
-    for build in (
+    builds: tuple[Callable[[], Dml], ...] = (
         lambda: delete_dml(512, 0, two),
         lambda: update_dml(512, 0, two, []),
         lambda: upsert_dml(512, [1], two),
         lambda: insert_dml(RowType.INSERT, 512, two),
-    ):
+    )
+    for build in builds:
         with pytest.raises(WrongFormat):
             build()
 

@@ -1,0 +1,234 @@
+"""The calling side of gRPC: one connection to one address, and the replies that stream in on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import grpc
+import grpc.aio
+import trio
+
+from synchro.rpc.duplex import LIMITS, Duplex, message_bytes
+from synchro.rpc.guest_loop import GuestLoop
+from synchro.rpc.rpc_error import Metadata
+from synchro.rpc.status import DETAILS_KEY
+
+Req = TypeVar("Req")
+Rep = TypeVar("Rep")
+T = TypeVar("T")
+
+DEADLINE_RACE_S: Final = 0.05
+"""Seconds by which gRPC's timer may fire before trio's for one deadline."""
+
+
+class RpcChannel:
+    """The calling side. Errors of the remote side are `grpc.aio.AioRpcError`.
+
+    Serialisers are those of protobuf messages (`Request.SerializeToString`, `Reply.FromString`); None:
+    messages are bytes. `timeout` is in seconds and becomes the deadline that the server sees.
+    """
+
+    def __init__(self, loop: GuestLoop, channel: grpc.aio.Channel, address: str) -> None:
+        self.address = address
+        self._loop = loop
+        self._channel = channel
+
+    async def unary(
+        self,
+        method: str,
+        request: Any,
+        *,
+        serializer: Callable[[Any], bytes] | None = None,
+        deserializer: Callable[[bytes], Any] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        wait_for_ready: bool = False,
+    ) -> Any:
+        """Call "/package.Service/Method". Without `timeout` the deadline is that of the trio scope, and when
+        it passes, the scope is cancelled as usual; with `timeout` it is `AioRpcError`, DEADLINE_EXCEEDED.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        scope_deadline = trio.current_effective_deadline()
+        if timeout is None and scope_deadline < math.inf:
+            timeout = max(0.0, scope_deadline - trio.current_time())
+        else:
+            scope_deadline = math.inf
+
+        async def call() -> Any:
+            start = self._channel.unary_unary(method, serializer, deserializer)
+            return await start(
+                request, timeout=timeout, metadata=tuple(metadata), wait_for_ready=wait_for_ready
+            )
+
+        try:
+            return await self._loop.aio(call())
+        except grpc.aio.AioRpcError as error:
+            is_own_deadline = (
+                error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                and trio.current_time() >= scope_deadline - DEADLINE_RACE_S
+                and DETAILS_KEY not in (error.trailing_metadata() or ())
+            )
+            if is_own_deadline:
+                await trio.sleep_until(scope_deadline)
+                await trio.lowlevel.checkpoint_if_cancelled()
+            raise
+
+    def server_stream(
+        self,
+        method: str,
+        request: Any,
+        *,
+        serializer: Callable[[Any], bytes] | None = None,
+        deserializer: Callable[[bytes], Any] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> ReplyStream:
+        """The replies: `async with` it, then `async for`. Leaving the block cancels the call."""
+
+        async def start() -> grpc.aio.UnaryStreamCall[Any, Any]:
+            multi = self._channel.unary_stream(method, serializer, deserializer)
+            return multi(request, timeout=timeout, metadata=tuple(metadata))
+
+        return ReplyStream(self._loop, start)
+
+    @asynccontextmanager
+    async def duplex(
+        self,
+        method: str,
+        *,
+        serializer: Callable[[Any], bytes] | None = None,
+        deserializer: Callable[[bytes], Any] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        size: Callable[[Any], int] = message_bytes,
+        in_bytes_max: int = LIMITS.stream_in_bytes_max,
+        out_bytes_max: int = LIMITS.stream_out_bytes_max,
+    ) -> AsyncIterator[Duplex[Any, Any]]:
+        """A two-way stream for the length of the block, which runs in its `scope`.
+
+        If the call fails, the block is cancelled and `AioRpcError` raised. To end well: `done_sending`, then
+        receive until `EndOfChannel`. Leaving the block earlier cancels the call.
+        """
+
+        async def start() -> grpc.aio.StreamStreamCall[Any, Any]:
+            multi = self._channel.stream_stream(method, serializer, deserializer)
+            return multi(timeout=timeout, metadata=tuple(metadata))
+
+        call = await self._loop.aio(start())
+
+        async def write(message: Any) -> None:
+            try:
+                await call.write(message)
+            except asyncio.InvalidStateError:
+                # The call ended before this write, and the reader has not told yet. Well: it sees the end.
+                if await call.code() is not grpc.StatusCode.OK:
+                    raise await _error_of(call) from None
+
+        stream: Duplex[Any, Any] = Duplex(
+            self._loop,
+            read=call.read,
+            write=write,
+            size=size,
+            in_bytes_max=in_bytes_max,
+            out_bytes_max=out_bytes_max,
+        )
+        life = self._loop.create_task(_live(call, stream))
+        try:
+            with stream.scope:
+                yield stream
+        except trio.BrokenResourceError as exc:
+            if stream.error is not None:
+                raise stream.error from exc
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._loop.aio(_end_call(call, life))
+            stream.close()
+        if stream.error is not None and stream.scope.cancelled_caught:
+            raise stream.error
+
+
+class ReplyStream:
+    """The replies of a server stream, read one at a time: not reading them stops the server."""
+
+    def __init__(
+        self, loop: GuestLoop, start: Callable[[], Coroutine[Any, Any, grpc.aio.UnaryStreamCall[Any, Any]]]
+    ) -> None:
+        self._loop = loop
+        self._start = start
+        self._call: grpc.aio.UnaryStreamCall[Any, Any] | None = None
+
+    async def __aenter__(self) -> ReplyStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel the call if it is still going on. Idempotent."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def __aiter__(self) -> ReplyStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._call is None:
+            self._call = await self._loop.aio(self._start())
+        reply = await self._loop.aio(_as_coroutine(self._call.read()))
+        if reply is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return reply
+
+
+async def _live(call: grpc.aio.StreamStreamCall[Any, Any], stream: Duplex[Any, Any]) -> None:
+    """Run asyncio's side of a client stream until the call is over."""
+    reader = asyncio.ensure_future(stream.read_all())
+    writer = asyncio.ensure_future(_write_and_half_close(call, stream))
+    try:
+        code = await call.code()
+        if code is not grpc.StatusCode.OK and stream.is_reading_stopped:
+            stream.fail(await _error_of(call))
+        await reader
+        if stream.error is None and code is not grpc.StatusCode.OK:
+            stream.fail(await _error_of(call))
+        stream.close()
+    finally:
+        await end_tasks(reader, writer)
+
+
+async def _write_and_half_close(call: grpc.aio.StreamStreamCall[Any, Any], stream: Duplex[Any, Any]) -> None:
+    await stream.write_all()
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.done_writing()
+
+
+async def _end_call(call: grpc.aio.StreamStreamCall[Any, Any], life: asyncio.Task[None]) -> None:
+    if not call.done():
+        call.cancel()
+    await end_tasks(life)
+
+
+async def end_tasks(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and await them; their errors were reported elsewhere."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _error_of(call: grpc.aio.Call) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        details=await call.details(),
+    )
+
+
+async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+    return await awaitable

@@ -1,0 +1,1 @@
+"""Tests. Modules import each other as `tests.FOLDER.MODULE`."""

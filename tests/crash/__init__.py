@@ -1,0 +1,1 @@
+"""What a disk may look like after a crash."""

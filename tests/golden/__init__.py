@@ -1,0 +1,1 @@
+"""Data directories of former formats."""

@@ -1,0 +1,1 @@
+"""Real processes, a nemesis, and a checker of the history."""

@@ -1,0 +1,1 @@
+"""Hypothesis: twins of functions, machines of many steps, models of a cluster."""

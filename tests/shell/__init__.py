@@ -1,0 +1,1 @@
+"""Tasks, gRPC and real files, all in one process."""

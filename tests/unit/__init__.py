@@ -1,0 +1,1 @@
+"""Stories about single classes and about instances that are wired by hand."""
