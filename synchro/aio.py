@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Literal
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC is imported; see synchro.client.forks
 
 from synchro.client.aio import AsyncClient, AsyncSpace
 from synchro.client.plans import DEFAULT_TIMEOUT_S, Options

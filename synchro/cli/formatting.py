@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -21,6 +22,9 @@ EXIT_NOT_FOUND: Final = int(Exit.NOT_FOUND)
 EXIT_ACCESS: Final = int(Exit.ACCESS)
 EXIT_BUG: Final = int(Exit.BUG)
 EXIT_INTERRUPTED: Final = int(Exit.INTERRUPTED)
+SCREEN_WIDTH: Final = 80
+"""Of a terminal that does not say how wide it is."""
+YAML_WIDTH: Final = 200
 
 
 # --- errors ---------------------------------------------------------------------------------------------
@@ -152,7 +156,11 @@ def print_value(value: Any) -> None:
         import yaml
 
         text = yaml.safe_dump(
-            value, default_flow_style=None, sort_keys=False, width=200, allow_unicode=is_unicode()
+            value,
+            default_flow_style=None,
+            sort_keys=False,
+            width=screen_width() or YAML_WIDTH,
+            allow_unicode=is_unicode(),
         )
         print(text, end="")
     else:
@@ -177,8 +185,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print(line)
 
 
-def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns two blanks apart, one behind an ID; a row may have one cell more, for a remark."""
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> list[str]:
+    """Columns two blanks apart, one behind an ID; a row may have one cell more, for a remark.
+
+    width: of the screen; None: as `screen_width` says. What is wider is folded, nothing is left out.
+    """
     cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
     count = len(columns)
     widths = [max(len(row[i]) for row in cells) + (1 if columns[i] == "ID" else 2) for i in range(count)]
@@ -186,7 +197,55 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     for row in cells:
         line = "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         lines.append("   ".join([line, *row[count:]]))
+    width = width or screen_width()
+    if width is not None and max(map(len, lines)) > width:
+        return _folded(cells, count, width)
     return lines
+
+
+def screen_width() -> int | None:
+    """Characters in a line of the terminal; None: the output is none, and lines are as long as they are."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or SCREEN_WIDTH
+    except OSError:
+        return SCREEN_WIDTH
+
+
+def _folded(cells: Sequence[Sequence[str]], count: int, width: int) -> list[str]:
+    """The table of these cells, titles first, within this width; remarks stand below it."""
+    import io
+
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = [[row[i] for row in cells] for i in range(count)]
+    # Names and addresses stay whole, as long as what has blanks gets room for its longest word beside them.
+    is_whole = [all(" " not in cell for cell in column) for column in columns]
+    needed = sum(
+        2 + max(len(cell) if whole else max(map(len, cell.split() or [""])) for cell in column)
+        for column, whole in zip(columns, is_whole, strict=True)
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for title, whole in zip(cells[0], is_whole, strict=True):
+        table.add_column(Text(title), overflow="fold", no_wrap=whole and needed <= width + 2)
+    for row in cells[1:]:
+        table.add_row(*(Text(cell) for cell in row[:count]))
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, highlight=False)
+    console.print(table)
+    named = list(cells[0]).index("NAME") if "NAME" in cells[0] else 0
+    for row in cells[1:]:
+        if row[count:]:
+            remark = Text(f"{row[named]}: {'   '.join(row[count:])}", overflow="fold")
+            console.print(Padding(remark, (0, 0, 0, 2)))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def seconds(value: float | None) -> str:

@@ -302,6 +302,11 @@ class AsyncClient(Face[Api]):
         return [watches, *self._runner.become_inherited()]
 
     @property
+    def is_quiet(self) -> bool:
+        """True: its loop cannot go on while the process forks, so there is nothing to wait for."""
+        return True
+
+    @property
     def endpoints(self) -> list[str]:
         """Where instances are, as far as is known: the leader first."""
         return self._api.plans.routes.endpoints()

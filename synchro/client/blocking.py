@@ -155,11 +155,19 @@ class Runner:
             if self.closed:
                 raise ClientClosed(self.closed)
             link = self._links.get(endpoint)
-            if link is None:
-                link = self._links[endpoint] = _Link(endpoint)
+        if link is not None:
             return link
+        with forks.gate, self._lock:
+            if self.closed:
+                raise ClientClosed(self.closed)
+            if endpoint not in self._links:
+                self._links[endpoint] = _Link(endpoint)
+            return self._links[endpoint]
 
     # --- writes
+
+    def streams(self) -> list[Stream]:
+        return [link.stream for link in list(self._links.values()) if link.stream is not None]
 
     def _submit(self, step: Submit) -> Message:
         stream = self._stream(step.endpoint)
@@ -178,7 +186,7 @@ class Runner:
         stream = link.stream
         if stream is not None and not stream.is_broken:
             return stream
-        with self._lock:
+        with forks.gate, self._lock:
             if link.stream is None or link.stream.is_broken:
                 timeout_s = self._plans.options.timeout
                 link.stream = Stream(
@@ -191,7 +199,8 @@ class Runner:
     def _unary(self, step: Unary) -> Message:
         link = self.link(step.endpoint)
         try:
-            return getattr(getattr(link, step.service), step.method)(step.request, timeout=step.timeout_s)
+            with forks.gate:
+                return getattr(getattr(link, step.service), step.method)(step.request, timeout=step.timeout_s)
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
         except ValueError as error:  # gRPC: the channel was closed meanwhile
@@ -223,13 +232,12 @@ class Runner:
     def _ask(self, probe: Probe) -> Answers:
         answers = Answers(probe, time.monotonic())
         told: queue.SimpleQueue[tuple[str, Message | SynchroError]] = queue.SimpleQueue()
-        calls = [
-            (
-                endpoint,
-                self.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=probe.timeout_s),
-            )
-            for endpoint in probe.endpoints
-        ]
+        links = [self.link(endpoint) for endpoint in probe.endpoints]
+        with forks.gate:
+            calls = [
+                (link.endpoint, link.info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=probe.timeout_s))
+                for link in links
+            ]
         try:
             for endpoint, call in calls:
                 thread = threading.Thread(
@@ -243,8 +251,9 @@ class Runner:
                     break
                 answers.add(endpoint, answer, time.monotonic())
         finally:
-            for _, call in calls:
-                call.cancel()
+            with forks.gate:
+                for _, call in calls:
+                    call.cancel()
         answers.close()
         return answers
 
@@ -257,6 +266,7 @@ class _SharedProbe:
 
 def _first_answer(endpoint: str, call: Any, told: queue.SimpleQueue[tuple[str, Any]]) -> None:
     try:
+        forks.gate.pass_by()
         told.put((endpoint, next(iter(call))))
     except StopIteration:
         told.put((endpoint, ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)))
@@ -315,6 +325,7 @@ class Client(Face[Api]):
     """
 
     def __init__(self, endpoints: Sequence[str], options: Options) -> None:
+        forks.begin()
         plans = Plans(endpoints, options)
         self._client = self
         self._api = Api(plans, ask_names=self._ask_names)
@@ -345,6 +356,11 @@ class Client(Face[Api]):
         watches, self._watches = self._watches, []
         self._api.plans.lock = threading.Lock()
         return [watches, *self._runner.become_inherited()]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing that was sent waits for its answer."""
+        return all(stream.is_quiet for stream in self._runner.streams())
 
     @property
     def endpoints(self) -> list[str]:
@@ -557,6 +573,7 @@ class _Watch:
                     return
                 plans.on_header(message.header, endpoint)
                 self._callback(state_of(message))
+                forks.gate.pass_by()
         finally:
             self._call.cancel()
             with plans.lock:

@@ -7,8 +7,11 @@ from typing import Final
 
 # Before gRPC is imported: it writes lines of its own to stderr about each broken connection; and without its
 # handlers a child of a fork that makes a client of its own hangs on locks that threads of the parent held.
+# `synchro.aio` comes before and chooses 0: with handlers a child of a program that uses grpc.aio may crash.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+SURVIVES_FORK: Final = os.environ["GRPC_ENABLE_FORK_SUPPORT"].lower() in ("1", "true", "t", "yes", "y")
+"""Whether a child of a process that used gRPC can use it too."""
 
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (

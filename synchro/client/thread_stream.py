@@ -81,6 +81,11 @@ class Stream:
             if len(self._pending) == 1:
                 self._wake.notify()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing that was sent waits for its answer."""
+        return not self._waiters
+
     def forget(self, waiter: Waiter) -> None:
         """Its thread waits no longer."""
         with self._wake:

@@ -14,11 +14,11 @@ from typing import Any, Final, cast
 import trio
 
 from synchro import logs
-from synchro.cli.processes import LISTENING, LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
 from synchro.process import descriptors
+from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
 from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host

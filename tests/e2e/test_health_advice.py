@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import synchro
-from synchro.cli.status_verbs import take_picture
+from synchro.cli.picture import take_picture
 from synchro.cli.verdict import Verdict, judge
 from tests.e2e.cluster import Cluster, eventually, soon_s
 

@@ -12,11 +12,13 @@ from typing import Any
 import trio
 
 from synchro.cli import status_verbs
-from synchro.cli.verdict import LATE_S, Picture, Verdict, judge
+from synchro.cli.picture import LATE_S, Picture, assemble
+from synchro.cli.verdict import Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
-from synchro.errors import WalIo
+from synchro.errors import TimedOut, WalIo
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
@@ -29,7 +31,7 @@ def picture(replicas: MemorySet, *, known: bool = True) -> Picture:
     for name, member in replicas.members.items():
         down = member.ended.is_set()
         answers[name] = CannotConnect("cannot connect: connection refused") if down else member.face.info()
-    return status_verbs._assemble(answers, {name: name for name in answers} if known else {}, None)
+    return assemble(answers, {name: name for name in answers} if known else {}, None)
 
 
 def verdict(replicas: MemorySet) -> Verdict:
@@ -92,6 +94,33 @@ def as_candidates(seen: Picture) -> Picture:
     return seen
 
 
+def with_reason(seen: Picture, name: str, reason: RoReason) -> Picture:
+    """The tree of this instance, as the server makes it for this reason."""
+    for member in seen.members:
+        if member.name == name and member.info is not None:
+            ro = reason is not RoReason.NONE
+            member.info = {**member.info, "ro": ro, "ro_reason": reason.value or None}
+    return seen
+
+
+FROZEN = {
+    RoReason.LOADING: ("does not accept writes", False),
+    RoReason.DOUBLED: ("shares its identity with another process", False),
+    RoReason.SYNCHRO: ("was restarted and waits to be promoted", True),
+    RoReason.CONFIG: ("is read-only itself", False),
+    RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
+    RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
+}
+"""Of an owner without elections: what is said, and whether it is the one to be promoted."""
+LEADING = {
+    RoReason.CONFIG: ", and its configuration says read-only.",
+    RoReason.DOUBLED: ", and shares its identity with another process.",
+    RoReason.OUT_OF_LSNS: ", and has used up its LSNs.",
+    RoReason.OWN_ROWS_LOST: ", and waits for its own transactions, which its log has lost.",
+}
+"""Of a leader; any other reason: it is taking the queue over."""
+
+
 def number_of(face: Face) -> int:
     return int(face.node.settings.instance_name[-1])
 
@@ -105,6 +134,13 @@ async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> No
         found = verdict(replicas)
         assert found.lines() == ["Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."]
         assert (found.writable, found.may_fail, found.next, found.has_quorum) == (True, 1, "", True)
+
+        for reason in set(RoReason) - {RoReason.NONE}:
+            name = leader.node.settings.instance_name
+            seen = judge(with_reason(picture(replicas), name, reason))
+            told = LEADING.get(reason, " and is taking the queue over.")
+            assert seen.text == f"Read-only: {name} leads term {leader.node.core.raft.volatile_term}{told}"
+            assert seen.next == ("" if reason in LEADING else "synchro status --watch")
 
         first, second = (number_of(face) for face in replicas.nodes if face is not leader)
         await replicas.stop(first)
@@ -138,7 +174,7 @@ async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path
         term = max(face.node.core.raft.volatile_term for face in replicas.nodes)
         assert found.text.startswith(f"Read-only: an election in term {term}, nobody leads yet (")
         assert found.next == "synchro status --watch"
-        for reason in ("synchro", "election", "no word at all"):
+        for reason in (RoReason.SYNCHRO.value, RoReason.ELECTION.value, "a word of a newer release"):
             seen = as_candidates(picture(replicas))
             for member in seen.members:
                 if member.info is not None:
@@ -179,14 +215,14 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
         other |= {"id": 2, "name": "instance002", "replicaset": answers["h:1"]["replicaset"]}
         other["synchro"]["queue"]["owner"] = 2
         assert answers["h:1"]["election"]["term"] == other["election"]["term"]
-        found = judge(status_verbs._assemble(answers, {}, None))
+        found = judge(assemble(answers, {}, None))
         assert found.lines()[0].startswith("Two leaders of term 2: instance001 and instance002.")
         assert not found.writable
         assert found.may_fail == 0
         assert "enough" not in " ".join(found.lines())
         # Of two terms: two owners.
         other["election"]["term"] = other["synchro"]["queue"]["term"] = 7
-        found = judge(status_verbs._assemble(answers, {}, None))
+        found = judge(assemble(answers, {}, None))
         assert found.lines()[0].startswith(
             "Two owners of the queue: instance001 in term 2, instance002 in term 7"
         )
@@ -261,6 +297,54 @@ async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
         assert found.lines()[0] == (
             f"{member.name} acknowledges nothing, it is 3 rows, 3.0 s behind, and does not count. "
             f"Next: synchro info replication -i {member.name}"
+        )
+
+
+def silent(seen: Picture, name: str) -> Picture:
+    """As if the probe of this one had got no answer: a process that is stopped, or a way that is cut."""
+    error = TimedOut(f"no answer from {name} in time")
+    answers: dict[str, Any] = {m.address: m.info or error for m in seen.members}
+    answers[name] = error
+    return assemble(answers, {address: address for address in answers}, None)
+
+
+async def test_who_is_paused_is_not_counted_on_before_the_others_miss_it(tmp_path: Path) -> None:
+    """For four heartbeats its streams look sound: what is known then is that it does not answer."""
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        name, term = leader.node.settings.instance_name, leader.node.core.raft.volatile_term
+        one, two = (f.node.settings.instance_name for f in replicas.nodes if f is not leader)
+        seen = silent(picture(replicas), one)
+        assert {m.name: m.state for m in seen.members if m.name in (one, name)} == {
+            one: "silent",
+            name: "leader",
+        }
+        found = judge(seen)
+        assert (found.writable, found.may_fail, found.has_quorum) == (True, 0, True)
+        assert re.fullmatch(
+            rf"{one} does not answer, though {name} heard it [0-9.]+ m?s ago\. Next: synchro status --watch",
+            found.lines()[0],
+        )
+        assert (
+            found.text
+            == "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes."
+        )
+
+        seen = silent(silent(picture(replicas), one), two)
+        found = judge(seen)
+        names = ", ".join(member.name for member in seen.members if member.name != name)
+        assert (found.writable, found.may_fail) == (True, 0)
+        assert found.text == (
+            f"Writable as far as {name} knows: 1 of 2 needed instances answers, and it does not miss "
+            f"{names} yet."
+        )
+
+        seen = as_candidates(silent(picture(replicas), name))
+        found = judge(seen)
+        assert {m.name: m.state for m in seen.members}[name] == "silent"
+        assert (found.writable, found.next) == (False, "synchro status --watch")
+        assert found.text.startswith(
+            f"Not known to be writable: {name}, which leads term {term} as instance00"
         )
 
 
@@ -346,6 +430,18 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
             "Read-only: the queue belongs to instance001, which was restarted and waits to be promoted."
         )
         assert found.next == "synchro promote instance001"
+        for reason, (why, is_able) in FROZEN.items():
+            seen = judge(with_reason(picture(replicas), "instance001", reason))
+            assert seen.text == f"Read-only: the queue belongs to instance001, which {why}."
+            assert (seen.next == "synchro promote instance001") == is_able
+            assert is_able or seen.next in ("synchro promote instance002", "synchro promote instance003")
+        assert {*FROZEN, RoReason.NONE, RoReason.ELECTION} == set(RoReason)  # ELECTION: with elections
+        nobody = picture(replicas)
+        for member in nobody.members:
+            nobody = with_reason(nobody, member.name, RoReason.DOUBLED)
+        seen = judge(nobody)
+        assert seen.text.endswith(", and nobody who is connected to a quorum can be promoted.")
+        assert seen.next == "synchro status --watch"
         await linked(replicas)
         await follow(replicas, found.next)
         assert verdict(replicas).writable
@@ -391,7 +487,7 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
         (other,) = (part for part in tree["replication"].values() if part["id"] != tree["id"])
         upstream = other.pop("upstream")
         assert other["downstream"].pop("address")
-        seen = status_verbs._assemble({"h:1": tree}, {}, None)
+        seen = assemble({"h:1": tree}, {}, None)
         states = {m.name: (m.address, m.state) for m in seen.members}
         assert states[other["name"]] == ("-", "follows")
         assert not [p for p in judge(seen).problems if p.kind == "down"]
@@ -400,7 +496,7 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
         del other["downstream"]
         answers = {"h:1": tree, "h:2": CannotConnect("cannot connect to h:2: connection refused")}
         # The configuration names a source by its address.
-        seen = status_verbs._assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
+        seen = assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
         assert len(seen.members) == 2
         (dead,) = (m for m in seen.members if not m.is_up)
         assert (dead.id, dead.name, dead.address, dead.state) == (other["id"], other["name"], "h:2", "down")
@@ -412,7 +508,7 @@ async def test_another_set_on_the_address_is_named(tmp_path: Path) -> None:
         await replicas.wait_leader()
         tree = replicas.nodes[0].info()
         other = {**tree, "replicaset": {"uuid": SET_UUID, "name": "replicaset009"}, "pid": 77}
-        seen = status_verbs._assemble({"h:1": tree, "h:2": other}, {}, None)
+        seen = assemble({"h:1": tree, "h:2": other}, {}, None)
         assert [m.state for m in seen.members if m.address == "h:2"] == ["foreign"]
         found = judge(seen)
         who = f"instance001 of another set (replicaset009, UUID {SET_UUID}, pid 77)"

@@ -106,7 +106,7 @@ NOW = frozenset({"now", "utcnow", "today"})
 
 LIGHT = ("synchro.cli", "synchro.client", "synchro.process.serve", "synchro.__main__", "synchro.config")
 NOT_LIGHT = ("synchro.client.aio", "synchro.client.on_trio")
-HEAVY = frozenset({"trio", "structlog", "pydantic", "prometheus_client"})
+HEAVY = frozenset({"trio", "structlog", "pydantic", "prometheus_client", "rich"})
 
 
 # --- reading the sources --------------------------------------------------------------------------------
