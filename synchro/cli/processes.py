@@ -3,7 +3,7 @@
 Plain functions with plain results; `local_verbs.py` prints them. No gRPC, trio or structlog here: `start`
 must be quick, and gRPC does not survive a fork. process_table.P1 and process_table.P2: see `process_table`.
 
-    P3  A process is ended only if it is our instance by processes.P1; nothing that answers counts as stopped.
+    P3  A process is ended only if it is our instance by process_table.P1; what answers is not stopped.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def test_an_ack_of_a_later_term_deposes_and_fails_the_reads_before_it_counts_for
     ack = ev.Ack(owner.vclock, later, owner.read_barrier.number)
     mesh.step(1, ev.AckReceived(InstanceId(2), ack))
 
-    assert mesh[1].limbo.state is QueueState.REPLICA
+    state: QueueState = mesh[1].limbo.state
+    assert state is QueueState.REPLICA
     assert mesh.reason(read) == "SYNC_QUEUE_FOREIGN"
     assert mesh.outcome(write) is None
     assert len(owner.limbo) == 1 and not owner.limbo.is_announcement_due
