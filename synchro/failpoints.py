@@ -32,7 +32,6 @@ POINTS: Final[Mapping[str, str]] = {
     "applier.before_step": "rows of a peer were decoded, the core has not seen them",
     "applier.before_ack": "rows of a peer are on disk, the peer does not know",
     "snapshot.before_rename": "a snapshot is complete and synced under its temporary name",
-    "raft.before_persist": "the core wants term and vote on disk, they are not",
 }
 """Every point, and what holds when it is reached."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Iterable
 from typing import Final, NewType
 
 InstanceId = NewType("InstanceId", int)
@@ -12,6 +15,9 @@ Lsn = NewType("Lsn", int)
 
 Term = NewType("Term", int)
 """Election epoch, from 1 up [E-1]."""
+
+InstanceName = NewType("InstanceName", str)
+"""Name of an instance, made by `instance_name`. Replica sets and groups are named by the same rule [M-5]."""
 
 RequestId = NewType("RequestId", bytes)
 """16 bytes chosen by the client; a retry carries the same ones."""
@@ -29,8 +35,52 @@ INSTANCE_ID_MAX: Final = InstanceId(31)
 NUMBER_END: Final = 2**62
 """LSNs, terms and the like that come from the network lie below it: what is counted up from them fits into
 the 64 bits that files and messages have, and no honest instance lives to reach it."""
+LSN_RESERVE: Final = 2**32
+"""So close to `NUMBER_END` an instance writes no data any more: what it leads is still confirmed."""
 TERM_LEAP_MAX: Final = 2**32
 """A peer's term further above the own one is refused: no set holds so many elections while one is away, and
 a few such leaps would use all terms up, everywhere and for good."""
 REQUEST_ID_BYTES: Final = 16
 INITIAL_TERM: Final = Term(1)
+
+
+# --- names ----------------------------------------------------------------------------------------------
+
+NAME_LENGTH_MAX: Final = 63
+"""A label of a host name has as many."""
+NAME_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+
+
+def why_no_name(text: str) -> str | None:
+    """Why this is no name of an instance, a replica set or a group; None: it is one (ADR 26) [M-5].
+
+    The one rule: the configuration, the command line, and whoever registers a member ask here.
+    """
+    if re.fullmatch(NAME_PATTERN, text):
+        return None
+    return (
+        f"{text[:70]!r} is not a name: 1 to {NAME_LENGTH_MAX} letters a-z and A-Z, digits, '-' and '_', "
+        "the first one not '-'"
+    )
+
+
+def instance_name(text: str) -> InstanceName:
+    """Raises ValueError that says what is wrong."""
+    if (why := why_no_name(text)) is not None:
+        raise ValueError(why)
+    return InstanceName(text)
+
+
+def name_like(text: str) -> str | None:
+    """The nearest name, for a hint; None if nothing is left of it."""
+    plain = unicodedata.normalize("NFKD", text[: 4 * NAME_LENGTH_MAX]).encode("ascii", "ignore").decode()
+    words = re.findall(r"[A-Za-z0-9_-]+", plain)
+    return "-".join(words).strip("-")[:NAME_LENGTH_MAX].rstrip("-") or None
+
+
+def twin_of(name: str, names: Iterable[str]) -> str | None:
+    """Another one of `names` that differs from `name` in case only: no two of a set may (ADR 26).
+
+    Where files or hosts are named after them, as on many systems, both would be one.
+    """
+    return next((other for other in names if other != name and other.lower() == name.lower()), None)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from typing import NamedTuple
 
-from synchro.ids import LOCAL, InstanceId, Lsn
+from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
+
+_LSN_LAST = Lsn(NUMBER_END - 1)
 
 
 class Order(Enum):
@@ -80,6 +83,11 @@ class Vclock:
     def without_local(self) -> Vclock:
         return Vclock({i: lsn for i, lsn in self._lsns.items() if i != LOCAL})
 
+    def shown(self) -> Vclock:
+        """For peers: without the local component, and no LSN above those that they accept; a log of a version
+        without that bound may have some. Less than what is there is no lie: it is there too."""
+        return Vclock({i: min(lsn, _LSN_LAST) for i, lsn in self._lsns.items() if i != LOCAL})
+
     @property
     def signature(self) -> int:
         """Sum of all components, 0 included: the name of WAL and snapshot files [W-8]."""
@@ -106,3 +114,11 @@ class Vclock:
 
 
 EMPTY_VCLOCK = Vclock()
+
+
+class AckNote(NamedTuple):
+    """What a peer acknowledged, at least, as it is remembered (ADR 14). forgot: it said later that its log is
+    not to be trusted, so it may have lost rows since."""
+
+    vclock: Vclock
+    forgot: bool = False

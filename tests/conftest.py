@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,9 +27,7 @@ def fresh_options_of_the_command_line() -> Iterator[None]:
     yield
     connection = sys.modules.get("synchro.cli.connection")
     if connection is not None:
-        fresh = connection.Options()
-        for option in dataclasses.fields(fresh):
-            setattr(connection.options, option.name, getattr(fresh, option.name))
+        connection.options.forget()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -26,10 +26,12 @@ from synchro.instance.recovery import recover_instance
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
-from synchro.storage import schema, schema_ops, xrow
-from synchro.storage.memtx import Build, Memtx
+from synchro.storage import row_body, schema, schema_ops, xrow
+from synchro.storage.ddl import Build
+from synchro.storage.memtx import Memtx
 from synchro.storage.schema import SpaceDef
 from synchro.storage.snapshot import SnapshotMeta
+from synchro.storage.system_rows import first_rows
 from synchro.vclock import Vclock
 
 SYNC, ASYNC, LOCAL_SPACE = 512, 513, 514
@@ -48,13 +50,15 @@ def first_tuples(members: int, settings: Settings) -> list[tuple[int, list[tuple
         for op in ops:
             memtx.commit(memtx.prepare([op]))
 
-    run(
-        schema_ops.bootstrap_ops(
-            replicaset_uuid=REPLICASET, replicaset_name="set", instance_uuid=uuid_of(1), instance_name="i1"
-        )
-    )
+    memtx.begin_bulk()
+    for space_id, tuples in first_rows(
+        replicaset_uuid=REPLICASET, replicaset_name="set", instance_uuid=uuid_of(1), instance_name="i1"
+    ):
+        memtx.load(space_id, tuples)
+    memtx.end_bulk()
     for number in range(2, members + 1):
-        run(schema_ops.register(memtx, uuid_of(number), f"i{number}"))
+        row = (number, uuid_of(number), f"i{number}")
+        run([row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=row)])
     for name, is_sync, is_local in (("sync", True, False), ("async", False, False), ("local", False, True)):
         run(schema_ops.create_space(memtx, name, is_sync=is_sync, is_local=is_local))
         run(schema_ops.create_index(memtx, name, "primary"))
@@ -148,7 +152,6 @@ class Mesh:
                 peer=InstanceId(target),
                 id_filter={InstanceId(target)} if client.acks_count else frozenset(),
                 subscriber_vclock=own,
-                own_vclock=server.vclock,
             ),
             messages=[server.raft.message()],
         )
@@ -241,7 +244,7 @@ class Mesh:
         self.step(number, ev.RowsWritten(vclock))
         for source, target in list(self.links):
             if target == number:
-                self.step(source, ev.AckReceived(InstanceId(number), self.ack_of(number)))
+                self._ack(source, target)
         return True
 
     def build(self, number: int) -> bool:
@@ -255,6 +258,12 @@ class Mesh:
         if build.is_done:
             self.step(number, ev.IndexesBuilt(build))
         return True
+
+    def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
+        """`target` tells `source` what it has."""
+        ack = self.ack_of(target, vclock_sync)
+        self.links[source, target].filter.acked(ack.vclock, counts=ack.counts)
+        self.step(source, ev.AckReceived(InstanceId(target), ack))
 
     def ack_of(self, number: int, vclock_sync: int = 0) -> ev.Ack:
         instance = self[number]
@@ -288,7 +297,7 @@ class Mesh:
             moved = True
             sync, link.heartbeat = link.heartbeat, 0
             self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
-            self.step(source, ev.AckReceived(InstanceId(target), self.ack_of(target, sync)))
+            self._ack(source, target, sync)
         return moved
 
     def settle(self) -> None:
@@ -345,7 +354,7 @@ class Mesh:
         request_id: bytes | None = None,
         wait: ev.WaitMode = ev.WaitMode.COMPLETE,
     ) -> CallId:
-        op = xrow.dml_from_values(kind, space, value=value)
+        op = row_body.dml_from_values(kind, space, value=value)
         return self.write_ops(number, [op], request_id=request_id, wait=wait)
 
     def write_ops(

@@ -25,9 +25,11 @@ from synchro.row import (
 )
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.notes import NoteKeeper
 from synchro.storage.recovery import Recovered, recover
+from synchro.storage.row_body import dml_from_values
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.xrow import dml_from_values, encode_txn
+from synchro.storage.xrow import encode_txn
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 UUID = "11111111-1111-4111-8111-111111111111"
@@ -98,7 +100,7 @@ def open_journal(
     limits: Limits = SMALL,
     seed: int = 1,
     sync: bool = True,
-    identity: IdentityFile | None = None,
+    identity: NoteKeeper | None = None,
 ) -> Journal:
     return Journal(
         disk,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import print_value, usage
+from synchro.cli.program import DURATION, program
 from synchro.errors import TimedOut
 
 CALLERS_MAX: Final = 10_000
@@ -17,19 +18,27 @@ PAYLOAD_BYTES_MAX: Final = 1_000_000
 """A tuple has at most 1 MiB."""
 
 
-def register(app: typer.Typer) -> None:
-    app.command("bench")(bench)
-
-
-def bench(
-    space: Annotated[str, typer.Option("--space", help="Made if it does not exist.")] = "bench",
-    callers: Annotated[int, typer.Option("--callers", min=1, max=CALLERS_MAX, help="Writes in flight.")] = 64,
-    duration: Annotated[str, typer.Option("--duration", help="How long.")] = "5s",
-    is_async: Annotated[bool, typer.Option("--async", help="Do not wait for a quorum.")] = False,
-    payload: Annotated[
-        int, typer.Option("--payload", min=0, max=PAYLOAD_BYTES_MAX, help="Bytes in a tuple.")
-    ] = 100,
-) -> None:
+@program.command("bench")
+@click.option("--space", default="bench", show_default=True, help="Made if it does not exist.")
+@click.option(
+    "--callers",
+    metavar="N",
+    type=click.IntRange(1, CALLERS_MAX),
+    default=64,
+    show_default=True,
+    help="Writes in flight.",
+)
+@click.option("--duration", type=DURATION, metavar="TIME", default="5s", show_default=True, help="How long.")
+@click.option("--async", "is_async", is_flag=True, help="Do not wait for a quorum.")
+@click.option(
+    "--payload",
+    metavar="N",
+    type=click.IntRange(0, PAYLOAD_BYTES_MAX),
+    default=100,
+    show_default=True,
+    help="Bytes in a tuple.",
+)
+def bench(space: str, callers: int, duration: str, is_async: bool, payload: int) -> None:
     """Measure writes of one operation each; concurrent ones share frames of one stream."""
     import asyncio
 

@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from synchro.errors import IllegalParams
 
@@ -40,13 +40,30 @@ class Options:
     direct: bool = False
     given: set[str] = field(default_factory=set)
 
+    def forget(self) -> None:
+        """As at the start of a command line."""
+        fresh = Options(color="NO_COLOR" not in os.environ)
+        for option in fields(fresh):
+            setattr(self, option.name, getattr(fresh, option.name))
+
+    def keep(self, name: str, value: Any, *, is_given: bool = True) -> None:
+        """is_given: on the command line."""
+        if name == "no_color":
+            self.color = self.color and not value
+        elif name == "verbose":
+            self.verbose += value
+        else:
+            setattr(self, name, value)
+        if is_given:
+            self.given.add(name)
+
     @property
     def timeout_s(self) -> float:
         return parse_duration(self.timeout) if self.timeout else DEFAULT_TIMEOUT_S
 
     @property
     def where(self) -> str:
-        return self.endpoints or os.environ.get("SYNCHRO_ENDPOINTS", "") or DEFAULT_ENDPOINTS
+        return self.endpoints or DEFAULT_ENDPOINTS
 
 
 options = Options()

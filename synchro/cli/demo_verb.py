@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+import click
 
 from synchro.cli.formatting import usage
+from synchro.cli.program import program
 
 
-def register(app: typer.Typer) -> None:
-    app.command("demo")(demo)
-
-
-def demo(
-    script: Annotated[str, typer.Option("--script", help="failover: kill the leader in mid-write.")] = "",
-    once: Annotated[bool, typer.Option("--once", help="End after the script; exit code 0 or 1.")] = False,
-    nodes: Annotated[int, typer.Option("--nodes", help="Number of instances.")] = 3,
-    is_async: Annotated[bool, typer.Option("--async", help="Master-master, without elections.")] = False,
-) -> int:
+@program.command("demo")
+@click.option("--script", default="", help="failover: kill the leader in mid-write.")
+@click.option("--once", is_flag=True, help="End after the script; exit code 0 or 1.")
+@click.option("--nodes", type=int, default=3, show_default=True, help="Number of instances.")
+@click.option("--async", "is_async", is_flag=True, help="Master-master, without elections.")
+def demo(script: str, once: bool, nodes: int, is_async: bool) -> int:
     """Three instances on free ports in a temporary directory; Ctrl-C cleans up."""
     if script not in ("", "failover"):
         raise usage(f"--script is failover, not {script!r}")

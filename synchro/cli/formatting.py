@@ -3,74 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from synchro import errors, json_form
 from synchro.cli.connection import options
-from synchro.errors import SynchroError
+from synchro.errors import Exit, SynchroError
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_NO_CONNECTION: Final = 3
-EXIT_READ_ONLY: Final = 4
-EXIT_UNKNOWN: Final = 5
-EXIT_CONFLICT: Final = 6
-EXIT_NOT_FOUND: Final = 7
-EXIT_ACCESS: Final = 8
-EXIT_BUG: Final = 70
-"""An error that nobody expected (EX_SOFTWARE)."""
-EXIT_INTERRUPTED: Final = 130
-
-_EXITS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("CONFIG", "ILLEGAL_PARAMS"), EXIT_USAGE),
-    **dict.fromkeys(("CANNOT_CONNECT", "NO_LEADER", "LOADING", "NO_ELECTION_QUORUM"), EXIT_NO_CONNECTION),
-    **dict.fromkeys(
-        ("READ_ONLY", "SYNC_QUEUE_FOREIGN", "SYNC_QUEUE_UNCLAIMED", "NOT_LEADER", "ELECTION_DISABLED"),
-        EXIT_READ_ONLY,
-    ),
-    **dict.fromkeys(
-        ("OUTCOME_UNKNOWN", "SYNC_TIMEOUT", "TIMED_OUT", "REQUEST_EXPIRED", "CONNECTION_LOST", "DISK"),
-        EXIT_UNKNOWN,
-    ),
-    **dict.fromkeys(
-        (
-            "TUPLE_FOUND",
-            "SPACE_EXISTS",
-            "INDEX_EXISTS",
-            "TRANSACTION_CONFLICT",
-            "SYNC_ROLLBACK",
-            "INTERFERING_PROMOTE",
-            "INTERFERING_ELECTIONS",
-            "OLD_TERM",
-            "IN_ANOTHER_PROMOTE",
-            "CHECKPOINT_IN_PROGRESS",
-        ),
-        EXIT_CONFLICT,
-    ),
-    **dict.fromkeys(("NO_SUCH_SPACE", "NO_SUCH_INDEX", "NO_SUCH_USER"), EXIT_NOT_FOUND),
-    **dict.fromkeys(("ACCESS_DENIED", "BAD_CREDENTIALS"), EXIT_ACCESS),
-    "BUG": EXIT_BUG,
-}
-_NEXT: Final[Mapping[str, str]] = {
-    "CANNOT_CONNECT": "synchro start CONFIG   or   -e HOST:PORT of a running instance",
-    "NO_LEADER": "synchro status",
-    "READ_ONLY": "synchro status",
-    "SYNC_QUEUE_UNCLAIMED": "synchro promote NAME",
-    "SYNC_QUEUE_FOREIGN": "synchro status",
-    "SYNC_QUEUE_FULL": "synchro queue",
-    "WAL_QUEUE_FULL": "synchro status",
-    "TUPLE_FOUND": "synchro replace SPACE TUPLE   or   synchro get SPACE KEY",
-    "SPACE_EXISTS": "--if-not-exists   or   synchro space show NAME",
-    "INDEX_EXISTS": "--if-not-exists   or   synchro space show SPACE",
-    "NO_SUCH_SPACE": "synchro space list",
-    "NO_SUCH_INDEX": "synchro space show NAME",
-    "SYNC_ROLLBACK": "try again",
-    "LOADING": "synchro status",
-    "NO_ELECTION_QUORUM": "synchro status",
-    "QUORUM_WAIT": "synchro status",
-}
+EXIT_FAILED: Final = int(Exit.FAILED)
+EXIT_USAGE: Final = int(Exit.USAGE)
+EXIT_NO_CONNECTION: Final = int(Exit.NO_CONNECTION)
+EXIT_READ_ONLY: Final = int(Exit.READ_ONLY)
+EXIT_UNKNOWN: Final = int(Exit.UNKNOWN)
+EXIT_CONFLICT: Final = int(Exit.CONFLICT)
+EXIT_NOT_FOUND: Final = int(Exit.NOT_FOUND)
+EXIT_ACCESS: Final = int(Exit.ACCESS)
+EXIT_BUG: Final = int(Exit.BUG)
+EXIT_INTERRUPTED: Final = int(Exit.INTERRUPTED)
+SCREEN_WIDTH: Final = 80
+"""Of a terminal that does not say how wide it is."""
+YAML_WIDTH: Final = 200
 
 
 # --- errors ---------------------------------------------------------------------------------------------
@@ -78,8 +32,13 @@ _NEXT: Final[Mapping[str, str]] = {
 
 def exit_code(error: SynchroError) -> int:
     """Section 3 of the command line's contract."""
-    code = _EXITS.get(error.reason)
-    return _EXITS.get(shown_reason(error), EXIT_FAILED) if code is None else code
+    return EXIT_BUG if shown_reason(error) == "BUG" else int(_class_of(error).exit_code)
+
+
+def _class_of(error: SynchroError) -> type[SynchroError]:
+    """The one that its reason names, for what the command line, or a process that ended, says by itself."""
+    kind = type(error)
+    return errors.BY_REASON.get(shown_reason(error), kind) if kind is SynchroError else kind
 
 
 def shown_reason(error: SynchroError) -> str:
@@ -98,7 +57,7 @@ def next_command(error: SynchroError) -> str:
         return (
             f"synchro -e {error.details.get('leader_address')} ...   ({error.details['leader_name']} leads)"
         )
-    return _NEXT.get(shown_reason(error), "")
+    return _class_of(error).next_command
 
 
 def split_advice(message: str) -> tuple[str, str]:
@@ -197,7 +156,11 @@ def print_value(value: Any) -> None:
         import yaml
 
         text = yaml.safe_dump(
-            value, default_flow_style=None, sort_keys=False, width=200, allow_unicode=is_unicode()
+            value,
+            default_flow_style=None,
+            sort_keys=False,
+            width=screen_width() or YAML_WIDTH,
+            allow_unicode=is_unicode(),
         )
         print(text, end="")
     else:
@@ -222,8 +185,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print(line)
 
 
-def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns two blanks apart, one behind an ID; a row may have one cell more, for a remark."""
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> list[str]:
+    """Columns two blanks apart, one behind an ID; a row may have one cell more, for a remark.
+
+    width: of the screen; None: as `screen_width` says. What is wider is folded, nothing is left out.
+    """
     cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
     count = len(columns)
     widths = [max(len(row[i]) for row in cells) + (1 if columns[i] == "ID" else 2) for i in range(count)]
@@ -231,7 +197,55 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     for row in cells:
         line = "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         lines.append("   ".join([line, *row[count:]]))
+    width = width or screen_width()
+    if width is not None and max(map(len, lines)) > width:
+        return _folded(cells, count, width)
     return lines
+
+
+def screen_width() -> int | None:
+    """Characters in a line of the terminal; None: the output is none, and lines are as long as they are."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or SCREEN_WIDTH
+    except OSError:
+        return SCREEN_WIDTH
+
+
+def _folded(cells: Sequence[Sequence[str]], count: int, width: int) -> list[str]:
+    """The table of these cells, titles first, within this width; remarks stand below it."""
+    import io
+
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = [[row[i] for row in cells] for i in range(count)]
+    # Names and addresses stay whole, as long as what has blanks gets room for its longest word beside them.
+    is_whole = [all(" " not in cell for cell in column) for column in columns]
+    needed = sum(
+        2 + max(len(cell) if whole else max(map(len, cell.split() or [""])) for cell in column)
+        for column, whole in zip(columns, is_whole, strict=True)
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for title, whole in zip(cells[0], is_whole, strict=True):
+        table.add_column(Text(title), overflow="fold", no_wrap=whole and needed <= width + 2)
+    for row in cells[1:]:
+        table.add_row(*(Text(cell) for cell in row[:count]))
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, highlight=False)
+    console.print(table)
+    named = list(cells[0]).index("NAME") if "NAME" in cells[0] else 0
+    for row in cells[1:]:
+        if row[count:]:
+            remark = Text(f"{row[named]}: {'   '.join(row[count:])}", overflow="fold")
+            console.print(Padding(remark, (0, 0, 0, 2)))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def seconds(value: float | None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-import typer
-
+from synchro.cli.local_verbs import config
+from synchro.cli.operator_verbs import member
+from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
@@ -22,33 +22,31 @@ _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "user": (("create", "passwd", "drop"), "listen on trusted networks only"),
     "backup": (("create", "verify", "restore"), "copy the newest .snap file and the .xlog files behind it"),
 }
-_LATER_IN_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "config": (("diff", "reload", "set"), "change the file and restart the instance"),
-    "member": (("add", "expel"), "change the file and start the instance: it joins by itself"),
-}
-_ANY: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+_LATER_IN_GROUPS: Final[tuple[tuple[Group, tuple[str, ...], str], ...]] = (
+    (config, ("diff", "reload", "set"), "change the file and restart the instance"),
+    (member, ("add", "expel"), "change the file and start the instance: it joins by itself"),
+)
 
 
-def register(app: typer.Typer) -> None:
-    for verb, instead in _LATER.items():
-        app.command(verb, hidden=True, context_settings=dict(_ANY))(_refuse(verb, instead))
-    for group, (verbs, instead) in _LATER_GROUPS.items():
-        made = typer.Typer(rich_markup_mode=None)
-        for verb in verbs:
-            made.command(verb, context_settings=dict(_ANY))(_refuse(f"{group} {verb}", instead))
-        app.add_typer(made, name=group, hidden=True)
-    for group, (verbs, instead) in _LATER_IN_GROUPS.items():
-        for known in app.registered_groups:
-            if known.name == group and known.typer_instance is not None:
-                for verb in verbs:
-                    known.typer_instance.command(verb, hidden=True, context_settings=dict(_ANY))(
-                        _refuse(f"{group} {verb}", instead)
-                    )
+def _refuse(group: Group, verb: str, instead: str) -> None:
+    """Make the verb that says so."""
+    said = verb if group is program else f"{group.name} {verb}"
 
-
-def _refuse(verb: str, instead: str) -> Callable[[typer.Context], None]:
-    def command(context: typer.Context) -> None:
-        raise Unimplemented(f"'{verb}' is not built yet; nothing was done", next_command=instead, verb=verb)
+    def command() -> None:
+        raise Unimplemented(f"'{said}' is not built yet; nothing was done", next_command=instead, verb=said)
 
     command.__doc__ = "Not built yet."
-    return command
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    group.command(verb, hidden=True, context_settings=settings)(command)
+
+
+for _verb, _instead in _LATER.items():
+    _refuse(program, _verb, _instead)
+for _name, (_verbs, _instead) in _LATER_GROUPS.items():
+    _made = program.words(_name, "Not built yet.")
+    _made.hidden = True
+    for _verb in _verbs:
+        _refuse(_made, _verb, _instead)
+for _group, _verbs, _instead in _LATER_IN_GROUPS:
+    for _verb in _verbs:
+        _refuse(_group, _verb, _instead)

@@ -7,25 +7,30 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
+import click
 
+from synchro.cli.arguments import argument, complete_file, target_argument
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
+from synchro.cli.program import program
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.cli.processes import Process
+    from synchro.cli.process_table import Process
 
-TargetArgument = Annotated[str, typer.Argument(metavar="CONFIG[:NAME]", help="File, or directory of `init`.")]
-TrustOption = Annotated[
-    bool, typer.Option("--force-trust", help="Let it vote with the log it has, though rows may be lost.")
-]
-NewSetOption = Annotated[
-    bool, typer.Option("--new-set", help="Its data is gone: forget its set, make or join another.")
-]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen where other hosts can connect.")]
+file_argument: Final = argument("file", "FILE", "YAML file of a set.", shell_complete=complete_file)
+force_trust_option: Final = click.option(
+    "--force-trust", is_flag=True, help="Let it vote with the log it has, though rows may be lost."
+)
+new_set_option: Final = click.option(
+    "--new-set", is_flag=True, help="Its data is gone: forget its set, make or join another."
+)
+insecure_option: Final = click.option(
+    "--insecure", is_flag=True, help="Listen where other hosts can connect."
+)
+kill_option: Final = click.option("--kill", is_flag=True, help="SIGKILL what does not end in time.")
 _WORDS: Final = {
     ("running", True): "started",
     ("running", False): "running already",
@@ -42,24 +47,15 @@ _WORDS: Final = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    app.command("init")(init)
-    app.command("serve")(serve)
-    app.command("start")(start)
-    app.command("stop")(stop)
-    app.command("restart")(restart)
-    config = typer.Typer(help="Check and show configurations.", rich_markup_mode=None, no_args_is_help=True)
-    config.command("check")(config_check)
-    config.command("show")(config_show)
-    app.add_typer(config, name="config")
+config = program.words("config", "Check and show configurations.")
 
 
-def init(
-    directory: Annotated[str, typer.Argument(metavar="DIR")],
-    nodes: Annotated[int, typer.Option("--nodes", help="Number of instances.")] = 3,
-    base_port: Annotated[int, typer.Option("--base-port", help="Port of the first one.")] = 3301,
-    failover: Annotated[str, typer.Option("--failover", help="election, manual or off.")] = "election",
-) -> None:
+@program.command("init")
+@argument("directory", "DIR", "Where config.yaml is written.")
+@click.option("--nodes", type=int, default=3, show_default=True, help="Number of instances.")
+@click.option("--base-port", type=int, default=3301, show_default=True, help="Port of the first one.")
+@click.option("--failover", default="election", show_default=True, help="election, manual or off.")
+def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
     """Write the configuration of a local set."""
     from synchro.cli import processes
 
@@ -70,23 +66,34 @@ def init(
     print(f"next:  synchro start {path}")
 
 
+@program.command("serve")
+@click.option("--config", metavar="FILE", default="", help="YAML file of the whole set.")
+@click.option("--name", default="", help="Which of its instances.")
+@click.option("--listen", metavar="HOST:PORT", default="", help="Without a file.")
+@click.option("--data-dir", metavar="DIR", default="", help="Without a file: where its data is.")
+@click.option("--replication", metavar="HOST:PORT,...", default="", help="Without a file: its set.")
+@click.option("--read-only", is_flag=True, help="Without a file: take no writes.")
+@insecure_option
+@force_trust_option
+@new_set_option
+@click.option("--fault-service", is_flag=True, hidden=True)
 def serve(
-    config: Annotated[str, typer.Option("--config", help="YAML file of the whole set.")] = "",
-    name: Annotated[str, typer.Option("--name", help="Which of its instances.")] = "",
-    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Without a file.")] = "",
-    data_dir: Annotated[str, typer.Option("--data-dir", metavar="DIR")] = "",
-    replication: Annotated[str, typer.Option("--replication", metavar="HOST:PORT,...")] = "",
-    read_only: Annotated[bool, typer.Option("--read-only")] = False,
-    insecure: InsecureOption = False,
-    force_trust: TrustOption = False,
-    new_set: NewSetOption = False,
-    fault_service: Annotated[bool, typer.Option("--fault-service", hidden=True)] = False,
+    config: str,
+    name: str,
+    listen: str,
+    data_dir: str,
+    replication: str,
+    read_only: bool,
+    insecure: bool,
+    force_trust: bool,
+    new_set: bool,
+    fault_service: bool,
 ) -> int:
     """Run one instance in the foreground."""
-    from synchro.cli.processes import READY_FILE
     from synchro.config import file as config_file
     from synchro.config import template
     from synchro.config.address import check_has_address, check_listen
+    from synchro.process.ready import READY_FILE
 
     if config:
         if not name:
@@ -135,18 +142,18 @@ def serve(
     return serve_instance(settings, warnings)
 
 
-def start(
-    target: TargetArgument,
-    insecure: InsecureOption = False,
-    force_trust: TrustOption = False,
-    new_set: NewSetOption = False,
-) -> int:
+@program.command("start")
+@target_argument
+@insecure_option
+@force_trust_option
+@new_set_option
+def start(target: str, insecure: bool, force_trust: bool, new_set: bool) -> int:
     """Start instances in the background; returns when they are up."""
-    from synchro.cli import processes
+    from synchro.cli import process_table, processes
 
-    parsed = processes.parse_target(target)
+    parsed = process_table.parse_target(target)
     extra = _decisions(force_trust, new_set)
-    if extra and (running := [p.name for p in processes.processes(parsed) if p.is_running]):
+    if extra and (running := [p.name for p in process_table.processes(parsed) if p.is_running]):
         runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
             f"{' '.join(extra)} is for a start, but {runs}; nothing was done. "
@@ -159,14 +166,15 @@ def start(
     return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
 
 
-def stop(
-    target: TargetArgument,
-    kill: Annotated[bool, typer.Option("--kill", help="SIGKILL what does not end in time.")] = False,
-) -> int:
+@program.command("stop")
+@target_argument
+@kill_option
+def stop(target: str, kill: bool) -> int:
     """Stop instances."""
     from synchro.cli import processes
+    from synchro.cli.process_table import target_to_stop
 
-    parsed, error = processes.target_to_stop(target)
+    parsed, error = target_to_stop(target)
     if error is not None:
         print(f"warning: {error.message}", file=sys.stderr)
         print("warning: stopping what var/run and the process table know", file=sys.stderr)
@@ -174,17 +182,18 @@ def stop(
     return show(processes.stop(parsed, timeout_s=timeout_s, kill=kill), wanted_running=False)
 
 
-def restart(
-    target: TargetArgument,
-    insecure: InsecureOption = False,
-    kill: Annotated[bool, typer.Option("--kill", help="SIGKILL what does not end in time.")] = False,
-    force_trust: TrustOption = False,
-    new_set: NewSetOption = False,
-) -> int:
+@program.command("restart")
+@target_argument
+@insecure_option
+@kill_option
+@force_trust_option
+@new_set_option
+def restart(target: str, insecure: bool, kill: bool, force_trust: bool, new_set: bool) -> int:
     """Stop, then start."""
     from synchro.cli import processes
+    from synchro.cli.process_table import parse_target
 
-    parsed = processes.parse_target(target)
+    parsed = parse_target(target)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     return show(
         processes.restart(
@@ -236,7 +245,9 @@ def listen_list(done: Sequence[Process]) -> str:
     return ",".join(p.listen for p in done if p.listen)
 
 
-def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+@config.command("check")
+@file_argument
+def config_check(file: str) -> None:
     """Check a configuration: every mistake with file, line and the nearest valid key."""
     from synchro.config import file as config_file
 
@@ -246,27 +257,23 @@ def config_check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
     print(f"{file}: {len(loaded.instances)} instances: {', '.join(loaded.instances)}")
 
 
-def config_show(
-    file: Annotated[str, typer.Argument(metavar="FILE")],
-    instance: Annotated[str, typer.Option("-i", "--instance", help="One of them.")] = "",
-) -> None:
+@config.command("show")
+@file_argument
+@click.option("-i", "--instance", metavar="NAME", default="", help="One of them.")
+def config_show(file: str, instance: str) -> None:
     """Show what the instances of a file are set to, defaults included."""
-    from dataclasses import fields, is_dataclass
-
     from synchro.config import file as config_file
-
-    def shown(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return {f.name: shown(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, (list, tuple)):
-            return [shown(item) for item in value]
-        return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
 
     loaded = config_file.load_all(file)
     names = [instance] if instance else list(loaded.instances)
-    tree = {name: shown(loaded.instance(name).settings) for name in names}
-    for settings in tree.values():
-        for key, value in settings.items():
-            if hasattr(value, "value"):
-                settings[key] = value.value
-    print_value(tree)
+    print_value({name: loaded.instance(name).tree() for name in names})
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of a configuration, for editors."""
+    import json
+
+    from synchro.config.json_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

@@ -1,12 +1,8 @@
-"""Instances of a local set as background processes: init, start, stop, restart, and who is running.
+"""Instances of a local set as background processes: init, start, stop, restart.
 
-Plain functions with plain results; `app.py` prints them. No gRPC, trio or structlog here: `start` must be
-quick, and gRPC does not survive a fork. Files beside the configuration: `var/log/NAME.log`, and in `var/run`
-NAME.pid, NAME.ready and NAME.json (what `stop` needs if the configuration is gone).
+Plain functions with plain results; `local_verbs.py` prints them. No gRPC, trio or structlog here: `start`
+must be quick, and gRPC does not survive a fork. P1 and P2: see `process_table`.
 
-    P1  An instance runs if a process holds the lock of its data directory, whatever the PID file says; the
-        PID file counts only for a process that /proc shows to be started for this instance.
-    P2  Who listens is told by our child itself: that a port answers proves nothing.
     P3  A process is ended only if P1 says that it is our instance; nothing that answers counts as stopped.
 """
 
@@ -23,146 +19,37 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import IO, Final
 
+from synchro.cli.process_table import (
+    CONFIG_NAME,
+    Process,
+    State,
+    Target,
+    children,
+    is_listening,
+    is_ours,
+    lacks_port,
+    log_file,
+    pid_file,
+    process_of,
+    ready_file,
+    run_file,
+    running_pid,
+)
 from synchro.config import Settings
 from synchro.config.address import check_has_address, check_listen
-from synchro.config.file import ClusterConfig, InstanceConfig, load_all
 from synchro.config.template import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
+from synchro.process.ready import LOG_FILE, READY_FILE
 
-READY_FILE: Final = "SYNCHRO_READY_FILE"
-"""Environment of an instance: the file it writes when it is up, see `announce_ready`."""
-LOG_FILE: Final = "SYNCHRO_STDERR_FILE"
-"""Environment of an instance: the file that its standard error goes to, which SIGHUP opens anew."""
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 30.0
 LOADING_GRACE_S: Final = 5.0
 """An instance that listens may wait for its peers for ever: after this long it counts as started."""
 POLL_S: Final = 0.02
-LOCK_NAME: Final = "instance.lock"
-"""In the data directory, see `storage.identity`: locked, and with the PID in it, while the instance runs."""
-LISTENING: Final = "listening"
-"""Behind the PID in the ready file: the port is ours, data is not served yet."""
 TAIL_BYTES: Final = 4096
-CONFIG_NAME: Final = "config.yaml"
-
-
-class State(StrEnum):
-    RUNNING = "running"
-    LOADING = "loading"
-    """It listens, but waits for its peers or still reads its files."""
-    STOPPED = "stopped"
-    EXITED = "exited"
-    """It ended by itself while it was being started."""
-    STUCK = "stuck"
-    """It did not end in time, or does not listen."""
-    FOREIGN = "foreign"
-    """It does not run, and something else answers at its address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """One instance of the file, as its process shows it."""
-
-    name: str
-    listen: str
-    state: State
-    pid: int | None
-    log: Path
-    changed: bool = False
-    """Started or stopped by this call; False: it was so already."""
-    message: str = ""
-    """What went wrong, and the next command."""
-    reason: str = "CONFIG"
-    """Of the message, as in docs/errors.md."""
-
-    @property
-    def is_running(self) -> bool:
-        return self.state in (State.RUNNING, State.LOADING)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """CONFIG or CONFIG:NAME, read and checked."""
-
-    config: ClusterConfig
-    names: tuple[str, ...]
-
-    @property
-    def directory(self) -> Path:
-        return self.config.path.parent
-
-
-def parse_target(text: str | Path, environ: Mapping[str, str] | None = None) -> Target:
-    """CONFIG[:NAME]; CONFIG is a file, or a directory with config.yaml. Raises `ConfigError`."""
-    path, name = _split(text)
-    config = load_all(path, environ)
-    if name:
-        config.instance(name)
-    return Target(config, (name,) if name else tuple(config.instances))
-
-
-def _split(text: str | Path) -> tuple[Path, str]:
-    """(the file by its real path, name of an instance or "")."""
-    path, name = Path(text), ""
-    if not path.exists() and ":" in str(text):
-        before, _, name = str(text).rpartition(":")
-        path = Path(before)
-    if path.is_dir() or (not path.exists() and not path.suffix):
-        path /= CONFIG_NAME
-    return _real(path), name
-
-
-def _real(path: Path) -> Path:
-    """One set has one directory, by whatever links it is addressed: else its files are looked for in two.
-
-    Only a link to a file beside which instances have run stays what it is: their data lies there."""
-    beside = Path(os.path.realpath(path.parent))
-    real = Path(os.path.realpath(path))
-    return beside / path.name if real.parent == beside or (beside / "var" / "lib").exists() else real
-
-
-def target_to_stop(text: str | Path) -> tuple[Target, ConfigError | None]:
-    """As `parse_target`, with those that run although the file does not name them (any more).
-
-    The error: the file could not be read, and the target is what `var/run` and /proc know of it. What runs
-    must be stoppable, whatever became of its configuration."""
-    try:
-        target = parse_target(text)
-    except ConfigError as error:
-        known = target_without_config(text)
-        if known is None:
-            raise
-        return known, error
-    left = None if _split(text)[1] else target_without_config(text)
-    if left is None or set(left.names) <= set(target.names):
-        return target, None
-    instances = {**left.config.instances, **target.config.instances}
-    return Target(ClusterConfig(target.config.path, instances), tuple(sorted(instances))), None
-
-
-def target_without_config(text: str | Path) -> Target | None:
-    """What `var/run` and /proc know of a set whose configuration cannot be read; None: nothing runs there."""
-    path, only = _split(text)
-    run = path.parent / "var" / "run"
-    found = {file.stem for suffix in ("pid", "json") for file in run.glob(f"*.{suffix}")}
-    found |= {name for pid in _all_pids() if (name := _served_name(pid, path))}
-    if only:
-        found &= {only}
-    instances = {}
-    for name in sorted(found):
-        listen, data = "", ""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            noted = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
-            listen, data = str(noted["listen"]), str(noted["data"])
-        settings = Settings(instance_name=name, listen=listen, wal_dir=data, snapshot_dir=data)
-        instances[name] = InstanceConfig(name, "", "", settings)
-    target = Target(ClusterConfig(path, instances), tuple(instances))
-    names = tuple(name for name in target.names if running_pid(target, name) is not None)
-    return Target(target.config, names) if names else None
 
 
 # --- init -----------------------------------------------------------------------------------------------
@@ -192,181 +79,9 @@ def init(
     return path
 
 
-# --- who is running -------------------------------------------------------------------------------------
-
-_children: dict[int, subprocess.Popen[bytes]] = {}
-"""Started by this very process: they must be reaped, or they stay as zombies."""
-
-
-def _pid_file(directory: Path, name: str) -> Path:
-    return directory / "var" / "run" / f"{name}.pid"
-
-
-def _ready_file(directory: Path, name: str) -> Path:
-    return directory / "var" / "run" / f"{name}.ready"
-
-
-def _log_file(directory: Path, name: str) -> Path:
-    return directory / "var" / "log" / f"{name}.log"
-
-
 def _command(config: Path, name: str, extra: Sequence[str] = ()) -> list[str]:
     # -P: a queue.py or synchro/ in the current directory must not shadow the real one.
     return [sys.executable, "-P", "-m", "synchro", "serve", "--config", str(config), "--name", name, *extra]
-
-
-def _run_file(directory: Path, name: str) -> Path:
-    return directory / "var" / "run" / f"{name}.json"
-
-
-def _all_pids() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return []
-
-
-def _served_name(pid: int, config: Path) -> str | None:
-    """The instance of this file that the process was started for; None: of another one, or no instance."""
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return None
-    if "serve" not in arguments:
-        return None
-    values = {}
-    for at, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        values[option] = value if equals else "".join(arguments[at + 1 : at + 2])
-    given = values.get("--config", "")
-    if not os.path.isabs(given):
-        try:
-            given = os.path.join(os.readlink(f"/proc/{pid}/cwd"), given)
-        except OSError:
-            return None
-    return values.get("--name") if os.path.realpath(given) == os.path.realpath(config) else None
-
-
-def _lock_holder(data: str) -> int | None:
-    """The process that holds the lock of a data directory. Not asked by locking: an instance that starts at
-    this moment would find the lock taken."""
-    if not data:
-        return None
-    try:
-        with open(os.path.join(data, LOCK_NAME), "rb") as file:
-            text = file.read(32).strip()
-            lock = os.fstat(file.fileno())
-        with open("/proc/locks", "rb") as file:
-            lines = [line.split() for line in file.read().splitlines()]
-    except OSError:
-        return None
-    inode = b":%d" % lock.st_ino
-    by_kernel = [
-        line[4] for line in lines if len(line) > 5 and line[1] == b"FLOCK" and line[5].endswith(inode)
-    ]
-    for candidate in (text, *by_kernel):
-        if candidate.isdigit() and _has_open(int(candidate), lock, is_locked=candidate in by_kernel):
-            return int(candidate)
-    return None
-
-
-def _has_open(pid: int, file: os.stat_result, *, is_locked: bool) -> bool:
-    """is_locked: the kernel names it, which is enough for the process of another user."""
-    try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file):
-                    return True
-    except PermissionError:
-        return is_locked
-    except OSError:
-        return False
-    return False
-
-
-def _is_ours(pid: int, target: Target, name: str) -> bool:
-    """Alive, and this instance (P1): a pid may have been given to somebody else."""
-    if (child := _children.get(pid)) is not None and child.poll() is not None:
-        del _children[pid]
-        return False
-    if _served_name(pid, target.config.path) == name:
-        return True
-    return _lock_holder(target.config.instance(name).settings.wal_dir) == pid
-
-
-def running_pid(target: Target, name: str) -> int | None:
-    """Pid of the running process of an instance; None if it is not running."""
-    pid = _lock_holder(target.config.instance(name).settings.wal_dir)
-    if pid is not None and _is_ours(pid, target, name):
-        return pid
-    pid = _noted_pid(target, name)
-    if pid is not None and _is_ours(pid, target, name):
-        return pid
-    # It may not have its lock yet, or another one: the configuration may have changed since.
-    path = target.config.path
-    return next((pid for pid in _all_pids() if _served_name(pid, path) == name), None)
-
-
-def processes(target: Target) -> list[Process]:
-    """The state of each process, without talking to it."""
-    return [_process(target, name) for name in target.names]
-
-
-def _process(target: Target, name: str, *, changed: bool = False, message: str = "") -> Process:
-    pid = running_pid(target, name)
-    state = State.STOPPED
-    if pid is not None:
-        is_told = _is_ready(target, name, pid) or not _was_started_here(target, name, pid)
-        state = State.RUNNING if is_told else State.LOADING
-    listen = target.config.instance(name).settings.listen
-    return Process(name, listen, state, pid, _log_file(target.directory, name), changed, message)
-
-
-def _was_started_here(target: Target, name: str, pid: int) -> bool:
-    """By `start`, whose files are there: else nothing tells how far it is, as with `serve` in a terminal or a
-    lost `var/run`."""
-    return _noted_pid(target, name) == pid or _is_listening(target, name, pid)
-
-
-def _noted_pid(target: Target, name: str) -> int | None:
-    try:
-        return int(_pid_file(target.directory, name).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-
-
-def _is_ready(target: Target, name: str, pid: int) -> bool:
-    return _announced(target, name) == [str(pid)]
-
-
-def _is_listening(target: Target, name: str, pid: int) -> bool:
-    return _announced(target, name)[:1] == [str(pid)]
-
-
-def _announced(target: Target, name: str) -> list[str]:
-    file = _ready_file(target.directory, name)
-    try:
-        return (os.readlink(file) if file.is_symlink() else file.read_text(encoding="ascii")).split()
-    except (OSError, ValueError):
-        return []
-
-
-def announce_ready(environ: Mapping[str, str] | None = None, stage: str = "") -> None:
-    """Called by an instance when it serves data: tells `synchro start`, if that started it.
-
-    stage: `LISTENING`, when only its port is open. It is not the data: what fails here is not fatal. On a
-    full disk the text becomes the target of a symbolic link, which needs no block."""
-    path = (os.environ if environ is None else environ).get(READY_FILE)
-    if path:
-        temporary = Path(f"{path}.{os.getpid()}")
-        text = f"{os.getpid()} {stage}"
-        with contextlib.suppress(OSError):
-            try:
-                temporary.write_text(f"{text}\n", encoding="ascii")
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                temporary.symlink_to(text)
-            temporary.replace(path)
 
 
 @contextlib.contextmanager
@@ -402,6 +117,7 @@ def start(
 ) -> list[Process]:
     """Start what is not running, return when all are up. extra: further arguments of `serve`.
 
+    One that runs already, and does not listen yet, is waited for as well (P2).
     A process that ends or hangs is a result (EXITED, STUCK) with the end of its log, not an exception;
     the others stay up. on_starting: called with each name, for the "starting" lines.
     """
@@ -409,17 +125,22 @@ def start(
         check_listen(target.config.instance(name).settings, insecure=insecure)
     options = [*(["--insecure"] if insecure else []), *extra]
     with _locked(target):
-        begun: dict[str, int] = {}
+        waits: dict[str, _Start] = {}
         unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
-            if running_pid(target, name) is None and name not in unreachable:
-                if on_starting is not None:
-                    on_starting(name)
-                try:
-                    begun[name] = _spawn(target, name, options, environ)
-                except OSError as error:
-                    unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
-        waits = {name: _Start(target, name, pid) for name, pid in begun.items()}
+            if name in unreachable:
+                continue
+            pid = running_pid(target, name)
+            if pid is not None:
+                if lacks_port(target, name, pid):
+                    waits[name] = _Start(target, name, pid, is_new=False)
+                continue
+            if on_starting is not None:
+                on_starting(name)
+            try:
+                waits[name] = _Start(target, name, _spawn(target, name, options, environ))
+            except OSError as error:
+                unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
         results: dict[str, Process] = {}
         deadline = time.monotonic() + timeout_s
         while len(results) < len(waits):
@@ -429,9 +150,9 @@ def start(
                     results[name] = result
             time.sleep(POLL_S)
         for name, why in unreachable.items():
-            process = _process(target, name, message=why)
+            process = process_of(target, name, message=why)
             results[name] = process if process.pid is not None else replace(process, state=State.EXITED)
-        return [results[name] if name in results else _process(target, name) for name in target.names]
+        return [results[name] if name in results else process_of(target, name) for name in target.names]
 
 
 def _why_unreachable(target: Target, name: str) -> str:
@@ -445,14 +166,14 @@ def _why_unreachable(target: Target, name: str) -> str:
 
 def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[str, str] | None) -> int:
     """Raises `OSError` if there is no process; the notes in `var/run` only help (P1)."""
-    ready = _ready_file(target.directory, name)
+    ready = ready_file(target.directory, name)
     _remove(ready)
-    log_file = _log_file(target.directory, name)
+    log_path = log_file(target.directory, name)
     environment = dict(os.environ if environ is None else environ)
-    environment |= {READY_FILE: str(ready), LOG_FILE: str(log_file)}
+    environment |= {READY_FILE: str(ready), LOG_FILE: str(log_path)}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    with log_file.open("ab") as log:
+    with log_path.open("ab") as log:
         child = subprocess.Popen(
             _command(target.config.path, name, options),
             stdin=subprocess.DEVNULL,
@@ -462,12 +183,12 @@ def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[s
             env=environment,
             start_new_session=True,
         )
-    _children[child.pid] = child
+    children[child.pid] = child
     settings = target.config.instance(name).settings
     noted = json.dumps({"listen": settings.listen, "data": settings.wal_dir})
     for file, content in (
-        (_pid_file(target.directory, name), str(child.pid)),
-        (_run_file(target.directory, name), noted),
+        (pid_file(target.directory, name), str(child.pid)),
+        (run_file(target.directory, name), noted),
     ):
         temporary = file.with_suffix(f"{file.suffix}.new")
         try:
@@ -491,23 +212,38 @@ class _Start:
     target: Target
     name: str
     pid: int
+    is_new: bool = True
+    """Begun by this call; False: by a person, or an earlier call, whose time was over before it listened."""
     loading_since: float | None = None
 
     def look(self, now: float, *, is_late: bool) -> Process | None:
         """The result, once there is one."""
         target, name = self.target, self.name
-        if _children[self.pid].poll() is not None:
-            code = _children.pop(self.pid).returncode
-            return _failed(target, name, State.EXITED, None, f"exited with code {code} while starting")
-        if _is_ready(target, name, self.pid):
-            return _process(target, name, changed=True)
-        if self.loading_since is None and _is_listening(target, name, self.pid):
+        if (end := self._end()) is not None:
+            return self._failed(State.EXITED, None, end)
+        listens = is_listening(target, name, self.pid)
+        if not self.is_new and not listens:
+            listens = not lacks_port(target, name, self.pid)
+        if listens and (process := process_of(target, name, changed=self.is_new)).state is State.RUNNING:
+            return process
+        if self.loading_since is None and listens:
             self.loading_since = now
-        if self.loading_since is not None and now - self.loading_since > LOADING_GRACE_S:
-            return _process(target, name, changed=True)
+        if self.loading_since is not None and (is_late or now - self.loading_since > LOADING_GRACE_S):
+            return process_of(target, name, changed=self.is_new)
         if is_late:
-            return _failed(target, name, State.STUCK, self.pid, "runs, but does not listen in time")
+            return self._failed(State.STUCK, self.pid, "runs, but does not listen in time")
         return None
+
+    def _end(self) -> str | None:
+        """How it ended; None: it runs."""
+        if self.is_new:
+            if children[self.pid].poll() is None:
+                return None
+            return f"exited with code {children.pop(self.pid).returncode} while starting"
+        return None if is_ours(self.pid, self.target, self.name) else "ended while starting"
+
+    def _failed(self, state: State, pid: int | None, what: str) -> Process:
+        return replace(_failed(self.target, self.name, state, pid, what), changed=self.is_new)
 
 
 def _accepts(settings: Settings) -> bool:
@@ -522,7 +258,7 @@ def _accepts(settings: Settings) -> bool:
 
 
 def _failed(target: Target, name: str, state: State, pid: int | None, what: str) -> Process:
-    log = _log_file(target.directory, name)
+    log = log_file(target.directory, name)
     listen = target.config.instance(name).settings.listen
     tail = log_tail(log)
     if pid is None and (failure := _failure(tail)) is not None:
@@ -581,13 +317,13 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                     f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
                 )
                 listen = target.config.instance(name).settings.listen
-                log = _log_file(target.directory, name)
+                log = log_file(target.directory, name)
                 stuck = Process(
                     name, listen, State.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
                 )
                 results.append(stuck)
                 continue
-            for file in (_pid_file, _ready_file, _run_file):
+            for file in (pid_file, ready_file, run_file):
                 _remove(file(target.directory, name))
             results.append(_stopped(target, name, changed=name in ending))
         return results
@@ -595,7 +331,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
 
 def _stopped(target: Target, name: str, *, changed: bool) -> Process:
     """The instance does not run; if its address answers all the same, that is no success (P3)."""
-    process = _process(target, name, changed=changed)
+    process = process_of(target, name, changed=changed)
     settings = target.config.instance(name).settings
     if process.pid is not None or not settings.listen or not _accepts(settings):
         return process
@@ -614,12 +350,12 @@ def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # an old kernel, or another system
-        if _is_ours(pid, target, name):
+        if is_ours(pid, target, name):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
         return
     try:
-        if _is_ours(pid, target, name):
+        if is_ours(pid, target, name):
             # Who may not is told that it did not end.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(descriptor, number)
@@ -628,7 +364,7 @@ def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
 
 
 def _wait_gone(target: Target, name: str, pid: int, deadline: float) -> bool:
-    while _is_ours(pid, target, name):
+    while is_ours(pid, target, name):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
+import click
 
+from synchro.cli.arguments import argument, instance_option, space_argument
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_records, print_value, usage
+from synchro.cli.program import program
 
 if TYPE_CHECKING:
     from synchro.client.replies import IndexKind
 
-SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="Name, or id.")]
-IfExistsOption = Annotated[bool, typer.Option("--if-exists", help="No error if there is none.")]
-IfNotExistsOption = Annotated[bool, typer.Option("--if-not-exists", help="No error if it exists.")]
-
-
-def register(app: typer.Typer) -> None:
-    space = typer.Typer(help="Spaces.", rich_markup_mode=None, no_args_is_help=True)
-    space.command("create")(space_create)
-    space.command("list")(space_list)
-    space.command("show")(space_show)
-    space.command("checksum")(space_checksum)
-    space.command("alter")(space_alter)
-    space.command("truncate")(space_truncate)
-    space.command("drop")(space_drop)
-    app.add_typer(space, name="space")
-    index = typer.Typer(help="Indexes.", rich_markup_mode=None, no_args_is_help=True)
-    index.command("create")(index_create)
-    index.command("drop")(index_drop)
-    app.add_typer(index, name="index")
+if_exists: Final = click.option("--if-exists", is_flag=True, help="No error if there is none.")
+if_not_exists: Final = click.option("--if-not-exists", is_flag=True, help="No error if it exists.")
+format_option: Final = click.option(
+    "--format", metavar="id:unsigned,name:string", default="", help="Names and types of fields."
+)
+space = program.words("space", "Spaces.")
+index = program.words("index", "Indexes.")
 
 
 def _list(text: str) -> list[str]:
@@ -45,16 +35,22 @@ def _report(done: bool, what: str, reply: Any, otherwise: str = "exists already"
         print(f"{what}{f'   txn {txn}' if txn else ''}" if done else f"{what}: {otherwise}, nothing was done")
 
 
+@space.command("create")
+@argument("name", "NAME", "Of the new space.")
+@click.option("--sync", is_flag=True, help="Writes wait for a quorum.")
+@format_option
+@if_not_exists
+@click.option("--local", is_flag=True, help="Tuples stay on their instance.")
+@click.option("--temporary", is_flag=True, help="Tuples are never written.")
+@click.option(
+    "--id",
+    metavar="N",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    help="512 or more; 0: the next free one.",
+)
 def space_create(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    sync: Annotated[bool, typer.Option("--sync", help="Writes wait for a quorum.")] = False,
-    format: Annotated[str, typer.Option("--format", metavar="id:unsigned,name:string")] = "",
-    if_not_exists: IfNotExistsOption = False,
-    local: Annotated[bool, typer.Option("--local", help="Tuples stay on their instance.")] = False,
-    temporary: Annotated[bool, typer.Option("--temporary", help="Tuples are never written.")] = False,
-    id: Annotated[
-        int, typer.Option("--id", min=0, max=2**32 - 1, help="512 or more; 0: the next free one.")
-    ] = 0,
+    name: str, sync: bool, format: str, if_not_exists: bool, local: bool, temporary: bool, id: int
 ) -> None:
     """Make a space without indexes."""
     with client() as db:
@@ -116,12 +112,13 @@ def _kind(space: Any) -> str:
     return ", ".join(words)
 
 
-def space_list(
-    system: Annotated[bool, typer.Option("--system", help="System spaces too.")] = False,
-) -> None:
+@space.command("list")
+@click.option("--system", is_flag=True, help="System spaces too.")
+@instance_option()
+def space_list(system: bool, instance: str) -> None:
     """List spaces."""
     with client() as db:
-        spaces = db.spaces(with_system=system)
+        spaces = db.spaces(with_system=system, instance=instance or None)
     print_records(
         ("ID", "NAME", "KIND", "TUPLES", "INDEXES"),
         [
@@ -132,26 +129,32 @@ def space_list(
     )
 
 
-def space_show(name: SpaceArgument) -> None:
+@space.command("show")
+@space_argument("name")
+@instance_option()
+def space_show(name: str, instance: str) -> None:
     """Show one space with its format and indexes."""
     if not name:
         raise usage("the name of a space is empty")
     with client() as db:
-        (space,) = db.spaces(name)
-    print_value(_record(space))
+        (found,) = db.spaces(name, instance=instance or None)
+    print_value(_record(found))
 
 
-def space_checksum(
-    name: SpaceArgument,
-    all_instances: Annotated[bool, typer.Option("--all", help="Compare all instances.")] = False,
-) -> int:
+@space.command("checksum")
+@space_argument("name")
+@click.option("--all", "all_instances", is_flag=True, help="Compare all instances.")
+@instance_option()
+def space_checksum(name: str, all_instances: bool, instance: str) -> int:
     """Number of tuples and a checksum, equal wherever the space holds the same confirmed tuples."""
+    if all_instances and instance:
+        raise usage("either --all or -i")
     with client() as db:
         if all_instances:
             members = [member.name or str(member.id) for member in db.list_instances()]
             replies = [db.checksum(name, instance=member) for member in members]
         else:
-            replies = [db.checksum(name)]
+            replies = [db.checksum(name, instance=instance or None)]
     print_records(
         ("INSTANCE", "TUPLES", "CHECKSUM"),
         [(r.instance, str(r.count), r.checksum) for r in replies],
@@ -160,13 +163,13 @@ def space_checksum(
     return 0 if len({(r.count, r.checksum) for r in replies}) == 1 else 1
 
 
-def space_alter(
-    name: SpaceArgument,
-    sync: Annotated[bool, typer.Option("--sync", help="Writes wait for a quorum from now on.")] = False,
-    no_sync: Annotated[bool, typer.Option("--no-sync")] = False,
-    rename: Annotated[str, typer.Option("--name", help="New name.")] = "",
-    format: Annotated[str, typer.Option("--format", metavar="id:unsigned,name:string")] = "",
-) -> None:
+@space.command("alter")
+@space_argument("name")
+@click.option("--sync", is_flag=True, help="Writes wait for a quorum from now on.")
+@click.option("--no-sync", is_flag=True, help="Writes wait for nobody from now on.")
+@click.option("--name", "rename", default="", help="New name.")
+@format_option
+def space_alter(name: str, sync: bool, no_sync: bool, rename: str, format: str) -> None:
     """Change a space."""
     if sync and no_sync:
         raise usage("either --sync or --no-sync")
@@ -183,29 +186,34 @@ def space_alter(
     _report(reply.done, f"space '{name}' altered", reply, "is so already")
 
 
-def space_truncate(name: SpaceArgument) -> None:
+@space.command("truncate")
+@space_argument("name")
+def space_truncate(name: str) -> None:
     """Remove all tuples of a space."""
     with client() as db:
         reply = db.truncate_space(name, timeout=options.timeout_s)
     _report(True, f"space '{name}' truncated", reply)
 
 
-def space_drop(name: SpaceArgument, if_exists: IfExistsOption = False) -> None:
+@space.command("drop")
+@space_argument("name")
+@if_exists
+def space_drop(name: str, if_exists: bool) -> None:
     """Remove a space with its tuples."""
     with client() as db:
         reply = db.drop_space(name, if_exists=if_exists, timeout=options.timeout_s)
     _report(reply.done, f"space '{name}' dropped", reply, "there is none")
 
 
+@index.command("create")
+@space_argument()
+@argument("name", "NAME", "Of the new index.")
+@click.option("--parts", metavar="id,2:string", default="", help="Fields, from 1 or by name.")
+@click.option("--no-unique", is_flag=True, help="Several tuples may have one key.")
+@click.option("--type", type=click.Choice(["tree", "hash"]), default="tree", help="How it is kept.")
+@if_not_exists
 def index_create(
-    space: SpaceArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    parts: Annotated[
-        str, typer.Option("--parts", metavar="id,2:string", help="Fields, from 1 or by name.")
-    ] = "",
-    no_unique: Annotated[bool, typer.Option("--no-unique", help="Several tuples may have one key.")] = False,
-    type: Annotated[str, typer.Option("--type", help="tree or hash.")] = "tree",
-    if_not_exists: IfNotExistsOption = False,
+    space: str, name: str, parts: str, no_unique: bool, type: IndexKind, if_not_exists: bool
 ) -> None:
     """Make an index; the first one is the primary key. Default parts: field 1, unsigned."""
     with client() as db:
@@ -214,18 +222,18 @@ def index_create(
             name,
             parts=_list(parts),
             unique=not no_unique,
-            type=cast("IndexKind", type),
+            type=type,
             if_not_exists=if_not_exists,
             timeout=options.timeout_s,
         )
     _report(reply.done, f"index '{name}' of '{space}' created", reply)
 
 
-def index_drop(
-    space: SpaceArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    if_exists: IfExistsOption = False,
-) -> None:
+@index.command("drop")
+@space_argument()
+@argument("name", "NAME", "Of the index.")
+@if_exists
+def index_drop(space: str, name: str, if_exists: bool) -> None:
     """Remove an index."""
     with client() as db:
         reply = db.drop_index(space, name, if_exists=if_exists, timeout=options.timeout_s)

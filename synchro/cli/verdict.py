@@ -1,193 +1,21 @@
-"""What is so in a set: the instances at one moment, what is wrong with them, and what to do next.
+"""What is so in a set, what is wrong with it, and what to do next: a sentence, problems and commands.
 
-Leadership is of the election, ownership of the queue, and both are of the newest term. Only a member that
-acknowledges in time counts as one that may fail. No advice that the server would refuse.
+No advice that the server would refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
+from synchro.cli.picture import UNKNOWN_NAME, Member, Picture, lives
+from synchro.ro_reason import RoReason
 
-if TYPE_CHECKING:
-    from synchro.cli.processes import Process, Target
-
-LATE_S: Final = 2.0
-"""A member that is behind by more does not count: its ack of a new write comes later still."""
 MEMORY_SHOWN: Final = 0.8
 """Share of `memtx.memory` from which it is a problem."""
 WATCH: Final = "synchro status --watch"
-UNKNOWN_NAME: Final = "?"
-"""Of an address at which nobody answers, and that no configuration names."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One instance, as it says itself, or as others say."""
-
-    name: str
-    address: str
-    id: int = 0
-    info: Mapping[str, Any] | None = None
-    """Its `box.info`; None: it does not answer."""
-    error: str = ""
-    process: Process | None = None
-    seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
-    """Its part of the leader's `info replication`."""
-    foreign: str = ""
-    """Its address is held by somebody else: who that is."""
-
-    @property
-    def is_up(self) -> bool:
-        return self.info is not None
-
-    @property
-    def is_loading(self) -> bool:
-        return self.info is not None and self.info["status"] == "loading"
-
-    @property
-    def is_ready(self) -> bool:
-        return self.is_up and not self.is_loading
-
-    @property
-    def is_writable(self) -> bool:
-        return self.info is not None and not self.info["ro"]
-
-    @property
-    def ro_reason(self) -> str | None:
-        return None if self.info is None else self.info["ro_reason"]
-
-    @property
-    def synchro(self) -> Mapping[str, Any]:
-        return (self.info or {}).get("synchro") or {}
-
-    @property
-    def queue(self) -> Mapping[str, Any]:
-        return self.synchro.get("queue") or {}
-
-    @property
-    def election(self) -> Mapping[str, Any]:
-        return (self.info or {}).get("election") or {}
-
-    @property
-    def term(self) -> int:
-        return int(self.election.get("term", 0))
-
-    @property
-    def mode(self) -> str:
-        """`replication.election_mode`; empty: an older release does not say."""
-        return str((self.info or {}).get("election_mode", ""))
-
-    @property
-    def owns_queue(self) -> bool:
-        return bool(self.id) and self.queue.get("owner") == self.id
-
-    @property
-    def is_leader(self) -> bool:
-        return self.election.get("state") == "leader"
-
-    @property
-    def links(self) -> int:
-        """Members it exchanges messages with, itself included: what an election and a promote need."""
-        parts = (self.info or {}).get("replication", {}).values()
-        return 1 + sum(  # type: ignore[no-any-return]
-            (part.get("upstream") or {}).get("status") in ("follow", "sync")
-            and (part.get("downstream") or {}).get("status") == "follow"
-            for part in parts
-        )
-
-    @property
-    def is_forgetful(self) -> bool:
-        return bool((self.info or {}).get("amnesia"))
-
-    @property
-    def downstream(self) -> Mapping[str, Any]:
-        """The leader's stream to it."""
-        return self.seen_by_leader.get("downstream") or {}
-
-    @property
-    def is_followed(self) -> bool:
-        """Nobody asked it, but the leader's stream to it runs."""
-        return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
-
-    @property
-    def state(self) -> str:
-        if self.foreign:
-            return "foreign"
-        if self.info is None:
-            return "follows" if self.is_followed else "down"
-        if self.is_loading:
-            return "loading"
-        if self.is_forgetful:
-            return "amnesia"
-        state = str(self.election.get("state", "follower"))
-        return "leader" if state == "follower" and self.owns_queue and self.is_writable else state
-
-
-@dataclass(slots=True)
-class Picture:
-    """All instances at one moment."""
-
-    members: list[Member]
-    replicaset: str = ""
-    target: Target | None = None
-
-    @property
-    def authority(self) -> Member | None:
-        """Who knows best: the owner of the queue or leader in the newest term."""
-        return max(
-            (member for member in self.members if member.is_ready),
-            key=lambda m: (m.is_writable, m.queue.get("term", 0) * m.owns_queue, m.is_leader, m.term, -m.id),
-            default=None,
-        )
-
-    @property
-    def quorum(self) -> int:
-        authority = self.authority
-        return int(authority.synchro.get("quorum", 0)) if authority is not None else 0
-
-    @property
-    def registered(self) -> int:
-        authority = self.authority
-        return len((authority.info or {}).get("replication", {})) if authority is not None else 0
-
-    def rows_behind(self, member: Member) -> int | None:
-        """Rows that the authority has and this member lacks now; None: not known."""
-        authority = self.authority
-        if authority is None or authority.info is None or member is authority:
-            return None
-        if member.info is not None and "vclock" in member.info:
-            own = member.info["vclock"]
-            theirs = authority.info["vclock"].items()
-            return int(sum(max(0, lsn - own.get(origin, 0)) for origin, lsn in theirs if origin))
-        behind = self.downstream_lag(member)
-        return None if behind is None else int(behind["rows"])
-
-    def downstream_lag(self, member: Member) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = member.downstream.get("behind")
-        return found
-
-    def seconds_behind(self, member: Member) -> float | None:
-        behind = self.downstream_lag(member)
-        return None if behind is None else float(behind["seconds"])
-
-    def acknowledges(self, member: Member) -> bool:
-        """Whether a write that begins now may count on its ack."""
-        authority = self.authority
-        if authority is None or member.foreign or member.is_loading or member.is_forgetful:
-            return False
-        if (member.info or {}).get("no_room") or member.name in lives(self):
-            return False
-        if member is authority:
-            return True
-        if not authority.is_writable:
-            return member.is_up
-        if member.downstream.get("status") != "follow":
-            return False
-        return not self.rows_behind(member) or (self.seconds_behind(member) or 0.0) <= LATE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +68,9 @@ def _with_next(text: str, command: str) -> str:
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
-SELF_EVIDENT: Final = frozenset({"down", "loading"})
+EXHAUSTED: Final = "exhausted"
+"""Terms or LSNs are used up: an election is impossible, for ever."""
+SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
 """The sentence and the table say so already."""
 
 
@@ -254,21 +84,25 @@ def judge(picture: Picture) -> Verdict:
         text, command = _nobody(picture, start)
         return Verdict(False, 0, text, command, problems)
     counting = [member for member in picture.members if picture.acknowledges(member)]
+    answering = [member for member in counting if not member.is_silent]
     writable = [member for member in picture.members if member.is_writable]
-    spare = len(counting) - picture.quorum
+    spare = len(answering) - picture.quorum
+    is_enough = len(counting) >= picture.quorum
     is_grave = any(problem.kind in GRAVE for problem in problems)
     if is_grave:
         text, command = "Writes may be lost or refused until there is one again.", ""
     elif not writable:
         text, command = _read_only(picture, authority, start)
     elif not authority.queue.get("owner"):
-        spare = len(writable) - 1
+        spare, is_enough = len(writable) - 1, True
         names = ", ".join(member.name for member in writable)
         text, command = f"Writable on {names}: asynchronous replication, nobody owns the queue.", start
     else:
         text, command = _writable(picture, counting, start)
+    if any(problem.kind == EXHAUSTED for problem in problems) and "promote" in command:
+        command = ""  # it would be refused
     return Verdict(
-        writable=bool(writable) and not is_grave and spare >= 0,
+        writable=bool(writable) and not is_grave and is_enough,
         may_fail=max(0, spare) if writable and not is_grave else 0,
         text=text,
         next=command,
@@ -293,13 +127,24 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     if loading:
         reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
         return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
+    stopping = [member.name for member in picture.members if member.is_stopping]
+    if stopping:
+        return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     return "Down: no instance answers.", start
 
 
 def _writable(picture: Picture, counting: Sequence[Member], start: str) -> tuple[str, str]:
-    needed, count = picture.quorum, len(counting)
+    silent = [member for member in counting if member.is_silent]
+    needed, count = picture.quorum, len(counting) - len(silent)
+    if count < needed <= len(counting):
+        names = ", ".join(member.name for member in silent)
+        authority = picture.authority
+        assert authority is not None
+        text = f"Writable as far as {authority.name} knows: {count} of {needed} needed instances "
+        verb = "answers" if count == 1 else "answer"
+        return f"{text}{verb}, and it does not miss {names} yet.", start or WATCH
     others = [m for m in picture.members if m.is_up and m not in counting]
     if count < needed:
         does = f"{_are(count)} up" if not others else "acknowledges" if count == 1 else "acknowledge"
@@ -356,18 +201,18 @@ def has_elections(picture: Picture) -> bool:
     return any(
         member.mode not in ("", "off")
         or member.election.get("state") == "candidate"
-        or member.ro_reason == "election"
+        or member.ro_reason is RoReason.ELECTION
         for member in picture.members
     )
 
 
 def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     term = max(member.term for member in voters)
+    if (unheard := _leader_that_does_not_answer(picture, voters, term)) is not None:
+        return unheard, WATCH
     leader = next((m for m in voters if m.is_leader and m.term == term), None)
-    if leader is not None and leader.ro_reason == "config":
-        return f"Read-only: {leader.name} leads term {term}, and its configuration says read-only.", ""
     if leader is not None:
-        return f"Read-only: {leader.name} leads term {term} and is taking the queue over.", WATCH
+        return _leading(leader)
     if any(member.mode in ("candidate", "") for member in voters):
         standing = [m.name for m in voters if m.election.get("state") == "candidate"]
         who = f"{', '.join(standing)} stands" if standing else "it runs or is about to"
@@ -380,30 +225,91 @@ def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     )
 
 
+def _leader_that_does_not_answer(picture: Picture, voters: Sequence[Member], term: int) -> str | None:
+    """Its followers see it, we do not: it was paused a moment ago, or only we cannot reach it."""
+    if any(member.is_leader and member.term == term for member in voters):
+        return None
+    for voter in voters:
+        number = voter.election.get("leader", 0) if (voter.info or {}).get("leader_seen") else 0
+        named = next((m for m in picture.members if number and m.id == number), None)
+        if named is not None and not named.is_up and voter.term == term:
+            return (
+                f"Not known to be writable: {named.name}, which leads term {term} as {voter.name} sees it, "
+                "does not answer. If the others miss it, too, they elect another one."
+            )
+    return None
+
+
+def _leading(leader: Member) -> tuple[str, str]:
+    """Why it takes no writes although it leads."""
+    leads = f"Read-only: {leader.name} leads term {leader.term}"
+    match leader.ro_reason:
+        case RoReason.CONFIG:
+            return f"{leads}, and its configuration says read-only.", ""
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
+            return f"{leads}, and {_because(leader.ro_reason)}.", ""
+        case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
+            return f"{leads} and is taking the queue over.", WATCH
+        case _:
+            assert_never(leader.ro_reason)
+
+
+def _because(reason: RoReason | None) -> str:
+    """Why an instance takes no writes, as words about it."""
+    match reason:
+        case RoReason.CONFIG:
+            return "is read-only itself"
+        case RoReason.SYNCHRO:
+            return "was restarted and waits to be promoted"
+        case RoReason.ELECTION:
+            return "sees nobody who leads"
+        case RoReason.DOUBLED:
+            return "shares its identity with another process"
+        case RoReason.OUT_OF_LSNS:
+            return "has used up its LSNs"
+        case RoReason.OWN_ROWS_LOST:
+            return "waits for its own transactions, which its log has lost"
+        case RoReason.NONE | RoReason.LOADING | None:
+            return "does not accept writes"
+        case _:
+            assert_never(reason)
+
+
+def _may_be_promoted(member: Member) -> bool:
+    """Whether it would take writes then, as far as its reason tells."""
+    match member.ro_reason:
+        case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO:
+            return True
+        case RoReason.CONFIG | RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
+            return False
+        case RoReason.LOADING | None:
+            return False
+        case _:
+            assert_never(member.ro_reason)
+
+
 def _frozen(picture: Picture, authority: Member, voters: Sequence[Member]) -> tuple[str, str]:
     """Without elections somebody must be promoted."""
-    owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
-    able = [m for m in voters if m.ro_reason != "config" and m.links >= picture.quorum]
-    if not any(member.ro_reason != "config" for member in voters):
+    if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
             "Read-only: the configuration says so; set database.mode: rw for one instance and restart it.",
             "",
         )
-    if not owner or not able:
-        return f"Read-only: {authority.ro_reason}.", WATCH
+    owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
+    if not owner:
+        return (
+            f"Read-only: nobody owns the queue, and {authority.name} {_because(authority.ro_reason)}.",
+            WATCH,
+        )
     named = next((m for m in picture.members if m.id == owner), None)
     name = named.name if named is not None else f"instance {owner}"
+    why = "does not answer" if named is None or not named.is_up else _because(named.ro_reason)
+    text = f"Read-only: the queue belongs to {name}, which {why}"
+    able = [m for m in voters if _may_be_promoted(m) and m.links >= picture.quorum]
+    if not able:
+        return f"{text}, and nobody who is connected to a quorum can be promoted.", WATCH
     best = named if named is not None and named in able else _freshest(able)
-    why = (
-        "does not answer"
-        if named is None or not named.is_up
-        else "is read-only itself"
-        if named.ro_reason == "config"
-        else "was restarted and waits to be promoted"
-        if named.ro_reason == "synchro"
-        else "does not accept writes"
-    )
-    return f"Read-only: the queue belongs to {name}, which {why}.", f"synchro promote {best.name}"
+    return f"{text}.", f"synchro promote {best.name}"
 
 
 def _freshest(members: Sequence[Member]) -> Member:
@@ -417,8 +323,14 @@ def start_command(picture: Picture, down: Sequence[Member]) -> str:
     down = [member for member in down if not member.foreign]
     if not down:
         return ""
-    path = "CONFIG" if picture.target is None else _relative(str(picture.target.config.path))
-    states = {id(member): None if member.process is None else member.process.state.value for member in down}
+    target = picture.target or picture.local
+    path = "CONFIG" if target is None else _relative(str(target.config.path))
+    states = {
+        id(member): picture.local_states.get(member.name)
+        if member.process is None
+        else member.process.state.value
+        for member in down
+    }
     # One whose process runs and does not answer hangs or is stopped: `start` would leave it as it is.
     ended = [member for member in down if states[id(member)] not in ("running", "loading")]
     hung = [member for member in down if states[id(member)] == "running"]
@@ -469,17 +381,6 @@ def _two_owners(picture: Picture) -> Iterator[Problem]:
             old.name,
             f"synchro member list -i {old.name}",
         )
-
-
-def lives(picture: Picture) -> dict[str, dict[str, str]]:
-    """Name -> start id -> address, of identities that are in two processes."""
-    found: dict[str, dict[str, str]] = {}
-    for member in picture.members:
-        for part in (member.info or {}).get("replication", {}).values():
-            for life in part.get("doubled") or ():
-                known = found.setdefault(part.get("name") or str(part["id"]), {})
-                known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
-    return found
 
 
 def _doubled(picture: Picture) -> Iterator[Problem]:
@@ -600,6 +501,12 @@ def _late(picture: Picture) -> Iterator[Problem]:
         yield Problem("late", text, member.name, f"synchro info replication -i {member.name}")
 
 
+def _exhausted(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if why := member.election.get("exhausted"):
+            yield Problem(EXHAUSTED, f"{member.name} can be elected no more: {why}.", member.name)
+
+
 def _memory(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         found = (member.info or {}).get("memtx") or {}
@@ -635,6 +542,14 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
         elif member.is_loading:
             yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
+        elif member.is_stopping:
+            yield Problem("stopping", f"{member.name} is stopping.", member.name)
+        elif member.is_silent:
+            heard, authority = member.heard_s, picture.authority
+            seen = ""
+            if heard is not None and authority is not None:
+                seen = f", though {authority.name} heard it {formatting.seconds(heard)} ago"
+            yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
         elif not member.is_up and not member.is_followed and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])
@@ -646,6 +561,7 @@ _FINDERS: Final = (
     _two_owners,
     _doubled,
     _foreign,
+    _exhausted,
     _stopped_streams,
     _log_gaps,
     _forgetful,

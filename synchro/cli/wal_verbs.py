@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
+import click
 
+from synchro.cli.arguments import argument, complete_file
 from synchro.cli.connection import options
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_value, to_json, usage
+from synchro.cli.program import program
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
     from synchro.storage.xlog import XlogReader
 
-FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="*.xlog")]
-
-
-def register(app: typer.Typer) -> None:
-    wal = typer.Typer(help="Files of the log.", rich_markup_mode=None, no_args_is_help=True)
-    wal.command("cat")(wal_cat)
-    wal.command("check")(wal_check)
-    app.add_typer(wal, name="wal")
+files_argument: Final = argument(
+    "files", "FILE...", "*.xlog", nargs=-1, required=True, shell_complete=complete_file
+)
+wal = program.words("wal", "Files of the log.")
 
 
 @contextmanager
@@ -56,12 +54,10 @@ def parse_vclock(text: str) -> dict[int, int]:
         raise usage(f"{text!r} is not a vclock, as '{{1: 14, 2: 3}}'") from None
 
 
-def wal_cat(
-    files: FilesArgument,
-    from_vclock: Annotated[
-        str, typer.Option("--from-vclock", metavar="'{1: 14}'", help="Only rows this vclock does not cover.")
-    ] = "",
-) -> None:
+@wal.command("cat")
+@files_argument
+@click.option("--from-vclock", metavar="'{1: 14}'", default="", help="Only rows this vclock does not cover.")
+def wal_cat(files: Sequence[str], from_vclock: str) -> None:
     """Print rows as JSON lines. Changes are written so that `synchro txn` accepts them."""
     known = parse_vclock(from_vclock)
     for path in files:
@@ -104,7 +100,9 @@ def _record(row: Any, txn: Any, offset: int, time: float) -> dict[str, Any]:
     return record
 
 
-def wal_check(files: FilesArgument) -> int:
+@wal.command("check")
+@files_argument
+def wal_check(files: Sequence[str]) -> int:
     """Read files to their ends and check every checksum. Exit code 1 if one is damaged."""
     bad = 0
     for path in files:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from synchro import errors
-from synchro.errors import NoLeader, ReadOnly, SynchroError
+from synchro.errors import Exit, NoLeader, ReadOnly, Retry, SynchroError
 from synchro.rpc.status import from_rpc_error, from_status
 
 if TYPE_CHECKING:
@@ -36,12 +36,17 @@ class CannotConnect(SynchroError):
     """Nothing was sent. details: endpoint, or endpoints; silent: who may just be slow."""
 
     reason = "CANNOT_CONNECT"
+    exit_code = Exit.NO_CONNECTION
+    retry = Retry.ELSEWHERE
+    next_command = "synchro start CONFIG   or   -e HOST:PORT of a running instance"
 
 
 class ConnectionLost(SynchroError):
     """The connection broke, or no answer came; whether the call was carried out is not known."""
 
     reason = "CONNECTION_LOST"
+    exit_code = Exit.UNKNOWN
+    retry = Retry.LOST
 
 
 class ClientClosed(SynchroError):
@@ -57,6 +62,7 @@ class OutcomeUnknown(SynchroError):
     """
 
     reason = "OUTCOME_UNKNOWN"
+    exit_code = Exit.UNKNOWN
 
     def __init__(
         self, message: str, *, txn: tuple[int, int] | None = None, request_id: bytes = b"", **details: object

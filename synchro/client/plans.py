@@ -18,10 +18,10 @@ from synchro.client import requests, wire
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
 from synchro.client.requests import Message, SpaceRef, WaitMode
-from synchro.client.retry import GRACE_S, SLOW_START_S, Kind, Tries, kind_of
+from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
-from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, SynchroError
+from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, Retry, SynchroError
 from synchro.row import new_tuple
 from synchro.rpc.generated.v1 import cluster_pb2, info_pb2, schema_pb2
 
@@ -400,18 +400,18 @@ class Plans:
         kind = kind_of(error)
         redirected = False
         with self.lock:
-            if kind is Kind.ELSEWHERE and self.options.follow_leader:
+            if kind is Retry.ELSEWHERE and self.options.follow_leader:
                 redirected = self.routes.redirect(endpoint, error)
-            elif kind in (Kind.LOST, Kind.LATER, Kind.ELSEWHERE):
+            elif kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
                 self.routes.failed(endpoint)
             claimed = self.session.position is not None or bool(self.routes.queue_owner)
         if self._is_final(error, kind, endpoint, tries):
             raise error
         return tries.failed(error, endpoint, self.now(), redirected=redirected, claimed=claimed)
 
-    def _is_final(self, error: SynchroError, kind: Kind, endpoint: str, tries: Tries) -> bool:
+    def _is_final(self, error: SynchroError, kind: Retry, endpoint: str, tries: Tries) -> bool:
         """What the options of this client forbid to try again."""
-        if kind is not Kind.ELSEWHERE or tries.unknown_at is not None:
+        if kind is not Retry.ELSEWHERE or tries.unknown_at is not None:
             return False
         if isinstance(error, CannotConnect):
             is_only_place = not endpoint or tries.is_bound

@@ -7,13 +7,12 @@ nothing about that try, so it cannot be told to the caller as "nothing was done"
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import Final
 
 from synchro import errors
-from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown, reason_of
+from synchro.client.errors import CannotConnect, OutcomeUnknown, reason_of
 from synchro.client.model import is_number
-from synchro.errors import SynchroError
+from synchro.errors import Retry, SynchroError
 
 DELAY_FIRST_S: Final = 0.02
 DELAY_MAX_S: Final = 0.3
@@ -27,42 +26,10 @@ SLOW_START_S: Final = 0.1
 """Who needed longer before the call was sent, as to find the leader, tells the server what time is left."""
 
 
-class Kind(Enum):
-    ELSEWHERE = auto()
-    """Nothing was done; somebody else can do it."""
-    LATER = auto()
-    """Nothing was done; the same place can do it soon."""
-    LOST = auto()
-    """Perhaps it was done."""
-    UNKNOWN = auto()
-    """The server says that the outcome is unknown; trying again would not tell more than waiting."""
-    REFUSED = auto()
-    """Nothing was done, and trying again would not help."""
-
-
-_KINDS: Final[dict[type[SynchroError], Kind]] = {
-    errors.ReadOnly: Kind.ELSEWHERE,
-    errors.SyncQueueForeign: Kind.ELSEWHERE,
-    errors.NotLeader: Kind.ELSEWHERE,
-    CannotConnect: Kind.ELSEWHERE,
-    errors.WalIo: Kind.ELSEWHERE,
-    errors.NoLeader: Kind.LATER,
-    errors.Loading: Kind.LATER,
-    errors.SyncQueueFull: Kind.LATER,
-    errors.WalQueueFull: Kind.LATER,
-    errors.QuorumWait: Kind.LATER,
-    errors.LinearizableQuorum: Kind.LATER,
-    ConnectionLost: Kind.LOST,
-    errors.DiskFailed: Kind.LOST,
-    errors.SyncTimeout: Kind.UNKNOWN,
-    errors.RequestExpired: Kind.UNKNOWN,
-}
-
-
-def kind_of(error: SynchroError) -> Kind:
+def kind_of(error: SynchroError) -> Retry:
     if isinstance(error, errors.SyncTimeout) and error.details.get("stage") == "stopping":
-        return Kind.LOST  # this instance says no more of it; the next owner knows it by its request id
-    return _KINDS.get(type(error), Kind.REFUSED)
+        return Retry.LOST  # this instance says no more of it; the next owner knows it by its request id
+    return error.retry
 
 
 class Tries:
@@ -112,12 +79,12 @@ class Tries:
         kind = kind_of(error)
         if endpoint and not isinstance(error, CannotConnect):
             self._received += 1
-        if kind is Kind.LOST and not self.is_read and endpoint:
+        if kind is Retry.LOST and not self.is_read and endpoint:
             self.unknown_at = endpoint
             self._unknown_txn = error.details.get("txn", self._unknown_txn)
-        if kind is Kind.UNKNOWN:
+        if kind is Retry.UNKNOWN:
             raise error if self.is_read else self._unknown(error)
-        if kind is Kind.REFUSED or self._is_hopeless(error, redirected):
+        if kind is Retry.REFUSED or self._is_hopeless(error, redirected):
             raise self._final(error)
         if self.unknown_at is not None and not (self.request_id and claimed):
             raise self._unknown(error)
@@ -150,9 +117,9 @@ class Tries:
         details.update(reason=reason_of(error), outcome="unknown")
         details.pop("request_id", None)
         message = error.message
-        if kind_of(error) is not Kind.UNKNOWN:
+        if kind_of(error) is not Retry.UNKNOWN:
             message = f"an earlier try got no answer, its outcome is unknown; the last one: {message}"
-            if kind_of(error) is Kind.LOST:
+            if kind_of(error) is Retry.LOST:
                 message = f"{error.message}; the outcome of the write is unknown"
         unknown = OutcomeUnknown(message, txn=txn, request_id=self.request_id, **details)
         unknown.is_only_try = self.unknown_at is None

@@ -2,20 +2,22 @@
 
 A core imports this package and nothing below it. What reads a file or a person's words stands in the modules:
 
-    settings    Settings, Limits and their enums     quorum_formula  "N / 2 + 1"
-    file        YAML -> Settings of one instance     schema, rules   which keys there are, what must agree
+    settings    Settings, Limits, their enums: each option is declared at its field (ADR 27)
+    option      what one option is                   options         the table of all
+    file        YAML -> Settings of one instance     values          what a person wrote -> a value
+    schema      which keys may stand where           rules           what several of them must agree on
+    json_schema the schema for editors               quorum_formula  "N / 2 + 1"
     located     values with their file and line      address         host:port of a listener or a peer
     template    the file that `synchro init` writes
 """
 
 from __future__ import annotations
 
+from synchro.config.option import KIB, MIB
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
     FIRST_REQUEST_S,
-    KIB,
     LOG_WAITING_BYTES_MAX,
-    MIB,
     RESERVED_DESCRIPTORS,
     BootstrapStrategy,
     ElectionMode,

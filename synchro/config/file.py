@@ -3,24 +3,26 @@
 One document describes the whole cluster. Global < group < replica set < instance, the inner one wins
 [C-1]; `SYNCHRO_A_B_C` in the environment of an instance beats the file [C-2]. `load` gives the `Settings`
 of one instance, `load_all` those of all. Every mistake is a `ConfigFileError` that lists the problems with
-file, line, key and the nearest valid key. The schema is `config_schema.py`'s; this file reads, merges and
-checks what concerns more than one key. No trio, pydantic or gRPC: `synchro start` must start quickly.
+file, line, key and the nearest valid key. The schema is `config/schema.py`'s; this file reads, merges and
+checks what concerns more than one key. No trio or gRPC: `synchro start` must start quickly.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
 from synchro.config.located import Located, NotYaml, compose, compose_value
+from synchro.config.option import Section
 from synchro.config.rules import (
     View,
     check_addresses,
+    effective,
     idle_options,
     merge,
     peer_address,
@@ -33,11 +35,10 @@ from synchro.config.schema import (
     ENVIRONMENT_SCOPE,
     ROOT,
     Problem,
-    Section,
     check,
 )
 from synchro.errors import ConfigError
-from synchro.ids import INSTANCE_ID_MAX
+from synchro.ids import INSTANCE_ID_MAX, InstanceName, twin_of
 
 FILE_BYTES_MAX: Final = 1 << 20
 """A configuration is written by a person; more is a mistake, and a parser should not find out slowly."""
@@ -77,6 +78,19 @@ class InstanceConfig:
     settings: Settings
     warnings: tuple[str, ...] = ()
     """What was read but means nothing in this release; also what the operator should know."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key -> plain value of each option that acts on it, defaults included."""
+
+    def tree(self) -> dict[str, Any]:
+        """`options` as they stand in a file, maps in maps."""
+        root: dict[str, Any] = {}
+        for key, value in self.options.items():
+            *sections, last = key.split(".")
+            place = root
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        return root
 
     @property
     def needs_insecure(self) -> bool:
@@ -156,12 +170,13 @@ class _Reader:
         members = list(self._members(root))
         self._stop_if_bad()
         instances: dict[str, InstanceConfig] = {}
+        merged: dict[str, View] = {}
         for views in members:
             # The environment is that of one process: it says nothing about the addresses of the others.
-            addresses = {view.name: peer_address(view) for view in views}
+            addresses: dict[str, str | None] = {view.name: peer_address(view) for view in views}
             for view in views:
                 own = merge(merge(weak, view.root), strong)
-                mine = replace(view, root=own)
+                merged[view.name] = mine = replace(view, root=own)
                 instances[view.name] = InstanceConfig(
                     view.name, view.group, view.replicaset, settings_of(mine, views, addresses)
                 )
@@ -170,7 +185,10 @@ class _Reader:
         warnings = tuple(self._all_warnings(instances, members))
         return ClusterConfig(
             self.path,
-            {name: replace(instance, warnings=warnings) for name, instance in instances.items()},
+            {
+                name: replace(one, warnings=warnings, options=effective(merged[name], one.settings))
+                for name, one in instances.items()
+            },
             warnings,
         )
 
@@ -223,6 +241,7 @@ class _Reader:
         """The instances of each replica set, in name order, each with its merged options."""
         seen: dict[str, Located] = {}
         sets: dict[str, Located] = {}
+        groups_seen: dict[str, Located] = {}
         base = without(root, "groups")
         groups = root.value.get("groups")
         if groups is None or not groups.value:
@@ -233,6 +252,7 @@ class _Reader:
             )
             return
         for group_name, group in groups.value.items():
+            self._once(groups_seen, group_name, group, f"groups.{group_name}", "group")
             group_view = merge(base, without(group, "replicasets"))
             replicasets = group.value.get("replicasets")
             if replicasets is None or not replicasets.value:
@@ -249,7 +269,8 @@ class _Reader:
                 if len(instances.value) > INSTANCE_ID_MAX:
                     self._report(instances, path, f"a replica set has at most {INSTANCE_ID_MAX} instances")
                 views = []
-                for name, instance in sorted(instances.value.items()):
+                for text, instance in sorted(instances.value.items()):
+                    name = InstanceName(text)  # the schema has looked
                     self._once(seen, name, instance, f"{path}.instances.{name}", "instance")
                     templates = {"instance_name": name, "replicaset_name": set_name, "group_name": group_name}
                     merged = merge(set_view, instance)
@@ -261,6 +282,9 @@ class _Reader:
     def _once(self, seen: dict[str, Located], name: str, item: Located, path: str, what: str) -> None:
         if name in seen:
             self._report(item, path, f"{what} {name!r} is already defined in line {seen[name].line}")
+        elif (twin := twin_of(name, seen)) is not None:
+            place = f"{what} {twin!r} of line {seen[twin].line}"
+            self._report(item, path, f"{what} {name!r} differs from {place} in nothing but case")
         seen.setdefault(name, item)
 
     def _report(self, item: Located, path: str, message: str) -> None:

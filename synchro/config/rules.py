@@ -9,24 +9,18 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from synchro.config import (
-    BootstrapStrategy,
-    ElectionMode,
-    FencingMode,
-    Limits,
-    PeerAddress,
-    QuorumFormula,
-    Settings,
-    WalMode,
-)
+from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
 from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
+from synchro.config.option import Effect, Option
+from synchro.config.options import DIRECTORY, TABLE
 from synchro.config.schema import Problem
+from synchro.ids import InstanceName
 
-DEFAULT_DIR: Final = "var/lib/{{ instance_name }}"
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
@@ -52,7 +46,7 @@ def without(item: Located, *keys: str) -> Located:
 class View:
     """The options of one instance after merging; `get` takes a dotted path."""
 
-    name: str
+    name: InstanceName
     group: str
     replicaset: str
     root: Located
@@ -192,52 +186,87 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
 
 
 def settings_of(view: View, views: list[View], addresses: Mapping[str, str | None]) -> Settings:
+    """Most options go into their field as they are; here stand those that do not."""
     is_isolated = view.get("isolated", False)
     _check_failover(view, views)
     election_mode, read_only = _failover(view, views)
     wal_dir, snapshot_dir = _directories(view)
-    wal_mode = WalMode(view.get("wal.mode", WalMode.FSYNC))
-    if wal_mode is WalMode.NONE and len(views) > 1:
+    _check_bootstrap(view, views)
+    _check_quorum(view, len(views))
+    special = {
+        "instance_name": view.name,
+        "replicaset_name": view.replicaset,
+        "listen": "" if is_isolated else _listen(view),
+        "peers": _peers(view, addresses),
+        "wal_dir": wal_dir,
+        "snapshot_dir": snapshot_dir,
+        "read_only": read_only or is_isolated,
+        "election_mode": election_mode,
+        "http_listen": _http(view),
+        "limits": _limits(view),
+    }
+    settings = Settings(**{**_given(view), **special})
+    if settings.wal_mode is WalMode.NONE and len(views) > 1:
         view.report(
             "wal.mode", "wal.mode = none keeps no log to replicate: only for an instance that is alone"
         )
-    strategy, bootstrap_leader = _bootstrap(view, views)
-    defaults = Settings()
-    return Settings(
-        instance_name=view.name,
-        replicaset_name=view.replicaset,
-        listen="" if is_isolated else _listen(view),
-        peers=_peers(view, addresses),
-        wal_dir=wal_dir,
-        snapshot_dir=snapshot_dir,
-        read_only=read_only or is_isolated,
-        election_mode=election_mode,
-        election_timeout_s=view.get("replication.election_timeout", defaults.election_timeout_s),
-        election_fencing_mode=FencingMode(
-            view.get("replication.election_fencing_mode", defaults.election_fencing_mode)
-        ),
-        replication_timeout_s=view.get("replication.timeout", defaults.replication_timeout_s),
-        reconnect_timeout_s=view.get("replication.reconnect_timeout"),
-        connect_timeout_s=view.get("replication.connect_timeout", defaults.connect_timeout_s),
-        bootstrap_strategy=strategy,
-        bootstrap_leader=bootstrap_leader,
-        synchro_quorum=_quorum(view, len(views)),
-        linearizable_quorum=view.get("replication.linearizable_quorum", defaults.linearizable_quorum),
-        synchro_timeout_s=view.get("replication.synchro_timeout", defaults.synchro_timeout_s),
-        txn_synchro_timeout_s=view.get("database.txn_synchro_timeout", defaults.txn_synchro_timeout_s),
-        synchro_queue_max_size=view.get(
-            "replication.synchro_queue_max_size", defaults.synchro_queue_max_size
-        ),
-        skip_conflict=view.get("replication.skip_conflict", defaults.skip_conflict),
-        wal_mode=wal_mode,
-        checkpoint_interval_s=view.get("snapshot.by.interval", defaults.checkpoint_interval_s),
-        checkpoint_count=view.get("snapshot.count", defaults.checkpoint_count),
-        memtx_memory=view.get("memtx.memory", defaults.memtx_memory),
-        log_level=view.get("log.level", defaults.log_level),
-        log_format=view.get("log.format", defaults.log_format),
-        http_listen=_http(view),
-        limits=_limits(view),
-    )
+    return settings
+
+
+def _given(view: View, owner: str = "") -> dict[str, Any]:
+    """Field -> value, of what the file or the environment says. owner: "limits.", or "" for `Settings`.
+
+    Of two options for one field the one outside of `limits` wins.
+    """
+    found: dict[str, Any] = {}
+    for option in sorted(TABLE, key=lambda option: not option.key.startswith("limits.")):
+        is_limit = option.field.startswith("limits.")
+        if option.field and is_limit is bool(owner) and view.find(option.key) is not None:
+            found[option.field.removeprefix(owner)] = view.get(option.key)
+    return found
+
+
+def effective(view: View, settings: Settings) -> dict[str, Any]:
+    """Key -> plain value of all options that act on this instance, defaults included.
+
+    As the options of this instance alone, they give the same settings again.
+    """
+    found = {
+        option.key: _effective(option, view, settings) for option in TABLE if option.effect is Effect.ACTS
+    }
+    return {key: plain(value) for key, value in found.items() if value is not None}
+
+
+def _effective(option: Option, view: View, settings: Settings) -> Any:
+    match option.key:
+        case "database.dir":
+            return None  # wal.dir and snapshot.dir say it
+        case "database.mode":
+            is_asked = view.get("replication.failover", "off") == "off"
+            return ("ro" if settings.read_only else "rw") if is_asked else None
+        case "replication.peers":
+            return [peer.address for peer in settings.peers] or None
+    if not option.field:
+        return view.get(option.key, option.default)
+    owner, _, name = option.field.rpartition(".")
+    value = getattr(settings.limits if owner else settings, name)
+    return None if option.default_text and value == option.default else value
+
+
+def plain(value: Any) -> Any:
+    """As YAML has it, without the places where it stood."""
+    match value:
+        case Located():
+            return plain(value.value)
+        case dict():
+            return {key: plain(inner) for key, inner in value.items()}
+        case list():
+            return [plain(inner) for inner in value]
+        case QuorumFormula():
+            return value.text if value.number is None else value.number
+        case StrEnum():
+            return value.value
+    return value
 
 
 def _check_failover(view: View, views: list[View]) -> None:
@@ -295,7 +324,7 @@ def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
     return ElectionMode.OFF, mode == "ro"
 
 
-def _bootstrap(view: View, views: list[View]) -> tuple[BootstrapStrategy, str | None]:
+def _check_bootstrap(view: View, views: list[View]) -> None:
     strategy = view.get("replication.bootstrap_strategy", "auto")
     leader = view.get("bootstrap_leader")
     if leader is not None and strategy != "config":
@@ -310,7 +339,6 @@ def _bootstrap(view: View, views: list[View]) -> tuple[BootstrapStrategy, str | 
         view.report("replication.bootstrap_strategy", '"config" needs bootstrap_leader in the replica set')
     elif leader is not None:
         _check_bootstrap_leader(view, views, leader)
-    return BootstrapStrategy(strategy), leader
 
 
 def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
@@ -381,7 +409,7 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         yield "wal.mode = none does what write does: a log is written, and is not synced"
 
 
-def _quorum(view: View, configured: int) -> QuorumFormula:
+def _check_quorum(view: View, configured: int) -> None:
     path = "replication.synchro_quorum"
     formula: QuorumFormula = view.get(path, Settings().synchro_quorum)
     if formula.number is not None and formula.number > configured:
@@ -390,12 +418,11 @@ def _quorum(view: View, configured: int) -> QuorumFormula:
             f"synchro_quorum = {formula.number} is above the number of configured instances "
             f"({configured}): no synchronous write could ever be confirmed",
         )
-    return formula
 
 
 def _directories(view: View) -> tuple[str, str]:
     """Absolute; relative ones start beside the configuration file."""
-    both = view.text("database.dir", DEFAULT_DIR)
+    both = view.text("database.dir", DIRECTORY)
     chosen = []
     for path in ("wal.dir", "snapshot.dir"):
         text = view.text(path, both)
@@ -418,17 +445,8 @@ def _http(view: View) -> str | None:
 
 
 def _limits(view: View) -> Limits:
-    names = {"max_waiting_calls": "waiting_calls_max", "max_batch_ops": "batch_ops_max"}
     given = view.find("limits")
-    keys: dict[str, Located] = given.value if given is not None and isinstance(given.value, dict) else {}
-    values: dict[str, int] = {
-        names.get(key, key): item.value for key, item in keys.items() if item.value is not None
-    }
-    if (size := view.get("wal.max_size")) is not None:
-        values["wal_max_size"] = size
-    if (size := view.get("wal.queue_max_size")) is not None:
-        values["wal_queue_bytes_max"] = size
-    limits = Limits(**values)
+    limits = Limits(**_given(view, "limits."))
     # One row must fit a block, a frame and a message, with room for their headers.
     order = ("tuple_bytes_max", "txn_bytes_max", "message_bytes_max")
     for small, large in pairwise(order):

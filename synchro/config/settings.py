@@ -1,7 +1,8 @@
 """Settings of one instance, and every limit with its unit and its reason. Touches no files.
 
-`config/file.py` makes a `Settings` from YAML; tests make one from keywords. Names are those of
-Tarantool 3's configuration, the unit last. Rules [C-*], [Q-30], answers in docs/adr/.
+An option of the configuration is declared here, once, at the field that holds its value: key, kind, ends,
+meaning. `config/file.py` makes a `Settings` from YAML; tests make one from keywords. Keys are those of
+Tarantool 3's configuration, fields have the unit last. Rules [C-*], [Q-30], answers in docs/adr/.
 """
 
 from __future__ import annotations
@@ -11,10 +12,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from synchro.config.option import KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
+from synchro.ids import InstanceName
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
+MESSAGE_ROOM: Final = 15 * MIB
+"""What surely fits a message of gRPC, a frame of a snapshot and a block of the log, headers included."""
+LEVELS_OF_TARANTOOL: Final = {
+    "verbose": "debug",
+    "warn": "warning",
+    "crit": "critical",
+    "fatal": "critical",
+    "syserror": "error",
+}
 
 FIRST_REQUEST_S: Final = 10.0
 """A connection that makes no request for so long is ended: it holds a descriptor."""
@@ -22,6 +32,9 @@ RESERVED_DESCRIPTORS: Final = 8
 """Held back for files: a rotation, an identity and a snapshot at one moment need five."""
 LOG_WAITING_BYTES_MAX: Final = 4 * MIB
 """Log records on their way to a sink that does not take them; further ones are dropped and counted."""
+
+
+FIRST_NAME: Final = InstanceName("instance001")
 
 
 class ElectionMode(StrEnum):
@@ -59,70 +72,192 @@ class BootstrapStrategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of everything that grows. Bytes where it holds bytes; each has its own refusal."""
+    """Bounds of everything that grows. Bytes where it holds bytes; each has its own refusal.
 
-    tuple_bytes_max: int = 1 * MIB
-    """Larger tuples are refused with BATCH_TOO_LARGE: one row must fit a WAL block and a frame."""
-    batch_ops_max: int = 1000
-    """Operations of one transaction; it is applied in one step of the core."""
-    txn_bytes_max: int = 8 * MIB
-    select_bytes_max: int = 1 * MIB
-    """One answer; the reader goes on with `after`. It is gathered in one go, a few milliseconds. Of a HASH
-    index, which knows no `after`, 8 MiB at least."""
-    select_tuples_max: int = 10_000
-    """Of one answer too, HASH indexes aside: small tuples cost more than their bytes."""
-    connections_max: int = 10_000
-    """Of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many."""
-    waiting_calls_max: int = 10_000
-    """Requests that wait unprepared for room in the limbo, and calls waiting for their outcome."""
-    wal_queue_bytes_max: int = 16 * MIB
-    """Rows on their way to disk; beyond it client writes wait, from half of it on rows of peers do."""
-    wal_block_bytes_max: int = 1 * MIB
-    """A block is written with one call and checked with one CRC."""
-    wal_lead_bytes: int = 4 * MIB
-    """Zero-filled, synced space ahead of the end of the WAL, so that a sync writes no metadata."""
-    wal_control_reserve_bytes: int = 1 * MIB
-    """Part of the lead that only control rows may use when the disk is full: they must not fail."""
-    wal_max_size: int = 256 * MIB
-    """A larger file is rotated [W-12]."""
-    relay_ring_bytes: int = 16 * MIB
-    """Recent synced blocks kept in memory for relays; older rows are read from the files."""
-    relay_frame_bytes_max: int = 1 * MIB
-    joins_max: int = 3
-    """New instances that get everything at a time; further ones are told to come again. Each has a few MiB on
-    its way, beside the view that they share."""
-    join_calls_max: int = 32
-    """Calls of joiners without receipts (an older version): one that stalls cannot be ended before its
-    connection, and holds the message that it does not take."""
-    join_view_age_s: float = 60.0
-    """A view of the data that a join still uses is taken for another one too, up to this age (s): the newer
-    one gets the rest from the log."""
-    join_chunk_bytes_max: int = 256 * KIB
-    """Tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further."""
-    peer_credit_bytes: int = 8 * MIB
-    """Bytes a relay may send beyond the last ack."""
-    message_bytes_max: int = 16 * MIB
-    """One gRPC message."""
-    stream_out_bytes_max: int = 4 * MIB
-    """Queued output of one stream; beyond it the stream is not read."""
-    stream_in_bytes_max: int = 4 * MIB
-    remembered_requests_max: int = 1_000_000
-    """Request ids of decided transactions."""
-    remembered_drops_max: int = 10_000
-    """LSN ranges of dropped or nopified transactions, for `WaitTransaction`."""
-    update_ops_max: int = 4000
-    """Operations of one update [D-18]."""
-    ddl_rows_at_once: int = 10_000
-    """A change of definitions that must look at more tuples does so in steps: data writes wait meanwhile, all
-    else goes on."""
-    txn_values_max: int = 1024 * KIB
-    """Fields, array elements, map keys and values of one transaction: small ones cost more than their bytes.
-    One tuple of the largest size never has more."""
-    turn_work_bytes_max: int = 32 * MIB
-    """What writes of clients may touch, counted as for `txn_work_bytes_max`, before all else has its turn."""
-    txn_work_bytes_max: int = 64 * MIB
-    """Bytes that one transaction of a client may touch, an operation counted as 4 KiB, each value of a tuple
-    that it updates as 40: it runs in one step of the core, a tenth to a third of a second at this limit."""
+    None may be 0: that would stop the instance. Some have narrower ends, where as little or as much as one
+    likes would stop it, or the next one that must read what it wrote.
+    """
+
+    tuple_bytes_max: int = option(
+        1 * MIB,
+        "limits.tuple_bytes_max",
+        Bytes(4 * KIB, MESSAGE_ROOM),  # rows of the system spaces must fit
+        "larger tuples are refused with BATCH_TOO_LARGE: one row must fit a block of the log and a frame",
+    )
+    batch_ops_max: int = option(
+        1000,
+        "limits.max_batch_ops",
+        Count(4, 10**6),  # a space comes with an index
+        "operations of one transaction; it is applied in one step of the core",
+        is_live=True,
+    )
+    txn_bytes_max: int = option(
+        8 * MIB, "limits.txn_bytes_max", Bytes(4 * KIB, MESSAGE_ROOM), "rows of one transaction"
+    )
+    select_bytes_max: int = option(
+        1 * MIB,
+        "limits.select_bytes_max",
+        Bytes(1, MESSAGE_ROOM),
+        "one answer; the reader goes on with `after`. It is gathered in one go, a few milliseconds. Of a "
+        "HASH index, which knows no `after`, 8 MiB at least",
+        is_live=True,
+    )
+    select_tuples_max: int = option(
+        10_000,
+        "limits.select_tuples_max",
+        Count(),
+        "tuples of one answer, HASH indexes aside: small ones cost more than their bytes",
+        is_live=True,
+    )
+    connections_max: int = option(
+        10_000,
+        "limits.connections_max",
+        Count(64, 10**6),  # 31 peers, twice while links come again
+        "connections of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many",
+    )
+    waiting_calls_max: int = option(
+        10_000,
+        "limits.max_waiting_calls",
+        Count(),
+        "requests that wait for room in the queue, and calls that wait for their outcome; more are "
+        "refused with SYNC_QUEUE_FULL",
+        is_live=True,
+    )
+    wal_queue_bytes_max: int = option(
+        16 * MIB,
+        "limits.wal_queue_bytes_max",
+        Bytes(1),
+        "as `wal.queue_max_size`, which beats it",
+        is_live=True,
+    )
+    wal_block_bytes_max: int = option(
+        1 * MIB,
+        "limits.wal_block_bytes_max",
+        Bytes(1, 32 * MIB),  # a larger block would not be read back
+        "a block of the log is written with one call and checked with one CRC",
+    )
+    wal_lead_bytes: int = option(
+        4 * MIB,
+        "limits.wal_lead_bytes",
+        Bytes(1, 64 * MIB),  # zeros that are written at one go
+        "zero-filled, synced space ahead of the end of the log, so that a sync writes no metadata",
+    )
+    wal_control_reserve_bytes: int = option(
+        1 * MIB,
+        "limits.wal_control_reserve_bytes",
+        Bytes(4 * KIB, 64 * MIB),
+        "part of that space which only control rows may use when the disk is full: they must not fail",
+    )
+    wal_max_size: int = option(
+        256 * MIB,
+        "limits.wal_max_size",
+        Bytes(1 * MIB),
+        "as `wal.max_size`, which beats it",  # [W-12]
+    )
+    relay_ring_bytes: int = option(
+        16 * MIB,
+        "limits.relay_ring_bytes",
+        Bytes(1),
+        "recent synced blocks kept in memory for relays; older rows are read from the files",
+    )
+    relay_frame_bytes_max: int = option(
+        1 * MIB, "limits.relay_frame_bytes_max", Bytes(1, MESSAGE_ROOM), "rows in one message to a peer"
+    )
+    joins_max: int = option(
+        3,
+        "limits.joins_max",
+        Count(),
+        "new instances that get everything at a time; further ones are told to come again. Each has a few "
+        "MiB on its way, beside the view that they share",
+        is_live=True,
+    )
+    join_calls_max: int = option(
+        32,
+        "limits.join_calls_max",
+        Count(),
+        "calls of joiners without receipts (an older version): one that stalls cannot be ended before its "
+        "connection, and holds the message that it does not take",
+        is_live=True,
+    )
+    join_view_age_s: float = option(
+        60,
+        "limits.join_view_age_s",
+        Count(),
+        "seconds: a view of the data that a join still uses is taken for another one too, up to this age; "
+        "the newer one gets the rest from the log",
+        is_live=True,
+    )
+    join_chunk_bytes_max: int = option(
+        256 * KIB,
+        "limits.join_chunk_bytes_max",
+        Bytes(1),
+        "tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further",
+        is_live=True,
+    )
+    peer_credit_bytes: int = option(
+        8 * MIB, "limits.peer_credit_bytes", Bytes(1), "bytes a relay may send beyond the last ack"
+    )
+    message_bytes_max: int = option(
+        16 * MIB, "limits.message_bytes_max", Bytes(1), "one gRPC message", effect=Effect.LATER
+    )
+    stream_out_bytes_max: int = option(
+        4 * MIB,
+        "limits.stream_out_bytes_max",
+        Bytes(1),
+        "queued output of one stream; beyond it the stream is not read",
+        effect=Effect.LATER,
+    )
+    stream_in_bytes_max: int = option(
+        4 * MIB, "limits.stream_in_bytes_max", Bytes(1), "queued input of one stream", effect=Effect.LATER
+    )
+    remembered_requests_max: int = option(
+        1_000_000, "limits.remembered_requests_max", Count(), "request ids of decided transactions"
+    )
+    remembered_drops_max: int = option(
+        10_000,
+        "limits.remembered_drops_max",
+        Count(),
+        "LSN ranges of dropped or nopified transactions, for `WaitTransaction`",
+    )
+    update_ops_max: int = option(
+        4000,
+        "limits.update_ops_max",
+        Count(),
+        "operations of one update",  # [D-18]
+        is_live=True,
+    )
+    ddl_rows_at_once: int = option(
+        10_000,
+        "limits.ddl_rows_at_once",
+        Count(),
+        "a change of definitions that must look at more tuples does so in steps: data writes wait meanwhile, "
+        "all else goes on",
+        is_live=True,
+    )
+    txn_values_max: int = option(
+        1024 * KIB,
+        "limits.txn_values_max",
+        Count(1000),
+        "fields, array elements, map keys and values of one transaction: small ones cost more than their "
+        "bytes. One tuple of the largest size never has more",
+        is_live=True,
+    )
+    turn_work_bytes_max: int = option(
+        32 * MIB,
+        "limits.turn_work_bytes_max",
+        Bytes(1),
+        "what writes of clients may touch, counted as for `txn_work_bytes_max`, before all else has its turn",
+        is_live=True,
+    )
+    txn_work_bytes_max: int = option(
+        64 * MIB,
+        "limits.txn_work_bytes_max",
+        Bytes(1 * MIB),  # a large tuple, changed once
+        "bytes that one transaction of a client may touch, an operation counted as 4 KiB, each value of a "
+        "tuple that it updates as 40: it runs in one step of the core, a tenth to a third of a second at "
+        "this limit",
+        is_live=True,
+    )
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -141,7 +276,7 @@ class PeerAddress:
 class Settings:
     """Everything one instance must know; durations in seconds, sizes in bytes."""
 
-    instance_name: str = "instance001"
+    instance_name: InstanceName = FIRST_NAME
     replicaset_name: str = "replicaset001"
     listen: str = "127.0.0.1:0"
     peers: tuple[PeerAddress, ...] = ()
@@ -152,33 +287,126 @@ class Settings:
     read_only: bool = False
     """database.mode: ro"""
     election_mode: ElectionMode = ElectionMode.OFF
-    election_timeout_s: float = 5.0
-    election_fencing_mode: FencingMode = FencingMode.SOFT
-    replication_timeout_s: float = 1.0
-    """Heartbeat interval; a link is dead after four of them [A-27]."""
-    reconnect_timeout_s: float | None = None
-    connect_timeout_s: float = 30.0
-    bootstrap_strategy: BootstrapStrategy = BootstrapStrategy.AUTO
+    election_timeout_s: float = option(
+        5.0,
+        "replication.election_timeout",
+        Seconds(refusal="the value must be a positive number"),
+        "how long a leader may be silent, and a round of votes last",
+        is_live=True,
+    )
+    election_fencing_mode: FencingMode = option(
+        FencingMode.SOFT,
+        "replication.election_fencing_mode",
+        Word(tuple(FencingMode)),
+        "what a leader does when it loses sight of a quorum",
+        is_live=True,
+    )
+    replication_timeout_s: float = option(
+        1.0,
+        "replication.timeout",
+        Seconds(),
+        "time between heartbeats; a link is dead after four of them",  # [A-27]
+        is_live=True,
+    )
+    reconnect_timeout_s: float | None = option(
+        None,
+        "replication.reconnect_timeout",
+        Seconds(),
+        "between attempts to connect",
+        is_live=True,
+        default_text="`replication.timeout`",
+    )
+    connect_timeout_s: float = option(
+        30.0, "replication.connect_timeout", Seconds(), "how long a start waits for its peers", is_live=True
+    )
+    bootstrap_strategy: BootstrapStrategy = option(
+        BootstrapStrategy.AUTO,
+        "replication.bootstrap_strategy",
+        Word(tuple(BootstrapStrategy)),
+        "who creates the set: its members agree, or `bootstrap_leader`",
+        is_live=True,
+    )
     bootstrap_leader: str | None = None
-    synchro_quorum: QuorumFormula = field(default_factory=lambda: QuorumFormula("N / 2 + 1"))
+    synchro_quorum: QuorumFormula = option(
+        QuorumFormula("N / 2 + 1"),
+        "replication.synchro_quorum",
+        Formula(),
+        "instances that must hold a synchronous write before it is confirmed; N: registered members",
+        is_live=True,
+    )
     confirm_delay_s: float = 0.01
     """A CONFIRM waits so long for an own row to go ahead of, then it is written alone (ADR 11)."""
-    linearizable_quorum: QuorumFormula = field(default_factory=lambda: QuorumFormula("N - Q + 1", clamp=True))
-    synchro_timeout_s: float = 5.0
-    """How long promote, demote and snapshot wait."""
-    txn_synchro_timeout_s: float = 5.0
-    """How long a write waits for its quorum before its caller is told OUTCOME UNKNOWN [Q-42]."""
-    synchro_queue_max_size: int = 16 * MIB
-    """Bytes in the limbo beyond which its owner lets new requests wait; 0 = unlimited [Q-46]."""
-    skip_conflict: bool = False
-    wal_mode: WalMode = WalMode.FSYNC
-    checkpoint_interval_s: float = 3600.0
-    checkpoint_count: int = 2
-    memtx_memory: int = 0
-    """Bytes that tuples and their indexes may need, as `Memtx.memory_used` counts them; 0 = unlimited. All
-    members hold the same rows, so without it memory ends for all of them together."""
-    log_level: str = "info"
-    log_format: str = "json"
+    linearizable_quorum: QuorumFormula = option(
+        QuorumFormula("N - Q + 1", clamp=True),
+        "replication.linearizable_quorum",
+        Formula(with_q=True),
+        "instances asked by a linearizable read, at least N - Q + 1; Q: `synchro_quorum`",
+        is_live=True,
+    )
+    synchro_timeout_s: float = option(
+        5.0,
+        "replication.synchro_timeout",
+        Seconds(refusal="the value must be greater than zero"),
+        "how long promote, demote and snapshot wait",
+        is_live=True,
+    )
+    txn_synchro_timeout_s: float = option(
+        5.0,
+        "database.txn_synchro_timeout",
+        Seconds(),  # [Q-42]
+        "how long a write waits for its quorum before its caller is told that the outcome is unknown",
+        is_live=True,
+    )
+    synchro_queue_max_size: int = option(
+        16 * MIB,
+        "replication.synchro_queue_max_size",
+        Bytes(),
+        "bytes that may wait for a quorum; beyond it new requests wait outside; 0: no limit",  # [Q-46]
+        is_live=True,
+    )
+    skip_conflict: bool = option(
+        False,
+        "replication.skip_conflict",
+        Flag(),
+        "a row of a peer whose key exists becomes a NOP, and travels on so (ADR 19)",
+        is_live=True,
+    )
+    wal_mode: WalMode = option(
+        WalMode.FSYNC,
+        "wal.mode",
+        Word(tuple(WalMode)),
+        "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
+    )
+    checkpoint_interval_s: float = option(
+        3600.0,
+        "snapshot.by.interval",
+        Seconds(zero=True),
+        "time between snapshots; 0: never by time",
+        is_live=True,
+    )
+    checkpoint_count: int = option(2, "snapshot.count", Count(1, 10_000), "snapshots to keep", is_live=True)
+    memtx_memory: int = option(
+        0,
+        "memtx.memory",
+        Bytes(1 * MIB),
+        "bytes that tuples and their indexes may need, as estimated; an owner refuses more. All members "
+        "hold the same rows, so without it memory ends for all of them together",
+        is_live=True,
+        default_text="no limit",
+    )
+    log_level: str = option(
+        "info",
+        "log.level",
+        Word(("debug", "info", "warning", "error", "critical"), LEVELS_OF_TARANTOOL),
+        "the least important level that is written",
+        is_live=True,
+    )
+    log_format: str = option(
+        "json",
+        "log.format",
+        Word(("json", "console"), {"plain": "console"}),
+        "one JSON object a line, or text for people",
+    )
     http_listen: str | None = None
     fault_service: bool = False
     """Serve synchro.fault.v1; only for tests."""
@@ -255,11 +483,11 @@ def doubtful(settings: Settings) -> list[tuple[str, str]]:
     Told by `config check` and in the log at each start: who set them must find the reason there.
     """
     found = []
-    for option, name, low, high, what in _DOUBTFUL:
+    for key, name, low, high, what in _DOUBTFUL:
         value: float = getattr(settings, name)
         if value == 0 and name == "checkpoint_interval_s":  # 0: never by time
             continue
         if not low <= value <= high:
             word = "very short" if value < low else "very long"
-            found.append((option, f"{option} = {value:g} s is {word}: {what}"))
+            found.append((key, f"{key} = {value:g} s is {word}: {what}"))
     return found

@@ -12,9 +12,9 @@ from typing import Final
 from synchro.config import PeerAddress, Settings
 from synchro.config.address import WILDCARDS, join, split, without_login
 from synchro.config.file import ConfigFileError
-from synchro.config.schema import NAME, Problem
+from synchro.config.schema import Problem
 from synchro.errors import ConfigError
-from synchro.ids import INSTANCE_ID_MAX
+from synchro.ids import INSTANCE_ID_MAX, NAME_LENGTH_MAX, InstanceName, name_like, why_no_name
 
 DEFAULT_PORT: Final = 3301
 
@@ -43,25 +43,31 @@ def settings_without_file(
     for uri in filter(None, uris):
         peer_host, peer_port = _split_or_report(without_login(uri)[0], "--replication", problems)
         peers.append(PeerAddress(name="", address=join(peer_host, peer_port)))
-    if name is not None and (why := NAME.why_not(name)):
-        problems.append(Problem("command line", 0, "--name", why))
+    if name is not None and (why := why_no_name(name)):
+        problems.append(Problem("command line", 0, "--name", why, name_like(name)))
     if len(peers) > INSTANCE_ID_MAX:
         problems.append(Problem("command line", 0, "--replication", f"more than {INSTANCE_ID_MAX} sources"))
     if problems:
         raise ConfigFileError(problems)
     if name is None:
-        shown = socket.gethostname() if host in WILDCARDS else host
-        name = re.sub(r"[^a-z0-9]+", "-", f"instance-{shown}-{port}".lower()).strip("-")[:63]
+        name = _name_by_address(socket.gethostname() if host in WILDCARDS else host, port)
     address = join(host, port)
     peers = [replace(peer, name=name if peer.address == address else peer.address) for peer in peers]
     return Settings(
-        instance_name=name,
+        instance_name=InstanceName(name),
         listen=address,
         peers=tuple(peers),
         wal_dir=str(data_dir),
         snapshot_dir=str(data_dir),
         read_only=read_only,
     )
+
+
+def _name_by_address(host: str, port: int) -> str:
+    """Other ports give other names, however long the host's is."""
+    shown = re.sub(r"[^a-z0-9]+", "-", host.lower()).strip("-")
+    room = NAME_LENGTH_MAX - len(f"instance--{port}")
+    return f"instance-{shown[:room].strip('-')}-{port}" if shown else f"instance-{port}"
 
 
 def _split_or_report(address: str, key: str, problems: list[Problem]) -> tuple[str, int]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
+from synchro.errors import SynchroError
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId, Term
 from synchro.instance.events import WriteRows
-from synchro.instance.pending_txn import ControlWrite, HardStateWrite, InFlight, PendingTxn
+from synchro.instance.pending_txn import PendingTxn
 from synchro.row import (
     FLAG_COMMIT,
     GROUP_DEFAULT,
@@ -40,6 +41,40 @@ _CONTROL_ROW_TYPE: Final[dict[type[Control], RowType]] = {
 }
 
 
+class ControlWrite:
+    """A CONFIRM, PROMOTE, DEMOTE or ROLLBACK on its way to disk. is_barrier: nothing received after it
+    may be looked at before it is written, because it changes what those rows mean."""
+
+    __slots__ = ("body", "is_barrier", "txn")
+
+    def __init__(self, txn: Txn, body: Control, *, is_barrier: bool) -> None:
+        self.txn = txn
+        self.body = body
+        self.is_barrier = is_barrier
+
+
+class HardStateWrite:
+    """Term and vote on their way to disk."""
+
+    __slots__ = ("state", "txn")
+
+    def __init__(self, txn: Txn, state: RaftState) -> None:
+        self.txn = txn
+        self.state = state
+
+
+class NopWrite:
+    """Rows without effect on their way to disk; they only move the vclock."""
+
+    __slots__ = ("txn",)
+
+    def __init__(self, txn: Txn) -> None:
+        self.txn = txn
+
+
+InFlight: TypeAlias = PendingTxn | ControlWrite | HardStateWrite | NopWrite
+
+
 class LogTail:
     """Rows between the core and the disk, in WAL order.
 
@@ -59,6 +94,7 @@ class LogTail:
         "bytes",
         "hard_state_term",
         "in_flight",
+        "no_room",
         "vclock",
     )
 
@@ -71,6 +107,8 @@ class LogTail:
         self.bytes = 0
         self.hard_state_term = hard_state_term
         """Highest term that is on disk or ahead of everything that is written from now on."""
+        self.no_room: SynchroError | None = None
+        """Why the last rows of data were cut back from the log; None: the disk has taken some since."""
         self._next: list[Txn] = []
         self._has_control = False
         self._ready: list[WriteRows] = []
@@ -163,14 +201,19 @@ class LogTail:
 
     def written(self, vclock: Vclock) -> Iterator[InFlight]:
         """Everything up to `vclock` is synced: oldest first. More may be appended while iterating."""
+        assert vclock.covers(self.vclock, with_local=True)
+        self.vclock = vclock
         in_flight, reached = self.in_flight, vclock.get
         while in_flight and (txn := in_flight[0].txn).lsn <= reached(txn.origin):
             item = in_flight.popleft()
             self._left(item)
+            if self.no_room is not None and isinstance(item, PendingTxn | NopWrite):
+                self.no_room = None
             yield item
 
-    def cut_back(self, vclock: Vclock) -> list[InFlight]:
-        """Everything beyond `vclock` is gone from the log: newest first; its LSNs are given again."""
+    def cut_back(self, vclock: Vclock, error: SynchroError) -> list[InFlight]:
+        """Everything beyond `vclock` is gone from the log: newest first; its LSNs are given again. error: why
+        the disk did not take it."""
         self._close_batch()
         self._ready.clear()
         cut = []
@@ -181,7 +224,13 @@ class LogTail:
             cut.append(item)
         self.vclock = vclock
         self.assigned = vclock.as_dict()
+        self.no_room = error
         return cut
+
+    def recovered(self, hard_state_term: Term) -> None:
+        """All rows that were followed come from the disk, and so does this term."""
+        self.vclock = Vclock(self.assigned)
+        self.hard_state_term = hard_state_term
 
     def _left(self, item: InFlight) -> None:
         self.bytes -= _size(item.txn)

@@ -1,16 +1,12 @@
-"""What an instance remembers of work that is not decided yet: transactions, control rows, calls."""
+"""A transaction that is not decided yet, and who waits for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
-
 from synchro.errors import SynchroError
 from synchro.ids import CallId, Lsn
-from synchro.instance.events import ClientWrite
 from synchro.queue.entry import LimboEntry
-from synchro.row import Control, RaftState, Txn, TxnId, new_tuple
-from synchro.storage.memtx import Prepared
+from synchro.row import Txn, TxnId, new_tuple
+from synchro.storage.prepared import Prepared
 
 
 class PendingTxn(LimboEntry):
@@ -76,55 +72,3 @@ class PendingTxn(LimboEntry):
                 calls.pop(call_id, None)
         if self.refusals:
             self.refusals = [refusal for refusal in self.refusals if refusal[0] != call_id]
-
-
-class ControlWrite:
-    """A CONFIRM, PROMOTE, DEMOTE or ROLLBACK on its way to disk. is_barrier: nothing received after it
-    may be looked at before it is written, because it changes what those rows mean."""
-
-    __slots__ = ("body", "is_barrier", "txn")
-
-    def __init__(self, txn: Txn, body: Control, *, is_barrier: bool) -> None:
-        self.txn = txn
-        self.body = body
-        self.is_barrier = is_barrier
-
-
-class HardStateWrite:
-    """Term and vote on their way to disk."""
-
-    __slots__ = ("state", "txn")
-
-    def __init__(self, txn: Txn, state: RaftState) -> None:
-        self.txn = txn
-        self.state = state
-
-
-class NopWrite:
-    """Rows without effect on their way to disk; they only move the vclock."""
-
-    __slots__ = ("txn",)
-
-    def __init__(self, txn: Txn) -> None:
-        self.txn = txn
-
-
-InFlight: TypeAlias = PendingTxn | ControlWrite | HardStateWrite | NopWrite
-
-
-@dataclass(frozen=True, slots=True)
-class TransferCall:
-    """A promote or demote waits; what for is in `instance.transfers.Transfer`."""
-
-    is_demote: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ReadCall:
-    """A linearizable read waits for its round."""
-
-
-READ_CALL = ReadCall()
-
-Call: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
-"""What a call waits for: its transaction, room (`ClientWrite`: still unprepared), a transfer, a round."""

@@ -11,14 +11,15 @@ from collections import deque
 from synchro.errors import SynchroError, TupleFound
 from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
+from synchro.instance.coupling import check_term
+from synchro.instance.log_tail import NopWrite
 from synchro.instance.parts import State
-from synchro.instance.pending_txn import NopWrite
 from synchro.instance.transactions import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Control, Demote, Dml, Promote, Txn
 from synchro.storage import xrow
-from synchro.storage.memtx import BuildNeeded, PendingRefusal
+from synchro.storage.prepared import BuildNeeded, PendingRefusal
 
 
 class Received:
@@ -50,10 +51,10 @@ class Received:
     def stop(self, source: InstanceId, error: SynchroError) -> None:
         """The applier of `source` stops until an operator acts; other peers keep working [A-40], [A-52]."""
         self._stopped.add(source)
-        self._state.effects.append(ev.StopApplier(source, error))
+        self._state.outbox.add(ev.StopApplier(source, error))
 
-    def wanted_term(self) -> int:
-        """Term that must be adopted before the next transaction can be written; 0 = none.
+    def wanted_term(self) -> Term | None:
+        """Term that must be adopted before the next transaction can be written.
 
         A PROMOTE or DEMOTE goes to disk behind its term, or a restart could vote in a term that was already
         promoted (ADR 1).
@@ -63,14 +64,14 @@ class Received:
             control = txn.control
             if isinstance(control, Promote | Demote) and self._is_wanted(source, control.term):
                 return control.term
-        return 0
+        return None
 
     def _is_wanted(self, source: InstanceId, term: Term) -> bool:
         """Its term is adopted only if the row will be looked at, and not refused for it."""
         if source in self._stopped:
             return False
         try:
-            self._state.check_term(term)
+            check_term(self._state, term)
         except SynchroError as error:
             self.stop(source, error)
             return False
@@ -100,7 +101,7 @@ class Received:
             if txn.control is not None and txn.origin not in blocked:
                 if self._try(source, txn, now):
                     del self._backlog[position]
-                    self._state.progressed = True
+                    self._state.agenda.note_progress()
                 return
             blocked.add(txn.origin)
 
@@ -124,7 +125,7 @@ class Received:
             body = rows[at].body
             assert isinstance(body, Dml)
             details["at"] = f"{txn.origin}:{rows[at].lsn}"
-            details |= self._state.memtx.place_of(body)
+            details |= self._state.memtx.catalog.place_of(body)
         error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
         if not isinstance(error, TupleFound):
             error.message += f" (at {details.get('at', details['txn'])})"
@@ -163,7 +164,7 @@ class Received:
     def _apply_control(self, txn: Txn, control: Control) -> bool:
         state = self._state
         if isinstance(control, Promote | Demote) and state.log.hard_state_term < control.term:
-            state.check_term(control.term)
+            check_term(state, control.term)
             return False  # `wanted_term`
         state.limbo.filter_control(txn.origin, txn.lsn, control)
         state.log.follow(txn)

@@ -12,8 +12,8 @@ from typing import cast, overload
 from synchro.config import Settings
 from synchro.errors import IllegalParams
 from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
-from synchro.instance.core import Instance, raft_settings
-from synchro.instance.events import Position
+from synchro.instance.core import Instance
+from synchro.instance.coupling import raft_settings
 from synchro.instance.log_tail import LogTail
 from synchro.instance.parts import State
 from synchro.instance.pending_txn import PendingTxn
@@ -56,7 +56,7 @@ def recover_instance(
     memtx.begin_bulk()
     for space_id, tuples in spaces:
         memtx.load(space_id, tuples)
-    members = memtx.members()
+    members = memtx.catalog.members()
     self_id = next((i for i, (member, _) in members.items() if member == uuid), None)
     if self_id is None:
         raise IllegalParams(f"instance {uuid} is not in _cluster of its snapshot; nothing was started")
@@ -79,8 +79,7 @@ def recover_instance(
         rng=rng,
         trusted=trusted,
     )
-    decided = Position(limbo.term, limbo.confirmed_lsn)
-    state = State(self_id, settings, memtx, limbo, raft, log, requests, drops, decided)
+    state = State(self_id, settings, memtx, limbo, raft, log, requests, drops)
     replay = _Replay(state, RaftState(meta.term, meta.vote), now)
     for txn in txns:
         replay.apply(txn)
@@ -139,15 +138,15 @@ class _Replay:
         """Own acks follow from the log; those of others come again from them [Q-72]."""
         state = self.state
         limbo, log = state.limbo, state.log
-        log.vclock = Vclock(log.assigned)
-        log.hard_state_term = self.hard_state.term
+        log.recovered(self.hard_state.term)
         members = state.registered
         quorum = state.settings.synchro_quorum.quorum(len(members))
         self._carry_out(limbo.membership_changed(members, quorum, self._now))
         self._carry_out(limbo.written(log.vclock, self._now))
         self._carry_out(limbo.recovery_finished(self._now))
-        state.effects.clear()
-        state.progressed = state.membership_touched = False
+        state.outbox.take()  # nobody is there to be told, and `start` looks at everything
+        state.agenda.take_members()
+        state.agenda.take_progress()
 
     def _carry_out(self, effects: list[LimboEffect]) -> None:
         for effect in effects:
@@ -157,7 +156,7 @@ class _Replay:
                 case EntriesRolledBack():
                     self.txns.roll_back(effect)
                 case OwnerChanged(term=term):
-                    self.state.decided = Position(term, self.state.limbo.confirmed_lsn)
+                    self.txns.queue_changed_hands(term)
                 case WriteControl():
                     raise AssertionError("a limbo in recovery asks for nothing")
 
@@ -176,7 +175,7 @@ def snapshot_view(
     requests, drops = state.requests.export(), state.drops.export()
     meta = SnapshotMeta(
         vclock=vclock,
-        replicaset_uuid=state.memtx.replicaset_uuid() or "",
+        replicaset_uuid=state.memtx.catalog.replicaset_uuid() or "",
         term=state.raft.term,
         vote=state.raft.vote,
         queue_owner=queue.owner,
@@ -230,7 +229,6 @@ def _rows_of(entry: LimboEntry) -> Iterable[tuple[InstanceId, Lsn]]:
 
 
 def _limbo_state(meta: SnapshotMeta) -> LimboState:
-    """Without pending promotes: their rows come again from the WAL (`snapshot_view`)."""
     return LimboState(
         owner=meta.queue_owner,
         term=max(meta.queue_term, INITIAL_TERM),

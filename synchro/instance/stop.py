@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Phase(Enum):
+class StopPhase(Enum):
+    NOT_ASKED = "not asked"
     WRITING = "writing"
     """what was asked for before is on its way to disk, the last CONFIRM with it"""
     TELLING = "telling"
@@ -18,24 +19,32 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Stop:
-    """Each method tells a fact; both return whether the phase ended."""
+    """Each method tells a fact, and returns whether that ended a phase."""
 
-    phase: Phase = Phase.WRITING
+    phase: StopPhase = StopPhase.NOT_ASKED
     until: float | None = None
     """Monotonic seconds: the end of TELLING."""
+    is_begun: bool = False
+    """Nothing new is admitted."""
+
+    def ask(self) -> bool:
+        if self.is_begun:
+            return False
+        self.phase, self.is_begun = StopPhase.WRITING, True
+        return True
 
     def written(self, now: float, heartbeat_s: float) -> bool:
         """Nothing is on its way to disk."""
-        if self.phase is not Phase.WRITING:
+        if self.phase is not StopPhase.WRITING:
             return False
-        self.phase, self.until = Phase.TELLING, now + heartbeat_s
+        self.phase, self.until = StopPhase.TELLING, now + heartbeat_s
         return True
 
     def told(self, now: float, *, all_have_it: bool) -> bool:
         """all_have_it: every subscriber has acked what is on disk here."""
-        if self.phase is not Phase.TELLING or self.until is None:
+        if self.phase is not StopPhase.TELLING or self.until is None:
             return False
         if not all_have_it and now < self.until:
             return False
-        self.phase, self.until = Phase.DONE, None
+        self.phase, self.until = StopPhase.DONE, None
         return True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from synchro.config import Settings
     from synchro.rpc.host import RpcHost
-    from synchro.server.node import Node
+    from synchro.server.face import Face
 
 
 def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
@@ -50,7 +50,7 @@ async def run_instance(
     host: RpcHost,
     log: Any,
     stop: trio.Event,
-    task_status: trio.TaskStatus[Node] | None = None,
+    task_status: trio.TaskStatus[Face] | None = None,
 ) -> None:
     """One instance in this trio loop, until `stop` is set; see `supervise.run_instance`."""
     import trio

@@ -8,16 +8,17 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
 
 from synchro import logs
-from synchro.cli.processes import LISTENING, LOG_FILE, announce_ready
 from synchro.config import Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
 from synchro.process import descriptors
+from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
 from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host
@@ -25,10 +26,10 @@ from synchro.rpc.peer_transport import open_grpc_transport
 from synchro.rpc.services import ClientServices
 from synchro.server.api import WatchFacts
 from synchro.server.directory import DataDirectory
+from synchro.server.face import Face
 from synchro.server.failing_disk import SnapshotDisk
 from synchro.server.garbage import tune_garbage_collector
-from synchro.server.lifecycle import Life
-from synchro.server.node import Node
+from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peers import Peers
 
 SWITCH_INTERVAL_S: Final = 0.0005
@@ -48,7 +49,7 @@ async def run_instance(
     host: RpcHost,
     log: Any,
     stop: trio.Event,
-    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Face] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """One instance, until `stop` is set. Several may live in one process.
 
@@ -58,39 +59,40 @@ async def run_instance(
     directory = DataDirectory.open(SnapshotDisk(), settings)
     try:
         async with open_grpc_transport(host, directory.identity.instance_uuid) as transport:
-            node = Node(
+            face = assemble(
                 settings=settings,
                 directory=directory,
                 transport=transport,
-                host=host,
+                hooks=host,
                 log=log,
                 on_panic=host.panic,
             )
-            peers = Peers(node)
-            await Life(node, peers, stop, lambda: _open_port(node, peers)).run(task_status)
+            peers = Peers(face.node, face.links)
+            port = partial(_open_port, face, peers, host)
+            await Lifecycle(face, peers, stop, port).run(task_status)
     finally:
         directory.close()
 
 
 @asynccontextmanager
-async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
+async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[str]:
     """From here on peers see our ballot, and clients see LOADING."""
-    settings = node.settings
+    settings, log = face.node.settings, face.node.log
     if not settings.listen:
         yield "nowhere"  # isolated: it has its data, and talks to nobody
         return
-    services = ClientServices(node, with_fault=settings.fault_service)
+    services = ClientServices(face, host, with_fault=settings.fault_service)
 
     def register(server: Any) -> None:
-        peer_service.register(server, node.host, peers)
+        peer_service.register(server, host, peers)
         if settings.fault_service:
-            fault_service.register(server, node)
+            fault_service.register(server, face, host)
         services.register(server)
 
-    share = descriptors.plan(settings, node.log)
-    connections = Connections(limit=share.connections, share=share.peers, log=node.log)
+    share = descriptors.plan(settings, log)
+    connections = Connections(limit=share.connections, share=share.peers, log=log)
     try:
-        server = await node.host.serve(
+        server = await host.serve(
             settings.listen,
             register,
             options=[("grpc.max_allowed_incoming_connections", share.connections)],
@@ -113,10 +115,10 @@ async def _open_port(node: Node, peers: Peers) -> AsyncIterator[str]:
         await server.stop(STOP_GRACE_S)
 
 
-async def _announce(node: Node) -> None:
+async def _announce(face: Face) -> None:
     """Tell `synchro start` that the port is ours, and when data is served."""
     announce_ready(stage=LISTENING)
-    async with aclosing(cast("AsyncGenerator[WatchFacts]", node.watch())) as changes:
+    async with aclosing(cast("AsyncGenerator[WatchFacts]", face.watch())) as changes:
         async for facts in changes:
             if facts.can_read:
                 announce_ready()
@@ -128,7 +130,7 @@ async def _serve(settings: Settings, log: Any) -> None:
     async with open_rpc_host() as host, trio.open_nursery() as nursery:
 
         class PortOpen:
-            def started(self, value: Node | None = None) -> None:
+            def started(self, value: Face | None = None) -> None:
                 assert value is not None
                 nursery.start_soon(_announce, value)
 

@@ -49,6 +49,11 @@ K = TypeVar("K")
 TRANSFERS_MAX: Final = 64
 """PROMOTEs and DEMOTEs that are remembered: twins come from the same few elections (ADR 15)."""
 
+_INACTIVE: Final = QueueState.INACTIVE
+_LEADER: Final = QueueState.LEADER
+_REPLICA: Final = QueueState.REPLICA
+"""Asked for several times a step: a member that is looked up in its enum costs three times as much."""
+
 __all__ = ["DataVerdict", "Limbo", "LimboState", "QueueState"]
 
 
@@ -115,14 +120,14 @@ class Limbo:
     def state(self) -> QueueState:
         """[Q-3]. A transition in flight is of another term than the queue's, so it needs no flag."""
         if self._queue.owner_id == NOBODY:
-            return QueueState.INACTIVE
+            return _INACTIVE
         is_leader = (
             self._queue.owner_id == self.self_id
             and self._claimed_here == self._term
             and self._is_raft_leader
             and self._volatile_term == self._term
         )
-        return QueueState.LEADER if is_leader else QueueState.REPLICA
+        return _LEADER if is_leader else _REPLICA
 
     @property
     def confirmed_lsn(self) -> Lsn:
@@ -156,11 +161,6 @@ class Limbo:
     @property
     def pending(self) -> PendingPromotes:
         return self._pending
-
-    @property
-    def pending_promotes(self) -> Sequence[PendingPromote]:
-        """Lowest term first."""
-        return tuple(self._pending)
 
     @property
     def void(self) -> Mapping[InstanceId, PendingPromote]:
@@ -215,11 +215,6 @@ class Limbo:
     def is_deciding_here(self) -> bool:
         """An own control row is on its way to disk: who asks for something may wait for what it brings."""
         return self._in_flight is not None
-
-    @property
-    def is_announcing(self) -> bool:
-        """The CONFIRM of what was committed here is on its way to disk (ADR 11)."""
-        return self._confirmed_on_disk < self._announced and self.state is QueueState.LEADER
 
     @property
     def is_full(self) -> bool:
@@ -533,7 +528,11 @@ class Limbo:
         own = self._pending.get(raft_term)
         if own is None:
             return self._next_transfer(raft_term)
-        # The writer alone announces that a quorum holds its row, by a CONFIRM of that very row.
+        # A PROMOTE on a disk decides nothing (ADR 1). If it did, a leader could write one and be cut off, and
+        # the next leader, whose voters never saw that row, would confirm entries beyond its border. When the
+        # two meet, the first PROMOTE would roll back what a client was told is committed. So its writer waits
+        # until a quorum holds the row: whoever leads later has a voter that holds it, and builds on it. Then
+        # the writer, and nobody else, announces that by a CONFIRM of this very row; who has it decides.
         if own.origin == self.self_id and self._acks.quorum_lsn(self.self_id) >= own.lsn:
             return Confirm(self.self_id, own.lsn)
         return None
@@ -663,7 +662,6 @@ class Limbo:
             confirmed_lsn=self._queue.confirmed_lsn,
             confirmed_vclock=dict(self._confirmed_vclock),
             promote_terms=dict(self._promote_terms),
-            pending_promotes=self.pending_promotes,
         )
 
     def committed_prefix(
@@ -694,13 +692,11 @@ class Limbo:
         self._promote_terms.update(state.promote_terms)
         self._queue = LimboQueue(state.owner, state.confirmed_lsn)
         self._pending = PendingPromotes()
-        for promote in state.pending_promotes:
-            self._pending.add(promote)
 
     def check(self) -> None:
         self._queue.check()
         self._acks.check()
-        self._pending.check(self._term)
+        self._pending.check(self._term, is_majority=self.is_majority)
         assert max(len(self._known), len(self._decided)) <= TRANSFERS_MAX
         owner = self._queue.owner_id
         assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # L1

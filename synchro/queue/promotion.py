@@ -26,8 +26,8 @@ class PendingPromotes:
 
     N1  At most one of a term: the vote gives a term to one writer [E-2].
     N2  Each one's ancestors, by `prev_term`, are pending here too, down to one that builds on the decided
-        queue term: a row never arrives before what its writer had in its log. Or it builds on what that term
-        itself built on, and takes its place (ADR 15).
+        queue term: a row never arrives before what its writer had in its log. Or it builds in the end on what
+        that term itself built on, by twins that may be forgotten, and takes its place (ADR 15).
     N3  All terms are above the decided queue term; those at or below it are void.
     """
 
@@ -61,10 +61,11 @@ class PendingPromotes:
         return max(announced, key=lambda p: p.term, default=None)
 
     def chain(self, newest: PendingPromote, queue_term: Term) -> list[PendingPromote]:
-        """`newest` and its ancestors above `queue_term`, oldest first: the order to decide them in."""
+        """`newest` and its ancestors above `queue_term`, oldest first: the order to decide them in. One that
+        is not pending was a twin of what is decided: of it nothing is left to do (N2)."""
         chain = [newest]
-        while chain[-1].body.prev_term > queue_term:
-            chain.append(self._by_term[chain[-1].body.prev_term])  # N2
+        while (base := self._by_term.get(chain[-1].body.prev_term)) is not None and base.term > queue_term:
+            chain.append(base)
         chain.reverse()
         return chain
 
@@ -83,8 +84,10 @@ class PendingPromotes:
                 void.append(promote)
         return void
 
-    def check(self, queue_term: Term) -> None:
+    def check(self, queue_term: Term, *, is_majority: bool) -> None:
+        """is_majority: the quorum is one, so that there are no twins."""
         for promote in self:
+            builds_on = promote.body.prev_term
             assert promote.term > queue_term  # N3
-            assert promote.body.prev_term < promote.term
-            assert promote.body.prev_term <= queue_term or promote.body.prev_term in self._by_term  # N2
+            assert builds_on < promote.term
+            assert builds_on <= queue_term or builds_on in self._by_term or not is_majority  # N2

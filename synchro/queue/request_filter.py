@@ -110,7 +110,12 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
     if body.lsn <= history.confirmed_vclock.get(body.owner, 0):
         return Verdict.NO_EFFECT  # [L-4]
     if origin == body.owner:
-        if history.pending.announced_by(origin, body.lsn) is not None:
+        announced = history.pending.announced_by(origin, body.lsn)
+        if announced is not None:
+            oldest = history.pending.chain(announced, history.term)[0].body
+            if oldest.prev_term != history.term and history.first_lsn != 0:
+                # It took the place of what is decided here, but that owner has written meanwhile (ADR 15).
+                raise SplitBrain(PROCESSED_RANGE, **_details(history, origin, body))
             return Verdict.DECIDES
         transfer = history.transfer_at(origin, body.lsn)
         if transfer is not None and twin_of(history, transfer) is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
 from synchro.queue.limbo_queue import ZERO_LSN
-from synchro.queue.promotion import PendingPromote
 
 
 class QueueState(Enum):
@@ -24,12 +23,12 @@ class QueueState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimboState:
-    """What a snapshot or a join carries of the limbo [Q-73]. Entries are not part of it: the vclock of the
-    snapshot ends before the first pending one, so that replaying the WAL brings them back."""
+    """What a snapshot or a join carries of the limbo [Q-73]. Neither entries nor pending PROMOTEs are part of
+    it: the vclock of the snapshot ends before the first of them, so that replaying the WAL brings them
+    back."""
 
     owner: InstanceId = NOBODY
     term: Term = INITIAL_TERM
     confirmed_lsn: Lsn = ZERO_LSN
     confirmed_vclock: Mapping[InstanceId, Lsn] = field(default_factory=dict)
     promote_terms: Mapping[InstanceId, Term] = field(default_factory=dict)
-    pending_promotes: Sequence[PendingPromote] = ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from synchro.errors import (
+    ElectionDisabled,
     InAnotherPromote,
     InterferingPromote,
     NoElectionQuorum,
@@ -13,7 +15,7 @@ from synchro.errors import (
     TimedOut,
     Unsupported,
 )
-from synchro.ids import NOBODY, InstanceId, Term
+from synchro.ids import NOBODY, InstanceId, Lsn, Term
 
 
 @dataclass(slots=True)
@@ -73,3 +75,17 @@ def not_elected_in_time(term: Term, *, votes: int, needed: int) -> TimedOut:
         votes=votes,
         needed=needed,
     )
+
+
+_NEW_SET: Final = (
+    "nothing was changed. Numbers end at 2^62; these come from a log of a version that had no such bound. "
+    "What is committed is still read here. Next: make a new replica set and copy the data into it"
+)
+
+
+def term_exhausted(term: Term) -> ElectionDisabled:
+    return ElectionDisabled(f"No election can raise term {term} any more; {_NEW_SET}", term=term)
+
+
+def lsn_exhausted(lsn: Lsn) -> ElectionDisabled:
+    return ElectionDisabled(f"Behind LSN {lsn} this instance has none for new rows; {_NEW_SET}", lsn=lsn)

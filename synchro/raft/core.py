@@ -13,8 +13,14 @@ from typing import Final, assert_never
 
 from synchro.config import ElectionMode, FencingMode
 from synchro.errors import ElectionDisabled, Loading, SynchroError, TimedOut, Unsupported
-from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Term
-from synchro.raft.candidacy import Candidacy, no_election_quorum, not_elected_in_time
+from synchro.ids import INITIAL_TERM, LSN_RESERVE, NOBODY, NUMBER_END, InstanceId, Term
+from synchro.raft.candidacy import (
+    Candidacy,
+    lsn_exhausted,
+    no_election_quorum,
+    not_elected_in_time,
+    term_exhausted,
+)
 from synchro.raft.messages import (
     BroadcastRaft,
     CandidacyEnded,
@@ -65,6 +71,10 @@ class Raft:
     R10 In a term that came without the role of who began it (on an ack, in a Hello, on a frame, or told by a
         follower) votes are given as ever, but nobody stands by itself before the roles are known; for one
         death timeout from the first such term at most (ADR 15).
+    R11 Where no majority is needed, a term that was only seen makes an instance raise it at once no more than
+        once per death timeout: else two that cannot hear each other do so in turn, without end (ADR 15).
+    R12 No term is raised to 2^62, which no peer accepts: in the last one below it nobody stands for the next.
+        In one beyond it, which a log of an old version may have, nobody stands or votes, and no peer is told.
     """
 
     def __init__(
@@ -110,6 +120,8 @@ class Raft:
         """Standing without being asked waits one death timeout from here. None: need not wait."""
         self._roleless_since: float | None = None
         """When the first term came whose beginner is not known yet (R10). None: that of this term is."""
+        self._rushed_at: float | None = None
+        """When a term that was seen was last answered by the next one, at once (R11)."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
@@ -184,6 +196,25 @@ class Raft:
         )
 
     @property
+    def exhausted(self) -> SynchroError | None:
+        """Why this instance can begin no term any more, for ever: it, or its rows, could not be numbered in
+        the bounds that peers have (R12)."""
+        if self.volatile_term >= NUMBER_END - 1:
+            return term_exhausted(self.volatile_term)
+        return lsn_exhausted(self._vclock.get(self.self_id)) if self.is_lsn_exhausted else None
+
+    @property
+    def is_lsn_exhausted(self) -> bool:
+        """What is left is for CONFIRMs and the like: no data is written, and it is not elected."""
+        return self._vclock.get(self.self_id) >= NUMBER_END - LSN_RESERVE
+
+    @property
+    def shown_term(self) -> Term:
+        """What peers are told. Of a term that none of them would accept, the last one that they do: nobody
+        is deposed, and nothing won, by what is said in it."""
+        return min(self.term, Term(NUMBER_END - 1))
+
+    @property
     def is_write_in_progress(self) -> bool:
         return self._writing is not None
 
@@ -250,10 +281,17 @@ class Raft:
 
     @property
     def _may_stand(self) -> bool:
-        """Without being asked to: configured, and with a healthy quorum [E-20]."""
+        """For the next term, without being asked to."""
+        return self._is_eligible and self.exhausted is None
+
+    @property
+    def _is_eligible(self) -> bool:
+        """To be elected in this term: configured, and with a healthy quorum [E-20]."""
         return (
             self.is_started
             and self.trusted
+            and self.volatile_term < NUMBER_END
+            and not self.is_lsn_exhausted
             and self.settings.election_mode is ElectionMode.CANDIDATE
             and self.self_id in self._electorate
             and self.has_healthy_quorum
@@ -262,7 +300,7 @@ class Raft:
     @property
     def _may_campaign(self) -> bool:
         """Be a candidate of the volatile term: as configured, or on request for this one term."""
-        return self._may_stand or (
+        return self._is_eligible or (
             self._candidacy is not None and self._candidacy.term == self.volatile_term and self.trusted
         )
 
@@ -292,7 +330,7 @@ class Raft:
         heard have shown what they are [E-16]."""
         heard = self._last_heard
         is_refused = any(
-            message.vclock is not None and not message.vclock.covers(self._vclock)
+            message.vclock is not None and not message.vclock.covers(self._vclock.shown())
             for message in heard.values()
             if message.role is Role.CANDIDATE
         )
@@ -309,6 +347,12 @@ class Raft:
         """Whether the volatile term, which another began, can be won yet and by one instance only."""
         undecided = self._electorate - self._votes.voters() - {self.self_id}
         return self._needs_majority and 1 + len(undecided) >= self.membership.election_quorum
+
+    def _may_rush(self, now: float) -> bool:
+        """Whether the next term may follow at once on one that came from another (R11)."""
+        if self._needs_majority:
+            return self._has_winner_resigned
+        return self._rushed_at is None or now >= self._rushed_at + self.settings.death_timeout_s
 
     @property
     def _has_winner_resigned(self) -> bool:
@@ -381,7 +425,7 @@ class Raft:
         if self.leader not in (NOBODY, source):
             self.conflicting_leader_seen += 1
             if self._needs_majority or source > self.leader:
-                if self.is_leader and not self._needs_majority:
+                if self.is_leader and not self._needs_majority and self.exhausted is None:
                     # Two won this term. The other one follows us (below); in a new term there is one again.
                     self._stand(asked_at=now, is_answered=False)
                 return
@@ -424,8 +468,12 @@ class Raft:
         self.term, self.vote = event.term, event.vote
         self._vclock = self._vclock.merge(event.vclock)
         if self.term == self.volatile_term and self.volatile_vote not in (self.vote, self.self_id):
-            # The term is persisted before the vote for another: that write also flushed every row ahead of
-            # it, so the vclock compared below cannot still grow behind our back [E-15], [L-6].
+            # The vote for another waits until the term is on disk [E-15], [L-6]. Rows of the old leader may
+            # lie in the log ahead of that write, not synced yet, and not in our vclock. Compared without
+            # them, a candidate that lacks them looks good enough: we would vote for it, then acknowledge the
+            # rows, and the old leader would count as safe what the new one does not have. The write of the
+            # term also syncs every row ahead of it and comes back with their vclock, so the comparison is
+            # made now. Rows behind it are acknowledged in the new term, which deposes the old leader first.
             self.volatile_vote = NOBODY
         self._grant_vote()
         if self._is_stable:
@@ -448,13 +496,16 @@ class Raft:
     def _stand_in_new_term(self, now: float) -> None:
         """[E-16]: another began it, and nobody better asked for it. Where it cannot be won any more, or could
         be won by two (ADR 15), in the next one."""
-        if not self._may_stand or not self._witness.is_empty or self._is_held(now):
+        if not self._is_eligible or not self._witness.is_empty or self._is_held(now):
             return
         if self.volatile_term <= self._forgotten_term:
             return  # R9
         if self._is_term_open:
             self.volatile_vote = self.self_id
-        elif not self._needs_majority or self._has_winner_resigned:
+        elif not self._may_stand:
+            return  # R12
+        elif self._may_rush(now):
+            self._rushed_at = now
             self._stand()
         else:  # others voted, and one of them may have won: as for who voted for another [E-22]
             self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
@@ -536,6 +587,8 @@ class Raft:
             return Unsupported("election_mode='voter' does not support manual elections")
         if not self.trusted:
             return ElectionDisabled("The local log is not known to be complete: no candidacy")
+        if not has_won and self.exhausted is not None:
+            return self.exhausted
         if not has_won and not self.has_healthy_quorum:
             return self._no_quorum()
         return None
@@ -549,7 +602,7 @@ class Raft:
         return None if self.has_healthy_quorum else self._no_quorum()
 
     def _on_term_bump_requested(self, now: float) -> None:
-        if self.is_started and self.trusted and self._candidacy is None:
+        if self.is_started and self.trusted and self._candidacy is None and self.exhausted is None:
             self._stand(asked_at=now, is_answered=False)
 
     # --- transitions ------------------------------------------------------------------------------------
@@ -569,6 +622,7 @@ class Raft:
 
     def _stand(self, asked_at: float | None = None, *, is_answered: bool = True) -> None:
         """Term + 1 with the own vote, one write [E-20]. asked_at: None = as configured."""
+        assert self.exhausted is None  # R12
         self._enter_term(Term(self.volatile_term + 1), vote=self.self_id)
         if asked_at is not None:
             self._held_since = self._roleless_since = None
@@ -578,14 +632,17 @@ class Raft:
         """To the first candidate of this term that has all we have, if we may and did not yet [E-15]."""
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
-        if self.volatile_term <= self._forgotten_term:
-            return  # R9
+        # Who lost a part of its log may have voted in this very term and forgotten it. Perhaps only that
+        # candidate knows of the vote, so to hear the others does not bring it back; a second one could make
+        # a second leader of the term. In the next term nothing is forgotten, and it votes again.
+        if self.volatile_term <= self._forgotten_term or self.volatile_term >= NUMBER_END:
+            return  # R9, R12
         if self.leader != NOBODY or self.volatile_vote != NOBODY:
             return
         for source, message in self._last_heard.items():
             if message.role is not Role.CANDIDATE or message.vclock is None:
                 continue
-            if message.vclock.covers(self._vclock):
+            if message.vclock.covers(self._vclock.shown()):
                 self.volatile_vote = source
                 self._roleless_since = None
                 return
@@ -707,7 +764,7 @@ class Raft:
             return
         vote = self.volatile_vote
         if self.volatile_term > self.term and vote != self.self_id:
-            vote = NOBODY  # a term and a vote for another are two writes [E-15]
+            vote = NOBODY  # a term and a vote for another are two writes: see `_on_persisted` [E-15]
         assert self.role is Role.FOLLOWER  # R3
         self._timer = None  # R3
         self._writing = PersistHardState(self.volatile_term, vote)
@@ -742,6 +799,8 @@ class Raft:
 
     def _visible(self) -> RaftMessage:
         """Leader and witness belong to the volatile term, so they show only once it is on disk [E-2]."""
+        if self.term >= NUMBER_END:
+            return RaftMessage(self.shown_term, NOBODY, Role.FOLLOWER, NOBODY, is_leader_seen=False)  # R12
         is_term_written = self.term == self.volatile_term
         return RaftMessage(
             term=self.term,
@@ -749,7 +808,7 @@ class Raft:
             role=self.role,
             leader=self.leader if is_term_written else NOBODY,
             is_leader_seen=is_term_written and self.is_leader_seen,
-            vclock=self._vclock.without_local() if self.role is Role.CANDIDATE else None,
+            vclock=self._vclock.shown() if self.role is Role.CANDIDATE else None,
         )
 
     def _draw_shift(self) -> float:

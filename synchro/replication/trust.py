@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from synchro.ids import InstanceId, Term
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 
 class Missing(Enum):
@@ -76,15 +75,7 @@ class Trust:
         return True
 
 
-class Remembered(NamedTuple):
-    """What a peer acknowledged, at least. forgot: it said that its log is not to be trusted, later than
-    that."""
-
-    vclock: Vclock
-    forgot: bool = False
-
-
-_NOTHING = Remembered(EMPTY_VCLOCK)
+_NOTHING = AckNote(EMPTY_VCLOCK)
 
 
 class AckMemory:
@@ -97,8 +88,8 @@ class AckMemory:
     lazily.
     """
 
-    def __init__(self, remembered: Mapping[InstanceId, Remembered] | None = None) -> None:
-        self._before: dict[InstanceId, Remembered] = dict(remembered or {})
+    def __init__(self, remembered: Mapping[InstanceId, AckNote] | None = None) -> None:
+        self._before: dict[InstanceId, AckNote] = dict(remembered or {})
         """Up to the last Hello."""
         self._newest: dict[InstanceId, Vclock] = {}
         """Since then; its acks never go back."""
@@ -109,7 +100,7 @@ class AckMemory:
         self._newest.pop(peer, None)
         if counts and told.forgot:
             told = _NOTHING  # M1
-        self._before[peer] = Remembered(told.vclock.merge(vclock) if counts else told.vclock, not counts)
+        self._before[peer] = AckNote(told.vclock.merge(vclock) if counts else told.vclock, not counts)
         return told.vclock
 
     def acked(self, peer: InstanceId, vclock: Vclock, *, counts: bool) -> None:
@@ -117,18 +108,18 @@ class AckMemory:
         forgot = self._before.get(peer, _NOTHING).forgot
         if counts:
             if forgot:
-                self._before[peer] = Remembered(vclock)  # M1
+                self._before[peer] = AckNote(vclock)  # M1
             self._newest[peer] = vclock
         elif not forgot:
-            self._before[peer] = Remembered(self.of(peer).vclock, forgot=True)
+            self._before[peer] = AckNote(self.of(peer).vclock, forgot=True)
             self._newest.pop(peer, None)
 
-    def of(self, peer: InstanceId) -> Remembered:
+    def of(self, peer: InstanceId) -> AckNote:
         before = self._before.get(peer, _NOTHING)
         newest = self._newest.get(peer)
         return before if newest is None else before._replace(vclock=before.vclock.merge(newest))
 
-    def export(self, members: Iterable[InstanceId]) -> dict[InstanceId, Remembered]:
+    def export(self, members: Iterable[InstanceId]) -> dict[InstanceId, AckNote]:
         """For the disk. members: others are forgotten."""
         self._before = {peer: self.of(peer) for peer in members if peer in self._before}
         self._newest = {peer: newest for peer, newest in self._newest.items() if peer in self._before}

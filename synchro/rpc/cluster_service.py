@@ -8,13 +8,14 @@ from typing import Any
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import cluster_pb2, cluster_pb2_grpc
+from synchro.rpc.host import RpcHost
 from synchro.rpc.service import Service
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 
 
 class ClusterService(Service):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.ListInstances = self.at_once(self._list_instances)
 
     def register(self, server: Any) -> None:

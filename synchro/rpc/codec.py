@@ -24,8 +24,8 @@ from synchro.row import Dml, Puts, RowType, Tuple, TxnId
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2 as common_pb
 from synchro.rpc.generated.v1 import data_pb2 as data_pb
-from synchro.storage import xrow
-from synchro.storage.space_store import made_at_once
+from synchro.storage import msgpack_check, row_body
+from synchro.storage.index_build import made_at_once
 from synchro.storage.update_ops import OP_WORK
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -173,7 +173,7 @@ FATES: Final = {
 
 def pack(value: Any) -> bytes:
     """Any value of the data model as msgpack."""
-    return xrow.pack_tuple(value)
+    return msgpack_check.pack_tuple(value)
 
 
 def json_field(value: Message, depth: int = 1, room: list[int] | None = None) -> Any:
@@ -209,7 +209,7 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
             return msgpack.unpackb(data, use_list=False, strict_map_key=False)
         return json_form.decode_object(found)
     except (ValueError, TypeError) as error:
-        raise WrongFormat(f"{str(error) or 'malformed msgpack'}; nothing was done") from error
+        raise WrongFormat(f"{msgpack_check.why_malformed(error)}; nothing was done") from error
 
 
 def json_fields(message: Message) -> Tuple:
@@ -274,9 +274,9 @@ def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
     """None gives a message without a form. What is too much for JSON comes as msgpack."""
     if fields is None:
         return common_pb.Tuple()
-    if as_json and xrow.count_values((fields,), JSON_VALUES_MAX) <= JSON_VALUES_MAX:
+    if as_json and msgpack_check.count_values((fields,), JSON_VALUES_MAX) <= JSON_VALUES_MAX:
         return common_pb.Tuple(json=json_list(fields))
-    return common_pb.Tuple(msgpack=xrow.pack_tuple(fields))
+    return common_pb.Tuple(msgpack=msgpack_check.pack_tuple(fields))
 
 
 def tuple_fields(message: Message, what: str) -> Tuple | None:
@@ -293,7 +293,7 @@ def unpack_array(data: bytes, what: str) -> Tuple:
     """Exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
     try:
         # The checks of a stored tuple are the right ones: depth, types, lying headers.
-        value = xrow.insert_dml(RowType.REPLACE, 0, data).value
+        value = row_body.insert_dml(RowType.REPLACE, 0, data).value
     except WrongFormat as error:
         raise WrongFormat(str(error).replace("tuple", what), field=what) from error
     assert value is not None
@@ -335,7 +335,7 @@ def changes_in_steps(
             return puts
     made: list[Dml] = []
     kind: str | None = None
-    size = values = update_ops = 0
+    size = values = counted = update_ops = 0
     too_much: BatchTooLarge | None = None
     try:
         for op in ops:
@@ -348,7 +348,11 @@ def changes_in_steps(
             if change.ops is not None:
                 update_ops += len(change.ops)
             if size > SMALL_TXN_BYTES:
-                values += xrow.count_values((change.key, change.value, change.ops), limits.txn_values_max)
+                while size > limits.txn_values_max and counted < len(made):  # a value has a byte at least
+                    yield
+                    one = made[counted]
+                    values += msgpack_check.count_values((one.key, one.value, one.ops), limits.txn_values_max)
+                    counted += 1
                 if too_much := _too_much(size, values, update_ops, limits):
                     break
                 yield
@@ -418,7 +422,7 @@ def columns(
         return None
     try:
         space_id = schema.space_id(space) if isinstance(space, str) else space
-        return xrow.insert_all(RowType.INSERT if kind == "insert" else RowType.REPLACE, space_id, tuples)
+        return row_body.insert_all(RowType.INSERT if kind == "insert" else RowType.REPLACE, space_id, tuples)
     except SynchroError:
         return None
 
@@ -514,7 +518,7 @@ def _insert(body: Message, schema: Schema, limits: Limits, kind: RowType = RowTy
     data: bytes = body.tuple or _array(body, "tuple", "tuple")
     if len(data) > limits.tuple_bytes_max:
         _check_tuple_size(data, limits)
-    return xrow.insert_dml(kind, body.space_id or _space_id(body, schema), data)
+    return row_body.insert_dml(kind, body.space_id or _space_id(body, schema), data)
 
 
 def _replace(body: Message, schema: Schema, limits: Limits) -> Dml:
@@ -524,7 +528,7 @@ def _replace(body: Message, schema: Schema, limits: Limits) -> Dml:
 def _update_ops(body: Message, limits: Limits) -> bytes:
     """The list of operations of an update, if it is not too much for one; it is not decoded yet."""
     data = _array(body, "ops", "list of operations")
-    count = xrow.array_size(data)
+    count = msgpack_check.array_size(data)
     for got, limit, what in (
         (count, limits.update_ops_max, "operations"),
         (len(data), limits.tuple_bytes_max, "bytes of operations"),
@@ -542,18 +546,18 @@ def _update_ops(body: Message, limits: Limits) -> bytes:
 def _update(body: Message, schema: Schema, limits: Limits) -> Dml:
     space_id = _space_id(body, schema)
     key, ops = _key(body, limits), _update_ops(body, limits)
-    return xrow.update_dml(space_id, _index_id(body, space_id, schema), key, ops)
+    return row_body.update_dml(space_id, _index_id(body, space_id, schema), key, ops)
 
 
 def _upsert(body: Message, schema: Schema, limits: Limits) -> Dml:
     data = _array(body, "tuple", "tuple")
     _check_tuple_size(data, limits)
-    return xrow.upsert_dml(_space_id(body, schema), data, _update_ops(body, limits))
+    return row_body.upsert_dml(_space_id(body, schema), data, _update_ops(body, limits))
 
 
 def _delete(body: Message, schema: Schema, limits: Limits) -> Dml:
     space_id = _space_id(body, schema)
-    return xrow.delete_dml(space_id, _index_id(body, space_id, schema), _key(body, limits))
+    return row_body.delete_dml(space_id, _index_id(body, space_id, schema), _key(body, limits))
 
 
 def _key(body: Message, limits: Limits) -> bytes:

@@ -9,13 +9,14 @@ from synchro.instance.events import Demoted, DemoteRequested, Promoted, PromoteR
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import control_pb2, control_pb2_grpc
+from synchro.rpc.host import RpcHost
 from synchro.rpc.service import Service, expect
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 
 
 class ControlService(Service):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.Promote = self.waiting(self._promote)
         self.Demote = self.waiting(self._demote)
         self.Checkpoint = self.waiting(self._checkpoint)

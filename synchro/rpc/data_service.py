@@ -35,11 +35,11 @@ from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
-from synchro.rpc.host import Call
+from synchro.rpc.host import Call, RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
 from synchro.rpc.slices import SLICE_S, mapped
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 from synchro.storage.index import Iterator_, SelectResult
 
 STREAM_CALLS_MAX: Final = 8192
@@ -64,13 +64,13 @@ _STORED_AS_SENT: Final = frozenset({RowType.INSERT, RowType.REPLACE})
 class DataService(Service):
     """Execute, ExecuteStream, Select, WaitTransaction."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.names = Names(node)
         self._reading: set[trio.CancelScope] = set()
         """One for each stream of transactions."""
         self.Execute = self.waiting(self._execute)
-        self.ExecuteStream = node.host.duplex(self._execute_stream)
+        self.ExecuteStream = host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
         self.WaitTransaction = self.waiting(self._wait_transaction)
 
@@ -105,7 +105,9 @@ class DataService(Service):
         node = self.node
         limits, ops = node.instance.settings.limits, None
         if request.ByteSize() > LARGE_REQUEST_BYTES:
-            ops = await node.host.slices.run(codec.changes_in_steps(request.ops, self.names, limits))
+            ops = await self.host.slices.run(codec.changes_in_steps(request.ops, self.names, limits))
+            async with self.host.slices.turn():  # what the core does with it is another slice
+                pass
         write = self.write_of(request, limits, lambda: CallId(0), ops)
         outcome = await node.call(
             lambda call_id: ClientWrites([write._replace(call_id=call_id)]),
@@ -176,7 +178,7 @@ class DataService(Service):
         if _is_small(request):
             found, read_at = self._found(request, key, iterator, after)
         else:
-            async with node.host.slices.turn():
+            async with self.host.slices.turn():
                 found, read_at = self._found(request, key, iterator, after)
         default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
         as_json = codec.wants_json(request.encoding, default=default)
@@ -184,11 +186,11 @@ class DataService(Service):
         if len(found) <= SMALL_ANSWER_TUPLES and not as_json:
             tuples = list(made)
         else:  # tuples do not change, so this may take its time
-            tuples = await node.host.slices.run(mapped(made, 1 if as_json else SMALL_ANSWER_TUPLES))
+            tuples = await self.host.slices.run(mapped(made, 1 if as_json else SMALL_ANSWER_TUPLES))
         return data_pb2.SelectResponse(
             header=self.header(),
             tuples=tuples,
-            after=codec.tuple_message(found[-1], as_json=as_json) if found.more and found else None,
+            after=tuples[-1] if found.more and tuples else None,
             read_at=read_at,
         )
 
@@ -213,7 +215,7 @@ class DataService(Service):
 
     def _check_linearizable(self, request: Message) -> None:
         """[Q-60]: an asynchronous row is committed on one disk, and may be gone with its owner."""
-        space = self.node.instance.memtx.space(self.names.locate(request)[0])
+        space = self.node.instance.memtx.catalog.space(self.names.locate(request)[0])
         if not (space.is_sync or space.is_local or space.is_temporary or space.is_system):
             raise Unsupported(
                 f"Space '{space.name}' does not support linearizable operations: it is not synchronous, "
@@ -421,7 +423,7 @@ class _Session:
                 if self._work is None:
                     self._work = work
                     self.stream.pause_reading()
-                self.node.host.loop.call_soon(self._go_on)
+                self.service.host.loop.call_soon(self._go_on)
                 return
         was_reading_paused, self._work = self._work is not None, None
         if self.in_flight >= STREAM_CALLS_MAX:

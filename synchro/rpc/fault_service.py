@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import grpc.aio
 
@@ -11,11 +11,9 @@ from synchro.errors import IllegalParams, SynchroError, Unimplemented
 from synchro.failpoints import REGISTRY, Action
 from synchro.rpc.generated.fault.v1 import fault_pb2 as pb
 from synchro.rpc.generated.fault.v1 import fault_pb2_grpc as pb_grpc
-from synchro.rpc.host import Call
+from synchro.rpc.host import Call, RpcHost
 from synchro.rpc.peer_service import rpc_error
-
-if TYPE_CHECKING:
-    from synchro.server.node import Node
+from synchro.server.face import Face
 
 _ACTIONS = {
     pb.FAILPOINT_ACTION_PAUSE: Action.PAUSE,
@@ -29,8 +27,10 @@ _ACTIONS = {
 class FaultService:
     """Links are cut inside this process: streams with the named peers are dropped and refused."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, face: Face, host: RpcHost) -> None:
+        self._settings = face.node.settings
+        self._links = face.links
+        self._host = host
         self.SetFailpoint = self._method(self._set_failpoint)
         self.ClearFailpoint = self._method(self._clear_failpoint)
         self.Partition = self._method(self._partition)
@@ -44,7 +44,7 @@ class FaultService:
             except SynchroError as error:
                 raise rpc_error(error) from error
 
-        return self._node.host.unary_sync(handle)
+        return self._host.unary_sync(handle)
 
     def _set_failpoint(self, request: pb.SetFailpointRequest) -> pb.SetFailpointResponse:
         action = _ACTIONS.get(request.action)
@@ -64,7 +64,7 @@ class FaultService:
         return pb.ClearFailpointResponse(passes=REGISTRY.clear(request.name or None))
 
     def _partition(self, request: pb.PartitionRequest) -> pb.PartitionResponse:
-        self._node.cut_links(
+        self._links.cut(
             self._names(request.peers),
             incoming=request.direction != pb.PARTITION_DIRECTION_OUT,
             outgoing=request.direction != pb.PARTITION_DIRECTION_IN,
@@ -72,7 +72,7 @@ class FaultService:
         return pb.PartitionResponse()
 
     def _heal(self, request: pb.HealRequest) -> pb.HealResponse:
-        self._node.heal_links(self._names(request.peers))
+        self._links.heal(self._names(request.peers))
         return pb.HealResponse()
 
     def _set_clock_skew(self, request: pb.SetClockSkewRequest) -> pb.SetClockSkewResponse:
@@ -80,12 +80,12 @@ class FaultService:
 
     def _names(self, peers: Iterable[str]) -> set[str]:
         """None named: all."""
-        known = {peer.name for peer in self._node.settings.peers}
-        wanted = set(peers) or known - {self._node.settings.instance_name}
+        known = {peer.name for peer in self._settings.peers}
+        wanted = set(peers) or known - {self._settings.instance_name}
         if wanted - known:
             raise IllegalParams(f"unknown peers {', '.join(sorted(wanted - known))}; nothing was changed")
         return wanted
 
 
-def register(server: grpc.aio.Server, node: Node) -> None:
-    pb_grpc.add_FaultServiceServicer_to_server(cast(Any, FaultService(node)), server)
+def register(server: grpc.aio.Server, face: Face, host: RpcHost) -> None:
+    pb_grpc.add_FaultServiceServicer_to_server(cast(Any, FaultService(face, host)), server)

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection
 from synchro.rpc.generated.fault.v1 import fault_pb2
 from synchro.rpc.generated.peer.v1 import replication_pb2
 from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
-from synchro.server.api import Node, WatchFacts
+from synchro.rpc.host import RpcHost
+from synchro.server.api import NodeApi, WatchFacts
 
 DATA_SERVICE: Final = data_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
 _CLIENT_FILES: Final = (cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2)
@@ -25,9 +26,9 @@ _CLIENT_FILES: Final = (cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 class HealthService:
     """`grpc.health.v1.Health`, and a task that follows the node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
         self._node = node
-        self._loop = node.host.loop
+        self._loop = host.loop
         self._servicer = health.aio.HealthServicer()
 
     def register(self, server: Any) -> None:

@@ -14,9 +14,10 @@ from synchro.errors import IllegalParams
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2, info_pb2, info_pb2_grpc
+from synchro.rpc.host import RpcHost
 from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
-from synchro.server.api import Node, QueueEntryFacts, WatchFacts
+from synchro.server.api import NodeApi, QueueEntryFacts, WatchFacts
 
 QUEUE_ENTRIES_DEFAULT: Final = 1000
 QUEUE_ENTRIES_MAX: Final = 100_000
@@ -26,8 +27,8 @@ QUEUE_LEN_INTERVAL_S: Final = 0.1
 
 
 class InfoService(Service):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.GetInfo = self.at_once(self._get_info, when_ready=False)
         self.GetSynchro = self.at_once(self._get_synchro)
         self.ListQueue = self.waiting(self._list_queue)
@@ -75,7 +76,7 @@ class InfoService(Service):
             raise IllegalParams(f"limit {limit} is over {QUEUE_ENTRIES_MAX}", field="limit")
         queue, quorum = self._queue()
         found = islice(self.node.queue_entries(), limit)
-        entries = await self.node.host.slices.run(mapped(map(_entry_message, found)))
+        entries = await self.host.slices.run(mapped(map(_entry_message, found)))
         return info_pb2.ListQueueResponse(header=self.header(), queue=queue, quorum=quorum, entries=entries)
 
     async def _watch_info(self, _request: Message) -> AsyncIterator[Message]:
@@ -91,7 +92,7 @@ class InfoService(Service):
                     leader_address="" if leader is None else leader.address,
                     term=facts.term,
                     is_writable=facts.is_writable,
-                    ro_reason=facts.ro_reason or "",
+                    ro_reason=facts.ro_reason.value,
                     queue_owner=facts.queue_owner,
                     queue_len=facts.queue_len,
                 )

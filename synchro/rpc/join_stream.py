@@ -8,7 +8,7 @@ import trio
 
 from synchro.replication.pace import Pace
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
-from synchro.server.transport import LinkLost
+from synchro.server.peer_messages import LinkLost
 
 if TYPE_CHECKING:
     from synchro.config import Settings

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace
 from synchro.rpc.codec import Message
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 from synchro.storage.schema import SpaceDef
 
 
@@ -15,7 +15,7 @@ class Names:
 
     __slots__ = ("_node",)
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeApi) -> None:
         self._node = node
 
     def space_id(self, name: str) -> int:
@@ -24,12 +24,12 @@ class Names:
     def index_id(self, space_id: int, name: str) -> int:
         memtx = self._node.instance.memtx
         try:
-            return memtx.index(space_id, name).id
+            return memtx.catalog.index(space_id, name).id
         except NoSuchIndex as error:
-            near = get_close_matches(name, [index.name for index in memtx.indexes(space_id)], n=1)
+            near = get_close_matches(name, [index.name for index in memtx.catalog.indexes(space_id)], n=1)
             error.details = {
                 **error.details,
-                "space": memtx.space(space_id).name,
+                "space": memtx.catalog.space(space_id).name,
                 "index": name,
                 **({"nearest": near[0]} if near else {}),
             }
@@ -37,7 +37,7 @@ class Names:
 
     def space(self, name: str | int) -> SpaceDef:
         try:
-            return self._node.instance.memtx.space(name)
+            return self._node.instance.memtx.catalog.space(name)
         except NoSuchSpace as error:
             error.details = {**error.details, "space": str(name)}
             nearest = error.details.get("nearest")

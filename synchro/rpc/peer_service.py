@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import trio
 
-from synchro.errors import Loading, RemoteProtocolError, SynchroError
+from synchro.errors import Loading, ProtocolVersion, RemoteProtocolError, SynchroError
 from synchro.rpc import status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
@@ -26,7 +26,7 @@ from synchro.rpc.peer_transport import (
     relay_message,
 )
 from synchro.rpc.rpc_error import RpcError
-from synchro.server.transport import (
+from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
     Accepted,
     Frame,
@@ -35,8 +35,8 @@ from synchro.server.transport import (
     JoinSnapshotEnd,
     LinkLost,
     PeerAck,
-    PeerEndpoint,
 )
+from synchro.server.transport import PeerEndpoint
 
 
 def rpc_error(error: SynchroError) -> RpcError:
@@ -45,8 +45,11 @@ def rpc_error(error: SynchroError) -> RpcError:
 
 def check_version(version: int) -> None:
     if version != PROTOCOL_VERSION:
-        raise RemoteProtocolError(
-            f"peer protocol version {version} is not supported; this instance speaks {PROTOCOL_VERSION}"
+        raise ProtocolVersion(
+            f"peer protocol version {version} is not supported, this instance speaks {PROTOCOL_VERSION}; "
+            "nothing was done",
+            version=version,
+            supported=PROTOCOL_VERSION,
         )
 
 

@@ -12,15 +12,15 @@ import trio
 from google.protobuf.message import DecodeError
 
 from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.replication.ballot import Ballot
 from synchro.rpc import codec, status
 from synchro.rpc.duplex import LIMITS, Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcChannel, RpcHost
 from synchro.rpc.join_stream import JoinReceiver
-from synchro.server.transport import (
+from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
     Accepted,
-    Ballot,
     Frame,
     Heartbeat,
     Hello,
@@ -32,11 +32,10 @@ from synchro.server.transport import (
     JoinRows,
     JoinSnapshotEnd,
     JoinStart,
-    JoinStream,
     LinkLost,
     PeerAck,
-    Subscription,
 )
+from synchro.server.transport import JoinStream, Subscription
 
 SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
 FRAME_BYTES: Final = 256

@@ -23,13 +23,14 @@ from synchro.row import Dml, TxnId
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2, schema_pb2_grpc
+from synchro.rpc.host import RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import mapped
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
+from synchro.storage.row_body import dml_from_values
 from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
-from synchro.storage.xrow import dml_from_values
 
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
@@ -44,8 +45,8 @@ _TYPES: Final = {
 
 
 class SchemaService(Service):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.names = Names(node)
         self.CreateSpace = self.waiting(self._create_space)
         self.AlterSpace = self.waiting(self._alter_space)
@@ -172,7 +173,7 @@ class SchemaService(Service):
         txn = await self._change(request, build)
         memtx = self.node.instance.memtx
         try:
-            shown = index_message(memtx.index(self.names.named_space(request.space).id, request.name))
+            shown = index_message(memtx.catalog.index(self.names.named_space(request.space).id, request.name))
         except (NoSuchSpace, NoSuchIndex):  # dropped by somebody else meanwhile
             shown = None
         return schema_pb2.CreateIndexResponse(
@@ -216,7 +217,7 @@ class SchemaService(Service):
                 schema_pb2.FieldDef(name=field.name, type=field.type, is_nullable=field.is_nullable)
                 for field in space.format
             ],
-            indexes=[index_message(index) for index in memtx.indexes(space.id)],
+            indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
         )
 
@@ -226,17 +227,17 @@ class SchemaService(Service):
         else:
             spaces = [
                 space
-                for space in self.node.instance.memtx.spaces()
+                for space in self.node.instance.memtx.catalog.spaces()
                 if request.with_system or not space.is_system
             ]
         found = (self._shown(space.id) for space in spaces)
-        shown = await self.node.host.slices.run(mapped(found, 20))
+        shown = await self.host.slices.run(mapped(found, 20))
         return schema_pb2.ListSpacesResponse(
             header=self.header(), spaces=[space for space in shown if space is not None]
         )
 
     async def _checksum_space(self, request: Message) -> Message:
-        instance, slices = self.node.instance, self.node.host.slices
+        instance, slices = self.node.instance, self.host.slices
         async with slices.turn():
             steps = instance.memtx.checksum_in_steps(self.names.named_space(request.space).id)
             next(steps)

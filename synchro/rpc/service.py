@@ -10,10 +10,10 @@ from synchro.errors import Loading, SynchroError, Unimplemented
 from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
-from synchro.rpc.host import Call
+from synchro.rpc.host import Call, RpcHost
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
-from synchro.server.api import HeaderFacts, LeaderFacts, Node
+from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi
 
 T = TypeVar("T")
 
@@ -47,8 +47,9 @@ class Service:
     A `SynchroError` that a method raises becomes a status with details, anything else INTERNAL.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
         self.node = node
+        self.host = host
         self._facts: HeaderFacts | None = None
         self._header: Message = pb.Header()
 
@@ -76,7 +77,7 @@ class Service:
                 raise self.refusal(error) from error
 
         handle.__qualname__ = method.__qualname__
-        return self.node.host.unary(handle)
+        return self.host.unary(handle)
 
     def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
         """An RPC that is answered from memory."""
@@ -90,7 +91,7 @@ class Service:
                 raise self.refusal(error) from error
 
         handle.__qualname__ = method.__qualname__
-        return self.node.host.unary_sync(handle)
+        return self.host.unary_sync(handle)
 
     def streaming(self, method: Callable[[Any], AsyncIterator[Message]]) -> Any:
         """An RPC with a stream of replies."""
@@ -103,7 +104,7 @@ class Service:
                 raise self.refusal(error) from error
 
         handle.__qualname__ = method.__qualname__
-        return self.node.host.server_stream(handle)
+        return self.host.server_stream(handle)
 
     def unimplemented(self, name: str, instead: str) -> Any:
         """An RPC that is described but not built."""

@@ -8,9 +8,10 @@ from synchro.rpc.cluster_service import ClusterService
 from synchro.rpc.control_service import ControlService
 from synchro.rpc.data_service import DataService
 from synchro.rpc.health import HealthService, register_reflection
+from synchro.rpc.host import RpcHost
 from synchro.rpc.info_service import InfoService
 from synchro.rpc.schema_service import SchemaService
-from synchro.server.api import Node
+from synchro.server.api import NodeApi
 
 
 class ClientServices:
@@ -19,16 +20,16 @@ class ClientServices:
     Reflection names what was built in; `with_fault` adds synchro.fault.v1, which somebody else registers.
     """
 
-    def __init__(self, node: Node, *, with_fault: bool = False) -> None:
-        self._data = DataService(node)
+    def __init__(self, node: NodeApi, host: RpcHost, *, with_fault: bool = False) -> None:
+        self._data = DataService(node, host)
         self._services = (
             self._data,
-            SchemaService(node),
-            InfoService(node),
-            ControlService(node),
-            ClusterService(node),
+            SchemaService(node, host),
+            InfoService(node, host),
+            ControlService(node, host),
+            ClusterService(node, host),
         )
-        self._health = HealthService(node)
+        self._health = HealthService(node, host)
         self._with_fault = with_fault
 
     def register(self, server: Any) -> None:

@@ -7,8 +7,6 @@ Used by servers and by the client, so it imports no trio. A status carries `goog
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Flag, auto
 from typing import Any, Final
 
 import grpc
@@ -17,7 +15,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro import errors
-from synchro.errors import SynchroError
+from synchro.errors import Extra, SynchroError
 from synchro.rpc.generated.v1.common_pb2 import LeaderHint
 
 DOMAIN: Final = "synchro.v1"
@@ -30,139 +28,35 @@ VALUE_BYTES_MAX: Final = 256
 METADATA_BYTES_MAX: Final = 2048
 
 
-class Extra(Flag):
-    """Details that go with an ErrorInfo."""
-
-    NONE = 0
-    LEADER = auto()
-    """LeaderHint: who can do it."""
-    RETRY = auto()
-    """RetryInfo: nothing was done, try again after this."""
-    QUOTA = auto()
-    """QuotaFailure: which limit."""
-    BAD_REQUEST = auto()
-    """BadRequest: which field is wrong."""
-    RESOURCE = auto()
-    """ResourceInfo: which space or index."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    code: grpc.StatusCode
-    extra: Extra = Extra.NONE
-    facts: Mapping[str, str] | None = None
-    """Metadata that every error of the class has."""
-
-
-_C: Final = grpc.StatusCode
-_UNKNOWN: Final = {"outcome": "unknown"}
-_PRECONDITION: Final = Entry(_C.FAILED_PRECONDITION)
-_BAD: Final = Entry(_C.INVALID_ARGUMENT, Extra.BAD_REQUEST)
-
-TABLE: Final[Mapping[type[SynchroError], Entry]] = {
-    errors.ReadOnly: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
-    errors.NoLeader: Entry(_C.UNAVAILABLE, Extra.RETRY),
-    errors.Loading: Entry(_C.UNAVAILABLE, Extra.RETRY),
-    errors.SyncQueueUnclaimed: Entry(_C.FAILED_PRECONDITION, facts={"next": "promote"}),
-    errors.SyncQueueForeign: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
-    errors.SyncQueueFull: Entry(_C.RESOURCE_EXHAUSTED, Extra.QUOTA | Extra.RETRY),
-    errors.WalQueueFull: Entry(_C.RESOURCE_EXHAUSTED, Extra.QUOTA | Extra.RETRY),
-    errors.SyncTimeout: Entry(_C.DEADLINE_EXCEEDED, facts=_UNKNOWN),
-    errors.SyncRollback: Entry(_C.ABORTED, facts={"outcome": "rolled_back"}),
-    errors.RequestExpired: Entry(_C.ABORTED, facts=_UNKNOWN),
-    errors.TransactionConflict: Entry(_C.ABORTED),
-    errors.WalIo: Entry(_C.UNAVAILABLE),
-    errors.DiskFailed: Entry(_C.UNAVAILABLE, facts=_UNKNOWN),
-    errors.QuorumWait: Entry(_C.UNAVAILABLE, Extra.RETRY),
-    errors.LinearizableQuorum: Entry(_C.UNAVAILABLE, Extra.RETRY),
-    errors.InterferingPromote: Entry(_C.ABORTED),
-    errors.InterferingElections: Entry(_C.ABORTED),
-    errors.OldTerm: Entry(_C.ABORTED),
-    errors.InAnotherPromote: _PRECONDITION,
-    errors.ElectionDisabled: _PRECONDITION,
-    errors.NoElectionQuorum: Entry(_C.UNAVAILABLE),
-    errors.NotLeader: Entry(_C.FAILED_PRECONDITION, Extra.LEADER),
-    errors.TimedOut: Entry(_C.DEADLINE_EXCEEDED),
-    errors.TupleFound: Entry(_C.ALREADY_EXISTS),
-    errors.SpaceExists: Entry(_C.ALREADY_EXISTS, Extra.RESOURCE),
-    errors.IndexExists: Entry(_C.ALREADY_EXISTS, Extra.RESOURCE),
-    errors.NoSuchSpace: Entry(_C.NOT_FOUND, Extra.RESOURCE),
-    errors.NoSuchIndex: Entry(_C.NOT_FOUND, Extra.RESOURCE),
-    errors.FieldType: _BAD,
-    errors.FieldMissing: _BAD,
-    errors.WrongFormat: _BAD,
-    errors.KeyPartType: _BAD,
-    errors.ExactMatch: _BAD,
-    errors.KeyPartCount: _BAD,
-    errors.MoreThanOneTuple: _BAD,
-    errors.IteratorType: _BAD,
-    errors.UnsupportedIndexFeature: _BAD,
-    errors.NoSuchField: _BAD,
-    errors.UpdateArgType: _BAD,
-    errors.UpdateSplice: _BAD,
-    errors.UpdateIntegerOverflow: _BAD,
-    errors.UnknownUpdateOp: _BAD,
-    errors.CantUpdatePrimaryKey: _BAD,
-    errors.BatchTooLarge: _BAD,
-    errors.MemoryIssue: Entry(_C.RESOURCE_EXHAUSTED),
-    errors.IllegalParams: _BAD,
-    errors.Unsupported: _BAD,
-    errors.DecodeError: _BAD,
-    errors.ConfigError: _BAD,
-    errors.Unimplemented: Entry(_C.UNIMPLEMENTED),
-    errors.ReplicasetUuidMismatch: _PRECONDITION,
-    errors.UnknownReplica: _PRECONDITION,
-    errors.ReplicaMax: _PRECONDITION,
-    errors.LocalInstanceIdIsReadOnly: _PRECONDITION,
-    errors.ConnectionToSelf: _PRECONDITION,
-    errors.DoubledIdentity: _PRECONDITION,
-    errors.XlogGap: _PRECONDITION,
-    errors.CheckpointInProgress: _PRECONDITION,
-    errors.AlreadyRunning: _PRECONDITION,
-    errors.RemoteProtocolError: Entry(_C.INTERNAL),
-    errors.SplitBrain: Entry(_C.DATA_LOSS),
-    errors.Corruption: Entry(_C.DATA_LOSS),
-}
-
-_INTERNAL: Final = Entry(_C.INTERNAL)
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 RETRY_DELAY_MS: Final = 200
 """What RetryInfo advises: about one election or one fsync later, not a busy loop."""
 
 
-def entry_of(kind: type[SynchroError]) -> Entry:
-    """The table's line for a class or for the nearest class it derives from."""
-    for parent in kind.__mro__:
-        if parent in TABLE:
-            return TABLE[parent]
-    return _INTERNAL
-
-
 def code_of(error: SynchroError) -> grpc.StatusCode:
-    return entry_of(type(error)).code
+    return _CODES[error.code]
 
 
 def to_status(error: SynchroError, leader: LeaderHint | None = None) -> Status:
     """leader: goes along if the class has Extra.LEADER. Long texts are cut, see the limits above."""
-    entry = entry_of(type(error))
-    status = Status(code=entry.code.value[0], message=cut(error.message, MESSAGE_BYTES_MAX))
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error, entry))
+    status = Status(code=error.code, message=cut(error.message, MESSAGE_BYTES_MAX))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error))
     _pack(status, info)
-    if Extra.LEADER in entry.extra and leader is not None:
+    if Extra.LEADER in error.extra and leader is not None:
         _pack(status, leader)
-    if Extra.RETRY in entry.extra:
+    if Extra.RETRY in error.extra:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(RETRY_DELAY_MS)
         _pack(status, retry)
-    if Extra.QUOTA in entry.extra:
+    if Extra.QUOTA in error.extra:
         quota = error_details_pb2.QuotaFailure()
         quota.violations.add(subject=error.details.get("limit", error.reason), description=status.message)
         _pack(status, quota)
-    if Extra.BAD_REQUEST in entry.extra:
+    if Extra.BAD_REQUEST in error.extra:
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field=error.details.get("field", ""), description=error.reason)
         _pack(status, bad)
-    if Extra.RESOURCE in entry.extra:
+    if Extra.RESOURCE in error.extra:
         kind = "index" if "index" in error.details else "space"
         _pack(
             status,
@@ -173,8 +67,8 @@ def to_status(error: SynchroError, leader: LeaderHint | None = None) -> Status:
     return status
 
 
-def _metadata(error: SynchroError, entry: Entry) -> dict[str, str]:
-    found = dict(entry.facts or {})
+def _metadata(error: SynchroError) -> dict[str, str]:
+    found = dict(error.facts)
     if error.tnt_code:
         found["tnt"] = str(error.tnt_code)
     room = METADATA_BYTES_MAX

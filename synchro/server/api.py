@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from synchro.config import Settings
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
+from synchro.ro_reason import RoReason
 from synchro.row import TxnId
+from synchro.storage.memtx import Memtx
 from synchro.vclock import Vclock
-
-if TYPE_CHECKING:
-    from synchro.rpc.host import RpcHost
-    from synchro.storage.memtx import Memtx
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class WatchFacts:
     leader: LeaderFacts | None
     term: Term
     is_writable: bool
-    ro_reason: str | None
+    ro_reason: RoReason
     queue_owner: InstanceId
     queue_len: int
     can_read: bool = True
@@ -96,19 +94,16 @@ class InstanceView(Protocol):
     @property
     def is_writable(self) -> bool: ...
 
-    def read_only_reason(self) -> str | None:
-        """synchro, config, or that own rows were lost; None if writable [E-42]."""
+    def read_only_reason(self) -> RoReason:
+        """NONE: it is writable [E-42]."""
 
 
-class Node(Protocol):
+class NodeApi(Protocol):
     """One running instance, as its services see it."""
 
     @property
     def instance(self) -> InstanceView:
         """Raises `Loading` before recovery, bootstrap or join is over."""
-
-    @property
-    def host(self) -> RpcHost: ...
 
     def ensure_ready(self) -> None:
         """Raise `Loading` while recovery or join is not over, `DiskFailed` when leaving. Cheap."""

@@ -11,10 +11,11 @@ import time
 from collections import deque
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import trio
 
+from synchro.config import PeerAddress
 from synchro.errors import (
     ConfigError,
     ConnectionToSelf,
@@ -23,7 +24,6 @@ from synchro.errors import (
     DoubledIdentity,
     Loading,
     RemoteProtocolError,
-    ReplicasetUuidMismatch,
     SynchroError,
     UnknownReplica,
     XlogGap,
@@ -31,25 +31,29 @@ from synchro.errors import (
 from synchro.failpoints import REGISTRY
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
+from synchro.replication.admission import check_set
 from synchro.replication.doubles import Life, doubled_error
 from synchro.row import Confirm, PlainTxn
+from synchro.server.links import Links, Upstream
+from synchro.server.node import Node
+from synchro.server.peer_messages import Accepted, Frame, Hello, LinkLost, PeerAck
 from synchro.server.tasks import run_until_first_error
-from synchro.server.transport import Accepted, Frame, Hello, LinkLost, PeerAck, Subscription
+from synchro.server.transport import Subscription
 from synchro.storage import xrow
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
-if TYPE_CHECKING:
-    from synchro.config import PeerAddress
-    from synchro.server.node import Node
-
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
-STEP_BYTES_MAX: Final = 256 * 1024
-"""Rows handed to the core in one step: a few milliseconds, then others may run."""
+STEP_BYTES_MAX: Final = 64 * 1024
+"""Rows handed to the core in one step, unless one transaction has more: a MiB of small ones takes half a
+second. Then others may run."""
 RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
 """Errors of the peer that pass by themselves [A-40]."""
+
+STOP_DETAILS: Final = ("txn", "at", "space", "key")
+"""Where the row is at which an applier stopped."""
 
 
 class Status(StrEnum):
@@ -76,8 +80,9 @@ class Applier:
     U3  Unapplied rows in memory never exceed the credit that was given.
     """
 
-    def __init__(self, node: Node, address: PeerAddress) -> None:
+    def __init__(self, node: Node, links: Links, address: PeerAddress) -> None:
         self._node = node
+        self._links = links
         self.address = address
         self.peer_id: InstanceId = NOBODY
         self.peer_uuid: str | None = None
@@ -95,7 +100,7 @@ class Applier:
         self.has_link = False
         self.lacks_rows = False
         """The peer's log begins behind ours: it cannot help, before it was followed again."""
-        self._waits_for: Applier | None = None
+        self._waits_for: Upstream | None = None
         """It follows the same instance through another address."""
         self._scope: trio.CancelScope | None = None
         self._stopped: SynchroError | None = None
@@ -142,6 +147,29 @@ class Applier:
     @property
     def is_following(self) -> bool:
         return self.has_link and self.status in (Status.SYNC, Status.FOLLOW)
+
+    @property
+    def is_off(self) -> bool:
+        return self.status is Status.OFF
+
+    def facts(self) -> dict[str, Any]:
+        """`box.info.replication[n].upstream` [I-13b]."""
+        part: dict[str, Any] = {
+            "status": self.status.value,
+            "idle": self.idle,
+            "peer": self.address.address,
+        }
+        optional = {
+            "lag": self.lag,
+            "message": self.message,
+            "system_message": self.system_message,
+            "reason": self.reason,
+        }
+        part |= {name: value for name, value in optional.items() if value is not None}
+        if self.status is Status.STOPPED and (error := self._stopped) is not None:
+            told = {name: error.details[name] for name in STOP_DETAILS if name in error.details}
+            part["stopped_by"] = {"reason": error.reason, **told}
+        return part
 
     def wake_ack(self) -> None:
         """The term was persisted, or we follow others than before: tell the peer soon."""
@@ -251,7 +279,7 @@ class Applier:
             peer=self.address.name,
             reason=error.reason,
             message=error.message,
-            **{name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details},
+            **{name: error.details[name] for name in STOP_DETAILS if name in error.details},
         )
         self._restart = trio.Event()
         await self._restart.wait()
@@ -264,14 +292,14 @@ class Applier:
         if self._asked and error.details.get("uuid") == node.uuid:
             places = [text.partition("@") for text in error.details.get("lives", "").split(",")]
             lives = [Life(start_id, address) for start_id, _, address in places if start_id]
-            node.doubles.told(self.address.name, lives, trio.current_time())
-            node.check_doubles()
+            self._links.doubles.told(self.address.name, lives, trio.current_time())
+            self._links.check_doubles()
 
     def _claim(self, uuid: str) -> None:
         """Two streams of one instance would cut each other off without end: one address is used, and the
         others wait until it fails."""
         node = self._node
-        holder = node.upstreams.setdefault(uuid, self)
+        holder = self._links.upstreams.setdefault(uuid, self)
         if holder is self:
             self._waits_for = None
             return
@@ -300,21 +328,23 @@ class Applier:
         self._parts_bytes = 0
         self._received.clear()
         if self._stopped is None:  # else an operator must act: another address leads to the same error
-            upstreams = self._node.upstreams
+            upstreams = self._links.upstreams
             for uuid in [uuid for uuid, holder in upstreams.items() if holder is self]:
                 del upstreams[uuid]
         if self.peer_id != NOBODY and self.has_link:
             self.has_link = False
-            self._node.links_changed()
+            self._links.changed()
             self._node.step(ev.ApplierLost(self.peer_id))
 
     async def _follow_once(self) -> None:
         """One connection from dialling to its end; always ends by an exception or by cancellation."""
         node = self._node
-        if self.address.name in node.blocked_in:
+        if self.address.name in self._links.blocked_in:
             raise LinkLost("partitioned by the fault service")
-        if node.is_doubled and not node.doubles.is_told_by(self.address.name):
-            raise doubled_error(node.uuid, node.lives_of(node.uuid))  # no acks; who said so is asked again
+        if self._links.is_doubled and not self._links.doubles.is_told_by(self.address.name):
+            raise doubled_error(
+                node.uuid, self._links.lives_of(node.uuid)
+            )  # no acks; who said so is asked again
         if self.status not in (Status.DISCONNECTED, Status.LOADING):
             self.status = Status.CONNECT
         death = node.settings.death_timeout_s
@@ -327,11 +357,11 @@ class Applier:
         if ballot.instance_uuid == node.uuid and ballot.start_id in ("", node.start_id):
             raise ConnectionToSelf("Connection to self")
         self.peer_uuid = ballot.instance_uuid
-        if ballot.replicaset_uuid and ballot.replicaset_uuid != node.replicaset_uuid:
-            raise self._foreign(ballot.replicaset_uuid)
-        node.note_life(ballot.instance_uuid, Life(ballot.start_id, ballot.address))
+        if ballot.replicaset_uuid:
+            check_set(ballot.replicaset_uuid, expected=node.replicaset_uuid)
+        self._links.note_life(ballot.instance_uuid, Life(ballot.start_id, ballot.address))
         if ballot.instance_uuid != node.uuid:  # a double of ours must hear of us
-            node.check_double(ballot.instance_uuid)
+            self._links.check_double(ballot.instance_uuid)
         self._claim(ballot.instance_uuid)
         async with node.transport.subscribe(self.address.address, self._hello()) as stream:
             accepted = None
@@ -353,14 +383,6 @@ class Applier:
                 self._watch_silence,
             )
 
-    def _foreign(self, got: str) -> ReplicasetUuidMismatch:
-        return ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {self._node.replicaset_uuid}, got {got}; "
-            "nothing was changed",
-            expected=self._node.replicaset_uuid,
-            got=got,
-        )
-
     def _hello(self) -> Hello:
         node = self._node
         core = node.core
@@ -368,8 +390,8 @@ class Applier:
             replicaset_uuid=node.replicaset_uuid,
             instance_uuid=node.uuid,
             name=node.settings.instance_name,
-            vclock=core.vclock.without_local(),
-            term=core.raft.term,
+            vclock=core.vclock.shown(),
+            term=core.raft.shown_term,
             credit=node.settings.limits.peer_credit_bytes,
             # Who may have forgotten rows of its own wants them back [M-38].
             id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
@@ -381,16 +403,15 @@ class Applier:
 
     def _accepted(self, accepted: Accepted) -> None:
         node = self._node
-        if accepted.replicaset_uuid != node.replicaset_uuid:
-            raise self._foreign(accepted.replicaset_uuid)
+        check_set(accepted.replicaset_uuid, expected=node.replicaset_uuid)
         node.core.check_term(accepted.term)
         self.peer_id = accepted.id
         self.peer_uuid = accepted.instance_uuid
         self.life = Life(accepted.start_id, accepted.address)
-        node.doubles.accepted(self.address.name)
-        node.check_doubles()
-        if node.is_doubled:
-            raise doubled_error(node.uuid, node.lives_of(node.uuid))
+        self._links.doubles.accepted(self.address.name)
+        self._links.check_doubles()
+        if self._links.is_doubled:
+            raise doubled_error(node.uuid, self._links.lives_of(node.uuid))
         self._vclock_sync = 0
         self._received_bytes = 0
         self._ack_tm = 0.0
@@ -402,7 +423,7 @@ class Applier:
         self.lag = None
         self.has_link = True
         self.status = Status.SYNC
-        node.links_changed()
+        self._links.changed()
         node.log.info("upstream_subscribed", peer=self.address.name, peer_id=self.peer_id)
         node.step(ev.ApplierFollowing(accepted.id, accepted.vclock, accepted.term, accepted.last_ack))
         self._look_if_synced()
@@ -418,9 +439,8 @@ class Applier:
 
     async def _watch_silence(self) -> None:
         """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
-        node = self._node
-        while (left := self.heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, node.silence_s / 2))
+        while (left := self.heard_at + self._links.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+            await trio.sleep(min(left, self._links.silence_s / 2))
         raise LinkLost("timed out")
 
     # ---------------------------------------------------------------------------------------------- frames
@@ -433,8 +453,8 @@ class Applier:
         if self._is_given_up:
             return
         self.heard_at = trio.current_time()
-        if self.peer_uuid is not None and self._node.doubles.is_suspect(self.peer_uuid):
-            self._node.note_life(self.peer_uuid, self.life)
+        if self.peer_uuid is not None and self._links.doubles.is_suspect(self.peer_uuid):
+            self._links.note_life(self.peer_uuid, self.life)
             if self._is_given_up:
                 return
         if not isinstance(message, Frame):
@@ -457,7 +477,8 @@ class Applier:
         if frame.wants_receipt:
             self._ack_wanted.set()
         if frame.rows:
-            if self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
+            is_large = len(frame.rows) > STEP_BYTES_MAX
+            if is_large or self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
                 self._keep(frame)
             else:
                 self._hand_over(frame.rows, frame.tm)
@@ -467,7 +488,7 @@ class Applier:
             if beat.tm:
                 self.lag = max(0.0, time.time() - beat.tm)
             node.step(ev.HeartbeatReceived(self.peer_id, beat.vclock))
-            node.note_heard(self.peer_id)
+            self._links.note_heard(self.peer_id)
             self._ack_wanted.set()
 
     def _joined(self, frame: Frame) -> Frame:
@@ -493,11 +514,25 @@ class Applier:
     def _keep(self, frame: Frame) -> None:
         self._rows_bytes += len(frame.rows)
         self._check_credit()
-        self._rows.append((frame.rows, frame.tm))
+        self._rows.extend((rows, frame.tm) for rows in self._cut(frame.rows))
         self._rows_wanted.set()
 
+    def _cut(self, rows: bytes) -> list[bytes]:
+        """Between transactions, so that no part is larger than a step, unless one transaction is."""
+        if len(rows) <= STEP_BYTES_MAX:
+            return [rows]
+        parts, start = list[bytes](), 0
+        try:
+            for span in xrow.scan_txns(rows):
+                if span.end - start > STEP_BYTES_MAX and span.start > start:
+                    parts.append(rows[start : span.start])
+                    start = span.start
+        except DecodeError as error:
+            raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
+        return [*parts, rows[start:]]
+
     async def _apply_rows(self) -> None:
-        """Hand over what was kept, several frames a step, as long as the WAL queue has room."""
+        """Hand over what was kept, a step at a time, as long as the WAL queue has room."""
         node = self._node
         while True:
             while not self._rows or not node.has_wal_room or self._is_given_up:
@@ -557,16 +592,16 @@ class Applier:
     def _send_ack(self, stream: Subscription) -> None:
         node = self._node
         core = node.core
-        vclock = core.vclock.without_local()
+        vclock = core.vclock.shown()
         received = self._received
         while received and received[0][1] <= vclock.get(received[0][0]):
             self._ack_tm = received.popleft()[2]
         stream.send_nowait(
             PeerAck(
-                ack=ev.Ack(vclock, core.raft.term, self._vclock_sync, core.acks_count),
+                ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
                 credit=node.settings.limits.peer_credit_bytes,
                 tm=self._ack_tm,
-                following=node.following,
+                following=self._links.following,
                 received=self._received_bytes,
             )
         )

@@ -10,7 +10,8 @@ from dataclasses import replace
 from synchro.config import Settings
 from synchro.errors import ConfigError, Corruption, DiskFailed
 from synchro.storage.disk import Disk
-from synchro.storage.identity import IDENTITY_NAME, DirectoryLock, Identity, IdentityFile
+from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
 
 
@@ -104,15 +105,28 @@ class DataDirectory:
     def begin_first_start(self) -> None:
         """Remove what a killed bootstrap or join left, and what a former life did. Lost data is amnesia
         (S14), also if a person deleted the files to have the instance join anew [M-36], [W-28]; the flag is
-        synced before a file goes. To which replica set the instance belongs it does not forget (ADR 14)."""
+        synced before a file goes. To which replica set the instance belongs it does not forget (ADR 14).
+        Raises `DiskFailed`: the file, and why it could not go."""
         if self.identity.replicaset_uuid is not None:
             self.set_amnesia(True)
-        self.identity_file.forget_log()
-        for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
-            for name in self.disk.listdir(directory):
-                if name.endswith((XLOG_SUFFIX, SNAP_SUFFIX, INPROGRESS_SUFFIX, DAMAGED_SUFFIX)):
-                    self.disk.unlink(posixpath.join(directory, name))
-            self.disk.sync_dir(directory)
+        path = self.settings.wal_dir
+        try:
+            self.identity_file.forget_log()
+            for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
+                path = directory
+                for name in self.disk.listdir(directory):
+                    if name.endswith((XLOG_SUFFIX, SNAP_SUFFIX, INPROGRESS_SUFFIX, DAMAGED_SUFFIX)):
+                        path = posixpath.join(directory, name)
+                        self.disk.unlink(path)
+                path = directory
+                self.disk.sync_dir(directory)
+        except OSError as error:
+            raise DiskFailed(
+                f"{path}: what a former start left could not be removed: {error.strerror or error}; the "
+                "instance does not start beside it. Next: make the directory writable, or remove the file",
+                file=path,
+                errno=error.errno,
+            ) from error
 
     def forget_replicaset(self) -> None:
         """A person decided that the set is gone: this instance may make, or join, another one. If it is not

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import Any, Final, overload
 
 import trio
 
@@ -14,14 +14,13 @@ from synchro.ids import NOBODY, Lsn
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
+from synchro.replication.trust import Missing
+from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
-from synchro.server.applier import Status
+from synchro.server.links import Links
+from synchro.server.node import Node
 from synchro.vclock import Vclock
-
-if TYPE_CHECKING:
-    from synchro.server.node import Node
-
 
 SAMPLE_S: Final = 0.1
 """Between two moments whose vclock is remembered: how exact `behind.seconds` is."""
@@ -61,7 +60,7 @@ def version() -> str:
         return "0"
 
 
-def box_info(node: Node) -> dict[str, Any]:
+def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
     """[I-2], [I-3], [I-4], [I-5], [I-6], [I-7], [I-8], [I-10], [I-12], [I-13], [I-15], [I-16]; fields of the
     core are null while loading."""
     settings = node.settings
@@ -72,13 +71,13 @@ def box_info(node: Node) -> dict[str, Any]:
         "lsn": -1,
         "signature": 0,
         "vclock": {},
-        "ro": True,
-        "ro_reason": None,
+        "ro": node.ro_reason is not RoReason.NONE,
+        "ro_reason": node.ro_reason.value or None,
         "no_room": None,
         "waits_for": node.waits_for or None,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
-        "status": "running" if node.is_ready else "loading",
+        "status": node.status,
         "uptime": trio.current_time() - node.started_at,
         "pid": os.getpid(),
         "version": version(),
@@ -95,22 +94,19 @@ def box_info(node: Node) -> dict[str, Any]:
         return tree
     core = node.core
     now = trio.current_time()
-    reason = core.read_only_reason()
     vclock = core.vclock
     tree |= {
         "id": int(core.self_id),
         "lsn": int(vclock.get(core.self_id)),
         "signature": vclock.signature,
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
-        "ro": reason is not None,
-        "ro_reason": reason,
-        "no_room": None if core.state.no_room is None else core.state.no_room.message,
+        "no_room": None if core.no_room is None else core.no_room.message,
         "leader_seen": core.raft.is_leader_seen,
-        "replication": _replication(node),
-        "election": _election(node),
+        "replication": _replication(node, links, progress),
+        "election": _election(node, links),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
-        "amnesia": node.amnesia(),
+        "amnesia": amnesia(node, links),
     }
     return tree
 
@@ -132,7 +128,7 @@ def synchro(core: Instance, now: float) -> dict[str, Any]:
     }
 
 
-def _election(node: Node) -> dict[str, Any]:
+def _election(node: Node, links: Links) -> dict[str, Any]:
     """[I-20]"""
     raft = node.core.raft
     tree: dict[str, Any] = {
@@ -140,76 +136,61 @@ def _election(node: Node) -> dict[str, Any]:
         "term": int(raft.volatile_term),
         "vote": int(raft.volatile_vote),
         "leader": int(raft.leader),
-        "leader_idle": 0.0 if raft.is_leader else node.leader_idle(),
+        "leader_idle": 0.0 if raft.is_leader else links.leader_idle(),
     }
+    if raft.exhausted is not None:
+        tree["exhausted"] = raft.exhausted.message
     if raft.leader != NOBODY:
         tree["leader_name"] = node.core.state.name_of(raft.leader) or None
     return tree
 
 
-def _replication(node: Node) -> dict[int, Any]:
+def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]:
     """[I-13a..c], every registered member, this one included."""
     core = node.core
     tree: dict[int, Any] = {}
-    for member, (uuid, name) in core.memtx.members().items():
+    for member, (uuid, name) in core.memtx.catalog.members().items():
         part: dict[str, Any] = {
             "id": int(member),
             "uuid": uuid,
             "name": name,
             "lsn": int(core.vclock.get(member)),
         }
-        if skipped := core.state.conflicts_skipped.get(member):
+        if skipped := core.conflicts_skipped.get(member):
             part["conflicts_skipped"] = skipped
-        lives = node.lives_of(uuid)
+        lives = links.lives_of(uuid)
         if lives:
             part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]
         if member != core.self_id:
-            upstream = _upstream(node, uuid, name)
+            upstream = _upstream(links, uuid, name)
             if upstream is not None:
                 part["upstream"] = upstream
-            downstream = _downstream(node, member)
+            downstream = _downstream(node, links, progress, member)
             if downstream is not None:
                 part["downstream"] = downstream
         tree[int(member)] = part
     return tree
 
 
-def _upstream(node: Node, uuid: str, name: str | None) -> dict[str, Any] | None:
-    known = [a for a in node.appliers.values() if a.peer_uuid == uuid]
-    applier = next((a for a in known if a is node.upstreams.get(uuid)), known[0] if known else None)
+def _upstream(links: Links, uuid: str, name: str | None) -> dict[str, Any] | None:
+    known = [a for a in links.appliers.values() if a.peer_uuid == uuid]
+    applier = next((a for a in known if a is links.upstreams.get(uuid)), known[0] if known else None)
     if applier is None:
-        applier = node.appliers.get(name or "")
-    if applier is None or applier.status is Status.OFF:
+        applier = links.appliers.get(name or "")
+    if applier is None or applier.is_off:
         return None
-    part: dict[str, Any] = {
-        "status": applier.status.value,
-        "idle": applier.idle,
-        "peer": applier.address.address,
-    }
+    part = applier.facts()
     waiting = [{"peer": a.address.address, "message": a.message} for a in known if a is not applier]
-    if waiting:
-        part["waiting"] = waiting
-    if applier.lag is not None:
-        part["lag"] = applier.lag
-    if applier.message is not None:
-        part["message"] = applier.message
-    if applier.system_message is not None:
-        part["system_message"] = applier.system_message
-    if applier.reason is not None:
-        part["reason"] = applier.reason
-    if applier.status is Status.STOPPED and (error := applier.stopped_by) is not None:
-        facts = {name: error.details[name] for name in ("txn", "at", "space", "key") if name in error.details}
-        part["stopped_by"] = {"reason": error.reason, **facts}
-    return part
+    return part | {"waiting": waiting} if waiting else part
 
 
-def _downstream(node: Node, member: int) -> dict[str, Any] | None:
-    down = next((d for d in node.downstreams.values() if d.peer == member), None)
+def _downstream(node: Node, links: Links, progress: Progress, member: int) -> dict[str, Any] | None:
+    down = next((d for d in links.downstreams.values() if d.peer == member), None)
     if down is None:
         return None
     vclock = node.core.vclock
     rows = sum(max(0, int(lsn) - int(down.acked.get(i))) for i, lsn in vclock if i)
-    behind_s = node.progress.behind_s(down.acked, trio.current_time()) if rows else 0.0
+    behind_s = progress.behind_s(down.acked, trio.current_time()) if rows else 0.0
     behind = {"rows": rows, "seconds": behind_s}
     where = {"name": down.name or None, "address": down.address or None}
     if down.is_following:
@@ -224,6 +205,57 @@ def _downstream(node: Node, member: int) -> dict[str, Any] | None:
     if down.system_message is not None:
         part["system_message"] = down.system_message
     return part
+
+
+def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
+    """None: this instance trusts its log. Else of which members it waits for what, and the next
+    command."""
+    core = node.core
+    if not core.has_amnesia:
+        return None
+    missing = core.must_hear()
+    others = [
+        {"id": int(peer), "name": core.state.name_of(peer) or "", "why": why.value}
+        for peer, why in missing.items()
+    ]
+    if not missing and not core.acks_count:  # not even the registrations of the others are left
+        others = [
+            {
+                "id": int(applier.peer_id),
+                "name": applier.address.name,
+                "why": (Missing.BEHIND if applier.lacks_rows else Missing.UNHEARD).value,
+            }
+            for applier in links.appliers.values()
+            if applier.peer_uuid != node.uuid
+        ]
+    is_too_old = any(applier.lacks_rows for applier in links.appliers.values()) and not links.following
+    command = node.settings.again_with("--force-trust")
+    bare = node.settings.again_command("--force-trust")
+    unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
+    if core.acks_count:
+        text = "its log is whole again; it votes when this term is over"
+        following = "wait"
+    else:
+        text = "its log may have lost acknowledged rows, so it does not vote; "
+        text += (
+            "it must hear " + ", ".join(f"{one['name']} ({one['why']})" for one in others)
+            if others
+            else "there is no other member that could say which"
+        )
+        if is_too_old:
+            directories = dict.fromkeys((node.settings.wal_dir, node.settings.snapshot_dir))
+            following = (
+                "the logs of the others do not go back so far: stop it, move all files of this instance "
+                f"except instance.identity out of {' and '.join(directories)}, and start it again "
+                "to join anew"
+            )
+        elif unheard:
+            following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
+        elif others and all(one["why"] == Missing.BEHIND.value for one in others):
+            following = "wait until it caught up"
+        else:
+            following = f"a person must decide, on the member with the newest data: {command}"
+    return {"must_hear": others, "message": text, "next": following, "command": bare}
 
 
 class QueueEntries(Sequence[QueueEntryFacts]):

@@ -8,34 +8,46 @@ recovery, so a joiner and a restarted instance run the same code.
 
 from __future__ import annotations
 
+import random
 import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
+from synchro.config import Settings
 from synchro.errors import (
     ConfigError,
-    ConnectionToSelf,
     DecodeError,
-    IllegalParams,
+    DiskFailed,
     Loading,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
     SynchroError,
 )
-from synchro.ids import INITIAL_TERM, LOCAL, NOBODY, NUMBER_END, TERM_LEAP_MAX, InstanceId, Term
+from synchro.ids import (
+    INITIAL_TERM,
+    LOCAL,
+    NOBODY,
+    NUMBER_END,
+    TERM_LEAP_MAX,
+    InstanceId,
+    Lsn,
+    Term,
+)
 from synchro.instance import events as ev
-from synchro.instance.recovery import snapshot_view
-from synchro.replication.applier_filter import check_numbers
+from synchro.instance.recovery import recover_instance, snapshot_view
+from synchro.replication.admission import check_name, check_stranger
+from synchro.replication.applier_filter import Order, check_numbers, order
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.row import Demote, Promote, Tuple, Txn
-from synchro.server.directory import new_salt
-from synchro.server.relay import without_local_rows
-from synchro.server.transport import (
+from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
+from synchro.server.directory import DataDirectory, new_salt
+from synchro.server.links import JoinView, Links
+from synchro.server.node import Node
+from synchro.server.peer_messages import (
     JoinChunk,
     JoinEnd,
     JoinItem,
@@ -44,12 +56,14 @@ from synchro.server.transport import (
     JoinRows,
     JoinSnapshotEnd,
     JoinStart,
-    JoinStream,
     LinkLost,
-    Transport,
 )
+from synchro.server.relay import without_local_rows
+from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.memtx import Memtx
+from synchro.storage.recovery import recover_unnamed
 from synchro.storage.snapshot import (
     Chunk,
     ChunkKind,
@@ -62,45 +76,39 @@ from synchro.storage.snapshot import (
 from synchro.storage.xlog import crc32c
 from synchro.vclock import Vclock
 
-if TYPE_CHECKING:
-    from synchro.server.directory import DataDirectory
-    from synchro.server.node import Node
-
 _CRC: Final = struct.Struct("<I")
 
 
 # --- the side that has the data -------------------------------------------------------------------------
 
 
-async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinItem]:
+async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGenerator[JoinItem]:
     """Raises what [M-20] names. One join per UUID at a time, and `joins_max` in all."""
     node.ensure_ready()
-    if not request.instance_uuid:
-        raise IllegalParams("Nil UUID is reserved and can't be used in replication")
-    if request.instance_uuid == node.uuid:
-        raise ConnectionToSelf("Connection to self")
-    if request.instance_uuid in node.joins:
+    check_stranger(request.instance_uuid, own_uuid=node.uuid)
+    check_name(request.instance_name)
+    if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
-    if len(node.joins) >= limits.joins_max:
+    if len(links.joins) >= limits.joins_max:
         raise Loading(
-            f"this instance serves {len(node.joins)} joins, which is all it serves at a time; nothing was "
-            "done, the joiner tries again",
+            f"this instance serves {len(links.joins)} joins, which is all it serves at a time; nothing "
+            "was done, the joiner tries again",
             stage="join",
             limit=limits.joins_max,
         )
     core = node.core
-    members = core.memtx.members()
+    members = core.memtx.catalog.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
-    if not is_member and (reason := core.read_only_reason()) is not None:
-        raise core.state.read_only_error(reason)
-    node.joins[request.instance_uuid] = core.vclock
+    if not is_member and not core.is_writable:
+        raise core.read_only_error()
+    links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
         count = checksum = 0
-        with _shared_view(node) as view:
+        with _shared_view(node, links) as view:
             start = view.meta.vclock
-            node.joins[request.instance_uuid] = view.vclock
+            links.joins[request.instance_uuid] = view.vclock
             yield JoinStart(start, node.replicaset_uuid, b"")
             frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
             while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
@@ -116,43 +124,32 @@ async def serve_join(node: Node, request: JoinRequest) -> AsyncGenerator[JoinIte
         yield JoinEnd(registered.vclock.without_local(), registered.id)
         node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
     finally:
-        del node.joins[request.instance_uuid]
-
-
-@dataclass(slots=True)
-class JoinView:
-    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
-
-    meta: SnapshotMeta
-    spaces: Sequence[tuple[int, Sequence[Tuple]]]
-    vclock: Vclock
-    taken_at: float
-    users: int = 0
+        del links.joins[request.instance_uuid]
 
 
 @contextmanager
-def _shared_view(node: Node) -> Iterator[JoinView]:
-    """The log behind it is kept: by the entries in `node.joins` of those who use it."""
+def _shared_view(node: Node, links: Links) -> Iterator[JoinView]:
+    """The log behind it is kept: by the entries in `Links.joins` of those who use it."""
     now = trio.current_time()
-    view = node.join_view
+    view = links.join_view
     if view is None or now - view.taken_at > node.settings.limits.join_view_age_s:
         # One step of the core: nothing may come between the state and the tuples.
         meta, spaces = snapshot_view(node.core, with_local=False)
         # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
         shown = replace(meta, vclock=meta.vclock.without_local(), vote=NOBODY)
-        view = node.join_view = JoinView(shown, spaces, meta.vclock, now)
+        view = links.join_view = JoinView(shown, spaces, meta.vclock, now)
     view.users += 1
     try:
         yield view
     finally:
         view.users -= 1
-        if not view.users and node.join_view is view:
-            node.join_view = None
+        if not view.users and links.join_view is view:
+            links.join_view = None
 
 
 async def _register(node: Node, request: JoinRequest) -> ev.Registered:
     """[M-22]: wait until its row is decided."""
-    outcome = await node.call(
+    outcome = await node.calls.call(
         lambda call_id: ev.RegisterRequested(call_id, request.instance_uuid, request.instance_name),
         timeout_s=node.settings.synchro_timeout_s,
     )
@@ -167,9 +164,7 @@ async def _register(node: Node, request: JoinRequest) -> ev.Registered:
 
 async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
     """Whole transactions in (start, stop], without local rows."""
-    passing = RelayFilter(
-        peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start, own_vclock=node.core.vclock
-    )
+    passing = RelayFilter(peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start)
     passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
     reader = node.wal.reader(start)
     position = start
@@ -247,6 +242,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     if not isinstance(start, JoinStart):
         raise RemoteProtocolError("a join did not begin with its start")
     assembler = SnapshotAssembler()
+    trial = _Trial(settings)
+    reached = start.vclock.as_dict()
     frames: list[bytes] = []
     txns: list[Txn] = []
     checksum = 0
@@ -257,7 +254,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                 if crc32c(item.data) != item.crc:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
-                chunk = await trio.to_thread.run_sync(_checked, assembler, item.data)
+                chunk = await trio.to_thread.run_sync(_checked, assembler, trial, item.data)
                 if not is_known_name and _has_name(chunk, directory):
                     is_known_name = True
                     # At once: when the new UUID is registered nothing tells any more.
@@ -269,12 +266,15 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
             case JoinRows():
                 if crc32c(item.rows) != item.crc:
                     raise LinkLost("checksum of rows does not match")
-                txns.extend(_checked_rows(item.rows))
+                for txn in _checked_rows(item.rows):
+                    _check_next(txn, reached)
+                    txns.append(txn)
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
                 assert assembler.meta is not None
                 _check_meta(assembler.meta)
+                _check_ends(start, assembler.meta, item, Vclock(reached))
                 return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")
@@ -292,8 +292,32 @@ def _checked_rows(rows: bytes) -> list[Txn]:
     return txns
 
 
+def _check_next(txn: Txn, reached: dict[InstanceId, Lsn]) -> None:
+    """Each is the next of its origin, as in any other stream."""
+    if order(txn, reached) is Order.OLD:
+        raise RemoteProtocolError(f"a join sent {txn.origin}:{txn.lsn} again; nothing was kept")
+    reached.update(txn.components())
+
+
+def _check_ends(start: JoinStart, meta: SnapshotMeta, end: JoinEnd, reached: Vclock) -> None:
+    """Both stages fit together and to what was said of them."""
+    if start.vclock != meta.vclock:
+        raise RemoteProtocolError(
+            f"the snapshot of a join is at {meta.vclock}, but it began at {start.vclock}; nothing was kept"
+        )
+    if not reached.covers(end.vclock):
+        raise RemoteProtocolError(
+            f"the rows of a join end at {reached}, but it ended at {end.vclock}; nothing was kept"
+        )
+    if start.replicaset_uuid != meta.replicaset_uuid:
+        raise RemoteProtocolError(
+            f"the snapshot of a join is of replica set {meta.replicaset_uuid}, not of "
+            f"{start.replicaset_uuid}; nothing was kept"
+        )
+
+
 def _check_term(term: int) -> None:
-    """Who joins knows no term but the first: see `State.check_term`."""
+    """Who joins knows no term but the first: see `coupling.check_term`."""
     if term - INITIAL_TERM > TERM_LEAP_MAX:
         raise RemoteProtocolError(f"term {term} in a join is more than 2^32 elections; nothing was kept")
 
@@ -309,11 +333,64 @@ def _check_meta(meta: SnapshotMeta) -> None:
         raise RemoteProtocolError(f"confirmed LSN {meta.confirmed_lsn} in a join; nothing was kept")
 
 
-def _checked(assembler: SnapshotAssembler, data: bytes) -> Chunk:
+def _checked(assembler: SnapshotAssembler, trial: _Trial, data: bytes) -> Chunk:
+    """In a worker thread."""
     try:
-        return assembler.add(decode_chunk(data))
+        chunk = assembler.add(decode_chunk(data))
     except DecodeError as error:
         raise RemoteProtocolError(f"bad part of a snapshot: {error.message}") from error
+    if chunk.kind is ChunkKind.TUPLES:
+        trial.add(chunk.space_id, chunk.tuples)
+    return chunk
+
+
+class _Trial:
+    """The tuples of a snapshot as they come, put in as rows of a peer are; a recovery from it asks nothing.
+
+    So types, formats, definitions and unique keys are judged, and a join ends with the first bad tuple.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._memtx = Memtx(settings.limits)
+        self._memtx.begin_bulk()
+        self._space_id = 0
+        self._count = 0
+
+    def add(self, space_id: int, tuples: Sequence[Tuple]) -> None:
+        """Raises `RemoteProtocolError`: space, key and number of the tuple."""
+        if space_id < self._space_id:
+            raise RemoteProtocolError(
+                f"tuple {self._count + 1} of a snapshot, of space {space_id}, comes behind those of space "
+                f"{self._space_id}; nothing was kept"
+            )
+        self._space_id = space_id
+        if space_id == schema.TRUNCATE_ID:
+            # Of a space that was dropped row by row its row may be left; it means nothing any more.
+            known = {space.id for space in self._memtx.catalog.spaces()}
+            self._count += sum(row[0] not in known for row in tuples if row)
+            tuples = [row for row in tuples if not row or row[0] in known]
+        ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
+        if not ops:
+            return
+        try:
+            self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
+        except SynchroError as error:
+            at = min(int(error.details.get("op", 0)), len(ops) - 1)
+            place = self._place(ops[at])
+            text = ", ".join(f"{name} {value}" for name, value in place.items())
+            raise RemoteProtocolError(
+                f"tuple {self._count + at + 1} of a snapshot ({text}) may not be there: {error.message}; "
+                "nothing was kept",
+                tuple=self._count + at + 1,
+                **place,
+            ) from error
+        self._count += len(ops)
+
+    def _place(self, op: Dml) -> dict[str, str]:
+        try:
+            return self._memtx.catalog.place_of(op)
+        except (LookupError, TypeError):  # it has no such key
+            return self._memtx.catalog.place_of(op._replace(index_id=-1))
 
 
 def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
@@ -353,7 +430,50 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         received.meta,
         _with_own_member(received, directory),
         instance_uuid=identity.instance_uuid,
+        judge=lambda path: _rehearse(directory, received, path),
     )
+
+
+def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
+    """The recovery that will follow, before its snapshot counts: what ends it would end every start from now
+    on. Raises `RemoteProtocolError`, also where the core meets what it takes to be impossible."""
+    identity = directory.identity
+    received.frames.clear()  # they lie in the file; what is made of them takes their room
+    received.txns.clear()
+    at = path
+
+    def txns() -> Iterator[Txn]:
+        nonlocal at
+        for batch in found.batches():
+            for txn in batch:
+                at = f"{txn.origin}:{txn.lsn}"
+                yield txn
+
+    try:
+        found = recover_unnamed(directory.disk, path, directory.settings.wal_dir, identity.instance_uuid)
+        instance = recover_instance(
+            uuid=identity.instance_uuid,
+            settings=directory.settings,
+            meta=found.meta,
+            spaces=found.tuples(),
+            txns=txns(),
+            rng=random.Random(),
+            trusted=not identity.amnesia,
+            now=0.0,
+        )
+        at = "the end"
+        instance.check()
+        instance.start(0.0)
+        instance.check()
+        if instance.memtx.catalog.replicaset_uuid() != received.start.replicaset_uuid:
+            raise RemoteProtocolError("its _schema names another replica set")
+    except (OSError, MemoryError, DiskFailed):
+        raise
+    except Exception as error:
+        why = error.message if isinstance(error, SynchroError) else f"{type(error).__name__} {error}".strip()
+        raise RemoteProtocolError(
+            f"no instance can start from what a join sent: at {at}: {why}; nothing was kept", at=at
+        ) from error
 
 
 def _with_own_member(received: _Received, directory: DataDirectory) -> Iterator[tuple[int, Sequence[Tuple]]]:

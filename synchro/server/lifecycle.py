@@ -19,13 +19,14 @@ from typing import Any, Final
 
 import trio
 
-from synchro.config import ElectionMode, WalMode, doubtful
+from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.errors import (
     ConfigError,
     DiskFailed,
     Loading,
     QuorumWait,
     ReadOnly,
+    RemoteProtocolError,
     ReplicasetUuidMismatch,
     SynchroError,
     SyncQueueFull,
@@ -37,22 +38,27 @@ from synchro.errors import (
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
+from synchro.replication.ballot import Ballot
+from synchro.replication.bootstrap_choice import BootstrapHere, Wait
+from synchro.replication.doubles import Life
 from synchro.row import Txn
-from synchro.server.bootstrap import BootstrapHere, Wait, find_role, refuse_foreign
+from synchro.server.applier import Applier
+from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
+from synchro.server.face import Face
 from synchro.server.failing_disk import WalDisk
 from synchro.server.garbage import tune_garbage_collector
 from synchro.server.join import join
-from synchro.server.node import Node
+from synchro.server.links import Links
+from synchro.server.node import LoopHooks, Node
+from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
-from synchro.server.snapshotter import Snapshotter
-from synchro.server.transport import Ballot, LinkLost
+from synchro.server.transport import Transport
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any
-from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID
+from synchro.storage.system_rows import first_rows
 from synchro.storage.wal import Wal
 from synchro.storage.xlog import DAMAGED_SUFFIX
 
@@ -78,9 +84,11 @@ JOIN_RETRIED: Final = frozenset(
         TimedOut,
         SyncQueueFull,
         WalQueueFull,
+        RemoteProtocolError,
     )
 )
-"""Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27]."""
+"""Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
+have data that is not broken (MEND-N7)."""
 
 
 class _Complaint:
@@ -108,18 +116,38 @@ class _Stopped(Exception):
     """The process was asked to stop while it recovered."""
 
 
-class Life:
+def assemble(
+    *,
+    settings: Settings,
+    directory: DataDirectory,
+    transport: Transport,
+    hooks: LoopHooks,
+    log: Any,
+    on_panic: Callable[[BaseException], None],
+) -> Face:
+    """The parts of one instance, put together. Nothing runs yet."""
+    node = Node(
+        settings=settings, directory=directory, transport=transport, hooks=hooks, log=log, on_panic=on_panic
+    )
+    node.links = links = Links(node)
+    node.observer = face = Face(node, links)
+    return face
+
+
+class Lifecycle:
     """The stages of one run."""
 
     def __init__(
         self,
-        node: Node,
+        face: Face,
         peers: Peers,
         stop: trio.Event,
         open_port: Callable[[], AbstractAsyncContextManager[str]],
     ) -> None:
         """open_port: serves ballot, peers and clients for as long as the context lasts; gives host:port."""
-        self._node = node
+        self._face = face
+        self._node = node = face.node
+        self._links = face.links
         self._peers = peers
         self._stop = stop
         self._open_port = open_port
@@ -129,7 +157,7 @@ class Life:
         self._wal_ended = trio.Event()
         self._stop_by = math.inf
 
-    async def run(self, task_status: trio.TaskStatus[Node]) -> None:
+    async def run(self, task_status: trio.TaskStatus[Face]) -> None:
         """Until `stop` is set. Raises `SynchroError` when it cannot start, or must leave."""
         node, directory = self._node, self._node.directory
         for option, message in doubtful(node.settings):
@@ -141,7 +169,7 @@ class Life:
             return
         async with self._open_port() as node.listen:
             self._log.info("listening", address=node.listen)
-            task_status.started(node)
+            task_status.started(self._face)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._cancel_on_stop, scope)
@@ -332,7 +360,7 @@ class Life:
 
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
-        stored = instance.memtx.replicaset_uuid() or ""
+        stored = instance.memtx.catalog.replicaset_uuid() or ""
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(
@@ -346,7 +374,7 @@ class Life:
     # -------------------------------------------------------------------------------------------------- work
 
     async def _work(self, instance: Instance, recovered: Recovered) -> None:
-        node, settings = self._node, self._node.settings
+        node, links, settings = self._node, self._links, self._node.settings
         if settings.wal_mode is not WalMode.FSYNC:
             self._log.warning(
                 "wal_mode", message="an acknowledgement is not on disk: confirmed rows may be lost"
@@ -378,7 +406,7 @@ class Life:
             limits=settings.limits,
         )
         node.attach(instance, wal)
-        node.snapshotter = Snapshotter(node)
+        links.load_acks()
         async with trio.open_nursery() as outer:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:
@@ -386,15 +414,18 @@ class Life:
                     inner.start_soon(self._stop_in_order, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
                     inner.start_soon(self._keep_notes, wal)
-                    await inner.start(node.run)
-                    inner.start_soon(node.snapshotter.run)
+                    inner.start_soon(node.run)
+                    inner.start_soon(self._face.run_watchers)
+                    self._begin_links(inner)
+                    node.start()
+                    inner.start_soon(self._face.snapshotter.run)
                     if not self._stop.is_set():
                         node.become_ready()
                         if self._has_bootstrapped:
                             self._promote_first()
             node.is_ready = False
-            node.is_serving_peers = False
-            for relay in list(node.relays.values()):
+            links.is_serving = False
+            for relay in list(links.relays.values()):
                 relay.scope.cancel()
             if node.halted is None:
                 wal.stop()
@@ -405,10 +436,21 @@ class Life:
             raise node.halted
         self._log.info("instance_stopped", vclock=str(instance.vclock))
 
+    def _begin_links(self, nursery: trio.Nursery) -> None:
+        node, links = self._node, self._links
+        links.doubles.me = Life(node.start_id, node.address)
+        links.is_serving = True
+        nursery.start_soon(links.watch_doubles)
+        for peer in node.settings.peers:
+            if peer.name != node.settings.instance_name:
+                applier = Applier(node, links, peer)
+                links.appliers[peer.name] = applier
+                nursery.start_soon(applier.run)
+
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""
         if self._node.settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE):
-            self._node.submit(
+            self._node.calls.submit(
                 ev.PromoteRequested, lambda outcome: self._log.debug("first_promote", outcome=repr(outcome))
             )
 
@@ -422,7 +464,7 @@ class Life:
             await node.stopped.wait()
             with trio.move_on_after(node.settings.replication_timeout_s):
                 async with trio.open_nursery() as saying:
-                    for relay in list(node.relays.values()):
+                    for relay in list(self._links.relays.values()):
                         saying.start_soon(relay.say_last)
         node.end_calls()
         scope.cancel()
@@ -444,7 +486,7 @@ class Life:
 
     async def _keep_notes(self, wal: Wal) -> None:
         try:
-            await wal.keep_notes(self._node.collect_acks)
+            await wal.keep_notes(self._links.collect_acks)
         except DiskFailed as error:
             self._node.disk_failed(error)
 
@@ -459,8 +501,13 @@ def _write_first_snapshot(directory: DataDirectory) -> None:
     replicaset_uuid = str(uuid.uuid4())
     memtx = Memtx(settings.limits)
     memtx.begin_bulk()
-    memtx.load(SCHEMA_ID, [(REPLICASET_NAME, settings.replicaset_name), (REPLICASET_UUID, replicaset_uuid)])
-    memtx.load(CLUSTER_ID, [(1, identity.instance_uuid, identity.name)])
+    for space_id, tuples in first_rows(
+        replicaset_uuid=replicaset_uuid,
+        replicaset_name=settings.replicaset_name,
+        instance_uuid=identity.instance_uuid,
+        instance_name=identity.name,
+    ):
+        memtx.load(space_id, tuples)
     memtx.end_bulk()
     write_snapshot(
         directory.disk,

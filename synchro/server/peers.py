@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import trio
 
 from synchro.config import ElectionMode, Settings
-from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.ids import InstanceId
 from synchro.instance import events as ev
+from synchro.replication.admission import check_set, check_stranger, member_of
+from synchro.replication.ballot import Ballot
+from synchro.replication.bootstrap_choice import own_ballot
 from synchro.replication.doubles import Life
-from synchro.server.bootstrap import own_ballot
 from synchro.server.join import serve_join
+from synchro.server.links import Links
+from synchro.server.node import Node
+from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
 from synchro.server.relay import Relay
-from synchro.server.transport import Ballot, Hello, JoinItem, JoinRequest, LinkLost, RelayStream
-
-if TYPE_CHECKING:
-    from synchro.ids import InstanceId
-    from synchro.server.node import Node
+from synchro.server.transport import RelayStream
 
 REPLACE_GRACE_S = 2.0
 """How long a new subscription waits for the end of the old one of the same instance."""
@@ -28,8 +28,9 @@ REPLACE_GRACE_S = 2.0
 class Peers:
     """`PeerEndpoint` of one node. The ballot is served from the moment the port is open."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, links: Links) -> None:
         self._node = node
+        self._links = links
         self.bootstrap_ballot: Ballot | None = None
         """Set while this instance has no data."""
 
@@ -53,87 +54,75 @@ class Peers:
             is_ro_cfg=settings.read_only,
             is_ro=not core.is_writable,
             can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
-            vclock=core.vclock.without_local(),
-            gc_vclock=node.wal.files[0].vclock.without_local(),
+            vclock=core.vclock.shown(),
+            gc_vclock=node.wal.files[0].vclock.shown(),
             bootstrap_leader_uuid=node.bootstrap_leader_uuid,
-            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.members().values()),
+            registered_uuids=frozenset(uuid for uuid, _ in core.memtx.catalog.members().values()),
             queue_owner=core.limbo.owner_id,
-            term=core.raft.term,
+            term=core.raft.shown_term,
             start_id=node.start_id,
             address=node.address,
         )
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
-        return serve_join(self._node, request)
+        return serve_join(self._node, self._links, request)
 
     async def serve_subscriber(self, hello: Hello, stream: RelayStream) -> None:
         """Relay to it until the link is lost."""
         node = self._node
         peer = self._check(hello)
-        if hello.name in node.blocked_out:
+        if hello.name in self._links.blocked_out:
             raise LinkLost("partitioned by the fault service")
         await self._tell_doubles_apart(hello, peer)
         deadline = trio.current_time() + REPLACE_GRACE_S
-        while (former := node.relays.get(peer)) is not None and trio.current_time() < deadline:
+        while (former := self._links.relays.get(peer)) is not None and trio.current_time() < deadline:
             # Its TCP connection may be half dead for a while: the newer word counts. Again, because another
             # new one may have come while we waited.
             former.scope.cancel()
             with trio.move_on_at(deadline):
                 await former.ended.wait()
-        relay = Relay(node, peer, hello, stream)
-        node.relays[peer] = relay
+        relay = Relay(node, self._links, peer, hello, stream)
+        self._links.relays[peer] = relay
         try:
             with relay.scope:
                 await relay.run()
             raise relay.error or LinkLost("the subscription was replaced or cut")
         finally:
             relay.ended.set()
-            if node.relays.get(peer) is relay:
-                del node.relays[peer]
+            if self._links.relays.get(peer) is relay:
+                del self._links.relays[peer]
                 node.step(ev.RelayLost(peer))
 
     async def _tell_doubles_apart(self, hello: Hello, peer: InstanceId) -> None:
         """ADR 23: a restart of who was here before, or a second process? Who was here is asked, for one
         heartbeat at most: a half dead connection says nothing more, and the new one takes its place."""
         node = self._node
-        node.note_life(hello.instance_uuid, Life(hello.start_id, hello.address))
-        node.check_double(hello.instance_uuid)
-        former = node.relays.get(peer)
+        self._links.note_life(hello.instance_uuid, Life(hello.start_id, hello.address))
+        self._links.check_double(hello.instance_uuid)
+        former = self._links.relays.get(peer)
         if former is None or "" in (hello.start_id, former.life.start_id):
             return
         if former.life.start_id != hello.start_id:
             former.send_heartbeat()
             with trio.move_on_after(node.settings.replication_timeout_s):
                 await former.wait_heard()
-            node.check_double(hello.instance_uuid)
+            self._links.check_double(hello.instance_uuid)
 
     def _check(self, hello: Hello) -> InstanceId:
         """Who subscribes; [M-32] in its order."""
         node = self._node
         core = node.core  # Loading
-        if not node.is_serving_peers:
+        if not self._links.is_serving:
             raise node.loading()
-        if not hello.instance_uuid:
-            raise IllegalParams("Nil UUID is reserved and can't be used in replication")
-        if hello.instance_uuid == node.uuid:
-            if hello.start_id not in ("", node.start_id):
-                node.note_life(node.uuid, Life(hello.start_id, hello.address))
-                node.check_double(node.uuid)
-            raise ConnectionToSelf("Connection to self")
-        if hello.replicaset_uuid != node.replicaset_uuid:
-            raise ReplicasetUuidMismatch(
-                f"Replica set UUID mismatch: expected {node.replicaset_uuid}, got {hello.replicaset_uuid}; "
-                "nothing was changed",
-                expected=node.replicaset_uuid,
-                got=hello.replicaset_uuid,
-            )
+        if hello.instance_uuid == node.uuid and hello.start_id not in ("", node.start_id):
+            self._links.note_life(node.uuid, Life(hello.start_id, hello.address))
+            self._links.check_double(node.uuid)
+        check_stranger(hello.instance_uuid, own_uuid=node.uuid)
+        check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
         core.check_term(hello.term)
-        for instance, (uuid, name) in core.memtx.prepared_members().items():
-            if uuid == hello.instance_uuid:
-                if name != hello.name:
-                    node.log.warning("peer_name_differs", peer=hello.name, registered=name)
-                return instance
-        raise UnknownReplica(
-            f"Can't subscribe non-anonymous replica {hello.instance_uuid} until join is done",
-            uuid=hello.instance_uuid,
-        )
+        members = core.memtx.catalog.prepared_members()
+        peer = member_of(hello.instance_uuid, members)
+        registered = members[peer][1]
+        if registered != hello.name:
+            node.log.warning("peer_name_differs", peer=hello.name, registered=registered)
+        return peer

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -24,44 +24,19 @@ from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import GROUP_LOCAL
+from synchro.server.links import Downstream, Links
+from synchro.server.node import Node
+from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
 from synchro.server.tasks import run_until_first_error
-from synchro.server.transport import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck, RelayStream
+from synchro.server.transport import RelayStream
 from synchro.storage import xrow
-from synchro.storage.wal import PlainRows, Run, WalReader
+from synchro.storage.wal_reader import PlainRows, WalReader
+from synchro.storage.wal_tail import Run
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
-if TYPE_CHECKING:
-    from synchro.server.node import Node
-
 FRAMES_AT_ONCE: Final = 2
 """Then others may run: a frame has up to `relay_frame_bytes_max`."""
-
-
-class Downstream:
-    """What is known of a subscriber, kept while it is away: `box.info.replication[n].downstream` [I-13c]."""
-
-    def __init__(self, peer: InstanceId) -> None:
-        self.peer = peer
-        self.is_following = False
-        self.name = ""
-        self.address = ""
-        """Where it listens, as it said at its last Hello; "": an older version."""
-        self.message: str | None = None
-        self.system_message: str | None = None
-        self.acked = EMPTY_VCLOCK
-        """What it has by its newest word, since its last Hello: shown, and WAL above it is kept [W-41]. A
-        re-seed, or amnesia, may have less than the life before. What it is told at its next Hello (S14) is in
-        `Node.acks`."""
-        self.sent_at = trio.current_time()
-        self.lag = 0.0
-        """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
-        away. Acks of heartbeats tell nothing, so it does not grow when no rows flow [A-23], [L-25]."""
-
-    @property
-    def idle(self) -> float:
-        """Seconds since something was sent [A-22]."""
-        return trio.current_time() - self.sent_at
 
 
 class Relay:
@@ -76,8 +51,9 @@ class Relay:
         a subscriber that takes no parts, one transaction excepted. A part is followed by its next one.
     """
 
-    def __init__(self, node: Node, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
+    def __init__(self, node: Node, links: Links, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
         self._node = node
+        self._links = links
         self._stream = stream
         self._hello = hello
         self.peer = peer
@@ -86,14 +62,11 @@ class Relay:
         self.life = Life(hello.start_id, hello.address)
         self.error: SynchroError | None = None
         """Told to the subscriber when `scope` is cancelled."""
-        self.downstream = node.downstreams.setdefault(peer, Downstream(peer))
+        self.downstream = links.downstreams.setdefault(peer, Downstream(peer))
         self.scope = trio.CancelScope()
         """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
         self.ended = trio.Event()
-        core = node.core
-        self._filter = RelayFilter(
-            peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock, own_vclock=core.vclock
-        )
+        self._filter = RelayFilter(peer=peer, id_filter=hello.id_filter, subscriber_vclock=hello.vclock)
         self._raft: RaftMessage | None = None
         self._control_wanted = trio.Event()
         self._heartbeat_wanted = False
@@ -114,8 +87,6 @@ class Relay:
         self._idle_reader: WalReader | None = None
         """It is at the end, and the task waits for `_more`: new rows are sent at once if they can be."""
         self._more = trio.Event()
-        self._following: frozenset[InstanceId] = frozenset()
-        """Whose rows the subscriber gets from themselves."""
         self.heard_at = trio.current_time()
         self._heard_more = trio.Event()
 
@@ -168,15 +139,15 @@ class Relay:
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
         down.acked = hello.vclock.without_local()
-        last_ack = node.acks.subscribed(self.peer, down.acked, counts=hello.counts)
+        last_ack = self._links.acks.subscribed(self.peer, down.acked, counts=hello.counts)
         node.wal.note_soon()
         self._send(
             Accepted(
                 id=core.self_id,
-                vclock=core.vclock.without_local(),
+                vclock=core.vclock.shown(),
                 replicaset_uuid=node.replicaset_uuid,
-                last_ack=last_ack,
-                term=core.raft.term,
+                last_ack=last_ack.shown(),
+                term=core.raft.shown_term,
                 instance_uuid=node.uuid,
                 instance_name=node.settings.instance_name,
                 start_id=node.start_id,
@@ -216,9 +187,8 @@ class Relay:
 
     async def _watch_silence(self) -> None:
         """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
-        node = self._node
-        while (left := self.heard_at + node.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, node.silence_s / 2))
+        while (left := self.heard_at + self._links.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+            await trio.sleep(min(left, self._links.silence_s / 2))
         raise LinkLost("timed out")
 
     # ----------------------------------------------------------------------------- heartbeats, elections
@@ -242,7 +212,7 @@ class Relay:
                 number = node.core.read_barrier.number
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
-                beat = Heartbeat(number, tm, node.core.vclock.without_local())
+                beat = Heartbeat(number, tm, node.core.vclock.shown())
             if beat is not None or self._raft is not None:
                 self._send_frame(heartbeat=beat)
 
@@ -256,7 +226,7 @@ class Relay:
         continues: bool = False,
     ) -> None:
         raft, self._raft = self._raft, None
-        term = self._node.core.raft.term
+        term = self._node.core.raft.shown_term
         self._filter.term_sent = max(self._filter.term_sent, term)  # Y3
         self._send(
             Frame(
@@ -380,11 +350,7 @@ class Relay:
 
     def _wants(self, run: Run) -> bool | None:
         """Whether the peer gets this run; None: a part of it."""
-        passing, origin = self._filter, run.origin
-        have = passing.position.get(origin, 0)
-        if run.last <= have or not passing.wants(TxnHead(origin, Lsn(have + 1))):
-            return False  # R1; R2 and R4: if it does not get the next one, it gets none of this origin
-        return True if run.first > have and passing.wants(TxnHead(origin, run.last)) else None
+        return self._filter.wants_run(run.origin, run.first, run.last)
 
     def _has_own_rows(self) -> bool:
         """Rows of this instance that the subscriber did not get yet."""
@@ -396,10 +362,9 @@ class Relay:
         return [origin for origin, lsn in last.items() if self._filter.wants(TxnHead(origin, lsn))]
 
     def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
-        """Y5, for rows of these. In a full mesh every byte is carried, checked and decoded once then, not
-        N - 1 times [A-39]. It ends when the peer has the rows, when it lost the link to their origin, or when
-        own rows wait behind."""
-        return bool(wanted) and self._following.issuperset(wanted) and not self._has_own_rows()
+        """Y5"""
+        core = self._node.core
+        return self._filter.comes_from_origin(wanted, own=core.self_id, own_lsn=core.vclock.get(core.self_id))
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
@@ -462,18 +427,18 @@ class Relay:
         self.heard_at = trio.current_time()
         self._heard_more.set()
         self._heard_more = trio.Event()
-        if self._node.doubles.is_suspect(self.peer_uuid):
-            self._node.note_life(self.peer_uuid, self.life)
+        if self._links.doubles.is_suspect(self.peer_uuid):
+            self._links.note_life(self.peer_uuid, self.life)
             if self.scope.cancel_called:
                 return
         if message.tm:
             down.lag = max(0.0, time.time() - message.tm)
         down.acked = ack.vclock
-        self._node.acks.acked(self.peer, ack.vclock, counts=ack.counts)
+        self._links.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         self._node.wal.note_soon()
-        self._filter.acked(ack.vclock)
+        self._filter.acked(ack.vclock, counts=ack.counts)
         self._credit = message.credit
-        self._following = message.following
+        self._filter.following = message.following
         while self._unacked and ack.vclock.covers(self._unacked[0][0]):
             size = self._unacked.popleft()[1]
             self._unacked_bytes -= size

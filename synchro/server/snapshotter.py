@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import posixpath
 import random
-from typing import TYPE_CHECKING
 
 import trio
 
 from synchro.errors import CheckpointInProgress, DecodeError, SynchroError, WalIo
-from synchro.ids import LOCAL
 from synchro.instance.recovery import snapshot_view
+from synchro.replication.retention import log_floor
 from synchro.server.failing_disk import SnapshotDisk
+from synchro.server.links import Links
+from synchro.server.node import Node
 from synchro.storage.disk import FileBytes
 from synchro.storage.snapshot import write_snapshot
 from synchro.storage.xlog import (
@@ -25,17 +26,15 @@ from synchro.storage.xlog import (
     decode_header,
     is_file_name,
 )
-from synchro.vclock import EMPTY_VCLOCK, Vclock
-
-if TYPE_CHECKING:
-    from synchro.server.node import Node
+from synchro.vclock import Vclock
 
 
 class Snapshotter:
     """One checkpoint at a time."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, links: Links) -> None:
         self._node = node
+        self._links = links
         self._is_running = False
         self._last: Vclock | None = None
 
@@ -124,15 +123,11 @@ class Snapshotter:
         return None
 
     def _floor(self, oldest: Vclock) -> Vclock:
-        """What recovery, joins, and each registered instance still need; one that was not heard since the
-        start may need everything [W-41], [W-42]."""
-        node, core = self._node, self._node.core
-        floor = oldest
-        needs = list(node.joins.values())
-        for member in core.memtx.prepared_members():
-            if member != core.self_id:
-                known = node.downstreams.get(member)
-                needs.append(EMPTY_VCLOCK if known is None else known.acked)
-        for need in needs:
-            floor = floor.floor(need.replace(LOCAL, oldest.get(LOCAL)))
-        return floor
+        """[W-41], [W-42]"""
+        links, core = self._links, self._node.core
+        return log_floor(
+            oldest,
+            members=[member for member in core.memtx.catalog.prepared_members() if member != core.self_id],
+            acked={member: known.acked for member, known in links.downstreams.items()},
+            joins=links.joins.values(),
+        )

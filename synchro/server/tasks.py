@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from synchro.errors import SynchroError
-from synchro.server.transport import LinkLost
+from synchro.server.peer_messages import LinkLost
 
 
 async def run_until_first_error(*tasks: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace, SynchroError, TupleFound, Unsupported
 from synchro.row import Tuple
-from synchro.storage.index import Index
+from synchro.storage.index import INDEX_ENTRY_BYTES, Index
+from synchro.storage.index_build import SpaceView, build_indexes
 from synchro.storage.key_def import Key, KeyDef
 from synchro.storage.schema import (
     INDEX_COUNT_MAX,
@@ -27,7 +28,6 @@ from synchro.storage.schema import (
     SpaceKind,
     is_system,
 )
-from synchro.storage.space_store import INDEX_ENTRY_BYTES, SpaceStore
 from synchro.storage.tuple_format import TupleFormat, show_tuple
 
 
@@ -36,7 +36,7 @@ class DraftSpace:
 
     __slots__ = ("definition", "indexes", "truncated")
 
-    def __init__(self, store: SpaceStore | None) -> None:
+    def __init__(self, store: SpaceView | None) -> None:
         self.definition: SpaceDef | None = None if store is None else store.definition
         """None: there is no such space"""
         self.indexes: dict[int, IndexDef] = (
@@ -48,7 +48,7 @@ class DraftSpace:
 class Draft:
     """Definitions after the DDL of one transaction. Reads the stores, changes nothing."""
 
-    def __init__(self, stores: Mapping[int, SpaceStore]) -> None:
+    def __init__(self, stores: Mapping[int, SpaceView]) -> None:
         self._stores = stores
         self.spaces: dict[int, DraftSpace] = {}
         """Only those that the transaction touches."""
@@ -124,7 +124,7 @@ class Draft:
         )
 
     @property
-    def touched(self) -> Iterator[tuple[SpaceStore, DraftSpace]]:
+    def touched(self) -> Iterator[tuple[SpaceView, DraftSpace]]:
         """Spaces that stay and have tuples that stay."""
         for space_id, space in self.spaces.items():
             store = self._stores.get(space_id)
@@ -207,7 +207,7 @@ class Build:
     def _run(self, draft: Draft, *, sort: bool) -> Iterator[None]:
         for store, space in draft.touched:
             assert space.definition is not None
-            built = yield from store.build(space.definition, space.indexes, sort=sort)
+            built = yield from build_indexes(store, space.definition, space.indexes, sort=sort)
             self.indexes[store.definition.id] = built
 
 

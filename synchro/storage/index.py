@@ -28,9 +28,9 @@ from synchro.errors import (
 )
 from synchro.row import Tuple
 from synchro.storage.key_def import TOP, Key, KeyDef
+from synchro.storage.msgpack_check import pack_tuple
 from synchro.storage.order import Bound, Order, order_in_steps, order_of
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
-from synchro.storage.xrow import pack_tuple
 
 
 class Iterator_(IntEnum):
@@ -52,6 +52,9 @@ class Iterator_(IntEnum):
         except (KeyError, ValueError):
             raise IteratorType(f"Unknown iterator type '{name}'") from None
 
+
+INDEX_ENTRY_BYTES: Final = 40
+"""Estimate of the memory for the entry of a tuple in one index."""
 
 _DESCENDING: Final = frozenset({Iterator_.REQ, Iterator_.LT, Iterator_.LE})
 

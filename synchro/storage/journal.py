@@ -4,26 +4,25 @@ Rules [W-8], [W-10], [W-12], [W-15], [W-17], [W-40].
 
 Knows no trio and no threads: `wal.py` calls it in its thread, the simulator directly.
 
-Room: a file grows by a zero-filled, synced lead, so that a sync of rows changes no metadata. The last part
-of the lead is the reserve, which only control rows may use when the disk is full.
 Failures: ENOSPC, EDQUOT, EFBIG and a short write are cut back (`WalIo`, nothing was written); every other
 error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A sync is never repeated.
 """
 
 from __future__ import annotations
 
-import errno
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from errno import ENOSPC
+from itertools import pairwise
 from os import strerror
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from synchro.config import Limits
 from synchro.errors import DiskFailed, WalIo, XlogGap
 from synchro.row import Txn
 from synchro.storage.disk import NO_ROOM, Disk, File, write_whole
-from synchro.storage.notes import LogNote, NoteKeeper
+from synchro.storage.notes import LogNotes, NoteKeeper
 from synchro.storage.xlog import (
     INPROGRESS_SUFFIX,
     SECTOR,
@@ -34,8 +33,8 @@ from synchro.storage.xlog import (
     encode_header,
     file_name,
     padded,
-    split_batch,
 )
+from synchro.storage.xlog_file import WrittenBlock, XlogFile
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 _T = TypeVar("_T")
@@ -74,13 +73,6 @@ class JournalStart:
     torn: tuple[str, int] | None = None
 
 
-class WrittenBlock(NamedTuple):
-    path: str
-    offset: int
-    payload: bytes
-    time: float
-
-
 def advance(vclock: Vclock, txns: Sequence[Txn]) -> Vclock:
     """`vclock` after these transactions."""
     lsns = vclock.as_dict()
@@ -89,26 +81,6 @@ def advance(vclock: Vclock, txns: Sequence[Txn]) -> Vclock:
         if txn.row_count > 1:
             lsns.update(txn.components())
     return Vclock(lsns)
-
-
-class _XlogFile:
-    """One open file and what is known about its bytes.
-
-    F1  0 < start <= end <= lead_end; blocks lie before `end`, and before `lead_end` a write needs no room.
-    F2  synced_number <= number of the last block; only `Journal` raises it, after a sync.
-    """
-
-    __slots__ = ("end", "file", "lead_end", "mark_told", "path", "start", "synced_number", "vclock", "writer")
-
-    def __init__(self, file: File, path: str, vclock: Vclock, writer: BlockWriter, start: int) -> None:
-        self.file = file
-        self.path = path
-        self.vclock = vclock
-        self.writer = writer
-        self.start = self.end = self.lead_end = start
-        self.synced_number = 0
-        self.mark_told = 0
-        """Highest mark some block carries."""
 
 
 class Journal:
@@ -146,7 +118,7 @@ class Journal:
         self._uuid = instance_uuid
         self._limits = limits or Limits()
         self._sync_on = sync
-        self._identity = identity
+        self._notes = LogNotes(identity, directory)
         self._new_salt = new_salt
         self._broken = False
         self._files = list(start.files)
@@ -154,7 +126,6 @@ class Journal:
         self._recovery_point: Vclock | None = None
         self.last_blocks: list[WrittenBlock] = []
         """Blocks of the last batch, for the ring of the relays."""
-        self.bytes_written = 0
         self.syncs = 0
         self.rotations = 0
         self.gaps_made = 0
@@ -193,11 +164,6 @@ class Journal:
         """(path, offset) behind the last written block."""
         return self._current.path, self._current.end
 
-    @property
-    def total_bytes(self) -> int:
-        """Bytes in the current file."""
-        return self._current.end
-
     def files_after(self, vclock: Vclock) -> list[WalFile]:
         """Files with the rows after a peer's `vclock` (component 0 ignored); `XlogGap` if gone [W-45]."""
         files = self.files
@@ -224,10 +190,8 @@ class Journal:
         """Say in the identity file how much of the log is synced now; from any thread, beside `append`.
 
         False: it has no room, what it said before is still so. Raises `DiskFailed`."""
-        if self._identity is None:
-            return True
         try:
-            return self._identity.write()
+            return self._notes.write()
         except OSError as error:
             raise DiskFailed(
                 f"{self.directory}: what the log has could not be noted: {error.strerror or error}",
@@ -237,13 +201,13 @@ class Journal:
 
     def write_mark(self, wall_time: float) -> bool:
         """Note, unsynced, up to where the file is known to be synced; False: nothing to say, or no room."""
-        return self._guarded(lambda: self._write_mark(wall_time))
+        return self._guarded(lambda: self._current.write_mark(wall_time))
 
     def close_clean(self, wall_time: float) -> None:
         """End marker; the next start finds everything proven. The journal is closed then."""
-        self._guarded(lambda: self._finish(self._current, wall_time))
-        self._has_synced(self._current)
-        self._guarded(self._note)
+        self._guarded(lambda: self._current.finish(wall_time))
+        self._notes.has_synced(self._current.path, self._current.end)
+        self._guarded(self._notes.write)
         self._disk.close(self._current.file)
         self._broken = True
 
@@ -265,6 +229,19 @@ class Journal:
         if recovery_point is not None:
             self._recovery_point = recovery_point
         return self._guarded(lambda: self._drop_below(keep_from, recycle=True))
+
+    def check(self) -> None:
+        """J1..J4, from what lies on the disk. Nothing may be on its way."""
+        if self._broken:
+            return  # J3: what is there is not known any more
+        current = self._current
+        starts = [file.vclock for file in self.files]
+        for before, after in pairwise(starts):
+            assert after.covers(before, with_local=True) and after != before  # J2: no two of one name
+        for file in self._files:
+            assert self._disk.exists(file.path)
+        assert advance(current.vclock, current.check()) == self.vclock  # J1
+        self._notes.check(self._disk)  # J4
 
     # --- below: called under `_guarded` -----------------------------------------------------------------
 
@@ -307,13 +284,7 @@ class Journal:
             self._rotate(wall_time)
         current = self._current
         writer = current.writer
-        blocks: list[bytes] = []
-        written: list[WrittenBlock] = []
-        offset = current.end
-        for payload, rows in split_batch(txns, self._limits.wal_block_bytes_max):
-            blocks.append(writer.encode(payload, rows=rows, mark=current.synced_number, wall_time=wall_time))
-            written.append(WrittenBlock(current.path, offset, payload, wall_time))
-            offset += len(blocks[-1])
+        blocks, written = current.encode(txns, wall_time)
         if not blocks:
             return
         data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
@@ -328,57 +299,16 @@ class Journal:
             writer.cancel()
             if error.errno not in NO_ROOM:
                 raise
-            self._cut(current, blocks)
+            current.cut(blocks)
             raise self._no_room(error) from error
-        writer.commit()
-        self._sync(current.file)
-        current.end += len(data)
-        current.mark_told = current.synced_number
+        current.end_write(len(data))
         if self._sync_on:
-            current.synced_number = writer.number
-            self._has_synced(current)
-        self.bytes_written += len(data)
+            self._notes.has_synced(current.path, current.end)
         self.vclock = advance(self.vclock, txns)
         self.last_blocks = written
 
-    # --- what the identity file knows ----------------------------------------------------------------------
-
-    def _has_synced(self, current: _XlogFile) -> None:
-        """Up to its end; it is noted later. Never called where an end may be page cache only."""
-        if self._identity is not None:
-            self._identity.log = LogNote(posixpath.basename(current.path), current.end)
-
-    def _note(self) -> bool:
-        return self._identity is None or self._identity.write()
-
-    def _note_replaced(self, new: _XlogFile) -> None:
-        """A file of the name that is noted takes its place in a moment: say what both have, so that it is
-        true whichever of them a crash leaves."""
-        noted = None if self._identity is None else self._identity.notes.log
-        if noted is not None and noted.name == posixpath.basename(new.path) and noted.length > new.end:
-            assert self._identity is not None
-            self._identity.log = LogNote(noted.name, new.end)
-            if not self._note():
-                raise OSError(errno.ENOSPC, "no room for the note that a file of the log is replaced")
-
-    def _named_file(self) -> str | None:
-        """Path of the file that the identity file names."""
-        noted = None if self._identity is None else self._identity.notes.log
-        return None if noted is None else posixpath.join(self.directory, noted.name)
-
-    def _cut(self, current: _XlogFile, blocks: Sequence[bytes]) -> None:
-        """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
-        resurrect transactions whose callers were told that nothing was written (answers in docs/adr/)."""
-        offset = current.end
-        size = self._disk.size(current.file)
-        for block in blocks:
-            if offset < size:
-                write_whole(self._disk, current.file, bytes(min(SECTOR, size - offset)), offset)
-            offset += len(block)
-        self._sync(current.file, always=True)
-
     def _no_room(self, error: OSError | None) -> WalIo:
-        number = errno.ENOSPC if error is None or error.errno is None else error.errno
+        number = ENOSPC if error is None or error.errno is None else error.errno
         why = strerror(number)  # a short write says "no room" too, in words of its own
         return WalIo(
             f"Failed to write to disk: {why} ({self._current.path}); nothing was written. "
@@ -388,18 +318,18 @@ class Journal:
             errno=None if error is None else error.errno,
         )
 
-    def _make_room(self, current: _XlogFile, need: int, has_control: bool) -> None:
+    def _make_room(self, current: XlogFile, need: int, has_control: bool) -> None:
         """See that `need` bytes, and the reserve behind them, lie in the lead; or raise `WalIo`."""
         reserve = self._limits.wal_control_reserve_bytes
         wanted = current.end + need + reserve
         if wanted <= current.lead_end:
             return
         target = padded(wanted + self._limits.wal_lead_bytes)
-        error = self._grow(current, target)
+        error = current.grow(target)
         if error is not None and self._drop_for_room():
-            error = self._grow(current, target)
+            error = current.grow(target)
         if error is not None:
-            error = self._grow(current, padded(wanted))
+            error = current.grow(padded(wanted))
         if error is not None and not (has_control and current.end + need <= current.lead_end):
             raise self._no_room(error) from error
 
@@ -415,66 +345,21 @@ class Journal:
             gone += files
         return gone > 0
 
-    def _grow(self, current: _XlogFile, target: int) -> OSError | None:
-        """Zero-fill up to `target` and sync; the error if there is no room (what lies there stays usable)."""
-        try:
-            write_whole(self._disk, current.file, bytes(target - current.lead_end), current.lead_end)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            return error
-        self._sync(current.file)
-        current.lead_end = target
-        return None
-
-    def _write_mark(self, wall_time: float) -> bool:
-        current = self._current
-        if current.mark_told >= current.synced_number:
-            return False
-        if current.end + SECTOR + self._limits.wal_control_reserve_bytes > current.lead_end:
-            return False
-        mark = current.synced_number
-        block = current.writer.encode(b"", rows=0, mark=mark, wall_time=wall_time)
-        try:
-            write_whole(self._disk, current.file, block, current.end)
-        except OSError as error:
-            current.writer.cancel()
-            if error.errno not in NO_ROOM:
-                raise
-            return False  # The next block is written over whatever lies there.
-        current.writer.commit()
-        current.end += len(block)
-        current.mark_told = mark
-        return True
-
-    def _finish(self, current: _XlogFile, wall_time: float) -> None:
-        """Write the end marker, sync, cut the lead off: the other way round a crash could leave a file that
-        lost its lead, and says nothing of its end. Everything before was synced with its batch."""
-        if current.synced_number < current.writer.number:  # a mark block, or wal.mode `write`
-            self._sync(current.file, always=True)
-        mark = current.writer.number
-        block = current.writer.encode(b"", rows=0, mark=mark, wall_time=wall_time, is_end=True)
-        write_whole(self._disk, current.file, block, current.end)
-        current.writer.commit()
-        current.end += len(block)
-        self._sync(current.file, always=True)
-        self._disk.truncate(current.file, current.end)
-        self._sync(current.file, always=True)
-
     # --- files ------------------------------------------------------------------------------------------
 
     def _create(
         self, vclock: Vclock, prev_vclock: Vclock | None, tail: Sequence[Txn], wall_time: float
-    ) -> _XlogFile:
+    ) -> XlogFile:
         """A file that starts at `vclock` and holds `tail`, durable under its final name [W-10]."""
         current = self._prepare(vclock, prev_vclock)
-        self._fill(current, tail, wall_time)
+        current.fill(tail, wall_time)
         self._publish(current)
         return current
 
-    def _prepare(self, vclock: Vclock, prev_vclock: Vclock | None) -> _XlogFile:
+    def _prepare(self, vclock: Vclock, prev_vclock: Vclock | None) -> XlogFile:
         """New header and lead under a `.inprogress` name, synced; `OSError` NO_ROOM leaves nothing behind."""
         path = posixpath.join(self.directory, file_name(vclock))
+        assert all(file.path != path for file in self._files)  # J2
         inprogress = path + INPROGRESS_SUFFIX
         header = encode_header(FileHeader("XLOG", self._uuid, vclock, prev_vclock, salt=self._new_salt()))
         parsed, start, crc = decode_header(header)
@@ -494,9 +379,19 @@ class Journal:
                 if lead_end < start + self._limits.wal_control_reserve_bytes:
                     lead_end = start
             self._sync(file, always=True)  # A name without a header is damage, in `wal.mode: write` too.
-            current = _XlogFile(file, path, vclock, BlockWriter(parsed.salt, crc), start)
+            current = XlogFile(
+                self._disk,
+                file,
+                path,
+                vclock,
+                BlockWriter(parsed.salt, crc),
+                start,
+                limits=self._limits,
+                sync=self._sync,
+                sync_on=self._sync_on,
+            )
             current.lead_end = max(lead_end, start)
-            self._make_room_first(current)
+            current.make_first_room()
         except OSError:
             self._disk.close(file)
             self._disk.unlink(inprogress if spare is None else spare)
@@ -505,50 +400,18 @@ class Journal:
             self._disk.rename(spare, inprogress)
         return current
 
-    def _make_room_first(self, current: _XlogFile) -> None:
-        """The reserve at least: hard state must fit even if the disk is full a moment later."""
-        reserve = self._limits.wal_control_reserve_bytes
-        if current.lead_end >= current.end + reserve:
-            return
-        error = self._grow(current, padded(current.end + reserve + self._limits.wal_lead_bytes))
-        if error is not None:
-            error = self._grow(current, padded(current.end + reserve))
-        if error is not None:
-            raise error
-
-    def _fill(self, current: _XlogFile, tail: Sequence[Txn], wall_time: float) -> None:
-        """Copy the tail and prove it: data, sync, then a synced block with the mark over it."""
-        if not tail:
-            return
-        writer = current.writer
-        data = b"".join(
-            writer.encode(payload, rows=rows, mark=0, wall_time=wall_time)
-            for payload, rows in split_batch(tail, self._limits.wal_block_bytes_max)
-        )
-        write_whole(self._disk, current.file, data, current.end)
-        writer.commit()
-        self._sync(current.file, always=True)
-        current.end += len(data)
-        current.synced_number = writer.number
-        mark = writer.encode(b"", rows=0, mark=writer.number, wall_time=wall_time)
-        write_whole(self._disk, current.file, mark, current.end)
-        writer.commit()
-        self._sync(current.file, always=True)
-        current.end += len(mark)
-        current.lead_end = max(current.lead_end, current.end)
-        current.mark_told = current.synced_number = writer.number
-
-    def _publish(self, current: _XlogFile) -> None:
-        self._note_replaced(current)
+    def _publish(self, current: XlogFile) -> None:
+        self._notes.replaces(current.path, current.end)
         self._disk.rename(current.path + INPROGRESS_SUFFIX, current.path)
         self._disk.sync_dir(self.directory)
-        self._has_synced(current)
-        self._note()
+        self._notes.has_synced(current.path, current.end)
+        self._notes.write()
 
     def _rotate(self, wall_time: float) -> bool:
         old = self._current
         if old.vclock == self.vclock:
             return False
+        assert self.vclock.covers(old.vclock, with_local=True)  # J1
         try:
             new = self._prepare(self.vclock, old.vclock)
         except _SyncFailed:
@@ -560,7 +423,7 @@ class Journal:
             self.rotation_refused = error
             self._rotate_after = wall_time + ROTATION_RETRY_S
             return False
-        self._finish(old, wall_time)
+        old.finish(wall_time)
         self._publish(new)
         self._disk.close(old.file)
         self._files.append(WalFile(old.vclock, old.path))
@@ -574,8 +437,9 @@ class Journal:
         gone = 0
         while gone + 1 < len(files) and keep_from.covers(files[gone + 1].vclock, with_local=True):
             path = files[gone].path
-            if path == self._named_file() and not self._note():
+            if path == self._notes.named_path and not self._notes.write():
                 break  # J4
+            assert path != self._notes.named_path  # J4
             if recycle and self._spare is None:
                 spare = posixpath.join(self.directory, SPARE_NAME)
                 self._disk.rename(path, spare)

@@ -5,13 +5,16 @@ The format of a note, and what the log must know of the file that keeps it (`ide
 
 from __future__ import annotations
 
+import errno
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from synchro.ids import InstanceId
+from synchro.storage.disk import Disk
 from synchro.storage.xlog import crc32c, padded, parse_vclock
-from synchro.vclock import Vclock
+from synchro.vclock import AckNote
 
 _NOTE_MAGIC: Final = "NOTE"
 YES_NO: Final = {"yes": True, "no": False}
@@ -22,13 +25,6 @@ class LogNote(NamedTuple):
 
     name: str
     length: int
-
-
-class AckNote(NamedTuple):
-    """What a peer acknowledged, at least. forgot: it says that it may have lost rows since."""
-
-    vclock: Vclock
-    forgot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +50,56 @@ class NoteKeeper(Protocol):
     def write(self) -> bool:
         """Note what is newest; synced when it returns. False: no room, nothing changed."""
         ...
+
+
+class LogNotes:
+    """What the identity file is told of the log; without one nothing is noted anywhere. J4 of `Journal`."""
+
+    def __init__(self, keeper: NoteKeeper | None, directory: str) -> None:
+        self._keeper = keeper
+        self._directory = directory
+        self._is_ours = False
+        """The file that is named is one of this log: what was named at the start may have been lost."""
+
+    @property
+    def named_path(self) -> str | None:
+        """Of the file that the identity file names."""
+        noted = None if self._keeper is None else self._keeper.notes.log
+        return None if noted is None else posixpath.join(self._directory, noted.name)
+
+    def has_synced(self, path: str, end: int) -> None:
+        """Up to `end`; it is noted later. Never called where an end may be page cache only."""
+        if self._keeper is not None:
+            self._keeper.log = LogNote(posixpath.basename(path), end)
+
+    def write(self) -> bool:
+        """From any thread. False: no room, what it said before is still so. Raises what the disk raises."""
+        if self._keeper is None:
+            return True
+        is_written = self._keeper.write()
+        self._is_ours = self._is_ours or is_written
+        return is_written
+
+    def replaces(self, path: str, end: int) -> None:
+        """A file of the name that is noted takes its place in a moment: say what both have, so that it is
+        true whichever of them a crash leaves."""
+        if self._keeper is None or self.named_path != path:
+            return
+        noted = self._keeper.notes.log
+        if noted is not None and noted.length > end:
+            self._keeper.log = LogNote(noted.name, end)
+            if not self.write():
+                raise OSError(errno.ENOSPC, "no room for the note that a file of the log is replaced")
+
+    def check(self, disk: Disk) -> None:
+        """J4"""
+        noted = None if self._keeper is None else self._keeper.notes.log
+        if noted is not None and self._is_ours:
+            path = posixpath.join(self._directory, noted.name)
+            assert disk.exists(path)
+            file = disk.open(path)
+            assert disk.size(file) >= noted.length
+            disk.close(file)
 
 
 def yes_no(value: bool) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 from synchro.errors import SynchroError, TupleFound
 from synchro.row import Dml, Tuple
+from synchro.storage.ddl import Build, Draft
 from synchro.storage.key_def import Key
-
-if TYPE_CHECKING:
-    from synchro.storage.ddl import Build, Draft
-    from synchro.storage.space_store import Clear, SpaceStore
 
 
 class Prepared:
@@ -20,11 +17,12 @@ class Prepared:
     ops: to be logged: update and delete by a secondary key have the primary one (then `raw` is empty: encode
         from the fields) [D-16]; changes of temporary spaces are left out [D-5].
     local: parallel to `ops`: the row belongs to the LOCAL group.
-    run: the changes, if they were prepared all at once (`SpaceStore.put_new`); then `changes` is empty.
+    run: the changes, if they were prepared all at once (`space_changes.put_new`); then `changes` is empty.
     results: what each *requested* operation returns [D-16].
     skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     growth: bytes that it adds to the memory that is counted.
+    let_go: tuples that it takes the place of, if they are so large that it takes time to be rid of them.
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
     is_ddl: changes definitions by logged rows, so it needs the barrier.
     size: approximate bytes in the log and in memory.
@@ -39,6 +37,7 @@ class Prepared:
         "is_ddl",
         "is_done",
         "is_sync",
+        "let_go",
         "local",
         "ops",
         "owner",
@@ -73,6 +72,7 @@ class Prepared:
         self.run: Run | None = None
         self.changes: list[Change] = []
         self.growth = 0
+        self.let_go: list[Tuple] | None = None
         self.unique_changes: list[UniqueChange] | None = None
         self.temporary: list[TemporaryChange] | None = None
         self.system: Sequence[int] = ()
@@ -81,10 +81,20 @@ class Prepared:
         self.build: Build | None = None
         """What the draft needs of the tuples that are there."""
 
+    def lets_go(self, values: Iterable[Tuple]) -> None:
+        if self.let_go is None:
+            self.let_go = []
+        self.let_go.extend(values)
+
     def rest_on(self, other: Prepared) -> None:
         """Remember that something this transaction saw belongs to `other`."""
         if other is not self and (self.base is None or other.serial > self.base.serial):
             self.base = other
+
+    def forget(self) -> None:
+        """It is done. Else a hot key would keep every transaction that ever changed it alive, one by one."""
+        self.changes = []
+        self.run = self.unique_changes = self.temporary = self.base = self.let_go = None
 
 
 Pending: TypeAlias = tuple[Prepared, Tuple | None]
@@ -92,15 +102,42 @@ Pending: TypeAlias = tuple[Prepared, Tuple | None]
 PendingKey: TypeAlias = tuple[Prepared, Key | None]
 """The same for a unique secondary key: the primary key it leads to, None = free."""
 
-Change: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Pending | None]"
-"""store, primary key, new tuple, what the overlay said before"""
-Run: TypeAlias = "tuple[SpaceStore, list[Key], Sequence[Tuple]]"
-"""store; primary keys, which were not in the overlay; their new tuples"""
+
+class Holder(Protocol):
+    """Where a change lies until it is decided: a space, or all tuples of one that were deleted at once."""
+
+    @property
+    def is_system(self) -> bool: ...
+
+    def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None: ...
+
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
+        """size: bytes that the change had added to the memory that is needed."""
+        ...
+
+    def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
+        """Take back a change that was visible at once. Returns by how much the memory that is needed is less
+        now."""
+        ...
+
+
+class ColumnHolder(Protocol):
+    """Where changes lie that were prepared all at once."""
+
+    def commit_new(self, prepared: Prepared, keys: Sequence[Key], values: Sequence[Tuple]) -> None: ...
+
+    def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int: ...
+
+
+Change: TypeAlias = tuple[Holder, Key, Tuple | None, Pending | None, int]
+"""holder, primary key, new tuple, what the overlay said before, bytes that it adds to the memory"""
+Run: TypeAlias = tuple[ColumnHolder, list[Key], Sequence[Tuple]]
+"""holder; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
 Skipped: TypeAlias = tuple[int, Dml, TupleFound]
-TemporaryChange: TypeAlias = "tuple[SpaceStore | Clear, Key, Tuple | None, Tuple | None]"
-"""store, primary key, old tuple, new tuple"""
+TemporaryChange: TypeAlias = tuple[Holder, Key, Tuple | None, Tuple | None]
+"""holder, primary key, old tuple, new tuple"""
 
 
 class PendingRefusal(Exception):

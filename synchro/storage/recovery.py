@@ -355,8 +355,28 @@ def recover(
             )
         return None
     path = posixpath.join(snapshot_dir, snapshots[-1])
+    return _behind(disk, path, snapshots[-1], chain, instance_uuid, noted)
+
+
+def recover_unnamed(disk: Disk, path: str, wal_dir: str, instance_uuid: str) -> Recovered:
+    """What `recover` will find when the snapshot `path`, `.inprogress` as yet, has its name. Deletes nothing;
+    raises the same."""
+    chain = [file for file, _ in read_chain(disk, wal_dir, instance_uuid)]
+    name = posixpath.basename(path).removesuffix(INPROGRESS_SUFFIX)
+    return _behind(disk, path, name, chain, instance_uuid, None)
+
+
+def _behind(
+    disk: Disk,
+    path: str,
+    name: str,
+    chain: Sequence[WalFile],
+    instance_uuid: str | None,
+    noted: LogNote | None,
+) -> Recovered:
+    """The snapshot `path`, which has or gets `name`, and the log behind it."""
     snapshot = read_snapshot(disk, path)
-    _check_header(snapshot.header, "SNAP", path, snapshots[-1], instance_uuid)
+    _check_header(snapshot.header, "SNAP", path, name, instance_uuid)
     vclock = snapshot.meta.vclock
     first = len(chain)
     if chain:

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from synchro.errors import IllegalParams, IndexExists, ReplicaMax, SpaceExists
-from synchro.ids import INSTANCE_ID_MAX, InstanceId
+from synchro.errors import IllegalParams, IndexExists, SpaceExists
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import (
-    CLUSTER_ID,
     INDEX_ID,
-    SCHEMA_ID,
     SPACE_ID,
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
@@ -29,7 +26,6 @@ from synchro.storage.schema import (
     parse_format,
     resolve_parts,
 )
-from synchro.storage.system_rows import REPLICASET_NAME, REPLICASET_UUID, VERSION
 
 SCHEMA_VERSION: Final = (3, 3, 0)
 """Data-dictionary version whose forms of `_space`, `_index` and `_cluster` we use [D-22]."""
@@ -43,33 +39,6 @@ def _insert(space_id: int, value: Tuple) -> Dml:
 
 def _delete(space_id: int, *key: Field) -> Dml:
     return Dml(RowType.DELETE, space_id, b"", 0, key)
-
-
-def bootstrap_ops(
-    *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
-) -> list[Dml]:
-    """The first rows of a new replica set [M-2], [M-3]."""
-    return [
-        _insert(SCHEMA_ID, (VERSION, *SCHEMA_VERSION)),
-        _insert(SCHEMA_ID, (REPLICASET_UUID, replicaset_uuid)),
-        _insert(SCHEMA_ID, (REPLICASET_NAME, replicaset_name)),
-        _insert(CLUSTER_ID, (1, instance_uuid, instance_name)),
-    ]
-
-
-def register(memtx: Memtx, uuid: str, name: str | None) -> list[Dml]:
-    """A new member with the smallest free id [M-3]. ReplicaMax. Nothing if the UUID is registered."""
-    members = memtx.prepared_members()
-    if any(known == uuid for known, _ in members.values()):
-        return []
-    number = next((n for n in range(1, INSTANCE_ID_MAX + 1) if InstanceId(n) not in members), None)
-    if number is None:
-        raise ReplicaMax(f"Replica count limit reached: {INSTANCE_ID_MAX + 1}", limit=INSTANCE_ID_MAX)
-    return [_insert(CLUSTER_ID, (number, uuid) if name is None else (number, uuid, name))]
-
-
-def unregister(instance: InstanceId) -> list[Dml]:
-    return [_delete(CLUSTER_ID, instance)]
 
 
 def create_space(
@@ -88,7 +57,9 @@ def create_space(
     """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. SpaceExists, IllegalParams."""
     check_name(name)
     rows = memtx.prepared_rows(SPACE_ID)
-    if any(row[2] == name for row in rows) or any(s.name == name for s in memtx.spaces() if s.is_system):
+    if any(row[2] == name for row in rows) or any(
+        s.name == name for s in memtx.catalog.spaces() if s.is_system
+    ):
         if if_not_exists:
             return []
         raise SpaceExists(f"Space '{name}' already exists")
@@ -116,7 +87,7 @@ def _next_space_id(memtx: Memtx, rows: Sequence[Tuple], kind: SpaceKind) -> int:
     if kind is SpaceKind.TEMPORARY:
         taken = (int(row[0]) for row in rows if row[0] >= TEMPORARY_ID_MIN)
         return 1 + max(taken, default=TEMPORARY_ID_MIN - 1)
-    return 1 + max([memtx.space_id_max, *(int(row[0]) for row in rows if row[0] < TEMPORARY_ID_MIN)])
+    return 1 + max([memtx.catalog.space_id_max, *(int(row[0]) for row in rows if row[0] < TEMPORARY_ID_MIN)])
 
 
 def alter_space(
@@ -129,11 +100,11 @@ def alter_space(
     format: Sequence[object] | None = None,
 ) -> list[Dml]:
     """[D-7]: one UPDATE of the `_space` row, so that fields nobody asked to change stay as they are."""
-    definition = memtx.space(space)
+    definition = memtx.catalog.space(space)
     ops: list[Tuple] = []
     if name is not None:
         check_name(name)
-        if name != definition.name and any(known.name == name for known in memtx.spaces()):
+        if name != definition.name and any(known.name == name for known in memtx.catalog.spaces()):
             raise SpaceExists(f"Space '{name}' already exists")
         ops.append(("=", 3, name))
     if field_count is not None:
@@ -158,14 +129,14 @@ def _flags(memtx: Memtx, definition: SpaceDef, is_sync: bool) -> dict[str, Field
 
 def truncate(memtx: Memtx, space: str | int) -> list[Dml]:
     """[D-26]: one row; the counter rises by one, also if two truncates meet."""
-    number = memtx.space(space).id
+    number = memtx.catalog.space(space).id
     return [Dml(RowType.UPSERT, TRUNCATE_ID, b"", value=(number, 1), ops=(("+", 2, 1),))]
 
 
 def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
     """Its indexes, the primary one last, its truncate counter if it has one, then the space [D-40]."""
-    number = memtx.space(space).id
-    ops = [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.indexes(number))]
+    number = memtx.catalog.space(space).id
+    ops = [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
     if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
         ops.append(_delete(TRUNCATE_ID, number))
     return [*ops, _delete(SPACE_ID, number)]
@@ -184,8 +155,8 @@ def create_index(
 ) -> list[Dml]:
     """[D-8], one row. parts: as `schema.resolve_parts` takes them. IndexExists, WrongFormat."""
     check_name(name)
-    definition = memtx.space(space)
-    known = memtx.indexes(definition.id)
+    definition = memtx.catalog.space(space)
+    known = memtx.catalog.indexes(definition.id)
     if any(index.name == name for index in known):
         if if_not_exists:
             return []
@@ -209,9 +180,9 @@ def create_index(
 
 def drop_index(memtx: Memtx, space: str | int, index: str | int) -> list[Dml]:
     """The primary index goes last."""
-    definition = memtx.index(space, index)
-    if definition.id == 0 and len(memtx.indexes(space)) > 1:
+    definition = memtx.catalog.index(space, index)
+    if definition.id == 0 and len(memtx.catalog.indexes(space)) > 1:
         raise IllegalParams(
-            f"Can't drop primary key in space '{memtx.space(space).name}' while secondary keys exist"
+            f"Can't drop primary key in space '{memtx.catalog.space(space).name}' while secondary keys exist"
         )
     return [_delete(INDEX_ID, definition.space_id, definition.id)]

@@ -23,8 +23,9 @@ import msgpack
 
 from synchro.errors import Corruption, DecodeError
 from synchro.ids import INITIAL_TERM, NOBODY, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
-from synchro.row import Demote, Promote, RawTuple, Tuple
+from synchro.row import RawTuple, Tuple
 from synchro.storage.disk import Disk, FileBytes, write_whole
+from synchro.storage.msgpack_check import why_malformed
 from synchro.storage.xlog import (
     HEADER_BYTES_MAX,
     INPROGRESS_SUFFIX,
@@ -65,14 +66,6 @@ class DroppedRange(NamedTuple):
     last_lsn: Lsn
 
 
-class PendingPromote(NamedTuple):
-    """A PROMOTE or DEMOTE that is written but not decided: `origin` wrote it as its row `lsn`."""
-
-    origin: InstanceId
-    lsn: Lsn
-    request: Promote | Demote
-
-
 @dataclass(frozen=True, slots=True)
 class SnapshotMeta:
     """All that is not tuples, taken in the same step of the core as the view of the tuples [W-32]."""
@@ -87,7 +80,6 @@ class SnapshotMeta:
     confirmed_vclock: Vclock = EMPTY_VCLOCK
     promote_terms: tuple[tuple[InstanceId, Term], ...] = ()
     """origin -> term of its latest decided PROMOTE"""
-    pending_promotes: tuple[PendingPromote, ...] = ()
     requests: Sequence[RememberedRequest] = ()
     drops: Sequence[DroppedRange] = ()
     extra: dict[str, Any] = field(default_factory=dict)
@@ -137,10 +129,6 @@ def _pack_meta(meta: SnapshotMeta) -> bytes:
                 "confirmed_lsn": meta.confirmed_lsn,
                 "confirmed_vclock": meta.confirmed_vclock.as_dict(),
                 "promote_terms": list(meta.promote_terms),
-                "pending_promotes": [
-                    (p.origin, p.lsn, isinstance(p.request, Promote), tuple(p.request))
-                    for p in meta.pending_promotes
-                ],
                 "drops": [tuple(d) for d in meta.drops],
                 "extra": meta.extra,
             }
@@ -163,6 +151,8 @@ def _vclock(value: Any) -> Vclock:
 
 
 def _unpack_meta(payload: bytes) -> SnapshotMeta:
+    """Keys that are not known are passed over. One of former versions is `pending_promotes`: their rows lie
+    behind the vclock of the snapshot, so they come again from the WAL."""
     m = msgpack.unpackb(payload, use_list=False, strict_map_key=False)
     return SnapshotMeta(
         vclock=_vclock(m["vclock"]),
@@ -174,18 +164,9 @@ def _unpack_meta(payload: bytes) -> SnapshotMeta:
         confirmed_lsn=Lsn(_int(m["confirmed_lsn"])),
         confirmed_vclock=_vclock(m["confirmed_vclock"]),
         promote_terms=tuple((_id(i), Term(_int(t))) for i, t in m["promote_terms"]),
-        pending_promotes=tuple(
-            PendingPromote(_id(origin), Lsn(_int(lsn)), _request(bool(is_promote), *request))
-            for origin, lsn, is_promote, request in m["pending_promotes"]
-        ),
         drops=tuple(DroppedRange(_id(o), Lsn(_int(a)), Lsn(_int(b))) for o, a, b in m["drops"]),
         extra=dict(m["extra"]),
     )
-
-
-def _request(is_promote: bool, owner: Any, lsn: Any, term: Any, prev_term: Any) -> Promote | Demote:
-    make = Promote if is_promote else Demote
-    return make(_id(owner), Lsn(_int(lsn)), Term(_int(term)), Term(_int(prev_term)))
 
 
 def _payloads(
@@ -258,7 +239,7 @@ def decode_chunk(data: bytes) -> Chunk:
     try:
         chunk = _decode_payload(ChunkKind(kind), crc, space_id, payload)
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
-        raise DecodeError(f"bad frame: {error}") from error
+        raise DecodeError(f"bad frame: {why_malformed(error)}") from error
     got = len(chunk.tuples) + len(chunk.requests) if kind in (ChunkKind.TUPLES, ChunkKind.REQUESTS) else 1
     if got != items:
         raise DecodeError(f"the frame holds {got} items, not {items}")
@@ -363,11 +344,17 @@ class SnapshotAssembler:
 
 
 def write_frames(
-    disk: Disk, directory: str, vclock: Vclock, instance_uuid: str, frames: Iterable[bytes]
+    disk: Disk,
+    directory: str,
+    vclock: Vclock,
+    instance_uuid: str,
+    frames: Iterable[bytes],
+    judge: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Frames -> a snapshot file, durable under its final name [W-10]; returns its path.
 
-    A joiner passes the frames that it received. Raises what the disk raises; `.inprogress` may be left.
+    judge: is given the path of the whole file before it has that name; what it raises keeps it from it.
+    Raises what the disk raises; `.inprogress` may be left.
     """
     path = posixpath.join(directory, file_name(vclock, SNAP_SUFFIX))
     inprogress = path + INPROGRESS_SUFFIX
@@ -382,6 +369,7 @@ def write_frames(
         disk.sync(file)
     finally:
         disk.close(file)
+    judge(inprogress)
     disk.rename(inprogress, path)
     disk.sync_dir(directory)
     return path
@@ -394,9 +382,12 @@ def write_snapshot(
     spaces: Iterable[tuple[int, Iterable[Tuple]]],
     *,
     instance_uuid: str,
+    judge: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path."""
-    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces))
+    """A snapshot of `spaces` at `meta.vclock`, durable when this returns; returns its path.
+
+    judge: as in `write_frames`."""
+    return write_frames(disk, directory, meta.vclock, instance_uuid, iter_chunks(meta, spaces), judge)
 
 
 class SnapshotReader:
@@ -408,7 +399,6 @@ class SnapshotReader:
         self._offset = 0
         self._assembler = SnapshotAssembler()
         self._first: Chunk | None = None
-        self._done = False
         try:
             self.header, self._offset, _ = decode_header(self._data(HEADER_BYTES_MAX, 0))
             if self.header.kind != "SNAP":

@@ -16,7 +16,7 @@ from synchro.errors import (
     Unimplemented,
     Unsupported,
 )
-from synchro.ids import INSTANCE_ID_MAX, InstanceId
+from synchro.ids import INSTANCE_ID_MAX, InstanceId, why_no_name
 from synchro.row import Field, Tuple
 from synchro.storage.schema import (
     CLUSTER_ID,
@@ -36,10 +36,17 @@ OLD_REPLICASET_UUID: Final = "cluster"
 
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 _GIVEN_ONCE: Final = frozenset({VERSION, REPLICASET_NAME, OLD_REPLICASET_UUID})
+
+
+def first_rows(
+    *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
+) -> list[tuple[int, list[Tuple]]]:
+    """All that a new replica set consists of, its snapshot 0: space -> tuples [M-2], [M-3]."""
+    names: list[Tuple] = [(REPLICASET_NAME, replicaset_name), (REPLICASET_UUID, replicaset_uuid)]
+    return [(SCHEMA_ID, names), (CLUSTER_ID, [(1, instance_uuid, instance_name)])]
 
 
 def check_client_change(space_id: int, named: Field, *, self_id: InstanceId) -> None:
@@ -93,11 +100,8 @@ def check_cluster_row(old: Tuple | None, new: Tuple | None) -> None:
     if number > INSTANCE_ID_MAX:
         raise ReplicaMax(f"Replica count limit reached: {INSTANCE_ID_MAX + 1}", limit=INSTANCE_ID_MAX)
     check_uuid(uuid)
-    if name is not None and _NAME.fullmatch(name) is None:
-        raise IllegalParams(
-            f"Invalid instance name '{name}': 1-63 characters, a lower-case letter first, "
-            "then lower-case letters, digits, '-' and '_'"
-        )
+    if name is not None and (why := why_no_name(name)) is not None:
+        raise IllegalParams(f"Invalid instance name: {why}")
     if old is not None and old[1] != uuid:
         if _name(old) is None:
             raise Unsupported("Replica without a name does not support UUID update")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from synchro.cli.demo import unicode_rows
+from synchro.cli.failover import unicode_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.alone]
 

@@ -21,7 +21,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import snapshot_view
 from synchro.row import Field, RowType
-from synchro.storage import xrow
+from synchro.storage import row_body
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
@@ -37,7 +37,7 @@ def _request_id(number: int) -> RequestId:
 
 
 def _share(mesh: Mesh, values: list[tuple[Field, ...]], first_id: int) -> None:
-    puts = xrow.insert_all(RowType.REPLACE, SYNC, [msgpack.packb(value) for value in values])
+    puts = row_body.insert_all(RowType.REPLACE, SYNC, [msgpack.packb(value) for value in values])
     ids = [_request_id(first_id + n) for n in range(len(values))]
     mesh.step(ME, ev.ClientPuts([mesh.call_id() for _ in values], puts, ids, [None] * len(values)))
 
@@ -51,7 +51,7 @@ def facts(instance: Instance) -> dict[str, Any]:
             str(space): sorted(repr(found) for found in memtx.select(space))
             for space in (SYNC, ASYNC, LOCAL_SPACE)
         },
-        "members": {str(number): list(member) for number, member in memtx.members().items()},
+        "members": {str(number): list(member) for number, member in memtx.catalog.members().items()},
         "queue": [[entry.origin, entry.lsn, entry.count] for entry in limbo.entries],
         "owner": [limbo.owner_id, limbo.term, limbo.confirmed_lsn],
         "promote_terms": {str(k): v for k, v in limbo.snapshot_state().promote_terms.items()},
@@ -129,7 +129,7 @@ def make(folder: Path) -> None:
     mesh.promote(1)
     mesh.write_ops(
         ME,
-        [xrow.dml_from_values(RowType.REPLACE, space, value=(40, "together")) for space in (SYNC, ASYNC)],
+        [row_body.dml_from_values(RowType.REPLACE, space, value=(40, "together")) for space in (SYNC, ASYNC)],
     )
     _share(mesh, [(50 + n, "shared again") for n in range(5)], 20)
     mesh.settle()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jsonschema
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synchro.config.file import ConfigFileError, parse
-from synchro.config.schema import ROOT, Section, Value
+from synchro.config.json_schema import json_schema
+from synchro.config.located import compose
+from synchro.config.option import Option, Section
+from synchro.config.rules import plain
+from synchro.config.schema import ROOT
 
+VALIDATOR = jsonschema.Draft7Validator(json_schema())
 SECONDS_MAX = 0.05
 """Of CPU: the machine may be busy with other tests."""
 
@@ -76,10 +82,10 @@ def test_any_tree_with_known_words(tree: dict[str, Any]) -> None:
     loads_or_is_refused(yaml.safe_dump(tree))
 
 
-def _values(schema: Value | Section) -> st.SearchStrategy[Any]:
+def _values(schema: Option | Section) -> st.SearchStrategy[Any]:
     """Values that often fit the schema, so that the checks behind it are reached too."""
-    if isinstance(schema, Value):
-        fitting = st.sampled_from(schema.text.replace("|", " ").split() or ["x"])
+    if isinstance(schema, Option):
+        fitting = st.sampled_from(schema.kind.text.replace("|", " ").split() or ["x"])
         return (
             fitting | SCALARS | st.lists(st.fixed_dictionaries({"uri": st.just("127.0.0.1:1")}), max_size=2)
         )
@@ -120,6 +126,18 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=250, deadline=None)
 def test_documents_that_are_nearly_right(document: dict[str, Any]) -> None:
     loads_or_is_refused(yaml.safe_dump(document, allow_unicode=True))
+
+
+@given(documents())
+@settings(max_examples=150, deadline=None)
+def test_what_loads_an_editor_does_not_mark(document: dict[str, Any]) -> None:
+    text = yaml.safe_dump(document, allow_unicode=True)
+    try:
+        parse(text, path="config.yaml", environ={})
+    except ConfigFileError:
+        return
+    errors = list(VALIDATOR.iter_errors(plain(compose(text, source="x"))))
+    assert errors == []
 
 
 @given(st.sampled_from(["[", "{a: ", "- ", "&a [*a, ", "? "]), st.integers(1, 5000))

@@ -12,10 +12,10 @@ from synchro.errors import Corruption, DecodeError
 from synchro.ids import InstanceId, Lsn
 from synchro.storage import snapshot
 from synchro.storage.identity import Identity, decode_identity, encode_identity
-from synchro.storage.notes import AckNote, LogNote, Notes, decode_notes, encode_notes
+from synchro.storage.notes import LogNote, Notes, decode_notes, encode_notes
 from synchro.storage.snapshot import ChunkKind, SnapshotAssembler, SnapshotMeta, iter_chunks
 from synchro.storage.xlog import crc32c
-from synchro.vclock import Vclock
+from synchro.vclock import AckNote, Vclock
 
 UUID = "11111111-1111-4111-8111-111111111111"
 META = SnapshotMeta(vclock=Vclock({InstanceId(1): Lsn(7)}), replicaset_uuid=UUID)

@@ -26,15 +26,8 @@ from synchro.row import (
     RowType,
     Txn,
 )
-from synchro.storage.xrow import (
-    decode_txns,
-    dml_from_values,
-    encode_ops,
-    encode_txn,
-    insert_all,
-    insert_dml,
-    scan_txns,
-)
+from synchro.storage.row_body import dml_from_values, insert_all, insert_dml
+from synchro.storage.xrow import decode_txns, encode_ops, encode_txn, scan_txns
 
 u64 = st.integers(1, 2**63)
 ids = st.integers(0, 31).map(InstanceId)

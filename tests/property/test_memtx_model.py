@@ -19,7 +19,9 @@ from synchro.config import Limits
 from synchro.errors import SynchroError, TupleFound
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
-from synchro.storage.memtx import Iterator_, Memtx, PendingRefusal, Prepared
+from synchro.storage.index import Iterator_
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal, Prepared
 from synchro.storage.update_ops import apply_ops, check_ops
 
 SPACE = 512

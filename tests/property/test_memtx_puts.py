@@ -12,9 +12,10 @@ from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.row import Dml, Puts, RowType, Tuple
 from synchro.storage import schema_ops
-from synchro.storage.memtx import Memtx, PendingRefusal, Prepared
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.row_body import insert_all
 from synchro.storage.schema import SCHEMA_ID
-from synchro.storage.xrow import insert_all
 
 LIMITS = Limits(batch_ops_max=7, tuple_bytes_max=60, txn_bytes_max=120)
 FORMATS: dict[str, list[dict[str, Any]]] = {
@@ -47,7 +48,7 @@ def memtx() -> Memtx:
     return made
 
 
-SPACES = [space.id for space in memtx().spaces() if space.id >= 512]
+SPACES = [space.id for space in memtx().catalog.spaces() if space.id >= 512]
 
 first = st.one_of(st.integers(0, 6), st.sampled_from([-1, 2**64 - 1, 1.0, 2.5, float("nan"), "x", None]))
 second = st.one_of(st.sampled_from(["a", "b", "c"]), st.integers(-1, 1), st.just("d" * 50), st.none())

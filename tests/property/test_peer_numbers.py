@@ -18,13 +18,15 @@ from synchro.errors import IllegalParams, RemoteProtocolError
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, TERM_LEAP_MAX, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
+from synchro.replication.ballot import Ballot
 from synchro.row import Confirm, Demote, Promote, Rollback, Row, RowType
-from synchro.rpc import codec, transport
+from synchro.rpc import codec
+from synchro.rpc import peer_transport as transport
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.server import join
-from synchro.server.transport import Ballot, Hello, PeerAck
-from synchro.storage import xrow
+from synchro.server.peer_messages import Hello, PeerAck
+from synchro.storage import row_body, xrow
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
 from tests.mesh import SYNC, Mesh
@@ -239,7 +241,7 @@ def test_a_confirm_of_what_comes_behind_it_stops_its_stream() -> None:
 def test_an_old_log_with_such_numbers_is_still_read() -> None:
     """They were accepted once: only what comes from the network is judged."""
     lsn = Lsn(NUMBER_END + 7)
-    write = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
+    write = row_body.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
     txns = [
         xrow.encode_ops([write], TWO, lsn, 0),
         xrow.encode_txn([Row(RowType.CONFIRM, TWO, Lsn(lsn + 1), Lsn(lsn + 1), 1, Confirm(TWO, lsn))]),
@@ -351,7 +353,7 @@ def test_a_join_is_judged_before_anything_of_it_is_kept(meta: SnapshotMeta) -> N
 def test_rows_of_a_join_are_judged_too() -> None:
     far = Promote(ONE, Lsn(1), Term(2**32 + 2), Term(1))
     confirm = Confirm(TWO, Lsn(NUMBER_END))
-    write = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
+    write = row_body.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
     bad = [
         xrow.encode_txn([Row(RowType.PROMOTE, TWO, Lsn(5), Lsn(5), 1, far)]).data,
         xrow.encode_txn([Row(RowType.CONFIRM, ONE, Lsn(5), Lsn(5), 1, confirm)]).data,

@@ -33,7 +33,7 @@ from synchro.row import (
     RowType,
     Txn,
 )
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema, xrow
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
 
 ONE, TWO = InstanceId(1), InstanceId(2)
@@ -125,12 +125,12 @@ def changes(draw: st.DrawFn) -> Dml:
     )
     key = draw(keys | st.just(value[:1]) | st.just(value[:2]))
     if kind in (RowType.INSERT, RowType.REPLACE):
-        return xrow.dml_from_values(kind, space, value=value)
+        return row_body.dml_from_values(kind, space, value=value)
     if kind is RowType.UPSERT:
-        return xrow.dml_from_values(kind, space, value=value, ops=draw(op_lists))
+        return row_body.dml_from_values(kind, space, value=value, ops=draw(op_lists))
     index = draw(st.sampled_from([0, 0, 0, 1, 2, 200]))
     ops = draw(op_lists) if kind is RowType.UPDATE else None
-    return xrow.dml_from_values(kind, space, index_id=index, key=key, ops=ops)
+    return row_body.dml_from_values(kind, space, index_id=index, key=key, ops=ops)
 
 
 origins = st.sampled_from([1, 2, 2, 2, 3, 31]).map(InstanceId)
@@ -259,9 +259,9 @@ def test_whatever_a_peer_sends_the_instance_lives(
     mesh.restart(1)
     assert (mesh[1].limbo.term, mesh[1].vclock) == (term, vclock)
     if state != "owner":  # it commits ahead of its CONFIRM (ADR 11)
-        assert {space: repr(mesh.rows(1, space)) for space in rows if mesh[1].memtx.indexes(space)} == {
-            space: found for space, found in rows.items() if mesh[1].memtx.indexes(space)
-        }
+        assert {
+            space: repr(mesh.rows(1, space)) for space in rows if mesh[1].memtx.catalog.indexes(space)
+        } == {space: found for space, found in rows.items() if mesh[1].memtx.catalog.indexes(space)}
 
 
 ddl_rows = st.sampled_from(sorted(GOOD)).flatmap(
@@ -283,9 +283,9 @@ def test_whatever_a_peer_defines_the_instance_lives(
         key = value[: 2 if space == schema.INDEX_ID else 1]
         try:
             if kind is RowType.DELETE:
-                op = xrow.dml_from_values(kind, space, key=key)
+                op = row_body.dml_from_values(kind, space, key=key)
             else:
-                op = xrow.dml_from_values(kind, space, value=value)
+                op = row_body.dml_from_values(kind, space, value=value)
         except WrongFormat:
             continue
         lsn += 1
@@ -336,8 +336,8 @@ def test_a_bad_row_stops_its_stream_by_name_and_the_instance_lives(
 ) -> None:
     """As a conflict does: origin:LSN of the row, its space; nothing of its transaction is kept."""
     mesh = Mesh(3)
-    good = xrow.dml_from_values(RowType.REPLACE, schema.SCHEMA_ID, value=("oncegood",))
-    bad = xrow.dml_from_values(RowType.REPLACE, space, value=value)
+    good = row_body.dml_from_values(RowType.REPLACE, schema.SCHEMA_ID, value=("oncegood",))
+    bad = row_body.dml_from_values(RowType.REPLACE, space, value=value)
     mesh.step(1, ev.TxnsReceived(TWO, [xrow.encode_ops([good, bad], TWO, Lsn(1), 0)]))
     error = mesh.members[1].stopped[2]
     assert (error.details["txn"], error.details["at"]) == ("2:2", "2:2")
@@ -356,7 +356,7 @@ def test_a_bad_row_stops_its_stream_by_name_and_the_instance_lives(
     mesh.persist(1)
     assert mesh.committed(call)
     third = xrow.encode_ops(
-        [xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(3,))], InstanceId(3), Lsn(1), 0
+        [row_body.dml_from_values(RowType.REPLACE, ASYNC, value=(3,))], InstanceId(3), Lsn(1), 0
     )
     mesh.step(1, ev.TxnsReceived(InstanceId(3), [third]))
     mesh.persist(1)
@@ -365,7 +365,7 @@ def test_a_bad_row_stops_its_stream_by_name_and_the_instance_lives(
 
 def test_an_assertion_of_the_core_names_the_row_at_which_it_broke(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the process, and the one record that says so has the row, for whoever reports it."""
-    txn = xrow.encode_ops([xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))], TWO, Lsn(1), 0)
+    txn = xrow.encode_ops([row_body.dml_from_values(RowType.REPLACE, ASYNC, value=(1,))], TWO, Lsn(1), 0)
 
     def broken(*_: object, **__: object) -> None:
         raise AssertionError("made up")

@@ -19,7 +19,7 @@ from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
 from synchro.row import RowType, TxnId
 from synchro.server import info
-from synchro.storage import xrow
+from synchro.storage import row_body
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, SYNC, Mesh
 
@@ -73,14 +73,14 @@ class World:
         names = [rid(name if name is not None else 1000 + self.count * 100 + n) for n, name in enumerate(ids)]
         positions: list[ev.Position | None] = [None] * len(keys)
         positions[-1] = ev.Position(Term(0), Lsn(0)) if is_old else self.mesh[to].decided_position
-        puts = ev.ClientPuts(calls, xrow.insert_all(kind, SYNC, values), names[: len(keys)], positions)
+        puts = ev.ClientPuts(calls, row_body.insert_all(kind, SYNC, values), names[: len(keys)], positions)
         self.mesh.step(to, puts if self.is_shared else ev.ClientWrites(puts.writes()))
 
     def write(self, to: int, key: int, space: int) -> None:
         if self._is_up(to):
             self.count += 1
             value, ops = (key, self.count), [("=", 2, self.count)]
-            op = xrow.dml_from_values(RowType.UPSERT, space, value=value, ops=ops)
+            op = row_body.dml_from_values(RowType.UPSERT, space, value=value, ops=ops)
             self.mesh.step(to, ev.ClientWrites([ev.ClientWrite(self._call(to), [op])]))
 
     def ask(self, to: int, name: int, lsn: int | None) -> None:

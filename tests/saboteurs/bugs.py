@@ -14,12 +14,13 @@ from unittest.mock import patch
 from synchro.config import Settings
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance import events as ev
-from synchro.instance.client_writes import Writes
+from synchro.instance.admission import Admission
 from synchro.instance.core import Instance
+from synchro.instance.links import LinkFacts
 from synchro.instance.log_tail import LogTail
-from synchro.instance.parts import State
 from synchro.instance.recovery import _Replay
 from synchro.instance.transactions import Transactions
+from synchro.instance.waits import Waits
 from synchro.queue.fates import Drops, DropsState
 from synchro.queue.limbo import DataVerdict, Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue
@@ -28,13 +29,13 @@ from synchro.queue.request_table import RequestTable, RequestTableState
 from synchro.raft.core import Raft
 from synchro.raft.messages import Role
 from synchro.replication.relay_filter import RelayFilter
-from synchro.replication.trust import AckMemory, Remembered
+from synchro.replication.trust import AckMemory
 from synchro.row import Demote, Promote, RaftState, Txn
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -206,13 +207,13 @@ def ack_counted_before_its_term() -> Iterator[None]:
 @saboteur("S3 S4 S5 S6", seeds=60, first=60)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
-    send = Writes._send
+    send = Admission._send
 
-    def rash(self: Writes, *args: Any, **how: Any) -> Any:
-        with patch.object(State, "announce", lambda self: None):
+    def rash(self: Admission, *args: Any, **how: Any) -> Any:
+        with patch.object(Transactions, "announce", lambda self: None):
             return send(self, *args, **how)
 
-    with patch.object(Writes, "_send", rash):
+    with patch.object(Admission, "_send", rash):
         yield
 
 
@@ -366,7 +367,7 @@ def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 
     def mute(self: Instance) -> None:
-        with patch.object(State, "announce", lambda self: None):
+        with patch.object(Transactions, "announce", lambda self: None):
             stop(self)
 
     with patch.object(Instance, "_on_stop_requested", mute):
@@ -375,7 +376,7 @@ def a_clean_stop_announces_nothing() -> Iterator[None]:
 
 @saboteur("S18", seeds=60, first=1)
 def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
-    with patch.object(Transactions, "answer_undecided", lambda self: None):
+    with patch.object(Waits, "answer_undecided", lambda self: None):
         yield
 
 
@@ -461,7 +462,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 
-    def empty(self: AckMemory, remembered: Mapping[InstanceId, Remembered] | None = None) -> None:
+    def empty(self: AckMemory, remembered: Mapping[InstanceId, AckNote] | None = None) -> None:
         init(self)
 
     with patch.object(AckMemory, "__init__", empty):
@@ -470,7 +471,7 @@ def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
 
 @saboteur("S14", seeds=60, first=25)
 def who_is_told_of_lost_rows_goes_on() -> Iterator[None]:
-    with patch.object(Instance, "_lose_trust", lambda self, now: None):
+    with patch.object(LinkFacts, "_lose_trust", lambda self, now: []):
         yield
 
 

@@ -33,12 +33,13 @@ from synchro.instance.events import (
     WaitMode,
     WaitRequested,
 )
+from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
-from synchro.server.api import HeaderFacts, LeaderFacts, Node, QueueEntryFacts, WatchFacts
-from synchro.storage.memtx import Memtx, PendingRefusal
-from synchro.storage.schema_ops import bootstrap_ops
-from synchro.storage.xrow import dml_from_values
+from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal
+from synchro.storage.system_rows import first_rows
 from synchro.vclock import Vclock
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -50,13 +51,13 @@ class FakeInstance:
         self.memtx = Memtx(settings.limits)
         self.vclock = Vclock({InstanceId(1): Lsn(1)})
         self.self_id = InstanceId(1)
-        self.ro_reason: str | None = None
+        self.ro_reason = RoReason.NONE
 
     @property
     def is_writable(self) -> bool:
-        return self.ro_reason is None
+        return self.ro_reason is RoReason.NONE
 
-    def read_only_reason(self) -> str | None:
+    def read_only_reason(self) -> RoReason:
         return self.ro_reason
 
 
@@ -83,10 +84,12 @@ class FakeNode:
         self.restarted: list[str] = []
         self._ids = count(1)
         memtx = self.instance.memtx
-        ops = bootstrap_ops(
+        memtx.begin_bulk()
+        for space_id, tuples in first_rows(
             replicaset_uuid=UUID, replicaset_name="rs", instance_uuid=UUID, instance_name="instance001"
-        )
-        memtx.commit(memtx.prepare([dml_from_values(o.type, o.space_id, value=o.value) for o in ops]))
+        ):
+            memtx.load(space_id, tuples)
+        memtx.end_bulk()
 
     def ensure_ready(self) -> None:
         if self.loading:
@@ -173,8 +176,8 @@ class FakeNode:
             answer()
 
     def _write(self, write: ClientWrite) -> Outcome:
-        if self.instance.ro_reason is not None:
-            return Rejected(ReadOnly("read-only", ro_reason=self.instance.ro_reason))
+        if self.instance.ro_reason is not RoReason.NONE:
+            return Rejected(ReadOnly("read-only", ro_reason=self.instance.ro_reason.value))
         if write.request_id in self.requests:
             return Committed(self.requests[write.request_id], duplicate=True)
         memtx = self.instance.memtx
@@ -262,5 +265,5 @@ _SIMPLE: dict[type, Outcome] = {
     PromoteRequested: Promoted(Term(3), InstanceId(1), confirmed=2, rolled_back=1),
     DemoteRequested: Demoted(Term(4)),
 }
-_: type[Node] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
+_: type[NodeApi] = FakeNode  # type: ignore[type-abstract, assignment, unused-ignore]
 busy = CheckpointInProgress

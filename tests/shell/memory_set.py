@@ -16,12 +16,12 @@ from synchro.errors import SynchroError
 from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.server.directory import DataDirectory
-from synchro.server.lifecycle import Life
-from synchro.server.node import Node
+from synchro.server.face import Face
+from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peers import Peers
-from synchro.server.transport import MemoryNetwork
-from synchro.storage import schema, xrow
+from synchro.storage import row_body, schema
 from synchro.storage.disk import RealDisk
+from synchro.testing.memory_network import MemoryNetwork
 
 PATIENCE_S = 15.0
 """Of a test that waits for something to become true; the CI machine may be slow."""
@@ -42,7 +42,7 @@ class PanicHost:
 @dataclass
 class Member:
     name: str
-    node: Node
+    face: Face
     peers: Peers
     stop: trio.Event
     ended: trio.Event = field(default_factory=trio.Event)
@@ -60,20 +60,20 @@ class MemorySet:
         self.settings = replace(settings, peers=tuple(PeerAddress(name, name) for name in names))
         self.members: dict[str, Member] = {}
 
-    async def start(self, number: int, **changes: Any) -> Node:
+    async def start(self, number: int, **changes: Any) -> Face:
         name = f"instance{number:03}"
         path = str(self._directory / name)
         settings = replace(self.settings, instance_name=name, wal_dir=path, snapshot_dir=path, **changes)
         directory = DataDirectory.open(RealDisk(), settings)
-        node = Node(
+        face = assemble(
             settings=settings,
             directory=directory,
             transport=self.network.transport(name),
-            host=self.host,  # type: ignore[arg-type]
+            hooks=self.host,
             log=structlog.get_logger().bind(instance=name),
             on_panic=self.host.panic,
         )
-        member = Member(name, node, Peers(node), trio.Event())
+        member = Member(name, face, Peers(face.node, face.links), trio.Event())
         self.members[name] = member
 
         @asynccontextmanager
@@ -84,10 +84,10 @@ class MemorySet:
             finally:
                 del self.network.endpoints[name]
 
-        async def run(*, task_status: trio.TaskStatus[Node]) -> None:
+        async def run(*, task_status: trio.TaskStatus[Face]) -> None:
             try:
                 with member.scope:
-                    await Life(node, member.peers, member.stop, open_port).run(task_status)
+                    await Lifecycle(face, member.peers, member.stop, open_port).run(task_status)
             except SynchroError as error:
                 member.error = error
             except BaseExceptionGroup as group:
@@ -118,22 +118,22 @@ class MemorySet:
             await member.ended.wait()
 
     @property
-    def nodes(self) -> list[Node]:
-        return [member.node for member in self.members.values() if not member.ended.is_set()]
+    def nodes(self) -> list[Face]:
+        return [member.face for member in self.members.values() if not member.ended.is_set()]
 
-    async def wait_leader(self) -> Node:
-        await until(lambda: any(n.is_ready and n.core.is_writable for n in self.nodes))
-        return next(n for n in self.nodes if n.is_ready and n.core.is_writable)
+    async def wait_leader(self) -> Face:
+        await until(lambda: any(n.node.is_ready and n.node.core.is_writable for n in self.nodes))
+        return next(n for n in self.nodes if n.node.is_ready and n.node.core.is_writable)
 
     async def wait_ready(self) -> None:
-        await until(lambda: all(n.is_ready for n in self.nodes))
+        await until(lambda: all(n.node.is_ready for n in self.nodes))
 
     async def wait_equal(self) -> None:
         """All have the same rows, and the queue is empty everywhere."""
         await until(
             lambda: (
-                len({n.core.vclock.without_local() for n in self.nodes}) == 1
-                and not any(len(n.core.limbo) for n in self.nodes)
+                len({n.node.core.vclock.without_local() for n in self.nodes}) == 1
+                and not any(len(n.node.core.limbo) for n in self.nodes)
                 and all(has_told_all(n) for n in self.nodes)
             )
         )
@@ -172,34 +172,34 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
-def has_told_all(node: Node) -> bool:
+def has_told_all(face: Face) -> bool:
     """What it committed as an owner is announced in its log."""
-    limbo = node.core.limbo
-    return not (limbo.is_announcement_due or limbo.is_announcing or limbo.is_busy)
+    core = face.node.core
+    return not (core.limbo.is_announcement_due or core.limbo.is_busy or core.state.log.in_flight)
 
 
-async def write(node: Node, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:
+async def write(face: Face, *ops: Any, timeout_s: float = 5.0) -> ev.Outcome:
     """One transaction."""
     outcomes: list[ev.Outcome] = []
-    node.submit_writes(frame(node, ops), lambda _, outcome: outcomes.append(outcome), timeout_s)
+    face.submit_writes(frame(face, ops), lambda _, outcome: outcomes.append(outcome), timeout_s)
     await until(lambda: bool(outcomes))
     return outcomes[0]
 
 
-def frame(node: Node, *transactions: Sequence[Any]) -> list[ev.ClientWrite]:
+def frame(face: Face, *transactions: Sequence[Any]) -> list[ev.ClientWrite]:
     """What a stream hands to the node in one go."""
-    return [ev.ClientWrite(node.new_call_id(), ops) for ops in transactions]
+    return [ev.ClientWrite(face.new_call_id(), ops) for ops in transactions]
 
 
-async def create_space(node: Node, space_id: int = 512, *, is_sync: bool = True) -> None:
+async def create_space(face: Face, space_id: int = 512, *, is_sync: bool = True) -> None:
     flags = {"is_sync": True} if is_sync else {}
     space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
     index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
     for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
-        outcome = await write(node, xrow.dml_from_values(RowType.INSERT, target, value=row))
+        outcome = await write(face, row_body.dml_from_values(RowType.INSERT, target, value=row))
         assert isinstance(outcome, ev.Committed), outcome
-    await until(lambda: has_told_all(node))
+    await until(lambda: has_told_all(face))
 
 
 def put(key: int, value: str = "x", *, space_id: int = 512) -> Any:
-    return xrow.dml_from_values(RowType.REPLACE, space_id, value=(key, value))
+    return row_body.dml_from_values(RowType.REPLACE, space_id, value=(key, value))

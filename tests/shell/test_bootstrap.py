@@ -14,9 +14,17 @@ from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Setting
 from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
+from synchro.replication.ballot import Ballot
+from synchro.replication.bootstrap_choice import (
+    BootstrapHere,
+    JoinFrom,
+    Wait,
+    best,
+    choose,
+    is_foreign,
+    own_ballot,
+)
 from synchro.server import lifecycle
-from synchro.server.bootstrap import BootstrapHere, JoinFrom, Wait, best, choose, is_foreign, own_ballot
-from synchro.server.transport import Ballot
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
@@ -184,9 +192,9 @@ async def test_three_instances_form_one_set_in_any_order(tmp_path: Path, order: 
         await create_space(leader)
         await write(leader, put(1))
         await replicas.wait_equal()
-        assert len({node.replicaset_uuid for node in replicas.nodes}) == 1
-        assert {int(node.core.self_id) for node in replicas.nodes} == {1, 2, 3}
-        assert all(node.core.memtx.get(512, 0, (1,)) == (1, "x") for node in replicas.nodes)
+        assert len({face.node.replicaset_uuid for face in replicas.nodes}) == 1
+        assert {int(face.node.core.self_id) for face in replicas.nodes} == {1, 2, 3}
+        assert all(face.node.core.memtx.get(512, 0, (1,)) == (1, "x") for face in replicas.nodes)
 
 
 async def form(replicas: MemorySet, *numbers: int) -> None:
@@ -206,7 +214,7 @@ async def test_a_set_restarts_with_its_data(tmp_path: Path) -> None:
         await replicas.wait_equal()
     async with open_set(tmp_path) as replicas:
         await form(replicas, 1, 2, 3)
-        assert all(node.core.memtx.get(512, 0, (7,)) == (7, "kept") for node in replicas.nodes)
+        assert all(face.node.core.memtx.get(512, 0, (7,)) == (7, "kept") for face in replicas.nodes)
 
 
 async def test_a_late_instance_joins_and_catches_up(tmp_path: Path) -> None:
@@ -219,22 +227,22 @@ async def test_a_late_instance_joins_and_catches_up(tmp_path: Path) -> None:
         for key in range(50):
             await write(leader, put(key))
         joiner = await replicas.start(3)
-        await until(lambda: joiner.has_core)
-        assert joiner.core.limbo.owner_id == leader.core.self_id
-        assert joiner.core.limbo.term == leader.core.limbo.term
-        assert not joiner.core.is_writable
+        await until(lambda: joiner.node.has_core)
+        assert joiner.node.core.limbo.owner_id == leader.node.core.self_id
+        assert joiner.node.core.limbo.term == leader.node.core.limbo.term
+        assert not joiner.node.core.is_writable
         assert list((tmp_path / "instance003").glob("*.snap"))  # [M-28], [W-35]
         await replicas.wait_ready()
         await replicas.wait_equal()
-        assert joiner.core.memtx.count(512) == 50
+        assert joiner.node.core.memtx.count(512) == 50
 
 
 async def test_an_instance_without_peers_makes_its_own_set_and_owns_it_at_once(tmp_path: Path) -> None:
     """[M-10], [E-26]: in mode manual nobody else would promote it."""
     async with open_set(tmp_path, size=1, election_mode=ElectionMode.MANUAL) as replicas:
-        node = await replicas.start(1)
-        await until(lambda: node.is_ready and node.core.is_writable)
-        assert node.core.self_id == node.core.limbo.owner_id == 1
+        face = await replicas.start(1)
+        await until(lambda: face.node.is_ready and face.node.core.is_writable)
+        assert face.node.core.self_id == face.node.core.limbo.owner_id == 1
         assert (tmp_path / "instance001" / f"{0:020}.snap").exists()
 
 
@@ -243,7 +251,7 @@ async def test_the_ballot_says_what_others_choose_by(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.MANUAL) as replicas:
         one = await replicas.start(1)
         ballot = replicas.members["instance001"].peers.ballot()
-        assert (ballot.instance_uuid, ballot.instance_name) == (one.uuid, "instance001")
+        assert (ballot.instance_uuid, ballot.instance_name) == (one.node.uuid, "instance001")
         assert (ballot.is_booted, ballot.is_ro, ballot.is_ro_cfg) == (False, True, False)
         assert ballot.can_lead
         await form(replicas, 2)
@@ -252,12 +260,12 @@ async def test_the_ballot_says_what_others_choose_by(tmp_path: Path) -> None:
         ballots = {name: member.peers.ballot() for name, member in replicas.members.items()}
         for name, ballot in ballots.items():
             assert (ballot.instance_name, ballot.is_booted) == (name, True)
-            assert ballot.is_ro == (ballot.instance_uuid != leader.uuid)
-            assert ballot.vclock == leader.core.vclock.without_local()
+            assert ballot.is_ro == (ballot.instance_uuid != leader.node.uuid)
+            assert ballot.vclock == leader.node.core.vclock.without_local()
             assert ballot.gc_vclock.without_local() == ballot.gc_vclock
-            assert ballot.registered_uuids == {node.uuid for node in replicas.nodes}
+            assert ballot.registered_uuids == {face.node.uuid for face in replicas.nodes}
         made_by = {ballot.bootstrap_leader_uuid for ballot in ballots.values()}
-        assert len(made_by) == 1 and made_by <= {node.uuid for node in replicas.nodes}
+        assert len(made_by) == 1 and made_by <= {face.node.uuid for face in replicas.nodes}
 
 
 async def test_a_join_waits_for_somebody_who_may_write(tmp_path: Path) -> None:
@@ -265,16 +273,16 @@ async def test_a_join_waits_for_somebody_who_may_write(tmp_path: Path) -> None:
     async with open_set(tmp_path, connect_timeout_s=0.3, election_mode=ElectionMode.MANUAL) as replicas:
         await form(replicas, 1, 2)
         leader = await replicas.wait_leader()
-        await until(lambda: all(len(node.following) == 1 for node in replicas.nodes))
+        await until(lambda: all(len(face.links.following) == 1 for face in replicas.nodes))
         assert isinstance(await leader.call(ev.DemoteRequested, timeout_s=5), ev.Demoted)
         with structlog.testing.capture_logs() as records:
             joiner = await replicas.start(3)
             await until(lambda: any(record["event"] == "join_retry" for record in records))
         assert "read-only" in next(r["message"] for r in records if r["event"] == "join_retry")
-        assert not joiner.has_core
+        assert not joiner.node.has_core
         assert isinstance(await leader.call(ev.PromoteRequested, timeout_s=5), ev.Promoted)
-        await until(lambda: joiner.is_ready)
-        assert joiner.core.self_id == 3
+        await until(lambda: joiner.node.is_ready)
+        assert joiner.node.core.self_id == 3
 
 
 @pytest.mark.parametrize("event", ["join_retry", "bootstrap_waiting"])
@@ -317,32 +325,32 @@ async def test_a_lost_directory_is_amnesia_until_all_others_were_heard(tmp_path:
         await form(replicas, 1, 2, 3)
         leader = await replicas.wait_leader()
         await create_space(leader)
-        victim = next(n for n in (1, 2, 3) if replicas.members[f"instance{n:03}"].node is not leader)
-        old_id = replicas.members[f"instance{victim:03}"].node.core.self_id
+        victim = next(n for n in (1, 2, 3) if replicas.members[f"instance{n:03}"].face is not leader)
+        old_id = replicas.members[f"instance{victim:03}"].face.node.core.self_id
         await replicas.stop(victim)
         for path in (tmp_path / f"instance{victim:03}").iterdir():
             path.unlink()
-        node = await replicas.start(victim)
-        await until(lambda: node.is_ready)
-        assert node.core.self_id == old_id
-        await until(lambda: node.core.acks_count and not node.directory.identity.amnesia)
+        face = await replicas.start(victim)
+        await until(lambda: face.node.is_ready)
+        assert face.node.core.self_id == old_id
+        await until(lambda: face.node.core.acks_count and not face.node.directory.identity.amnesia)
 
 
 async def test_a_join_killed_before_its_snapshot_starts_over(tmp_path: Path) -> None:
     """[M-26], answers 6: the identity file is there, some files of a join are; it comes back as itself."""
     async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
         await form(replicas, 1, 2)
-        node = await replicas.start(3)
-        await until(lambda: node.is_ready)
-        uuid, number = node.uuid, node.core.self_id
+        face = await replicas.start(3)
+        await until(lambda: face.node.is_ready)
+        uuid, number = face.node.uuid, face.node.core.self_id
         await replicas.stop(3)
         directory = tmp_path / "instance003"
         for path in directory.glob("*.snap"):
             path.rename(path.with_name(path.name + ".inprogress"))
-        identity = node.directory.identity
-        node.directory.save(replace(identity, replicaset_uuid=None))
-        node = await replicas.start(3)
-        await until(lambda: node.is_ready)
-        assert (node.uuid, node.core.self_id) == (uuid, number)
-        assert node.core.acks_count
+        identity = face.node.directory.identity
+        face.node.directory.save(replace(identity, replicaset_uuid=None))
+        face = await replicas.start(3)
+        await until(lambda: face.node.is_ready)
+        assert (face.node.uuid, face.node.core.self_id) == (uuid, number)
+        assert face.node.core.acks_count
         assert not list(directory.glob("*.inprogress"))

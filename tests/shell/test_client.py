@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -51,6 +52,22 @@ def test_one_endpoint_is_enough_to_find_the_leader(servers: list[FakeServer]) ->
     with connect(servers[2].address) as db:
         db.space("bands").insert([1])
     assert servers[0].rows == [[1]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_that_answers_is_found_among_silent_ones(servers: list[FakeServer], place: int) -> None:
+    """Who accepts a connection and says nothing is no reason not to hear the others."""
+    with contextlib.ExitStack() as silent:
+        addresses = []
+        for _ in range(2):
+            made = silent.enter_context(socket.create_server(("127.0.0.1", 0)))
+            addresses.append(f"127.0.0.1:{made.getsockname()[1]}")
+        addresses.insert(place, servers[0].address)
+        for _ in range(3):
+            with connect(addresses, timeout=5, wait_for_connection=False) as db:
+                assert db.leader() == servers[0].address
+            with connect(addresses, timeout=5, read_from="any", wait_for_connection=False) as db:
+                assert db.endpoint_of("instance001") == servers[0].address
 
 
 def test_a_refusal_with_a_hint_is_followed_with_the_same_request_id(

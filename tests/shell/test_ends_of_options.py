@@ -18,6 +18,8 @@ import yaml
 from synchro.config import Limits, Settings, doubtful
 from synchro.config.file import parse
 from synchro.config.located import compose
+from synchro.config.option import Effect
+from synchro.config.option import ends as number_ends
 from synchro.config.schema import INSTANCE, ROOT, check, leaves
 from synchro.instance import events as ev
 from tests.shell.memory_set import create_space, open_set, put, until, write
@@ -38,10 +40,10 @@ TOGETHER = {
 def ends() -> list[tuple[str, str]]:
     """(dotted option, value) for both ends of each number; where 0 means "never", the smallest one too."""
     found = []
-    for path, value in leaves(INSTANCE):
-        if value.ends is None or value.later:
+    for path, option in leaves(INSTANCE):
+        if (legal := number_ends(option.kind)) is None or option.effect is Effect.LATER:
             continue
-        low, high = value.ends
+        low, high = legal
         texts = [SMALLEST_SECONDS if 0 < low < 1 else f"{low:.0f}", f"{high:.0f}"]
         if low == 0:
             texts.append(SMALLEST_SECONDS if "interval" in path else "1")
@@ -87,10 +89,10 @@ async def make_progress(directory: Path, settings: dict[str, Any]) -> None:
             await replicas.wait_equal()
             await leader.checkpoint()
             follower = next(node for node in replicas.nodes if node is not leader)
-            number = int(follower.settings.instance_name[-3:])
+            number = int(follower.node.settings.instance_name[-3:])
             await replicas.stop(number)
             again = await replicas.start(number)
-            await until(lambda: again.is_ready)
+            await until(lambda: again.node.is_ready)
             outcome = None
             while not isinstance(outcome, ev.Committed):  # a leader may have resigned without its follower
                 outcome = await write(await replicas.wait_leader(), put(9))
@@ -161,8 +163,9 @@ async def test_instances_with_other_limits_understand_each_other(tmp_path: Path)
 def test_the_ends_are_legal_and_one_step_beyond_is_not() -> None:
     for option, text in ends():
         settings_with({option: text})
-    for path, value in leaves(INSTANCE):
-        for beyond in () if value.ends is None else (value.ends[0] - 1, value.ends[1] * 2):
+    for path, known in leaves(INSTANCE):
+        legal = number_ends(known.kind)
+        for beyond in () if legal is None else (legal[0] - 1, legal[1] * 2):
             nested: Any = int(beyond)
             for key in reversed(path):
                 nested = {key: nested}

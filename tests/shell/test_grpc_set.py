@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -15,7 +16,7 @@ from synchro.config import ElectionMode, PeerAddress, Settings
 from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
-from synchro.server.node import Node
+from synchro.server.face import Face
 from tests.shell.memory_set import create_space, put, until, write
 
 
@@ -31,7 +32,7 @@ def free_addresses(count: int) -> list[str]:
 
 
 @asynccontextmanager
-async def open_grpc_set(directory: Path, size: int = 3) -> AsyncIterator[list[Node]]:
+async def open_grpc_set(directory: Path, size: int = 3, **changes: Any) -> AsyncIterator[list[Face]]:
     peers = tuple(
         PeerAddress(f"instance{n:03}", address) for n, address in enumerate(free_addresses(size), start=1)
     )
@@ -50,8 +51,9 @@ async def open_grpc_set(directory: Path, size: int = 3) -> AsyncIterator[list[No
                 replication_timeout_s=0.25,
                 election_timeout_s=1,
             )
+            settings = replace(settings, **changes)
 
-            async def run(settings: Settings = settings, *, task_status: trio.TaskStatus[Node]) -> None:
+            async def run(settings: Settings = settings, *, task_status: trio.TaskStatus[Face]) -> None:
                 await run_instance(
                     settings, host=host, log=structlog.get_logger(), stop=stop, task_status=task_status
                 )
@@ -64,15 +66,15 @@ async def open_grpc_set(directory: Path, size: int = 3) -> AsyncIterator[list[No
 async def test_three_instances_commit_over_grpc(tmp_path: Path) -> None:
     """Join, elections, rows and acks through protobuf; a clean stop of all three at the end."""
     async with open_grpc_set(tmp_path) as nodes:
-        await until(lambda: all(node.is_ready for node in nodes))
-        await until(lambda: any(node.core.is_writable for node in nodes))
-        leader = next(node for node in nodes if node.core.is_writable)
+        await until(lambda: all(face.node.is_ready for face in nodes))
+        await until(lambda: any(face.node.core.is_writable for face in nodes))
+        leader = next(face for face in nodes if face.node.core.is_writable)
         await create_space(leader)
         for key in range(20):
             assert isinstance(await write(leader, put(key, "v" * 1000)), ev.Committed)
-        await until(lambda: all(node.core.memtx.count(512) == 20 for node in nodes))
-        await until(lambda: all(len(node.relays) == 2 for node in nodes))
-        assert len({node.replicaset_uuid for node in nodes}) == 1
+        await until(lambda: all(face.node.core.memtx.count(512) == 20 for face in nodes))
+        await until(lambda: all(len(face.links.relays) == 2 for face in nodes))
+        assert len({face.node.replicaset_uuid for face in nodes}) == 1
 
 
 async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
@@ -88,12 +90,12 @@ async def test_an_isolated_instance_runs_without_a_port(tmp_path: Path) -> None:
                 host: RpcHost = host,
                 stop: trio.Event = stop,
                 *,
-                task_status: trio.TaskStatus[Node],
+                task_status: trio.TaskStatus[Face],
             ) -> None:
                 await run_instance(
                     settings, host=host, log=structlog.get_logger(), stop=stop, task_status=task_status
                 )
 
-            node = await nursery.start(run)
-            await until(lambda node=node: node.is_ready)
+            face = await nursery.start(run)
+            await until(lambda face=face: face.node.is_ready)
             stop.set()

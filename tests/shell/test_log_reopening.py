@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from synchro.cli.processes import LOG_FILE
 from synchro.process import supervise
+from synchro.process.ready import LOG_FILE
 
 
 def test_a_pipe_without_a_reader_does_not_stop_the_instance(

@@ -6,6 +6,7 @@ identity file is kept.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pytest
 import structlog
 import trio
 
+from synchro.config import Settings
 from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.instance import events as ev
 from synchro.server import join
-from synchro.storage.identity import IDENTITY_NAME
+from synchro.server.directory import DataDirectory
+from synchro.storage.disk import RealDisk
+from synchro.storage.names import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
 
@@ -54,14 +58,14 @@ async def test_two_of_three_emptied_join_again_and_a_person_decides(tmp_path: Pa
     for one of them is enough: then the last one hears everybody."""
     async with open_set(tmp_path) as replicas:
         a, b, c = await a_set_with_rows(replicas)
-        uuids = [node_of(replicas, number).uuid for number in ALL]
+        uuids = [node_of(replicas, number).node.uuid for number in ALL]
         remove_data(directory(tmp_path, b))
         remove_data(directory(tmp_path, c))
         await start_all(replicas, b, c, a)
-        await until(lambda: all(len(node.following) == 2 for node in replicas.nodes))
+        await until(lambda: all(len(face.links.following) == 2 for face in replicas.nodes))
         await trio.sleep(1.5)  # three election timeouts
-        assert not any(node.core.is_writable for node in replicas.nodes)
-        assert [node_of(replicas, number).uuid for number in ALL] == uuids
+        assert not any(face.node.core.is_writable for face in replicas.nodes)
+        assert [node_of(replicas, number).node.uuid for number in ALL] == uuids
         for number, other in ((b, c), (c, b)):
             info = node_of(replicas, number).info()["amnesia"]
             whys = {one["name"]: one["why"] for one in info["must_hear"]}
@@ -74,8 +78,8 @@ async def test_two_of_three_emptied_join_again_and_a_person_decides(tmp_path: Pa
         leader = await replicas.wait_leader()
         assert isinstance(await write(leader, put(5)), ev.Committed)
         await replicas.wait_equal()
-        assert all(keys(node) == list(range(6)) for node in replicas.nodes)
-        await until(lambda: not any(node.directory.identity.amnesia for node in replicas.nodes))
+        assert all(keys(face) == list(range(6)) for face in replicas.nodes)
+        await until(lambda: not any(face.node.directory.identity.amnesia for face in replicas.nodes))
 
 
 async def test_a_member_killed_while_it_joins_again_starts_that_over(
@@ -97,17 +101,17 @@ async def test_a_member_killed_while_it_joins_again_starts_that_over(
             await replicas.members[f"instance{c:03}"].ended.wait()
         assert list(directory(tmp_path, c).glob("*.xlog")), "it came that far"
         await replicas.start(c)
-        await until(lambda: node_of(replicas, c).is_ready)
+        await until(lambda: node_of(replicas, c).node.is_ready)
         await replicas.wait_equal()
         assert keys(node_of(replicas, c)) == list(range(5))
-        await until(lambda: not node_of(replicas, c).directory.identity.amnesia)
+        await until(lambda: not node_of(replicas, c).node.directory.identity.amnesia)
 
 
 async def test_all_emptied_wait_and_each_names_the_command(tmp_path: Path) -> None:
     """Nobody makes a new set by himself; when a person says so on every member, it is a new one."""
     async with open_set(tmp_path, connect_timeout_s=0.3) as replicas:
         await a_set_with_rows(replicas)
-        former = node_of(replicas, 1).directory.identity.replicaset_uuid
+        former = node_of(replicas, 1).node.directory.identity.replicaset_uuid
         for number in ALL:
             remove_data(directory(tmp_path, number))
         with structlog.testing.capture_logs() as records:
@@ -116,7 +120,7 @@ async def test_all_emptied_wait_and_each_names_the_command(tmp_path: Path) -> No
             await until(lambda: all("Nobody has it" in (waits(records, n) or [""])[-1] for n in ALL))
             await trio.sleep(0.7)  # more than `connect_timeout`: a majority is not enough either
         for number in ALL:
-            assert not node_of(replicas, number).has_core
+            assert not node_of(replicas, number).node.has_core
             last = waits(records, number)[-1]
             assert "--new-set" in last
             assert "gives up" in last
@@ -127,15 +131,15 @@ async def test_all_emptied_wait_and_each_names_the_command(tmp_path: Path) -> No
             await replicas.stop(number)
             await replicas.start(number, new_set=True)
         await trio.sleep(0.7)
-        assert not any(node.has_core for node in replicas.nodes)  # the third may have been forgotten
+        assert not any(face.node.has_core for face in replicas.nodes)  # the third may have been forgotten
         await replicas.stop(3)
         await replicas.start(3, new_set=True)
         await replicas.wait_ready()
         leader = await replicas.wait_leader()
-        assert {node.directory.identity.replicaset_uuid for node in replicas.nodes} != {former}
+        assert {face.node.directory.identity.replicaset_uuid for face in replicas.nodes} != {former}
         await create_space(leader)
         assert isinstance(await write(leader, put(1)), ev.Committed)
-        assert not any(node.directory.identity.amnesia for node in replicas.nodes)
+        assert not any(face.node.directory.identity.amnesia for face in replicas.nodes)
 
 
 async def test_the_data_may_come_back_while_the_others_wait(tmp_path: Path) -> None:
@@ -148,10 +152,10 @@ async def test_the_data_may_come_back_while_the_others_wait(tmp_path: Path) -> N
         assert f"instance{a:03} (does not answer)" in waits(records, b)[-1]
         assert "--new-set" not in waits(records, b)[-1]  # others may have it
         await start_all(replicas, a, c)
-        await until(lambda: node_of(replicas, b).is_ready)
+        await until(lambda: node_of(replicas, b).node.is_ready)
         await replicas.wait_leader()
         await replicas.wait_equal()
-        await until(lambda: not node_of(replicas, b).directory.identity.amnesia)
+        await until(lambda: not node_of(replicas, b).node.directory.identity.amnesia)
         assert keys(node_of(replicas, b)) == list(range(5))
 
 
@@ -169,7 +173,7 @@ async def test_a_new_set_is_not_made_beside_an_emptied_member(tmp_path: Path) ->
                 await replicas.start(number)
             await until(lambda: bool(waits(records, b)) and bool(waits(records, c)))
             await trio.sleep(0.7)
-        assert not any(node.has_core for node in replicas.nodes)
+        assert not any(face.node.has_core for face in replicas.nodes)
         assert f"instance{a:03} lost the data" in waits(records, b)[-1]
 
 
@@ -183,9 +187,9 @@ async def test_who_is_told_to_forget_a_set_that_lives_joins_it_in_amnesia(tmp_pa
         await start_all(replicas, a, c)
         await replicas.wait_leader()
         with structlog.testing.capture_logs() as records:
-            node = await replicas.start(b, new_set=True)
-            await until(lambda: node.is_ready)
-            await until(lambda: not node.directory.identity.amnesia)
+            face = await replicas.start(b, new_set=True)
+            await until(lambda: face.node.is_ready)
+            await until(lambda: not face.node.directory.identity.amnesia)
         assert "amnesia" in {r["event"] for r in records if r["instance"] == f"instance{b:03}"}
 
 
@@ -230,16 +234,16 @@ async def test_an_emptied_member_does_not_join_another_set(tmp_path: Path) -> No
         assert isinstance(member.error, ReplicasetUuidMismatch)
         assert "--new-set" in member.error.message
         await replicas.start(a, new_set=True)
-        await until(lambda: node_of(replicas, a).is_ready)
-        assert not node_of(replicas, a).directory.identity.amnesia
+        await until(lambda: node_of(replicas, a).node.is_ready)
+        assert not node_of(replicas, a).node.directory.identity.amnesia
 
 
 async def test_alone_an_emptied_instance_says_what_to_do(tmp_path: Path) -> None:
     """There is nobody to wait for."""
     async with open_set(tmp_path, size=1) as replicas:
-        node = await replicas.start(1)
+        face = await replicas.start(1)
         await replicas.wait_leader()
-        former = node.directory.identity.replicaset_uuid
+        former = face.node.directory.identity.replicaset_uuid
         await replicas.stop(1)
         remove_data(directory(tmp_path, 1))
         await replicas.start(1)
@@ -248,9 +252,9 @@ async def test_alone_an_emptied_instance_says_what_to_do(tmp_path: Path) -> None
         assert member.error is not None
         assert "--new-set" in member.error.message
         assert str(former) in member.error.message
-        node = await replicas.start(1, new_set=True)
+        face = await replicas.start(1, new_set=True)
         await replicas.wait_leader()
-        assert node.directory.identity.replicaset_uuid not in (None, former)
+        assert face.node.directory.identity.replicaset_uuid not in (None, former)
 
 
 # --- MEND-D3: snapshots ---------------------------------------------------------------------------------
@@ -259,28 +263,28 @@ async def test_alone_an_emptied_instance_says_what_to_do(tmp_path: Path) -> None
 async def test_a_damaged_snapshot_is_set_aside_and_is_no_floor(tmp_path: Path) -> None:
     """The instance starts from the older one and the log, says so once, and its next checkpoints clean up."""
     async with open_set(tmp_path, size=1) as replicas:
-        node = await replicas.start(1)
+        face = await replicas.start(1)
         await replicas.wait_leader()
-        await create_space(node)
+        await create_space(face)
         for key in range(3):
-            assert isinstance(await write(node, put(key)), ev.Committed)
-            await node.checkpoint()
+            assert isinstance(await write(face, put(key)), ev.Committed)
+            await face.checkpoint()
         await replicas.stop(1)
         home = directory(tmp_path, 1)
         newest = max(home.glob("*.snap"))
         newest.write_bytes(b"")
         with structlog.testing.capture_logs() as records:
-            node = await replicas.start(1)
+            face = await replicas.start(1)
             await replicas.wait_leader()
         warned = [record for record in records if record["event"] == "snapshot_damaged"]
         assert [record["file"] for record in warned] == [f"{newest}.damaged"]
-        assert keys(node) == [0, 1, 2]
+        assert keys(face) == [0, 1, 2]
         for key in range(3, 6):
-            assert isinstance(await write(node, put(key)), ev.Committed)
-            await node.checkpoint()
+            assert isinstance(await write(face, put(key)), ev.Committed)
+            await face.checkpoint()
         kept = sorted(path.name for path in home.glob("*.snap"))
         assert len(kept) == 2
-        assert node.wal.files[0].vclock.signature >= int(newest.name.split(".")[0])
+        assert face.node.wal.files[0].vclock.signature >= int(newest.name.split(".")[0])
         await replicas.stop(1)
 
 
@@ -302,11 +306,11 @@ async def test_the_advice_for_a_damaged_snapshot_works(tmp_path: Path) -> None:
         for path in home.iterdir():
             if path.name != IDENTITY_NAME:
                 path.rename(tmp_path / "away" / path.name)
-        node = await replicas.start(b)
-        await until(lambda: node.is_ready and not node.directory.identity.amnesia)
+        face = await replicas.start(b)
+        await until(lambda: face.node.is_ready and not face.node.directory.identity.amnesia)
         await replicas.wait_leader()
         await replicas.wait_equal()
-        assert keys(node) == list(range(5))
+        assert keys(face) == list(range(5))
 
 
 async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) -> None:
@@ -343,8 +347,8 @@ async def test_without_its_identity_the_data_is_left_alone(tmp_path: Path) -> No
 
         for path in home.iterdir():
             path.unlink()
-        node = await replicas.start(b)
-        await until(lambda: node.is_ready and node.info()["amnesia"] is None)
+        face = await replicas.start(b)
+        await until(lambda: face.node.is_ready and face.info()["amnesia"] is None)
         await replicas.wait_equal()
 
 
@@ -357,7 +361,7 @@ async def test_rows_that_no_log_holds_any_more_are_named(tmp_path: Path) -> None
         await replicas.stop(c)
         remove_data(directory(tmp_path, c))
         await replicas.start(c)
-        await until(lambda: node_of(replicas, c).is_ready and 1 in keys(node_of(replicas, c)))
+        await until(lambda: node_of(replicas, c).node.is_ready and 1 in keys(node_of(replicas, c)))
         await replicas.stop(a)
         await replicas.start(b)
 
@@ -367,3 +371,22 @@ async def test_rows_that_no_log_holds_any_more_are_named(tmp_path: Path) -> None
 
         await until(lambda: upstream().get("reason") == "XLOG_GAP")
         assert "Missing .xlog file" in upstream()["message"]
+
+
+@pytest.mark.parametrize("call", ["listdir", "unlink", "sync_dir"])
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A bare OSError told neither what the start was about nor what to do."""
+    settings = Settings(wal_dir=str(tmp_path), snapshot_dir=str(tmp_path))
+    opened = DataDirectory.open(RealDisk(), settings)
+    left = tmp_path / "00000000000000000000.xlog"
+    left.write_bytes(b"x")
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(opened.disk, call, refuse)
+    with pytest.raises(DiskFailed, match="Read-only file system") as info:
+        opened.begin_first_start()
+    opened.close()
+    assert info.value.details["file"] == str(left if call == "unlink" else tmp_path)
+    assert info.value.details["errno"] == str(errno.EROFS)

@@ -17,7 +17,7 @@ import trio
 
 from synchro.config import WalMode
 from synchro.instance import events as ev
-from synchro.server.node import Node
+from synchro.server.face import Face
 from synchro.storage.disk import RealDisk
 from synchro.storage.recovery import open_xlog
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
@@ -73,25 +73,25 @@ async def start_all(replicas: MemorySet, *numbers: int) -> None:
 
 async def numbered_leader(replicas: MemorySet) -> tuple[int, list[int]]:
     leader = await replicas.wait_leader()
-    number = int(leader.settings.instance_name[-3:])
+    number = int(leader.node.settings.instance_name[-3:])
     return number, [other for other in (1, 2, 3) if other != number]
 
 
-def node_of(replicas: MemorySet, number: int) -> Node:
-    return replicas.members[f"instance{number:03}"].node
+def node_of(replicas: MemorySet, number: int) -> Face:
+    return replicas.members[f"instance{number:03}"].face
 
 
-def keys(node: Node) -> list[object]:
-    return [row[0] for row in node.core.memtx.select(512)]
+def keys(face: Face) -> list[object]:
+    return [row[0] for row in face.node.core.memtx.select(512)]
 
 
-def is_noted(node: Node) -> bool:
+def is_noted(face: Face) -> bool:
     """What its log has, and what others acknowledged: soon after they have it."""
-    file = node.directory.identity_file
+    file = face.node.directory.identity_file
     return (file.log, file.acks) == (file.notes.log, file.notes.acks)
 
 
-async def put_all(leader: Node, *, batch: int) -> None:
+async def put_all(leader: Face, *, batch: int) -> None:
     """The rows 0 to 99; returns when all are acknowledged."""
     for first in range(0, ROWS, batch):
         outcomes: list[ev.Outcome] = []
@@ -110,7 +110,7 @@ async def formed(replicas: MemorySet) -> tuple[int, int, int]:
     a, (b, c) = await numbered_leader(replicas)
     await create_space(node_of(replicas, a))
     await replicas.wait_equal()
-    await until(lambda: all(len(node.following) == 2 for node in replicas.nodes))
+    await until(lambda: all(len(face.links.following) == 2 for face in replicas.nodes))
     return a, b, c
 
 
@@ -119,7 +119,7 @@ async def written_by_two(replicas: MemorySet) -> tuple[int, int, int]:
     a, b, c = await formed(replicas)
     await replicas.kill(c)
     await put_all(node_of(replicas, a), batch=5)
-    await until(lambda: all(is_noted(node) for node in replicas.nodes))
+    await until(lambda: all(is_noted(face) for face in replicas.nodes))
     await replicas.kill(a, b)
     return a, b, c
 
@@ -138,14 +138,14 @@ async def test_who_lost_its_log_elects_nobody(damage: Callable[[Path], None], tm
             await replicas.start(c)
             for _ in range(20):  # four election timeouts
                 await trio.sleep(0.1)
-                cores = [node.core for node in replicas.nodes if node.has_core]
+                cores = [face.node.core for face in replicas.nodes if face.node.has_core]
                 assert not any(core.is_writable or core.raft.is_leader for core in cores)
         if damage is not remove_data:  # it joins C again, and waits for A then
             assert "log_incomplete" in {record["event"] for record in records}
-        node = node_of(replicas, b)
-        await until(lambda: node.is_ready)
-        assert node.directory.identity.amnesia
-        info = node.info()["amnesia"]
+        face = node_of(replicas, b)
+        await until(lambda: face.node.is_ready)
+        assert face.node.directory.identity.amnesia
+        info = face.info()["amnesia"]
         assert f"instance{a:03}" in [other["name"] for other in info["must_hear"]]
         assert "--force-trust" in info["next"]
         told = [record for record in records if record["event"] == "amnesia"]
@@ -154,9 +154,9 @@ async def test_who_lost_its_log_elects_nobody(damage: Callable[[Path], None], tm
         await replicas.start(a)
         await replicas.wait_leader()
         await replicas.wait_equal()
-        for node in replicas.nodes:
-            assert keys(node) == list(range(ROWS))
-        await until(lambda: not any(n.directory.identity.amnesia for n in replicas.nodes))
+        for face in replicas.nodes:
+            assert keys(face) == list(range(ROWS))
+        await until(lambda: not any(n.node.directory.identity.amnesia for n in replicas.nodes))
         assert node_of(replicas, b).info()["amnesia"] is None
 
 
@@ -168,17 +168,17 @@ async def test_an_old_copy_is_known_by_those_who_remember_its_acks(tmp_path: Pat
         await replicas.stop(b)
         shutil.copytree(tmp_path / f"instance{b:03}", tmp_path / "copy")
         await replicas.start(b)
-        await until(lambda: all(len(node.following) == 2 for node in replicas.nodes))
+        await until(lambda: all(len(face.links.following) == 2 for face in replicas.nodes))
         await replicas.kill(c)
         for key in range(10):  # of A: B's own LSNs tell nothing
             assert isinstance(await write(node_of(replicas, a), put(key)), ev.Committed)
-        await until(lambda: all(is_noted(node) for node in replicas.nodes))
+        await until(lambda: all(is_noted(face) for face in replicas.nodes))
         await replicas.kill(a, b)
         shutil.rmtree(tmp_path / f"instance{b:03}")
         shutil.copytree(tmp_path / "copy", tmp_path / f"instance{b:03}")
         with structlog.testing.capture_logs() as records:
             await start_all(replicas, a, b)
-            await until(lambda: node_of(replicas, b).directory.identity.amnesia)
+            await until(lambda: node_of(replicas, b).node.directory.identity.amnesia)
         assert "log_incomplete" not in {record["event"] for record in records}
         assert "amnesia_began" in {record["event"] for record in records}
         await replicas.start(c)
@@ -202,7 +202,7 @@ async def test_an_honest_kill_of_all_elects_again(mode: WalMode, tmp_path: Path)
         await start_all(replicas, b, a)
         leader = await replicas.wait_leader()
         await until(lambda: keys(leader) == list(range(ROWS + 1)))
-        assert not any(node.directory.identity.amnesia for node in replicas.nodes)
+        assert not any(face.node.directory.identity.amnesia for face in replicas.nodes)
 
 
 async def test_force_trust_elects_with_what_is_left(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_force_trust_elects_with_what_is_left(tmp_path: Path) -> None:
         _, b, c = await written_by_two(replicas)
         cut_to_a_quarter(tmp_path / f"instance{b:03}")
         await start_all(replicas, b, c)
-        assert node_of(replicas, b).directory.identity.amnesia
+        assert node_of(replicas, b).node.directory.identity.amnesia
         await replicas.stop(b)
         with structlog.testing.capture_logs() as records:
             await replicas.start(b, force_trust=True)
@@ -227,9 +227,9 @@ async def test_writes_in_one_frame_are_noted_too(tmp_path: Path) -> None:
         a, b, c = await formed(replicas)
         await replicas.kill(c)
         await put_all(node_of(replicas, a), batch=ROWS)
-        await until(lambda: all(is_noted(node) for node in replicas.nodes))
+        await until(lambda: all(is_noted(face) for face in replicas.nodes))
         await replicas.kill(a, b)
-        noted = node_of(replicas, b).directory.identity_file.notes
+        noted = node_of(replicas, b).node.directory.identity_file.notes
         assert noted.log is not None
         with open_xlog(RealDisk(), str(last_log(tmp_path / f"instance{b:03}"))) as reader:
             ends = [block.next_offset for block in reader.blocks() if block.rows]
@@ -241,26 +241,26 @@ async def test_who_lost_even_the_registrations_joins_again(tmp_path: Path) -> No
     behind it, so their logs do not begin early enough. Trusted, it would be a set of one beside them."""
     async with open_set(tmp_path) as replicas:
         await formed(replicas)
-        first = next(node for node in replicas.nodes if node.core.self_id == 1)
-        one = int(first.settings.instance_name[-3:])
+        first = next(face for face in replicas.nodes if face.node.core.self_id == 1)
+        one = int(first.node.settings.instance_name[-3:])
         others = [number for number in (1, 2, 3) if number != one]
         await put_all(await replicas.wait_leader(), batch=5)
         await replicas.wait_equal()
         await replicas.kill(1, 2, 3)
         remove_all(tmp_path / f"instance{one:03}")
-        node = await replicas.start(one)
-        await until(lambda: node.is_ready)
-        info = node.info()["amnesia"]
+        face = await replicas.start(one)
+        await until(lambda: face.node.is_ready)
+        info = face.info()["amnesia"]
         assert [who["name"] for who in info["must_hear"]] == [f"instance{other:03}" for other in others]
         assert info["next"].startswith("start ")
 
         await start_all(replicas, *others)
-        await until(lambda: "instance.identity" in node.info()["amnesia"]["next"])
-        assert "--force-trust" not in node.info()["amnesia"]["next"]
+        await until(lambda: "instance.identity" in face.info()["amnesia"]["next"])
+        assert "--force-trust" not in face.info()["amnesia"]["next"]
         await replicas.stop(one)
         remove_data(tmp_path / f"instance{one:03}")
-        node = await replicas.start(one)
-        await until(lambda: node.is_ready and node.info()["amnesia"] is None)
+        face = await replicas.start(one)
+        await until(lambda: face.node.is_ready and face.info()["amnesia"] is None)
         await replicas.wait_leader()
         await replicas.wait_equal()
-        assert keys(node) == list(range(ROWS))
+        assert keys(face) == list(range(ROWS))

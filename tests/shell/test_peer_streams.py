@@ -9,28 +9,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import grpc
 import pytest
 import trio
 
-from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.errors import ProtocolVersion, RemoteProtocolError, SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
-from synchro.rpc import peer_service
+from synchro.replication.ballot import Ballot
+from synchro.rpc import peer_service, status
+from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import open_rpc_host
-from synchro.rpc.peer_transport import open_grpc_transport
-from synchro.server.transport import (
-    Accepted,
-    Ballot,
-    Frame,
-    Heartbeat,
-    Hello,
-    LinkLost,
-    MemoryNetwork,
-    PeerAck,
-    RelayStream,
-    Transport,
-)
+from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
+from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
+from synchro.server.transport import RelayStream, Transport
+from synchro.testing.memory_network import MemoryNetwork
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 Serve = Callable[[RelayStream], Awaitable[None]]
@@ -83,7 +77,7 @@ async def test_messages_come_in_order_until_the_stream_ends(kind: str) -> None:
     async def serve(stream: RelayStream) -> None:
         for number in range(100):
             stream.send_nowait(frame(number))
-        await trio.sleep(0.05)
+        await stream.wait_sent()  # what waits when a link is cut may be lost
         raise LinkLost("the subscription was cut")
 
     seen: list[Accepted | Frame] = []
@@ -95,6 +89,43 @@ async def test_messages_come_in_order_until_the_stream_ends(kind: str) -> None:
                     await trio.sleep(0.02)  # some are here already: they come first
                     await stream.deliver(seen.append)
     assert seen == [frame(number) for number in range(100)]
+
+
+@pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
+@pytest.mark.parametrize("method", ["Join", "Subscribe"])
+async def test_another_version_of_the_protocol_is_refused_by_its_name(method: str, version: int) -> None:
+    """Nothing of ours failed, so INTERNAL would be wrong: whoever asks reads both versions."""
+    ends = {"Join": pb.JoinRequest, "Subscribe": pb.SubscribeRequest}
+    request = pb.JoinRequest(protocol_version=version, instance_uuid="joiner")
+    if method == "Subscribe":
+        request = pb.SubscribeRequest(hello=pb.Hello(protocol_version=version))
+
+    async def serve(stream: RelayStream) -> None:
+        raise AssertionError("it was let in")
+
+    with trio.fail_after(20):
+        async with open_rpc_host() as host:
+            endpoint = Endpoint(serve)
+            server = await host.serve(
+                "127.0.0.1:0",
+                lambda s: peer_service.register(s, host, endpoint),  # type: ignore[arg-type]
+            )
+            async with host.channel(server.address) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    async with channel.duplex(
+                        SERVICE + method,
+                        serializer=ends[method].SerializeToString,
+                        deserializer=lambda data: data,
+                    ) as stream:
+                        stream.send_nowait(request)
+                        await stream.receive()
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    error = status.from_rpc_error(refused.value)
+    assert isinstance(error, ProtocolVersion)
+    assert error.message == (
+        f"peer protocol version {version} is not supported, this instance speaks 1; nothing was done"
+    )
+    assert (error.details["version"], error.details["supported"]) == (str(version), "1")
 
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])

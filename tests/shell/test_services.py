@@ -22,6 +22,7 @@ from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import ClientPuts, ClientWrites
+from synchro.ro_reason import RoReason
 from synchro.rpc import data_service
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
@@ -82,7 +83,7 @@ async def serving(limits: Limits | None = None) -> AsyncIterator[tuple[FakeNode,
     with trio.fail_after(30):
         async with open_rpc_host() as host, trio.open_nursery() as nursery:
             node = FakeNode(host, limits)
-            services = ClientServices(node)
+            services = ClientServices(node, host)
             nursery.start_soon(services.run)
             server = await host.serve("127.0.0.1:0", services.register)
             async with host.channel(server.address) as channel:
@@ -208,7 +209,7 @@ async def test_a_client_that_goes_away_is_dropped() -> None:
 async def test_a_refusal_tells_who_leads() -> None:
     async with serving() as (node, client):
         await with_bands(client)
-        node.instance.ro_reason = "election"
+        node.instance.ro_reason = RoReason.ELECTION
         node.leader_facts = LeaderFacts(InstanceId(2), "instance002", "h:2", Term(3))
         error = await client.refusal("Execute", ops=[insert(1, "a")])
         assert isinstance(error, errors.ReadOnly)
@@ -814,7 +815,7 @@ async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
             first = await anext(replies)
             assert first.is_writable
             assert first.leader == 0
-            node.instance.ro_reason = "election"
+            node.instance.ro_reason = RoReason.ELECTION
             node.leader_facts = LeaderFacts(InstanceId(2), "instance002", "h:2", Term(3))
             node.change()
             second = await anext(replies)
@@ -897,7 +898,7 @@ async def test_health_follows_the_node() -> None:
 
         for service in ("", "synchro.v1.DataService", "rw", "quorum"):
             await until(lambda service=service: is_serving(service))  # type: ignore[misc]
-        node.instance.ro_reason = "config"
+        node.instance.ro_reason = RoReason.CONFIG
         node.change()
         while await is_serving("rw"):
             await trio.sleep(0.01)

@@ -19,9 +19,10 @@ from synchro.ids import CallId, RequestId
 from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.rpc.generated.v1 import data_pb2
+from synchro.rpc.host import open_rpc_host
 from synchro.rpc.status import from_status
-from synchro.server.node import Node
-from synchro.storage import xrow
+from synchro.server.face import Face
+from synchro.storage import row_body
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_node import majority_lost
@@ -31,15 +32,15 @@ SYNC, ASYNC = 512, 513
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[tuple[Node, Client]]:
+async def serving(directory: Path) -> AsyncIterator[tuple[Face, Client]]:
     """A set of one with the spaces 512 (synchronous) and 513."""
     with trio.fail_after(30):
-        async with open_grpc_set(directory, 1) as (node,):
-            await until(lambda: node.is_ready and node.core.is_writable)
-            await create_space(node, SYNC)
-            await create_space(node, ASYNC, is_sync=False)
-            async with node.host.channel(node.settings.listen) as channel:
-                yield node, Client(channel)
+        async with open_grpc_set(directory, 1) as (face,), open_rpc_host() as host:
+            await until(lambda: face.node.is_ready and face.node.core.is_writable)
+            await create_space(face, SYNC)
+            await create_space(face, ASYNC, is_sync=False)
+            async with host.channel(face.node.settings.listen) as channel:
+                yield face, Client(channel)
 
 
 def op(kind: str, *fields: Any, space_id: int = SYNC) -> Any:
@@ -152,14 +153,14 @@ async def test_a_frame_of_everything_is_answered_call_by_call(
 
 async def test_a_frame_as_large_as_it_may_be_is_answered_in_order(tmp_path: Path) -> None:
     """Several transactions share it, each as large as one may be; the answers fit a few messages."""
-    async with serving(tmp_path) as (node, client), streaming(client) as stream:
+    async with serving(tmp_path) as (face, client), streaming(client) as stream:
         stream.send(*(named(n, op("insert", n, "v")) for n in range(1, 4097)))
         results = await stream.results_of(*range(1, 4097))
         lsns = [result.reply.txn_lsn for result in results]
         assert lsns == list(range(lsns[0], lsns[0] + 4096))
         assert list(stream.results) == list(range(1, 4097))
         assert stream.frames < 20
-        assert node.core.memtx.count(SYNC) == 4096
+        assert face.node.core.memtx.count(SYNC) == 4096
 
 
 def ranges_of(frame: Any) -> list[tuple[int, int]]:
@@ -225,28 +226,28 @@ async def test_a_run_that_is_halved_is_answered_range_by_range(tmp_path: Path) -
 # --- the node -------------------------------------------------------------------------------------------
 
 
-def puts_of(node: Node, count: int, first: int = 1) -> ev.ClientPuts:
+def puts_of(face: Face, count: int, first: int = 1) -> ev.ClientPuts:
     tuples = [msgpack.packb((key, "v")) for key in range(first, first + count)]
     ids = [RequestId(key.to_bytes(16, "big")) for key in range(first, first + count)]
-    calls: list[CallId] = [node.new_call_id() for _ in tuples]
-    return ev.ClientPuts(calls, xrow.insert_all(RowType.INSERT, SYNC, tuples), ids, [None] * count)
+    calls: list[CallId] = [face.new_call_id() for _ in tuples]
+    return ev.ClientPuts(calls, row_body.insert_all(RowType.INSERT, SYNC, tuples), ids, [None] * count)
 
 
-async def alone(replicas: MemorySet, **changes: Any) -> Node:
-    node = await replicas.start(1, **changes)
-    await until(lambda: node.is_ready and node.core.is_writable)
-    await create_space(node)
-    return node
+async def alone(replicas: MemorySet, **changes: Any) -> Face:
+    face = await replicas.start(1, **changes)
+    await until(lambda: face.node.is_ready and face.node.core.is_writable)
+    await create_space(face)
+    return face
 
 
 async def test_every_call_of_a_run_gets_its_own_outcome_from_the_node(tmp_path: Path) -> None:
     """N2: one step, and one entry of the timer for all."""
     async with open_set(tmp_path, size=1) as replicas:
-        node = await alone(replicas)
-        await write(node, put(3))
+        face = await alone(replicas)
+        await write(face, put(3))
         got: dict[int, ev.Outcome] = {}
-        puts = puts_of(node, 8)
-        node.submit_puts(puts, got.__setitem__, 5.0)
+        puts = puts_of(face, 8)
+        face.submit_puts(puts, got.__setitem__, 5.0)
         await until(lambda: len(got) == 8)
         kinds = [type(got[call]).__name__ for call in puts.call_ids]
         assert kinds == ["Committed"] * 2 + ["Rejected"] + ["CommittedTogether"] * 5
@@ -260,14 +261,14 @@ async def test_every_call_of_a_run_gets_its_own_outcome_from_the_node(tmp_path: 
 async def test_a_run_beyond_the_limit_of_calls_is_refused_in_its_end(tmp_path: Path) -> None:
     """As single writes are: as many as there is room for are done."""
     async with open_set(tmp_path, size=1) as replicas:
-        node = await alone(replicas, limits=Limits(waiting_calls_max=5))
+        face = await alone(replicas, limits=Limits(waiting_calls_max=5))
         got: dict[int, ev.Outcome] = {}
-        puts = puts_of(node, 8)
-        node.submit_puts(puts, got.__setitem__, 5.0)
+        puts = puts_of(face, 8)
+        face.submit_puts(puts, got.__setitem__, 5.0)
         await until(lambda: len(got) == 8)
         kinds = [type(got[call]).__name__ for call in puts.call_ids]
         assert kinds == ["Committed"] * 5 + ["Rejected"] * 3
-        assert node.core.memtx.count(SYNC) == 5
+        assert face.node.core.memtx.count(SYNC) == 5
 
 
 async def test_callers_of_a_run_time_out_one_by_one_with_their_own_lsns(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from google.protobuf.struct_pb2 import ListValue
 from synchro.config import MIB, Limits
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, schema_pb2
 from synchro.rpc.host import RpcChannel, open_rpc_host
-from synchro.server.node import Node
+from synchro.server.face import Face
 from tests.shell.memory_set import until
 from tests.shell.test_grpc_set import open_grpc_set
 
@@ -52,8 +52,8 @@ class Watch:
 class Busy:
     """One writable instance, a channel to it, and a watch over its loop."""
 
-    def __init__(self, node: Node, channel: RpcChannel, watch: Watch) -> None:
-        self.node = node
+    def __init__(self, face: Face, channel: RpcChannel, watch: Watch) -> None:
+        self.face = face
         self.channel = channel
         self.watch = watch
 
@@ -89,13 +89,13 @@ async def busy_instance(directory: Path) -> AsyncIterator[Busy]:
             open_rpc_host() as host,
             trio.open_nursery() as nursery,
         ):
-            (node,) = nodes
-            await until(lambda: node.is_ready and node.core.is_writable)
+            (face,) = nodes
+            await until(lambda: face.node.is_ready and face.node.core.is_writable)
             watch = Watch()
             nursery.start_soon(watch.run)
-            assert node.listen is not None
-            async with host.channel(node.listen) as channel:
-                busy = Busy(node, channel, watch)
+            assert face.node.listen is not None
+            async with host.channel(face.node.listen) as channel:
+                busy = Busy(face, channel, watch)
                 space = schema_pb2.CreateSpaceRequest(name="t", is_sync=True)
                 assert await busy.call(SCHEMA + "CreateSpace", space.SerializeToString()) == ""
                 index = schema_pb2.CreateIndexRequest(space="t", name="pk")
@@ -276,13 +276,13 @@ async def reads_and_definitions(busy: Busy, rows: int) -> dict[str, float]:
         "offsets": await busy.silence_of(
             *[partial(busy.call, DATA + "Select", one.SerializeToString()) for one in (far, back)] * 20
         ),
-        "a snapshot": await busy.silence_of(lambda: busy.node.checkpoint()),
+        "a snapshot": await busy.silence_of(lambda: busy.face.checkpoint()),
     }
     index = schema_pb2.CreateIndexRequest(space="t", name="second", unique=False)
     index.parts.add(field=3, type="unsigned")
     index.parts.add(field=2, type="string")
     index.timeout.FromSeconds(100)
-    memtx = busy.node.core.memtx
+    memtx = busy.face.node.core.memtx
 
     async def and_let_go(call: Callable[[], Awaitable[object]]) -> None:
         assert await call() == ""

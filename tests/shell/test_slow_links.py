@@ -18,7 +18,7 @@ from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.server.applier import Status
-from synchro.server.node import Node
+from synchro.server.face import Face
 from tests.shell.memory_set import create_space, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 from tests.slow_link import SlowLink, slow_link
@@ -36,16 +36,16 @@ class Pair:
     link: SlowLink
     settings: list[Settings]
     nursery: trio.Nursery
-    owner: Node = field(init=False)
-    follower: Node = field(init=False)
+    owner: Face = field(init=False)
+    follower: Face = field(init=False)
     _stop: list[trio.Event] = field(default_factory=lambda: [trio.Event(), trio.Event()])
     _ended: list[trio.Event] = field(default_factory=lambda: [trio.Event(), trio.Event()])
 
-    async def start(self, number: int) -> Node:
+    async def start(self, number: int) -> Face:
         self._stop[number] = trio.Event()
         self._ended[number] = trio.Event()
 
-        async def run(*, task_status: trio.TaskStatus[Node]) -> None:
+        async def run(*, task_status: trio.TaskStatus[Face]) -> None:
             await run_instance(
                 self.settings[number],
                 host=self.host,
@@ -72,7 +72,7 @@ class Pair:
 
     async def wait_count(self, count: int, *, within_s: float) -> None:
         with trio.fail_after(within_s):
-            while not self.follower.is_ready or self.follower.core.memtx.count(SPACE) < count:  # noqa: ASYNC110
+            while not self.follower.node.is_ready or self.follower.node.core.memtx.count(SPACE) < count:  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
 
@@ -109,11 +109,11 @@ async def open_pair(
         ]
         pair = Pair(host, link, settings, nursery)
         pair.owner = await pair.start(0)
-        await until(lambda: pair.owner.is_ready)
+        await until(lambda: pair.owner.node.is_ready)
         await create_space(pair.owner, SPACE, is_sync=False)
         if joined:
             await pair.start_follower()
-            await until(lambda: pair.follower.is_ready and is_following(pair.follower))
+            await until(lambda: pair.follower.node.is_ready and is_following(pair.follower))
             await pair.stop(1)
         yield pair
         for event in pair._stop:
@@ -123,16 +123,16 @@ async def open_pair(
         nursery.cancel_scope.cancel()
 
 
-def is_following(node: Node) -> bool:
-    return any(applier.status is Status.FOLLOW for applier in node.appliers.values())
+def is_following(face: Face) -> bool:
+    return any(applier.status is Status.FOLLOW for applier in face.links.appliers.values())
 
 
 class Losses:
     """Counts how often the follower lost its stream."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, face: Face) -> None:
         self.count = 0
-        plain = node.log
+        plain = face.node.log
 
         class Log:
             def __getattr__(_, name: str) -> Any:
@@ -142,7 +142,7 @@ class Losses:
                 self.count += event == "upstream_lost"
                 plain.warning(event, **facts)
 
-        node.log = Log()
+        face.node.log = Log()
 
 
 async def test_a_backlog_arrives_over_a_slow_link(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ async def test_a_backlog_arrives_over_a_slow_link(tmp_path: Path) -> None:
         assert losses.count == 0
 
 
-async def write_large(node: Node, size: int, *, first: int = 0) -> None:
+async def write_large(face: Face, size: int, *, first: int = 0) -> None:
     """One transaction of `size` bytes in ten tuples."""
     ops = [put(first + key, os.urandom(size // 20).hex(), space_id=SPACE) for key in range(10)]
-    outcome = await write(node, *ops)
+    outcome = await write(face, *ops)
     assert isinstance(outcome, ev.Committed), outcome
 
 
@@ -170,11 +170,11 @@ async def test_a_large_transaction_arrives_over_a_slow_link_and_as_a_whole(tmp_p
         pair.link.rate = 100 * KIB
         await pair.start_follower()
         losses = Losses(pair.follower)
-        await until(lambda: pair.follower.is_ready)
+        await until(lambda: pair.follower.node.is_ready)
         seen: set[int] = set()
         with trio.fail_after(12):
             while 10 not in seen:
-                seen.add(pair.follower.core.memtx.count(SPACE))
+                seen.add(pair.follower.node.core.memtx.count(SPACE))
                 await trio.sleep(0.01)
         assert seen == {0, 10}
         assert losses.count == 0
@@ -187,21 +187,23 @@ async def test_heartbeats_are_not_late_while_a_backlog_comes(tmp_path: Path) -> 
         await pair.write(80, 3 * KIB)
         pair.link.rate = 64 * KIB
         await pair.start_follower()
-        await until(lambda: pair.follower.is_ready and is_connected(pair.follower))
+        await until(lambda: pair.follower.node.is_ready and is_connected(pair.follower))
         await trio.sleep(beat_s)  # the first window is a guess
-        (applier,) = (a for a in pair.follower.appliers.values() if a.peer_id == pair.owner.core.self_id)
+        (applier,) = (
+            a for a in pair.follower.links.appliers.values() if a.peer_id == pair.owner.node.core.self_id
+        )
         worst = 0.0
         with trio.fail_after(12):
-            while pair.follower.core.memtx.count(SPACE) < 80:
-                beat_at = pair.owner.downstreams[pair.follower.core.self_id].sent_at
+            while pair.follower.node.core.memtx.count(SPACE) < 80:
+                beat_at = pair.owner.links.downstreams[pair.follower.node.core.self_id].sent_at
                 worst = max(worst, applier.idle)
                 assert trio.current_time() - beat_at < 2 * beat_s
                 await trio.sleep(0.01)
         assert worst < 1.5 * beat_s
 
 
-def is_connected(node: Node) -> bool:
-    return any(applier.is_following for applier in node.appliers.values())
+def is_connected(face: Face) -> bool:
+    return any(applier.is_following for applier in face.links.appliers.values())
 
 
 async def test_a_link_that_breaks_within_a_transaction_gives_all_of_it_or_nothing(tmp_path: Path) -> None:
@@ -210,13 +212,13 @@ async def test_a_link_that_breaks_within_a_transaction_gives_all_of_it_or_nothin
         await write_large(pair.owner, 300 * KIB)
         pair.link.rate = 100 * KIB
         await pair.start_follower()
-        await until(lambda: pair.follower.is_ready and is_connected(pair.follower))
+        await until(lambda: pair.follower.node.is_ready and is_connected(pair.follower))
         before = pair.link.passed[1]
         await until(lambda: pair.link.passed[1] > before + 100 * KIB)
-        applier = pair.follower.find_applier(pair.owner.core.self_id)
+        applier = pair.follower.links.find_applier(pair.owner.node.core.self_id)
         assert applier is not None
         applier.reset()
-        assert pair.follower.core.memtx.count(SPACE) == 0
+        assert pair.follower.node.core.memtx.count(SPACE) == 0
         await pair.wait_count(10, within_s=12)
         assert is_connected(pair.follower)
 

@@ -13,7 +13,7 @@ from synchro.errors import RemoteProtocolError
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
-from synchro.server.transport import Hello, LinkLost
+from synchro.server.peer_messages import Hello, LinkLost
 from synchro.storage import xrow
 from tests.shell.memory_set import MemorySet, open_set, put, until, write
 from tests.shell.test_relay_applier import is_meshed, three
@@ -24,10 +24,10 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
     """They follow rows that are gone, so the core would call them a gap and stop the upstream for good."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        source = leader.core.self_id
-        applier = followers[0].find_applier(source)
+        source = leader.node.core.self_id
+        applier = followers[0].links.find_applier(source)
         assert applier is not None
-        lsn = leader.core.vclock.get(source) + 5
+        lsn = leader.node.core.vclock.get(source) + 5
         op = put(1)
         row = Row(op.type, source, lsn, lsn, FLAG_COMMIT, op)  # type: ignore[arg-type]
         frame = xrow.encode_txn((row,)).data
@@ -46,9 +46,9 @@ async def test_an_upstream_that_is_stopped_while_its_link_is_down_stays_stopped(
     """[A-40]: a row of it may wait in the core longer than the link lives, and fail then."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        applier = followers[0].find_applier(leader.core.self_id)
+        applier = followers[0].links.find_applier(leader.node.core.self_id)
         assert applier is not None
-        replicas.network.cut(followers[0].settings.instance_name, leader.settings.instance_name)
+        replicas.network.cut(followers[0].node.settings.instance_name, leader.node.settings.instance_name)
         await until(lambda: applier.status is Status.DISCONNECTED)
         await trio.sleep(0.02)
         applier.stop(RemoteProtocolError("made up"))
@@ -63,12 +63,12 @@ async def test_an_echo_of_an_old_heartbeat_does_not_make_a_read_linearizable(tmp
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         await trio.sleep(0.5)  # some heartbeats of every relay
-        links = [f.find_applier(leader.core.self_id) for f in followers]
-        number = leader.core.read_barrier.number
+        links = [f.links.find_applier(leader.node.core.self_id) for f in followers]
+        number = leader.node.core.read_barrier.number
         assert [link._vclock_sync for link in links if link] == [number, number]
         outcome = await leader.call(ev.ReadBarrierRequested, timeout_s=2.0)
         assert outcome == ev.ReadReady()
-        assert leader.core.read_barrier.number == number + 1
+        assert leader.node.core.read_barrier.number == number + 1
 
 
 async def subscribe(replicas: MemorySet, address: str, hello: Hello, alive: list[int], me: int) -> None:
@@ -89,24 +89,24 @@ async def test_of_several_subscriptions_of_one_instance_only_the_last_lives(tmp_
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
         away = followers[0]
-        peer = away.core.self_id
+        peer = away.node.core.self_id
         facts: dict[str, Any] = {
-            "replicaset_uuid": leader.replicaset_uuid,
-            "instance_uuid": away.uuid,
-            "name": away.settings.instance_name,
-            "vclock": away.core.vclock,
-            "term": away.core.raft.term,
+            "replicaset_uuid": leader.node.replicaset_uuid,
+            "instance_uuid": away.node.uuid,
+            "name": away.node.settings.instance_name,
+            "vclock": away.node.core.vclock,
+            "term": away.node.core.raft.term,
             "credit": 1 << 20,
         }
         alive: list[int] = []
         async with trio.open_nursery() as nursery:
             for number in range(3):
                 nursery.start_soon(
-                    subscribe, replicas, leader.settings.instance_name, Hello(**facts), alive, number
+                    subscribe, replicas, leader.node.settings.instance_name, Hello(**facts), alive, number
                 )
             await trio.sleep(0.3)
             assert len(alive) <= 1
-            assert peer in leader.relays
+            assert peer in leader.links.relays
             nursery.cancel_scope.cancel()
         await until(lambda: is_meshed(leader))
 

@@ -17,12 +17,12 @@ import yaml
 
 import synchro
 from synchro import aio
-from synchro.cli import app, connection
+from synchro.cli import app
 from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.services import ClientServices
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from tests.shell.fake_node import FakeNode
 
 ROWS = {
@@ -46,7 +46,7 @@ async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str
     with trio.fail_after(15):
         async with open_rpc_host() as host, trio.open_nursery() as nursery:
             node = FakeNode(host)
-            services = ClientServices(node)
+            services = ClientServices(node, host)
             nursery.start_soon(services.run)
             server = await host.serve("127.0.0.1:0", services.register)
             address = server.address
@@ -60,9 +60,9 @@ async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str
 
             await trio.to_thread.run_sync(fill)
             if with_rows:
-                prefix = xrow.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
+                prefix = row_body.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
                 for key, text in OLD.items():
-                    row = xrow.read_dml(
+                    row = row_body.read_dml(
                         RowType.INSERT, prefix + bytes([0x92, key]) + bytes.fromhex(text.replace(" ", ""))
                     )
                     (txn,) = xrow.decode_txns(xrow.encode_ops([row], InstanceId(1), Lsn(1), 0).data)
@@ -73,9 +73,6 @@ async def served(*, with_rows: bool = True) -> AsyncIterator[tuple[FakeNode, str
 
 
 def cli(address: str, *arguments: str) -> tuple[int, str, str]:
-    fresh = connection.Options()
-    for name in fresh.__slots__:
-        setattr(connection.options, name, getattr(fresh, name))
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = app.run(["-e", address, *arguments])
@@ -236,6 +233,76 @@ async def test_csv_says_the_same(tmp_path: Path) -> None:
         file.write_bytes(b"1,a\n2," + b"x" * 300_000 + b"\n")
         code, _, err = await run(address, "import", str(file), "--space", "c", "--batch", "1", "--replace")
         assert code == 0
+
+
+async def test_bad_lines_can_be_skipped(tmp_path: Path) -> None:
+    """Whatever is wrong with them, and whichever transaction they are in: all others are in, in order."""
+    file = tmp_path / "rows.json"
+    good = [f"[{key}]" for key in range(300, 340)]
+    lines = [line.encode() for line in good]
+    lines[3:3] = [b"[300]", b"[1"]  # lines 4 and 5: a duplicate in the same file, and no JSON
+    lines[20:20] = [b'["x"]', b"{}", b'[2, "\xe9"]']  # 21 to 23: type, no array, no UTF-8
+    lines += [b"[18446744073709551616]", b"[299]"]  # 46: cannot be stored
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    for batch in ("1", "7", "500"):
+        async with served(with_rows=False) as (_, address):
+            skip = ["import", str(file), "--space", "s", "--batch", batch, "--on-error", "skip"]
+            code, out, err = await run(address, *skip)
+            assert (code, out) == (1, "47 lines read, 41 tuples in space 's', 6 lines skipped\n")
+            told = err.splitlines()
+            assert [line.partition(": ")[0] for line in told] == ["skipped"] * 6
+            for number, why in (
+                (4, "TUPLE_FOUND: line 4: Duplicate key"),
+                (5, "line 5 is not JSON"),
+                (21, "line 21: "),
+                (22, "line 22 is not a JSON array"),
+                (23, "line 23 is not UTF-8"),
+                (46, "line 46: "),
+            ):
+                assert any(why in line for line in told), (number, told)
+            _, out, _ = await run(address, "select", "s")
+            assert out.splitlines() == ["[299]", *good]
+            # What was skipped before --from-line is not told again, and a second time all are duplicates.
+            code, out, err = await run(address, "-o", "json", *skip, "--from-line", "46")
+            assert (code, json.loads(out)) == (1, {"space": "s", "lines": 47, "tuples": 0, "skipped": 2})
+            assert len(err.splitlines()) == 2
+
+
+async def test_bad_lines_of_a_csv_can_be_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"id,name\n1,a\nx,b\n2,c\xe9\n1,d\n3,e\n")
+    async with served(with_rows=False) as (_, address):
+        await run(address, "space", "create", "c", "--format", "id:unsigned,name:string")
+        await run(address, "index", "create", "c", "primary")
+        skip = ["import", str(file), "--space", "c", "--header", "--on-error", "skip"]
+        code, out, err = await run(address, *skip)
+        assert (code, out) == (1, "6 lines read, 2 tuples in space 'c', 3 lines skipped\n")
+        assert "line 3: 'x' is not of type unsigned" in err
+        assert "line 4 is not UTF-8" in err
+        assert "line 5: Duplicate key" in err
+
+
+async def test_what_is_not_about_a_line_is_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody to write to is an end, and the command to go on keeps what was asked for."""
+    file = tmp_path / "rows.json"
+    file.write_text("[1]\n[2]\n[3]\n")
+    execute = synchro.client.Client.execute
+    calls = iter([None, synchro.ReadOnly("it follows; nothing was written")])
+
+    def refused(*args: Any, **options: Any) -> Any:
+        if error := next(calls):
+            raise error
+        return execute(*args, **options)
+
+    async with served(with_rows=False) as (_, address):
+        monkeypatch.setattr(synchro.client.Client, "execute", refused)
+        skip = ["import", str(file), "--space", "s", "--batch", "1", "--on-error", "skip"]
+        code, _, err = await run(address, *skip)
+        assert code == 4
+        assert "1 tuples in space 's'" in err
+        assert "--batch 1 --on-error skip --from-line 2" in err
 
 
 async def test_an_import_that_is_interrupted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

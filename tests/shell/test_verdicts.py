@@ -11,12 +11,14 @@ from typing import Any
 import trio
 
 from synchro.cli import status_verbs
-from synchro.cli.verdict import LATE_S, Picture, Verdict, judge
+from synchro.cli.picture import LATE_S, Picture, assemble
+from synchro.cli.verdict import Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.config import ElectionMode
-from synchro.errors import WalIo
+from synchro.errors import TimedOut, WalIo
 from synchro.instance import events as ev
-from synchro.server.node import Node
+from synchro.ro_reason import RoReason
+from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 SET_UUID = "11111111-2222-3333-4444-555555555555"
@@ -27,8 +29,8 @@ def picture(replicas: MemorySet, *, known: bool = True) -> Picture:
     answers: dict[str, Any] = {}
     for name, member in replicas.members.items():
         down = member.ended.is_set()
-        answers[name] = CannotConnect("cannot connect: connection refused") if down else member.node.info()
-    return status_verbs._assemble(answers, {name: name for name in answers} if known else {}, None)
+        answers[name] = CannotConnect("cannot connect: connection refused") if down else member.face.info()
+    return assemble(answers, {name: name for name in answers} if known else {}, None)
 
 
 def verdict(replicas: MemorySet) -> Verdict:
@@ -45,14 +47,14 @@ async def follow(replicas: MemorySet, command: str, **changes: Any) -> None:
     assert words[0] == "synchro", command
     match words[1:]:
         case ["promote", name]:
-            node = replicas.members[name].node
-            outcome = await node.call(ev.PromoteRequested, timeout_s=5.0)
+            face = replicas.members[name].face
+            outcome = await face.call(ev.PromoteRequested, timeout_s=5.0)
             assert isinstance(outcome, ev.Promoted), outcome
         case ["demote", name]:
-            outcome = await replicas.members[name].node.call(ev.DemoteRequested, timeout_s=5.0)
+            outcome = await replicas.members[name].face.call(ev.DemoteRequested, timeout_s=5.0)
             assert isinstance(outcome, ev.Demoted), outcome
         case ["replication", "restart", peer, "-i", name]:
-            replicas.members[name].node.restart_upstream(peer)
+            replicas.members[name].face.restart_upstream(peer)
         case ["start", target]:
             await replicas.start(int(target.rpartition(":instance")[2]), **changes)
         case ["status", "--watch"] | ["info", "replication", "-i", _] | ["member", "list", "-i", _]:
@@ -68,7 +70,7 @@ async def started(replicas: MemorySet, numbers: Iterable[int] = (1, 2, 3), **cha
     await replicas.wait_ready()
 
 
-async def led(replicas: MemorySet) -> Node:
+async def led(replicas: MemorySet) -> Face:
     await started(replicas)
     await linked(replicas)
     leader = await replicas.wait_leader()
@@ -91,8 +93,35 @@ def as_candidates(seen: Picture) -> Picture:
     return seen
 
 
-def number_of(node: Node) -> int:
-    return int(node.settings.instance_name[-1])
+def with_reason(seen: Picture, name: str, reason: RoReason) -> Picture:
+    """The tree of this instance, as the server makes it for this reason."""
+    for member in seen.members:
+        if member.name == name and member.info is not None:
+            ro = reason is not RoReason.NONE
+            member.info = {**member.info, "ro": ro, "ro_reason": reason.value or None}
+    return seen
+
+
+FROZEN = {
+    RoReason.LOADING: ("does not accept writes", False),
+    RoReason.DOUBLED: ("shares its identity with another process", False),
+    RoReason.SYNCHRO: ("was restarted and waits to be promoted", True),
+    RoReason.CONFIG: ("is read-only itself", False),
+    RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
+    RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
+}
+"""Of an owner without elections: what is said, and whether it is the one to be promoted."""
+LEADING = {
+    RoReason.CONFIG: ", and its configuration says read-only.",
+    RoReason.DOUBLED: ", and shares its identity with another process.",
+    RoReason.OUT_OF_LSNS: ", and has used up its LSNs.",
+    RoReason.OWN_ROWS_LOST: ", and waits for its own transactions, which its log has lost.",
+}
+"""Of a leader; any other reason: it is taking the queue over."""
+
+
+def number_of(face: Face) -> int:
+    return int(face.node.settings.instance_name[-1])
 
 
 # --- elections ------------------------------------------------------------------------------------------
@@ -105,7 +134,14 @@ async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> No
         assert found.lines() == ["Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."]
         assert (found.writable, found.may_fail, found.next, found.has_quorum) == (True, 1, "", True)
 
-        first, second = (number_of(node) for node in replicas.nodes if node is not leader)
+        for reason in set(RoReason) - {RoReason.NONE}:
+            name = leader.node.settings.instance_name
+            seen = judge(with_reason(picture(replicas), name, reason))
+            told = LEADING.get(reason, " and is taking the queue over.")
+            assert seen.text == f"Read-only: {name} leads term {leader.node.core.raft.volatile_term}{told}"
+            assert seen.next == ("" if reason in LEADING else "synchro status --watch")
+
+        first, second = (number_of(face) for face in replicas.nodes if face is not leader)
         await replicas.stop(first)
         await until(lambda: "One more failure stops synchronous writes." in verdict(replicas).text)
         found = verdict(replicas)
@@ -130,14 +166,14 @@ async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path
         await started(replicas)
         leader = replicas.nodes[0]
         await linked(replicas)
-        await follow(replicas, f"synchro promote {leader.settings.instance_name}")
+        await follow(replicas, f"synchro promote {leader.node.settings.instance_name}")
         await replicas.stop(number_of(leader))
-        await until(lambda: not any(node.core.raft.is_leader_seen for node in replicas.nodes))
+        await until(lambda: not any(face.node.core.raft.is_leader_seen for face in replicas.nodes))
         found = judge(as_candidates(picture(replicas)))
-        term = max(node.core.raft.volatile_term for node in replicas.nodes)
+        term = max(face.node.core.raft.volatile_term for face in replicas.nodes)
         assert found.text.startswith(f"Read-only: an election in term {term}, nobody leads yet (")
         assert found.next == "synchro status --watch"
-        for reason in ("synchro", "election", "no word at all"):
+        for reason in (RoReason.SYNCHRO.value, RoReason.ELECTION.value, "a word of a newer release"):
             seen = as_candidates(picture(replicas))
             for member in seen.members:
                 if member.info is not None:
@@ -145,8 +181,8 @@ async def test_an_election_is_named_with_its_term_whatever_ro_reason_is(tmp_path
             assert judge(seen).text == found.text
             assert "election" in status_verbs.head_line(seen)
         # What `member list` shows: the owner that is down is no leader.
-        for node in replicas.nodes:
-            assert not node.info()["leader_seen"]
+        for face in replicas.nodes:
+            assert not face.info()["leader_seen"]
 
 
 async def test_in_mode_manual_somebody_must_be_promoted_and_can_be(tmp_path: Path) -> None:
@@ -159,7 +195,7 @@ async def test_in_mode_manual_somebody_must_be_promoted_and_can_be(tmp_path: Pat
             await follow(replicas, found.next)
         leader = await replicas.wait_leader()
         await replicas.stop(number_of(leader))
-        await until(lambda: not any(node.core.raft.is_leader_seen for node in replicas.nodes))
+        await until(lambda: not any(face.node.core.raft.is_leader_seen for face in replicas.nodes))
         found = verdict(replicas)
         assert "in mode manual nobody stands by itself" in found.text
         assert found.next.startswith("synchro promote instance00")
@@ -178,14 +214,14 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
         other |= {"id": 2, "name": "instance002", "replicaset": answers["h:1"]["replicaset"]}
         other["synchro"]["queue"]["owner"] = 2
         assert answers["h:1"]["election"]["term"] == other["election"]["term"]
-        found = judge(status_verbs._assemble(answers, {}, None))
+        found = judge(assemble(answers, {}, None))
         assert found.lines()[0].startswith("Two leaders of term 2: instance001 and instance002.")
         assert not found.writable
         assert found.may_fail == 0
         assert "enough" not in " ".join(found.lines())
         # Of two terms: two owners.
         other["election"]["term"] = other["synchro"]["queue"]["term"] = 7
-        found = judge(status_verbs._assemble(answers, {}, None))
+        found = judge(assemble(answers, {}, None))
         assert found.lines()[0].startswith(
             "Two owners of the queue: instance001 in term 2, instance002 in term 7"
         )
@@ -197,11 +233,11 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
 async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> None:
     async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
         leader = await led(replicas)
-        full = next(node for node in replicas.nodes if node is not leader)
-        for node in replicas.nodes:
-            if node is not full:
-                replicas.network.cut(full.settings.instance_name, node.settings.instance_name)
-        full.core.state.no_room = WalIo("No space left on device")  # as a cut notes it
+        full = next(face for face in replicas.nodes if face is not leader)
+        for face in replicas.nodes:
+            if face is not full:
+                replicas.network.cut(full.node.settings.instance_name, face.node.settings.instance_name)
+        full.node.core.state.log.no_room = WalIo("No space left on device")  # as a cut notes it
         for key in range(20):
             assert isinstance(await write(leader, put(key)), ev.Committed)
         assert picture(replicas).rows_behind(member_of(replicas, full)) >= 20  # type: ignore[operator]
@@ -210,9 +246,9 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         assert found.text == (
             "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
         )
-        assert problems(found) == [("no_room", full.settings.instance_name)]
+        assert problems(found) == [("no_room", full.node.settings.instance_name)]
         assert found.lines()[0].startswith(
-            f"The disk of {full.settings.instance_name} is full: No space left"
+            f"The disk of {full.node.settings.instance_name} is full: No space left"
         )
         rows = dict(zip(*status_table(replicas, full), strict=False))
         assert re.fullmatch(r"\d+ rows, [0-9.]+ m?s", rows["LAG"]), rows["LAG"]
@@ -223,36 +259,36 @@ async def test_a_disk_that_takes_rows_again_is_not_full(tmp_path: Path) -> None:
     async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
         leader = await led(replicas)
         assert isinstance(await write(leader, put(1)), ev.Committed)
-        leader.on_cut(leader.core.vclock, WalIo("No space left on device"))
+        leader.node.on_cut(leader.node.core.vclock, WalIo("No space left on device"))
         assert leader.info()["no_room"] == "No space left on device"
         assert isinstance(await write(leader, put(2)), ev.Committed)
         assert leader.info()["no_room"] is None
 
 
-def member_of(replicas: MemorySet, node: Node) -> Any:
-    return next(m for m in picture(replicas).members if m.name == node.settings.instance_name)
+def member_of(replicas: MemorySet, face: Face) -> Any:
+    return next(m for m in picture(replicas).members if m.name == face.node.settings.instance_name)
 
 
-def status_table(replicas: MemorySet, node: Node) -> tuple[list[str], list[str]]:
+def status_table(replicas: MemorySet, face: Face) -> tuple[list[str], list[str]]:
     columns, rows = status_verbs.status_rows(picture(replicas))
-    return columns, next(row for row in rows if row[1] == node.settings.instance_name)
+    return columns, next(row for row in rows if row[1] == face.node.settings.instance_name)
 
 
 async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
     """Its stream runs, and its last good lag is small: what it lacks now is told."""
     async with open_set(tmp_path) as replicas:
         leader = await led(replicas)
-        late = next(node for node in replicas.nodes if node is not leader)
-        down = leader.downstreams[late.core.self_id]
+        late = next(face for face in replicas.nodes if face is not leader)
+        down = leader.links.downstreams[late.node.core.self_id]
         await until(lambda: not picture(replicas).rows_behind(member_of(replicas, late)))
         seen = picture(replicas)
-        member = next(m for m in seen.members if m.id == late.core.self_id)
+        member = next(m for m in seen.members if m.id == late.node.core.self_id)
         part = dict(member.seen_by_leader["downstream"])
         assert part["behind"].keys() == {"rows", "seconds"}
         assert down.is_following
         assert member.info is not None
         own = dict(member.info["vclock"])
-        own[int(leader.core.self_id)] -= 3
+        own[int(leader.node.core.self_id)] -= 3
         member.info = {**member.info, "vclock": own}
         member.seen_by_leader = {"downstream": {**part, "behind": {"rows": 3, "seconds": LATE_S + 1}}}
         found = judge(seen)
@@ -263,19 +299,67 @@ async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
         )
 
 
+def silent(seen: Picture, name: str) -> Picture:
+    """As if the probe of this one had got no answer: a process that is stopped, or a way that is cut."""
+    error = TimedOut(f"no answer from {name} in time")
+    answers: dict[str, Any] = {m.address: m.info or error for m in seen.members}
+    answers[name] = error
+    return assemble(answers, {address: address for address in answers}, None)
+
+
+async def test_who_is_paused_is_not_counted_on_before_the_others_miss_it(tmp_path: Path) -> None:
+    """For four heartbeats its streams look sound: what is known then is that it does not answer."""
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        name, term = leader.node.settings.instance_name, leader.node.core.raft.volatile_term
+        one, two = (f.node.settings.instance_name for f in replicas.nodes if f is not leader)
+        seen = silent(picture(replicas), one)
+        assert {m.name: m.state for m in seen.members if m.name in (one, name)} == {
+            one: "silent",
+            name: "leader",
+        }
+        found = judge(seen)
+        assert (found.writable, found.may_fail, found.has_quorum) == (True, 0, True)
+        assert re.fullmatch(
+            rf"{one} does not answer, though {name} heard it [0-9.]+ m?s ago\. Next: synchro status --watch",
+            found.lines()[0],
+        )
+        assert (
+            found.text
+            == "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes."
+        )
+
+        seen = silent(silent(picture(replicas), one), two)
+        found = judge(seen)
+        names = ", ".join(member.name for member in seen.members if member.name != name)
+        assert (found.writable, found.may_fail) == (True, 0)
+        assert found.text == (
+            f"Writable as far as {name} knows: 1 of 2 needed instances answers, and it does not miss "
+            f"{names} yet."
+        )
+
+        seen = as_candidates(silent(picture(replicas), name))
+        found = judge(seen)
+        assert {m.name: m.state for m in seen.members}[name] == "silent"
+        assert (found.writable, found.next) == (False, "synchro status --watch")
+        assert found.text.startswith(
+            f"Not known to be writable: {name}, which leads term {term} as instance00"
+        )
+
+
 async def test_a_member_in_amnesia_leads_the_verdict(tmp_path: Path) -> None:
     async with open_set(tmp_path) as replicas:
         leader = await led(replicas)
-        forgetful = next(node for node in replicas.nodes if node is not leader)
+        forgetful = next(face for face in replicas.nodes if face is not leader)
         seen = picture(replicas)
         for member in seen.members:
-            if member.name == forgetful.settings.instance_name and member.info is not None:
+            if member.name == forgetful.node.settings.instance_name and member.info is not None:
                 assert member.info["amnesia"] is None
                 member.info = {**member.info, "amnesia": {"message": "it must hear x", "next": "start x"}}
         found = judge(seen)
         assert found.may_fail == 0
-        assert problems(found) == [("amnesia", forgetful.settings.instance_name)]
-        name = forgetful.settings.instance_name
+        assert problems(found) == [("amnesia", forgetful.node.settings.instance_name)]
+        name = forgetful.node.settings.instance_name
         assert found.lines()[0].startswith(f"{name} is in amnesia: it must hear x; start x. Next: synchro ")
 
 
@@ -288,9 +372,9 @@ async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Pat
         await create_space(one, 600, is_sync=False)
         await replicas.wait_equal()
         replicas.network.cut("instance001", "instance002")
-        for node, text in ((one, "l"), (two, "r")):
+        for face, text in ((one, "l"), (two, "r")):
             row = put(6, text, space_id=600)
-            await write(node, row._replace(type=type(row.type).INSERT, raw=b""))
+            await write(face, row._replace(type=type(row.type).INSERT, raw=b""))
         replicas.network.heal()
         await until(lambda: {kind for kind, _ in problems(verdict(replicas))} == {"stopped_stream"})
         found = verdict(replicas)
@@ -329,7 +413,7 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
     async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
         await started(replicas)
         await linked(replicas)
-        owner = replicas.members["instance001"].node
+        owner = replicas.members["instance001"].face
         await follow(replicas, "synchro promote instance001")
         await create_space(owner)
         await replicas.wait_equal()
@@ -345,6 +429,18 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
             "Read-only: the queue belongs to instance001, which was restarted and waits to be promoted."
         )
         assert found.next == "synchro promote instance001"
+        for reason, (why, is_able) in FROZEN.items():
+            seen = judge(with_reason(picture(replicas), "instance001", reason))
+            assert seen.text == f"Read-only: the queue belongs to instance001, which {why}."
+            assert (seen.next == "synchro promote instance001") == is_able
+            assert is_able or seen.next in ("synchro promote instance002", "synchro promote instance003")
+        assert {*FROZEN, RoReason.NONE, RoReason.ELECTION} == set(RoReason)  # ELECTION: with elections
+        nobody = picture(replicas)
+        for member in nobody.members:
+            nobody = with_reason(nobody, member.name, RoReason.DOUBLED)
+        seen = judge(nobody)
+        assert seen.text.endswith(", and nobody who is connected to a quorum can be promoted.")
+        assert seen.next == "synchro status --watch"
         await linked(replicas)
         await follow(replicas, found.next)
         assert verdict(replicas).writable
@@ -381,12 +477,16 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
         await started(replicas, (1, 2))
         one = replicas.nodes[0]
-        await until(lambda: all(d.is_following for d in one.downstreams.values()) and bool(one.downstreams))
+        await until(
+            lambda: (
+                all(d.is_following for d in one.links.downstreams.values()) and bool(one.links.downstreams)
+            )
+        )
         tree = one.info()
         (other,) = (part for part in tree["replication"].values() if part["id"] != tree["id"])
         upstream = other.pop("upstream")
         assert other["downstream"].pop("address")
-        seen = status_verbs._assemble({"h:1": tree}, {}, None)
+        seen = assemble({"h:1": tree}, {}, None)
         states = {m.name: (m.address, m.state) for m in seen.members}
         assert states[other["name"]] == ("-", "follows")
         assert not [p for p in judge(seen).problems if p.kind == "down"]
@@ -395,7 +495,7 @@ async def test_sources_that_are_addresses(tmp_path: Path) -> None:
         del other["downstream"]
         answers = {"h:1": tree, "h:2": CannotConnect("cannot connect to h:2: connection refused")}
         # The configuration names a source by its address.
-        seen = status_verbs._assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
+        seen = assemble(answers, {"h:1": "h:1", "h:2": "h:2"}, None)
         assert len(seen.members) == 2
         (dead,) = (m for m in seen.members if not m.is_up)
         assert (dead.id, dead.name, dead.address, dead.state) == (other["id"], other["name"], "h:2", "down")
@@ -407,7 +507,7 @@ async def test_another_set_on_the_address_is_named(tmp_path: Path) -> None:
         await replicas.wait_leader()
         tree = replicas.nodes[0].info()
         other = {**tree, "replicaset": {"uuid": SET_UUID, "name": "replicaset009"}, "pid": 77}
-        seen = status_verbs._assemble({"h:1": tree, "h:2": other}, {}, None)
+        seen = assemble({"h:1": tree, "h:2": other}, {}, None)
         assert [m.state for m in seen.members if m.address == "h:2"] == ["foreign"]
         found = judge(seen)
         who = f"instance001 of another set (replicaset009, UUID {SET_UUID}, pid 77)"

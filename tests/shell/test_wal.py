@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
+import trio.testing
 from sim.disk import Fault, SimDisk
 from storage_world import (
     DIR,
@@ -27,12 +30,14 @@ from storage_world import (
 
 from synchro.config import Limits
 from synchro.errors import DiskFailed, SynchroError, XlogGap
+from synchro.ids import InstanceId
 from synchro.row import Txn
 from synchro.storage.disk import Disk, RealDisk
 from synchro.storage.journal import Journal
 from synchro.storage.recovery import recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.wal import MARK_DELAY_S, Wal, WalReader
+from synchro.storage.wal import MARK_DELAY_S, Wal
+from synchro.storage.wal_reader import WalReader
 from synchro.storage.xlog import crc32c
 from synchro.storage.xrow import decode_txns, scan_txns
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -154,6 +159,117 @@ async def test_a_batch_that_was_begun_is_answered_although_the_task_was_cancelle
     assert seen.written == [vclock(_1=2)] and wal.busy_since is None
     with pytest.raises(DiskFailed):
         await wal.rotate()
+
+
+async def test_rows_and_jobs_wait_for_the_task(nursery: trio.Nursery) -> None:
+    """A job goes ahead of the rows that gather; both are done once there is a thread."""
+    disk, journal = new_instance()
+    journal.append(log(1, 1), 1.0)
+    wal, seen = make_wal(disk, journal)
+    wal.submit(log(2, 3))
+    rotated: list[bool] = []
+
+    async def rotate() -> None:
+        rotated.append(await wal.rotate())
+
+    nursery.start_soon(rotate)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not rotated and not seen.written and wal.busy_since is None
+    nursery.start_soon(wal.run)
+    await seen.until_written(vclock(_1=3))
+    assert rotated == [True] and wal.files[-1].vclock == vclock(_1=1)
+    wal.stop()
+
+
+async def test_rows_that_gather_go_after_a_job(nursery: trio.Nursery) -> None:
+    """What arrives while a job is in the thread belongs to the same batch."""
+    disk, journal = new_instance()
+    journal.append(log(1, 1), 1.0)
+    wal, seen = make_wal(disk, journal)
+    token = trio.lowlevel.current_trio_token()
+    moments_later: list[Callable[[], None]] = []
+    wal.call_with(moments_later.append, token.run_sync_soon)
+    nursery.start_soon(wal.run)
+    await trio.testing.wait_all_tasks_blocked()
+    is_rotating, may_go_on = trio.Event(), threading.Event()
+
+    def on_call(call: str, path: str) -> None:
+        if not may_go_on.is_set():
+            token.run_sync_soon(is_rotating.set)
+            may_go_on.wait(10)
+
+    disk.on_call = on_call
+    wal.submit(log(2, 2))
+    nursery.start_soon(wal.rotate)
+    await is_rotating.wait()
+    assert wal.busy_since is None  # only a batch tells how slow the disk is
+    wal.submit(log(3, 3))
+    assert len(moments_later) == 1
+    moments_later.pop()()  # the rotation went first: they gather again behind it
+    assert wal.busy_since is None
+    may_go_on.set()
+    while not moments_later:
+        await trio.lowlevel.checkpoint()
+    moments_later.pop()()
+    await seen.until_written(vclock(_1=3))
+    assert wal.files[-1].vclock == vclock(_1=1)
+    assert seen.written == [vclock(_1=3)] and wal.stats.batches == 1
+    wal.stop()
+
+
+async def test_a_callback_that_fails_ends_the_task_and_whoever_waits_hears() -> None:
+    """Our own bug: the process leaves. Rows that the callback submitted are not written any more."""
+    disk, journal = new_instance()
+    refused: list[DiskFailed] = []
+    wal: Wal
+
+    def on_written(at: Vclock) -> None:
+        wal.submit(log(2, 2))
+        raise AssertionError("a bug")
+
+    async def rotate() -> None:
+        try:
+            await wal.rotate()
+        except DiskFailed as error:
+            refused.append(error)
+
+    wal = Wal(disk, journal, on_written=on_written, on_cut=lambda *_: None, limits=SMALL)
+    async with trio.open_nursery() as nursery:
+        wal.submit(log(1, 1))
+        with pytest.raises(AssertionError, match="a bug"), trio.fail_after(10):
+            await wal.run()
+        nursery.start_soon(rotate)
+    assert len(refused) == 1
+    assert journal.vclock == vclock(_1=1) and wal.vclock == vclock(_1=1)
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(10)
+
+
+async def test_rows_of_a_callback_do_not_hold_a_task_that_was_cancelled() -> None:
+    """What the core asks for when it hears of the last batch comes too late, and nobody waits for it."""
+    disk, journal = new_instance()
+    written: list[Vclock] = []
+    wal: Wal
+
+    def on_written(at: Vclock) -> None:
+        written.append(at)
+        wal.submit([txn(at[InstanceId(1)] + 1)])
+
+    wal = Wal(disk, journal, on_written=on_written, on_cut=lambda *_: None, limits=SMALL)
+    may_go_on = threading.Event()
+    disk.on_call = lambda call, path: wait_for(may_go_on)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wal.run)
+            wal.submit(log(1, 1))
+            while wal.busy_since is None:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+            may_go_on.set()
+    assert written == [vclock(_1=1)] == [wal.vclock]
+    assert wal.busy_since is None
 
 
 async def test_the_mark_is_written_after_a_quiet_moment() -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sim.world import World
 
 FULL_CHECK_STEPS = 24
+JOURNAL_CHECK_STEPS = 24 * 16
+"""It reads the file that is being written."""
 """`Instance.check` is O(n): after every so many steps, and at the end."""
 
 
@@ -147,6 +149,8 @@ class Checks:
         self._steps += 1
         if self._steps % FULL_CHECK_STEPS == 0:
             instance.check()
+        if self._steps % JOURNAL_CHECK_STEPS == 0:
+            process.journal.check()
 
     def _owner_committed(self, process: Process) -> None:
         """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment."""
@@ -394,6 +398,7 @@ class Checks:
             owner = "owner" if instance.limbo.owner_id == machine.number else "replica"
             self.world.hits[f"{owner} restarts with a full queue"] += 1
         instance.check()
+        process.journal.check()
         self.after_write(process)
         self.compare_data(process)
         seen = self.seen.get(machine.number)
@@ -561,6 +566,7 @@ class Checks:
             process = machine.process
             assert process is not None
             process.instance.check()
+            process.journal.check()
             self.compare_data(process)
             here = {(txn.origin, txn.lsn) for txn in machine.truth if not txn.is_nop}
             for key, (is_committed, _, who) in self.fates.items():

@@ -12,7 +12,7 @@ from sim.history import INF, Seen
 from synchro.ids import CallId, RequestId
 from synchro.instance import events as ev
 from synchro.row import RowType
-from synchro.storage import xrow
+from synchro.storage import row_body
 
 if TYPE_CHECKING:
     from sim.shell import Process
@@ -40,7 +40,7 @@ class Op:
 
 def write_of(op: Op, call: CallId) -> ev.ClientWrite:
     kind = RowType.INSERT if op.kind == "insert" else RowType.REPLACE
-    ops = [xrow.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
+    ops = [row_body.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
     wait = ev.WaitMode.SUBMIT if op.kind == "submit" else ev.WaitMode.COMPLETE
     return ev.ClientWrite(call, ops, op.request_id, wait=wait)
 
@@ -283,7 +283,7 @@ class Crowd:
         call_ids = process.call_together(
             [partial(self._done, process, op) for op in self._ops],
             lambda ids: ev.ClientPuts(
-                ids, xrow.insert_all(kind, SYNC, tuples), request_ids, [None] * len(ids)
+                ids, row_body.insert_all(kind, SYNC, tuples), request_ids, [None] * len(ids)
             ),
         )
         timeout = rng.choice((0.3, 1.0, 3.0)) * world.time_scale

@@ -21,17 +21,17 @@ from sim.model import LogModel
 from synchro.errors import Corruption, XlogGap
 from synchro.ids import LOCAL, NOBODY
 from synchro.instance.recovery import snapshot_view
-from synchro.replication.trust import Remembered
 from synchro.row import RaftState, Txn
 from synchro.server.directory import DataDirectory
 from synchro.server.join import _Received, _store
-from synchro.server.transport import JoinEnd, JoinStart
-from synchro.storage.identity import IDENTITY_NAME, Identity, IdentityFile
+from synchro.server.peer_messages import JoinEnd, JoinStart
+from synchro.storage.identity import Identity, IdentityFile
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.notes import LogNote
 from synchro.storage.recovery import open_xlog
 from synchro.storage.snapshot import iter_chunks
 from synchro.storage.xlog import SNAP_SUFFIX, XLOG_SUFFIX, is_file_name
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 if TYPE_CHECKING:
     from sim.net import Accepted, Hello
@@ -331,22 +331,22 @@ class Losses:
     def said_hello(self, process: Process, peer: int, hello: Hello) -> Vclock:
         """What it must be told at least."""
         known = process.machine.known
-        told = known.get(peer, Remembered(EMPTY_VCLOCK))
+        told = known.get(peer, AckNote(EMPTY_VCLOCK))
         if hello.counts and told.forgot:
-            told = Remembered(EMPTY_VCLOCK)
+            told = AckNote(EMPTY_VCLOCK)
         vclock = told.vclock.merge(hello.vclock) if hello.counts else told.vclock
-        known[peer] = Remembered(vclock, not hello.counts)
+        known[peer] = AckNote(vclock, not hello.counts)
         return told.vclock
 
     def acked(self, process: Process, peer: int, vclock: Vclock, *, counts: bool) -> None:
         known = process.machine.known
-        before = known.get(peer, Remembered(EMPTY_VCLOCK))
+        before = known.get(peer, AckNote(EMPTY_VCLOCK))
         if not counts:
-            known[peer] = Remembered(before.vclock, forgot=True)
+            known[peer] = AckNote(before.vclock, forgot=True)
         elif before.forgot:
-            known[peer] = Remembered(vclock)
+            known[peer] = AckNote(vclock)
         else:
-            known[peer] = Remembered(before.vclock.merge(vclock))
+            known[peer] = AckNote(before.vclock.merge(vclock))
 
     # --- at the end
 

@@ -94,8 +94,8 @@ class LogModel:
 
     def _decide(self, newest: Pending) -> Iterator[Fate]:
         chain = [newest]
-        while chain[-1].body.prev_term > self.term:
-            chain.append(self.pending[chain[-1].body.prev_term])
+        while (base := self.pending.get(chain[-1].body.prev_term)) is not None and base.body.term > self.term:
+            chain.append(base)  # one that is not pending was a twin of what is decided (ADR 15)
         for one in reversed(chain):
             if one.body.prev_owner == self.owner:
                 yield from self._commit_up_to(one.body.lsn)

@@ -29,17 +29,16 @@ from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.replication.trust import AckMemory, Remembered
+from synchro.replication.trust import AckMemory
 from synchro.row import Demote, Field, Promote, Txn
 from synchro.storage import xrow
 from synchro.storage.ddl import Build
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal, WalFile
-from synchro.storage.notes import AckNote
 from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import SNAP_SUFFIX, is_file_name
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -81,7 +80,6 @@ class Relay:
             peer=self.peer,
             id_filter=frozenset(map(InstanceId, hello.id_filter)),
             subscriber_vclock=hello.vclock,
-            own_vclock=process.instance.vclock,
         )
         self.position = 0
         self.raft: RaftMessage | None = None
@@ -182,7 +180,7 @@ class Relay:
         process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         if process.world.losses.lossy:
             process.world.losses.acked(process, self.peer, ack.vclock, counts=ack.counts)
-        self.filter.acked(ack.vclock)
+        self.filter.acked(ack.vclock, counts=ack.counts)
         process.step(ev.AckReceived(self.peer, ack))
 
     def close(self, *, tell: bool = True) -> None:
@@ -331,7 +329,7 @@ class Process:
         """Synced transactions in WAL order, for the relays."""
         self.relays: dict[InstanceId, Relay] = {}
         self.appliers: dict[int, Applier] = {}
-        self.acks = AckMemory({peer: Remembered(*ack) for peer, ack in machine.identity.notes.acks.items()})
+        self.acks = AckMemory(machine.identity.notes.acks)
         machine.known = dict(machine.noted)
         self.calls: dict[CallId, Callable[[ev.Outcome], None]] = {}
         self.is_alive = True
@@ -607,8 +605,7 @@ class Process:
         way."""
         if self.wait_out_pause(self._write_note):
             return
-        known = self.acks.export(self.instance.registered)
-        self.machine.identity.acks = {peer: AckNote(*ack) for peer, ack in known.items()}
+        self.machine.identity.acks = self.acks.export(self.instance.registered)
         try:
             if self.journal.write_note():
                 self.machine.noted = dict(self.machine.known)
@@ -640,7 +637,7 @@ class Process:
         view = [(space, list(tuples)) for space, tuples in spaces]
         if self.instance.limbo.entries:
             self.world.hits["snapshot with a full queue"] += 1
-        if meta.pending_promotes or self.instance.limbo.pending_promotes:
+        if len(self.instance.limbo.pending):
             self.world.hits["snapshot with a pending promote"] += 1
         self.after(self.machine.write_latency() * 3, self._write_snapshot, meta, view)
 
@@ -727,9 +724,9 @@ class Machine:
         """What was done to the disk since it was up last."""
         self.held: dict[int, int] = {}
         """Origin -> highest LSN that was synced in a former life."""
-        self.known: dict[int, Remembered] = {}
+        self.known: dict[int, AckNote] = {}
         """What this process heard of the acks of others, and what it noted of it: see `Losses`."""
-        self.noted: dict[int, Remembered] = {}
+        self.noted: dict[int, AckNote] = {}
         self.model = LogModel()
 
     # --- what it has told others

@@ -27,7 +27,7 @@ from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Set
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
-from synchro.storage import xrow
+from synchro.storage import row_body
 
 QUIET_S = 30.0
 """Virtual seconds without an answer that end the fault phase."""
@@ -331,7 +331,7 @@ class World:
             self.run_until(self.now + self.election_timeout, lambda: bool(committed))
 
     def _write_probe(self, process: Process, value: str, committed: list[bool]) -> None:
-        op = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1000, value))
+        op = row_body.dml_from_values(RowType.REPLACE, SYNC, value=(1000, value))
 
         def done(outcome: ev.Outcome) -> None:
             if isinstance(outcome, ev.Committed):
@@ -347,7 +347,7 @@ class World:
                 parts.append(f"{number} down")
                 continue
             i = process.instance
-            pending = [(p.origin, p.lsn, p.term) for p in i.limbo.pending_promotes]
+            pending = [(p.origin, p.lsn, p.term) for p in i.limbo.pending]
             parts.append(
                 f"{number} {i.settings.election_mode} {i.raft.role.name} "
                 f"term {i.raft.term}/{i.raft.volatile_term} leader {i.raft.leader} "

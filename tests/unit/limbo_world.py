@@ -181,7 +181,7 @@ class Site:
 
     @property
     def pending_terms(self) -> list[int]:
-        return [promote.term for promote in self.limbo.pending_promotes]
+        return [promote.term for promote in self.limbo.pending]
 
 
 def promote(prev_owner: int, lsn: int, term: int, prev_term: int) -> Promote:

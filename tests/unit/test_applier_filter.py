@@ -8,13 +8,13 @@ from synchro.errors import RemoteProtocolError
 from synchro.ids import LOCAL, InstanceId, Lsn
 from synchro.replication.applier_filter import Order, order
 from synchro.row import FLAG_COMMIT, GROUP_DEFAULT, GROUP_LOCAL, Row, RowType, Txn
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 
 ONE, TWO = InstanceId(1), InstanceId(2)
 
 
 def row(lsn: int, origin: InstanceId = ONE, *, tsn: int = 4, is_last: bool = False) -> Row:
-    op = xrow.dml_from_values(RowType.INSERT, 512, value=(lsn,))
+    op = row_body.dml_from_values(RowType.INSERT, 512, value=(lsn,))
     group = GROUP_LOCAL if origin == LOCAL else GROUP_DEFAULT
     return Row(op.type, origin, Lsn(lsn), Lsn(tsn), FLAG_COMMIT if is_last else 0, op, group)
 

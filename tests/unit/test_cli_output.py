@@ -3,46 +3,161 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synchro import errors
-from synchro.cli import app, connection, formatting, processes, status_verbs
-from synchro.cli.verdict import Picture, judge
+from synchro.cli import app, connection, formatting, process_table, processes, queue_verbs, status_verbs
+from synchro.cli.picture import Picture, assemble
+from synchro.cli.program import Group, program
+from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, OutcomeUnknown
 from synchro.client.replies import queue
 from synchro.errors import IllegalParams, SynchroError
+from synchro.ro_reason import RoReason
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
 
 
-@pytest.fixture(autouse=True)
-def options(monkeypatch: pytest.MonkeyPatch) -> connection.Options:
-    fresh = connection.Options()
-    for module in (connection, formatting, status_verbs):
-        monkeypatch.setattr(module, "options", fresh)
-    return fresh
+@pytest.fixture
+def options() -> connection.Options:
+    """As at the start of a command line; `tests/conftest.py` sees to the end."""
+    connection.options.forget()
+    return connection.options
 
 
 # --- options
 
 
-def test_shared_options_may_stand_anywhere(options: connection.Options) -> None:
-    left = app.take_options(["-e", "h:1", "insert", "s", "[1]", "--timeout", "500ms", "-o=json", "--direct"])
-    assert left == ["insert", "s", "[1]"]
-    assert (options.endpoints, options.timeout_s, options.output, options.direct) == (
+PLACES = [
+    ["-e", "h:1", "-v", "config", "--timeout", "500ms", "schema", "-o=json", "--direct", "-v"],
+    ["-e=h:1", "--timeout=500ms", "-o", "json", "-vv", "--direct", "config", "schema"],
+    ["config", "schema", "-eh:1", "--direct", "--timeout", "500ms", "--output", "json", "-vv"],
+    [
+        "-e",
+        "h:9",
+        "-o",
+        "yaml",
+        "config",
+        "schema",
+        "-e",
+        "h:1",
+        "-o",
+        "json",
+        "--timeout",
+        ".5",
+        "-vv",
+        "--direct",
+    ],
+]
+
+
+@pytest.mark.parametrize("arguments", PLACES)
+def test_shared_options_may_stand_anywhere(arguments: list[str], options: connection.Options) -> None:
+    """Behind the verb counts more than before it."""
+    assert app.run(arguments) == 0
+    assert (options.endpoints, options.timeout_s, options.output, options.direct, options.verbose) == (
         "h:1",
         0.5,
         "json",
         True,
+        2,
     )
 
 
-def test_behind_two_dashes_nothing_is_an_option(options: connection.Options) -> None:
-    assert app.take_options(["get", "s", "--", "-e"]) == ["get", "s", "--", "-e"]
+def test_the_environment_counts_less_than_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, options: connection.Options
+) -> None:
+    monkeypatch.setenv("SYNCHRO_ENDPOINTS", "h:2")
+    monkeypatch.setenv("SYNCHRO_TIMEOUT", "7s")
+    assert app.run(["-e", "h:1", "config", "schema"]) == 0
+    assert (options.where, options.timeout_s, options.given) == ("h:1", 7.0, {"endpoints"})
+    assert app.run(["config", "schema"]) == 0
+    assert (options.where, options.given) == ("h:2", set())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert app.run(["config", "schema"]) == 0
+    assert not options.color
+
+
+def test_a_command_line_does_not_see_the_options_of_the_one_before(options: connection.Options) -> None:
+    assert app.run(["-e", "h:1", "--no-color", "-v", "config", "schema"]) == 0
+    assert app.run(["config", "schema"]) == 0
+    assert (options.where, options.color, options.verbose) == (connection.DEFAULT_ENDPOINTS, True, 0)
+
+
+def test_behind_two_dashes_nothing_is_an_option(
+    options: connection.Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["config", "check", "--", "-e"]) == 2
+    assert "error: CONFIG: -e: cannot read" in capsys.readouterr().err
+    assert options.where == connection.DEFAULT_ENDPOINTS
+
+
+def _verbs(group: Group = program, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        yield (*words, name), command
+        if isinstance(command, Group):
+            yield from _verbs(command, (*words, name))
+
+
+SHOWN_VERBS = [words for words, command in _verbs() if not command.hidden]
+
+
+@pytest.mark.parametrize("words", SHOWN_VERBS, ids=" ".join)
+def test_the_help_of_each_verb_fits_and_shows_the_shared_options(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for option in ("-e, --endpoints", "--direct", "--timeout", "-o, --output", "--no-color", "-v, --verbose"):
+        assert option in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "command"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'.", "synchro --help"),
+        (["get", "s"], "Missing argument 'KEY'.", "synchro get --help"),
+        (["space", "list", "--bad"], "No such option '--bad'.", "synchro space list --help"),
+        (["select", "s", "--limit", "x"], "'x' is not a valid integer range", "synchro select --help"),
+        (["--timeout", "soon", "info"], "'soon' is not a time; examples: 5s, 500ms, 2m", "synchro --help"),
+    ],
+)
+def test_a_command_line_that_is_wrong_names_the_help_of_its_verb(
+    arguments: list[str], error: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(arguments) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ILLEGAL_PARAMS: ")
+    assert error in first
+    assert second == f"next:  {command}"
+
+
+def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """NAME without the option is the older form of three of them."""
+    takes = {" ".join(words) for words, command in _verbs() if "instance" in {p.name for p in command.params}}
+    assert takes == {
+        *(
+            "config show",
+            "demote",
+            "info",
+            "member list",
+            "promote",
+            "queue",
+            "replication restart",
+            "snapshot",
+        ),
+        *("space checksum", "space list", "space show", "watch info"),
+    }
+    for verb in ("promote", "demote", "snapshot"):
+        assert app.run([verb, "one", "-i", "two"]) == 2
+        assert "either one or -i two" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["-e"], ["-o", "xml"], ["--timeout", "soon"]])
@@ -145,6 +260,72 @@ def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
     assert formatting.seconds(value) == text
 
 
+# --- tables
+
+COLUMNS = ("ID", "NAME", "ADDRESS", "STATE", "RW", "QUEUE", "VCLOCK", "LAG", "SEEN")
+WIDE = [
+    [
+        "1",
+        "instance001",
+        "127.0.0.1:3301",
+        "leader",
+        "rw",
+        "owner len 0",
+        "{1: 1402, 2: 33, 3: 7}",
+        "-",
+        "now",
+    ],
+    [
+        "2",
+        "instance002",
+        "127.0.0.1:3302",
+        "follower",
+        "ro",
+        "",
+        "{1: 1402, 2: 33}",
+        "12 rows, 0.2 s",
+        "0.2 s ago",
+    ],
+    [
+        "3",
+        "instance003",
+        "127.0.0.1:3303",
+        "down",
+        "",
+        "",
+        "-",
+        "-",
+        "31 s ago",
+        "connection [red]refused[/red] " * 4,
+    ],
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_table_fits_the_screen_and_loses_nothing(width: int) -> None:
+    lines = formatting.table_lines(COLUMNS, WIDE, width)
+    assert max(map(len, lines)) <= width
+    letters = Counter("".join(lines).replace(" ", ""))
+    letters.subtract("instance003:" if width < 180 else "")
+    assert letters == Counter("".join(cell for row in (COLUMNS, *WIDE) for cell in row).replace(" ", ""))
+
+
+def test_names_and_addresses_stay_whole_at_80_characters() -> None:
+    lines = formatting.table_lines(COLUMNS, WIDE, 80)
+    for number in (1, 2, 3):
+        assert any(f"instance00{number}  127.0.0.1:330{number}" in line for line in lines)
+
+
+def test_what_is_no_terminal_gets_a_line_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For `grep` and `awk`, whatever COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "40")
+    assert len(formatting.table_lines(COLUMNS, WIDE)) == 4
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert max(map(len, formatting.table_lines(COLUMNS, WIDE))) <= 40
+    monkeypatch.delenv("COLUMNS")
+    assert formatting.screen_width() == 80  # a terminal that does not say it
+
+
 # --- queue
 
 
@@ -160,7 +341,7 @@ def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
         queue=info_pb2.QueueInfo(owner=1, term=2, len=3, size=312), entries=[entry(12), entry(13)], quorum=2
     )
     reply.queue.age.FromMilliseconds(5300)
-    lines = status_verbs.queue_lines(queue(reply), {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
+    lines = queue_verbs.queue_lines(queue(reply), {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
     assert lines == [
         "owner 1 (instance001)  term 2  len 3  size 312 B  age 5.3 s  confirm_lag 0.000 s  busy no  quorum 2",
         "TXN   SPACE  ROWS  AGE    ACKS",
@@ -174,14 +355,14 @@ def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
 
 
 def info(
-    number: int, *, ro: bool = True, reason: str | None = "election", owner: int = 1, **more: Any
+    number: int, *, ro: bool = True, reason: RoReason = RoReason.ELECTION, owner: int = 1, **more: Any
 ) -> Any:
     return {
         "id": number,
         "name": f"instance00{number}",
         "status": "running",
         "ro": ro,
-        "ro_reason": None if not ro else reason,
+        "ro_reason": reason.value if ro else None,
         "vclock": {0: 3, 1: 14},
         "pid": 1,
         "replicaset": {"name": "replicaset001"},
@@ -209,7 +390,7 @@ def picture(*infos: Any) -> Picture:
         for number, found in enumerate(infos, 1)
     }
     names = {f"127.0.0.1:330{number}": f"instance00{number}" for number in range(1, len(infos) + 1)}
-    return status_verbs._assemble(answers, names, None)
+    return assemble(answers, names, None)
 
 
 def test_what_a_refusal_advises_is_the_next_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,22 +405,39 @@ def test_what_a_refusal_advises_is_the_next_line(capsys: pytest.CaptureFixture[s
 
 def test_names_that_nobody_knows_are_not_advised() -> None:
     address = "127.0.0.1:3301"
-    down = status_verbs._assemble({address: CannotConnect("connection refused")}, {}, None)
+    down = assemble({address: CannotConnect("connection refused")}, {}, None)
     assert judge(down).next == "synchro start CONFIG"
 
 
 @pytest.mark.parametrize(
     ("state", "advice"),
     [
-        (processes.State.RUNNING, "synchro restart CONFIG:instance003 --kill"),
-        (processes.State.LOADING, "synchro status --watch"),
-        (processes.State.STOPPED, "synchro start CONFIG:instance003"),
+        (process_table.State.RUNNING, "synchro restart CONFIG:instance003 --kill"),
+        (process_table.State.LOADING, "synchro status --watch"),
+        (process_table.State.STOPPED, "synchro start CONFIG:instance003"),
     ],
 )
-def test_who_is_silent_although_its_process_runs_is_restarted(state: processes.State, advice: str) -> None:
+def test_who_is_silent_although_its_process_runs_is_restarted(
+    state: process_table.State, advice: str
+) -> None:
     seen = picture(info(1, ro=False), info(2), None)
-    seen.members[2].process = processes.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
+    seen.members[2].process = process_table.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
     assert judge(seen).next == advice
+
+
+def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
+    """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
+    found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
+    assert found.lines() == [
+        "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+    ]
+    assert [(p.kind, p.text) for p in found.problems] == [("stopping", "instance003 is stopping.")]
+    rows = status_verbs.status_rows(picture(info(1, ro=False), info(2), info(3, status="stopping")))[1]
+    assert [row[3] for row in rows] == ["leader", "follower", "stopping"]
+
+    found = judge(picture(info(1, ro=False, status="stopping")))
+    assert not found.writable and not found.readable
+    assert found.lines() == ["Not ready: instance001 is stopping. Next: synchro status --watch"]
 
 
 def test_rows_that_no_log_holds_any_more() -> None:
@@ -286,9 +484,11 @@ def test_a_process_that_hangs_is_not_advised_to_be_started(
     """As one stopped by SIGSTOP: `start` says "running already" and changes nothing."""
     monkeypatch.chdir(tmp_path)
     seen = picture(info(1, ro=False), info(2), None)
-    seen.target = processes.parse_target(processes.init(tmp_path, nodes=3))
+    seen.target = process_table.parse_target(processes.init(tmp_path, nodes=3))
     pid = None if state == "stopped" else 1
-    seen.members[2].process = processes.Process("instance003", "", processes.State(state), pid, Path("log"))
+    seen.members[2].process = process_table.Process(
+        "instance003", "", process_table.State(state), pid, Path("log")
+    )
     assert judge(seen).next == command
 
 
@@ -311,7 +511,7 @@ def test_json_of_status_has_every_instance(
 def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
     """MEND-S4: the same names and addresses; the UUID is another one, or nothing was ever started here."""
     path = processes.init(tmp_path / "mine", nodes=2)
-    target = processes.parse_target(path)
+    target = process_table.parse_target(path)
     names = {config.settings.listen: name for name, config in target.config.instances.items()}
 
     def seen(uuid: str) -> Picture:
@@ -319,7 +519,7 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
             address: info(number, ro=number > 1) | {"replicaset": {"name": "replicaset001", "uuid": uuid}}
             for number, address in enumerate(names, 1)
         }
-        return status_verbs._assemble(answers, names, target)
+        return assemble(answers, names, target)
 
     found = judge(seen("theirs"))
     assert not found.writable
@@ -408,9 +608,9 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
             "next": f"a person must decide: {command}",
             "command": command,
         }
-        return info(number, reason="synchro") | {"amnesia": facts, "vclock": {1: 14 + number}}
+        return info(number, reason=RoReason.SYNCHRO) | {"amnesia": facts, "vclock": {1: 14 + number}}
 
-    found = judge(picture(forgetful(1), forgetful(2), info(3, reason="synchro")))
+    found = judge(picture(forgetful(1), forgetful(2), info(3, reason=RoReason.SYNCHRO)))
     assert found.command == "synchro restart c:instance001 --force-trust"
     assert found.next == "synchro restart c:instance002 --force-trust"
     assert found.text.startswith("Read-only: 1 of 2 needed instances is up and trusted")
@@ -424,3 +624,18 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
     found = judge(picture(waiting(1), waiting(2)))
     assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
     assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
+
+
+def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
+    """MEND-N1: it would be refused."""
+    state = {"state": "follower", "term": 2**62 - 1, "leader": 0}
+    members = {1: {"id": 1, "name": "instance001"}}
+    queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
+    more = {"replication": members, "synchro": queue, "election_mode": "manual"}
+    sound = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
+    assert "promote" in sound.command
+    state["exhausted"] = "its term is the last"
+    spent = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
+    assert (spent.problems[0].kind, spent.problems[0].instance) == ("exhausted", "instance001")
+    assert "its term is the last" in spent.lines()[0]
+    assert "promote" not in spent.command

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import synchro
-from synchro.cli.processes import LOG_FILE, READY_FILE
 from synchro.config import Limits, Settings
 from synchro.config.file import ClusterConfig, ConfigFileError, parse
 from synchro.config.schema import ENVIRONMENT_SCOPE, leaves
+from synchro.process.ready import LOG_FILE, READY_FILE
 
 NAMES = ("i1", "i2", "i3")
 

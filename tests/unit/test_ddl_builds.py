@@ -13,10 +13,11 @@ from synchro.errors import TupleFound, WalIo
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.row import Dml, RowType
-from synchro.storage import schema_ops, xrow
-from synchro.storage.memtx import BuildNeeded, Memtx
+from synchro.storage import row_body, schema_ops
+from synchro.storage.index_build import BUILD_ROWS, made_at_once
+from synchro.storage.memtx import Memtx
 from synchro.storage.order import ListOrder, UnsignedOrder, order_in_steps
-from synchro.storage.space_store import BUILD_ROWS, made_at_once
+from synchro.storage.prepared import BuildNeeded
 from tests.mesh import LOCAL_SPACE, SYNC, Mesh
 
 FEW = Limits(ddl_rows_at_once=3)
@@ -24,7 +25,7 @@ FEW = Limits(ddl_rows_at_once=3)
 
 def encoded(ops: Sequence[Dml]) -> list[Dml]:
     return [
-        xrow.dml_from_values(
+        row_body.dml_from_values(
             op.type, op.space_id, index_id=op.index_id, key=op.key, value=op.value, ops=op.ops
         )
         for op in ops
@@ -47,7 +48,7 @@ def filled(members: int = 3, texts: Sequence[str] = "abcdef", **settings: object
 
 
 def names(mesh: Mesh, number: int) -> list[str]:
-    return [index.name for index in mesh[number].memtx.indexes(SYNC)]
+    return [index.name for index in mesh[number].memtx.catalog.indexes(SYNC)]
 
 
 def all_agree(mesh: Mesh) -> None:
@@ -192,13 +193,13 @@ def test_a_build_is_void_once_something_else_was_prepared() -> None:
     with pytest.raises(BuildNeeded) as first:
         memtx.prepare(ops)
     first.value.build.finish()
-    memtx.built = first.value.build
+    memtx.catalog.built = first.value.build
     do(memtx, insert(7, "x"))  # the same key: the index is impossible now
     with pytest.raises(BuildNeeded) as second:
         memtx.prepare(ops)
     while not second.value.build.advance():
         pass
-    memtx.built = second.value.build
+    memtx.catalog.built = second.value.build
     with pytest.raises(TupleFound):
         memtx.prepare(ops)
     memtx.check()
@@ -238,11 +239,11 @@ def test_in_steps_and_at_once_are_the_same(alter: Callable[[Memtx], Sequence[Dml
             while not needed.build.advance():
                 steps += 1
             assert steps > 4
-            memtx.built = needed.build
+            memtx.catalog.built = needed.build
             memtx.commit(memtx.prepare(ops))
         memtx.check()
         made.append(memtx)
-    for index in made[0].indexes("bands"):
+    for index in made[0].catalog.indexes("bands"):
         assert made[0].select(SPACE, index.id, limit=50) == made[1].select(SPACE, index.id, limit=50)
 
 

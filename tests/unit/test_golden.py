@@ -18,6 +18,7 @@ from synchro.storage.identity import Identity, IdentityFile, decode_identity
 from synchro.storage.journal import Journal
 from synchro.storage.notes import LogNote
 from synchro.storage.recovery import Recovered, recover
+from synchro.storage.snapshot import iter_chunks, read_snapshot
 from tests.golden.make import LIMITS, ME, facts
 from tests.mesh import REPLICASET, uuid_of
 
@@ -94,6 +95,15 @@ def test_the_older_snapshot_and_the_whole_log_say_the_same(folder: Path, tmp_pat
     newest = max(path.name for path in (folder / "data").glob("*.snap"))
     directory = copied(folder, tmp_path / "data", without=newest)
     assert facts(recovered_from(directory)[1]) == expected
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_snapshots_of_former_formats_have_a_key_that_is_not_written_any_more(folder: Path) -> None:
+    """`pending_promotes`: read for ever, as the tests above show, and left out of new ones."""
+    for path in (folder / "data").glob("*.snap"):
+        assert b"pending_promotes" in path.read_bytes()
+        snapshot = read_snapshot(RealDisk(), str(path))
+        assert b"pending_promotes" not in b"".join(iter_chunks(snapshot.meta, snapshot.tuples()))
 
 
 def test_there_is_a_directory_of_each_format() -> None:

@@ -14,15 +14,15 @@ from storage_world import DIR
 from synchro.errors import AlreadyRunning, Corruption
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, Lsn
 from synchro.storage.identity import (
-    IDENTITY_NAME,
     SLOT_BYTES,
     DirectoryLock,
     Identity,
     IdentityFile,
     encode_identity,
 )
-from synchro.storage.notes import AckNote, LogNote, Notes, decode_notes, encode_notes
-from synchro.vclock import Vclock
+from synchro.storage.names import IDENTITY_NAME
+from synchro.storage.notes import LogNote, Notes, decode_notes, encode_notes
+from synchro.vclock import AckNote, Vclock
 
 ME = Identity("11111111-1111-4111-8111-111111111111", "instance001")
 AMNESIAC = Identity(ME.instance_uuid, ME.name, "22222222-2222-4222-8222-222222222222", amnesia=True)

@@ -6,7 +6,7 @@ from synchro.config import Limits
 from synchro.errors import TupleFound
 from synchro.instance import events as ev
 from synchro.row import RowType
-from synchro.storage import xrow
+from synchro.storage import row_body
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 
@@ -30,7 +30,7 @@ def test_skip_conflict_never_acks_a_synchronous_row_that_it_did_not_apply() -> N
     mesh = Mesh(2, skip_conflict=True)
     mesh.isolate(1)
     mesh.write(1, (1, "gone"), ASYNC, kind=RowType.INSERT)
-    mesh.write_ops(1, [xrow.dml_from_values(RowType.DELETE, ASYNC, key=(1,))])
+    mesh.write_ops(1, [row_body.dml_from_values(RowType.DELETE, ASYNC, key=(1,))])
     mesh.write(2, (1, "stray"), ASYNC, kind=RowType.INSERT)
     mesh.settle()
     mesh.heal()
@@ -38,8 +38,8 @@ def test_skip_conflict_never_acks_a_synchronous_row_that_it_did_not_apply() -> N
     assert (mesh.rows(1, ASYNC), mesh.rows(2, ASYNC)) == ([(1, "stray")], [])  # as the operator wanted
 
     mesh.promote(2)
-    sync = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(7,))
-    conflict = xrow.dml_from_values(RowType.INSERT, ASYNC, value=(1, "second"))
+    sync = row_body.dml_from_values(RowType.REPLACE, SYNC, value=(7,))
+    conflict = row_body.dml_from_values(RowType.INSERT, ASYNC, value=(1, "second"))
     call = mesh.write_ops(2, [sync, conflict])
     mesh.settle()
     assert mesh.outcome(call) is None

@@ -10,9 +10,11 @@ from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import SynchroError, WalIo
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
+from synchro.instance.log_tail import ControlWrite
 from synchro.queue.limbo import QueueState
+from synchro.ro_reason import RoReason
 from synchro.row import RowType
-from synchro.storage import schema_ops, xrow
+from synchro.storage import row_body, schema_ops
 
 FULL = WalIo("Failed to write to disk: No space left on device", file="/data/a.xlog")
 
@@ -54,7 +56,7 @@ def test_a_write_meets_a_received_promote_that_is_not_on_disk_yet() -> None:
         refused = error_of(mesh, mesh.write(1, (1,), space))
         assert refused.reason == "READ_ONLY"
     frame = [mesh.call_id() for _ in range(2)]
-    ops = [xrow.dml_from_values(RowType.REPLACE, SYNC, value=(number,)) for number in range(2)]
+    ops = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=(number,)) for number in range(2)]
     mesh.step(1, ev.ClientWrites([ev.ClientWrite(call, [op]) for call, op in zip(frame, ops, strict=True)]))
     assert [mesh.reason(call) for call in frame] == ["READ_ONLY", "READ_ONLY"]
     assert mesh[1].waiting_unprepared == 0
@@ -79,7 +81,8 @@ def test_a_received_confirm_makes_the_queue_busy_an_own_announcement_does_not() 
     assert deadline is not None
     mesh.now = deadline
     mesh.step(1, ev.DeadlineReached())
-    assert mesh[1].limbo.is_announcing and not mesh[1].is_queue_busy
+    assert [type(item) for item in mesh[1].state.log.in_flight] == [ControlWrite]
+    assert not mesh[1].is_queue_busy
     mesh.persist(1)
     mesh.deliver(1, 2)
     assert mesh[2].is_queue_busy
@@ -287,31 +290,35 @@ def test_with_elections_another_takes_over_and_the_refusal_names_the_disk(mode: 
 def test_the_reason_is_the_election_while_nobody_leads() -> None:
     """[E-42]"""
     mesh = Mesh(3, election_mode=ElectionMode.CANDIDATE)
-    assert {mesh[number].read_only_reason() for number in (1, 2, 3)} == {"election"}
+    assert {mesh[number].read_only_reason() for number in (1, 2, 3)} == {RoReason.ELECTION}
     mesh.promote(1)
-    assert [mesh[number].read_only_reason() for number in (1, 2, 3)] == [None, "synchro", "synchro"]
+    assert [mesh[number].read_only_reason() for number in (1, 2, 3)] == [
+        RoReason.NONE,
+        RoReason.SYNCHRO,
+        RoReason.SYNCHRO,
+    ]
     mesh.crash(1)
     mesh[2].check()
     mesh.now += 4.1
     for number in (2, 3):
         mesh.step(number, ev.DeadlineReached())
-    assert mesh[2].read_only_reason() == "election"
+    assert mesh[2].read_only_reason() is RoReason.ELECTION
     mesh.run_for(30.0)
-    assert sorted(str(mesh[number].read_only_reason()) for number in (2, 3)) == ["None", "synchro"]
+    assert {mesh[number].read_only_reason() for number in (2, 3)} == {RoReason.NONE, RoReason.SYNCHRO}
 
 
 def test_without_elections_it_is_the_queue() -> None:
     mesh = promoted()
     mesh.crash(1)
     mesh.run_for(10.0)
-    assert {mesh[number].read_only_reason() for number in (2, 3)} == {"synchro"}
+    assert {mesh[number].read_only_reason() for number in (2, 3)} == {RoReason.SYNCHRO}
     mesh.restart(1)
-    assert mesh[1].read_only_reason() == "synchro"
+    assert mesh[1].read_only_reason() is RoReason.SYNCHRO
 
 
 def test_a_voter_that_sees_no_leader_says_so_too() -> None:
     mesh = Mesh(3, election_mode=ElectionMode.VOTER)
-    assert mesh[1].read_only_reason() == "election"
+    assert mesh[1].read_only_reason() is RoReason.ELECTION
 
 
 def test_read_only_says_the_state_and_the_term_of_the_queue() -> None:

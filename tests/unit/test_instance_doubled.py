@@ -8,6 +8,7 @@ from synchro.config import ElectionMode
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
+from synchro.ro_reason import RoReason
 from tests.mesh import ASYNC, Mesh
 
 ONE = InstanceId(1)
@@ -24,13 +25,13 @@ def test_a_doubled_owner_resigns_and_refuses_writes_until_it_is_single_and_promo
     mesh.settle()
     mesh.step(1, ev.DoubledChanged(True))
     assert not mesh[1].raft.is_leader
-    assert mesh[1].read_only_reason() == "doubled"
+    assert mesh[1].read_only_reason() is RoReason.DOUBLED
     call = mesh.write(1, (1,))
     mesh.settle()
     assert mesh.reason(call) == "READ_ONLY"
     assert mesh.rows(1) == []
     mesh.step(1, ev.DoubledChanged(False))
-    assert mesh[1].read_only_reason() != "doubled"
+    assert mesh[1].read_only_reason() is not RoReason.DOUBLED
     call = mesh.promote(1)
     mesh.settle()
     assert isinstance(mesh.outcome(call), ev.Promoted)

@@ -16,7 +16,7 @@ from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
 from synchro.row import Field, RowType, Txn, TxnId
 from synchro.server import info
-from synchro.storage import schema, schema_ops, xrow
+from synchro.storage import row_body, schema, schema_ops
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
@@ -46,7 +46,7 @@ def put_all(
 ) -> list[CallId]:
     """One caller for each tuple; all arrive in one frame. Their request ids count from `first_id`."""
     calls = [mesh.call_id() for _ in values]
-    puts = xrow.insert_all(kind, space, [msgpack.packb(value) for value in values])
+    puts = row_body.insert_all(kind, space, [msgpack.packb(value) for value in values])
     ids = request_ids or [rid(first_id + n) for n in range(len(values))]
     mesh.step(to, ev.ClientPuts(calls, puts, ids, positions or [None] * len(values)))
     return calls
@@ -257,7 +257,7 @@ def test_later_writes_on_keys_of_a_pending_shared_transaction_rest_on_it() -> No
     calls = put_all(mesh, numbered(4), kind=RowType.INSERT)
     refused = mesh.write(1, (2, "other"), kind=RowType.INSERT)
     update = mesh.write_ops(
-        1, [xrow.dml_from_values(RowType.UPDATE, SYNC, key=(3,), ops=[("=", 2, "updated")])]
+        1, [row_body.dml_from_values(RowType.UPDATE, SYNC, key=(3,), ops=[("=", 2, "updated")])]
     )
     more = put_all(mesh, [(n, "again") for n in (4, 20, 21, 22, 23)], kind=RowType.REPLACE, first_id=50)
     assert all(mesh.outcome(call) is None for call in (refused, update, *more))
@@ -314,7 +314,7 @@ def test_temporary_spaces_are_not_shared() -> None:
     mesh.settle()
     mesh.write_ops(1, schema_ops.create_index(mesh[1].memtx, "temp", "primary"))
     mesh.settle()
-    space = mesh[1].memtx.space("temp").id
+    space = mesh[1].memtx.catalog.space("temp").id
     before = len(mesh.members[1].wal)
     calls = put_all(mesh, numbered(8), space=space)
     assert tuples(mesh, calls) == [(value,) for value in numbered(8)]
@@ -675,7 +675,7 @@ def test_who_asks_for_a_row_of_what_was_rolled_back_is_told_of_that_row() -> Non
 def test_a_row_of_a_plain_transaction_is_still_told_by_its_last_lsn() -> None:
     """Only in a shared one each row is somebody's whole transaction."""
     mesh = promoted_mesh()
-    ops = [xrow.dml_from_values(RowType.REPLACE, SYNC, value=value) for value in numbered(3)]
+    ops = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=value) for value in numbered(3)]
     mesh.write_ops(1, ops, request_id=rid(1))
     mesh.persist(1)
     (txn,) = logged(mesh)
@@ -687,7 +687,7 @@ def test_a_row_of_a_plain_transaction_is_still_told_by_its_last_lsn() -> None:
 def test_a_row_of_what_is_on_its_way_to_disk_is_pending_whatever_follows_it() -> None:
     """By any LSN of it, also in front of the queue: it is no more decided than its last row."""
     mesh = promoted_mesh()
-    ops = [xrow.dml_from_values(RowType.REPLACE, ASYNC, value=value) for value in numbered(3)]
+    ops = [row_body.dml_from_values(RowType.REPLACE, ASYNC, value=value) for value in numbered(3)]
     plain = mesh.write_ops(1, ops)
     shared = put_all(mesh, numbered(4))
     tsn = logged(mesh)[0].tsn
@@ -855,7 +855,7 @@ def test_info_and_the_queue_list_each_caller() -> None:
     mesh.isolate(1)
     mesh.write(1, (90, "alone"))
     calls = put_all(mesh, numbered(4))
-    ops = [xrow.dml_from_values(RowType.REPLACE, SYNC, value=value) for value in numbered(3, first=50)]
+    ops = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=value) for value in numbered(3, first=50)]
     mesh.write_ops(1, ops, request_id=rid(50))
     assert [entry.txn for entry in info.queue_entries(mesh[1], mesh.now)] == [None] * 6
     mesh.persist(1)

@@ -15,6 +15,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.queue.limbo import QueueState
+from synchro.ro_reason import RoReason
 from synchro.row import (
     FLAG_COMMIT,
     FLAG_WAIT_ACK,
@@ -26,7 +27,7 @@ from synchro.row import (
     RowType,
     TxnId,
 )
-from synchro.storage import xrow
+from synchro.storage import row_body, xrow
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
 
 
@@ -182,7 +183,7 @@ def test_the_flags_of_a_received_transaction_decide_whether_it_waits() -> None:
     """[Q-14], [L-23]: not the local definition of its space; after a restart too."""
     mesh = Mesh(3)
     mesh.promote(1)
-    op = xrow.dml_from_values(RowType.REPLACE, ASYNC, value=(1, "x"))
+    op = row_body.dml_from_values(RowType.REPLACE, ASYNC, value=(1, "x"))
     lsn = Lsn(mesh[1].vclock.get(InstanceId(1)) + 1)
     flags = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK
     row = xrow.encode_txn((Row(op.type, InstanceId(1), lsn, lsn, flags, op),))
@@ -237,7 +238,7 @@ def recovered_from_snapshot(mesh: Mesh, number: int) -> Instance:
 
 def shared_write(mesh: Mesh, number: int, keys: Sequence[int]) -> None:
     """One caller a key, all in one transaction (ADR 13)."""
-    puts = xrow.insert_all(RowType.INSERT, SYNC, [msgpack.packb((key, "shared")) for key in keys])
+    puts = row_body.insert_all(RowType.INSERT, SYNC, [msgpack.packb((key, "shared")) for key in keys])
     calls = [mesh.call_id() for _ in keys]
     ids = [RequestId(key.to_bytes(16, "big")) for key in keys]
     mesh.step(number, ev.ClientPuts(calls, puts, ids, [None] * len(keys)))
@@ -342,7 +343,7 @@ def test_of_two_replaces_without_an_owner_each_keeps_the_one_it_applied_last() -
     mesh.isolate(1)
     for number in (1, 2):
         mesh.write(number, (1, number), ASYNC)
-        add = xrow.dml_from_values(RowType.UPDATE, ASYNC, key=(2,), ops=(("+", 2, 10 * number),))
+        add = row_body.dml_from_values(RowType.UPDATE, ASYNC, key=(2,), ops=(("+", 2, 10 * number),))
         mesh.write_ops(number, [add])
     mesh.settle()
     mesh.heal()
@@ -383,7 +384,7 @@ def test_promote_of_a_read_only_instance_claims_the_queue_and_answers_when_it_is
     """[P-13], [L-21]: it returns when the instance is writable, though the queue is its own before."""
     mesh = Mesh(3, read_only=True)
     call = mesh.promote(1)
-    assert (mesh[1].limbo.owner_id, mesh[1].read_only_reason()) == (1, "config")
+    assert (mesh[1].limbo.owner_id, mesh[1].read_only_reason()) == (1, RoReason.CONFIG)
     assert mesh.outcome(call) is None
     mesh.step(1, ev.SettingsChanged(replace(mesh.settings, read_only=False)))
     outcome = mesh.outcome(call)

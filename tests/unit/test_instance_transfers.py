@@ -12,7 +12,7 @@ from synchro.config import ElectionMode, FencingMode
 from synchro.errors import NoElectionQuorum
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance import events as ev
-from synchro.instance.transfers import Phase, Transfer
+from synchro.instance.transfers import Transfer, TransferPhase
 
 MANUAL = ElectionMode.MANUAL
 
@@ -266,4 +266,4 @@ def test_a_promote_that_is_overtaken_by_an_election_of_its_own_leaves_no_timer_b
     assert transfer.stands_at == 11.0
     one = InstanceId(1)
     assert transfer.raft_changed(Term(4), leader=one, is_leader=True, may_lead=True) is None
-    assert (transfer.phase, transfer.term, transfer.stands_at) == (Phase.QUEUE, 4, None)
+    assert (transfer.phase, transfer.term, transfer.stands_at) == (TransferPhase.QUEUE, 4, None)

@@ -11,7 +11,7 @@ from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.replication.trust import Missing
 from synchro.row import RowType, TxnId
-from synchro.storage import xrow
+from synchro.storage import row_body
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
@@ -70,6 +70,29 @@ def test_an_ack_beyond_the_own_log_is_amnesia_until_it_caught_up_with_everybody(
     assert mesh[3].acks_count
     assert mesh[3].vclock.covers(last_ack)
     mesh.promote(2)
+    assert [mesh.rows(number) for number in (1, 2, 3)] == [[(1,), (2,), (3,)]] * 3
+
+
+def test_lost_rows_come_back_through_one_that_got_them_later() -> None:
+    """[M-38], ADR 28: of its lost rows the only link of 1 knows nothing when it subscribes. If they did not
+    follow, a PROMOTE that builds on them would come first, and be split brain where none is."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.isolate(3)
+    calls = [mesh.write(1, (number,)) for number in (1, 2, 3)]
+    mesh.settle()
+    assert all(mesh.committed(call) for call in calls)
+    mesh.cut(1, 2)
+    mesh.crash(1)
+    mesh.restart(1, rows=len(mesh.down[1]) // 2, trusted=False)
+    mesh.join(1, 3)
+    mesh.settle()
+    assert mesh.rows(1) != [(1,), (2,), (3,)]
+
+    mesh.join(2, 3)
+    mesh.settle()
+    mesh.promote(3)
+    assert not mesh.members[1].stopped
     assert [mesh.rows(number) for number in (1, 2, 3)] == [[(1,), (2,), (3,)]] * 3
 
 
@@ -254,7 +277,7 @@ def test_an_lsn_in_the_middle_of_a_pending_transaction_is_pending() -> None:
     mesh = Mesh(3)
     mesh.promote(1)
     mesh.isolate(1)
-    mesh.write_ops(1, [xrow.dml_from_values(RowType.REPLACE, SYNC, value=(key,)) for key in (1, 2, 3)])
+    mesh.write_ops(1, [row_body.dml_from_values(RowType.REPLACE, SYNC, value=(key,)) for key in (1, 2, 3)])
     mesh.settle()
     last = mesh[1].vclock.get(ONE)
     wait = mesh.call_id()

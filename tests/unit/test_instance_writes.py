@@ -6,8 +6,9 @@ from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import BatchTooLarge, SyncTimeout, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.row import Confirm, RowType, TxnId
-from synchro.storage import xrow
+from synchro.storage import row_body
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
@@ -302,14 +303,14 @@ def test_ddl_waits_for_the_queue_to_empty_and_holds_back_what_follows() -> None:
     mesh.restart(2)
     mesh.settle()
     assert [mesh.committed(call) for call in (before, ddl, behind)] == [True] * 3
-    assert mesh[2].memtx.space("later").is_sync
+    assert mesh[2].memtx.catalog.space("later").is_sync
     assert mesh.rows(2, SYNC) == [(1,), (2,)]
 
 
 def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() -> None:
     """[E-40], [E-42], [A-60]: a configured read-only instance applies rows and has writable local spaces."""
     mesh = Mesh(2, read_only=True)
-    assert mesh[1].read_only_reason() == "config"
+    assert mesh[1].read_only_reason() is RoReason.CONFIG
     refused = mesh.outcome(mesh.write(1, (1,), ASYNC))
     assert isinstance(refused, ev.Rejected)
     assert "database.mode: ro" in refused.error.message  # MEND-S6
@@ -318,8 +319,8 @@ def test_the_queue_comes_before_the_configuration_as_a_reason_to_be_read_only() 
     assert mesh.committed(local)
 
     mesh.promote(2)
-    assert mesh[1].read_only_reason() == "synchro"
-    assert mesh[2].read_only_reason() == "config"
+    assert mesh[1].read_only_reason() is RoReason.SYNCHRO
+    assert mesh[2].read_only_reason() is RoReason.CONFIG
     assert mesh[1].limbo.owner_id == 2
 
 
@@ -366,9 +367,9 @@ def test_expected_term_refuses_a_write_that_was_meant_for_an_earlier_owner() -> 
 
 def test_a_batch_over_the_limit_is_refused_and_leaves_no_trace() -> None:
     mesh = promoted_mesh(1, limits=Limits(batch_ops_max=1))
-    from synchro.storage import xrow
+    from synchro.storage import row_body
 
-    op = xrow.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
+    op = row_body.dml_from_values(RowType.REPLACE, SYNC, value=(1,))
     call = mesh.write_ops(1, [op, op])
     outcome = mesh.outcome(call)
     assert isinstance(outcome, ev.Rejected) and isinstance(outcome.error, BatchTooLarge)
@@ -464,7 +465,7 @@ def test_with_a_quorum_of_one_the_owner_commits_in_the_order_of_its_log() -> Non
     mesh = promoted_mesh(1)
     first = mesh.write(1, (1, "first"), ASYNC)
     ops = [
-        xrow.dml_from_values(RowType.REPLACE, space, value=value)
+        row_body.dml_from_values(RowType.REPLACE, space, value=value)
         for space, value in ((SYNC, (1,)), (ASYNC, (1, "second")))
     ]
     second = mesh.write_ops(1, ops)

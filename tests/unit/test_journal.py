@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from dataclasses import replace
 
 import pytest
-from sim.disk import Fault
+from sim.disk import Fault, SimDisk
 from storage_world import (
     DIR,
     SMALL,
     confirm,
+    identity_file,
+    initial_snapshot,
     last_xlog,
     new_instance,
+    open_journal,
     promote,
     raft_state,
     reopen,
@@ -278,6 +282,62 @@ def test_a_full_disk_delays_rotation() -> None:
     assert len(journal.files) == 2
     disk.restart(kept=[])
     assert restart(disk).lsns == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_what_the_journal_says_is_what_lies_on_the_disk() -> None:
+    """J1, J2, J4, F1, F2: after every call, with and without room on the disk, and every restart."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        limits = replace(SMALL, wal_max_size=rng.choice([2000, 8000]))
+        disk = SimDisk()
+        initial_snapshot(disk)
+        journal = open_journal(disk, limits=limits, identity=identity_file(disk), sync=seed % 3 > 0)
+        lsn = 0
+        for step in range(60):
+            count = rng.randint(1, 4)
+            disk.room = disk.used if rng.random() < 0.2 else None
+            match rng.choice(["append", "append", "append", "mark", "rotate", "garbage", "note", "restart"]):
+                case "append":
+                    with contextlib.suppress(WalIo):
+                        journal.append([txn(lsn + n + 1) for n in range(count)], float(step))
+                        lsn += count
+                case "mark":
+                    journal.write_mark(float(step))
+                case "rotate":
+                    journal.rotate(float(step))
+                case "garbage":
+                    disk.room = None
+                    initial_snapshot(disk, at=journal.vclock)
+                    journal.collect_garbage(journal.vclock)
+                case "note":
+                    journal.write_note()
+                case "restart":
+                    disk.room = None
+                    if rng.random() < 0.5:
+                        journal.close_clean(float(step))
+                    disk.restart()
+                    journal = reopen(disk, restart(disk), limits=limits, seed=step, sync=seed % 3 > 0)
+            journal.check()
+            assert journal.vclock == vclock(_1=lsn)
+
+
+def test_the_check_of_the_journal_sees_other_bytes() -> None:
+    """J1: a batch that is not there as it was written; J4: a file of the log that somebody removed."""
+    disk = SimDisk()
+    journal = open_journal(disk, identity=identity_file(disk))
+    write_each(journal, [txn(1), txn(2)])
+    journal.check()
+    path = last_xlog(disk)
+    content = disk.read(path)
+    disk.flip(path, 8 * (journal.position[1] - 512) + 100)
+    with pytest.raises(AssertionError):
+        journal.check()
+    disk.flip(path, 8 * (journal.position[1] - 512) + 100)
+    assert disk.read(path) == content
+    journal.check()
+    disk.unlink(path)
+    with pytest.raises(AssertionError):
+        journal.check()
 
 
 def test_no_space_deletes_what_only_subscribers_need() -> None:

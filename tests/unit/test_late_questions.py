@@ -16,7 +16,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.row import RowType, TxnId
-from synchro.storage import xrow
+from synchro.storage import row_body
 from synchro.storage.snapshot import SnapshotAssembler, decode_chunk, iter_chunks
 from tests.mesh import SYNC, Mesh, uuid_of
 
@@ -73,7 +73,7 @@ def fate(instance: Instance, txn: TxnId) -> ev.Fate | None:
 
 
 def write(instance: Instance, request_id: bytes) -> ev.Outcome | None:
-    op = xrow.dml_from_values(RowType.INSERT, SYNC, value=(1, "one"))
+    op = row_body.dml_from_values(RowType.INSERT, SYNC, value=(1, "one"))
     call = ev.ClientWrite(CALL, [op], RequestId(request_id))
     return answer(instance, ev.ClientWrites([call]))
 
@@ -99,7 +99,7 @@ def test_each_call_of_a_shared_transaction_is_known_by_its_own_row(life: Life) -
     mesh = Mesh(3)
     mesh.promote(1)
     ids = [RequestId(bytes([n]) * 16) for n in range(5)]
-    puts = xrow.insert_all(RowType.INSERT, SYNC, [msgpack.packb((n, "x")) for n in range(5)])
+    puts = row_body.insert_all(RowType.INSERT, SYNC, [msgpack.packb((n, "x")) for n in range(5)])
     calls = [mesh.call_id() for _ in ids]
     mesh.step(1, ev.ClientPuts(calls, puts, ids, [None] * 5))
     mesh.settle()

@@ -53,11 +53,14 @@ CORES = tuple(
     f"synchro.{name}"
     for name in (
         *("ids", "vclock", "row", "errors", "json_form", "config.settings", "config.quorum_formula"),
+        *("config.option", "config.options", "config.values", "config.schema", "config.json_schema"),
         *("raft", "queue", "replication", "storage", "instance"),
     )
 )
-NOT_CORES = ("synchro.storage.disk", "synchro.storage.wal", "synchro.storage.identity")
-ON_A_DISK = ("synchro.storage.journal", "synchro.storage.recovery", "synchro.storage.snapshot")
+NOT_CORES = tuple(f"synchro.storage.{name}" for name in ("disk", "wal", "wal_reader", "identity"))
+ON_A_DISK = tuple(
+    f"synchro.storage.{name}" for name in ("journal", "xlog_file", "notes", "recovery", "snapshot")
+)
 """Work on the `Disk` they are given, real or simulated; pure otherwise."""
 
 IMPURE_MODULES = frozenset(
@@ -103,7 +106,7 @@ NOW = frozenset({"now", "utcnow", "today"})
 
 LIGHT = ("synchro.cli", "synchro.client", "synchro.process.serve", "synchro.__main__", "synchro.config")
 NOT_LIGHT = ("synchro.client.aio", "synchro.client.on_trio")
-HEAVY = frozenset({"trio", "structlog", "pydantic", "prometheus_client"})
+HEAVY = frozenset({"trio", "structlog", "pydantic", "prometheus_client", "rich"})
 
 
 # --- reading the sources --------------------------------------------------------------------------------

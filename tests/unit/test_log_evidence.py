@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from sim.disk import Fault, PowerCut, SimDisk
@@ -30,9 +30,10 @@ from storage_world import (
 
 from synchro.config import Limits
 from synchro.errors import Corruption, DiskFailed, WalIo
-from synchro.storage.identity import IDENTITY_NAME
+from synchro.storage.identity import IdentityFile
 from synchro.storage.journal import Journal
-from synchro.storage.notes import LogNote
+from synchro.storage.names import IDENTITY_NAME
+from synchro.storage.notes import LogNote, Notes
 from synchro.storage.recovery import open_xlog
 
 FAST = replace(SMALL, wal_lead_bytes=8192)
@@ -257,29 +258,42 @@ def test_a_full_disk_notes_all_the_same_and_loses_nothing() -> None:
 def test_the_file_that_is_named_stays_while_there_is_no_room_to_name_another() -> None:
     """J4, an identity file of the first format on a full disk: else the next start would miss a file."""
     disk = SimDisk()
-    disk.makedirs(DIR)
-    identity = identity_file(disk)
+    keeper = Full(identity_file(disk))
     initial_snapshot(disk)
-    journal = open_journal(disk, limits=FAST, identity=identity)
+    journal = open_journal(disk, limits=FAST, identity=keeper)
     write_each(journal, [txn(1), txn(2)])
     first = last_xlog(disk)
-
-    class Full:
-        """No note has room any more."""
-
-        notes = identity.notes
-        log: LogNote | None = None
-
-        def write(self) -> bool:
-            return False
-
-    journal._identity = Full()
+    keeper.is_full = True
     journal.rotate(1.0)
     assert journal.collect_garbage(journal.vclock) == 0
     assert disk.exists(first)
-    journal._identity = identity
-    identity.log = LogNote(last_xlog(disk).rsplit("/", 1)[-1], 512)
+    journal.check()
+    keeper.is_full = False
     assert journal.collect_garbage(journal.vclock) == 1
+    journal.check()
+
+
+@dataclass
+class Full:
+    """An identity file for whose notes there is no room, at times."""
+
+    file: IdentityFile
+    is_full: bool = False
+
+    @property
+    def log(self) -> LogNote | None:
+        return self.file.log
+
+    @log.setter
+    def log(self, noted: LogNote | None) -> None:
+        self.file.log = noted
+
+    @property
+    def notes(self) -> Notes:
+        return self.file.notes
+
+    def write(self) -> bool:
+        return not self.is_full and self.file.write()
 
 
 def test_what_was_copied_into_a_new_file_of_the_same_name_is_not_missed() -> None:

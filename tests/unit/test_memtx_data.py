@@ -22,7 +22,8 @@ from synchro.errors import (
 )
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
-from synchro.storage.memtx import Memtx, PendingRefusal, Prepared
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal, Prepared
 
 SPACE = 512
 
@@ -186,7 +187,7 @@ def test_an_unknown_space_is_named_with_its_neighbour() -> None:
     """D-3."""
     memtx = memtx_with()
     with pytest.raises(NoSuchSpace) as caught:
-        memtx.space("band")
+        memtx.catalog.space("band")
     assert str(caught.value) == "Space 'band' does not exist"
     assert caught.value.details["nearest"] == "bands"
     with pytest.raises(NoSuchSpace):

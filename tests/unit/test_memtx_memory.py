@@ -17,28 +17,30 @@ from synchro.errors import MemoryIssue, SynchroError, TupleFound
 from synchro.instance import events as ev
 from synchro.row import Dml, RowType
 from synchro.server import info
-from synchro.storage import schema_ops, xrow
-from synchro.storage.memtx import BuildNeeded, Memtx, PendingRefusal, Prepared
-from synchro.storage.space_store import INDEX_ENTRY_BYTES, TUPLE_OVERHEAD_BYTES
+from synchro.storage import row_body, schema_ops
+from synchro.storage.index import INDEX_ENTRY_BYTES
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
+from synchro.storage.space_store import TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
 
 ROW = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES
 
 
 def puts(kind: RowType, *values: Sequence[object]) -> Sequence[Dml]:
-    return xrow.insert_all(kind, SPACE, [msgpack.packb(value) for value in values])
+    return row_body.insert_all(kind, SPACE, [msgpack.packb(value) for value in values])
 
 
 def delete(key: int) -> Dml:
-    return xrow.dml_from_values(RowType.DELETE, SPACE, key=(key,))
+    return row_body.dml_from_values(RowType.DELETE, SPACE, key=(key,))
 
 
 def update(key: int, *ops: tuple[object, ...]) -> Dml:
-    return xrow.dml_from_values(RowType.UPDATE, SPACE, key=(key,), ops=ops)
+    return row_body.dml_from_values(RowType.UPDATE, SPACE, key=(key,), ops=ops)
 
 
 def upsert(value: tuple[object, ...], *ops: tuple[object, ...]) -> Dml:
-    return xrow.dml_from_values(RowType.UPSERT, SPACE, value=value, ops=ops)
+    return row_body.dml_from_values(RowType.UPSERT, SPACE, value=value, ops=ops)
 
 
 def test_packed_bytes_and_an_overhead_are_counted() -> None:

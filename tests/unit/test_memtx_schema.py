@@ -19,11 +19,13 @@ from synchro.errors import (
     Unsupported,
     WrongFormat,
 )
-from synchro.ids import InstanceId
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
-from synchro.storage.memtx import Iterator_, Memtx, PendingRefusal, Prepared
+from synchro.storage.index import Iterator_
+from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import PendingRefusal, Prepared
 from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID, SPACE_ID, FieldDef, IndexDef, SpaceDef, SpaceKind
+from synchro.storage.system_rows import first_rows
 
 UUIDS = [f"00000000-0000-0000-0000-{number:012d}" for number in range(40)]
 
@@ -57,22 +59,22 @@ def put(space: int, *fields: Field) -> Dml:
 def test_a_space_is_a_row_of_space_and_exists_when_that_commits() -> None:
     """D-1, D-40: one row."""
     memtx = empty()
-    version = memtx.schema_version
+    version = memtx.catalog.schema_version
     ops = schema_ops.create_space(memtx, "bands", is_sync=True, format=["id", ("name", "str")])
     assert len(ops) == 1
     prepared = memtx.prepare(ops)
     assert (prepared.is_ddl, prepared.touches_system, prepared.is_sync) == (True, True, False)
     with pytest.raises(NoSuchSpace):
-        memtx.space("bands")
+        memtx.catalog.space("bands")
     memtx.commit(prepared)
-    assert memtx.space("bands") is memtx.space(512)
-    assert memtx.space(512) == SpaceDef(
+    assert memtx.catalog.space("bands") is memtx.catalog.space(512)
+    assert memtx.catalog.space(512) == SpaceDef(
         512, "bands", format=(FieldDef("id"), FieldDef("name", "string")), is_sync=True
     )
-    assert memtx.schema_version == version + 1
+    assert memtx.catalog.schema_version == version + 1
     row = memtx.get(SPACE_ID, 2, ("bands",))
     assert row is not None
-    assert SpaceDef.from_tuple(row) == memtx.space(512)
+    assert SpaceDef.from_tuple(row) == memtx.catalog.space(512)
 
 
 def test_ids_of_dropped_spaces_do_not_come_back() -> None:
@@ -82,9 +84,9 @@ def test_ids_of_dropped_spaces_do_not_come_back() -> None:
     do(memtx, schema_ops.create_space(memtx, "b"))
     do(memtx, schema_ops.drop_space(memtx, "b"))
     do(memtx, schema_ops.create_space(memtx, "c"))
-    assert memtx.space("c").id == 514
+    assert memtx.catalog.space("c").id == 514
     do(memtx, schema_ops.create_space(memtx, "t", kind="temporary"))
-    assert memtx.space("t").id == 2**30
+    assert memtx.catalog.space("t").id == 2**30
 
 
 def test_a_name_exists_once() -> None:
@@ -158,15 +160,37 @@ def test_alter_renames_and_changes_only_what_was_asked() -> None:
     """D-7."""
     memtx = with_bands((1, "a"), is_sync=True)
     do(memtx, schema_ops.alter_space(memtx, "bands", name="groups", field_count=2))
-    assert memtx.space("groups") == SpaceDef(512, "groups", field_count=2, is_sync=True)
+    assert memtx.catalog.space("groups") == SpaceDef(512, "groups", field_count=2, is_sync=True)
     with pytest.raises(NoSuchSpace):
-        memtx.space("bands")
+        memtx.catalog.space("bands")
     with pytest.raises(SpaceExists):
         schema_ops.alter_space(memtx, "groups", name="_space")
     with pytest.raises(IllegalParams, match="nothing to alter"):
         schema_ops.alter_space(memtx, "groups")
     with pytest.raises(IllegalParams, match="replication group is immutable"):
         memtx.prepare([put(SPACE_ID, *SpaceDef(512, "groups", is_local=True).to_tuple())])
+
+
+def renamed(space_id: int, name: str) -> Dml:
+    return Dml(RowType.UPDATE, SPACE_ID, b"", 0, (space_id,), None, (("=", 3, name),))
+
+
+def test_spaces_may_exchange_their_names() -> None:
+    """C2: whichever of them is put in force first, each name leads to its space."""
+    memtx = with_bands((1, "a"))
+    do(memtx, schema_ops.create_space(memtx, "groups"))
+    do(memtx, [renamed(512, "third"), renamed(513, "bands"), renamed(512, "groups")])
+    assert (memtx.catalog.space("groups").id, memtx.catalog.space("bands").id) == (512, 513)
+
+
+def test_a_dropped_space_leaves_its_name_to_another() -> None:
+    """C2: in the same transaction."""
+    memtx = with_bands()
+    do(memtx, schema_ops.create_space(memtx, "groups"))
+    for number, name in ((512, "bands"), (513, "groups")):
+        assert memtx.catalog.space(name).id == number
+    do(memtx, [renamed(512, "third"), *schema_ops.drop_space(memtx, "groups"), renamed(512, "groups")])
+    assert memtx.catalog.space("groups").id == 512
 
 
 def test_a_format_that_tuples_violate_is_refused() -> None:
@@ -199,7 +223,7 @@ def test_a_space_is_dropped_after_its_indexes() -> None:
     assert len(ops) == 3
     do(memtx, ops)
     with pytest.raises(NoSuchSpace):
-        memtx.space("bands")
+        memtx.catalog.space("bands")
     assert memtx.freeze() == []
 
 
@@ -213,7 +237,7 @@ def test_a_schema_change_is_rolled_back_like_any_other() -> None:
         memtx.rollback(memtx.prepare(ops))
         memtx.check()
     assert memtx.get(512, 0, (1,)) == (1, "a")
-    assert [space.name for space in memtx.spaces() if not space.is_system] == ["bands"]
+    assert [space.name for space in memtx.catalog.spaces() if not space.is_system] == ["bands"]
 
 
 def test_schema_and_data_do_not_mix() -> None:
@@ -289,8 +313,8 @@ def test_the_primary_index_comes_first_and_is_unique_and_never_null() -> None:
     with pytest.raises(IllegalParams, match="primary key cannot be nullable"):
         memtx.prepare(schema_ops.create_index(memtx, "t", "p", parts=[[1, "string", {"is_nullable": True}]]))
     do(memtx, schema_ops.create_index(memtx, "t", "p"))
-    assert memtx.index("t", "p") == IndexDef(512, 0, "p")
-    assert memtx.index("t", 0) is memtx.index(512, "p")
+    assert memtx.catalog.index("t", "p") == IndexDef(512, 0, "p")
+    assert memtx.catalog.index("t", 0) is memtx.catalog.index(512, "p")
 
 
 def test_parts_may_be_written_in_many_ways() -> None:
@@ -348,10 +372,10 @@ def test_an_index_over_existing_tuples_is_checked_and_filled() -> None:
         schema_ops.create_index(memtx, "bands", "n")
     assert schema_ops.create_index(memtx, "bands", "n", if_not_exists=True) == []
     do(memtx, [Dml(RowType.UPDATE, 288, b"", 0, (512, 1), None, (("=", 3, "renamed"),))])
-    assert memtx.index("bands", "renamed").id == 1
+    assert memtx.catalog.index("bands", "renamed").id == 1
     do(memtx, schema_ops.drop_index(memtx, "bands", "renamed"))
     with pytest.raises(NoSuchIndex):
-        memtx.index("bands", "n")
+        memtx.catalog.index("bands", "n")
 
 
 def test_the_primary_index_goes_last() -> None:
@@ -365,7 +389,9 @@ def test_the_primary_index_goes_last() -> None:
 
 def test_a_primary_index_may_get_other_parts() -> None:
     memtx = with_bands((1, "b"), (2, "a"))
-    index = IndexDef(512, 0, "primary", parts=schema_ops.resolve_parts(memtx.space(512), [[2, "string"]]))
+    index = IndexDef(
+        512, 0, "primary", parts=schema_ops.resolve_parts(memtx.catalog.space(512), [[2, "string"]])
+    )
     do(memtx, [put(288, *index.to_tuple())])
     assert memtx.select(512) == [(2, "a"), (1, "b")]
     assert memtx.get(512, 0, ("b",)) == (1, "b")
@@ -376,22 +402,22 @@ def test_a_primary_index_may_get_other_parts() -> None:
 
 def booted() -> Memtx:
     memtx = empty()
-    do(
-        memtx,
-        schema_ops.bootstrap_ops(
-            replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
-        ),
-    )
+    memtx.begin_bulk()
+    for space_id, tuples in first_rows(
+        replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
+    ):
+        memtx.load(space_id, tuples)
+    memtx.end_bulk()
     return memtx
 
 
 def test_the_first_member_has_id_one_and_the_set_its_uuid() -> None:
     """M-2, M-3, D-22: the old name of the key answers too."""
     memtx = booted()
-    assert memtx.members() == {1: (UUIDS[1], "one")}
-    assert memtx.replicaset_uuid() == UUIDS[39]
+    assert memtx.catalog.members() == {1: (UUIDS[1], "one")}
+    assert memtx.catalog.replicaset_uuid() == UUIDS[39]
     assert memtx.get(SCHEMA_ID, 0, ("cluster",)) == ("replicaset_uuid", UUIDS[39])
-    assert empty().replicaset_uuid() is None
+    assert empty().catalog.replicaset_uuid() is None
 
 
 def test_the_uuid_of_the_set_is_given_once() -> None:
@@ -407,32 +433,31 @@ def test_the_uuid_of_the_set_is_given_once() -> None:
     do(memtx, [put(SCHEMA_ID, "replicaset_uuid", UUIDS[39])])
 
 
-def test_a_member_gets_the_smallest_free_id_and_counts_for_elections_at_once() -> None:
+def test_a_member_counts_for_elections_at_once() -> None:
     """M-3, M-51, answers 2: N for elections counts undecided rows of `_cluster`, N for commits does not."""
     memtx = booted()
-    second = memtx.prepare(schema_ops.register(memtx, UUIDS[2], "two"))
+    second = memtx.prepare([put(CLUSTER_ID, 2, UUIDS[2], "two")])
     assert (second.is_ddl, second.touches_system) == (False, True)
-    third = memtx.prepare(schema_ops.register(memtx, UUIDS[3], None))
-    assert list(memtx.members()) == [1]
-    assert memtx.prepared_members() == {1: (UUIDS[1], "one"), 2: (UUIDS[2], "two"), 3: (UUIDS[3], None)}
+    third = memtx.prepare([put(CLUSTER_ID, 3, UUIDS[3])])
+    assert list(memtx.catalog.members()) == [1]
+    assert memtx.catalog.prepared_members() == {
+        1: (UUIDS[1], "one"),
+        2: (UUIDS[2], "two"),
+        3: (UUIDS[3], None),
+    }
     memtx.rollback(third)
     memtx.commit(second)
-    assert list(memtx.members()) == list(memtx.prepared_members()) == [1, 2]
-    assert schema_ops.register(memtx, UUIDS[2], "two") == []
-    removal = memtx.prepare(schema_ops.unregister(InstanceId(1)))
-    assert (list(memtx.members()), list(memtx.prepared_members())) == ([1, 2], [2])
+    assert list(memtx.catalog.members()) == list(memtx.catalog.prepared_members()) == [1, 2]
+    removal = memtx.prepare([Dml(RowType.DELETE, CLUSTER_ID, b"", 0, (1,))])
+    assert (list(memtx.catalog.members()), list(memtx.catalog.prepared_members())) == ([1, 2], [2])
     memtx.commit(removal)
-    (op,) = schema_ops.register(memtx, UUIDS[4], None)
-    assert op.value == (1, UUIDS[4])
 
 
 def test_a_set_has_at_most_31_members() -> None:
     """M-3."""
     memtx = booted()
     for number in range(2, 32):
-        do(memtx, schema_ops.register(memtx, UUIDS[number], None))
-    with pytest.raises(ReplicaMax):
-        schema_ops.register(memtx, UUIDS[32], None)
+        do(memtx, [put(CLUSTER_ID, number, UUIDS[number])])
     with pytest.raises(ReplicaMax) as caught:
         memtx.prepare([put(CLUSTER_ID, 32, UUIDS[32])])
     assert str(caught.value) == "Replica count limit reached: 32"
@@ -444,7 +469,7 @@ def test_a_set_has_at_most_31_members() -> None:
         ((0, UUIDS[5]), IllegalParams, "Can't initialize replica id with a reserved value 0"),
         ((5, "nonsense"), IllegalParams, "Invalid UUID: nonsense"),
         ((5, UUIDS[0]), IllegalParams, "Nil UUID is reserved and can't be used in replication"),
-        ((5, UUIDS[5], "Five"), IllegalParams, "Invalid instance name 'Five'"),
+        ((5, UUIDS[5], "fi ve"), IllegalParams, "Invalid instance name: 'fi ve'"),
         ((5, UUIDS[5], "one"), TupleFound, 'unique index "name"'),
         ((5, UUIDS[1]), TupleFound, "Duplicate key"),
         ((1, UUIDS[5], "other"), Unsupported, "UUID and name update together"),
@@ -455,17 +480,17 @@ def test_a_set_has_at_most_31_members() -> None:
 def test_a_wrong_member_is_refused(row: Tuple, error: type[SynchroError], text: str) -> None:
     """D-23, M-1, M-3, M-5, M-37."""
     memtx = booted()
-    do(memtx, schema_ops.register(memtx, UUIDS[2], None))
+    do(memtx, [put(CLUSTER_ID, 2, UUIDS[2])])
     with pytest.raises(error, match=text):
         memtx.prepare([put(CLUSTER_ID, *row)])
-    assert list(memtx.prepared_members()) == [1, 2]
+    assert list(memtx.catalog.prepared_members()) == [1, 2]
 
 
 def test_a_named_member_may_come_back_with_another_uuid() -> None:
     """M-37."""
     memtx = booted()
     do(memtx, [put(CLUSTER_ID, 1, UUIDS[7], "one")])
-    assert memtx.members() == {1: (UUIDS[7], "one")}
+    assert memtx.catalog.members() == {1: (UUIDS[7], "one")}
 
 
 # --- snapshots --------------------------------------------------------------------------------------------
@@ -483,9 +508,15 @@ def everything() -> Memtx:
         do(memtx, schema_ops.create_index(memtx, name, "primary"))
         do(memtx, schema_ops.create_index(memtx, name, "name", parts=[[2, "string"]], unique=False))
         do(memtx, schema_ops.create_index(memtx, name, "code", parts=[[3, "number", {"is_nullable": True}]]))
-        do(memtx, [put(memtx.space(name).id, n, f"n{n % 3}", n * 0.5 if n % 2 else None) for n in range(10)])
+        do(
+            memtx,
+            [
+                put(memtx.catalog.space(name).id, n, f"n{n % 3}", n * 0.5 if n % 2 else None)
+                for n in range(10)
+            ],
+        )
     do(memtx, schema_ops.truncate(memtx, "local"))
-    do(memtx, [put(memtx.space("local").id, 1, "x")])
+    do(memtx, [put(memtx.catalog.space("local").id, 1, "x")])
     return memtx
 
 
@@ -514,29 +545,33 @@ def test_a_snapshot_brings_back_all_that_survives_a_restart() -> None:
     """D-4: local data survives; of 'data-temporary' the definition; of 'temporary' nothing."""
     memtx = everything()
     copy = reloaded(memtx.freeze())
-    assert [space.name for space in copy.spaces() if not space.is_system] == ["normal", "local", "scratch"]
-    assert copy.members() == memtx.members()
-    assert copy.replicaset_uuid() == memtx.replicaset_uuid()
+    assert [space.name for space in copy.catalog.spaces() if not space.is_system] == [
+        "normal",
+        "local",
+        "scratch",
+    ]
+    assert copy.catalog.members() == memtx.catalog.members()
+    assert copy.catalog.replicaset_uuid() == memtx.catalog.replicaset_uuid()
     for name in ("normal", "local"):
-        number = memtx.space(name).id
+        number = memtx.catalog.space(name).id
         assert copy.checksum(number) == memtx.checksum(number)
         for index in (1, 2):
             assert copy.select(number, index) == memtx.select(number, index)
     with pytest.raises(TupleFound, match='index "code"'):
         copy.prepare([put(512, 100, "x", 0.5)])
-    assert copy.count(memtx.space("scratch").id) == 0
+    assert copy.count(memtx.catalog.space("scratch").id) == 0
     do(copy, schema_ops.create_space(copy, "next"))
-    assert copy.space("next").id == 515
+    assert copy.catalog.space("next").id == 515
 
 
 def test_a_joiner_gets_no_local_data() -> None:
     """Answers 8, D-26: nor the truncate counters of local spaces."""
     memtx = everything()
     frozen = dict(memtx.freeze(with_local=False))
-    assert memtx.space("local").id not in frozen
+    assert memtx.catalog.space("local").id not in frozen
     assert 330 not in frozen
     assert 330 in dict(memtx.freeze())
-    assert reloaded(list(frozen.items())).space("local").is_local
+    assert reloaded(list(frozen.items())).catalog.space("local").is_local
 
 
 def test_a_frozen_view_stays_as_it_is() -> None:

@@ -16,7 +16,8 @@ from synchro.errors import (
 )
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage import schema_ops
-from synchro.storage.memtx import Iterator_, Memtx
+from synchro.storage.index import Iterator_
+from synchro.storage.memtx import Memtx
 from synchro.storage.order import ListOrder, UnsignedOrder, order_of
 
 SPACE = 512

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from synchro.cli import local_verbs, processes
-from synchro.cli.processes import State, Target, init, parse_target, restart, start, stop
+from synchro.cli import app, local_verbs, process_table, processes
+from synchro.cli.process_table import State, Target, parse_target
+from synchro.cli.processes import init, restart, start, stop
 from synchro.config.file import ConfigFileError
 from synchro.errors import ConfigError
 
 STAND_IN = """
 import json, os, pathlib, resource, signal, socket, sys, time
-from synchro.cli.processes import LISTENING, announce_ready, parse_target
+from synchro.cli.process_table import parse_target
+from synchro.process.ready import LISTENING, announce_ready
 from synchro.storage.identity import DirectoryLock
 arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 how = os.environ.get("STAND_IN", "")
@@ -87,7 +90,7 @@ def test_start_status_stop(target: Target) -> None:
     assert [p.state for p in started] == [State.RUNNING, State.RUNNING]
     assert all(p.changed and p.pid for p in started)
     assert len({p.pid for p in started}) == 2
-    assert [p.pid for p in processes.processes(target)] == [p.pid for p in started]
+    assert [p.pid for p in process_table.processes(target)] == [p.pid for p in started]
 
     again = start(target)
     assert [(p.pid, p.changed) for p in again] == [(p.pid, False) for p in started]
@@ -101,8 +104,8 @@ def test_start_status_stop(target: Target) -> None:
 def test_one_instance_of_a_set(target: Target) -> None:
     second = parse_target(f"{target.config.path}:instance002")
     assert [p.name for p in start(second)] == ["instance002"]
-    assert [p.is_running for p in processes.processes(target)] == [False, True]
-    [before] = processes.processes(second)
+    assert [p.is_running for p in process_table.processes(target)] == [False, True]
+    [before] = process_table.processes(second)
     [after] = restart(second)
     assert after.state is State.RUNNING
     assert after.pid != before.pid
@@ -171,7 +174,7 @@ def test_a_pid_file_of_somebody_else_s_process_is_not_believed(target: Target) -
 
 
 def pids(target: Target) -> list[int | None]:
-    return [process.pid for process in processes.processes(target)]
+    return [process.pid for process in process_table.processes(target)]
 
 
 def test_a_set_is_one_set_by_whatever_link_it_is_addressed(target: Target, tmp_path: Path) -> None:
@@ -220,6 +223,19 @@ def test_the_pid_file_may_say_what_it_likes(target: Target, content: str | None)
         other.wait()
 
 
+def test_the_file_of_a_set_is_found_by_the_processes_of_this_host(target: Target, free_port: int) -> None:
+    """By ports, and by the names that are known; one process is enough."""
+    first = parse_target(f"{target.config.path}:instance001")
+    names = {free_port: "instance001", free_port + 1: ""}
+    assert process_table.local_target(names) is None
+    start(first)
+    found = process_table.local_target(names)
+    assert found is not None and found.config.path == target.config.path
+    assert process_table.name_by_port(found) == {free_port: "instance001", free_port + 1: "instance002"}
+    assert process_table.local_target({free_port: "another"}) is None
+    assert process_table.local_target({free_port: "instance001", free_port + 2: ""}) is None
+
+
 def test_var_run_and_the_lock_file_may_be_gone(target: Target) -> None:
     running = [process.pid for process in start(target)]
     shutil.rmtree(target.directory / "var" / "run")
@@ -259,7 +275,7 @@ def test_what_nothing_is_noted_of_is_not_called_loading(target: Target) -> None:
     """Started by a person or systemd, or `var/run` is lost: only `start` is told how far an instance is."""
     start(target)
     shutil.rmtree(target.directory / "var" / "run")
-    assert [process.state for process in processes.processes(target)] == [State.RUNNING] * 2
+    assert [process.state for process in process_table.processes(target)] == [State.RUNNING] * 2
 
 
 def test_a_full_disk_below_var_keeps_nobody_from_starting(
@@ -273,7 +289,7 @@ def test_a_full_disk_below_var_keeps_nobody_from_starting(
     monkeypatch.setenv("STAND_IN", "full")
     started = start(target)
     assert [(p.state, p.changed, p.message) for p in started] == [(State.RUNNING, True, "")] * 2
-    assert [p.state for p in processes.processes(target)] == [State.RUNNING] * 2
+    assert [p.state for p in process_table.processes(target)] == [State.RUNNING] * 2
     assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
 
 
@@ -352,6 +368,59 @@ def test_an_instance_that_hangs_before_it_listens_is_stuck(
     assert "does not listen in time" in first.message
 
 
+def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEND-P2: it runs, but nobody can connect to it; until it listens the second one waits as the first."""
+    monkeypatch.setenv("STAND_IN", "hangs")
+    [first, _] = start(target, timeout_s=0.1)
+    [again, _] = start(target, timeout_s=0.1)
+    assert (again.state, again.pid, again.changed) == (State.STUCK, first.pid, False)
+    assert first.pid is not None
+    killer = threading.Timer(0.3, os.kill, (first.pid, signal.SIGKILL))
+    killer.start()
+    [ended, _] = start(target, timeout_s=5.0)
+    assert (ended.state, ended.pid, ended.changed) == (State.EXITED, None, False)
+    assert "ended while starting" in ended.message
+
+
+def test_start_does_not_take_a_process_for_up_that_a_person_began_and_that_does_not_listen(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that recovers much. It tells nobody how far it is, so the kernel is asked who has the port."""
+    first = parse_target(f"{target.config.path}:instance001")
+    host, _, port = first.config.instance("instance001").settings.listen.rpartition(":")
+    command = [sys.executable, str(tmp_path / "stand_in.py"), "serve", "--config", str(target.config.path)]
+    by_hand = subprocess.Popen([*command, "--name", "instance001"], env={**os.environ, "STAND_IN": "hangs"})
+    try:
+        deadline = time.monotonic() + 10
+        while pids(first) != [by_hand.pid] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with socket.create_server((host, int(port))):  # that somebody answers proves nothing
+            [process] = start(first, timeout_s=0.2)
+        assert (process.state, process.pid, process.changed) == (State.STUCK, by_hand.pid, False)
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+    by_hand = subprocess.Popen([*command, "--name", "instance001"], env={**os.environ, "STAND_IN": "slow"})
+    try:
+        while pids(first) != [by_hand.pid] and time.monotonic() < deadline + 10:
+            time.sleep(0.02)
+        [process] = start(first)
+        assert (process.state, process.pid, process.changed) == (State.RUNNING, by_hand.pid, False)
+        socket.create_connection((host, int(port)), timeout=1).close()
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+
+
+def test_one_that_listens_when_the_time_is_over_is_started(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the time of the call is: it only waits for its peers."""
+    monkeypatch.setenv("STAND_IN", "waits")
+    monkeypatch.setattr(processes, "LOADING_GRACE_S", 1000.0)
+    assert [p.state for p in start(target, timeout_s=4.0)] == [State.LOADING, State.LOADING]
+
+
 @pytest.mark.parametrize("damage", ["removed", "broken", "renamed", "dangling", "other environment"])
 def test_stop_works_without_a_configuration(
     target: Target, damage: str, monkeypatch: pytest.MonkeyPatch
@@ -372,35 +441,35 @@ def test_stop_works_without_a_configuration(
         case "other environment":
             monkeypatch.setenv("SYNCHRO_REPLICATION_TIMEOUT", "nonsense")
     for address in (target.directory, file):
-        found = processes.target_without_config(address)
+        found = process_table.target_without_config(address)
         assert found is not None
         assert pids(found) == running
-    one = processes.target_without_config(f"{file}:instance002")
+    one = process_table.target_without_config(f"{file}:instance002")
     assert one is not None
     assert [(p.name, p.state) for p in stop(one)] == [("instance002", State.STOPPED)]
     (target.directory / "var" / "run" / "instance001.pid").unlink()
-    rest = processes.target_without_config(file)
+    rest = process_table.target_without_config(file)
     assert rest is not None
     assert [(p.name, p.state, p.pid) for p in stop(rest)] == [("instance001", State.STOPPED, None)]
-    assert processes.target_without_config(file) is None
+    assert process_table.target_without_config(file) is None
 
 
 def test_the_verb_stops_without_a_configuration(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     start(target)
     target.config.path.write_text("groups: [")
-    assert local_verbs.stop(str(target.directory)) == 0
+    assert app.run(["stop", str(target.directory)]) == 0
     shown = capsys.readouterr()
     assert shown.out.count("stopped") == 2
     assert "not YAML" in shown.err
-    with pytest.raises(ConfigError, match="not YAML"):
-        local_verbs.stop(str(target.directory))
+    assert app.run(["stop", str(target.directory)]) == 2
+    assert "not YAML" in capsys.readouterr().err
 
 
 def test_who_left_the_configuration_is_stopped_with_the_others(target: Target) -> None:
     start(target)
     file = target.config.path
     file.write_text(file.read_text().replace("instance002", "instance003"))
-    found, error = processes.target_to_stop(file)
+    found, error = process_table.target_to_stop(file)
     assert error is None
     ended = [process.name for process in stop(found) if process.changed]
     assert ended == ["instance001", "instance002"]
@@ -411,10 +480,10 @@ def test_the_verb_does_not_call_stopped_what_answers(
 ) -> None:
     host, _, port = target.config.instance("instance002").settings.listen.rpartition(":")
     with socket.create_server((host, int(port))):
-        assert local_verbs.stop(str(target.directory)) != 0
+        assert app.run(["stop", str(target.directory)]) != 0
     shown = capsys.readouterr()
     assert "something answers" in shown.out
-    assert local_verbs.stop(str(target.directory)) == 0
+    assert app.run(["stop", str(target.directory)]) == 0
 
 
 def test_targets(tmp_path: Path) -> None:

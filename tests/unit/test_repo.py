@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -71,6 +72,39 @@ def test_the_package_says_what_it_is() -> None:
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("BSD 2-Clause License")
 
 
+MODULES_OF = {
+    "grpcio": "grpc",
+    "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
+    "protobuf": "google.protobuf",
+    "googleapis-common-protos": "google.rpc",
+    "pyyaml": "yaml",
+}
+"""Where it is not the name of the distribution."""
+
+
+def _imported() -> set[str]:
+    """Libraries that the package imports, anywhere in a file. `google` is the home of several."""
+    found = set()
+    for path in (ROOT / "synchro").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    found |= {alias.name for alias in names}
+                case ast.ImportFrom(module=str(module), level=0):
+                    found.add(module)
+    tops = {".".join(name.split(".")[: 2 if name.startswith("google.") else 1]) for name in found}
+    return tops - sys.stdlib_module_names - {"synchro"}
+
+
+def test_the_package_depends_on_what_it_imports() -> None:
+    """No more: a library comes with its feature. No less: what another one brings may leave with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[<>=~ ]", text)[0] for text in project["dependencies"]]
+    declared = {MODULES_OF.get(name.lower(), name.replace("-", "_")) for name in names}
+    assert declared == _imported()
+
+
 def test_the_compose_set_is_a_valid_configuration() -> None:
     config = load_all(ROOT / "deploy" / "compose" / "config.yaml", {})
     assert config.warnings == ()
@@ -102,4 +136,4 @@ def test_every_failpoint_in_the_code_is_registered_and_used() -> None:
             used |= set(
                 re.findall(r"failpoint(?:_in_thread)?\(\s*\"([a-z_.]+)\"", path.read_text(encoding="utf-8"))
             )
-    assert used <= set(POINTS), used - set(POINTS)
+    assert used == set(POINTS)

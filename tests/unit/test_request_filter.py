@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from limbo_world import A, B, C, Site, cluster, confirm, demote, promote
 
 from synchro.errors import SplitBrain, Unsupported
-from synchro.ids import InstanceId, Lsn
-from synchro.queue.request_filter import Verdict
+from synchro.ids import InstanceId, Lsn, Term
+from synchro.queue.promotion import PendingPromote, PendingPromotes
+from synchro.queue.request_filter import History, Verdict, judge
 from synchro.row import Control, Rollback
 
 
@@ -164,3 +167,25 @@ def test_a_second_branch_becomes_void_with_its_base(follower: Site) -> None:
     assert follower.pending_terms == []
     with pytest.raises(SplitBrain, match="already processed range"):
         judged(follower, C, confirm(3, 1), 2)
+
+
+class After:
+    """The history of a transfer in term 7, while another one waits that builds on a twin of it."""
+
+    def __init__(self, first_lsn: Lsn) -> None:
+        self.first_lsn = first_lsn
+        self.term, self.owner_id, self.confirmed_lsn = Term(7), A, Lsn(6)
+        self.pending = PendingPromotes()
+        self.pending.add(PendingPromote(B, Lsn(9), promote(3, 5, 9, 8)))
+        self.confirmed_vclock: dict[InstanceId, Lsn] = {}
+
+
+def test_a_transfer_of_a_twin_takes_the_place_of_one_that_wrote_nothing() -> None:
+    """ADR 15: the twin it builds on is not known any more; nothing is left to do of that."""
+    assert judge(cast(History, After(first_lsn=Lsn(0))), B, Lsn(10), confirm(2, 9)) is Verdict.DECIDES
+
+
+def test_a_transfer_of_a_twin_takes_nothing_from_an_owner_that_wrote() -> None:
+    """ADR 15, S16: else what the owner decided here has in its queue would be rolled back in silence."""
+    with pytest.raises(SplitBrain):
+        judge(cast(History, After(first_lsn=Lsn(8))), B, Lsn(10), confirm(2, 9))

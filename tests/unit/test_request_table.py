@@ -5,7 +5,8 @@ from __future__ import annotations
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.queue.request_table import RequestRecord, RequestTable
 from synchro.row import FLAG_WAIT_ACK, FLAG_WAIT_SYNC, RowType, Txn
-from synchro.storage.xrow import encode_ops, insert_dml
+from synchro.storage.row_body import insert_dml
+from synchro.storage.xrow import encode_ops
 
 A, B = InstanceId(1), InstanceId(2)
 

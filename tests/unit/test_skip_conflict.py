@@ -10,30 +10,30 @@ from synchro.errors import CantUpdatePrimaryKey, FieldType, TupleFound, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, Dml, Field, RowType, TxnId
-from synchro.storage import schema, schema_ops, xrow
+from synchro.storage import row_body, schema, schema_ops, xrow
 from tests.mesh import ASYNC, SYNC, Mesh
 
 REQUEST = b"r" * 16
 
 
 def insert(*value: Field, space: int = ASYNC) -> Dml:
-    return xrow.dml_from_values(RowType.INSERT, space, value=value)
+    return row_body.dml_from_values(RowType.INSERT, space, value=value)
 
 
 def replace(*value: Field, space: int = ASYNC) -> Dml:
-    return xrow.dml_from_values(RowType.REPLACE, space, value=value)
+    return row_body.dml_from_values(RowType.REPLACE, space, value=value)
 
 
 def update(key: Field, *ops: tuple[Field, ...], space: int = ASYNC) -> Dml:
-    return xrow.dml_from_values(RowType.UPDATE, space, key=(key,), ops=ops)
+    return row_body.dml_from_values(RowType.UPDATE, space, key=(key,), ops=ops)
 
 
 def upsert(value: tuple[Field, ...], *ops: tuple[Field, ...]) -> Dml:
-    return xrow.dml_from_values(RowType.UPSERT, ASYNC, value=value, ops=ops)
+    return row_body.dml_from_values(RowType.UPSERT, ASYNC, value=value, ops=ops)
 
 
 def delete(key: Field) -> Dml:
-    return xrow.dml_from_values(RowType.DELETE, ASYNC, key=(key,))
+    return row_body.dml_from_values(RowType.DELETE, ASYNC, key=(key,))
 
 
 def two_masters(
@@ -116,7 +116,7 @@ def test_each_row_in_conflict_is_told_once_and_counted() -> None:
         [1, 2, "async", "[6]"],
         [1, 4, "async", "[8]"],
     ]
-    assert mesh[2].state.conflicts_skipped == {1: 2}
+    assert mesh[2].conflicts_skipped == {1: 2}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_any_other_error_stops_the_stream_and_nothing_of_the_transaction_is_writ
     assert mesh[2].volatile_vclock == before
     mesh.persist(2)
     assert mesh.rows(2, ASYNC) == [here.value]
-    assert mesh[2].state.conflicts_skipped == {}
+    assert mesh[2].conflicts_skipped == {}
     mesh[2].memtx.check()
 
 
@@ -202,7 +202,7 @@ def test_several_spaces_in_one_transaction() -> None:
     mesh.settle()
     mesh.write_ops(1, schema_ops.create_index(mesh[1].memtx, "other", "primary"))
     mesh.settle()
-    other = mesh[1].memtx.space("other").id
+    other = mesh[1].memtx.catalog.space("other").id
     mesh.isolate(1)
     mesh.write_ops(2, [insert(1, "r", space=other)])
     mesh.write_ops(1, [insert(1, "n"), insert(1, "n", space=other), insert(2, "n", space=other)])
@@ -244,7 +244,7 @@ def test_rows_of_system_spaces_are_never_skipped() -> None:
     assert isinstance(mesh.members[1].stopped[2], TupleFound)
     assert isinstance(mesh.members[2].stopped[1], TupleFound)
     mesh = Mesh(2, skip_conflict=True)
-    key = xrow.dml_from_values(RowType.INSERT, schema.SCHEMA_ID, value=("oncekey",))
+    key = row_body.dml_from_values(RowType.INSERT, schema.SCHEMA_ID, value=("oncekey",))
     mesh.isolate(1)
     for number in (1, 2):
         mesh.write_ops(number, [key, insert(number)])
@@ -271,7 +271,7 @@ def test_only_a_committed_tuple_is_a_conflict() -> None:
         mesh.settle()
         expected = [(5,), (6,)] if is_lost else [(5,), (6, "r")]
         assert mesh.rows(2, ASYNC) == expected
-        assert mesh[2].state.conflicts_skipped == ({} if is_lost else {1: 1})
+        assert mesh[2].conflicts_skipped == ({} if is_lost else {1: 1})
 
 
 def test_what_was_cut_back_is_judged_and_counted_anew() -> None:
@@ -285,13 +285,13 @@ def test_what_was_cut_back_is_judged_and_counted_anew() -> None:
     member = mesh.members[2]
     del member.wal[member.written :]
     mesh.step(2, ev.RowsCutBack(mesh[2].vclock, WalIo("no room")))
-    assert mesh[2].state.conflicts_skipped == {}
+    assert mesh[2].conflicts_skipped == {}
     mesh.write_ops(2, [delete(6)])
     mesh.settle()
     mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
     mesh.settle()
     assert mesh.rows(2, ASYNC) == [(5,), (6,)]
-    assert mesh[2].state.conflicts_skipped == {}
+    assert mesh[2].conflicts_skipped == {}
 
 
 def test_a_large_transaction_with_many_conflicts_is_no_more_work_than_its_rows() -> None:
@@ -307,7 +307,7 @@ def test_a_large_transaction_with_many_conflicts_is_no_more_work_than_its_rows()
     mesh.step(2, ev.TxnsReceived(InstanceId(1), [txn]))
     mesh.settle()
     assert mesh[2].memtx.count(ASYNC) == size
-    assert mesh[2].state.conflicts_skipped == {1: size // 2}
+    assert mesh[2].conflicts_skipped == {1: size // 2}
 
 
 def test_nops_travel_on_and_are_nobody_elses_conflict() -> None:
@@ -323,7 +323,7 @@ def test_nops_travel_on_and_are_nobody_elses_conflict() -> None:
     mesh.settle()
     assert mesh.rows(3, ASYNC) == mesh.rows(2, ASYNC) == [(5,), (6, "r"), (7,)]
     assert kinds(mesh, 3) == ["INSERT", "NOP", "INSERT"]
-    assert mesh[3].state.conflicts_skipped == {}
+    assert mesh[3].conflicts_skipped == {}
     assert_same_after_restart(mesh, 3)
 
 

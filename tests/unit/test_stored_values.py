@@ -14,7 +14,7 @@ from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType
 from synchro.rpc import codec
 from synchro.rpc.generated.v1 import data_pb2
-from synchro.storage import xrow
+from synchro.storage import msgpack_check, row_body, xrow
 from synchro.storage.snapshot import SnapshotAssembler, SnapshotMeta, decode_chunk, iter_chunks
 from synchro.vclock import EMPTY_VCLOCK
 
@@ -83,6 +83,22 @@ def test_what_would_be_lost_or_cannot_be_read_is_refused_to_clients(kind: str, n
         codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (b"\xd4\x05a", "a key of a map is a msgpack extension"),
+        (b"\xd6\xff\0\0\0\x01", "a key of a map is a timestamp"),
+        (b"\x91\x01", "a key of a map is an array"),
+        (b"\x81\x01\x02", "a key of a map is a map, or holds one"),
+        (b"\x91\x81\x01\x02", "a key of a map is a map, or holds one"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["insert", "replace", "upsert"])
+def test_the_refusal_names_what_stands_there_as_a_key(key: bytes, why: str, kind: str) -> None:
+    with pytest.raises(WrongFormat, match=why):
+        codec.changes([change(kind, b"\x92\x0c\x81" + key + b"\x01")], None, Limits())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", [*EQUAL_KEYS, *ARRAY_KEYS])
 def test_neither_is_it_taken_among_many(name: str) -> None:
     good = msgpack.packb([1, {"a": [1]}])
@@ -94,14 +110,14 @@ def test_neither_is_it_taken_among_many(name: str) -> None:
 def test_rows_that_were_accepted_once_are_read_and_keep_their_bytes(name: str) -> None:
     """Logs and streams of before: applied, told as they came, and no client dies of them."""
     data = field({**EQUAL_KEYS, **ARRAY_KEYS, **NOT_OURS}[name])
-    prefix = xrow.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
-    row = xrow.read_dml(RowType.INSERT, prefix + data)
+    prefix = row_body.insert_dml(RowType.INSERT, 512, b"\x90").raw[:-1]
+    row = row_body.read_dml(RowType.INSERT, prefix + data)
     old = xrow.encode_ops([row], InstanceId(1), Lsn(1), 0).data
     (txn,) = xrow.decode_txns(old)
-    assert xrow.pack_tuple(txn.ops[0].value) == data
+    assert msgpack_check.pack_tuple(txn.ops[0].value) == data
     many = xrow.encode_ops([row] * 5, InstanceId(1), Lsn(1), 0).data
     (txn,) = xrow.decode_txns(many)
-    assert [xrow.pack_tuple(op.value) for op in txn.ops] == [data] * 5
+    assert [msgpack_check.pack_tuple(op.value) for op in txn.ops] == [data] * 5
     assert requests.unpack(data)[0] == 12
 
 
@@ -111,7 +127,7 @@ def test_bytes_that_we_would_write_in_another_way_are_kept(name: str) -> None:
     for kind in ("insert", "replace", "upsert"):
         (made,) = codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
         assert codec.pack(made.value) == data
-        again = xrow.read_dml(made.type, made.raw)
+        again = row_body.read_dml(made.type, made.raw)
         assert codec.pack(again.value) == data
     puts = codec.columns("insert", 512, [b"\x91\x01", data, b"\x91\x03"], None, Limits())  # type: ignore[arg-type]
     assert puts is not None
@@ -119,7 +135,7 @@ def test_bytes_that_we_would_write_in_another_way_are_kept(name: str) -> None:
 
 
 def test_a_snapshot_keeps_them_too() -> None:
-    tuples = [xrow.insert_dml(RowType.INSERT, 512, field(text)).value for text in NOT_OURS.values()]
+    tuples = [row_body.insert_dml(RowType.INSERT, 512, field(text)).value for text in NOT_OURS.values()]
     tuples += [(1, "ours"), (2, {"a": (1, 2)})]
     frames = list(iter_chunks(SnapshotMeta(vclock=EMPTY_VCLOCK), [(512, tuples)]))
     assembler, found = SnapshotAssembler(), []
@@ -127,7 +143,9 @@ def test_a_snapshot_keeps_them_too() -> None:
         chunk = decode_chunk(frame)
         found += chunk.tuples
         assembler.add(chunk)
-    assert [xrow.pack_tuple(value) for value in found] == [xrow.pack_tuple(value) for value in tuples]
+    assert [msgpack_check.pack_tuple(value) for value in found] == [
+        msgpack_check.pack_tuple(value) for value in tuples
+    ]
     assert list(iter_chunks(SnapshotMeta(vclock=EMPTY_VCLOCK), [(512, found)])) == frames
 
 

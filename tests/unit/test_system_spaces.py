@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from synchro.ids import InstanceId, Lsn, RequestId
+from synchro.config import QuorumFormula
+from synchro.ids import INSTANCE_ID_MAX, CallId, InstanceId, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.row import Dml, Field, Puts, RowType
-from synchro.storage import schema, schema_ops, xrow
+from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import CLUSTER_ID, INDEX_ID, SCHEMA_ID, SPACE_ID, TRUNCATE_ID, USER_ID
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
@@ -21,24 +22,24 @@ OWN, OTHER, BAD, UNIMPLEMENTED = "LOCAL_INSTANCE_ID_IS_READ_ONLY", 2, "UNSUPPORT
 
 
 def put(space: int, *value: Field, kind: RowType = RowType.REPLACE) -> Dml:
-    return xrow.dml_from_values(kind, space, value=value)
+    return row_body.dml_from_values(kind, space, value=value)
 
 
 def delete(space: int, *key: Field, index_id: int = 0) -> Dml:
-    return xrow.dml_from_values(RowType.DELETE, space, index_id=index_id, key=key)
+    return row_body.dml_from_values(RowType.DELETE, space, index_id=index_id, key=key)
 
 
 def update(space: int, *key: Field, index_id: int = 0, ops: Sequence[tuple[Field, ...]]) -> Dml:
-    return xrow.dml_from_values(RowType.UPDATE, space, index_id=index_id, key=key, ops=tuple(ops))
+    return row_body.dml_from_values(RowType.UPDATE, space, index_id=index_id, key=key, ops=tuple(ops))
 
 
 def upsert(space: int, value: tuple[Field, ...], *ops: tuple[Field, ...]) -> Dml:
-    return xrow.dml_from_values(RowType.UPSERT, space, value=value, ops=ops)
+    return row_body.dml_from_values(RowType.UPSERT, space, value=value, ops=ops)
 
 
 def encoded(ops: Sequence[Dml]) -> list[Dml]:
     return [
-        xrow.dml_from_values(o.type, o.space_id, index_id=o.index_id, key=o.key, value=o.value, ops=o.ops)
+        row_body.dml_from_values(o.type, o.space_id, index_id=o.index_id, key=o.key, value=o.value, ops=o.ops)
         for o in ops
     ]
 
@@ -188,8 +189,27 @@ def test_registration_is_no_client_call() -> None:
         outcome = mesh.outcome(call)
         assert isinstance(outcome, ev.Registered)
         assert outcome.id == number
-        assert mesh[1].memtx.members()[InstanceId(number)] == (uuid, name)
+        assert mesh[1].memtx.catalog.members()[InstanceId(number)] == (uuid, name)
         mesh.heal()
+
+
+def test_each_joiner_gets_the_smallest_free_id_up_to_31() -> None:
+    """[M-3]"""
+    mesh = Mesh(1, synchro_quorum=QuorumFormula(1))
+    mesh.promote(1)
+
+    def register(number: int) -> CallId:
+        call = mesh.call_id()
+        mesh.step(1, ev.RegisterRequested(call, uuid_of(number), f"i{number}"))
+        mesh.settle()
+        return call
+
+    for number in range(2, INSTANCE_ID_MAX + 1):
+        outcome = mesh.outcome(register(number))
+        assert isinstance(outcome, ev.Registered) and outcome.id == number
+    assert mesh.reason(register(32)) == "REPLICA_MAX"
+    known = mesh.outcome(register(7))
+    assert isinstance(known, ev.Registered) and known.id == 7
 
 
 @pytest.mark.parametrize("op", [op for reason, op in FORBIDDEN if op.space_id in (CLUSTER_ID, USER_ID)])

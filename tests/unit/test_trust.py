@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from synchro.ids import InstanceId, Lsn, Term
-from synchro.replication.trust import AckMemory, Missing, Remembered, Trust
-from synchro.vclock import Vclock
+from synchro.replication.trust import AckMemory, Missing, Trust
+from synchro.vclock import AckNote, Vclock
 
 TWO, THREE = InstanceId(2), InstanceId(3)
 OTHERS = frozenset({TWO, THREE})
@@ -75,15 +75,15 @@ def test_a_peer_is_told_the_highest_that_it_ever_acknowledged() -> None:
 
 def test_who_says_that_it_forgot_is_told_it_until_its_amnesia_ended() -> None:
     """Then what it has is what counts: a person may have overruled, and rows may be gone for good."""
-    memory = AckMemory({TWO: Remembered(at(9))})
+    memory = AckMemory({TWO: AckNote(at(9))})
     assert memory.subscribed(TWO, at(4), counts=True) == at(9)
     assert memory.subscribed(TWO, at(4), counts=False) == at(9)
     memory.acked(TWO, at(6), counts=False)
-    assert memory.of(TWO) == Remembered(at(9), forgot=True)
+    assert memory.of(TWO) == AckNote(at(9), forgot=True)
     memory = AckMemory(memory.export([TWO]))  # the one who remembers is restarted
     assert memory.subscribed(TWO, at(6), counts=False) == at(9)
     memory.acked(TWO, at(6), counts=True)
-    assert memory.of(TWO) == Remembered(at(6))
+    assert memory.of(TWO) == AckNote(at(6))
 
 
 def test_the_word_of_a_person_is_not_undone_by_those_who_remember() -> None:
@@ -92,7 +92,7 @@ def test_the_word_of_a_person_is_not_undone_by_those_who_remember() -> None:
     memory.subscribed(TWO, at(9), counts=True)
     memory.subscribed(TWO, at(4), counts=False)
     assert memory.subscribed(TWO, at(4), counts=True) == Vclock()
-    assert memory.of(TWO) == Remembered(at(4))
+    assert memory.of(TWO) == AckNote(at(4))
 
 
 def test_amnesia_that_begins_on_a_running_stream_is_remembered() -> None:
@@ -100,7 +100,7 @@ def test_amnesia_that_begins_on_a_running_stream_is_remembered() -> None:
     memory.subscribed(TWO, at(1), counts=True)
     memory.acked(TWO, at(9), counts=True)
     memory.acked(TWO, at(9), counts=False)
-    assert memory.export([TWO]) == {TWO: Remembered(at(9), forgot=True)}
+    assert memory.export([TWO]) == {TWO: AckNote(at(9), forgot=True)}
 
 
 def test_who_is_no_member_any_more_is_forgotten() -> None:

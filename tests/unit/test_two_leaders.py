@@ -296,7 +296,7 @@ def test_a_restart_bears_a_twin_of_which_it_does_not_know_that_it_was_one() -> N
     site.receive(LogRow(B, Lsn(1), promote(1, border, 4, 2)))
     site.log.append(LogRow(A, Lsn(5), promote(3, 7, 4, 2)))  # 3:7 is forgotten; it built on the same
     site.restart()
-    assert [(one.origin, one.term) for one in site.limbo.pending_promotes] == [(B, 4)]
+    assert [(one.origin, one.term) for one in site.limbo.pending] == [(B, 4)]
     assert (site.limbo.owner_id, site.limbo.confirmed_lsn) == (A, border)
 
 

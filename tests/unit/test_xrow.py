@@ -26,21 +26,16 @@ from synchro.row import (
     RowType,
     Txn,
 )
-from synchro.storage.xrow import (
-    ROW_HEADER,
-    _decode_rows,
-    decode_txns,
+from synchro.storage.row_body import (
     delete_dml,
     dml_from_values,
-    encode_ops,
-    encode_txn,
     insert_all,
     insert_dml,
     read_dml,
-    scan_txns,
     update_dml,
     upsert_dml,
 )
+from synchro.storage.xrow import ROW_HEADER, _decode_rows, decode_txns, encode_ops, encode_txn, scan_txns
 
 
 def nested(depth: int) -> bytes:
@@ -275,8 +270,8 @@ def test_the_bytes_of_a_client_are_spliced_in_unchanged() -> None:
         (b"\x91\x01\x01", "extra"),
         (b"\x91\xa1\xff", "utf-8"),
         (b"\x91\xd6\xff\x00\x00\x00\x00", "Timestamp"),
-        (b"\x91\xd4\x01\x00", "ExtType"),
-        (b"\x91\x81\x91\x80\x01", "unhashable"),
+        (b"\x91\xd4\x01\x00", "a msgpack extension"),
+        (b"\x91\x81\x91\x80\x01", "a key of a map is a map"),
         (nested(40), "nested"),
         (nested(2000), "Stack"),
         (b"\xdd\xff\xff\xff\xff", ""),

@@ -1,0 +1,179 @@
+"""Verbs that change who leads and what an instance does, and those that show its members."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from synchro.cli import formatting
+from synchro.cli.arguments import argument, complete_instance, instance_option, one_instance, the_one
+from synchro.cli.connection import client, options
+from synchro.cli.formatting import print_table, print_value
+from synchro.cli.program import program
+from synchro.errors import SynchroError
+
+if TYPE_CHECKING:
+    from synchro.client import Client
+
+member = program.words("member", "Members of the set.")
+watch = program.words("watch", "Streams of changes.")
+replication = program.words("replication", "Streams between members.")
+
+
+def _names(db: Client, instance: str | None) -> dict[int, str]:
+    try:
+        parts = db.get_info("replication", instance=instance)
+        return {part["id"]: part["name"] or str(part["id"]) for part in parts.values()}
+    except SynchroError:
+        return {}
+
+
+@program.command("promote")
+@one_instance("the first of -e")
+def promote(name: str, instance: str) -> None:
+    """Make an instance the owner of the queue, and the leader."""
+    name = the_one(name, instance)
+    with client() as db:
+        timeout = options.timeout_s if options.timeout else None
+        queue = (db.get_info("", instance=name or None).get("synchro") or {}).get("queue") or {}
+        before = queue.get("term", 0)  # while it loads there is none, and promote says why it is refused
+        started = time.monotonic()
+        reply = db.promote(name or None, timeout=timeout)
+        took_s = time.monotonic() - started
+        names = _names(db, name or None)
+    previous = names.get(reply.previous_owner, "none") if reply.previous_owner else "none"
+    if options.output != "table":
+        print_value(
+            {
+                "instance": reply.instance,
+                "term": reply.term,
+                "previous_owner": reply.previous_owner,
+                "confirmed": reply.confirmed,
+                "rolled_back": reply.rolled_back,
+                "seconds": round(took_s, 4),
+            }
+        )
+        return
+    if reply.term == before and queue.get("owner") == reply.previous_owner:
+        print(f"{reply.instance} owns the queue already: term {before}")
+        return
+    print(
+        f"{reply.instance} owns the queue: term {before} -> {reply.term}, "
+        f"previous owner {previous}, confirmed {reply.confirmed}, rolled back {reply.rolled_back}, "
+        f"{took_s:.2f} s"
+    )
+
+
+@program.command("demote")
+@one_instance("whoever leads")
+def demote(name: str, instance: str) -> None:
+    """Give up the queue and leadership."""
+    name = the_one(name, instance)
+    with client() as db:
+        reply = db.demote(name or None, timeout=options.timeout_s if options.timeout else None)
+    if options.output != "table":
+        print_value({"instance": reply.instance, "term": reply.term})
+        return
+    print(f"{reply.instance} gave up the queue: term {reply.term}")
+
+
+@program.command("snapshot")
+@one_instance("the first of -e")
+def snapshot(name: str, instance: str) -> None:
+    """Write a snapshot."""
+    name = the_one(name, instance)
+    with client() as db:
+        reply = db.snapshot(name or None)
+    if options.output != "table":
+        print_value(
+            {
+                "instance": reply.instance,
+                "signature": reply.signature,
+                "vclock": dict(reply.vclock),
+            }
+        )
+        return
+    print(f"{reply.instance} wrote {reply.signature:020d}.snap: vclock {formatting.vclock(reply.vclock)}")
+
+
+# --- members ------------------------------------------------------------------------------------------------
+
+
+@member.command("list")
+@instance_option()
+def member_list(instance: str) -> None:
+    """The members, as one instance sees them."""
+    with client() as db:
+        members = db.list_instances(instance=instance or None)
+    rows = []
+    for m in members:
+        role = ", ".join(
+            word
+            for word, is_so in (
+                ("leader", m.is_leader),
+                ("owner", m.owns_queue and not m.is_leader),
+                ("self", m.is_self and not m.is_leader),
+            )
+            if is_so
+        )
+        row = [
+            str(m.id or "-"),
+            m.name or "-",
+            m.address or "-",
+            role,
+            str(m.lsn),
+            m.upstream_status or "-",
+            m.downstream_status or "-",
+        ]
+        if m.upstream_message:
+            row.append(m.upstream_message)
+        rows.append(row)
+    if options.output == "table":
+        print_table(("ID", "NAME", "ADDRESS", "ROLE", "LSN", "UPSTREAM", "DOWNSTREAM"), rows)
+        return
+    print_value(
+        [
+            {
+                "id": m.id,
+                "uuid": m.uuid,
+                "name": m.name,
+                "address": m.address,
+                "is_self": m.is_self,
+                "is_leader": m.is_leader,
+                "owns_queue": m.owns_queue,
+                "lsn": m.lsn,
+                "upstream_status": m.upstream_status or None,
+                "upstream_message": m.upstream_message or None,
+                "downstream_status": m.downstream_status or None,
+            }
+            for m in members
+        ]
+    )
+
+
+@watch.command("info")
+@instance_option()
+@click.option(
+    "--count", metavar="N", type=click.IntRange(min=0), default=0, help="End after so many; 0: never."
+)
+def watch_info(instance: str, count: int) -> None:
+    """State of one instance now and at each change, one JSON object a line."""
+    with client() as db:
+        for number, state in enumerate(db.watch_info(instance or None), 1):
+            record = {name: getattr(state, name) for name in state.__slots__}
+            print(formatting.to_json(record), flush=True)
+            if number == count:
+                return
+
+
+@replication.command("restart")
+@argument("name", "NAME", "The instance to follow again.", shell_complete=complete_instance)
+@instance_option("On this one.")
+def replication_restart(name: str, instance: str) -> int:
+    """Follow an instance again after its stream was stopped by an error."""
+    with client() as db:
+        db.restart_upstream(name, instance=instance or None)
+    print(f"follows {name} again")
+    return 0

@@ -1,0 +1,420 @@
+"""What is seen of a set: all instances at one moment, as they say themselves, or as others say.
+
+Leadership is of the election, ownership of the queue, and both are of the newest term. Only a member that
+acknowledges in time counts as one that may fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from synchro.cli.connection import options
+from synchro.errors import SynchroError
+from synchro.ro_reason import RoReason
+
+if TYPE_CHECKING:
+    from synchro.cli.process_table import Process, Target
+    from synchro.client import Client
+
+PROBE_S: Final = 1.0
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+LATE_S: Final = 2.0
+"""A member that is behind by more does not count: its ack of a new write comes later still."""
+UNKNOWN_NAME: Final = "?"
+"""Of an address at which nobody answers, and that no configuration names."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One instance, as it says itself, or as others say."""
+
+    name: str
+    address: str
+    id: int = 0
+    info: Mapping[str, Any] | None = None
+    """Its `box.info`; None: it does not answer."""
+    error: str = ""
+    process: Process | None = None
+    seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
+    """Its part of the leader's `info replication`."""
+    foreign: str = ""
+    """Its address is held by somebody else: who that is."""
+
+    @property
+    def is_up(self) -> bool:
+        return self.info is not None
+
+    @property
+    def is_loading(self) -> bool:
+        return self.info is not None and self.info["status"] == "loading"
+
+    @property
+    def is_stopping(self) -> bool:
+        """It answers what is asked of its state, and does nothing else any more."""
+        return self.info is not None and self.info["status"] == "stopping"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_up and not self.is_loading and not self.is_stopping
+
+    @property
+    def is_writable(self) -> bool:
+        return self.info is not None and not self.info["ro"] and not self.is_stopping
+
+    @property
+    def ro_reason(self) -> RoReason | None:
+        """None: it does not answer, or says a word that only newer releases know."""
+        try:
+            return None if self.info is None else RoReason(self.info["ro_reason"] or "")
+        except ValueError:
+            return None
+
+    @property
+    def synchro(self) -> Mapping[str, Any]:
+        return (self.info or {}).get("synchro") or {}
+
+    @property
+    def queue(self) -> Mapping[str, Any]:
+        return self.synchro.get("queue") or {}
+
+    @property
+    def election(self) -> Mapping[str, Any]:
+        return (self.info or {}).get("election") or {}
+
+    @property
+    def term(self) -> int:
+        return int(self.election.get("term", 0))
+
+    @property
+    def mode(self) -> str:
+        """`replication.election_mode`; empty: an older release does not say."""
+        return str((self.info or {}).get("election_mode", ""))
+
+    @property
+    def owns_queue(self) -> bool:
+        return bool(self.id) and self.queue.get("owner") == self.id
+
+    @property
+    def is_leader(self) -> bool:
+        return self.election.get("state") == "leader"
+
+    @property
+    def links(self) -> int:
+        """Members it exchanges messages with, itself included: what an election and a promote need."""
+        parts = (self.info or {}).get("replication", {}).values()
+        return 1 + sum(  # type: ignore[no-any-return]
+            (part.get("upstream") or {}).get("status") in ("follow", "sync")
+            and (part.get("downstream") or {}).get("status") == "follow"
+            for part in parts
+        )
+
+    @property
+    def is_forgetful(self) -> bool:
+        return bool((self.info or {}).get("amnesia"))
+
+    @property
+    def downstream(self) -> Mapping[str, Any]:
+        """The leader's stream to it."""
+        return self.seen_by_leader.get("downstream") or {}
+
+    @property
+    def is_followed(self) -> bool:
+        """It says nothing itself, but the leader's stream to it runs."""
+        return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
+
+    @property
+    def is_silent(self) -> bool:
+        """It was asked and gave no answer, while the leader does not miss it (yet): it may be paused, or only
+        we cannot reach it."""
+        return self.is_followed and bool(self.error)
+
+    @property
+    def heard_s(self) -> float | None:
+        """When the leader, or who answers in its place, heard it: seconds ago."""
+        idle = [(self.seen_by_leader.get(way) or {}).get("idle") for way in ("upstream", "downstream")]
+        return min((float(seconds) for seconds in idle if seconds is not None), default=None)
+
+    @property
+    def state(self) -> str:
+        if self.foreign:
+            return "foreign"
+        if self.info is None:
+            return "silent" if self.is_silent else "follows" if self.is_followed else "down"
+        if self.is_loading or self.is_stopping:
+            return str(self.info["status"])
+        if self.is_forgetful:
+            return "amnesia"
+        state = str(self.election.get("state", "follower"))
+        return "leader" if state == "follower" and self.owns_queue and self.is_writable else state
+
+
+@dataclass(slots=True)
+class Picture:
+    """All instances at one moment."""
+
+    members: list[Member]
+    replicaset: str = ""
+    target: Target | None = None
+    """What was asked for, if that was a configuration."""
+    local: Target | None = None
+    """Else the one from which instances on this host were started, if it is that of this set."""
+    local_states: Mapping[str, str] = field(default_factory=dict)
+    """Name -> state of its process, of those of `local`."""
+
+    @property
+    def authority(self) -> Member | None:
+        """Who knows best: the owner of the queue or leader in the newest term."""
+        return max(
+            (member for member in self.members if member.is_ready),
+            key=lambda m: (m.is_writable, m.queue.get("term", 0) * m.owns_queue, m.is_leader, m.term, -m.id),
+            default=None,
+        )
+
+    @property
+    def quorum(self) -> int:
+        authority = self.authority
+        return int(authority.synchro.get("quorum", 0)) if authority is not None else 0
+
+    @property
+    def registered(self) -> int:
+        authority = self.authority
+        return len((authority.info or {}).get("replication", {})) if authority is not None else 0
+
+    def rows_behind(self, member: Member) -> int | None:
+        """Rows that the authority has and this member lacks now; None: not known."""
+        authority = self.authority
+        if authority is None or authority.info is None or member is authority:
+            return None
+        if member.info is not None and "vclock" in member.info:
+            own = member.info["vclock"]
+            theirs = authority.info["vclock"].items()
+            return int(sum(max(0, lsn - own.get(origin, 0)) for origin, lsn in theirs if origin))
+        behind = self.downstream_lag(member)
+        return None if behind is None else int(behind["rows"])
+
+    def downstream_lag(self, member: Member) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = member.downstream.get("behind")
+        return found
+
+    def seconds_behind(self, member: Member) -> float | None:
+        behind = self.downstream_lag(member)
+        return None if behind is None else float(behind["seconds"])
+
+    def acknowledges(self, member: Member) -> bool:
+        """Whether a write that begins now may count on its ack."""
+        authority = self.authority
+        if (
+            authority is None
+            or member.foreign
+            or member.is_loading
+            or member.is_stopping
+            or member.is_forgetful
+        ):
+            return False
+        if (member.info or {}).get("no_room") or member.name in lives(self):
+            return False
+        if member is authority:
+            return True
+        if not authority.is_writable:
+            return member.is_up
+        if member.downstream.get("status") != "follow":
+            return False
+        return not self.rows_behind(member) or (self.seconds_behind(member) or 0.0) <= LATE_S
+
+
+def lives(picture: Picture) -> dict[str, dict[str, str]]:
+    """Name -> start id -> address, of identities that are in two processes."""
+    found: dict[str, dict[str, str]] = {}
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            for life in part.get("doubled") or ():
+                known = found.setdefault(part.get("name") or str(part["id"]), {})
+                known[str(life.get("start_id"))] = str(life.get("address") or "address not known")
+    return found
+
+
+# --- who is asked -----------------------------------------------------------------------------------------
+
+
+def take_picture(db: Client, target: Target | None = None) -> Picture:
+    """Ask all instances that are known at once, each with a short deadline."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(endpoint: str) -> Any:
+        try:
+            return dict(db.get_info(instance=endpoint, timeout=min(PROBE_S, options.timeout_s)))
+        except SynchroError as error:
+            return error
+
+    def ask_all(endpoints: Sequence[str]) -> dict[str, Any]:
+        with ThreadPoolExecutor(max(1, len(endpoints))) as pool:
+            return dict(zip(endpoints, pool.map(ask, endpoints), strict=True))
+
+    endpoints = list(dict.fromkeys(db.endpoints))
+    answers = ask_all(endpoints)
+    names: dict[str, str] = {}
+    if target is not None:
+        names = {target.config.instance(name).settings.listen: name for name in target.config.instances}
+    first = next((endpoint for endpoint, found in answers.items() if isinstance(found, dict)), None)
+    if first is not None:
+        try:
+            for known in db.list_instances(instance=first):
+                if known.address:
+                    names.setdefault(known.address, known.name)
+        except SynchroError:
+            pass  # it is loading: what was given is all that is known
+    if target is None and not options.direct:
+        known_addresses = dict.fromkeys([*names, *_peer_names(answers)])
+        more = [address for address in known_addresses if address not in answers]
+        answers.update(ask_all(more) if more else {})
+    picture = assemble(answers, names, target)
+    if target is None:
+        _find_local(picture)
+    return picture
+
+
+def _find_local(picture: Picture) -> None:
+    """How those that are down can be started: if all of them belong to this host, and somebody runs there
+    who was started from the same file."""
+    down = [member for member in picture.members if not member.is_up and not member.foreign]
+    ports = {member.address: port for member in picture.members if (port := _port_here(member.address))}
+    if not down or any(member.address not in ports for member in down):
+        return
+    from synchro.cli import process_table
+
+    found = process_table.local_target(
+        {
+            ports[member.address]: "" if member.name == UNKNOWN_NAME else member.name
+            for member in picture.members
+            if member.address in ports
+        }
+    )
+    if found is None:
+        return
+    picture.local = found
+    picture.local_states = {p.name: p.state.value for p in process_table.processes(found)}
+    names = process_table.name_by_port(found)
+    for member in down:
+        member.name = names[ports[member.address]]
+
+
+def _port_here(address: str) -> int:
+    """0: it is not, or not known to be, an address of this host."""
+    host, _, port = address.rpartition(":")
+    return int(port) if host in LOOPBACK and port.isdigit() else 0
+
+
+def _peer_names(answers: Mapping[str, Any]) -> dict[str, str]:
+    """Address -> registered name, of those that somebody follows: sources may be plain addresses."""
+    return {
+        address: part["name"]
+        for found in answers.values()
+        if isinstance(found, Mapping)
+        for part in found["replication"].values()
+        if part.get("name") and (address := _address(part))
+    }
+
+
+def _address(part: Mapping[str, Any]) -> str:
+    """Where a member is, as far as its streams say."""
+    upstream, downstream = part.get("upstream") or {}, part.get("downstream") or {}
+    return upstream.get("peer") or downstream.get("address") or ""
+
+
+def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Target | None) -> Picture:
+    names = {**names, **(_peer_names(answers) if target is None else {})}
+    processes_of = _processes(target)
+    set_uuid = _set_uuid(answers, target)
+    by_name: dict[str, Member] = {}
+    for address, found in answers.items():
+        name = names.get(address, "")
+        if isinstance(found, SynchroError):
+            shown = name or (UNKNOWN_NAME if target is None else address)
+            if shown not in by_name or shown == UNKNOWN_NAME:
+                error = found.message.rpartition(": ")[2]
+                by_name[shown if shown != UNKNOWN_NAME else address] = Member(shown, address, error=error)
+        elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
+            shown = name or found["name"]
+            by_name.setdefault(
+                shown if target is not None else address, Member(shown, address, foreign=foreign)
+            )
+        else:
+            member = Member(found["name"], address, found["id"] or 0, info=found)
+            by_name[member.name] = member
+    picture = Picture(list(by_name.values()), target=target)
+    # An address nobody of this set has, while somebody answers: it is just not part of it.
+    if any(member.is_up for member in picture.members) and target is None:
+        picture.members = [member for member in picture.members if member.name != UNKNOWN_NAME]
+    authority = picture.authority
+    if authority is not None and authority.info is not None:
+        picture.replicaset = authority.info["replicaset"].get("name") or ""
+        seen = {part.get("name"): part for part in authority.info["replication"].values()}
+        for member in picture.members:
+            part = {} if member.foreign and target is None else seen.pop(member.name, {})
+            member.seen_by_leader = part
+            member.id = member.id or part.get("id", 0)
+        for name, part in seen.items():
+            if name:
+                address = _address(part) or "-"
+                picture.members.append(Member(name, address, part.get("id", 0), seen_by_leader=part))
+    if target is not None:
+        for member in picture.members:
+            member.process = processes_of.get(member.name)
+        picture.replicaset = picture.replicaset or next(
+            config.replicaset for config in target.config.instances.values()
+        )
+    picture.members.sort(key=lambda m: (m.id or 99, m.name))
+    return picture
+
+
+def _processes(target: Target | None) -> dict[str, Process]:
+    if target is None:
+        return {}
+    from synchro.cli import process_table
+
+    return {process.name: process for process in process_table.processes(target)}
+
+
+def _set_uuid(answers: Mapping[str, Any], target: Target | None) -> str:
+    """UUID of the set that was asked for; "" if nothing says it."""
+    if target is not None:
+        from synchro.storage.identity import decode_identity
+        from synchro.storage.names import IDENTITY_NAME
+
+        for config in target.config.instances.values():
+            try:
+                path = Path(config.settings.wal_dir, IDENTITY_NAME)
+                uuid = decode_identity(path.read_bytes(), str(path)).replicaset_uuid
+            except (OSError, SynchroError):
+                continue  # it runs on another host, or never did
+            if uuid:
+                return uuid
+        return ""
+    uuids = (found["replicaset"].get("uuid") for found in answers.values() if isinstance(found, Mapping))
+    return next((uuid for uuid in uuids if uuid), "")
+
+
+def _foreign(
+    found: Mapping[str, Any], name: str, set_uuid: str, target: Target | None, process: Process | None
+) -> str:
+    """Who answers, if that is nobody of the set that was asked for; else ""."""
+    replicaset = found["replicaset"]
+    uuid = replicaset.get("uuid") or ""
+    is_other = bool(uuid and set_uuid and uuid != set_uuid)
+    if target is not None:
+        config = target.config.instances.get(name)
+        is_other = is_other or (bool(name) and found["name"] != name)
+        is_other = is_other or (
+            config is not None and bool(replicaset.get("name")) and replicaset["name"] != config.replicaset
+        )
+        # No instance of this file has ever run here, and the one that answers is not what we started.
+        is_here = process is not None and process.listen.rpartition(":")[0] in LOOPBACK
+        if is_here and not set_uuid and process is not None and process.pid != found.get("pid"):
+            is_other = True
+    if not is_other:
+        return ""
+    set_name = replicaset.get("name") or "no name"
+    return f"{found['name']} of another set ({set_name}, UUID {uuid or 'not known'}, pid {found.get('pid')})"

@@ -1,0 +1,278 @@
+"""The table of all options: those declared at a field of `Settings` or `Limits`, and those without a field.
+
+Read from it: the schema, names in the environment, `config show`, the JSON Schema of `config schema`, and the
+tables of docs/configuration.md. Pure data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+from synchro.config.option import (
+    ADDRESS,
+    DECLARED,
+    KIB,
+    MIB,
+    Anything,
+    Bytes,
+    Effect,
+    Flag,
+    ListOf,
+    NameOfInstance,
+    Option,
+    Scope,
+    Seconds,
+    Section,
+    Text,
+    Word,
+)
+from synchro.config.quorum_formula import QuorumFormula
+from synchro.config.settings import ElectionMode, Limits, Settings
+
+DIRECTORY: Final = "var/lib/{{ instance_name }}"
+LOGIN: Final = "not used in this release"
+_FILE: Final = Text(r"[^\x00]{1,4096}", "a file name")
+_UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
+_ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
+_PRIVILEGES: Final = Option(
+    "privileges", ListOf(Anything(), 0, 1000, "privileges"), LOGIN, effect=Effect.LATER
+)
+_USER: Final = Section(
+    {
+        "password": Option("password", Text(r"[^\x00]{0,256}", "a string (quote a number: '123')")),
+        "password_file": Option("password_file", _FILE, LOGIN, effect=Effect.LATER),
+        "roles": _ROLES,
+        "privileges": _PRIVILEGES,
+    },
+    meaning="map: name to {password, roles}",
+)
+_ROLE: Final = Section({"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles}")
+_LISTEN: Final = Section(
+    {
+        "uri": Option("uri", ADDRESS, "HOST:PORT"),
+        "params": Option("params", Anything(), effect=Effect.IGNORED),
+    },
+    required=("uri",),
+)
+
+
+# --- options without a field ----------------------------------------------------------------------------
+
+
+def _endpoint(section: str) -> tuple[Option, ...]:
+    """`iproto` stands in for `grpc` [C-4]."""
+    peer = f"{section}.advertise.peer"
+    return (
+        Option(
+            f"{section}.listen",
+            ListOf(_LISTEN, 0, 1, "{uri: HOST:PORT}"),
+            "where the instance listens; none: it does not",
+            is_live=True,
+        ),
+        Option(f"{peer}.uri", ADDRESS, "where peers reach it, if not at `listen`", is_live=True),
+        Option(f"{peer}.login", Text(), "how peers log in to each other", effect=Effect.LATER),
+        Option(f"{peer}.password", Text(), "of that login", effect=Effect.LATER),
+    )
+
+
+_WITHOUT_FIELD: Final = (
+    *_endpoint("grpc"),
+    Option("grpc.tls.cert", _FILE, "certificate of the instance", effect=Effect.LATER),
+    Option("grpc.tls.key", _FILE, "its key", effect=Effect.LATER),
+    Option("grpc.tls.ca", _FILE, "whose certificates are believed", effect=Effect.LATER),
+    Option(
+        "grpc.tls.client_auth",
+        Word(("off", "request", "require")),
+        "whether callers show a certificate",
+        effect=Effect.LATER,
+    ),
+    *_endpoint("iproto"),
+    Option("http.listen", ADDRESS, "metrics and health", effect=Effect.LATER, field="http_listen"),
+    Option("database.dir", Text(), "log and snapshots; relative to the file", default=DIRECTORY),
+    Option(
+        "database.mode",
+        Word(("rw", "ro")),
+        "who may write, only with `failover: off`",
+        is_live=True,
+        default_text="rw if the instance is alone, else ro",
+    ),
+    Option("database.txn_timeout", Seconds(), "how long a transaction may be open", effect=Effect.LATER),
+    Option(
+        "database.txn_isolation",
+        Word(("best-effort", "read-committed", "read-confirmed")),
+        "what a transaction sees of others",
+        effect=Effect.LATER,
+    ),
+    Option("database.instance_uuid", _UUID, "UUID of the instance", effect=Effect.LATER),
+    Option("database.replicaset_uuid", _UUID, "UUID of the replica set", effect=Effect.LATER),
+    Option("database.hot_standby", Flag(), "a second process waits for the directory", effect=Effect.LATER),
+    Option("wal.dir", Text(), "where the log is", field="wal_dir", default_text="`database.dir`"),
+    Option("wal.max_size", Bytes(1 * MIB), "a larger file is rotated", field="limits.wal_max_size"),
+    Option(
+        "wal.queue_max_size",
+        Bytes(1),
+        "bytes on their way to disk; beyond it client writes wait, from half of it on rows of peers do",
+        is_live=True,
+        field="limits.wal_queue_bytes_max",
+    ),
+    Option("wal.retention_period", Seconds(zero=True), "how long log files are kept", effect=Effect.LATER),
+    Option(
+        "snapshot.dir", Text(), "where snapshots are", field="snapshot_dir", default_text="`database.dir`"
+    ),
+    Option("snapshot.by.wal_size", Bytes(), "bytes of log between snapshots", effect=Effect.LATER),
+    Option(
+        "replication.failover",
+        Word(("off", "manual", "election", "supervised")),
+        "who decides who may write: `database.mode`, `leader`, or Raft",
+        is_live=True,
+        scope=Scope.NOT_AT_INSTANCES,
+        default="off",
+    ),
+    Option(
+        "replication.election_mode",
+        Word(tuple(ElectionMode)),
+        "whether an instance may stand for election; only with `failover: election`",
+        is_live=True,
+        field="election_mode",
+        default=ElectionMode.CANDIDATE,
+    ),
+    Option("replication.sync_lag", Seconds(), "how far behind still counts as synced", effect=Effect.LATER),
+    Option(
+        "replication.sync_timeout", Seconds(zero=True), "how long a start waits for that", effect=Effect.LATER
+    ),
+    Option(
+        "replication.peers",
+        ListOf(ADDRESS, 0, 31, "addresses HOST:PORT"),
+        "replaces the addresses of the members; several sources",
+        is_live=True,
+    ),
+    Option("replication.anon", Flag(), "follow without being a member", effect=Effect.LATER),
+    Option("replication.anon_ttl", Seconds(), "when such a follower is forgotten", effect=Effect.LATER),
+    Option(
+        "replication.autoexpel.enabled", Flag(), "who is not in the file is no member", effect=Effect.LATER
+    ),
+    Option("replication.autoexpel.by", Word(("prefix",)), "whom that concerns", effect=Effect.LATER),
+    Option("replication.autoexpel.prefix", Text(), "how their names begin", effect=Effect.LATER),
+    Option(
+        "isolated",
+        Flag(),
+        "cut this instance off: it does not listen, has no sources and is read-only",
+        is_live=True,
+        scope=Scope.INSTANCE,
+        default=False,
+    ),
+    Option(
+        "leader",
+        NameOfInstance(),
+        "the writable instance, with `failover: manual`",
+        is_live=True,
+        scope=Scope.REPLICASET,
+    ),
+    Option(
+        "bootstrap_leader",
+        NameOfInstance(),
+        "who creates the set, with `bootstrap_strategy: config`",
+        scope=Scope.REPLICASET,
+        field="bootstrap_leader",
+    ),
+)
+
+IGNORED: Final = (
+    *(f"grpc.advertise.{name}" for name in ("client", "sharding")),
+    *(f"iproto.advertise.{name}" for name in ("client", "sharding")),
+    *(f"{section}.advertise.peer.params" for section in ("grpc", "iproto")),
+    *(f"iproto.{name}" for name in ("threads", "net_msg_max", "readahead")),
+    "database.use_mvcc_engine",
+    *(f"wal.{name}" for name in ("dir_rescan_delay", "cleanup_delay", "ext")),
+    *(f"memtx.{name}" for name in ("allocator", "max_tuple_size", "min_tuple_size", "slab_alloc_factor")),
+    *(f"memtx.{name}" for name in ("slab_alloc_granularity", "sort_threads")),
+    "snapshot.snap_io_rate_limit",
+    "replication.threads",
+    *(f"log.{name}" for name in ("to", "file", "pipe", "syslog", "nonblock", "modules")),
+    *("app", "audit_log", "console", "feedback", "fiber", "flightrec", "labels", "lua", "process", "quiver"),
+    *("roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
+)
+"""Options of Tarantool without a counterpart: files for it load unchanged, one warning names them."""
+
+MAPS: Final[Mapping[str, Section]] = {
+    "credentials.users": Section(each=_USER, meaning="users and passwords"),
+    "credentials.roles": Section(each=_ROLE, meaning="roles"),
+    "once": Section(
+        each=Option("once", ListOf(Anything(), 0, 1000, "operations"), effect=Effect.LATER),
+        meaning="what is done once in the life of the set",
+    ),
+    "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
+    "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
+}
+"""Maps from names that a person chooses. Read and checked; this release does nothing with them."""
+
+HINTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "database": {"use_fsync": "use wal.mode: fsync"},
+    "replication": {
+        "replication_source": "use peers",
+        "synchro_timeout_s": "use synchro_timeout",
+        "txn_synchro_timeout": "use database.txn_synchro_timeout",
+    },
+    "limits": {"txn_synchro_timeout": "use database.txn_synchro_timeout"},
+}
+"""Section -> keys that people try there, and what to say."""
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+SECTIONS: Final = (
+    *("grpc", "iproto", "http", "database", "wal", "memtx", "snapshot", "replication", "limits", "log"),
+    *("credentials", "once", "compat", "metrics", "isolated", "leader", "bootstrap_leader"),
+)
+"""The order in which they are shown."""
+
+
+def _declared(cls: type[Any], prefix: str = "") -> Iterator[Option]:
+    for each in fields(cls):
+        if DECLARED in each.metadata:
+            yield each.metadata[DECLARED]._replace(field=prefix + each.name)
+
+
+def _with_default(option: Option) -> Option:
+    """One that sets a field has the default of that field, unless it says otherwise."""
+    if not option.field.startswith("limits.") or option.default is not None:
+        return option
+    return option._replace(default=getattr(Limits(), option.field.removeprefix("limits.")))
+
+
+def _order(option: Option) -> int:
+    return SECTIONS.index(option.key.partition(".")[0])
+
+
+_ALL: Final = (*_WITHOUT_FIELD, *_declared(Settings), *_declared(Limits, "limits."))
+TABLE: Final[tuple[Option, ...]] = tuple(sorted(map(_with_default, _ALL), key=_order))
+BY_KEY: Final[Mapping[str, Option]] = {option.key: option for option in TABLE}
+assert len(BY_KEY) == len(TABLE)
+
+
+def default_text(option: Option) -> str:
+    """What counts without it, for people; "" if there is nothing."""
+    value = option.default
+    if option.default_text or value is None:
+        return option.default_text
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case QuorumFormula():
+            return value.text
+        case int() | float() if isinstance(option.kind, Seconds):
+            return f"{value / 3600:g}h" if value and value % 3600 == 0 else f"{value:g}s"
+        case int() if isinstance(option.kind, Bytes):
+            return _size_text(value)
+        case int() | float():
+            return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
+
+
+def _size_text(value: int) -> str:
+    for size, unit in ((MIB, "MiB"), (KIB, "KiB")):
+        if value and value % size == 0:
+            return f"{value // size}{unit}"
+    return str(value)

@@ -1,0 +1,154 @@
+"""Errors of members, peers, files and the configuration. See `kinds`."""
+
+from __future__ import annotations
+
+from synchro.errors.kinds import BadInput, Code, Exit, Precondition, SynchroError
+
+# --- membership and peers -----------------------------------------------------------------------------
+
+
+class ReplicasetUuidMismatch(Precondition):
+    """The instance or its files belong to another replica set; both UUIDs are given."""
+
+    reason = "REPLICASET_UUID_MISMATCH"
+    tnt_code = 63
+    advice = "check addresses and directories"
+
+
+class UnknownReplica(Precondition):
+    """The instance is not registered in the set (yet) [M-32].
+
+    The row that registers it may still be on its way.
+    """
+
+    reason = "UNKNOWN_REPLICA"
+    tnt_code = 62
+    advice = "the applier retries by itself"
+
+
+class ReplicaMax(Precondition):
+    """The set has 31 members."""
+
+    reason = "REPLICA_MAX"
+    tnt_code = 73
+
+
+class LocalInstanceIdIsReadOnly(Precondition):
+    """An instance does not remove or change its own row of `_cluster` [M-50].
+
+    Nothing was written.
+    """
+
+    reason = "LOCAL_INSTANCE_ID_IS_READ_ONLY"
+    tnt_code = 128
+
+
+class ConnectionToSelf(Precondition):
+    """The address of a peer leads back to this instance."""
+
+    reason = "CONNECTION_TO_SELF"
+    tnt_code = 117
+    advice = "correct the address"
+
+
+class DoubledIdentity(Precondition):
+    """Two live processes have one identity, as with a copied data directory; `lives` names both.
+
+    Passes when one of them falls silent (ADR 23).
+
+    details: uuid, lives (start_id@address, comma between).
+    """
+
+    reason = "DOUBLED_IDENTITY"
+    advice = "stop the one that is the copy, and remove its directory"
+
+
+class XlogGap(Precondition):
+    """The log files that the peer needs are gone [W-45]."""
+
+    reason = "XLOG_GAP"
+    tnt_code = 219
+    advice = "remove its snapshots and logs, keep `instance.identity`, let it join again"
+
+
+class CheckpointInProgress(Precondition):
+    """A snapshot is being written already."""
+
+    reason = "CHECKPOINT_IN_PROGRESS"
+    tnt_code = 120
+    exit_code = Exit.CONFLICT
+    advice = "wait for it"
+
+
+class RemoteProtocolError(SynchroError):
+    """A peer broke the protocol; only this stream stops [A-34]."""
+
+    reason = "PROTOCOL"
+    tnt_code = 104
+    advice = "report it, with the logs of both"
+
+
+class ProtocolVersion(RemoteProtocolError):
+    """A peer speaks another version of the peer protocol; both are given, nothing was done.
+
+    details: version, supported.
+    """
+
+    reason = "PROTOCOL_VERSION"
+    code = Code.FAILED_PRECONDITION
+    advice = "use releases that speak the same one"
+
+
+class SplitBrain(RemoteProtocolError):
+    """Two histories that contradict each other met; only this stream stops [P-53]."""
+
+    reason = "SPLIT_BRAIN"
+    tnt_code = 244
+    code = Code.DATA_LOSS
+    advice = "decide which side is right, let the other join again"
+
+    def __init__(self, why: str, **details: object) -> None:
+        super().__init__(f"Split-Brain discovered: {why}", **details)
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+class Corruption(SynchroError):
+    """A file is damaged where it was known to be whole; the instance does not start [W-22].
+
+    details: file, offset, lsn.
+    """
+
+    reason = "CORRUPTION"
+    code = Code.DATA_LOSS
+    advice = "as the message says: restore the file, or join again"
+
+
+class DecodeError(BadInput):
+    """Bytes that are not what they should be.
+
+    A decoder raises nothing else.
+    """
+
+    reason = "DECODE"
+
+
+class AlreadyRunning(Precondition):
+    """Another process uses the directory or the port."""
+
+    reason = "ALREADY_RUNNING"
+    tnt_code = 126
+    advice = "stop it, or choose another"
+
+
+class ConfigError(BadInput):
+    """The configuration is wrong; file, line and key are given, nothing was changed.
+
+    details: file, line, key, nearest.
+    """
+
+    reason = "CONFIG"
+    tnt_code = 59
+    exit_code = Exit.USAGE
+    advice = "correct it"

@@ -1,0 +1,244 @@
+"""One write of a client, or a crowd that shares one: may it be done, has it been done; then prepare, number,
+queue, log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
+from synchro.ids import NOBODY, Lsn, RequestId
+from synchro.instance import events as ev
+from synchro.instance.parts import State
+from synchro.instance.pending_txn import PendingTxn
+from synchro.instance.transactions import Transactions, conflict
+from synchro.instance.writability import (
+    WRITABLE,
+    is_never_read_only,
+    read_only_error,
+    read_only_reason,
+    stopping_error,
+)
+from synchro.queue.limbo import QueueState
+from synchro.row import (
+    FLAG_COMMIT,
+    FLAG_REQUEST_ID,
+    FLAG_WAIT_ACK,
+    FLAG_WAIT_SYNC,
+    PENDING_ROW_BYTES,
+    Puts,
+    TxnId,
+)
+from synchro.storage import xrow
+from synchro.storage.prepared import PendingRefusal, Prepared
+
+
+class Admission:
+    """A write from its call to its LSN.
+
+    W2  Every refusal leaves no trace: nothing prepared, no LSN, no request id.
+    W3  While the writes of one event begin, roles, terms and members stay as they are: asked once (`look`).
+    """
+
+    __slots__ = ("_state", "_txns", "may_write", "may_write_sync")
+
+    def __init__(self, state: State, txns: Transactions) -> None:
+        self._state = state
+        self._txns = txns
+        self.may_write = False
+        self.may_write_sync = False
+
+    def look(self) -> None:
+        """`may_write`, `may_write_sync`: False means, ask for each, and say why."""
+        state = self._state
+        members = len(state.memtx.catalog.members())
+        self.may_write = read_only_reason(state) is WRITABLE and not state.stop.is_begun
+        self.may_write_sync = (
+            state.limbo.state is QueueState.LEADER
+            and members >= state.settings.synchro_quorum.quorum(members)
+        )
+
+    def is_refused(self, write: ev.ClientWrite) -> bool:
+        """Leadership is gone: nobody need wait for room, or behind others, to hear it."""
+        try:
+            self._check_may_write(write)
+        except SynchroError:
+            return True
+        return False
+
+    # --- one write
+
+    def begin(self, write: ev.ClientWrite, now: float) -> PendingTxn | None:
+        """None: it is answered already. Raises `PendingRefusal` and `BuildNeeded` too."""
+        state = self._state
+        if write.request_id is not None and self._answer_retry(write):
+            return None
+        self._check_may_write(write)
+        prepared = state.memtx.prepare(write.ops)
+        if not prepared.ops:
+            state.memtx.commit(prepared)
+            state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
+            return None
+        try:
+            is_sync = self._is_sync(write, prepared)
+        except SynchroError:
+            state.memtx.rollback(prepared)  # W2
+            raise
+        request_ids = () if write.request_id is None else (write.request_id,)
+        pending = self._send(request_ids, prepared, is_sync=is_sync, now=now)
+        self._answer_later(write, pending, pending.lsn)
+        return pending
+
+    # --- a crowd
+
+    def may_share(self, event: ev.ClientPuts) -> bool:
+        """None of them has to wait for room, to be refused, or to be looked up as a retry."""
+        state, puts, request_ids = self._state, event.puts, event.request_ids
+        if not self.may_write or not self.may_write_sync:
+            return False
+        if not state.memtx.may_go_together(puts.space_id):
+            return False
+        if state.log.barriers or self._txns.must_wait(puts) or not self._has_room(puts):
+            return False
+        if state.requests.holds_any(request_ids) or len(set(request_ids)) != len(request_ids):
+            return False
+        oldest = min((position for position in event.known_positions if position is not None), default=None)
+        return oldest is None or not state.requests.expired(known_term=oldest.term, known_lsn=oldest.lsn)
+
+    def begin_shared(self, event: ev.ClientPuts, prepared: Prepared, now: float) -> None:
+        """prepared: all of them, as one."""
+        pending = self._send(event.request_ids, prepared, is_sync=True, now=now)
+        pending.calls = dict(zip(event.call_ids, range(pending.txn.tsn, pending.lsn + 1), strict=True))  # type: ignore[arg-type]
+        pending.is_whole = True
+        self._state.calls.wait_together(event.call_ids, pending)
+
+    def _has_room(self, puts: Puts) -> bool:
+        """For all of them: one by one, some would have to wait where a limit is reached."""
+        limbo, log, limits = self._state.limbo, self._state.log, self._state.settings.limits
+        if limbo.max_size and limbo.size + self._state.memtx.size_of(puts) > limbo.max_size:
+            return False
+        wal_max = limits.wal_queue_bytes_max
+        size = xrow.shared_bytes(puts) + PENDING_ROW_BYTES * len(puts)
+        return not wal_max or log.bytes + size <= wal_max
+
+    # --- both
+
+    def _check_may_write(self, write: ev.ClientWrite) -> None:
+        state = self._state
+        if state.stop.is_begun:
+            raise stopping_error()
+        if write.expected_term is not None and write.expected_term != state.limbo.term:
+            raise OldTerm(
+                f"The term is outdated: old - {write.expected_term}, new - {state.limbo.term}; "
+                "nothing was written",
+                expected=write.expected_term,
+                term=state.limbo.term,
+            )
+        if self.may_write:
+            return
+        reason = read_only_reason(state)
+        if reason is not WRITABLE and not all(is_never_read_only(state, op) for op in write.ops):
+            raise read_only_error(state, reason)
+
+    def _is_sync(self, write: ev.ClientWrite, prepared: Prepared) -> bool:
+        """[Q-10]; rows of system spaces too while the queue has an owner (ADR 6). Raises [Q-13]."""
+        limbo = self._state.limbo
+        if not prepared.is_sync and not (prepared.touches_system and limbo.owner_id != NOBODY):
+            return False
+        if self.may_write_sync:
+            return True
+        limbo.check_submit(is_fully_local=False)
+        if write.call_id not in self._state.calls.registering:
+            self._check_enough_members()
+        return True
+
+    def _check_enough_members(self) -> None:
+        """A synchronous write that can never have its quorum would block the registration that frees it."""
+        registered = len(self._state.memtx.catalog.members())
+        needed = self._state.settings.synchro_quorum.quorum(registered)
+        if registered < needed:
+            raise QuorumWait(
+                f"Couldn't wait for quorum {needed}: only {registered} instances are registered; "
+                "nothing was written",
+                needed=needed,
+                registered=registered,
+            )
+
+    def _send(
+        self, request_ids: Sequence[RequestId], prepared: Prepared, *, is_sync: bool, now: float
+    ) -> PendingTxn:
+        """Give LSNs, queue it if it must wait for a quorum or behind one that does, write it."""
+        state = self._state
+        in_queue = is_sync or state.limbo.must_wait()
+        flags = FLAG_COMMIT
+        if is_sync:
+            flags |= FLAG_WAIT_SYNC | FLAG_WAIT_ACK
+        elif in_queue:
+            flags |= FLAG_WAIT_SYNC
+        if request_ids:
+            flags |= FLAG_REQUEST_ID
+        if state.limbo.is_announcement_due:  # what it may build on is told first: `Transactions.announce`
+            self._txns.announce()
+        txn = state.log.number(prepared.ops, prepared.local, flags, request_ids)
+        pending = self._txns.enter(txn, prepared, in_queue=in_queue, is_sync=is_sync, now=now)
+        state.log.append(pending)
+        return pending
+
+    def _answer_later(self, write: ev.ClientWrite, pending: PendingTxn, lsn: Lsn) -> None:
+        """lsn: what the caller is told."""
+        match write.wait:
+            case ev.WaitMode.COMPLETE:
+                if pending.calls is None:
+                    pending.calls = {}
+                pending.calls[write.call_id] = lsn
+                pending.is_whole = False
+                self._state.calls.wait(write.call_id, pending)
+            case ev.WaitMode.SUBMIT:
+                if pending.submit_calls is None:
+                    pending.submit_calls = {}
+                pending.submit_calls[write.call_id] = lsn
+                self._state.calls.wait(write.call_id, pending)
+            case ev.WaitMode.NONE:
+                self._state.calls.reply(write.call_id, ev.Submitted(None, pending.is_sync))
+            case _:
+                assert_never(write.wait)
+
+    # --- retries and refusals
+
+    def _answer_retry(self, write: ev.ClientWrite) -> bool:
+        """A known request id has one effect: join the waiters, or say what it was. True if answered."""
+        requests = self._state.requests
+        assert write.request_id is not None
+        known = requests.find(write.request_id)
+        if known is None:
+            position = write.known_position
+            if position is not None and requests.expired(known_term=position.term, known_lsn=position.lsn):
+                raise RequestExpired(
+                    "the request id is older than what is remembered; outcome unknown, "
+                    "nothing was executed now",
+                    outcome="unknown",
+                )
+            return False
+        txn_id = TxnId(known.origin, known.lsn)
+        pending = None if known.is_decided else self._txns.find(txn_id)
+        if known.is_decided:
+            self._state.calls.reply(write.call_id, ev.Committed(txn_id, duplicate=True))
+        else:
+            assert pending is not None, txn_id
+            is_written = txn_id.lsn <= self._state.log.vclock.get(txn_id.origin)
+            if write.wait is ev.WaitMode.SUBMIT and is_written:
+                self._state.calls.reply(write.call_id, ev.Submitted(txn_id, pending.is_sync))
+            else:
+                self._answer_later(write, pending, pending.told_lsn(known.lsn))
+        return True
+
+    def hold_refusal(self, write: ev.ClientWrite, refusal: PendingRefusal) -> None:
+        """The refusal rests on a tuple that nobody may see yet: answer when its fate is known (ADR 7)."""
+        if write.wait is ev.WaitMode.NONE:
+            self._state.calls.refuse(write.call_id, conflict())
+            return
+        blocker = self._txns.find_prepared(refusal.blocker)
+        if blocker.refusals is None:
+            blocker.refusals = []
+        blocker.refusals.append((write.call_id, refusal.error))
+        self._state.calls.wait(write.call_id, blocker)

@@ -1,0 +1,137 @@
+"""What others may look at of an instance: facts, read at no cost, that change in `step` only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from synchro.config import Settings
+from synchro.errors import SynchroError
+from synchro.ids import InstanceId, Term
+from synchro.instance import events as ev
+from synchro.instance.client_writes import Writes
+from synchro.instance.coupling import check_term
+from synchro.instance.links import LinkFacts
+from synchro.instance.parts import State
+from synchro.instance.reads import Reads
+from synchro.instance.transactions import Transactions
+from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason
+from synchro.queue.limbo import Limbo
+from synchro.raft.core import Raft
+from synchro.replication.read_barrier import ReadBarrier
+from synchro.replication.trust import Missing
+from synchro.ro_reason import RoReason
+from synchro.storage.memtx import Memtx
+from synchro.vclock import Vclock
+
+
+class Facts:
+    """The part of `Instance` that changes nothing."""
+
+    _state: State
+    _txns: Transactions
+    _writes: Writes
+    _reads: Reads
+    _links: LinkFacts
+
+    @property
+    def self_id(self) -> InstanceId:
+        return self._state.self_id
+
+    @property
+    def settings(self) -> Settings:
+        return self._state.settings
+
+    @property
+    def memtx(self) -> Memtx:
+        return self._state.memtx
+
+    @property
+    def limbo(self) -> Limbo:
+        return self._state.limbo
+
+    @property
+    def raft(self) -> Raft:
+        return self._state.raft
+
+    @property
+    def state(self) -> State:
+        """For `instance.recovery.snapshot_view`."""
+        return self._state
+
+    @property
+    def vclock(self) -> Vclock:
+        """Written and synced rows, component 0 included."""
+        return self._state.log.vclock
+
+    @property
+    def volatile_vclock(self) -> Vclock:
+        """Rows that have an LSN, synced or on their way."""
+        return Vclock(self._state.log.assigned)
+
+    def has_applied(self, vclock: Vclock) -> bool:
+        """Rows up to `vclock` are on disk here, and those of the queue's owner are decided."""
+        first = self.limbo.first_told_lsn
+        return self.vclock.covers(vclock) and not 0 < first <= vclock.get(self.limbo.owner_id)
+
+    @property
+    def acks_count(self) -> bool:
+        """False while the own log is not to be trusted: acks carry `counts=False` (S14)."""
+        return self._links.trust.is_trusted
+
+    @property
+    def has_amnesia(self) -> bool:
+        """The flag is set: this instance may have forgotten rows or votes (S14)."""
+        return self._links.has_amnesia_flag
+
+    def must_hear(self) -> dict[InstanceId, Missing]:
+        """In amnesia: what is needed of which member before trust comes back; empty: nothing, or only a term
+        in which no forgotten vote can matter."""
+        return self._links.must_hear()
+
+    @property
+    def registered(self) -> frozenset[InstanceId]:
+        return self._state.registered
+
+    @property
+    def waiting_unprepared(self) -> int:
+        """Requests that wait for room in the limbo or for a DDL barrier (VOLATILE in the field's words)."""
+        return len(self._writes.waiting)
+
+    @property
+    def decided_position(self) -> ev.Position:
+        """Newest decided transaction known here."""
+        return self._txns.decided
+
+    @property
+    def no_room(self) -> SynchroError | None:
+        """Why the last rows of data were cut back from the log; None: the disk has taken some since."""
+        return self._state.log.no_room
+
+    @property
+    def conflicts_skipped(self) -> Mapping[InstanceId, int]:
+        """origin -> its rows that this process stored as Nops [A-35]"""
+        return self._txns.conflicts_skipped
+
+    @property
+    def read_barrier(self) -> ReadBarrier:
+        return self._reads.barrier
+
+    @property
+    def is_writable(self) -> bool:
+        return read_only_reason(self._state) is WRITABLE
+
+    def read_only_reason(self) -> RoReason:
+        return read_only_reason(self._state)
+
+    def read_only_error(self) -> SynchroError:
+        """For what the shell refuses while `is_writable` is False."""
+        return read_only_error(self._state, self.read_only_reason())
+
+    @property
+    def is_queue_busy(self) -> bool:
+        """[Q-4], with what other instances decided and is on its way to the own disk."""
+        return self.limbo.is_busy or self._state.log.has_received_control
+
+    def check_term(self, term: Term) -> None:
+        """For the shell, before it hands over what came with this term: raises `RemoteProtocolError`."""
+        check_term(self._state, term)

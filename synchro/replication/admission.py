@@ -1,0 +1,45 @@
+"""Whom an instance lets subscribe to its rows. Rule [M-32], in its order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.ids import InstanceId, why_no_name
+
+
+def check_stranger(instance_uuid: str, *, own_uuid: str) -> None:
+    """Raises `IllegalParams` for no UUID, `ConnectionToSelf` for the own one."""
+    if not instance_uuid:
+        raise IllegalParams("Nil UUID is reserved and can't be used in replication")
+    if instance_uuid == own_uuid:
+        raise ConnectionToSelf("Connection to self")
+
+
+def check_name(name: str) -> None:
+    """Raises `IllegalParams` for no name (ADR 26): the row of a joiner would be refused, after all data."""
+    if (why := why_no_name(name)) is not None:
+        raise IllegalParams(f"Invalid instance name: {why}")
+
+
+def check_set(got: str, *, expected: str) -> None:
+    """Raises `ReplicasetUuidMismatch`. got: the UUID that a peer names; expected: of the own replica set."""
+    if got != expected:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {expected}, got {got}; nothing was changed",
+            expected=expected,
+            got=got,
+        )
+
+
+def member_of(instance_uuid: str, members: Mapping[InstanceId, tuple[str, str | None]]) -> InstanceId:
+    """The number under which a subscriber is registered. members: id -> (UUID, name).
+
+    Raises `UnknownReplica` before its join is done.
+    """
+    for instance, (uuid, _) in members.items():
+        if uuid == instance_uuid:
+            return instance
+    raise UnknownReplica(
+        f"Can't subscribe non-anonymous replica {instance_uuid} until join is done", uuid=instance_uuid
+    )

@@ -1,0 +1,215 @@
+"""Who makes a new replica set, and who joins whom: ballots in, decision out. Rules [M-10]..[M-16].
+
+All instances see the same ballots, so they choose the same leader; that leader goes ahead only when everyone
+it can reach has named it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from synchro.config import BootstrapStrategy, ElectionMode, Settings
+from synchro.errors import ConfigError, ReplicasetUuidMismatch
+from synchro.replication.ballot import Ballot
+from synchro.vclock import Order
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapHere:
+    """This instance makes the replica set."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFrom:
+    address: str
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet. leader_uuid: whom this instance would choose, to be shown in its ballot; "" = nobody.
+    is_bereft: this instance belongs to a set, has no data, and finds nobody who has."""
+
+    why: str
+    leader_uuid: str = ""
+    is_bereft: bool = False
+
+
+Role: TypeAlias = BootstrapHere | JoinFrom | Wait
+
+
+def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ballot:
+    """Of an instance without data. replicaset_uuid: the set that its identity file names; "" = none."""
+    return Ballot(
+        instance_uuid=uuid,
+        instance_name=settings.instance_name,
+        replicaset_uuid=replicaset_uuid,
+        is_ro_cfg=settings.read_only,
+        is_ro=True,
+        can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
+    )
+
+
+def score(ballot: Ballot) -> int:
+    """[M-14]"""
+    return (
+        1000 * ballot.is_booted + 100 * (not ballot.is_ro_cfg) + 10 * (not ballot.is_ro) + 1 * ballot.can_lead
+    )
+
+
+def best(ballots: Mapping[str, Ballot]) -> str:
+    """Address of the highest score; equal: greater vclock, then lowest UUID. `ballots` is not empty."""
+    ranked = sorted(ballots.items(), key=lambda item: item[1].instance_uuid)
+    winner, champion = ranked[0]
+    for address, ballot in ranked[1:]:
+        is_newer = ballot.vclock.compare(champion.vclock) is Order.GREATER
+        if (score(ballot), is_newer) > (score(champion), False):
+            winner, champion = address, ballot
+    return winner
+
+
+def join_source(ballots: Mapping[str, Ballot]) -> str | None:
+    """The queue's owner if a booted one is there, else the best booted one."""
+    booted = {address: ballot for address, ballot in ballots.items() if ballot.is_booted}
+    if not booted:
+        return None
+    for address, ballot in booted.items():
+        if ballot.queue_owner and ballot.queue_owner == ballot.instance_id and not ballot.is_ro:
+            return address
+    return best(booted)
+
+
+def choose(
+    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], *, total: int, is_time_over: bool
+) -> Role:
+    """What to do, given what the others say.
+
+    peers: address -> ballot of those that answered, without this instance. total: configured instances,
+    this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
+    `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
+    """
+    foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
+    if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
+        other = min(foreign - {me.replicaset_uuid})
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {me.replicaset_uuid} (identity file in "
+            f"{settings.wal_dir}), got {other} (the configured peers); nothing was changed. Next: check the "
+            f"addresses; or, to join the other set, {settings.again_with('--new-set')}, which gives up what "
+            "the old one held",
+            expected=me.replicaset_uuid,
+            got=other,
+        )
+    if len(foreign) > 1:
+        raise ReplicasetUuidMismatch(
+            f"the configured peers belong to different replica sets: {', '.join(sorted(foreign))}; "
+            "nothing was changed",
+            expected=min(foreign),
+            got=max(foreign),
+        )
+    source = join_source(peers)
+    if source is not None:
+        return JoinFrom(source, peers[source])
+    if me.replicaset_uuid:
+        return _wait_for_data(settings, me, peers)
+    bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
+    if bereft:
+        # They belong to a set whose other members may come back: nothing new is made beside it (ADR 14).
+        return Wait(
+            f"{', '.join(bereft)} lost the data of a replica set and waits for a member that has it; "
+            "a new one is made when it is told to forget that set (see its log)"
+        )
+    if settings.bootstrap_strategy is BootstrapStrategy.CONFIG:
+        return _choose_configured(settings, me, peers)
+    connected = 1 + len(peers)
+    if connected < total // 2 + 1:
+        return Wait(
+            f"connected to {connected} of {total}, {total // 2 + 1} are needed", me.bootstrap_leader_uuid
+        )
+    if connected < total and not is_time_over:
+        return Wait(f"connected to {connected} of {total}", me.bootstrap_leader_uuid)
+    everyone = {"": me, **peers}
+    leader = everyone[best(everyone)]
+    if me.bootstrap_leader_uuid not in ("", leader.instance_uuid):
+        # Who was chosen once may have made the set since: it must be heard before another may.
+        former = next((b for b in peers.values() if b.instance_uuid == me.bootstrap_leader_uuid), None)
+        if former is None and me.bootstrap_leader_uuid != me.instance_uuid:
+            return Wait(
+                f"the bootstrap leader {me.bootstrap_leader_uuid} chosen before is not reachable",
+                me.bootstrap_leader_uuid,
+            )
+    if leader is not me:
+        return Wait(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
+    if settings.read_only:
+        raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+    for ballot in peers.values():
+        if ballot.bootstrap_leader_uuid != me.instance_uuid:
+            return Wait(
+                f"Replica {ballot.instance_name} chose a different bootstrap leader "
+                f"{ballot.bootstrap_leader_uuid or 'nobody'}",
+                me.instance_uuid,
+            )
+    return BootstrapHere()
+
+
+def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Wait:
+    """ADR 14: an identity that names a set never makes another; a person may, when nobody has data."""
+    others = [peer for peer in settings.peers if peer.name != me.instance_name]
+
+    def state_of(address: str) -> str:
+        ballot = peers.get(address)
+        if ballot is None:
+            return "does not answer"
+        return "its data is gone too" if ballot.replicaset_uuid else "never had data"
+
+    who = ", ".join(f"{peer.name} ({state_of(peer.address)})" for peer in others)
+    why = (
+        f"this instance is of replica set {me.replicaset_uuid}, but its data is gone; it makes no new set, "
+        f"it waits for a member that has the data, to join again: {who}"
+    )
+    if len(peers) >= len(others):
+        why += (
+            ". Nobody has it. If no copy can be restored: on every member, "
+            f"{settings.again_with('--new-set')}; that makes a new, empty set and gives up all that the old "
+            "one held"
+        )
+    return Wait(why, is_bereft=True)
+
+
+def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:
+    """[M-16]: one instance is named, by name, UUID or address."""
+    wanted = settings.bootstrap_leader
+    if wanted is None:
+        raise ConfigError(
+            "bootstrap_strategy is config, but bootstrap_leader names nobody; nothing was started"
+        )
+    own = {address.address for address in settings.peers if address.name == settings.instance_name}
+    if wanted in (me.instance_name, me.instance_uuid, settings.listen, *own):
+        if settings.read_only:
+            raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+        if settings.election_mode is ElectionMode.VOTER:
+            raise ConfigError(
+                f"bootstrap_leader {wanted} may only vote (election_mode: voter): it could not register "
+                "the others; nothing was written"
+            )
+        return BootstrapHere()
+    for address, ballot in peers.items():
+        if wanted in (address, ballot.instance_name, ballot.instance_uuid):
+            return Wait(f"{ballot.instance_name} bootstraps the replica set", ballot.instance_uuid)
+    return Wait(f"failed to connect to the bootstrap leader {wanted}")
+
+
+def is_foreign(replicaset_uuid: str, peers: Mapping[str, Ballot], *, total: int) -> str | None:
+    """UUID of the set that the others belong to, if this instance's files are of another one; else None.
+
+    peers: as in `choose`. total: configured peers. Most of them must say so and none the contrary, so that
+    one peer with wrong files keeps nobody else from starting.
+    """
+    sets = [ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted]
+    if replicaset_uuid in sets or len(sets) <= total // 2:
+        return None
+    return min(sets)

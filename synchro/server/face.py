@@ -1,0 +1,198 @@
+"""What the services ask of one running instance, and what people are told of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import trio
+
+from synchro.ids import NOBODY, InstanceId, Term
+from synchro.instance.core import Instance
+from synchro.ro_reason import RoReason
+from synchro.server import info
+from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
+from synchro.server.links import Links
+from synchro.server.node import STOPPING, Node
+from synchro.server.snapshotter import Snapshotter
+from synchro.vclock import Vclock
+
+WATCH_INTERVAL_S: Final = 0.05
+"""How often watchers look at what changes with every write, such as the length of the queue."""
+
+
+class Face:
+    """`api.NodeApi` of one node, and its `node.Observer`."""
+
+    def __init__(self, node: Node, links: Links) -> None:
+        self.node = node
+        self.links = links
+        self.snapshotter = Snapshotter(node, links)
+        calls = node.calls
+        self.submit = calls.submit
+        self.new_call_id = calls.new_id
+        self.submit_writes = calls.submit_writes
+        self.submit_puts = calls.submit_puts
+        self.abandon = calls.abandon
+        self.call = calls.call
+        self.ensure_ready = node.ensure_ready
+        self.restart_upstream = links.restart_upstream
+        self._progress = info.Progress()
+        self._watchers = 0
+        self._changed = trio.Event()
+        self._stepped = trio.Event()
+        self._header: HeaderFacts | None = None
+        self._election: tuple[object, ...] = ()
+        self._was_writable: bool | None = None
+        self._amnesia_noted: dict[str, Any] | None = None
+
+    @property
+    def instance(self) -> Instance:
+        """Raises `Loading`."""
+        return self.node.core
+
+    # ------------------------------------------------------------------------------------- from the node
+
+    def rows_written(self, vclock: Vclock) -> None:
+        self._progress.note(vclock, trio.current_time())
+
+    def stage_changed(self) -> None:
+        self._wake_watchers()
+
+    def stepped(self) -> None:
+        core = self.node.core
+        if core.has_amnesia or self._amnesia_noted:
+            self._note_amnesia()
+        raft, limbo = core.raft, core.limbo
+        election = (
+            *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
+            *(limbo.owner_id, limbo.term, limbo.state),
+        )
+        if election != self._election:
+            self._election = election
+            self._note_writable()
+            self._wake_watchers()
+        elif self._watchers:
+            self._stepped.set()
+
+    def _note_amnesia(self) -> None:
+        """Whom it must hear, for the log and for people; again when that changes."""
+        facts = info.amnesia(self.node, self.links)
+        if facts != self._amnesia_noted:
+            self._amnesia_noted = facts
+            if facts is not None:
+                self.node.log.warning("amnesia", **facts)
+
+    def _note_writable(self) -> None:
+        reason = self.node.core.read_only_reason()
+        is_writable = reason is RoReason.NONE
+        if is_writable != self._was_writable:
+            self._was_writable = is_writable
+            event = "became_writable" if is_writable else "became_read_only"
+            self.node.log.info(event, ro_reason=reason.value or None)
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+        """See `Instance.has_applied`; False: not in time. Raises `Loading` when the instance stops."""
+        is_applied = await self.node.calls.wait_applied(self.node.core, vclock, timeout_s=timeout_s)
+        if not is_applied and self.node.stage == STOPPING:
+            raise self.node.loading()
+        return is_applied
+
+    def header(self) -> HeaderFacts:
+        core, old = self.node.core, self._header
+        position = core.decided_position
+        if (
+            old is not None
+            and old.vclock is core.vclock
+            and old.term == core.raft.term
+            and old.decided_position == position
+            and old.schema_version == core.memtx.catalog.schema_version
+        ):
+            return old
+        self._header = HeaderFacts(
+            replicaset_uuid=self.node.replicaset_uuid,
+            instance_id=core.self_id,
+            instance_name=self.node.settings.instance_name,
+            term=core.raft.term,
+            vclock=core.vclock,
+            decided_position=position,
+            schema_version=core.memtx.catalog.schema_version,
+        )
+        return self._header
+
+    def address_of(self, instance: InstanceId) -> str:
+        name = self.node.core.state.name_of(instance)
+        return next((p.address for p in self.node.settings.peers if p.name == name), "")
+
+    def leader(self) -> LeaderFacts | None:
+        """Where to write: only somebody who is alive. An owner that leads no more may be dead, or frozen."""
+        if not self.node.has_core:
+            return None
+        core = self.node.core
+        raft = core.raft
+        if raft.is_leader_seen:
+            known = raft.leader
+        else:  # perhaps it is out of reach from here only
+            known = core.limbo.owner_id if raft.is_leader_seen_by_peers else NOBODY
+        if known == NOBODY or (known == core.self_id and not core.is_writable):
+            return None
+        return LeaderFacts(
+            known, core.state.name_of(known) or "", self.address_of(known), core.raft.volatile_term
+        )
+
+    def info(self) -> dict[str, Any]:
+        return info.box_info(self.node, self.links, self._progress)
+
+    def queue_entries(self) -> Sequence[QueueEntryFacts]:
+        return info.queue_entries(self.node.core, trio.current_time())
+
+    def watch_facts(self) -> WatchFacts:
+        reason = self.node.ro_reason
+        if not self.node.has_core:
+            return WatchFacts(None, Term(0), False, reason, NOBODY, 0, can_read=False, sees_quorum=False)
+        core = self.node.core
+        return WatchFacts(
+            leader=self.leader(),
+            term=core.raft.term,
+            is_writable=reason is RoReason.NONE,
+            ro_reason=reason,
+            queue_owner=core.limbo.owner_id,
+            queue_len=core.limbo.count,
+            can_read=self.node.is_ready,
+            sees_quorum=self.links.connected >= min(core.limbo.quorum, len(core.registered)),
+        )
+
+    async def watch(self) -> AsyncIterator[WatchFacts]:
+        last: WatchFacts | None = None
+        self._watchers += 1
+        try:
+            while True:
+                facts = self.watch_facts()
+                if facts != last:
+                    last = facts
+                    yield facts
+                elif self.node.stopped.is_set():
+                    return
+                else:
+                    await self._changed.wait()
+        finally:
+            self._watchers -= 1
+
+    async def run_watchers(self) -> None:
+        """Elections are told at once, lesser changes not with every step: they are a part of each write.
+        Until cancelled."""
+        while True:
+            await self._stepped.wait()
+            self._stepped = trio.Event()
+            self._wake_watchers()
+            await trio.sleep(WATCH_INTERVAL_S)
+
+    def _wake_watchers(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def checkpoint(self) -> Vclock:
+        self.ensure_ready()
+        return await self.snapshotter.checkpoint()

@@ -1,0 +1,345 @@
+"""The streams of one instance with its peers: who sends to us, whom we send to, who joins, who is doubled.
+
+A registry and nothing more: appliers and relays run themselves. It knows of them only what `Upstream` and
+`RelayStream` say, so neither they nor the node need to know all of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from synchro.config import PeerAddress, WalMode
+from synchro.errors import IllegalParams, SynchroError
+from synchro.ids import InstanceId
+from synchro.instance import events as ev
+from synchro.raft.messages import RaftMessage
+from synchro.replication.doubles import Doubles, Life, doubled_error
+from synchro.replication.silence import silence_s
+from synchro.replication.trust import AckMemory
+from synchro.row import Tuple
+from synchro.server.node import Node
+from synchro.storage.snapshot import SnapshotMeta
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+if TYPE_CHECKING:
+    pass
+
+
+class Upstream(Protocol):
+    """One applier, as all others see it."""
+
+    address: PeerAddress
+    peer_id: InstanceId
+    peer_uuid: str | None
+    life: Life
+    heard_at: float
+    has_link: bool
+    lacks_rows: bool
+    message: str | None
+
+    @property
+    def is_following(self) -> bool: ...
+
+    @property
+    def is_off(self) -> bool:
+        """It leads to this instance itself."""
+
+    def facts(self) -> dict[str, Any]:
+        """`box.info.replication[n].upstream` [I-13b]."""
+
+    def wake_ack(self) -> None: ...
+
+    def wake_rows(self) -> None: ...
+
+    def rows_written(self) -> None: ...
+
+    def rows_cut_back(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def stop(self, error: SynchroError) -> None: ...
+
+    def restart(self) -> None: ...
+
+
+class OpenRelay(Protocol):
+    """One relay, while its subscriber is connected."""
+
+    peer_name: str
+    peer_uuid: str
+    life: Life
+    heard_at: float
+    scope: trio.CancelScope
+    ended: trio.Event
+
+    def send_raft(self, message: RaftMessage) -> None: ...
+
+    def send_heartbeat(self) -> None: ...
+
+    def rows_written(self) -> None: ...
+
+    def term_changed(self) -> None: ...
+
+    def end_with(self, error: SynchroError) -> None: ...
+
+    async def wait_heard(self) -> None: ...
+
+    async def say_last(self) -> None: ...
+
+
+class Downstream:
+    """What is known of a subscriber, kept while it is away: `box.info.replication[n].downstream` [I-13c]."""
+
+    def __init__(self, peer: InstanceId) -> None:
+        self.peer = peer
+        self.is_following = False
+        self.name = ""
+        self.address = ""
+        """Where it listens, as it said at its last Hello; "": an older version."""
+        self.message: str | None = None
+        self.system_message: str | None = None
+        self.acked = EMPTY_VCLOCK
+        """What it has by its newest word, since its last Hello: shown, and WAL above it is kept [W-41]. A
+        re-seed, or amnesia, may have less than the life before. What it is told at its next Hello (S14) is in
+        `Links.acks`."""
+        self.sent_at = trio.current_time()
+        self.lag = 0.0
+        """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
+        away. Acks of heartbeats tell nothing, so it does not grow when no rows flow [A-23], [L-25]."""
+
+    @property
+    def idle(self) -> float:
+        """Seconds since something was sent [A-22]."""
+        return trio.current_time() - self.sent_at
+
+
+@dataclass(slots=True)
+class JoinView:
+    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
+
+    meta: SnapshotMeta
+    spaces: Sequence[tuple[int, Sequence[Tuple]]]
+    vclock: Vclock
+    taken_at: float
+    users: int = 0
+
+
+class Links:
+    """What one node has of streams and of identities."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.appliers: dict[str, Upstream] = {}
+        """By the name that the configuration has for the peer."""
+        self.upstreams: dict[str, Upstream] = {}
+        """UUID -> the applier that follows it, or tries to: one, however many addresses it has here."""
+        self.relays: dict[InstanceId, OpenRelay] = {}
+        self.downstreams: dict[InstanceId, Downstream] = {}
+        self.acks = AckMemory()
+        """What each peer once acknowledged, kept over restarts (ADR 14)."""
+        self.joins: dict[str, Vclock] = {}
+        """UUID of an instance that joins now -> from where it needs the log [W-41]."""
+        self.join_view: JoinView | None = None
+        """What they get, as long as one of them gets it."""
+        self.blocked_in: set[str] = set()
+        """Names of peers whose rows and messages the fault service keeps away."""
+        self.blocked_out: set[str] = set()
+        """Names of peers to which it lets nothing through."""
+        self.is_serving = False
+        """Peers may subscribe: recovery or join is over, though clients may still have to wait."""
+        self.doubles = Doubles(
+            node.uuid, Life(node.start_id, node.settings.listen), node.settings.death_timeout_s
+        )
+        self._doubled: dict[str, tuple[Life, ...]] = {}
+        """UUID -> the lives that it was found in, as long as it is doubled."""
+        self._leader_heard_at = trio.current_time()
+
+    def load_acks(self) -> None:
+        noted = self._node.directory.identity_file.notes.acks
+        self.acks = AckMemory(noted)
+
+    def collect_acks(self) -> None:
+        """Hand what peers acknowledged to the next note (ADR 14). Not with `wal.mode: write`: who
+        acknowledges rows that are not on disk may lose them without having forgotten a promise."""
+        node = self._node
+        if node.settings.wal_mode is WalMode.FSYNC:
+            node.directory.identity_file.acks = self.acks.export(node.core.memtx.catalog.prepared_members())
+
+    # -------------------------------------------------------------------------------- told by the node
+
+    def send_raft(self, message: RaftMessage) -> None:
+        for relay in self.relays.values():
+            relay.send_raft(message)
+
+    def request_heartbeats(self) -> None:
+        for relay in self.relays.values():
+            relay.send_heartbeat()
+
+    def term_changed(self) -> None:
+        """It is on disk now."""
+        for relay in self.relays.values():
+            relay.term_changed()
+        for applier in self.appliers.values():
+            applier.wake_ack()
+
+    def rows_written(self) -> None:
+        """Synced; so there is room again for received ones."""
+        for applier in self.appliers.values():
+            applier.rows_written()
+            applier.wake_rows()
+        for relay in self.relays.values():
+            relay.rows_written()
+
+    def room_again(self) -> None:
+        for applier in self.appliers.values():
+            applier.wake_rows()
+
+    def rows_cut_back(self) -> None:
+        for applier in self.appliers.values():
+            applier.rows_cut_back()
+
+    def reset_appliers(self) -> None:
+        for applier in self.appliers.values():
+            applier.reset()
+
+    def stop_applier(self, peer: InstanceId, error: SynchroError) -> None:
+        applier = self.find_applier(peer)
+        if applier is not None:
+            applier.stop(error)
+
+    def find_applier(self, peer: InstanceId) -> Upstream | None:
+        """That of its live link; else the one that had it last."""
+        found = [applier for applier in self.appliers.values() if applier.peer_id == peer]
+        return next((applier for applier in found if applier.has_link), found[0] if found else None)
+
+    # ------------------------------------------------------------------------------------------- streams
+
+    @property
+    def following(self) -> frozenset[InstanceId]:
+        """Peers whose rows come from themselves."""
+        return frozenset(applier.peer_id for applier in self.appliers.values() if applier.is_following)
+
+    def changed(self) -> None:
+        """`following` is another set: peers pass on what we do not get from its origin."""
+        for applier in self.appliers.values():
+            applier.wake_ack()
+
+    @property
+    def silence_s(self) -> float:
+        """After so many seconds without a message a link is dead now."""
+        return silence_s(self._node.settings, is_leader=self._node.core.raft.is_leader)
+
+    def leader_idle(self) -> float:
+        """Seconds since the leader was last heard [I-20]."""
+        return trio.current_time() - self._leader_heard_at
+
+    def note_heard(self, peer: InstanceId) -> None:
+        """A sign of life came from this peer."""
+        if peer == self._node.core.raft.leader:
+            self._leader_heard_at = trio.current_time()
+
+    @property
+    def connected(self) -> int:
+        """Registered instances with streams in both directions, this one included."""
+        return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
+
+    # --------------------------------------------------------------------------------------- operators
+
+    def restart_upstream(self, instance: str) -> None:
+        """By any of the words that `info` has for it: name, id, UUID or address. Raises `IllegalParams`."""
+        names = {
+            text
+            for member, (uuid, name) in self._node.core.memtx.catalog.members().items()
+            if instance in (uuid, name, str(member))
+            for text in (uuid, name)
+        }
+        found = False
+        for applier in self.appliers.values():
+            address = applier.address
+            if instance in (address.name, address.address) or names & {address.name, applier.peer_uuid}:
+                found = True
+                if not applier.is_following:
+                    applier.restart()
+        if not found:
+            raise IllegalParams(f"there is no upstream {instance!r}; nothing was changed")
+
+    def cut(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
+        """Drop the streams with these peers and refuse new ones, for the fault service."""
+        if incoming:
+            self.blocked_in |= peers
+            for name in peers & self.appliers.keys():
+                self.appliers[name].reset()
+        if outgoing:
+            self.blocked_out |= peers
+            for relay in self.relays.values():
+                if relay.peer_name in peers:
+                    relay.scope.cancel()
+
+    def heal(self, peers: set[str]) -> None:
+        self.blocked_in -= peers
+        self.blocked_out -= peers
+
+    # ------------------------------------------------------------------------------- doubled identities
+
+    def note_life(self, uuid: str, life: Life) -> None:
+        """`life` of this identity spoke to us now; streams of this identity did so at their last message."""
+        doubles, now = self.doubles, trio.current_time()
+        for relay in self.relays.values():
+            if relay.peer_uuid == uuid:
+                doubles.heard(uuid, relay.life, relay.heard_at)
+        for applier in self.appliers.values():
+            if applier.has_link and applier.peer_uuid == uuid:
+                doubles.heard(uuid, applier.life, applier.heard_at)
+        doubles.heard(uuid, life, now)
+        self.check_doubles()
+
+    def check_double(self, uuid: str) -> None:
+        """Raises `DoubledIdentity`."""
+        lives = self.doubles.lives(uuid, trio.current_time())
+        if lives:
+            raise doubled_error(uuid, lives)
+
+    def check_doubles(self) -> None:
+        """Who became doubled is told so, cut off and named in the log; who is single again comes back by
+        itself."""
+        node, now = self._node, trio.current_time()
+        members = node.core.memtx.catalog.members() if node.has_core else {}
+        for member, (member_uuid, name) in members.items():
+            lives = self.doubles.lives(member_uuid, now)
+            known = self._doubled.get(member_uuid)
+            if lives and not known:
+                node.log.error("identity_doubled", **doubled_error(member_uuid, lives).details, name=name)
+                self._doubled[member_uuid] = lives
+                self._cut_double(member, member_uuid, lives)
+            elif known and not lives:
+                del self._doubled[member_uuid]
+                node.log.info("identity_single", uuid=member_uuid, name=name)
+        if node.has_core and self.is_doubled != node.core.state.is_doubled:
+            node.step(ev.DoubledChanged(self.is_doubled))
+
+    def _cut_double(self, member: InstanceId, uuid: str, lives: tuple[Life, ...]) -> None:
+        relay = self.relays.get(member)
+        if relay is not None:
+            relay.end_with(doubled_error(uuid, lives))
+        for applier in self.appliers.values():
+            if applier.has_link and uuid in (applier.peer_uuid, self._node.uuid):
+                applier.reset()  # if it is us, nobody gets an ack any more
+
+    async def watch_doubles(self) -> None:
+        """What is not heard any more ends by time alone. Until cancelled."""
+        while True:
+            await trio.sleep(self._node.settings.replication_timeout_s / 2)
+            self.check_doubles()
+
+    @property
+    def is_doubled(self) -> bool:
+        """Another live process has our identity."""
+        return self._node.uuid in self._doubled
+
+    def lives_of(self, uuid: str) -> tuple[Life, ...]:
+        """For `info`: empty if it is not doubled."""
+        return self._doubled.get(uuid, ())

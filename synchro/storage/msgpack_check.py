@@ -1,0 +1,200 @@
+"""Values of msgpack: what a tuple may hold, and the bytes in which it came. ADR 24.
+
+Memory and time are bounded by the input: no header is believed before what it announces is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, Final
+
+import msgpack
+
+from synchro.row import RawTuple, Tuple
+
+NESTING_MAX: Final = 32
+"""Arrays and maps inside each other, the tuple included; Python compares nested values by recursion."""
+SMALL_BODY_BYTES: Final = 256
+"""Up to here a lying array header cannot make the msgpack decoder reserve memory worth a check."""
+
+MALFORMED: Final = (ValueError, TypeError, KeyError, OverflowError)
+"""What comes of bytes that are not what they should be."""
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_NESTED: Final = frozenset({tuple, dict})
+_ONLY_TUPLE: Final = frozenset({tuple})
+
+unpackb: Callable[..., Any] = msgpack.unpackb
+_Unpacker: Final[Any] = msgpack.Unpacker
+packb: Callable[..., bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+def _skim(data: bytes) -> None:
+    """Walk over one msgpack value without building it; ValueError if it is incomplete or far too deep.
+
+    After this every array header is known to be true, so the decoder reserves no more than it fills.
+    """
+    unpacker = _Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except msgpack.OutOfData as error:
+        raise ValueError("incomplete msgpack") from error
+
+
+def unpack(data: bytes) -> Any:
+    """One msgpack value; ValueError or TypeError if it is not exactly that. Memory bounded by the input."""
+    if len(data) > SMALL_BODY_BYTES and data.count(b"\xdc") + data.count(b"\xdd") > 2:
+        _skim(data)
+    return unpackb(data, use_list=False, strict_map_key=False)
+
+
+def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -> None:
+    """What stands in an array or map at this depth, and in arrays and maps in it, level by level: a call for
+    each of a million values would take a second."""
+    while True:
+        others = set(map(type, items)) - SCALARS
+        if not others:
+            return
+        if not others <= _NESTED:
+            raise ValueError(f"{_name(others - _NESTED)} is not supported in a tuple")
+        if depth >= NESTING_MAX:
+            raise ValueError(f"nested deeper than {NESTING_MAX}")
+        if from_client and dict in others:
+            maps = [item for item in items if item and type(item) is dict]
+            keys = set(map(type, chain.from_iterable(maps))) - SCALARS
+            if keys:
+                raise ValueError(f"a key of a map is {_name(keys)}")
+        items = _inside(items, others)
+        depth += 1
+
+
+def _name(kinds: set[type]) -> str:
+    """What one of these, none of them a scalar, is called."""
+    name = min(kind.__name__ for kind in kinds)
+    return {"ExtType": "a msgpack extension", "Timestamp": "a timestamp", "tuple": "an array"}.get(
+        name, f"a {name}"
+    )
+
+
+def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
+    """What stands directly in the arrays and maps among these; kinds: which of both there are."""
+    found: list[Any] = []
+    if tuple in kinds:  # a million may be empty
+        found = list(chain.from_iterable([item for item in items if item and type(item) is tuple]))
+    if dict in kinds:
+        maps = [item for item in items if item and type(item) is dict]
+        found.extend(chain.from_iterable(maps))
+        found.extend(chain.from_iterable(map(dict.values, maps)))
+    return found
+
+
+def count_values(items: Iterable[Any], limit: int) -> int:
+    """Values in these arrays and maps, and in those inside them; stops once there are more than `limit`."""
+    count = 0
+    while kinds := set(map(type, items)) & _NESTED:
+        items = _inside(items, kinds)
+        count += len(items)
+        if count > limit:
+            break
+    return count
+
+
+def check_fields(value: Any, what: str, depth: int = 1, from_client: bool = False) -> None:
+    """`value` is an array of supported values, not nested too deep."""
+    if type(value) is not tuple:
+        raise ValueError(f"the {what} is not a msgpack array")
+    if not SCALARS.issuperset(map(type, value)):
+        check_nested(value, depth, from_client)
+
+
+def refuse_equal_keys(data: bytes) -> None:
+    """ValueError if two keys of a map are equal here, as 1, 1.0 and true are: one of them would be lost."""
+
+    def keys_differ(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError("two keys of a map are equal")
+        return made
+
+    unpackb(data, use_list=False, strict_map_key=False, object_pairs_hook=keys_differ)
+
+
+def as_it_came(value: Tuple, data: bytes, from_client: bool = False) -> Tuple:
+    """A tuple, decoded from `data` and checked, that keeps these bytes if we would write others (ADR 24)."""
+    if packb(value) == data:
+        return value
+    if from_client:  # a key that is there twice makes the bytes differ too
+        refuse_equal_keys(data)
+    kept = RawTuple(value)
+    kept.raw = data
+    return kept
+
+
+def pack_tuple(value: Tuple) -> bytes:
+    """A stored tuple as msgpack, in the bytes in which it came."""
+    return value.raw if type(value) is RawTuple else packb(value)
+
+
+def check_operations(ops: Any) -> None:
+    if type(ops) is not tuple:
+        raise ValueError("the operations are not a msgpack array")
+    for op in ops:
+        check_fields(op, "operation", 2)
+
+
+def array_size(data: bytes) -> int:
+    """Elements that a msgpack array says it has; 0 if it is none."""
+    head = data[0] if data else 0
+    if head & 0xF0 == 0x90:
+        return head & 0x0F
+    if head in (0xDC, 0xDD):
+        return int.from_bytes(data[1 : 3 if head == 0xDC else 5], "big")
+    return 0
+
+
+def check_id(number: Any, what: str) -> None:
+    if type(number) is not int or not 0 <= number <= 0xFFFFFFFF:
+        raise ValueError(f"the {what} id is not a number of 32 bits")
+
+
+def first_value(data: bytes) -> bytes:
+    """The first msgpack value of several."""
+    unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False)
+    unpacker.feed(data)
+    unpacker.skip()
+    return data[: unpacker.tell()]
+
+
+def why_malformed(error: Exception) -> str:
+    """What is wrong with msgpack that somebody sent, for them: `error` came of decoding it."""
+    if isinstance(error, TypeError) and "unhashable" in str(error):
+        return "a key of a map is a map, or holds one"
+    if isinstance(error, KeyError):
+        return f"key {error.args[0]!r} is missing"
+    return str(error) or type(error).__name__.removesuffix("Error")
+
+
+def unpack_all(tuples: Sequence[bytes], from_client: bool = False) -> list[Tuple]:
+    """The stored tuples that each of these is exactly one of; one of `MALFORMED` if not."""
+    unpack = unpackb
+    values = [
+        unpack(data, use_list=False, strict_map_key=False) if len(data) <= SMALL_BODY_BYTES else unpack(data)
+        for data in tuples
+    ]
+    if not _ONLY_TUPLE.issuperset(map(type, values)):
+        raise ValueError("the tuple is not a msgpack array")
+    if not SCALARS.issuperset(map(type, chain.from_iterable(values))):
+        for value in values:
+            check_fields(value, "tuple", 1, from_client)
+    # All of them in one call: a value ends where its bytes say, so equal bytes together are equal bytes each.
+    if packb(values) != array_header(len(values)) + b"".join(tuples):
+        values = [as_it_came(value, data, from_client) for value, data in zip(values, tuples, strict=True)]
+    return values
+
+
+def array_header(count: int) -> bytes:
+    """Of a msgpack array."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    return b"\xdc" + count.to_bytes(2, "big") if count < 0x10000 else b"\xdd" + count.to_bytes(4, "big")

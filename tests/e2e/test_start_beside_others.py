@@ -1,0 +1,158 @@
+"""`start` never says that an instance is up unless the process that it began listens, however long that takes
+and whoever else answers at its port (MEND-P2)."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from e2e.cluster import Cluster, Instance, soon_s
+from e2e.remote import Remote
+
+pytestmark = pytest.mark.e2e
+MakeCluster = Callable[..., Cluster]
+SLOW_S: Final = 6.0
+"""Longer than `start` waits for peers before it calls an instance started."""
+CUSTOMIZE: Final = """
+import os, sys, threading, time
+if "serve" in sys.orig_argv:
+    time.sleep(float(os.environ.get("SLOW_S", "0")))
+    if "EXIT_AFTER_S" in os.environ:
+        ends = threading.Timer(float(os.environ["EXIT_AFTER_S"]), os._exit, (3,))
+        ends.daemon = True
+        ends.start()
+"""
+"""Run by Python before anything else: an instance that takes long, as with a large recovery, or that ends."""
+Verb = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def verb(tmp_path: Path) -> Iterator[Verb]:
+    """Begins `synchro VERB CONFIG`; what it started is stopped in the end."""
+    (tmp_path / "sitecustomize.py").write_text(CUSTOMIZE)
+    used: set[str] = set()
+
+    def begin(name: str, target: str, *options: str, **environ: str) -> subprocess.Popen[str]:
+        used.add(target)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "synchro", "-o", "json", name, target, *options],
+            env={**os.environ, "PYTHONPATH": str(tmp_path), **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    yield begin
+    for stop in [begin("stop", target, "--kill") for target in sorted(used)]:
+        stop.communicate(timeout=soon_s(40))
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the record of the one instance, and what was said besides."""
+    out, err = process.communicate(timeout=soon_s(45))
+    [record] = json.loads(out)
+    return process.returncode, record, err
+
+
+def one(make_cluster: MakeCluster, **how: Any) -> Instance:
+    """An instance of a set of its own that nobody started yet."""
+    return make_cluster(1, instances={"instance001": {"database": {"mode": "rw"}}}, **how)["instance001"]
+
+
+def at(instance: Instance) -> tuple[str, int]:
+    host, _, port = instance.address.rpartition(":")
+    return host, int(port)
+
+
+def target_of(instance: Instance) -> str:
+    return f"{instance.cluster.config_path}:{instance.name}"
+
+
+def listens(record: dict[str, Any]) -> bool:
+    """The process that was started answers at its address itself."""
+    remote = Remote(record["listen"])
+    try:
+        return bool(remote.info("pid", timeout=5) == record["pid"])
+    finally:
+        remote.close()
+
+
+def test_whoever_else_has_the_port_is_not_our_instance(make_cluster: MakeCluster, verb: Verb) -> None:
+    """Ours finds that out late; the foreign ones are left alone."""
+    ours = {what: one(make_cluster) for what in ("tcp", "http", "other set")}
+    # Two addresses of one name: to have one of them is not enough.
+    named = one(make_cluster)
+    named.address = named.address.replace("127.0.0.1", "localhost")
+    named.cluster.write_config(named.cluster.config_path)
+    ours["localhost"] = named
+    foreign_set = one(make_cluster)
+    foreign_set.address = ours["other set"].address
+    foreign_set.cluster.write_config(foreign_set.cluster.config_path)
+    foreign_set.start()
+    with ExitStack() as foreign:
+        foreign.enter_context(socket.create_server(at(ours["tcp"])))
+        foreign.enter_context(socket.create_server(("127.0.0.1", at(named)[1])))
+        handler = http.server.SimpleHTTPRequestHandler
+        server = foreign.enter_context(http.server.ThreadingHTTPServer(at(ours["http"]), handler))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begun = {what: verb("start", target_of(each), SLOW_S=f"{SLOW_S}") for what, each in ours.items()}
+        for what, process in begun.items():
+            code, record, err = outcome(process)
+            assert (code, record["state"], record["pid"]) == (1, "exited", None), (what, record, err)
+            assert "in use" in err, (what, err)
+        server.shutdown()
+    assert foreign_set.remote.info("status") == "running"
+
+
+def test_a_child_that_takes_long_counts_when_it_listens(make_cluster: MakeCluster, verb: Verb) -> None:
+    """With nobody else at the port; and it never does if it ends before, with or without having listened."""
+    slow, dying = one(make_cluster), one(make_cluster)
+    alone = make_cluster(2, failover="election")["instance001"]  # it waits for its peer
+    begun = [
+        verb("start", target_of(slow), SLOW_S=f"{SLOW_S}"),
+        verb("start", target_of(dying), SLOW_S=f"{SLOW_S}", EXIT_AFTER_S="0"),
+        verb("start", target_of(alone), EXIT_AFTER_S="4"),
+    ]
+    (code, record, err), *others = [outcome(process) for process in begun]
+    assert (code, record["state"], record["changed"]) == (0, "running", True), err
+    assert listens(record)
+    for code, record, err in others:
+        assert (code, record["state"], record["pid"]) == (1, "exited", None), (record, err)
+        assert "exited with code 3 while starting" in err
+
+
+def test_a_second_start_waits_for_the_child_of_the_first(make_cluster: MakeCluster, verb: Verb) -> None:
+    """The first one ran out of time: what runs, but does not listen, is not "running already"."""
+    slow, dying = one(make_cluster), one(make_cluster)
+    for each in (slow, dying):
+        more = {"EXIT_AFTER_S": "0"} if each is dying else {}
+        code, record, err = outcome(verb("start", target_of(each), "--timeout", "0.5s", SLOW_S="6", **more))
+        assert (code, record["state"]) == (1, "stuck"), err
+    code, record, err = outcome(verb("start", target_of(slow), "--timeout", "0.5s"))
+    assert (code, record["state"]) == (1, "stuck"), err
+    again, broken = verb("start", target_of(slow)), verb("start", target_of(dying))
+    code, record, err = outcome(again)
+    assert (code, record["state"], record["changed"]) == (0, "running", False), err
+    assert listens(record)
+    code, record, err = outcome(broken)
+    assert (code, record["state"]) == (1, "exited"), err
+
+
+def test_a_port_that_is_taken_while_ours_starts(make_cluster: MakeCluster, verb: Verb) -> None:
+    """It was free when `start` began."""
+    mine = one(make_cluster)
+    begun = verb("start", target_of(mine), SLOW_S="3")
+    with socket.create_server(("0.0.0.0", at(mine)[1])):
+        code, record, err = outcome(begun)
+    assert (code, record["state"]) == (1, "exited"), err
+    assert "in use" in err

@@ -1,0 +1,81 @@
+"""Whom a peer admits, from where the log is kept, after how much silence a link is dead."""
+
+from __future__ import annotations
+
+import pytest
+
+from synchro.config import FencingMode, Settings
+from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.ids import LOCAL, InstanceId, Lsn
+from synchro.replication.admission import check_set, check_stranger, member_of
+from synchro.replication.retention import log_floor
+from synchro.replication.silence import silence_s
+from synchro.vclock import Vclock
+
+ONE, TWO, THREE = InstanceId(1), InstanceId(2), InstanceId(3)
+
+
+def clock(*lsns: int, local: int = 0) -> Vclock:
+    """Of instances 1, 2, ..."""
+    return Vclock({LOCAL: Lsn(local)} | {InstanceId(n): Lsn(lsn) for n, lsn in enumerate(lsns, 1)})
+
+
+def test_who_subscribes_must_have_a_uuid_of_its_own() -> None:
+    """[M-32]"""
+    with pytest.raises(IllegalParams):
+        check_stranger("", own_uuid="me")
+    with pytest.raises(ConnectionToSelf):
+        check_stranger("me", own_uuid="me")
+    check_stranger("you", own_uuid="me")
+
+
+def test_who_subscribes_is_of_the_same_set() -> None:
+    """[M-32]"""
+    with pytest.raises(ReplicasetUuidMismatch) as refused:
+        check_set("theirs", expected="ours")
+    assert refused.value.details == {"expected": "ours", "got": "theirs"}
+    check_set("ours", expected="ours")
+
+
+def test_who_subscribes_is_registered_first() -> None:
+    """[M-32]"""
+    members: dict[InstanceId, tuple[str, str | None]] = {ONE: ("me", "n1"), TWO: ("you", None)}
+    assert member_of("you", members) == TWO
+    with pytest.raises(UnknownReplica):
+        member_of("somebody", members)
+
+
+def test_the_log_is_kept_from_the_oldest_snapshot() -> None:
+    """[W-40]"""
+    assert log_floor(clock(5, 5), members=(), acked={}, joins=()) == clock(5, 5)
+
+
+def test_the_log_is_kept_for_the_slowest_member() -> None:
+    """[W-41]"""
+    acked = {TWO: clock(9, 3), THREE: clock(2, 9)}
+    assert log_floor(clock(5, 5), members=(TWO, THREE), acked=acked, joins=()) == clock(2, 3)
+
+
+def test_all_of_the_log_is_kept_for_a_member_that_was_not_heard() -> None:
+    """[W-42]"""
+    assert log_floor(clock(5), members=(TWO,), acked={}, joins=()) == Vclock()
+
+
+def test_the_log_is_kept_for_a_join() -> None:
+    """[W-41]"""
+    assert log_floor(clock(5), members=(), acked={}, joins=[clock(4)]) == clock(4)
+
+
+def test_local_rows_are_kept_for_recovery_only() -> None:
+    """Peers never get them, so what peers have says nothing of them."""
+    acked = {TWO: clock(5)}
+    assert log_floor(clock(5, local=7), members=(TWO,), acked=acked, joins=()) == clock(5, local=7)
+
+
+@pytest.mark.parametrize("mode", FencingMode)
+@pytest.mark.parametrize("is_leader", [True, False])
+def test_only_a_strictly_fenced_leader_gives_links_up_earlier(mode: FencingMode, is_leader: bool) -> None:
+    """[E-30], [A-27]"""
+    settings = Settings(replication_timeout_s=1.0, election_fencing_mode=mode)
+    expected = 2.0 if mode is FencingMode.STRICT and is_leader else 4.0
+    assert silence_s(settings, is_leader=is_leader) == expected
