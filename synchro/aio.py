@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from typing import Literal
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC is imported; see synchro.client.forks
+# Before gRPC is imported, and unless the user chose; see synchro.client.forks and synchro.client.channel.
+if "grpc" not in sys.modules and (
+    "GRPC_ENABLE_FORK_SUPPORT" not in os.environ or "GRPC_FORKS_CHOSEN_BY" in os.environ
+):
+    os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_FORKS_CHOSEN_BY": str(os.getpid())})
 
 from synchro.client.aio import AsyncClient, AsyncSpace
 from synchro.client.plans import DEFAULT_TIMEOUT_S, Options
@@ -39,8 +44,6 @@ def connect(
 
 
 def _is_trio() -> bool:
-    import sys
-
     if "trio" not in sys.modules:
         return False
     import trio

@@ -22,7 +22,7 @@ from synchro.client import forks, wire
 from synchro.client.aio_stream import Stream
 from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
-from synchro.client.channel import CHANNEL_OPTIONS
+from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.model import Info, State, Tuple, state_of
 from synchro.client.ops import Transaction
@@ -84,11 +84,12 @@ class Runner:
             while True:
                 try:
                     if type(step) is Submit:
-                        link = self._links.get(step.endpoint)
+                        endpoint, call, ops, deadline = step
+                        link = self._links.get(endpoint)
                         stream = link.stream if link is not None else None
                         if stream is None or stream.is_broken or stream.is_full:
-                            stream = await self._stream(step.endpoint)
-                        answer = await stream.submit(step.call, step.ops, step.deadline)
+                            stream = await self._stream(endpoint)
+                        answer = await stream.submit(call, ops, deadline)
                     else:
                         answer = await self._carry_out(step)
                 except SynchroError as error:
@@ -101,6 +102,10 @@ class Runner:
         except OutcomeUnknown as unknown:
             unknown.bind(self.face)
             raise
+        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:  # the channel was closed meanwhile
+            if not self.closed:
+                raise
+            raise ClientClosed(self.closed) from error
 
     async def _carry_out(self, step: Step) -> Any:
         match step:
@@ -153,8 +158,6 @@ class Runner:
             )
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
-        except asyncio.InvalidStateError as error:
-            raise ClientClosed(self.closed or "the client is closed; nothing was sent") from error
 
     async def _probe(self, probe: Probe) -> Answers:
         """Tasks that ask the same at the same time share the answers."""
@@ -218,7 +221,7 @@ class Runner:
         """What whoever leads says, for ever."""
         while True:
             with contextlib.suppress(SynchroError):
-                async for state in self.states(api.most_informed()):
+                async for state in self.states(api.most_informed(timeout=PROBE_S)):
                     callback(state)
             with self._plans.lock:
                 self._plans.routes.leader = None

@@ -102,14 +102,16 @@ class Stream:
             pass  # the receiving task learns why
 
     def _take(self) -> list[bytes]:
-        """The calls of a frame. What was cancelled, or is overdue, before it was sent is not sent."""
-        calls: list[bytes] = []
+        """The parts of a frame, its calls; without what was cancelled, or is overdue, before it was sent."""
+        parts: list[bytes] = []
+        sent, seqs, varint, tag = self._sent, self._seqs, wire.varint, wire.CALLS_TAG
         for entry in wire.take(self._pending):
-            if not entry[0].done():
-                seq, seq_field = next(self._seqs)
-                self._sent[seq] = entry
-                calls.append(wire.in_frame(seq_field, entry[2]))
-        return calls
+            future, _, call, _ = entry
+            if not future.done():
+                seq, seq_field = next(seqs)
+                sent[seq] = entry
+                parts += (tag, varint(len(seq_field) + len(call)), seq_field, call)
+        return parts
 
     async def _receive(self) -> None:
         error: SynchroError = ConnectionLost(f"{self.endpoint} ended the stream", endpoint=self.endpoint)
@@ -121,8 +123,8 @@ class Stream:
                 self._on_replies(response, self.endpoint)
                 for seq, committed in wire.replies(response):
                     entry = self._sent.pop(seq, None)
-                    if entry is not None and not entry[0].done():
-                        entry[0].set_result(committed)
+                    if entry is not None and not (future := entry[0]).done():
+                        future.set_result(committed)
                 for result in response.results:
                     entry = self._sent.pop(result.seq, None)
                     if entry is None or entry[0].done():

@@ -23,7 +23,7 @@ from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, Self, T
 from synchro.client import forks
 from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
-from synchro.client.channel import CHANNEL_OPTIONS
+from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.model import Info, State, Tuple, state_of
 from synchro.client.ops import Transaction
@@ -122,6 +122,10 @@ class Runner:
         except StopIteration as end:
             result: T = end.value
             return result
+        except ValueError as error:  # gRPC: the channel was closed meanwhile
+            if not self.closed:
+                raise
+            raise ClientClosed(self.closed) from error
 
     def _carry_out(self, step: Step) -> Any:
         match step:
@@ -203,8 +207,6 @@ class Runner:
                 return getattr(getattr(link, step.service), step.method)(step.request, timeout=step.timeout_s)
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
-        except ValueError as error:  # gRPC: the channel was closed meanwhile
-            raise ClientClosed(self.closed or "the client is closed; nothing was sent") from error
 
     # --- who leads
 
@@ -561,7 +563,7 @@ class _Watch:
         while not self._stopping.is_set():
             # Not connected, or the channel was closed: begin again.
             with contextlib.suppress(SynchroError, grpc.RpcError, ValueError):
-                self._follow(self._client.most_informed())
+                self._follow(self._client.most_informed(timeout=PROBE_S))
             self._stopping.wait(WATCH_PAUSE_S)
 
     def _follow(self, endpoint: str) -> None:

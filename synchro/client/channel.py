@@ -9,7 +9,13 @@ from typing import Final
 # handlers a child of a fork that makes a client of its own hangs on locks that threads of the parent held.
 # `synchro.aio` comes before and chooses 0: with handlers a child of a program that uses grpc.aio may crash.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+CHOSEN_BY: Final = "GRPC_FORKS_CHOSEN_BY"
+"""Id of the process that chose it by itself: what its children inherit is no wish of the user."""
+if (
+    os.environ.get(CHOSEN_BY, "") not in ("", str(os.getpid()))
+    or "GRPC_ENABLE_FORK_SUPPORT" not in os.environ
+):
+    os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "1", CHOSEN_BY: str(os.getpid())})
 SURVIVES_FORK: Final = os.environ["GRPC_ENABLE_FORK_SUPPORT"].lower() in ("1", "true", "t", "yes", "y")
 """Whether a child of a process that used gRPC can use it too."""
 

@@ -75,7 +75,8 @@ class TrioClient(AsyncClient):
             return
         with trio.CancelScope(shield=True), trio.move_on_after(JOIN_S):
             await self._cross(super().close)
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            loop, self._loop = self._loop, None
+            loop.call_soon_threadsafe(loop.stop)
             await trio.to_thread.run_sync(thread.join, JOIN_S)
 
     def become_inherited(self) -> list[Any]:

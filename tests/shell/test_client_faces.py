@@ -269,3 +269,21 @@ def test_an_unknown_outcome_is_asked_for(face: str, servers: list[FakeServer]) -
         assert (ended if face == "blocking" else await ended) == synchro.Committed((1, 15))  # type: ignore[misc]
 
     tell(face, servers, story)
+
+
+@faces
+def test_a_closed_client_says_so(face: str, servers: list[FakeServer]) -> None:
+    async def story(db: Any) -> None:
+        await db.space("bands").insert([1])
+        await db.close()
+        for call in (
+            lambda: db.space("bands").insert([2]),
+            lambda: db.space("bands").select(),
+            lambda: db.create_space("x"),
+            lambda: db.bulk("bands", [[1]]),
+            lambda: db.promote(),
+        ):
+            with pytest.raises(synchro.ClientClosed, match="nothing was sent"):
+                await call()
+
+    tell(face, servers, story, timeout=3)

@@ -91,6 +91,12 @@ async def both() -> None:
 trio.run(both)
 """,
 }
+GOOD["errors"] = "import synchro\n" + "".join(
+    f"kind: type[synchro.SynchroError] = synchro.{kind.__name__}\n"
+    if number == 0
+    else f"kind = synchro.{kind.__name__}\n"
+    for number, kind in enumerate(errors.ALL_ERRORS)
+)
 BAD = {
     "s.insert([1], timout=5)": 'Unexpected keyword argument "timout"',
     's.insert([1], wait="complet")': "incompatible type",
@@ -120,6 +126,8 @@ BAD = {
     "synchro.conect('h:1')": 'has no attribute "conect"',
     "synchro.connect('h:1', timout=3)": 'Unexpected keyword argument "timout"',
     "synchro.connect('h:1', read_from='leadr')": "incompatible type",
+    "synchro.Exit": 'has no attribute "Exit"',
+    "synchro.ALL_ERRORS": 'has no attribute "ALL_ERRORS"',
     "synchro.NoSuchError": 'has no attribute "NoSuchError"',
     "synchro.aio.conect('h:1')": 'has no attribute "conect"',
     "synchro.aio.connect('h:1', timout=3)": 'Unexpected keyword argument "timout"',
