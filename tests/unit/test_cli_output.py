@@ -167,6 +167,8 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
     for verb in ("promote", "demote", "snapshot"):
         assert app.run([verb, "one", "-i", "two"]) == 2
         assert "either one or -i two" in capsys.readouterr().err
+    assert app.run(["space", "checksum", "s", "--all", "-i", "one"]) == 2
+    assert "either --all or -i" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["-e"], ["-o", "xml"], ["--timeout", "soon"]])
