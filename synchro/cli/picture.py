@@ -382,7 +382,8 @@ def _processes(target: Target | None) -> dict[str, Process]:
 def _set_uuid(answers: Mapping[str, Any], target: Target | None) -> str:
     """UUID of the set that was asked for; "" if nothing says it."""
     if target is not None:
-        from synchro.storage.identity import IDENTITY_NAME, decode_identity
+        from synchro.storage.identity import decode_identity
+        from synchro.storage.names import IDENTITY_NAME
 
         for config in target.config.instances.values():
             try:

@@ -123,7 +123,7 @@ def begin() -> None:
     """A client is being made. Raises `ClientClosed` in a process that cannot have one."""
     if _lost["all"]:
         raise ClientClosed(
-            "the parent of this process was in the midst of calls when it forked, or used asynchronous clients, "
+            "the parent of this process was in the midst of calls when it forked, or used grpc.aio, "
             f"so there can be none here; next: {ADVICE}; nothing was sent"
         )
     _used["all"] = True

@@ -31,10 +31,7 @@ Call: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
 
 
 class WaitingCalls:
-    """Who waits for what, and what is said to whom.
-
-    I1  A `Reply` is sent once for every call: it ends its wait.
-    """
+    """Who waits for what, and what is said to whom: an answer ends the wait (`Instance.I1`)."""
 
     __slots__ = ("registering", "replies", "waiting")
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from synchro.config import Settings
 from synchro.errors import ConfigError, Corruption, DiskFailed
 from synchro.storage.disk import Disk
-from synchro.storage.identity import IDENTITY_NAME, DirectoryLock, Identity, IdentityFile
+from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
 
 

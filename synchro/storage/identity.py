@@ -24,6 +24,7 @@ from typing import Final
 from synchro.errors import AlreadyRunning, Corruption
 from synchro.ids import InstanceId
 from synchro.storage.disk import NO_ROOM, Disk, File, write_whole
+from synchro.storage.names import IDENTITY_NAME, LOCK_NAME
 from synchro.storage.notes import (
     YES_NO,
     Notes,
@@ -36,8 +37,6 @@ from synchro.storage.notes import (
 from synchro.storage.xlog import INPROGRESS_SUFFIX
 from synchro.vclock import AckNote
 
-IDENTITY_NAME: Final = "instance.identity"
-LOCK_NAME: Final = "instance.lock"
 IDENTITY_BYTES_MAX: Final = 4096
 SLOT_BYTES: Final = 32 * 1024
 """A note about 31 peers with vclocks of 31 components, in text, fits."""

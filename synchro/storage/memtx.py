@@ -32,7 +32,7 @@ from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.schema import SCHEMA_ID
-from synchro.storage.space_changes import delete, loners, put, put_new, update, upsert
+from synchro.storage.space_changes import delete, loners, put, put_new, takes_columns, update, upsert
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.system_rows import OLD_REPLICASET_UUID, REPLICASET_UUID
 from synchro.storage.update_ops import OP_WORK, Work
@@ -77,7 +77,7 @@ class Memtx:
         nothing has changed [X1].
         """
         if not from_peer:
-            self._check_limits(ops)
+            _check_limits(ops, self._limits)
         self._serial = serial = self._serial + 1
         prepared = Prepared(serial)
         if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
@@ -119,7 +119,7 @@ class Memtx:
         plain rows may drop one [A-35], and it must not drop its neighbours.
         """
         store = self._stores.get(space_id)
-        return store is not None and store.is_sync and store.takes_columns
+        return store is not None and store.is_sync and takes_columns(store)
 
     def loners(self, puts: Puts) -> Sequence[int]:
         """Positions of those that must be prepared alone; the others will not be refused, whatever becomes of
@@ -133,7 +133,7 @@ class Memtx:
 
     def prepare_together(self, puts: Puts) -> Prepared | None:
         """`prepare` for changes of several clients (ADR 13). None: nothing changed, there are `loners`."""
-        self._check_limits(puts)
+        _check_limits(puts, self._limits)
         self._serial += 1
         prepared = Prepared(self._serial)
         return prepared if self._run_puts(prepared, puts, is_limited=True) else None
@@ -159,7 +159,7 @@ class Memtx:
         if prepared.system:
             is_newest = prepared.serial == self._serial
             self.memory_used += self.catalog.commit(prepared, is_newest=is_newest)
-        self._forget(prepared)
+        prepared.forget()
 
     def rollback(self, prepared: Prepared) -> None:
         """Drop it. The newest of those that touch the same keys comes first."""
@@ -188,43 +188,7 @@ class Memtx:
             freed += holder.undo_temporary(key, old, new)
         self.memory_used -= freed
         prepared.is_done = True
-        self._forget(prepared)
-
-    @staticmethod
-    def _forget(prepared: Prepared) -> None:
-        # Else a hot key would keep every transaction that ever changed it alive, one by one.
-        prepared.changes = []
-        prepared.run = prepared.unique_changes = prepared.temporary = prepared.base = prepared.let_go = None
-
-    def _check_limits(self, ops: Sequence[Dml]) -> None:
-        limits = self._limits
-        if len(ops) > limits.batch_ops_max:
-            raise BatchTooLarge(
-                f"Transaction of {len(ops)} operations is over the limit of {limits.batch_ops_max}",
-                limit=limits.batch_ops_max,
-                got=len(ops),
-            )
-        total = 0
-        if type(ops) is Puts:
-            total = sum(map(len, ops.raws))
-        else:
-            for op in ops:
-                total += len(op.raw)
-        if total > limits.tuple_bytes_max:
-            for op in ops:
-                size = len(op.raw)
-                if size > limits.tuple_bytes_max:
-                    raise BatchTooLarge(
-                        f"Tuple of {size} bytes is over the limit of {limits.tuple_bytes_max}",
-                        limit=limits.tuple_bytes_max,
-                        got=size,
-                    )
-        if total > limits.txn_bytes_max:
-            raise BatchTooLarge(
-                f"Transaction of {total} bytes is over the limit of {limits.txn_bytes_max}",
-                limit=limits.txn_bytes_max,
-                got=total,
-            )
+        prepared.forget()
 
     def _run_puts(self, prepared: Prepared, ops: Puts, *, is_limited: bool) -> bool:
         """All at once, if the space is an ordinary one and none needs a closer look; else nothing, False."""
@@ -433,12 +397,15 @@ class Memtx:
         """Recovery starts: keep no sorted orders; a read that needs one builds it."""
         self.catalog.is_bulk = True
         for store in self._stores.values():
-            store.unsort()
+            for index in store.indexes.values():
+                index.unsort()
 
     def end_bulk(self) -> None:
         self.catalog.is_bulk = False
         for store in self._stores.values():
-            store.sort()
+            for index in store.indexes.values():
+                if index.is_tree:
+                    index.sort()
 
     def checksum(self, space_id: int) -> tuple[int, str]:
         """(count, 16 hex digits): equal wherever the space holds equal tuples, in whatever order."""
@@ -478,3 +445,34 @@ def _key(space_id: int, key: Tuple) -> Tuple:
     """The key that is there for a former one [D-22]."""
     is_old = space_id == SCHEMA_ID and key == (OLD_REPLICASET_UUID,)
     return (REPLICASET_UUID,) if is_old else key
+
+
+def _check_limits(ops: Sequence[Dml], limits: Limits) -> None:
+    """BatchTooLarge [S17]."""
+    if len(ops) > limits.batch_ops_max:
+        raise BatchTooLarge(
+            f"Transaction of {len(ops)} operations is over the limit of {limits.batch_ops_max}",
+            limit=limits.batch_ops_max,
+            got=len(ops),
+        )
+    total = 0
+    if type(ops) is Puts:
+        total = sum(map(len, ops.raws))
+    else:
+        for op in ops:
+            total += len(op.raw)
+    if total > limits.tuple_bytes_max:
+        for op in ops:
+            size = len(op.raw)
+            if size > limits.tuple_bytes_max:
+                raise BatchTooLarge(
+                    f"Tuple of {size} bytes is over the limit of {limits.tuple_bytes_max}",
+                    limit=limits.tuple_bytes_max,
+                    got=size,
+                )
+    if total > limits.txn_bytes_max:
+        raise BatchTooLarge(
+            f"Transaction of {total} bytes is over the limit of {limits.txn_bytes_max}",
+            limit=limits.txn_bytes_max,
+            got=total,
+        )

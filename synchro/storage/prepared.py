@@ -91,6 +91,11 @@ class Prepared:
         if other is not self and (self.base is None or other.serial > self.base.serial):
             self.base = other
 
+    def forget(self) -> None:
+        """It is done. Else a hot key would keep every transaction that ever changed it alive, one by one."""
+        self.changes = []
+        self.run = self.unique_changes = self.temporary = self.base = self.let_go = None
+
 
 Pending: TypeAlias = tuple[Prepared, Tuple | None]
 """Newest prepared state of one key: who made it; the tuple, None = deleted."""

@@ -17,19 +17,13 @@ from synchro.row import Field, Tuple
 from synchro.storage.key_def import KINDS, TYPE_ALIASES, UNSUPPORTED_TYPES, Part, narrower
 
 SCHEMA_ID: Final = 272
-COLLATION_ID: Final = 276
 SPACE_ID: Final = 280
-SEQUENCE_ID: Final = 284
-SEQUENCE_DATA_ID: Final = 285
 INDEX_ID: Final = 288
 FUNC_ID: Final = 296
 USER_ID: Final = 304
 PRIV_ID: Final = 312
 CLUSTER_ID: Final = 320
-TRIGGER_ID: Final = 328
 TRUNCATE_ID: Final = 330
-SPACE_SEQUENCE_ID: Final = 340
-GC_CONSUMERS_ID: Final = 388
 
 SYSTEM_ID_MIN: Final = 256
 SYSTEM_ID_MAX: Final = 511

@@ -62,10 +62,15 @@ def put(store: SpaceStore, prepared: Prepared, value: Tuple, *, replace: bool) -
     return old
 
 
+def takes_columns(store: SpaceStore) -> bool:
+    """Whether `put_new` may ever say yes: secondary unique indexes want a look at each tuple."""
+    return store.key_of is not None and not store.unique and not store.is_temporary
+
+
 def loners(store: SpaceStore, values: Sequence[Tuple], *, replace: bool) -> Sequence[int]:
     """Positions of those that stand in the way of `put_new`: refused by the format, or with a key that is
     pending, there (unless it may be replaced), or twice among them."""
-    assert store.takes_columns and store.key_of is not None
+    assert takes_columns(store) and store.key_of is not None
     passes, of, pending = store.format.passes, store.key_of, store.pending
     there: Container[Key] = () if replace else store.view
     found: list[Key | None] = [of(value) if passes((value,)) else None for value in values]
@@ -80,7 +85,7 @@ def put_new(store: SpaceStore, prepared: Prepared, values: Sequence[Tuple], *, r
 
     False: nothing has changed; `put` them one by one, which finds the one that is refused.
     """
-    if not store.takes_columns or not store.format.passes(values):
+    if not takes_columns(store) or not store.format.passes(values):
         return False
     assert store.key_of is not None
     keys = list(map(store.key_of, values))

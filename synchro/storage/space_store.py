@@ -188,15 +188,6 @@ class SpaceStore:
             raise NoSuchIndex(f"No index #{index_id} is defined in space '{self.definition.name}'")
         return found
 
-    def unsort(self) -> None:
-        for index in self.indexes.values():
-            index.unsort()
-
-    def sort(self) -> None:
-        for index in self.indexes.values():
-            if index.is_tree:
-                index.sort()
-
     # --- prepared state
 
     def prepared_tuples(self) -> Iterator[Tuple]:
@@ -219,11 +210,6 @@ class SpaceStore:
 
     def newest_pending(self) -> Prepared | None:
         return max((found[0] for found in self.pending.values()), key=lambda p: p.serial, default=None)
-
-    @property
-    def takes_columns(self) -> bool:
-        """Whether `put_new` may ever say yes: secondary unique indexes want a look at each tuple."""
-        return self.key_of is not None and not self.unique and not self.is_temporary
 
     # --- overlay
 

@@ -248,10 +248,6 @@ class Wal:
         return state.since if type(state) is Writing else None
 
     @property
-    def syncs(self) -> int:
-        return self._journal.syncs
-
-    @property
     def files(self) -> tuple[WalFile, ...]:
         return self._journal.files
 

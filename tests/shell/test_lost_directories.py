@@ -20,7 +20,7 @@ from synchro.instance import events as ev
 from synchro.server import join
 from synchro.server.directory import DataDirectory
 from synchro.storage.disk import RealDisk
-from synchro.storage.identity import IDENTITY_NAME
+from synchro.storage.names import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
 

@@ -25,7 +25,8 @@ from synchro.row import RaftState, Txn
 from synchro.server.directory import DataDirectory
 from synchro.server.join import _Received, _store
 from synchro.server.peer_messages import JoinEnd, JoinStart
-from synchro.storage.identity import IDENTITY_NAME, Identity, IdentityFile
+from synchro.storage.identity import Identity, IdentityFile
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.notes import LogNote
 from synchro.storage.recovery import open_xlog
 from synchro.storage.snapshot import iter_chunks

@@ -14,13 +14,13 @@ from storage_world import DIR
 from synchro.errors import AlreadyRunning, Corruption
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, Lsn
 from synchro.storage.identity import (
-    IDENTITY_NAME,
     SLOT_BYTES,
     DirectoryLock,
     Identity,
     IdentityFile,
     encode_identity,
 )
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.notes import LogNote, Notes, decode_notes, encode_notes
 from synchro.vclock import AckNote, Vclock
 

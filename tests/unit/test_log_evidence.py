@@ -30,8 +30,9 @@ from storage_world import (
 
 from synchro.config import Limits
 from synchro.errors import Corruption, DiskFailed, WalIo
-from synchro.storage.identity import IDENTITY_NAME, IdentityFile
+from synchro.storage.identity import IdentityFile
 from synchro.storage.journal import Journal
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.notes import LogNote, Notes
 from synchro.storage.recovery import open_xlog
 
