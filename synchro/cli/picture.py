@@ -133,9 +133,10 @@ class Member:
 
     @property
     def heard_s(self) -> float | None:
-        """When the leader, or who answers in its place, heard it: seconds ago."""
-        idle = [(self.seen_by_leader.get(way) or {}).get("idle") for way in ("upstream", "downstream")]
-        return min((float(seconds) for seconds in idle if seconds is not None), default=None)
+        """When the leader, or who answers in its place, heard it: seconds ago. None: it sends nothing there.
+        (`downstream.idle` is no answer: that is when something was sent.)"""
+        idle = (self.seen_by_leader.get("upstream") or {}).get("idle")
+        return None if idle is None else float(idle)
 
     @property
     def state(self) -> str:

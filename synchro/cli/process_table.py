@@ -25,6 +25,7 @@ from synchro.config import Settings
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all
 from synchro.errors import ConfigError
 from synchro.ids import InstanceName
+from synchro.storage.names import LOCK_NAME
 
 TCP_LISTEN: Final = "0A"
 """State of a socket in /proc/net/tcp."""
@@ -244,8 +245,6 @@ def _lock_holder(data: str) -> int | None:
     this moment would find the lock taken."""
     if not data:
         return None
-    from synchro.storage.names import LOCK_NAME
-
     try:
         with open(os.path.join(data, LOCK_NAME), "rb") as file:
             text = file.read(32).strip()

@@ -68,13 +68,9 @@ def _lag(member: Member, picture: Picture) -> str:
 
 
 def _seen(member: Member, picture: Picture) -> str:
-    authority = picture.authority
-    if member is authority:
+    if member is picture.authority:
         return "now"
-    idle = member.seen_by_leader.get("upstream", {}).get("idle")
-    if idle is None:
-        idle = member.seen_by_leader.get("downstream", {}).get("idle")
-    return "-" if idle is None else f"{seconds(idle)} ago"
+    return "-" if member.heard_s is None else f"{seconds(member.heard_s)} ago"
 
 
 def _remark(member: Member) -> str:

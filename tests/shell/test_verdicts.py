@@ -21,6 +21,7 @@ from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.unit.test_cli_output import info
 
 SET_UUID = "11111111-2222-3333-4444-555555555555"
 
@@ -226,6 +227,39 @@ async def test_two_leaders_of_one_term_lead_the_verdict(tmp_path: Path) -> None:
         assert found.lines()[0].startswith(
             "Two owners of the queue: instance001 in term 2, instance002 in term 7"
         )
+
+
+def missing(tree: Any, real: Any, path: str = "") -> list[str]:
+    """Paths of a tree that the real one has not, or has as another type."""
+    if not isinstance(tree, dict) or not isinstance(real, dict) or path.endswith(".vclock"):
+        is_same = (
+            tree is None
+            or real is None
+            or isinstance(real, type(tree))
+            or {type(tree), type(real)} == {int, float}
+        )
+        return [] if is_same else [f"{path}: {type(real).__name__}"]
+    found = []
+    for key, value in tree.items():
+        found += missing(value, real[key], f"{path}.{key}") if key in real else [f"{path}.{key}"]
+    return found
+
+
+async def test_trees_that_are_written_by_hand_look_as_the_server_makes_them(tmp_path: Path) -> None:
+    """Those of tests/unit/test_cli_output.py, which judge moments that no set here can be held in."""
+    async with open_set(tmp_path) as replicas:
+        leader = await led(replicas)
+        real = leader.info()
+        followed = next(i for i in real["replication"] if i != real["id"])
+        parts = {
+            1: real["replication"][real["id"]],
+            2: real["replication"][followed],
+            3: real["replication"][followed],
+        }
+        real = {**real, "replication": parts}
+        assert missing(info(1, ro=False), real) == []
+        follower = next(face for face in replicas.nodes if face is not leader).info()
+        assert missing({**info(2), "replication": {}}, follower) == []
 
 
 # --- members that do not count ----------------------------------------------------------------------------

@@ -108,6 +108,15 @@ def _verbs(group: Group = program, words: tuple[str, ...] = ()) -> Iterator[tupl
 SHOWN_VERBS = [words for words, command in _verbs() if not command.hidden]
 
 
+def test_a_verb_is_a_function_in_a_module_that_is_found() -> None:
+    """By its name alone: a new verb touches one file, and no list."""
+    folder = Path(app.__file__).parent
+    makers = {path.stem for path in folder.glob("*.py") if ".command(" in path.read_text(encoding="utf-8")}
+    assert {name for name in makers if not name.endswith(("_verb", "_verbs"))} == {"program"}  # its docstring
+    modules = {command.callback.__module__.rpartition(".")[2] for _, command in _verbs() if command.callback}
+    assert modules == makers - {"program"}
+
+
 @pytest.mark.parametrize("words", SHOWN_VERBS, ids=" ".join)
 def test_the_help_of_each_verb_fits_and_shows_the_shared_options(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -158,6 +167,8 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
     for verb in ("promote", "demote", "snapshot"):
         assert app.run([verb, "one", "-i", "two"]) == 2
         assert "either one or -i two" in capsys.readouterr().err
+    assert app.run(["space", "checksum", "s", "--all", "-i", "one"]) == 2
+    assert "either --all or -i" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["-e"], ["-o", "xml"], ["--timeout", "soon"]])
