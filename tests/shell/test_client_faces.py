@@ -276,13 +276,14 @@ def test_a_closed_client_says_so(face: str, servers: list[FakeServer]) -> None:
     async def story(db: Any) -> None:
         await db.space("bands").insert([1])
         await db.close()
-        for call in (
+        calls: list[Callable[[], Any]] = [
             lambda: db.space("bands").insert([2]),
             lambda: db.space("bands").select(),
             lambda: db.create_space("x"),
             lambda: db.bulk("bands", [[1]]),
             lambda: db.promote(),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(synchro.ClientClosed, match="nothing was sent"):
                 await call()
 
