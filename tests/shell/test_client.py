@@ -16,8 +16,6 @@ import pytest
 import synchro
 from synchro import errors
 from synchro.client import Client, Committed, State, connect
-from synchro.client.plans import Pause, Plan
-from synchro.client.retry import Tries
 from synchro.client.thread_stream import Stream, Waiter
 from synchro.client.wire import call, insert
 from synchro.rpc.generated.v1 import data_pb2
@@ -133,29 +131,6 @@ def test_a_timeout_of_the_quorum_names_the_transaction(db: Client, servers: list
     with pytest.raises(synchro.OutcomeUnknown) as caught:
         db.space("bands").insert([1])
     assert caught.value.txn == (1, 15)
-
-
-def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
-    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else its "outcome unknown", which names the transaction, comes when nobody waits for it any more."""
-    with connect(servers[0].address, timeout=5) as db:
-        plans = db._api.plans
-        place = plans.write_place
-
-        def late(tries: Tries) -> Plan[str]:
-            yield Pause(0.5)
-            return (yield from place(tries))
-
-        db.space("bands").insert([1], timeout=3)
-        plans.routes.leader = None
-        monkeypatch.setattr(plans, "write_place", late)
-        db.space("bands").insert([2], timeout=3)
-        plans.routes.leader = None
-        db.space("bands").insert([3])
-    told = [call.timeout.ToMilliseconds() for call in servers[0].calls]
-    assert told[0] == 3000
-    assert 1000 < told[1] <= 2500 < told[2] <= 4500
 
 
 def test_a_full_queue_is_tried_again(db: Client, servers: list[FakeServer]) -> None:

@@ -16,8 +16,6 @@ import synchro.aio
 from synchro import errors
 from synchro.client import CannotConnect, Committed, ConnectionLost
 from synchro.client.aio_stream import Stream
-from synchro.client.plans import Pause, Plan
-from synchro.client.retry import Tries
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
@@ -42,25 +40,6 @@ def test_calls_of_tasks_share_frames(servers: list[FakeServer]) -> None:
     asyncio.run(main())
     assert len(servers[0].rows) == 513
     assert len(servers[0].frames) < 256
-
-
-def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late(
-    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        async with synchro.aio.connect(servers[0].address) as db:
-            plans = db._api.plans
-            place = plans.write_place
-
-            def late(tries: Tries) -> Plan[str]:
-                yield Pause(0.5)
-                return (yield from place(tries))
-
-            monkeypatch.setattr(plans, "write_place", late)
-            await db.space("bands").insert([1], timeout=3)
-
-    asyncio.run(main())
-    assert 1000 < servers[0].calls[0].timeout.ToMilliseconds() <= 2500
 
 
 def test_answers_for_many_calls_at_once_reach_each_of_them(servers: list[FakeServer]) -> None:

@@ -217,6 +217,22 @@ def test_a_silent_instance_is_asked_until_the_time_of_the_caller_is_over(
     assert world.now < 1005
 
 
+def test_the_server_is_told_what_time_is_left_when_the_leader_was_found_late() -> None:
+    """Else its "outcome unknown", which names the transaction, comes when nobody waits for it any more."""
+    world = World(a=SILENT)
+    world.says["a:1"] = wakes_at(world, 1.5, leader(1))
+    world.run(world.space.insert([1], timeout=4))
+    found_s = world.now - 1000
+    world.run(world.space.insert([2], timeout=3))
+    world.run(world.space.insert([3]))
+    late, given, default = (
+        data_pb2.ExecuteCall.FromString(step.call) for step in world.steps if isinstance(step, Submit)
+    )
+    assert requests.seconds(late.timeout) == pytest.approx(4 - found_s, abs=0.001)
+    assert requests.seconds(given.timeout) == 3
+    assert not default.HasField("timeout")
+
+
 def test_a_failed_probe_is_never_an_unknown_outcome() -> None:
     world = World(a=SILENT)
     with pytest.raises(CannotConnect) as caught:
