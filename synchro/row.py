@@ -178,7 +178,13 @@ class Demote(NamedTuple):
 Control: TypeAlias = Confirm | Rollback | Promote | Demote
 Body: TypeAlias = Dml | Nop | RaftState | Control
 
-CONTROL_TYPES: Final = frozenset({RowType.CONFIRM, RowType.ROLLBACK, RowType.PROMOTE, RowType.DEMOTE})
+CONTROL_ROW_TYPE: Final[dict[type[Control], RowType]] = {
+    Confirm: RowType.CONFIRM,
+    Rollback: RowType.ROLLBACK,
+    Promote: RowType.PROMOTE,
+    Demote: RowType.DEMOTE,
+}
+CONTROL_TYPES: Final = frozenset(CONTROL_ROW_TYPE.values())
 
 
 class Row(NamedTuple):

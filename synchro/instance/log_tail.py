@@ -7,38 +7,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from synchro.errors import SynchroError
 from synchro.ids import LOCAL, InstanceId, Lsn, RequestId, Term
 from synchro.instance.events import WriteRows
 from synchro.instance.pending_txn import PendingTxn
 from synchro.row import (
+    CONTROL_ROW_TYPE,
     FLAG_COMMIT,
     GROUP_DEFAULT,
     GROUP_LOCAL,
     PENDING_ROW_BYTES,
     Confirm,
     Control,
-    Demote,
     Dml,
     PlainTxn,
-    Promote,
     RaftState,
-    Rollback,
     Row,
     RowType,
     Txn,
 )
 from synchro.storage import xrow
 from synchro.vclock import Vclock
-
-_CONTROL_ROW_TYPE: Final[dict[type[Control], RowType]] = {
-    Confirm: RowType.CONFIRM,
-    Rollback: RowType.ROLLBACK,
-    Promote: RowType.PROMOTE,
-    Demote: RowType.DEMOTE,
-}
 
 
 class ControlWrite:
@@ -161,7 +152,7 @@ class LogTail:
         self._next.append(item.txn)
 
     def append_own_control(self, body: Control, lsn: Lsn, *, is_barrier: bool) -> None:
-        row = Row(_CONTROL_ROW_TYPE[type(body)], self._self_id, lsn, lsn, FLAG_COMMIT, body)
+        row = Row(CONTROL_ROW_TYPE[type(body)], self._self_id, lsn, lsn, FLAG_COMMIT, body)
         self.append_control(xrow.encode_txn((row,)), body, is_barrier=is_barrier)
 
     def append_control(self, txn: Txn, body: Control, *, is_barrier: bool) -> None:
