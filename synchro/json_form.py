@@ -28,7 +28,7 @@ _FORMS: Final = frozenset({BINARY, NUMBER, MAP, MSGPACK})
 _NUMBERS: Final = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _INTEGER: Final = re.compile("-?[0-9]{1,20}")
 _INTEGERS: Final = range(-(2**63), 2**64)
-"""Those that msgpack has."""
+"""The integers that msgpack has."""
 EXACT_DOUBLE_MAX: Final = 2**53
 """Up to here each integer is a double of its own."""
 

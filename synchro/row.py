@@ -324,7 +324,7 @@ class PlainTxn(Txn):
         self.data = data
         self.origin = origin
         self.lsn = lsn
-        """Of its last row."""
+        """The LSN of the last row of the transaction."""
         self.flags = flags
         self.request_ids = request_ids
 

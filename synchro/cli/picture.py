@@ -53,7 +53,7 @@ class Member:
 
     @property
     def is_stopping(self) -> bool:
-        """It answers what is asked of its state, and does nothing else any more."""
+        """Whether the instance answers questions about its state, and does nothing else any more."""
         return self.info is not None and self.info["status"] == "stopping"
 
     @property
@@ -122,7 +122,7 @@ class Member:
 
     @property
     def is_followed(self) -> bool:
-        """It says nothing itself, but the leader's stream to it runs."""
+        """Whether the instance says nothing itself, while the leader's stream to it runs."""
         return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
 
     @property

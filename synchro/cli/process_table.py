@@ -35,14 +35,14 @@ CONFIG_NAME: Final = "config.yaml"
 class State(StrEnum):
     RUNNING = "running"
     LOADING = "loading"
-    """It listens, but waits for its peers or still reads its files."""
+    """The instance listens, but waits for its peers or still reads its files."""
     STOPPED = "stopped"
     EXITED = "exited"
-    """It ended by itself while it was being started."""
+    """The process ended by itself while it was being started."""
     STUCK = "stuck"
-    """It did not end in time, or does not listen."""
+    """The process did not end in time, or does not listen."""
     FOREIGN = "foreign"
-    """It does not run, and something else answers at its address."""
+    """The instance does not run, and something else answers at its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,8 +337,8 @@ def is_listening(target: Target, name: str, pid: int) -> bool:
 
 
 def lacks_port(target: Target, name: str, pid: int) -> bool:
-    """It runs, and nobody can connect to it yet: by its own word, or, if `start` was not told, by the
-    kernel's."""
+    """Whether the instance runs and nobody can connect to it yet: by its own word, or, if `start` was not
+    told, by the kernel's."""
     if is_listening(target, name, pid):
         return False
     holds = _holds_port(pid, target.config.instance(name).settings.listen)

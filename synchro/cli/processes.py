@@ -1,7 +1,8 @@
 """Instances of a local set as background processes: init, start, stop, restart.
 
 Plain functions with plain results; `local_verbs.py` prints them. No gRPC, trio or structlog here: `start`
-must be quick, and gRPC does not survive a fork. process_table.P1 and process_table.P2: see `process_table`.
+must be quick, and gRPC does not survive a fork. What runs, and who listens, is told by process_table.P1 and
+process_table.P2.
 
     P3  A process is ended only if it is our instance by process_table.P1; what answers is not stopped.
 """

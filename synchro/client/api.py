@@ -230,7 +230,7 @@ class Api:
         return known[1]
 
     def known_names(self, space: SpaceRef) -> Sequence[str]:
-        """Those that `field_names` found last."""
+        """The names of the fields of `space` that `field_names` found last."""
         return self._formats.get(space, (0, ()))[1]
 
     def names_of(self, space: SpaceRef) -> FieldNames:

@@ -1,4 +1,4 @@
-"""Errors of the client: those of the server, and the three that only a client can have."""
+"""Errors of the client: those of the server, and those that only a client can have."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """It is done and stays."""
+    """The transaction is committed: it is done and stays."""
 
     txn: Txn | None
 
@@ -112,7 +112,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """It is gone; nothing was done."""
+    """The transaction was rolled back: nothing was done."""
 
     txn: Txn | None
 

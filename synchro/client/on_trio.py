@@ -41,7 +41,7 @@ class _Job:
 
 
 class TrioClient(AsyncClient):
-    """The same for trio tasks. Belongs to one trio run, and is used inside `async with` only."""
+    """`AsyncClient` for trio tasks. Belongs to one trio run, and is used inside `async with` only."""
 
     def __init__(self, endpoints: Sequence[str], options: Options) -> None:
         import trio

@@ -57,7 +57,7 @@ class Routes:
         return list(dict.fromkeys([*([self.leader] if self.leader else []), *self._known]))
 
     def in_order(self) -> list[str]:
-        """Those given by the user, then what was learned."""
+        """The endpoints given by the user, then those that were learned."""
         return list(self._known)
 
     @property

@@ -15,7 +15,7 @@ class Session:
         self.position: Any = None
         """The newest decided position seen in any header: `known_position` of a call that is sent now."""
         self.position_field = b""
-        """The same as that field of an ExecuteCall."""
+        """`known_position` of an ExecuteCall, encoded as that field."""
         self.vclock: dict[int, int] = {}
         """What this client wrote: a read that must show it waits for this."""
         self.schema_version = 0

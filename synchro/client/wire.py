@@ -70,17 +70,17 @@ def encoded(op: Message | bytes) -> bytes:
 
 
 def decoded(op: bytes) -> Message:
-    """The Op again."""
+    """The bytes of one operation as the message `Op`."""
     return data_pb2.ExecuteCall.FromString(op).ops[0]
 
 
 def spaces_of(ops: bytes) -> set[SpaceRef]:
-    """Those of any number of operations, joined."""
+    """The spaces of any number of operations, whose bytes are joined."""
     return {_space_of(op) for op in data_pb2.ExecuteCall.FromString(ops).ops}
 
 
 def space_of(ops: Sequence[bytes]) -> SpaceRef:
-    """That of the first operation."""
+    """The space of the first operation; "" if there is none."""
     return _space_of(decoded(ops[0])) if ops else ""
 
 

@@ -342,7 +342,7 @@ def _check_bootstrap(view: View, views: list[View]) -> None:
 
 
 def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
-    """It makes the set and must be able to register the others, or they wait for ever."""
+    """The bootstrap leader makes the set and must be able to register the others, or they wait for ever."""
     named = view if view.name == leader else next(member for member in views if member.name == leader)
     election_mode, is_read_only = _failover(named, views)
     if election_mode is ElectionMode.VOTER:

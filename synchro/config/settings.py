@@ -2,7 +2,7 @@
 
 An option of the configuration is declared here, once, at the field that holds its value: key, kind, ends,
 meaning. `config/file.py` makes a `Settings` from YAML; tests make one from keywords. Keys are those of
-Tarantool 3's configuration, fields have the unit last. Rules [C-*], [Q-30], answers in docs/adr/.
+Tarantool 3's configuration, fields have the unit last. Rules [C-*], [Q-30], ADR 27.
 """
 
 from __future__ import annotations
@@ -417,7 +417,7 @@ class Settings:
     again: str = ""
     """Command that starts this instance again, for people; "" = unknown, it runs inside another program."""
     is_foreground: bool = True
-    """It must be stopped first then."""
+    """True: a person must stop the instance before `again` starts it; False: `synchro restart` does both."""
     limits: Limits = field(default_factory=Limits)
 
     def read_quorum(self, members: int) -> int:
@@ -436,7 +436,7 @@ class Settings:
         return f"{self.again or 'synchro serve ...'} {option}"
 
     def again_with(self, option: str) -> str:
-        """The same in a sentence."""
+        """`again_command` as a part of a sentence."""
         command = self.again_command(option)
         return f"stop it, then once: {command}" if self.is_foreground else command
 

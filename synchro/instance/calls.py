@@ -65,7 +65,7 @@ class WaitingCalls:
         self.reply(call_id, Rejected(error))
 
     def forget(self, call_id: CallId) -> Call | None:
-        """It waits no more. Returns what it waited for, None if it did not."""
+        """The call waits no more. Returns what it waited for, None if it did not wait."""
         if self.registering:
             self.registering.pop(call_id, None)
         return self.waiting.pop(call_id, None)

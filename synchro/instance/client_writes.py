@@ -67,7 +67,8 @@ class Writes:
                 self._begin(write, now)
 
     def on_client_puts(self, event: ev.ClientPuts, now: float) -> None:
-        """Those that arrived together share a transaction where nobody could tell (ADR 13), else one each."""
+        """Writes that arrived together share a transaction where nobody could tell (ADR 13), else each has
+        its own."""
         self._admission.look()
         self._share(event, now)
 

@@ -278,8 +278,8 @@ class Instance(Facts):
         state.agenda.note_progress()
 
     def _disk_cannot_keep_up(self, now: float) -> None:
-        """It is stuck, or has no room again and again. With elections another takes over; without (mode off)
-        nobody would, and a person can tell better whether it comes back (ADR 16)."""
+        """The disk is stuck, or has no room again and again. With elections another instance takes over;
+        without (mode off) nobody would, and a person can tell better whether the disk comes back (ADR 16)."""
         if self.raft.is_leader and self.settings.election_mode is not ElectionMode.OFF:
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
 

@@ -89,7 +89,7 @@ class ClientPuts:
     known_positions: Sequence[Position | None]
 
     def writes(self) -> list[ClientWrite]:
-        """The same one by one."""
+        """Return these writes one by one, each as a transaction of its own."""
         ops = [(put,) for put in self.puts]
         return list(map(ClientWrite, self.call_ids, ops, self.request_ids, self.known_positions))
 
@@ -324,7 +324,7 @@ class Committed(NamedTuple):
 
 
 class CommittedTogether(NamedTuple):
-    """The same for all calls of a `ClientPuts` that share a transaction, while none has left it (ADR 13).
+    """`Committed` for all calls of a `ClientPuts` that share a transaction, while none has left it (ADR 13).
 
     calls: call id -> LSN of its row, in the order of both. first_lsn: of the first row. tuples: a row each.
     """

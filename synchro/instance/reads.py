@@ -13,7 +13,7 @@ from synchro.replication.read_barrier import Electorate, ReadBarrier
 
 
 class Reads:
-    """Those that wait for their round of heartbeats; only the owner in state LEADER has any."""
+    """Linearizable reads that wait for their round of heartbeats; only the owner in state LEADER has any."""
 
     __slots__ = ("_state", "barrier")
 

@@ -86,7 +86,7 @@ class Transactions:
         self._state.outbox.add(ev.BuildIndexes(build))
 
     def end_build(self) -> None:
-        """It is done, or nobody waits for it any more."""
+        """The build is done, or nobody waits for it any more."""
         assert self.build is not None
         if self.build.is_done:
             self._state.memtx.catalog.built = self.build
@@ -98,7 +98,8 @@ class Transactions:
     # --- in
 
     def enter(self, txn: Txn, prepared: Prepared, *, in_queue: bool, is_sync: bool, now: float) -> PendingTxn:
-        """It is prepared and has its LSN. in_queue: it waits in the limbo for its decision."""
+        """Keep `txn`, which is prepared and has its LSN, until its decision. in_queue: it waits for that in
+        the limbo."""
         state = self._state
         pending = PendingTxn(txn, prepared, is_sync, in_queue, now)
         self._undecided[pending.id] = prepared.owner = pending

@@ -94,7 +94,7 @@ class Facts:
 
     @property
     def waiting_unprepared(self) -> int:
-        """Requests that wait for room in the limbo or for a DDL barrier (VOLATILE in the field's words)."""
+        """The number of requests that wait, unprepared, for room in the limbo or for a DDL barrier."""
         return len(self._writes.waiting)
 
     @property

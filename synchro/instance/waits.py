@@ -114,7 +114,7 @@ class Waits:
         state.calls.wait(event.call_id, pending)
 
     def _fate_of(self, txn_id: TxnId) -> ev.Fate:
-        """Of a transaction that is not pending here; LSNs that were dropped are remembered apart."""
+        """The fate of a transaction that is not pending here; LSNs that were dropped are remembered apart."""
         state = self._state
         fate = fate_by_lsn(
             txn_id.origin,

@@ -125,7 +125,7 @@ def is_never_read_only(state: State, op: Dml) -> bool:
 
 
 def not_owner_error(state: State) -> SynchroError:
-    """Of what only the owner of the queue can do: a linearizable read."""
+    """Why a linearizable read is refused here: only the owner of the queue can answer one."""
     owner = state.limbo.owner_id
     if owner == NOBODY:
         return SyncQueueUnclaimed(

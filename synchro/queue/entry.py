@@ -1,7 +1,7 @@
 """One transaction in the limbo. Rules [Q-5], [Q-15].
 
-VOLATILE requests (the limbo is over its size limit) wait unprepared outside of it, so an entry always has
-an LSN: it is in the WAL or on its way there.
+While the limbo is over its size limit, requests wait outside of it, unprepared and without an LSN. So an
+entry always has an LSN: it is in the WAL or on its way there.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Pace:
         return not on_the_way or on_the_way + size <= self.window
 
     def sent(self, size: int, now: float) -> bool:
-        """That many bytes go out now. Returns True if a receipt should be asked for with them."""
+        """`size` bytes go out now. Returns True if a receipt should be asked for with them."""
         if self._sent == self._received:
             self.received_at = now
         self._sent += size

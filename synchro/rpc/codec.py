@@ -1,7 +1,8 @@
 """Protobuf <-> the types of the core. No protobuf object goes past this module and its neighbours in `rpc/`.
 
 Bad input is refused with a `SynchroError` whose details name the field. Hot path: a change that comes as
-msgpack with a space id costs a few attribute reads; its bytes are checked and spliced by `storage/xrow.py`.
+msgpack with a space id costs a few attribute reads; its bytes are checked and spliced by
+`storage/row_body.py`.
 """
 
 from __future__ import annotations
@@ -459,8 +460,8 @@ def shape(call: Message) -> tuple[str, int | str, bytes] | None:
 
 
 def stored_bytes(change: Dml) -> bytes:
-    """Return the tuple of an insert or replace as it came: the end of its body, behind what xrow put in
-    front."""
+    """Return the tuple of an insert or replace as it came: the end of its body, behind what
+    `row_body` put in front."""
     space_id = change.space_id
     width = 1 if space_id < 0x80 else 2 if space_id <= 0xFF else 3 if space_id <= 0xFFFF else 5
     return change.raw[3 + width :]

@@ -295,7 +295,7 @@ class _Batch:
         self.first = CallId(0)
         self.first_seq = 0
         self.ops: Callable[[int], Sequence[Dml]]
-        """Those of the call with this index."""
+        """The operations of the call with this index."""
         self.open: set[CallId] = set()
 
     def on_outcome(self, call_id: CallId, outcome: Outcome) -> None:

@@ -183,7 +183,7 @@ class GuestLoop(asyncio.SelectorEventLoop):
         return math.inf if wait_s is None else trio.current_time() + wait_s
 
     # Three tasks, one for each reason to run. They outlive a cancelled body (shield), because its cleanup
-    # still needs asyncio; `_Pumps.stop` ends them.
+    # still needs asyncio; `open_guest_loop` ends them.
 
     @trio.lowlevel.enable_ki_protection
     async def _pump_sockets(self) -> None:

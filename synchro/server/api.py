@@ -1,4 +1,4 @@
-"""What the services of `rpc/` need of a node. `server/node.py` implements it; tests have a small fake.
+"""What the services of `rpc/` need of a node. `server/face.py` implements it; tests have a small fake.
 
 Everything here is called on trio's thread. What is not `async` is synchronous and steps the core now.
 """
@@ -129,8 +129,9 @@ class NodeApi(Protocol):
     def submit_puts(
         self, puts: ClientPuts, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
     ) -> None:
-        """The same for a run of transactions that may share one; their call ids are consecutive. An outcome
-        may be `CommittedTogether`: one object for many of them, one after the other."""
+        """As `submit_writes`, for a run of single writes that may share a transaction; their call ids are
+        consecutive. An outcome may be `CommittedTogether`: one object for many of them, one after the
+        other."""
 
     def abandon(self, call_id: CallId) -> None:
         """The caller is gone; a finished or unknown call is ignored."""

@@ -94,14 +94,14 @@ class Applier:
         self.lag: float | None = None
         """Seconds; None until a row or heartbeat came [A-20]."""
         self.life = Life("", "")
-        """Of the peer, since it accepted us."""
+        """The life of the peer's process, as it told it when it accepted us."""
         self.heard_at = trio.current_time()
         self._has_followed = False
         self.has_link = False
         self.lacks_rows = False
         """The peer's log begins behind ours: it cannot help, before it was followed again."""
         self._waits_for: Upstream | None = None
-        """It follows the same instance through another address."""
+        """The applier that follows the same instance through another address; None: there is none."""
         self._scope: trio.CancelScope | None = None
         self._stopped: SynchroError | None = None
         self._reset = False
@@ -120,7 +120,7 @@ class Applier:
         """What could not be handed to the core as it came."""
         self._rows_bytes = 0
         self._parts: list[bytes] = []
-        """Of a transaction that is not here as a whole yet."""
+        """The parts of a transaction that is not here as a whole yet."""
         self._parts_bytes = 0
         self._received_bytes = 0
         """Of rows, since the stream was accepted: what a receipt says (ADR 20)."""

@@ -259,7 +259,8 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
 
 
 class QueueEntries(Sequence[QueueEntryFacts]):
-    """Those of one moment. There may be tens of thousands: each is made when it is asked for."""
+    """The entries of the queue at one moment. There may be tens of thousands: each is made when it is asked
+    for."""
 
     def __init__(self, core: Instance, now: float) -> None:
         self._core = core

@@ -65,9 +65,9 @@ from synchro.storage.xlog import DAMAGED_SUFFIX
 DRAIN_S: Final = 10.0
 """How long a clean stop may take: a disk or a peer that does not answer must not keep the process."""
 CLOSE_S: Final = 1.0
-"""Of that, what is kept for closing the log."""
+"""The part of `DRAIN_S` that is kept for closing the log."""
 JOIN_RETRY_S: Final = 0.5
-"""At most; `replication_timeout` if that is less [M-27]."""
+"""The longest pause before a join is tried again; `Settings.replication_timeout_s` if that is less [M-27]."""
 
 COMPLAINT_S: Final = 60.0
 """How often a first start that cannot go on says so."""

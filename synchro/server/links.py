@@ -46,7 +46,7 @@ class Upstream(Protocol):
 
     @property
     def is_off(self) -> bool:
-        """It leads to this instance itself."""
+        """Whether the address of this source leads to this instance itself."""
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
@@ -180,14 +180,14 @@ class Links:
             relay.send_heartbeat()
 
     def term_changed(self) -> None:
-        """It is on disk now."""
+        """A new term is on disk: peers may be told of it now."""
         for relay in self.relays.values():
             relay.term_changed()
         for applier in self.appliers.values():
             applier.wake_ack()
 
     def rows_written(self) -> None:
-        """Synced; so there is room again for received ones."""
+        """Rows were synced, so there is room again for received ones."""
         for applier in self.appliers.values():
             applier.rows_written()
             applier.wake_rows()
@@ -212,7 +212,7 @@ class Links:
             applier.stop(error)
 
     def find_applier(self, peer: InstanceId) -> Upstream | None:
-        """That of its live link; else the one that had it last."""
+        """The applier with a live link to `peer`; else the one that had one last; None: there was none."""
         found = [applier for applier in self.appliers.values() if applier.peer_id == peer]
         return next((applier for applier in found if applier.has_link), found[0] if found else None)
 

@@ -151,7 +151,7 @@ class Node:
 
     @property
     def ro_reason(self) -> RoReason:
-        """Of the whole node: what `info` and `WatchInfo` show."""
+        """Why the whole node takes no writes: what `info` and `WatchInfo` show."""
         if self._core is None:
             return RoReason.LOADING
         reason = self._core.read_only_reason()
@@ -313,7 +313,7 @@ class Node:
         try:
             for effect in make(trio.current_time()):
                 self._dispatch(effect)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - the border of the core, as in `step`
             self._panic(error)
         finally:
             self._is_stepping = False

@@ -85,7 +85,8 @@ class Relay:
         self._bytes_acked = 0
         """Bytes of rows that acks cover: the only receipts of a subscriber that takes no parts."""
         self._idle_reader: WalReader | None = None
-        """It is at the end, and the task waits for `_more`: new rows are sent at once if they can be."""
+        """The reader while it is at the end of the log and the task waits for `_more`: new rows are sent at
+        once if they can be."""
         self._more = trio.Event()
         self.heard_at = trio.current_time()
         self._heard_more = trio.Event()

@@ -39,7 +39,8 @@ class Snapshotter:
         self._last: Vclock | None = None
 
     async def run(self) -> None:
-        """Every `checkpoint_interval`, the first one at a random moment of it; 0 = never."""
+        """Write a snapshot every `Settings.checkpoint_interval_s`, the first one at a random moment of it; 0:
+        never."""
         node = self._node
         interval = node.settings.checkpoint_interval_s
         if not interval:

@@ -124,7 +124,7 @@ class Catalog:
         return self._members
 
     def prepared_members(self) -> dict[InstanceId, tuple[str, str | None]]:
-        """The same with what is not decided yet: the N of elections."""
+        """As `members`, with the rows of `_cluster` that are not decided yet: the N of elections."""
         store = self.stores[CLUSTER_ID]
         if not store.pending:
             return self._members

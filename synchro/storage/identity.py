@@ -174,7 +174,8 @@ class IdentityFile:
 
     @property
     def names_no_log(self) -> bool:
-        """It could name one, and says that there is none: not yet, or it was forgotten."""
+        """Whether the identity file could name a log and names none: there was none yet, or it was
+        forgotten."""
         return self._file is not None and self._written.log is None
 
     def save(self, identity: Identity) -> None:

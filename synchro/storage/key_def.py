@@ -59,7 +59,7 @@ def _is_scalar(value: Field) -> bool:
 
 
 def accepts_all(accepts: Callable[[Field], bool]) -> Callable[[Sequence[Field]], bool]:
-    """The same test of many values of the right types; there is at least one."""
+    """The test `accepts`, made for many values of the right types at once; there is at least one value."""
     if accepts is _is_unsigned:
         return lambda values: bool(min(values) >= 0 and max(values) <= INT_MAX)
     if accepts is _is_integer:

@@ -412,7 +412,7 @@ class Memtx:
         return made_at_once(self.checksum_in_steps(space_id))
 
     def checksum_in_steps(self, space_id: int) -> Generator[None, None, tuple[int, str]]:
-        """The same, of the tuples at the moment of the first step; a step takes about a millisecond."""
+        """`checksum` of the tuples at the moment of the first step; a step takes about a millisecond."""
         rest = list(self.catalog.store(space_id).tuples.values())
         total, count = 0, len(rest)
         yield

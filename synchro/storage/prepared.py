@@ -92,7 +92,8 @@ class Prepared:
             self.base = other
 
     def forget(self) -> None:
-        """It is done. Else a hot key would keep every transaction that ever changed it alive, one by one."""
+        """Let go of what a transaction that has ended refers to. Else a hot key would keep every transaction
+        that ever changed it alive, one by one."""
         self.changes = []
         self.run = self.unique_changes = self.temporary = self.base = self.let_go = None
 
@@ -155,7 +156,7 @@ class PendingRefusal(Exception):
 
 class BuildNeeded(Exception):
     """Too many tuples to look at in one go: nothing was prepared. Drive `build` to its end while no tuple
-    changes, give it to `Memtx.built`, and prepare the same transaction again."""
+    changes, set `Catalog.built` to it, and prepare the same transaction again."""
 
     def __init__(self, build: Build) -> None:
         super().__init__()

@@ -199,8 +199,8 @@ class Recovered:
             self._lacks_copies(reader, copied)
 
     def _lacks_copies(self, reader: XlogReader, copied: _Overlap) -> None:
-        """They were synced in this file before it got its name, so its end was lost. Their LSNs are given
-        again; so that the old rows do not meet the new ones, the file before is cut there. This one is
+        """The copies were synced in this file before it got its name, so its end was lost. Their LSNs are
+        given again; so that the old rows do not meet the new ones, the file before is cut there. This one is
         replaced then: the first mark in it lies behind the copies."""
         assert self.journal_start is not None
         _, path, offset = min(copied.values(), key=lambda row: row[2])

@@ -6,8 +6,8 @@ A file is the text header of `xlog.py` with type SNAP, then frames. A join sends
 
 Order: one META, any number of REQUESTS and TUPLES, one FOOTER with the number of frames before it, the
 number of tuples, and the CRC32C over the CRCs of all frames before it: a lost frame does not go unseen.
-A snapshot holds the committed prefix only, and its vclock is that of this prefix (ADR on snapshots,
-over [W-33]). Rules [W-8], [W-9], [W-10], [W-32].
+A snapshot holds the committed prefix only, and its vclock is that of this prefix (ADR 4, [W-33]).
+Rules [W-8], [W-9], [W-10], [W-32].
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ class SnapshotAssembler:
         self._frames = self._tuples = self._crc = 0
 
     def add(self, chunk: Chunk) -> Chunk:
-        """The same chunk. Raises `DecodeError` if it may not stand here."""
+        """Return `chunk`. Raises `DecodeError` if it may not stand here."""
         if self.is_done or (chunk.kind is ChunkKind.META) != (self._frames == 0):
             raise DecodeError(f"a {chunk.kind.name} frame may not be number {self._frames + 1}")
         if chunk.kind is ChunkKind.FOOTER:

@@ -87,7 +87,7 @@ class SpaceStore:
         """What writers see of them: all, or none while a `clear` waits for its decision."""
         self._large: deque[tuple[Tuple, int]] = deque(maxlen=_LARGE_KEPT)
         self.clears = 0
-        """Those that wait."""
+        """The number of clears that wait for their decision."""
         self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())
         self.indexes: dict[int, Index] = {}

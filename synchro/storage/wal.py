@@ -214,7 +214,7 @@ class Wal:
         self._pending: list[tuple[Sequence[Txn], bool]] = []
         self._queued_bytes = 0
         self._jobs: deque[_Job] = deque()
-        """Those that are not batches. They go first: they are rare."""
+        """The jobs that are not batches. They go first: they are rare."""
         self._wake = trio.Event()
         self._note_wanted = trio.Event()
         self._mark_at: float | None = None

@@ -131,7 +131,7 @@ class WalReader:
         return self._plain
 
     def accept(self, rows: PlainRows) -> None:
-        """They were sent, or need not be: go on behind them."""
+        """`rows` were sent, or need not be: go on behind them."""
         assert rows is self._plain
         assert self._number is not None
         self._plain = None
@@ -311,7 +311,8 @@ class _FileCursor:
         return self._data
 
     def _next_file(self, data: FileBytes, end_marker: Block | None, reached: Vclock) -> None:
-        """This file ends here. Rows up to the start of the next one must have been seen (S15)."""
+        """Go on with the next file, as this one has ended. Rows up to the start of the next one must have
+        been seen (S15)."""
         path, offset = self.position
         if len(self._files) == 1:
             raise Corruption(

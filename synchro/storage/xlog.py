@@ -208,7 +208,7 @@ class BlockWriter:
         self.number, self.crc = self._next_number, self._next_crc
 
     def cancel(self) -> None:
-        """They do not: make their numbers again."""
+        """The blocks made since the last `commit` do not lie in the file: give their numbers again."""
         self._next_number, self._next_crc = self.number, self.crc
 
 

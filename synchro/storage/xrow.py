@@ -56,7 +56,8 @@ _INNER_HEADER: Final = Struct("<IxBxB16x")
 _PUT_HEADER: Final = Struct("<I4sQ14s")
 """A row of `_decode_puts`: body length; type, flags, origin and group; LSN; TSN and the start of the body."""
 _SHARED_PUT_HEADER: Final = Struct("<I4sQ8s16s6s")
-"""The same in a shared transaction: the request id stands between the TSN and the start of the body."""
+"""A row of a shared transaction, as `_PUT_HEADER`; the request id stands between the TSN and the start of the
+body."""
 
 _FLAGS_KNOWN: Final = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID
 _FLAGS_WRONG: Final = frozenset(

@@ -122,7 +122,7 @@ def test_a_set_lives_while_the_disks_of_its_logs_are_full(
 
 
 def test_a_set_lives_while_its_logs_may_not_grow(make_cluster: MakeCluster) -> None:
-    """As above, where nobody may mount: the logs have reached the size that a file may have."""
+    """Logs that cannot grow, where nobody may mount a disk: they are as large as a file may be."""
     cluster = make_cluster(3, failover="election", options={"wal": {"max_size": "2MiB"}})
     for instance in cluster:
         instance.spawn(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT)))

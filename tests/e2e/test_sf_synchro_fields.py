@@ -1,6 +1,7 @@
 """Walk-through: each sentence about the fields of `box.info.synchro` is a test.
 
-SF-5 and SF-7 are in test_partitions.py, SF-8 in test_s2_synchro_quorum.py.
+SF-1 to SF-9 number these tests; the name of each says what it looks at. SF-5 and SF-7 are in
+test_partitions.py, SF-8 in test_s2_synchro_quorum.py, SF-9 also in tests/unit/test_config.py.
 """
 
 from __future__ import annotations

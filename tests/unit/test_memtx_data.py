@@ -248,7 +248,7 @@ def test_a_tuple_that_the_format_forbids_is_refused() -> None:
     ],
 )
 def test_every_field_type_knows_its_values(kind: str, good: Tuple, bad: Tuple) -> None:
-    """D-6, and answers on numbers: NaN is no number, integers have 64 bits, a boolean is no integer."""
+    """D-6. NaN is no number, integers have 64 bits, a boolean is no integer."""
     memtx = memtx_with(format=[("id", "unsigned"), ("field", kind)])
     for number, value in enumerate(good):
         do(memtx, insert(number, value))

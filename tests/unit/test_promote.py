@@ -299,7 +299,8 @@ def test_demote_leaves_the_queue_unclaimed() -> None:
     b.pull(a)
     c.follow(3).pull(b)
     assert c.limbo.owner_id == NOBODY
-    assert c.limbo.filter_data(B, wait_sync=False, is_nop=False) is DataVerdict.APPLY  # [L-3] (7286)
+    # [L-3], Tarantool's issue 7286
+    assert c.limbo.filter_data(B, wait_sync=False, is_nop=False) is DataVerdict.APPLY
     assert a.unsynced == []  # still leader of term 3, and not promoting itself
 
 

@@ -496,7 +496,7 @@ def test_it_stands_one_death_timeout_after_the_first_term_seen_without_a_role() 
 
 
 def test_the_wait_that_is_over_does_not_come_back_with_the_next_term() -> None:
-    """Raft.R10: as above; the one whose messages do not come goes on."""
+    """Raft.R10: later terms do not begin the wait anew; the one whose messages do not come goes on."""
     story = saw_a_term()
     story.wait_deadline()
     story.step(TermSeen(Term(7)))

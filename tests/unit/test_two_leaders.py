@@ -212,7 +212,7 @@ def test_a_leader_that_fell_silent_before_it_was_heard_gives_way(is_killed: bool
 
 
 def test_what_it_wrote_meanwhile_is_not_dropped_in_silence() -> None:
-    """S16: as above, but 2 answered a write."""
+    """S16: 2 led a term alone and answered a write; 3 saw no more of it than the term, and leads the next."""
     mesh = set_of(3)
     mesh.isolate(2)
     mesh.step(2, ev.PromoteRequested(mesh.call_id()))
