@@ -38,7 +38,7 @@ from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
 from synchro.rpc.shared_puts import SharedPuts, first_seq, neighbours
-from synchro.rpc.slices import SLICE_S, mapped
+from synchro.rpc.slices import SLICE_S, filled
 from synchro.server.api import NodeApi
 from synchro.storage.index import Iterator_, SelectResult
 
@@ -184,16 +184,16 @@ class DataService(Service):
         default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
         as_json = codec.wants_json(request.encoding, default=default)
         made = (codec.tuple_message(value, as_json=as_json) for value in found)
+        reply = data_pb2.SelectResponse(read_at=read_at)
         if len(found) <= SMALL_ANSWER_TUPLES and not as_json:
-            tuples = list(made)
+            reply.tuples.extend(made)
         else:  # tuples do not change, so this may take its time
-            tuples = await self.host.slices.run(mapped(made, 1 if as_json else SMALL_ANSWER_TUPLES))
-        return data_pb2.SelectResponse(
-            header=self.header(),
-            tuples=tuples,
-            after=tuples[-1] if found.more and tuples else None,
-            read_at=read_at,
-        )
+            rows = 1 if as_json else SMALL_ANSWER_TUPLES
+            await self.host.slices.run(filled(reply.tuples, made, rows))
+        reply.header.CopyFrom(self.header())
+        if found.more and found:
+            reply.after.CopyFrom(reply.tuples[-1])
+        return reply
 
     def _found(
         self, request: Message, key: Tuple, iterator: Iterator_, after: Tuple | None

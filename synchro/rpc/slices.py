@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -45,6 +46,15 @@ class Slices:
                     except StopIteration as stop:
                         made: T = stop.value
                         return made
+
+
+def filled(target: Any, make: Iterable[Any], rows: int = 100) -> Generator[None, None, None]:
+    """Put what an iterator makes into a repeated field of a message, that many items a step: to take all of
+    a million from a list afterwards, and to let go of the list, would be one long step."""
+    items = iter(make)
+    while some := list(islice(items, rows)):
+        target.extend(some)
+        yield
 
 
 def mapped(make: Iterable[T], rows: int = 100) -> Generator[None, None, list[T]]:

@@ -26,9 +26,9 @@ from synchro.errors import (
     SynchroError,
     UnsupportedIndexFeature,
 )
-from synchro.row import Tuple
+from synchro.row import RawTuple, Tuple
 from synchro.storage.key_def import TOP, Key, KeyDef
-from synchro.storage.msgpack_check import pack_tuple
+from synchro.storage.msgpack_check import array_header, pack_tuple, packb
 from synchro.storage.order import Bound, Order, order_in_steps, order_of
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
 
@@ -256,6 +256,10 @@ HASH_BYTES_MIN: Final = 8 * MIB
 """Of an answer of a HASH index, which cannot go on with `after`; twice as many would not fit a message."""
 
 
+COLLECTED_AT_ONCE: Final = 256
+"""Tuples of an answer that are measured by one call of the library."""
+
+
 def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) -> SelectResult:
     result = SelectResult()
     taken = tuples if limit is None else islice(tuples, min(limit, maxsize))
@@ -263,12 +267,17 @@ def _collect(tuples: Iterator[Tuple], limit: int | None, bytes_max: int | None) 
         result.extend(taken)
     else:
         size = 0
-        for value in taken:
-            size += len(pack_tuple(value))
-            if size > bytes_max and result:
-                result.more = True
-                return result
-            result.append(value)
+        while some := list(islice(taken, COLLECTED_AT_ONCE)):
+            if RawTuple not in set(map(type, some)) and size + len(together := packb(some)) <= bytes_max:
+                size += len(together) - len(array_header(len(some)))
+                result.extend(some)
+                continue
+            for value in some:
+                size += len(pack_tuple(value))
+                if size > bytes_max and result:
+                    result.more = True
+                    return result
+                result.append(value)
     result.more = limit is not None and next(tuples, None) is not None
     return result
 

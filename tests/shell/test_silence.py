@@ -310,3 +310,29 @@ async def test_reads_and_definitions_over_a_million_rows(tmp_path: Path) -> None
     async with busy_instance(tmp_path) as busy:
         silences = await reads_and_definitions(busy, 1_200_000)
         assert max(silences.values()) < HALF_A_HEARTBEAT_S, silences
+
+
+@pytest.mark.long
+async def test_a_page_of_a_hash_index(tmp_path: Path) -> None:
+    """It cannot go on with `after`, so its page has 8 MiB: more than a million of the smallest tuples."""
+    async with busy_instance(tmp_path) as busy:
+        space = schema_pb2.CreateSpaceRequest(name="h", is_sync=True)
+        assert await busy.call(SCHEMA + "CreateSpace", space.SerializeToString()) == ""
+        index = schema_pb2.CreateIndexRequest(space="h", name="pk", type=schema_pb2.INDEX_TYPE_HASH)
+        assert await busy.call(SCHEMA + "CreateIndex", index.SerializeToString()) == ""
+        for start in range(0, 1_500_000, 1000):
+            ops = [
+                data_pb2.Op(replace=data_pb2.Replace(space="h", tuple=msgpack.packb((n,))))
+                for n in range(start, start + 1000)
+            ]
+            assert await busy.call(DATA + "Execute", execute(*ops)) == ""
+        found: list[int] = []
+
+        async def select() -> None:
+            request = data_pb2.SelectRequest(space="h", iterator="ALL").SerializeToString()
+            reply = await busy.channel.unary(DATA + "Select", request, timeout=60)
+            found.append(len(data_pb2.SelectResponse.FromString(reply).tuples))
+
+        silence = await busy.silence_of(select)
+        assert found[0] > 1_000_000
+        assert silence < HALF_A_HEARTBEAT_S, silence
