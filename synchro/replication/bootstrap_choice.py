@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
 from synchro.errors import ConfigError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
 from synchro.vclock import Comparison
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

