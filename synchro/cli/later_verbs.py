@@ -14,7 +14,7 @@ _LATER: Final = {
     "once": "run the operations by hand, with --if-not-exists",
     "grant": "listen on trusted networks only",
     "revoke": "listen on trusted networks only",
-    "rebootstrap": "stop the instance, move all its files but instance.identity away, start it again: it joins again",
+    "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",
     "export": "synchro select SPACE -o jsonl",
     "fault": "start the instance with its fault service and call synchro.fault.v1 over gRPC",
 }
