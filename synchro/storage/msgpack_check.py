@@ -177,9 +177,9 @@ def why_malformed(error: Exception) -> str:
 
 def unpack_all(tuples: Sequence[bytes], from_client: bool = False) -> list[Tuple]:
     """The stored tuples that each of these is exactly one of; one of `MALFORMED` if not."""
-    unpack = unpackb
+    fast = unpackb
     values = [
-        unpack(data, use_list=False, strict_map_key=False) if len(data) <= SMALL_BODY_BYTES else unpack(data)
+        fast(data, use_list=False, strict_map_key=False) if len(data) <= SMALL_BODY_BYTES else unpack(data)
         for data in tuples
     ]
     if not _ONLY_TUPLE.issuperset(map(type, values)):

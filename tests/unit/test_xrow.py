@@ -25,6 +25,7 @@ from synchro.row import (
     RowType,
     Txn,
 )
+from synchro.storage.msgpack_check import SMALL_BODY_BYTES
 from synchro.storage.row_body import (
     delete_dml,
     dml_from_values,
@@ -295,6 +296,11 @@ def test_a_second_value_cannot_slip_into_the_body() -> None:
     for build in builds:
         with pytest.raises(WrongFormat):
             build()
+
+
+def test_columns_take_large_tuples_and_small_ones() -> None:
+    rows = [(1, "x" * 3 * SMALL_BODY_BYTES), (2, "y"), (3, ("z",) * SMALL_BODY_BYTES)]
+    assert insert_all(RowType.INSERT, 512, [msgpack.packb(row) for row in rows]).values == rows
 
 
 def test_large_arrays_that_lie_reserve_no_memory() -> None:
