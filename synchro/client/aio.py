@@ -69,6 +69,8 @@ class Runner:
         self._probes: dict[Probe, asyncio.Task[Answers]] = {}
         self.closed = ""
         """Why it is; "" while it is not."""
+        self._over = asyncio.Event()
+        """Set when it is closed, for who waits between two tries."""
 
     async def run(
         self,
@@ -116,11 +118,13 @@ class Runner:
             case Probe():
                 return await self._probe(step)
             case Pause():
-                await asyncio.sleep(step.seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), step.seconds)
                 return None
 
     async def close(self, why: str) -> None:
         self.closed = self.closed or why
+        self._over.set()
         for asking in self._probes.values():
             asking.cancel()
         links, self._links = list(self._links.values()), {}
@@ -158,6 +162,15 @@ class Runner:
             )
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
+        except asyncio.CancelledError:
+            if self._is_caller_cancelled():
+                raise
+            raise _closed_link(step.endpoint) from None
+
+    def _is_caller_cancelled(self) -> bool:
+        """False: gRPC says so of a call of its own, because its channel was closed; its caller goes on."""
+        task = asyncio.current_task()
+        return not self.closed or task is None or task.cancelling() > 0
 
     async def _probe(self, probe: Probe) -> Answers:
         """Tasks that ask the same at the same time share the answers."""
@@ -165,7 +178,12 @@ class Runner:
         if asking is None:
             asking = self._probes[probe] = asyncio.get_running_loop().create_task(self._ask(probe))
             asking.add_done_callback(lambda _: self._probes.pop(probe, None))
-        return await asyncio.shield(asking)
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            if not asking.cancelled() or self._is_caller_cancelled():
+                raise
+            raise ClientClosed(self.closed) from None
 
     async def _ask(self, probe: Probe) -> Answers:
         answers = Answers(probe, time.monotonic())
@@ -214,6 +232,10 @@ class Runner:
                 yield state_of(message)
         except grpc.RpcError as error:
             raise of_rpc_error(error, place) from None
+        except asyncio.CancelledError:
+            if self._is_caller_cancelled():
+                raise
+            raise _closed_link(place) from None
         finally:
             call.cancel()
 
@@ -226,6 +248,10 @@ class Runner:
             with self._plans.lock:
                 self._plans.routes.leader = None
             await asyncio.sleep(POLL_S)
+
+
+def _closed_link(endpoint: str) -> ConnectionLost:
+    return ConnectionLost(f"the client closed its connection to {endpoint}", endpoint=endpoint)
 
 
 class _Link:

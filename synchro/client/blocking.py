@@ -274,6 +274,8 @@ def _first_answer(endpoint: str, call: Any, told: queue.SimpleQueue[tuple[str, A
         told.put((endpoint, ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)))
     except grpc.RpcError as error:
         told.put((endpoint, of_rpc_error(error, endpoint)))
+    except ValueError:  # gRPC: the channel was closed meanwhile
+        told.put((endpoint, ClientClosed("the client is closed; nothing was sent")))
 
 
 class _Link:

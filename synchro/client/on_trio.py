@@ -51,6 +51,8 @@ class TrioClient(AsyncClient):
         self._token = trio.lowlevel.current_trio_token()
         self._asked: deque[_Job] = deque()
         self._ended: deque[_Job] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Of the loop: calls that were begun and have not ended."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -71,13 +73,20 @@ class TrioClient(AsyncClient):
         import trio
 
         thread, self._thread = self._thread, None
-        if thread is None or self._loop is None:
+        loop, self._loop = self._loop, None  # no call is begun from here on
+        if thread is None or loop is None:
             return
         with trio.CancelScope(shield=True), trio.move_on_after(JOIN_S):
-            await self._cross(super().close)
-            loop, self._loop = self._loop, None
+            await self._cross_to(loop, self._close_there)
             loop.call_soon_threadsafe(loop.stop)
             await trio.to_thread.run_sync(thread.join, JOIN_S)
+
+    async def _close_there(self) -> None:
+        """Every call hears of it before the loop ends: nobody would wake its task any more."""
+        await super().close()
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
     def become_inherited(self) -> list[Any]:
         thread, self._thread = self._thread, None
@@ -101,29 +110,37 @@ class TrioClient(AsyncClient):
         return result
 
     async def _cross(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        import trio
-
         if self._loop is None:
             raise ClientClosed(
                 self._runner.closed or "the client is used inside 'async with' only; nothing was sent"
             )
+        return await self._cross_to(self._loop, make)
+
+    async def _cross_to(
+        self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> Any:
+        import trio
+
         job = _Job(make, trio.Event())
         self._asked.append(job)
         if len(self._asked) == 1:
-            self._loop.call_soon_threadsafe(self._begin)
+            loop.call_soon_threadsafe(self._begin)
         try:
             await job.event.wait()
         except trio.Cancelled:
-            self._loop.call_soon_threadsafe(self._cancel, job)
+            with contextlib.suppress(RuntimeError):  # the loop is over, and the call with it
+                loop.call_soon_threadsafe(self._cancel, job)
             raise
         assert job.result is not None
         return job.result.unwrap()
 
     def _begin(self) -> None:
-        assert self._loop is not None
+        loop = asyncio.get_running_loop()
         while self._asked:
             job = self._asked.popleft()
-            job.task = self._loop.create_task(self._carry_out(job))
+            job.task = task = loop.create_task(self._carry_out(job))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _cancel(self, job: _Job) -> None:
         if job.task is not None:
@@ -173,7 +190,8 @@ class TrioClient(AsyncClient):
                 stop()
 
         def end_soon() -> None:
-            loop.call_soon_threadsafe(end)
+            with contextlib.suppress(RuntimeError):  # the loop is over, and the watch with it
+                loop.call_soon_threadsafe(end)
 
         return end_soon
 
@@ -186,7 +204,11 @@ class TrioClient(AsyncClient):
             while (state := await self._cross(lambda: _next(states))) is not None:
                 yield state
         finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(JOIN_S):
+            with (
+                contextlib.suppress(ClientClosed),
+                trio.CancelScope(shield=True),
+                trio.move_on_after(JOIN_S),
+            ):
                 await self._cross(lambda: _end(states))
 
 

@@ -260,11 +260,11 @@ class Plans:
         """Who leads. Raises `NoLeader` while an election is under way, or cannot be."""
         if not self.options.follow_leader:
             return (yield from self.first_place(tries))
-        if self.routes.leader is not None:
-            return self.routes.leader
+        if (leader := self.routes.leader) is not None:
+            return leader
         answers, place = yield from self._look_around(tries)
-        if self.routes.leader is not None:
-            return self.routes.leader
+        if (leader := self.routes.leader) is not None:
+            return leader
         if answers.found[place].ro_reason != "election":
             return place  # it refuses, and says why better than we could
         if not self._quorum or not tries.is_again:
@@ -275,8 +275,8 @@ class Plans:
         """Who leads; while nobody does, whoever knows most."""
         if not self.options.follow_leader:
             return (yield from self.first_place(tries))
-        if self.routes.leader is not None:
-            return self.routes.leader
+        if (leader := self.routes.leader) is not None:
+            return leader
         _, place = yield from self._look_around(tries)
         return self.routes.leader or place
 

@@ -15,6 +15,8 @@ from synchro.client.bulk import BATCH_BYTES_MAX, Bulk
 from synchro.client.channel import MESSAGE_BYTES_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown
 from synchro.client.plans import SETTLE_S, Answers, Options, Pause, Plan, Plans, Probe, Submit, Unary, Wants
+from synchro.client.retry import Tries
+from synchro.client.routes import Routes
 from synchro.client.space_api import SpaceApi
 from synchro.client.wire import Reply
 from synchro.errors import BatchTooLarge, NoLeader, SynchroError
@@ -485,3 +487,28 @@ def test_the_first_error_says_which_rows_and_how_many_are_in() -> None:
 def test_requests_know_no_other_ways_to_read() -> None:
     with pytest.raises(errors.IllegalParams):
         requests.select("s", read="linearisable")  # type: ignore[arg-type]
+
+
+# --- several threads -------------------------------------------------------------------------------------
+
+
+class Vanishing(Routes):
+    """Another thread hears that the leader failed, between two looks of this one."""
+
+    looks = 0
+
+    @property
+    def leader(self) -> str | None:
+        self.looks += 1
+        return "a:1" if self.looks == 1 else None
+
+    @leader.setter
+    def leader(self, endpoint: str | None) -> None:
+        pass
+
+
+@pytest.mark.parametrize("where", ["write_place", "informed_place"])
+def test_a_leader_that_is_gone_meanwhile_is_still_a_place(where: str) -> None:
+    world = World(a=leader(1))
+    world.plans.routes = Vanishing(["a:1"])
+    assert world.run(getattr(world.plans, where)(Tries(world.now + 5))) == "a:1"

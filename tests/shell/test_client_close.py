@@ -1,0 +1,177 @@
+"""A client is closed while other tasks wait for it: each of them hears that, and none waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import grpc
+import pytest
+import trio
+
+import synchro
+import synchro.aio
+from synchro.client.blocking import _first_answer
+from tests.shell.fake_server import FakeServer
+
+Call = Callable[[Any], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    made = FakeServer(1)  # type: ignore[abstract]
+    made.lead(made)
+    yield made
+    made.silent.clear()
+    made.stop()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address that refuses to be connected."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """An address that takes connections and says nothing."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def end_of(face: str, address: str, call: Call, prepare: Call | None = None) -> BaseException | None:
+    """How a call ends whose client is closed while it waits. None: it does not end."""
+    return (_end_in_asyncio if face == "asyncio" else _end_in_trio)(address, call, prepare)
+
+
+def _end_in_asyncio(address: str, call: Call, prepare: Call | None) -> BaseException | None:
+    async def main() -> BaseException | None:
+        async with synchro.aio.connect(address, timeout=20) as db:
+            if prepare is not None:
+                await prepare(db)
+            task = asyncio.ensure_future(call(db))
+            await asyncio.sleep(0.3)
+        done, _ = await asyncio.wait([task], timeout=4)
+        if not done:
+            return None
+        return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+    return asyncio.run(main())
+
+
+def _end_in_trio(address: str, call: Call, prepare: Call | None) -> BaseException | None:
+    ended: list[BaseException] = []
+
+    async def caught(db: Any) -> None:
+        try:
+            await call(db)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001 - asyncio's cancellation must not come out
+            ended.append(error)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            async with synchro.aio.connect(address, timeout=20) as db:
+                if prepare is not None:
+                    await prepare(db)
+                nursery.start_soon(caught, db)
+                await trio.sleep(0.3)
+            with trio.move_on_after(4):
+                while not ended:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    return ended[0] if ended else None
+
+
+faces = pytest.mark.parametrize("face", ["asyncio", "trio"])
+
+
+@faces
+def test_who_looks_for_the_leader_hears_that_nothing_was_sent(face: str, server: FakeServer) -> None:
+    server.silent.set()
+    ended = end_of(face, server.address, lambda db: db.space("bands").insert([1]))
+    assert isinstance(ended, synchro.ClientClosed), ended
+
+
+@faces
+def test_who_waits_between_two_tries_hears_that_nothing_was_sent(face: str, nobody: str) -> None:
+    ended = end_of(face, nobody, lambda db: db.space("bands").insert([1]))
+    assert isinstance(ended, synchro.ClientClosed), ended
+
+
+@faces
+def test_who_reads_hears_that_the_client_is_closed(face: str, mute: str) -> None:
+    ended = end_of(face, mute, lambda db: db.get_info(mute))
+    assert isinstance(ended, synchro.ClientClosed), ended
+
+
+@faces
+def test_a_change_that_may_have_arrived_is_an_unknown_outcome(face: str, mute: str) -> None:
+    async def prepare(db: Any) -> None:
+        db._api.plans.routes.leader = mute
+
+    ended = end_of(face, mute, lambda db: db.create_space("bands"), prepare)
+    assert isinstance(ended, synchro.OutcomeUnknown), ended
+
+
+@faces
+def test_a_cancelled_call_is_cancelled_all_the_same(face: str, server: FakeServer) -> None:
+    server.silent.set()
+
+    async def in_asyncio() -> None:
+        async with synchro.aio.connect(server.address, timeout=20) as db:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(db.leader(), 0.3)
+
+    async def in_trio() -> None:
+        async with synchro.aio.connect(server.address, timeout=20) as db:
+            with trio.move_on_after(0.3) as scope:
+                await db.leader()
+            assert scope.cancelled_caught
+
+    began = time.monotonic()
+    if face == "asyncio":
+        asyncio.run(in_asyncio())
+    else:
+        trio.run(in_trio)
+    assert time.monotonic() - began < 4
+
+
+def test_a_watch_may_be_ended_when_its_client_is_closed(server: FakeServer) -> None:
+    async def main() -> None:
+        async with synchro.aio.connect(server.address) as db:
+            stop = db.on_change(lambda state: None)
+            await trio.sleep(0.1)
+        stop()
+
+    trio.run(main)
+
+
+class ClosedChannel:
+    """A call that was begun on a channel that is closed before its answer is taken."""
+
+    def __iter__(self) -> ClosedChannel:
+        return self
+
+    def __next__(self) -> Any:
+        raise ValueError("Cannot invoke RPC on closed channel!")
+
+
+def test_a_probe_whose_channel_was_closed_is_told_to_who_waits_for_it() -> None:
+    told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    call: grpc.Call = ClosedChannel()  # type: ignore[assignment]
+    _first_answer("127.0.0.1:1", call, told)
+    endpoint, answer = told.get_nowait()
+    assert endpoint == "127.0.0.1:1"
+    assert isinstance(answer, synchro.ClientClosed)
