@@ -43,7 +43,6 @@ FIELDS: Final = (
     "trace_id",
 )
 """Their order in a record; other facts follow in the order they were given."""
-COMPONENTS: Final = frozenset({"raft", "queue", "relay", "applier", "wal", "rpc", "config", "node", "main"})
 LEVELS: Final[Mapping[str, int]] = {
     "debug": logging.DEBUG,
     "info": logging.INFO,

@@ -11,7 +11,7 @@ class RoReason(Enum):
     NONE = ""
     """The instance accepts writes."""
     LOADING = "loading"
-    """Recovery, bootstrap or join is not over, or the instance is not open for calls yet."""
+    """Recovery, bootstrap or join is not over, or the instance is not open for calls yet, or any more."""
     DOUBLED = "doubled"
     """Another live process has the identity of this one (ADR 23)."""
     ELECTION = "election"

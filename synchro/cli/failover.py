@@ -70,7 +70,6 @@ class Failover:
         self.began = time.monotonic()
         self.killed_at: float | None = None
         self.killed_wall: datetime | None = None
-        self.last_state: tuple[object, ...] = ()
         self.say_lock = threading.Lock()
         self.threads: list[threading.Thread] = []
         self.watching: list[Client] = []

@@ -15,11 +15,9 @@ from synchro.errors import Exit, SynchroError
 EXIT_FAILED: Final = int(Exit.FAILED)
 EXIT_USAGE: Final = int(Exit.USAGE)
 EXIT_NO_CONNECTION: Final = int(Exit.NO_CONNECTION)
-EXIT_READ_ONLY: Final = int(Exit.READ_ONLY)
 EXIT_UNKNOWN: Final = int(Exit.UNKNOWN)
 EXIT_CONFLICT: Final = int(Exit.CONFLICT)
 EXIT_NOT_FOUND: Final = int(Exit.NOT_FOUND)
-EXIT_ACCESS: Final = int(Exit.ACCESS)
 EXIT_BUG: Final = int(Exit.BUG)
 EXIT_INTERRUPTED: Final = int(Exit.INTERRUPTED)
 SCREEN_WIDTH: Final = 80

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -24,9 +24,6 @@ from synchro.row import Tuple
 from synchro.server.node import Node
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
-
-if TYPE_CHECKING:
-    pass
 
 
 class Upstream(Protocol):

@@ -1,9 +1,8 @@
-"""The in-memory storage: spaces, prepared transactions above committed tuples, schema as data.
+"""The in-memory storage: prepared transactions above committed tuples. What spaces there are: `catalog`.
 
 X1  `prepare` changes overlays only (and temporary spaces); an error leaves no trace.
 X2  `commit` and `rollback` end a prepared transaction, each exactly once; see space_store.O3.
-X3  Reads (`get`, `select`, `freeze`, `checksum`, `members`) see committed data only.
-X4  Definitions change when the transaction that changes them commits; `schema_version` counts that.
+X3  Reads (`get`, `select`, `freeze`, `checksum`) see committed data only.
 
 Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told by `Prepared`.
 """
@@ -46,7 +45,7 @@ CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
 
 
 class Memtx:
-    """All spaces of one instance. memtx.X1..X4 above."""
+    """All spaces of one instance. memtx.X1..X3 above."""
 
     def __init__(self, limits: Limits, memory_max: int = 0) -> None:
         self._limits = limits
@@ -139,7 +138,7 @@ class Memtx:
         return prepared if self._run_puts(prepared, puts, is_limited=True) else None
 
     def commit(self, prepared: Prepared) -> None:
-        """Make its changes part of what readers see; definitions change now [memtx.X4]."""
+        """Make its changes part of what readers see; definitions change now [catalog.C1]."""
         assert not prepared.is_done  # memtx.X2
         if prepared.run is not None:
             store, keys, values = prepared.run

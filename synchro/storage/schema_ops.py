@@ -27,8 +27,6 @@ from synchro.storage.schema import (
     resolve_parts,
 )
 
-SCHEMA_VERSION: Final = (3, 3, 0)
-"""Data-dictionary version whose forms of `_space`, `_index` and `_cluster` we use [D-22]."""
 _FLAGS_FIELD: Final = 6
 _DEFAULT_PARTS: Final = ((1, "unsigned"),)
 
