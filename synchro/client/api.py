@@ -273,8 +273,8 @@ class Api:
         deadline = self.plans.deadline(timeout)
         last: str = "unknown"
         while True:
-            left_s = deadline - self.plans.now()
             for name in (unknown.request_id, unknown.txn):
+                left_s = deadline - self.plans.now()
                 if not name or left_s <= 0:
                     continue
                 try:

@@ -112,7 +112,7 @@ def test_who_waits_between_two_tries_hears_that_nothing_was_sent(face: str, nobo
 
 @faces
 def test_who_reads_hears_that_the_client_is_closed(face: str, mute: str) -> None:
-    ended = end_of(face, mute, lambda db: db.get_info(mute))
+    ended = end_of(face, mute, lambda db: db.get_info(instance=mute))
     assert isinstance(ended, synchro.ClientClosed), ended
 
 

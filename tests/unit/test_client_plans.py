@@ -90,6 +90,9 @@ class World:
                 return schema_pb2.ListSpacesResponse(spaces=[space])
             case Unary(_, "control", _):
                 return control_pb2.PromoteResponse()
+            case Unary(_, _, "WaitTransaction"):
+                self.now += step.request.timeout.ToMilliseconds() / 1000
+                return data_pb2.WaitTransactionResponse(outcome=data_pb2.TRANSACTION_OUTCOME_PENDING)
             case Unary(_, _, "Select"):
                 return data_pb2.SelectResponse()
         raise AssertionError(step)
@@ -487,6 +490,19 @@ def test_the_first_error_says_which_rows_and_how_many_are_in() -> None:
 def test_requests_know_no_other_ways_to_read() -> None:
     with pytest.raises(errors.IllegalParams):
         requests.select("s", read="linearisable")  # type: ignore[arg-type]
+
+
+# --- the caller's time --------------------------------------------------------------------------------------
+
+
+def test_an_outcome_is_waited_for_no_longer_than_the_caller_wants() -> None:
+    """By its request id, and then by its name: both in the same time."""
+    world = World(a=leader(1))
+    began = world.now
+    unknown = OutcomeUnknown("no answer", txn=(1, 15), request_id=b"x" * 16)
+    with pytest.raises(OutcomeUnknown, match="still pending"):
+        world.run(world.api.wait_outcome(unknown, 3))
+    assert world.now - began < 3.5
 
 
 # --- several threads -------------------------------------------------------------------------------------
