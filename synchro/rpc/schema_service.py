@@ -35,8 +35,6 @@ from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
 
-DEFAULT_PARTS: Final = ((1, "unsigned"),)
-"""The parts of an index that names none [D-8]."""
 _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
     schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
@@ -167,7 +165,7 @@ class SchemaService(Service):
                 type=_TYPES.get(request.type, str(request.type)),
                 unique=request.unique if request.HasField("unique") else True,
                 if_not_exists=request.if_not_exists,
-                parts=[_part(part) for part in request.parts] or DEFAULT_PARTS,
+                parts=[_part(part) for part in request.parts] or schema_ops.DEFAULT_PARTS,
             )
 
         txn = await self._change(request, build)

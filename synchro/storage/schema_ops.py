@@ -28,7 +28,8 @@ from synchro.storage.schema import (
 )
 
 _FLAGS_FIELD: Final = 6
-_DEFAULT_PARTS: Final = ((1, "unsigned"),)
+DEFAULT_PARTS: Final = ((1, "unsigned"),)
+"""The parts of an index that names none [D-8]."""
 
 
 def _insert(space_id: int, value: Tuple) -> Dml:
@@ -148,7 +149,7 @@ def create_index(
     index_id: int | None = None,
     type: IndexType | str = IndexType.TREE,
     unique: bool = True,
-    parts: Sequence[object] = _DEFAULT_PARTS,
+    parts: Sequence[object] = DEFAULT_PARTS,
     if_not_exists: bool = False,
 ) -> list[Dml]:
     """[D-8], one row. parts: as `schema.resolve_parts` takes them. IndexExists, WrongFormat."""
