@@ -240,11 +240,18 @@ class Runner:
             call.cancel()
 
     async def follow(self, api: Api, callback: Callable[[State], None]) -> None:
-        """What whoever leads says, for ever."""
+        """What whoever leads says, until the callback raises."""
+        failure: Exception | None = None
         while True:
             with contextlib.suppress(SynchroError):
                 async for state in self.states(api.most_informed(timeout=PROBE_S)):
-                    callback(state)
+                    try:
+                        callback(state)
+                    except Exception as error:  # noqa: BLE001 - raised below: it is none of the connection
+                        failure = error
+                        break
+            if failure is not None:
+                raise failure
             with self._plans.lock:
                 self._plans.routes.leader = None
             await asyncio.sleep(POLL_S)
@@ -422,7 +429,10 @@ class AsyncClient(Face[Api]):
     list_instances = _awaited(Api.list_instances)
 
     def on_change(self, callback: Callable[[State], None]) -> Callable[[], None]:
-        """Call back with each change of leader, term, writability or queue. Returns what ends it."""
+        """Call back with each change of leader, term, writability or queue.
+
+        Returns what ends it; an exception of the callback ends it, too.
+        """
         task = asyncio.get_running_loop().create_task(self._runner.follow(self._api, callback))
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)

@@ -452,7 +452,7 @@ class Client(Face[Api]):
     def on_change(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """Call back with each change of leader, term, writability or queue, from a thread of its own.
 
-        Returns what ends it.
+        Returns what ends it; an exception of the callback ends it, too.
         """
         watch = _Watch(self, callback)
         self._watches.append(watch)
@@ -549,6 +549,8 @@ class _Watch:
         self._callback = callback
         self._stopping = threading.Event()
         self._call: Any = None
+        self._failure: Exception | None = None
+        """What the callback raised."""
         self._thread = threading.Thread(target=self._run, name="synchro-watch", daemon=True)
 
     def start(self) -> None:
@@ -566,6 +568,8 @@ class _Watch:
             # Not connected, or the channel was closed: begin again.
             with contextlib.suppress(SynchroError, grpc.RpcError, ValueError):
                 self._follow(self._client.most_informed(timeout=PROBE_S))
+            if self._failure is not None:
+                raise self._failure
             self._stopping.wait(WATCH_PAUSE_S)
 
     def _follow(self, endpoint: str) -> None:
@@ -576,7 +580,11 @@ class _Watch:
                 if self._stopping.is_set():
                     return
                 plans.on_header(message.header, endpoint)
-                self._callback(state_of(message))
+                try:
+                    self._callback(state_of(message))
+                except Exception as error:  # noqa: BLE001 - raised by `_run`: it is none of the connection
+                    self._failure = error
+                    return
                 forks.gate.pass_by()
         finally:
             self._call.cancel()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue
 import socket
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -175,3 +177,45 @@ def test_a_probe_whose_channel_was_closed_is_told_to_who_waits_for_it() -> None:
     endpoint, answer = told.get_nowait()
     assert endpoint == "127.0.0.1:1"
     assert isinstance(answer, synchro.ClientClosed)
+
+
+# --- who is called back ----------------------------------------------------------------------------------
+
+
+def test_a_callback_that_fails_ends_its_watch_and_is_heard_of(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whatever kind its error is: it is not one of the connection."""
+    heard: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: heard.append(args.exc_value))
+    called: list[synchro.State] = []
+
+    def callback(state: synchro.State) -> None:
+        called.append(state)
+        raise ValueError("mine")
+
+    with synchro.connect(server.address) as db:
+        db.on_change(callback)
+        time.sleep(0.8)
+    assert len(called) == 1
+    assert [str(error) for error in heard] == ["mine"]
+
+
+def test_an_asynchronous_callback_that_fails_ends_its_watch(server: FakeServer) -> None:
+    called: list[synchro.State] = []
+    heard: list[Any] = []
+
+    def callback(state: synchro.State) -> None:
+        called.append(state)
+        raise synchro.ReadOnly("mine")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, facts: heard.append(facts["exception"]))
+        async with synchro.aio.connect(server.address) as db:
+            db.on_change(callback)
+            await asyncio.sleep(0.8)
+            gc.collect()
+
+    asyncio.run(main())
+    assert len(called) == 1
+    assert [str(error) for error in heard] == ["mine"]
