@@ -34,6 +34,7 @@ from synchro.instance import events as ev
 from synchro.replication.admission import check_set
 from synchro.replication.doubles import Life, doubled_error
 from synchro.row import Confirm, PlainTxn
+from synchro.server.kept_rows import STEP_BYTES_MAX, KeptRows
 from synchro.server.links import Links, Upstream
 from synchro.server.node import Node
 from synchro.server.peer_messages import Accepted, Frame, Hello, LinkLost, PeerAck
@@ -46,9 +47,6 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
-STEP_BYTES_MAX: Final = 64 * 1024
-"""Rows handed to the core in one step, unless one transaction has more: a MiB of small ones takes half a
-second. Then others may run."""
 RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
 """Errors of the peer that pass by themselves [A-40]."""
 
@@ -116,12 +114,8 @@ class Applier:
         self._rows_wanted = trio.Event()
         self._stream: Subscription | None = None
         """While it is accepted."""
-        self._rows: deque[tuple[bytes, float]] = deque()
+        self._kept = KeptRows(address.name, node.settings.limits)
         """What could not be handed to the core as it came."""
-        self._rows_bytes = 0
-        self._parts: list[bytes] = []
-        """The parts of a transaction that is not here as a whole yet."""
-        self._parts_bytes = 0
         self._received_bytes = 0
         """Of rows, since the stream was accepted: what a receipt says (ADR 20)."""
         self._is_applying = False
@@ -186,7 +180,7 @@ class Applier:
 
     def wake_rows(self) -> None:
         """There is room in the WAL queue again."""
-        if self._rows:
+        if self._kept:
             self._rows_wanted.set()
 
     def stop(self, error: SynchroError) -> None:
@@ -322,10 +316,7 @@ class Applier:
     def _lost(self) -> None:
         self._stream = None
         self._owes_ack = self._is_applying = False
-        self._rows.clear()
-        self._rows_bytes = 0
-        self._parts.clear()
-        self._parts_bytes = 0
+        self._kept.clear()
         self._received.clear()
         if self._stopped is None:  # else an operator must act: another address leads to the same error
             upstreams = self._links.upstreams
@@ -472,14 +463,15 @@ class Applier:
             if crc32c(frame.rows) != frame.rows_crc:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
             self._received_bytes += len(frame.rows)
-            if frame.rows_continue or self._parts:
-                frame = self._joined(frame)
+            if frame.rows_continue or self._kept.has_parts:  # the core gets whole transactions (Applier.U1)
+                frame = replace(frame, rows=self._kept.joined(frame))
         if frame.wants_receipt:
             self._ack_wanted.set()
         if frame.rows:
             is_large = len(frame.rows) > STEP_BYTES_MAX
-            if is_large or self._rows or self._is_applying or not node.has_wal_room or REGISTRY.armed:
-                self._keep(frame)
+            if is_large or self._kept or self._is_applying or not node.has_wal_room or REGISTRY.armed:
+                self._kept.keep(frame.rows, frame.tm)
+                self._rows_wanted.set()
             else:
                 self._hand_over(frame.rows, frame.tm)
         if frame.heartbeat is not None and not self._is_given_up:
@@ -491,67 +483,19 @@ class Applier:
             self._links.note_heard(self.peer_id)
             self._ack_wanted.set()
 
-    def _joined(self, frame: Frame) -> Frame:
-        """The core gets whole transactions (Applier.U1): without rows until the last part is here."""
-        self._parts.append(frame.rows)
-        self._parts_bytes += len(frame.rows)
-        self._check_credit()
-        if frame.rows_continue:
-            return replace(frame, rows=b"")
-        rows = b"".join(self._parts)
-        self._parts.clear()
-        self._parts_bytes = 0
-        return replace(frame, rows=rows)
-
-    def _check_credit(self) -> None:
-        limits = self._node.settings.limits
-        held = self._rows_bytes + self._parts_bytes
-        # The last transaction, or frame, may be as large as the peer's own limits let it: not always ours.
-        last = max(limits.message_bytes_max, limits.txn_bytes_max + limits.relay_frame_bytes_max)
-        if held > limits.peer_credit_bytes + last:
-            raise RemoteProtocolError(f"{self.address.name} sent more rows than it had credit for")
-
-    def _keep(self, frame: Frame) -> None:
-        self._rows_bytes += len(frame.rows)
-        self._check_credit()
-        self._rows.extend((rows, frame.tm) for rows in self._cut(frame.rows))
-        self._rows_wanted.set()
-
-    def _cut(self, rows: bytes) -> list[bytes]:
-        """Between transactions, so that no part is larger than a step, unless one transaction is."""
-        if len(rows) <= STEP_BYTES_MAX:
-            return [rows]
-        parts, start = list[bytes](), 0
-        try:
-            for span in xrow.scan_txns(rows):
-                if span.end - start > STEP_BYTES_MAX and span.start > start:
-                    parts.append(rows[start : span.start])
-                    start = span.start
-        except DecodeError as error:
-            raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
-        return [*parts, rows[start:]]
-
     async def _apply_rows(self) -> None:
         """Hand over what was kept, a step at a time, as long as the WAL queue has room."""
         node = self._node
         while True:
-            while not self._rows or not node.has_wal_room or self._is_given_up:
+            while not self._kept or not node.has_wal_room or self._is_given_up:
                 self._rows_wanted = trio.Event()
                 await self._rows_wanted.wait()
-            data, tm = self._rows.popleft()
-            self._rows_bytes -= len(data)
-            chunk = [data]
-            size = len(data)
-            while self._rows and size + len(self._rows[0][0]) <= STEP_BYTES_MAX:
-                data, tm = self._rows.popleft()
-                self._rows_bytes -= len(data)
-                size += len(data)
-                chunk.append(data)
+            data, tm = self._kept.take()
             self._is_applying = True
             await node.failpoint("applier.before_step")
-            self._hand_over(chunk[0] if len(chunk) == 1 else b"".join(chunk), tm)
+            self._hand_over(data, tm)
             self._is_applying = False
-            if self._rows:
+            if self._kept:
                 await trio.lowlevel.checkpoint()
 
     def _hand_over(self, data: bytes, tm: float) -> None:

@@ -146,7 +146,7 @@ async def test_rows_without_room_wait_at_the_applier(tmp_path: Path) -> None:
         assert all(isinstance(outcome, ev.Committed) for outcome in outcomes)
         await replicas.wait_equal()
         assert all(face.node.core.memtx.count(512) == 200 for face in replicas.nodes)
-        assert all(not a._rows and a._rows_bytes == 0 for n in replicas.nodes for a in appliers_of(n))
+        assert all(not a._kept and a._kept.size == 0 for n in replicas.nodes for a in appliers_of(n))
 
 
 async def test_rows_go_round_a_cut_link(tmp_path: Path) -> None:
@@ -530,11 +530,11 @@ async def test_parts_that_break_the_rules_end_the_stream(tmp_path: Path) -> None
         with pytest.raises(RemoteProtocolError, match="more rows than it had credit for"):
             applier._on_frame(endless)
         applier.restart()
-        await until(lambda: not applier._parts and applier.status is Status.FOLLOW)
+        await until(lambda: not applier._kept.has_parts and applier.status is Status.FOLLOW)
         applier._on_frame(replace(endless, rows=b"abc", rows_crc=crc32c(b"abc")))
         with pytest.raises(RemoteProtocolError, match="rows from"):
             applier._on_frame(replace(endless, rows=b"def", rows_crc=crc32c(b"def"), rows_continue=False))
         applier.restart()
-        await until(lambda: not applier._parts and applier.status is Status.FOLLOW)
+        await until(lambda: not applier._kept.has_parts and applier.status is Status.FOLLOW)
         assert isinstance(await write(leader, put(1)), ev.Committed)
         await replicas.wait_equal()

@@ -24,8 +24,9 @@ from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
 from synchro.queue.request_table import RequestRecord, RequestTableState
 from synchro.row import FLAG_COMMIT, Confirm, Dml, Promote, Row, RowType, Txn
-from synchro.server.applier import STEP_BYTES_MAX, Applier
+from synchro.server.applier import Applier
 from synchro.server.face import Face
+from synchro.server.kept_rows import STEP_BYTES_MAX
 from synchro.storage import row_body, schema, xrow
 from tests.shell.memory_set import MemorySet, create_space, open_set, until, write
 from tests.shell.test_grpc_set import open_grpc_set
@@ -349,7 +350,7 @@ async def test_a_large_frame_is_applied_in_steps(tmp_path: Path) -> None:
         rows = [xrow.encode_ops([small(n)], InstanceId(1), Lsn(n), FLAG_COMMIT) for n in range(1, 28_000)]
         large_one = xrow.encode_ops([small(n) for n in range(5_000)], InstanceId(1), Lsn(28_000), FLAG_COMMIT)
         data = b"".join(bytes(txn.data) for txn in (*rows, large_one, *rows))
-        parts = applier._cut(data)
+        parts = applier._kept.cut(data)
         assert b"".join(parts) == data
         assert len(data) // STEP_BYTES_MAX <= len(parts) < 2 * len(data) // STEP_BYTES_MAX
         assert [part for part in parts if len(part) > STEP_BYTES_MAX] == [large_one.data]

@@ -31,8 +31,7 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
         op = put(1)
         row = Row(op.type, source, lsn, lsn, FLAG_COMMIT, op)  # type: ignore[arg-type]
         frame = xrow.encode_txn((row,)).data
-        applier._rows.append((frame, 0.0))
-        applier._rows_bytes += len(frame)
+        applier._kept.keep(frame, 0.0)
         applier.wake_rows()  # the task that hands rows over is awake already when the cut comes
         applier._handed[source] = Lsn(lsn)
         applier.rows_cut_back()
