@@ -104,6 +104,6 @@ class KeptRows:
         return data, tm
 
     def _check_credit(self) -> None:
-        """K1"""
+        """KeptRows.K1"""
         if self.size > self._bytes_max:
             raise RemoteProtocolError(f"{self._peer} sent more rows than it had credit for")
