@@ -24,9 +24,9 @@ from synchro.server.face import Face
 from synchro.storage import row_body
 from tests import messages
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
+from tests.shell.services_world import Client, named, streaming, unpacked
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_node import majority_lost
-from tests.shell.test_services import Client, named, streaming, unpacked
 
 SYNC, ASYNC = 512, 513
 

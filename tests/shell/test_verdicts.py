@@ -21,7 +21,7 @@ from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
-from tests.unit.test_cli_output import info
+from tests.unit.cli_world import info
 
 SET_UUID = "11111111-2222-3333-4444-555555555555"
 
@@ -246,7 +246,7 @@ def missing(tree: Any, real: Any, path: str = "") -> list[str]:
 
 
 async def test_trees_that_are_written_by_hand_look_as_the_server_makes_them(tmp_path: Path) -> None:
-    """Those of tests/unit/test_cli_output.py, which judge moments that no set here can be held in."""
+    """Those of tests/unit/test_cli_status.py, which judge moments that no set here can be held in."""
     async with open_set(tmp_path) as replicas:
         leader = await led(replicas)
         real = leader.info()

@@ -22,7 +22,8 @@ from tests.mesh import ASYNC, SYNC
 from tests.sim.model import TxnKey, change
 
 if TYPE_CHECKING:
-    from tests.sim.shell import Machine, Process
+    from tests.sim.machine import Machine
+    from tests.sim.process import Process
     from tests.sim.world import World
 
 FULL_CHECK_STEPS = 24

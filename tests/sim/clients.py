@@ -15,7 +15,7 @@ from tests.mesh import ASYNC, SYNC
 from tests.sim.history import INF, Seen
 
 if TYPE_CHECKING:
-    from tests.sim.shell import Process
+    from tests.sim.process import Process
     from tests.sim.world import World
 
 ATTEMPTS_MAX = 4

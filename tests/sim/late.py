@@ -16,7 +16,8 @@ from tests.mesh import SYNC
 from tests.sim.clients import Op, expire, write_of
 
 if TYPE_CHECKING:
-    from tests.sim.shell import Machine, Process
+    from tests.sim.machine import Machine
+    from tests.sim.process import Process
     from tests.sim.world import World
 
 SWEEP_MAX = 150

@@ -33,8 +33,9 @@ from tests.sim.disk import Fault, SimDisk
 from tests.sim.model import LogModel
 
 if TYPE_CHECKING:
+    from tests.sim.machine import Machine
     from tests.sim.net import Accepted, Hello
-    from tests.sim.shell import Machine, Process
+    from tests.sim.process import Process
     from tests.sim.world import World
 
 DIR = "data"

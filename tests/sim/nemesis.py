@@ -10,7 +10,7 @@ from synchro.queue.limbo import QueueState
 from tests.sim.disk import Fault
 
 if TYPE_CHECKING:
-    from tests.sim.shell import Machine
+    from tests.sim.machine import Machine
     from tests.sim.world import World
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from synchro.vclock import Vclock
 
 if TYPE_CHECKING:
-    from tests.sim.shell import Applier, Relay
+    from tests.sim.links import Applier, Relay
     from tests.sim.world import World
 
 

@@ -25,9 +25,10 @@ from tests.sim.clients import Client, Crowd, Op
 from tests.sim.history import Seen, check_register
 from tests.sim.late import Late
 from tests.sim.losses import Losses, NobodyCouldTell
+from tests.sim.machine import SMALL, Machine
 from tests.sim.nemesis import Nemesis
 from tests.sim.net import Net
-from tests.sim.shell import SMALL, Machine, Process
+from tests.sim.process import Process
 
 QUIET_S = 30.0
 """Virtual seconds without an answer that end the fault phase."""

@@ -22,7 +22,7 @@ from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.space_store import TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
-from tests.unit.test_instance_shared import numbered, put_all
+from tests.unit.shared_world import numbered, put_all
 from tests.unit.test_memtx_data import SPACE, do, insert, memtx_with, replace
 
 ROW = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES

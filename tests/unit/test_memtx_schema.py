@@ -1,10 +1,9 @@
-"""Memtx: the schema is data; definitions, members, snapshots. Rules [D-1]..[D-8], [D-21]..[D-26], [M-3]."""
+"""Memtx: the schema is data; definitions of spaces and indexes, truncate. Rules [D-1]..[D-8], [D-26]."""
 
 from __future__ import annotations
 
 import pytest
 
-from synchro.config import Limits
 from synchro.errors import (
     FieldMissing,
     FieldType,
@@ -12,57 +11,20 @@ from synchro.errors import (
     IndexExists,
     NoSuchIndex,
     NoSuchSpace,
-    ReplicaMax,
     SpaceExists,
     SynchroError,
     TupleFound,
     Unsupported,
     WrongFormat,
 )
-from synchro.row import Dml, Field, RowType, Tuple
+from synchro.row import Dml, RowType, Tuple
 from synchro.storage import schema_ops
 from synchro.storage.index import Iterator_
-from synchro.storage.memtx import Memtx
-from synchro.storage.prepared import PendingRefusal, Prepared
-from synchro.storage.schema import (
-    CLUSTER_ID,
-    SCHEMA_ID,
-    SPACE_ID,
-    FieldDef,
-    IndexDef,
-    SpaceDef,
-    SpaceKind,
-    resolve_parts,
-)
-from synchro.storage.system_rows import first_rows
+from synchro.storage.prepared import PendingRefusal
+from synchro.storage.schema import SCHEMA_ID, SPACE_ID, FieldDef, IndexDef, SpaceDef, SpaceKind, resolve_parts
+from tests.unit.memtx_world import do, empty, put, with_bands
 
-UUIDS = [f"00000000-0000-0000-0000-{number:012d}" for number in range(40)]
-
-
-def empty() -> Memtx:
-    return Memtx(Limits())
-
-
-def do(memtx: Memtx, ops: list[Dml]) -> Prepared:
-    prepared = memtx.prepare(ops)
-    memtx.commit(prepared)
-    memtx.check()
-    return prepared
-
-
-def with_bands(*tuples: Tuple, **options: object) -> Memtx:
-    memtx = empty()
-    do(memtx, schema_ops.create_space(memtx, "bands", **options))  # type: ignore[arg-type]
-    do(memtx, schema_ops.create_index(memtx, "bands", "primary"))
-    do(memtx, [put(512, *value) for value in tuples])
-    return memtx
-
-
-def put(space: int, *fields: Field) -> Dml:
-    return Dml(RowType.REPLACE, space, b"", value=fields)
-
-
-# --- spaces -----------------------------------------------------------------------------------------------
+# --- spaces ---------------------------------------------------------------------------------------------
 
 
 def test_a_space_is_a_row_of_space_and_exists_when_that_commits() -> None:
@@ -269,7 +231,7 @@ def test_system_spaces_stay_as_they_are() -> None:
         memtx.prepare(schema_ops.truncate(memtx, "_schema"))
 
 
-# --- truncate ---------------------------------------------------------------------------------------------
+# --- truncate -------------------------------------------------------------------------------------------
 
 
 def test_truncate_is_one_row_and_empties_the_space() -> None:
@@ -308,7 +270,7 @@ def test_truncate_of_a_temporary_space_is_not_logged() -> None:
     assert memtx.select(512) == []
 
 
-# --- indexes ----------------------------------------------------------------------------------------------
+# --- indexes --------------------------------------------------------------------------------------------
 
 
 def test_the_primary_index_comes_first_and_is_unique_and_never_null() -> None:
@@ -402,210 +364,3 @@ def test_a_primary_index_may_get_other_parts() -> None:
     do(memtx, [put(288, *index.to_tuple())])
     assert memtx.select(512) == [(2, "a"), (1, "b")]
     assert memtx.get(512, 0, ("b",)) == (1, "b")
-
-
-# --- members ----------------------------------------------------------------------------------------------
-
-
-def booted() -> Memtx:
-    memtx = empty()
-    memtx.begin_bulk()
-    for space_id, tuples in first_rows(
-        replicaset_uuid=UUIDS[39], replicaset_name="set", instance_uuid=UUIDS[1], instance_name="one"
-    ):
-        memtx.load(space_id, tuples)
-    memtx.end_bulk()
-    return memtx
-
-
-def test_the_first_member_has_id_one_and_the_set_its_uuid() -> None:
-    """M-2, M-3, D-22: the old name of the key answers too."""
-    memtx = booted()
-    assert memtx.catalog.members() == {1: (UUIDS[1], "one")}
-    assert memtx.catalog.replicaset_uuid() == UUIDS[39]
-    assert memtx.get(SCHEMA_ID, 0, ("cluster",)) == ("replicaset_uuid", UUIDS[39])
-    assert empty().catalog.replicaset_uuid() is None
-
-
-def test_the_uuid_of_the_set_is_given_once() -> None:
-    """D-22."""
-    memtx = booted()
-    for op in (
-        put(SCHEMA_ID, "replicaset_uuid", UUIDS[5]),
-        Dml(RowType.DELETE, SCHEMA_ID, b"", 0, ("replicaset_uuid",)),
-    ):
-        with pytest.raises(IllegalParams) as caught:
-            memtx.prepare([op])
-        assert str(caught.value) == "Can't reset replica set UUID: it is already assigned"
-    do(memtx, [put(SCHEMA_ID, "replicaset_uuid", UUIDS[39])])
-
-
-def test_a_member_counts_for_elections_at_once() -> None:
-    """[M-3], [M-51], ADR 6: N for elections counts undecided rows of `_cluster`, N for commits does not."""
-    memtx = booted()
-    second = memtx.prepare([put(CLUSTER_ID, 2, UUIDS[2], "two")])
-    assert (second.is_ddl, second.touches_system) == (False, True)
-    third = memtx.prepare([put(CLUSTER_ID, 3, UUIDS[3])])
-    assert list(memtx.catalog.members()) == [1]
-    assert memtx.catalog.prepared_members() == {
-        1: (UUIDS[1], "one"),
-        2: (UUIDS[2], "two"),
-        3: (UUIDS[3], None),
-    }
-    memtx.rollback(third)
-    memtx.commit(second)
-    assert list(memtx.catalog.members()) == list(memtx.catalog.prepared_members()) == [1, 2]
-    removal = memtx.prepare([Dml(RowType.DELETE, CLUSTER_ID, b"", 0, (1,))])
-    assert (list(memtx.catalog.members()), list(memtx.catalog.prepared_members())) == ([1, 2], [2])
-    memtx.commit(removal)
-
-
-def test_a_set_has_at_most_31_members() -> None:
-    """M-3."""
-    memtx = booted()
-    for number in range(2, 32):
-        do(memtx, [put(CLUSTER_ID, number, UUIDS[number])])
-    with pytest.raises(ReplicaMax) as caught:
-        memtx.prepare([put(CLUSTER_ID, 32, UUIDS[32])])
-    assert str(caught.value) == "Replica count limit reached: 32"
-
-
-@pytest.mark.parametrize(
-    ("row", "error", "text"),
-    [
-        ((0, UUIDS[5]), IllegalParams, "Can't initialize replica id with a reserved value 0"),
-        ((5, "nonsense"), IllegalParams, "Invalid UUID: nonsense"),
-        ((5, UUIDS[0]), IllegalParams, "Nil UUID is reserved and can't be used in replication"),
-        ((5, UUIDS[5], "fi ve"), IllegalParams, "Invalid instance name: 'fi ve'"),
-        ((5, UUIDS[5], "one"), TupleFound, 'unique index "name"'),
-        ((5, UUIDS[1]), TupleFound, "Duplicate key"),
-        ((1, UUIDS[5], "other"), Unsupported, "UUID and name update together"),
-        ((2, UUIDS[5]), Unsupported, "Replica without a name does not support UUID update"),
-        ((1, UUIDS[2], "one"), TupleFound, 'unique index "uuid"'),
-    ],
-)
-def test_a_wrong_member_is_refused(row: Tuple, error: type[SynchroError], text: str) -> None:
-    """D-23, M-1, M-3, M-5, M-37."""
-    memtx = booted()
-    do(memtx, [put(CLUSTER_ID, 2, UUIDS[2])])
-    with pytest.raises(error, match=text):
-        memtx.prepare([put(CLUSTER_ID, *row)])
-    assert list(memtx.catalog.prepared_members()) == [1, 2]
-
-
-def test_a_named_member_may_come_back_with_another_uuid() -> None:
-    """M-37."""
-    memtx = booted()
-    do(memtx, [put(CLUSTER_ID, 1, UUIDS[7], "one")])
-    assert memtx.catalog.members() == {1: (UUIDS[7], "one")}
-
-
-# --- snapshots --------------------------------------------------------------------------------------------
-
-
-def everything() -> Memtx:
-    memtx = booted()
-    for name, options in (
-        ("normal", {"is_sync": True}),
-        ("local", {"is_local": True}),
-        ("scratch", {"temporary": True}),
-        ("gone", {"kind": "temporary"}),
-    ):
-        do(memtx, schema_ops.create_space(memtx, name, **options))
-        do(memtx, schema_ops.create_index(memtx, name, "primary"))
-        do(memtx, schema_ops.create_index(memtx, name, "name", parts=[[2, "string"]], unique=False))
-        do(memtx, schema_ops.create_index(memtx, name, "code", parts=[[3, "number", {"is_nullable": True}]]))
-        do(
-            memtx,
-            [
-                put(memtx.catalog.space(name).id, n, f"n{n % 3}", n * 0.5 if n % 2 else None)
-                for n in range(10)
-            ],
-        )
-    do(memtx, schema_ops.truncate(memtx, "local"))
-    do(memtx, [put(memtx.catalog.space("local").id, 1, "x")])
-    return memtx
-
-
-def reloaded(frozen: list[tuple[int, list[Tuple]]]) -> Memtx:
-    memtx = empty()
-    memtx.begin_bulk()
-    for space_id, tuples in frozen:
-        memtx.load(space_id, tuples)
-    memtx.end_bulk()
-    memtx.check()
-    return memtx
-
-
-def test_nothing_of_a_temporary_space_is_logged() -> None:
-    """D-4: not even its definition."""
-    memtx = empty()
-    ops = schema_ops.create_space(memtx, "gone", kind="temporary")
-    prepared = do(memtx, ops)
-    assert (prepared.ops, prepared.is_ddl, prepared.touches_system) == ([], False, False)
-    assert do(memtx, schema_ops.create_index(memtx, "gone", "primary")).ops == []
-    assert do(memtx, [put(2**30, 1)]).ops == []
-    assert memtx.freeze() == []
-
-
-def test_a_snapshot_brings_back_all_that_survives_a_restart() -> None:
-    """D-4: local data survives; of 'data-temporary' the definition; of 'temporary' nothing."""
-    memtx = everything()
-    copy = reloaded(memtx.freeze())
-    assert [space.name for space in copy.catalog.spaces() if not space.is_system] == [
-        "normal",
-        "local",
-        "scratch",
-    ]
-    assert copy.catalog.members() == memtx.catalog.members()
-    assert copy.catalog.replicaset_uuid() == memtx.catalog.replicaset_uuid()
-    for name in ("normal", "local"):
-        number = memtx.catalog.space(name).id
-        assert copy.checksum(number) == memtx.checksum(number)
-        for index in (1, 2):
-            assert copy.select(number, index) == memtx.select(number, index)
-    with pytest.raises(TupleFound, match='index "code"'):
-        copy.prepare([put(512, 100, "x", 0.5)])
-    assert copy.count(memtx.catalog.space("scratch").id) == 0
-    do(copy, schema_ops.create_space(copy, "next"))
-    assert copy.catalog.space("next").id == 515
-
-
-def test_a_joiner_gets_no_local_data() -> None:
-    """[M-21], [D-26]: nor the truncate counters of local spaces."""
-    memtx = everything()
-    frozen = dict(memtx.freeze(with_local=False))
-    assert memtx.catalog.space("local").id not in frozen
-    assert 330 not in frozen
-    assert 330 in dict(memtx.freeze())
-    assert reloaded(list(frozen.items())).catalog.space("local").is_local
-
-
-def test_a_frozen_view_stays_as_it_is() -> None:
-    """And holds committed tuples only."""
-    memtx = with_bands((1, "a"))
-    memtx.prepare([put(512, 2, "pending")])
-    frozen = memtx.freeze()
-    do(memtx, [put(512, 1, "b"), put(512, 3, "c")])
-    assert dict(frozen)[512] == [(1, "a")]
-
-
-def test_recovery_replays_schema_and_data_without_orders_and_sorts_once() -> None:
-    memtx = empty()
-    memtx.begin_bulk()
-    do(memtx, schema_ops.create_space(memtx, "bands"))
-    do(memtx, schema_ops.create_index(memtx, "bands", "primary"))
-    do(memtx, schema_ops.create_index(memtx, "bands", "name", parts=[[2, "string"]], unique=False))
-    do(memtx, [put(512, n, f"n{n % 3}") for n in (5, 3, 9)])
-    memtx.end_bulk()
-    memtx.check()
-    assert memtx.select(512, 1) == [(3, "n0"), (9, "n0"), (5, "n2")]
-
-
-def test_a_checksum_depends_on_content_and_not_on_history() -> None:
-    one, two = with_bands((1, "a"), (2, "b")), with_bands((2, "b"), (3, "c"), (1, "z"))
-    do(two, [put(512, 1, "a"), Dml(RowType.DELETE, 512, b"", 0, (3,))])
-    assert one.checksum(512) == two.checksum(512)
-    assert one.checksum(512)[0] == 2
-    do(two, [put(512, 1, "b")])
-    assert one.checksum(512) != two.checksum(512)

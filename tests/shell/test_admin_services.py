@@ -1,0 +1,169 @@
+"""What operators and probes call over real gRPC: info, members, commands, health, reflection; the node has no
+disk and no peers."""
+
+# ruff: noqa: ASYNC110 - what we wait for sets no event
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+import trio
+from google.protobuf.json_format import MessageToDict
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from synchro import errors
+from synchro.ids import InstanceId, Term
+from synchro.ro_reason import RoReason
+from synchro.server.api import LeaderFacts
+from tests.shell.services_world import Client, serving
+
+# --- InfoService, ClusterService ------------------------------------------------------------------------
+
+
+async def test_info_whole_and_in_parts() -> None:
+    async with serving() as (node, client):
+        whole = await client("GetInfo", encoding="ENCODING_MSGPACK")
+        assert msgpack.unpackb(whole.info_msgpack, strict_map_key=False) == node.info()
+        one = await client("GetInfo", paths=["synchro.queue.len"])
+        assert one.info.number_value == 1
+        two = await client("GetInfo", paths=["vclock", "replication.3.upstream.status"])
+        assert MessageToDict(two.info) == {"vclock": {"1": 14.0}, "replication.3.upstream.status": "follow"}
+        assert isinstance(await client.refusal("GetInfo", paths=["synchro.nope"]), errors.IllegalParams)
+        assert isinstance(await client.refusal("GetInfo", paths=["ro.deeper"]), errors.IllegalParams)
+
+
+async def test_the_queue() -> None:
+    async with serving() as (_, client):
+        short = await client("GetSynchro")
+        assert (short.queue.owner, short.queue.len, short.quorum, short.queue.busy) == (1, 1, 2, False)
+        assert (short.queue.age.seconds, short.queue.age.nanos) == (1, 500_000_000)
+        listed = await client("ListQueue", limit=2)
+        assert [entry.txn.lsn for entry in listed.entries] == [12, 13]
+        assert list(listed.entries[0].acked_by) == [1]
+        assert list(listed.entries[0].missing) == [2]
+
+
+async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
+    async with serving() as (node, client):
+        path, request, response = client.path("WatchInfo")
+        async with client.channel.server_stream(
+            path,
+            request(),
+            serializer=request.SerializeToString,
+            deserializer=response.FromString,
+        ) as replies:
+            first = await anext(replies)
+            assert first.is_writable
+            assert first.leader == 0
+            node.instance.ro_reason = RoReason.ELECTION
+            node.leader_facts = LeaderFacts(InstanceId(2), "instance002", "h:2", Term(3))
+            node.change()
+            second = await anext(replies)
+            assert (second.is_writable, second.ro_reason) == (False, "election")
+            assert (second.leader, second.leader_address) == (2, "h:2")
+
+
+async def test_members() -> None:
+    async with serving() as (node, client):
+        """Leadership is of the election, ownership of the queue."""
+        node.leader_facts = LeaderFacts(InstanceId(1), "instance001", "h:1", Term(2))
+        listed = (await client("ListInstances")).instances
+        assert [(i.is_leader, i.owns_queue) for i in listed] == [
+            (False, True),
+            (False, False),
+            (False, False),
+        ]
+        tree = node.info() | {"leader_seen": True, "election": {"leader": 1}}
+        node.info = lambda: tree  # type: ignore[method-assign]
+        listed = (await client("ListInstances")).instances
+        assert [(i.id, i.name, i.address, i.is_self, i.is_leader) for i in listed] == [
+            (1, "instance001", "h:1", True, True),
+            (3, "", "", False, False),
+            (0, "instance002", "h:2", False, False),
+        ]
+        assert listed[1].upstream_status == "follow"
+        assert listed[1].upstream_idle.nanos == 250_000_000
+
+
+# --- ControlService, health, reflection -----------------------------------------------------------------
+
+
+async def test_operators_commands() -> None:
+    async with serving() as (node, client):
+        done = await client("Promote")
+        assert (done.term, done.previous_owner, done.confirmed, done.rolled_back) == (3, 1, 2, 1)
+        assert (await client("Demote")).term == 4
+        snapshot = await client("Checkpoint")
+        assert dict(snapshot.vclock) == {1: 1}
+        assert snapshot.signature == 1
+        node.checkpoint_error = errors.CheckpointInProgress("a snapshot is being written")
+        assert isinstance(await client.refusal("Checkpoint"), errors.CheckpointInProgress)
+        await client("RestartUpstream", instance="instance002")
+        assert node.restarted == ["instance002"]
+        for instance in ("", "instance009"):
+            assert isinstance(
+                await client.refusal("RestartUpstream", instance=instance), errors.IllegalParams
+            )
+
+
+@pytest.mark.parametrize("name", ["CheckConfig", "ReloadConfig", "SetConfig"])
+async def test_what_is_not_built_says_so(name: str) -> None:
+    async with serving() as (_, client):
+        error = await client.refusal(name)
+        assert isinstance(error, errors.Unimplemented)
+        assert "Next:" in str(error)
+
+
+async def health(client: Client, service: str) -> int:
+    reply = await client.channel.unary(
+        "/grpc.health.v1.Health/Check",
+        health_pb2.HealthCheckRequest(service=service),
+        serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        deserializer=health_pb2.HealthCheckResponse.FromString,
+        timeout=5,
+    )
+    return int(reply.status)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not await condition():
+        await trio.sleep(0.01)
+
+
+async def test_health_follows_the_node() -> None:
+    async with serving() as (node, client):
+
+        async def is_serving(service: str) -> bool:
+            return bool(await health(client, service) == health_pb2.HealthCheckResponse.SERVING)
+
+        for service in ("", "synchro.v1.DataService", "rw", "quorum"):
+            await until(lambda service=service: is_serving(service))  # type: ignore[misc]
+        node.instance.ro_reason = RoReason.CONFIG
+        node.change()
+        while await is_serving("rw"):
+            await trio.sleep(0.01)
+        assert await is_serving("synchro.v1.DataService")
+
+
+async def test_reflection_lists_the_services() -> None:
+    async with (
+        serving() as (_, client),
+        client.channel.duplex(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        ) as stream,
+    ):
+        stream.send_nowait(reflection_pb2.ServerReflectionRequest(list_services=""))
+        reply = await stream.receive()
+        names = {service.name for service in reply.list_services_response.service}
+        assert names >= {f"synchro.v1.{n}Service" for n in ("Data", "Schema", "Info", "Control", "Cluster")}
+        assert "grpc.health.v1.Health" in names
+        stream.send_nowait(
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="synchro.v1.DataService")
+        )
+        assert (await stream.receive()).file_descriptor_response.file_descriptor_proto

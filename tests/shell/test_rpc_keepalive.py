@@ -1,0 +1,72 @@
+"""Links over which nothing is said stay, and the options of gRPC that see to it exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import trio
+import trio.testing
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from synchro.rpc.host import RpcCall, open_rpc_host
+
+
+def test_every_option_exists_in_the_library() -> None:
+    """gRPC ignores an option that it does not have, in silence."""
+    library = Path(cygrpc.__file__).read_bytes()
+    root = Path(__file__).resolve().parents[2]
+    used = {
+        name.encode()
+        for folder in ("synchro", "tests", "benchmarks")
+        for path in (root / folder).rglob("*.py")
+        if path.parent.name != "config"  # whose keys begin so too
+        for name in re.findall(r'\("(grpc\.[a-z0-9_.]+)", ', path.read_text(encoding="utf-8"))
+        if "_cython" not in name
+    }
+    assert {b"grpc.keepalive_time_ms", b"grpc.http2.max_ping_strikes"} <= used
+    assert [name for name in sorted(used) if name + b"\0" not in library] == []
+    assert b"grpc.http2.min_recv_ping_interval_without_data_ms\0" not in library  # what was believed in once
+
+
+@asynccontextmanager
+async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
+    """A client that watches something that never changes; its replies after the first."""
+
+    async def silent(request: Any, call: RpcCall) -> AsyncIterator[Any]:
+        yield request
+        await trio.sleep_forever()
+
+    async with open_rpc_host() as host:
+        handler: Any = grpc.unary_stream_rpc_method_handler(host.server_stream(silent))
+        handlers = grpc.method_handlers_generic_handler("test.Quiet", {"Watch": handler})
+        server = await host.serve("127.0.0.1:0", lambda s: s.add_generic_rpc_handlers((handlers,)))
+        async with (
+            host.channel(server.address, options) as channel,
+            channel.server_stream("/test.Quiet/Watch", b"x") as replies,
+        ):
+            assert await anext(replies) == b"x"
+            yield replies
+
+
+async def test_a_quiet_link_survives_many_pings() -> None:
+    """One a second, more often gRPC does not ping: on its own settings the third ends the link."""
+    async with watching(("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_timeout_ms", 5_000)) as replies:
+        with trio.move_on_after(5) as still_there:
+            await anext(replies)
+        assert still_there.cancelled_caught
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_a_watching_client_lives_two_minutes() -> None:
+    async with watching() as replies:
+        with trio.move_on_after(125) as still_there:
+            await anext(replies)
+        assert still_there.cancelled_caught

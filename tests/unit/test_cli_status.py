@@ -1,0 +1,256 @@
+"""The verdict of `synchro status` and `synchro health` on what instances tell, and what it advises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synchro.cli import app, connection, process_table, processes, status_verbs
+from synchro.cli.picture import Picture, assemble
+from synchro.cli.verdict import judge
+from synchro.client.errors import CannotConnect
+from synchro.ro_reason import RoReason
+from synchro.storage.disk import RealDisk
+from synchro.storage.identity import Identity, IdentityFile
+from tests.unit.cli_world import info, picture
+
+
+def test_names_that_nobody_knows_are_not_advised() -> None:
+    address = "127.0.0.1:3301"
+    down = assemble({address: CannotConnect("connection refused")}, {}, None)
+    assert judge(down).next == "synchro start CONFIG"
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        (process_table.State.RUNNING, "synchro restart CONFIG:instance003 --kill"),
+        (process_table.State.LOADING, "synchro status --watch"),
+        (process_table.State.STOPPED, "synchro start CONFIG:instance003"),
+    ],
+)
+def test_who_is_silent_although_its_process_runs_is_restarted(
+    state: process_table.State, advice: str
+) -> None:
+    seen = picture(info(1, ro=False), info(2), None)
+    seen.members[2].process = process_table.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
+    assert judge(seen).next == advice
+
+
+def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
+    """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
+    found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
+    assert found.lines() == [
+        "Writable: 2 of 2 needed instances acknowledge. One more failure stops synchronous writes."
+    ]
+    assert [(p.kind, p.text) for p in found.problems] == [("stopping", "instance003 is stopping.")]
+    rows = status_verbs.status_rows(picture(info(1, ro=False), info(2), info(3, status="stopping")))[1]
+    assert [row[3] for row in rows] == ["leader", "follower", "stopping"]
+
+    found = judge(picture(info(1, ro=False, status="stopping")))
+    assert not found.writable and not found.readable
+    assert found.lines() == ["Not ready: instance001 is stopping. Next: synchro status --watch"]
+
+
+def test_rows_that_no_log_holds_any_more() -> None:
+    gone = info(2)
+    gone["replication"][1]["upstream"] = {"status": "loading", "reason": "XLOG_GAP"}
+    found = judge(picture(info(1, ro=False), gone, info(3)))
+    [problem] = [problem for problem in found.problems if problem.kind == "log_gap"]
+    assert problem.instance == "instance002"
+    assert "the log of instance001 does not hold any more" in problem.text
+    assert "keep instance.identity" in problem.text
+
+
+def test_status_with_one_instance_down() -> None:
+    assert status_verbs.status_text(picture(info(1, ro=False), info(2), None)) == [
+        "replicaset001  election  term 3  quorum 2 of 3",
+        "ID NAME         ADDRESS         STATE     RW  QUEUE        VCLOCK   LAG     SEEN",
+        "1  instance001  127.0.0.1:3301  leader    rw  owner len 0  {1: 14}  -       now",
+        "2  instance002  127.0.0.1:3302  follower  ro               {1: 14}  0 rows  0.2 s ago",
+        "3  instance003  127.0.0.1:3303  down                       -        -       31 s ago   "
+        "connection refused",
+        "Writable: 2 of 2 needed instances are up. One more failure stops synchronous writes. "
+        "Next: synchro start CONFIG:instance003",
+    ]
+
+
+def test_a_set_of_which_nobody_answers() -> None:
+    """All other verdicts: tests/shell/test_verdicts.py, from the trees of instances that run."""
+    assert judge(picture(None, None)).lines() == [
+        "Down: no instance answers. Next: synchro start CONFIG:instance001"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [
+        ("running", "synchro restart config.yaml:instance003 --kill"),
+        ("stopped", "synchro start config.yaml:instance003"),
+        ("loading", "synchro status --watch"),
+    ],
+)
+def test_a_process_that_hangs_is_not_advised_to_be_started(
+    state: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one stopped by SIGSTOP: `start` says "running already" and changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    seen = picture(info(1, ro=False), info(2), None)
+    seen.target = process_table.parse_target(processes.init(tmp_path, nodes=3))
+    pid = None if state == "stopped" else 1
+    seen.members[2].process = process_table.Process(
+        "instance003", "", process_table.State(state), pid, Path("log")
+    )
+    assert judge(seen).next == command
+
+
+def test_json_of_status_has_every_instance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connection.options, "output", "json")
+    leader = info(1, ro=False)
+    del leader["replication"][2]["downstream"]
+    status_verbs.print_status(picture(leader, None))
+    report = json.loads(capsys.readouterr().out)
+    assert [i["state"] for i in report["instances"]] == ["leader", "down", "down"]
+    assert report["quorum"] == 2
+    assert (report["writable"], report["may_fail"]) == (False, 0)
+    assert report["next"] == "synchro start CONFIG:instance002"
+    assert [problem["kind"] for problem in report["problems"]] == ["down", "down"]
+    assert report["verdict"].startswith("Synchronous writes wait: 1 of 2 needed instances is up.")
+
+
+def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
+    """The same names and addresses; the UUID is another one, or nothing was ever started here."""
+    path = processes.init(tmp_path / "mine", nodes=2)
+    target = process_table.parse_target(path)
+    names = {config.settings.listen: name for name, config in target.config.instances.items()}
+
+    def seen(uuid: str) -> Picture:
+        answers: dict[str, Any] = {
+            address: info(number, ro=number > 1) | {"replicaset": {"name": "replicaset001", "uuid": uuid}}
+            for number, address in enumerate(names, 1)
+        }
+        return assemble(answers, names, target)
+
+    found = judge(seen("theirs"))
+    assert not found.writable
+    assert [problem.kind for problem in found.problems] == ["foreign", "foreign"]
+    assert found.lines()[0] == (
+        "127.0.0.1:3301 of instance001 is held by instance001 of another set (replicaset001, UUID theirs, "
+        "pid 1). Next: synchro -e 127.0.0.1:3301 --direct status"
+    )
+    assert found.lines()[-1] == "Down: no instance of this set answers."
+
+    directory = Path(target.config.instance("instance001").settings.wal_dir)
+    directory.mkdir(parents=True)
+    IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
+    assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
+    assert judge(seen("mine")).text.startswith("Writable: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_problem", "code"),
+    [
+        ([], False, 0),
+        ([], True, 1),
+        (["--rw"], True, 0),
+        (["--read"], True, 0),
+        (["--quorum"], True, 0),
+        (["--rw", "--quorum"], False, 0),
+    ],
+)
+def test_health_for_probes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    has_problem: bool,
+    code: int,
+) -> None:
+    leader = info(1, ro=False) | {"logs_dropped": 3 * has_problem}
+    leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
+    seen = picture(leader, info(2), info(3))
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: seen)
+    assert app.run(["health", *arguments]) == code
+    assert capsys.readouterr().out.startswith("healthy\n" if code == 0 else "not healthy\n")
+
+
+@pytest.mark.parametrize("argument", ["--rw", "--read", "--quorum"])
+def test_a_set_that_is_down_is_not_healthy(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: picture(None, None))
+    assert app.run(["health", argument]) == 1
+    monkeypatch.setattr(status_verbs, "take_picture", lambda _: picture(info(1), None, None))
+    assert app.run(["health", argument]) == (0 if argument == "--read" else 1)
+
+
+def test_what_other_parts_tell_is_shown_and_may_be_absent() -> None:
+    leader = info(1, ro=False) | {
+        "memtx": {"used": 90, "limit": 100},
+        "logs_dropped": 2,
+        "amnesia": {"message": "it must hear instance003", "next": "start instance003"},
+    }
+    lives = [{"start_id": 7, "address": "127.0.0.1:3302"}, {"start_id": 8, "address": "127.0.0.1:3309"}]
+    leader["replication"][2]["doubled"] = lives
+    leader["replication"][2]["conflicts_skipped"] = 4
+    leader["replication"][3]["downstream"] = leader["replication"][2]["downstream"]
+    found = judge(picture(leader, info(2), info(3)))
+    assert [problem.kind for problem in found.problems] == [
+        "doubled",
+        "amnesia",
+        "memory",
+        "logs_dropped",
+        "conflicts_skipped",
+    ]
+    assert not found.writable
+    assert found.lines()[0].startswith(
+        "The identity of instance002 is in two live processes: 127.0.0.1:3302 (start id 7), 127.0.0.1:3309"
+    )
+    assert "instance001 is in amnesia: it must hear instance003; start instance003." in " ".join(
+        found.lines()
+    )
+
+
+def test_where_only_a_person_can_decide_the_command_is_named() -> None:
+    """Amnesia that does not end by itself, and data that is gone everywhere: to wait would be for ever."""
+
+    def forgetful(number: int) -> Any:
+        command = f"synchro restart c:instance00{number} --force-trust"
+        facts = {
+            "message": "it must hear others",
+            "next": f"a person must decide: {command}",
+            "command": command,
+        }
+        return info(number, reason=RoReason.SYNCHRO) | {"amnesia": facts, "vclock": {1: 14 + number}}
+
+    found = judge(picture(forgetful(1), forgetful(2), info(3, reason=RoReason.SYNCHRO)))
+    assert found.command == "synchro restart c:instance001 --force-trust"
+    assert found.next == "synchro restart c:instance002 --force-trust"
+    assert found.text.startswith("Read-only: 1 of 2 needed instances is up and trusted")
+
+    def waiting(number: int) -> Any:
+        return info(number) | {
+            "status": "loading",
+            "waits_for": "nobody has its data: synchro restart --new-set.",
+        }
+
+    found = judge(picture(waiting(1), waiting(2)))
+    assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
+    assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
+
+
+def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
+    """It would be refused."""
+    state = {"state": "follower", "term": 2**62 - 1, "leader": 0}
+    members = {1: {"id": 1, "name": "instance001"}}
+    queue = {"queue": {"owner": 1, "term": 3, "len": 0}, "quorum": 1}
+    more: dict[str, Any] = {"replication": members, "synchro": queue, "election_mode": "manual"}
+    sound = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
+    assert "promote" in sound.command
+    state["exhausted"] = "its term is the last"
+    spent = judge(picture(info(1, reason=RoReason.SYNCHRO, election=state, **more)))
+    assert (spent.problems[0].kind, spent.problems[0].instance) == ("exhausted", "instance001")
+    assert "its term is the last" in spent.lines()[0]
+    assert "promote" not in spent.command
