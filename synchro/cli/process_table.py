@@ -287,6 +287,17 @@ def is_ours(pid: int, target: Target, name: str) -> bool:
     return _lock_holder(target.config.instance(name).settings.wal_dir) == pid
 
 
+def is_ending(pid: int) -> bool:
+    """A process without a command line that is no zombie: it lets go of its memory before its files, the
+    sockets among them."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return not command and state not in (b"Z", b"X")
+
+
 def running_pid(target: Target, name: str) -> int | None:
     """Pid of the running process of an instance; None if it is not running."""
     pid = _lock_holder(target.config.instance(name).settings.wal_dir)

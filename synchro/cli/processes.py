@@ -29,6 +29,7 @@ from synchro.cli.process_table import (
     State,
     Target,
     children,
+    is_ending,
     is_listening,
     is_ours,
     lacks_port,
@@ -365,7 +366,8 @@ def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
 
 
 def _wait_gone(target: Target, name: str, pid: int, deadline: float) -> bool:
-    while is_ours(pid, target, name):
+    # One that ends loses its command line first and its files last: until it is gone its port may answer.
+    while is_ours(pid, target, name) or is_ending(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

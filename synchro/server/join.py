@@ -367,8 +367,9 @@ class _Trial:
         if space_id == schema.TRUNCATE_ID:
             # Of a space that was dropped row by row its row may be left; it means nothing any more.
             known = {space.id for space in self._memtx.catalog.spaces()}
-            self._count += sum(row[0] not in known for row in tuples if row)
-            tuples = [row for row in tuples if not row or row[0] in known]
+            judged = [row for row in tuples if not row or not isinstance(row[0], int) or row[0] in known]
+            self._count += len(tuples) - len(judged)
+            tuples = judged
         ops = [Dml(RowType.INSERT, space_id, b"", value=value) for value in tuples]
         if not ops:
             return

@@ -515,3 +515,14 @@ def test_verbs_start_quickly() -> None:
         for _ in range(3)
     )
     assert got < 0.25
+
+
+def test_neither_one_that_runs_nor_a_zombie_is_about_to_end() -> None:
+    """What is between the two has no command line any more, but its port may still answer."""
+    assert not process_table.is_ending(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child.pid}/cmdline").read_bytes() == b""
+    assert not process_table.is_ending(child.pid)
+    child.wait()
+    assert not process_table.is_ending(child.pid)
