@@ -53,7 +53,7 @@ def leads(instance: Instance) -> bool:
     return info["election"] is not None and (info["election"]["leader"] != 0 or not info["ro"])
 
 
-def test_MEND_T1_who_lost_its_log_elects_nobody(make_cluster: MakeCluster) -> None:
+def test_who_lost_its_log_elects_nobody(make_cluster: MakeCluster) -> None:
     """B acknowledged 100 writes that C never saw, and lost most of them. B and C must not go on without A."""
     cluster = elected(make_cluster).start()
     a = cluster.wait_leader()
@@ -121,7 +121,7 @@ def log_of(cluster: Cluster, instance: Instance) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_MEND_D1_two_of_three_emptied(make_cluster: MakeCluster) -> None:
+def test_two_of_three_emptied(make_cluster: MakeCluster) -> None:
     """They join again, nobody leads, and the command that each of them prints lets a person decide."""
     cluster = elected(make_cluster)
     with supervised(cluster) as config:
@@ -143,7 +143,7 @@ def test_MEND_D1_two_of_three_emptied(make_cluster: MakeCluster) -> None:
             eventually("no amnesia", partial(lambda i: i.remote.info("amnesia") is None, instance))
 
 
-def test_MEND_D1_all_emptied(make_cluster: MakeCluster) -> None:
+def test_all_emptied(make_cluster: MakeCluster) -> None:
     """Nobody makes a new set by himself; each names the command by which a person does. Here for instances
     that somebody runs in the foreground: it is stopped, and started by that command once."""
     cluster = make_cluster(2, failover="election", replication=ELECTION)
