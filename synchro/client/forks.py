@@ -8,7 +8,8 @@ fork waits a moment for them (`Gate`), and if they go on nevertheless, a new cli
 
 grpc.aio is not ready at all: with those handlers a child of a program that uses it may crash, so
 `synchro.aio`, if it is imported first, does without them. Then no child of a process that used gRPC can use
-it, and each client in such a child is refused. What is inherited is kept for ever: to collect it would wait
+it, and each client in such a child is refused. An asynchronous client in the child of a process that used any
+client may hang, so it is refused as well. What is inherited is kept for ever: to collect it would wait
 for threads.
 """
 
@@ -106,7 +107,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global gate
     _lost["all"] = _used["all"] and not (SURVIVES_FORK and gate.was_quiet)
-    _lost["aio"] = _used["aio"]
+    _lost["aio"] = _used["all"]
     _used["all"] = _used["aio"] = False
     gate = Gate()
     for client in list(clients):
@@ -134,7 +135,7 @@ def begin_aio() -> None:
     begin()
     if _lost["aio"]:
         raise ClientClosed(
-            "the parent of this process used asynchronous clients when it forked, so none can be here; "
+            "the parent of this process used clients before it forked, so no asynchronous one can be here; "
             f"next: synchro.connect, or {ADVICE}; nothing was sent"
         )
     if not _used["aio"]:

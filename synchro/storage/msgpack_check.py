@@ -60,12 +60,15 @@ def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) ->
             raise ValueError(f"{_name(others - _NESTED)} is not supported in a tuple")
         if depth >= NESTING_MAX:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
-        if from_client and dict in others:
-            maps = [item for item in items if item and type(item) is dict]
+        maps = _filled_maps(items) if dict in others else []
+        if from_client:
             keys = set(map(type, chain.from_iterable(maps))) - SCALARS
             if keys:
                 raise ValueError(f"a key of a map is {_name(keys)}")
-        items = _inside(items, others)
+        items = _elements(items) if tuple in others else []
+        if not from_client:  # else keys are scalars
+            items.extend(chain.from_iterable(maps))
+        items.extend(chain.from_iterable(map(dict.values, maps)))
         depth += 1
 
 
@@ -77,23 +80,24 @@ def _name(kinds: set[type]) -> str:
     )
 
 
-def _inside(items: Iterable[Any], kinds: set[type]) -> list[Any]:
-    """What stands directly in the arrays and maps among these; kinds: which of both there are."""
-    found: list[Any] = []
-    if tuple in kinds:  # a million may be empty
-        found = list(chain.from_iterable([item for item in items if item and type(item) is tuple]))
-    if dict in kinds:
-        maps = [item for item in items if item and type(item) is dict]
-        found.extend(chain.from_iterable(maps))
-        found.extend(chain.from_iterable(map(dict.values, maps)))
-    return found
+def _elements(items: Iterable[Any]) -> list[Any]:
+    """What stands directly in the arrays among these, of which a million may be empty."""
+    return list(chain.from_iterable([item for item in filter(None, items) if type(item) is tuple]))
+
+
+def _filled_maps(items: Iterable[Any]) -> list[dict[Any, Any]]:
+    """The maps among these that are not empty."""
+    return [item for item in filter(None, items) if type(item) is dict]
 
 
 def count_values(items: Iterable[Any], limit: int) -> int:
     """Values in these arrays and maps, and in those inside them; stops once there are more than `limit`."""
     count = 0
     while kinds := set(map(type, items)) & _NESTED:
-        items = _inside(items, kinds)
+        maps = _filled_maps(items) if dict in kinds else []
+        items = _elements(items) if tuple in kinds else []
+        items.extend(chain.from_iterable(maps))
+        items.extend(chain.from_iterable(map(dict.values, maps)))
         count += len(items)
         if count > limit:
             break

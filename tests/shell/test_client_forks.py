@@ -178,16 +178,29 @@ asyncio.run(main())
     assert said == [*part * 4, "exit 0", *part * 4]
 
 
-def test_a_child_of_a_program_that_never_used_one_has_all_clients(server: FakeServer) -> None:
-    said = run(
-        """
+ASYNCHRONOUS = """
 def work():
     import synchro.aio
 
     async def main():
         async with synchro.aio.connect(endpoint, timeout=10) as db:
             print(await db.space("s").insert([1]))
-    asyncio.run(main())
+"""
+
+
+def test_a_child_of_a_program_that_never_used_one_has_all_clients(server: FakeServer) -> None:
+    said = run(ASYNCHRONOUS + "    asyncio.run(main())\n\nin_child(work)\nin_child(work)\n", server)
+    assert said == ["(1,)", "exit 0", "(1,)", "exit 0"]
+
+
+def test_a_child_of_a_program_that_used_one_has_no_asynchronous_client(server: FakeServer) -> None:
+    """It hung in some runs. A blocking one works."""
+    said = run(
+        ASYNCHRONOUS
+        + """
+    refused(lambda: asyncio.run(main()))
+    with synchro.connect(endpoint, timeout=10) as mine:
+        print(mine.space("s").insert([3]))
 
 with synchro.connect(endpoint, timeout=10) as db:
     db.space("s").insert([2])
@@ -196,4 +209,4 @@ in_child(work)
 """,
         server,
     )
-    assert said == ["(1,)", "exit 0", "(1,)", "exit 0"]
+    assert said == ["CLIENT_CLOSED True True", "(3,)", "exit 0"] * 2

@@ -68,7 +68,9 @@ async def test_upstream_and_downstream_are_shown(tmp_path: Path) -> None:
     """[I-13a..c], [A-10]; [L-25]: only rows move the lag, so it does not grow while there are none."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        part = leader.info()["replication"][int(followers[0].node.core.self_id)]
+        number = int(followers[0].node.core.self_id)
+        await until(lambda: "lag" in leader.info()["replication"][number]["upstream"])  # a heartbeat came
+        part = leader.info()["replication"][number]
         assert part["upstream"]["status"] == "follow"
         assert part["upstream"]["idle"] < 1  # [A-21]
         assert part["upstream"]["lag"] >= 0  # [A-20]

@@ -1,4 +1,4 @@
-"""Memtx: the schema is data; definitions of spaces and indexes, truncate. Rules [D-1]..[D-8], [D-26]."""
+"""Memtx: the schema is data; spaces, indexes and truncate. Rules [D-1]..[D-8], [D-21], [D-26]."""
 
 from __future__ import annotations
 
