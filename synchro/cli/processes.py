@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final
 
@@ -217,6 +217,11 @@ class _Start:
     is_new: bool = True
     """Begun by this call; False: by a person, or an earlier call, whose time was over before it listened."""
     loading_since: float | None = None
+    child: subprocess.Popen[bytes] | None = field(init=False)
+    """None: it is not ours. `is_ours` forgets one that ended, so it is kept here."""
+
+    def __post_init__(self) -> None:
+        self.child = children.get(self.pid)
 
     def look(self, now: float, *, is_late: bool) -> Process | None:
         """The result, once there is one."""
@@ -238,10 +243,11 @@ class _Start:
 
     def _end(self) -> str | None:
         """How it ended; None: it runs."""
-        if self.is_new:
-            if children[self.pid].poll() is None:
+        if self.is_new and self.child is not None:
+            if self.child.poll() is None:
                 return None
-            return f"exited with code {children.pop(self.pid).returncode} while starting"
+            children.pop(self.pid, None)
+            return f"exited with code {self.child.returncode} while starting"
         return None if is_ours(self.pid, self.target, self.name) else "ended while starting"
 
     def _failed(self, state: State, pid: int | None, what: str) -> Process:

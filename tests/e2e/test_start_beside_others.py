@@ -61,6 +61,7 @@ def verb(tmp_path: Path) -> Iterator[Verb]:
 def outcome(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     """Exit code, the record of the one instance, and what was said besides."""
     out, err = process.communicate(timeout=soon_s(45))
+    assert out, f"exit code {process.returncode}, nothing printed: {err}"
     [record] = json.loads(out)
     return process.returncode, record, err
 

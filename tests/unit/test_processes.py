@@ -526,3 +526,15 @@ def test_neither_one_that_runs_nor_a_zombie_is_about_to_end() -> None:
     assert not process_table.is_ending(child.pid)
     child.wait()
     assert not process_table.is_ending(child.pid)
+
+
+def test_a_child_that_ends_between_two_looks_has_its_exit_code(target: Target) -> None:
+    """Whoever asks for the process of the instance meanwhile forgets the child."""
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(3)"])
+    process_table.children[child.pid] = child
+    begun = processes._Start(target, "instance001", child.pid)
+    child.wait()
+    assert not process_table.is_ours(child.pid, target, "instance001")
+    found = begun.look(0.0, is_late=False)
+    assert found is not None and found.state is State.EXITED
+    assert "exited with code 3" in found.message
