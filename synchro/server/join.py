@@ -445,11 +445,13 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
 
     def txns() -> Iterator[Txn]:
         nonlocal at
+        assert found is not None
         for batch in found.batches():
             for txn in batch:
                 at = f"{txn.origin}:{txn.lsn}"
                 yield txn
 
+    found = None
     try:
         found = recover_unnamed(directory.disk, path, directory.settings.wal_dir, identity.instance_uuid)
         instance = recover_instance(
@@ -475,6 +477,9 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
         raise RemoteProtocolError(
             f"no instance can start from what a join sent: at {at}: {why}; nothing was kept", at=at
         ) from error
+    finally:
+        if found is not None:
+            found.close()
 
 
 def _with_own_member(received: _Received, directory: DataDirectory) -> Iterator[tuple[int, Sequence[Tuple]]]:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from synchro.errors import Corruption, XlogGap
+from synchro.errors import Corruption, SynchroError, XlogGap
 from synchro.ids import InstanceId, Lsn
 from synchro.row import Tuple, Txn
 from synchro.storage.disk import Disk, FileBytes
@@ -98,6 +98,10 @@ class Recovered:
         self._noted = noted
         self._end = 0
         """Of the blocks in the last file."""
+
+    def close(self) -> None:
+        """The replay ended before all tuples were read; else it does nothing."""
+        self._snapshot.close()
 
     def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
         """(space id, some tuples of it), once. Raises `Corruption`."""
@@ -376,14 +380,18 @@ def _behind(
 ) -> Recovered:
     """The snapshot `path`, which has or gets `name`, and the log behind it."""
     snapshot = read_snapshot(disk, path)
-    _check_header(snapshot.header, "SNAP", path, name, instance_uuid)
-    vclock = snapshot.meta.vclock
-    first = len(chain)
-    if chain:
-        covered = [at for at, file in enumerate(chain) if vclock.covers(file.vclock, with_local=True)]
-        if not covered:
-            raise _gap(vclock, chain[0].vclock)
-        first = covered[-1]
+    try:
+        _check_header(snapshot.header, "SNAP", path, name, instance_uuid)
+        vclock = snapshot.meta.vclock
+        first = len(chain)
+        if chain:
+            covered = [at for at, file in enumerate(chain) if vclock.covers(file.vclock, with_local=True)]
+            if not covered:
+                raise _gap(vclock, chain[0].vclock)
+            first = covered[-1]
+    except SynchroError:
+        snapshot.close()
+        raise
     return Recovered(disk, snapshot, chain, first, noted)
 
 
@@ -410,7 +418,10 @@ def recover_with_any(
                 if damaged:
                     raise _no_stand_in(damaged, "there is no older one")
                 return None
-            result = replay(found)
+            try:
+                result = replay(found)
+            finally:
+                found.close()
             newest = max((int(name.split(".")[0]) for name in damaged), default=0)
             if found.vclock.signature < newest:
                 raise _no_stand_in(damaged, f"the log ends at {found.vclock}, before it")

@@ -400,14 +400,22 @@ class SnapshotReader:
         self._offset = 0
         self._assembler = SnapshotAssembler()
         self._first: Chunk | None = None
+        self._is_open = True
         try:
             self.header, self._offset, _ = decode_header(self._data(HEADER_BYTES_MAX, 0))
             if self.header.kind != "SNAP":
                 raise DecodeError(f"the file type is {self.header.kind}, not SNAP")
         except DecodeError as error:
-            self._data.close()
+            self.close()
             raise self._damage(error) from error
         self._read_state()
+
+    def close(self) -> None:
+        """Whoever does not read `tuples()` to their end must say so. A second time it does nothing: the
+        descriptor may be somebody else's by then."""
+        if self._is_open:
+            self._is_open = False
+            self._data.close()
 
     def _read_state(self) -> None:
         try:
@@ -415,12 +423,12 @@ class SnapshotReader:
             while self._first is not None and self._first.kind is not ChunkKind.TUPLES:
                 self._first = self._next()
         except BaseException:
-            self._data.close()
+            self.close()
             raise
         assert self._assembler.meta is not None
         self.meta: SnapshotMeta = self._assembler.meta
         if self.meta.vclock != self.header.vclock:
-            self._data.close()
+            self.close()
             raise self._damage(DecodeError("header and state name different vclocks"))
 
     def _damage(self, error: DecodeError) -> Corruption:
@@ -454,7 +462,7 @@ class SnapshotReader:
                 yield chunk.space_id, chunk.tuples
                 chunk = self._next()
         finally:
-            self._data.close()
+            self.close()
 
 
 def read_snapshot(disk: Disk, path: str) -> SnapshotReader:

@@ -351,3 +351,19 @@ def test_a_snapshot_of_another_instance_is_not_called_damaged() -> None:
     with pytest.raises(Corruption, match="invalid instance UUID"):
         recovered(disk)
     assert disk.listdir(DIR) == before
+
+
+def test_a_recovery_that_fails_before_its_tuples_leaves_no_file_open() -> None:
+    """A joiner with a bad source tries again and again: each try would cost a descriptor."""
+    disk = SimDisk()
+    initial_snapshot(disk)
+    before = len(disk._handles)
+    for _ in range(3):
+        with pytest.raises(Corruption):
+            recover(disk, DIR, DIR, "22222222-2222-4222-8222-222222222222")
+    found = recover(disk, DIR, DIR, None)
+    assert found is not None
+    found.close()
+    assert len(disk._handles) == before
+    found.close()  # nor is the file of somebody else closed
+    assert len(disk._handles) == before
