@@ -27,7 +27,7 @@ OWNED = re.compile(r"(?<![\w.])(\w+)\.([A-Z]\d{1,2})(?:\.\.([A-Z]\d{1,2}))?(?![\
 BARE = re.compile(r"""(?<![\w.\-/'*])(?<!(?<!"")")([A-RT-Z]\d{1,2})(?![\w*])""")
 STATED = re.compile(r'^\s*(?:""")?([A-Z]\d{1,2})(?:  (?=\S)| (?=[A-Z]))')
 ELSEWHERE = re.compile(
-    r"MEND-\w|\bHO-\d|\bWQ-\d|layout-moves|\.\./shared|/work/|"
+    r"MEND-\w|\bHO-\d|\bWQ-\d|"
     r"\b[Aa]nswers \d+\b(?! %)|\(answers in|\b[Dd]ecisions? \d"
 )
 """Papers that a reader of this repository does not have."""
