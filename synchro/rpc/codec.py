@@ -36,7 +36,7 @@ DURATION_S_MAX: Final = 365 * 24 * 3600.0
 JSON_VALUES_MAX: Final = 64 * KIB
 """The most values of one tuple in JSON, which costs ten times as much as msgpack; larger tuples are answered
 as msgpack."""
-JSON_NESTING_MAX: Final = 32
+JSON_NESTING_MAX: Final = msgpack_check.NESTING_MAX
 """How many lists and objects may stand inside each other, as in the rows of the log."""
 
 _packb: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack

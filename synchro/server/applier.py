@@ -371,7 +371,7 @@ class Applier:
                 lambda: stream.deliver(self._on_message),
                 lambda: self._send_acks(stream),
                 self._apply_rows,
-                self._watch_silence,
+                lambda: self._links.watch_silence(lambda: self.heard_at),
             )
 
     def _hello(self) -> Hello:
@@ -427,12 +427,6 @@ class Applier:
             self._has_followed = True
             self.lacks_rows = False
             self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
-
-    async def _watch_silence(self) -> None:
-        """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
-        while (left := self.heard_at + self._links.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, self._links.silence_s / 2))
-        raise LinkLost("timed out")
 
     # ---------------------------------------------------------------------------------------------- frames
 

@@ -6,7 +6,7 @@ A registry and nothing more: appliers and relays run themselves. It knows of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple
 from synchro.server.node import Node
+from synchro.server.peer_messages import LinkLost
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -229,6 +230,13 @@ class Links:
     def silence_s(self) -> float:
         """After so many seconds without a message a link is dead now."""
         return silence_s(self._node.settings, is_leader=self._node.core.raft.is_leader)
+
+    async def watch_silence(self, heard_at: Callable[[], float]) -> None:
+        """Raises `LinkLost` when the stream that was `heard_at` (trio time) is dead [A-27]. What silence is
+        depends on our role too, so it is asked again at half time."""
+        while (left := heard_at() + self.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
+            await trio.sleep(min(left, self.silence_s / 2))
+        raise LinkLost("timed out")
 
     def leader_idle(self) -> float:
         """Seconds since the leader was last heard [I-20]."""

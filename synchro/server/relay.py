@@ -169,7 +169,7 @@ class Relay:
                 self._send_control,
                 self._send_rows,
                 lambda: self._stream.deliver(self._on_ack),
-                self._watch_silence,
+                lambda: self._links.watch_silence(lambda: self.heard_at),
             )
         except LinkLost as error:
             down.message, down.system_message = error.message, error.system
@@ -186,12 +186,6 @@ class Relay:
     def _send(self, message: Accepted | Frame) -> None:
         self.downstream.sent_at = trio.current_time()
         self._stream.send_nowait(message)
-
-    async def _watch_silence(self) -> None:
-        """[A-27]. What silence is depends on our role too, so it is asked again at half time."""
-        while (left := self.heard_at + self._links.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, self._links.silence_s / 2))
-        raise LinkLost("timed out")
 
     # ----------------------------------------------------------------------------- heartbeats, elections
 

@@ -59,8 +59,6 @@ class WalStats:
     txns: int = 0
     bytes: int = 0
     cuts: int = 0
-    last_write_s: float = 0.0
-    """Duration of the last batch: write and sync."""
 
 
 # --- where the writer stands ----------------------------------------------------------------------------
@@ -446,9 +444,7 @@ class Wal:
 
     def _append(self, batch: Writing) -> None:
         """In the thread."""
-        started = time.perf_counter()
         self._journal.append(batch.txns, self._wall_clock(), has_control=batch.has_control)
-        self.stats.last_write_s = time.perf_counter() - started
 
     def _batch_done(self, batch: Writing, error: BaseException | None) -> None:
         if isinstance(error, WalIo):
