@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synchro.client.wire import position_field
+from synchro.client.encoding import position_field
 from synchro.rpc.generated.v1 import common_pb2
 
 

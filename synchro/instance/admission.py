@@ -9,7 +9,7 @@ from typing import assert_never
 from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions, conflict
 from synchro.instance.writability import (
@@ -42,7 +42,7 @@ class Admission:
 
     __slots__ = ("_state", "_txns", "may_write", "may_write_sync")
 
-    def __init__(self, state: State, txns: Transactions) -> None:
+    def __init__(self, state: Parts, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
         self.may_write = False

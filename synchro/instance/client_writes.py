@@ -9,7 +9,7 @@ from itertools import groupby
 from synchro.errors import BatchTooLarge, MemoryIssue, SynchroError, SyncQueueFull, WalQueueFull
 from synchro.instance import events as ev
 from synchro.instance.admission import Admission
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.transactions import Transactions
 from synchro.instance.writability import stopping_error
 from synchro.storage import xrow
@@ -34,7 +34,7 @@ class Writes:
         "waiting",
     )
 
-    def __init__(self, state: State, txns: Transactions, admission: Admission) -> None:
+    def __init__(self, state: Parts, txns: Transactions, admission: Admission) -> None:
         self._state = state
         self._txns = txns
         self._admission = admission

@@ -6,7 +6,7 @@ from __future__ import annotations
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.instance.coupling import Coupling, Happening
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.received import Received
 from synchro.raft import messages as raft_ev
 from synchro.replication.trust import Missing, Trust
@@ -23,7 +23,7 @@ class LinkFacts:
 
     __slots__ = ("_appliers", "_coupling", "_received", "_relays", "_state", "has_amnesia_flag", "trust")
 
-    def __init__(self, state: State, coupling: Coupling, received: Received, trust: Trust) -> None:
+    def __init__(self, state: Parts, coupling: Coupling, received: Received, trust: Trust) -> None:
         self._state = state
         self._coupling = coupling
         self._received = received

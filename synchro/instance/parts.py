@@ -64,7 +64,7 @@ class Agenda:
 
 
 @dataclass(slots=True)
-class State:
+class Parts:
     """References, and nothing that decides or writes: each part has methods of its own for that.
 
     "Set by" names the only module that gives a field another value once it is made.

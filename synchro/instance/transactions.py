@@ -8,7 +8,7 @@ from typing import Final, cast
 from synchro.errors import SynchroError, SyncRollback, TransactionConflict
 from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance import events as ev
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.effects import EntriesRolledBack
 from synchro.replication import applier_filter
@@ -53,7 +53,7 @@ class Transactions:
         "membership_change",
     )
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: Parts) -> None:
         self._state = state
         self.decided = ev.Position(state.limbo.term, state.limbo.confirmed_lsn)
         """The newest decided transaction that is known here."""

@@ -31,7 +31,7 @@ from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
 from synchro.storage.wal_reader import PlainRows, WalReader
-from synchro.storage.wal_tail import Run
+from synchro.storage.wal_tail import TailSpan
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -43,7 +43,8 @@ class Relay:
     """One stream to one subscriber.
 
     Y1  Nothing is sent that is not synced in the local WAL.
-    Y2  Bytes of rows sent beyond the last ack stay below the subscriber's credit, one frame excepted.
+    Y2  Bytes of rows sent beyond the last ack stay below the subscriber's credit, one frame excepted, or one
+        transaction that goes in parts.
     Y3  A frame names the persisted term; PROMOTE and DEMOTE rows go only into frames that name theirs.
     Y4  Of Raft messages only the newest waits.
     Y5  Rows that the subscriber gets from their origin are not sent, unless own rows must follow them.
@@ -71,6 +72,8 @@ class Relay:
         self._control_wanted = trio.Event()
         self._heartbeat_wanted = False
         self._rows_sent_since_heartbeat = False
+        self._rows_term = Term(0)
+        """The highest term of the PROMOTE and DEMOTE rows that were chosen to be sent."""
         self._credit = hello.credit
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
@@ -223,6 +226,7 @@ class Relay:
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.shown_term
+        assert not rows or term >= self._rows_term, "Relay.Y3"
         self._filter.term_sent = max(self._filter.term_sent, term)  # Relay.Y3
         self._send(
             Frame(
@@ -294,10 +298,15 @@ class Relay:
             await self._wait_room(rows.size)
             await self._stream.wait_writable()  # in any case a chance for others to run
             await self._node.failpoint("relay.before_send")
-            if self._wants(rows.run) and not self._come_from_origin((rows.run.origin,)):
+            if (
+                self._unacked_bytes < self._credit
+                and self._wants(rows.run)
+                and not self._come_from_origin((rows.run.origin,))
+            ):
                 self._send_whole(reader, rows)
 
     def _send_whole(self, reader: WalReader, rows: PlainRows) -> None:
+        assert self._unacked_bytes < self._credit, "Relay.Y2"
         run = rows.run
         data, crc = rows.data_and_crc
         reader.accept(rows)
@@ -307,6 +316,7 @@ class Relay:
     def _send_data(
         self, data: bytes, crc: int, vclock: Vclock, tm: float, *, continues: bool = False
     ) -> None:
+        assert self._node.core.vclock.covers(vclock), "Relay.Y1"
         self._rows_sent_since_heartbeat = True
         self._unacked.append((vclock, len(data)))
         self._unacked_bytes += len(data)
@@ -344,7 +354,7 @@ class Relay:
         self._acked_more = trio.Event()
         await self._acked_more.wait()
 
-    def _wants(self, run: Run) -> bool | None:
+    def _wants(self, run: TailSpan) -> bool | None:
         """Whether the peer gets this run; None: a part of it."""
         return self._filter.wants_run(run.origin, run.first, run.last)
 
@@ -387,6 +397,7 @@ class Relay:
                     passing.term_sent = self._node.core.raft.term
                     break
                 await self._wait_ack()
+            self._rows_term = max(self._rows_term, head.term)
             passing.passed(head)
             last[span.origin] = span.lsn
             if span.local_lsn and span.origin != LOCAL:
