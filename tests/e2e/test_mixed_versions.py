@@ -1,15 +1,15 @@
 """A set whose instances run different versions replicates; files of the older one are read by the newer one.
 
-The older one is the last commit before the formats and the protocol of the peers were changed.
+Each older one is the last commit before a change that it might not understand, with its own libraries.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,27 +18,31 @@ from tests.e2e.cluster import Cluster
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
-OLDER = "e1fe32e7a80b"
+OLDER = {
+    "e1fe32e7a80b": "formats of files and messages between peers",
+    "b883ae41f70a": "peers that speak by grpcio; shared transactions whose rows all have request ids",
+}
+"""Commit -> what it is the last of."""
+CHECKED: dict[str, Any] = {"capture_output": True, "check": True}
 NAMES = ("instance001", "instance002", "instance003")
 
 
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree of the older version."""
+@pytest.fixture(scope="module", params=list(OLDER))
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment in which the older version is installed."""
     directory = tmp_path_factory.mktemp("older")
-    archive = subprocess.run(
-        ["git", "archive", "--format=tar", OLDER, "synchro"], cwd=ROOT, capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
-    found = subprocess.run(
-        [sys.executable, "-P", "-c", "import synchro; print(synchro.__file__)"],
-        env={**os.environ, "PYTHONPATH": str(directory)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.startswith(str(directory)), "the older version must not be this one"
-    return directory
+    tree, environment = directory / "tree", directory / "environment"
+    tree.mkdir()
+    archive = subprocess.run(["git", "archive", "--format=tar", request.param], cwd=ROOT, **CHECKED)
+    subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, **CHECKED)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], **CHECKED)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python)]
+    subprocess.run([*pip, "install", str(tree)], **CHECKED)
+    ask = [str(python), "-P", "-c", "import synchro; print(synchro.__file__)"]
+    found = subprocess.run(ask, **CHECKED).stdout.decode()
+    assert found.startswith(str(environment)), "the older version must not be this one"
+    return python
 
 
 def fill(cluster: Cluster, first: int, count: int = 40) -> None:
@@ -58,7 +62,7 @@ def test_mixed_versions_elect_replicate_and_are_upgraded(
 ) -> None:
     cluster = make_cluster(NAMES, failover="election")
     for name in old_names:
-        cluster[name].code = older
+        cluster[name].python = older
     cluster.start()
     leader = cluster.wait_leader()
     leader.remote.create("sync", is_sync=True)
@@ -75,7 +79,7 @@ def test_mixed_versions_elect_replicate_and_are_upgraded(
 
     for name in old_names:  # the same files, the newer version
         assert cluster[name].stop() == 0
-        cluster[name].code = None
+        cluster[name].python = None
         cluster[name].start()
         cluster.wait_following()
         fill(cluster, 10_000 + 100 * old_names.index(name))
@@ -90,7 +94,7 @@ def test_one_version_joins_the_other(
     cluster = make_cluster(NAMES[:2], failover="election")
     if not is_old_joiner:
         for instance in cluster:
-            instance.code = older
+            instance.python = older
     cluster.start()
     leader = cluster.wait_leader()
     leader.remote.create("sync", is_sync=True)
@@ -99,7 +103,7 @@ def test_one_version_joins_the_other(
     leader.remote.snapshot()
     fill(cluster, 100)
     joiner = cluster.add(NAMES[2])
-    joiner.code = older if is_old_joiner else None
+    joiner.python = older if is_old_joiner else None
     joiner.start()
     cluster.wait_equal("sync", "plain")
     assert set(tuples(cluster, "plain")) == {80}
