@@ -167,5 +167,5 @@ class NodeApi(Protocol):
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""
 
     def restart_upstream(self, instance: str) -> None:
-        """Follow a member again, by name or decimal id; a running stream is left alone.
-        Raises `IllegalParams` if there is no such member."""
+        """Follow a member again, by name, decimal id, UUID or address; a running stream is left alone.
+        Raises `IllegalParams` if there is no such upstream."""
