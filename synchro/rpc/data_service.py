@@ -33,8 +33,9 @@ from synchro.row import Dml, RowType, Tuple
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.generated.v1 import common_pb2, data_pb2, data_pb2_grpc
+from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.rpc.host import RpcCall, RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
 from synchro.rpc.shared_puts import SharedPuts, first_seq, neighbours
@@ -75,8 +76,8 @@ class DataService(Service):
         self.Select = self.waiting(self._select)
         self.WaitTransaction = self.waiting(self._wait_transaction)
 
-    def register(self, server: Any) -> None:
-        data_pb2_grpc.add_DataServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    def register(self, server: Registrar) -> None:
+        server.add_service(data_pb2.DESCRIPTOR.services_by_name["DataService"], self)
 
     @property
     def _default_timeout_s(self) -> float:
@@ -383,7 +384,7 @@ class _WriteStream:
                 if self._work is None:
                     self._work = work
                     self.stream.pause_reading()
-                self.service.host.loop.call_soon(self._go_on)
+                self.service.host.call_soon(self._go_on)
                 return
         was_reading_paused, self._work = self._work is not None, None
         if self.in_flight >= STREAM_CALLS_MAX:
@@ -401,7 +402,7 @@ class _WriteStream:
             return
         try:
             self._work_off(self._work)
-        except Exception as error:  # noqa: BLE001 - asyncio would only log it
+        except Exception as error:  # noqa: BLE001 - it is the error of this stream
             self.stream.fail(error)
 
     def _submit_puts(

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import trio
 from google.protobuf.json_format import MessageToDict
@@ -17,6 +15,7 @@ from synchro.config import Limits
 from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.rpc import data_service
 from synchro.rpc.status import from_rpc_error, from_status
+from synchro.wire.failure import CallFailed
 from tests import messages
 from tests.shell.fake_node import FakeNode
 from tests.shell.services_world import insert, named, pack, serving, streaming, unpacked, with_bands
@@ -226,7 +225,7 @@ async def test_a_frame_with_too_many_calls_ends_the_stream(monkeypatch: pytest.M
     monkeypatch.setattr(data_service, "FRAME_CALLS_MAX", 3)
     async with serving() as (node, client):
         node.steps.clear()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it comes out of the block
+        with pytest.raises(CallFailed) as caught:  # noqa: PT012 - it comes out of the block
             async with streaming(client) as stream:
                 stream.send(*({"seq": n} for n in range(4)))
                 await stream.duplex.receive()
