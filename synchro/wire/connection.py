@@ -507,9 +507,9 @@ class Http2Connection(StreamTable):
         if not change:
             return
         for stream in list(self.streams.values()):
-            stream.send_window += change
-            if stream.send_window > WINDOW_MAX:
+            if stream.send_window + change > WINDOW_MAX:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the window of a stream overflows")
+            stream.send_window += change
             if stream._queue is not None:
                 if stream.send_window <= 0:
                     self.waiting.pop(stream, None)

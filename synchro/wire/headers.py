@@ -61,8 +61,8 @@ class HeaderList:
         self.size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
         self.memo: object = None
         fault = _broken_field(fields) or ("" if fields else "no field")
-        kind_fault = _broken_request(fields) if is_from_client else _broken_response(fields)
-        self.opening_fault = fault or kind_fault
+        broken_head = _broken_request if is_from_client else _broken_response
+        self.opening_fault = fault or broken_head(fields)
         """Why it cannot begin a request, or a response of a server; empty if it can."""
         self.trailers_fault = fault or ("a pseudo-header in trailers" if _has_pseudo(fields) else "")
         """Why it cannot end a message; empty if it can."""

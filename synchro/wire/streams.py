@@ -445,12 +445,13 @@ class Http2Stream:
     def _data(self, data: bytes, start: int, end: int, size: int, flags: int) -> None:
         """A DATA frame: its content, and `size` as flow control counts it."""
         connection = self._connection
-        room = self._room = self._room - size
+        room = self._room - size
         if room < 0:
             connection._fault_stream(
                 self, ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the window of the stream"
             )
             return
+        self._room = room
         if self._ear and not self._may_hear(size):
             start = end
         if self._buffer is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from synchro.wire import connection, frames
@@ -118,7 +120,7 @@ def test_priority_and_unknown_frames_mean_nothing(state: str, kind: int) -> None
 
 
 @pytest.mark.parametrize("make", [server, client])
-def test_nothing_is_pushed(make: type[End]) -> None:
+def test_nothing_is_pushed(make: Callable[[], End]) -> None:
     """8.4: a client may not push, and a server was told not to."""
     end = make()
     assert end.code(frame(frames.PUSH_PROMISE, 0x4, 1, number(2))) is ErrorCode.PROTOCOL_ERROR

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import hpack
+import pytest
 
 from synchro.wire import frames
 from synchro.wire.connection import Http2Connection
@@ -199,16 +200,14 @@ class End:
 
     def fault(self, *pieces: bytes) -> ConnectionFault:
         """The fault that these bytes are, of which the last frame sent says the same."""
-        try:
+        with pytest.raises(ConnectionFault) as raised:
             self.receive(*pieces)
-        except ConnectionFault as fault:
-            last = self.sent()[-1]
-            assert last.kind == frames.GOAWAY and last.payload[4:8] == number(fault.code)
-            assert self.h2.fault is fault
-            self.h2.receive(b"more")
-            assert self.h2.take() == b""
-            return fault
-        raise AssertionError("no fault")
+        last = self.sent()[-1]
+        assert last.kind == frames.GOAWAY and last.payload[4:8] == number(raised.value.code)
+        assert self.h2.fault is raised.value
+        self.h2.receive(b"more")
+        assert self.h2.take() == b""
+        return raised.value
 
     def code(self, *pieces: bytes) -> ErrorCode:
         return self.fault(*pieces).code
