@@ -108,7 +108,7 @@ def test_snapshots_of_former_formats_have_a_key_that_means_nothing_any_more(fold
 
 
 def test_there_is_a_directory_of_each_format() -> None:
-    assert [folder.name for folder in FOLDERS] == ["v1", "v2"]
+    assert [folder.name for folder in FOLDERS] == ["v1", "v2", "v3"]
     identity = IdentityFile.load(RealDisk(), str(GOLDEN / "v2" / "data"))
     assert identity is not None
     assert identity.notes.log == LogNote("00000000000000000022.xlog", 5632)
