@@ -205,7 +205,7 @@ class Machine:
             self.after_crash()
             return
         log = read_log(self.disk, journal.files)
-        if self.is_older and self.world.versions.random() < 0.3:
+        if self.is_older and self.lives > 1 and self.world.versions.random() < 0.3:
             self.is_older = False
             self.world.hits["instance upgraded"] += 1
         process = Process(self, instance, journal, log)

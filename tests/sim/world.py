@@ -63,7 +63,7 @@ class World:
         self._configure()
         self.checks = Checks(self)
         self.versions: Random = self.choices.stream("versions")
-        share = 0.4 if self.versions.random() < 0.25 else 0.0
+        share = 0.3 if self.versions.random() < 0.4 else 0.0
         self.older: set[int] = {
             number for number in range(1, self.size + 1) if self.versions.random() < share
         }
