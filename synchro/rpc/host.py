@@ -172,6 +172,39 @@ class _HandlerTask(Generic[T]):
                 self._wake.set_result(None)
 
 
+class _WaitingCall:
+    """A unary call that is answered by `reply` or `fail`."""
+
+    def __init__(self) -> None:
+        self.on_cancel: Callable[[], None] | None = None
+        self.is_over = False
+        self._result: Any = None
+        self._error: Exception | None = None
+        self._answered = trio.Event()
+
+    def reply(self, message: Any) -> None:
+        if not self.is_over:
+            self.is_over, self._result = True, message
+            self._answered.set()
+
+    def fail(self, error: Exception) -> None:
+        if not self.is_over:
+            self.is_over, self._error = True, error
+            self._answered.set()
+
+    async def outcome(self) -> Any:
+        try:
+            await self._answered.wait()
+        finally:
+            if not self.is_over:
+                self.is_over = True
+                if self.on_cancel is not None:
+                    self.on_cancel()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
 class RpcServer:
     """A listening server. Made by `RpcHost.serve`, which also keeps it alive."""
 
@@ -309,6 +342,19 @@ class RpcHost:
             return work.result
 
         return unary
+
+    def unary_together(
+        self, fn: Callable[[Sequence[tuple[Any, Any]]], None]
+    ) -> Callable[[Any, Context], Coroutine[Any, Any, Any]]:
+        """A method whose calls `fn` gets together, as (`WaitingCall`, request), and answers later."""
+
+        async def alone(request: Any, call: RpcCall) -> Any:
+            waiting = _WaitingCall()
+            fn([(waiting, request)])
+            return await waiting.outcome()
+
+        alone.__qualname__ = fn.__qualname__
+        return self.unary(alone)
 
     def unary_sync(
         self, fn: Callable[[Req, RpcCall], Rep]

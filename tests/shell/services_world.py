@@ -120,7 +120,7 @@ class Stream:
             self.frames += 1
             assert frame.header.instance_id == 1
             for result in frame.results:
-                assert result.seq not in self.results  # _WriteStream.X2
+                assert result.seq not in self.results  # WriteStream.X2
                 self.results[result.seq] = result
         return [self.results[seq] for seq in seqs]
 
