@@ -185,6 +185,10 @@ class Calls:
         if self._expiries[0][0] < self._expiry_timer.deadline:
             self._expiry_timer.deadline = self._expiries[0][0]
 
+    def check(self) -> None:
+        assert len(self._waiting) <= self._waiting_max  # Calls.N2
+        assert len(self._expiries) <= self._expiries_max  # Calls.N4
+
     # ---------------------------------------------------------------------------------------------- readers
 
     async def wait_applied(self, core: Instance, vclock: Vclock, *, timeout_s: float) -> bool:

@@ -62,7 +62,7 @@ class FakeInstance:
 
 
 class FakeNode:
-    def __init__(self, host: RpcHost, limits: Limits | None = None) -> None:
+    def __init__(self, host: RpcHost | None, limits: Limits | None = None) -> None:
         self.host = host
         self.instance = FakeInstance(
             Settings(
@@ -76,6 +76,8 @@ class FakeNode:
         """Outcomes of writes and waits wait for `release`."""
         self.held: dict[CallId, Callable[[], None]] = {}
         self.steps: list[Event] = []
+        self.times: dict[CallId, float] = {}
+        """Of the calls that were submitted together, seconds."""
         self.abandoned: list[CallId] = []
         self.requests: dict[bytes, TxnId] = {}
         self.changed = trio.Event()
@@ -130,8 +132,9 @@ class FakeNode:
     ) -> None:
         times = [timeout_s] * len(writes) if isinstance(timeout_s, float | int) else timeout_s
         for write, each_s in zip(writes, times, strict=True):
+            self.times[write.call_id] = each_s
             self._answer(write.call_id, lambda w=write: on_outcome(w.call_id, self._write(w)))  # type: ignore[misc]
-            if write.call_id in self.held:
+            if write.call_id in self.held and trio.lowlevel.in_trio_run():
                 trio.lowlevel.spawn_system_task(self._expire, write.call_id, on_outcome, each_s)
 
     async def _expire(

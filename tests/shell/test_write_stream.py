@@ -14,12 +14,10 @@ from google.protobuf.json_format import MessageToDict
 
 from synchro import errors
 from synchro.config import Limits
-from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.rpc import write_stream
 from synchro.rpc.status import from_rpc_error, from_status
 from tests import messages
-from tests.shell.fake_node import FakeNode
-from tests.shell.services_world import insert, named, pack, serving, streaming, unpacked, with_bands
+from tests.shell.services_world import insert, named, pack, serving, steps_of, streaming, unpacked, with_bands
 
 
 async def test_a_frame_is_one_step_and_one_reply(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,18 +57,6 @@ async def test_an_error_touches_its_call_only() -> None:
 
 def replace(*fields: Any, space: str = "bands") -> Any:
     return messages.op(replace={"space": space, "tuple": pack(*fields)})
-
-
-def steps_of(node: FakeNode) -> list[tuple[str, int]]:
-    """What the core was told of the frame: kinds of events, and how many calls each has."""
-    found = []
-    for step in node.steps:
-        if isinstance(step, ClientPuts):
-            found.append((step.puts.type.name, len(step.call_ids)))
-        else:
-            assert isinstance(step, ClientWrites)
-            found.append(("each", len(step.writes)))
-    return found
 
 
 async def test_neighbours_of_one_kind_and_space_reach_the_core_together() -> None:
