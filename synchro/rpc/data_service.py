@@ -17,8 +17,9 @@ from synchro.row import Tuple
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
-from synchro.rpc.generated.v1 import data_pb2, data_pb2_grpc
+from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.host import RpcCall, RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import filled
@@ -41,14 +42,14 @@ class DataService(Service):
         self.names = Names(node)
         self._reading: set[trio.CancelScope] = set()
         """One scope for each stream of transactions that is being read."""
-        self.unary_writes = UnaryWrites(self, self.names, host.loop.call_soon)
+        self.unary_writes = UnaryWrites(self, self.names, host.call_soon)
         self.Execute = host.unary_together(self.unary_writes.submit)
         self.ExecuteStream = host.duplex(self._execute_stream)
         self.Select = self.waiting(self._select)
         self.WaitTransaction = self.waiting(self._wait_transaction)
 
-    def register(self, server: Any) -> None:
-        data_pb2_grpc.add_DataServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    def register(self, server: Registrar) -> None:
+        server.add_service(data_pb2.DESCRIPTOR.services_by_name["DataService"], self)
 
     @property
     def _default_timeout_s(self) -> float:
@@ -57,7 +58,7 @@ class DataService(Service):
     # --- writes
 
     async def _execute_stream(self, stream: Duplex[Any, Any], _call: RpcCall) -> None:
-        session = WriteStream(self, self.names, stream, self.host.loop.call_soon)
+        session = WriteStream(self, self.names, stream, self.host.call_soon)
         stream.pause_when_full = True
         stream.coalesce = session.pack
         stream.on_message = session.on_frame

@@ -110,7 +110,7 @@ class WriteStream:
             return
         try:
             self._go(self._work)
-        except Exception as error:  # noqa: BLE001 - asyncio would only log it
+        except Exception as error:  # noqa: BLE001 - it is the error of this stream
             self._stream.fail(error)
 
     # --- from the submission

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-import grpc.aio
 import msgpack
 import pytest
 import trio
@@ -20,6 +18,7 @@ from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.status import from_rpc_error
+from synchro.wire.failure import CallFailed
 from tests import messages
 from tests.shell.fake_node import FakeNode
 
@@ -52,7 +51,7 @@ class Client:
                 deserializer=response.FromString,
                 timeout=10,
             )
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             found = from_rpc_error(error)
             raise (found or error) from error
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import trio
 from google.protobuf.json_format import MessageToDict
@@ -16,6 +14,7 @@ from synchro import errors
 from synchro.config import Limits
 from synchro.rpc import write_stream
 from synchro.rpc.status import from_rpc_error, from_status
+from synchro.wire.failure import CallFailed
 from tests import messages
 from tests.shell.services_world import insert, named, pack, serving, steps_of, streaming, unpacked, with_bands
 
@@ -218,7 +217,7 @@ async def test_a_frame_with_too_many_calls_ends_the_stream(monkeypatch: pytest.M
     monkeypatch.setattr(write_stream, "FRAME_CALLS_MAX", 3)
     async with serving() as (node, client):
         node.steps.clear()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it comes out of the block
+        with pytest.raises(CallFailed) as caught:  # noqa: PT012 - it comes out of the block
             async with streaming(client) as stream:
                 stream.send(*({"seq": n} for n in range(4)))
                 await stream.duplex.receive()
