@@ -134,12 +134,9 @@ class Submission(Generic[C]):
         none. accepts_ranges: `on_committed` is understood; then the requests are ExecuteCalls.
         """
         submitter = _Submitter(self, self._names, limits, default_s, accepts_ranges)
-        for run, start, end in neighbours(requests):
-            if run is None:
-                yield from submitter.each(callers[start:end], requests[start:end])
-            else:
-                yield from submitter.run(run, callers[start:end], requests[start:end])
-            yield
+        if len(requests) < SHARED_MIN:
+            return submitter.each(callers, requests)
+        return submitter.all(callers, requests)
 
     def abandon_all(self) -> None:
         """Nobody waits any more; entries in the queue stay."""
@@ -167,9 +164,18 @@ class _Submitter(Generic[C]):
         self._accepts_ranges = accepts_ranges
         self._new_call_id: Callable[[], CallId] = submission.node.new_call_id
 
+    def all(self, callers: Sequence[C], requests: Sequence[Message]) -> Iterator[None]:
+        """In order."""
+        for run, start, end in neighbours(requests):
+            if run is None:
+                yield from self.each(callers[start:end], requests[start:end])
+            else:
+                yield from self._run(run, callers[start:end], requests[start:end])
+            yield
+
     # --- those that may share
 
-    def run(self, run: SharedPuts, callers: Sequence[C], requests: Sequence[Message]) -> Iterator[None]:
+    def _run(self, run: SharedPuts, callers: Sequence[C], requests: Sequence[Message]) -> Iterator[None]:
         """Submit puts as columns; where one of them cannot be read, those around it."""
         if self._puts(run, callers, requests):
             return
