@@ -113,6 +113,8 @@ class Transactions:
             state.limbo.submit(pending)
         if txn.request_ids:
             state.requests.prepared(txn)
+            if txn.has_unnamed:
+                state.readers_of_unnamed.logged(frozenset(state.memtx.catalog.prepared_members()))
         return pending
 
     def prepare_received(self, txn: Txn, now: float, *, skip_conflicts: bool = False) -> PendingTxn:
