@@ -24,6 +24,7 @@ from synchro.instance.events import (
     CommittedTogether,
     FateKnown,
     Outcome,
+    Position,
     ReadBarrierRequested,
     ReadReady,
     Submitted,
@@ -90,14 +91,15 @@ class DataService(Service):
         limits: Limits,
         new_call_id: Callable[[], CallId],
         ops: Sequence[Dml] | None = None,
+        known: Position | None = None,
     ) -> ClientWrite:
         """An ExecuteRequest or ExecuteCall as a transaction. Raises `SynchroError` before it takes an id.
 
-        ops: those of the request, if they were decoded already."""
+        ops: those of the request, if they were decoded already. known: position that the frame names."""
         if ops is None:
             ops = codec.changes(request.ops, self.names, limits)
         request_id = codec.request_id(request.request_id)
-        position = codec.position(request)
+        position = codec.position(request, known)
         wait = codec.wait_mode(request.wait)
         expected_term = codec.expected_term(request)
         return ClientWrite(new_call_id(), ops, request_id, position, wait, expected_term)
@@ -360,19 +362,22 @@ class _WriteStream:
             self.node.ensure_ready()
             settings = self.node.instance.settings
             default_s = codec.timeout_s(frame, settings.txn_synchro_timeout_s)
+            known = codec.position(frame)
         except SynchroError as error:
             for call in frame.calls:
                 self._refuse(call.seq, error)
             return
-        self._work_off(self._steps(frame, settings.limits, default_s))
+        self._work_off(self._steps(frame, settings.limits, default_s, known))
 
-    def _steps(self, frame: Message, limits: Limits, default_s: float) -> Iterator[None]:
-        """Calls run in order."""
+    def _steps(
+        self, frame: Message, limits: Limits, default_s: float, known: Position | None
+    ) -> Iterator[None]:
+        """Calls run in order. known: position of calls that name none."""
         for run, calls in neighbours(frame.calls):
             if run is None or not self._submit_puts(
-                run, calls, limits, default_s, accepts_ranges=frame.accepts_ranges
+                run, calls, limits, default_s, known, accepts_ranges=frame.accepts_ranges
             ):
-                yield from self._submit_each(calls, limits, default_s)
+                yield from self._submit_each(calls, limits, default_s, known)
             yield
 
     def _work_off(self, work: Iterator[None]) -> None:
@@ -410,6 +415,7 @@ class _WriteStream:
         calls: Sequence[Message],
         limits: Limits,
         timeout_s: float,
+        known: Position | None,
         *,
         accepts_ranges: bool,
     ) -> bool:
@@ -423,14 +429,15 @@ class _WriteStream:
         if accepts_ranges:
             batch.first_seq = first_seq(calls)
         call_ids = [new_call_id() for _ in calls]
-        event = ClientPuts(
-            call_ids, puts, [call.request_id for call in calls], list(map(codec.position, calls))
-        )
+        positions = [codec.position(call, known) for call in calls]
+        event = ClientPuts(call_ids, puts, [call.request_id for call in calls], positions)
         self._begin(batch, call_ids)
         self.node.submit_puts(event, batch.on_outcome, timeout_s)
         return True
 
-    def _submit_each(self, calls: Sequence[Message], limits: Limits, default_s: float) -> Iterator[None]:
+    def _submit_each(
+        self, calls: Sequence[Message], limits: Limits, default_s: float, known: Position | None
+    ) -> Iterator[None]:
         """Submit calls one by one. A batch ends where the timeout changes, which hardly ever happens, and
         with its slice."""
         end = time.perf_counter() + SLICE_S
@@ -442,7 +449,7 @@ class _WriteStream:
                 if timeout_s != batch_timeout_s:
                     self._submit(batch, writes, batch_timeout_s)
                     batch, batch_timeout_s, writes = _Batch(self), timeout_s, []
-                writes.append(write_of(call, limits, new_call_id))
+                writes.append(write_of(call, limits, new_call_id, known=known))
             except SynchroError as error:
                 self._refuse(call.seq, error)
                 continue

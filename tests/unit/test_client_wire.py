@@ -61,9 +61,10 @@ def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
     session.see(common_pb2.Header(decided_position=common_pb2.Position(term=3, lsn=70_000)))
     ops = wire.insert("s", [1]) + wire.encoded(requests.delete("s", 2)) + wire.replace("s", ["x" * 200])
     options = wire.options("submit", 2.5, 9, True)
-    call = wire.call(RID, session.position_field, ops, options)
+    call = wire.call(RID, wire.position_field(session.position), ops, options)
     first, second = islice(wire.seqs(), 2)
-    parts = [wire.in_frame(first[1], call), wire.in_frame(second[1], call), wire.frame_options(0.25)]
+    parts = [wire.in_frame(first[1], call), wire.in_frame(second[1], call)]
+    parts += [session.frame_position, wire.frame_options(0.25)]
     frame = data_pb2.ExecuteStreamRequest.FromString(b"".join(parts))
     made = data_pb2.ExecuteCall(
         seq=1,
@@ -80,6 +81,7 @@ def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
     assert frame.calls[1].seq == 2
     assert requests.seconds(frame.timeout) == 0.25
     assert frame.accepts_ranges
+    assert frame.known_position == session.position
 
 
 def test_a_range_is_a_reply_for_each_of_its_calls() -> None:
