@@ -76,8 +76,9 @@ class LoopHooks(Protocol):
     """How the log and its thread reach this loop."""
 
     def call_when_idle(self, function: Callable[[], None], /) -> None:
-        """Call it in a turn of its own, behind all that has arrived: all sockets were polled since. What it
-        sends leaves at its end. Where more arrives than can be handled it is not put off for ever."""
+        """Call it behind all that has arrived: since it was asked for, a poll of all sockets found nothing
+        more. What it sends leaves behind it. Where more arrives than can be handled it is not put off for
+        ever."""
         ...
 
     def call_from_thread(self, function: Callable[[], None], /) -> None: ...
