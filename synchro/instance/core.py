@@ -414,3 +414,4 @@ class Instance(Facts):
         self._links.check()
         self.raft.check()
         self.limbo.check()
+        self._reads.barrier.check()

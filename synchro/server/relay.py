@@ -208,9 +208,9 @@ class Relay:
             if self._heartbeat_wanted or now >= next_beat:
                 self._heartbeat_wanted = False
                 next_beat = now + node.settings.replication_timeout_s
-                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before the
-                # round began must not count for it.
-                number = node.core.read_barrier.number
+                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before a
+                # reader of the round asked must not count for it.
+                number = node.core.read_barrier.show()
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
                 beat = Heartbeat(number, tm, node.core.vclock.shown())
