@@ -48,6 +48,7 @@ from synchro.wire.frames import (
     HAS_PRIORITY,
     HEAD,
     HEAD_BYTES,
+    HEADER_TABLE_SIZE,
     HEADERS,
     ID_MAX,
     INITIAL_WINDOW_SIZE,
@@ -78,7 +79,7 @@ from synchro.wire.frames import (
     window_update,
     wrong_preface,
 )
-from synchro.wire.headers import HeaderDecoder, HeaderList
+from synchro.wire.headers import TABLE_BYTES_AT_FIRST, HeaderDecoder, HeaderList
 from synchro.wire.limits import WireLimits
 from synchro.wire.streams import NOBODY, NOT_YET, Http2Stream, StreamOwner, StreamTable
 
@@ -166,6 +167,7 @@ class Http2Connection(StreamTable):
         self._need = HEAD_BYTES if is_client else len(PREFACE) + HEAD_BYTES
         self._is_begun = False  # preface and head of the first frame were good
         self._frame_bytes_max = limits.frame_bytes_max
+        self._table_bytes = TABLE_BYTES_AT_FIRST  # what our blocks may use, for all that the peer knows
         self._next_id = 1
         self._peer_id = 0  # the highest that the peer has used
         self._goaway_id = ID_MAX  # streams of the peer above it do not count
@@ -490,6 +492,9 @@ class Http2Connection(StreamTable):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"SETTINGS of {len(payload)} bytes")
         self._answer(SETTINGS_ACK)
         self.peer_frame_bytes_max = values.get(MAX_FRAME_SIZE, self.peer_frame_bytes_max)
+        if values.get(HEADER_TABLE_SIZE, TABLE_BYTES_AT_FIRST) < self._table_bytes:
+            self._table_bytes, self._is_shrinking = 0, True
+        self._block_bytes_max = -1 if self._is_shrinking else self.peer_frame_bytes_max
         self.peer_header_list_bytes_max = values.get(MAX_HEADER_LIST_SIZE, self.peer_header_list_bytes_max)
         if self.is_client:
             # What a server does not limit, it takes without end: our own bound keeps its accounts small.

@@ -26,7 +26,7 @@ from synchro.wire.frames import (
     rst_stream,
     window_update,
 )
-from synchro.wire.headers import HeaderList
+from synchro.wire.headers import NO_TABLE, HeaderList
 from synchro.wire.limits import WireLimits
 
 NOT_YET: Final = 1
@@ -122,11 +122,25 @@ class StreamTable(FlowControl):
         """Every stream that is open or half closed, by its id."""
         self.peer_initial_window = WINDOW_AT_FIRST
         self.peer_frame_bytes_max = FRAME_BYTES_MIN
+        self._block_bytes_max = FRAME_BYTES_MIN
+        """Longest header block that goes out as it is: as `peer_frame_bytes_max`, or -1 while
+        `_is_shrinking`."""
+        self._is_shrinking = False
+        """The next header block must say that no table is used: the peer keeps a smaller one than at
+        first."""
         self._message_bytes_max = limits.message_bytes_max
         self._stream_window = limits.stream_window_bytes
         self._give_stream_below = limits.stream_window_bytes * 3 // 4
         self._reset_here: OrderedDict[int, None] = OrderedDict()
         self._reset_floor = 0
+
+    def _send_block(self, block: bytes, flags: int, stream_id: int) -> None:
+        """A header block, in as many frames as the peer wants. flags: END_STREAM or 0."""
+        if self._is_shrinking:
+            self._is_shrinking = False
+            self._block_bytes_max = self.peer_frame_bytes_max
+            block = NO_TABLE + block
+        self._out.append(header_frames(block, flags, stream_id, self.peer_frame_bytes_max))
 
     def _fail_stream(self, stream: Http2Stream, code: ErrorCode) -> None:
         """End a stream by a limit of this side."""
@@ -233,9 +247,7 @@ class Http2Stream:
             return
         assert self._queue is None and not self._is_ending
         connection = self._connection
-        connection._out.append(
-            header_frames(block, END_STREAM if end else 0, self.id, connection.peer_frame_bytes_max)
-        )
+        connection._send_block(block, END_STREAM if end else 0, self.id)
         if end:
             self._close_local()
 
@@ -266,7 +278,7 @@ class Http2Stream:
             return
         connection = self._connection
         total = len(message) + PREFIX_BYTES
-        largest = connection.peer_frame_bytes_max
+        largest = connection._block_bytes_max
         if (
             total <= self.send_window
             and total <= connection.send_window
@@ -333,7 +345,7 @@ class Http2Stream:
         self.send_window = connection.peer_initial_window
         is_all = self._is_ending and not self._queue and self._trailers is None
         flags = END_STREAM if is_all else 0
-        connection._out.append(header_frames(block, flags, self.id, connection.peer_frame_bytes_max))
+        connection._send_block(block, flags, self.id)
         if self._queue:
             self._wake()
         elif is_all:
@@ -409,9 +421,7 @@ class Http2Stream:
         if trailers is None:
             connection._out.append(HEAD.pack(0, END_STREAM, self.id))
         else:
-            connection._out.append(
-                header_frames(trailers, END_STREAM, self.id, connection.peer_frame_bytes_max)
-            )
+            connection._send_block(trailers, END_STREAM, self.id)
         self._close_local()
 
     def _close_local(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import hpack
 import pytest
 
 from synchro.wire import frames
@@ -146,7 +145,6 @@ class End:
         )
         self.greeting = self.h2.take()
         self._rest = b""
-        self._decoder = hpack.Decoder()
         if greet:
             self.receive((b"" if is_client else frames.PREFACE) + settings())
             assert self.sent() == [Frame(frames.SETTINGS, frames.ACK, 0, b"")]
