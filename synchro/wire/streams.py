@@ -566,12 +566,11 @@ class Http2Stream:
     def _remote_end(self) -> None:
         """END_STREAM came."""
         connection = self._connection
-        self.remote_closed = True
         if self._buffer is not None:
-            was_closed = self.local_closed
             self._refuse(BadMessage.CUT_OFF, len(self._buffer))
-            if self.local_closed and not was_closed:
+            if self.remote_closed:
                 return  # ended by its owner
+        self.remote_closed = True
         if self.local_closed:
             connection._forget(self)
         self.owner.on_end(self)

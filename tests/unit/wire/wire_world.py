@@ -174,6 +174,11 @@ class End:
             self.h2.check()
         return self
 
+    def receive_unchecked(self, *pieces: bytes) -> None:
+        """As `receive`, for many streams: `check` looks at all of them."""
+        for piece in pieces:
+            self.h2.receive(piece)
+
     def sent(self) -> list[Frame]:
         """The frames since the last time."""
         while piece := self.h2.take():
