@@ -30,7 +30,7 @@ class FlowStream(Protocol):
 
 
 class FlowControl(FloodGuard):
-    """The half of `Http2Connection` that knows windows only; W2 to W6 there are about it."""
+    """The half of `Http2Connection` that knows windows only: Http2Connection.W2..W6."""
 
     def __init__(self, limits: WireLimits, clock: Callable[[], float]) -> None:
         super().__init__(limits, clock)

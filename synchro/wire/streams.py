@@ -129,6 +129,7 @@ class StreamTable(FlowControl):
         """The next header block must say that no table is used: the peer keeps a smaller one than at
         first."""
         self._message_bytes_max = limits.message_bytes_max
+        self._whole_bytes_max = limits.message_bytes_max + PREFIX_BYTES
         self._stream_window = limits.stream_window_bytes
         self._give_stream_below = limits.stream_window_bytes * 3 // 4
         self._reset_here: OrderedDict[int, None] = OrderedDict()
@@ -462,35 +463,44 @@ class Http2Stream:
             )
             return
         self._room = room
-        if self._ear and not self._may_hear(size):
-            start = end
-        if self._buffer is None:
-            bytes_max = connection._message_bytes_max
-            while end - start >= PREFIX_BYTES:
-                compressed, length = PREFIX.unpack_from(data, start)
-                stop = start + PREFIX_BYTES + length
-                if compressed or length > bytes_max:
-                    self._refuse(BadMessage.COMPRESSED if compressed else BadMessage.TOO_LARGE, length)
-                    start = end
-                    break
-                if stop > end:
-                    break
-                self.owner.on_message(data[start + PREFIX_BYTES : stop])
-                start = stop
-                if start == end:
-                    break
-                if self.remote_closed or self._ear & _DEAF:
-                    start = end
-                    break
-            if start < end:
-                self._keep(data, start, end)
-        elif start < end:
-            self._continue(data, start, end)
+        if self._buffer is None and not self._ear and size > PREFIX_BYTES:
+            compressed, length = PREFIX.unpack_from(data, start)
+            if (
+                start + PREFIX_BYTES + length == end
+                and not compressed
+                and size <= connection._whole_bytes_max
+            ):
+                self.owner.on_message(data[start + PREFIX_BYTES : end])  # one frame, one message: as a rule
+            else:
+                self._pieces(data, start, end)
+        elif not self._ear or self._may_hear(size):
+            self._pieces(data, start, end)
         if flags & END_STREAM:
             if not self.remote_closed:
                 self._remote_end()
         elif room < connection._give_stream_below and not self._ear:
             self._give_back()
+
+    def _pieces(self, data: bytes, start: int, end: int) -> None:
+        """Messages, and parts of them, however they lie in the frames."""
+        if self._buffer is not None:
+            self._continue(data, start, end)
+            return
+        bytes_max = self._connection._message_bytes_max
+        while end - start >= PREFIX_BYTES:
+            compressed, length = PREFIX.unpack_from(data, start)
+            stop = start + PREFIX_BYTES + length
+            if compressed or length > bytes_max:
+                self._refuse(BadMessage.COMPRESSED if compressed else BadMessage.TOO_LARGE, length)
+                return
+            if stop > end:
+                break
+            self.owner.on_message(data[start + PREFIX_BYTES : stop])
+            start = stop
+            if self.remote_closed or self._ear & _DEAF:
+                return  # ended by its owner
+        if start < end:
+            self._keep(data, start, end)
 
     def _may_hear(self, size: int) -> bool:
         if self._ear & _HELD:
