@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
-from synchro.client import wire
+from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
 from synchro.client.requests import Message
+from synchro.client.session import Session
 from synchro.errors import SynchroError
 
 import grpc  # isort: skip - after channel.py, which sets its environment
@@ -33,13 +34,14 @@ class Opener(Protocol):
     open_stream: Callable[[], Any]
 
 
-class Stream:
+class AioStream:
     """One ExecuteStream to one instance, used by tasks of one loop.
 
     B1  Each future in `_pending` and `_sent` gets one outcome: a reply, or an exception.
     B2  A call is in one of them until its end; or it was cancelled, or is overdue.
 
-    timeout_s: of calls that do not say it themselves. on_replies: told of each response.
+    timeout_s: of calls that do not say it themselves. on_replies: told of each response. session: what its
+    client has seen.
     """
 
     def __init__(
@@ -47,15 +49,17 @@ class Stream:
         link: Opener,
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
+        session: Session,
     ) -> None:
         self.endpoint = link.endpoint
         self.is_broken = False
-        self._options = wire.frame_options(timeout_s)
+        self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
+        self._session = session
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Entry] = deque()
         self._sent: dict[int, _Entry] = {}
-        self._seqs = wire.seqs()
+        self._seqs = encoding.seqs()
         self._wake: asyncio.Future[None] | None = None
         self._room: asyncio.Event = asyncio.Event()
         self._call = link.open_stream()
@@ -66,8 +70,10 @@ class Stream:
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     def submit(self, call: bytes, ops: int, deadline: float) -> asyncio.Future[Message]:
-        """A call (`wire.call`) of so many operations. Raises `CannotConnect` if the stream is over: nothing
-        was sent."""
+        """Send a call (`encoding.call`) of `ops` operations; the future is its ExecuteReply.
+
+        Raises `CannotConnect` if the stream is over: nothing was sent.
+        """
         if self.is_broken:
             raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
         future: asyncio.Future[Message] = self._loop.create_future()
@@ -96,7 +102,7 @@ class Stream:
                     await self._wake
                 calls = self._take()
                 if calls:
-                    calls.append(self._options)
+                    calls += (self._session.frame_position, self._options)
                     await self._call.write(b"".join(calls))
         except (grpc.RpcError, asyncio.InvalidStateError):
             pass  # the receiving task learns why
@@ -104,8 +110,8 @@ class Stream:
     def _take(self) -> list[bytes]:
         """The parts of a frame, its calls; without what was cancelled, or is overdue, before it was sent."""
         parts: list[bytes] = []
-        sent, seqs, varint, tag = self._sent, self._seqs, wire.varint, wire.CALLS_TAG
-        for entry in wire.take(self._pending):
+        sent, seqs, varint, tag = self._sent, self._seqs, encoding.varint, encoding.CALLS_TAG
+        for entry in encoding.take(self._pending):
             future, _, call, _ = entry
             if not future.done():
                 seq, seq_field = next(seqs)
@@ -121,7 +127,7 @@ class Stream:
                 if response is grpc.aio.EOF:
                     break
                 self._on_replies(response, self.endpoint)
-                for seq, committed in wire.replies(response):
+                for seq, committed in encoding.replies(response):
                     entry = self._sent.pop(seq, None)
                     if entry is not None and not (future := entry[0]).done():
                         future.set_result(committed)

@@ -39,7 +39,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
 from synchro.replication.ballot import Ballot
-from synchro.replication.bootstrap_choice import BootstrapHere, Wait
+from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.row import Txn
 from synchro.server.applier import Applier
@@ -53,6 +53,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
@@ -222,7 +223,7 @@ class Lifecycle:
 
         waits = _Complaint(self._log)
 
-        def note(wait: Wait) -> None:
+        def note(wait: WaitForPeers) -> None:
             node.waits_for = wait.why
             waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft)
 
@@ -405,8 +406,13 @@ class Lifecycle:
             ),
             limits=settings.limits,
         )
-        node.attach(instance, wal)
-        links.load_acks()
+        with runnable_tasks() as tasks:
+            node.attach(instance, wal, lambda: tasks.is_alone)
+            links.load_acks()
+            await self._work_on(instance, wal)
+
+    async def _work_on(self, instance: Instance, wal: Wal) -> None:
+        node, links = self._node, self._links
         async with trio.open_nursery() as outer:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:

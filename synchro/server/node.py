@@ -73,9 +73,13 @@ class Observer(Protocol):
 
 
 class LoopHooks(Protocol):
-    """How the thread of the log reaches this loop."""
+    """How the log and its thread reach this loop."""
 
-    def call_when_idle(self, function: Callable[[], None], /) -> None: ...
+    def call_when_idle(self, function: Callable[[], None], /) -> None:
+        """Call it behind all that has arrived: since it was asked for, a poll of all sockets found nothing
+        more. What it sends leaves behind it. Where more arrives than can be handled it is not put off for
+        ever."""
+        ...
 
     def call_from_thread(self, function: Callable[[], None], /) -> None: ...
 
@@ -213,13 +217,13 @@ class Node:
 
     # ---------------------------------------------------------------------------------------------- life
 
-    def attach(self, core: Instance, wal: Wal) -> None:
-        """Recovery or join is over: from now on there is something to step."""
+    def attach(self, core: Instance, wal: Wal, is_idle: Callable[[], bool] | None = None) -> None:
+        """Recovery or join is over: from now on there is something to step. is_idle: see `Wal.call_with`."""
         assert self._core is None
         self.waits_for = ""
         self._core = core
         self._wal = wal
-        wal.call_with(self._hooks.call_when_idle, self._hooks.call_from_thread)
+        wal.call_with(self._hooks.call_when_idle, self._hooks.call_from_thread, is_idle)
         self._persisted_term = core.raft.term
         self.observer.rows_written(core.vclock)
 

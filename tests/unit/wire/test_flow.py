@@ -44,7 +44,7 @@ def serving(*streams: int, initial: int = 100, connection: int = 0, **limits: An
     return end
 
 
-# --- sending -----------------------------------------------------------------------------------------------
+# --- sending --------------------------------------------------------------------------------------------
 
 
 def test_a_message_waits_for_the_window_of_its_stream() -> None:
@@ -184,7 +184,7 @@ def test_the_output_is_bounded_however_large_the_windows_are() -> None:
     assert len(first + end.h2.take()) > 1400 * KIB and end.h2.take() == b""
 
 
-# --- receiving ---------------------------------------------------------------------------------------------
+# --- receiving ------------------------------------------------------------------------------------------
 
 
 def test_a_peer_that_sends_more_than_it_may_is_stopped() -> None:

@@ -26,7 +26,7 @@ from tests.unit.wire.wire_world import (
 
 BLOCK = header_block(REQUEST)
 
-# --- 3.4: the preface ------------------------------------------------------------------------------------
+# --- 3.4: the preface -----------------------------------------------------------------------------------
 
 
 def test_a_server_says_what_it_takes_and_a_client_that_it_wants_no_pushes() -> None:
@@ -72,7 +72,7 @@ def test_a_preface_may_come_byte_by_byte() -> None:
     assert end.messages() == [b"x" * 300]
 
 
-# --- 4.2: lengths ----------------------------------------------------------------------------------------
+# --- 4.2: lengths ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_frame_may_be_as_long_as_we_say() -> None:
     assert end.code(head) is ErrorCode.FRAME_SIZE_ERROR  # before its payload comes
 
 
-# --- 6.1, 6.2: padding and priority ----------------------------------------------------------------------
+# --- 6.1, 6.2: padding and priority ---------------------------------------------------------------------
 
 
 def test_padding_and_priority_are_left_out() -> None:
@@ -133,7 +133,7 @@ def test_padding_counts_as_data() -> None:
     assert end.h2.streams[1]._room == 65_535 - 4 * (1 + 5 + 255)
 
 
-# --- 4.3, 6.10: header blocks in one piece ----------------------------------------------------------------
+# --- 4.3, 6.10: header blocks in one piece --------------------------------------------------------------
 
 
 def test_a_block_may_come_in_parts() -> None:
@@ -166,7 +166,7 @@ def test_continuation_of_nothing_ends_the_connection() -> None:
     assert server().receive(request(1)).code(piece) is ErrorCode.PROTOCOL_ERROR
 
 
-# --- 6.5: SETTINGS ----------------------------------------------------------------------------------------
+# --- 6.5: SETTINGS --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_any_table_size_is_fine_since_we_encode_without_one() -> None:
     assert len(end._decoder.header_table.dynamic_entries) == 0
 
 
-# --- 6.7: PING ---------------------------------------------------------------------------------------------
+# --- 6.7: PING ------------------------------------------------------------------------------------------
 
 
 def test_a_ping_is_answered_with_what_it_said() -> None:

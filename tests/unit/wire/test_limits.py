@@ -68,7 +68,7 @@ def is_calmed(end: End, *pieces: bytes) -> bool:
     return code is not None
 
 
-# --- how much ---------------------------------------------------------------------------------------------
+# --- how much -------------------------------------------------------------------------------------------
 
 
 @stops("message_bytes_max", 1000)
@@ -215,7 +215,7 @@ def _ids_of_streams_that_were_reset(**limits: Any) -> bool:
     return len(end.h2._reset_here) <= 10
 
 
-# --- how often --------------------------------------------------------------------------------------------
+# --- how often ------------------------------------------------------------------------------------------
 
 
 @stops("continuations_max", 5)
@@ -329,7 +329,7 @@ def test_each_limit_has_its_attack() -> None:
     assert ATTACKS.keys() | rates == {field.name for field in fields(WireLimits)}
 
 
-# --- rates: what was spent comes back ---------------------------------------------------------------------
+# --- rates: what was spent comes back -------------------------------------------------------------------
 
 
 def test_bursts_grow_back_with_time() -> None:

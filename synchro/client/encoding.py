@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
 from synchro.client.channel import FRAME_BYTES_MAX, FRAME_OPS_MAX
-from synchro.client.model import FieldNames, Result, Tuple, Txn, make_tuple
+from synchro.client.model import FieldNames, Result, Tuple, TxnId, make_tuple
 from synchro.client.requests import (
     WAIT_MODES,
     Message,
@@ -97,13 +97,18 @@ CALL_BYTES_SURE: Final = 1 << 20
 
 
 def call(request_id: bytes, position: bytes, ops: bytes, options: bytes) -> bytes:
-    """An ExecuteCall without its `seq`. position: see `position_field`; ops: any number of them, joined."""
+    """An ExecuteCall without its `seq`. ops: any number of them, joined.
+
+    position: of a call that is sent again, see `position_field`; b"": that of its frame."""
     if len(request_id) == 16:
         return b"".join((ID_TAG, request_id, position, ops, options))
     return bytes(data_pb2.ExecuteCall(request_id=request_id).SerializeToString()) + position + ops + options
 
 
-def position_field(position: Message) -> bytes:
+def position_field(position: Message | None) -> bytes:
+    """`known_position` of an ExecuteCall, encoded as that field."""
+    if position is None:
+        return b""
     return bytes(data_pb2.ExecuteCall(known_position=position).SerializeToString())
 
 
@@ -143,7 +148,7 @@ def tuples_of(reply: Message, ops: Sequence[bytes], names: FieldNames | None) ->
     return [_stored(op, names, txn) for op in ops]
 
 
-def _stored(op: bytes, names: FieldNames | None, txn: Txn | None) -> Tuple | None:
+def _stored(op: bytes, names: FieldNames | None, txn: TxnId | None) -> Tuple | None:
     message = decoded(op)
     kind = message.WhichOneof("op")
     if kind not in ("insert", "replace"):
@@ -151,7 +156,7 @@ def _stored(op: bytes, names: FieldNames | None, txn: Txn | None) -> Tuple | Non
     return make_tuple(unpack(getattr(message, kind).tuple), names, txn)
 
 
-class Reply(NamedTuple):
+class RangeReply(NamedTuple):
     """What an ExecuteReply says of one call of a CommittedRange."""
 
     txn_origin: int
@@ -161,12 +166,12 @@ class Reply(NamedTuple):
     tuples: tuple[Message, ...] = ()
 
 
-def replies(response: Message) -> Iterator[tuple[int, Reply]]:
+def replies(response: Message) -> Iterator[tuple[int, RangeReply]]:
     """Each call of the ranges of an ExecuteStreamResponse: its `seq` and the reply."""
     for part in response.committed:
         first, origin, lsn = part.first_seq, part.txn_origin, part.first_lsn
         for number in range(part.count):
-            yield first + number, new_tuple(Reply, (origin, lsn + number, True, False, ()))
+            yield first + number, new_tuple(RangeReply, (origin, lsn + number, True, False, ()))
 
 
 # --- frames ---------------------------------------------------------------------------------------------
@@ -215,6 +220,11 @@ def open_stream(channel: Any) -> Any:
     return channel.stream_stream(
         EXECUTE_STREAM, response_deserializer=data_pb2.ExecuteStreamResponse.FromString
     )
+
+
+def frame_position(position: Message) -> bytes:
+    """`known_position` of an ExecuteStreamRequest, encoded as that field."""
+    return bytes(data_pb2.ExecuteStreamRequest(known_position=position).SerializeToString())
 
 
 def frame_options(timeout_s: float) -> bytes:
