@@ -101,10 +101,12 @@ def timeout_s(request: Message, default_s: float) -> float:
     return value_s
 
 
-def position(request: Message) -> Position | None:
-    """Field `known_position` of a request. Raises `IllegalParams`."""
+def position(request: Message, default: Position | None = None) -> Position | None:
+    """Field `known_position` of a request, or of a frame of calls. Raises `IllegalParams`.
+
+    default: where it is not set; a frame's, for its calls."""
     if not request.HasField("known_position"):
-        return None
+        return default
     known = request.known_position
     if known.term >= NUMBER_END or known.lsn >= NUMBER_END:
         got = f"{known.term}/{known.lsn}"
