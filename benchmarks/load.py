@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgpack
 
 from benchmarks.wire import Load
-from synchro.client.wire import varint
+from synchro.client.encoding import varint
 
 WARM_UP_S: Final = 0.5
 VALUE: Final = "v" * 100

@@ -14,7 +14,7 @@ if "grpc" not in sys.modules and (
     os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_FORKS_CHOSEN_BY": str(os.getpid())})
 
 from synchro.client.aio import AsyncClient, AsyncSpace
-from synchro.client.plans import DEFAULT_TIMEOUT_S, Options
+from synchro.client.plans import DEFAULT_TIMEOUT_S, ClientOptions
 from synchro.client.routes import parse_endpoints
 
 __all__ = ["AsyncClient", "AsyncSpace", "connect"]
@@ -35,7 +35,7 @@ def connect(
 
     In a trio program the client runs on an asyncio loop in a thread of its own; see `synchro.client.on_trio`.
     """
-    options = Options(timeout, read_from, read_your_writes, follow_leader, wait_for_connection)
+    options = ClientOptions(timeout, read_from, read_your_writes, follow_leader, wait_for_connection)
     if _is_trio():
         from synchro.client.on_trio import TrioClient
 

@@ -24,7 +24,7 @@ _UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "m": 60.0, "min": 6
 
 
 @dataclass(slots=True)
-class Options:
+class CommonOptions:
     """What stood before or behind the verb, or in the environment."""
 
     endpoints: str = ""
@@ -42,7 +42,7 @@ class Options:
 
     def forget(self) -> None:
         """As at the start of a command line."""
-        fresh = Options(color="NO_COLOR" not in os.environ)
+        fresh = CommonOptions(color="NO_COLOR" not in os.environ)
         for option in fields(fresh):
             setattr(self, option.name, getattr(fresh, option.name))
 
@@ -66,7 +66,7 @@ class Options:
         return self.endpoints or DEFAULT_ENDPOINTS
 
 
-options = Options()
+options = CommonOptions()
 """Of this run of the program."""
 
 

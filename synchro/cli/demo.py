@@ -17,7 +17,7 @@ from synchro.cli.connection import options
 from synchro.cli.demo_set import (
     FIRST_PORT,
     START_S,
-    Failed,
+    DemoFailed,
     connect_to,
     log_lines,
     picture_of,
@@ -51,7 +51,7 @@ def run(*, script: str, once: bool, nodes: int, is_async: bool) -> int:
             try:
                 start(target)
                 break
-            except Failed as error:
+            except DemoFailed as error:
                 # Somebody else took a port between our look at it and the start of the instance.
                 if "ALREADY_RUNNING" not in str(error) or attempt == START_TRIES - 1:
                     raise
@@ -71,7 +71,7 @@ def run(*, script: str, once: bool, nodes: int, is_async: bool) -> int:
                     time.sleep(1)
     except KeyboardInterrupt:
         say("")
-    except Failed as error:
+    except DemoFailed as error:
         say(f"\nFAILED: {error}")
         code = 1
     except SynchroError as error:
@@ -152,7 +152,7 @@ def _show_async(db: Client, target: Target) -> None:
     )
     sums = {db.checksum("bands", instance=name).checksum for name in target.names}
     if len(sums) != 1:
-        raise Failed(f"the instances differ: {sums}")
+        raise DemoFailed(f"the instances differ: {sums}")
     say(f"every instance wrote one tuple into 'bands' (async); all {len(listens)} hold all of them")
 
 

@@ -39,7 +39,7 @@ groups:
 {members}"""
 
 
-class Failed(Exception):
+class DemoFailed(Exception):
     """The demo did not show what it should."""
 
 
@@ -75,14 +75,14 @@ def free_ports(count: int, *, usual: bool = True) -> list[int]:
         finally:
             for server in taken:
                 server.close()
-    raise Failed("no free ports on 127.0.0.1")
+    raise DemoFailed("no free ports on 127.0.0.1")
 
 
 def start(target: Target) -> None:
     done = processes.start(target, timeout_s=START_S)
     for process in done:
         if not process.is_running:
-            raise Failed(process.message)
+            raise DemoFailed(process.message)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def wait_for(what: str, limit_s: float, condition: Callable[[], Any]) -> Any:
         if found:
             return found
         if time.monotonic() > deadline:
-            raise Failed(f"{what} did not happen within {limit_s:g} s")
+            raise DemoFailed(f"{what} did not happen within {limit_s:g} s")
         time.sleep(POLL_S)
 
 

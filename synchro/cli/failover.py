@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli import process_table
 from synchro.cli.demo_set import (
-    Failed,
+    DemoFailed,
     log_lines,
     say,
     show_members,
@@ -31,7 +31,7 @@ from synchro.cli.process_table import Target
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client import Client, State
+    from synchro.client import Client, WatchState
 
 WRITERS: Final = 64
 BATCH_ROWS: Final = 500
@@ -201,7 +201,7 @@ class Failover:
                     pass  # it is the one that was killed
                 self.stopping.wait(0.1)
 
-    def _report(self, name: str, state: State, last: tuple[object, ...]) -> tuple[object, ...]:
+    def _report(self, name: str, state: WatchState, last: tuple[object, ...]) -> tuple[object, ...]:
         seen = (state.leader, state.term, state.is_writable, state.ro_reason)
         if seen == last or self.killed_at is None or self.stopping.is_set():
             return seen
@@ -220,7 +220,7 @@ class Failover:
     def _kill(self, leader: str) -> None:
         pid = process_table.running_pid(self.target, leader)
         if pid is None:
-            raise Failed(f"{leader} ended by itself")
+            raise DemoFailed(f"{leader} ended by itself")
         with self.written.lock:
             acked = len(self.written.acked)
         self.event(f"{acked} writes acknowledged, {acked / CALM_S:.0f} a second")
@@ -291,16 +291,16 @@ class Failover:
         refused = ", ".join(f"{count} x {reason}" for reason, count in sorted(written.refused.items()))
         self.event(f"{len(unknown)} writes with unknown outcome; refused: {refused or 'none'}")
         if written.refused["TUPLE_FOUND"]:
-            raise Failed("a write was done twice: a new key existed already")
+            raise DemoFailed("a write was done twice: a new key existed already")
         if len(by) < 2:
-            raise Failed("only one instance acknowledged writes: there was no failover")
+            raise DemoFailed("only one instance acknowledged writes: there was no failover")
         for space in ("unicode", "writes"):
             sums = {name: self.db.checksum(space, instance=name) for name in self.target.names}
             distinct = {(reply.count, reply.checksum) for reply in sums.values()}
             for name, reply in sums.items():
                 self.event(f"{name}: '{space}' {reply.count} rows, checksum {reply.checksum}")
             if len(distinct) != 1:
-                raise Failed(f"the instances differ in space '{space}'")
+                raise DemoFailed(f"the instances differ in space '{space}'")
         # Equal checksums: what one of them holds, all hold. The one that was killed had most to lose.
         self._read_back("unicode", {row[0]: row for row in rows}, set())
         keys = {key: (key, key // 10_000_000, key % 10_000_000) for key in acked}
@@ -315,11 +315,11 @@ class Failover:
             found = {row[0]: tuple(row) for row in db.select(space)}
         lost = [key for key, row in wanted.items() if found.get(key) != row]
         if lost:
-            raise Failed(f"{len(lost)} acknowledged rows of '{space}' are lost, such as key {lost[0]}")
+            raise DemoFailed(f"{len(lost)} acknowledged rows of '{space}' are lost, such as key {lost[0]}")
         extra = [key for key in found if key not in wanted and key not in maybe]
         # A write that was refused with an error that says "nothing was done" must not be there.
         if extra:
-            raise Failed(f"{len(extra)} rows of '{space}' nobody was told about, such as key {extra[0]}")
+            raise DemoFailed(f"{len(extra)} rows of '{space}' nobody was told about, such as key {extra[0]}")
         more = len(found) - len(wanted)
         note = f", and {more} of {len(maybe)} whose outcome was unknown" if maybe else ""
         self.event(f"{self.written.killed}: all {len(wanted)} acknowledged rows of '{space}' are there{note}")
@@ -334,7 +334,7 @@ class Failover:
                     bad.append(f"{name}: {line}")
         if bad:
             shown = "\n  ".join(bad[:5])
-            raise Failed(f"{len(bad)} log records at level error:\n  {shown}")
+            raise DemoFailed(f"{len(bad)} log records at level error:\n  {shown}")
         self.event(f"{count} log records, none at level error that the kill does not explain")
 
     def _is_explained(self, line: str) -> bool:

@@ -28,7 +28,7 @@ UNKNOWN_NAME: Final = "?"
 
 
 @dataclass(slots=True)
-class Member:
+class SeenMember:
     """One instance, as it says itself, or as others say."""
 
     name: str
@@ -156,7 +156,7 @@ class Member:
 class Picture:
     """All instances at one moment."""
 
-    members: list[Member]
+    members: list[SeenMember]
     replicaset: str = ""
     target: Target | None = None
     """What was asked for, if that was a configuration."""
@@ -166,7 +166,7 @@ class Picture:
     """Name -> state of its process, of those of `local`."""
 
     @property
-    def authority(self) -> Member | None:
+    def authority(self) -> SeenMember | None:
         """Who knows best: the owner of the queue or leader in the newest term."""
         return max(
             (member for member in self.members if member.is_ready),
@@ -184,7 +184,7 @@ class Picture:
         authority = self.authority
         return len((authority.info or {}).get("replication", {})) if authority is not None else 0
 
-    def rows_behind(self, member: Member) -> int | None:
+    def rows_behind(self, member: SeenMember) -> int | None:
         """Rows that the authority has and this member lacks now; None: not known."""
         authority = self.authority
         if authority is None or authority.info is None or member is authority:
@@ -196,15 +196,15 @@ class Picture:
         behind = self.downstream_lag(member)
         return None if behind is None else int(behind["rows"])
 
-    def downstream_lag(self, member: Member) -> Mapping[str, Any] | None:
+    def downstream_lag(self, member: SeenMember) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = member.downstream.get("behind")
         return found
 
-    def seconds_behind(self, member: Member) -> float | None:
+    def seconds_behind(self, member: SeenMember) -> float | None:
         behind = self.downstream_lag(member)
         return None if behind is None else float(behind["seconds"])
 
-    def acknowledges(self, member: Member) -> bool:
+    def acknowledges(self, member: SeenMember) -> bool:
         """Whether a write that begins now may count on its ack."""
         authority = self.authority
         if (
@@ -329,21 +329,21 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
     names = {**names, **(_peer_names(answers) if target is None else {})}
     processes_of = _processes(target)
     set_uuid = _set_uuid(answers, target)
-    by_name: dict[str, Member] = {}
+    by_name: dict[str, SeenMember] = {}
     for address, found in answers.items():
         name = names.get(address, "")
         if isinstance(found, SynchroError):
             shown = name or (UNKNOWN_NAME if target is None else address)
             if shown not in by_name or shown == UNKNOWN_NAME:
                 error = found.message.rpartition(": ")[2]
-                by_name[shown if shown != UNKNOWN_NAME else address] = Member(shown, address, error=error)
+                by_name[shown if shown != UNKNOWN_NAME else address] = SeenMember(shown, address, error=error)
         elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
             shown = name or found["name"]
             by_name.setdefault(
-                shown if target is not None else address, Member(shown, address, foreign=foreign)
+                shown if target is not None else address, SeenMember(shown, address, foreign=foreign)
             )
         else:
-            member = Member(found["name"], address, found["id"] or 0, info=found)
+            member = SeenMember(found["name"], address, found["id"] or 0, info=found)
             by_name[member.name] = member
     picture = Picture(list(by_name.values()), target=target)
     # An address nobody of this set has, while somebody answers: it is just not part of it.
@@ -360,7 +360,7 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
         for name, part in seen.items():
             if name:
                 address = _address(part) or "-"
-                picture.members.append(Member(name, address, part.get("id", 0), seen_by_leader=part))
+                picture.members.append(SeenMember(name, address, part.get("id", 0), seen_by_leader=part))
     if target is not None:
         for member in picture.members:
             member.process = processes_of.get(member.name)

@@ -32,7 +32,7 @@ TCP_LISTEN: Final = "0A"
 CONFIG_NAME: Final = "config.yaml"
 
 
-class State(StrEnum):
+class ProcessState(StrEnum):
     RUNNING = "running"
     LOADING = "loading"
     """The instance listens, but waits for its peers or still reads its files."""
@@ -51,7 +51,7 @@ class Process:
 
     name: str
     listen: str
-    state: State
+    state: ProcessState
     pid: int | None
     log: Path
     changed: bool = False
@@ -63,7 +63,7 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        return self.state in (State.RUNNING, State.LOADING)
+        return self.state in (ProcessState.RUNNING, ProcessState.LOADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,10 +318,10 @@ def processes(target: Target) -> list[Process]:
 
 def process_of(target: Target, name: str, *, changed: bool = False, message: str = "") -> Process:
     pid = running_pid(target, name)
-    state = State.STOPPED
+    state = ProcessState.STOPPED
     if pid is not None:
         is_told = _is_ready(target, name, pid) or not _was_started_here(target, name, pid)
-        state = State.RUNNING if is_told else State.LOADING
+        state = ProcessState.RUNNING if is_told else ProcessState.LOADING
     listen = target.config.instance(name).settings.listen
     return Process(name, listen, state, pid, log_file(target.directory, name), changed, message)
 

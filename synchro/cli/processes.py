@@ -26,7 +26,7 @@ from typing import IO, Final
 from synchro.cli.process_table import (
     CONFIG_NAME,
     Process,
-    State,
+    ProcessState,
     Target,
     children,
     is_ending,
@@ -153,7 +153,9 @@ def start(
             time.sleep(POLL_S)
         for name, why in unreachable.items():
             process = process_of(target, name, message=why)
-            results[name] = process if process.pid is not None else replace(process, state=State.EXITED)
+            results[name] = (
+                process if process.pid is not None else replace(process, state=ProcessState.EXITED)
+            )
         return [results[name] if name in results else process_of(target, name) for name in target.names]
 
 
@@ -227,18 +229,21 @@ class _Start:
         """The result, once there is one."""
         target, name = self.target, self.name
         if (end := self._end()) is not None:
-            return self._failed(State.EXITED, None, end)
+            return self._failed(ProcessState.EXITED, None, end)
         listens = is_listening(target, name, self.pid)
         if not self.is_new and not listens:
             listens = not lacks_port(target, name, self.pid)
-        if listens and (process := process_of(target, name, changed=self.is_new)).state is State.RUNNING:
+        if (
+            listens
+            and (process := process_of(target, name, changed=self.is_new)).state is ProcessState.RUNNING
+        ):
             return process
         if self.loading_since is None and listens:
             self.loading_since = now
         if self.loading_since is not None and (is_late or now - self.loading_since > LOADING_GRACE_S):
             return process_of(target, name, changed=self.is_new)
         if is_late:
-            return self._failed(State.STUCK, self.pid, "runs, but does not listen in time")
+            return self._failed(ProcessState.STUCK, self.pid, "runs, but does not listen in time")
         return None
 
     def _end(self) -> str | None:
@@ -250,7 +255,7 @@ class _Start:
             return f"exited with code {self.child.returncode} while starting"
         return None if is_ours(self.pid, self.target, self.name) else "ended while starting"
 
-    def _failed(self, state: State, pid: int | None, what: str) -> Process:
+    def _failed(self, state: ProcessState, pid: int | None, what: str) -> Process:
         return replace(_failed(self.target, self.name, state, pid, what), changed=self.is_new)
 
 
@@ -265,7 +270,7 @@ def _accepts(settings: Settings) -> bool:
         return False
 
 
-def _failed(target: Target, name: str, state: State, pid: int | None, what: str) -> Process:
+def _failed(target: Target, name: str, state: ProcessState, pid: int | None, what: str) -> Process:
     log = log_file(target.directory, name)
     listen = target.config.instance(name).settings.listen
     tail = log_tail(log)
@@ -327,7 +332,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                 listen = target.config.instance(name).settings.listen
                 log = log_file(target.directory, name)
                 stuck = Process(
-                    name, listen, State.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
+                    name, listen, ProcessState.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
                 )
                 results.append(stuck)
                 continue
@@ -348,7 +353,7 @@ def _stopped(target: Target, name: str, *, changed: bool) -> Process:
         f"program, or an instance of another set. It was left alone.\n"
         f"next:  synchro -e {settings.listen} info   shows what it is"
     )
-    return replace(process, state=State.FOREIGN, message=message, reason="ALREADY_RUNNING")
+    return replace(process, state=ProcessState.FOREIGN, message=message, reason="ALREADY_RUNNING")
 
 
 def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
@@ -393,6 +398,6 @@ def restart(
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
     stopped = stop(target, timeout_s=timeout_s, kill=kill)
-    if any(process.state in (State.STUCK, State.FOREIGN) for process in stopped):
+    if any(process.state in (ProcessState.STUCK, ProcessState.FOREIGN) for process in stopped):
         return stopped
     return start(target, timeout_s=timeout_s, insecure=insecure, extra=extra, on_starting=on_starting)

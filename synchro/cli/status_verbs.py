@@ -10,7 +10,7 @@ from synchro.cli import formatting
 from synchro.cli.arguments import argument, complete_file, instance_option, watch_lines, watch_option
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, print_value, seconds
-from synchro.cli.picture import Member, Picture, take_picture
+from synchro.cli.picture import Picture, SeenMember, take_picture
 from synchro.cli.program import program
 from synchro.cli.verdict import Verdict, has_elections, judge
 
@@ -44,13 +44,13 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _rw(member: Member) -> str:
+def _rw(member: SeenMember) -> str:
     if not member.is_ready or member.info is None:
         return ""
     return "ro" if member.info["ro"] else "rw"
 
 
-def _vclock(member: Member) -> str:
+def _vclock(member: SeenMember) -> str:
     if member.info is not None:
         return formatting.vclock(member.info["vclock"])
     acked = member.seen_by_leader.get("downstream", {}).get("vclock")
@@ -59,7 +59,7 @@ def _vclock(member: Member) -> str:
     return "-"
 
 
-def _lag(member: Member, picture: Picture) -> str:
+def _lag(member: SeenMember, picture: Picture) -> str:
     """Behind whoever knows most, now; not the delay of the last row that arrived."""
     rows, behind_s = picture.rows_behind(member), picture.seconds_behind(member)
     if rows is None:
@@ -67,13 +67,13 @@ def _lag(member: Member, picture: Picture) -> str:
     return f"{rows} rows" + (f", {seconds(behind_s)}" if rows and behind_s is not None else "")
 
 
-def _seen(member: Member, picture: Picture) -> str:
+def _seen(member: SeenMember, picture: Picture) -> str:
     if member is picture.authority:
         return "now"
     return "-" if member.heard_s is None else f"{seconds(member.heard_s)} ago"
 
 
-def _remark(member: Member) -> str:
+def _remark(member: SeenMember) -> str:
     if member.foreign:
         return member.foreign
     if member.info is None:
@@ -100,7 +100,7 @@ def head_line(picture: Picture) -> str:
     return "  ".join(parts)
 
 
-def _record(member: Member, picture: Picture) -> dict[str, Any]:
+def _record(member: SeenMember, picture: Picture) -> dict[str, Any]:
     found = member.info or {}
     rows = picture.rows_behind(member)
     return {

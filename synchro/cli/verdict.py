@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
-from synchro.cli.picture import UNKNOWN_NAME, Member, Picture, lives
+from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember, lives
 from synchro.ro_reason import RoReason
 
 MEMORY_SHOWN: Final = 0.8
@@ -135,7 +135,7 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     return "Down: no instance answers.", start
 
 
-def _writable(picture: Picture, counting: Sequence[Member], start: str) -> tuple[str, str]:
+def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> tuple[str, str]:
     silent = [member for member in counting if member.is_silent]
     needed, count = picture.quorum, len(counting) - len(silent)
     if count < needed <= len(counting):
@@ -161,7 +161,7 @@ def _writable(picture: Picture, counting: Sequence[Member], start: str) -> tuple
     return text, start
 
 
-def _read_only(picture: Picture, authority: Member, start: str) -> tuple[str, str]:
+def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str, str]:
     """Nobody takes writes: why, and what changes that."""
     needed = picture.quorum
     voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
@@ -206,7 +206,7 @@ def has_elections(picture: Picture) -> bool:
     )
 
 
-def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
+def _electing(picture: Picture, voters: Sequence[SeenMember]) -> tuple[str, str]:
     term = max(member.term for member in voters)
     if (unheard := _leader_that_does_not_answer(picture, voters, term)) is not None:
         return unheard, WATCH
@@ -225,7 +225,7 @@ def _electing(picture: Picture, voters: Sequence[Member]) -> tuple[str, str]:
     )
 
 
-def _leader_that_does_not_answer(picture: Picture, voters: Sequence[Member], term: int) -> str | None:
+def _leader_that_does_not_answer(picture: Picture, voters: Sequence[SeenMember], term: int) -> str | None:
     """Its followers see it, we do not: it was paused a moment ago, or only we cannot reach it."""
     if any(member.is_leader and member.term == term for member in voters):
         return None
@@ -240,7 +240,7 @@ def _leader_that_does_not_answer(picture: Picture, voters: Sequence[Member], ter
     return None
 
 
-def _leading(leader: Member) -> tuple[str, str]:
+def _leading(leader: SeenMember) -> tuple[str, str]:
     """Why it takes no writes although it leads."""
     leads = f"Read-only: {leader.name} leads term {leader.term}"
     match leader.ro_reason:
@@ -275,7 +275,7 @@ def _because(reason: RoReason | None) -> str:
             assert_never(reason)
 
 
-def _may_be_promoted(member: Member) -> bool:
+def _may_be_promoted(member: SeenMember) -> bool:
     """Whether it would take writes then, as far as its reason tells."""
     match member.ro_reason:
         case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO:
@@ -288,7 +288,7 @@ def _may_be_promoted(member: Member) -> bool:
             assert_never(member.ro_reason)
 
 
-def _frozen(picture: Picture, authority: Member, voters: Sequence[Member]) -> tuple[str, str]:
+def _frozen(picture: Picture, authority: SeenMember, voters: Sequence[SeenMember]) -> tuple[str, str]:
     """Without elections somebody must be promoted."""
     if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
@@ -312,14 +312,14 @@ def _frozen(picture: Picture, authority: Member, voters: Sequence[Member]) -> tu
     return f"{text}.", f"synchro promote {best.name}"
 
 
-def _freshest(members: Sequence[Member]) -> Member:
-    def rows(member: Member) -> int:
+def _freshest(members: Sequence[SeenMember]) -> SeenMember:
+    def rows(member: SeenMember) -> int:
         return sum(lsn for origin, lsn in (member.info or {})["vclock"].items() if origin)
 
     return max(members, key=lambda member: (rows(member), -member.id))
 
 
-def start_command(picture: Picture, down: Sequence[Member]) -> str:
+def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     down = [member for member in down if not member.foreign]
     if not down:
         return ""
@@ -354,7 +354,7 @@ def _relative(path: str) -> str:
 
 
 def _two_leaders(picture: Picture) -> Iterator[Problem]:
-    by_term: dict[int, list[Member]] = {}
+    by_term: dict[int, list[SeenMember]] = {}
     for member in picture.members:
         if member.is_leader:
             by_term.setdefault(member.term, []).append(member)

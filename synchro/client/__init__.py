@@ -11,7 +11,7 @@ from synchro.client.errors import (
     OutcomeUnknown,
     QueueFull,
 )
-from synchro.client.model import Committed, Info, Result, RolledBack, Rows, State, Tuple, Txn
+from synchro.client.model import Committed, Info, Result, RolledBack, Rows, Tuple, TxnId, WatchState
 from synchro.client.ops import Op, Transaction
 from synchro.client.plans import WriteOptions
 from synchro.client.replies import (
@@ -60,10 +60,10 @@ __all__ = [
     "Space",
     "SpaceChanged",
     "SpaceInfo",
-    "State",
     "Transaction",
     "Tuple",
-    "Txn",
+    "TxnId",
+    "WatchState",
     "WriteOptions",
     "connect",
     "ops",

@@ -18,17 +18,17 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
-from synchro.client import forks, wire
-from synchro.client.aio_stream import Stream
+from synchro.client import encoding, forks
+from synchro.client.aio_stream import AioStream
 from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
 from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
-from synchro.client.model import Info, State, Tuple, state_of
+from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     Answers,
-    Options,
+    ClientOptions,
     Pause,
     Plan,
     Plans,
@@ -38,7 +38,7 @@ from synchro.client.plans import (
     Unary,
     WriteOptions,
 )
-from synchro.client.requests import IndexRef, IteratorName, Key, Message, ReadMode, SpaceRef
+from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
@@ -55,10 +55,10 @@ import grpc  # isort: skip - after channel.py, which sets its environment
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
-Call: TypeAlias = Coroutine[Any, Any, T]
+Awaited: TypeAlias = Coroutine[Any, Any, T]
 
 
-class Runner:
+class AsyncRunner:
     """Carries out the plans of one client, as tasks of one asyncio loop. See `AsyncClient`."""
 
     def __init__(self, plans: Plans, face: AsyncClient) -> None:
@@ -145,11 +145,11 @@ class Runner:
             link = self._links[endpoint] = _Link(endpoint)
         return link
 
-    async def _stream(self, endpoint: str) -> Stream:
+    async def _stream(self, endpoint: str) -> AioStream:
         """One with room, or one that is over: then nothing can be sent on it."""
         link = self.link(endpoint)
         if link.stream is None or link.stream.is_broken:
-            link.stream = Stream(
+            link.stream = AioStream(
                 link, self._plans.options.timeout, self._plans.on_replies, self._plans.session
             )
         if link.stream.is_full:
@@ -224,7 +224,7 @@ class Runner:
 
     # --- changes
 
-    async def states(self, where: Plan[str]) -> AsyncIterator[State]:
+    async def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
         """What the instance at this place says, now and at each change."""
         place = await self.run(lambda _: where, None, (), {})
         call = self.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
@@ -241,7 +241,7 @@ class Runner:
         finally:
             call.cancel()
 
-    async def follow(self, api: Api, callback: Callable[[State], None]) -> None:
+    async def follow(self, api: Api, callback: Callable[[WatchState], None]) -> None:
         """What whoever leads says, until the callback raises."""
         failure: Exception | None = None
         while True:
@@ -273,8 +273,8 @@ class _Link:
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
-        self.open_stream: Callable[[], Any] = wire.open_stream(self.channel)
-        self.stream: Stream | None = None
+        self.open_stream: Callable[[], Any] = encoding.open_stream(self.channel)
+        self.stream: AioStream | None = None
 
     async def close(self) -> None:
         if self.stream is not None:
@@ -282,36 +282,38 @@ class _Link:
         await self.channel.close()
 
 
-class Face(Generic[A]):
+class AsyncFace(Generic[A]):
     """What turns the plans of an `Api` into methods to be awaited."""
 
     _api: A
-    _run: Callable[[Callable[..., Plan[Any]], Any, tuple[Any, ...], dict[str, Any]], Call[Any]]
+    _run: Callable[[Callable[..., Plan[Any]], Any, tuple[Any, ...], dict[str, Any]], Awaited[Any]]
     """`_run(make, api, args, kwargs)` carries out the plan that `make(api, *args, **kwargs)` makes."""
 
 
-def _awaited(plan: Callable[Concatenate[A, P], Plan[T]]) -> Callable[Concatenate[Face[A], P], Call[T]]:
+def _awaited(
+    plan: Callable[Concatenate[A, P], Plan[T]],
+) -> Callable[Concatenate[AsyncFace[A], P], Awaited[T]]:
     """The method that carries out a plan: its signature and documentation, its result to be awaited."""
 
     @wraps(plan)
-    def call(self: Face[A], /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+    def call(self: AsyncFace[A], /, *args: P.args, **kwargs: P.kwargs) -> Awaited[T]:
         return self._run(plan, self._api, args, kwargs)
 
     return call
 
 
-class AsyncClient(Face[Api]):
+class AsyncClient(AsyncFace[Api]):
     """See `synchro.client.Client`, whose methods these are, to be awaited. Belongs to one event loop.
 
     What goes wrong is raised as a `SynchroError`; `OutcomeUnknown` is the only one after which a write may
     have been done.
     """
 
-    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
+    def __init__(self, endpoints: Sequence[str], options: ClientOptions) -> None:
         forks.begin_aio()
         plans = Plans(endpoints, options)
         self._api = Api(plans)
-        self._runner = Runner(plans, self)
+        self._runner = AsyncRunner(plans, self)
         self._run = self._runner.run
         self._watches: set[asyncio.Task[None]] = set()
         forks.clients.add(self)
@@ -422,7 +424,7 @@ class AsyncClient(Face[Api]):
     # --- information
 
     @property
-    def info(self) -> Call[Info]:
+    def info(self) -> Awaited[Info]:
         """The tree of `box.info` of the instance that is read from: `(await db.info).synchro.queue.len`."""
         return self.get_info()
 
@@ -430,7 +432,7 @@ class AsyncClient(Face[Api]):
     list_queue = _awaited(Api.list_queue)
     list_instances = _awaited(Api.list_instances)
 
-    def on_change(self, callback: Callable[[State], None]) -> Callable[[], None]:
+    def on_change(self, callback: Callable[[WatchState], None]) -> Callable[[], None]:
         """Call back with each change of leader, term, writability or queue.
 
         Returns what ends it; an exception of the callback ends it, too.
@@ -444,7 +446,7 @@ class AsyncClient(Face[Api]):
 
         return stop
 
-    def watch_info(self, instance: str | None = None) -> AsyncIterator[State]:
+    def watch_info(self, instance: str | None = None) -> AsyncIterator[WatchState]:
         """The state of one instance now and at each change. Ends when the connection does.
 
         instance: name, id or host:port; None: the first endpoint that answers.
@@ -470,7 +472,7 @@ class AsyncClient(Face[Api]):
     checksum = _awaited(Api.checksum)
 
 
-class AsyncSpace(Face[SpaceApi]):
+class AsyncSpace(AsyncFace[SpaceApi]):
     """One space. Writes are transactions of one operation; options are those of `AsyncClient.execute`."""
 
     def __init__(self, client: AsyncClient, name: SpaceRef) -> None:
@@ -493,7 +495,7 @@ class AsyncSpace(Face[SpaceApi]):
 
     async def iter(
         self,
-        key: Key = None,
+        key: KeyLike = None,
         *,
         page: int = PAGE_ROWS,
         index: IndexRef = None,

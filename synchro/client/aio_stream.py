@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
-from synchro.client import wire
+from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
 from synchro.client.requests import Message
@@ -34,7 +34,7 @@ class Opener(Protocol):
     open_stream: Callable[[], Any]
 
 
-class Stream:
+class AioStream:
     """One ExecuteStream to one instance, used by tasks of one loop.
 
     B1  Each future in `_pending` and `_sent` gets one outcome: a reply, or an exception.
@@ -53,13 +53,13 @@ class Stream:
     ) -> None:
         self.endpoint = link.endpoint
         self.is_broken = False
-        self._options = wire.frame_options(timeout_s)
+        self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Entry] = deque()
         self._sent: dict[int, _Entry] = {}
-        self._seqs = wire.seqs()
+        self._seqs = encoding.seqs()
         self._wake: asyncio.Future[None] | None = None
         self._room: asyncio.Event = asyncio.Event()
         self._call = link.open_stream()
@@ -70,8 +70,10 @@ class Stream:
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     def submit(self, call: bytes, ops: int, deadline: float) -> asyncio.Future[Message]:
-        """A call (`wire.call`) of so many operations. Raises `CannotConnect` if the stream is over: nothing
-        was sent."""
+        """Send a call (`encoding.call`) of `ops` operations; the future is its ExecuteReply.
+
+        Raises `CannotConnect` if the stream is over: nothing was sent.
+        """
         if self.is_broken:
             raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
         future: asyncio.Future[Message] = self._loop.create_future()
@@ -108,8 +110,8 @@ class Stream:
     def _take(self) -> list[bytes]:
         """The parts of a frame, its calls; without what was cancelled, or is overdue, before it was sent."""
         parts: list[bytes] = []
-        sent, seqs, varint, tag = self._sent, self._seqs, wire.varint, wire.CALLS_TAG
-        for entry in wire.take(self._pending):
+        sent, seqs, varint, tag = self._sent, self._seqs, encoding.varint, encoding.CALLS_TAG
+        for entry in encoding.take(self._pending):
             future, _, call, _ = entry
             if not future.done():
                 seq, seq_field = next(seqs)
@@ -125,7 +127,7 @@ class Stream:
                 if response is grpc.aio.EOF:
                     break
                 self._on_replies(response, self.endpoint)
-                for seq, committed in wire.replies(response):
+                for seq, committed in encoding.replies(response):
                     entry = self._sent.pop(seq, None)
                     if entry is not None and not (future := entry[0]).done():
                         future.set_result(committed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypedDict
 
-from synchro.client import replies, requests, wire
+from synchro.client import encoding, replies, requests
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown
 from synchro.client.model import (
     Committed,
@@ -17,7 +17,7 @@ from synchro.client.model import (
     Result,
     RolledBack,
     Rows,
-    Txn,
+    TxnId,
     parse_txn,
 )
 from synchro.client.ops import Op
@@ -27,7 +27,7 @@ from synchro.client.requests import (
     FieldSpec,
     IndexRef,
     IteratorName,
-    Key,
+    KeyLike,
     Message,
     PartSpec,
     ReadMode,
@@ -170,15 +170,15 @@ class Api:
 
         def result(reply: Message, endpoint: str) -> Result:
             instance = self.plans.routes.name_at(endpoint)
-            names = None if omit_tuples else self.names_of(wire.space_of(encoded))
-            return wire.result(reply, encoded, names, instance, omit_tuples=omit_tuples)
+            names = None if omit_tuples else self.names_of(encoding.space_of(encoded))
+            return encoding.result(reply, encoded, names, instance, omit_tuples=omit_tuples)
 
         return self.plans.write(b"".join(encoded), len(encoded), options, result)
 
     def select(
         self,
         space: SpaceRef,
-        key: Key = None,
+        key: KeyLike = None,
         *,
         index: IndexRef = None,
         iterator: IteratorName | None = None,
@@ -238,7 +238,7 @@ class Api:
 
     # --- outcome of a transaction
 
-    def wait_transaction(self, txn: Txn | str | bytes, timeout: float | None = None) -> Plan[Outcome]:
+    def wait_transaction(self, txn: TxnId | str | bytes, timeout: float | None = None) -> Plan[Outcome]:
         """How a transaction ended, or how it stands when the time is over.
 
         txn: its name as (origin, lsn) or "origin:lsn", or the 16 bytes of a request id. timeout: seconds;
@@ -533,7 +533,7 @@ def _itself(endpoint: str) -> Plan[str]:
     yield
 
 
-def _txn_name(txn: Txn | str) -> Txn:
+def _txn_name(txn: TxnId | str) -> TxnId:
     try:
         origin, lsn = parse_txn(txn) if isinstance(txn, str) else txn
     except ValueError:

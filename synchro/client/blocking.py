@@ -25,12 +25,12 @@ from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
 from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
-from synchro.client.model import Info, State, Tuple, state_of
+from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     DEFAULT_TIMEOUT_S,
     Answers,
-    Options,
+    ClientOptions,
     Pause,
     Plan,
     Plans,
@@ -40,10 +40,10 @@ from synchro.client.plans import (
     Unary,
     WriteOptions,
 )
-from synchro.client.requests import IndexRef, IteratorName, Key, Message, ReadMode, SpaceRef
+from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.routes import parse_endpoints
 from synchro.client.space_api import SpaceApi
-from synchro.client.thread_stream import Stream, Waiter
+from synchro.client.thread_stream import ThreadStream, Waiter
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2_grpc,
@@ -93,11 +93,11 @@ def connect(
     """
     return Client(
         parse_endpoints(endpoints),
-        Options(timeout, read_from, read_your_writes, follow_leader, wait_for_connection),
+        ClientOptions(timeout, read_from, read_your_writes, follow_leader, wait_for_connection),
     )
 
 
-class Runner:
+class BlockingRunner:
     """Carries out the plans of one client, each in the thread that calls. See `Client`."""
 
     def __init__(self, plans: Plans) -> None:
@@ -170,7 +170,7 @@ class Runner:
 
     # --- writes
 
-    def streams(self) -> list[Stream]:
+    def streams(self) -> list[ThreadStream]:
         return [link.stream for link in list(self._links.values()) if link.stream is not None]
 
     def _submit(self, step: Submit) -> Message:
@@ -185,7 +185,7 @@ class Runner:
             raise outcome
         return outcome
 
-    def _stream(self, endpoint: str) -> Stream:
+    def _stream(self, endpoint: str) -> ThreadStream:
         link = self.link(endpoint)
         stream = link.stream
         if stream is not None and not stream.is_broken:
@@ -193,7 +193,7 @@ class Runner:
         with forks.gate, self._lock:
             if link.stream is None or link.stream.is_broken:
                 timeout_s = self._plans.options.timeout
-                link.stream = Stream(
+                link.stream = ThreadStream(
                     link.channel,
                     endpoint,
                     timeout_s=timeout_s,
@@ -293,7 +293,7 @@ class _Link:
         self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self.channel)
-        self.stream: Stream | None = None
+        self.stream: ThreadStream | None = None
 
     def close(self) -> None:
         if self.stream is not None:
@@ -301,7 +301,7 @@ class _Link:
         self.channel.close()
 
 
-class Face(Generic[A]):
+class BlockingFace(Generic[A]):
     """What turns the plans of an `Api` into methods that wait for the result."""
 
     _api: A
@@ -315,29 +315,29 @@ class Face(Generic[A]):
             raise
 
 
-def _blocking(plan: Callable[Concatenate[A, P], Plan[T]]) -> Callable[Concatenate[Face[A], P], T]:
+def _blocking(plan: Callable[Concatenate[A, P], Plan[T]]) -> Callable[Concatenate[BlockingFace[A], P], T]:
     """The method that carries out a plan: its signature and documentation, its result."""
 
     @wraps(plan)
-    def call(self: Face[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: BlockingFace[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._run(plan(self._api, *args, **kwargs))
 
     return call
 
 
-class Client(Face[Api]):
+class Client(BlockingFace[Api]):
     """See `connect`. All methods may be called from any thread.
 
     What goes wrong is raised as a `SynchroError`; `OutcomeUnknown` is the only one after which a write may
     have been done.
     """
 
-    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
+    def __init__(self, endpoints: Sequence[str], options: ClientOptions) -> None:
         forks.begin()
         plans = Plans(endpoints, options)
         self._client = self
         self._api = Api(plans, ask_names=self._ask_names)
-        self._runner = Runner(plans)
+        self._runner = BlockingRunner(plans)
         self._watches: list[_Watch] = []
         forks.clients.add(self)
 
@@ -453,7 +453,7 @@ class Client(Face[Api]):
     list_queue = _blocking(Api.list_queue)
     list_instances = _blocking(Api.list_instances)
 
-    def on_change(self, callback: Callable[[State], None]) -> Callable[[], None]:
+    def on_change(self, callback: Callable[[WatchState], None]) -> Callable[[], None]:
         """Call back with each change of leader, term, writability or queue, from a thread of its own.
 
         Returns what ends it; an exception of the callback ends it, too.
@@ -463,7 +463,7 @@ class Client(Face[Api]):
         watch.start()
         return watch.stop
 
-    def watch_info(self, instance: str | None = None) -> Iterator[State]:
+    def watch_info(self, instance: str | None = None) -> Iterator[WatchState]:
         """The state of one instance now and at each change. Ends when the connection does.
 
         instance: name, id or host:port; None: the first endpoint that answers.
@@ -498,7 +498,7 @@ class Client(Face[Api]):
     checksum = _blocking(Api.checksum)
 
 
-class Space(Face[SpaceApi]):
+class Space(BlockingFace[SpaceApi]):
     """One space. Writes are transactions of one operation; options are those of `Client.execute`."""
 
     def __init__(self, client: Client, name: SpaceRef) -> None:
@@ -520,7 +520,7 @@ class Space(Face[SpaceApi]):
 
     def iter(
         self,
-        key: Key = None,
+        key: KeyLike = None,
         *,
         page: int = PAGE_ROWS,
         index: IndexRef = None,
@@ -548,7 +548,7 @@ class Space(Face[SpaceApi]):
 class _Watch:
     """A thread that follows WatchInfo of whoever answers."""
 
-    def __init__(self, client: Client, callback: Callable[[State], None]) -> None:
+    def __init__(self, client: Client, callback: Callable[[WatchState], None]) -> None:
         self._client = client
         self._callback = callback
         self._stopping = threading.Event()

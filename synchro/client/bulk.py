@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from synchro.client import wire
+from synchro.client import encoding
 from synchro.client.api import Api
 from synchro.client.plans import Plan, WriteOptions
 from synchro.client.requests import SpaceRef
@@ -56,7 +56,7 @@ class Bulk:
         self.done = 0
         self._api = api
         self._space = space
-        self._encode = wire.replace if replace else wire.insert
+        self._encode = encoding.replace if replace else encoding.insert
         self._batch_rows = batch
         self._timeout_s = timeout
         self._on_progress = on_progress

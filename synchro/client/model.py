@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 
 from synchro.errors import SynchroError
 
-Txn: TypeAlias = tuple[int, int]
+TxnId: TypeAlias = tuple[int, int]
 """Name of a transaction: (origin, lsn), written `origin:lsn`."""
 NUMBER_DIGITS_MAX = 20
 """Of a number of 64 bits; longer ones are names."""
@@ -22,7 +22,7 @@ class Tuple(tuple[Any, ...]):
     txn: the transaction that wrote it, for the result of a write; else None.
     """
 
-    txn: Txn | None = None
+    txn: TxnId | None = None
     field_names: FieldNames | None = None
 
     @overload
@@ -65,11 +65,11 @@ class KnownNames:
         return self.names
 
 
-def _copied(fields: Sequence[Any], names: tuple[str, ...], txn: Txn | None) -> Tuple:
+def _copied(fields: Sequence[Any], names: tuple[str, ...], txn: TxnId | None) -> Tuple:
     return make_tuple(fields, KnownNames(names) if names else None, txn)
 
 
-def make_tuple(fields: Sequence[Any], names: FieldNames | None = None, txn: Txn | None = None) -> Tuple:
+def make_tuple(fields: Sequence[Any], names: FieldNames | None = None, txn: TxnId | None = None) -> Tuple:
     made = Tuple(fields)
     if names is not None:
         made.field_names = names
@@ -91,7 +91,7 @@ class Result:
 
     tuples: Sequence[Tuple | None]
     """One for each operation: what is stored now, or was removed; empty if they were not asked for."""
-    txn: Txn | None
+    txn: TxnId | None
     """None: it has no rows of its own, or `wait="none"`."""
     is_sync: bool
     duplicate: bool
@@ -104,7 +104,7 @@ class Result:
 class Committed:
     """The transaction is committed: it is done and stays."""
 
-    txn: Txn | None
+    txn: TxnId | None
 
     def __str__(self) -> str:
         return f"{format_txn(self.txn)} is committed"
@@ -114,14 +114,14 @@ class Committed:
 class RolledBack:
     """The transaction was rolled back: nothing was done."""
 
-    txn: Txn | None
+    txn: TxnId | None
 
     def __str__(self) -> str:
         return f"{format_txn(self.txn)} was rolled back"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class WatchState:
     """What `on_change` tells: who leads in the eyes of the instance that is watched."""
 
     leader: str | None
@@ -180,19 +180,19 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= NUMBER_DIGITS_MAX
 
 
-def format_txn(txn: Txn | None) -> str:
+def format_txn(txn: TxnId | None) -> str:
     return "the transaction" if txn is None else f"{txn[0]}:{txn[1]}"
 
 
-def parse_txn(text: str) -> Txn:
+def parse_txn(text: str) -> TxnId:
     """`origin:lsn`; raises ValueError."""
     origin, _, lsn = text.partition(":")
     return int(origin), int(lsn)
 
 
-def state_of(message: Any) -> State:
+def state_of(message: Any) -> WatchState:
     """From a WatchInfoResponse."""
-    return State(
+    return WatchState(
         leader=message.leader_name or None,
         leader_id=message.leader,
         leader_address=message.leader_address,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from synchro.client.aio import AsyncClient
 from synchro.client.errors import ClientClosed
-from synchro.client.model import State
-from synchro.client.plans import Options, Plan
+from synchro.client.model import WatchState
+from synchro.client.plans import ClientOptions, Plan
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class _Job:
 class TrioClient(AsyncClient):
     """`AsyncClient` for trio tasks. Belongs to one trio run, and is used inside `async with` only."""
 
-    def __init__(self, endpoints: Sequence[str], options: Options) -> None:
+    def __init__(self, endpoints: Sequence[str], options: ClientOptions) -> None:
         import trio
 
         super().__init__(endpoints, options)
@@ -175,7 +175,7 @@ class TrioClient(AsyncClient):
                 nursery.start_soon(one, number, plan)
         return [outcomes[number] for number in range(len(plans))]
 
-    def on_change(self, callback: Callable[[State], None]) -> Callable[[], None]:
+    def on_change(self, callback: Callable[[WatchState], None]) -> Callable[[], None]:
         """As `AsyncClient.on_change`; the callback runs in the trio thread."""
         if self._loop is None:
             raise ClientClosed("the client is used inside 'async with' only; nothing was sent")
@@ -195,11 +195,13 @@ class TrioClient(AsyncClient):
 
         return end_soon
 
-    async def watch_info(self, instance: str | None = None) -> AsyncIterator[State]:
+    async def watch_info(self, instance: str | None = None) -> AsyncIterator[WatchState]:
         """As `AsyncClient.watch_info`."""
         import trio
 
-        states = cast("AsyncGenerator[State, None]", self._runner.states(self._api.watch_place(instance)))
+        states = cast(
+            "AsyncGenerator[WatchState, None]", self._runner.states(self._api.watch_place(instance))
+        )
         try:
             while (state := await self._cross(lambda: _next(states))) is not None:
                 yield state
@@ -212,11 +214,11 @@ class TrioClient(AsyncClient):
                 await self._cross(lambda: _end(states))
 
 
-async def _next(states: AsyncGenerator[State, None]) -> State | None:
+async def _next(states: AsyncGenerator[WatchState, None]) -> WatchState | None:
     return await anext(states, None)
 
 
-async def _end(states: AsyncGenerator[State, None]) -> None:
+async def _end(states: AsyncGenerator[WatchState, None]) -> None:
     await states.aclose()
 
 

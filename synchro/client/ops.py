@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NewType
 
-from synchro.client import requests, wire
+from synchro.client import encoding, requests
 from synchro.client.model import Result
-from synchro.client.requests import IndexRef, Key, SpaceRef
+from synchro.client.requests import IndexRef, KeyLike, SpaceRef
 
 Op = NewType("Op", bytes)
 """An encoded operation."""
@@ -19,30 +19,30 @@ Op = NewType("Op", bytes)
 
 def insert(space: SpaceRef, fields: Sequence[Any]) -> Op:
     """Add a tuple; the transaction is refused with `TupleFound` if its key exists."""
-    return Op(wire.insert(space, fields))
+    return Op(encoding.insert(space, fields))
 
 
 def replace(space: SpaceRef, fields: Sequence[Any]) -> Op:
     """Add a tuple, or replace the one with the same primary key."""
-    return Op(wire.replace(space, fields))
+    return Op(encoding.replace(space, fields))
 
 
-def update(space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Op:
+def update(space: SpaceRef, key: KeyLike, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Op:
     """Change fields of the tuple with this key.
 
     ops: `[operator, field, argument...]` each, fields count from 1.
     """
-    return Op(wire.encoded(requests.update(space, key, ops, index)))
+    return Op(encoding.encoded(requests.update(space, key, ops, index)))
 
 
 def upsert(space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]]) -> Op:
     """Change the tuple with this primary key as `update` does, or add it."""
-    return Op(wire.encoded(requests.upsert(space, fields, ops)))
+    return Op(encoding.encoded(requests.upsert(space, fields, ops)))
 
 
-def delete(space: SpaceRef, key: Key, index: IndexRef = None) -> Op:
+def delete(space: SpaceRef, key: KeyLike, index: IndexRef = None) -> Op:
     """Remove the tuple with this key of a unique index."""
-    return Op(wire.encoded(requests.delete(space, key, index)))
+    return Op(encoding.encoded(requests.delete(space, key, index)))
 
 
 class Transaction:
@@ -61,7 +61,9 @@ class Transaction:
         """As `ops.replace`."""
         self.ops.append(replace(space, fields))
 
-    def update(self, space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> None:
+    def update(
+        self, space: SpaceRef, key: KeyLike, ops: Sequence[Sequence[Any]], index: IndexRef = None
+    ) -> None:
         """As `ops.update`."""
         self.ops.append(update(space, key, ops, index))
 
@@ -69,6 +71,6 @@ class Transaction:
         """As `ops.upsert`."""
         self.ops.append(upsert(space, fields, ops))
 
-    def delete(self, space: SpaceRef, key: Key, index: IndexRef = None) -> None:
+    def delete(self, space: SpaceRef, key: KeyLike, index: IndexRef = None) -> None:
         """As `ops.delete`."""
         self.ops.append(delete(space, key, index))

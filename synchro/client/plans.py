@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
-from synchro.client import requests, wire
+from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
 from synchro.client.requests import Message, SpaceRef, WaitMode
@@ -54,7 +54,8 @@ class Unary(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """Send a call (`wire.call`) of `ops` operations on the stream to an instance. Sent back: an ExecuteReply.
+    """Send a call (`encoding.call`) of `ops` operations on the stream to an instance; sent back: an
+    ExecuteReply.
 
     deadline: monotonic seconds, after which `ConnectionLost` is thrown.
     """
@@ -184,7 +185,7 @@ class WriteOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ClientOptions:
     """How a client behaves; see `synchro.connect`. timeout: seconds."""
 
     timeout: float = DEFAULT_TIMEOUT_S
@@ -205,7 +206,7 @@ class Plans:
     """
 
     def __init__(
-        self, endpoints: Sequence[str], options: Options, now: Callable[[], float] = time.monotonic
+        self, endpoints: Sequence[str], options: ClientOptions, now: Callable[[], float] = time.monotonic
     ) -> None:
         self.options = options
         self.now = now
@@ -492,14 +493,14 @@ class Plans:
         deadline = self.now() + timeout_s
         request_id = modes.get("request_id") or requests.new_request_id()
         position = self.session.position
-        options = wire.options(
+        options = encoding.options(
             modes.get("wait", "complete"),
             timeout,
             modes.get("expected_term", 0),
             modes.get("omit_tuples", False),
         )
-        call = wire.call(request_id, b"", ops, options)
-        if len(call) > wire.CALL_BYTES_SURE:
+        call = encoding.call(request_id, b"", ops, options)
+        if len(call) > encoding.CALL_BYTES_SURE:
             refuse_too_large(len(call), "a transaction")
         # The way of nearly all calls: the leader is known, and does it.
         endpoint = self.routes.leader
@@ -549,14 +550,14 @@ class Plans:
             if tries.is_first_sent:
                 position = self.session.position  # the frame names the same, or a later one
             else:
-                known = wire.position_field(position)
-            options = wire.options(
+                known = encoding.position_field(position)
+            options = encoding.options(
                 modes.get("wait", "complete"),
                 timeout_s,
                 modes.get("expected_term", 0),
                 modes.get("omit_tuples", False),
             )
-            call = wire.call(tries.request_id, known, ops, options)
+            call = encoding.call(tries.request_id, known, ops, options)
             reply = yield Submit(endpoint, call, count, tries.deadline + GRACE_S)
             return reply, endpoint
 
@@ -564,7 +565,7 @@ class Plans:
 
     def _is_synchronous(self, ops: bytes, endpoint: str, deadline: float) -> Plan[bool]:
         """Whether a transaction is one of the queue: one of its spaces is synchronous, or a system space."""
-        spaces = wire.spaces_of(ops)
+        spaces = encoding.spaces_of(ops)
         if any(_is_system(space) for space in spaces):
             return True
         request = schema_pb2.ListSpacesRequest()

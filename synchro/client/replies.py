@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from synchro.client.model import Txn
+from synchro.client.model import TxnId
 from synchro.client.requests import Message, seconds
 from synchro.rpc.generated.v1 import schema_pb2
 
@@ -72,7 +72,7 @@ class SpaceChanged:
 
     done: bool
     space: SpaceInfo | None
-    txn: Txn | None
+    txn: TxnId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class IndexChanged:
 
     done: bool
     index: IndexInfo | None
-    txn: Txn | None
+    txn: TxnId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def index_changed(reply: Message, done: bool) -> IndexChanged:
     return IndexChanged(done, index, txn_of(reply))
 
 
-def txn_of(reply: Message) -> Txn | None:
+def txn_of(reply: Message) -> TxnId | None:
     return (reply.txn.origin, reply.txn.lsn) if reply.HasField("txn") else None
 
 
@@ -148,7 +148,7 @@ class QueueEntry:
     acked_by, missing: ids of the instances that have, and have not, acknowledged it; the owner knows all.
     """
 
-    txn: Txn | None
+    txn: TxnId | None
     space_ids: tuple[int, ...]
     rows: int
     size: int

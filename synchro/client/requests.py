@@ -10,14 +10,14 @@ from typing import Any, Final, Literal, TypeAlias
 import msgpack
 from google.protobuf.duration_pb2 import Duration
 
-from synchro.client.model import FieldNames, Rows, Tuple, Txn, is_number, make_tuple
+from synchro.client.model import FieldNames, Rows, Tuple, TxnId, is_number, make_tuple
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 
 Message: TypeAlias = Any
 SpaceRef: TypeAlias = "str | int"
 IndexRef: TypeAlias = "str | int | None"
-Key: TypeAlias = Any
+KeyLike: TypeAlias = Any
 """A list or tuple of key parts, or a single part as it is."""
 
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
@@ -69,7 +69,7 @@ def pack_tuple(fields: Sequence[Any]) -> bytes:
     return pack(fields)
 
 
-def key_parts(key: Key) -> Sequence[Any]:
+def key_parts(key: KeyLike) -> Sequence[Any]:
     """None: no parts."""
     if key is None:
         return ()
@@ -124,7 +124,7 @@ def _with_tuple(op: Message, body: Message, space: SpaceRef, fields: Sequence[An
     return op
 
 
-def update(space: SpaceRef, key: Key, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Message:
+def update(space: SpaceRef, key: KeyLike, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Message:
     op = data_pb2.Op()
     body = op.update
     set_space(body, space)
@@ -143,7 +143,7 @@ def upsert(space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]])
     return op
 
 
-def delete(space: SpaceRef, key: Key, index: IndexRef = None) -> Message:
+def delete(space: SpaceRef, key: KeyLike, index: IndexRef = None) -> Message:
     op = data_pb2.Op()
     body = op.delete
     set_space(body, space)
@@ -176,14 +176,14 @@ def number(value: int, what: str, *, bits: int = 32) -> int:
 # --- reads ----------------------------------------------------------------------------------------------
 
 
-def read_tuple(message: Message, names: FieldNames | None = None, txn: Txn | None = None) -> Tuple | None:
+def read_tuple(message: Message, names: FieldNames | None = None, txn: TxnId | None = None) -> Tuple | None:
     data: bytes = message.msgpack
     return make_tuple(unpack(data), names, txn) if data else None
 
 
 def select(
     space: SpaceRef,
-    key: Key = None,
+    key: KeyLike = None,
     *,
     index: IndexRef = None,
     iterator: IteratorName | None = None,

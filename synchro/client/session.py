@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synchro.client.wire import frame_position
+from synchro.client.encoding import frame_position
 from synchro.rpc.generated.v1 import common_pb2
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from synchro.client import requests, wire
+from synchro.client import encoding, requests
 from synchro.client.api import Api, SelectOptions
 from synchro.client.model import Rows, Tuple
 from synchro.client.plans import Plan, WriteOptions
-from synchro.client.requests import IndexRef, Key, Message, ReadMode, SpaceRef
+from synchro.client.requests import IndexRef, KeyLike, Message, ReadMode, SpaceRef
 
 
 class SpaceApi:
@@ -21,24 +21,24 @@ class SpaceApi:
 
     def insert(self, fields: Sequence[Any], **options: Unpack[WriteOptions]) -> Plan[Tuple]:
         """Add a tuple, and return it. Raises `TupleFound` (also called `DuplicateKey`) if its key exists."""
-        return self._store(wire.insert(self.name, fields), fields, options)
+        return self._store(encoding.insert(self.name, fields), fields, options)
 
     def replace(self, fields: Sequence[Any], **options: Unpack[WriteOptions]) -> Plan[Tuple]:
         """Add a tuple, or replace the one with the same primary key. Returns the new one."""
-        return self._store(wire.replace(self.name, fields), fields, options)
+        return self._store(encoding.replace(self.name, fields), fields, options)
 
     def _store(self, op: bytes, fields: Sequence[Any], options: WriteOptions) -> Plan[Tuple]:
         def stored(reply: Message, _: str) -> Tuple:
             if options.get("omit_tuples"):
                 return Tuple(fields)
-            found = wire.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
+            found = encoding.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
             return Tuple(fields) if found is None else found
 
         return self._api.plans.write(op, 1, options, stored)
 
     def update(
         self,
-        key: Key,
+        key: KeyLike,
         ops: Sequence[Sequence[Any]],
         *,
         index: IndexRef = None,
@@ -49,31 +49,31 @@ class SpaceApi:
         key: of a unique index, the primary one by default. Returns the new tuple; None if there is none with
         this key.
         """
-        return self._change(wire.encoded(requests.update(self.name, key, ops, index)), options)
+        return self._change(encoding.encoded(requests.update(self.name, key, ops, index)), options)
 
     def upsert(
         self, fields: Sequence[Any], ops: Sequence[Sequence[Any]], **options: Unpack[WriteOptions]
     ) -> Plan[None]:
         """Change the tuple with this primary key as `update` does, or add it."""
-        yield from self._change(wire.encoded(requests.upsert(self.name, fields, ops)), options)
+        yield from self._change(encoding.encoded(requests.upsert(self.name, fields, ops)), options)
 
     def delete(
-        self, key: Key, *, index: IndexRef = None, **options: Unpack[WriteOptions]
+        self, key: KeyLike, *, index: IndexRef = None, **options: Unpack[WriteOptions]
     ) -> Plan[Tuple | None]:
         """Remove a tuple. key: as in `update`. Returns what it was; None if there was none."""
-        return self._change(wire.encoded(requests.delete(self.name, key, index)), options)
+        return self._change(encoding.encoded(requests.delete(self.name, key, index)), options)
 
     def _change(self, op: bytes, options: WriteOptions) -> Plan[Tuple | None]:
         def changed(reply: Message, _: str) -> Tuple | None:
             if options.get("omit_tuples"):
                 return None
-            return wire.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
+            return encoding.tuples_of(reply, (op,), self._api.names_of(self.name))[0]
 
         return self._api.plans.write(op, 1, options, changed)
 
     def get(
         self,
-        key: Key,
+        key: KeyLike,
         *,
         index: IndexRef = None,
         read: ReadMode | None = None,
@@ -85,7 +85,7 @@ class SpaceApi:
         )
         return rows[0] if rows else None
 
-    def select(self, key: Key = None, **options: Unpack[SelectOptions]) -> Plan[Rows]:
+    def select(self, key: KeyLike = None, **options: Unpack[SelectOptions]) -> Plan[Rows]:
         """Tuples in the order of an index, all at once; see `Client.select`."""
         return (yield from self._api.select(self.name, key, **options))
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from synchro.client import wire
+from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
 from synchro.client.session import Session
@@ -40,7 +40,7 @@ class Waiter:
         return self._lock.acquire(timeout=max(0.0, timeout_s))
 
 
-class Stream:
+class ThreadStream:
     """One ExecuteStream to one instance.
 
     B1  Each waiter gets exactly one outcome, or is forgotten by its thread.
@@ -58,19 +58,19 @@ class Stream:
     ) -> None:
         self.endpoint = endpoint
         self.is_broken = False
-        self._options = wire.frame_options(timeout_s)
+        self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
         self._session = session
         self._wake = threading.Condition(threading.Lock())
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
-        self._seqs = wire.seqs()
-        self._call: Any = wire.open_stream(channel)(self._frames())
+        self._seqs = encoding.seqs()
+        self._call: Any = encoding.open_stream(channel)(self._frames())
         self._reader = threading.Thread(target=self._read, name=f"synchro-stream-{endpoint}", daemon=True)
         self._reader.start()
 
     def submit(self, call: bytes, ops: int, waiter: Waiter) -> None:
-        """A call (`wire.call`) of so many operations. Raises `CannotConnect` if the stream is over,
+        """A call (`encoding.call`) of so many operations. Raises `CannotConnect` if the stream is over,
         `SyncQueueFull` if too many calls wait: nothing was sent."""
         with self._wake:
             if self.is_broken:
@@ -110,10 +110,10 @@ class Stream:
                 if self.is_broken:
                     return
                 parts = []
-                for waiter, call, _ in wire.take(self._pending):
+                for waiter, call, _ in encoding.take(self._pending):
                     waiter.seq, seq_field = next(self._seqs)
                     self._waiters[waiter.seq] = waiter
-                    parts.append(wire.in_frame(seq_field, call))
+                    parts.append(encoding.in_frame(seq_field, call))
             parts += (self._session.frame_position, self._options)
             yield b"".join(parts)
 
@@ -124,7 +124,9 @@ class Stream:
             for response in self._call:
                 self._on_replies(response, self.endpoint)
                 with self._wake:
-                    done = [(self._waiters.pop(seq, None), reply) for seq, reply in wire.replies(response)]
+                    done = [
+                        (self._waiters.pop(seq, None), reply) for seq, reply in encoding.replies(response)
+                    ]
                     ended = [(self._waiters.pop(result.seq, None), result) for result in response.results]
                 for waiter, reply in done:
                     if waiter is not None:

@@ -34,7 +34,7 @@ from synchro.config.schema import (
     ENVIRONMENT,
     ENVIRONMENT_SCOPE,
     ROOT,
-    Problem,
+    ConfigProblem,
     check,
 )
 from synchro.errors import ConfigError
@@ -52,7 +52,7 @@ PROGRAM_VARIABLES: Final = frozenset(
 class ConfigFileError(ConfigError):
     """Nothing was started or changed. details: those of the first problem, and how many there are."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         first = self.problems[0]
         lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN_MAX]]
@@ -110,7 +110,7 @@ class ClusterConfig:
         if name not in self.instances:
             known = ", ".join(self.instances)
             raise ConfigFileError(
-                [Problem(str(self.path), 0, name, f"no such instance; the file has: {known}")]
+                [ConfigProblem(str(self.path), 0, name, f"no such instance; the file has: {known}")]
             )
         return self.instances[name]
 
@@ -132,7 +132,7 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
     except OSError as error:
         why = error.strerror or error
         message = f"cannot read the configuration: {why}. Next: synchro init DIR --nodes 3"
-        raise ConfigFileError([Problem(str(path), 0, "", message)]) from error
+        raise ConfigFileError([ConfigProblem(str(path), 0, "", message)]) from error
     return parse(data, path=path, environ=environ)
 
 
@@ -140,11 +140,11 @@ def parse(data: bytes | str, *, path: str | Path, environ: Mapping[str, str] | N
     """As `load_all`, from the text. path: names the file in messages; directories are relative to its own."""
     path = Path(path)
     if len(data) > FILE_BYTES_MAX:
-        raise ConfigFileError([Problem(str(path), 0, "", f"larger than {FILE_BYTES_MAX} bytes")])
+        raise ConfigFileError([ConfigProblem(str(path), 0, "", f"larger than {FILE_BYTES_MAX} bytes")])
     try:
         document = compose(data, source=str(path))
     except NotYaml as error:
-        raise ConfigFileError([Problem(str(path), error.line, "", f"not YAML: {error}")]) from error
+        raise ConfigFileError([ConfigProblem(str(path), error.line, "", f"not YAML: {error}")]) from error
     return _Reader(path, os.environ if environ is None else environ).read(document)
 
 
@@ -158,7 +158,7 @@ class _Reader:
         self.path = path
         self.file = str(path)
         self.environ = environ
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         self.ignored: dict[str, None] = {}
         self.later: dict[str, None] = {}
         self.warnings: list[str] = []
@@ -224,7 +224,7 @@ class _Reader:
                 item = compose_value(text, source=f"environment {variable}")
             except NotYaml as error:
                 self.problems.append(
-                    Problem(f"environment {variable}", 0, ".".join(path), f"not YAML: {error}")
+                    ConfigProblem(f"environment {variable}", 0, ".".join(path), f"not YAML: {error}")
                 )
                 continue
             tree = trees[is_weak]
@@ -288,7 +288,7 @@ class _Reader:
         seen.setdefault(name, item)
 
     def _report(self, item: Located, path: str, message: str) -> None:
-        self.problems.append(Problem(item.source or self.file, item.line, path, message))
+        self.problems.append(ConfigProblem(item.source or self.file, item.line, path, message))
 
     # warnings
 

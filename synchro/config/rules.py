@@ -18,7 +18,7 @@ from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
 from synchro.config.option import Effect, Option
 from synchro.config.options import DIRECTORY, TABLE
-from synchro.config.schema import Problem
+from synchro.config.schema import ConfigProblem
 from synchro.ids import InstanceName
 
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
@@ -51,7 +51,7 @@ class View:
     replicaset: str
     root: Located
     file: str
-    problems: list[Problem]
+    problems: list[ConfigProblem]
     templates: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, path: str) -> Located | None:
@@ -89,7 +89,7 @@ class View:
     def report(self, path: str, message: str, place: Located | None = None) -> None:
         place = place if place is not None else self.find(path)
         line, source = (place.line, place.source) if place is not None else (0, self.file)
-        self.problems.append(Problem(source or self.file, line, path, message))
+        self.problems.append(ConfigProblem(source or self.file, line, path, message))
 
 
 # --- addresses --------------------------------------------------------------------------------------------

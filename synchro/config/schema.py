@@ -17,7 +17,7 @@ from synchro.ids import name_like, why_no_name
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One thing to mend. line: 0 = unknown; key: dotted path; nearest: what was perhaps meant."""
 
     file: str
@@ -101,7 +101,7 @@ class Checked:
     """item: the same tree with parsed values; ignored, later: dotted keys for the warnings."""
 
     item: Located
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     later: list[str] = field(default_factory=list)
 
@@ -121,7 +121,7 @@ def _check_section(
         return Located({}, item.line, item.source)
     if not isinstance(item.value, dict):
         result.problems.append(
-            Problem(item.source or file, item.line, path, f"expected a map, got {described(item)}")
+            ConfigProblem(item.source or file, item.line, path, f"expected a map, got {described(item)}")
         )
         return Located({}, item.line, item.source)
     values: dict[str, Located] = {}
@@ -132,7 +132,7 @@ def _check_section(
         if schema is None:
             result.problems.append(_unknown(inner, key, where, section, file))
         elif section.each is not None and (why := why_no_name(key)):
-            result.problems.append(Problem(inner.source or file, inner.line, path, why, name_like(key)))
+            result.problems.append(ConfigProblem(inner.source or file, inner.line, path, why, name_like(key)))
         elif isinstance(schema, Section):
             # Inside a scope the short path starts again: replication.failover, wherever it stands.
             brief = "" if any(schema is scope for scope in (GROUP, REPLICASET, INSTANCE)) else brief
@@ -141,7 +141,7 @@ def _check_section(
             _check_value(inner, schema, where, brief, file, result, values, key)
     for key in section.required:
         if key not in item.value:
-            result.problems.append(Problem(item.source or file, item.line, path, f"{key!r} is missing"))
+            result.problems.append(ConfigProblem(item.source or file, item.line, path, f"{key!r} is missing"))
     return Located(values, item.line, item.source)
 
 
@@ -164,7 +164,7 @@ def _check_value(
     try:
         value = _list(option.kind, item) if isinstance(option.kind, ListOf) else parse(option.kind, item)
     except Bad as error:
-        result.problems.append(Problem(item.source or file, item.line, path, str(error), error.nearest))
+        result.problems.append(ConfigProblem(item.source or file, item.line, path, str(error), error.nearest))
         return
     values[key] = Located(value, item.line, item.source, item.text)
     if option.effect is Effect.LATER:
@@ -193,11 +193,11 @@ def _list(kind: ListOf, item: Located) -> list[Located]:
     return result
 
 
-def _unknown(item: Located, key: str, path: str, section: Section, file: str) -> Problem:
+def _unknown(item: Located, key: str, path: str, section: Section, file: str) -> ConfigProblem:
     place = item.source or file
     if key in section.hints:
-        return Problem(place, item.line, path, f"does not belong here: {section.hints[key]}")
-    return Problem(place, item.line, path, "unknown key", nearest(key, list(section.keys)))
+        return ConfigProblem(place, item.line, path, f"does not belong here: {section.hints[key]}")
+    return ConfigProblem(place, item.line, path, "unknown key", nearest(key, list(section.keys)))
 
 
 # --- names in the environment -----------------------------------------------------------------------------

@@ -115,6 +115,13 @@ class Limits:
         Count(64, 10**6),  # 31 peers, twice while links come again
         "connections of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many",
     )
+    connections_per_address_max: int = option(
+        10**6,
+        "limits.connections_per_address_max",
+        Count(2, 10**6),  # a peer comes again before its old link is gone
+        "connections from one address. By default there is no such limit: behind a proxy all clients have "
+        "one address",
+    )
     waiting_calls_max: int = option(
         10_000,
         "limits.max_waiting_calls",

@@ -12,7 +12,7 @@ from typing import Final
 from synchro.config import PeerAddress, Settings
 from synchro.config.address import WILDCARDS, join, split, without_login
 from synchro.config.file import ConfigFileError
-from synchro.config.schema import Problem
+from synchro.config.schema import ConfigProblem
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX, NAME_LENGTH_MAX, InstanceName, name_like, why_no_name
 
@@ -32,7 +32,7 @@ def settings_without_file(
     replication: the sources, as a comma-separated string or one by one; a login in them is dropped.
     name: default made of the address, since a name must be unique in its replica set.
     """
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     uris = (
         [part.strip() for part in replication.split(",")]
         if isinstance(replication, str)
@@ -44,9 +44,11 @@ def settings_without_file(
         peer_host, peer_port = _split_or_report(without_login(uri)[0], "--replication", problems)
         peers.append(PeerAddress(name="", address=join(peer_host, peer_port)))
     if name is not None and (why := why_no_name(name)):
-        problems.append(Problem("command line", 0, "--name", why, name_like(name)))
+        problems.append(ConfigProblem("command line", 0, "--name", why, name_like(name)))
     if len(peers) > INSTANCE_ID_MAX:
-        problems.append(Problem("command line", 0, "--replication", f"more than {INSTANCE_ID_MAX} sources"))
+        problems.append(
+            ConfigProblem("command line", 0, "--replication", f"more than {INSTANCE_ID_MAX} sources")
+        )
     if problems:
         raise ConfigFileError(problems)
     if name is None:
@@ -70,11 +72,11 @@ def _name_by_address(host: str, port: int) -> str:
     return f"instance-{shown[:room].strip('-')}-{port}" if shown else f"instance-{port}"
 
 
-def _split_or_report(address: str, key: str, problems: list[Problem]) -> tuple[str, int]:
+def _split_or_report(address: str, key: str, problems: list[ConfigProblem]) -> tuple[str, int]:
     try:
         return split(address)
     except ValueError as error:
-        problems.append(Problem("command line", 0, key, str(error)))
+        problems.append(ConfigProblem("command line", 0, key, str(error)))
         return "127.0.0.1", 0
 
 

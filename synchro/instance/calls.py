@@ -26,7 +26,7 @@ class ReadCall:
 
 READ_CALL = ReadCall()
 
-Call: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
+OpenCall: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
 """What a call waits for: its transaction, room (`ClientWrite`: still unprepared), a transfer, a round."""
 
 
@@ -36,15 +36,15 @@ class WaitingCalls:
     __slots__ = ("registering", "replies", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[CallId, Call] = {}
+        self.waiting: dict[CallId, OpenCall] = {}
         self.registering: dict[CallId, InstanceId] = {}
         """Calls that ask for a `_cluster` row, and the id it gives."""
         self.replies: list[Reply] = []
 
-    def wait(self, call_id: CallId, call: Call) -> None:
+    def wait(self, call_id: CallId, call: OpenCall) -> None:
         self.waiting[call_id] = call
 
-    def wait_together(self, call_ids: Iterable[CallId], call: Call) -> None:
+    def wait_together(self, call_ids: Iterable[CallId], call: OpenCall) -> None:
         self.waiting.update(dict.fromkeys(call_ids, call))
 
     def resume(self, call_id: CallId) -> None:
@@ -64,7 +64,7 @@ class WaitingCalls:
     def refuse(self, call_id: CallId, error: SynchroError) -> None:
         self.reply(call_id, Rejected(error))
 
-    def forget(self, call_id: CallId) -> Call | None:
+    def forget(self, call_id: CallId) -> OpenCall | None:
         """The call waits no more. Returns what it waited for, None if it did not wait."""
         if self.registering:
             self.registering.pop(call_id, None)

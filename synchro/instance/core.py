@@ -33,7 +33,7 @@ from synchro.instance.client_writes import Writes
 from synchro.instance.coupling import Coupling, Happening, check_term, raft_settings
 from synchro.instance.links import LinkFacts
 from synchro.instance.log_tail import ControlWrite, HardStateWrite, NopWrite
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.reads import Reads
 from synchro.instance.received import Received
@@ -57,7 +57,7 @@ class Instance(Facts):
         ack, or an echo, is counted.
     """
 
-    def __init__(self, state: State, txns: Transactions, trust: Trust) -> None:
+    def __init__(self, state: Parts, txns: Transactions, trust: Trust) -> None:
         self._state = state
         self._txns = txns
         admission = Admission(state, txns)

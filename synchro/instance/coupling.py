@@ -13,7 +13,7 @@ from synchro.config import Settings
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.ids import NOBODY, TERM_LEAP_MAX, InstanceId, Term
 from synchro.instance import events as ev
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
@@ -31,7 +31,7 @@ def raft_settings(settings: Settings) -> RaftSettings:
     )
 
 
-def check_term(state: State, term: Term) -> None:
+def check_term(state: Parts, term: Term) -> None:
     """Raises `RemoteProtocolError` for a term that no peer can have reached; nothing of it is kept."""
     known = state.raft.volatile_term
     if term - known > TERM_LEAP_MAX:
@@ -73,7 +73,7 @@ class Coupling:
 
     __slots__ = ("_raft_facts", "_state", "_txns")
 
-    def __init__(self, state: State, txns: Transactions) -> None:
+    def __init__(self, state: Parts, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
         self._raft_facts: tuple[Term, Term, bool] | None = None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.instance.coupling import Coupling, Happening
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.received import Received
 from synchro.raft import messages as raft_ev
 from synchro.replication.trust import Missing, Trust
@@ -23,7 +23,7 @@ class LinkFacts:
 
     __slots__ = ("_appliers", "_coupling", "_received", "_relays", "_state", "has_amnesia_flag", "trust")
 
-    def __init__(self, state: State, coupling: Coupling, received: Received, trust: Trust) -> None:
+    def __init__(self, state: Parts, coupling: Coupling, received: Received, trust: Trust) -> None:
         self._state = state
         self._coupling = coupling
         self._received = received
@@ -40,6 +40,7 @@ class LinkFacts:
         """Its ack is looked at next, as any other, and then `health_changed`."""
         state, ack = self._state, event.ack
         self._relays.add(event.peer)
+        state.readers_of_unnamed.said(event.peer, event.takes_unnamed)
         happened = self._coupling.see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
         return happened + self._coupling.carry_out(state.limbo.forget_acks(event.peer, first, now))

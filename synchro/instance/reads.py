@@ -6,7 +6,7 @@ from synchro.errors import LinearizableQuorum, SynchroError
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.calls import READ_CALL
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.writability import not_owner_error, stopping_error
 from synchro.queue.limbo import QueueState
 from synchro.replication.read_barrier import Electorate, ReadBarrier
@@ -17,7 +17,7 @@ class Reads:
 
     __slots__ = ("_state", "barrier")
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: Parts) -> None:
         self._state = state
         self.barrier = ReadBarrier()
 

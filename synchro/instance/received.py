@@ -13,7 +13,7 @@ from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.coupling import check_term
 from synchro.instance.log_tail import NopWrite
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.transactions import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
@@ -32,7 +32,7 @@ class Received:
 
     __slots__ = ("_backlog", "_state", "_stopped", "_txns")
 
-    def __init__(self, state: State, txns: Transactions) -> None:
+    def __init__(self, state: Parts, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
         self._backlog: deque[tuple[InstanceId, Txn]] = deque()

@@ -15,7 +15,7 @@ from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.instance.core import Instance
 from synchro.instance.coupling import raft_settings
 from synchro.instance.log_tail import LogTail
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions
 from synchro.queue.effects import EntriesCommitted, EntriesRolledBack, LimboEffect, OwnerChanged, WriteControl
@@ -79,7 +79,7 @@ def recover_instance(
         rng=rng,
         trusted=trusted,
     )
-    state = State(self_id, settings, memtx, limbo, raft, log, requests, drops)
+    state = Parts(self_id, settings, memtx, limbo, raft, log, requests, drops)
     replay = _Replay(state, RaftState(meta.term, meta.vote), now)
     for txn in txns:
         replay.apply(txn)
@@ -102,7 +102,7 @@ def recover_instance(
 class _Replay:
     """Recovered rows, in WAL order; validation, limits and replies are off [Q-70]."""
 
-    def __init__(self, state: State, hard_state: RaftState, now: float) -> None:
+    def __init__(self, state: Parts, hard_state: RaftState, now: float) -> None:
         self.state = state
         self.txns = Transactions(state)
         self.hard_state = hard_state

@@ -6,7 +6,7 @@ from synchro.errors import IllegalParams, QuorumWait, ReplicaMax, SynchroError
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, twin_of
 from synchro.instance import events as ev
 from synchro.instance.admission import Admission
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.transactions import Transactions
 from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason, stopping_error
 from synchro.row import RowType
@@ -19,7 +19,7 @@ class Registration:
 
     __slots__ = ("_admission", "_state", "_txns")
 
-    def __init__(self, state: State, txns: Transactions, admission: Admission) -> None:
+    def __init__(self, state: Parts, txns: Transactions, admission: Admission) -> None:
         self._state = state
         self._txns = txns
         self._admission = admission

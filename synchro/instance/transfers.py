@@ -34,7 +34,7 @@ from synchro.instance.events import (
     PromoteRequested,
     Rejected,
 )
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.writability import (
     WRITABLE,
     not_giver_error,
@@ -149,7 +149,7 @@ class Transfers:
 
     __slots__ = ("_coupling", "_state", "promoted", "running")
 
-    def __init__(self, state: State, coupling: Coupling) -> None:
+    def __init__(self, state: Parts, coupling: Coupling) -> None:
         self._state = state
         self._coupling = coupling
         self.running: Transfer | None = None

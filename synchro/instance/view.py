@@ -11,7 +11,7 @@ from synchro.instance import events as ev
 from synchro.instance.client_writes import Writes
 from synchro.instance.coupling import check_term
 from synchro.instance.links import LinkFacts
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.reads import Reads
 from synchro.instance.transactions import Transactions
 from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason
@@ -27,7 +27,7 @@ from synchro.vclock import Vclock
 class Facts:
     """The part of `Instance` that changes nothing."""
 
-    _state: State
+    _state: Parts
     _txns: Transactions
     _writes: Writes
     _reads: Reads
@@ -54,7 +54,7 @@ class Facts:
         return self._state.raft
 
     @property
-    def state(self) -> State:
+    def state(self) -> Parts:
         """For `instance.recovery.snapshot_view`."""
         return self._state
 

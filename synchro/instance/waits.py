@@ -5,7 +5,7 @@ from __future__ import annotations
 from synchro.errors import SyncTimeout
 from synchro.ids import CallId
 from synchro.instance import events as ev
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions, conflict
 from synchro.queue.fates import TxnFate, fate_by_lsn
@@ -25,7 +25,7 @@ class Waits:
 
     __slots__ = ("_state", "_txns")
 
-    def __init__(self, state: State, txns: Transactions) -> None:
+    def __init__(self, state: Parts, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
 

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 from synchro.config import ElectionMode
 from synchro.errors import Loading, NotLeader, ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
 from synchro.ids import NOBODY
-from synchro.instance.parts import State
+from synchro.instance.parts import Parts
 from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
 from synchro.row import Dml
@@ -20,7 +20,7 @@ WRITABLE: Final = RoReason.NONE
 """A member of an enum that is asked for by name costs more than all the rest of the question."""
 
 
-def read_only_reason(state: State) -> RoReason:
+def read_only_reason(state: Parts) -> RoReason:
     """First match of [E-42], NONE when writable [E-40]."""
     raft, limbo = state.raft, state.limbo
     if state.is_doubled:
@@ -41,7 +41,7 @@ def read_only_reason(state: State) -> RoReason:
     return WRITABLE if raft.trusted else RoReason.OWN_ROWS_LOST
 
 
-def read_only_error(state: State, reason: RoReason) -> ReadOnly:
+def read_only_error(state: Parts, reason: RoReason) -> ReadOnly:
     """[E-44], [A-60]"""
     raft, limbo = state.raft, state.limbo
     leader = raft.leader if raft.is_leader_seen else NOBODY  # one that fell silent is no place to go to
@@ -62,7 +62,7 @@ def read_only_error(state: State, reason: RoReason) -> ReadOnly:
     )
 
 
-def _why(state: State, reason: RoReason) -> tuple[str, dict[str, object]]:
+def _why(state: Parts, reason: RoReason) -> tuple[str, dict[str, object]]:
     """For people, and what is added to the details of the error."""
     match reason:
         case RoReason.CONFIG:
@@ -96,7 +96,7 @@ def _why(state: State, reason: RoReason) -> tuple[str, dict[str, object]]:
             assert_never(reason)
 
 
-def _who_leads(state: State) -> str:
+def _who_leads(state: Parts) -> str:
     raft, limbo = state.raft, state.limbo
     text = f"state is election {raft.role.name.lower()} with term {raft.volatile_term}"
     if raft.leader != NOBODY and raft.is_leader_seen:
@@ -115,7 +115,7 @@ def stopping_error() -> SynchroError:
     return Loading("The instance is stopping; nothing was done", stage="stopping")
 
 
-def is_never_read_only(state: State, op: Dml) -> bool:
+def is_never_read_only(state: Parts, op: Dml) -> bool:
     """Local and temporary data, and the definitions of temporary spaces [D-4], [L-22]."""
     if schema.is_ddl_space(op.space_id):
         named = op.value or op.key or (0,)
@@ -124,7 +124,7 @@ def is_never_read_only(state: State, op: Dml) -> bool:
     return space.is_local or space.is_temporary
 
 
-def not_owner_error(state: State) -> SynchroError:
+def not_owner_error(state: Parts) -> SynchroError:
     """Why a linearizable read is refused here: only the owner of the queue can answer one."""
     owner = state.limbo.owner_id
     if owner == NOBODY:
@@ -145,7 +145,7 @@ def not_owner_error(state: State) -> SynchroError:
     )
 
 
-def not_giver_error(state: State) -> NotLeader:
+def not_giver_error(state: Parts) -> NotLeader:
     """[P-31]: why this instance cannot give the queue away."""
     limbo, owner = state.limbo, state.limbo.owner_id
     if owner == state.self_id:

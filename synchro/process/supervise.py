@@ -14,14 +14,14 @@ from typing import Any, Final, cast
 import trio
 
 from synchro import logs
-from synchro.config import Settings
+from synchro.config import FIRST_REQUEST_S, Settings
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import load_environment
 from synchro.process import descriptors
 from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
-from synchro.rpc.connections import Connections
 from synchro.rpc.host import RpcHost, open_rpc_host
+from synchro.rpc.methods import Registrar
 from synchro.rpc.peer_transport import open_grpc_transport
 from synchro.rpc.services import ClientServices
 from synchro.server.api import WatchFacts
@@ -31,6 +31,7 @@ from synchro.server.failing_disk import SnapshotDisk
 from synchro.server.garbage import tune_garbage_collector
 from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peers import Peers
+from synchro.wire.admission import PortLimits
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the WAL thread may wait for the interpreter lock behind a busy main thread."""
@@ -83,21 +84,21 @@ async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[s
         return
     services = ClientServices(face, host, with_fault=settings.fault_service)
 
-    def register(server: Any) -> None:
+    def register(server: Registrar) -> None:
         peer_service.register(server, host, peers)
         if settings.fault_service:
             fault_service.register(server, face, host)
         services.register(server)
 
     share = descriptors.plan(settings, log)
-    connections = Connections(limit=share.connections, share=share.peers, log=log)
+    limits = PortLimits(
+        connections_max=share.connections,
+        share=share.peers,
+        per_address_max=settings.limits.connections_per_address_max,
+        first_request_s=FIRST_REQUEST_S,
+    )
     try:
-        server = await host.serve(
-            settings.listen,
-            register,
-            options=[("grpc.max_allowed_incoming_connections", share.connections)],
-            on_request=connections.note_request,
-        )
+        server = await host.serve(settings.listen, register, limits=limits, log=log)
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
@@ -105,9 +106,6 @@ async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[s
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
-            port = server.address.rpartition(":")[2]
-            if port.isdigit():
-                nursery.start_soon(connections.run, int(port))
             yield server.address
             nursery.cancel_scope.cancel()
     finally:

@@ -39,7 +39,7 @@ from synchro.queue.entry import LimboEntry
 from synchro.queue.limbo_queue import ZERO_LSN, LimboQueue
 from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.quorum import Acks
-from synchro.queue.request_filter import DataVerdict, Verdict, judge, judge_data, replaces_decided
+from synchro.queue.request_filter import DataVerdict, FilterVerdict, judge, judge_data, replaces_decided
 from synchro.queue.state import LimboState, QueueState
 from synchro.row import Confirm, Control, Demote, Promote, Rollback
 from synchro.vclock import Vclock
@@ -387,7 +387,7 @@ class Limbo:
 
     # --- control rows ---------------------------------------------------------------------------------
 
-    def filter_control(self, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
+    def filter_control(self, origin: InstanceId, lsn: Lsn, body: Control) -> FilterVerdict:
         """Judge a received row before it goes to the WAL. Raises SplitBrain or Unsupported [P-40..44]."""
         return judge(self, origin, lsn, body)
 
@@ -415,16 +415,16 @@ class Limbo:
         if isinstance(body, Promote | Demote):
             _remember(self._known, (origin, lsn), PendingPromote(origin, lsn, body))
         match self._verdict_of_written(origin, lsn, body):
-            case Verdict.COMMITS:
+            case FilterVerdict.COMMITS:
                 assert isinstance(body, Confirm)
                 effects = self._commit(body.lsn, now)
-            case Verdict.PENDS:
+            case FilterVerdict.PENDS:
                 assert isinstance(body, Promote | Demote)
                 self._pending.add(PendingPromote(origin, lsn, body))
-            case Verdict.DECIDES:
+            case FilterVerdict.DECIDES:
                 assert isinstance(body, Confirm)
                 effects = self._decide(body, now)
-            case Verdict.NO_EFFECT:
+            case FilterVerdict.NO_EFFECT:
                 if isinstance(body, Promote | Demote):
                     promote = PendingPromote(origin, lsn, body)
                     if body.term <= self._term or self._pending.get(body.term) != promote:
@@ -586,17 +586,17 @@ class Limbo:
 
     # --- applying ---------------------------------------------------------------------------------------
 
-    def _verdict_of_written(self, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
+    def _verdict_of_written(self, origin: InstanceId, lsn: Lsn, body: Control) -> FilterVerdict:
         """Judge a row that is in the WAL. It was accepted once, so it is not refused now [Q-70]."""
         try:
             return judge(self, origin, lsn, body)
         except (SplitBrain, Unsupported):
             if not self._is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= self._term:
-                return Verdict.NO_EFFECT
+                return FilterVerdict.NO_EFFECT
             # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
             is_based = body.prev_term <= self._term or self._pending.get(body.prev_term) is not None
             is_first = self._pending.get(body.term) is None  # else a twin by transfers that are forgotten
-            return Verdict.PENDS if is_based and is_first else Verdict.NO_EFFECT
+            return FilterVerdict.PENDS if is_based and is_first else FilterVerdict.NO_EFFECT
 
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id

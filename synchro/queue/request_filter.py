@@ -23,7 +23,7 @@ FUTURE_LSN = "got a request mentioning future lsn"
 OUT_OF_RANGE = "got a request lsn out of queue range"
 
 
-class Verdict(Enum):
+class FilterVerdict(Enum):
     NO_EFFECT = "no effect"
     """late, repeated or void: written for the sake of the vclock, nothing else [P-44]"""
     COMMITS = "commits"
@@ -71,7 +71,7 @@ class History(Protocol):
     def last_lsn(self) -> Lsn: ...
 
 
-def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> Verdict:
+def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> FilterVerdict:
     """Return what a control row means here. Raises SplitBrain or Unsupported by the rules; the row is not
     written then."""
     match body:
@@ -105,11 +105,11 @@ def judge_data(history: History, origin: InstanceId, *, wait_sync: bool, is_nop:
     raise SplitBrain("got an async transaction from an old term", origin=origin, owner=owner)
 
 
-def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdict:
+def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> FilterVerdict:
     """Judge a CONFIRM [P-40], [P-41]."""
     _refuse_zero(body)
     if body.lsn <= history.confirmed_vclock.get(body.owner, 0):
-        return Verdict.NO_EFFECT  # [L-4]
+        return FilterVerdict.NO_EFFECT  # [L-4]
     if origin == body.owner:
         announced = history.pending.announced_by(origin, body.lsn)
         if announced is not None:
@@ -117,14 +117,14 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
             if oldest.prev_term != history.term and history.first_lsn != 0:
                 # It took the place of what is decided here, but that owner has written meanwhile (ADR 15).
                 raise SplitBrain(PROCESSED_RANGE, **_details(history, origin, body))
-            return Verdict.DECIDES
+            return FilterVerdict.DECIDES
         transfer = history.transfer_at(origin, body.lsn)
         if transfer is not None and twin_of(history, transfer) is not None:
             # It decides what is, or will be, decided here too, and nothing else: no entry of the owner that
             # is known here, be it the same instance.
-            return Verdict.NO_EFFECT
+            return FilterVerdict.NO_EFFECT
         if origin == history.owner_id:
-            return Verdict.COMMITS
+            return FilterVerdict.COMMITS
         void = history.void.get(origin)
         if void is not None and void.lsn <= body.lsn:
             # A quorum there decided what a quorum here made void: two histories, told by the lower term.
@@ -132,7 +132,7 @@ def _judge_confirm(history: History, origin: InstanceId, body: Confirm) -> Verdi
     raise SplitBrain(FOREIGN_OWNER, **_details(history, origin, body))
 
 
-def _judge_rollback(history: History, origin: InstanceId, body: Rollback) -> Verdict:
+def _judge_rollback(history: History, origin: InstanceId, body: Rollback) -> FilterVerdict:
     """Judge a ROLLBACK [P-42]. Nobody writes it here; one that would roll something back is not understood
     (ADR 2)."""
     _refuse_zero(body)
@@ -142,10 +142,10 @@ def _judge_rollback(history: History, origin: InstanceId, body: Rollback) -> Ver
             raise SplitBrain(FOREIGN_OWNER, **_details(history, origin, body))
         if not is_confirmed:
             raise Unsupported("Replication does not support rolling back by a ROLLBACK request")
-    return Verdict.NO_EFFECT
+    return FilterVerdict.NO_EFFECT
 
 
-def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
+def _judge_promote(history: History, promote: PendingPromote) -> FilterVerdict:
     """Judge a PROMOTE or DEMOTE [P-40], [P-43]. An undecided row with an obsolete term is void, not split
     brain (ADR 1)."""
     body, term = promote.body, history.term
@@ -154,16 +154,16 @@ def _judge_promote(history: History, promote: PendingPromote) -> Verdict:
     if isinstance(body, Demote) and body.prev_owner == NOBODY:
         raise Unsupported("Replication does not support synchronous requests with zero replica_id")
     if body.term <= term:
-        return Verdict.NO_EFFECT
+        return FilterVerdict.NO_EFFECT
     known = history.pending.get(body.term)
     if known is not None:
         if known != promote and twin_of(history, promote) is None:
             raise SplitBrain(OBSOLETE_TERM, **_details(history, promote.origin, body))
-        return Verdict.NO_EFFECT  # a twin, or replayed over a snapshot that holds it as pending
+        return FilterVerdict.NO_EFFECT  # a twin, or replayed over a snapshot that holds it as pending
     reason = _misfit(history, body)
     if reason is not None:
         raise SplitBrain(reason, **_details(history, promote.origin, body))
-    return Verdict.PENDS
+    return FilterVerdict.PENDS
 
 
 def _misfit(history: History, body: Promote | Demote) -> str | None:

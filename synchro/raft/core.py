@@ -48,7 +48,7 @@ from synchro.raft.messages import (
     TrustChanged,
     VclockGrew,
 )
-from synchro.raft.timer import SHIFT_MAX, Timer, Wait
+from synchro.raft.timer import SHIFT_MAX, Timer, TimerWait
 from synchro.raft.votes import Votes
 from synchro.raft.witness import Witness
 from synchro.vclock import Vclock
@@ -280,7 +280,7 @@ class Raft:
         assert not self.is_leader or self.is_leader_seen  # Raft.R7
         assert (self.leader == NOBODY) == (self.leader_last_seen is None)  # Raft.R7
         if self.is_leader_seen and not self.is_leader and self._writing is None:
-            assert self._timer is not None and self._timer.wait is Wait.LEADER_DEATH  # Raft.R7
+            assert self._timer is not None and self._timer.wait is TimerWait.LEADER_DEATH  # Raft.R7
         if self._may_stand and self._witness.is_empty and self._writing is None:
             assert self._timer is not None  # Raft.R8
 
@@ -452,7 +452,7 @@ class Raft:
         self.leader_last_seen = now
         self._witness.note(self.self_id, is_leader_seen=True)
         if self._writing is None:
-            self._timer = Timer(Wait.LEADER_DEATH, now)
+            self._timer = Timer(TimerWait.LEADER_DEATH, now)
 
     def _on_leader_heard(self, source: InstanceId, now: float) -> None:
         if source == self.leader and not self.is_leader:
@@ -504,7 +504,7 @@ class Raft:
         elif self.vote != NOBODY:
             self._votes.add(self.self_id, self.vote)
             if self._may_stand:
-                self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
+                self._timer = Timer(TimerWait.ELECTION, now, self._draw_shift())
         elif not self._awaits_role(now):
             self._stand_in_new_term(now)
 
@@ -523,18 +523,18 @@ class Raft:
             self._rushed_at = now
             self._stand()
         else:  # others voted, and one of them may have won: as for who voted for another [E-22]
-            self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
+            self._timer = Timer(TimerWait.ELECTION, now, self._draw_shift())
 
     def _become_candidate(self, now: float) -> None:
         self.role = Role.CANDIDATE
         self._votes.add(self.self_id, self.self_id)
-        self._timer = Timer(Wait.ELECTION, now, self._draw_shift())
+        self._timer = Timer(TimerWait.ELECTION, now, self._draw_shift())
 
     def _on_deadline(self, now: float) -> None:
         end = self._timer_end
         if self._timer is None or end is None or now < end:
             return  # the candidacy's own end is looked at after every step
-        if self._timer.wait is Wait.LEADER_DEATH:
+        if self._timer.wait is TimerWait.LEADER_DEATH:
             self._witness.note(self.self_id, is_leader_seen=False)  # [E-21]; the leader stays known
         elif self._candidacy is not None and not self._may_stand:
             self._candidacy.given_up = self._timed_out()  # on request one stands for one term [E-22]
@@ -692,12 +692,12 @@ class Raft:
         may_stand = self._may_stand
         if may_stand and not self._could_stand and not self.is_leader_seen:
             self._held_since, self._roleless_since = now, None  # [E-21]: perhaps somebody leads already
-            if self._timer is not None and self._timer.wait is not Wait.ELECTION:
+            if self._timer is not None and self._timer.wait is not TimerWait.ELECTION:
                 self._timer = None
         if not self._may_campaign:
             if self.role is Role.CANDIDATE:
                 self.role = Role.FOLLOWER
-            if self._timer is not None and self._timer.wait is not Wait.LEADER_DEATH:
+            if self._timer is not None and self._timer.wait is not TimerWait.LEADER_DEATH:
                 self._timer = None
         self._could_stand = may_stand
 
@@ -749,13 +749,13 @@ class Raft:
             self._timer = None
             self._held_since = self._roleless_since = None
             return
-        if self._is_split_noticed or self._timer is None or self._timer.wait is not Wait.ELECTION:
+        if self._is_split_noticed or self._timer is None or self._timer.wait is not TimerWait.ELECTION:
             return
         electorate = self._electorate
         absent = electorate - self.healthy - {self.self_id}
         if self._votes.is_split(electorate, self.membership.election_quorum, absent):
             self._is_split_noticed = True
-            sooner = Timer(Wait.SHIFT, now, self._draw_shift())
+            sooner = Timer(TimerWait.SHIFT, now, self._draw_shift())
             if sooner.end(self.settings) < self._timer.end(self.settings):
                 self._timer = sooner
 
@@ -798,16 +798,16 @@ class Raft:
             return
         if self.is_leader_seen:
             assert self.leader_last_seen is not None  # Raft.R7
-            self._timer = Timer(Wait.LEADER_DEATH, self.leader_last_seen)
+            self._timer = Timer(TimerWait.LEADER_DEATH, self.leader_last_seen)
         elif self._may_stand and self._witness.is_empty:
             if self._held_since is not None and self._is_held(now):
-                self._timer = Timer(Wait.HOLD, self._held_since)
+                self._timer = Timer(TimerWait.HOLD, self._held_since)
             elif self._roleless_since is not None and self._awaits_role(now):
-                self._timer = Timer(Wait.HOLD, self._roleless_since)
+                self._timer = Timer(TimerWait.HOLD, self._roleless_since)
             else:
                 # The last witness lost the leader, and it may stand at this moment too. Standing together
                 # would split the vote, with two of three instances left for certain.
-                self._timer = Timer(Wait.SHIFT, now, self._draw_shift())
+                self._timer = Timer(TimerWait.SHIFT, now, self._draw_shift())
 
     def _show(self) -> None:
         if self._candidacy is not None and not self._candidacy.is_answered and self._writing is not None:

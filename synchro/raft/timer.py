@@ -13,7 +13,7 @@ SHIFT_MAX: Final = 0.1
 [E-22]."""
 
 
-class Wait(Enum):
+class TimerWait(Enum):
     LEADER_DEATH = "leader death"
     """Silence of the known leader: one death timeout [E-21]."""
     HOLD = "hold"
@@ -26,7 +26,7 @@ class Wait(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    wait: Wait
+    wait: TimerWait
     since: float
     """When the wait began, in monotonic seconds."""
     shift: float = 0.0
@@ -36,11 +36,11 @@ class Timer:
         """When the wait ends, in monotonic seconds. Computed from the settings of this moment, so that a
         change is effective at once [E-25]."""
         match self.wait:
-            case Wait.LEADER_DEATH | Wait.HOLD:
+            case TimerWait.LEADER_DEATH | TimerWait.HOLD:
                 return self.since + settings.death_timeout_s
-            case Wait.ELECTION:
+            case TimerWait.ELECTION:
                 return self.since + settings.election_timeout_s * (1 + self.shift)
-            case Wait.SHIFT:
+            case TimerWait.SHIFT:
                 return self.since + settings.election_timeout_s * self.shift
             case _:
                 assert_never(self.wait)

@@ -28,7 +28,7 @@ class JoinFrom:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitForPeers:
     """Not yet. leader_uuid: whom this instance would choose, to be shown in its ballot; "" = nobody.
     is_bereft: this instance belongs to a set, has no data, and finds nobody who has."""
 
@@ -37,7 +37,7 @@ class Wait:
     is_bereft: bool = False
 
 
-Role: TypeAlias = BootstrapHere | JoinFrom | Wait
+Role: TypeAlias = BootstrapHere | JoinFrom | WaitForPeers
 
 
 def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ballot:
@@ -116,7 +116,7 @@ def choose(
     bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
     if bereft:
         # They belong to a set whose other members may come back: nothing new is made beside it (ADR 14).
-        return Wait(
+        return WaitForPeers(
             f"{', '.join(bereft)} lost the data of a replica set and waits for a member that has it; "
             "a new one is made when it is told to forget that set (see its log)"
         )
@@ -124,28 +124,28 @@ def choose(
         return _choose_configured(settings, me, peers)
     connected = 1 + len(peers)
     if connected < total // 2 + 1:
-        return Wait(
+        return WaitForPeers(
             f"connected to {connected} of {total}, {total // 2 + 1} are needed", me.bootstrap_leader_uuid
         )
     if connected < total and not is_time_over:
-        return Wait(f"connected to {connected} of {total}", me.bootstrap_leader_uuid)
+        return WaitForPeers(f"connected to {connected} of {total}", me.bootstrap_leader_uuid)
     everyone = {"": me, **peers}
     leader = everyone[best(everyone)]
     if me.bootstrap_leader_uuid not in ("", leader.instance_uuid):
         # Who was chosen once may have made the set since: it must be heard before another may.
         former = next((b for b in peers.values() if b.instance_uuid == me.bootstrap_leader_uuid), None)
         if former is None and me.bootstrap_leader_uuid != me.instance_uuid:
-            return Wait(
+            return WaitForPeers(
                 f"the bootstrap leader {me.bootstrap_leader_uuid} chosen before is not reachable",
                 me.bootstrap_leader_uuid,
             )
     if leader is not me:
-        return Wait(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
+        return WaitForPeers(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
     if settings.read_only:
         raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
     for ballot in peers.values():
         if ballot.bootstrap_leader_uuid != me.instance_uuid:
-            return Wait(
+            return WaitForPeers(
                 f"Replica {ballot.instance_name} chose a different bootstrap leader "
                 f"{ballot.bootstrap_leader_uuid or 'nobody'}",
                 me.instance_uuid,
@@ -153,7 +153,7 @@ def choose(
     return BootstrapHere()
 
 
-def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Wait:
+def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
     """ADR 14: an identity that names a set never makes another; a person may, when nobody has data."""
     others = [peer for peer in settings.peers if peer.name != me.instance_name]
 
@@ -174,7 +174,7 @@ def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) 
             f"{settings.again_with('--new-set')}; that makes a new, empty set and gives up all that the old "
             "one held"
         )
-    return Wait(why, is_bereft=True)
+    return WaitForPeers(why, is_bereft=True)
 
 
 def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:
@@ -196,8 +196,8 @@ def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballo
         return BootstrapHere()
     for address, ballot in peers.items():
         if wanted in (address, ballot.instance_name, ballot.instance_uuid):
-            return Wait(f"{ballot.instance_name} bootstraps the replica set", ballot.instance_uuid)
-    return Wait(f"failed to connect to the bootstrap leader {wanted}")
+            return WaitForPeers(f"{ballot.instance_name} bootstraps the replica set", ballot.instance_uuid)
+    return WaitForPeers(f"failed to connect to the bootstrap leader {wanted}")
 
 
 def is_foreign(replicaset_uuid: str, peers: Mapping[str, Ballot], *, total: int) -> str | None:

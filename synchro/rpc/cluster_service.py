@@ -7,8 +7,9 @@ from typing import Any
 
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
-from synchro.rpc.generated.v1 import cluster_pb2, cluster_pb2_grpc
+from synchro.rpc.generated.v1 import cluster_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.service import Service
 from synchro.server.api import NodeApi
 
@@ -18,8 +19,8 @@ class ClusterService(Service):
         super().__init__(node, host)
         self.ListInstances = self.at_once(self._list_instances)
 
-    def register(self, server: Any) -> None:
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    def register(self, server: Registrar) -> None:
+        server.add_service(cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"], self)
 
     def _list_instances(self, _request: Message) -> Message:
         info, instance = self.node.info(), self.node.instance

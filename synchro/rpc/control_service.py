@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from synchro.errors import IllegalParams
 from synchro.instance.events import Demoted, DemoteRequested, Promoted, PromoteRequested
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
-from synchro.rpc.generated.v1 import control_pb2, control_pb2_grpc
+from synchro.rpc.generated.v1 import control_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.service import Service, expect
 from synchro.server.api import NodeApi
 
@@ -27,8 +26,8 @@ class ControlService(Service):
         self.ReloadConfig = self.unimplemented("ReloadConfig", "change the file and restart the instance")
         self.SetConfig = self.unimplemented("SetConfig", "change the file and restart the instance")
 
-    def register(self, server: Any) -> None:
-        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    def register(self, server: Registrar) -> None:
+        server.add_service(control_pb2.DESCRIPTOR.services_by_name["ControlService"], self)
 
     async def _promote(self, request: Message) -> Message:
         default_s = self.node.instance.settings.synchro_timeout_s

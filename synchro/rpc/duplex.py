@@ -1,21 +1,23 @@
 """One two-way gRPC stream as the rest of the program sees it.
 
-The hot path has no task switch: a message goes from gRPC straight into `on_message`, an answer into
+The hot path has no task switch: a message goes from the wire straight into `on_message`, an answer into
 `send_nowait`. Everything that became pending while the previous write was under way leaves together, so
 batches grow with the load and no timer is needed.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-import grpc.aio
 import trio
 
 from synchro.config import Limits
+from synchro.wire.frames import ErrorCode
+from synchro.wire.link import Link
+from synchro.wire.streams import Http2Stream
+from synchro.wire.turns import Turns
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -39,7 +41,8 @@ class Duplex(Generic[In, Out]):
     """A stream, for one trio task or a synchronous core at this end of it.
 
     D1  `in_bytes` and `out_bytes` are the sizes of what is queued here; nothing is read while `in_bytes`
-        is at its limit, so the sender at the other end is stopped by HTTP/2 flow control.
+        is at its limit. What arrives meanwhile waits undecoded, at most the window of the stream, and the
+        sender at the other end is stopped by HTTP/2 flow control.
     D2  Messages are delivered in order, each to exactly one of `on_message` and `receive`.
     D3  `on_message` is not called while reading is paused.
     D4  Once the stream is over nothing is queued for sending, and what is sent is dropped.
@@ -47,15 +50,17 @@ class Duplex(Generic[In, Out]):
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        turns: Turns,
         *,
-        read: Callable[[], Awaitable[Any]],
-        write: Callable[[Out], Awaitable[None]],
+        encode: Callable[[Out], bytes],
+        decode: Callable[[bytes], In],
+        finish: Callable[[], None],
         scope: trio.CancelScope | None = None,
         size: Callable[[Any], int] = message_bytes,
         in_bytes_max: int = LIMITS.stream_in_bytes_max,
         out_bytes_max: int = LIMITS.stream_out_bytes_max,
     ) -> None:
+        """finish: called when all was handed over and `done_sending` was said."""
         assert in_bytes_max > 0
         assert out_bytes_max > 0
         self.scope = trio.CancelScope() if scope is None else scope
@@ -69,25 +74,36 @@ class Duplex(Generic[In, Out]):
         self.pause_when_full = False
         """Read nothing while the output is over its limit. Right for the answering end of a stream, as it
         makes a client that does not read stop sending. Never at both ends: each would wait for the other."""
-        self._loop = loop
-        self._read = read
-        self._write = write
+        self.error: BaseException | None = None
+        """Why the stream failed, as this end knows it."""
+        self.sent = 0
+        """Bytes of messages that were handed over so far."""
+        self._turns = turns
+        self._link: Link | None = None
+        self._stream: Http2Stream | None = None
+        self._encode = encode
+        self._decode = decode
+        self._finish = finish
         self._size = size
         self._on_message: Callable[[In], None] | None = None
+        self._arrived: deque[bytes] = deque()  # not read yet: the window is not given back
         self._inbox: deque[tuple[In, int]] = deque()
         self._outbox: deque[tuple[Out, int]] = deque()
+        self._folded: deque[tuple[Out, int]] = deque()  # went through `coalesce`
+        self._stuck = 0  # bytes of the message that flow control holds back
         self._paused = False
         self._half_closed = False  # the peer sends no more
         self._done_sending = False
+        self._is_finished = False
         self._over = False
-        self.error: BaseException | None = None  # why the stream failed, as this end knows it
-        self._reader_wake: asyncio.Future[None] | None = None
-        self._writer_wake: asyncio.Future[None] | None = None
+        self._is_dirty = False
+        self._is_delivering = False
+        self._is_held = False  # what arrives gives no window back
         self._arrivals = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._sent = trio.lowlevel.ParkingLot()
 
-    # ---- receiving ----------------------------------------------------------------------------------
+    # ---- receiving ------------------------------------------------------------------------------------
 
     @property
     def on_message(self) -> Callable[[In], None] | None:
@@ -102,29 +118,31 @@ class Duplex(Generic[In, Out]):
     @on_message.setter
     def on_message(self, callback: Callable[[In], None] | None) -> None:
         self._on_message = callback
-        self._deliver_soon()
+        self._read_soon()
 
     async def receive(self) -> In:
         """The next message. `EndOfChannel`: the peer has sent its last one (or, seen from a server, is
         gone: then `scope` is cancelled a moment later). `BrokenResourceError`: the stream broke."""
         await trio.lowlevel.checkpoint_if_cancelled()
         has_waited = False
-        while not self._inbox or self._on_message is not None:
-            if self._half_closed and not self._inbox:
+        while True:
+            if self._on_message is None:
+                if self._arrived and not self._inbox:
+                    self._read()
+                if self._inbox:
+                    break
+            if self._half_closed and not self._inbox and not self._arrived:
                 raise trio.EndOfChannel
-            if self._over:
+            if self._over and not self._arrived:
                 raise trio.BrokenResourceError("the stream is over")
             await self._arrivals.park()
             has_waited = True
-        item = self._take()
-        if not has_waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        return item
-
-    def _take(self) -> In:
         item, size = self._inbox.popleft()
         self.in_bytes -= size
-        self._wake_reader()
+        if self._arrived:
+            self._read_soon()
+        if not has_waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return item
 
     def __aiter__(self) -> Duplex[In, Out]:
@@ -137,15 +155,14 @@ class Duplex(Generic[In, Out]):
             raise StopAsyncIteration from None
 
     def pause_reading(self) -> None:
-        """Take nothing more from the wire; one message that is already under way waits in the inbox."""
+        """Take nothing more from the wire."""
         self._paused = True
 
     def resume_reading(self) -> None:
         self._paused = False
-        self._deliver_soon()
-        self._wake_reader()
+        self._read_soon()
 
-    # ---- sending ------------------------------------------------------------------------------------
+    # ---- sending --------------------------------------------------------------------------------------
 
     @property
     def writable(self) -> bool:
@@ -181,10 +198,11 @@ class Duplex(Generic[In, Out]):
         self.out_bytes += size
         if self.out_bytes > OUT_OVERRUN * self.out_bytes_max:
             self.fail(StreamOverrun(f"the peer does not read: {self.out_bytes} bytes are queued for it"))
-        self._wake_writer()
+        if not self._is_dirty:
+            self._emit_later()
 
     async def wait_sent(self) -> None:
-        """Wait until gRPC took all that is queued, or the stream is over."""
+        """Wait until all that is queued was handed to the connection, or the stream is over."""
         await trio.lowlevel.checkpoint()
         while self.out_bytes and not self._over:
             await self._sent.park()
@@ -192,30 +210,61 @@ class Duplex(Generic[In, Out]):
     def done_sending(self) -> None:
         """What is queued still goes out, then the peer sees the end (half close). Idempotent."""
         self._done_sending = True
-        self._wake_writer()
+        self._emit_later()
 
     def check(self) -> None:
         """Assert Duplex.D1 and Duplex.D4, for tests."""
         assert self.in_bytes == sum(size for _, size in self._inbox)
-        assert self.out_bytes >= sum(size for _, size in self._outbox)  # plus what is being written
-        assert not (self._over and self._outbox)
+        queued = sum(size for _, size in (*self._outbox, *self._folded)) + self._stuck
+        assert self.out_bytes == queued
+        assert not (self._over and (self._outbox or self._folded))
 
-    # ---- asyncio's side: run by `host`, one reader and one writer per stream ----------------------------
+    # ---- for the host and the channel -----------------------------------------------------------------
 
-    async def read_all(self) -> None:
-        """Deliver messages until the peer half-closes; an error ends in `fail`."""
+    def attach(self, link: Link, stream: Http2Stream) -> None:
+        """The stream of HTTP/2 that carries this one. What was sent before goes out now."""
+        self._link, self._stream = link, stream
+        if self._outbox or self._done_sending:
+            self._emit_later()
+
+    def on_arrival(self, data: bytes) -> None:
+        """A message came."""
+        if self._over:
+            return
+        if self._arrived or self._must_not_read():
+            self._arrived.append(data)
+            if not self._is_held and self._stream is not None:
+                self._is_held = True
+                self._stream.hold_window()
+            return
+        self._is_delivering = True
         try:
-            await self._read_messages()
-        except Exception as exc:  # noqa: BLE001 - asyncio would only log it
+            self._take(data)
+        except Exception as exc:  # noqa: BLE001 - it is the error of this stream
             self.fail(exc)
-        finally:
-            self._arrivals.unpark_all()
+        self._is_delivering = False
 
-    async def write_all(self) -> None:
-        """Write what is queued until `done_sending` and nothing is left; errors end in `fail`."""
+    def on_half_close(self) -> None:
+        """The peer has sent its last message."""
+        self._half_closed = True
+        self._arrivals.unpark_all()
+
+    def on_unblocked(self) -> None:
+        """Flow control let go of the message that it held back."""
+        stuck, self._stuck = self._stuck, 0
+        if stuck:
+            self._written(stuck)
+        if not self._is_dirty:
+            self._emit_later()
+
+    def emit(self) -> None:
+        """Hand over what is queued, as far as flow control lets it go."""
+        self._is_dirty = False
+        if self._stream is None or self._stream.local_closed or self._over:
+            return
         try:
-            await self._write_messages()
-        except Exception as exc:  # noqa: BLE001
+            self._emit(self._stream)
+        except Exception as exc:  # noqa: BLE001 - of `coalesce` or the encoder: the error of this stream
             self.fail(exc)
 
     def fail(self, error: BaseException) -> None:
@@ -225,79 +274,110 @@ class Duplex(Generic[In, Out]):
             self.scope.cancel()
 
     @property
+    def is_finished(self) -> bool:
+        """Whether all was handed over, and the end with it."""
+        return self._is_finished
+
+    @property
     def is_reading_stopped(self) -> bool:
-        return self._reader_wake is not None
+        return self._must_not_read()
 
     def close(self) -> None:
-        """The RPC is over, well or not: let go of every task that waits."""
+        """The RPC is over, well or not: let go of every task that waits. What arrived may still be read."""
         self._over = True
         self._outbox.clear()
+        self._folded.clear()
+        self._stuck = 0
         self.out_bytes = 0
         self._arrivals.unpark_all()
         self._room.unpark_all()
         self._sent.unpark_all()
 
-    # ---- private ------------------------------------------------------------------------------------
-
-    async def _read_messages(self) -> None:
-        while True:
-            while self._must_not_read():
-                self._reader_wake = self._loop.create_future()
-                await self._reader_wake
-            item = await self._read()
-            if item is grpc.aio.EOF:
-                self._half_closed = True
-                return
-            if self._on_message is not None and not self._paused and not self._inbox:
-                self._on_message(item)
-            else:
-                size = self._size(item)
-                self._inbox.append((item, size))
-                self.in_bytes += size
-                self._arrivals.unpark()
-
-    async def _write_messages(self) -> None:
-        while self._outbox or not self._done_sending:
-            if not self._outbox:
-                self._writer_wake = self._loop.create_future()
-                await self._writer_wake
-            elif self.coalesce is None:
-                item, size = self._outbox.popleft()
-                await self._write(item)
-                self._written(size)
-            else:
-                pending = [item for item, _ in self._outbox]
-                left = sum(size for _, size in self._outbox)
-                self._outbox.clear()
-                messages = self.coalesce(pending)
-                for index, message in enumerate(messages):
-                    await self._write(message)
-                    share = left // (len(messages) - index)
-                    left -= share
-                    self._written(share)
-                self._written(left)  # more than 0 only if there was nothing to write
+    # ---- private --------------------------------------------------------------------------------------
 
     def _must_not_read(self) -> bool:
-        return self._must_not_deliver() or self.in_bytes >= self.in_bytes_max
+        return (
+            self._paused
+            or self.in_bytes >= self.in_bytes_max
+            or (self.pause_when_full and self.out_bytes >= self.out_bytes_max)
+        )
+
+    def _read_soon(self) -> None:
+        if self._arrived or self._inbox:
+            self._turns.call_soon(self._read)
+
+    def _read(self) -> None:
+        """Take what arrived, to the inbox or to `on_message`, until reading must stop."""
+        if self._is_delivering:
+            return  # never from inside another call; who delivers goes on
+        self._is_delivering = True
+        inbox, arrived = self._inbox, self._arrived
+        try:
+            while inbox and self._on_message is not None and not self._must_not_deliver():
+                item, size = inbox.popleft()
+                self.in_bytes -= size
+                self._on_message(item)
+            while arrived and not self._must_not_read():
+                self._take(arrived.popleft())
+        except Exception as exc:  # noqa: BLE001 - it is the error of this stream
+            self.fail(exc)
+        self._is_delivering = False
+        if self._is_held and not arrived:
+            self._is_held = False
+            if self._stream is not None and self._link is not None and not self._stream.remote_closed:
+                self._stream.give_window()
+                self._link.mark()
+        if self._half_closed:
+            self._arrivals.unpark_all()
+
+    def _take(self, data: bytes) -> None:
+        item = self._decode(data)
+        if self._on_message is not None and not self._inbox:
+            self._on_message(item)
+        else:
+            self._inbox.append((item, len(data)))
+            self.in_bytes += len(data)
+            self._arrivals.unpark()
 
     def _must_not_deliver(self) -> bool:
         return self._paused or (self.pause_when_full and self.out_bytes >= self.out_bytes_max)
 
-    def _deliver_soon(self) -> None:
-        if self._inbox and self._on_message is not None:
-            self._loop.call_soon(self._deliver_inbox)
+    def _emit_later(self) -> None:
+        if not self._is_dirty and self._link is not None and not self._over:
+            self._is_dirty = True
+            self._link.emit_later(self)
 
-    def _deliver_inbox(self) -> None:
-        try:
-            while self._inbox and self._on_message is not None and not self._must_not_deliver():
-                item, size = self._inbox.popleft()
-                self.in_bytes -= size
-                self._on_message(item)
-        except Exception as exc:  # noqa: BLE001
-            self.fail(exc)
-        self._wake_reader()
-        if self._half_closed:
-            self._arrivals.unpark_all()
+    def _emit(self, stream: Http2Stream) -> None:
+        outbox, folded, encode = self._outbox, self._folded, self._encode
+        while not stream.is_blocked:
+            if self.coalesce is not None and not folded and outbox:
+                self._fold(self.coalesce)
+                continue
+            queue = folded or outbox
+            if not queue:
+                break
+            item, size = queue.popleft()
+            stream.send_message(encode(item))
+            self.sent += size
+            if stream.is_blocked:
+                self._stuck = size
+            else:
+                self._written(size)
+        if self._done_sending and not outbox and not folded and not self._is_finished:
+            self._is_finished = True
+            self._finish()
+
+    def _fold(self, coalesce: Callable[[list[Out]], Sequence[Out]]) -> None:
+        pending = [item for item, _ in self._outbox]
+        left = sum(size for _, size in self._outbox)
+        self._outbox.clear()
+        messages = coalesce(pending)
+        for index, message in enumerate(messages):
+            share = left // (len(messages) - index)
+            left -= share
+            self._folded.append((message, share))
+        if left:  # there was nothing to write
+            self._written(left)
 
     def _written(self, size: int) -> None:
         self.out_bytes = max(0, self.out_bytes - size)  # 0 already if closed meanwhile
@@ -305,21 +385,13 @@ class Duplex(Generic[In, Out]):
             self._room.unpark_all()
         if self._sent and not self.out_bytes:
             self._sent.unpark_all()
-        if self.pause_when_full:
-            self._deliver_soon()
-            self._wake_reader()
+        if self.pause_when_full and (self._arrived or self._inbox) and not self._is_delivering:
+            self._read_soon()
 
-    def _wake_reader(self) -> None:
-        if self._reader_wake is not None and not self._must_not_read():
-            _wake(self._reader_wake)
-            self._reader_wake = None
-
-    def _wake_writer(self) -> None:
-        if self._writer_wake is not None:
-            _wake(self._writer_wake)
-            self._writer_wake = None
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():  # done: its task was cancelled meanwhile
-        future.set_result(None)
+    def reset(self) -> None:
+        """Cancel the call on the wire, if it goes on."""
+        stream = self._stream
+        if stream is not None and not (stream.local_closed and stream.remote_closed):
+            stream.reset(ErrorCode.CANCEL)
+            assert self._link is not None
+            self._link.mark()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast
-
-import grpc.aio
+from typing import Any
 
 from synchro.errors import IllegalParams, SynchroError, Unimplemented
 from synchro.failpoints import REGISTRY, Action
 from synchro.rpc.generated.fault.v1 import fault_pb2 as pb
-from synchro.rpc.generated.fault.v1 import fault_pb2_grpc as pb_grpc
 from synchro.rpc.host import RpcCall, RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.peer_service import rpc_error
 from synchro.server.face import Face
 
@@ -87,5 +85,5 @@ class FaultService:
         return wanted
 
 
-def register(server: grpc.aio.Server, face: Face, host: RpcHost) -> None:
-    pb_grpc.add_FaultServiceServicer_to_server(cast(Any, FaultService(face, host)), server)
+def register(server: Registrar, face: Face, host: RpcHost) -> None:
+    server.add_service(pb.DESCRIPTOR.services_by_name["FaultService"], FaultService(face, host))

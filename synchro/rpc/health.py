@@ -1,55 +1,81 @@
-"""Health and reflection, kept up to date from the node's state.
+"""`grpc.health.v1.Health`, kept up to date from the node's state.
 
-Health services: "" the process is alive, "synchro.v1.DataService" can read, "rw" accepts writes, "quorum"
+Services: "" the process is alive, "synchro.v1.DataService" can read, "rw" accepts writes, "quorum"
 sees a quorum.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final, cast
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+import trio
+from grpc_health.v1 import health_pb2
 
-from synchro.rpc.generated.fault.v1 import fault_pb2
-from synchro.rpc.generated.peer.v1 import replication_pb2
-from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
+from synchro.rpc.calls import RpcCall
+from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.methods import Registrar
+from synchro.rpc.rpc_error import RpcError
 from synchro.server.api import NodeApi, WatchFacts
+from synchro.wire.grpc_call import StatusCode
 
 DATA_SERVICE: Final = data_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
-_CLIENT_FILES: Final = (cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2)
+SERVICE: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_Status = health_pb2.HealthCheckResponse
 
 
 class HealthService:
-    """`grpc.health.v1.Health`, with a task that follows the node."""
+    """Answers probes, with a task that follows the node."""
 
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         self._node = node
-        self._loop = host.loop
-        self._servicer = health.aio.HealthServicer()
+        self._states = {"": True, DATA_SERVICE: False, "rw": False, "quorum": False}
+        self._changed = trio.Event()
+        self.Check = host.unary_sync(self._check)
+        self.List = host.unary_sync(self._list)
+        self.Watch = host.server_stream(self._watch)
 
-    def register(self, server: Any) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+    def register(self, server: Registrar) -> None:
+        server.add_service(SERVICE, self)
 
     async def run(self) -> None:
         """Follow the node until cancelled."""
-        shown = {"": True, DATA_SERVICE: False, "rw": False, "quorum": False}
-        await self._publish(shown)
         async with aclosing(cast("AsyncGenerator[WatchFacts]", self._node.watch())) as changes:
             async for facts in changes:
-                wanted = states(facts)
-                await self._publish({name: good for name, good in wanted.items() if shown[name] != good})
-                shown = wanted
+                now = states(facts)
+                if now != self._states:
+                    self._states = now
+                    changed, self._changed = self._changed, trio.Event()
+                    changed.set()
 
-    async def _publish(self, services: dict[str, bool]) -> None:
-        for name, good in services.items():
-            status = (
-                health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
-            )
-            await self._loop.aio(self._servicer.set(name, status))
+    def _status(self, service: str) -> Any:
+        good = self._states.get(service)
+        if good is None:
+            return _Status.SERVICE_UNKNOWN
+        return _Status.SERVING if good else _Status.NOT_SERVING
+
+    def _check(self, request: Any, _call: RpcCall) -> Any:
+        if request.service not in self._states:
+            raise RpcError(StatusCode.NOT_FOUND, f"unknown service {request.service[:100]!r}")
+        return _Status(status=self._status(request.service))
+
+    def _list(self, _request: Any, _call: RpcCall) -> Any:
+        return health_pb2.HealthListResponse(
+            statuses={service: _Status(status=self._status(service)) for service in self._states}
+        )
+
+    async def _watch(self, request: Any, _call: RpcCall) -> AsyncIterator[Any]:
+        """The status now, and whenever it is another one; a service that is unknown may come."""
+        shown = None
+        while True:
+            changed = self._changed
+            status = self._status(request.service)
+            if status != shown:
+                shown = status
+                yield _Status(status=status)
+            await changed.wait()
 
 
 def states(facts: WatchFacts) -> dict[str, bool]:
@@ -60,10 +86,3 @@ def states(facts: WatchFacts) -> dict[str, bool]:
         "rw": facts.can_read and facts.is_writable,
         "quorum": facts.sees_quorum,
     }
-
-
-def register_reflection(server: Any, *, with_fault: bool = False) -> None:
-    """Let tools such as grpcurl ask for the services. Call it last."""
-    files = [*_CLIENT_FILES, replication_pb2, *([fault_pb2] if with_fault else [])]
-    names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

@@ -1,17 +1,13 @@
-"""The place where gRPC meets trio: servers, channels, and one trio task for each call.
+"""The servers, channels and calls of a process, with one trio task for each call that may wait.
 
-Services keep the classes that `protoc` generates; their methods are made by the adapters of `RpcHost`:
-
-    class DataService(DataServiceServicer):
-        def __init__(self, host: RpcHost) -> None:
-            self.Execute = host.unary(self._execute)              # async def _execute(request, call)
-            self.ExecuteStream = host.duplex(self._stream)        # async def _stream(stream, call)
+Services are classes whose methods are made by the adapters of `RpcHost`; see `methods`.
 
     async with open_rpc_host() as host:
-        server = await host.serve("127.0.0.1:0", lambda s: add_DataServiceServicer_to_server(service, s))
+        service = DataService(node, host)
+        server = await host.serve("127.0.0.1:0", service.register)
 
 R1  A call and the trio task that serves it end together: a client that cancels, disconnects or runs out
-    of time cancels `RpcCall.scope`, and gRPC hears of the end only after the task has ended.
+    of time cancels `RpcCall.scope`, and the client hears of the end only after the task has ended.
 R2  An error of a handler ends its own call with INTERNAL. An error of the core, which is called through
     `RpcHost.guard`, ends the node.
 R3  Cancelling a trio task that waits for a remote call cancels that call on the wire.
@@ -19,200 +15,160 @@ R3  Cancelling a trio task that waits for a remote call cancels that call on the
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
 import functools
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, ParamSpec, TypeVar
 
-import grpc
-import grpc.aio
 import trio
 
-from synchro.config import FIRST_REQUEST_S
-from synchro.rpc.channel import RpcChannel, end_tasks
+from synchro import logs
+from synchro.rpc.calls import KINDS, RpcCall, UnaryCall
+from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
-from synchro.rpc.guest_loop import GuestLoop, open_guest_loop, open_helper_nursery
-from synchro.rpc.malformed import Guarded, read_of
-from synchro.rpc.rpc_error import Metadata, RpcError
+from synchro.rpc.methods import Kind, Method, Methods, Registrar
+from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.slices import Slices
+from synchro.wire import grpc_call
+from synchro.wire.admission import PortLimits
+from synchro.wire.connector import CLIENT_KEEPALIVE
+from synchro.wire.grpc_call import StatusCode
+from synchro.wire.headers import HeaderList
+from synchro.wire.limits import WireLimits
+from synchro.wire.link import Keepalive, Link
+from synchro.wire.listener import Listener, listen
+from synchro.wire.streams import Http2Stream
+from synchro.wire.turns import Turns, open_helper_nursery, open_turns
+
+__all__ = ["RpcCall", "RpcHost", "RpcServer", "UnaryCall", "open_rpc_host"]
 
 P = ParamSpec("P")
 Req = TypeVar("Req")
 Rep = TypeVar("Rep")
 T = TypeVar("T")
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-GrpcOptions: TypeAlias = Sequence[tuple[str, str | int]]
 
 CLOSE_GRACE_S: Final = 0.2
 """Seconds that calls in progress get when the host closes. To drain calls, use `RpcServer.stop` before."""
 STOP_SLACK_S: Final = 2.0
 """Seconds added to a grace period for handlers that clean up; then the server is abandoned."""
-
-WINDOW_BYTES: Final = 1 << 20
-"""Bytes of one stream that are on their way or held by gRPC: enough for 20 MB/s at 50 ms. The bound is fixed,
-because gRPC by itself lets the window grow beyond 10 MiB, which a sender would fill before it notices that
-nobody reads."""
-
-_BOTH_ENDS: Final[GrpcOptions] = (
-    ("grpc.max_receive_message_length", LIMITS.message_bytes_max),
-    ("grpc.max_send_message_length", LIMITS.message_bytes_max),
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
-)
-SERVER_OPTIONS: Final[GrpcOptions] = (
-    *_BOTH_ENDS,
-    ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_REQUEST_S)),  # see `connections`
-    ("grpc.so_reuseport", 0),  # else two processes share a port unseen
-    # A quiet client keeps its link by pings. gRPC takes more than two in five minutes for an attack, and says
-    # "too many pings"; how often a client, ours or another, may look is not for the server to say.
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 30_000),  # a client whose host is gone gives its connection back
-    ("grpc.keepalive_timeout_ms", 15_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-CHANNEL_OPTIONS: Final[GrpcOptions] = (
-    *_BOTH_ENDS,
-    ("grpc.initial_reconnect_backoff_ms", 50),  # an election does not wait for gRPC's default of 1 s
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.use_local_subchannel_pool", 1),  # several nodes in a process: no shared connection, no shared fate
-    ("grpc.enable_http_proxy", 0),
-)
+SWEEP_S: Final = 0.1
+"""Seconds by which the deadline of a call that no task serves may be late."""
+PATH_SHOWN: Final = 200
+"""Characters of an unknown method's name in its refusal."""
+WIRE_LIMITS: Final = WireLimits(message_bytes_max=LIMITS.message_bytes_max)
 
 log = logging.getLogger(__name__)
-
-
-class RpcCall:
-    """One call, as its handler sees it."""
-
-    __slots__ = ("_context", "_trailing_metadata", "deadline", "scope")
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._trailing_metadata: Metadata = ()
-        left = context.time_remaining()
-        self.deadline: float = math.inf if left is None else trio.current_time() + left
-        """The client's deadline on trio's clock; inf: it has none."""
-        self.scope = trio.CancelScope(deadline=self.deadline)
-        """The life of the call. Cancelling it ends the call with CANCELLED."""
-
-    @property
-    def peer(self) -> str:
-        """The address of the client as gRPC writes it: "ipv4:127.0.0.1:50404"."""
-        return self._context.peer()
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata that the client sent, in order; keys are lower case and may repeat."""
-        return tuple((key, value) for key, value in self._context.invocation_metadata() or ())
-
-    def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
-        self._trailing_metadata = tuple(metadata)
-        self._context.set_trailing_metadata(self._trailing_metadata)
-
-    async def abort(self, code: grpc.StatusCode, message: str, trailing_metadata: Metadata = ()) -> None:
-        """End the call, on asyncio's side only. Always raises."""
-        await self._context.abort(code, message, (*self._trailing_metadata, *trailing_metadata))
-
-
-class _HandlerTask(Generic[T]):
-    """The trio task that serves a call, as asyncio sees it: something to await and to cancel."""
-
-    __slots__ = ("_ended", "_fn", "_wake", "call", "error", "has_result", "host", "result")
-
-    result: T
-
-    def __init__(self, host: RpcHost, call: RpcCall, fn: Callable[[], Awaitable[T]]) -> None:
-        self.host = host
-        self.call = call
-        self.error: BaseException | None = None
-        self.has_result = False
-        self._fn = fn
-        self._ended = False
-        self._wake: asyncio.Future[None] = host.loop.create_future()
-
-    async def outcome(self) -> None:
-        """Run the task to its end. Cancelling this cancels the task, and still waits for its end
-        (host.R1)."""
-        self.host._calls.start_soon(self._run)
-        try:
-            await self._wake
-        except asyncio.CancelledError:
-            self.call.scope.cancel()
-            while not self._ended:
-                self._wake = self.host.loop.create_future()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._wake
-            raise
-
-    @trio.lowlevel.enable_ki_protection  # Ctrl-C goes to the main task: here it could leave gRPC waiting
-    async def _run(self) -> None:
-        self.host.calls_in_progress += 1
-        try:
-            with self.call.scope:
-                self.result = await self._fn()
-                self.has_result = True
-        except BaseException as exc:  # noqa: BLE001 - the task ends here: nothing is hidden, see `_sort_error`
-            self.error = self.host._sort_error(exc)
-        finally:
-            self.host.calls_in_progress -= 1
-            self._ended = True
-            if not self._wake.done():
-                self._wake.set_result(None)
 
 
 class RpcServer:
     """A listening server. Made by `RpcHost.serve`, which also keeps it alive."""
 
-    def __init__(self, host: RpcHost, server: grpc.aio.Server, address: str) -> None:
+    def __init__(self, host: RpcHost, address: str, methods: Methods) -> None:
+        self.host = host
         self.address = address
         """host:port really bound."""
-        self._host = host
-        self._server = server
+        self.calls: set[RpcCall] = set()
+        """Calls whose handlers have not ended, and those that wait for an answer."""
+        self.listener: Listener
+        self._methods = methods.entries
+        self._idle = trio.Event()
+        self._is_stopped = False
+
+    @property
+    def ended(self) -> int:
+        """How many connections were ended without a request."""
+        return self.listener.ended
+
+    def on_stream(self, link: Link, stream: Http2Stream, headers: HeaderList) -> None:
+        """A call began."""
+        request = grpc_call.read_request(headers)
+        entry = self._methods.get(request.path)
+        refusal = request.refusal
+        if entry is None and refusal is None:
+            path = request.path[:PATH_SHOWN].decode("utf-8", "replace")
+            refusal = grpc_call.refuse(StatusCode.UNIMPLEMENTED, f"there is no method {path}")
+        if refusal is not None or entry is None:
+            assert refusal is not None
+            stream.send_headers(refusal, end=True)
+            link.mark()
+            return
+        stream.owner = KINDS[entry.kind](self, link, stream, entry, request)
+
+    def call_ended(self, call: RpcCall) -> None:
+        """The handler of the call has ended, or it was answered."""
+        self.calls.discard(call)
+        if not self.calls:
+            self._idle.set()
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, let those in progress go on for `grace` seconds, then cancel them. Idempotent.
+        """Refuse new calls, let those in progress go on for `grace` seconds, then end them. Idempotent.
 
         Not interrupted by cancellation: it takes `grace` and a little more at most.
         """
-        with trio.move_on_after(grace + STOP_SLACK_S, shield=True):
-            await self._host.loop.aio(self._server.stop(grace))
-        self._host._servers.discard(self)
+        if self._is_stopped:
+            return
+        with trio.CancelScope(shield=True):
+            self.listener.stop_listening()
+            if grace:
+                self.listener.announce_end()
+                with trio.move_on_after(grace):
+                    await self._wait_idle()
+            self.listener.refuse_further()
+            for call in list(self.calls):
+                call.end_for_stop()
+            with trio.move_on_after(STOP_SLACK_S):
+                await self._wait_idle()
+            with trio.move_on_after(STOP_SLACK_S):
+                await self.listener.end("the server has stopped")
+        self._is_stopped = True
+        self.host._servers.discard(self)
+
+    async def _wait_idle(self) -> None:
+        while self.calls:
+            self._idle = trio.Event()
+            await self._idle.wait()
 
 
 class RpcHost:
     """All servers and channels of a process; several nodes may share it."""
 
-    _calls: trio.Nursery
+    calls: trio.Nursery
+    """The tasks of calls."""
 
-    def __init__(self, loop: GuestLoop) -> None:
-        self.loop = loop
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
         self.calls_in_progress = 0
+        """How many tasks serve a call."""
+        self.message_bytes_max = LIMITS.message_bytes_max
         self.slices = Slices()
         self.on_handler_error: Callable[[str, BaseException], None] = _log_handler_error
         """Told of each error of a handler that became INTERNAL: the handler's name and the error."""
-        self._servers: set[RpcServer] = set()  # a strong reference: gRPC stops a server that is collected
+        self._together: dict[Method, list[tuple[UnaryCall[Any], Any]]] = {}
+        self._expiring: set[UnaryCall[Any]] = set()
+        self._servers: set[RpcServer] = set()
         self._scope = trio.CancelScope()  # all that `open_rpc_host` surrounds
         self._panic: BaseException | None = None
+        turns.at_turn_ends(self._hand_over)
+
+    # ---- when things are called -----------------------------------------------------------------------
 
     def call_when_idle(self, callback: Callable[[], None]) -> None:
         """Call it in this thread when what has arrived by now was handled. It must not raise."""
-        self.loop.call_when_idle(callback)
+        self.turns.call_when_idle(callback)
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Call it soon in trio's thread; usable from any thread. It must not raise."""
-        self.loop.call_soon_threadsafe(callback)
+        self.turns.call_from_thread(callback)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call it in the next round of the loop, after everything else had its turn. It must not raise."""
+        self.turns.call_soon(callback)
+
+    def in_turn(self, callback: Callable[[], None]) -> None:
+        """Call it now, as a turn of its own: what it has to say is written at its end. It must not raise."""
+        self.turns.in_turn(callback)
 
     # ---- errors that end the node ---------------------------------------------------------------------
 
@@ -239,7 +195,7 @@ class RpcHost:
 
         return guarded
 
-    def _sort_error(self, exc: BaseException) -> BaseException | None:
+    def sort_error(self, exc: BaseException) -> BaseException | None:
         """What a handler's exception means for its call; None: only that it was cancelled.
 
         What is no `Exception` (KeyboardInterrupt, SystemExit) is not the call's business: panic.
@@ -255,99 +211,76 @@ class RpcHost:
             return None
         return rest
 
-    async def _close(self) -> None:
-        grace = 0.0 if self._scope.cancel_called else CLOSE_GRACE_S
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for server in tuple(self._servers):
-                    nursery.start_soon(server.stop, grace)
-        self._calls.cancel_scope.cancel()
+    def status_of(self, name: str, error: BaseException) -> RpcError:
+        """The status that an error of the handler `name` becomes."""
+        if isinstance(error, RpcError):
+            return error
+        if isinstance(error, StreamOverrun):
+            return RpcError(StatusCode.RESOURCE_EXHAUSTED, str(error))
+        self.on_handler_error(name, error)
+        # No text of the error: it may hold data that the client must not see.
+        return RpcError(StatusCode.INTERNAL, f"internal error ({type(error).__name__}), see the log")
 
-    # ---- servers ---------------------------------------------------------------------------------------
+    # ---- servers --------------------------------------------------------------------------------------
 
     async def serve(
         self,
         address: str,
-        register: Callable[[Guarded], None],
+        register: Callable[[Registrar], None],
         *,
-        options: GrpcOptions = (),
-        on_request: Callable[[str], None] | None = None,
+        limits: PortLimits | None = None,
+        log: Any = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
-        on_request: told with each call where it comes from, as gRPC writes it.
+        limits: what strangers may take of the port. log: a structured logger, for what they do.
         Raises `OSError` at once if the address cannot be bound.
         """
-        await _check_can_bind(address)
+        sockets = await listen(address)
+        methods = Methods()
+        name = address.rpartition(":")[0]
+        server = RpcServer(self, f"{name}:{sockets[0].getsockname()[1]}", methods)
+        try:
+            register(methods)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        server.listener = Listener(
+            self.turns,
+            sockets,
+            limits=limits or PortLimits(),
+            wire_limits=WIRE_LIMITS,
+            on_stream=server.on_stream,
+            log=log or logs.get_logger("wire"),
+        )
+        self._servers.add(server)
+        return server
 
-        async def start() -> tuple[grpc.aio.Server, int]:
-            server = grpc.aio.server(options=_merged(SERVER_OPTIONS, options))
-            register(Guarded(server, on_request))
-            try:
-                port = server.add_insecure_port(address)
-            except RuntimeError as error:
-                raise OSError(errno.EADDRINUSE, f"cannot listen on {address}: {error}") from error
-            await server.start()
-            return server, port
-
-        server, port = await self.loop.aio(start())
-        host, colon, _ = address.rpartition(":")
-        rpc_server = RpcServer(self, server, f"{host}:{port}" if colon and port > 1 else address)
-        self._servers.add(rpc_server)
-        return rpc_server
-
-    def unary(
-        self, fn: Callable[[Req, RpcCall], Awaitable[Rep]]
-    ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
+    def unary(self, fn: Callable[[Req, RpcCall], Awaitable[Rep]]) -> Method:
         """A method with one request and one reply, served by a trio task of its own."""
+        return Method(Kind.UNARY, fn)
 
-        async def unary(request: Req, context: Context) -> Rep:
-            call = RpcCall(context)
-            work = _HandlerTask(self, call, lambda: fn(request, call))
-            await work.outcome()
-            await self._raise_for(fn, call, work)
-            return work.result
-
-        return unary
-
-    def unary_sync(
-        self, fn: Callable[[Req, RpcCall], Rep]
-    ) -> Callable[[Req, Context], Coroutine[Any, Any, Rep]]:
+    def unary_sync(self, fn: Callable[[Req, RpcCall], Rep]) -> Method:
         """A method with one request and one reply that is answered at once from memory, without a task."""
+        return Method(Kind.UNARY_SYNC, fn)
 
-        async def unary_sync(request: Req, context: Context) -> Rep:
-            call = RpcCall(context)
-            try:
-                return fn(request, call)
-            except Exception as exc:
-                await self._abort(fn, call, exc)
-                raise
+    def unary_together(self, fn: Callable[[Sequence[tuple[UnaryCall[Rep], Req]]], None]) -> Method:
+        """A method with one request and one reply whose calls of one turn are handed over in one list, in the
+        order in which they came, whatever their connections.
 
-        return unary_sync
+        `fn` does not wait; each call is answered by its `reply` or `fail`, in the turn or later. What is
+        answered in one turn leaves in one write for each connection. An error of `fn` ends the calls of its
+        list.
+        """
+        return Method(Kind.UNARY_TOGETHER, fn)
 
-    def server_stream(
-        self, fn: Callable[[Req, RpcCall], AsyncIterator[Rep]]
-    ) -> Callable[[Req, Context], Coroutine[Any, Any, None]]:
+    def server_stream(self, fn: Callable[[Req, RpcCall], AsyncIterator[Rep]]) -> Method:
         """A method with one request and many replies; `fn` is an async generator.
 
-        It is resumed only when gRPC took the previous reply: a slow client slows it down.
+        It is resumed only when the previous reply was taken: a slow client slows it down.
         """
-
-        async def server_stream(request: Req, context: Context) -> None:
-            call = RpcCall(context)
-
-            async def send_all() -> None:
-                replies = cast(AsyncGenerator[Rep, None], fn(request, call))
-                async with aclosing(replies):
-                    async for reply in replies:
-                        await self.loop.aio(context.write(reply))
-
-            work = _HandlerTask(self, call, send_all)
-            await context.send_initial_metadata(())  # see `duplex`
-            await work.outcome()
-            await self._raise_for(fn, call, work)
-
-        return server_stream
+        return Method(Kind.SERVER_STREAM, fn)
 
     def duplex(
         self,
@@ -356,93 +289,80 @@ class RpcHost:
         size: Callable[[Any], int] = message_bytes,
         in_bytes_max: int = LIMITS.stream_in_bytes_max,
         out_bytes_max: int = LIMITS.stream_out_bytes_max,
-    ) -> Callable[[object, Context], Coroutine[Any, Any, None]]:
+    ) -> Method:
         """A two-way stream. The call ends when `fn` returned and all it queued was sent."""
+        options = (("size", size), ("in_bytes_max", in_bytes_max), ("out_bytes_max", out_bytes_max))
+        return Method(Kind.DUPLEX, fn, options)
 
-        async def duplex(_requests: object, context: Context) -> None:
-            call = RpcCall(context)
-            stream: Duplex[Any, Any] = Duplex(
-                self.loop,
-                read=read_of(context),
-                write=context.write,
-                scope=call.scope,
-                size=size,
-                in_bytes_max=in_bytes_max,
-                out_bytes_max=out_bytes_max,
-            )
-            work = _HandlerTask(self, call, lambda: fn(stream, call))
-            # Otherwise gRPC joins it to the first message, and once more to the status of a call that fails
-            # while that message is stuck: then no status is sent at all.
-            await context.send_initial_metadata(())
-            reader = self.loop.create_task(stream.read_all())
-            writer = self.loop.create_task(stream.write_all())
-            try:
-                await work.outcome()
-                if work.has_result:
-                    stream.done_sending()
-                    await writer
-                # The stream's own error is why the handler was cancelled.
-                work.error = work.error or stream.error
-                stream.close()
-                await self._raise_for(fn, call, work)
-            finally:
-                stream.close()
-                await end_tasks(reader, writer)
+    # ---- calls that are handed over together ----------------------------------------------------------
 
-        return duplex
+    def hand_over_later(self, call: UnaryCall[Any], request: Any) -> None:
+        """Hand the call to its function at the end of this turn, with all others that came in it."""
+        self._together.setdefault(call.entry.method, []).append((call, request))
+        if call.deadline < math.inf:
+            if not self._expiring:
+                self.turns.call_at(trio.current_time() + SWEEP_S, self._sweep)
+            self._expiring.add(call)
 
-    async def _raise_for(self, fn: Callable[..., object], call: RpcCall, work: _HandlerTask[Any]) -> None:
-        """End the call with the status that its error deserves; do nothing if the work has a result."""
-        if work.error is not None:
-            await self._abort(fn, call, work.error)
-        elif not work.has_result:
-            if trio.current_time() >= call.scope.deadline:
-                await call.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
-            elif call.scope.cancel_called:
-                await call.abort(grpc.StatusCode.CANCELLED, "the call was cancelled by the server")
-            else:  # cancelled from further out
-                await call.abort(grpc.StatusCode.UNAVAILABLE, "this instance is stopping")
+    def answered(self, call: UnaryCall[Any]) -> None:
+        """The call is over."""
+        self._expiring.discard(call)
 
-    async def _abort(self, fn: Callable[..., object], call: RpcCall, error: BaseException) -> None:
-        if isinstance(error, RpcError):
-            await call.abort(error.code, error.message, error.trailing_metadata)
-        elif isinstance(error, StreamOverrun):
-            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        elif isinstance(error, grpc.aio.AbortError):
-            raise error
-        else:
-            name = getattr(fn, "__qualname__", repr(fn))
-            self.on_handler_error(name, error)
-            # No text of the error: it may hold data that the client must not see.
-            await call.abort(
-                grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__}), see the log"
-            )
+    def _hand_over(self) -> None:
+        together = self._together
+        if not together:
+            return
+        self._together = {}
+        for method, calls in together.items():
+            open_calls = [each for each in calls if not each[0].is_over]
+            if open_calls:
+                try:
+                    method.fn(open_calls)
+                except Exception as error:  # noqa: BLE001 - it ends these calls
+                    status = self.status_of(method.name, error)
+                    for call, _ in open_calls:
+                        call.fail(status)
 
-    # ---- channels --------------------------------------------------------------------------------------
+    def _sweep(self) -> None:
+        """End the calls whose time is over."""
+        now = trio.current_time()
+        for call in [call for call in self._expiring if call.deadline <= now]:
+            call.end_unanswered(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed"))
+        if self._expiring:
+            self.turns.call_at(now + SWEEP_S, self._sweep)
+
+    # ---- channels -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def channel(self, address: str, options: GrpcOptions = ()) -> AsyncIterator[RpcChannel]:
+    async def channel(
+        self, address: str, *, keepalive: Keepalive = CLIENT_KEEPALIVE
+    ) -> AsyncIterator[RpcChannel]:
         """A connection that is made when first used, and made anew when it is lost."""
-
-        async def make() -> grpc.aio.Channel:
-            return grpc.aio.insecure_channel(address, options=_merged(CHANNEL_OPTIONS, options))
-
-        channel = await self.loop.aio(make())
+        channel = RpcChannel(self.turns, self.calls, address, limits=WIRE_LIMITS, keepalive=keepalive)
         try:
-            yield RpcChannel(self.loop, channel, address)
+            yield channel
         finally:
-            with trio.move_on_after(STOP_SLACK_S, shield=True):
-                await self.loop.aio(channel.close(None))
+            channel.close()
+
+    # ---- the end --------------------------------------------------------------------------------------
+
+    async def _close(self) -> None:
+        grace = 0.0 if self._scope.cancel_called else CLOSE_GRACE_S
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for server in tuple(self._servers):
+                    nursery.start_soon(server.stop, grace)
+        self.calls.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def open_rpc_host() -> AsyncIterator[RpcHost]:
-    """At the end servers are stopped, calls in progress cancelled and awaited, and asyncio closed."""
-    async with open_guest_loop() as loop:
-        host = RpcHost(loop)
+    """At the end servers are stopped, and calls in progress cancelled and awaited."""
+    async with open_turns() as turns:
+        host = RpcHost(turns)
         try:
             with host._scope:
-                async with open_helper_nursery() as host._calls:
+                async with open_helper_nursery() as host.calls:
                     try:
                         yield host
                     finally:
@@ -450,28 +370,6 @@ async def open_rpc_host() -> AsyncIterator[RpcHost]:
         finally:
             if host._panic is not None:
                 raise host._panic
-
-
-def _merged(options: GrpcOptions, own: GrpcOptions) -> GrpcOptions:
-    """Join options: of one that stands twice gRPC takes the first."""
-    return tuple({**dict(options), **dict(own)}.items())
-
-
-async def _check_can_bind(address: str) -> None:
-    """Try the address with a plain socket first: gRPC has no error text for it, and logs on its own."""
-    host, colon, port = address.rpartition(":")
-    if not colon or address.startswith("unix:"):
-        return
-    try:
-        found = await trio.socket.getaddrinfo(
-            host.strip("[]"), int(port), type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE
-        )
-        for family, kind, protocol, _, socket_address in found:
-            with trio.socket.socket(family, kind, protocol) as sock:
-                sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
-                await sock.bind(socket_address)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
 
 
 def _log_handler_error(name: str, error: BaseException) -> None:

@@ -13,8 +13,9 @@ import trio
 from synchro.errors import IllegalParams
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
-from synchro.rpc.generated.v1 import common_pb2, info_pb2, info_pb2_grpc
+from synchro.rpc.generated.v1 import common_pb2, info_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi, QueueEntryFacts, WatchFacts
@@ -34,8 +35,8 @@ class InfoService(Service):
         self.ListQueue = self.waiting(self._list_queue)
         self.WatchInfo = self.streaming(self._watch_info)
 
-    def register(self, server: Any) -> None:
-        info_pb2_grpc.add_InfoServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    def register(self, server: Registrar) -> None:
+        server.add_service(info_pb2.DESCRIPTOR.services_by_name["InfoService"], self)
 
     def _get_info(self, request: Message) -> Message:
         tree = self.node.info()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import grpc
-import grpc.aio
 import trio
 
 from synchro.errors import Loading, ProtocolVersion, RemoteProtocolError, SynchroError
 from synchro.rpc import status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
-from synchro.rpc.generated.peer.v1 import replication_pb2_grpc as pb_grpc
 from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.join_stream import JoinSender
+from synchro.rpc.methods import Registrar
 from synchro.rpc.peer_transport import (
     GrpcPeerStream,
     ballot_message,
@@ -37,6 +34,7 @@ from synchro.server.peer_messages import (
     PeerAck,
 )
 from synchro.server.transport import PeerEndpoint
+from synchro.wire.grpc_call import StatusCode
 
 
 def rpc_error(error: SynchroError) -> RpcError:
@@ -53,24 +51,17 @@ def check_version(version: int) -> None:
         )
 
 
-@dataclass
-class _Held:
-    """What a call of a join counts as."""
-
-    is_older: bool = False
-
-
 class PeerService:
-    """The peer protocol's methods, as the generated registration wants them."""
+    """The methods of the peer protocol."""
 
     def __init__(self, host: RpcHost, endpoint: PeerEndpoint) -> None:
-        self._host = host
         self._endpoint = endpoint
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
-        self.Join = self._serve_join
+        self.Join = host.duplex(self._join)
         self._older_joins = 0
-        """How many calls of joiners without receipts gRPC did not end yet."""
+        """How many calls of joiners without receipts are not over: one that takes nothing is still there
+        for a while when its handler has ended, and holds a message."""
 
     def _get_ballot(self, request: pb.GetBallotRequest, call: RpcCall) -> pb.GetBallotResponse:
         """Answer with the ballot, at any time, also while loading [M-19]."""
@@ -78,15 +69,10 @@ class PeerService:
             protocol_version=PROTOCOL_VERSION, ballot=ballot_message(self._endpoint.ballot())
         )
 
-    async def _serve_join(self, requests: object, context: Any) -> None:
-        """A call whose client does not read goes on in gRPC when its handler is over: it is counted here."""
-        held = _Held()
-        try:
-            await self._host.duplex(lambda stream, call: self._join(stream, held))(requests, context)
-        finally:
-            self._older_joins -= held.is_older
+    def _older_join_over(self) -> None:
+        self._older_joins -= 1
 
-    async def _join(self, stream: Duplex[Any, Any], held: _Held) -> None:
+    async def _join(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
         try:
             try:
                 first = await stream.receive()
@@ -101,10 +87,11 @@ class PeerService:
                         stage="join",
                     )
                 self._older_joins += 1
-                held.is_older = True
+                call.on_over = self._older_join_over
             sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
             stream.on_message = sender.on_message
-            items = self._endpoint.serve_join(JoinRequest(first.instance_uuid, first.instance_name))
+            request = JoinRequest(first.instance_uuid, first.instance_name, takes_unnamed=first.takes_unnamed)
+            items = self._endpoint.serve_join(request)
             async with aclosing(items):
                 async for item in items:
                     await sender.send(join_message(item))
@@ -114,7 +101,7 @@ class PeerService:
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:
-            raise RpcError(grpc.StatusCode.UNAVAILABLE, error.message) from error
+            raise RpcError(StatusCode.UNAVAILABLE, error.message) from error
 
     async def _subscribe(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
         try:
@@ -132,8 +119,8 @@ class PeerService:
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:
-            raise RpcError(grpc.StatusCode.UNAVAILABLE, error.message) from error
+            raise RpcError(StatusCode.UNAVAILABLE, error.message) from error
 
 
-def register(server: grpc.aio.Server, host: RpcHost, endpoint: PeerEndpoint) -> None:
-    pb_grpc.add_ReplicationServiceServicer_to_server(cast(Any, PeerService(host, endpoint)), server)
+def register(server: Registrar, host: RpcHost, endpoint: PeerEndpoint) -> None:
+    server.add_service(pb.DESCRIPTOR.services_by_name["ReplicationService"], PeerService(host, endpoint))

@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
-import grpc
-import grpc.aio
 import trio
 from google.protobuf.message import DecodeError
 
@@ -37,6 +35,7 @@ from synchro.server.peer_messages import (
     PeerAck,
 )
 from synchro.server.transport import JoinStream, Subscription
+from synchro.wire.failure import CallFailed
 
 SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
 FRAME_BYTES: Final = 256
@@ -109,6 +108,7 @@ def hello_message(hello: Hello) -> Any:
             start_id=hello.start_id,
             address=hello.address,
             takes_parts=hello.takes_parts,
+            takes_unnamed=hello.takes_unnamed,
         )
     )
 
@@ -127,6 +127,7 @@ def hello_from(message: Any) -> Hello:
         start_id=message.start_id,
         address=message.address,
         takes_parts=message.takes_parts,
+        takes_unnamed=message.takes_unnamed,
     )
 
 
@@ -265,12 +266,12 @@ def join_item_from(response: Any) -> JoinItem:
             raise RemoteProtocolError("an unknown message came during a join")
 
 
-def error_from(error: grpc.aio.AioRpcError) -> SynchroError | LinkLost:
+def error_from(error: CallFailed) -> SynchroError | LinkLost:
     """Return what the other side raised, or a broken link."""
     known = status.from_rpc_error(error)
     if known is not None:
         return known
-    return LinkLost(f"can't read row: {error.code().name.lower()}", error.details())
+    return LinkLost(f"can't read row: {error.code.name.lower()}", error.message)
 
 
 # --- streams --------------------------------------------------------------------------------------------
@@ -388,8 +389,8 @@ class GrpcTransport:
                 serializer=pb.GetBallotRequest.SerializeToString,
                 deserializer=pb.GetBallotResponse.FromString,
             )
-        except grpc.aio.AioRpcError as error:
-            raise LinkLost("can't connect to master", error.details()) from error
+        except CallFailed as error:
+            raise LinkLost("can't connect to master", error.message) from error
         return ballot_from(response.ballot)
 
     @asynccontextmanager
@@ -400,6 +401,7 @@ class GrpcTransport:
             instance_uuid=request.instance_uuid,
             instance_name=request.instance_name,
             takes_parts=True,
+            takes_unnamed=request.takes_unnamed,
         )
         try:
             async with channel.duplex(
@@ -409,7 +411,7 @@ class GrpcTransport:
             ) as stream:
                 stream.send_nowait(message)
                 yield _GrpcJoinStream(stream)
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             raise error_from(error) from error
 
     @asynccontextmanager
@@ -423,7 +425,7 @@ class GrpcTransport:
             ) as stream:
                 stream.send_nowait(hello_message(hello))
                 yield GrpcPeerStream(stream, relay_message_from, peer_ack_message)
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             raise error_from(error) from error
 
 

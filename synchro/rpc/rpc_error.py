@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self, TypeAlias
 
-import grpc
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro.rpc.status import DETAILS_KEY, status_code
+from synchro.wire.grpc_call import StatusCode
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
@@ -21,13 +21,13 @@ class RpcError(Exception):
 
     def __init__(
         self,
-        code: grpc.StatusCode,
+        code: StatusCode,
         message: str,
         *,
         trailing_metadata: Metadata = (),
         status: Status | None = None,
     ) -> None:
-        assert code is not grpc.StatusCode.OK
+        assert code is not StatusCode.OK
         super().__init__(code, message)
         self.code = code
         self.message = message

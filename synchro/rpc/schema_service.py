@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -22,8 +22,9 @@ from synchro.instance.events import (
 from synchro.row import Dml, TxnId
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
-from synchro.rpc.generated.v1 import schema_pb2, schema_pb2_grpc
+from synchro.rpc.generated.v1 import schema_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import mapped
@@ -56,8 +57,8 @@ class SchemaService(Service):
         self.ChecksumSpace = self.waiting(self._checksum_space)
         self.RunOnce = self.unimplemented("RunOnce", "run the operations one by one, with if_not_exists")
 
-    def register(self, server: Any) -> None:
-        schema_pb2_grpc.add_SchemaServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    def register(self, server: Registrar) -> None:
+        server.add_service(schema_pb2.DESCRIPTOR.services_by_name["SchemaService"], self)
 
     # --- changes
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from synchro.rpc.cluster_service import ClusterService
 from synchro.rpc.control_service import ControlService
 from synchro.rpc.data_service import DataService
-from synchro.rpc.health import HealthService, register_reflection
+from synchro.rpc.health import HealthService
 from synchro.rpc.host import RpcHost
 from synchro.rpc.info_service import InfoService
+from synchro.rpc.methods import Registrar
+from synchro.rpc.reflection import ReflectionService
 from synchro.rpc.schema_service import SchemaService
 from synchro.server.api import NodeApi
 
@@ -31,13 +31,13 @@ class ClientServices:
             ClusterService(node, host),
         )
         self._health = HealthService(node, host)
-        self._with_fault = with_fault
+        self._reflection = ReflectionService(host, with_fault=with_fault)
 
-    def register(self, server: Any) -> None:
+    def register(self, server: Registrar) -> None:
         for service in self._services:
             service.register(server)
         self._health.register(server)
-        register_reflection(server, with_fault=self._with_fault)
+        self._reflection.register(server)
 
     async def run(self) -> None:
         await self._health.run()

@@ -6,10 +6,9 @@ Used by servers and by the client, so it imports no trio. A status carries `goog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -17,6 +16,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from synchro import errors
 from synchro.errors import Extra, SynchroError
 from synchro.rpc.generated.v1.common_pb2 import LeaderHint
+from synchro.wire.grpc_call import StatusCode
 
 DOMAIN: Final = "synchro.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -28,13 +28,13 @@ VALUE_BYTES_MAX: Final = 256
 METADATA_BYTES_MAX: Final = 2048
 
 
-_CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+_CODES: Final = frozenset(StatusCode)
 RETRY_DELAY_MS: Final = 200
 """What RetryInfo advises: about one election or one fsync later, not a busy loop."""
 
 
-def code_of(error: SynchroError) -> grpc.StatusCode:
-    return _CODES[error.code]
+def code_of(error: SynchroError) -> StatusCode:
+    return StatusCode(error.code)
 
 
 def to_status(error: SynchroError, leader: LeaderHint | None = None) -> Status:
@@ -138,10 +138,11 @@ def leader_hint(error: SynchroError) -> LeaderHint | None:
     )
 
 
-def from_rpc_error(error: grpc.RpcError) -> SynchroError | None:
-    """The error inside an exception of grpc, blocking or aio; None if it came from gRPC itself."""
+def from_rpc_error(error: Exception) -> SynchroError | None:
+    """The error inside a `CallFailed`, or an exception of grpcio, blocking or aio; None if it came from gRPC
+    itself."""
     trailing = getattr(error, "trailing_metadata", None)
-    return from_trailing_metadata(trailing() or ()) if trailing is not None else None
+    return from_trailing_metadata((trailing() if callable(trailing) else trailing) or ())
 
 
 def from_trailing_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> SynchroError | None:
@@ -151,8 +152,8 @@ def from_trailing_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Synch
     return None
 
 
-def status_code(status: Status) -> grpc.StatusCode:
-    return _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+def status_code(status: Status) -> StatusCode:
+    return StatusCode(status.code) if status.code in _CODES else StatusCode.UNKNOWN
 
 
 def _detail(details: Iterable[AnyMessage], kind: type[Any]) -> Any | None:

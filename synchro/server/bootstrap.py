@@ -12,7 +12,14 @@ import trio
 from synchro.config import Settings
 from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
-from synchro.replication.bootstrap_choice import BootstrapHere, JoinFrom, Wait, choose, is_foreign, own_ballot
+from synchro.replication.bootstrap_choice import (
+    BootstrapHere,
+    JoinFrom,
+    WaitForPeers,
+    choose,
+    is_foreign,
+    own_ballot,
+)
 from synchro.server.peer_messages import LinkLost
 from synchro.server.transport import Transport
 
@@ -30,7 +37,7 @@ async def find_role(
     transport: Transport,
     *,
     publish: Callable[[Ballot], None],
-    note: Callable[[Wait], None],
+    note: Callable[[WaitForPeers], None],
     replicaset_uuid: str = "",
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
@@ -57,7 +64,7 @@ async def find_role(
         publish(me)
         ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
         role = choose(settings, me, ballots, total=total, is_time_over=trio.current_time() >= time_over_at)
-        if not isinstance(role, Wait):
+        if not isinstance(role, WaitForPeers):
             return role
         note(role)
         if role.leader_uuid != me.bootstrap_leader_uuid:

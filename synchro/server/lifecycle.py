@@ -39,7 +39,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
 from synchro.replication.ballot import Ballot
-from synchro.replication.bootstrap_choice import BootstrapHere, Wait
+from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.row import Txn
 from synchro.server.applier import Applier
@@ -223,7 +223,7 @@ class Lifecycle:
 
         waits = _Complaint(self._log)
 
-        def note(wait: Wait) -> None:
+        def note(wait: WaitForPeers) -> None:
             node.waits_for = wait.why
             waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft)
 

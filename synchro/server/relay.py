@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from synchro.errors import SynchroError
+from synchro.errors import ProtocolVersion, SynchroError
 from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.instance import events as ev
@@ -23,7 +23,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.row import GROUP_LOCAL
+from synchro.row import FLAG_SHARED, GROUP_LOCAL
 from synchro.server.links import Downstream, Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
@@ -31,7 +31,7 @@ from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
 from synchro.storage.wal_reader import PlainRows, WalReader
-from synchro.storage.wal_tail import Run
+from synchro.storage.wal_tail import TailSpan
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -43,12 +43,14 @@ class Relay:
     """One stream to one subscriber.
 
     Y1  Nothing is sent that is not synced in the local WAL.
-    Y2  Bytes of rows sent beyond the last ack stay below the subscriber's credit, one frame excepted.
+    Y2  Bytes of rows sent beyond the last ack stay below the subscriber's credit, one frame excepted, or one
+        transaction that goes in parts.
     Y3  A frame names the persisted term; PROMOTE and DEMOTE rows go only into frames that name theirs.
     Y4  Of Raft messages only the newest waits.
     Y5  Rows that the subscriber gets from their origin are not sent, unless own rows must follow them.
     Y6  Bytes of rows on their way stay within what the link carries in half a heartbeat (`Pace`, ADR 20); of
         a subscriber that takes no parts, one transaction excepted. A part is followed by its next one.
+    Y7  A subscriber of an older version is not sent what it would take for damage.
     """
 
     def __init__(self, node: Node, links: Links, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
@@ -71,6 +73,8 @@ class Relay:
         self._control_wanted = trio.Event()
         self._heartbeat_wanted = False
         self._rows_sent_since_heartbeat = False
+        self._rows_term = Term(0)
+        """The highest term of the PROMOTE and DEMOTE rows that were chosen to be sent."""
         self._credit = hello.credit
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
@@ -160,7 +164,8 @@ class Relay:
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
-        node.step(ev.RelayConnected(self.peer, ev.Ack(hello.vclock, hello.term, 0, hello.counts)))
+        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts)
+        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
         self._raft = core.raft.message()
         self._heartbeat_wanted = True
         self._control_wanted.set()
@@ -223,6 +228,7 @@ class Relay:
     ) -> None:
         raft, self._raft = self._raft, None
         term = self._node.core.raft.shown_term
+        assert not rows or term >= self._rows_term, "Relay.Y3"
         self._filter.term_sent = max(self._filter.term_sent, term)  # Relay.Y3
         self._send(
             Frame(
@@ -248,7 +254,7 @@ class Relay:
                     self._more = trio.Event()
                     self._idle_reader = reader
                     await self._more.wait()
-                elif (rows := reader.next_plain(self._frame_bytes)) is None:
+                elif (rows := self._next_plain(reader)) is None:
                     await self._send_next_run(reader)
                 else:
                     await self._send_later(reader, rows)
@@ -264,7 +270,7 @@ class Relay:
         """Without waiting: send what can go out now, a few frames at most, and pass over what the peer does
         not get."""
         for _ in range(FRAMES_AT_ONCE):
-            rows = reader.next_plain(self._frame_bytes)
+            rows = self._next_plain(reader)
             if rows is None:
                 return
             wanted = self._wants(rows.run)
@@ -282,6 +288,10 @@ class Relay:
             else:
                 self._send_whole(reader, rows)
 
+    def _next_plain(self, reader: WalReader) -> PlainRows | None:
+        """Rows that need no look at each transaction (Relay.Y7)."""
+        return reader.next_plain(self._frame_bytes) if self._hello.takes_unnamed else None
+
     async def _send_later(self, reader: WalReader, rows: PlainRows) -> None:
         """Wait for what keeps plain rows from being sent at once; when it is over they are looked at anew."""
         wanted = self._wants(rows.run)
@@ -294,10 +304,15 @@ class Relay:
             await self._wait_room(rows.size)
             await self._stream.wait_writable()  # in any case a chance for others to run
             await self._node.failpoint("relay.before_send")
-            if self._wants(rows.run) and not self._come_from_origin((rows.run.origin,)):
+            if (
+                self._unacked_bytes < self._credit
+                and self._wants(rows.run)
+                and not self._come_from_origin((rows.run.origin,))
+            ):
                 self._send_whole(reader, rows)
 
     def _send_whole(self, reader: WalReader, rows: PlainRows) -> None:
+        assert self._unacked_bytes < self._credit, "Relay.Y2"
         run = rows.run
         data, crc = rows.data_and_crc
         reader.accept(rows)
@@ -307,6 +322,7 @@ class Relay:
     def _send_data(
         self, data: bytes, crc: int, vclock: Vclock, tm: float, *, continues: bool = False
     ) -> None:
+        assert self._node.core.vclock.covers(vclock), "Relay.Y1"
         self._rows_sent_since_heartbeat = True
         self._unacked.append((vclock, len(data)))
         self._unacked_bytes += len(data)
@@ -344,7 +360,7 @@ class Relay:
         self._acked_more = trio.Event()
         await self._acked_more.wait()
 
-    def _wants(self, run: Run) -> bool | None:
+    def _wants(self, run: TailSpan) -> bool | None:
         """Whether the peer gets this run; None: a part of it."""
         return self._filter.wants_run(run.origin, run.first, run.last)
 
@@ -366,7 +382,7 @@ class Relay:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
         passing = self._filter
         first, newest = spans[0], spans[-1]
-        if first.origin != self.peer and _is_plain(spans, len(data)):
+        if first.origin != self.peer and self._hello.takes_unnamed and _is_plain(spans, len(data)):
             # LSNs rise: the ends tell about all of it.
             head = TxnHead(newest.origin, newest.lsn)
             if not passing.wants(head):
@@ -381,12 +397,15 @@ class Relay:
             head = TxnHead(span.origin, span.lsn, span.term or Term(0))
             if not passing.wants(head):
                 continue
+            if not self._hello.takes_unnamed:
+                check_readable(span, self.peer_name)  # Relay.Y7
             while passing.is_held(head):
                 if self._node.core.raft.term >= head.term:
                     # The frame that carries it names the term, and the receiver handles that first.
                     passing.term_sent = self._node.core.raft.term
                     break
                 await self._wait_ack()
+            self._rows_term = max(self._rows_term, head.term)
             passing.passed(head)
             last[span.origin] = span.lsn
             if span.local_lsn and span.origin != LOCAL:
@@ -452,6 +471,17 @@ def _is_plain(spans: Sequence[xrow.TxnSpan], size: int) -> bool:
             return False
         size -= span.end - span.start
     return size == 0
+
+
+def check_readable(span: xrow.TxnSpan, name: str) -> None:
+    """name: of an instance of an older version. Raises `ProtocolVersion` for what it would take for damage:
+    a shared transaction in which calls have no request id (ADR 13). None is written while a member is older;
+    a member that was replaced by an older version, or joins, may meet one."""
+    if span.flags & FLAG_SHARED:
+        raise ProtocolVersion(
+            f"transaction {span.origin}:{span.lsn} has a form that the version of {name} does not read; "
+            "it was not sent. Next: run the version there that the others run",
+        )
 
 
 def without_local_rows(data: bytes) -> bytes:

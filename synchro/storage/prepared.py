@@ -69,7 +69,7 @@ class Prepared:
         """Committed or rolled back: what an overlay still says about it is void."""
         self.base: Prepared | None = None
         """The newest pending transaction whose changes this one has seen."""
-        self.run: Run | None = None
+        self.run: PreparedColumns | None = None
         self.changes: list[Change] = []
         self.growth = 0
         self.let_go: list[Tuple] | None = None
@@ -132,7 +132,7 @@ class ColumnHolder(Protocol):
 
 Change: TypeAlias = tuple[Holder, Key, Tuple | None, Pending | None, int]
 """holder, primary key, new tuple, what the overlay said before, bytes that it adds to the memory"""
-Run: TypeAlias = tuple[ColumnHolder, list[Key], Sequence[Tuple]]
+PreparedColumns: TypeAlias = tuple[ColumnHolder, list[Key], Sequence[Tuple]]
 """holder; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""

@@ -15,7 +15,7 @@ from synchro.errors import Corruption, DiskFailed, XlogGap
 from synchro.ids import LOCAL, InstanceId, Lsn
 from synchro.storage.disk import Disk, FileBytes
 from synchro.storage.journal import Journal, WalFile
-from synchro.storage.wal_tail import Position, Ring, RingEntry, Run
+from synchro.storage.wal_tail import BlockPlace, Ring, RingEntry, TailSpan
 from synchro.storage.xlog import HEADER_BYTES_MAX, Block, crc32c, decode_header, find_blocks, read_block
 from synchro.storage.xrow import TxnSpan, scan_txns
 from synchro.vclock import Vclock
@@ -39,7 +39,7 @@ class PlainRows:
 
     __slots__ = ("entries", "run")
 
-    def __init__(self, run: Run, entries: list[RingEntry]) -> None:
+    def __init__(self, run: TailSpan, entries: list[RingEntry]) -> None:
         self.run = run
         self.entries = entries
 
@@ -71,7 +71,7 @@ class WalReader:
         self._number: int | None = None
         """Of the next ring entry; None: reads from files."""
         self._done_spans = 0
-        self._position: Position = log.ring.start
+        self._position: BlockPlace = log.ring.start
         self._plain: PlainRows | None = None
         self._block: tuple[Block, list[TxnSpan]] | None = None
         """From a file, not used up: what is asked for in small pieces is read once."""
@@ -107,7 +107,7 @@ class WalReader:
                 return run
 
     def next_plain(self, max_bytes: int) -> PlainRows | None:
-        """The blocks that come next, if they are one `Run` that the subscriber lacks as a whole.
+        """The blocks that come next, if they are one `TailSpan` that the subscriber lacks as a whole.
 
         At most `max_bytes`. None: there is nothing, or `next_run` must look. The same again until `accept`.
         """
@@ -127,7 +127,7 @@ class WalReader:
                 break
             entries.append(entry)
             last = entry.run.last
-        self._plain = PlainRows(Run(run.origin, run.first, last), entries)
+        self._plain = PlainRows(TailSpan(run.origin, run.first, last), entries)
         return self._plain
 
     def accept(self, rows: PlainRows) -> None:
@@ -271,7 +271,7 @@ class _FileCursor:
         self._salt = 0
 
     @property
-    def position(self) -> Position:
+    def position(self) -> BlockPlace:
         return self._files[0].path, self._offset or 0
 
     def extend(self, files: Sequence[WalFile]) -> None:
@@ -284,7 +284,7 @@ class _FileCursor:
         """The block was used up: go on behind it."""
         self._offset = block.next_offset
 
-    def next_block(self, stop: Position, reached: Vclock) -> tuple[Block | None, Vclock | None]:
+    def next_block(self, stop: BlockPlace, reached: Vclock) -> tuple[Block | None, Vclock | None]:
         """(the block here, start of the next file); None: ask again (the file is through, or `stop`)."""
         data = self._open()
         assert self._offset is not None

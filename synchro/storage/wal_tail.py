@@ -16,13 +16,13 @@ from synchro.storage.xlog_file import WrittenBlock
 from synchro.storage.xrow import TxnSpan, scan_txns
 from synchro.vclock import Vclock
 
-Position: TypeAlias = tuple[str, int]
+BlockPlace: TypeAlias = tuple[str, int]
 """(path, offset) of a block."""
 
 _WITH_TERM: Final = (RowType.PROMOTE, RowType.DEMOTE)
 
 
-class Run(NamedTuple):
+class TailSpan(NamedTuple):
     """Whole transactions of one origin, no local rows, no PROMOTE or DEMOTE: nearly all there is."""
 
     origin: InstanceId
@@ -31,8 +31,8 @@ class Run(NamedTuple):
     last: Lsn
 
 
-def run_of(txns: Sequence[Txn]) -> Run | None:
-    """None: they are no `Run`."""
+def run_of(txns: Sequence[Txn]) -> TailSpan | None:
+    """None: they are no `TailSpan`."""
     origin = txns[0].origin
     for txn in txns:
         if txn.origin != origin:
@@ -41,7 +41,7 @@ def run_of(txns: Sequence[Txn]) -> Run | None:
             rows = txn.rows
             if len(rows) > 1 or rows[0].group_id != GROUP_DEFAULT or rows[0].type in _WITH_TERM:
                 return None
-    return Run(origin, txns[0].lsn, txns[-1].lsn)
+    return TailSpan(origin, txns[0].lsn, txns[-1].lsn)
 
 
 class RingEntry:
@@ -49,7 +49,7 @@ class RingEntry:
 
     __slots__ = ("_crc", "_spans", "end_vclock", "offset", "path", "payload", "run", "time")
 
-    def __init__(self, path: str, offset: int, payload: bytes, time: float, run: Run | None) -> None:
+    def __init__(self, path: str, offset: int, payload: bytes, time: float, run: TailSpan | None) -> None:
         self.path = path
         self.offset = offset
         self.payload = payload
@@ -74,7 +74,7 @@ class RingEntry:
         return self._crc
 
     @property
-    def end(self) -> Position:
+    def end(self) -> BlockPlace:
         return self.path, self.offset + padded(BLOCK_HEADER_BYTES + len(self.payload))
 
 
@@ -101,7 +101,7 @@ class Ring:
     G2  at most `bytes_max` bytes, or one batch.
     """
 
-    def __init__(self, vclock: Vclock, start: Position, bytes_max: int) -> None:
+    def __init__(self, vclock: Vclock, start: BlockPlace, bytes_max: int) -> None:
         self.entries: deque[RingEntry] = deque()
         self.first = 0
         self.start_vclock = vclock

@@ -102,8 +102,8 @@ class Instance:
         self.dir = cluster.dir / "data" / name
         self.log_path = cluster.dir / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.code: Path | None = None
-        """Tree of another version whose `synchro` it runs; None: this one's."""
+        self.python: Path | None = None
+        """The interpreter of an environment with another version of `synchro`; None: this one's."""
         self._remote: Remote | None = None
 
     @property
@@ -139,13 +139,12 @@ class Instance:
         else:
             arguments = ["-m", "synchro", "serve", "--config", path, "--name", self.name]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")}
-        if self.code is not None:
-            arguments = ["-P", *arguments]
-            env["PYTHONPATH"] = str(self.code)
+        if self.python is not None:
+            arguments = ["-P", *arguments]  # what lies in this directory is this version
         with open(self.log_path, "ab") as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [str(self.python or sys.executable), *arguments],
                 **streams | popen,
                 env=env | dict(environ or {}),
             )

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import trio
 import trio.testing
@@ -21,11 +19,14 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.methods import Registrar
 from synchro.rpc.rpc_error import RpcError
+from synchro.wire.failure import CallFailed
+from synchro.wire.grpc_call import StatusCode
 
-CANCELLED = grpc.StatusCode.CANCELLED
-DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
-UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+CANCELLED = StatusCode.CANCELLED
+DEADLINE_EXCEEDED = StatusCode.DEADLINE_EXCEEDED
+UNAVAILABLE = StatusCode.UNAVAILABLE
 
 
 class Probe:
@@ -38,23 +39,21 @@ class Probe:
         self.deadline = math.nan
         self.replies_made = 0
 
-    def register(self, server: Any) -> None:
+    def register(self, server: Registrar) -> None:
         host = self.host
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        duplex = grpc.stream_stream_rpc_method_handler
-        methods: dict[str, Any] = {
-            "Echo": unary(host.unary(self.echo)),
-            "Info": unary(host.unary_sync(lambda request, _: request)),
-            "Hang": unary(host.unary(self.hang)),
-            "Bug": unary(host.unary(self.bug)),
-            "BugSync": unary(host.unary_sync(self.bug_sync)),
-            "Refuse": unary(host.unary(self.refuse)),
-            "CancelItself": unary(host.unary(self.cancel_itself)),
-            "Count": stream(host.server_stream(self.count)),
-            "EchoStream": duplex(host.duplex(self.echo_stream)),
-            "HangStream": duplex(host.duplex(self.hang)),
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
+        for name, method in {
+            "Echo": host.unary(self.echo),
+            "Info": host.unary_sync(lambda request, _: request),
+            "Hang": host.unary(self.hang),
+            "Bug": host.unary(self.bug),
+            "BugSync": host.unary_sync(self.bug_sync),
+            "Refuse": host.unary(self.refuse),
+            "CancelItself": host.unary(self.cancel_itself),
+            "Count": host.server_stream(self.count),
+            "EchoStream": host.duplex(self.echo_stream),
+            "HangStream": host.duplex(self.hang),
+        }.items():
+            server.add_method(f"/test.Test/{name}", method)
 
     async def echo(self, request: bytes, call: RpcCall) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -80,12 +79,10 @@ class Probe:
         detail = AnyMessage()
         detail.Pack(StringValue(value="row 7"))
         text = f"no such row, says {dict(call.metadata)['name']!r}"
-        status = Status(code=grpc.StatusCode.NOT_FOUND.value[0], message=text, details=[detail])
+        status = Status(code=StatusCode.NOT_FOUND, message=text, details=[detail])
         call.set_trailing_metadata([("set", "before")])
         async with trio.open_nursery():  # the usual group around it does not hide the error
-            raise RpcError(
-                grpc.StatusCode.NOT_FOUND, text, trailing_metadata=[("with", "error")], status=status
-            )
+            raise RpcError(StatusCode.NOT_FOUND, text, trailing_metadata=[("with", "error")], status=status)
 
     async def cancel_itself(self, request: bytes, call: RpcCall) -> bytes:
         call.scope.cancel()
@@ -121,5 +118,5 @@ async def until(condition: Callable[[], bool]) -> None:
         await trio.sleep(0.005)
 
 
-def code_of(caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> grpc.StatusCode:
-    return caught.value.code()
+def code_of(caught: pytest.ExceptionInfo[CallFailed]) -> StatusCode:
+    return caught.value.code

@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-import grpc.aio
 import msgpack
 import pytest
 import trio
 
 from synchro.config import Limits
 from synchro.errors import SynchroError
+from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.services import ClientServices
 from synchro.rpc.status import from_rpc_error
+from synchro.wire.failure import CallFailed
 from tests import messages
 from tests.shell.fake_node import FakeNode
 
@@ -51,7 +51,7 @@ class Client:
                 deserializer=response.FromString,
                 timeout=10,
             )
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             found = from_rpc_error(error)
             raise (found or error) from error
 
@@ -120,7 +120,7 @@ class Stream:
             self.frames += 1
             assert frame.header.instance_id == 1
             for result in frame.results:
-                assert result.seq not in self.results  # _WriteStream.X2
+                assert result.seq not in self.results  # WriteStream.X2
                 self.results[result.seq] = result
         return [self.results[seq] for seq in seqs]
 
@@ -137,3 +137,15 @@ async def streaming(client: Client) -> AsyncIterator[Stream]:
 def named(seq: int, op: Any, **fields: Any) -> dict[str, Any]:
     """A call with a request id: neighbours like it may share a transaction."""
     return {"seq": seq, "ops": [op], "request_id": seq.to_bytes(16, "big"), **fields}
+
+
+def steps_of(node: FakeNode) -> list[tuple[str, int]]:
+    """What the core was told of the frame: kinds of events, and how many calls each has."""
+    found = []
+    for step in node.steps:
+        if isinstance(step, ClientPuts):
+            found.append((step.puts.type.name, len(step.call_ids)))
+        else:
+            assert isinstance(step, ClientWrites)
+            found.append(("each", len(step.writes)))
+    return found

@@ -18,7 +18,7 @@ from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
     BootstrapHere,
     JoinFrom,
-    Wait,
+    WaitForPeers,
     best,
     choose,
     is_foreign,
@@ -56,13 +56,13 @@ def test_leader_waits_for_a_peer_that_has_not_chosen() -> None:
     role = choose(
         settings(), empty("1", "1"), {"b": empty("2", "1"), "c": empty("3")}, total=3, is_time_over=False
     )
-    assert isinstance(role, Wait)
+    assert isinstance(role, WaitForPeers)
     assert "different bootstrap leader" in role.why
 
 
 def test_the_others_name_the_leader_and_wait() -> None:
     role = choose(settings(), empty("2"), {"b": empty("1"), "c": empty("3")}, total=3, is_time_over=False)
-    assert role == Wait("1 bootstraps the replica set", "1")
+    assert role == WaitForPeers("1 bootstraps the replica set", "1")
 
 
 @pytest.mark.parametrize("strategy", list(BootstrapStrategy))
@@ -75,13 +75,13 @@ def test_an_instance_of_a_set_never_makes_another(strategy: BootstrapStrategy) -
     me = replace(empty("1", "1"), instance_name="a", replicaset_uuid="X")
     some = {"b": empty("2", "1")}
     role = choose(mine, me, some, total=3, is_time_over=True)
-    assert isinstance(role, Wait)
+    assert isinstance(role, WaitForPeers)
     assert role.is_bereft
     assert "b (never had data), c (does not answer)" in role.why
     assert "--new-set" not in role.why
     everybody = {"b": empty("2", "1"), "c": empty("3", "1", replicaset_uuid="X")}
     role = choose(mine, me, everybody, total=3, is_time_over=True)
-    assert isinstance(role, Wait)
+    assert isinstance(role, WaitForPeers)
     assert "c (its data is gone too)" in role.why
     assert "stop it, then once: synchro restart '/etc/my set.yaml:a' --new-set" in role.why
 
@@ -96,26 +96,26 @@ def test_nobody_makes_a_set_beside_one_that_lost_its_data(strategy: BootstrapStr
     mine = settings(bootstrap_strategy=strategy, bootstrap_leader="a")
     peers = {"b": empty("2", "1"), "c": empty("3", "1", replicaset_uuid="X")}
     role = choose(mine, replace(empty("1", "1"), instance_name="a"), peers, total=3, is_time_over=True)
-    assert isinstance(role, Wait)
+    assert isinstance(role, WaitForPeers)
     assert role.why.startswith("3 lost the data")
 
 
 def test_two_of_three_wait_for_the_third_until_time_is_over() -> None:
     """[M-13]: all are waited for; then a majority is enough."""
     peers = {"b": empty("2", "1")}
-    assert isinstance(choose(settings(), empty("1", "1"), peers, total=3, is_time_over=False), Wait)
+    assert isinstance(choose(settings(), empty("1", "1"), peers, total=3, is_time_over=False), WaitForPeers)
     assert choose(settings(), empty("1", "1"), peers, total=3, is_time_over=True) == BootstrapHere()
 
 
 def test_a_minority_never_bootstraps() -> None:
     role = choose(settings(), empty("1"), {}, total=3, is_time_over=True)
-    assert isinstance(role, Wait)
+    assert isinstance(role, WaitForPeers)
 
 
 def test_a_choice_is_kept_while_the_chosen_one_is_away() -> None:
     """It may have made the set before it was cut off; another one would be a second set."""
     role = choose(settings(), empty("2", "1"), {"c": empty("3", "2")}, total=3, is_time_over=True)
-    assert isinstance(role, Wait)
+    assert isinstance(role, WaitForPeers)
     assert role.leader_uuid == "1"
 
 

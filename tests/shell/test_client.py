@@ -15,10 +15,10 @@ import pytest
 
 import synchro
 from synchro import errors
-from synchro.client import Client, Committed, State, connect
+from synchro.client import Client, Committed, WatchState, connect
+from synchro.client.encoding import call, insert
 from synchro.client.session import Session
-from synchro.client.thread_stream import Stream, Waiter
-from synchro.client.wire import call, insert
+from synchro.client.thread_stream import ThreadStream, Waiter
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
@@ -202,8 +202,8 @@ def test_answers_for_many_calls_at_once_reach_each_thread(db: Client, servers: l
     assert len(set(lsns)) == 64
 
 
-def stream_on(channel: SlowChannel) -> Stream:
-    return Stream(
+def stream_on(channel: SlowChannel) -> ThreadStream:
+    return ThreadStream(
         channel,  # type: ignore[arg-type]
         "h:1",
         timeout_s=1,
@@ -314,10 +314,10 @@ def test_info_is_a_tree(db: Client) -> None:
 
 
 def test_changes_are_told(db: Client, servers: list[FakeServer]) -> None:
-    states: list[State] = []
+    states: list[WatchState] = []
     told = threading.Event()
 
-    def tell(state: State) -> None:
+    def tell(state: WatchState) -> None:
         states.append(state)
         told.set()
 

@@ -188,9 +188,9 @@ def test_a_callback_that_fails_ends_its_watch_and_is_heard_of(
     """Of whatever kind its error is: it is not one of the connection."""
     heard: list[BaseException | None] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: heard.append(args.exc_value))
-    called: list[synchro.State] = []
+    called: list[synchro.WatchState] = []
 
-    def callback(state: synchro.State) -> None:
+    def callback(state: synchro.WatchState) -> None:
         called.append(state)
         raise ValueError("mine")
 
@@ -202,10 +202,10 @@ def test_a_callback_that_fails_ends_its_watch_and_is_heard_of(
 
 
 def test_an_asynchronous_callback_that_fails_ends_its_watch(server: FakeServer) -> None:
-    called: list[synchro.State] = []
+    called: list[synchro.WatchState] = []
     heard: list[Any] = []
 
-    def callback(state: synchro.State) -> None:
+    def callback(state: synchro.WatchState) -> None:
         called.append(state)
         raise synchro.ReadOnly("mine")
 

@@ -8,27 +8,25 @@ import gc
 import os
 import resource
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-import structlog
 import trio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from synchro.config import FIRST_REQUEST_S
 from synchro.ids import Lsn
-from synchro.rpc.connections import CROWDED_SILENCE_S, Connections, parse_peer
 from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.methods import Registrar
 from synchro.storage.disk import RESERVE, RealDisk
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.recovery import open_xlog
 from synchro.storage.xlog import Ending
+from synchro.wire.admission import CROWDED_SILENCE_S, PortLimits
 from tests.storage_world import SMALL, txn
 
 # --- files --------------------------------------------------------------------------------------------
@@ -181,55 +179,44 @@ def test_a_directory_made_anew_is_synced_anew(tmp_path: Path) -> None:
 # --- connections -------------------------------------------------------------------------------------------
 
 
-def test_addresses_as_grpc_writes_them() -> None:
-    assert parse_peer("ipv4:127.0.0.1:50404") == ("127.0.0.1", 50404)
-    assert parse_peer("ipv6:%5B::1%5D:50404") == ("::1", 50404)
-    assert parse_peer("ipv6:[::ffff:10.0.0.1]:1") == ("10.0.0.1", 1)
-    assert parse_peer("unix:/tmp/socket") is None
-    assert parse_peer("") is None
+async def echo(request: bytes, _: RpcCall) -> bytes:
+    await trio.lowlevel.checkpoint()
+    return request
+
+
+async def silence(request: bytes, _: RpcCall) -> AsyncIterator[bytes]:
+    yield request
+    await trio.sleep_forever()
 
 
 class Port:
-    """A listening port whose connections are watched."""
+    """A listening port, and sockets to it."""
 
-    def __init__(self, host: RpcHost, server: RpcServer, connections: Connections) -> None:
+    def __init__(self, host: RpcHost, server: RpcServer) -> None:
         self.host = host
+        self.server = server
         self.address = server.address
-        self.port = int(server.address.rpartition(":")[2])
-        self.connections = connections
 
     def silent(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port))
-
-    def scan(self, now: float) -> None:
-        self.connections.scan(self.port, now)
+        name, port = self.address.rsplit(":", 1)
+        return socket.create_connection((name, int(port)))
 
 
 @asynccontextmanager
-async def open_port(*, limit: int = 20, share: int = 2) -> AsyncIterator[Port]:
-    async def echo(request: bytes, _: RpcCall) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return request
-
-    connections = Connections(limit=limit, share=share, log=structlog.get_logger())
+async def open_port(**limits: Any) -> AsyncIterator[Port]:
     async with open_rpc_host() as host:
-        methods: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(host.unary(echo))}
 
-        def register(server: Any) -> None:
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
-            health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+        def register(server: Registrar) -> None:
+            server.add_method("/test.Test/Echo", host.unary(echo))
+            server.add_method("/test.Test/Watch", host.server_stream(silence))
 
-        options = [("grpc.max_allowed_incoming_connections", limit)]
-        server = await host.serve(
-            "127.0.0.1:0", register, options=options, on_request=connections.note_request
-        )
-        yield Port(host, server, connections)
+        yield Port(host, await host.serve("127.0.0.1:0", register, limits=PortLimits(**limits)))
 
 
 async def is_ended(sock: socket.socket) -> bool:
     """The other side has closed it, or does soon."""
     sock.setblocking(False)
-    with trio.move_on_after(1):
+    with trio.move_on_after(2):
         while True:
             try:
                 if not sock.recv(4096):
@@ -242,30 +229,24 @@ async def is_ended(sock: socket.socket) -> bool:
 
 
 async def test_a_connection_without_a_request_is_ended_and_others_are_not() -> None:
+    """Admission.C1: a preface is no request; one that has made one may be silent for ever."""
     async with (
-        open_port() as port,
+        open_port(first_request_s=0.6, first_bytes_s=0.3) as port,
         port.host.channel(port.address) as one,
         port.host.channel(port.address) as two,
     ):
         assert await one.unary("/test.Test/Echo", b"x") == b"x"
-        watch = two.server_stream(
-            "/grpc.health.v1.Health/Watch",
-            health_pb2.HealthCheckRequest(service=""),
-            serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        )
-        await anext(watch)  # a service that does not come from our own adapters
+        watch = two.server_stream("/test.Test/Watch", b"x")
+        await anext(watch)
         silent = port.silent()
         half = port.silent()
-        half.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # gRPC's own handshake is over
-        await trio.sleep(0.2)
-        port.scan(100.0)
-        port.scan(100.0 + FIRST_REQUEST_S - 0.1)
-        assert port.connections.ended == 0
-        port.scan(100.0 + FIRST_REQUEST_S)
-        assert port.connections.ended == 2
+        half.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        began = trio.current_time()
         assert await is_ended(silent)
+        assert 0.25 < trio.current_time() - began < 0.55
         assert await is_ended(half)
-        port.scan(1000.0)
+        assert trio.current_time() - began > 0.55
+        assert port.server.ended == 2
         assert await one.unary("/test.Test/Echo", b"y") == b"y"
         with trio.move_on_after(0.2) as still_there:
             await anext(watch)
@@ -274,13 +255,47 @@ async def test_a_connection_without_a_request_is_ended_and_others_are_not() -> N
 
 
 async def test_silent_connections_leave_room_for_who_speaks() -> None:
-    async with open_port(limit=10, share=3) as port, port.host.channel(port.address) as client:
+    """Admission.C1: as soon as few are free, those that say nothing are ended, oldest first."""
+    async with open_port(connections_max=10, share=3) as port, port.host.channel(port.address) as client:
         crowd = [port.silent() for _ in range(30)]
-        await trio.sleep(0.2)
-        port.scan(0.0)
-        port.scan(CROWDED_SILENCE_S)
-        assert port.connections.ended == 3
-        await trio.sleep(0.2)
+        await trio.sleep(CROWDED_SILENCE_S + 0.3)
+        assert port.server.ended == 3
         assert await client.unary("/test.Test/Echo", b"x") == b"x"
         for each in crowd:
             each.close()
+
+
+async def test_one_address_has_its_share_of_the_connections() -> None:
+    """Off by default; what is refused is closed at once, and others go on."""
+    async with open_port(per_address_max=3) as port, port.host.channel(port.address) as client:
+        assert await client.unary("/test.Test/Echo", b"x") == b"x"
+        taken = [port.silent() for _ in range(2)]
+        refused = port.silent()
+        assert await is_ended(refused)
+        assert await client.unary("/test.Test/Echo", b"x") == b"x"
+        taken[0].close()
+        await trio.sleep(0.1)
+        again = port.silent()
+        with trio.move_on_after(0.2):
+            assert not await is_ended(again)
+        for each in (*taken, refused, again):
+            each.close()
+
+
+async def test_without_a_descriptor_for_a_connection_the_server_waits_and_does_not_spin() -> None:
+    async with open_port() as port, port.host.channel(port.address) as client:
+        assert await client.unary("/test.Test/Echo", b"x") == b"x"
+        waiting = socket.socket()
+        with no_descriptors():
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                name, number = port.address.rsplit(":", 1)
+                waiting.connect((name, int(number)))
+            before = time.thread_time()
+            await trio.sleep(0.5)
+            assert time.thread_time() - before < 0.1
+            assert await client.unary("/test.Test/Echo", b"y") == b"y"
+        with trio.fail_after(2):
+            while len(port.server.listener.links) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        waiting.close()

@@ -12,16 +12,16 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import trio
 import trio.testing
 
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.host import RpcCall, open_rpc_host
+from synchro.rpc.methods import Registrar
+from synchro.wire.failure import CallFailed
+from synchro.wire.grpc_call import StatusCode
 from tests.shell.rpc_probe import CANCELLED, UNAVAILABLE, Probe, code_of, one_node, until
 
 # --- servers come and go --------------------------------------------------------------------------------
@@ -29,7 +29,7 @@ from tests.shell.rpc_probe import CANCELLED, UNAVAILABLE, Probe, code_of, one_no
 
 async def test_a_stopping_server_lets_calls_finish_within_its_grace_and_ends_the_rest() -> None:
     async with one_node() as (host, probe, server, channel):
-        ended: list[grpc.StatusCode] = []
+        ended: list[StatusCode] = []
 
         async def wait_on(method: str) -> None:
             try:
@@ -38,8 +38,8 @@ async def test_a_stopping_server_lets_calls_finish_within_its_grace_and_ends_the
                         await stream.receive()
                 else:
                     await channel.unary(method, b"")
-            except grpc.aio.AioRpcError as error:
-                ended.append(error.code())
+            except CallFailed as error:
+                ended.append(error.code)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait_on, "/test.Test/Hang")
@@ -57,7 +57,7 @@ async def test_a_dead_peer_is_unavailable_and_reached_again_soon_after_its_retur
     async with one_node() as (host, _, server, channel):
         assert await channel.unary("/test.Test/Echo", b"x") == b"x"
         await server.stop(0)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             await channel.unary("/test.Test/Echo", b"x", timeout=10)
         assert code_of(caught) is UNAVAILABLE
         await trio.sleep(1)  # long enough for an unbounded backoff to grow
@@ -95,7 +95,7 @@ async def test_all_ends_when_the_body_is_cancelled_from_outside() -> None:
 
 
 async def test_nothing_is_left_over_or_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """asyncio reports tasks and exceptions that nobody looked at in its log, often only when collected."""
+    """What nobody looked at is told in the log, often only when it is collected."""
     async with one_node() as (_, _, server, channel):
         async with channel.duplex("/test.Test/EchoStream") as stream:
             await stream.send(b"x")
@@ -104,7 +104,7 @@ async def test_nothing_is_left_over_or_logged_at_the_end(caplog: pytest.LogCaptu
             await channel.unary("/test.Test/Hang", b"")
         async with channel.server_stream("/test.Test/Count", b"1000") as replies:
             await anext(replies)
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(CallFailed):
             async with channel.duplex("/test.Test/HangStream"):
                 await server.stop(0)
                 await trio.sleep_forever()
@@ -116,7 +116,7 @@ async def test_nothing_is_left_over_or_logged_at_the_end(caplog: pytest.LogCaptu
 
 
 async def test_a_panic_in_a_guarded_callback_ends_everything_and_comes_out() -> None:
-    """gRPC and asyncio swallow exceptions; one of the core must end the node all the same."""
+    """An error of a handler ends its call; one of the core must end the node."""
 
     class CoreBug(Exception):
         pass
@@ -135,11 +135,8 @@ async def test_a_panic_in_a_guarded_callback_ends_everything_and_comes_out() -> 
                 stream.on_message = guarded
                 await trio.sleep_forever()
 
-            def register(server: Any) -> None:
-                method: Any = grpc.stream_stream_rpc_method_handler(host.duplex(handler))
-                server.add_generic_rpc_handlers(
-                    (grpc.method_handlers_generic_handler("test.Test", {"Step": method}),)
-                )
+            def register(server: Registrar) -> None:
+                server.add_method("/test.Test/Step", host.duplex(handler))
 
             server = await host.serve("127.0.0.1:0", register)
             async with host.channel(server.address) as channel, channel.duplex("/test.Test/Step") as stream:
@@ -188,7 +185,7 @@ async def test_a_thousand_waiting_calls_do_not_slow_down_an_info_call() -> None:
 
 
 NODE_UNDER_LOAD = """
-import grpc, trio
+import trio
 from synchro.rpc.host import open_rpc_host
 
 async def echo(request, call):
@@ -205,9 +202,8 @@ async def load(channel):
 async def main():
     async with open_rpc_host() as host:
         def register(server):
-            unary = grpc.unary_unary_rpc_method_handler
-            methods = {"Echo": unary(host.unary(echo)), "Hang": unary(host.unary(hang))}
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
+            server.add_method("/test.Test/Echo", host.unary(echo))
+            server.add_method("/test.Test/Hang", host.unary(hang))
 
         server = await host.serve("127.0.0.1:0", register)
         async with host.channel(server.address) as channel, trio.open_nursery() as nursery:

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import trio
 import trio.testing
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from synchro.rpc.host import RpcCall, open_rpc_host
+from synchro.wire.connector import CLIENT_KEEPALIVE
+from synchro.wire.link import Keepalive
 
 
 def test_every_option_exists_in_the_library() -> None:
@@ -36,7 +36,7 @@ def test_every_option_exists_in_the_library() -> None:
 
 
 @asynccontextmanager
-async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
+async def watching(keepalive: Keepalive = CLIENT_KEEPALIVE) -> AsyncIterator[Any]:
     """A client that watches something that never changes; its replies after the first."""
 
     async def silent(request: Any, call: RpcCall) -> AsyncIterator[Any]:
@@ -44,11 +44,11 @@ async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
         await trio.sleep_forever()
 
     async with open_rpc_host() as host:
-        handler: Any = grpc.unary_stream_rpc_method_handler(host.server_stream(silent))
-        handlers = grpc.method_handlers_generic_handler("test.Quiet", {"Watch": handler})
-        server = await host.serve("127.0.0.1:0", lambda s: s.add_generic_rpc_handlers((handlers,)))
+        server = await host.serve(
+            "127.0.0.1:0", lambda s: s.add_method("/test.Quiet/Watch", host.server_stream(silent))
+        )
         async with (
-            host.channel(server.address, options) as channel,
+            host.channel(server.address, keepalive=keepalive) as channel,
             channel.server_stream("/test.Quiet/Watch", b"x") as replies,
         ):
             assert await anext(replies) == b"x"
@@ -56,9 +56,9 @@ async def watching(*options: tuple[str, int]) -> AsyncIterator[Any]:
 
 
 async def test_a_quiet_link_survives_many_pings() -> None:
-    """One a second, more often gRPC does not ping: on its own settings the third ends the link."""
-    async with watching(("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_timeout_ms", 5_000)) as replies:
-        with trio.move_on_after(5) as still_there:
+    """Five a second, each answered, on an otherwise silent link."""
+    async with watching(Keepalive(after_s=0.2, timeout_s=5.0)) as replies:
+        with trio.move_on_after(3) as still_there:
             await anext(replies)
         assert still_there.cancelled_caught
 

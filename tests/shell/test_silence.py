@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import msgpack
 import pytest
 import trio
@@ -26,6 +25,7 @@ from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, schema_pb2
 from synchro.rpc.host import open_rpc_host
 from synchro.server.face import Face
+from synchro.wire.failure import CallFailed
 from tests import messages
 from tests.shell.memory_set import until
 from tests.shell.test_grpc_set import open_grpc_set
@@ -63,8 +63,8 @@ class Busy:
         """ "", or the reason of a refusal."""
         try:
             await self.channel.unary(method, data, timeout=60)
-        except grpc.aio.AioRpcError as error:
-            return error.details() or str(error.code())
+        except CallFailed as error:
+            return error.message or error.code.name
         return ""
 
     async def silence_of(self, *calls: Callable[[], Awaitable[object]]) -> float:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import grpc
 import pytest
 import structlog
 import trio
@@ -23,6 +22,7 @@ from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
 from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.peer_messages import JoinEnd, JoinRequest, JoinStart
+from synchro.wire.failure import CallFailed
 from tests.shell.memory_set import create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 
@@ -74,9 +74,9 @@ async def stalled_join(host: RpcHost, address: str, refused: list[str], *, takes
             ) as stream:
                 stream.send_nowait(request)
                 await trio.sleep_forever()
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             known = status.from_rpc_error(error)
-            refused.append(error.details() or "" if known is None else known.reason)
+            refused.append(error.message if known is None else known.reason)
 
 
 @pytest.mark.parametrize("takes_parts", [True, False])

@@ -14,7 +14,7 @@ from synchro.errors import IllegalParams
 
 
 @pytest.fixture
-def options() -> connection.Options:
+def options() -> connection.CommonOptions:
     """As at the start of a command line; `tests/conftest.py` sees to the end."""
     connection.options.forget()
     return connection.options
@@ -44,7 +44,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("arguments", PLACES)
-def test_shared_options_may_stand_anywhere(arguments: list[str], options: connection.Options) -> None:
+def test_shared_options_may_stand_anywhere(arguments: list[str], options: connection.CommonOptions) -> None:
     """Behind the verb counts more than before it."""
     assert app.run(arguments) == 0
     assert (options.endpoints, options.timeout_s, options.output, options.direct, options.verbose) == (
@@ -57,7 +57,7 @@ def test_shared_options_may_stand_anywhere(arguments: list[str], options: connec
 
 
 def test_the_environment_counts_less_than_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, options: connection.Options
+    monkeypatch: pytest.MonkeyPatch, options: connection.CommonOptions
 ) -> None:
     monkeypatch.setenv("SYNCHRO_ENDPOINTS", "h:2")
     monkeypatch.setenv("SYNCHRO_TIMEOUT", "7s")
@@ -70,14 +70,14 @@ def test_the_environment_counts_less_than_the_command_line(
     assert not options.color
 
 
-def test_a_command_line_does_not_see_the_options_of_the_one_before(options: connection.Options) -> None:
+def test_a_command_line_does_not_see_the_options_of_the_one_before(options: connection.CommonOptions) -> None:
     assert app.run(["-e", "h:1", "--no-color", "-v", "config", "schema"]) == 0
     assert app.run(["config", "schema"]) == 0
     assert (options.where, options.color, options.verbose) == (connection.DEFAULT_ENDPOINTS, True, 0)
 
 
 def test_behind_two_dashes_nothing_is_an_option(
-    options: connection.Options, capsys: pytest.CaptureFixture[str]
+    options: connection.CommonOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.run(["config", "check", "--", "-e"]) == 2
     assert "error: CONFIG: -e: cannot read" in capsys.readouterr().err

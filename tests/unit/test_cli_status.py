@@ -27,13 +27,13 @@ def test_names_that_nobody_knows_are_not_advised() -> None:
 @pytest.mark.parametrize(
     ("state", "advice"),
     [
-        (process_table.State.RUNNING, "synchro restart CONFIG:instance003 --kill"),
-        (process_table.State.LOADING, "synchro status --watch"),
-        (process_table.State.STOPPED, "synchro start CONFIG:instance003"),
+        (process_table.ProcessState.RUNNING, "synchro restart CONFIG:instance003 --kill"),
+        (process_table.ProcessState.LOADING, "synchro status --watch"),
+        (process_table.ProcessState.STOPPED, "synchro start CONFIG:instance003"),
     ],
 )
 def test_who_is_silent_although_its_process_runs_is_restarted(
-    state: process_table.State, advice: str
+    state: process_table.ProcessState, advice: str
 ) -> None:
     seen = picture(info(1, ro=False), info(2), None)
     seen.members[2].process = process_table.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
@@ -102,7 +102,7 @@ def test_a_process_that_hangs_is_not_advised_to_be_started(
     seen.target = process_table.parse_target(processes.init(tmp_path, nodes=3))
     pid = None if state == "stopped" else 1
     seen.members[2].process = process_table.Process(
-        "instance003", "", process_table.State(state), pid, Path("log")
+        "instance003", "", process_table.ProcessState(state), pid, Path("log")
     )
     assert judge(seen).next == command
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from synchro.client import requests, wire
+from synchro.client import encoding, requests
 from synchro.client.errors import CannotConnect, ClientClosed, OutcomeUnknown
 from synchro.client.model import (
     Committed,
@@ -106,18 +106,18 @@ def test_what_cannot_be_stored_is_refused_before_it_is_sent() -> None:
     with pytest.raises(WrongFormat, match="list of fields"):
         requests.insert("s", "abc")
     with pytest.raises(IllegalParams):
-        wire.options("maybe", None, 0, False)
+        encoding.options("maybe", None, 0, False)
 
 
 def test_a_duplicate_reply_shows_what_was_sent() -> None:
     """The server remembers that it was done, not what it returned."""
-    ops = [wire.insert("s", [1, "a"]), wire.encoded(requests.delete("s", 2))]
+    ops = [encoding.insert("s", [1, "a"]), encoding.encoded(requests.delete("s", 2))]
     reply = data_pb2.ExecuteReply(txn_origin=1, txn_lsn=9, duplicate=True, is_sync=True)
-    result = wire.result(reply, ops, None, "instance001", omit_tuples=False)
+    result = encoding.result(reply, ops, None, "instance001", omit_tuples=False)
     assert result.tuples == [(1, "a"), None]
     assert result.txn == (1, 9)
     assert result.duplicate
-    assert wire.result(reply, ops, None, "instance001", omit_tuples=True).tuples == ()
+    assert encoding.result(reply, ops, None, "instance001", omit_tuples=True).tuples == ()
     assert result.duplicate
 
 

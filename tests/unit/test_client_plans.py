@@ -13,12 +13,23 @@ from synchro.client import ops, requests
 from synchro.client.api import Api
 from synchro.client.bulk import BATCH_BYTES_MAX, Bulk
 from synchro.client.channel import MESSAGE_BYTES_MAX
+from synchro.client.encoding import RangeReply
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown
-from synchro.client.plans import SETTLE_S, Answers, Options, Pause, Plan, Plans, Probe, Submit, Unary, Wants
+from synchro.client.plans import (
+    SETTLE_S,
+    Answers,
+    ClientOptions,
+    Pause,
+    Plan,
+    Plans,
+    Probe,
+    Submit,
+    Unary,
+    Wants,
+)
 from synchro.client.retry import Tries
 from synchro.client.routes import Routes
 from synchro.client.space_api import SpaceApi
-from synchro.client.wire import Reply
 from synchro.errors import BatchTooLarge, NoLeader, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
@@ -43,17 +54,19 @@ class World:
     def __init__(self, **says: Any) -> None:
         self.now = 1000.0
         self.says: dict[str, Any] = {f"{name}:1": answer for name, answer in says.items()}
-        self.answer: Callable[[Submit], Any] = lambda step: Reply(1, 7)
+        self.answer: Callable[[Submit], Any] = lambda step: RangeReply(1, 7)
         self.steps: list[Any] = []
         self.known: list[int] = []
         """Known position of each call that was sent: its own, or else that of its frame."""
         self.is_sync = True
-        self.plans = Plans(list(self.says), Options(timeout=5.0), now=lambda: self.now)
+        self.plans = Plans(list(self.says), ClientOptions(timeout=5.0), now=lambda: self.now)
         self.api = Api(self.plans)
         self.space = SpaceApi(self.api, "bands")
 
     def client(self, **options: Any) -> World:
-        self.plans = Plans(list(self.says), Options(**{"timeout": 5.0, **options}), now=lambda: self.now)
+        self.plans = Plans(
+            list(self.says), ClientOptions(**{"timeout": 5.0, **options}), now=lambda: self.now
+        )
         self.api = Api(self.plans)
         self.space = SpaceApi(self.api, "bands")
         return self
@@ -355,7 +368,7 @@ def test_a_lost_write_keeps_its_id_and_first_position_while_a_leader_is_waited_f
                 "c:1": follower(3, position=80),
             }
             return ConnectionLost("gone", endpoint="a:1")
-        return Reply(2, 8, duplicate=True)
+        return RangeReply(2, 8, duplicate=True)
 
     world.answer = answer
     world.steps.clear()
@@ -388,7 +401,7 @@ def test_a_lost_asynchronous_write_is_asked_for_where_it_was_sent() -> None:
     world = World(a=leader(1), b=follower(2, leads=1))
     world.run(world.space.insert([0]))
     world.is_sync = False
-    answers = iter([ConnectionLost("gone"), Reply(1, 9, duplicate=True)])
+    answers = iter([ConnectionLost("gone"), RangeReply(1, 9, duplicate=True)])
     world.answer = lambda step: next(answers)
     world.steps.clear()
     world.run(world.space.insert([1]))
@@ -403,7 +416,7 @@ def test_a_lost_change_of_a_system_space_is_one_of_the_queue(space: str | int) -
 
     def answer(step: Submit) -> Any:
         if step.endpoint == "b:1":
-            return Reply(2, 9)
+            return RangeReply(2, 9)
         world.says = {"a:1": refused("a:1"), "b:1": leader(2, term=3)}
         return ConnectionLost("gone")
 

@@ -25,6 +25,7 @@ from synchro.rpc.status import (
     status_code,
     to_status,
 )
+from synchro.wire.grpc_call import StatusCode
 
 HINT = LeaderHint(instance_id=2, instance_name="instance002", address="127.0.0.1:3302", term=3)
 
@@ -57,7 +58,7 @@ def test_an_error_survives_the_way_there_and_back(kind: type[SynchroError]) -> N
     assert type(found) is kind
     assert found.message == error.message
     assert error.details.items() <= found.details.items()
-    assert status_code(to_status(error)) is not grpc.StatusCode.OK
+    assert status_code(to_status(error)) is not StatusCode.OK
     info = detail(to_status(error), error_details_pb2.ErrorInfo)
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain) == (kind.reason, DOMAIN)
@@ -66,19 +67,19 @@ def test_an_error_survives_the_way_there_and_back(kind: type[SynchroError]) -> N
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        (errors.ReadOnly, grpc.StatusCode.FAILED_PRECONDITION),
-        (errors.NoLeader, grpc.StatusCode.UNAVAILABLE),
-        (errors.SyncQueueFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (errors.SyncTimeout, grpc.StatusCode.DEADLINE_EXCEEDED),
-        (errors.SyncRollback, grpc.StatusCode.ABORTED),
-        (errors.SplitBrain, grpc.StatusCode.DATA_LOSS),
-        (errors.TupleFound, grpc.StatusCode.ALREADY_EXISTS),
-        (errors.NoSuchSpace, grpc.StatusCode.NOT_FOUND),
-        (errors.WrongFormat, grpc.StatusCode.INVALID_ARGUMENT),
-        (errors.Unimplemented, grpc.StatusCode.UNIMPLEMENTED),
+        (errors.ReadOnly, StatusCode.FAILED_PRECONDITION),
+        (errors.NoLeader, StatusCode.UNAVAILABLE),
+        (errors.SyncQueueFull, StatusCode.RESOURCE_EXHAUSTED),
+        (errors.SyncTimeout, StatusCode.DEADLINE_EXCEEDED),
+        (errors.SyncRollback, StatusCode.ABORTED),
+        (errors.SplitBrain, StatusCode.DATA_LOSS),
+        (errors.TupleFound, StatusCode.ALREADY_EXISTS),
+        (errors.NoSuchSpace, StatusCode.NOT_FOUND),
+        (errors.WrongFormat, StatusCode.INVALID_ARGUMENT),
+        (errors.Unimplemented, StatusCode.UNIMPLEMENTED),
     ],
 )
-def test_codes_are_those_of_the_contract(kind: type[SynchroError], code: grpc.StatusCode) -> None:
+def test_codes_are_those_of_the_contract(kind: type[SynchroError], code: StatusCode) -> None:
     assert code_of(kind("text")) is code
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synchro.config.file import ConfigFileError, parse
-from synchro.config.schema import Problem
+from synchro.config.schema import ConfigProblem
 from synchro.config.template import settings_without_file
 from synchro.errors import ConfigError
 from synchro.instance import events as ev
@@ -76,7 +76,7 @@ def line_of(text: str, name: str) -> int:
     return next(number for number, line in enumerate(text.splitlines(), 1) if line.strip() == key)
 
 
-def problems(text: str) -> tuple[Problem, ...]:
+def problems(text: str) -> tuple[ConfigProblem, ...]:
     with pytest.raises(ConfigFileError) as caught:
         parse(text, path="/etc/synchro/config.yaml", environ={})
     return caught.value.problems

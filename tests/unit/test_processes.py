@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from synchro.cli import app, local_verbs, process_table, processes
-from synchro.cli.process_table import State, Target, parse_target
+from synchro.cli.process_table import ProcessState, Target, parse_target
 from synchro.cli.processes import init, restart, start, stop
 from synchro.config.file import ConfigFileError
 from synchro.errors import ConfigError
@@ -87,7 +87,7 @@ def test_start_status_stop(target: Target) -> None:
     names: list[str] = []
     started = start(target, on_starting=names.append)
     assert names == ["instance001", "instance002"]
-    assert [p.state for p in started] == [State.RUNNING, State.RUNNING]
+    assert [p.state for p in started] == [ProcessState.RUNNING, ProcessState.RUNNING]
     assert all(p.changed and p.pid for p in started)
     assert len({p.pid for p in started}) == 2
     assert [p.pid for p in process_table.processes(target)] == [p.pid for p in started]
@@ -96,8 +96,8 @@ def test_start_status_stop(target: Target) -> None:
     assert [(p.pid, p.changed) for p in again] == [(p.pid, False) for p in started]
 
     stopped = stop(target)
-    assert [(p.state, p.changed) for p in stopped] == [(State.STOPPED, True)] * 2
-    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, False)] * 2
+    assert [(p.state, p.changed) for p in stopped] == [(ProcessState.STOPPED, True)] * 2
+    assert [(p.state, p.changed) for p in stop(target)] == [(ProcessState.STOPPED, False)] * 2
     assert not list((target.directory / "var" / "run").glob("*.pid"))
 
 
@@ -107,7 +107,7 @@ def test_one_instance_of_a_set(target: Target) -> None:
     assert [p.is_running for p in process_table.processes(target)] == [False, True]
     [before] = process_table.processes(second)
     [after] = restart(second)
-    assert after.state is State.RUNNING
+    assert after.state is ProcessState.RUNNING
     assert after.pid != before.pid
 
 
@@ -116,13 +116,13 @@ def test_an_instance_that_waits_for_its_peers_counts_as_started(
 ) -> None:
     monkeypatch.setenv("STAND_IN", "waits")
     monkeypatch.setattr(processes, "LOADING_GRACE_S", 0.1)
-    assert [p.state for p in start(target)] == [State.LOADING, State.LOADING]
+    assert [p.state for p in start(target)] == [ProcessState.LOADING, ProcessState.LOADING]
 
 
 def test_an_instance_that_ends_at_once_shows_its_log(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN", "fails")
     [first, _] = start(target)
-    assert (first.state, first.pid) == (State.EXITED, None)
+    assert (first.state, first.pid) == (ProcessState.EXITED, None)
     assert "exited with code 3" in first.message
     assert "cannot bind" in first.message
     assert first.reason == "INTERNAL"
@@ -133,7 +133,7 @@ def test_an_instance_that_says_why_it_ends_is_quoted(
 ) -> None:
     monkeypatch.setenv("STAND_IN", "damaged")
     [first, _] = processes_done = start(target)
-    assert (first.state, first.reason) == (State.EXITED, "CORRUPTION")
+    assert (first.state, first.reason) == (ProcessState.EXITED, "CORRUPTION")
     assert local_verbs.show(processes_done, wanted_running=True) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(
@@ -149,10 +149,13 @@ def test_a_stubborn_instance_is_killed_only_on_request(
     monkeypatch.setenv("STAND_IN", "stubborn")
     start(target)
     stuck = stop(target, timeout_s=0.1)
-    assert [p.state for p in stuck] == [State.STUCK, State.STUCK]
+    assert [p.state for p in stuck] == [ProcessState.STUCK, ProcessState.STUCK]
     assert "--kill" in stuck[0].message
-    assert [p.state for p in restart(target, timeout_s=0.1)] == [State.STUCK, State.STUCK]
-    assert [p.state for p in stop(target, timeout_s=0.1, kill=True)] == [State.STOPPED, State.STOPPED]
+    assert [p.state for p in restart(target, timeout_s=0.1)] == [ProcessState.STUCK, ProcessState.STUCK]
+    assert [p.state for p in stop(target, timeout_s=0.1, kill=True)] == [
+        ProcessState.STOPPED,
+        ProcessState.STOPPED,
+    ]
 
 
 def test_a_pid_file_of_somebody_else_s_process_is_not_believed(target: Target) -> None:
@@ -163,7 +166,7 @@ def test_a_pid_file_of_somebody_else_s_process_is_not_believed(target: Target) -
     try:
         (run / "instance001.pid").write_text(f"{other.pid}\n")
         (run / "instance002.pid").write_text(f"{os.getpid()}\n")
-        assert [p.state for p in stop(target)] == [State.STOPPED, State.STOPPED]
+        assert [p.state for p in stop(target)] == [ProcessState.STOPPED, ProcessState.STOPPED]
         assert other.poll() is None
     finally:
         other.kill()
@@ -189,7 +192,7 @@ def test_a_set_is_one_set_by_whatever_link_it_is_addressed(target: Target, tmp_p
         assert pids(other) == running, link
         assert [(p.pid, p.changed) for p in start(other)] == [(pid, False) for pid in running], link
         assert pids(parse_target(f"{link}:instance002"))[-1] == running[1]
-    assert [(p.state, p.changed) for p in stop(parse_target(links[0]))] == [(State.STOPPED, True)] * 2
+    assert [(p.state, p.changed) for p in stop(parse_target(links[0]))] == [(ProcessState.STOPPED, True)] * 2
     assert pids(target) == [None, None]
 
 
@@ -215,7 +218,7 @@ def test_the_pid_file_may_say_what_it_likes(target: Target, content: str | None)
     try:
         assert pids(first) == [process.pid]
         assert [(p.pid, p.changed) for p in start(first)] == [(process.pid, False)]
-        assert [(p.state, p.changed) for p in stop(first)] == [(State.STOPPED, True)]
+        assert [(p.state, p.changed) for p in stop(first)] == [(ProcessState.STOPPED, True)]
         assert other.poll() is None
         assert pids(first) == [None]
     finally:
@@ -243,7 +246,7 @@ def test_var_run_and_the_lock_file_may_be_gone(target: Target) -> None:
         lock.unlink()
     assert pids(target) == running
     assert [(p.pid, p.changed) for p in start(target)] == [(pid, False) for pid in running]
-    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+    assert [(p.state, p.changed) for p in stop(target)] == [(ProcessState.STOPPED, True)] * 2
 
 
 def test_a_process_that_a_person_started_is_stopped_as_well(target: Target, tmp_path: Path) -> None:
@@ -264,7 +267,7 @@ def test_a_process_that_a_person_started_is_stopped_as_well(target: Target, tmp_
         assert pids(target) == [by_hand.pid, bare.pid]
         for child in (by_hand, bare):
             threading.Thread(target=child.wait, daemon=True).start()  # else they stay as zombies
-        assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+        assert [(p.state, p.changed) for p in stop(target)] == [(ProcessState.STOPPED, True)] * 2
     finally:
         for child in (by_hand, bare):
             child.kill()
@@ -275,7 +278,7 @@ def test_what_nothing_is_noted_of_is_not_called_loading(target: Target) -> None:
     """Started by a person or systemd, or `var/run` is lost: only `start` is told how far an instance is."""
     start(target)
     shutil.rmtree(target.directory / "var" / "run")
-    assert [process.state for process in process_table.processes(target)] == [State.RUNNING] * 2
+    assert [process.state for process in process_table.processes(target)] == [ProcessState.RUNNING] * 2
 
 
 def test_a_full_disk_below_var_keeps_nobody_from_starting(
@@ -288,9 +291,9 @@ def test_a_full_disk_below_var_keeps_nobody_from_starting(
         (run / f"{name}.json.new").mkdir()
     monkeypatch.setenv("STAND_IN", "full")
     started = start(target)
-    assert [(p.state, p.changed, p.message) for p in started] == [(State.RUNNING, True, "")] * 2
-    assert [p.state for p in process_table.processes(target)] == [State.RUNNING] * 2
-    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+    assert [(p.state, p.changed, p.message) for p in started] == [(ProcessState.RUNNING, True, "")] * 2
+    assert [p.state for p in process_table.processes(target)] == [ProcessState.RUNNING] * 2
+    assert [(p.state, p.changed) for p in stop(target)] == [(ProcessState.STOPPED, True)] * 2
 
 
 def test_a_log_that_cannot_be_opened_does_not_keep_the_others_from_starting(
@@ -299,7 +302,7 @@ def test_a_log_that_cannot_be_opened_does_not_keep_the_others_from_starting(
     log = target.directory / "var" / "log" / "instance001.log"
     log.mkdir(parents=True)
     first, second = start(target)
-    assert (first.state, second.state) == (State.EXITED, State.RUNNING)
+    assert (first.state, second.state) == (ProcessState.EXITED, ProcessState.RUNNING)
     assert first.message == f"instance001 was not started: Is a directory: {log}"
 
 
@@ -314,7 +317,7 @@ def test_stop_needs_no_file_below_var(target: Target, what: str) -> None:
     else:
         path.unlink(missing_ok=True)
         path.mkdir()
-    assert [(p.state, p.changed) for p in stop(target)] == [(State.STOPPED, True)] * 2
+    assert [(p.state, p.changed) for p in stop(target)] == [(ProcessState.STOPPED, True)] * 2
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -337,15 +340,15 @@ def test_a_foreign_program_on_the_port_is_not_our_instance(
     host, _, port = first.config.instance("instance001").settings.listen.rpartition(":")
     with socket.create_server((host, int(port))):
         [process] = start(first)
-        assert process.state is State.EXITED
+        assert process.state is ProcessState.EXITED
         assert "exited with code 1" in process.message
         assert "in use" in process.message
         [process] = stop(first)
-        assert (process.state, process.changed) == (State.FOREIGN, False)
+        assert (process.state, process.changed) == (ProcessState.FOREIGN, False)
         assert "was left alone" in process.message
         [process] = restart(first)
-        assert process.state is State.FOREIGN
-    assert [p.state for p in stop(first)] == [State.STOPPED]
+        assert process.state is ProcessState.FOREIGN
+    assert [p.state for p in stop(first)] == [ProcessState.STOPPED]
 
 
 def test_an_instance_without_an_address_does_not_keep_the_others_from_starting(target: Target) -> None:
@@ -354,9 +357,9 @@ def test_an_instance_without_an_address_does_not_keep_the_others_from_starting(t
     listen = target.config.instance("instance001").settings.listen
     file.write_text(file.read_text().replace(f"{{listen: [{{uri: '{listen}'}}]}}", "{}"))
     first, second = start(parse_target(file))
-    assert (first.state, first.changed, second.state) == (State.EXITED, False, State.RUNNING)
+    assert (first.state, first.changed, second.state) == (ProcessState.EXITED, False, ProcessState.RUNNING)
     assert "nobody could reach it" in first.message
-    assert [p.state for p in stop(parse_target(file))] == [State.STOPPED, State.STOPPED]
+    assert [p.state for p in stop(parse_target(file))] == [ProcessState.STOPPED, ProcessState.STOPPED]
 
 
 def test_an_instance_that_hangs_before_it_listens_is_stuck(
@@ -364,7 +367,7 @@ def test_an_instance_that_hangs_before_it_listens_is_stuck(
 ) -> None:
     monkeypatch.setenv("STAND_IN", "hangs")
     [first, _] = start(target, timeout_s=1.0)
-    assert first.state is State.STUCK
+    assert first.state is ProcessState.STUCK
     assert "does not listen in time" in first.message
 
 
@@ -373,12 +376,12 @@ def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch
     monkeypatch.setenv("STAND_IN", "hangs")
     [first, _] = start(target, timeout_s=0.1)
     [again, _] = start(target, timeout_s=0.1)
-    assert (again.state, again.pid, again.changed) == (State.STUCK, first.pid, False)
+    assert (again.state, again.pid, again.changed) == (ProcessState.STUCK, first.pid, False)
     assert first.pid is not None
     killer = threading.Timer(0.3, os.kill, (first.pid, signal.SIGKILL))
     killer.start()
     [ended, _] = start(target, timeout_s=5.0)
-    assert (ended.state, ended.pid, ended.changed) == (State.EXITED, None, False)
+    assert (ended.state, ended.pid, ended.changed) == (ProcessState.EXITED, None, False)
     assert "ended while starting" in ended.message
 
 
@@ -396,7 +399,7 @@ def test_start_does_not_take_a_process_for_up_that_a_person_began_and_that_does_
             time.sleep(0.02)
         with socket.create_server((host, int(port))):  # that somebody answers proves nothing
             [process] = start(first, timeout_s=0.2)
-        assert (process.state, process.pid, process.changed) == (State.STUCK, by_hand.pid, False)
+        assert (process.state, process.pid, process.changed) == (ProcessState.STUCK, by_hand.pid, False)
     finally:
         by_hand.kill()
         by_hand.wait()
@@ -405,7 +408,7 @@ def test_start_does_not_take_a_process_for_up_that_a_person_began_and_that_does_
         while pids(first) != [by_hand.pid] and time.monotonic() < deadline + 10:
             time.sleep(0.02)
         [process] = start(first)
-        assert (process.state, process.pid, process.changed) == (State.RUNNING, by_hand.pid, False)
+        assert (process.state, process.pid, process.changed) == (ProcessState.RUNNING, by_hand.pid, False)
         socket.create_connection((host, int(port)), timeout=1).close()
     finally:
         by_hand.kill()
@@ -418,7 +421,7 @@ def test_one_that_listens_when_the_time_is_over_is_started(
     """However short the time of the call is: it only waits for its peers."""
     monkeypatch.setenv("STAND_IN", "waits")
     monkeypatch.setattr(processes, "LOADING_GRACE_S", 1000.0)
-    assert [p.state for p in start(target, timeout_s=4.0)] == [State.LOADING, State.LOADING]
+    assert [p.state for p in start(target, timeout_s=4.0)] == [ProcessState.LOADING, ProcessState.LOADING]
 
 
 @pytest.mark.parametrize("damage", ["removed", "broken", "renamed", "dangling", "other environment"])
@@ -446,11 +449,11 @@ def test_stop_works_without_a_configuration(
         assert pids(found) == running
     one = process_table.target_without_config(f"{file}:instance002")
     assert one is not None
-    assert [(p.name, p.state) for p in stop(one)] == [("instance002", State.STOPPED)]
+    assert [(p.name, p.state) for p in stop(one)] == [("instance002", ProcessState.STOPPED)]
     (target.directory / "var" / "run" / "instance001.pid").unlink()
     rest = process_table.target_without_config(file)
     assert rest is not None
-    assert [(p.name, p.state, p.pid) for p in stop(rest)] == [("instance001", State.STOPPED, None)]
+    assert [(p.name, p.state, p.pid) for p in stop(rest)] == [("instance001", ProcessState.STOPPED, None)]
     assert process_table.target_without_config(file) is None
 
 
@@ -536,5 +539,5 @@ def test_a_child_that_ends_between_two_looks_has_its_exit_code(target: Target) -
     child.wait()
     assert not process_table.is_ours(child.pid, target, "instance001")
     found = begun.look(0.0, is_late=False)
-    assert found is not None and found.state is State.EXITED
+    assert found is not None and found.state is ProcessState.EXITED
     assert "exited with code 3" in found.message

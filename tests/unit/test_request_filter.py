@@ -9,12 +9,12 @@ import pytest
 from synchro.errors import SplitBrain, Unsupported
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.queue.promotion import PendingPromote, PendingPromotes
-from synchro.queue.request_filter import History, Verdict, judge
+from synchro.queue.request_filter import FilterVerdict, History, judge
 from synchro.row import Control, Rollback
 from tests.unit.limbo_world import A, B, C, Site, cluster, confirm, demote, promote
 
 
-def judged(site: Site, origin: InstanceId, body: Control, lsn: int = 50) -> Verdict:
+def judged(site: Site, origin: InstanceId, body: Control, lsn: int = 50) -> FilterVerdict:
     return site.limbo.filter_control(origin, Lsn(lsn), body)
 
 
@@ -53,9 +53,9 @@ def test_zeros_are_not_supported(follower: Site, body: Control, text: str) -> No
 
 def test_confirm_of_the_owner(follower: Site) -> None:
     """[P-41]."""
-    assert judged(follower, A, confirm(1, 5)) is Verdict.COMMITS
-    assert judged(follower, A, confirm(1, 3)) is Verdict.NO_EFFECT
-    assert judged(follower, B, confirm(1, 2)) is Verdict.NO_EFFECT
+    assert judged(follower, A, confirm(1, 5)) is FilterVerdict.COMMITS
+    assert judged(follower, A, confirm(1, 3)) is FilterVerdict.NO_EFFECT
+    assert judged(follower, B, confirm(1, 2)) is FilterVerdict.NO_EFFECT
 
 
 @pytest.mark.parametrize(("origin", "owner"), [(B, 2), (C, 3), (B, 1)])
@@ -68,8 +68,8 @@ def test_confirm_of_somebody_else(follower: Site, origin: InstanceId, owner: int
 
 def test_rollback(follower: Site) -> None:
     """[P-42], [Q-50]: read for compatibility; what would roll something back is refused (ADR 2)."""
-    assert judged(follower, A, Rollback(A, Lsn(3))) is Verdict.NO_EFFECT
-    assert judged(follower, C, Rollback(C, Lsn(9))) is Verdict.NO_EFFECT
+    assert judged(follower, A, Rollback(A, Lsn(3))) is FilterVerdict.NO_EFFECT
+    assert judged(follower, C, Rollback(C, Lsn(9))) is FilterVerdict.NO_EFFECT
     with pytest.raises(Unsupported, match="ROLLBACK"):
         judged(follower, A, Rollback(A, Lsn(5)))
     with pytest.raises(SplitBrain, match="foreign"):
@@ -79,8 +79,8 @@ def test_rollback(follower: Site) -> None:
 @pytest.mark.parametrize("lsn", [3, 5, 6])
 def test_promote_that_fits(follower: Site, lsn: int) -> None:
     """[P-43]: border at what is confirmed, or at an entry."""
-    assert judged(follower, B, promote(1, lsn, 3, 2)) is Verdict.PENDS
-    assert judged(follower, B, demote(1, lsn, 3, 2)) is Verdict.PENDS
+    assert judged(follower, B, promote(1, lsn, 3, 2)) is FilterVerdict.PENDS
+    assert judged(follower, B, demote(1, lsn, 3, 2)) is FilterVerdict.PENDS
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_promote_beyond_an_empty_queue() -> None:
 
 def test_promote_of_an_obsolete_term_is_void(follower: Site) -> None:
     """ADR 1 over [P-43]."""
-    assert judged(follower, C, promote(0, 0, 2, 1)) is Verdict.NO_EFFECT
-    assert judged(follower, C, promote(0, 0, 1, 1)) is Verdict.NO_EFFECT
+    assert judged(follower, C, promote(0, 0, 2, 1)) is FilterVerdict.NO_EFFECT
+    assert judged(follower, C, promote(0, 0, 1, 1)) is FilterVerdict.NO_EFFECT
 
 
 def test_a_pending_promote_again(follower: Site) -> None:
     """The same row is replayed behind a snapshot; another one of that term is a second leader."""
     follower.limbo.control_written(B, Lsn(7), promote(1, 6, 3, 2), 0.0)
-    assert judged(follower, B, promote(1, 6, 3, 2), 7) is Verdict.NO_EFFECT
+    assert judged(follower, B, promote(1, 6, 3, 2), 7) is FilterVerdict.NO_EFFECT
     with pytest.raises(SplitBrain, match="obsolete term"):
         judged(follower, C, promote(1, 6, 3, 2), 7)
     with pytest.raises(SplitBrain, match="obsolete term"):
@@ -129,7 +129,7 @@ def test_a_pending_promote_again(follower: Site) -> None:
 def test_a_promote_on_a_pending_one_names_its_row(follower: Site) -> None:
     """ADR 1: prev_owner and lsn are writer and LSN of the pending row, prev_term its term."""
     follower.limbo.control_written(B, Lsn(7), promote(1, 6, 3, 2), 0.0)
-    assert judged(follower, C, promote(2, 7, 4, 3)) is Verdict.PENDS
+    assert judged(follower, C, promote(2, 7, 4, 3)) is FilterVerdict.PENDS
     with pytest.raises(SplitBrain, match="out of queue range"):
         judged(follower, C, promote(2, 8, 4, 3))
     with pytest.raises(SplitBrain, match="out of queue range"):
@@ -139,13 +139,13 @@ def test_a_promote_on_a_pending_one_names_its_row(follower: Site) -> None:
 def test_the_confirm_that_decides(follower: Site) -> None:
     """ADR 1: CONFIRM{writer, lsn >= its PROMOTE}, by the writer; below that row it is foreign."""
     follower.limbo.control_written(B, Lsn(7), promote(1, 6, 3, 2), 0.0)
-    assert judged(follower, B, confirm(2, 7), 8) is Verdict.DECIDES
+    assert judged(follower, B, confirm(2, 7), 8) is FilterVerdict.DECIDES
     assert follower.limbo.is_barrier(B, confirm(2, 7))
     with pytest.raises(SplitBrain, match="foreign"):
         judged(follower, B, confirm(2, 6), 8)
     with pytest.raises(SplitBrain, match="foreign"):
         judged(follower, C, confirm(2, 7), 8)
-    assert judged(follower, A, confirm(1, 5)) is Verdict.COMMITS  # the old owner was not deposed yet
+    assert judged(follower, A, confirm(1, 5)) is FilterVerdict.COMMITS  # the old owner was not deposed yet
 
 
 def test_what_is_in_the_wal_is_not_judged_again(follower: Site) -> None:
@@ -182,7 +182,7 @@ class After:
 
 def test_a_transfer_of_a_twin_takes_the_place_of_one_that_wrote_nothing() -> None:
     """ADR 15: the twin it builds on is not known any more; nothing is left to do of that."""
-    assert judge(cast(History, After(first_lsn=Lsn(0))), B, Lsn(10), confirm(2, 9)) is Verdict.DECIDES
+    assert judge(cast(History, After(first_lsn=Lsn(0))), B, Lsn(10), confirm(2, 9)) is FilterVerdict.DECIDES
 
 
 def test_a_transfer_of_a_twin_takes_nothing_from_an_owner_that_wrote() -> None:

@@ -374,7 +374,7 @@ class RestartUpstreamRequest(_message.Message):
 
     INSTANCE_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
-    """The instance to follow again: its name, or its id in decimal."""
+    """The instance to follow again: its name, its id in decimal, its UUID, or the address it is followed at."""
     def __init__(
         self,
         *,

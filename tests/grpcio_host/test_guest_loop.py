@@ -13,7 +13,7 @@ import warnings
 import pytest
 import trio
 
-from synchro.rpc.guest_loop import open_guest_loop
+from tests.grpcio_host.guest_loop import open_guest_loop
 
 
 async def test_asyncio_timers_and_worker_threads_run() -> None:

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
 from synchro.client.channel import FRAME_BYTES_MAX, FRAME_OPS_MAX
-from synchro.client.model import FieldNames, Result, Tuple, Txn, make_tuple
+from synchro.client.model import FieldNames, Result, Tuple, TxnId, make_tuple
 from synchro.client.requests import (
     WAIT_MODES,
     Message,
@@ -148,7 +148,7 @@ def tuples_of(reply: Message, ops: Sequence[bytes], names: FieldNames | None) ->
     return [_stored(op, names, txn) for op in ops]
 
 
-def _stored(op: bytes, names: FieldNames | None, txn: Txn | None) -> Tuple | None:
+def _stored(op: bytes, names: FieldNames | None, txn: TxnId | None) -> Tuple | None:
     message = decoded(op)
     kind = message.WhichOneof("op")
     if kind not in ("insert", "replace"):
@@ -156,7 +156,7 @@ def _stored(op: bytes, names: FieldNames | None, txn: Txn | None) -> Tuple | Non
     return make_tuple(unpack(getattr(message, kind).tuple), names, txn)
 
 
-class Reply(NamedTuple):
+class RangeReply(NamedTuple):
     """What an ExecuteReply says of one call of a CommittedRange."""
 
     txn_origin: int
@@ -166,12 +166,12 @@ class Reply(NamedTuple):
     tuples: tuple[Message, ...] = ()
 
 
-def replies(response: Message) -> Iterator[tuple[int, Reply]]:
+def replies(response: Message) -> Iterator[tuple[int, RangeReply]]:
     """Each call of the ranges of an ExecuteStreamResponse: its `seq` and the reply."""
     for part in response.committed:
         first, origin, lsn = part.first_seq, part.txn_origin, part.first_lsn
         for number in range(part.count):
-            yield first + number, new_tuple(Reply, (origin, lsn + number, True, False, ()))
+            yield first + number, new_tuple(RangeReply, (origin, lsn + number, True, False, ()))
 
 
 # --- frames ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`instance.parts.State` holds references: the module that its field names is the only one that sets it."""
+"""`instance.parts.Parts` holds references: the module that its field names is the only one that sets it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NAMES = ("state", "_state")
 def fields() -> dict[str, str | None]:
     """Field -> the module that may set it, None for nobody."""
     tree = ast.parse((PACKAGE / "instance" / "parts.py").read_text(encoding="utf-8"))
-    (holder,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "State")
+    (holder,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Parts")
     found: dict[str, str | None] = {}
     for node, text in zip(holder.body, holder.body[1:], strict=False):
         if isinstance(node, ast.AnnAssign):
             name = ast.unparse(node.target)
             said = SET_BY.match(ast.literal_eval(text.value) if isinstance(text, ast.Expr) else "")
-            assert said is not None, f"State.{name}: say at the field who sets it"
+            assert said is not None, f"Parts.{name}: say at the field who sets it"
             found[name] = said[2]
     return found
 
@@ -65,7 +65,7 @@ def test_each_field_is_set_by_its_owner_only() -> None:
 def test_the_holder_decides_nothing() -> None:
     """Who may write, terms and calls have modules of their own; what is left reads."""
     tree = ast.parse((PACKAGE / "instance" / "parts.py").read_text(encoding="utf-8"))
-    (holder,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "State")
+    (holder,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Parts")
     branches = (ast.If, ast.Raise, ast.While, ast.For, ast.Try, ast.Match)
     assert not [node for node in ast.walk(holder) if isinstance(node, branches)]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from synchro.client import requests, wire
+from synchro.client import encoding, requests
 from synchro.client.channel import FRAME_BYTES_MAX, FRAME_OPS_MAX
 from synchro.client.session import Session
 from synchro.errors import IllegalParams, WrongFormat
@@ -25,9 +25,9 @@ SIZES = (0, 1, 60, 100, 127, 128, 129, 16_000, 16_384, 100_000)
 def test_an_encoded_row_is_the_operation_protobuf_makes(space: str | int) -> None:
     for size in SIZES:
         row = [7, "x" * size]
-        assert wire.decoded(wire.insert(space, row)) == requests.insert(space, row)
-        assert wire.decoded(wire.replace(space, row)) == requests.replace(space, row)
-        assert wire.encoded(requests.insert(space, row)) == wire.insert(space, row)
+        assert encoding.decoded(encoding.insert(space, row)) == requests.insert(space, row)
+        assert encoding.decoded(encoding.replace(space, row)) == requests.replace(space, row)
+        assert encoding.encoded(requests.insert(space, row)) == encoding.insert(space, row)
 
 
 def test_all_operations_can_be_encoded_and_stay_as_they_are() -> None:
@@ -36,35 +36,39 @@ def test_all_operations_can_be_encoded_and_stay_as_they_are() -> None:
         requests.upsert("s", [1, "a"], [["+", 2, 1]]),
         requests.delete(512, [1, 2], index=1),
     ]
-    encoded = [wire.encoded(op) for op in ops]
-    assert [wire.decoded(op) for op in encoded] == ops
-    assert [wire.encoded(op) for op in encoded] == encoded
-    assert [wire.space_of([op]) for op in encoded] == ["s", "s", 512]
+    encoded = [encoding.encoded(op) for op in ops]
+    assert [encoding.decoded(op) for op in encoded] == ops
+    assert [encoding.encoded(op) for op in encoded] == encoded
+    assert [encoding.space_of([op]) for op in encoded] == ["s", "s", 512]
 
 
 @pytest.mark.parametrize("space", [-1, 2**32, 1.5, None, "\ud800"])
 def test_a_space_that_cannot_be_named_is_refused_each_time(space: Any) -> None:
     for _ in range(2):
         with pytest.raises((IllegalParams, ValueError)):
-            wire.insert(space, [1])
+            encoding.insert(space, [1])
 
 
 def test_a_row_that_cannot_be_stored_is_refused() -> None:
     with pytest.raises(WrongFormat, match="nothing was sent"):
-        wire.insert("s", [object()])
+        encoding.insert("s", [object()])
     with pytest.raises(WrongFormat, match="list of fields"):
-        wire.replace("s", "abc")
+        encoding.replace("s", "abc")
 
 
 def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
     session = Session()
     session.see(common_pb2.Header(decided_position=common_pb2.Position(term=3, lsn=70_000)))
-    ops = wire.insert("s", [1]) + wire.encoded(requests.delete("s", 2)) + wire.replace("s", ["x" * 200])
-    options = wire.options("submit", 2.5, 9, True)
-    call = wire.call(RID, wire.position_field(session.position), ops, options)
-    first, second = islice(wire.seqs(), 2)
-    parts = [wire.in_frame(first[1], call), wire.in_frame(second[1], call)]
-    parts += [session.frame_position, wire.frame_options(0.25)]
+    ops = (
+        encoding.insert("s", [1])
+        + encoding.encoded(requests.delete("s", 2))
+        + encoding.replace("s", ["x" * 200])
+    )
+    options = encoding.options("submit", 2.5, 9, True)
+    call = encoding.call(RID, encoding.position_field(session.position), ops, options)
+    first, second = islice(encoding.seqs(), 2)
+    parts = [encoding.in_frame(first[1], call), encoding.in_frame(second[1], call)]
+    parts += [session.frame_position, encoding.frame_options(0.25)]
     frame = data_pb2.ExecuteStreamRequest.FromString(b"".join(parts))
     made = data_pb2.ExecuteCall(
         seq=1,
@@ -89,16 +93,18 @@ def test_a_range_is_a_reply_for_each_of_its_calls() -> None:
     response = data_pb2.ExecuteStreamResponse()
     response.committed.add(first_seq=7, count=3, txn_origin=2, first_lsn=40)
     response.committed.add(first_seq=3, count=1, txn_origin=2, first_lsn=50)
-    replies = dict(wire.replies(response))
+    replies = dict(encoding.replies(response))
     assert {seq: reply.txn_lsn for seq, reply in replies.items()} == {7: 40, 8: 41, 9: 42, 3: 50}
     for reply in replies.values():
         alone = data_pb2.ExecuteReply(txn_origin=2, txn_lsn=reply.txn_lsn, is_sync=True)
-        made = [wire.result(one, [], None, "i", omit_tuples=True) for one in (reply, alone)]
+        made = [encoding.result(one, [], None, "i", omit_tuples=True) for one in (reply, alone)]
         assert made[0] == made[1]
 
 
 def test_what_is_not_said_is_not_sent() -> None:
-    call = data_pb2.ExecuteCall.FromString(wire.call(RID, b"", b"", wire.options("complete", None, 0, False)))
+    call = data_pb2.ExecuteCall.FromString(
+        encoding.call(RID, b"", b"", encoding.options("complete", None, 0, False))
+    )
     assert call == data_pb2.ExecuteCall(request_id=RID, encoding=common_pb2.ENCODING_MSGPACK)
     assert not call.HasField("timeout")
     assert not call.HasField("known_position")
@@ -107,13 +113,13 @@ def test_what_is_not_said_is_not_sent() -> None:
 def test_an_id_of_another_length_goes_as_it_is() -> None:
     """The server says what is wrong with it."""
     for request_id in (b"x", b"x" * 200):
-        call = data_pb2.ExecuteCall.FromString(wire.call(request_id, b"", wire.insert("s", [1]), b""))
+        call = data_pb2.ExecuteCall.FromString(encoding.call(request_id, b"", encoding.insert("s", [1]), b""))
         assert call.request_id == request_id
         assert len(call.ops) == 1
 
 
 def test_calls_are_numbered_from_one() -> None:
-    for expected, (seq, field) in enumerate(islice(wire.seqs(), 40_000), 1):
+    for expected, (seq, field) in enumerate(islice(encoding.seqs(), 40_000), 1):
         assert seq == expected
         if seq < 300 or seq % 997 == 0 or seq & (seq + 1) == 0:
             assert data_pb2.ExecuteCall.FromString(field).seq == seq
@@ -121,7 +127,7 @@ def test_calls_are_numbered_from_one() -> None:
 
 def test_unknown_ways_to_wait_are_refused() -> None:
     with pytest.raises(IllegalParams, match="'maybe'"):
-        wire.options("maybe", None, 0, False)
+        encoding.options("maybe", None, 0, False)
 
 
 # --- frames ---------------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ def frames(calls: list[tuple[int, int]]) -> list[int]:
     pending = deque((bytes(size), ops) for size, ops in calls)
     held = []
     while pending:
-        held.append(len(wire.take(pending)))
+        held.append(len(encoding.take(pending)))
     return held
 
 
@@ -158,7 +164,7 @@ def test_a_call_beyond_the_limits_goes_alone() -> None:
 
 
 def test_nothing_pending_is_nothing_taken() -> None:
-    assert wire.take(deque()) == []
+    assert encoding.take(deque()) == []
 
 
 # --- request ids ----------------------------------------------------------------------------------------

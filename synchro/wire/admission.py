@@ -1,0 +1,100 @@
+"""Which incoming connections a port takes, and which it ends because they say nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+CROWDED_SILENCE_S: Final = 0.5
+"""Seconds that a connection gets for its first request while fewer than the share are free."""
+
+L = TypeVar("L")
+
+
+@dataclass(frozen=True, slots=True)
+class PortLimits:
+    """What strangers may take of one port."""
+
+    connections_max: int = 10_000
+    """At once: each holds a descriptor and some kilobytes."""
+    share: int = 2
+    """How many of them stay free of silent ones: a peer that comes must find room."""
+    per_address_max: int = 10**6
+    """From one address. Behind a proxy all clients have one address, so by default there is no such limit."""
+    first_bytes_s: float = 5.0
+    """From the connection to its whole preface: who connects to speak HTTP/2 has it ready."""
+    first_request_s: float = 10.0
+    """From the connection to its first request."""
+
+
+class Admission(Generic[L]):
+    """The incoming connections of one port, whoever they are (`L`). Reads no clock.
+
+    C1  A connection without a request is ended after `first_request_s`, or after `CROWDED_SILENCE_S`, oldest
+        first, while fewer than `share` of `connections_max` are free: a peer that connects speaks at once.
+    C2  `silent` are those without a request, oldest first; all of them count in `count` and `per_address`.
+    """
+
+    def __init__(self, limits: PortLimits) -> None:
+        self.limits = limits
+        self.count = 0
+        self.per_address: Counter[str] = Counter()
+        self.silent: dict[L, float] = {}
+        """Since when each is here."""
+
+    @property
+    def is_crowded(self) -> bool:
+        return self.limits.connections_max - self.count < self.limits.share
+
+    def refusal(self, address: str) -> str:
+        """Why one more from this address is not taken; "": it is."""
+        if self.count >= self.limits.connections_max:
+            return f"there are {self.count} connections, the limit"
+        if self.per_address[address] >= self.limits.per_address_max:
+            return f"there are {self.per_address[address]} connections from {address}, the limit"
+        return ""
+
+    def add(self, link: L, address: str, now: float) -> None:
+        assert link not in self.silent, "Admission.C2"
+        self.count += 1
+        self.per_address[address] += 1
+        self.silent[link] = now
+
+    def spoke(self, link: L) -> None:
+        """It made a request."""
+        self.silent.pop(link, None)
+
+    def remove(self, link: L, address: str) -> None:
+        assert self.count > 0, "Admission.C2"
+        self.count -= 1
+        self.per_address[address] -= 1
+        if not self.per_address[address]:
+            del self.per_address[address]
+        self.silent.pop(link, None)
+
+    def due(self, now: float) -> list[L]:
+        """Those to be ended now (Admission.C1)."""
+        limits = self.limits
+        free = limits.connections_max - self.count
+        found = []
+        for link, since in self.silent.items():
+            if now - since < (limits.first_request_s if free >= limits.share else CROWDED_SILENCE_S):
+                break
+            found.append(link)
+            free += 1
+        return found
+
+    def next_due(self, now: float) -> float:
+        """When to ask `due` again; inf: nobody is silent."""
+        for since in self.silent.values():
+            wait_s = CROWDED_SILENCE_S if self.is_crowded else self.limits.first_request_s
+            return max(now, since + wait_s)
+        return math.inf
+
+    def check(self) -> None:
+        """Assert Admission.C2, for tests."""
+        assert self.count == sum(self.per_address.values()) >= len(self.silent)
+        assert all(self.per_address.values())
+        assert list(self.silent.values()) == sorted(self.silent.values())

@@ -1,0 +1,166 @@
+"""The calling side's connection to one address: made when it is wanted, and made anew when it is lost."""
+
+from __future__ import annotations
+
+import random
+import socket
+from typing import Final
+
+import trio
+
+from synchro.wire.limits import WireLimits
+from synchro.wire.link import Keepalive, Link
+from synchro.wire.turns import Turns
+
+CONNECT_S: Final = 5.0
+"""Seconds for one attempt: all addresses of the name, and the first SETTINGS of the server."""
+BACKOFF_MIN_S: Final = 0.05
+"""Seconds after the first attempt that failed: an election does not wait for gRPC's default of 1 s."""
+BACKOFF_MAX_S: Final = 0.5
+BACKOFF_GROWTH: Final = 1.6
+BACKOFF_JITTER: Final = 0.2
+CLIENT_KEEPALIVE: Final = Keepalive(after_s=10.0, timeout_s=5.0)
+
+
+class CannotConnect(Exception):
+    """There is no connection, and nothing was sent. why: for a person."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Connector:
+    """One connection at a time to `address`, host:port.
+
+    N1  `link` is a connection on which calls may begin, or None.
+    N2  At most one attempt goes on; after one that failed the next waits `BACKOFF_MIN_S` to `BACKOFF_MAX_S`.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        nursery: trio.Nursery,
+        address: str,
+        *,
+        limits: WireLimits,
+        keepalive: Keepalive = CLIENT_KEEPALIVE,
+    ) -> None:
+        self.address = address
+        self.link: Link | None = None
+        self._turns = turns
+        self._nursery = nursery
+        self._limits = limits
+        self._keepalive = keepalive
+        self._links: set[Link] = set()  # all that are not closed: one that drains may be among them
+        self._attempt: trio.Event | None = None
+        self._scope = trio.CancelScope()  # of the attempt
+        self._why = ""
+        self._backoff_s = BACKOFF_MIN_S
+        self._retry_at = 0.0
+        self._is_closed = False
+
+    def usable(self) -> Link | None:
+        """The connection, if a call may begin on it."""
+        link = self.link
+        if link is not None and (link.is_over or link.h2.peer_is_going_away):
+            link = self.link = None
+        return link
+
+    async def get(self, *, wait_for_ready: bool) -> Link:
+        """Return a connection. Raises `CannotConnect` if none can be made, unless the caller waits for it."""
+        while (link := self.usable()) is None:
+            if self._is_closed:
+                raise CannotConnect("the channel is closed")
+            now = trio.current_time()
+            if now < self._retry_at and not wait_for_ready:
+                raise CannotConnect(self._why)
+            if self._attempt is None:
+                self._attempt = trio.Event()
+                self._nursery.start_soon(self._connect, self._attempt)
+            attempt = self._attempt
+            await attempt.wait()
+            if not wait_for_ready and self.usable() is None:
+                raise CannotConnect(self._why)
+        return link
+
+    def give_up(self, link: Link) -> None:
+        """Begin no further call on this connection; those that go on may end."""
+        link.h2.goaway()
+        link.mark()
+        if self.link is link:
+            self.link = None
+
+    def close(self) -> None:
+        """Close the connection; calls on it are lost."""
+        self._is_closed = True
+        self._scope.cancel()
+        for link in list(self._links):
+            link.h2.goaway()
+            link.write()
+            link.close("the channel was closed")
+
+    async def _connect(self, attempt: trio.Event) -> None:
+        """One attempt, when the time for it has come."""
+        try:
+            with trio.CancelScope() as self._scope:
+                await trio.sleep_until(self._retry_at)
+                await self._try()
+        finally:
+            self._attempt = None
+            attempt.set()
+
+    async def _try(self) -> None:
+        why, link = "", None
+        with trio.move_on_after(CONNECT_S) as limit:
+            try:
+                link = await self._open()
+            except OSError as error:
+                why = _reason(error)
+        if limit.cancelled_caught:
+            why = "connection timed out"
+        if link is not None and not link.is_over:
+            self.link = link
+            self._backoff_s, self._retry_at = BACKOFF_MIN_S, 0.0
+            return
+        self._why = f"failed to connect to {self.address}: {why or (link.why if link else '')}"
+        jitter = 1 + BACKOFF_JITTER * (2 * random.random() - 1)
+        self._retry_at = trio.current_time() + self._backoff_s * jitter
+        self._backoff_s = min(BACKOFF_MAX_S, self._backoff_s * BACKOFF_GROWTH)
+
+    async def _open(self) -> Link:
+        """Connect to the first address of the name that answers, and wait for the server's SETTINGS."""
+        host, _, port = self.address.rpartition(":")
+        stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
+        link = Link(
+            self._turns,
+            socket.socket(fileno=stream.socket.detach()),
+            is_client=True,
+            limits=self._limits,
+            keepalive=self._keepalive,
+            on_closed=self._on_closed,
+        )
+        self._links.add(link)
+        known = trio.Event()
+        link.on_settled = known.set
+        link.on_over = known.set
+        try:
+            await known.wait()
+        except trio.Cancelled:
+            link.close("no answer")
+            raise
+        return link
+
+    def _on_closed(self, link: Link) -> None:
+        self._links.discard(link)
+        if self.link is link:
+            self.link = None
+
+
+def _reason(error: BaseException) -> str:
+    """The words of the system for the first address that failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, BaseExceptionGroup):
+        return _reason(error.exceptions[0])
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,0 +1,319 @@
+"""One socket with its HTTP/2 connection, at either end."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+from urllib.parse import quote
+
+import trio
+
+from synchro.wire.connection import Http2Connection
+from synchro.wire.frames import PREFACE, ConnectionFault, ErrorCode
+from synchro.wire.headers import HeaderList
+from synchro.wire.io import PLAIN, ByteLayer, LayerFault
+from synchro.wire.limits import WireLimits
+from synchro.wire.streams import Http2Stream
+from synchro.wire.turns import Timer, Turns
+
+BACKLOG_READ_MAX: Final = 4 << 20
+"""A server takes nothing more from a connection that has this many bytes to take. Less would hold back the
+answers of a peer behind a slow link, which are wanted to know its rate. A client reads always: if neither end
+did, both would wait for ever."""
+LINGER_S: Final = 1.0
+"""Seconds that a closed connection waits for the other end to see why: what is closed with unread bytes is
+reset by the system, and the reason with it."""
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+PING_PAYLOAD: Final = b"synchro\0"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """after_s: seconds without a byte from the other end until it is asked; timeout_s: to answer."""
+
+    after_s: float
+    timeout_s: float
+
+
+class Emitter(Protocol):
+    """A stream that hands what it has to HTTP/2 when the connection is about to write."""
+
+    def emit(self) -> None: ...
+
+
+class Link:
+    """A connection from its first byte to its last.
+
+    K1  What one read brings is handled in one turn, and written once at its end.
+    K2  While bytes wait that the socket did not take, no stream is asked for more.
+    K3  Once it is over, every stream was told by `on_lost`, and nothing is written but the reason.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        sock: socket.socket,
+        *,
+        is_client: bool,
+        limits: WireLimits,
+        keepalive: Keepalive,
+        on_closed: Callable[[Link], None],
+        on_stream: Callable[[Link, Http2Stream, HeaderList], None] | None = None,
+        layer: ByteLayer = PLAIN,
+    ) -> None:
+        """Take over a connected socket. on_closed: told once, when the socket is closed."""
+        sock.setblocking(False)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.peer = peer_of(sock)
+        self.is_dirty = False
+        self.is_over = False
+        self.why = ""
+        self.fault_code: ErrorCode | None = None
+        """What we told the other end when we closed; None: nothing, or it is not closed."""
+        self.received = 0
+        """Bytes that came."""
+        self.first_bytes = b""
+        """What came before the preface was complete."""
+        self.began_at = trio.current_time()
+        self.h2 = Http2Connection(
+            is_client=is_client,
+            limits=limits,
+            clock=trio.current_time,
+            on_stream=None if on_stream is None else lambda stream, headers: on_stream(self, stream, headers),
+        )
+        self.on_settled: Callable[[], None] | None = None
+        """Called once, when the other end has shown that it speaks HTTP/2."""
+        self.on_over: Callable[[], None] | None = None
+        """Called once, when it is over."""
+        self._turns = turns
+        self._layer = layer
+        self._is_client = is_client
+        self._on_closed = on_closed
+        self._emitting: list[Emitter] = []
+        self._backlog = memoryview(b"")
+        self._events = READ
+        self._is_closed = False
+        self._is_shut = False  # for writing
+        self._keepalive = keepalive
+        self._seen = 0  # `received` when the keepalive looked last
+        self._is_asked = False
+        self._timer: Timer = turns.call_at(self.began_at + keepalive.after_s, self._look)
+        turns.register(sock, READ, self)
+        turns.mark(self)
+
+    # ---- writing --------------------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """Write what HTTP/2 has to say at the end of this turn, or in the next round."""
+        self._turns.mark(self)
+
+    def emit_later(self, emitter: Emitter) -> None:
+        """Ask `emitter` for what it has before the next write."""
+        self._emitting.append(emitter)
+        self._turns.mark(self)
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether the socket does not take what was written."""
+        return bool(self._backlog)
+
+    def write(self) -> None:
+        self.is_dirty = False
+        if self._backlog or self._is_shut:
+            return
+        emitting = self._emitting
+        if emitting:
+            self._emitting = []
+            for emitter in emitting:
+                emitter.emit()
+        while True:
+            data = self._layer.to_send(self.h2.take())
+            if not data:
+                break
+            self._send(data)
+            if self._backlog or self._is_closed:
+                return
+        if self.h2.is_drained and not self.is_over:
+            self.end("the connection was given up in good order")
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.close(error.strerror or str(error))
+            return
+        if sent < len(data):
+            self._backlog = memoryview(data)[sent:]
+            self._watch()
+        elif self._backlog:
+            self._backlog = memoryview(b"")
+            self._watch()
+
+    def _watch(self) -> None:
+        """Ask for the events that matter."""
+        if self._is_closed:
+            return
+        events = READ
+        if self._backlog:
+            is_stuck = not self._is_client and not self.is_over and len(self._backlog) > BACKLOG_READ_MAX
+            events = WRITE if is_stuck else READ | WRITE
+        if events != self._events:
+            self._events = events
+            self._turns.modify(self.sock, events, self)
+
+    def _write_backlog(self) -> None:
+        self._send(self._backlog)
+        if not self._backlog and not self._is_closed:
+            self.write()
+            if self.is_over and not self._backlog:
+                self._shut()
+        else:
+            self._watch()
+
+    # ---- reading --------------------------------------------------------------------------------------
+
+    def on_ready(self, events: int) -> None:
+        if self._is_closed:
+            return
+        if events & WRITE:
+            self._write_backlog()
+        if events & READ and not self._is_closed:
+            self._read()
+
+    def _read(self) -> None:
+        buffer = self._turns.buffer
+        try:
+            size = self.sock.recv_into(buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(error.strerror or str(error))
+            return
+        if not size:
+            self.close("Socket closed")
+            return
+        if self.is_over:
+            return  # nobody is interested
+        data = bytes(memoryview(buffer)[:size])
+        if self.received < len(PREFACE):
+            self.first_bytes = (self.first_bytes + data)[: len(PREFACE)]
+        self.received += size
+        try:
+            self.h2.receive(self._layer.received(data))
+        except ConnectionFault as fault:  # HTTP/2 has its reason in the output
+            self.fault_code = fault.code
+            self.end(str(fault))
+        except LayerFault as fault:
+            self.close(str(fault))
+        except Exception:
+            log.exception("a connection failed; it is closed, and its calls are over")
+            self.fault(ErrorCode.INTERNAL_ERROR, "internal error")
+        else:
+            self._turns.mark(self)
+            if self.on_settled is not None and self.h2.is_settled:
+                told, self.on_settled = self.on_settled, None
+                told()
+
+    # ---- the end --------------------------------------------------------------------------------------
+
+    def fault(self, code: ErrorCode, why: str) -> None:
+        """Tell the other end why, and close. Its calls are lost."""
+        if self.is_over:
+            return
+        self.fault_code = code
+        self.h2.goaway(code, why)
+        self.end(why)
+
+    def dismiss(self, why: str) -> None:
+        """Tell the other end, of which nothing is unread, that nobody waits for it, and close at once."""
+        if not self.is_over:
+            self.h2.goaway(ErrorCode.NO_ERROR, why)
+            self.write()
+            self.close(why)
+
+    def end(self, why: str) -> None:
+        """Write what is still to be said, then close; the other end has `LINGER_S` to take it."""
+        if self.is_over:
+            return
+        self._lose(why)
+        self.write()
+        if self._is_closed:
+            return
+        self._timer.cancel()
+        self._timer = self._turns.call_at(trio.current_time() + LINGER_S, self._close_socket)
+        self._watch()
+        if not self._backlog:
+            self._shut()
+
+    def close(self, why: str) -> None:
+        """Close at once."""
+        self._lose(why)
+        self._close_socket()
+
+    def _lose(self, why: str) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self.why = why
+            self.h2.lost(why)
+            if self.on_over is not None:
+                self.on_over()
+
+    def _shut(self) -> None:
+        if not self._is_shut:
+            self._is_shut = True
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._close_socket()
+
+    def _close_socket(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._timer.cancel()
+            self._turns.unregister(self.sock)
+            self.sock.close()
+            self._emitting.clear()
+            self._on_closed(self)
+
+    # ---- keepalive ------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Ask who was silent; close who did not answer."""
+        if self.is_over:
+            return
+        wait_s = self._keepalive.after_s
+        if self.received != self._seen:
+            self._seen, self._is_asked = self.received, False
+        elif self._is_asked:
+            self.fault(ErrorCode.NO_ERROR, f"no answer to a ping for {self._keepalive.timeout_s:g} s")
+            return
+        else:
+            self._is_asked = True
+            self.h2.ping(PING_PAYLOAD)
+            self._turns.mark(self)
+            wait_s = self._keepalive.timeout_s
+        self._timer = self._turns.call_at(trio.current_time() + wait_s, self._look)
+
+
+def peer_of(sock: socket.socket) -> str:
+    """Return the address of the other end as gRPC writes it: "ipv4:127.0.0.1:50404", "ipv6:%5B::1%5D:1"."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return "unknown"
+    if sock.family == socket.AF_INET:
+        return f"ipv4:{name[0]}:{name[1]}"
+    if sock.family == socket.AF_INET6:
+        return f"ipv6:{quote(f'[{name[0]}]', safe=':')}:{name[1]}"
+    return f"unix:{name if isinstance(name, str) else ''}"

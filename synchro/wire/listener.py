@@ -1,0 +1,285 @@
+"""A listening port: its sockets, and the connections that came by them."""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from synchro.wire.admission import Admission, PortLimits
+from synchro.wire.frames import PREFACE, ErrorCode, wrong_preface
+from synchro.wire.headers import HeaderList
+from synchro.wire.limits import WireLimits
+from synchro.wire.link import READ, Keepalive, Link
+from synchro.wire.streams import Http2Stream
+from synchro.wire.turns import Timer, Turns
+
+BACKLOG: Final = 1024
+"""Connections that the system keeps until they are accepted."""
+ACCEPTS: Final = 64
+"""Connections that are accepted in one turn at the most: those that are there already come first."""
+PAUSE_S: Final = 0.2
+"""Seconds without accepting when there is no descriptor for one more: the system says so again and again."""
+WARN_S: Final = 10.0
+"""Seconds between warnings of one kind: anybody can cause them."""
+SERVER_KEEPALIVE: Final = Keepalive(after_s=30.0, timeout_s=15.0)
+"""A client whose host is gone gives its connection back; one that answers may be silent for ever."""
+NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Of one address of a name, such as ::1 of "localhost" where IPv6 is switched off."""
+NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Warnings:
+    """One record for each kind of trouble in `WARN_S`, with how many there were: anybody can cause them."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._told_at: dict[str, float] = {}
+        self._untold: dict[str, int] = {}
+
+    def warn(self, event: str, **facts: object) -> None:
+        now = trio.current_time()
+        if now < self._told_at.get(event, -WARN_S) + WARN_S:
+            self._untold[event] = self._untold.get(event, 0) + 1
+            return
+        self._told_at[event] = now
+        self._log.warning(event, **facts, untold=self._untold.pop(event, 0))
+
+
+class Listener:
+    """Takes connections until `stop`. Made by `listen`."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        sockets: list[socket.socket],
+        *,
+        limits: PortLimits,
+        wire_limits: WireLimits,
+        on_stream: Callable[[Link, Http2Stream, HeaderList], None],
+        log: Any,
+        keepalive: Keepalive = SERVER_KEEPALIVE,
+    ) -> None:
+        """on_stream: told with each call that a client begins. log: a structured logger."""
+        self.links: set[Link] = set()
+        self.admission: Admission[Link] = Admission(limits)
+        self.ended = 0
+        """How many connections were ended without a request."""
+        self._turns = turns
+        self._sockets = sockets
+        self._wire_limits = wire_limits
+        self._on_stream = on_stream
+        self._keepalive = keepalive
+        self._addresses: dict[Link, str] = {}
+        self._warnings = Warnings(log)
+        self._timer: Timer | None = None
+        self._pause: Timer | None = None
+        self._was_crowded = False
+        self._empty = trio.Event()
+        self._empty.set()
+        for sock in sockets:
+            turns.register(sock, READ, self)
+
+    @property
+    def port(self) -> int:
+        """The port of the first socket."""
+        name = self._sockets[0].getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    # ---- accepting ------------------------------------------------------------------------------------
+
+    def on_ready(self, events: int) -> None:
+        for sock in self._sockets:
+            for _ in range(ACCEPTS):
+                try:
+                    accepted, _address = sock.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in NO_ROOM:
+                        self._rest(error)
+                        return
+                    continue  # of a connection that is gone already
+                try:
+                    self._take(accepted)
+                except OSError:  # gone between accept and the first look at it
+                    accepted.close()
+
+    def _rest(self, error: OSError) -> None:
+        """Accept nothing for a while: what waits in the system's queue is found there again."""
+        self._warnings.warn("accept_failed", message=f"{error.strerror}; it is tried again")
+        for sock in self._sockets:
+            self._turns.unregister(sock)
+        self._pause = self._turns.call_at(trio.current_time() + PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        for sock in self._sockets:
+            self._turns.register(sock, READ, self)
+
+    def _take(self, sock: socket.socket) -> None:
+        address = _host_of(sock)
+        why = self.admission.refusal(address)
+        if why:
+            self._warnings.warn("connection_refused", peer=address, message=why)
+            sock.close()
+            return
+        now = trio.current_time()
+        link = Link(
+            self._turns,
+            sock,
+            is_client=False,
+            limits=self._wire_limits,
+            keepalive=self._keepalive,
+            on_closed=self._on_closed,
+            on_stream=self._on_first_stream,
+        )
+        self.links.add(link)
+        if len(self.links) == 1:
+            self._empty = trio.Event()
+        self._addresses[link] = address
+        self.admission.add(link, address, now)
+        link.on_over = lambda: self._on_over(link)
+        self._turns.call_at(now + self.admission.limits.first_bytes_s, lambda: self._check_preface(link))
+        self._watch()
+
+    def _on_first_stream(self, link: Link, stream: Http2Stream, headers: HeaderList) -> None:
+        """The first request: from here on the port's services get them."""
+        self.admission.spoke(link)
+        link.h2.on_stream = lambda stream, headers: self._on_stream(link, stream, headers)
+        self._on_stream(link, stream, headers)
+
+    def _check_preface(self, link: Link) -> None:
+        if link.received < len(PREFACE) and not link.is_over:
+            self.ended += 1
+            link.dismiss("no preface in time")
+
+    def _on_over(self, link: Link) -> None:
+        """Name who spoke something else, or broke a rule."""
+        if link.received and link.first_bytes != PREFACE:
+            what = wrong_preface(link.first_bytes)
+            self._warnings.warn("connection_not_http2", peer=link.peer, message=what)
+        elif link.fault_code not in (None, ErrorCode.NO_ERROR):
+            self._warnings.warn("connection_faulty", peer=link.peer, message=link.why)
+
+    def _on_closed(self, link: Link) -> None:
+        self.links.discard(link)
+        self.admission.remove(link, self._addresses.pop(link))
+        if not self.links:
+            self._empty.set()
+
+    # ---- who says nothing -----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Look again when the next silent one is due (Admission.C1)."""
+        when = self.admission.next_due(trio.current_time())
+        if self._timer is not None:
+            if self._timer.when <= when:
+                return
+            self._timer.cancel()
+        self._timer = None if when == math.inf else self._turns.call_at(when, self._end_silent)
+
+    def _end_silent(self) -> None:
+        self._timer = None
+        for link in self.admission.due(trio.current_time()):
+            self.ended += 1
+            link.dismiss("no request in time")
+        if self.admission.is_crowded != self._was_crowded:
+            self._was_crowded = self.admission.is_crowded
+            if self._was_crowded:
+                self._warnings.warn(
+                    "connections_scarce",
+                    connections=self.admission.count,
+                    limit=self.admission.limits.connections_max,
+                    message="further ones may be refused: raise RLIMIT_NOFILE or limits.connections_max",
+                )
+        self._watch()
+
+    # ---- the end --------------------------------------------------------------------------------------
+
+    def stop_listening(self) -> None:
+        """Take no further connection. Idempotent."""
+        sockets, self._sockets = self._sockets, []
+        for sock in sockets:
+            if self._pause is None:
+                self._turns.unregister(sock)
+            sock.close()
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def announce_end(self) -> None:
+        """Tell the clients to begin no further call. What they begin before they hear it is still served."""
+        for link in self.links:
+            link.h2.shut_down()
+            link.mark()
+
+    def refuse_further(self) -> None:
+        """Name the last call of each connection: none above it was begun, and a client may repeat those."""
+        for link in self.links:
+            if not link.h2.is_going_away:
+                link.h2.goaway(ErrorCode.NO_ERROR, "stopping")
+                link.mark()
+
+    async def end(self, why: str) -> None:
+        """Write what was said, and close all connections; calls that go on are lost."""
+        for link in list(self.links):
+            link.end(why)
+        await self._empty.wait()
+
+
+async def listen(address: str) -> list[socket.socket]:
+    """Return listening sockets for host:port, one for each address of the name that this host has. Raises
+    `OSError` that names the address. Port 0: any free one, the same for all."""
+    host, _, port_text = address.rpartition(":")
+    host, port = host.strip("[]"), int(port_text)
+    sockets: list[socket.socket] = []
+    try:
+        found = await trio.socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        missing: OSError | None = None
+        for family, kind, protocol, _name, place in dict.fromkeys(found):
+            if port == 0 and sockets:
+                place = (place[0], sockets[0].getsockname()[1], *place[2:])
+            try:
+                sockets.append(_listen_at(family, kind, protocol, place, is_alone=len(found) == 1))
+            except OSError as error:
+                if error.errno not in NOT_HERE:
+                    raise
+                missing = error
+        if missing is not None and not sockets:
+            raise missing
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+    return sockets
+
+
+def _listen_at(
+    family: int, kind: int, protocol: int, place: tuple[Any, ...], *, is_alone: bool
+) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # never SO_REUSEPORT: two would share it
+        if family == socket.AF_INET6:  # "::" alone takes IPv4 too, as it does with grpcio
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_alone or place[0] != "::"))
+        sock.bind(place)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _host_of(sock: socket.socket) -> str:
+    name = sock.getpeername()
+    host = name[0] if isinstance(name, tuple) else "unix"
+    return str(host).removeprefix("::ffff:")
