@@ -39,8 +39,7 @@ class Position(NamedTuple):
     lsn: Lsn
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     """What a subscriber has on disk: written vclock and persisted term, sampled when it was sent."""
 
     vclock: Vclock

@@ -134,6 +134,8 @@ class Node:
         self._events: deque[ev.Event] = deque()
         self._is_stepping = False
         self._timer = trio.CancelScope()
+        self._timer_at = math.inf
+        """Its deadline."""
         self._build: Build | None = None
         self._wants_turn = False
         self._has_chores = trio.Event()
@@ -375,8 +377,8 @@ class Node:
     def _after_steps(self) -> None:
         core = self.core
         deadline = core.deadline
-        if deadline is not None and deadline < self._timer.deadline:  # a later one is seen when it wakes
-            self._timer.deadline = deadline
+        if deadline is not None and deadline < self._timer_at:  # a later one is seen when it wakes
+            self._timer_at = self._timer.deadline = deadline
         if core.raft.term != self._persisted_term:
             self._persisted_term = core.raft.term
             self.links.term_changed()
@@ -443,7 +445,8 @@ class Node:
     async def _run_deadline_timer(self) -> None:
         while True:
             deadline = self.core.deadline
-            self._timer = trio.CancelScope(deadline=math.inf if deadline is None else deadline)
+            self._timer_at = math.inf if deadline is None else deadline
+            self._timer = trio.CancelScope(deadline=self._timer_at)
             with self._timer:
                 await trio.sleep_forever()
             deadline = self.core.deadline
