@@ -1,1 +1,1 @@
-"""Our gRPC against that of others, in both directions: a table of behaviours for each pair of client and server."""
+"""Our gRPC against that of others, in both directions: what each pair of client and server does."""

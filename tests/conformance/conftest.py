@@ -20,7 +20,7 @@ PAIRS: Final = {
     "grpcio and our channel": ("grpcio", "channel"),
     "grpcio and grpcio": ("grpcio", "grpcio"),
 }
-"""Server and client. The last one shows that the table demands what gRPC does, and nothing that only we do."""
+"""Server and client. The last one shows that the tests demand what gRPC does, and not what only we do."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,6 +137,7 @@ def summary(messages: list[bytes]) -> bytes:
     return b"%d %d %s" % (len(messages), sum(map(len, messages)), digest.hexdigest().encode())
 
 
+@functools.cache
 def pattern(size: int) -> bytes:
     """Bytes in which a piece that is missing or comes twice shows."""
-    return b"".join(n.to_bytes(4, "big") for n in range(size // 4 + 1))[:size]
+    return array("I", range(size // 4 + 1)).tobytes()[:size]

@@ -26,6 +26,10 @@ from tests.conformance.js_face import JsFace
 T = TypeVar("T")
 
 START_S: Final = 10.0
+WRITE_RACE: Final = "Internal error from Core"
+"""What grpc.aio says instead of the status if that comes while it writes: in 3 of 100 calls, also with the
+server of grpcio."""
+WRITE_RACES: Final = 5
 
 
 def _options(options: FaceOptions) -> list[tuple[str, Any]]:
@@ -60,7 +64,7 @@ class SyncFace:
     """`Face` by grpcio with threads."""
 
     def __init__(self, address: str, options: FaceOptions) -> None:
-        self.channel = grpc.insecure_channel(
+        self.channel: Any = grpc.insecure_channel(
             address, options=_options(options), compression=_compression(options)
         )
 
@@ -83,7 +87,7 @@ class SyncFace:
         return Outcome(replies, _code(call.code()), call.details() or "", multi(call.trailing_metadata()))
 
     def _start(self, exchange: Exchange) -> Any:
-        how = {
+        how: dict[str, Any] = {
             "timeout": exchange.timeout_s,
             "metadata": exchange.metadata,
             "wait_for_ready": exchange.wait_for_ready,
@@ -126,7 +130,7 @@ class AioFace:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="asyncio", daemon=True)
         self._thread.start()
-        self.channel: grpc.aio.Channel = self._wait(self._open(address, options))
+        self.channel: Any = self._wait(self._open(address, options))
 
     async def _open(self, address: str, options: FaceOptions) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(
@@ -137,7 +141,11 @@ class AioFace:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def run(self, exchange: Exchange) -> Outcome:
-        return self._wait(self._run(exchange))
+        for _ in range(WRITE_RACES):
+            outcome = self._wait(self._run(exchange))
+            if outcome.message != WRITE_RACE:
+                break
+        return outcome
 
     async def _run(self, exchange: Exchange) -> Outcome:
         call, replies = self._start(exchange), []

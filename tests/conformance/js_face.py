@@ -26,8 +26,8 @@ class JsFace:
 
     def __init__(self, address: str, options: FaceOptions) -> None:
         node = shutil.which("node")
-        assert node is not None, "there is no `node` here; `make setup` says what to install"
-        assert (HERE / "node_modules").is_dir(), f"run `make setup`, or `npm ci` in {HERE}"
+        assert node is not None, "there is no `node` here; `make setup-tests` says what to install"
+        assert (HERE / "node_modules").is_dir(), f"run `make setup-tests`, or `npm ci` in {HERE}"
         arguments = json.dumps({"keepalive_s": options.keepalive_s, "gzip": options.gzip})
         environ = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         self._process = subprocess.Popen(
@@ -75,7 +75,9 @@ class JsFace:
 
     def run(self, exchange: Exchange) -> Outcome:
         answer = self._ask(exchange)
-        trailing = [(key, b64decode(value) if is_bytes else value) for key, value, is_bytes in answer["trailing"]]
+        trailing = [
+            (key, b64decode(value) if is_bytes else value) for key, value, is_bytes in answer["trailing"]
+        ]
         return Outcome(
             [b64decode(reply) for reply in answer["replies"]],
             StatusCode(answer["code"]),

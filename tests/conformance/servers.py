@@ -79,7 +79,7 @@ class OurService:
             "Echo": host.unary(self.echo),
             "EchoSync": host.unary_sync(self.echo_sync),
             "EchoTogether": host.unary_together(self.echo_together),
-            "Large": host.unary_sync(lambda request, call: bytes(int(request))),
+            "Large": host.unary_sync(self.large),
             "Fail": host.unary(self.fail),
             "FailSync": host.unary_sync(self.fail_sync),
             "FailLate": host.server_stream(self.fail_late),
@@ -114,6 +114,9 @@ class OurService:
         for call, request in calls:
             call.reply(self.echo_sync(request, call))
 
+    def large(self, request: bytes, call: RpcCall) -> bytes:
+        return bytes(int(request))
+
     async def fail(self, request: bytes, call: RpcCall) -> bytes:
         await trio.lowlevel.checkpoint()
         return self.fail_sync(request, call)
@@ -140,8 +143,12 @@ class OurService:
             raise
 
     async def hang_late(self, request: bytes, call: RpcCall) -> AsyncIterator[bytes]:
-        yield b"first"
-        await self.hang(request, call)
+        name = self.begin(call)
+        try:
+            yield b"first"
+            await trio.sleep_forever()
+        finally:
+            self.journal.cancelled[name] += 1
 
     async def cancel_itself(self, request: bytes, call: RpcCall) -> bytes:
         call.scope.cancel()
@@ -160,7 +167,7 @@ class OurService:
 
     async def held(self, stream: Duplex[bytes, bytes], call: RpcCall) -> None:
         self.begin(call)
-        while not self.journal.gate.is_set():
+        while not self.journal.gate.is_set():  # noqa: ASYNC110 - it is set in another thread
             await trio.sleep(0.005)
         await stream.send(summary([message async for message in stream]))
 
@@ -237,6 +244,13 @@ class OurServer:
             nursery.cancel_scope.cancel()
 
 
+def wait_over(context: Any) -> None:
+    """Wait until the client has cancelled, or its time is over."""
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait(30)
+
+
 class GrpcioServer:
     """grpcio's server with threads, and the same service."""
 
@@ -253,7 +267,7 @@ class GrpcioServer:
         )
         unary, late = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         client, both = grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        methods = {
+        methods: dict[str, Any] = {
             "Echo": unary(self.echo),
             "EchoSync": unary(self.echo),
             "EchoTogether": unary(self.echo),
@@ -318,9 +332,7 @@ class GrpcioServer:
 
     def hang(self, _: object, context: Any) -> bytes:
         name = self.begin(context)
-        over = threading.Event()
-        if context.add_callback(over.set):
-            over.wait(30)
+        wait_over(context)
         self.journal.cancelled[name] += 1
         return b""
 
@@ -328,8 +340,12 @@ class GrpcioServer:
         yield self.hang(requests, context)
 
     def hang_late(self, request: bytes, context: Any) -> Iterator[bytes]:
-        yield b"first"
-        self.hang(request, context)
+        name = self.begin(context)
+        try:
+            yield b"first"
+            wait_over(context)
+        finally:
+            self.journal.cancelled[name] += 1
 
     def count(self, request: bytes, context: Any) -> Iterator[bytes]:
         name = self.begin(context)
