@@ -98,6 +98,8 @@ class Mesh:
         self.outcomes: dict[CallId, ev.Outcome] = {}
         self._calls = 0
         self.members: dict[int, Member] = {}
+        self.older: set[int] = set()
+        """Members of a version that reads no shared transactions in which calls have no request id."""
         self.links: dict[tuple[int, int], Link] = {}
         self._cuts: set[frozenset[int]] = set()
         self.down: dict[int, list[Txn]] = {}
@@ -157,7 +159,8 @@ class Mesh:
         )
         following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
         self.step(target, following)
-        self.step(source, ev.RelayConnected(InstanceId(target), self.ack_of(target)))
+        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), target not in self.older)
+        self.step(source, hello)
 
     def _disconnect(self, source: int, target: int) -> None:
         del self.links[source, target]
@@ -289,6 +292,7 @@ class Mesh:
             if link.filter.wants(head):
                 link.filter.passed(head)
                 rows.append(txn)
+                assert not (txn.has_unnamed and target in self.older)
         link.position = member.written
         if rows and source not in self.members[target].stopped:
             moved = True

@@ -85,7 +85,7 @@ class ClientPuts:
 
     call_ids: Sequence[CallId]
     puts: Puts
-    request_ids: Sequence[RequestId]
+    request_ids: Sequence[RequestId | None]
     known_positions: Sequence[Position | None]
 
     def writes(self) -> list[ClientWrite]:
@@ -188,10 +188,13 @@ class AckReceived:
 
 @dataclass(frozen=True, slots=True)
 class RelayConnected:
-    """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10]."""
+    """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
+
+    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13)."""
 
     peer: InstanceId
     ack: Ack
+    takes_unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

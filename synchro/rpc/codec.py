@@ -432,33 +432,6 @@ def columns(
         return None
 
 
-_ORDINARY_WAITS: Final = frozenset({data_pb.WAIT_MODE_UNSPECIFIED, data_pb.WAIT_MODE_COMPLETE})
-
-
-def shape(call: Message) -> tuple[str, int | str, bytes] | None:
-    """(insert or replace, its space, the tuple) of an ExecuteCall that asks for that and nothing special.
-
-    Such calls may share a transaction (ADR 13): no other wait mode, timeout or term, and a request id."""
-    ops = call.ops
-    if (
-        len(ops) != 1
-        or call.wait not in _ORDINARY_WAITS
-        or call.expected_term
-        or len(call.request_id) != REQUEST_ID_BYTES
-        or call.HasField("timeout")
-    ):
-        return None
-    op = ops[0]
-    kind = op.WhichOneof("op")
-    if kind == "insert":
-        body = op.insert
-    elif kind == "replace":
-        body = op.replace
-    else:
-        return None
-    return kind, body.space_id or body.space, body.tuple
-
-
 def stored_bytes(change: Dml) -> bytes:
     """Return the tuple of an insert or replace as it came: the end of its body, behind what
     `row_body` put in front."""

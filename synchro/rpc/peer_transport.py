@@ -108,6 +108,7 @@ def hello_message(hello: Hello) -> Any:
             start_id=hello.start_id,
             address=hello.address,
             takes_parts=hello.takes_parts,
+            takes_unnamed=hello.takes_unnamed,
         )
     )
 
@@ -126,6 +127,7 @@ def hello_from(message: Any) -> Hello:
         start_id=message.start_id,
         address=message.address,
         takes_parts=message.takes_parts,
+        takes_unnamed=message.takes_unnamed,
     )
 
 
@@ -398,6 +400,7 @@ class GrpcTransport:
             instance_uuid=request.instance_uuid,
             instance_name=request.instance_name,
             takes_parts=True,
+            takes_unnamed=request.takes_unnamed,
         )
         try:
             async with channel.duplex(

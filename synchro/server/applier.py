@@ -390,6 +390,7 @@ class Applier:
             start_id=node.start_id,
             address=node.address,
             takes_parts=True,
+            takes_unnamed=True,
         )
 
     def _accepted(self, accepted: Accepted) -> None:

@@ -33,6 +33,8 @@ class JoinRequest:
     instance_uuid: str
     instance_name: str
     protocol_version: int = PROTOCOL_VERSION
+    takes_unnamed: bool = False
+    """As in `Hello`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Hello:
     """host:port at which it listens; "": an older version."""
     takes_parts: bool = False
     """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
+    takes_unnamed: bool = False
+    """It reads shared transactions in which calls have no request id (ADR 13)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from synchro.instance.admission import Admission
 from synchro.instance.core import Instance
 from synchro.instance.links import LinkFacts
 from synchro.instance.log_tail import LogTail
+from synchro.instance.parts import State
 from synchro.instance.recovery import _Replay
 from synchro.instance.transactions import Transactions
 from synchro.instance.waits import Waits
@@ -343,6 +344,12 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         return of(self, calls[calls.index(call_id) - 1])
 
     with patch.object(ev.CommittedTogether, "of", shifted):
+        yield
+
+
+@saboteur("Relay.Y7", seeds=40, first=40)
+def members_of_an_older_version_are_not_asked() -> Iterator[None]:
+    with patch.object(State, "all_read_unnamed", property(lambda self: True)):
         yield
 
 

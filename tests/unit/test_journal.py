@@ -322,6 +322,24 @@ def test_what_the_journal_says_is_what_lies_on_the_disk() -> None:
             assert journal.vclock == vclock(_1=lsn)
 
 
+def test_a_mark_that_half_arrived_is_written_over() -> None:
+    """XlogFile.F3: a full disk takes the first half of the mark, which is all that has a meaning; the journal
+    goes on from the same place, and a restart believes the mark as far as it goes."""
+    disk, journal = new_instance()
+    write_each(journal, [txn(1), txn(2)])
+    disk.faults = {disk.calls + 1: Fault.SHORT}
+    assert not journal.write_mark(3.0)
+    journal.check()
+
+    killed = disk.clone()
+    killed.restart(kept=None)
+    assert restart(killed).lsns == [(1, 1), (1, 2)]
+    journal.append([txn(3)], wall_time=4.0)
+    journal.check()
+    disk.restart()
+    assert restart(disk).lsns == [(1, 1), (1, 2), (1, 3)]
+
+
 def test_the_check_of_the_journal_sees_other_bytes() -> None:
     """Journal.J1: a batch that is not there as it was written; Journal.J4: a file of the log that somebody
     removed."""
