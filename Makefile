@@ -67,12 +67,12 @@ demo: $(READY)
 	$(BIN)/synchro demo --script failover --once $(ARGS)
 
 # Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
-test: setup-tests
+test: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(ARGS)
 
-test-long: setup-tests
+test-long: $(READY) $(NODE_READY)
 	$(BIN)/python tools/long_run.py $(ARGS)
 
 check: $(READY)
