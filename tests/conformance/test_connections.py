@@ -67,7 +67,7 @@ def test_a_client_repeats_elsewhere_what_goaway_says_nobody_has_looked_at(face_k
 
 
 def test_a_client_repeats_a_stream_that_was_refused(face_kind: str) -> None:
-    """Those of grpcio leave it to their callers: a server that stops says GOAWAY, and one that has enough to do
+    """Those of grpcio leave it to their callers: a server that stops says GOAWAY, and one that is busy
     says so beforehand, by SETTINGS."""
     with ScriptedServer(Act.REFUSE) as server:
         face = open_face(face_kind, server.address)
