@@ -129,6 +129,15 @@ class RpcCall:
         """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
         self._trailing = tuple(metadata)
 
+    def _encoded(self, message: Any) -> bytes:
+        """The bytes of an answer. Raises `RpcError` if they are more than a client has to take."""
+        data = self.entry.encode(message)
+        limit = self.server.host.message_bytes_max
+        if len(data) > limit:
+            text = f"the answer has {len(data)} bytes, the limit is {limit}"
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
+        return data
+
     # ---- how it ends ----------------------------------------------------------------------------------
 
     def end_for_stop(self) -> None:
@@ -261,10 +270,8 @@ class UnaryCall(RpcCall, Generic[Rep]):
             return
         self._is_over = True
         try:
-            data = self.entry.encode(message)
+            data = self._encoded(message)
             trailers = self._ok_trailers()
-            if len(data) > self.server.host.message_bytes_max:
-                raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"the answer has {len(data)} bytes")
         except Exception as exc:  # noqa: BLE001 - the handler made what is no reply of its method
             self._send_status(self._status_of_end(exc), is_only=True)
         else:
@@ -406,11 +413,11 @@ class StreamedCall(RpcCall):
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, request: Any) -> None:
         async def send_all() -> None:
-            entry, stream, link = self.entry, self._stream, self.link
-            replies = cast(AsyncGenerator[Any, None], entry.fn(request, self))
+            stream, link = self._stream, self.link
+            replies = cast(AsyncGenerator[Any, None], self.entry.fn(request, self))
             async with aclosing(replies):
                 async for reply in replies:
-                    stream.send_message(entry.encode(reply))
+                    stream.send_message(self._encoded(reply))
                     link.mark()
                     await self._wait_taken()
 
@@ -456,7 +463,7 @@ class DuplexCall(RpcCall):
         RpcCall.__init__(self, server, link, stream, entry, request)
         self.duplex: Duplex[Any, Any] = Duplex(
             server.host.turns,
-            encode=entry.encode,
+            encode=self._encoded,
             decode=entry.decode,
             finish=self._finish,
             scope=self.scope,
