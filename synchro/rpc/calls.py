@@ -126,7 +126,9 @@ class RpcCall:
         return self._request.metadata
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
+        """Set what is sent with the status, whatever that is; an `RpcError` adds its own. Raises
+        `BadMetadata`."""
+        grpc_call.encode_metadata(metadata)
         self._trailing = tuple(metadata)
 
     # ---- how it ends ----------------------------------------------------------------------------------
