@@ -106,7 +106,7 @@ class RpcCall:
         self._scope: trio.CancelScope | None = None
         self._trailing: Metadata = ()
         self._is_over = False
-        self._lingered = -1  # bytes that were stuck when it was looked at last
+        self._lingered = 0  # bytes that were stuck when it was looked at last
 
     @property
     def scope(self) -> trio.CancelScope:
@@ -177,6 +177,7 @@ class RpcCall:
         if self._stream.local_closed:
             self._left()
         else:
+            self._lingered = self._stuck_bytes()
             self.server.host.turns.call_at(trio.current_time() + LINGER_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -484,6 +485,7 @@ class DuplexCall(RpcCall):
             if duplex.is_finished:
                 self._finish()
         else:
+            duplex.emit()  # what was said before the failure
             duplex.close()
             self._send_status(self._status_of_end(error), is_only=False)
         self._over()
