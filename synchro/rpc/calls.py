@@ -311,6 +311,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
             if entry.kind is Kind.UNARY_SYNC:
                 self.reply(entry.fn(request, self))
                 return
+            if entry.at_once is not None and (reply := entry.at_once(request, self)) is not None:
+                self.reply(reply)
+                return
         except Exception as exc:  # noqa: BLE001 - it ends this call
             self.fail(exc)
             return
