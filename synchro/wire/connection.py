@@ -223,9 +223,11 @@ class Http2Connection(StreamTable):
         return (self.is_going_away or self.peer_is_going_away) and not self.streams and not self.pending
 
     def lost(self, why: str) -> None:
-        """The connection is over: tell every owner. why: for their errors."""
+        """The connection is over: tell every owner. why: for their errors. May be called by an owner, too:
+        what came in the same read is dropped."""
         if self.fault is None:
             self.fault = ConnectionFault(ErrorCode.NO_ERROR, why)
+        self.is_going_away = True  # no call begins
         streams = [*self.streams.values(), *self.pending]
         self.pending.clear()
         for stream in streams:
@@ -291,6 +293,8 @@ class Http2Connection(StreamTable):
             if self._room < self._give_below:
                 self._give_back()
         except ConnectionFault as fault:
+            if self.fault is not None:
+                return  # an owner has ended the connection
             self.fault = fault
             self.goaway(fault.code, fault.why)
             raise

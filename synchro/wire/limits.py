@@ -76,8 +76,11 @@ class WireLimits:
     """Calls of ours that wait because the peer takes no more at a time; more are refused."""
     known_blocks_max: int = 128
     """Header blocks whose meaning is kept: clients send the same few again and again."""
-    known_block_bytes_max: int = 2 * KIB
-    """Length of a list that is kept."""
+    known_bytes_max: int = 64 * KIB
+    """What their lists count, all together: four of the longest, or a few hundred usual ones."""
+    table_changes_max: int = 2
+    """Changes of the table's size in front of a header block: the least and the last since the block
+    before are all that means anything (RFC 7541, 4.2), and 16,000 would cost 20 ms."""
     remembered_resets_max: int = 1024
     """Ids of streams that we reset, for which frames may still be on their way."""
 

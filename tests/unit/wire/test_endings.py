@@ -287,6 +287,15 @@ def test_everybody_hears_that_the_connection_is_lost_once() -> None:
     end.h2.check()
 
 
+def test_an_owner_may_end_the_connection() -> None:
+    """What came in the same read is dropped: no call begins, nobody hears more, and no fault is raised."""
+    end = server().receive(request(1), request(3))
+    end.listeners[1].do = lambda message: end.h2.lost("over")
+    end.receive(data(1, message(b"x")) + request(5) + data(3, message(b"y")) + rst(3) + window(0, 0))
+    assert end.told() == [("stream", 1), ("stream", 3), ("lost", "over"), ("lost", "over")]
+    assert end.messages(3) == [] and not end.h2.streams
+
+
 def test_who_is_lost_may_end_its_neighbours() -> None:
     end = server().receive(request(1), request(3))
     end.listeners[1].on_lost = lambda why: end.opened[3].reset()  # type: ignore[method-assign]

@@ -198,11 +198,25 @@ def _many_blocks(**limits: Any) -> bool:
     return len(decoder.known) <= 10
 
 
-@stops("known_block_bytes_max", 500)
+@stops("known_bytes_max", 1000)
 def _large_blocks(**limits: Any) -> bool:
     decoder = HeaderDecoder(replace(WireLimits(), **limits), is_client=False)
-    decoder.decode(header_block([*REQUEST, (b"x", b"y" * 400)]))
+    for n in range(5):
+        decoder.decode(header_block([(b"x", b"%d" % n * 400)]))
+    return len(decoder.known) <= 2
+
+
+@stops("known_bytes_max", 1000)
+def _one_large_block(**limits: Any) -> bool:
+    decoder = HeaderDecoder(replace(WireLimits(), **limits), is_client=False)
+    decoder.decode(header_block([(b"x", b"y" * 1000)]))
     return not decoder.known
+
+
+@stops("table_changes_max", 2)
+def _many_changes_of_the_table(**limits: Any) -> bool:
+    block = b"\x20\x3f\xe1\x1f\x3f\x00" + header_block(REQUEST)
+    return code_of(server(**limits), headers(1, block)) is ErrorCode.COMPRESSION_ERROR
 
 
 @stops("remembered_resets_max", 10)
