@@ -236,6 +236,11 @@ def test_a_graceful_end_may_be_hurried() -> None:
     assert end.sent() == []
 
 
+def test_nobody_else_can_make_us_go_away() -> None:
+    end = server().receive(frames.ping(b"shutdown", is_ack=True), request(1))
+    assert end.sent() == [] and end.told() == [("ping ack", b"shutdown"), ("stream", 1)]
+
+
 def test_goaway_refuses_the_calls_that_nobody_looked_at() -> None:
     end = client().receive(settings(max_concurrent_streams=3))
     for _ in range(4):

@@ -239,7 +239,7 @@ def _a_block_without_end(**limits: Any) -> bool:
 
 @stops("settings_values_max", 5)
 def _settings_with_many_values(**limits: Any) -> bool:
-    payload = b"".join(frames.SETTING.pack(1000 + n, n) for n in range(6))
+    payload = b"".join(frames.SETTING.pack(1000 + n, n) for n in range(6))  # not looked at, so no other code
     return is_calmed(server(**limits), frame(frames.SETTINGS, 0, 0, payload))
 
 
@@ -300,7 +300,7 @@ IDLE = {
 def _idle_flood(piece: bytes, **limits: Any) -> bool:
     end = server(idle_frames_per_call=0, **limits).receive(request(1), request(3))
     end.opened[3].reset()
-    return any(is_calmed(end, piece) for _ in range(20))
+    return any(is_calmed(end, piece) for _ in range(30))
 
 
 for _piece in IDLE.values():
@@ -391,7 +391,7 @@ def test_steps_of_one_byte_are_too_small() -> None:
     end.opened[1].send_message(bytes(10_000))
     assert not any(is_calmed(end, window(1, 1)) for _ in range(120))
     sent = sum(f.kind == frames.DATA for f in end.sent())
-    assert sent == 120 and any(is_calmed(end, window(1, 1)) for _ in range(100))
+    assert sent == 120 and any(is_calmed(end, window(1, 1)) for _ in range(150))
 
 
 def test_a_thousand_calls_may_be_cancelled_together() -> None:
