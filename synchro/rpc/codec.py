@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import msgpack
 from google.protobuf.duration_pb2 import Duration
@@ -64,7 +64,7 @@ def min_vclock(lsns: Mapping[int, int]) -> Vclock:
 
 
 def vclock_of(lsns: Mapping[int, int]) -> Vclock:
-    return Vclock((InstanceId(i), Lsn(lsn)) for i, lsn in lsns.items()) if lsns else EMPTY_VCLOCK
+    return Vclock(cast("Mapping[InstanceId, Lsn]", lsns)) if lsns else EMPTY_VCLOCK
 
 
 def _no_number(field: str, got: object, rule: str) -> IllegalParams:
