@@ -121,6 +121,7 @@ def test_a_peer_that_resets_takes_back_what_waited_for_it() -> None:
     [
         (message(b"x", compressed=True), BadMessage.COMPRESSED, 1),
         (message(bytes(100))[:5], BadMessage.TOO_LARGE, 100),
+        (message(bytes(51)), BadMessage.TOO_LARGE, 51),
         (b"\0\0\0\0\0" + message(b"", compressed=True), BadMessage.COMPRESSED, 0),
     ],
 )
