@@ -91,7 +91,8 @@ def test_an_owner_may_go_on_at_once() -> None:
 
 
 def test_hundreds_that_go_on_at_once_do_not_nest() -> None:
-    """Each of them is unblocked by one WINDOW_UPDATE, and queues at once what its own window does not take."""
+    """Each of them is unblocked by one WINDOW_UPDATE, and queues at once what its own window does not
+    take."""
     end = serving(*range(1, 801, 2), initial=70_000)
     end.opened[1].send_message(bytes(65_530))
     for stream_id, stream in end.opened.items():
