@@ -324,3 +324,7 @@ def test_stalled_since_says_how_long_nothing_moves() -> None:
     assert end.h2.stalled_since == 210.0
     end.receive(window(1, 100))
     assert end.h2.stalled_since is None
+    end = serving(1, initial=0)
+    end.clock.now = 300.0
+    end.opened[1].send_message(b"x")
+    assert end.h2.stalled_since == 300.0
