@@ -237,6 +237,13 @@ class Turns:
             if callback is not None:
                 callback()
 
+    def check(self) -> None:
+        """Assert Turns.T1 and Turns.T2, between turns; for tests."""
+        assert not self._in_turn
+        assert all(speaker.is_dirty for speaker in self._dirty)
+        assert len(set(map(id, self._dirty))) == len(self._dirty)
+        assert self._round is None or not (self._soon or self._dirty or self._idle)
+
     def close(self) -> None:
         self._poll.close()
 

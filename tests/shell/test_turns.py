@@ -31,6 +31,8 @@ async def world() -> AsyncIterator[tuple[Turns, list[str]]]:
         async with open_turns() as turns:
             await trio.testing.wait_all_tasks_blocked()
             yield turns, []
+            await trio.testing.wait_all_tasks_blocked()
+            turns.check()
 
 
 async def test_a_turn_ends_with_what_is_handed_over_then_what_waits_for_idleness_then_writes() -> None:
