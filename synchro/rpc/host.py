@@ -112,8 +112,8 @@ class RpcServer:
         with trio.CancelScope(shield=True):
             self.listener.stop_listening()
             if grace:
-                self.listener.announce_end()
                 with trio.move_on_after(grace):
+                    await self.listener.announce_end()
                     await self._wait_idle()
             self.listener.refuse_further()
             for call in list(self.calls):
