@@ -3,7 +3,8 @@
 A turn begins with something from outside: bytes on sockets, a callback of another thread, a timer, a task of
 trio that left work. What follows from it is handled at once. At its end stand, in this order, what waits for
 the end of the turn (calls that are handed over together), what waits for idleness (the log begins a batch),
-and one write for each connection that has something to say.
+one write for each connection that has something to say, and what may block where nothing else is to be done
+(the log waits for its disk).
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Turns:
         self._idle: list[Callback] = []
         self._idle_until = 0.0
         self._at_ends: list[Callback] = []
+        self._at_rests: list[Callback] = []
         self._in_turn = False
         self._round: trio.lowlevel.Task | None = None  # parked: nothing is asked for
         self._timers: list[Timer] = []
@@ -107,6 +109,12 @@ class Turns:
         self._idle.append(callback)
         if not self._in_turn:
             self._begin_round()
+
+    def call_at_rest(self, callback: Callback) -> None:
+        """Inside a turn: call it at its end, behind all writes, if no socket and no callback waits then; else
+        forget it. It may block for a moment, and must not raise."""
+        assert self._in_turn
+        self._at_rests.append(callback)
 
     def call_from_thread(self, callback: Callback) -> None:
         """Call it soon in trio's thread, as a turn; usable from any thread. It must not raise."""
@@ -170,15 +178,27 @@ class Turns:
         try:
             for callback in self._at_ends:
                 callback()
-            if self._idle and (not self._ready or time.monotonic() > self._idle_until):
-                calls, self._idle = self._idle, []
-                for callback in calls:
-                    callback()
+            if self._idle:
+                if not self._ready:
+                    self._ready.extend(self._poll.look())  # what came meanwhile goes first
+                if not self._ready or time.monotonic() > self._idle_until:
+                    calls, self._idle = self._idle, []
+                    for callback in calls:
+                        callback()
             self._flush()
+            if self._at_rests:
+                self._rest()
         finally:
             self._in_turn = False
         if self._soon or self._dirty or self._idle:
             self._begin_round()
+
+    def _rest(self) -> None:
+        calls, self._at_rests = self._at_rests, []
+        if not (self._ready or self._soon or self._dirty or self._idle):
+            for callback in calls:
+                callback()
+            self._flush()
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
