@@ -178,13 +178,10 @@ class Turns:
         try:
             for callback in self._at_ends:
                 callback()
-            if self._idle:
-                if not self._ready:
-                    self._ready.extend(self._poll.look())  # what came meanwhile goes first
-                if not self._ready or time.monotonic() > self._idle_until:
-                    calls, self._idle = self._idle, []
-                    for callback in calls:
-                        callback()
+            if self._idle and (self._is_quiet or time.monotonic() > self._idle_until):
+                calls, self._idle = self._idle, []
+                for callback in calls:
+                    callback()
             self._flush()
             if self._at_rests:
                 self._rest()
@@ -193,9 +190,15 @@ class Turns:
         if self._soon or self._dirty or self._idle:
             self._begin_round()
 
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether no socket can be read or written now. What is found is not kept: the next turn of sockets
+        looks again, and it may be closed by then."""
+        return not self._ready and not self._poll.look()
+
     def _rest(self) -> None:
         calls, self._at_rests = self._at_rests, []
-        if not (self._ready or self._soon or self._dirty or self._idle):
+        if not (self._soon or self._dirty or self._idle) and self._is_quiet:
             for callback in calls:
                 callback()
             self._flush()

@@ -135,6 +135,23 @@ async def test_what_came_during_a_turn_is_handled_before_what_waits_for_idleness
             turns.unregister(ours)
 
 
+async def test_a_socket_that_is_closed_before_its_turn_does_not_hold_up_what_waits_for_idleness() -> None:
+    async with world() as (turns, said):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            turns.register(ours, READ, Reader(ours, said))
+
+            def begin() -> None:
+                turns.call_when_idle(lambda: said.append("idle"))
+                theirs.send(b"x")
+
+            turns.in_turn(begin)
+            assert said == []
+            turns.unregister(ours)
+        await trio.testing.wait_all_tasks_blocked()
+        assert said == ["idle"]
+
+
 async def test_what_a_task_leaves_is_done_in_the_next_round() -> None:
     """Turns.T2: whoever it was that marked, nothing is forgotten."""
     async with world() as (turns, said):
