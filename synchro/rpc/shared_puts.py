@@ -88,9 +88,8 @@ def timeouts_s(requests: Sequence[Message], default_s: float) -> float | list[fl
     return [codec.timeout_s(request, default_s) for request in requests]
 
 
-def positions(requests: Sequence[Message], default: Position | None = None) -> list[Position | None]:
-    """`codec.position` of each, `default` where it is not set. Those who know the same get the same object:
-    nearly all do."""
+def positions(requests: Sequence[Message], default: Position | None) -> list[Position | None]:
+    """`codec.position` of each. Those who know the same get the same object: nearly all do."""
     found: list[Position | None] = []
     last: Position | None = None
     for request in requests:

@@ -132,15 +132,15 @@ class Submission(Generic[C]):
         requests: Sequence[Message],
         limits: Limits,
         default_s: float,
-        *,
         known: Position | None = None,
+        *,
         accepts_ranges: bool = False,
     ) -> Iterator[None]:
         """Submit all, in order, a step of a millisecond or so at a time.
 
-        callers, requests: parallel; ExecuteCalls, or ExecuteRequests. default_s, known: the time, and the
-        known position, of those that name none. accepts_ranges: `on_committed` is understood; then the
-        requests are ExecuteCalls.
+        callers, requests: parallel; ExecuteCalls, or ExecuteRequests. default_s, known: the time and the
+        position of those that name none. accepts_ranges: `on_committed` is understood; then the requests
+        are ExecuteCalls.
         """
         submitter = _Submitter(self, self._names, limits, default_s, known, accepts_ranges)
         if len(requests) < SHARED_MIN:

@@ -84,12 +84,7 @@ class WriteStream:
         calls = list(frame.calls)
         self._go(
             self._submission.steps(
-                calls,
-                calls,
-                settings.limits,
-                default_s,
-                known=known,
-                accepts_ranges=frame.accepts_ranges,
+                calls, calls, settings.limits, default_s, known, accepts_ranges=frame.accepts_ranges
             )
         )
 

@@ -2,7 +2,7 @@
 
 `step` and the dispatch of effects are synchronous: no await, no re-entry, so every state between two
 awaits is whole. What takes time (disk, peers, callers) is asked for here and answers with an event. An
-exception out of the core is a bug and ends the process: asyncio and gRPC would swallow it.
+exception out of the core is a bug and ends the process, whoever called it.
 """
 
 from __future__ import annotations

@@ -129,6 +129,13 @@ class Link:
         self.is_dirty = False
         if self._backlog or self._is_shut:
             return
+        try:
+            self._write()
+        except Exception:
+            log.exception("a connection failed; it is closed, and its calls are over")
+            self.close("internal error")
+
+    def _write(self) -> None:
         emitting = self._emitting
         if emitting:
             self._emitting = []
