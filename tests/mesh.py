@@ -72,7 +72,7 @@ class Link:
     filter: RelayFilter
     position: int = 0
     messages: list[RaftMessage] = field(default_factory=list)
-    heartbeat: int = 0
+    heartbeat_wanted: bool = False
 
 
 @dataclass
@@ -220,10 +220,9 @@ class Mesh:
                         if isinstance(outcome, ev.CommittedTogether):
                             outcome = outcome.of(call_id)
                         self.outcomes[call_id] = outcome
-                case ev.RequestHeartbeats(vclock_sync=sync):
+                case ev.RequestHeartbeats():
                     for (source, _), link in self.links.items():
-                        if source == number:
-                            link.heartbeat = sync
+                        link.heartbeat_wanted |= source == number
                 case ev.RequestTurn():
                     member.wants_turn = True
                 case ev.BuildIndexes(build=build):
@@ -298,9 +297,10 @@ class Mesh:
             moved = True
             self.step(target, ev.FrameTermSeen(term))
             self.step(target, ev.TxnsReceived(InstanceId(source), rows))
-        if link.heartbeat:
+        if link.heartbeat_wanted:
             moved = True
-            sync, link.heartbeat = link.heartbeat, 0
+            link.heartbeat_wanted = False
+            sync = member.instance.read_barrier.show()
             self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
             self._ack(source, target, sync)
         return moved

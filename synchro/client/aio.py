@@ -149,7 +149,9 @@ class AsyncRunner:
         """One with room, or one that is over: then nothing can be sent on it."""
         link = self.link(endpoint)
         if link.stream is None or link.stream.is_broken:
-            link.stream = AioStream(link, self._plans.options.timeout, self._plans.on_replies)
+            link.stream = AioStream(
+                link, self._plans.options.timeout, self._plans.on_replies, self._plans.session
+            )
         if link.stream.is_full:
             await link.stream.wait_room()
         return link.stream

@@ -15,6 +15,7 @@ from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
 from synchro.client.requests import Message
+from synchro.client.session import Session
 from synchro.errors import SynchroError
 
 import grpc  # isort: skip - after channel.py, which sets its environment
@@ -39,7 +40,8 @@ class AioStream:
     B1  Each future in `_pending` and `_sent` gets one outcome: a reply, or an exception.
     B2  A call is in one of them until its end; or it was cancelled, or is overdue.
 
-    timeout_s: of calls that do not say it themselves. on_replies: told of each response.
+    timeout_s: of calls that do not say it themselves. on_replies: told of each response. session: what its
+    client has seen.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class AioStream:
         link: Opener,
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
+        session: Session,
     ) -> None:
         self.endpoint = link.endpoint
         self.is_broken = False
         self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
+        self._session = session
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Entry] = deque()
         self._sent: dict[int, _Entry] = {}
@@ -98,7 +102,7 @@ class AioStream:
                     await self._wake
                 calls = self._take()
                 if calls:
-                    calls.append(self._options)
+                    calls += (self._session.frame_position, self._options)
                     await self._call.write(b"".join(calls))
         except (grpc.RpcError, asyncio.InvalidStateError):
             pass  # the receiving task learns why

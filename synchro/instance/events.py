@@ -39,8 +39,7 @@ class Position(NamedTuple):
     lsn: Lsn
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     """What a subscriber has on disk: written vclock and persisted term, sampled when it was sent."""
 
     vclock: Vclock
@@ -440,9 +439,7 @@ class BroadcastRaft:
 
 @dataclass(frozen=True, slots=True)
 class RequestHeartbeats:
-    """Send a heartbeat with at least this number on every relay at once [Q-62]."""
-
-    vclock_sync: int
+    """Send a heartbeat on every relay at once, with the number that `ReadBarrier.show` tells then [Q-62]."""
 
 
 class Reply(NamedTuple):

@@ -106,7 +106,7 @@ class RpcCall:
         self._scope: trio.CancelScope | None = None
         self._trailing: Metadata = ()
         self._is_over = False
-        self._lingered = -1  # bytes that were stuck when it was looked at last
+        self._lingered = 0  # bytes that were stuck when it was looked at last
 
     @property
     def scope(self) -> trio.CancelScope:
@@ -126,7 +126,9 @@ class RpcCall:
         return self._request.metadata
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
+        """Set what is sent with the status, whatever that is; an `RpcError` adds its own. Raises
+        `BadMetadata`."""
+        grpc_call.encode_metadata(metadata)
         self._trailing = tuple(metadata)
 
     def _encoded(self, message: Any) -> bytes:
@@ -184,6 +186,7 @@ class RpcCall:
         if self._stream.local_closed:
             self._left()
         else:
+            self._lingered = self._stuck_bytes()
             self.server.host.turns.call_at(trio.current_time() + LINGER_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -314,6 +317,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
             request = entry.decode(data)
             if entry.kind is Kind.UNARY_SYNC:
                 self.reply(entry.fn(request, self))
+                return
+            if entry.at_once is not None and (reply := entry.at_once(request, self)) is not None:
+                self.reply(reply)
                 return
         except Exception as exc:  # noqa: BLE001 - it ends this call
             self.fail(exc)
@@ -489,6 +495,7 @@ class DuplexCall(RpcCall):
             if duplex.is_finished:
                 self._finish()
         else:
+            duplex.emit()  # what was said before the failure
             duplex.close()
             self._send_status(self._status_of_end(error), is_only=False)
         self._over()

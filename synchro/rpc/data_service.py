@@ -45,7 +45,7 @@ class DataService(Service):
         self.unary_writes = UnaryWrites(self, self.names, host.call_soon)
         self.Execute = host.unary_together(self.unary_writes.submit)
         self.ExecuteStream = host.duplex(self._execute_stream)
-        self.Select = self.waiting(self._select)
+        self.Select = self.waiting(self._select, at_once=self._select_now)
         self.WaitTransaction = self.waiting(self._wait_transaction)
 
     def register(self, server: Registrar) -> None:
@@ -83,6 +83,31 @@ class DataService(Service):
 
     # --- reads
 
+    def _select_now(self, request: Message) -> Message | None:
+        """Answer a small read of what is here; None: it may have to wait, or is refused."""
+        if request.read == data_pb2.READ_MODE_LINEARIZABLE or request.min_vclock:
+            return None
+        if request.read not in data_pb2.ReadMode.values():
+            return None
+        key = codec.tuple_fields(request.key, "key") or ()
+        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
+        iterator = Iterator_.parse(request.iterator or "EQ")
+        if not (_is_small(request) or self._is_point(request, key, iterator)) or _wants_json(request):
+            return None
+        found, read_at = self._found(request, key, iterator, after)
+        made = (codec.tuple_message(value, as_json=False) for value in found)
+        reply = data_pb2.SelectResponse(header=self.header(), read_at=read_at, tuples=made)
+        if found.more and found:
+            reply.after.CopyFrom(reply.tuples[-1])
+        return reply
+
+    def _is_point(self, request: Message, key: Tuple, iterator: Iterator_) -> bool:
+        """Whether a select finds one tuple at most: by all parts of a unique index."""
+        if iterator is not Iterator_.EQ or request.offset:
+            return False
+        index = self.node.instance.memtx.catalog.index(*self.names.locate(request))
+        return index.unique and len(key) == len(index.parts)
+
     async def _select(self, request: Message) -> Message:
         node = self.node
         settings = node.instance.settings
@@ -112,8 +137,7 @@ class DataService(Service):
         else:
             async with self.host.slices.turn():
                 found, read_at = self._found(request, key, iterator, after)
-        default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
-        as_json = codec.wants_json(request.encoding, default=default)
+        as_json = _wants_json(request)
         made = (codec.tuple_message(value, as_json=as_json) for value in found)
         reply = data_pb2.SelectResponse(read_at=read_at)
         if len(found) <= SMALL_ANSWER_TUPLES and not as_json:
@@ -172,6 +196,11 @@ class DataService(Service):
         return data_pb2.WaitTransactionResponse(
             header=self.header(), outcome=codec.FATES[known.fate], txn=codec.txn_message(known.txn)
         )
+
+
+def _wants_json(request: Message) -> bool:
+    default = "json" in (request.key.WhichOneof("form"), request.after.WhichOneof("form"))
+    return codec.wants_json(request.encoding, default=default)
 
 
 def _is_small(request: Message) -> bool:

@@ -88,13 +88,13 @@ def timeouts_s(requests: Sequence[Message], default_s: float) -> float | list[fl
     return [codec.timeout_s(request, default_s) for request in requests]
 
 
-def positions(requests: Sequence[Message]) -> list[Position | None]:
+def positions(requests: Sequence[Message], default: Position | None) -> list[Position | None]:
     """`codec.position` of each. Those who know the same get the same object: nearly all do."""
     found: list[Position | None] = []
     last: Position | None = None
     for request in requests:
         if not request.HasField("known_position"):
-            found.append(None)
+            found.append(default)
             continue
         known = request.known_position
         if last is None or known.lsn != last.lsn or known.term != last.term:

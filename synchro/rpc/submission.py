@@ -15,7 +15,14 @@ from typing import Final, Generic, Protocol, TypeVar
 from synchro.config import KIB, Limits
 from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, Lsn
-from synchro.instance.events import SHARED_MIN, ClientPuts, ClientWrite, CommittedTogether, Outcome
+from synchro.instance.events import (
+    SHARED_MIN,
+    ClientPuts,
+    ClientWrite,
+    CommittedTogether,
+    Outcome,
+    Position,
+)
 from synchro.row import Dml
 from synchro.rpc import codec
 from synchro.rpc.answer_tuples import OpsOf
@@ -125,15 +132,17 @@ class Submission(Generic[C]):
         requests: Sequence[Message],
         limits: Limits,
         default_s: float,
+        known: Position | None = None,
         *,
         accepts_ranges: bool = False,
     ) -> Iterator[None]:
         """Submit all, in order, a step of a millisecond or so at a time.
 
-        callers, requests: parallel; ExecuteCalls, or ExecuteRequests. default_s: the time of those that name
-        none. accepts_ranges: `on_committed` is understood; then the requests are ExecuteCalls.
+        callers, requests: parallel; ExecuteCalls, or ExecuteRequests. default_s, known: the time and the
+        position of those that name none. accepts_ranges: `on_committed` is understood; then the requests
+        are ExecuteCalls.
         """
-        submitter = _Submitter(self, self._names, limits, default_s, accepts_ranges)
+        submitter = _Submitter(self, self._names, limits, default_s, known, accepts_ranges)
         if len(requests) < SHARED_MIN:
             return submitter.each(callers, requests)
         return submitter.all(callers, requests)
@@ -152,15 +161,30 @@ class Submission(Generic[C]):
 class _Submitter(Generic[C]):
     """One go of a submission."""
 
-    __slots__ = ("_accepts_ranges", "_default_s", "_limits", "_names", "_new_call_id", "_submission")
+    __slots__ = (
+        "_accepts_ranges",
+        "_default_s",
+        "_known",
+        "_limits",
+        "_names",
+        "_new_call_id",
+        "_submission",
+    )
 
     def __init__(
-        self, submission: Submission[C], names: Names, limits: Limits, default_s: float, accepts_ranges: bool
+        self,
+        submission: Submission[C],
+        names: Names,
+        limits: Limits,
+        default_s: float,
+        known: Position | None,
+        accepts_ranges: bool,
     ) -> None:
         self._submission = submission
         self._names = names
         self._limits = limits
         self._default_s = default_s
+        self._known = known
         self._accepts_ranges = accepts_ranges
         self._new_call_id: Callable[[], CallId] = submission.node.new_call_id
 
@@ -199,7 +223,7 @@ class _Submitter(Generic[C]):
         """Returns False if nothing was done: one of them cannot be read."""
         try:
             timeouts = timeouts_s(requests, self._default_s)
-            known = positions(requests)
+            known = positions(requests, self._known)
         except SynchroError:
             return False
         puts = codec.columns(run.kind, run.space, run.tuples, self._names, self._limits)
@@ -260,7 +284,7 @@ class _Submitter(Generic[C]):
         if ops is None:
             ops = codec.changes(request.ops, self._names, self._limits)
         request_id = codec.request_id(request.request_id)
-        position = codec.position(request)
+        position = codec.position(request, self._known)
         wait = codec.wait_mode(request.wait)
         expected_term = codec.expected_term(request)
         return ClientWrite(self._new_call_id(), ops, request_id, position, wait, expected_term)

@@ -76,6 +76,7 @@ class WriteStream:
             self._node.ensure_ready()
             settings = self._node.instance.settings
             default_s = codec.timeout_s(frame, settings.txn_synchro_timeout_s)
+            known = codec.position(frame)
         except SynchroError as error:
             for call in frame.calls:
                 self.refuse(call, error)
@@ -83,7 +84,7 @@ class WriteStream:
         calls = list(frame.calls)
         self._go(
             self._submission.steps(
-                calls, calls, settings.limits, default_s, accepts_ranges=frame.accepts_ranges
+                calls, calls, settings.limits, default_s, known, accepts_ranges=frame.accepts_ranges
             )
         )
 

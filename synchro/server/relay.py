@@ -93,7 +93,7 @@ class Relay:
         once if they can be."""
         self._more = trio.Event()
         self.heard_at = trio.current_time()
-        self._heard_more = trio.Event()
+        self._hearing = trio.lowlevel.ParkingLot()
 
     # --------------------------------------------------------------------------------- called by the node
 
@@ -124,7 +124,7 @@ class Relay:
 
     async def wait_heard(self) -> None:
         """Until it says something more, or its stream ends."""
-        await self._heard_more.wait()
+        await self._hearing.park()
 
     def term_changed(self) -> None:
         """A row may wait for this (Relay.Y3)."""
@@ -180,7 +180,7 @@ class Relay:
             down.message, down.system_message = error.message, error.system
             raise
         finally:
-            self._heard_more.set()
+            self._hearing.unpark_all()
             down.is_following = False
             down.lag = 0.0
             if down.message is None:
@@ -208,9 +208,9 @@ class Relay:
             if self._heartbeat_wanted or now >= next_beat:
                 self._heartbeat_wanted = False
                 next_beat = now + node.settings.replication_timeout_s
-                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before the
-                # round began must not count for it.
-                number = node.core.read_barrier.number
+                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before a
+                # reader of the round asked must not count for it.
+                number = node.core.read_barrier.show()
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
                 beat = Heartbeat(number, tm, node.core.vclock.shown())
@@ -440,8 +440,8 @@ class Relay:
         down, ack = self.downstream, message.ack
         self._node.core.check_term(ack.term)
         self.heard_at = trio.current_time()
-        self._heard_more.set()
-        self._heard_more = trio.Event()
+        if self._hearing:
+            self._hearing.unpark_all()
         if self._links.doubles.is_suspect(self.peer_uuid):
             self._links.note_life(self.peer_uuid, self.life)
             if self.scope.cancel_called:

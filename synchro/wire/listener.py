@@ -14,7 +14,8 @@ from synchro.wire.admission import Admission, PortLimits
 from synchro.wire.frames import PREFACE, ErrorCode, wrong_preface
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
-from synchro.wire.link import READ, Keepalive, Link
+from synchro.wire.link import Keepalive, Link
+from synchro.wire.poll import READ
 from synchro.wire.streams import Http2Stream
 from synchro.wire.turns import Timer, Turns
 

@@ -102,10 +102,10 @@ class Instance:
         self.dir = cluster.dir / "data" / name
         self.log_path = cluster.dir / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.python: Path | None = None
-        """The interpreter of an environment with another version of `synchro`; None: this one's."""
         self.module = "synchro"
         """What it runs; `tests.grpcio_host`: the same on grpcio's own server."""
+        self.python: Path | None = None
+        """The interpreter of an environment with another version of `synchro`; None: this one's."""
         self._remote: Remote | None = None
 
     @property

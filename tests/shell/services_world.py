@@ -111,8 +111,8 @@ class Stream:
         self.results: dict[int, Any] = {}
         self.frames = 0
 
-    def send(self, *calls: dict[str, Any]) -> None:
-        self.duplex.send_nowait(messages.frame(calls=calls))
+    def send(self, *calls: dict[str, Any], **frame: Any) -> None:
+        self.duplex.send_nowait(messages.frame(calls=calls, **frame))
 
     async def results_of(self, *seqs: int) -> list[Any]:
         while not self.results.keys() >= set(seqs):

@@ -16,6 +16,7 @@ import synchro.aio
 from synchro import errors
 from synchro.client import CannotConnect, Committed, ConnectionLost
 from synchro.client.aio_stream import AioStream
+from synchro.client.session import Session
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
@@ -121,7 +122,7 @@ class SlowCall:
 def test_what_was_not_sent_did_nothing() -> None:
     async def main() -> None:
         call = SlowCall()
-        stream = AioStream(call, 1.0, lambda response, endpoint: None)  # type: ignore[arg-type]
+        stream = AioStream(call, 1.0, lambda response, endpoint: None, Session())  # type: ignore[arg-type]
         ids = [b"%016d" % number for number in range(6)]
         far = time.monotonic() + 60
         futures = [stream.submit(b"\x12\x10" + ids[0], 1, far)]

@@ -173,6 +173,38 @@ async def test_the_address_of_all_takes_both_kinds() -> None:
                 assert await channel.unary(ECHO, b"x") == b"x"
 
 
+async def test_every_call_hears_when_its_connection_is_lost() -> None:
+    """Link.K3: at both ends, whatever it waits for."""
+    async with one_node() as (host, _, server, channel):
+        failed: list[StatusCode] = []
+
+        async def call(method: str) -> None:
+            try:
+                if method == "Hang":
+                    await channel.unary(HANG, b"")
+                elif method == "Count":
+                    async with channel.server_stream("/test.Test/Count", b"1000000") as replies:
+                        async for _ in replies:
+                            await trio.sleep(0.1)
+                else:
+                    async with channel.duplex("/test.Test/" + method):
+                        await trio.sleep_forever()
+            except CallFailed as error:
+                failed.append(error.code)
+
+        async with trio.open_nursery() as nursery:
+            for method in ("Hang", "Count", "EchoStream", "HangStream"):
+                nursery.start_soon(call, method)
+            await until(lambda: host.calls_in_progress == 4)
+            (link,) = server.listener.links
+            link.close("a cable was pulled")
+            await until(lambda: len(failed) == 4)
+        assert set(failed) == {StatusCode.UNAVAILABLE}
+        await until(lambda: host.calls_in_progress == 0)
+        assert await channel.unary(ECHO, b"x") == b"x"  # on another connection
+        assert len(server.listener.links) == 1  # Connector.N1
+
+
 # --- keepalive --------------------------------------------------------------------------------------------
 
 

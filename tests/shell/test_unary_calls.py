@@ -128,7 +128,7 @@ async def test_an_answer_that_is_too_large_is_that_of_its_call(tmp_path: Path) -
 
 
 async def test_one_deadline_and_one_cancel_leave_the_others_alone() -> None:
-    """R1 of the host, UnaryWrites.U3: who waits no more is abandoned; the rest is answered."""
+    """host.R1, UnaryWrites.U3: who waits no more is abandoned; the rest is answered."""
     async with serving() as (node, client):
         await with_bands(client, is_sync=True)
         node.hold = True

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from synchro import errors
 from synchro.config import Limits
+from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.rpc import write_stream
 from synchro.rpc.status import from_rpc_error, from_status
 from synchro.wire.failure import CallFailed
@@ -78,6 +79,38 @@ async def test_neighbours_of_one_kind_and_space_reach_the_core_together() -> Non
             assert [unpacked(r.reply.tuples)[0][0] for r in results] == list(range(1, 25))
             lsns = [r.reply.txn_lsn for r in results]
             assert lsns == list(range(lsns[0], lsns[0] + 24))
+
+
+async def test_a_frame_names_the_known_position_of_calls_that_name_none() -> None:
+    """A call that is sent again names the one of its first try; whether it shares a transaction or not."""
+    async with serving() as (node, client):
+        await with_bands(client, is_sync=True)
+        async with streaming(client) as stream:
+            node.steps.clear()
+            again = {"term": 2, "lsn": 7}
+            frame = [named(n, insert(n, "a")) for n in range(1, 5)]
+            frame += [named(5, insert(5, "a"), known_position=again)]
+            frame += [named(6, replace(6, "b")), named(7, replace(7, "b"), known_position=again)]
+            stream.send(*frame, known_position={"term": 3, "lsn": 9})
+            await stream.results_of(*range(1, 8))
+            puts, writes = node.steps
+            assert isinstance(puts, ClientPuts) and isinstance(writes, ClientWrites)
+            assert puts.known_positions == [(3, 9)] * 4 + [(2, 7)]
+            assert [write.known_position for write in writes.writes] == [(3, 9), (2, 7)]
+
+            stream.send(named(8, replace(8, "c")), named(9, replace(9, "c"), known_position=again))
+            await stream.results_of(8, 9)
+            assert [write.known_position for write in node.steps[-1].writes] == [None, (2, 7)]  # type: ignore[union-attr]
+
+
+async def test_a_frame_whose_position_is_no_position_is_refused() -> None:
+    async with serving() as (node, client):
+        await with_bands(client)
+        async with streaming(client) as stream:
+            node.steps.clear()
+            stream.send({"seq": 1, "ops": [insert(1, "a")]}, known_position={"term": 1, "lsn": 1 << 62})
+            [result] = await stream.results_of(1)
+            assert type(from_status(result.error)) is errors.IllegalParams and not node.steps
 
 
 async def test_one_call_that_cannot_be_read_goes_alone_and_those_around_it_share() -> None:

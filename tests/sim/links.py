@@ -86,7 +86,7 @@ class Relay:
         beat = None
         if self.heartbeat_wanted:
             self.heartbeat_wanted = False
-            beat = (process.instance.read_barrier.number, process.show())
+            beat = (process.instance.read_barrier.show(), process.show())
         raft, self.raft = self.raft, None
         if raft is not None:
             process.machine.shows_vote(raft)
