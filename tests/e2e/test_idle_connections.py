@@ -54,8 +54,8 @@ def idle(address: str) -> Stranger:
 
 
 def test_five_thousand_idle_connections(make_cluster: Callable[..., Cluster]) -> None:
-    """Under 60 MB, and no caller is slowed by more than a tenth. Rounds with and without them change places, so
-    that the rest of the machine is in both."""
+    """Under 60 MB, and no caller is slowed by more than a tenth. Rounds with and without them change places,
+    so that the rest of the machine is in both."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < COUNT + SPARE:
         assert hard >= COUNT + SPARE, f"RLIMIT_NOFILE is {hard}"
