@@ -34,7 +34,7 @@ LIMITS = (
     WireLimits(
         message_bytes_max=1000,
         stream_window_bytes=2000,
-        connection_window_bytes=3000,
+        connection_window_bytes=65_535,
         partial_bytes_max=1500,
         queued_bytes_max=3000,
         unsent_data_bytes_max=500,

@@ -190,3 +190,14 @@ class FlowControl(FloodGuard):
         if self._favoured is stream:
             self._favoured = None
             self._feed_starved()
+
+    def _check_flow(self) -> None:
+        """Assert what can be seen without the streams."""
+        limits = self.limits
+        assert self.send_window >= 0 and self._window_kept >= 0  # Http2Connection.W2
+        assert self.send_window + self._window_kept <= WINDOW_MAX
+        assert self._window_at_take - self.send_window <= limits.unsent_data_bytes_max
+        assert self._room <= limits.connection_window_bytes  # Http2Connection.W3
+        assert all(stream.is_inside_message for stream in self.starved)  # Http2Connection.W6
+        assert not self.starved or self._favoured is not None
+        assert self._favoured is None or self._favoured.is_inside_message
