@@ -100,6 +100,11 @@ class Connector:
             link.write()
             link.close("the channel was closed")
 
+    def check(self) -> None:
+        """Assert Connector.N1 and Connector.N2, for tests."""
+        assert self.link is None or self.link in self._links
+        assert self.link is None or self._attempt is None or self.usable() is None
+
     async def _connect(self, attempt: trio.Event) -> None:
         """One attempt, when the time for it has come."""
         try:
@@ -115,7 +120,7 @@ class Connector:
         with trio.move_on_after(CONNECT_S) as limit:
             try:
                 link = await self._open()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: of a name that is none
                 why = _reason(error)
         if limit.cancelled_caught:
             why = "connection timed out"
