@@ -1,30 +1,34 @@
 """One end of an HTTP/2 connection that carries gRPC: bytes in, calls of owners and bytes to send out. No I/O,
 no clock but the one it is given. Section numbers are those of RFC 9113.
 
-A stream and what may come on it (5.1). Reserved streams do not exist, since pushes are refused:
+A stream, and what comes of a frame for it (5.1). `!` ends the connection; without it, an error code ends the
+stream. Reserved streams do not exist, since PUSH_PROMISE is refused (`PROTOCOL_ERROR!`).
 
-    state               DATA              HEADERS           RST_STREAM  WINDOW_UPDATE  leaves by
-    idle                connection fault  open it (server)  connection  connection     HEADERS (either side)
-    open                take              trailers          closed      take           END_STREAM, RST_STREAM
-    half closed local   take              trailers          closed      take           END_STREAM of the peer
-    half closed remote  STREAM_CLOSED     STREAM_CLOSED     closed      take           END_STREAM of ours
-    closed, by our RST  ignore            ignore            ignore      ignore         -
-    closed              connection fault  connection fault  ignore      ignore         -
+    state               DATA             HEADERS         RST_STREAM       WINDOW_UPDATE
+    idle                PROTOCOL_ERROR!  begins it (1)   PROTOCOL_ERROR!  PROTOCOL_ERROR!
+    open                message          trailers (2)    ends it          window
+    half closed local   message          trailers (2)    ends it          window
+    half closed remote  STREAM_CLOSED    STREAM_CLOSED   ends it          window
+    reset by this side  ignored          ignored         ignored          ignored
+    closed              STREAM_CLOSED!   STREAM_CLOSED!  ignored          ignored
 
-PRIORITY and unknown frames are ignored in every state, PUSH_PROMISE is a connection fault. "Connection fault"
-is PROTOCOL_ERROR for an idle stream, STREAM_CLOSED for a closed one. A second HEADERS must end its side of
-the stream, but for informational responses (1xx).
+(1) At a server; `PROTOCOL_ERROR!` at a client, which is asked for nothing. (2) At a client the first is the
+head of the response, which must come in front of DATA. What ends it carries END_STREAM, all else is
+PROTOCOL_ERROR, but for informational responses (1xx). At a server no stream stays half closed local: when the
+answer is complete, what the client still sends is refused (8.1). PRIORITY and unknown frames are ignored in
+every state.
 
 | rule | where |
 |---|---|
 | preface, first frame (3.4) | `Http2Connection._begin` |
-| frames and their lengths, header blocks in one piece (4.1 to 4.3, 6.10) | `receive`, `_continuation` |
-| states (5.1), stream ids (5.1.1) | `_headers_of_none`, `_of_no_stream` |
-| how many streams (5.1.2) | `_accept`, `open`, `_start_pending` |
-| flow control (5.2, 6.9) | `receive`, `_window_update`, and `streams` |
+| frames and their lengths, header blocks in one piece (4.1 to 4.3, 6.10) | `receive`, `frames.content`,
+`headers.HeaderDecoder` |
+| states (5.1), stream ids (5.1.1) | `_headers`, `_not_idle`, `_not_closed` |
+| how many streams (5.1.2) | `_may_begin`, `open`, `_start_pending` |
+| flow control (5.2, 6.9) | `receive`, `_window_update`, `flow`, `streams` |
 | SETTINGS (6.5), PING (6.7), GOAWAY (6.8) | `_settings`, `_ping`, `_goaway` |
-| malformed messages (8.1.1) | `headers.HeaderList`, `_headers` |
-| floods (10.5) | `limits.WireLimits`, `_charge_idle`, `_charge_reset` |
+| malformed messages (8.1.1) | `headers.HeaderList`, `_headers_of` |
+| floods (10.5) | `limits.WireLimits`, `floods` |
 """
 
 from __future__ import annotations
@@ -63,7 +67,10 @@ from synchro.wire.frames import (
     WINDOW_UPDATE,
     ConnectionFault,
     ErrorCode,
+    content,
     goaway,
+    need_length,
+    need_stream,
     ping,
     read_settings,
     rst_stream,
@@ -72,7 +79,7 @@ from synchro.wire.frames import (
     wrong_preface,
 )
 from synchro.wire.headers import HeaderDecoder, HeaderList
-from synchro.wire.limits import Allowance, WireLimits
+from synchro.wire.limits import WireLimits
 from synchro.wire.streams import NOBODY, NOT_YET, Http2Stream, StreamOwner, StreamTable
 
 STREAMS_AT_FIRST: Final = 100
@@ -90,6 +97,10 @@ class StreamsExhausted(Exception):
 
 def _ignore_goaway(last_id: int, code: ErrorCode, why: bytes) -> None:
     pass
+
+
+def _never(stream: Http2Stream, headers: HeaderList) -> None:
+    raise AssertionError("a server does not begin calls")
 
 
 def _ignore_ping(payload: bytes) -> None:
@@ -132,8 +143,8 @@ class Http2Connection(StreamTable):
         on_goaway(last_id, code, why): the peer takes no further call; those above `last_id` hear `on_reset`.
         """
         assert (on_stream is None) == is_client
-        super().__init__(limits, is_client=is_client)
-        self.on_stream = on_stream
+        super().__init__(limits, clock, is_client=is_client)
+        self.on_stream = on_stream or _never
         self.on_goaway = on_goaway
         self.on_ping_ack = on_ping_ack
         self.peer_streams_max = STREAMS_AT_FIRST if is_client else 0
@@ -150,25 +161,15 @@ class Http2Connection(StreamTable):
         """Why nothing more is read."""
         self.pending: OrderedDict[Http2Stream, None] = OrderedDict()
         """Calls of a client that wait for others to end."""
-        self._clock = clock
         self._decoder = HeaderDecoder(limits, is_client=is_client)
         self._partial = bytearray()  # of a frame; nobody looks before it has `_need` bytes
         self._need = HEAD_BYTES if is_client else len(PREFACE) + HEAD_BYTES
         self._is_begun = False  # preface and head of the first frame were good
-        self._block: bytearray | None = None  # of HEADERS without END_HEADERS
-        self._block_stream = 0
-        self._block_flags = 0
-        self._block_parts = 0
+        self._frame_bytes_max = limits.frame_bytes_max
         self._next_id = 1
         self._peer_id = 0  # the highest that the peer has used
         self._goaway_id = ID_MAX  # streams of the peer above it do not count
         self._peer_goaway_id = ID_MAX
-        self._granted = WINDOW_AT_FIRST  # bytes of the connection's window that the peer ever gave
-        now = clock()
-        self._resets = Allowance(limits.resets_burst, limits.resets_per_s, now)
-        self._settings_frames = Allowance(limits.settings_burst, limits.settings_per_s, now)
-        self._idle_frames = Allowance(limits.idle_frames_burst, limits.idle_frames_per_s, now)
-        self._earned = 0.0  # what traffic had brought to `_idle_frames` when it was last asked
         self._say_hello()
 
     def _say_hello(self) -> None:
@@ -266,8 +267,8 @@ class Http2Connection(StreamTable):
             at = 0 if self._is_begun else self._begin(data)
             size = len(data)
             need = HEAD_BYTES if self._is_begun else self._need
-            unpack, streams = HEAD.unpack_from, self.streams
-            frame_bytes_max = self.limits.frame_bytes_max
+            unpack, streams, decoder = HEAD.unpack_from, self.streams, self._decoder
+            frame_bytes_max = self._frame_bytes_max
             while size - at >= need:
                 head, flags, stream_id = unpack(data, at)
                 length, kind = head >> 8, head & 0xFF
@@ -279,7 +280,7 @@ class Http2Connection(StreamTable):
                     need = HEAD_BYTES + length
                     break
                 at = end
-                if self._block is not None and kind != CONTINUATION:
+                if decoder.is_inside_block and kind != CONTINUATION:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is cut by another frame")
                 if kind == DATA:
                     self._room -= length
@@ -292,11 +293,11 @@ class Http2Connection(StreamTable):
                         self._odd_data(stream_id & ID_MAX, flags, data, start, end)
                 elif kind == HEADERS:
                     if flags & (PADDED | HAS_PRIORITY):
-                        start, end = self._unpad(flags, data, start, end)
+                        start, end = content(flags, data, start, end)
                     if flags & END_HEADERS:
                         self._headers(stream_id & ID_MAX, flags, data[start:end])
                     else:
-                        self._begin_block(stream_id & ID_MAX, flags, data[start:end])
+                        decoder.begin(stream_id & ID_MAX, flags, data[start:end])
                 else:
                     self._other(kind, flags, stream_id & ID_MAX, data[start:end])
             if at < size:
@@ -307,6 +308,10 @@ class Http2Connection(StreamTable):
         except ConnectionFault as fault:
             self.fault = fault
             self.goaway(fault.code, fault.why)
+            raise
+        except Exception as error:
+            self.fault = ConnectionFault(ErrorCode.INTERNAL_ERROR, f"an owner raised {type(error).__name__}")
+            self.goaway(ErrorCode.INTERNAL_ERROR)
             raise
 
     # --- the beginning ------------------------------------------------------------------------------
@@ -333,119 +338,80 @@ class Http2Connection(StreamTable):
         if not stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA for stream 0")
         if flags & PADDED:
-            start, end = self._unpad(flags & PADDED, data, start, end)
+            start, end = content(flags & PADDED, data, start, end)
         if start == end and not flags & END_STREAM:
             self._charge_idle("DATA without content")
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._of_no_stream(stream_id, "DATA")
+            self._not_closed(stream_id, "DATA")
         elif stream.remote_closed:
             self._fault_stream(stream, ErrorCode.STREAM_CLOSED, "DATA behind the end")
         else:
             stream._data(data, start, end, length, flags)
 
-    def _unpad(self, flags: int, data: bytes, start: int, end: int) -> tuple[int, int]:
-        """Where the content lies in a frame with padding or priority (6.1, 6.2)."""
-        length = end - start
-        extra = (1 if flags & PADDED else 0) + (5 if flags & HAS_PRIORITY else 0)
-        if length < extra:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame too short for its flags")
-        padding = data[start] if flags & PADDED else 0
-        if extra + padding > length:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than the frame has")
-        return start + extra, end - padding
-
-    def _of_no_stream(self, stream_id: int, what: str) -> None:
-        """A frame for a stream that is idle or closed; returns if it is to be ignored (5.1)."""
+    def _not_idle(self, stream_id: int, what: str) -> None:
+        """A frame for a stream that does not exist: it must have been there (5.1)."""
         if stream_id & 1 == 0 or stream_id > (self._next_id - 2 if self.is_client else self._peer_id):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} for stream {stream_id}, which is idle")
+
+    def _not_closed(self, stream_id: int, what: str) -> None:
+        """DATA or HEADERS for a stream that does not exist: fine if this side has reset it (5.1)."""
+        self._not_idle(stream_id, what)
         if stream_id > self._reset_floor and stream_id not in self._reset_here:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"{what} for stream {stream_id}, which is closed")
         self._charge_idle(f"{what} for streams that were reset")
 
     # --- HEADERS ------------------------------------------------------------------------------------
 
-    def _begin_block(self, stream_id: int, flags: int, part: bytes) -> None:
-        self._block = bytearray(part)
-        self._block_stream, self._block_flags, self._block_parts = stream_id, flags, 0
-        self._check_block()
-
-    def _continuation(self, flags: int, stream_id: int, part: bytes) -> None:
-        if self._block is None or stream_id != self._block_stream:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of no header block")
-        self._block_parts += 1
-        self._block += part
-        self._check_block()
-        if flags & END_HEADERS:
-            block, self._block = bytes(self._block), None
-            self._headers(stream_id, self._block_flags, block)
-
-    def _check_block(self) -> None:
-        assert self._block is not None
-        if self._block_parts > self.limits.continuations_max:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"{self._block_parts} CONTINUATION frames")
-        if len(self._block) > self.limits.header_list_bytes_max:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of {len(self._block)} bytes")
-
     def _headers(self, stream_id: int, flags: int, block: bytes) -> None:
         """A whole header block. It is decoded whatever becomes of it, since the next one builds on it
         (4.3)."""
-        headers = self._decoder.known.get(block) or self._decode(block)
+        headers = self._decoder.known.get(block) or self._decoder.decode(block)
         stream = self.streams.get(stream_id)
-        if stream is None:
-            if self.is_client or stream_id <= self._peer_id or not stream_id & 1:
-                self._of_no_stream(stream_id, "HEADERS")
-            else:
-                self._accept(stream_id, flags, headers)
-        elif stream.remote_closed:
-            self._fault_stream(stream, ErrorCode.STREAM_CLOSED, "HEADERS behind the end")
-        else:
-            self._headers_of_open(stream, headers, bool(flags & END_STREAM))
+        if stream is not None:
+            self._headers_of(stream, headers, bool(flags & END_STREAM))
+        elif self.is_client or stream_id <= self._peer_id or not stream_id & 1:
+            self._not_closed(stream_id, "HEADERS")
+        elif self._may_begin(stream_id, headers):
+            stream = self.streams[stream_id] = Http2Stream(self, stream_id, NOBODY)
+            self.on_stream(stream, headers)
+            if flags & END_STREAM and not stream.remote_closed:
+                stream._remote_end()
 
-    def _decode(self, block: bytes) -> HeaderList:
-        if len(block) > self.limits.header_list_bytes_max:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of {len(block)} bytes")
-        return self._decoder.decode(block)
-
-    def _accept(self, stream_id: int, flags: int, headers: HeaderList) -> None:
-        """A call begins at a server."""
+    def _may_begin(self, stream_id: int, headers: HeaderList) -> bool:
+        """A call comes to a server."""
         self._peer_id = stream_id
-        if stream_id > self._goaway_id or self.is_going_away:
+        if self.is_going_away:
             self._remember_reset(stream_id)  # its client knows from GOAWAY that nobody has looked at it
             self._charge_idle("calls behind GOAWAY")
-            return
-        if headers.opening_fault:
+        elif headers.opening_fault:
             self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, headers.opening_fault)
-            return
-        if len(self.streams) >= self.limits.streams_max:
-            self._refuse(stream_id, ErrorCode.REFUSED_STREAM, f"more than {self.limits.streams_max} streams")
-            return
-        if len(self._out) > self.limits.unsent_frames_max:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "answers are not read")
-        stream = self.streams[stream_id] = Http2Stream(self, stream_id, NOBODY)
-        assert self.on_stream is not None
-        self.on_stream(stream, headers)
-        if flags & END_STREAM and not stream.remote_closed:
-            stream._remote_end()
+        elif len(self.streams) >= self.limits.streams_max:
+            self._refuse(stream_id, ErrorCode.REFUSED_STREAM, f"calls beyond {self.limits.streams_max}")
+        else:
+            self._check_unsent()
+            return True
+        return False
 
     def _refuse(self, stream_id: int, code: ErrorCode, why: str) -> None:
         self._charge_reset(why)
         self._answer(rst_stream(stream_id, code))
         self._remember_reset(stream_id)
 
-    def _headers_of_open(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None:
-        """Head of a response, or trailers."""
-        is_head = bool(stream._ear & NOT_YET)
-        fault = headers.opening_fault if is_head and self.is_client else headers.trailers_fault
-        if not fault and is_head and headers.is_informational:
-            fault = "an informational response that ends" if is_end else ""
-            if not fault:
-                self._charge_idle("informational responses")
-                return
-        if not fault and not is_head and not is_end:
-            fault = "a second head"
+    def _headers_of(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None:
+        """Head of a response, or trailers (8.1)."""
+        code = ErrorCode.PROTOCOL_ERROR
+        if stream.remote_closed:
+            code, fault = ErrorCode.STREAM_CLOSED, "HEADERS behind the end"
+        elif not stream._ear & NOT_YET:
+            fault = headers.trailers_fault or ("" if is_end else "a second head")
+        elif headers.is_informational and not is_end:
+            self._charge_idle("informational responses")
+            return
+        else:
+            fault = headers.opening_fault or ("an informational end" if headers.is_informational else "")
         if fault:
-            self._fault_stream(stream, ErrorCode.PROTOCOL_ERROR, fault)
+            self._fault_stream(stream, code, fault)
             return
         stream._ear &= ~NOT_YET
         stream.owner.on_headers(stream, headers, is_end)
@@ -460,42 +426,38 @@ class Http2Connection(StreamTable):
         elif kind == RST_STREAM:
             self._rst_stream(stream_id, payload)
         elif kind == CONTINUATION:
-            self._continuation(flags, stream_id, payload)
+            whole = self._decoder.add(stream_id, flags, payload)
+            if whole is not None:
+                self._headers(stream_id, *whole)
         elif kind == PRIORITY:
-            _need_stream(stream_id, "PRIORITY")
-            _need_length(payload, 5, "PRIORITY")
+            need_stream(stream_id, "PRIORITY")
+            need_length(payload, 5, "PRIORITY")
             self._charge_idle("PRIORITY")
         elif kind == PUSH_PROMISE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
-        elif kind in (SETTINGS, PING, GOAWAY):
-            if stream_id:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame of the connection for one stream")
-            if kind == SETTINGS:
-                self._settings(flags, payload)
-            elif kind == PING:
-                self._ping(flags, payload)
-            else:
-                self._goaway(payload)
+        elif kind not in (SETTINGS, PING, GOAWAY):
+            self._charge_idle("unknown frames")  # they mean nothing (4.1)
+        elif stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame of the connection for one stream")
+        elif kind == SETTINGS:
+            self._settings(flags, payload)
+        elif kind == PING:
+            self._ping(flags, payload)
         else:
-            self._charge_idle("unknown frames")  # 4.1: they mean nothing
+            self._goaway(payload)
 
     def _window_update(self, stream_id: int, payload: bytes) -> None:
-        _need_length(payload, 4, "WINDOW_UPDATE")
+        need_length(payload, 4, "WINDOW_UPDATE")
         self._charge_idle("WINDOW_UPDATE")
         more = int.from_bytes(payload, "big") & WINDOW_MAX
         if not stream_id:
             if not more:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            if self.send_window + self._window_kept + more > WINDOW_MAX:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
-            self._granted += more
-            self._window_kept += more
-            self._top_up()
-            self._pump_waiting()
+            self._grant(more)
             return
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._late(stream_id, "WINDOW_UPDATE")
+            self._not_idle(stream_id, "WINDOW_UPDATE")
         elif not more:
             self._fault_stream(stream, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
         elif stream.send_window + more > WINDOW_MAX:
@@ -504,17 +466,11 @@ class Http2Connection(StreamTable):
             stream.send_window += more
             stream._wake()
 
-    def _late(self, stream_id: int, what: str) -> None:
-        """RST_STREAM and WINDOW_UPDATE may come for a closed stream, not for one that is idle (5.1)."""
-        _need_stream(stream_id, what)
-        if stream_id & 1 == 0 or stream_id > (self._next_id - 2 if self.is_client else self._peer_id):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} for stream {stream_id}, which is idle")
-
     def _rst_stream(self, stream_id: int, payload: bytes) -> None:
-        _need_length(payload, 4, "RST_STREAM")
+        need_length(payload, 4, "RST_STREAM")
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._late(stream_id, "RST_STREAM")
+            self._not_idle(stream_id, "RST_STREAM")
             self._charge_idle("RST_STREAM for closed streams")
             return
         if not self.is_client:
@@ -528,7 +484,7 @@ class Http2Connection(StreamTable):
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
             self._charge_idle("SETTINGS ACK")
             return
-        self._charge(self._settings_frames, "SETTINGS")
+        self._charge_settings()
         values = read_settings(payload, from_server=self.is_client)
         if len(payload) > 6 * self.limits.settings_values_max:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"SETTINGS of {len(payload)} bytes")
@@ -551,18 +507,18 @@ class Http2Connection(StreamTable):
         if not change:
             return
         for stream in list(self.streams.values()):
-            stream.send_window += change
-            if stream.send_window > WINDOW_MAX:
+            if stream.send_window + change > WINDOW_MAX:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the window of a stream overflows")
+            stream.send_window += change
             if stream._queue is not None:
                 if stream.send_window <= 0:
                     self.waiting.pop(stream, None)
                 else:
                     self.waiting[stream] = None
-        self._pump_waiting()
+        self._pump()
 
     def _ping(self, flags: int, payload: bytes) -> None:
-        _need_length(payload, 8, "PING")
+        need_length(payload, 8, "PING")
         self._charge_idle("PING")
         if not flags & ACK:
             self._answer(ping(payload, is_ack=True))
@@ -605,43 +561,48 @@ class Http2Connection(StreamTable):
             stream, _ = self.pending.popitem(last=False)
             self._start(stream)
 
-    def _stream_ended(self) -> None:
+    def _stream_ended(self, stream: Http2Stream) -> None:
         if self.pending:
+            self.pending.pop(stream, None)
             self._start_pending()
 
-    # --- limits -------------------------------------------------------------------------------------
+    def _traffic(self) -> tuple[int, int]:
+        return (self._peer_id + self._next_id) // 2, self._data_bytes()
 
-    def _answer(self, frame: bytes) -> None:
-        """What the peer makes this side say, under no window."""
-        self._out.append(frame)
-        if len(self._out) > self.limits.unsent_frames_max:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "answers are not read")
+    # --- the invariants -----------------------------------------------------------------------------
 
-    def _charge_idle(self, what: str) -> None:
-        """A frame that carries nothing of a call."""
-        if not self._idle_frames.spend():
-            sent = self._granted - self.send_window - self._window_kept
-            received = self._given + self.limits.connection_window_bytes - self._room
-            calls = max(self._peer_id, self._next_id) / 2
-            earned = (sent + received) / self.limits.bytes_per_idle_frame
-            earned += calls * self.limits.idle_frames_per_call
-            more, self._earned = earned - self._earned, earned
-            if not self._idle_frames.refill(self._clock(), more):
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many frames without use: {what}")
-
-    def _charge_reset(self, what: str) -> None:
-        self._charge(self._resets, what)
-
-    def _charge(self, allowance: Allowance, what: str) -> None:
-        if not allowance.spend() and not allowance.refill(self._clock()):
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
-
-
-def _need_stream(stream_id: int, what: str) -> None:
-    if not stream_id:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} for stream 0")
-
-
-def _need_length(payload: bytes, length: int, what: str) -> None:
-    if len(payload) != length:
-        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"{what} of {len(payload)} bytes")
+    def check(self) -> None:
+        """Assert W1 to W9 in full; for tests."""
+        limits, streams = self.limits, self.streams
+        assert not (self.streams and self.fault is None) or self._is_begun or self.is_client
+        for stream_id, stream in streams.items():
+            assert stream_id == stream.id and stream_id & 1  # Http2Connection.W1
+            assert stream_id < self._next_id if self.is_client else stream_id <= self._peer_id
+            assert not (stream.local_closed and stream.remote_closed)  # Http2Connection.W1
+            assert self.is_client or not stream.local_closed
+            assert stream.send_window <= WINDOW_MAX  # Http2Connection.W2
+            assert 0 <= stream._room <= limits.stream_window_bytes  # Http2Connection.W3
+        assert self.send_window >= 0 and self._window_kept >= 0  # Http2Connection.W2
+        assert self.send_window + self._window_kept <= WINDOW_MAX
+        assert self._window_at_take - self.send_window <= limits.unsent_data_bytes_max
+        assert 0 <= self._room <= limits.connection_window_bytes or self.fault  # Http2Connection.W3
+        held = [s for s in streams.values() if s.is_held]
+        assert self.held_bytes == sum(limits.stream_window_bytes - s._room for s in held)
+        blocked = [*(s for s in streams.values() if s.is_blocked), *self.pending]
+        for stream in blocked:
+            assert stream.blocked_bytes == sum(map(len, stream._queue or ()))  # Http2Connection.W4
+        assert self.queued_bytes == sum(s.blocked_bytes for s in blocked) <= limits.queued_bytes_max
+        in_line = {s for s in blocked if s.id and s.send_window > 0}
+        assert in_line == self.waiting.keys()  # Http2Connection.W5
+        assert not in_line or self.send_window == 0
+        assert not self._out or not in_line or self._window_kept or self.send_window == 0
+        partial = sum(len(s._buffer) for s in streams.values() if s._buffer is not None)
+        assert self.partial_bytes == partial <= limits.partial_bytes_max  # Http2Connection.W6
+        assert all(stream.is_inside_message for stream in self.starved)
+        assert not self.starved or self._favoured is not None
+        assert self._favoured is None or self._favoured.is_inside_message
+        assert len(self._decoder._block) <= limits.header_list_bytes_max or self.fault  # Http2Connection.W7
+        assert all(not s.id for s in self.pending)  # Http2Connection.W8
+        assert not self.pending or (self.is_client and len(streams) >= self.peer_streams_max)
+        assert not self.peer_is_going_away or not self.pending  # Http2Connection.W9
+        assert self.is_client or not self.is_going_away or all(i <= self._goaway_id for i in streams)

@@ -166,3 +166,27 @@ def wrong_preface(data: bytes) -> str:
     ):
         return "HTTP/1, on a port that speaks HTTP/2 (gRPC) only"
     return "no HTTP/2 preface"
+
+
+def content(flags: int, data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Where the content lies in a frame with padding or priority (6.1, 6.2); both are ignored."""
+    length = end - start
+    extra = (1 if flags & PADDED else 0) + (5 if flags & HAS_PRIORITY else 0)
+    if length < extra:
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame too short for its flags")
+    padding = data[start] if flags & PADDED else 0
+    if extra + padding > length:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than the frame has")
+    return start + extra, end - padding
+
+
+def need_stream(stream_id: int, what: str) -> None:
+    """Raise `ConnectionFault` for a frame that must name a stream and does not."""
+    if not stream_id:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} for stream 0")
+
+
+def need_length(payload: bytes, length: int, what: str) -> None:
+    """Raise `ConnectionFault` for a frame of another length (4.2)."""
+    if len(payload) != length:
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"{what} of {len(payload)} bytes")

@@ -12,7 +12,7 @@ from typing import Final
 
 import hpack
 
-from synchro.wire.frames import ConnectionFault, ErrorCode
+from synchro.wire.frames import END_HEADERS, ConnectionFault, ErrorCode
 from synchro.wire.limits import WireLimits
 
 Field = tuple[bytes, bytes]
@@ -54,32 +54,20 @@ class HeaderList:
     `memo`: what `grpc_call` made of the list, kept for the next call with the same; None at first.
     """
 
-    __slots__ = ("_opening_fault", "_trailers_fault", "fields", "memo", "size")
+    __slots__ = ("fields", "is_informational", "memo", "opening_fault", "size", "trailers_fault")
 
     def __init__(self, fields: tuple[Field, ...], *, is_from_client: bool) -> None:
         self.fields = fields
         self.size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
         self.memo: object = None
         fault = _broken_field(fields) or ("" if fields else "no field")
-        self._opening_fault = fault or (
-            _broken_request(fields) if is_from_client else _broken_response(fields)
-        )
-        self._trailers_fault = fault or ("a pseudo-header in trailers" if _has_pseudo(fields) else "")
-
-    @property
-    def opening_fault(self) -> str:
+        broken_head = _broken_request if is_from_client else _broken_response
+        self.opening_fault = fault or broken_head(fields)
         """Why it cannot begin a request, or a response of a server; empty if it can."""
-        return self._opening_fault
-
-    @property
-    def trailers_fault(self) -> str:
+        self.trailers_fault = fault or ("a pseudo-header in trailers" if _has_pseudo(fields) else "")
         """Why it cannot end a message; empty if it can."""
-        return self._trailers_fault
-
-    @property
-    def is_informational(self) -> bool:
+        self.is_informational = not self.opening_fault and fields[0][1][:1] == b"1" and not is_from_client
         """A response that says only that another one follows (1xx)."""
-        return self.fields[0][0] == b":status" and self.fields[0][1][:1] == b"1"
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of that name."""
@@ -175,13 +163,44 @@ class HeaderDecoder:
         self._limits = limits
         self._is_from_client = not is_client
         self._hpack = hpack.Decoder(max_header_list_size=limits.header_list_bytes_max)
+        self.is_inside_block = False
+        self._block = bytearray()
+        self._parts = 0
+        self._stream_id = 0
+        self._flags = 0
         self.known: dict[bytes, HeaderList] = {}
         """Blocks that meant the same the last time, and do as long as the table is what it is. Looked into
         first: `known.get(block) or decode(block)`."""
 
+    def begin(self, stream_id: int, flags: int, part: bytes) -> None:
+        """HEADERS without END_HEADERS: CONTINUATION frames must follow at once (RFC 9113, 4.3)."""
+        self.is_inside_block = True
+        self._stream_id, self._flags, self._parts = stream_id, flags, 0
+        self._block = bytearray(part)
+        self._check_size(len(self._block))
+
+    def add(self, stream_id: int, flags: int, part: bytes) -> tuple[int, bytes] | None:
+        """CONTINUATION. When the block is whole: the flags of its HEADERS, and the block."""
+        if not self.is_inside_block or stream_id != self._stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of no header block")
+        self._parts += 1
+        if self._parts > self._limits.continuations_max:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"{self._parts} CONTINUATION frames")
+        self._block += part
+        self._check_size(len(self._block))
+        if not flags & END_HEADERS:
+            return None
+        self.is_inside_block = False
+        return self._flags, bytes(self._block)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.header_list_bytes_max:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of {size} bytes")
+
     def decode(self, block: bytes) -> HeaderList:
-        """Every block must come by here, or be in `known`. Raises `ConnectionFault`: the table is lost
-        with it."""
+        """Every block must come by here, or be in `known`. Raises `ConnectionFault`: the table is lost with
+        it."""
+        self._check_size(len(block))
         table = self._hpack.header_table
         entries = table.dynamic_entries
         before = (len(entries), table.maxsize)

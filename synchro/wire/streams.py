@@ -7,11 +7,12 @@ the others."""
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from synchro.wire.flow import FlowControl
 from synchro.wire.frames import (
-    DATA,
     END_STREAM,
     FRAME_BYTES_MIN,
     HEAD,
@@ -111,113 +112,21 @@ class Nobody:
 NOBODY: Final = Nobody()
 
 
-class StreamTable:
-    """What the streams of one connection share: output, windows, and the accounts behind the limits."""
+class StreamTable(FlowControl):
+    """What the streams of one connection share."""
 
-    def __init__(self, limits: WireLimits, *, is_client: bool) -> None:
-        self.limits = limits
+    def __init__(self, limits: WireLimits, clock: Callable[[], float], *, is_client: bool) -> None:
+        super().__init__(limits, clock)
         self.is_client = is_client
         self.streams: dict[int, Http2Stream] = {}
         """Every stream that is open or half closed, by its id."""
         self.peer_initial_window = WINDOW_AT_FIRST
         self.peer_frame_bytes_max = FRAME_BYTES_MIN
-        self.send_window = WINDOW_AT_FIRST
-        """Bytes of DATA that may be added to the output."""
-        self._window_kept = 0
-        """What the peer allows beyond `send_window`, until more was taken."""
-        self._window_at_take = WINDOW_AT_FIRST
-        """`send_window` of an empty output: what is missing from it lies in the output."""
-        self._out: list[bytes | memoryview] = []
-        self.waiting: OrderedDict[Http2Stream, None] = OrderedDict()
-        """Blocked streams whose own window is open: they wait for the connection's, in turns."""
-        self.queued_bytes = 0
-        """Bytes of messages that windows hold back, of all streams."""
-        self.partial_bytes = 0
-        """Bytes of incomplete messages, of all streams."""
-        self.held_bytes = 0
-        """Bytes received on streams whose reader takes nothing."""
-        self.starved: OrderedDict[Http2Stream, None] = OrderedDict()
-        """Streams in the middle of a message that get no window, since `partial_bytes` is high."""
-        self._favoured: Http2Stream | None = None
-        """The one in the middle of a message that gets it nevertheless, so that it ends."""
-        self._is_pumping = False
+        self._message_bytes_max = limits.message_bytes_max
         self._stream_window = limits.stream_window_bytes
         self._give_stream_below = limits.stream_window_bytes * 3 // 4
-        self._room = limits.connection_window_bytes
-        """What the peer may send before more is given back."""
-        self._given = 0
-        """Bytes of the connection's window that were given back, in all."""
-        self._give_below = limits.connection_window_bytes * 3 // 4
         self._reset_here: OrderedDict[int, None] = OrderedDict()
         self._reset_floor = 0
-
-    # --- output -------------------------------------------------------------------------------------
-
-    def take(self) -> bytes:
-        """What is to be written. Call it again when that is written, until nothing comes: of large
-        messages it gives `WireLimits.unsent_data_bytes_max` at a time."""
-        out = self._out
-        if not out:
-            return b""
-        data = b"".join(out)
-        out.clear()
-        self._window_at_take = self.send_window
-        if self._window_kept or self.waiting:
-            self._top_up()
-            self._pump_waiting()
-        return data
-
-    def _top_up(self) -> None:
-        """Move to `send_window` what the peer allows and the output has room for."""
-        unsent = self._window_at_take - self.send_window
-        more = min(self._window_kept, self.limits.unsent_data_bytes_max - unsent - self.send_window)
-        if more > 0:
-            self._window_kept -= more
-            self.send_window += more
-            self._window_at_take += more
-
-    def _pump_waiting(self) -> None:
-        """A frame of each stream that waits, in turns, as far as the window goes: each step sends
-        something, or takes a stream out of the line."""
-        if self._is_pumping:
-            return  # the loop further out goes on
-        self._is_pumping = True
-        waiting = self.waiting
-        try:
-            while waiting and self.send_window > 0:
-                stream = next(iter(waiting))
-                if stream._pump_frame():
-                    waiting.move_to_end(stream)
-                else:
-                    waiting.pop(stream, None)
-                    stream._queue_moved()
-        finally:
-            self._is_pumping = False
-
-    # --- input --------------------------------------------------------------------------------------
-
-    def _feed_starved(self) -> None:
-        """Window for streams that had none, as soon as there is room for incomplete messages, or the
-        favoured one has ended its own."""
-        favoured = self._favoured
-        if favoured is not None and favoured._buffer is None:
-            self._favoured = None
-        while self.starved and (self._favoured is None or not self._is_crowded()):
-            stream, _ = self.starved.popitem(last=False)
-            stream._give_back()
-
-    def _is_crowded(self) -> bool:
-        return self.partial_bytes * 2 > self.limits.partial_bytes_max
-
-    def _give_back(self) -> None:
-        """Let the peer send as much again as was taken, if that is worth a frame."""
-        taken = self.limits.connection_window_bytes - self._room - self.held_bytes
-        if taken > 0 and self._room < self._give_below:
-            self._room += taken
-            self._given += taken
-            self._out.append(window_update(0, taken))
-
-    # --- ends ---------------------------------------------------------------------------------------
 
     def _fail_stream(self, stream: Http2Stream, code: ErrorCode) -> None:
         """End a stream by a limit of this side."""
@@ -229,18 +138,16 @@ class StreamTable:
         self._charge_reset(f"faults of streams, the last: {why}")
         self._fail_stream(stream, code)
 
-    def _charge_reset(self, what: str) -> None:
-        raise NotImplementedError
-
     def _forget(self, stream: Http2Stream) -> None:
         """The stream is closed on both sides, or reset."""
         stream.local_closed = stream.remote_closed = True
         if stream._queue is not None or stream._buffer is not None or stream._ear:
             stream._drop()
-        if self.streams.pop(stream.id, None) is not None and self.is_client:
-            self._stream_ended()
+        self.streams.pop(stream.id, None)
+        if self.is_client:
+            self._stream_ended(stream)
 
-    def _stream_ended(self) -> None:
+    def _stream_ended(self, stream: Http2Stream) -> None:
         """A client's stream is over: another may begin."""
 
     def _remember_reset(self, stream_id: int) -> None:
@@ -308,6 +215,16 @@ class Http2Stream:
     def is_blocked(self) -> bool:
         return self._queue is not None
 
+    @property
+    def is_held(self) -> bool:
+        """The reader takes nothing; see `hold_window`."""
+        return bool(self._ear & _HELD)
+
+    @property
+    def is_inside_message(self) -> bool:
+        """The beginning of a message has come, and not its end."""
+        return self._buffer is not None
+
     # --- sending ------------------------------------------------------------------------------------
 
     def send_headers(self, block: bytes, end: bool = False) -> None:
@@ -324,7 +241,7 @@ class Http2Stream:
 
     def send_message(self, message: bytes, end: bool = False) -> None:
         """One gRPC message. end: nothing follows, trailers neither (clients)."""
-        if self.local_closed or self._is_ending:
+        if self.local_closed:
             return
         size = len(message)
         total = size + PREFIX_BYTES
@@ -427,9 +344,11 @@ class Http2Stream:
             self._queue_moved()
 
     def _enqueue(self, message: bytes, end: bool) -> None:
+        if self._is_ending:
+            return
         connection = self._connection
         total = len(message) + PREFIX_BYTES
-        if connection.queued_bytes + total > connection.limits.queued_bytes_max:
+        if not connection._queue_more(total):
             connection._fail_stream(self, ErrorCode.ENHANCE_YOUR_CALM)
             return
         if self._queue is None:
@@ -438,7 +357,6 @@ class Http2Stream:
         if message:
             self._queue.append(memoryview(message))
         self.blocked_bytes += total
-        connection.queued_bytes += total
         self._is_ending = end
         self._wake()
 
@@ -446,7 +364,7 @@ class Http2Stream:
         """Stand in line if only the window of the connection is missing."""
         if self._queue and self.send_window > 0 and self.id:
             self._connection.waiting[self] = None
-            self._connection._pump_waiting()
+            self._connection._pump()
 
     def _pump_frame(self) -> bool:
         """Send one frame of the queue. True: there is more, and this stream's window is open."""
@@ -470,7 +388,7 @@ class Http2Stream:
         self.blocked_bytes -= size
         connection.queued_bytes -= size
         is_last = not queue and self._is_ending and self._trailers is None
-        connection._out.append(HEAD.pack(size << 8 | DATA, END_STREAM if is_last else 0, self.id))
+        connection._out.append(HEAD.pack(size << 8, END_STREAM if is_last else 0, self.id))
         connection._out += parts
         return bool(queue) and self.send_window > 0
 
@@ -489,7 +407,7 @@ class Http2Stream:
     def _send_end(self, trailers: bytes | None) -> None:
         connection = self._connection
         if trailers is None:
-            connection._out.append(HEAD.pack(DATA, END_STREAM, self.id))
+            connection._out.append(HEAD.pack(0, END_STREAM, self.id))
         else:
             connection._out.append(
                 header_frames(trailers, END_STREAM, self.id, connection.peer_frame_bytes_max)
@@ -527,16 +445,17 @@ class Http2Stream:
     def _data(self, data: bytes, start: int, end: int, size: int, flags: int) -> None:
         """A DATA frame: its content, and `size` as flow control counts it."""
         connection = self._connection
-        room = self._room = self._room - size
+        room = self._room - size
         if room < 0:
             connection._fault_stream(
                 self, ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the window of the stream"
             )
             return
+        self._room = room
         if self._ear and not self._may_hear(size):
             start = end
         if self._buffer is None:
-            bytes_max = connection.limits.message_bytes_max
+            bytes_max = connection._message_bytes_max
             while end - start >= PREFIX_BYTES:
                 compressed, length = PREFIX.unpack_from(data, start)
                 stop = start + PREFIX_BYTES + length
@@ -573,12 +492,9 @@ class Http2Stream:
 
     def _keep(self, data: bytes, start: int, end: int) -> None:
         """The beginning of a message whose rest has not come."""
-        connection = self._connection
-        size = end - start
-        if connection.partial_bytes + size > connection.limits.partial_bytes_max:
-            self._refuse(BadMessage.NO_ROOM, size)
+        if not self._connection._keep_partial(end - start):
+            self._refuse(BadMessage.NO_ROOM, end - start)
             return
-        connection.partial_bytes += size
         self._buffer = bytearray(memoryview(data)[start:end])
 
     def _continue(self, data: bytes, start: int, end: int) -> None:
@@ -586,14 +502,12 @@ class Http2Stream:
         are."""
         connection, buffer = self._connection, self._buffer
         assert buffer is not None
-        size = end - start
-        if connection.partial_bytes + size > connection.limits.partial_bytes_max:
-            self._refuse(BadMessage.NO_ROOM, len(buffer) + size)
+        if not connection._keep_partial(end - start):
+            self._refuse(BadMessage.NO_ROOM, len(buffer) + end - start)
             return
-        connection.partial_bytes += size
         buffer += memoryview(data)[start:end]
         at, have = 0, len(buffer)
-        bytes_max = connection.limits.message_bytes_max
+        bytes_max = connection._message_bytes_max
         while have - at >= PREFIX_BYTES:
             compressed, length = PREFIX.unpack_from(buffer, at)
             stop = at + PREFIX_BYTES + length
@@ -609,13 +523,11 @@ class Http2Stream:
             if self.remote_closed or self._ear & _DEAF:
                 return  # ended by its owner, and so is the buffer
         if at:
-            connection.partial_bytes -= at
             if at == have:
                 self._buffer = None
             else:
                 del buffer[:at]
-            if connection.starved or connection._favoured is not None:
-                connection._feed_starved()
+            connection._drop_partial(at)
 
     def _refuse(self, why: BadMessage, length: int) -> None:
         """No message is delivered any more."""
@@ -624,28 +536,19 @@ class Http2Stream:
         self.owner.on_bad_message(self, why, length)
 
     def _drop_buffer(self) -> None:
-        connection = self._connection
-        if self._buffer is not None:
-            connection.partial_bytes -= len(self._buffer)
-            self._buffer = None
-        connection.starved.pop(self, None)
-        if connection._favoured is self:
-            connection._favoured = None
-        if connection.starved:
-            connection._feed_starved()
+        buffer, self._buffer = self._buffer, None
+        self._connection.starved.pop(self, None)
+        if buffer is not None:
+            self._connection._drop_partial(len(buffer))
 
     def _give_back(self) -> None:
-        """Let the peer send as much again as it has sent, if that is worth a frame and nothing stands
-        against it."""
+        """Let the peer send as much again as it has sent, if that is worth a frame and nothing stands against
+        it."""
         connection = self._connection
         if self.remote_closed or self._ear or self._room >= connection._give_stream_below:
             return
-        if self._buffer is not None and connection._is_crowded():
-            if connection._favoured is None:
-                connection._favoured = self
-            if connection._favoured is not self:
-                connection.starved[self] = None
-                return
+        if self._buffer is not None and not connection._may_have_window(self):
+            return
         taken = connection._stream_window - self._room
         self._room += taken
         connection._out.append(window_update(self.id, taken))
@@ -668,12 +571,10 @@ class Http2Stream:
     def _drop(self) -> None:
         """Take the stream out of all accounts."""
         connection = self._connection
-        if self._queue is not None:
-            self._queue = None
-            connection.queued_bytes -= self.blocked_bytes
-            self.blocked_bytes = 0
-            connection.waiting.pop(self, None)
         if self._ear & _HELD:
             connection.held_bytes -= connection._stream_window - self._room
         self._ear = _DEAF
         self._drop_buffer()
+        self._queue = None
+        queued, self.blocked_bytes = self.blocked_bytes, 0
+        connection._forget_flow(self, queued)

@@ -55,7 +55,16 @@ CORES = tuple(
         *("ids", "vclock", "row", "errors", "json_form", "config.settings", "config.quorum_formula"),
         *("config.option", "config.options", "config.values", "config.schema", "config.json_schema"),
         *("raft", "queue", "replication", "storage", "instance"),
-        *("wire.limits", "wire.frames", "wire.headers", "wire.streams", "wire.connection", "wire.grpc_call"),
+        *(
+            "wire.limits",
+            "wire.frames",
+            "wire.headers",
+            "wire.floods",
+            "wire.flow",
+            "wire.streams",
+            "wire.connection",
+            "wire.grpc_call",
+        ),
     )
 )
 NOT_CORES = tuple(f"synchro.storage.{name}" for name in ("disk", "wal", "wal_reader", "identity"))
