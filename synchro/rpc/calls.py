@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import trio
 
@@ -22,9 +22,7 @@ from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.link import Link
 from synchro.wire.streams import BadMessage, Http2Stream
-
-if TYPE_CHECKING:
-    from synchro.rpc.host import RpcServer
+from synchro.wire.turns import Turns
 
 Rep = TypeVar("Rep")
 
@@ -36,6 +34,34 @@ _BAD_MESSAGES: Final = {
     BadMessage.NO_ROOM: (StatusCode.RESOURCE_EXHAUSTED, "too many large messages on this connection"),
     BadMessage.CUT_OFF: (StatusCode.INTERNAL, "the request ended in a message"),
 }
+
+
+class Host(Protocol):
+    """What calls need of `RpcHost`."""
+
+    turns: Turns
+    calls: trio.Nursery
+    calls_in_progress: int
+    message_bytes_max: int
+
+    def sort_error(self, exc: BaseException) -> BaseException | None: ...
+
+    def status_of(self, name: str, error: BaseException) -> RpcError: ...
+
+    def hand_over_later(self, call: UnaryCall[Any], request: Any) -> None: ...
+
+    def answered(self, call: UnaryCall[Any]) -> None: ...
+
+
+class Server(Protocol):
+    """What calls need of `RpcServer`."""
+
+    calls: set[RpcCall]
+
+    @property
+    def host(self) -> Host: ...
+
+    def call_ended(self, call: RpcCall) -> None: ...
 
 
 class RpcCall:
@@ -58,7 +84,7 @@ class RpcCall:
 
     def __init__(
         self,
-        server: RpcServer,
+        server: Server,
         link: Link,
         stream: Http2Stream,
         entry: Entry,
@@ -213,7 +239,7 @@ class UnaryCall(RpcCall, Generic[Rep]):
 
     def __init__(
         self,
-        server: RpcServer,
+        server: Server,
         link: Link,
         stream: Http2Stream,
         entry: Entry,
@@ -339,7 +365,7 @@ class StreamedCall(RpcCall):
 
     def __init__(
         self,
-        server: RpcServer,
+        server: Server,
         link: Link,
         stream: Http2Stream,
         entry: Entry,
@@ -421,7 +447,7 @@ class DuplexCall(RpcCall):
 
     def __init__(
         self,
-        server: RpcServer,
+        server: Server,
         link: Link,
         stream: Http2Stream,
         entry: Entry,

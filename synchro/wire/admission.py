@@ -75,7 +75,7 @@ class Admission(Generic[L]):
         self.silent.pop(link, None)
 
     def due(self, now: float) -> list[L]:
-        """Those to be ended now, by C1."""
+        """Those to be ended now (Admission.C1)."""
         limits = self.limits
         free = limits.connections_max - self.count
         found = []
@@ -94,7 +94,7 @@ class Admission(Generic[L]):
         return math.inf
 
     def check(self) -> None:
-        """Assert C2, for tests."""
+        """Assert Admission.C2, for tests."""
         assert self.count == sum(self.per_address.values()) >= len(self.silent)
         assert all(self.per_address.values())
         assert list(self.silent.values()) == sorted(self.silent.values())

@@ -143,6 +143,7 @@ class Listener:
             self._empty = trio.Event()
         self._addresses[link] = address
         self.admission.add(link, address, now)
+        link.on_over = lambda: self._on_over(link)
         self._turns.call_at(now + self.admission.limits.first_bytes_s, lambda: self._check_preface(link))
         self._watch()
 
@@ -157,15 +158,17 @@ class Listener:
             self.ended += 1
             link.dismiss("no preface in time")
 
+    def _on_over(self, link: Link) -> None:
+        """Name who spoke something else, or broke a rule."""
+        if link.received and link.first_bytes != PREFACE:
+            what = wrong_preface(link.first_bytes)
+            self._warnings.warn("connection_not_http2", peer=link.peer, message=what)
+        elif link.fault_code not in (None, ErrorCode.NO_ERROR):
+            self._warnings.warn("connection_faulty", peer=link.peer, message=link.why)
+
     def _on_closed(self, link: Link) -> None:
         self.links.discard(link)
         self.admission.remove(link, self._addresses.pop(link))
-        if link.fault_code not in (None, ErrorCode.NO_ERROR):
-            if link.received < len(PREFACE) or link.first_bytes != PREFACE:
-                what = wrong_preface(link.first_bytes)
-                self._warnings.warn("connection_not_http2", peer=link.peer, message=what)
-            else:
-                self._warnings.warn("connection_faulty", peer=link.peer, message=link.why)
         if not self.links:
             self._empty.set()
 

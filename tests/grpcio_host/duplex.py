@@ -176,7 +176,7 @@ class GrpcioDuplex(Generic[In, Out]):
         self._wake_writer()
 
     def check(self) -> None:
-        """Assert D1 and D4, for tests."""
+        """Assert its sums, for tests."""
         assert self.in_bytes == sum(size for _, size in self._inbox)
         assert self.out_bytes >= sum(size for _, size in self._outbox)  # plus what is being written
         assert not (self._over and self._outbox)

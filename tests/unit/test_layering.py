@@ -204,6 +204,26 @@ def _is_core(module: str) -> bool:
 CORE_MODULES = [module for module in MODULES if _is_core(module)]
 
 
+# --- a server process has neither asyncio nor grpcio ------------------------------------------------------
+
+
+SERVING = ("synchro.rpc", "synchro.server", "synchro.wire", "synchro.process")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if _is_under(module, SERVING)])
+def test_a_server_has_neither_asyncio_nor_grpcio(module: str) -> None:
+    """Each `*_pb2_grpc` imports grpc; the generated messages do not."""
+    names = {
+        alias.name
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not [name for name in names if name.endswith("_pb2_grpc")]
+    found = {each.target.partition(".")[0] for each in imports(module)}
+    assert not found & {"asyncio", "grpc"}
+
+
 # --- imports point downward ------------------------------------------------------------------------------
 
 
