@@ -16,10 +16,9 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
-from synchro.client import encoding, forks
-from synchro.client.aio_stream import AioStream
+from synchro.client import forks
 from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
 from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
@@ -51,6 +50,9 @@ from synchro.rpc.generated.v1 import (
 )
 
 import grpc  # isort: skip - after channel.py, which sets its environment
+
+if TYPE_CHECKING:
+    from synchro.client.aio_stream import AioStream, AioStreams
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -89,7 +91,7 @@ class AsyncRunner:
                         endpoint, call, ops, deadline = step
                         link = self._links.get(endpoint)
                         stream = link.stream if link is not None else None
-                        if stream is None or stream.is_broken or stream.is_full:
+                        if stream is None or not stream.is_open or stream.is_full:
                             stream = await self._stream(endpoint)
                         answer = await stream.submit(call, ops, deadline)
                     else:
@@ -148,11 +150,15 @@ class AsyncRunner:
     async def _stream(self, endpoint: str) -> AioStream:
         """One with room, or one that is over: then nothing can be sent on it."""
         link = self.link(endpoint)
-        if link.stream is None or link.stream.is_broken:
-            link.stream = AioStream(link, self._plans.options.timeout, self._plans.on_replies)
-        if link.stream.is_full:
-            await link.stream.wait_room()
-        return link.stream
+        if link.streams is None:
+            from synchro.client.aio_stream import AioStreams  # so that who only reads starts sooner
+
+            options = self._plans.options
+            link.streams = AioStreams(endpoint, options.timeout, self._plans.on_replies)
+        stream = link.stream = link.streams.newest()
+        if stream.is_full:
+            await stream.wait_room()
+        return stream
 
     async def _unary(self, step: Unary) -> Message:
         link = self.link(step.endpoint)
@@ -271,12 +277,14 @@ class _Link:
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
-        self.open_stream: Callable[[], Any] = encoding.open_stream(self.channel)
+        self.streams: AioStreams | None = None
+        """They have connections of their own."""
         self.stream: AioStream | None = None
+        """The newest of them."""
 
     async def close(self) -> None:
-        if self.stream is not None:
-            await self.stream.close()
+        if self.streams is not None:
+            await self.streams.close()
         await self.channel.close()
 
 

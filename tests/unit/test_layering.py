@@ -64,6 +64,8 @@ CORES = tuple(
             "wire.streams",
             "wire.connection",
             "wire.grpc_call",
+            "wire.backoff",
+            "client.data_stream",
         ),
     )
 )
