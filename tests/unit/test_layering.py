@@ -117,7 +117,7 @@ IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint"
 NOW = frozenset({"now", "utcnow", "today"})
 
 LIGHT = ("synchro.cli", "synchro.client", "synchro.process.serve", "synchro.__main__", "synchro.config")
-NOT_LIGHT = ("synchro.client.aio", "synchro.client.on_trio")
+NOT_LIGHT = tuple(f"synchro.client.{name}" for name in ("aio", "on_trio", "trio_runner", "trio_stream"))
 HEAVY = frozenset({"trio", "structlog", "rich"})
 
 
