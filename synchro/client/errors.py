@@ -107,6 +107,7 @@ _NOT_SENT: Final = (
     "failed to connect",
     "name resolution",
     "dns resolution failed",
+    "errors resolving",
     "connections to all backends failing",
 )
 """What grpcio says when a connection was never made; it has no code of its own for that. Errors of sockets
