@@ -59,9 +59,15 @@ class AioStream(DataStream, asyncio.Protocol):
     # --- calls ----------------------------------------------------------------------------------------
 
     def submit(self, call: bytes, ops: int, deadline: float) -> asyncio.Future[Message]:
-        """As `add`; the future is the ExecuteReply. deadline: monotonic seconds."""
+        """Send a call (`encoding.call`) of `ops` operations; the future is its ExecuteReply. deadline:
+        monotonic seconds.
+
+        Raises `CannotConnect` if the stream takes no calls: nothing was sent.
+        """
+        if not self.is_open:
+            raise self._refusal()
         future: asyncio.Future[Message] = self._loop.create_future()
-        self.add(future, deadline, call, ops)
+        self._pending.append((future, deadline, call, ops))
         if not self._is_due:
             self._write_soon()
         return future

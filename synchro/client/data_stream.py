@@ -83,7 +83,7 @@ class DataStream(ABC):
         """Why it takes no calls, when it does not."""
         self._held_from = 0  # `seq` of the first call of the frame that flow control holds back; 0: none
 
-    # --- what the shell has ---------------------------------------------------------------------------
+    # --- of the shell, which also puts calls into `_pending` -------------------------------------------
 
     @abstractmethod
     def _write_soon(self) -> None:
@@ -103,14 +103,9 @@ class DataStream(ABC):
     def is_full(self) -> bool:
         return len(self._pending) + len(self._sent) >= IN_FLIGHT_MAX
 
-    def add(self, waiter: Waiter, deadline: float, call: bytes, ops: int) -> None:
-        """Send a call (`encoding.call`) of `ops` operations; the outcome is its ExecuteReply.
-
-        Raises `CannotConnect` if the stream takes no calls: nothing was sent.
-        """
-        if not self.is_open:
-            raise self._not_sent(self._why)
-        self._pending.append((waiter, deadline, call, ops))
+    def _refusal(self) -> CannotConnect:
+        """Why it takes no calls: nothing was sent."""
+        return self._not_sent(self._why)
 
     def begin(self, h2: Http2Connection) -> None:
         """Begin the call on a connection whose other end has spoken."""

@@ -26,7 +26,7 @@ class TaskStream(Protocol):
     def is_full(self) -> bool: ...
 
     def submit(self, call: bytes, ops: int, deadline: float) -> Awaitable[Message]:
-        """Send a call; what is returned is awaited at once. See `DataStream.add`."""
+        """Send a call; what is returned is awaited at once. Raises `CannotConnect` if it takes none."""
 
 
 class TaskLink(Protocol):

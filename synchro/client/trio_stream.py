@@ -92,9 +92,15 @@ class TrioStream(DataStream):
     # --- calls ----------------------------------------------------------------------------------------
 
     def submit(self, call: bytes, ops: int, deadline: float) -> Answer:
-        """As `add`; the answer, to be awaited, is the ExecuteReply. deadline: monotonic seconds."""
+        """Send a call (`encoding.call`) of `ops` operations; what is awaited is its ExecuteReply. deadline:
+        monotonic seconds.
+
+        Raises `CannotConnect` if the stream takes no calls: nothing was sent.
+        """
+        if not self.is_open:
+            raise self._refusal()
         answer = Answer()
-        self.add(answer, deadline, call, ops)
+        self._pending.append((answer, deadline, call, ops))
         if not self._is_due:
             self._write_soon()
         return answer
