@@ -1,4 +1,5 @@
-# Everything sets itself up: Python 3.11 or newer with venv, and make, are all that is needed.
+# Everything sets itself up: Python 3.11 or newer with venv, and make, are all that is needed; the tests also need
+# Node.js with npm, since gRPC of another language is among them.
 #   make demo     three instances, the leader killed in mid-write, every acknowledged write checked
 #   make test     the whole test suite
 #   make test-long    what takes minutes a test; its results go to tests/records/ledger.jsonl
@@ -11,6 +12,8 @@ SHELL   := /bin/bash
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
+NODE    := tests/conformance/js
+NODE_READY := $(NODE)/node_modules/.ready
 WORKERS ?= 2
 SEEDS   ?= 200
 FIRST   ?= 1
@@ -19,7 +22,7 @@ ARGS    ?=
 PYTHONS ?= python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check sim proto bench clean
+.PHONY: help setup setup-tests demo test test-long check sim proto bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -45,16 +48,31 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
 	touch $(READY)
 
+# What the tests need of Node.js, as its lock file names it.
+$(NODE_READY): $(NODE)/package-lock.json
+	@set -e; \
+	for command in node npm; do \
+	  if ! command -v $$command >/dev/null; then \
+	    echo "error: no $$command here: tests make calls with gRPC of Node.js." >&2; \
+	    echo "next:  apt-get install nodejs npm   (Node.js 18 or newer)" >&2; exit 1; \
+	  fi; \
+	done; \
+	echo "installing gRPC of Node.js into $(NODE)/node_modules"; \
+	npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund --loglevel=error; \
+	touch $(NODE_READY)
+
+setup-tests: $(READY) $(NODE_READY)
+
 demo: $(READY)
 	$(BIN)/synchro demo --script failover --once $(ARGS)
 
 # Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
-test: $(READY)
+test: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(ARGS)
 
-test-long: $(READY)
+test-long: $(READY) $(NODE_READY)
 	$(BIN)/python tools/long_run.py $(ARGS)
 
 check: $(READY)

@@ -23,12 +23,19 @@ OUT: Final = Path(__file__).parent / "out" / "latest.json"
 PARTS: Final = ("unary", "coalesced", "batch", "read", "restart", "failover")
 MEMORY_FILE_SYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
 GOALS: Final = {
-    ("coalesced", 64): 1.5,
-    ("coalesced", 256): 1.5,
-    ("batch 256", 8): 8.0,
-    ("unary", 1): 0.4,
-    ("unary", 64): 0.15,
-    ("unary", 256): 0.15,
+    ("unary", 1): 0.55,
+    ("unary", 16): 1.1,
+    ("unary", 64): 1.3,
+    ("unary", 256): 1.25,
+    ("coalesced", 1): 0.5,
+    ("coalesced", 16): 1.4,
+    ("coalesced", 64): 1.6,
+    ("coalesced", 256): 2.3,
+    ("coalesced", 1000): 2.1,
+    ("batch 256", 8): 7.0,
+    ("read local", 64): 3.0,
+    ("read linearizable", 1): 0.5,
+    ("read linearizable", 64): 2.0,
 }
 """Least ratio to etcd."""
 GOAL_RESTART_ROWS_S: Final = 150_000
@@ -58,6 +65,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="length of one run (3)")
     parser.add_argument("--rows", type=int, help="rows of the restart (1000000)")
     parser.add_argument("--kills", type=int, help="leaders killed for the failover time (5)")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        help="checkout of another version, ready by `make setup`: measured too",
+    )
     parser.add_argument("--dir", type=Path, help="where the data files go; must be on a disk")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
@@ -117,26 +129,42 @@ def _rates(options: argparse.Namespace, only: set[str], directory: Path) -> list
             return False
         return cell.what.split()[0] in only
 
-    suite = Suite(directory, seconds=options.seconds, say=lambda text: print(text, flush=True))
+    suite = Suite(
+        directory,
+        seconds=options.seconds,
+        say=lambda text: print(text, flush=True),
+        before=options.before and options.before.resolve(),
+    )
     try:
         suite.start()
-        ours, theirs = suite.measure(options.rounds, wanted)
+        ours, earlier, theirs = suite.measure(options.rounds, wanted)
     finally:
         suite.stop()
     their_best = {(one.cell.what, one.cell.callers): one.best() for one in theirs}
-    results = [_row(samples, their_best.get(samples.cell.versus or ("", 0))) for samples in ours]
+    before = {(one.cell.what, one.cell.callers): one.best() for one in earlier}
+    results = [
+        _row(
+            samples,
+            their_best.get(samples.cell.versus or ("", 0)),
+            before=before.get((samples.cell.what, samples.cell.callers)),
+        )
+        for samples in ours
+    ]
+    results += [_row(samples, None, "before ") for samples in earlier]
     results += [_row(samples, None, "etcd ") for samples in theirs]
     print(f"\nmedians of {options.rounds} interleaved runs of {options.seconds:g} s; 100-byte values, fresh")
     print("scattered keys, fsync on, quorum 2 of 3, generator and six servers on this machine; others used "
           f"{suite.foreign_cores:.1f} cores")  # fmt: skip
     print(
-        f"\n{'':28}{'callers':>8}{'ops/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'CPU us/op':>11}{'x etcd':>8}  goal"
+        f"\n{'':28}{'callers':>8}{'ops/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'CPU us/op':>11}{'x etcd':>8}"
+        f"{'x before':>10}  goal"
     )
     for row in results:
         ratio, goal = row["ratio_etcd"], GOALS.get((row["what"], row["callers"]))
         print(
             f"{row['what']:28}{row['callers']:>8}{row['ops_s']:>10,.0f}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.1f}"
             f"{row['cpu_us_per_op']:>11.1f}" + (f"{ratio:>8.2f}" if ratio is not None else f"{'':8}")
+            + (f"{row['ratio_before']:>10.2f}" if row["ratio_before"] is not None else f"{'':10}")
             + ("" if goal is None or ratio is None else f"  {goal:g}: {'met' if ratio >= goal else 'missed'}")
         )  # fmt: skip
     print(
@@ -148,7 +176,13 @@ def _rates(options: argparse.Namespace, only: set[str], directory: Path) -> list
     return results
 
 
-def _row(samples: Samples, versus: dict[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+def _row(
+    samples: Samples,
+    versus: dict[str, Any] | None,
+    prefix: str = "",
+    *,
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     best = samples.best()
     assert best is not None
     cell = samples.cell
@@ -160,6 +194,7 @@ def _row(samples: Samples, versus: dict[str, Any] | None, prefix: str = "") -> d
         "p99_ms": round(best["p99_ms"], 3),
         "cpu_us_per_op": round(best["cpu_us_per_op"], 2),
         "ratio_etcd": None if versus is None else round(best["ops_s"] / versus["ops_s"], 3),
+        "ratio_before": None if before is None else round(best["ops_s"] / before["ops_s"], 3),
         "client_us_per_op": round(best["client_us_per_op"], 2),
         "ops_s_min": round(best["ops_s_min"], 1),
         "ops_s_max": round(best["ops_s_max"], 1),

@@ -51,7 +51,7 @@ def measure(directory: Path, rows: int) -> tuple[list[Restart], float, float]:
         filled = 0.0
         left = rows // OPS * OPS
         result = run_job(
-            Job("synchro", "unary", member.address, CALLERS, ops=OPS, limit=left, seconds=1.0)
+            Job("synchro", "unary", member.address, CALLERS, ops=OPS, limit=left, seconds=1.0), system
         )  # its end waits for all of them
         filled = result["ops_s"]
         if result["failed"] or result["acked_ops"] != left:

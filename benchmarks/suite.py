@@ -6,7 +6,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -85,21 +84,25 @@ def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Suite:
-    """Both systems run all the time; the cells of a round alternate between them."""
+    """All systems run all the time; the cells of a round alternate between them."""
 
-    def __init__(self, directory: Path, *, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, *, seconds: float, say: Callable[[str], None], before: Path | None = None
+    ) -> None:
+        """before: a checkout of another version, which does all that ours does."""
         self.seconds = seconds
         self.say = say
         self.synchro = Synchro(directory / "synchro")
         self.etcd = Etcd(directory / "etcd") if Etcd.is_installed() else None
+        self.before = Synchro(directory / "before", tree=before) if before is not None else None
         self._next_key = KEYS_A_RUN
-        self._acked = {"synchro": 0, "etcd": 0}
-        self._unknown = {"synchro": 0, "etcd": 0}
+        self._acked = {system.name: 0 for system in self.systems}
+        self._unknown = {system.name: 0 for system in self.systems}
         self._foreign: list[float] = []
 
     @property
     def systems(self) -> list[System]:
-        return [self.synchro] if self.etcd is None else [self.synchro, self.etcd]
+        return [system for system in (self.synchro, self.before, self.etcd) if system is not None]
 
     @property
     def foreign_cores(self) -> float:
@@ -109,8 +112,9 @@ class Suite:
     def start(self) -> None:
         for system in self.systems:
             system.start()
-        self.synchro.create_space()
         for system in self.systems:
+            if isinstance(system, Synchro):
+                system.create_space()
             system.leader()
             self._run(
                 system, Cell("", 8, "unary", None, ops=256), 1, first_key=0, seconds=0.2, limit=READ_ROWS
@@ -120,8 +124,12 @@ class Suite:
         for system in self.systems:
             system.stop()
 
-    def measure(self, rounds: int, wanted: Callable[[Cell], bool]) -> tuple[list[Samples], list[Samples]]:
+    def measure(
+        self, rounds: int, wanted: Callable[[Cell], bool]
+    ) -> tuple[list[Samples], list[Samples], list[Samples]]:
+        """Cells of ours, those of the version before (none without one), and etcd's."""
         ours = [Samples(cell) for cell in OURS if wanted(cell)]
+        earlier = [Samples(samples.cell) for samples in ours] if self.before else []
         needed = {samples.cell.versus for samples in ours}
         if any(samples.cell.ops > 1 for samples in ours):
             needed |= {(f"txn {samples.cell.ops}", BATCH_CALLERS) for samples in ours}
@@ -131,6 +139,9 @@ class Suite:
             for at in range(max(len(ours), len(theirs))):
                 if at < len(ours):
                     queue.append((self.synchro, ours[at]))
+                if at < len(earlier):
+                    assert self.before is not None
+                    queue.append((self.before, earlier[at]))
                 if at < len(theirs):
                     assert self.etcd is not None
                     queue.append((self.etcd, theirs[at]))
@@ -145,7 +156,7 @@ class Suite:
                         f" ({connections}): {result['ops_s']:,.0f}/s"
                     )
         self.check()
-        return ours, theirs
+        return ours, earlier, theirs
 
     def check(self) -> None:
         """What was acknowledged is there, nothing else."""
@@ -193,7 +204,7 @@ class Suite:
         )
         watched = [one.pid for other in self.systems for one in other.members]
         before = _all_cpu_s(), sum(map(cpu_ns, watched)) / 1e9
-        result = run_job(job)
+        result = run_job(job, system)
         everything = _all_cpu_s() - before[0]
         own = sum(map(cpu_ns, watched)) / 1e9 - before[1] + result["client_cpu_s"]
         self._foreign.append(max(0.0, everything - own) / result["wall_s"])
@@ -210,10 +221,11 @@ class Suite:
         return result
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job, system: System) -> dict[str, Any]:
+    """Run the load generator of the system's version."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(job))],
-        capture_output=True, text=True, timeout=JOB_TIMEOUT_S, check=False,
+        [system.python, "-m", "benchmarks.load", json.dumps(asdict(job))],
+        capture_output=True, text=True, timeout=JOB_TIMEOUT_S, check=False, cwd=system.tree,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"the load generator failed:\n{done.stderr[-2000:]}")

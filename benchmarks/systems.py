@@ -58,6 +58,8 @@ class Member:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     environ: dict[str, str] = field(default_factory=dict)
+    tree: Path | None = None
+    """Where it runs; None: here."""
     started_at: float = 0.0
     """Wall clock of its last exec."""
 
@@ -70,8 +72,9 @@ class Member:
         self.started_at = time.time()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | self.environ
-            )
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | self.environ,
+                cwd=self.tree,
+            )  # fmt: skip
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -92,6 +95,9 @@ class System:
     """Three processes and who leads them."""
 
     name: str
+    tree: Path | None = None
+    """Where its load generator runs; None: here."""
+    python: str = sys.executable
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -141,8 +147,11 @@ class Synchro(System):
 
     name = "synchro"
 
-    def __init__(self, directory: Path, nodes: int = NODES) -> None:
+    def __init__(self, directory: Path, nodes: int = NODES, *, tree: Path | None = None) -> None:
+        """tree: a checkout of another version, made ready by `make setup` there; it is called "before"."""
         super().__init__(directory)
+        if tree is not None:
+            self.name, self.tree, self.python = "before", tree, str(tree / ".venv" / "bin" / "python")
         ports = free_ports(nodes)
         names = [f"instance{number:03}" for number in range(1, nodes + 1)]
         self.config = directory / "config.yaml"
@@ -163,8 +172,9 @@ class Synchro(System):
                 Member(
                     name,
                     f"127.0.0.1:{port}",
-                    [sys.executable, "-m", "synchro", "serve", "--config", str(self.config), "--name", name],
+                    [self.python, "-m", "synchro", "serve", "--config", str(self.config), "--name", name],
                     directory / f"{name}.log",
+                    tree=self.tree,
                 )
             )
 

@@ -55,7 +55,11 @@ FLAG_WAIT_SYNC: Final = 2
 FLAG_WAIT_ACK: Final = 4
 """The transaction is synchronous itself; implies WAIT_SYNC; on the last row only."""
 FLAG_REQUEST_ID: Final = 8
-"""16 bytes of request id stand between header and body: on the last row, or on every row of a shared one."""
+"""16 bytes of request id stand between header and body: on the last row, or on rows of a shared
+transaction."""
+FLAG_SHARED: Final = 16
+"""The row is the whole change of a call. On every row of a shared transaction in which at least one row has
+no request id (ADR 13)."""
 
 GROUP_DEFAULT: Final = 0
 GROUP_LOCAL: Final = 1
@@ -205,7 +209,8 @@ class Txn:
     """One transaction as it lies in a WAL: all its rows, in order, and their bytes. It is never split.
 
     origin, lsn: of its last global row; of its last row if all rows are local (then origin is LOCAL).
-    request_ids: none; that of its client; or, if it is shared, one for each row (ADR 13).
+    request_ids: none; that of its client; or, if it is shared, one for each row (ADR 13), None where the
+    call has none.
     """
 
     __slots__ = ("_rows", "data", "flags", "lsn", "origin", "request_ids")
@@ -215,8 +220,9 @@ class Txn:
         self._rows: Sequence[Row] | None = rows
         self.data = data
         self.flags = last.flags
-        self.request_ids: Sequence[RequestId] = tuple(
-            [row.request_id for row in rows if row.request_id is not None]
+        is_unnamed = last.flags & FLAG_SHARED
+        self.request_ids: Sequence[RequestId | None] = tuple(
+            [row.request_id for row in rows if is_unnamed or row.request_id is not None]
         )
         head = last
         if last.group_id == GROUP_LOCAL:
@@ -268,10 +274,19 @@ class Txn:
         """How many transactions that clients asked for are in it."""
         return len(self.request_ids) or 1
 
+    @property
+    def has_unnamed(self) -> bool:
+        """Whether it is shared and some of its calls have no request id: only instances that say so read it
+        (`Hello.takes_unnamed`)."""
+        return bool(self.flags & FLAG_SHARED)
+
     def requests(self) -> Iterable[tuple[RequestId, Lsn]]:
-        """The request ids, each with the LSN that its client was told."""
-        lsns: Iterable[Any] = range(self.lsn - len(self.request_ids) + 1, self.lsn + 1)
-        return zip(self.request_ids, lsns, strict=True)
+        """The request ids that there are, each with the LSN that its client was told."""
+        ids: Sequence[Any] = self.request_ids
+        lsns: Iterable[Any] = range(self.lsn - len(ids) + 1, self.lsn + 1)
+        if self.has_unnamed:
+            return [named for named in zip(ids, lsns, strict=True) if named[0] is not None]
+        return zip(ids, lsns, strict=True)
 
     @property
     def control(self) -> Control | None:
@@ -317,7 +332,7 @@ class PlainTxn(Txn):
         origin: InstanceId,
         lsn: Lsn,
         flags: int,
-        request_ids: Sequence[RequestId],
+        request_ids: Sequence[RequestId | None],
     ) -> None:
         self._rows = None
         self._ops = ops
@@ -332,9 +347,11 @@ class PlainTxn(Txn):
     def rows(self) -> Sequence[Row]:
         if self._rows is None:
             origin, tsn, ids = self.origin, self.tsn, self.request_ids
-            rows = [Row(op.type, origin, Lsn(tsn + i), tsn, 0, op) for i, op in enumerate(self._ops)]
+            each = self.flags & FLAG_SHARED
+            rows = [Row(op.type, origin, Lsn(tsn + i), tsn, each, op) for i, op in enumerate(self._ops)]
             for i, request_id in enumerate(ids, start=len(rows) - len(ids)):
-                rows[i] = rows[i]._replace(flags=FLAG_REQUEST_ID, request_id=request_id)
+                if request_id is not None:
+                    rows[i] = rows[i]._replace(flags=each | FLAG_REQUEST_ID, request_id=request_id)
             rows[-1] = rows[-1]._replace(flags=self.flags)
             self._rows = tuple(rows)
         return self._rows

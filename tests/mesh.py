@@ -72,7 +72,7 @@ class Link:
     filter: RelayFilter
     position: int = 0
     messages: list[RaftMessage] = field(default_factory=list)
-    heartbeat: int = 0
+    heartbeat_wanted: bool = False
 
 
 @dataclass
@@ -98,6 +98,8 @@ class Mesh:
         self.outcomes: dict[CallId, ev.Outcome] = {}
         self._calls = 0
         self.members: dict[int, Member] = {}
+        self.older: set[int] = set()
+        """Members of a version that reads no shared transactions in which calls have no request id."""
         self.links: dict[tuple[int, int], Link] = {}
         self._cuts: set[frozenset[int]] = set()
         self.down: dict[int, list[Txn]] = {}
@@ -157,7 +159,8 @@ class Mesh:
         )
         following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
         self.step(target, following)
-        self.step(source, ev.RelayConnected(InstanceId(target), self.ack_of(target)))
+        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), target not in self.older)
+        self.step(source, hello)
 
     def _disconnect(self, source: int, target: int) -> None:
         del self.links[source, target]
@@ -217,10 +220,9 @@ class Mesh:
                         if isinstance(outcome, ev.CommittedTogether):
                             outcome = outcome.of(call_id)
                         self.outcomes[call_id] = outcome
-                case ev.RequestHeartbeats(vclock_sync=sync):
+                case ev.RequestHeartbeats():
                     for (source, _), link in self.links.items():
-                        if source == number:
-                            link.heartbeat = sync
+                        link.heartbeat_wanted |= source == number
                 case ev.RequestTurn():
                     member.wants_turn = True
                 case ev.BuildIndexes(build=build):
@@ -289,14 +291,16 @@ class Mesh:
             if link.filter.wants(head):
                 link.filter.passed(head)
                 rows.append(txn)
+                assert not (txn.has_unnamed and target in self.older)
         link.position = member.written
         if rows and source not in self.members[target].stopped:
             moved = True
             self.step(target, ev.FrameTermSeen(term))
             self.step(target, ev.TxnsReceived(InstanceId(source), rows))
-        if link.heartbeat:
+        if link.heartbeat_wanted:
             moved = True
-            sync, link.heartbeat = link.heartbeat, 0
+            link.heartbeat_wanted = False
+            sync = member.instance.read_barrier.show()
             self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
             self._ack(source, target, sync)
         return moved

@@ -120,8 +120,8 @@ class AsyncRunner(TaskRunner["_Link"]):
         if link.streams is None:
             from synchro.client.aio_stream import AioStreams  # so that who only reads starts sooner
 
-            options = self._plans.options
-            link.streams = AioStreams(endpoint, options.timeout, self._plans.on_replies)
+            plans = self._plans
+            link.streams = AioStreams(endpoint, plans.options.timeout, plans.on_replies, plans.session)
         stream = link.stream = link.streams.newest()
         if stream.is_full:
             await stream.wait_room()

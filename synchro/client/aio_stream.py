@@ -15,6 +15,7 @@ from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEO
 from synchro.client.data_stream import SWEEP_S, WIRE_LIMITS, DataStream
 from synchro.client.errors import ConnectionLost, cannot_connect
 from synchro.client.requests import Message
+from synchro.client.session import Session
 from synchro.wire.backoff import Backoff
 from synchro.wire.connection import Http2Connection
 from synchro.wire.frames import ConnectionFault, ErrorCode
@@ -33,10 +34,15 @@ class AioStream(DataStream, asyncio.Protocol):
     """
 
     def __init__(
-        self, endpoint: str, timeout_s: float, on_replies: Callable[[Any, str], None], backoff: Backoff
+        self,
+        endpoint: str,
+        timeout_s: float,
+        on_replies: Callable[[Any, str], None],
+        session: Session,
+        backoff: Backoff,
     ) -> None:
         """backoff: of this endpoint; is told how the attempt to connect ends."""
-        super().__init__(endpoint, timeout_s, on_replies)
+        super().__init__(endpoint, timeout_s, on_replies, session)
         self._backoff = backoff
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
@@ -229,17 +235,24 @@ class AioStreams:
         meanwhile the old stream says why.
     """
 
-    def __init__(self, endpoint: str, timeout_s: float, on_replies: Callable[[Any, str], None]) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        timeout_s: float,
+        on_replies: Callable[[Any, str], None],
+        session: Session,
+    ) -> None:
         self._backoff = Backoff(random.random)
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._on_replies = on_replies
+        self._session = session
         self._stream = self._new()
         self._replaced: list[AioStream] = []
         """Those that wait for answers, or for the end of their sockets."""
 
     def _new(self) -> AioStream:
-        return AioStream(self._endpoint, self._timeout_s, self._on_replies, self._backoff)
+        return AioStream(self._endpoint, self._timeout_s, self._on_replies, self._session, self._backoff)
 
     def newest(self) -> AioStream:
         """One that takes calls, or that says why there is none."""

@@ -194,7 +194,11 @@ class BlockingRunner:
             if link.stream is None or link.stream.is_broken:
                 timeout_s = self._plans.options.timeout
                 link.stream = ThreadStream(
-                    link.channel, endpoint, timeout_s=timeout_s, on_replies=self._plans.on_replies
+                    link.channel,
+                    endpoint,
+                    timeout_s=timeout_s,
+                    on_replies=self._plans.on_replies,
+                    session=self._plans.session,
                 )
             return link.stream
 

@@ -24,6 +24,7 @@ from synchro.client.errors import (
     of_status,
 )
 from synchro.client.requests import Message
+from synchro.client.session import Session
 from synchro.errors import SynchroError
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.wire import grpc_call
@@ -66,8 +67,15 @@ class DataStream(ABC):
     B4  What `is_over` has neither; what takes no calls (`is_open`) has none in `_pending`.
     """
 
-    def __init__(self, endpoint: str, timeout_s: float, on_replies: Callable[[Any, str], None]) -> None:
-        """timeout_s: of calls that do not say it themselves. on_replies: told of each response."""
+    def __init__(
+        self,
+        endpoint: str,
+        timeout_s: float,
+        on_replies: Callable[[Any, str], None],
+        session: Session,
+    ) -> None:
+        """timeout_s: of calls that do not say it themselves. on_replies: told of each response. session:
+        what its client has seen."""
         self.endpoint = endpoint
         self.is_open = True
         """Whether it takes calls."""
@@ -75,6 +83,7 @@ class DataStream(ABC):
         """Whether nobody waits for it any more. One that is not open may still have answers to come."""
         self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
+        self._session = session
         self._pending: deque[Entry] = deque()
         self._sent: dict[int, Entry] = {}
         self._seqs = encoding.seqs()
@@ -135,7 +144,7 @@ class DataStream(ABC):
                 sent[seq] = entry
                 parts += (tag, varint(len(seq_field) + len(call)), seq_field, call)
         if parts:
-            parts.append(self._options)
+            parts += (self._session.frame_position, self._options)
             stream.send_message(b"".join(parts))
             if stream.is_blocked:
                 self._held_from = first

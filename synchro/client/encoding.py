@@ -97,13 +97,18 @@ CALL_BYTES_SURE: Final = 1 << 20
 
 
 def call(request_id: bytes, position: bytes, ops: bytes, options: bytes) -> bytes:
-    """An ExecuteCall without its `seq`. position: see `position_field`; ops: any number of them, joined."""
+    """An ExecuteCall without its `seq`. ops: any number of them, joined.
+
+    position: of a call that is sent again, see `position_field`; b"": that of its frame."""
     if len(request_id) == 16:
         return b"".join((ID_TAG, request_id, position, ops, options))
     return bytes(data_pb2.ExecuteCall(request_id=request_id).SerializeToString()) + position + ops + options
 
 
-def position_field(position: Message) -> bytes:
+def position_field(position: Message | None) -> bytes:
+    """`known_position` of an ExecuteCall, encoded as that field."""
+    if position is None:
+        return b""
     return bytes(data_pb2.ExecuteCall(known_position=position).SerializeToString())
 
 
@@ -215,6 +220,11 @@ def open_stream(channel: Any) -> Any:
     return channel.stream_stream(
         EXECUTE_STREAM, response_deserializer=data_pb2.ExecuteStreamResponse.FromString
     )
+
+
+def frame_position(position: Message) -> bytes:
+    """`known_position` of an ExecuteStreamRequest, encoded as that field."""
+    return bytes(data_pb2.ExecuteStreamRequest(known_position=position).SerializeToString())
 
 
 def frame_options(timeout_s: float) -> bytes:

@@ -492,14 +492,14 @@ class Plans:
         timeout_s = self.options.timeout if timeout is None else timeout
         deadline = self.now() + timeout_s
         request_id = modes.get("request_id") or requests.new_request_id()
-        position = self.session.position_field
+        position = self.session.position
         options = encoding.options(
             modes.get("wait", "complete"),
             timeout,
             modes.get("expected_term", 0),
             modes.get("omit_tuples", False),
         )
-        call = encoding.call(request_id, position, ops, options)
+        call = encoding.call(request_id, b"", ops, options)
         if len(call) > encoding.CALL_BYTES_SURE:
             refuse_too_large(len(call), "a transaction")
         # The way of nearly all calls: the leader is known, and does it.
@@ -525,7 +525,7 @@ class Plans:
         ops: bytes,
         count: int,
         modes: WriteOptions,
-        position: bytes,
+        position: Message | None,
         tries: Tries,
     ) -> Plan[tuple[Message, str]]:
         timeout_s = modes.get("timeout")
@@ -546,15 +546,18 @@ class Plans:
             left_s = tries.deadline - self.now()
             if tries.is_again or left_s < whole_s - SLOW_START_S:
                 timeout_s = max(TIME_LEFT_MIN_S, left_s)
+            known = b""
             if tries.is_first_sent:
-                position = self.session.position_field
+                position = self.session.position  # the frame names the same, or a later one
+            else:
+                known = encoding.position_field(position)
             options = encoding.options(
                 modes.get("wait", "complete"),
                 timeout_s,
                 modes.get("expected_term", 0),
                 modes.get("omit_tuples", False),
             )
-            call = encoding.call(tries.request_id, position, ops, options)
+            call = encoding.call(tries.request_id, known, ops, options)
             reply = yield Submit(endpoint, call, count, tries.deadline + GRACE_S)
             return reply, endpoint
 

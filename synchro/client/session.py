@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synchro.client.encoding import position_field
+from synchro.client.encoding import frame_position
 from synchro.rpc.generated.v1 import common_pb2
 
 
@@ -14,8 +14,8 @@ class Session:
     def __init__(self) -> None:
         self.position: Any = None
         """The newest decided position seen in any header: `known_position` of a call that is sent now."""
-        self.position_field = b""
-        """`known_position` of an ExecuteCall, encoded as that field."""
+        self.frame_position = b""
+        """`known_position` of an ExecuteStreamRequest, encoded as that field."""
         self.vclock: dict[int, int] = {}
         """What this client wrote: a read that must show it waits for this."""
         self.schema_version = 0
@@ -28,7 +28,7 @@ class Session:
             if known is None or (seen.term, seen.lsn) > (known.term, known.lsn):
                 # A new object: calls in the making hold the old one.
                 self.position = common_pb2.Position(term=seen.term, lsn=seen.lsn)
-                self.position_field = position_field(self.position)
+                self.frame_position = frame_position(self.position)
         if header.schema_version > self.schema_version:
             self.schema_version = header.schema_version
 

@@ -14,6 +14,7 @@ from typing import Any
 from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
+from synchro.client.session import Session
 from synchro.errors import SynchroError, SyncQueueFull
 
 import grpc  # isort: skip - after channel.py, which sets its environment
@@ -53,11 +54,13 @@ class ThreadStream:
         *,
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
+        session: Session,
     ) -> None:
         self.endpoint = endpoint
         self.is_broken = False
         self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
+        self._session = session
         self._wake = threading.Condition(threading.Lock())
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
@@ -111,7 +114,7 @@ class ThreadStream:
                     waiter.seq, seq_field = next(self._seqs)
                     self._waiters[waiter.seq] = waiter
                     parts.append(encoding.in_frame(seq_field, call))
-            parts.append(self._options)
+            parts += (self._session.frame_position, self._options)
             yield b"".join(parts)
 
     # --- the reader's thread

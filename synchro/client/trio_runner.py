@@ -123,8 +123,7 @@ class TrioRunner(TaskRunner["_Link"]):
         if link is None:
             nursery = self._life()
             assert self._turns is not None
-            options = self._plans.options
-            link = _Link(self._turns, nursery, endpoint, options.timeout, self._plans.on_replies)
+            link = _Link(self._turns, nursery, endpoint, self._plans)
             self.links[endpoint] = link
         return link
 
@@ -279,14 +278,7 @@ class _Asking:
 
 
 class _Link:
-    def __init__(
-        self,
-        turns: Turns,
-        nursery: trio.Nursery,
-        endpoint: str,
-        timeout_s: float,
-        on_replies: Callable[[Any, str], None],
-    ) -> None:
+    def __init__(self, turns: Turns, nursery: trio.Nursery, endpoint: str, plans: Plans) -> None:
         self.channel = RpcChannel(
             turns,
             nursery,
@@ -300,8 +292,7 @@ class _Link:
         self._replaced: list[TrioStream] = []
         """Those that wait for answers."""
         self._turns = turns
-        self._timeout_s = timeout_s
-        self._on_replies = on_replies
+        self._plans = plans
 
     def newest(self, nursery: trio.Nursery) -> TrioStream:
         """One that takes calls, unless its connection fails."""
@@ -309,7 +300,15 @@ class _Link:
         if stream is None or not stream.is_open:
             if stream is not None:
                 self._replaced = [old for old in (*self._replaced, stream) if not old.is_over]
-            stream = TrioStream(self._turns, nursery, self.channel, self._timeout_s, self._on_replies)
+            plans = self._plans
+            stream = TrioStream(
+                self._turns,
+                nursery,
+                self.channel,
+                plans.options.timeout,
+                plans.on_replies,
+                plans.session,
+            )
             self.stream = stream
         return stream
 

@@ -11,6 +11,7 @@ import trio
 from synchro.client.data_stream import SWEEP_S, DataStream
 from synchro.client.errors import ConnectionLost, of_rpc_error
 from synchro.client.requests import Message
+from synchro.client.session import Session
 from synchro.errors import SynchroError
 from synchro.rpc.channel import RpcChannel
 from synchro.wire.failure import CallFailed
@@ -78,9 +79,10 @@ class TrioStream(DataStream):
         channel: RpcChannel,
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
+        session: Session,
     ) -> None:
         """nursery: in which it connects."""
-        super().__init__(channel.address, timeout_s, on_replies)
+        super().__init__(channel.address, timeout_s, on_replies, session)
         self._turns = turns
         self._link: Link | None = None
         self._is_due = False

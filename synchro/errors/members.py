@@ -89,9 +89,9 @@ class RemoteProtocolError(SynchroError):
 
 
 class ProtocolVersion(RemoteProtocolError):
-    """A peer speaks another version of the peer protocol; both are given, nothing was done.
+    """A peer speaks another version of the protocol, or does not read our log; nothing was done.
 
-    details: version, supported.
+    details: version, supported; both of the protocol.
     """
 
     reason = "PROTOCOL_VERSION"

@@ -3,7 +3,7 @@ queue, log."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import assert_never
 
 from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
@@ -22,7 +22,6 @@ from synchro.instance.writability import (
 from synchro.queue.limbo import QueueState
 from synchro.row import (
     FLAG_COMMIT,
-    FLAG_REQUEST_ID,
     FLAG_WAIT_ACK,
     FLAG_WAIT_SYNC,
     PENDING_ROW_BYTES,
@@ -91,19 +90,39 @@ class Admission:
 
     # --- a crowd
 
-    def may_share(self, event: ev.ClientPuts) -> bool:
-        """None of them has to wait for room, to be refused, or to be looked up as a retry."""
-        state, puts, request_ids = self._state, event.puts, event.request_ids
+    def may_share(self, puts: Puts) -> bool:
+        """None of them has to be refused, or to wait for room."""
+        state = self._state
         if not self.may_write or not self.may_write_sync:
             return False
         if not state.memtx.may_go_together(puts.space_id):
             return False
-        if state.log.barriers or self._txns.must_wait(puts) or not self._has_room(puts):
-            return False
-        if state.requests.holds_any(request_ids) or len(set(request_ids)) != len(request_ids):
-            return False
-        oldest = min((position for position in event.known_positions if position is not None), default=None)
-        return oldest is None or not state.requests.expired(known_term=oldest.term, known_lsn=oldest.lsn)
+        return not (state.log.barriers or self._txns.must_wait(puts)) and self._has_room(puts)
+
+    def to_look_up(self, event: ev.ClientPuts) -> Set[int]:
+        """Positions of those that may be retries: an id that is known, or comes a second time, or may have
+        been forgotten. And those without an id, while a member does not read shared ones of that kind."""
+        ids, requests = event.request_ids, self._state.requests
+        apart: set[int] = set()
+        unnamed = ids.count(None)
+        if unnamed and not self._state.all_read_unnamed:
+            apart.update(n for n, request_id in enumerate(ids) if request_id is None)
+        if requests.holds_any(ids) or len(set(ids)) != len(ids) - unnamed + (unnamed > 0):
+            seen: set[RequestId] = set()
+            for n, request_id in enumerate(ids):
+                if request_id is not None:
+                    if request_id in seen or requests.find(request_id) is not None:
+                        apart.add(n)
+                    seen.add(request_id)
+        known = event.known_positions
+        oldest = min((position for position in known if position is not None), default=None)
+        if oldest is not None and self._is_forgotten(oldest):
+            apart.update(
+                n
+                for n, (request_id, position) in enumerate(zip(ids, known, strict=True))
+                if request_id is not None and position is not None and self._is_forgotten(position)
+            )
+        return apart
 
     def begin_shared(self, event: ev.ClientPuts, prepared: Prepared, now: float) -> None:
         """prepared: all of them, as one."""
@@ -165,7 +184,7 @@ class Admission:
             )
 
     def _send(
-        self, request_ids: Sequence[RequestId], prepared: Prepared, *, is_sync: bool, now: float
+        self, request_ids: Sequence[RequestId | None], prepared: Prepared, *, is_sync: bool, now: float
     ) -> PendingTxn:
         """Give LSNs, queue it if it must wait for a quorum or behind one that does, write it."""
         state = self._state
@@ -175,8 +194,6 @@ class Admission:
             flags |= FLAG_WAIT_SYNC | FLAG_WAIT_ACK
         elif in_queue:
             flags |= FLAG_WAIT_SYNC
-        if request_ids:
-            flags |= FLAG_REQUEST_ID
         if state.limbo.is_announcement_due:  # what it may build on is told first: `Transactions.announce`
             self._txns.announce()
         txn = state.log.number(prepared.ops, prepared.local, flags, request_ids)
@@ -212,7 +229,7 @@ class Admission:
         known = requests.find(write.request_id)
         if known is None:
             position = write.known_position
-            if position is not None and requests.expired(known_term=position.term, known_lsn=position.lsn):
+            if position is not None and self._is_forgotten(position):
                 raise RequestExpired(
                     "the request id is older than what is remembered; outcome unknown, "
                     "nothing was executed now",
@@ -231,6 +248,10 @@ class Admission:
             else:
                 self._answer_later(write, pending, pending.told_lsn(known.lsn))
         return True
+
+    def _is_forgotten(self, known: ev.Position) -> bool:
+        """Whether a retry that knew no more than this may be one of what was forgotten."""
+        return self._state.requests.expired(known_term=known.term, known_lsn=known.lsn)
 
     def hold_refusal(self, write: ev.ClientWrite, refusal: PendingRefusal) -> None:
         """The refusal rests on a tuple that nobody may see yet: answer when its fate is known (ADR 7)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import groupby
 
 from synchro.errors import BatchTooLarge, MemoryIssue, SynchroError, SyncQueueFull, WalQueueFull
@@ -70,14 +70,29 @@ class Writes:
         """Writes that arrived together share a transaction where nobody could tell (ADR 13), else each has
         its own."""
         self._admission.look()
-        self._share(event, now)
+        self._share_around(self._admission.to_look_up(event), event, now)
+
+    def _share_around(self, alone: Set[int], event: ev.ClientPuts, now: float) -> None:
+        """In the order of the frame. alone: positions of those that share with nobody."""
+        if not alone:
+            self._share(event, now)
+            return
+        start = 0
+        for is_alone, part in groupby(range(len(event.puts)), alone.__contains__):
+            end = start + len(list(part))
+            if is_alone:
+                self._take_each(event[start:end].writes(), now)
+            else:
+                self._share(event[start:end], now)
+            start = end
 
     def _share(self, event: ev.ClientPuts, now: float) -> None:
-        """What is too much for one transaction, or one block of the log, goes in halves."""
+        """None of them is a retry. What is too much for one transaction, or one block of the log, goes in
+        halves."""
         limits, size = self._state.settings.limits, len(event.puts)
         bytes_max = min(limits.wal_block_bytes_max, limits.txn_bytes_max, limits.tuple_bytes_max)
         is_room = not self.waiting and not self._is_turn_over
-        if size < ev.SHARED_MIN or not is_room or not self._admission.may_share(event):
+        if size < ev.SHARED_MIN or not is_room or not self._admission.may_share(event.puts):
             self._take_each(event.writes(), now)
         elif size > limits.batch_ops_max or xrow.shared_bytes(event.puts) > bytes_max:
             self._share(event[: size // 2], now)
@@ -85,14 +100,7 @@ class Writes:
         elif not self._begin_shared(event, now):
             loners = frozenset(self._state.memtx.loners(event.puts))
             assert loners
-            start = 0
-            for is_alone, part in groupby(range(size), loners.__contains__):
-                end = start + len(list(part))
-                if is_alone:
-                    self._take_each(event[start:end].writes(), now)
-                else:
-                    self._share(event[start:end], now)
-                start = end
+            self._share_around(loners, event, now)
 
     def _begin_shared(self, event: ev.ClientPuts, now: float) -> bool:
         """False: nothing was done, there are loners."""

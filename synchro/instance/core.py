@@ -152,10 +152,14 @@ class Instance(Facts):
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        state = self._state
-        own = (self._retry_at, self._announce_at)
-        waiting = (state.raft.deadline, *own, self._transfers.deadline, state.stop.until)
-        return min((at for at in waiting if at is not None), default=None)
+        state, first = self._state, self._state.raft.deadline
+        for at in (self._retry_at, self._announce_at, state.stop.until):
+            if at is not None and (first is None or at < first):
+                first = at
+        if self._transfers.running is None:  # nearly always
+            return first
+        at = self._transfers.deadline
+        return first if at is None or (first is not None and first < at) else at
 
     def _finish(self, now: float) -> list[ev.Effect]:
         """Let go on what waited for something that this step brought; then hand out the effects."""
@@ -414,3 +418,4 @@ class Instance(Facts):
         self._links.check()
         self.raft.check()
         self.limbo.check()
+        self._reads.barrier.check()

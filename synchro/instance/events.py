@@ -39,8 +39,7 @@ class Position(NamedTuple):
     lsn: Lsn
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     """What a subscriber has on disk: written vclock and persisted term, sampled when it was sent."""
 
     vclock: Vclock
@@ -85,7 +84,7 @@ class ClientPuts:
 
     call_ids: Sequence[CallId]
     puts: Puts
-    request_ids: Sequence[RequestId]
+    request_ids: Sequence[RequestId | None]
     known_positions: Sequence[Position | None]
 
     def writes(self) -> list[ClientWrite]:
@@ -188,10 +187,13 @@ class AckReceived:
 
 @dataclass(frozen=True, slots=True)
 class RelayConnected:
-    """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10]."""
+    """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
+
+    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13)."""
 
     peer: InstanceId
     ack: Ack
+    takes_unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,9 +439,7 @@ class BroadcastRaft:
 
 @dataclass(frozen=True, slots=True)
 class RequestHeartbeats:
-    """Send a heartbeat with at least this number on every relay at once [Q-62]."""
-
-    vclock_sync: int
+    """Send a heartbeat on every relay at once, with the number that `ReadBarrier.show` tells then [Q-62]."""
 
 
 class Reply(NamedTuple):

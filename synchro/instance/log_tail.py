@@ -112,7 +112,7 @@ class LogTail:
         return lsn
 
     def number(
-        self, ops: Sequence[Dml], local: Sequence[bool], flags: int, request_ids: Sequence[RequestId]
+        self, ops: Sequence[Dml], local: Sequence[bool], flags: int, request_ids: Sequence[RequestId | None]
     ) -> Txn:
         """An own data transaction. flags: of its last row. request_ids: as in `Txn`.
 

@@ -63,6 +63,31 @@ class Agenda:
         self.members = False
 
 
+class ReadersOfUnnamed:
+    """Who reads shared transactions in which calls have no request id: members of an older version do not
+    (ADR 13).
+
+    U1  Who is in here said so in its last Hello, or is a member since before such a transaction was written
+        into the log that this instance has: its owner asked all members.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: set[InstanceId] = set()
+
+    def said(self, peer: InstanceId, takes_unnamed: bool) -> None:
+        """The Hello of a peer. It outlives the link: who is away comes back as it was, or newer."""
+        (self._known.add if takes_unnamed else self._known.discard)(peer)
+
+    def logged(self, members: frozenset[InstanceId]) -> None:
+        """A transaction of this kind is in the own log, or on its way to it."""
+        self._known |= members
+
+    def has_all(self, members: frozenset[InstanceId]) -> bool:
+        return members <= self._known
+
+
 @dataclass(slots=True)
 class Parts:
     """References, and nothing that decides or writes: each part has methods of its own for that.
@@ -88,6 +113,8 @@ class Parts:
     """Set by nobody."""
     is_doubled: bool = False
     """Set by `links`: another live process has our identity (ADR 23)."""
+    readers_of_unnamed: ReadersOfUnnamed = field(default_factory=ReadersOfUnnamed)
+    """Set by nobody."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
     calls: WaitingCalls = field(default_factory=WaitingCalls)
@@ -108,6 +135,13 @@ class Parts:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
         members = frozenset(self.memtx.catalog.prepared_members())
         return Membership(members, self.settings.synchro_quorum.quorum(len(members)))
+
+    @property
+    def all_read_unnamed(self) -> bool:
+        """Whether every member, decided or not, reads shared transactions in which calls have no request
+        id."""
+        others = frozenset(self.memtx.catalog.prepared_members()) - {self.self_id}
+        return self.readers_of_unnamed.has_all(others)
 
     def name_of(self, instance: InstanceId) -> str:
         member = self.memtx.catalog.members().get(instance)

@@ -30,7 +30,7 @@ class Reads:
         state.calls.wait(event.call_id, READ_CALL)
         if self.barrier.ask(event.call_id):
             self._request_heartbeats()
-        self._finish()
+            self._finish()
 
     def look(self) -> None:
         """After each step of raft, and before anything is counted: who is deposed answers no read."""
@@ -66,7 +66,7 @@ class Reads:
                 return
 
     def _request_heartbeats(self) -> None:
-        self._state.outbox.add(ev.RequestHeartbeats(self.barrier.number))
+        self._state.outbox.add(ev.RequestHeartbeats())
 
     def _electorates(self) -> list[Electorate]:
         """A candidate counts the members that its own log names (ADR 6): with a row of `_cluster` that is not

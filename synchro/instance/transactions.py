@@ -113,6 +113,8 @@ class Transactions:
             state.limbo.submit(pending)
         if txn.request_ids:
             state.requests.prepared(txn)
+            if txn.has_unnamed:
+                state.readers_of_unnamed.logged(frozenset(state.memtx.catalog.prepared_members()))
         return pending
 
     def prepare_received(self, txn: Txn, now: float, *, skip_conflicts: bool = False) -> PendingTxn:
@@ -154,8 +156,11 @@ class Transactions:
         decided = Lsn(0)
         for pending in pendings:
             origin, lsn = pending.id
+            fate = ev.Fate.COMMITTED
             if pending.skipped:
                 self._note_skipped(origin, pending.skipped)
+                if pending.txn.is_nop and not pending.txn.is_done_request and self.note_nops(pending.txn):
+                    fate = ev.Fate.ROLLED_BACK  # as a restart reads it in the log
             commit(pending.prepared)
             if pending.txn.request_ids:
                 committed(pending.txn, term)
@@ -165,7 +170,7 @@ class Transactions:
                 self._answer_committed(pending, pending.calls)
             for call_id, error in pending.refusals or ():
                 state.calls.refuse(call_id, error)
-            self._settle(pending, ev.Fate.COMMITTED)
+            self._settle(pending, fate)
         if decided:
             self.decided = ev.Position(term, decided)
 
@@ -241,11 +246,17 @@ class Transactions:
         for facts in skipped:
             self._state.outbox.notice("conflict_skipped", is_warning=True, **facts)
 
-    def note_nops(self, txn: Txn) -> None:
-        """A whole transaction of Nops is on disk. Only who owned the queue once has transactions that another
-        owner rolls back; Nops of all others stand for rows in conflict, of what its origin committed."""
-        if txn.origin in self._state.limbo.promote_terms:
+    def note_nops(self, txn: Txn) -> bool:
+        """A whole transaction of Nops without a request id is on disk; whether it counts as rolled back.
+
+        Only who owned the queue once has transactions that another owner rolls back, and the log cannot tell
+        them from those in conflict. Nops of all others stand for rows in conflict, of what its origin
+        committed.
+        """
+        is_dropped = txn.origin in self._state.limbo.promote_terms
+        if is_dropped:
             self.note_dropped(txn)
+        return is_dropped
 
     def note_dropped(self, txn: Txn) -> None:
         """Its LSNs have no effect: rolled back, or stored as NOPs."""

@@ -57,6 +57,8 @@ class PendingPromotes:
 
     def announced_by(self, owner: InstanceId, lsn: Lsn) -> PendingPromote | None:
         """The newest one that CONFIRM{owner, lsn} announces to be on a quorum; None if there is none."""
+        if not self._by_term:
+            return None
         announced = [p for p in self._by_term.values() if p.origin == owner and p.lsn <= lsn]
         return max(announced, key=lambda p: p.term, default=None)
 

@@ -1,7 +1,8 @@
 """The requests that were done: the memory behind retries. Every instance makes the same table from the rows.
 
 A client names a request with 16 bytes and repeats them when it retries. The transaction carries them in its
-last row (a shared one in each row), so this table moves with WAL, relay, snapshot and join.
+last row (a shared one in the row of each call that has them), so this table moves with WAL, relay, snapshot
+and join. A call without an id takes no place here.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class RequestTableState:
 
 
 def _records(txn: Txn, term: Term | None) -> list[tuple[RequestId, RequestRecord]]:
-    origin = txn.origin
-    if len(txn.request_ids) == 1:
-        return [(txn.request_ids[0], new_tuple(RequestRecord, (origin, txn.lsn, term)))]
+    origin, ids = txn.origin, txn.request_ids
+    if len(ids) == 1 and (only := ids[0]) is not None:
+        return [(only, new_tuple(RequestRecord, (origin, txn.lsn, term)))]
     return [(request_id, new_tuple(RequestRecord, (origin, lsn, term))) for request_id, lsn in txn.requests()]
 
 
@@ -69,7 +70,7 @@ class RequestTable:
     def find(self, request_id: RequestId) -> RequestRecord | None:
         return self._records.get(request_id)
 
-    def holds_any(self, request_ids: Iterable[RequestId]) -> bool:
+    def holds_any(self, request_ids: Iterable[RequestId | None]) -> bool:
         return not self._records.keys().isdisjoint(request_ids)
 
     def prepared(self, txn: Txn) -> None:

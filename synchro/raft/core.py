@@ -185,8 +185,10 @@ class Raft:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
-        ends = [end for end in (self._timer_end, self._candidacy_end) if end is not None]
-        return min(ends, default=None)
+        timer, candidacy = self._timer_end, self._candidacy_end
+        if timer is None or (candidacy is not None and candidacy < timer):
+            return candidacy
+        return timer
 
     @property
     def is_leader(self) -> bool:

@@ -17,17 +17,28 @@ class Electorate(NamedTuple):
 
 
 class ReadBarrier:
-    """Waiting reads share a round; reads that come while one is open wait for the next.
+    """Reads that ask before the number of a round is on a heartbeat share it; later ones wait for the next.
 
     B1  A round's echoes were sent after each of its readers asked: its number was not on any heartbeat
         before. So if enough of each electorate still echo our term, no later owner had decided a write then.
+    B2  Without readers no round is open, and nobody waits for the next.
+
+    Why sharing is right. Let a reader join the round with number n, and let enough members echo n with our
+    term. n is told by `show` alone, which the reader came before; so each of these echoes was sent after the
+    reader asked. Who elects a later owner persists the higher term before it votes, and an ack names the
+    term of its sender. One voter of each possible later owner is among those who echoed: it had not voted
+    when the reader asked. So nobody but this instance, or owners before it, had answered a write by then, and
+    what they answered is committed here [Q-60].
+
+    After `show` none of this holds: an echo may be on its way that was sent before the reader asked, and
+    between the two a later owner may have been elected, and may have answered a write.
     """
 
-    __slots__ = ("_echoed", "_next_readers", "_readers", "number")
+    __slots__ = ("_echoed", "_is_shown", "_next_readers", "_number", "_readers")
 
     def __init__(self) -> None:
-        self.number = 0
-        """The number that every heartbeat carries; it grows by one each round."""
+        self._number = 0
+        self._is_shown = False
         self._readers: list[CallId] = []
         self._next_readers: list[CallId] = []
         self._echoed: set[InstanceId] = set()
@@ -36,8 +47,17 @@ class ReadBarrier:
     def is_open(self) -> bool:
         return bool(self._readers)
 
+    def show(self) -> int:
+        """The number for a heartbeat that is made now; it grows by one each round. Who asks from now on waits
+        for the next round (ReadBarrier.B1)."""
+        self._is_shown = True
+        return self._number
+
     def ask(self, call_id: CallId) -> bool:
         """A reader came. Returns True if a round starts now, so that heartbeats must be sent at once."""
+        if self._readers and not self._is_shown:
+            self._readers.append(call_id)  # ReadBarrier.B1
+            return False
         self._next_readers.append(call_id)
         return self._start_round()
 
@@ -46,12 +66,18 @@ class ReadBarrier:
             return False
         self._readers, self._next_readers = self._next_readers, []
         self._echoed.clear()
-        self.number += 1
+        self._number += 1
+        self._is_shown = False
         return True
 
     def echo(self, source: InstanceId, number: int, term: Term, own_term: Term) -> None:
-        if self._readers and number >= self.number and term == own_term:
+        if self._readers and self._is_shown and number >= self._number and term == own_term:
             self._echoed.add(source)
+
+    def check(self) -> None:
+        """ReadBarrier.B1, ReadBarrier.B2."""
+        assert self._is_shown or not self._echoed or not self._readers
+        assert self._readers or not self._next_readers
 
     def finish(self, electorates: Iterable[Electorate]) -> tuple[list[CallId], bool]:
         """Return the readers that may read now, and whether the next round starts."""

@@ -106,7 +106,7 @@ class RpcCall:
         self._scope: trio.CancelScope | None = None
         self._trailing: Metadata = ()
         self._is_over = False
-        self._lingered = -1  # bytes that were stuck when it was looked at last
+        self._lingered = 0  # bytes that were stuck when it was looked at last
 
     @property
     def scope(self) -> trio.CancelScope:
@@ -126,8 +126,19 @@ class RpcCall:
         return self._request.metadata
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Set what is sent with the status, whatever that is; an `RpcError` adds its own."""
+        """Set what is sent with the status, whatever that is; an `RpcError` adds its own. Raises
+        `BadMetadata`."""
+        grpc_call.encode_metadata(metadata)
         self._trailing = tuple(metadata)
+
+    def _encoded(self, message: Any) -> bytes:
+        """The bytes of an answer. Raises `RpcError` if they are more than a client has to take."""
+        data = self.entry.encode(message)
+        limit = self.server.host.message_bytes_max
+        if len(data) > limit:
+            text = f"the answer has {len(data)} bytes, the limit is {limit}"
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
+        return data
 
     # ---- how it ends ----------------------------------------------------------------------------------
 
@@ -175,6 +186,7 @@ class RpcCall:
         if self._stream.local_closed:
             self._left()
         else:
+            self._lingered = self._stuck_bytes()
             self.server.host.turns.call_at(trio.current_time() + LINGER_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -261,10 +273,8 @@ class UnaryCall(RpcCall, Generic[Rep]):
             return
         self._is_over = True
         try:
-            data = self.entry.encode(message)
+            data = self._encoded(message)
             trailers = self._ok_trailers()
-            if len(data) > self.server.host.message_bytes_max:
-                raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"the answer has {len(data)} bytes")
         except Exception as exc:  # noqa: BLE001 - the handler made what is no reply of its method
             self._send_status(self._status_of_end(exc), is_only=True)
         else:
@@ -307,6 +317,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
             request = entry.decode(data)
             if entry.kind is Kind.UNARY_SYNC:
                 self.reply(entry.fn(request, self))
+                return
+            if entry.at_once is not None and (reply := entry.at_once(request, self)) is not None:
+                self.reply(reply)
                 return
         except Exception as exc:  # noqa: BLE001 - it ends this call
             self.fail(exc)
@@ -406,11 +419,11 @@ class StreamedCall(RpcCall):
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, request: Any) -> None:
         async def send_all() -> None:
-            entry, stream, link = self.entry, self._stream, self.link
-            replies = cast(AsyncGenerator[Any, None], entry.fn(request, self))
+            stream, link = self._stream, self.link
+            replies = cast(AsyncGenerator[Any, None], self.entry.fn(request, self))
             async with aclosing(replies):
                 async for reply in replies:
-                    stream.send_message(entry.encode(reply))
+                    stream.send_message(self._encoded(reply))
                     link.mark()
                     await self._wait_taken()
 
@@ -456,7 +469,7 @@ class DuplexCall(RpcCall):
         RpcCall.__init__(self, server, link, stream, entry, request)
         self.duplex: Duplex[Any, Any] = Duplex(
             server.host.turns,
-            encode=entry.encode,
+            encode=self._encoded,
             decode=entry.decode,
             finish=self._finish,
             scope=self.scope,
@@ -482,6 +495,7 @@ class DuplexCall(RpcCall):
             if duplex.is_finished:
                 self._finish()
         else:
+            duplex.emit()  # what was said before the failure
             duplex.close()
             self._send_status(self._status_of_end(error), is_only=False)
         self._over()

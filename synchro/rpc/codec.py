@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import msgpack
 from google.protobuf.duration_pb2 import Duration
@@ -64,7 +64,7 @@ def min_vclock(lsns: Mapping[int, int]) -> Vclock:
 
 
 def vclock_of(lsns: Mapping[int, int]) -> Vclock:
-    return Vclock((InstanceId(i), Lsn(lsn)) for i, lsn in lsns.items()) if lsns else EMPTY_VCLOCK
+    return Vclock(cast("Mapping[InstanceId, Lsn]", lsns)) if lsns else EMPTY_VCLOCK
 
 
 def _no_number(field: str, got: object, rule: str) -> IllegalParams:
@@ -101,10 +101,12 @@ def timeout_s(request: Message, default_s: float) -> float:
     return value_s
 
 
-def position(request: Message) -> Position | None:
-    """Field `known_position` of a request. Raises `IllegalParams`."""
+def position(request: Message, default: Position | None = None) -> Position | None:
+    """Field `known_position` of a request, or of a frame of calls. Raises `IllegalParams`.
+
+    default: where it is not set; a frame's, for its calls."""
     if not request.HasField("known_position"):
-        return None
+        return default
     known = request.known_position
     if known.term >= NUMBER_END or known.lsn >= NUMBER_END:
         got = f"{known.term}/{known.lsn}"
@@ -430,33 +432,6 @@ def columns(
         return row_body.insert_all(RowType.INSERT if kind == "insert" else RowType.REPLACE, space_id, tuples)
     except SynchroError:
         return None
-
-
-_ORDINARY_WAITS: Final = frozenset({data_pb.WAIT_MODE_UNSPECIFIED, data_pb.WAIT_MODE_COMPLETE})
-
-
-def shape(call: Message) -> tuple[str, int | str, bytes] | None:
-    """(insert or replace, its space, the tuple) of an ExecuteCall that asks for that and nothing special.
-
-    Such calls may share a transaction (ADR 13): no other wait mode, timeout or term, and a request id."""
-    ops = call.ops
-    if (
-        len(ops) != 1
-        or call.wait not in _ORDINARY_WAITS
-        or call.expected_term
-        or len(call.request_id) != REQUEST_ID_BYTES
-        or call.HasField("timeout")
-    ):
-        return None
-    op = ops[0]
-    kind = op.WhichOneof("op")
-    if kind == "insert":
-        body = op.insert
-    elif kind == "replace":
-        body = op.replace
-    else:
-        return None
-    return kind, body.space_id or body.space, body.tuple
 
 
 def stored_bytes(change: Dml) -> bytes:

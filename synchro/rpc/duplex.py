@@ -194,10 +194,10 @@ class Duplex(Generic[In, Out]):
             raise trio.ClosedResourceError("nothing can be sent after done_sending")
         if size is None:
             size = self._size(item)
+        if self.out_bytes > OUT_OVERRUN * self.out_bytes_max:  # not with it: one message may be of any size
+            self.fail(StreamOverrun(f"the peer does not read: {self.out_bytes} bytes are queued for it"))
         self._outbox.append((item, size))
         self.out_bytes += size
-        if self.out_bytes > OUT_OVERRUN * self.out_bytes_max:
-            self.fail(StreamOverrun(f"the peer does not read: {self.out_bytes} bytes are queued for it"))
         if not self._is_dirty:
             self._emit_later()
 

@@ -112,8 +112,8 @@ class RpcServer:
         with trio.CancelScope(shield=True):
             self.listener.stop_listening()
             if grace:
-                self.listener.announce_end()
                 with trio.move_on_after(grace):
+                    await self.listener.announce_end()
                     await self._wait_idle()
             self.listener.refuse_further()
             for call in list(self.calls):
@@ -257,9 +257,18 @@ class RpcHost:
         self._servers.add(server)
         return server
 
-    def unary(self, fn: Callable[[Req, RpcCall], Awaitable[Rep]]) -> Method:
-        """A method with one request and one reply, served by a trio task of its own."""
-        return Method(Kind.UNARY, fn)
+    def unary(
+        self,
+        fn: Callable[[Req, RpcCall], Awaitable[Rep]],
+        *,
+        at_once: Callable[[Req, RpcCall], Rep | None] | None = None,
+    ) -> Method:
+        """A method with one request and one reply, served by a trio task of its own.
+
+        at_once: answers what needs no waiting, in the turn that brought the request; None from it: the task
+        is begun.
+        """
+        return Method(Kind.UNARY, fn, at_once=at_once)
 
     def unary_sync(self, fn: Callable[[Req, RpcCall], Rep]) -> Method:
         """A method with one request and one reply that is answered at once from memory, without a task."""

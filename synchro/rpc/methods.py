@@ -36,11 +36,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of a service. Made by `RpcHost`. options: further arguments of its `Duplex`."""
+    """A method of a service. Made by `RpcHost`. options: further arguments of its `Duplex`. at_once: asked
+    before a task is begun for a unary call; None: it has no answer, or there is none to ask."""
 
     kind: Kind
     fn: Callable[..., Any]
     options: tuple[tuple[str, Any], ...] = ()
+    at_once: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
@@ -95,7 +97,7 @@ class Methods:
 class Entry:
     """One method as a server has it."""
 
-    __slots__ = ("decode", "encode", "fn", "kind", "method", "path")
+    __slots__ = ("at_once", "decode", "encode", "fn", "kind", "method", "path")
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class Entry:
         self.method = method
         self.kind = method.kind
         self.fn = method.fn
+        self.at_once = method.at_once
         self.decode = _as_it_is if decode is None else reader(decode)
         """Raises `RpcError` for what is no message of the method."""
         self.encode = _as_it_is if encode is None else encode

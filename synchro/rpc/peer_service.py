@@ -90,7 +90,8 @@ class PeerService:
                 call.on_over = self._older_join_over
             sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
             stream.on_message = sender.on_message
-            items = self._endpoint.serve_join(JoinRequest(first.instance_uuid, first.instance_name))
+            request = JoinRequest(first.instance_uuid, first.instance_name, takes_unnamed=first.takes_unnamed)
+            items = self._endpoint.serve_join(request)
             async with aclosing(items):
                 async for item in items:
                     await sender.send(join_message(item))

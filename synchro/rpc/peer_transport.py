@@ -108,6 +108,7 @@ def hello_message(hello: Hello) -> Any:
             start_id=hello.start_id,
             address=hello.address,
             takes_parts=hello.takes_parts,
+            takes_unnamed=hello.takes_unnamed,
         )
     )
 
@@ -126,19 +127,21 @@ def hello_from(message: Any) -> Hello:
         start_id=message.start_id,
         address=message.address,
         takes_parts=message.takes_parts,
+        takes_unnamed=message.takes_unnamed,
     )
 
 
 def peer_ack_message(message: PeerAck) -> Any:
-    return pb.SubscribeRequest(
-        ack=peer_codec.ack_message(
-            message.ack,
-            credit=message.credit,
-            tm=message.tm,
-            following=message.following,
-            received=message.received,
-        )
+    made = pb.SubscribeRequest()
+    peer_codec.fill_ack(
+        made.ack,
+        message.ack,
+        credit=message.credit,
+        tm=message.tm,
+        following=message.following,
+        received=message.received,
     )
+    return made
 
 
 def peer_ack_from(request: Any) -> PeerAck:
@@ -170,14 +173,14 @@ def relay_message(message: Accepted | Frame) -> Any:
                 address=message.address,
             )
         )
-    frame = pb.Frame(
-        term=message.term,
-        rows=message.rows,
-        rows_crc=message.rows_crc,
-        tm=message.tm,
-        rows_continue=message.rows_continue,
-        wants_receipt=message.wants_receipt,
-    )
+    made = pb.SubscribeResponse()
+    frame = made.frame  # field by field, as `peer_codec.fill_ack`
+    frame.term = message.term
+    frame.rows = message.rows
+    frame.rows_crc = message.rows_crc
+    frame.tm = message.tm
+    frame.rows_continue = message.rows_continue
+    frame.wants_receipt = message.wants_receipt
     if message.raft is not None:
         frame.raft.CopyFrom(peer_codec.raft_message(message.raft))
     if message.heartbeat is not None:
@@ -185,7 +188,7 @@ def relay_message(message: Accepted | Frame) -> Any:
         frame.heartbeat.CopyFrom(
             pb.Heartbeat(vclock_sync=beat.vclock_sync, tm=beat.tm, vclock=codec.lsns(beat.vclock))
         )
-    return pb.SubscribeResponse(frame=frame)
+    return made
 
 
 def relay_message_from(response: Any) -> Accepted | Frame:
@@ -398,6 +401,7 @@ class GrpcTransport:
             instance_uuid=request.instance_uuid,
             instance_name=request.instance_name,
             takes_parts=True,
+            takes_unnamed=request.takes_unnamed,
         )
         try:
             async with channel.duplex(

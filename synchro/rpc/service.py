@@ -66,8 +66,15 @@ class Service:
 
     # --- adapters
 
-    def waiting(self, method: Callable[[Any], Awaitable[Message]], *, when_ready: bool = True) -> Any:
-        """An RPC that may wait. when_ready: refused while the instance is loading."""
+    def waiting(
+        self,
+        method: Callable[[Any], Awaitable[Message]],
+        *,
+        when_ready: bool = True,
+        at_once: Callable[[Any], Message | None] | None = None,
+    ) -> Any:
+        """An RPC that may wait. when_ready: refused while the instance is loading. at_once: asked first, and
+        answers what needs no waiting; None from it: `method` is asked."""
 
         async def handle(request: Any, _call: RpcCall) -> Message:
             try:
@@ -78,12 +85,15 @@ class Service:
                 raise self.refusal(error) from error
 
         handle.__qualname__ = method.__qualname__
-        return self.host.unary(handle)
+        first = None if at_once is None else self._from_memory(at_once, when_ready=when_ready)
+        return self.host.unary(handle, at_once=first)
 
     def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
         """An RPC that is answered from memory."""
+        return self.host.unary_sync(self._from_memory(method, when_ready=when_ready))
 
-        def handle(request: Any, _call: RpcCall) -> Message:
+    def _from_memory(self, method: Callable[[Any], T], *, when_ready: bool) -> Callable[[Any, RpcCall], T]:
+        def handle(request: Any, _call: RpcCall) -> T:
             try:
                 if when_ready:
                     self.node.ensure_ready()
@@ -92,7 +102,7 @@ class Service:
                 raise self.refusal(error) from error
 
         handle.__qualname__ = method.__qualname__
-        return self.host.unary_sync(handle)
+        return handle
 
     def streaming(self, method: Callable[[Any], AsyncIterator[Message]]) -> Any:
         """An RPC with a stream of replies."""

@@ -8,7 +8,7 @@ Z2  What is read in slices is one frozen view: what a call tells was true at one
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -19,6 +19,17 @@ T = TypeVar("T")
 
 SLICE_S: Final = 0.004
 """Seconds of a slice, if its steps are shorter."""
+
+
+def slice_end() -> float:
+    """When a slice that begins now is over, on the clock of `time.perf_counter`."""
+    return time.perf_counter() + SLICE_S
+
+
+def work_off(work: Iterator[None]) -> bool:
+    """Work for one slice. Returns whether all is done; else more must be called for, in a later round."""
+    end = slice_end()
+    return all(time.perf_counter() <= end for _ in work)
 
 
 class Slices:
@@ -39,7 +50,7 @@ class Slices:
         """Run all steps, each of which takes about a millisecond, and return what the generator returns."""
         while True:
             async with self.turn():
-                end = time.perf_counter() + SLICE_S
+                end = slice_end()
                 while time.perf_counter() < end:
                     try:
                         next(steps)

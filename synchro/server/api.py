@@ -118,16 +118,23 @@ class NodeApi(Protocol):
         """The one after the last: those of a frame are consecutive."""
 
     def submit_writes(
-        self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+        self,
+        writes: Sequence[ClientWrite],
+        on_outcome: Callable[[CallId, Outcome], None],
+        timeout_s: float | Sequence[float],
     ) -> None:
-        """All transactions of a frame in one `ClientWrites` step, with call ids from `new_call_id`.
+        """Transactions that arrived together in one `ClientWrites` step, with call ids from `new_call_id`.
 
         `on_outcome` is called once for each, maybe before this returns, in any order; the rules of `submit`
-        hold. After `timeout_s` the node steps `CallExpired` for those without an outcome.
+        hold. After `timeout_s`, one for all or one for each, the node steps `CallExpired` for those without
+        an outcome.
         """
 
     def submit_puts(
-        self, puts: ClientPuts, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+        self,
+        puts: ClientPuts,
+        on_outcome: Callable[[CallId, Outcome], None],
+        timeout_s: float | Sequence[float],
     ) -> None:
         """As `submit_writes`, for a run of single writes that may share a transaction; their call ids are
         consecutive. An outcome may be `CommittedTogether`: one object for many of them, one after the

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -390,6 +389,7 @@ class Applier:
             start_id=node.start_id,
             address=node.address,
             takes_parts=True,
+            takes_unnamed=True,
         )
 
     def _accepted(self, accepted: Accepted) -> None:
@@ -450,7 +450,8 @@ class Applier:
         """All of it at once; only rows may have to wait for room, so a slow disk is not silence."""
         node = self._node
         node.core.check_term(frame.term)
-        node.step(ev.FrameTermSeen(frame.term))
+        if frame.term > node.core.raft.volatile_term:  # nearly every frame names what is known
+            node.step(ev.FrameTermSeen(frame.term))
         if frame.raft is not None:
             node.step(ev.PeerRaftReceived(self.peer_id, frame.raft))
         if frame.rows:
@@ -458,7 +459,7 @@ class Applier:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
             self._received_bytes += len(frame.rows)
             if frame.rows_continue or self._kept.has_parts:  # the core gets whole transactions (Applier.U1)
-                frame = replace(frame, rows=self._kept.joined(frame))
+                frame = frame._replace(rows=self._kept.joined(frame))
         if frame.wants_receipt:
             self._ack_wanted.set()
         if frame.rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from itertools import count, groupby
 from typing import Final
 
 import trio
@@ -17,14 +17,20 @@ from synchro.instance.core import Instance
 from synchro.vclock import Vclock
 
 Respond = Callable[[CallId, ev.Outcome], None]
+Timeouts = float | Sequence[float]
+"""Seconds: one for all calls, or one for each."""
 
 EXPIRED_AT_ONCE: Final = 500
 """Calls that are told that their time is over, before all else has its turn."""
+EXPIRIES_MIN: Final = 1000
+"""So many expiries may be kept of calls that were answered: they are looked through when there are more."""
 _LEAVING: Final = "the process is leaving; nothing was written"
 
 
 class Calls:
     """N2  Every call in here gets one outcome, or is abandoned; there are at most `waiting_max`.
+    N4  `_expiries` has at most `EXPIRIES_MIN` entries, or twice as many as were of calls that waited when it
+        was looked through last.
 
     step: gives an event to the core, which may answer before it returns. Nothing is admitted any more after
     `close`.
@@ -37,6 +43,7 @@ class Calls:
         self._ids = count(1)
         self._waiting: dict[CallId, Respond] = {}
         self._expiries: list[tuple[float, int, int]] = []
+        self._expiries_max = EXPIRIES_MIN
         self._expiry_timer = trio.CancelScope()
         self._readers: list[tuple[Vclock, trio.Event]] = []
 
@@ -56,18 +63,21 @@ class Calls:
         self._step(make_event(call_id))
         return call_id
 
-    def submit_writes(self, writes: Sequence[ev.ClientWrite], on_outcome: Respond, timeout_s: float) -> None:
+    def submit_writes(
+        self, writes: Sequence[ev.ClientWrite], on_outcome: Respond, timeout_s: Timeouts
+    ) -> None:
         room = max(0, self._room)
         if len(writes) > room:
             for write in writes[room:]:
                 on_outcome(write.call_id, self._refusal())
             writes = writes[:room]
+            timeout_s = timeout_s if isinstance(timeout_s, float | int) else timeout_s[:room]
         if writes:
             self._step_calls(
                 [write.call_id for write in writes], ev.ClientWrites(writes), on_outcome, timeout_s
             )
 
-    def submit_puts(self, puts: ev.ClientPuts, on_outcome: Respond, timeout_s: float) -> None:
+    def submit_puts(self, puts: ev.ClientPuts, on_outcome: Respond, timeout_s: Timeouts) -> None:
         if len(puts.call_ids) > self._room:
             self.submit_writes(puts.writes(), on_outcome, timeout_s)
         else:
@@ -111,11 +121,18 @@ class Calls:
         )
 
     def _step_calls(
-        self, call_ids: Sequence[CallId], event: ev.Event, on_outcome: Respond, timeout_s: float
+        self, call_ids: Sequence[CallId], event: ev.Event, on_outcome: Respond, timeout_s: Timeouts
     ) -> None:
         """call_ids: consecutive."""
         self._waiting.update(dict.fromkeys(call_ids, on_outcome))
-        self._expire_at(trio.current_time() + timeout_s, call_ids[0], call_ids[-1])
+        now, first = trio.current_time(), call_ids[0]
+        if isinstance(timeout_s, float | int):
+            self._expire_at(now + timeout_s, first, call_ids[-1])
+        else:
+            for each_s, group in groupby(timeout_s):
+                last = first + sum(1 for _ in group) - 1
+                self._expire_at(now + each_s, first, last)
+                first = CallId(last + 1)
         self._step(event)
 
     # -------------------------------------------------------------------------------------------- from node
@@ -160,8 +177,17 @@ class Calls:
 
     def _expire_at(self, deadline: float, first: int, last: int) -> None:
         heapq.heappush(self._expiries, (deadline, first, last))
+        if len(self._expiries) > self._expiries_max:
+            # Most calls are answered long before their time is over, which may be hours.
+            self._expiries = [one for one in self._expiries if self._waits(*one)]
+            heapq.heapify(self._expiries)
+            self._expiries_max = max(EXPIRIES_MIN, 2 * len(self._expiries))  # Calls.N4
         if self._expiries[0][0] < self._expiry_timer.deadline:
             self._expiry_timer.deadline = self._expiries[0][0]
+
+    def check(self) -> None:
+        assert len(self._waiting) <= self._waiting_max  # Calls.N2
+        assert len(self._expiries) <= self._expiries_max  # Calls.N4
 
     # ---------------------------------------------------------------------------------------------- readers
 

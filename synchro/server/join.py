@@ -58,7 +58,7 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
 )
-from synchro.server.relay import without_local_rows
+from synchro.server.relay import check_readable, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
@@ -119,7 +119,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             yield JoinSnapshotEnd(count, checksum)
         node.log.info("join_initial_data_sent", peer=request.instance_name, frames=count)
         registered = await _register(node, request)
-        async for rows in _rows_between(node, start, registered.vclock):
+        async for rows in _rows_between(node, request, start, registered.vclock):
             yield JoinRows(rows, crc32c(rows))
         yield JoinEnd(registered.vclock.without_local(), registered.id)
         node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
@@ -162,7 +162,9 @@ async def _register(node: Node, request: JoinRequest) -> ev.Registered:
             raise AssertionError(f"unexpected outcome {outcome}")
 
 
-async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerator[bytes]:
+async def _rows_between(
+    node: Node, request: JoinRequest, start: Vclock, stop: Vclock
+) -> AsyncGenerator[bytes]:
     """Whole transactions in (start, stop], without local rows."""
     passing = RelayFilter(peer=InstanceId(0), id_filter=frozenset(), subscriber_vclock=start)
     passing.term_sent = max(node.core.raft.term, node.core.raft.volatile_term)
@@ -178,6 +180,8 @@ async def _rows_between(node: Node, start: Vclock, stop: Vclock) -> AsyncGenerat
                 if not passing.wants(head) or span.lsn > stop.get(span.origin):
                     continue
                 passing.passed(head)
+                if not request.takes_unnamed:
+                    check_readable(span, request.instance_name)
                 txn = data[span.start : span.end]
                 parts.append(without_local_rows(txn) if span.local_lsn and span.origin != LOCAL else txn)
             if parts:
@@ -206,7 +210,7 @@ async def join(directory: DataDirectory, transport: Transport, address: str) -> 
     When it returns the directory has data, durably, and the identity file names the set.
     """
     identity = directory.identity
-    request = JoinRequest(identity.instance_uuid, identity.name)
+    request = JoinRequest(identity.instance_uuid, identity.name, takes_unnamed=True)
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid

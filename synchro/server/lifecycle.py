@@ -53,6 +53,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
@@ -405,8 +406,13 @@ class Lifecycle:
             ),
             limits=settings.limits,
         )
-        node.attach(instance, wal)
-        links.load_acks()
+        with runnable_tasks() as tasks:
+            node.attach(instance, wal, lambda: tasks.is_alone)
+            links.load_acks()
+            await self._work_on(instance, wal)
+
+    async def _work_on(self, instance: Instance, wal: Wal) -> None:
+        node, links = self._node, self._links
         async with trio.open_nursery() as outer:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:

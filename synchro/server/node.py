@@ -2,7 +2,7 @@
 
 `step` and the dispatch of effects are synchronous: no await, no re-entry, so every state between two
 awaits is whole. What takes time (disk, peers, callers) is asked for here and answers with an event. An
-exception out of the core is a bug and ends the process: asyncio and gRPC would swallow it.
+exception out of the core is a bug and ends the process, whoever called it.
 """
 
 from __future__ import annotations
@@ -73,9 +73,13 @@ class Observer(Protocol):
 
 
 class LoopHooks(Protocol):
-    """How the thread of the log reaches this loop."""
+    """How the log and its thread reach this loop."""
 
-    def call_when_idle(self, function: Callable[[], None], /) -> None: ...
+    def call_when_idle(self, function: Callable[[], None], /) -> None:
+        """Call it behind all that has arrived: since it was asked for, a poll of all sockets found nothing
+        more. What it sends leaves behind it. Where more arrives than can be handled it is not put off for
+        ever."""
+        ...
 
     def call_from_thread(self, function: Callable[[], None], /) -> None: ...
 
@@ -130,6 +134,8 @@ class Node:
         self._events: deque[ev.Event] = deque()
         self._is_stepping = False
         self._timer = trio.CancelScope()
+        self._timer_at = math.inf
+        """Its deadline."""
         self._build: Build | None = None
         self._wants_turn = False
         self._has_chores = trio.Event()
@@ -213,13 +219,13 @@ class Node:
 
     # ---------------------------------------------------------------------------------------------- life
 
-    def attach(self, core: Instance, wal: Wal) -> None:
-        """Recovery or join is over: from now on there is something to step."""
+    def attach(self, core: Instance, wal: Wal, is_idle: Callable[[], bool] | None = None) -> None:
+        """Recovery or join is over: from now on there is something to step. is_idle: see `Wal.call_with`."""
         assert self._core is None
         self.waits_for = ""
         self._core = core
         self._wal = wal
-        wal.call_with(self._hooks.call_when_idle, self._hooks.call_from_thread)
+        wal.call_with(self._hooks.call_when_idle, self._hooks.call_from_thread, is_idle)
         self._persisted_term = core.raft.term
         self.observer.rows_written(core.vclock)
 
@@ -371,8 +377,8 @@ class Node:
     def _after_steps(self) -> None:
         core = self.core
         deadline = core.deadline
-        if deadline is not None and deadline < self._timer.deadline:  # a later one is seen when it wakes
-            self._timer.deadline = deadline
+        if deadline is not None and deadline < self._timer_at:  # a later one is seen when it wakes
+            self._timer_at = self._timer.deadline = deadline
         if core.raft.term != self._persisted_term:
             self._persisted_term = core.raft.term
             self.links.term_changed()
@@ -439,7 +445,8 @@ class Node:
     async def _run_deadline_timer(self) -> None:
         while True:
             deadline = self.core.deadline
-            self._timer = trio.CancelScope(deadline=math.inf if deadline is None else deadline)
+            self._timer_at = math.inf if deadline is None else deadline
+            self._timer = trio.CancelScope(deadline=self._timer_at)
             with self._timer:
                 await trio.sleep_forever()
             deadline = self.core.deadline

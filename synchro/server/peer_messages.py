@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from synchro.ids import InstanceId, Term
 from synchro.instance.events import Ack
@@ -33,6 +33,8 @@ class JoinRequest:
     instance_uuid: str
     instance_name: str
     protocol_version: int = PROTOCOL_VERSION
+    takes_unnamed: bool = False
+    """As in `Hello`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,11 @@ class Hello:
     """host:port at which it listens; "": an older version."""
     takes_parts: bool = False
     """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
+    takes_unnamed: bool = False
+    """It reads shared transactions in which calls have no request id (ADR 13)."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerAck:
+class PeerAck(NamedTuple):
     """What the subscriber says after its Hello. tm: wall time (s) at the relay of the newest block that
     is written now, 0 = unknown [A-26]. credit: bytes that may be sent beyond this ack. following: whose
     rows it gets from themselves. received: bytes of rows that came on this stream, on disk or not."""
@@ -137,8 +140,7 @@ class Accepted:
     """Both as in `Hello`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(NamedTuple):
     """vclock: written vclock of the sender; tm: its wall time, 0 if rows were sent since the last [A-25]."""
 
     vclock_sync: int
@@ -146,8 +148,7 @@ class Heartbeat:
     vclock: Vclock
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """The receiver handles term, then raft, then rows, then heartbeat."""
 
     term: Term

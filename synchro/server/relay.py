@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from synchro.errors import SynchroError
+from synchro.errors import ProtocolVersion, SynchroError
 from synchro.failpoints import REGISTRY
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.instance import events as ev
@@ -23,7 +23,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
-from synchro.row import GROUP_LOCAL
+from synchro.row import FLAG_SHARED, GROUP_LOCAL
 from synchro.server.links import Downstream, Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
@@ -50,6 +50,7 @@ class Relay:
     Y5  Rows that the subscriber gets from their origin are not sent, unless own rows must follow them.
     Y6  Bytes of rows on their way stay within what the link carries in half a heartbeat (`Pace`, ADR 20); of
         a subscriber that takes no parts, one transaction excepted. A part is followed by its next one.
+    Y7  A subscriber of an older version is not sent what it would take for damage.
     """
 
     def __init__(self, node: Node, links: Links, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
@@ -92,7 +93,7 @@ class Relay:
         once if they can be."""
         self._more = trio.Event()
         self.heard_at = trio.current_time()
-        self._heard_more = trio.Event()
+        self._hearing = trio.lowlevel.ParkingLot()
 
     # --------------------------------------------------------------------------------- called by the node
 
@@ -123,7 +124,7 @@ class Relay:
 
     async def wait_heard(self) -> None:
         """Until it says something more, or its stream ends."""
-        await self._heard_more.wait()
+        await self._hearing.park()
 
     def term_changed(self) -> None:
         """A row may wait for this (Relay.Y3)."""
@@ -163,7 +164,8 @@ class Relay:
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
-        node.step(ev.RelayConnected(self.peer, ev.Ack(hello.vclock, hello.term, 0, hello.counts)))
+        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts)
+        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
         self._raft = core.raft.message()
         self._heartbeat_wanted = True
         self._control_wanted.set()
@@ -178,7 +180,7 @@ class Relay:
             down.message, down.system_message = error.message, error.system
             raise
         finally:
-            self._heard_more.set()
+            self._hearing.unpark_all()
             down.is_following = False
             down.lag = 0.0
             if down.message is None:
@@ -206,9 +208,9 @@ class Relay:
             if self._heartbeat_wanted or now >= next_beat:
                 self._heartbeat_wanted = False
                 next_beat = now + node.settings.replication_timeout_s
-                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before the
-                # round began must not count for it.
-                number = node.core.read_barrier.number
+                # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before a
+                # reader of the round asked must not count for it.
+                number = node.core.read_barrier.show()
                 tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
                 self._rows_sent_since_heartbeat = False
                 beat = Heartbeat(number, tm, node.core.vclock.shown())
@@ -252,7 +254,7 @@ class Relay:
                     self._more = trio.Event()
                     self._idle_reader = reader
                     await self._more.wait()
-                elif (rows := reader.next_plain(self._frame_bytes)) is None:
+                elif (rows := self._next_plain(reader)) is None:
                     await self._send_next_run(reader)
                 else:
                     await self._send_later(reader, rows)
@@ -268,7 +270,7 @@ class Relay:
         """Without waiting: send what can go out now, a few frames at most, and pass over what the peer does
         not get."""
         for _ in range(FRAMES_AT_ONCE):
-            rows = reader.next_plain(self._frame_bytes)
+            rows = self._next_plain(reader)
             if rows is None:
                 return
             wanted = self._wants(rows.run)
@@ -285,6 +287,10 @@ class Relay:
                 return
             else:
                 self._send_whole(reader, rows)
+
+    def _next_plain(self, reader: WalReader) -> PlainRows | None:
+        """Rows that need no look at each transaction (Relay.Y7)."""
+        return reader.next_plain(self._frame_bytes) if self._hello.takes_unnamed else None
 
     async def _send_later(self, reader: WalReader, rows: PlainRows) -> None:
         """Wait for what keeps plain rows from being sent at once; when it is over they are looked at anew."""
@@ -376,7 +382,7 @@ class Relay:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
         passing = self._filter
         first, newest = spans[0], spans[-1]
-        if first.origin != self.peer and _is_plain(spans, len(data)):
+        if first.origin != self.peer and self._hello.takes_unnamed and _is_plain(spans, len(data)):
             # LSNs rise: the ends tell about all of it.
             head = TxnHead(newest.origin, newest.lsn)
             if not passing.wants(head):
@@ -391,6 +397,8 @@ class Relay:
             head = TxnHead(span.origin, span.lsn, span.term or Term(0))
             if not passing.wants(head):
                 continue
+            if not self._hello.takes_unnamed:
+                check_readable(span, self.peer_name)  # Relay.Y7
             while passing.is_held(head):
                 if self._node.core.raft.term >= head.term:
                     # The frame that carries it names the term, and the receiver handles that first.
@@ -432,8 +440,8 @@ class Relay:
         down, ack = self.downstream, message.ack
         self._node.core.check_term(ack.term)
         self.heard_at = trio.current_time()
-        self._heard_more.set()
-        self._heard_more = trio.Event()
+        if self._hearing:
+            self._hearing.unpark_all()
         if self._links.doubles.is_suspect(self.peer_uuid):
             self._links.note_life(self.peer_uuid, self.life)
             if self.scope.cancel_called:
@@ -463,6 +471,17 @@ def _is_plain(spans: Sequence[xrow.TxnSpan], size: int) -> bool:
             return False
         size -= span.end - span.start
     return size == 0
+
+
+def check_readable(span: xrow.TxnSpan, name: str) -> None:
+    """name: of an instance of an older version. Raises `ProtocolVersion` for what it would take for damage:
+    a shared transaction in which calls have no request id (ADR 13). None is written while a member is older;
+    a member that was replaced by an older version, or joins, may meet one."""
+    if span.flags & FLAG_SHARED:
+        raise ProtocolVersion(
+            f"transaction {span.origin}:{span.lsn} has a form that the version of {name} does not read; "
+            "it was not sent. Next: run the version there that the others run",
+        )
 
 
 def without_local_rows(data: bytes) -> bytes:

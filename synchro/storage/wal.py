@@ -1,7 +1,8 @@
 """The WAL: everything pending is one batch, one job of its thread and one sync.
 
 Natural batching: while one batch is on its way the next one gathers, so no timer delays a row. Relays see
-rows only after they are synced here. Rules [W-14..16], [W-46], [L-30].
+rows only after they are synced here. A loop without other work waits for the disk, for a bounded time.
+Rules [W-14..16], [W-46], [W-47], [L-30].
 
 Where the writer stands is one value, a `WriterState`:
 
@@ -14,14 +15,12 @@ Where the writer stands is one value, a `WriterState`:
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from queue import SimpleQueue
 from typing import Final, TypeAlias, TypeVar, assert_never
 
 import trio
@@ -32,6 +31,7 @@ from synchro.errors import DiskFailed, SynchroError, WalIo
 from synchro.row import Txn
 from synchro.storage.disk import Disk
 from synchro.storage.journal import Journal, WalFile
+from synchro.storage.log_thread import LogThread, OnOutcome, ToLoop, attempt
 from synchro.storage.wal_reader import SyncedLog, WalReader
 from synchro.storage.wal_tail import Ring, entries_of
 from synchro.vclock import Vclock
@@ -59,6 +59,10 @@ class WalStats:
     txns: int = 0
     bytes: int = 0
     cuts: int = 0
+    waits: int = 0
+    """Batches for which the loop waited."""
+    vain_waits: int = 0
+    """Those of them that were not done in time."""
 
 
 # --- where the writer stands ----------------------------------------------------------------------------
@@ -138,42 +142,6 @@ class _Job:
         self.done.set()
 
 
-class _Thread:
-    """A thread that does one job after the other; what came of each is told in trio's thread."""
-
-    def __init__(
-        self,
-        deliver: Callable[[Callback], object],
-        done: Callable[[object, BaseException | None], None],
-    ) -> None:
-        """deliver: called in the thread; runs its argument in trio's. done: gets what a job returned, or
-        raised; it must not raise."""
-        self._deliver = deliver
-        self._done = done
-        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="wal", daemon=True).start()
-
-    def do(self, job: Callable[[], object]) -> None:
-        self._jobs.put(job)
-
-    def end(self) -> None:
-        """After the jobs that it has."""
-        self._jobs.put(None)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._deliver(partial(self._done, *_done(job)))
-            del job
-
-
-def _done(job: Callable[[], object]) -> tuple[object, BaseException | None]:
-    """What it returned, and what it raised."""
-    try:
-        return job(), None
-    except BaseException as error:  # noqa: BLE001 - it is raised again where somebody waits for it
-        return None, error
-
-
 class Wal:
     """Owns the journal of a running instance.
 
@@ -182,6 +150,9 @@ class Wal:
     A3  the thread has at most one job: the state is `Writing` or `Working` then, and nothing else touches
         the journal.
     A4  `Idle`: no job waits, and nothing is pending that may begin. `Gathering`: something is.
+    A5  `queued_bytes` are those of what is pending and of the batch on its way.
+    A6  the loop is blocked for a batch only, right after that was given to the thread, if it has nothing else
+        to do, within the bounds of `LogThread` [W-47]. Between two such waits all sockets are polled.
     """
 
     def __init__(
@@ -194,6 +165,7 @@ class Wal:
         on_rotation_refused: Callable[[OSError], None] = lambda _: None,
         limits: Limits | None = None,
         wall_clock: Callable[[], float] = time.time,
+        new_thread: Callable[[ToLoop, OnOutcome], LogThread] = LogThread,
     ) -> None:
         """on_cut: nothing beyond the vclock is on disk, and what was queued behind is dropped too [W-15].
         on_rotation_refused: the log goes on in its old file; told once until a rotation succeeds."""
@@ -203,9 +175,11 @@ class Wal:
         self._on_rotation_refused = on_rotation_refused
         self._is_refusal_told = False
         self._wall_clock = wall_clock
+        self._new_thread = new_thread
         self._call_later: Callable[[Callback], object] | None = None
         self._call_from_thread: Callable[[Callback], object] | None = None
-        self._thread: _Thread | None = None
+        self._is_idle: Callable[[], bool] | None = None
+        self._thread: LogThread | None = None
         """While `run` runs."""
         self._state: WriterState = Unstarted()
         self._wish = _Wish.GO_ON
@@ -223,11 +197,18 @@ class Wal:
         self.stats = WalStats()
 
     def call_with(
-        self, call_later: Callable[[Callback], object], call_from_thread: Callable[[Callback], object]
+        self,
+        call_later: Callable[[Callback], object],
+        call_from_thread: Callable[[Callback], object],
+        is_idle: Callable[[], bool] | None = None,
     ) -> None:
-        """Before `run`: how to call something in trio's thread a moment later, and from another thread."""
+        """Before `run`: how to call something in trio's thread, a moment later or from another thread.
+
+        is_idle: asked inside of what `call_later` called: whether nothing else is to be done, after a poll of
+        all sockets; None: the loop never waits for the disk."""
         self._call_later = call_later
         self._call_from_thread = call_from_thread
+        self._is_idle = is_idle
 
     @property
     def vclock(self) -> Vclock:
@@ -270,7 +251,7 @@ class Wal:
             token = trio.lowlevel.current_trio_token()
             self.call_with(token.run_sync_soon, token.run_sync_soon)
         assert self._call_from_thread is not None
-        self._thread = _Thread(self._call_from_thread, self._thread_done)
+        self._thread = self._new_thread(self._call_from_thread, self._thread_done)
         closed = False
         try:
             self._state = _IDLE
@@ -323,6 +304,23 @@ class Wal:
     def reader(self, after: Vclock) -> WalReader:
         """Rows not covered by `after`, in WAL order. Raises `XlogGap` if their files are gone [W-45]."""
         return WalReader(self._synced, after)
+
+    def check(self) -> None:
+        """Wal.A3..A5, between two steps of the writer."""
+        state, thread = self._state, self._thread
+        if thread is not None:
+            thread.check()
+        assert isinstance(state, Writing | Working) == (thread is not None and thread.has_job)  # Wal.A3
+        if isinstance(state, Idle):  # Wal.A4
+            assert not self._jobs
+            assert not self._pending or self._wish is _Wish.LEAVE
+        if isinstance(state, Gathering):
+            assert self._pending
+        waiting = [txns for txns, _ in self._pending]
+        if isinstance(state, Writing):
+            waiting.append(state.txns)
+        if not isinstance(state, Failed | Closed):  # Wal.A5; then nobody submits any more
+            assert self._queued_bytes == sum(len(txn.data) for txns in waiting for txn in txns)
 
     # --- the task: waits for the end, and writes marks ----------------------------------------------------
 
@@ -386,7 +384,7 @@ class Wal:
             case Closed():
                 while self._jobs:
                     job = self._jobs.popleft()
-                    job.answer(*_done(job.call))  # the journal refuses
+                    job.answer(*attempt(job.call))  # the journal refuses
             case Unstarted() | Idle() | Gathering() | Writing() | Working():
                 pass
             case _:
@@ -412,9 +410,15 @@ class Wal:
             txns, has_control = self._take_batch()
             self._state = batch = Writing(txns, has_control, trio.current_time())
             self._thread.do(partial(self._append, batch))
+            may_wait = self._thread.may_wait and self._is_idle is not None and self._is_idle()
         except BaseException as failure:  # noqa: BLE001 - the border of the callbacks: `run` raises it
             self._state = Failed(failure)
             self._next()
+        else:
+            if may_wait:  # Wal.A6
+                self.stats.waits += 1
+                if not self._thread.wait():
+                    self.stats.vain_waits += 1
 
     def _thread_done(self, result: object, error: BaseException | None) -> None:
         """In trio's thread: what came of its job."""

@@ -1,8 +1,11 @@
 """Row <-> bytes: what lies in a WAL block and travels in a stream frame. Rules [W-1], [W-3], [D-40].
 
 A row is a header of 24 bytes, little-endian: body length u32, type u8, flags u8, origin u8, group u8,
-LSN u64, TSN u64; then 16 bytes of request id if `FLAG_REQUEST_ID` is set (on the last row, or on every row
-of a shared transaction, ADR 13: global changes with LSNs without a gap); then the body (`row_body.py`).
+LSN u64, TSN u64; then 16 bytes of request id if `FLAG_REQUEST_ID` is set (on the last row, or on rows of a
+shared transaction, ADR 13); then the body (`row_body.py`).
+
+A shared transaction is one of global changes with LSNs without a gap. Its rows have a request id each, or
+`FLAG_SHARED` each: then one of them at least has no request id.
 
 A transaction is a run of rows up to the one with `FLAG_COMMIT`. Its bytes are made once, by its origin.
 
@@ -13,7 +16,7 @@ Hot path: changes of one transaction stay columns (`Puts`) where they can, rows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
 from struct import Struct
 from struct import error as _StructError
@@ -25,6 +28,7 @@ from synchro.row import (
     CONTROL_TYPES,
     FLAG_COMMIT,
     FLAG_REQUEST_ID,
+    FLAG_SHARED,
     FLAG_WAIT_ACK,
     FLAG_WAIT_SYNC,
     GROUP_DEFAULT,
@@ -59,10 +63,14 @@ _SHARED_PUT_HEADER: Final = Struct("<I4sQ8s16s6s")
 """A row of a shared transaction, as `_PUT_HEADER`; the request id stands between the TSN and the start of the
 body."""
 
-_FLAGS_KNOWN: Final = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID
+_FLAGS_KNOWN: Final = FLAG_COMMIT | FLAG_WAIT_SYNC | FLAG_WAIT_ACK | FLAG_REQUEST_ID | FLAG_SHARED
 _FLAGS_WRONG: Final = frozenset(
     f for f in range(256) if f & ~_FLAGS_KNOWN or (f & FLAG_WAIT_ACK and not f & FLAG_WAIT_SYNC)
 )
+_FLAGS_WRONG_ALONE: Final = _FLAGS_WRONG | frozenset(f for f in range(256) if f & FLAG_SHARED)
+"""Of a transaction of one row: it shares with nobody."""
+_FLAGS_INNER: Final = FLAG_REQUEST_ID | FLAG_SHARED
+"""What a row that is not the last may have."""
 _TYPES: Final[dict[int, RowType]] = {int(t): t for t in RowType}
 _RAFT: Final = RowType.RAFT
 _WITH_TERM: Final = frozenset({int(RowType.PROMOTE), int(RowType.DEMOTE)})
@@ -112,17 +120,22 @@ def encode_txn(rows: Sequence[Row]) -> Txn:
 
 
 def encode_ops(
-    ops: Sequence[Dml], origin: InstanceId, first_lsn: Lsn, flags: int, request_ids: Sequence[RequestId] = ()
+    ops: Sequence[Dml],
+    origin: InstanceId,
+    first_lsn: Lsn,
+    flags: int,
+    request_ids: Sequence[RequestId | None] = (),
 ) -> PlainTxn:
     """One transaction of these changes, all global, with the LSNs from `first_lsn` on.
 
-    flags: of the last row; COMMIT (and REQUEST_ID if there is one) is added [W-3]. request_ids: as in `Txn`.
+    flags: of the last row; COMMIT, and what the request ids ask for, is added [W-3]. request_ids: as in
+    `Txn`.
     """
     flags |= FLAG_COMMIT
     tail = b""
-    if request_ids:
+    if request_ids and (last_id := request_ids[-1]) is not None:
         flags |= FLAG_REQUEST_ID
-        tail = request_ids[-1]
+        tail = last_id
         assert len(tail) == REQUEST_ID_BYTES
     pack = ROW_HEADER.pack
     last = len(ops) - 1
@@ -136,14 +149,22 @@ def encode_ops(
     else:
         raws, kinds = [op.raw or encode_body(op) for op in ops], [op.type for op in ops]
     is_shared = len(request_ids) > 1
-    inner = repeat(FLAG_REQUEST_ID if is_shared else 0)
+    assert not is_shared or len(request_ids) == last + 1
+    names: Sequence[bytes] = ()
+    inner: Iterable[int] = repeat(0)
+    if is_shared and None in request_ids:
+        flags |= FLAG_SHARED
+        names = [request_id or b"" for request_id in request_ids]
+        inner = [FLAG_SHARED | FLAG_REQUEST_ID if name else FLAG_SHARED for name in names]
+    elif is_shared:
+        names, inner = cast("Sequence[RequestId]", request_ids), repeat(FLAG_REQUEST_ID)
     zero, lsns = repeat(0), range(first_lsn, first_lsn + last)
     heads = list(map(pack, map(len, raws), kinds, inner, repeat(origin), zero, lsns, repeat(first_lsn)))
     lsn = Lsn(first_lsn + last)
     heads.append(pack(len(raws[-1]), kinds[-1], flags, origin, GROUP_DEFAULT, lsn, first_lsn))
     if is_shared:
-        assert set(map(len, request_ids)) == {REQUEST_ID_BYTES}
-        data = b"".join(chain.from_iterable(zip(heads, request_ids, raws, strict=True)))
+        assert set(map(len, names)) <= {0, REQUEST_ID_BYTES}
+        data = b"".join(chain.from_iterable(zip(heads, names, raws, strict=True)))
     else:
         heads[-1] += tail
         data = b"".join(chain.from_iterable(zip(heads, raws, strict=True)))
@@ -151,7 +172,7 @@ def encode_ops(
 
 
 def shared_bytes(puts: Puts) -> int:
-    """`Txn.data` of a shared transaction of them."""
+    """The most bytes that `Txn.data` of a shared transaction of them has."""
     return sum(map(len, puts.raws)) + len(puts) * (ROW_HEADER_BYTES + REQUEST_ID_BYTES)
 
 
@@ -161,13 +182,13 @@ def decode_txns(data: bytes) -> list[Txn]:
     Raises `DecodeError` for anything else, and nothing but that. details: offset (of the row).
     """
     txns: list[Txn] = []
-    unpack_header, parsers, wrong = ROW_HEADER.unpack_from, PARSERS, _FLAGS_WRONG
+    unpack_header, parsers, wrong = ROW_HEADER.unpack_from, PARSERS, _FLAGS_WRONG_ALONE
     size, pos = len(data), 0
     try:
         while pos < size:
             length, kind_number, flags, origin, group, lsn, tsn = unpack_header(data, pos)
             if not flags & FLAG_COMMIT:
-                next_row = pos + 24 + length + (REQUEST_ID_BYTES if flags else 0)
+                next_row = pos + 24 + length + (REQUEST_ID_BYTES if flags & FLAG_REQUEST_ID else 0)
                 found = None
                 if data[pos + 4 : pos + 8] == data[next_row + 4 : next_row + 8]:
                     found = _decode_puts(data, pos)
@@ -212,21 +233,21 @@ def _decode_puts(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
     """
     try:
         _, kind_number, first_flags, origin, group, first_lsn, tsn = ROW_HEADER.unpack_from(data, start)
-        is_shared = first_flags == FLAG_REQUEST_ID
-        body_at = 24 + REQUEST_ID_BYTES if is_shared else 24
+        is_named = first_flags == FLAG_REQUEST_ID
+        body_at = 24 + REQUEST_ID_BYTES if is_named else 24
         kind = PUT_TYPES.get(kind_number)
         prefix = data[start + body_at : start + body_at + PREFIX_BYTES]
         space_id = SPACE_BY_PREFIX.get(prefix)
         if kind is None or space_id is None or group or not 0 < origin <= INSTANCE_ID_MAX:
             return None
-        if first_lsn != tsn or not first_lsn or not (is_shared or not first_flags):
+        if first_lsn != tsn or not first_lsn or first_flags not in (0, FLAG_REQUEST_ID, FLAG_SHARED):
             return None
-        ids: list[RequestId] = []
+        ids: list[RequestId | None] = []
         raws: list[bytes] = []
         add, add_id = raws.append, ids.append
         pos, lsn = start, first_lsn
         same = data[start + 4 : start + 8]
-        if is_shared:
+        if is_named:
             unpack_shared, tsn_bytes = _SHARED_PUT_HEADER.unpack_from, data[start + 16 : start + 24]
             while True:
                 length, row_same, row_lsn, row_tsn, request_id, row_prefix = unpack_shared(data, pos)
@@ -247,17 +268,23 @@ def _decode_puts(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
                 add(data[pos : pos + length])
                 pos += length
                 lsn += 1
+            if first_flags:
+                ids = [None] * len(raws)
         length, row_kind, flags, row_origin, group, row_lsn, tsn = ROW_HEADER.unpack_from(data, pos)
         if (row_kind, row_origin, group, row_lsn, tsn) != (kind_number, origin, 0, lsn, first_lsn):
             return None
-        if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG:
+        if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG or (flags ^ first_flags) & FLAG_SHARED:
             return None
         pos += 24
         if flags & FLAG_REQUEST_ID:
-            add_id(RequestId(data[pos : pos + REQUEST_ID_BYTES]))
+            ids.append(RequestId(data[pos : pos + REQUEST_ID_BYTES]))
             pos += REQUEST_ID_BYTES
+        elif first_flags:
+            if is_named:
+                return None
+            ids.append(None)
         end = pos + length
-        if end > len(data) or not data.startswith(prefix, pos) or (is_shared and len(ids) <= len(raws)):
+        if end > len(data) or not data.startswith(prefix, pos):
             return None
         add(data[pos:end])
         values = unpack_all([raw[PREFIX_BYTES:] for raw in raws])
@@ -272,20 +299,25 @@ def _decode_changes(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
     unpack_header, parsers = ROW_HEADER.unpack_from, PARSERS
     try:
         _, _, first_flags, origin, _, first_lsn, _ = unpack_header(data, start)
-        if not first_lsn or not 0 < origin <= INSTANCE_ID_MAX or first_flags & ~FLAG_REQUEST_ID:
+        if not first_lsn or not 0 < origin <= INSTANCE_ID_MAX or first_flags & ~_FLAGS_INNER:
             return None
         ops: list[Dml] = []
-        ids: list[RequestId] = []
+        ids: list[RequestId | None] = []
+        is_unnamed = first_flags & FLAG_SHARED
         flags, pos, lsn = first_flags, start, first_lsn - 1
-        while flags == first_flags:
+        while flags == first_flags or (is_unnamed and not flags & ~_FLAGS_INNER):
             length, kind_number, flags, row_origin, group, row_lsn, tsn = unpack_header(data, pos)
             lsn += 1
             if row_lsn != lsn or tsn != first_lsn or row_origin != origin or group:
+                return None
+            if (flags ^ first_flags) & FLAG_SHARED:
                 return None
             pos += 24
             if flags & FLAG_REQUEST_ID:
                 ids.append(RequestId(data[pos : pos + REQUEST_ID_BYTES]))
                 pos += REQUEST_ID_BYTES
+            elif is_unnamed:
+                ids.append(None)
             kind, parse = parsers[kind_number]
             if kind not in DML_TYPES:
                 return None
@@ -297,6 +329,8 @@ def _decode_changes(data: bytes, start: int) -> tuple[PlainTxn, int] | None:
     if not flags & FLAG_COMMIT or flags in _FLAGS_WRONG or pos > len(data):
         return None
     if first_flags and len(ids) != len(ops):
+        return None
+    if is_unnamed and None not in ids:
         return None
     return PlainTxn(ops, data[start:pos], InstanceId(origin), lsn, flags, ids), pos
 
@@ -326,7 +360,7 @@ def _decode_rows(data: bytes, start: int) -> tuple[Txn, int]:
             if flags & FLAG_COMMIT:
                 _check_txn(rows)
                 return Txn(tuple(rows), data[start:end]), end
-            if flags & ~FLAG_REQUEST_ID:
+            if flags & ~_FLAGS_INNER:
                 raise ValueError("flags on a row that is not the last of its transaction")
     except (*MALFORMED, _StructError) as error:
         raise _bad_row(error, pos) from error
@@ -359,13 +393,19 @@ def _check_txn(rows: Sequence[Row]) -> None:
         last_lsn = lsn
     if not last_lsn and rows[0].lsn != tsn:
         raise ValueError(f"TSN {tsn}, but the first row has LSN {rows[0].lsn}")
-    if any(row.request_id is not None for row in rows[:-1]):
+    if any(row.request_id is not None for row in rows[:-1]) or any(row.flags & FLAG_SHARED for row in rows):
         _check_shared(rows)
 
 
 def _check_shared(rows: Sequence[Row]) -> None:
     """Each row is the change of another call (ADR 13); ValueError if not."""
-    if any(row.request_id is None for row in rows):
+    flagged = sum(row.flags & FLAG_SHARED != 0 for row in rows)
+    is_each_named = all(row.request_id is not None for row in rows)
+    if flagged == len(rows) and is_each_named:
+        raise ValueError("a flag says that calls have no request id, and each has one")
+    if flagged not in (0, len(rows)):
+        raise ValueError("some rows of a transaction are marked as shared, and some are not")
+    if not flagged and not is_each_named:
         raise ValueError("request ids on some rows of a transaction, and not on the last one alone")
     if any(row.group_id or row.type not in DML_TYPES for row in rows):
         raise ValueError("a shared transaction has a row that is local or no change")

@@ -37,48 +37,29 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
+from synchro.wire import frames
 from synchro.wire.frames import (
     ACK,
     CONTINUATION,
     DATA,
-    ENABLE_PUSH,
     END_HEADERS,
     END_STREAM,
-    GOAWAY,
     HAS_PRIORITY,
     HEAD,
     HEAD_BYTES,
     HEADERS,
     ID_MAX,
-    INITIAL_WINDOW_SIZE,
-    MAX_CONCURRENT_STREAMS,
-    MAX_FRAME_SIZE,
-    MAX_HEADER_LIST_SIZE,
     PADDED,
-    PING,
     PREFACE,
-    PRIORITY,
-    PUSH_PROMISE,
-    RST_STREAM,
-    SETTINGS,
-    SETTINGS_ACK,
     WINDOW_AT_FIRST,
     WINDOW_MAX,
-    WINDOW_UPDATE,
     ConnectionFault,
     ErrorCode,
     content,
-    goaway,
     need_length,
     need_stream,
-    ping,
-    read_settings,
-    rst_stream,
-    settings,
-    window_update,
-    wrong_preface,
 )
-from synchro.wire.headers import HeaderDecoder, HeaderList
+from synchro.wire.headers import TABLE_BYTES_AT_FIRST, HeaderDecoder, HeaderList
 from synchro.wire.limits import WireLimits
 from synchro.wire.streams import NOBODY, NOT_YET, Http2Stream, StreamOwner, StreamTable
 
@@ -166,6 +147,7 @@ class Http2Connection(StreamTable):
         self._need = HEAD_BYTES if is_client else len(PREFACE) + HEAD_BYTES
         self._is_begun = False  # preface and head of the first frame were good
         self._frame_bytes_max = limits.frame_bytes_max
+        self._table_bytes = TABLE_BYTES_AT_FIRST  # what our blocks may use, for all that the peer knows
         self._next_id = 1
         self._peer_id = 0  # the highest that the peer has used
         self._goaway_id = ID_MAX  # streams of the peer above it do not count
@@ -175,18 +157,18 @@ class Http2Connection(StreamTable):
     def _say_hello(self) -> None:
         limits = self.limits
         values = {
-            INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-            MAX_FRAME_SIZE: limits.frame_bytes_max,
-            MAX_HEADER_LIST_SIZE: limits.header_list_bytes_max,
+            frames.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+            frames.MAX_FRAME_SIZE: limits.frame_bytes_max,
+            frames.MAX_HEADER_LIST_SIZE: limits.header_list_bytes_max,
         }
         if self.is_client:
             self._out.append(PREFACE)
-            values |= {ENABLE_PUSH: 0}
+            values |= {frames.ENABLE_PUSH: 0}
         else:
-            values |= {MAX_CONCURRENT_STREAMS: limits.streams_max}
-        self._out.append(settings(values))
+            values |= {frames.MAX_CONCURRENT_STREAMS: limits.streams_max}
+        self._out.append(frames.settings(values))
         if limits.connection_window_bytes > WINDOW_AT_FIRST:
-            self._out.append(window_update(0, limits.connection_window_bytes - WINDOW_AT_FIRST))
+            self._out.append(frames.window_update(0, limits.connection_window_bytes - WINDOW_AT_FIRST))
 
     # --- what the shell calls -----------------------------------------------------------------------
 
@@ -215,7 +197,7 @@ class Http2Connection(StreamTable):
 
     def ping(self, payload: bytes) -> None:
         """Ask for an answer; `on_ping_ack` is told. payload: 8 bytes."""
-        self._out.append(ping(payload))
+        self._out.append(frames.ping(payload))
 
     def goaway(
         self, code: ErrorCode = ErrorCode.NO_ERROR, why: str = "", *, last_id: int | None = None
@@ -226,14 +208,14 @@ class Http2Connection(StreamTable):
             last_id = min(self._peer_id, self._goaway_id)
             self.is_going_away = True
         self._goaway_id = min(self._goaway_id, last_id)
-        self._out.append(goaway(self._goaway_id, code, why.encode()[:WHY_BYTES_MAX]))
+        self._out.append(frames.goaway(self._goaway_id, code, why.encode()[:WHY_BYTES_MAX]))
 
     def shut_down(self) -> None:
         """Begin a graceful end (6.8): say that no call should begin, and when the peer has answered a PING
         behind that, which ones were looked at. The connection is over when `is_drained`."""
         if not self.is_going_away:
-            self._out.append(goaway(self._goaway_id, ErrorCode.NO_ERROR, b""))
-            self._out.append(ping(SHUTDOWN_PING))
+            self._out.append(frames.goaway(self._goaway_id, ErrorCode.NO_ERROR, b""))
+            self._out.append(frames.ping(SHUTDOWN_PING))
 
     @property
     def is_drained(self) -> bool:
@@ -264,9 +246,12 @@ class Http2Connection(StreamTable):
                     return
                 data = bytes(partial)
                 partial.clear()
-            at = 0 if self._is_begun else self._begin(data)
             size = len(data)
-            need = HEAD_BYTES if self._is_begun else self._need
+            if self._is_begun:
+                at, need = 0, HEAD_BYTES
+            else:
+                at = self._begin(data)
+                need = HEAD_BYTES if self._is_begun else self._need
             unpack, streams, decoder = HEAD.unpack_from, self.streams, self._decoder
             frame_bytes_max = self._frame_bytes_max
             while size - at >= need:
@@ -283,8 +268,8 @@ class Http2Connection(StreamTable):
                 if decoder.is_inside_block and kind != CONTINUATION:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is cut by another frame")
                 if kind == DATA:
-                    self._room -= length
-                    if self._room < 0:
+                    room = self._room = self._room - length
+                    if room < 0:
                         raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the window")
                     stream = streams.get(stream_id)
                     if stream is not None and length and not stream.remote_closed and not flags & PADDED:
@@ -321,10 +306,10 @@ class Http2Connection(StreamTable):
         at."""
         start = 0 if self.is_client else len(PREFACE)
         if data[:start] != PREFACE[: len(data)] and not self.is_client:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, wrong_preface(data))
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, frames.wrong_preface(data))
         if len(data) >= start + HEAD_BYTES:
             head, flags, stream_id = HEAD.unpack_from(data, start)
-            if head & 0xFF != SETTINGS or flags & ACK or stream_id & ID_MAX:
+            if head & 0xFF != frames.SETTINGS or flags & ACK or stream_id & ID_MAX:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._is_begun = True
             return start
@@ -382,7 +367,7 @@ class Http2Connection(StreamTable):
         """A call comes to a server."""
         self._peer_id = stream_id
         if self.is_going_away:
-            self._remember_reset(stream_id)  # its client knows from GOAWAY that nobody has looked at it
+            self._remember_reset(stream_id)  # GOAWAY has told its client that nobody looks at it
             self._charge_idle("calls behind GOAWAY")
         elif headers.opening_fault:
             self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, headers.opening_fault)
@@ -395,7 +380,7 @@ class Http2Connection(StreamTable):
 
     def _refuse(self, stream_id: int, code: ErrorCode, why: str) -> None:
         self._charge_reset(why)
-        self._answer(rst_stream(stream_id, code))
+        self._answer(frames.rst_stream(stream_id, code))
         self._remember_reset(stream_id)
 
     def _headers_of(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None:
@@ -421,27 +406,27 @@ class Http2Connection(StreamTable):
     # --- other frames -------------------------------------------------------------------------------
 
     def _other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        if kind == WINDOW_UPDATE:
+        if kind == frames.WINDOW_UPDATE:
             self._window_update(stream_id, payload)
-        elif kind == RST_STREAM:
+        elif kind == frames.RST_STREAM:
             self._rst_stream(stream_id, payload)
         elif kind == CONTINUATION:
             whole = self._decoder.add(stream_id, flags, payload)
             if whole is not None:
                 self._headers(stream_id, *whole)
-        elif kind == PRIORITY:
+        elif kind == frames.PRIORITY:
             need_stream(stream_id, "PRIORITY")
             need_length(payload, 5, "PRIORITY")
             self._charge_idle("PRIORITY")
-        elif kind == PUSH_PROMISE:
+        elif kind == frames.PUSH_PROMISE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
-        elif kind not in (SETTINGS, PING, GOAWAY):
+        elif kind not in (frames.SETTINGS, frames.PING, frames.GOAWAY):
             self._charge_idle("unknown frames")  # they mean nothing (4.1)
         elif stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame of the connection for one stream")
-        elif kind == SETTINGS:
+        elif kind == frames.SETTINGS:
             self._settings(flags, payload)
-        elif kind == PING:
+        elif kind == frames.PING:
             self._ping(flags, payload)
         else:
             self._goaway(payload)
@@ -485,19 +470,23 @@ class Http2Connection(StreamTable):
             self._charge_idle("SETTINGS ACK")
             return
         self._charge_settings()
-        values = read_settings(payload, from_server=self.is_client)
+        values = frames.read_settings(payload, from_server=self.is_client)
         if len(payload) > 6 * self.limits.settings_values_max:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"SETTINGS of {len(payload)} bytes")
-        self._answer(SETTINGS_ACK)
-        self.peer_frame_bytes_max = values.get(MAX_FRAME_SIZE, self.peer_frame_bytes_max)
-        self.peer_header_list_bytes_max = values.get(MAX_HEADER_LIST_SIZE, self.peer_header_list_bytes_max)
+        self._answer(frames.SETTINGS_ACK)
+        self.peer_frame_bytes_max = values.get(frames.MAX_FRAME_SIZE, self.peer_frame_bytes_max)
+        if values.get(frames.HEADER_TABLE_SIZE, TABLE_BYTES_AT_FIRST) < self._table_bytes:
+            self._table_bytes, self._is_shrinking = 0, True
+        self._block_bytes_max = -1 if self._is_shrinking else self.peer_frame_bytes_max
+        self.peer_header_list_bytes_max = values.get(
+            frames.MAX_HEADER_LIST_SIZE, self.peer_header_list_bytes_max
+        )
         if self.is_client:
-            # What a server does not limit, it takes without end: our own bound keeps its accounts small.
-            at_first = self.peer_streams_max if self.is_settled else ID_MAX
-            self.peer_streams_max = values.get(MAX_CONCURRENT_STREAMS, at_first)
+            unsaid = self.peer_streams_max if self.is_settled else ID_MAX  # what nobody limits has no limit
+            self.peer_streams_max = values.get(frames.MAX_CONCURRENT_STREAMS, unsaid)
         self.is_settled = True
-        if INITIAL_WINDOW_SIZE in values:
-            self._move_windows(values[INITIAL_WINDOW_SIZE])
+        if frames.INITIAL_WINDOW_SIZE in values:
+            self._move_windows(values[frames.INITIAL_WINDOW_SIZE])
         self._start_pending()
 
     def _move_windows(self, initial: int) -> None:
@@ -521,7 +510,7 @@ class Http2Connection(StreamTable):
         need_length(payload, 8, "PING")
         self._charge_idle("PING")
         if not flags & ACK:
-            self._answer(ping(payload, is_ack=True))
+            self._answer(frames.ping(payload, is_ack=True))
         elif payload == SHUTDOWN_PING:
             if not self.is_going_away:
                 self.goaway()
@@ -572,9 +561,8 @@ class Http2Connection(StreamTable):
     # --- the invariants -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Assert W1 to W9 in full; for tests."""
+        """Assert every invariant in full; for tests."""
         limits, streams = self.limits, self.streams
-        assert not (self.streams and self.fault is None) or self._is_begun or self.is_client
         for stream_id, stream in streams.items():
             assert stream_id == stream.id and stream_id & 1  # Http2Connection.W1
             assert stream_id < self._next_id if self.is_client else stream_id <= self._peer_id

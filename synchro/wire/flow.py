@@ -30,16 +30,16 @@ class FlowStream(Protocol):
 
 
 class FlowControl(FloodGuard):
-    """The half of `Http2Connection` that knows windows only; W2 to W6 there are about it."""
+    """The half of `Http2Connection` that knows windows only: Http2Connection.W2..W6."""
 
     def __init__(self, limits: WireLimits, clock: Callable[[], float]) -> None:
         super().__init__(limits, clock)
         self._top_up_below = limits.unsent_data_bytes_max // 2
-        self.send_window = WINDOW_AT_FIRST
+        self.send_window = min(WINDOW_AT_FIRST, limits.unsent_data_bytes_max)
         """Bytes of DATA that may be added to the output."""
-        self._window_kept = 0
+        self._window_kept = WINDOW_AT_FIRST - self.send_window
         """What the peer allows beyond `send_window`, until more was taken."""
-        self._window_at_take = WINDOW_AT_FIRST
+        self._window_at_take = self.send_window
         """`send_window` of an empty output: what is missing from it lies in the output."""
         self._granted = WINDOW_AT_FIRST
         """What the peer has allowed, in all."""

@@ -156,6 +156,12 @@ def header_block(fields: Iterable[Field]) -> bytes:
     return b"".join(parts)
 
 
+NO_TABLE: Final = b"\x20"
+"""A dynamic table of no size (RFC 7541, 6.3). In front of the first block after the peer has set a smaller
+table than the first one, which must be acknowledged so (4.2); no later setting asks for it again."""
+TABLE_BYTES_AT_FIRST: Final = 4096
+
+
 class HeaderDecoder:
     """The receiving half of one connection's HPACK state."""
 

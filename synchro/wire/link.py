@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import selectors
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from synchro.wire.frames import PREFACE, ConnectionFault, ErrorCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.io import PLAIN, ByteLayer, LayerFault
 from synchro.wire.limits import WireLimits
+from synchro.wire.poll import READ, WRITE
 from synchro.wire.streams import Http2Stream
 from synchro.wire.turns import Timer, Turns
 
@@ -28,7 +28,6 @@ LINGER_S: Final = 1.0
 """Seconds that a closed connection waits for the other end to see why: what is closed with unread bytes is
 reset by the system, and the reason with it."""
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 PING_PAYLOAD: Final = b"synchro\0"
 
 log = logging.getLogger(__name__)
@@ -137,6 +136,13 @@ class Link:
         self.is_dirty = False
         if self._backlog or self._is_shut:
             return
+        try:
+            self._write()
+        except Exception:
+            log.exception("a connection failed; it is closed, and its calls are over")
+            self.close("internal error")
+
+    def _write(self) -> None:
         emitting = self._emitting
         if emitting:
             self._emitting = []
@@ -177,7 +183,7 @@ class Link:
             events = WRITE if is_stuck else READ | WRITE
         if events != self._events:
             self._events = events
-            self._turns.modify(self.sock, events, self)
+            self._turns.modify(self.sock, events)
 
     def _write_backlog(self) -> None:
         self._send(self._backlog)

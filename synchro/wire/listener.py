@@ -14,7 +14,8 @@ from synchro.wire.admission import Admission, PortLimits
 from synchro.wire.frames import PREFACE, ErrorCode, wrong_preface
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
-from synchro.wire.link import READ, Keepalive, Link
+from synchro.wire.link import Keepalive, Link
+from synchro.wire.poll import READ
 from synchro.wire.streams import Http2Stream
 from synchro.wire.turns import Timer, Turns
 
@@ -26,6 +27,9 @@ PAUSE_S: Final = 0.2
 """Seconds without accepting when there is no descriptor for one more: the system says so again and again."""
 WARN_S: Final = 10.0
 """Seconds between warnings of one kind: anybody can cause them."""
+HEARD_S: Final = 0.2
+"""Seconds that clients get to answer that they heard of the end."""
+POLL_S: Final = 0.005
 SERVER_KEEPALIVE: Final = Keepalive(after_s=30.0, timeout_s=15.0)
 """A client whose host is gone gives its connection back; one that answers may be silent for ever."""
 NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -213,11 +217,15 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
 
-    def announce_end(self) -> None:
-        """Tell the clients to begin no further call. What they begin before they hear it is still served."""
+    async def announce_end(self) -> None:
+        """Tell the clients to begin no further call, and wait until they have heard it, `HEARD_S` at
+        most. What they begin before is served."""
         for link in self.links:
             link.h2.shut_down()
             link.mark()
+        with trio.move_on_after(HEARD_S):
+            while any(not link.h2.is_going_away for link in self.links):  # noqa: ASYNC110
+                await trio.sleep(POLL_S)
 
     def refuse_further(self) -> None:
         """Name the last call of each connection: none above it was begun, and a client may repeat those."""

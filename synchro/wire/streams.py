@@ -26,7 +26,7 @@ from synchro.wire.frames import (
     rst_stream,
     window_update,
 )
-from synchro.wire.headers import HeaderList
+from synchro.wire.headers import NO_TABLE, HeaderList
 from synchro.wire.limits import WireLimits
 
 NOT_YET: Final = 1
@@ -122,11 +122,26 @@ class StreamTable(FlowControl):
         """Every stream that is open or half closed, by its id."""
         self.peer_initial_window = WINDOW_AT_FIRST
         self.peer_frame_bytes_max = FRAME_BYTES_MIN
+        self._block_bytes_max = FRAME_BYTES_MIN
+        """Longest header block that goes out as it is: as `peer_frame_bytes_max`, or -1 while
+        `_is_shrinking`."""
+        self._is_shrinking = False
+        """The next header block must say that no table is used: the peer keeps a smaller one than at
+        first."""
         self._message_bytes_max = limits.message_bytes_max
+        self._whole_bytes_max = limits.message_bytes_max + PREFIX_BYTES
         self._stream_window = limits.stream_window_bytes
         self._give_stream_below = limits.stream_window_bytes * 3 // 4
         self._reset_here: OrderedDict[int, None] = OrderedDict()
         self._reset_floor = 0
+
+    def _send_block(self, block: bytes, flags: int, stream_id: int) -> None:
+        """A header block, in as many frames as the peer wants. flags: END_STREAM or 0."""
+        if self._is_shrinking:
+            self._is_shrinking = False
+            self._block_bytes_max = self.peer_frame_bytes_max
+            block = NO_TABLE + block
+        self._out.append(header_frames(block, flags, stream_id, self.peer_frame_bytes_max))
 
     def _fail_stream(self, stream: Http2Stream, code: ErrorCode) -> None:
         """End a stream by a limit of this side."""
@@ -233,9 +248,7 @@ class Http2Stream:
             return
         assert self._queue is None and not self._is_ending
         connection = self._connection
-        connection._out.append(
-            header_frames(block, END_STREAM if end else 0, self.id, connection.peer_frame_bytes_max)
-        )
+        connection._send_block(block, END_STREAM if end else 0, self.id)
         if end:
             self._close_local()
 
@@ -266,7 +279,7 @@ class Http2Stream:
             return
         connection = self._connection
         total = len(message) + PREFIX_BYTES
-        largest = connection.peer_frame_bytes_max
+        largest = connection._block_bytes_max
         if (
             total <= self.send_window
             and total <= connection.send_window
@@ -333,7 +346,7 @@ class Http2Stream:
         self.send_window = connection.peer_initial_window
         is_all = self._is_ending and not self._queue and self._trailers is None
         flags = END_STREAM if is_all else 0
-        connection._out.append(header_frames(block, flags, self.id, connection.peer_frame_bytes_max))
+        connection._send_block(block, flags, self.id)
         if self._queue:
             self._wake()
         elif is_all:
@@ -409,9 +422,7 @@ class Http2Stream:
         if trailers is None:
             connection._out.append(HEAD.pack(0, END_STREAM, self.id))
         else:
-            connection._out.append(
-                header_frames(trailers, END_STREAM, self.id, connection.peer_frame_bytes_max)
-            )
+            connection._send_block(trailers, END_STREAM, self.id)
         self._close_local()
 
     def _close_local(self) -> None:
@@ -452,35 +463,44 @@ class Http2Stream:
             )
             return
         self._room = room
-        if self._ear and not self._may_hear(size):
-            start = end
-        if self._buffer is None:
-            bytes_max = connection._message_bytes_max
-            while end - start >= PREFIX_BYTES:
-                compressed, length = PREFIX.unpack_from(data, start)
-                stop = start + PREFIX_BYTES + length
-                if compressed or length > bytes_max:
-                    self._refuse(BadMessage.COMPRESSED if compressed else BadMessage.TOO_LARGE, length)
-                    start = end
-                    break
-                if stop > end:
-                    break
-                self.owner.on_message(data[start + PREFIX_BYTES : stop])
-                start = stop
-                if start == end:
-                    break
-                if self.remote_closed or self._ear & _DEAF:
-                    start = end
-                    break
-            if start < end:
-                self._keep(data, start, end)
-        elif start < end:
-            self._continue(data, start, end)
+        if self._buffer is None and not self._ear and size > PREFIX_BYTES:
+            compressed, length = PREFIX.unpack_from(data, start)
+            if (
+                start + PREFIX_BYTES + length == end
+                and not compressed
+                and size <= connection._whole_bytes_max
+            ):
+                self.owner.on_message(data[start + PREFIX_BYTES : end])  # one frame, one message: as a rule
+            else:
+                self._pieces(data, start, end)
+        elif not self._ear or self._may_hear(size):
+            self._pieces(data, start, end)
         if flags & END_STREAM:
             if not self.remote_closed:
                 self._remote_end()
         elif room < connection._give_stream_below and not self._ear:
             self._give_back()
+
+    def _pieces(self, data: bytes, start: int, end: int) -> None:
+        """Messages, and parts of them, however they lie in the frames."""
+        if self._buffer is not None:
+            self._continue(data, start, end)
+            return
+        bytes_max = self._connection._message_bytes_max
+        while end - start >= PREFIX_BYTES:
+            compressed, length = PREFIX.unpack_from(data, start)
+            stop = start + PREFIX_BYTES + length
+            if compressed or length > bytes_max:
+                self._refuse(BadMessage.COMPRESSED if compressed else BadMessage.TOO_LARGE, length)
+                return
+            if stop > end:
+                break
+            self.owner.on_message(data[start + PREFIX_BYTES : stop])
+            start = stop
+            if self.remote_closed or self._ear & _DEAF:
+                return  # ended by its owner
+        if start < end:
+            self._keep(data, start, end)
 
     def _may_hear(self, size: int) -> bool:
         if self._ear & _HELD:
@@ -556,12 +576,11 @@ class Http2Stream:
     def _remote_end(self) -> None:
         """END_STREAM came."""
         connection = self._connection
-        self.remote_closed = True
         if self._buffer is not None:
-            was_closed = self.local_closed
             self._refuse(BadMessage.CUT_OFF, len(self._buffer))
-            if self.local_closed and not was_closed:
+            if self.remote_closed:
                 return  # ended by its owner
+        self.remote_closed = True
         if self.local_closed:
             connection._forget(self)
         self.owner.on_end(self)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import selectors
 import socket
 import time
 from collections import deque
@@ -19,6 +18,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 import trio
+
+from synchro.wire.poll import Poll, Polled
 
 Callback = Callable[[], object]
 
@@ -31,13 +32,6 @@ TIMER_SLACK_S: Final = 0.001
 """Seconds by which timers may be late: to move trio's for less costs more than it is worth."""
 RECEIVE_BYTES: Final = 256 * 1024
 """Bytes that one socket may bring in a turn."""
-
-
-class Polled(Protocol):
-    """Who has a socket among those that are looked at."""
-
-    def on_ready(self, events: int) -> None:
-        """The socket can be read or written (`selectors.EVENT_READ`, `EVENT_WRITE`), or was in this turn."""
 
 
 class Speaker(Protocol):
@@ -77,8 +71,8 @@ class Turns:
     def __init__(self) -> None:
         self.buffer: Final = bytearray(RECEIVE_BYTES)
         """For who reads from a socket in this turn."""
-        self._selector = selectors.DefaultSelector()
-        self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()  # found, and not handled yet
+        self._poll = Poll()
+        self._ready: deque[tuple[Polled, int]] = deque()  # found, and not handled yet
         self._dirty: list[Speaker] = []
         self._soon: list[Callback] = []
         self._idle: list[Callback] = []
@@ -144,27 +138,29 @@ class Turns:
     # ---- sockets --------------------------------------------------------------------------------------
 
     def register(self, sock: socket.socket, events: int, polled: Polled) -> None:
-        self._selector.register(sock, events, polled)
+        """Tell `polled` when the socket can be read or written (`poll.READ`, `poll.WRITE`)."""
+        self._poll.register(sock, events, polled)
 
-    def modify(self, sock: socket.socket, events: int, polled: Polled) -> None:
-        self._selector.modify(sock, events, polled)
+    def modify(self, sock: socket.socket, events: int) -> None:
+        self._poll.modify(sock, events)
 
     def unregister(self, sock: socket.socket) -> None:
-        self._selector.unregister(sock)
+        """Before it is closed."""
+        self._poll.unregister(sock)
 
     # ---- turns ----------------------------------------------------------------------------------------
 
     def _turn_of_sockets(self) -> None:
         ready = self._ready
         if not ready:
-            ready.extend(self._selector.select(0))
+            ready.extend(self._poll.look())
         assert not self._in_turn, "Turns.T1"
         self._in_turn = True
         try:
             end = time.monotonic() + TURN_S
             while ready:
-                key, events = ready.popleft()
-                key.data.on_ready(events)
+                polled, events = ready.popleft()
+                polled.on_ready(events)
                 if ready and time.monotonic() > end:
                     break  # in the order in which they were found, so nobody starves
         finally:
@@ -197,12 +193,12 @@ class Turns:
 
     @trio.lowlevel.enable_ki_protection
     async def _turns_of_sockets(self) -> None:
-        descriptor = self._selector.fileno()  # all but select() have one
+        descriptor = self._poll.fileno()
         while True:
             if self._ready:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(descriptor)  # a poll descriptor can itself be polled
+                await trio.lowlevel.wait_readable(descriptor)
             self._turn_of_sockets()
 
     @trio.lowlevel.enable_ki_protection
@@ -242,7 +238,7 @@ class Turns:
                 callback()
 
     def close(self) -> None:
-        self._selector.close()
+        self._poll.close()
 
 
 @asynccontextmanager

@@ -102,6 +102,8 @@ class Instance:
         self.dir = cluster.dir / "data" / name
         self.log_path = cluster.dir / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.module = "synchro"
+        """What it runs; `tests.grpcio_host`: the same on grpcio's own server."""
         self.python: Path | None = None
         """The interpreter of an environment with another version of `synchro`; None: this one's."""
         self._remote: Remote | None = None
@@ -137,7 +139,7 @@ class Instance:
         elif self.cluster.faults:
             arguments = ["-c", LAUNCH, path, self.name]
         else:
-            arguments = ["-m", "synchro", "serve", "--config", path, "--name", self.name]
+            arguments = ["-m", self.module, "serve", "--config", path, "--name", self.name]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")}
         if self.python is not None:
             arguments = ["-P", *arguments]  # what lies in this directory is this version

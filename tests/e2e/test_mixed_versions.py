@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from synchro.storage.disk import RealDisk
+from synchro.storage.recovery import open_xlog
 from tests.e2e.cluster import Cluster
+from tests.e2e.remote import replace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -107,3 +110,54 @@ def test_one_version_joins_the_other(
     joiner.start()
     cluster.wait_equal("sync", "plain")
     assert set(tuples(cluster, "plain")) == {80}
+
+
+def crowd(cluster: Cluster, first: int, count: int = 48) -> None:
+    """Callers without request ids, all at once."""
+    remote = cluster.wait_leader().remote
+    keys = range(first, first + count)
+    writes = [remote.begin(replace("sync", (key, "v")), timeout=10) for key in keys]
+    for write in writes:
+        write.result()
+
+
+def shared_without_ids(cluster: Cluster, name: str) -> int:
+    """Transactions in the log of an instance that calls without request ids share."""
+    found = 0
+    for path in sorted(cluster[name].dir.rglob("*.xlog")):
+        with open_xlog(RealDisk(), str(path)) as reader:
+            for block in reader.blocks():
+                found += sum(txn.has_unnamed for txn in reader.txns(block))
+    return found
+
+
+@pytest.mark.parametrize("old_names", [NAMES[:1], NAMES[1:]], ids=["one old", "two old"])
+def test_calls_without_ids_share_when_the_last_member_is_upgraded(
+    old_names: tuple[str, ...], older: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    """ADR 13: a member of the version before gets nothing that it would take for damage, whoever leads."""
+    cluster = make_cluster(NAMES, failover="election")
+    for name in old_names:
+        cluster[name].python = older
+    cluster.start()
+    cluster.wait_leader().remote.create("sync", is_sync=True)
+    for round_ in range(3):  # each version leads
+        crowd(cluster, 1000 * round_)
+        cluster.wait_equal("sync")
+        leader = cluster.wait_leader()
+        leader.kill()
+        crowd(cluster, 1000 * round_ + 500)
+        leader.start()
+        cluster.wait_following()
+        cluster.wait_equal("sync")
+    assert {shared_without_ids(cluster, name) for name in NAMES} == {0}
+    for name in old_names:
+        assert cluster[name].stop() == 0
+        cluster[name].python = None
+        cluster[name].start()
+        cluster.wait_following()
+    for round_ in range(5):
+        crowd(cluster, 10_000 + 100 * round_)
+    cluster.wait_equal("sync")
+    assert all(shared_without_ids(cluster, name) > 0 for name in NAMES)
+    assert set(tuples(cluster, "sync")) == {48 * 11}

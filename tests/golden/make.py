@@ -1,8 +1,9 @@
 """Write a data directory with the formats of today: `python -m tests.golden.make NEW_FOLDER`. See README.md.
 
 It holds what recovery must understand: an identity file, two snapshots, rotated files of the log with rows
-of elections (RAFT), PROMOTE, CONFIRM and DEMOTE of several origins, transactions that callers share, several
-rows in one, local ones, NOPs, a queue that is not decided, and an end without an end marker.
+of elections (RAFT), PROMOTE, CONFIRM and DEMOTE of several origins, transactions that callers share, with
+request ids and without, several rows in one, local ones, NOPs, a queue that is not decided, and an end
+without an end marker.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,12 @@ def _request_id(number: int) -> RequestId:
     return RequestId(number.to_bytes(16, "big"))
 
 
-def _share(mesh: Mesh, values: list[tuple[Field, ...]], first_id: int) -> None:
+def _share(
+    mesh: Mesh, values: list[tuple[Field, ...]], first_id: int, *, unnamed: Container[int] = ()
+) -> None:
+    """unnamed: which of the calls have no request id."""
     puts = row_body.insert_all(RowType.REPLACE, SYNC, [msgpack.packb(value) for value in values])
-    ids = [_request_id(first_id + n) for n in range(len(values))]
+    ids = [None if n in unnamed else _request_id(first_id + n) for n in range(len(values))]
     mesh.step(ME, ev.ClientPuts([mesh.call_id() for _ in values], puts, ids, [None] * len(values)))
 
 
@@ -99,6 +104,8 @@ def make(folder: Path) -> None:
     for key in range(4):
         mesh.write(ME, (key, "alone"), request_id=_request_id(100 + key))
     _share(mesh, [(10 + n, "shared") for n in range(6)], 1)
+    _share(mesh, [(80 + n, "shared without ids") for n in range(5)], 0, unnamed=range(5))
+    _share(mesh, [(90 + n, "shared, some ids") for n in range(5)], 60, unnamed=(0, 3))
     mesh.write(ME, (1, "local"), LOCAL_SPACE)
     mesh.settle()
     write()
@@ -136,6 +143,7 @@ def make(folder: Path) -> None:
     write()
     mesh.isolate(ME)
     _share(mesh, [(60 + n, "not decided") for n in range(4)], 40)
+    _share(mesh, [(100 + n, "not decided, some ids") for n in range(4)], 70, unnamed=(1, 2))
     mesh.write(ME, (70, "not decided"), request_id=_request_id(400))
     mesh.persist(ME)
     write()

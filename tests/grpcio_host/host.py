@@ -285,7 +285,9 @@ class GrpcioHost:
         self._servers.add(made)
         return made
 
-    def unary(self, fn: Callable[..., Awaitable[Any]]) -> Method:
+    def unary(
+        self, fn: Callable[..., Awaitable[Any]], *, at_once: Callable[..., Any] | None = None
+    ) -> Method:
         return Method(Kind.UNARY, fn)
 
     def unary_sync(self, fn: Callable[..., Any]) -> Method:

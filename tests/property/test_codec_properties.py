@@ -75,7 +75,8 @@ def test_vclock(clock: Vclock) -> None:
 
 @given(st.builds(Ack, vclocks, terms, st.integers(0, 2**62 - 1), st.booleans()))
 def test_ack(ack: Ack) -> None:
-    message = peer_codec.ack_message(ack, credit=5, tm=1.5)
+    message = peer_pb.Ack()
+    peer_codec.fill_ack(message, ack, credit=5, tm=1.5)
     assert peer_codec.ack_from(peer_pb.Ack.FromString(message.SerializeToString())) == ack
     assert (message.credit, message.tm) == (5, 1.5)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from synchro.errors import DecodeError, WrongFormat
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.row import (
+    FLAG_SHARED,
     FLAG_WAIT_ACK,
     FLAG_WAIT_SYNC,
     GROUP_LOCAL,
@@ -84,19 +85,23 @@ def txns(draw: st.DrawFn) -> Txn:
     return txn_of(changes, origin, lsn, draw(wait_flags), draw(ids_of(changes)))
 
 
-def ids_of(changes: Sequence[Dml]) -> st.SearchStrategy[list[RequestId]]:
-    """None, that of the client, or one for each change: a shared transaction (ADR 13)."""
+def ids_of(changes: Sequence[Dml]) -> st.SearchStrategy[list[RequestId | None]]:
+    """None, that of the client, or one for each change, where there may be none too: a shared transaction
+    (ADR 13)."""
     count = len(changes)
-    return st.sampled_from([0, 1, count]).flatmap(
+    named: st.SearchStrategy[list[RequestId | None]] = st.sampled_from([0, 1, count]).flatmap(
         lambda size: st.lists(request_ids, min_size=size, max_size=size)
     )
+    mixed = st.lists(st.none() | request_ids, min_size=count, max_size=count)
+    return named | mixed if count > 1 else named
 
 
 def txn_of(
-    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, names: Sequence[RequestId]
+    changes: Sequence[Dml], origin: InstanceId, lsn: int, flags: int, names: Sequence[RequestId | None]
 ) -> Txn:
     """Row by row."""
     last = len(changes) - 1
+    each = FLAG_SHARED if None in names else 0
     name_of = dict(zip(range(last - len(names) + 1, last + 1), names, strict=True))
     return encode_txn(
         [
@@ -105,7 +110,7 @@ def txn_of(
                 origin,
                 Lsn(lsn + n),
                 Lsn(lsn),
-                flags if n == last else 0,
+                each | (flags if n == last else 0),
                 dml,
                 request_id=name_of.get(n),
             )
@@ -151,7 +156,7 @@ def test_own_changes_have_the_bytes_of_their_rows(
     assert made.data == other.data
     assert same(tuple(made.rows), tuple(other.rows))
     plain = ("origin", "lsn", "tsn", "flags", "row_count", "control", "is_nop", "is_local")
-    for name in (*plain, "is_shared", "call_count"):
+    for name in (*plain, "is_shared", "has_unnamed", "call_count"):
         assert getattr(made, name) == getattr(other, name)
     assert list(made.requests()) == list(other.requests())
     assert [lsn for _, lsn in made.requests()] == [row.lsn for row in made.rows if row.request_id is not None]

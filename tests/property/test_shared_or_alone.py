@@ -24,6 +24,8 @@ from synchro.vclock import Vclock
 from tests.mesh import ASYNC, SYNC, Mesh
 
 NUMBERS = (1, 2, 3)
+NO_ID = 0
+"""The name of a call that has none."""
 
 
 def rid(number: int) -> RequestId:
@@ -70,7 +72,10 @@ class World:
         for key in keys:
             self.count += 1
             values.append(msgpack.packb((key, self.count)))
-        names = [rid(name if name is not None else 1000 + self.count * 100 + n) for n, name in enumerate(ids)]
+        names = [
+            None if name == NO_ID else rid(name if name is not None else 1000 + self.count * 100 + n)
+            for n, name in enumerate(ids)
+        ]
         positions: list[ev.Position | None] = [None] * len(keys)
         positions[-1] = ev.Position(Term(0), Lsn(0)) if is_old else self.mesh[to].decided_position
         puts = ev.ClientPuts(calls, row_body.insert_all(kind, SYNC, values), names[: len(keys)], positions)
@@ -155,10 +160,12 @@ class World:
 
 
 def frame(rng: random.Random) -> tuple[object, ...]:
-    """Keys that collide now and then; ids that were used before, or twice, seldom."""
+    """Keys that collide now and then; ids that were used before, or twice, seldom; calls without an id."""
     count = rng.randint(4, 12)
     keys = [rng.randint(1, 60) for _ in range(count)]
     ids = [rng.randint(1, 40) if rng.random() < 0.05 else None for _ in keys]
+    unnamed = rng.choice([0.0, 0.0, 0.5, 1.0])
+    ids = [NO_ID if name is None and rng.random() < unnamed else name for name in ids]
     kind = rng.choice([RowType.INSERT, RowType.REPLACE])
     return "puts", whom(rng), kind, keys, ids, rng.random() < 0.1
 
@@ -207,6 +214,7 @@ def tell(seed: int, *, queue_max: int = 0, wal_max: int = 1 << 30) -> Counter[st
     )
     for member in shared.mesh.members.values():
         seen["shared"] += sum(txn.is_shared for txn in member.wal)
+        seen["shared without ids"] += sum(txn.has_unnamed for txn in member.wal)
     return seen
 
 
@@ -215,7 +223,7 @@ def test_nobody_can_tell_whether_he_shared() -> None:
     seen: Counter[str] = Counter()
     for seed in range(250):
         seen += tell(seed)
-    assert seen["shared"] > 500
+    assert seen["shared"] > 500 and seen["shared without ids"] > 200
     for what in ("Committed", "OutcomeUnknown", "FateKnown", "TUPLE_FOUND", "TRANSACTION_CONFLICT"):
         assert seen[what] > 5, seen
     for what in ("SYNC_ROLLBACK", "WAL_IO", "READ_ONLY", "REQUEST_EXPIRED"):

@@ -18,6 +18,7 @@ from synchro.instance.admission import Admission
 from synchro.instance.core import Instance
 from synchro.instance.links import LinkFacts
 from synchro.instance.log_tail import LogTail
+from synchro.instance.parts import Parts
 from synchro.instance.recovery import _Replay
 from synchro.instance.transactions import Transactions
 from synchro.instance.waits import Waits
@@ -311,6 +312,23 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
         yield
 
 
+@saboteur("S13", seeds=2000, first=1, is_rare=True)
+def linearizable_read_by_a_round_that_was_under_way() -> Iterator[None]:
+    """Its heartbeats were sent, and perhaps echoed, before the read was asked for."""
+    from synchro.replication.read_barrier import ReadBarrier
+
+    ask = ReadBarrier.ask
+
+    def join(self: ReadBarrier, call_id: CallId) -> bool:
+        if not self._readers:
+            return ask(self, call_id)
+        self._readers.append(call_id)
+        return False
+
+    with patch.object(ReadBarrier, "ask", join):
+        yield
+
+
 @saboteur("S13", seeds=2000, first=400, is_rare=True)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
@@ -343,6 +361,12 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         return of(self, calls[calls.index(call_id) - 1])
 
     with patch.object(ev.CommittedTogether, "of", shifted):
+        yield
+
+
+@saboteur("Relay.Y7", seeds=40, first=40)
+def members_of_an_older_version_are_not_asked() -> Iterator[None]:
+    with patch.object(Parts, "all_read_unnamed", property(lambda self: True)):
         yield
 
 

@@ -62,7 +62,7 @@ class FakeInstance:
 
 
 class FakeNode:
-    def __init__(self, host: RpcHost, limits: Limits | None = None) -> None:
+    def __init__(self, host: RpcHost | None, limits: Limits | None = None) -> None:
         self.host = host
         self.instance = FakeInstance(
             Settings(
@@ -76,6 +76,8 @@ class FakeNode:
         """Outcomes of writes and waits wait for `release`."""
         self.held: dict[CallId, Callable[[], None]] = {}
         self.steps: list[Event] = []
+        self.times: dict[CallId, float] = {}
+        """Of the calls that were submitted together, seconds."""
         self.abandoned: list[CallId] = []
         self.requests: dict[bytes, TxnId] = {}
         self.changed = trio.Event()
@@ -114,20 +116,42 @@ class FakeNode:
         return CallId(next(self._ids))
 
     def submit_writes(
-        self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+        self,
+        writes: Sequence[ClientWrite],
+        on_outcome: Callable[[CallId, Outcome], None],
+        timeout_s: float | Sequence[float],
     ) -> None:
         self.steps.append(ClientWrites(writes))
-        self._begin(writes, on_outcome)
+        self._begin(writes, on_outcome, timeout_s)
 
-    def _begin(self, writes: Sequence[ClientWrite], on_outcome: Callable[[CallId, Outcome], None]) -> None:
-        for write in writes:
+    def _begin(
+        self,
+        writes: Sequence[ClientWrite],
+        on_outcome: Callable[[CallId, Outcome], None],
+        timeout_s: float | Sequence[float],
+    ) -> None:
+        times = [timeout_s] * len(writes) if isinstance(timeout_s, float | int) else timeout_s
+        for write, each_s in zip(writes, times, strict=True):
+            self.times[write.call_id] = each_s
             self._answer(write.call_id, lambda w=write: on_outcome(w.call_id, self._write(w)))  # type: ignore[misc]
+            if write.call_id in self.held and trio.lowlevel.in_trio_run():
+                trio.lowlevel.spawn_system_task(self._expire, write.call_id, on_outcome, each_s)
+
+    async def _expire(
+        self, call_id: CallId, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+    ) -> None:
+        await trio.sleep(timeout_s)
+        if self.held.pop(call_id, None) is not None:
+            on_outcome(call_id, _expired())
 
     def submit_puts(
-        self, puts: ClientPuts, on_outcome: Callable[[CallId, Outcome], None], timeout_s: float
+        self,
+        puts: ClientPuts,
+        on_outcome: Callable[[CallId, Outcome], None],
+        timeout_s: float | Sequence[float],
     ) -> None:
         self.steps.append(puts)
-        self._begin(puts.writes(), on_outcome)
+        self._begin(puts.writes(), on_outcome, timeout_s)
 
     def abandon(self, call_id: CallId) -> None:
         self.abandoned.append(call_id)
@@ -146,9 +170,7 @@ class FakeNode:
             with trio.move_on_after(timeout_s):
                 await done.wait()
             if not found:
-                return OutcomeUnknown(
-                    SyncTimeout("no quorum", acked=1, needed=2), TxnId(InstanceId(1), Lsn(15))
-                )
+                return _expired()
             return found[0]
         finally:
             if not found:
@@ -258,6 +280,10 @@ class FakeNode:
         if instance != "instance002":
             raise IllegalParams(f"there is no member '{instance}'")
         self.restarted.append(instance)
+
+
+def _expired() -> OutcomeUnknown:
+    return OutcomeUnknown(SyncTimeout("no quorum", acked=1, needed=2), TxnId(InstanceId(1), Lsn(15)))
 
 
 _SIMPLE: dict[type, Outcome] = {

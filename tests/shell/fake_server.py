@@ -132,6 +132,9 @@ class FakeServer(
         for frame in requests:
             with self._lock:
                 self.frames.append(len(frame.calls))
+                for call in frame.calls:
+                    if not call.HasField("known_position") and frame.HasField("known_position"):
+                        call.known_position.CopyFrom(frame.known_position)
                 self.calls += frame.calls
             results = []
             committed = []

@@ -12,6 +12,7 @@ import trio
 
 from synchro.config import Limits
 from synchro.errors import SynchroError
+from synchro.instance.events import ClientPuts, ClientWrites
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.rpc.host import open_rpc_host
@@ -110,8 +111,8 @@ class Stream:
         self.results: dict[int, Any] = {}
         self.frames = 0
 
-    def send(self, *calls: dict[str, Any]) -> None:
-        self.duplex.send_nowait(messages.frame(calls=calls))
+    def send(self, *calls: dict[str, Any], **frame: Any) -> None:
+        self.duplex.send_nowait(messages.frame(calls=calls, **frame))
 
     async def results_of(self, *seqs: int) -> list[Any]:
         while not self.results.keys() >= set(seqs):
@@ -119,7 +120,7 @@ class Stream:
             self.frames += 1
             assert frame.header.instance_id == 1
             for result in frame.results:
-                assert result.seq not in self.results  # _WriteStream.X2
+                assert result.seq not in self.results  # WriteStream.X2
                 self.results[result.seq] = result
         return [self.results[seq] for seq in seqs]
 
@@ -136,3 +137,15 @@ async def streaming(client: Client) -> AsyncIterator[Stream]:
 def named(seq: int, op: Any, **fields: Any) -> dict[str, Any]:
     """A call with a request id: neighbours like it may share a transaction."""
     return {"seq": seq, "ops": [op], "request_id": seq.to_bytes(16, "big"), **fields}
+
+
+def steps_of(node: FakeNode) -> list[tuple[str, int]]:
+    """What the core was told of the frame: kinds of events, and how many calls each has."""
+    found = []
+    for step in node.steps:
+        if isinstance(step, ClientPuts):
+            found.append((step.puts.type.name, len(step.call_ids)))
+        else:
+            assert isinstance(step, ClientWrites)
+            found.append(("each", len(step.writes)))
+    return found

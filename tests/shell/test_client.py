@@ -17,6 +17,7 @@ import synchro
 from synchro import errors
 from synchro.client import Client, Committed, WatchState, connect
 from synchro.client.encoding import call, insert
+from synchro.client.session import Session
 from synchro.client.thread_stream import ThreadStream, Waiter
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
@@ -201,9 +202,19 @@ def test_answers_for_many_calls_at_once_reach_each_thread(db: Client, servers: l
     assert len(set(lsns)) == 64
 
 
+def stream_on(channel: SlowChannel) -> ThreadStream:
+    return ThreadStream(
+        channel,  # type: ignore[arg-type]
+        "h:1",
+        timeout_s=1,
+        on_replies=lambda response, endpoint: None,
+        session=Session(),
+    )
+
+
 def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None:
     channel = SlowChannel()
-    stream = ThreadStream(channel, "h:1", timeout_s=1, on_replies=lambda response, endpoint: None)  # type: ignore[arg-type]
+    stream = stream_on(channel)
     waiters = [Waiter() for _ in range(70)]
     stream.submit(b"", 1, waiters[0])
     assert channel.next_seqs() == [1]
@@ -224,7 +235,7 @@ def test_a_frame_is_everything_that_waited_while_the_last_one_was_sent() -> None
 def test_large_calls_go_in_several_frames() -> None:
     """The server decodes one while the one before is on its way to disk."""
     channel = SlowChannel()
-    stream = ThreadStream(channel, "h:1", timeout_s=1, on_replies=lambda response, endpoint: None)  # type: ignore[arg-type]
+    stream = stream_on(channel)
     large = call(b"i" * 16, b"", insert("bands", ["x" * 50_000]), b"")
     for _ in range(5):
         stream.submit(large, 1, Waiter())

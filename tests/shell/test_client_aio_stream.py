@@ -16,6 +16,7 @@ import pytest
 import synchro.aio
 from synchro.client import CannotConnect, ConnectionLost, OutcomeUnknown, aio_stream
 from synchro.client.aio_stream import AioStream
+from synchro.client.session import Session
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.wire.backoff import Backoff
 from synchro.wire.frames import ErrorCode
@@ -50,7 +51,7 @@ def backoff() -> Backoff:
 
 @asynccontextmanager
 async def streaming(address: str, pauses: Backoff | None = None) -> AsyncIterator[AioStream]:
-    stream = AioStream(address, 5.0, lambda response, endpoint: None, pauses or backoff())
+    stream = AioStream(address, 5.0, lambda response, endpoint: None, Session(), pauses or backoff())
     try:
         yield stream
     finally:

@@ -17,6 +17,7 @@ from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.ro_reason import RoReason
+from synchro.rpc.data_service import DataService
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.rpc.status import leader_hint
 from synchro.server.api import LeaderFacts
@@ -179,6 +180,39 @@ async def test_while_loading_reads_and_writes_are_refused_and_info_is_not() -> N
 
 
 # --- Select, WaitTransaction ----------------------------------------------------------------------------
+
+
+async def test_small_local_reads_are_answered_in_the_turn_that_brought_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task for each costs more than the read; what may wait, or be long, still gets one."""
+    tasks: list[str] = []
+    waiting = DataService._select
+
+    async def select(service: DataService, request: Any) -> Any:
+        tasks.append(request.iterator)
+        return await waiting(service, request)
+
+    monkeypatch.setattr(DataService, "_select", select)
+    async with serving() as (_, client):
+        await with_bands(client, is_sync=True)
+        for number in range(10):
+            await client("Execute", ops=[insert(number, "x")])
+        key = {"msgpack": pack(7)}
+        assert [t[0] for t in unpacked((await client("Select", space="bands", key=key)).tuples)] == [7]
+        assert not (await client("Select", space="bands", key={"msgpack": pack(77)})).tuples
+        page = await client("Select", space="bands", iterator="GE", limit=4)
+        assert len(page.tuples) == 4 and page.HasField("after") and page.header.instance_id
+        assert isinstance(await client.refusal("Select", space="nothing", key=key), errors.NoSuchSpace)
+        assert tasks == []
+        for fields in (
+            {"iterator": "ALL"},
+            {"iterator": "GT", "limit": 3, "encoding": "ENCODING_JSON"},
+            {"iterator": "EQ", "key": key, "read": "READ_MODE_LINEARIZABLE"},
+            {"iterator": "LE", "limit": 3, "min_vclock": {1: 1}},
+        ):
+            await client("Select", space="bands", **fields)
+        assert tasks == ["ALL", "GT", "EQ", "LE"]
 
 
 async def test_select_in_pages() -> None:

@@ -533,9 +533,9 @@ async def test_parts_that_break_the_rules_end_the_stream(tmp_path: Path) -> None
             applier._on_frame(endless)
         applier.restart()
         await until(lambda: not applier._kept.has_parts and applier.status is Status.FOLLOW)
-        applier._on_frame(replace(endless, rows=b"abc", rows_crc=crc32c(b"abc")))
+        applier._on_frame(endless._replace(rows=b"abc", rows_crc=crc32c(b"abc")))
         with pytest.raises(RemoteProtocolError, match="rows from"):
-            applier._on_frame(replace(endless, rows=b"def", rows_crc=crc32c(b"def"), rows_continue=False))
+            applier._on_frame(endless._replace(rows=b"def", rows_crc=crc32c(b"def"), rows_continue=False))
         applier.restart()
         await until(lambda: not applier._kept.has_parts and applier.status is Status.FOLLOW)
         assert isinstance(await write(leader, put(1)), ev.Committed)

@@ -75,6 +75,7 @@ async def test_calls_of_one_turn_come_in_one_list_whatever_their_connections() -
 
 
 async def test_answers_of_one_turn_leave_in_one_write() -> None:
+    """Link.K1."""
     async with together(answers=True) as world, raw_client(world.server.address) as client:
         seen = [client.call(PATH, b"%d" % number) for number in range(50)]
         await client.send()

@@ -73,6 +73,8 @@ class Checks:
         self.bodies: dict[TxnKey, bytes] = {}
         self.shared: dict[TxnKey, TxnKey] = {}
         """(origin, LSN of a row) -> the shared transaction it is a row of (ADR 13)"""
+        self.callers: dict[TxnKey, Any] = {}
+        """(origin, LSN of a row of a shared transaction) -> what its caller asked for"""
         self.nops: dict[TxnKey, int] = {}
         self.requests: dict[bytes, TxnKey] = {}
         self.versions: dict[object, list[object]] = {}
@@ -221,7 +223,9 @@ class Checks:
                     self.bodies[key] = bytes(txn.data)
                     if txn.is_shared:
                         world.hits["transaction shared"] += 1
+                        world.hits["transaction shared without request ids"] += txn.has_unnamed
                         self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
+                        self.callers.update({(txn.origin, row.lsn): row.body for row in txn.rows})
                 elif data != txn.data:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
         elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
@@ -317,6 +321,7 @@ class Checks:
             self.fates,
             self.nops,
             self.shared,
+            self.callers,
             self.told_committed,
         )
         for known in everything:
@@ -469,12 +474,16 @@ class Checks:
                 return
         self.fail("S12", f"{process.number} knows request {request_id.hex()} as {outcome}; it is {known}")
 
-    def told_request(self, number: int, request_id: RequestId | None, outcome: ev.Committed) -> None:
-        """S12: the LSN that a caller is told is that of the row with its request id."""
-        assert request_id is not None
-        found = self.requests.get(request_id)
+    def told_together(
+        self, number: int, request_id: RequestId | None, value: object, outcome: ev.Committed
+    ) -> None:
+        """S12: the LSN that a caller is told is that of its row, with its request id if it has one."""
+        found = outcome.txn if request_id is None else self.requests.get(request_id)
         if found != outcome.txn:
-            self.fail("S12", f"{number} says request {request_id.hex()} is {outcome.txn}; it is {found}")
+            self.fail("S12", f"{number} says request {request_id!r} is {outcome.txn}; it is {found}")
+        row = None if found is None else self.callers.get(found)
+        if row is not None and row.value != value:
+            self.fail("S12", f"{number} says that {value} is {outcome.txn}; that is {row.value}")
 
     def read_is_linearizable(self, process: Process, asked_at: float) -> None:
         """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""

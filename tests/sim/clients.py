@@ -220,13 +220,14 @@ class Crowd:
     """Callers who share one stream: their writes arrive together and may share a transaction (ADR 13).
 
     Each has one operation; whoever has no answer, or was refused, tries again in the next round, with the
-    same request id.
+    same request id. Who has none tries again only what surely was not done.
     """
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.number = number
         self.rng = world.choices.stream("crowd", number)
+        self._names = world.choices.stream("names of a crowd", number)
         self.count = 0
         self.favourite = self.rng.choice(list(world.machines))
         self._kind = "write"
@@ -251,7 +252,8 @@ class Crowd:
             self.count += 1
             key = rng.randrange(world.keys) if rng.random() < 0.3 else 1000 + rng.randrange(500)
             op = Op(self._kind, [key], f"{self.number}.{self.count}", world.now)
-            op.request_id = RequestId(f"{self.number:04d}{self.count:012d}".encode())
+            if self._names.random() >= world.unnamed_share:
+                op.request_id = RequestId(f"{self.number:04d}{self.count:012d}".encode())
             ops.append(op)
             self.open[op] = None
         self._ops, self._unanswered = ops, len(ops)
@@ -279,13 +281,15 @@ class Crowd:
             op.attempts += 1
         kind = RowType.INSERT if self._kind == "insert" else RowType.REPLACE
         tuples = [msgpack.packb((op.keys[0], op.value)) for op in self._ops]
-        request_ids = [op.request_id for op in self._ops if op.request_id is not None]
-        call_ids = process.call_together(
-            [partial(self._done, process, op) for op in self._ops],
-            lambda ids: ev.ClientPuts(
-                ids, row_body.insert_all(kind, SYNC, tuples), request_ids, [None] * len(ids)
-            ),
-        )
+        request_ids = [op.request_id for op in self._ops]
+
+        def event_of(ids: list[CallId]) -> ev.Event:
+            puts = ev.ClientPuts(ids, row_body.insert_all(kind, SYNC, tuples), request_ids, [None] * len(ids))
+            if machine.is_older and None in request_ids:
+                return ev.ClientWrites(puts.writes())
+            return puts
+
+        call_ids = process.call_together([partial(self._done, process, op) for op in self._ops], event_of)
         timeout = rng.choice((0.3, 1.0, 3.0)) * world.time_scale
         for call in call_ids:
             if rng.random() < world.abandon_share:
@@ -296,7 +300,7 @@ class Crowd:
         world = self.world
         world.checks.told(process.number, outcome)
         if isinstance(outcome, ev.Committed):
-            world.checks.told_request(process.number, op.request_id, outcome)
+            world.checks.told_together(process.number, op.request_id, (op.keys[0], op.value), outcome)
         delay = self.rng.uniform(0.0002, 0.004)
         world.at(world.now + delay, self._answer, process.number, op, outcome)
 
@@ -318,7 +322,8 @@ class Crowd:
             self.world.at(self.world.now + pause, self.next)
 
     def _retry(self, op: Op, otherwise: str) -> None:
-        if op.attempts >= ATTEMPTS_MAX or self.world.clients_stopped:
+        is_safe = op.request_id is not None or not op.maybe
+        if op.attempts >= ATTEMPTS_MAX or self.world.clients_stopped or not is_safe:
             self._finish(op, otherwise)
             return
         self.favourite = self.rng.choice(list(self.world.machines))

@@ -49,7 +49,7 @@ class Relay:
         vclock = process.show()
         process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack, expected))
         ack = ev.Ack(hello.vclock, Term(hello.term), 0, hello.counts)
-        process.step(ev.RelayConnected(peer, ack))
+        process.step(ev.RelayConnected(peer, ack, hello.takes_unnamed))
         if self.is_open:
             self.raft = process.instance.raft.message()
             self.heartbeat_wanted = True
@@ -86,7 +86,7 @@ class Relay:
         beat = None
         if self.heartbeat_wanted:
             self.heartbeat_wanted = False
-            beat = (process.instance.read_barrier.number, process.show())
+            beat = (process.instance.read_barrier.show(), process.show())
         raft, self.raft = self.raft, None
         if raft is not None:
             process.machine.shows_vote(raft)
@@ -122,6 +122,8 @@ class Relay:
                         self.filter.term_sent = term
                     self.filter.passed(head)
                     parts.append(bytes(txn.data))
+                    if txn.has_unnamed and process.world.machines[self.peer].is_older:
+                        process.world.checks.fail("Relay.Y7", f"{process.number} sends {txn} to an older one")
                 self.position += 1
             if not parts:
                 return
@@ -180,7 +182,9 @@ class Applier:
         vclock = process.show()
         counts = instance.acks_count
         id_filter = frozenset({process.number}) if counts else frozenset()
-        process.world.net.send(conn.up, Hello(vclock, instance.raft.term, id_filter, counts=counts))
+        takes_unnamed = not process.machine.is_older
+        hello = Hello(vclock, instance.raft.term, id_filter, counts=counts, takes_unnamed=takes_unnamed)
+        process.world.net.send(conn.up, hello)
         self._watch(self.epoch)
 
     def _watch(self, epoch: int) -> None:

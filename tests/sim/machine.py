@@ -71,6 +71,8 @@ class Machine:
         self.number = number
         self.settings = settings
         self.rng: random.Random = world.choices.stream("machine", number)
+        self.is_older: bool = number in world.older
+        """Its version reads no shared transactions in which calls have no request id (ADR 13)."""
         self.clock_rate = 1.0
         self.clock_offset = 0.0
         self.disk_min, self.disk_mean = 0.0005, 0.002
@@ -203,6 +205,9 @@ class Machine:
             self.after_crash()
             return
         log = read_log(self.disk, journal.files)
+        if self.is_older and self.lives > 1 and self.world.versions.random() < 0.3:
+            self.is_older = False
+            self.world.hits["instance upgraded"] += 1
         process = Process(self, instance, journal, log)
         if found.torn_tail is not None and self.lives > 1:
             world.hits["restart without a clean stop"] += 1

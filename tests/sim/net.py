@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 class Hello:
-    __slots__ = ("counts", "id_filter", "term", "vclock")
+    __slots__ = ("counts", "id_filter", "takes_unnamed", "term", "vclock")
 
-    def __init__(self, vclock: Vclock, term: int, id_filter: frozenset[int], *, counts: bool) -> None:
+    def __init__(
+        self, vclock: Vclock, term: int, id_filter: frozenset[int], *, counts: bool, takes_unnamed: bool
+    ) -> None:
         self.vclock, self.term, self.id_filter, self.counts = vclock, term, id_filter, counts
+        self.takes_unnamed = takes_unnamed
 
 
 class Accepted:

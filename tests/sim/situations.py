@@ -34,6 +34,8 @@ SITUATIONS: Final[dict[str, str]] = {
     "questions come behind a snapshot and a restart": "asked behind a snapshot and a restart",
     "callers share a transaction": "transaction shared",
     "a shared transaction is rolled back": "shared transaction rolled back",
+    "callers without request ids share": "transaction shared without request ids",
+    "an instance is upgraded": "instance upgraded",
     "a promote is asked for and answered": "promote answered",
     "a promote is lost to another": "promote refused: INTERFERING_PROMOTE",
     "something happens to who takes the queue": "ambush",

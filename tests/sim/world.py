@@ -10,6 +10,7 @@ import hashlib
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
@@ -61,6 +62,13 @@ class World:
         self.broken: set[int] = set()
         self._configure()
         self.checks = Checks(self)
+        self.versions: Random = self.choices.stream("versions")
+        share = 0.3 if self.versions.random() < 0.4 else 0.0
+        self.older: set[int] = {
+            number for number in range(1, self.size + 1) if self.versions.random() < share
+        }
+        self.unnamed_share: float = self.versions.choice((0.0, 0.0, 0.3, 0.7, 1.0))
+        """Of the callers in crowds."""
         self.losses = Losses(self)
         self.net = Net(self)
         self.machines: dict[int, Machine] = {}

@@ -33,13 +33,13 @@ def put_all(
     space: int = SYNC,
     kind: RowType = RowType.REPLACE,
     first_id: int = 1,
-    request_ids: Sequence[RequestId] | None = None,
+    request_ids: Sequence[RequestId | None] | None = None,
     positions: Sequence[ev.Position | None] | None = None,
 ) -> list[CallId]:
     """One caller for each tuple; all arrive in one frame. Their request ids count from `first_id`."""
     calls = [mesh.call_id() for _ in values]
     puts = row_body.insert_all(kind, space, [msgpack.packb(value) for value in values])
-    ids = request_ids or [rid(first_id + n) for n in range(len(values))]
+    ids = request_ids if request_ids is not None else [rid(first_id + n) for n in range(len(values))]
     mesh.step(to, ev.ClientPuts(calls, puts, ids, positions or [None] * len(values)))
     return calls
 

@@ -10,6 +10,7 @@ import pytest
 
 from synchro.client import CannotConnect, ConnectionLost
 from synchro.client.data_stream import WIRE_LIMITS, DataStream
+from synchro.client.session import Session
 from synchro.errors import SynchroError, SyncTimeout, TupleFound, Unimplemented
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.rpc.status import DETAILS_KEY, to_status
@@ -58,7 +59,10 @@ class Shell(DataStream):
 
     def __init__(self) -> None:
         self.headers: list[Any] = []
-        super().__init__(HOST, 5.0, lambda response, endpoint: self.headers.append(response.header))
+        self.session = Session()
+        super().__init__(
+            HOST, 5.0, lambda response, endpoint: self.headers.append(response.header), self.session
+        )
         self.wakes = self.rooms = self.ends = 0
 
     def submit(self, slot: Slot, deadline: float, call: bytes) -> None:
@@ -211,6 +215,15 @@ def test_what_is_asked_together_shares_a_frame_and_each_hears_its_own_answer() -
     assert [slot.end.txn_lsn for slot in slots[:4]] == [10, 11, 12, 13]
     assert slots[4].kind is TupleFound
     assert [header.instance_id for header in world.stream.headers] == [1]
+
+
+def test_a_frame_names_the_position_that_is_known_when_it_is_made() -> None:
+    world = World()
+    world.submit(1)
+    header = common_pb2.Header(decided_position=common_pb2.Position(term=2, lsn=50))
+    world.stream.session.see(header)
+    world.flush()
+    assert (world.asked[0].known_position.term, world.asked[0].known_position.lsn) == (2, 50)
 
 
 def test_a_cancelled_and_an_overdue_call_are_not_sent() -> None:

@@ -65,13 +65,10 @@ def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
         + encoding.replace("s", ["x" * 200])
     )
     options = encoding.options("submit", 2.5, 9, True)
-    call = encoding.call(RID, session.position_field, ops, options)
+    call = encoding.call(RID, encoding.position_field(session.position), ops, options)
     first, second = islice(encoding.seqs(), 2)
-    parts = [
-        encoding.in_frame(first[1], call),
-        encoding.in_frame(second[1], call),
-        encoding.frame_options(0.25),
-    ]
+    parts = [encoding.in_frame(first[1], call), encoding.in_frame(second[1], call)]
+    parts += [session.frame_position, encoding.frame_options(0.25)]
     frame = data_pb2.ExecuteStreamRequest.FromString(b"".join(parts))
     made = data_pb2.ExecuteCall(
         seq=1,
@@ -88,6 +85,7 @@ def test_a_frame_reads_as_the_calls_it_was_made_of() -> None:
     assert frame.calls[1].seq == 2
     assert requests.seconds(frame.timeout) == 0.25
     assert frame.accepts_ranges
+    assert frame.known_position == session.position
 
 
 def test_a_range_is_a_reply_for_each_of_its_calls() -> None:

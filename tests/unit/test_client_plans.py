@@ -56,6 +56,8 @@ class World:
         self.says: dict[str, Any] = {f"{name}:1": answer for name, answer in says.items()}
         self.answer: Callable[[Submit], Any] = lambda step: RangeReply(1, 7)
         self.steps: list[Any] = []
+        self.known: list[int] = []
+        """Known position of each call that was sent: its own, or else that of its frame."""
         self.is_sync = True
         self.plans = Plans(list(self.says), ClientOptions(timeout=5.0), now=lambda: self.now)
         self.api = Api(self.plans)
@@ -87,6 +89,8 @@ class World:
             case Probe():
                 return self._probe(step)
             case Submit():
+                known = data_pb2.ExecuteCall.FromString(step.call).known_position
+                self.known.append(known.lsn or self.api.plans.session.position.lsn)
                 return self.answer(step)
             case Unary(_, _, "ListInstances"):
                 return cluster_pb2.ListInstancesResponse(
@@ -129,7 +133,8 @@ class World:
             data_pb2.ExecuteCall.FromString(step.call) for step in self.steps if isinstance(step, Submit)
         ]
         places = [step.endpoint for step in self.steps if isinstance(step, Submit)]
-        return [(p, c.request_id, c.known_position.lsn) for p, c in zip(places, calls, strict=True)]
+        known = self.known[len(self.known) - len(calls) :]
+        return [(p, c.request_id, at) for p, c, at in zip(places, calls, known, strict=True)]
 
 
 def leader(number: int, *, term: int = 2, position: int = 10) -> Any:

@@ -17,7 +17,7 @@ from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile, decode_identity
 from synchro.storage.journal import Journal
 from synchro.storage.notes import LogNote
-from synchro.storage.recovery import Recovered, recover
+from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import iter_chunks, read_snapshot
 from tests.golden.make import LIMITS, ME, facts
 from tests.mesh import REPLICASET, uuid_of
@@ -108,11 +108,31 @@ def test_snapshots_of_former_formats_have_a_key_that_means_nothing_any_more(fold
 
 
 def test_there_is_a_directory_of_each_format() -> None:
-    assert [folder.name for folder in FOLDERS] == ["v1", "v2"]
+    assert [folder.name for folder in FOLDERS] == ["v1", "v2", "v3", "v4"]
     identity = IdentityFile.load(RealDisk(), str(GOLDEN / "v2" / "data"))
     assert identity is not None
     assert identity.notes.log == LogNote("00000000000000000022.xlog", 5632)
     identity.close()
+
+
+def test_the_newest_format_has_shared_transactions_without_request_ids() -> None:
+    """ADR 13: all, some or none of the calls have an id, decided and not."""
+    shared: dict[str, list[list[bool]]] = {}
+    for name in ("v3", "v4"):
+        shared[name] = []
+        for path in sorted((GOLDEN / name / "data").glob("*.xlog")):
+            with open_xlog(RealDisk(), str(path)) as reader:
+                txns = [txn for block in reader.blocks() for txn in reader.txns(block)]
+            shared[name] += [[one is not None for one in txn.request_ids] for txn in txns if txn.is_shared]
+    assert shared["v3"] == [[True] * 6, [True] * 5, [True] * 4]
+    assert shared["v4"] == [
+        [True] * 6,
+        [False] * 5,
+        [False, True, True, False, True],
+        [True] * 5,
+        [True] * 4,
+        [True, False, False, True],
+    ]
 
 
 def test_identity_of_the_first_format() -> None:

@@ -26,7 +26,7 @@ def test_an_ack_of_a_later_term_deposes_and_fails_the_reads_before_it_counts_for
     assert owner.read_barrier.is_open and owner.limbo.state is QueueState.LEADER
 
     later = Term(owner.raft.volatile_term + 1)
-    ack = ev.Ack(owner.vclock, later, owner.read_barrier.number)
+    ack = ev.Ack(owner.vclock, later, owner.read_barrier.show())
     mesh.step(1, ev.AckReceived(InstanceId(2), ack))
 
     state: QueueState = mesh[1].limbo.state
@@ -45,7 +45,7 @@ def test_the_same_ack_of_the_same_term_counts_for_both() -> None:
     mesh.step(1, ev.ReadBarrierRequested(read))
     mesh.persist(1)
     owner = mesh[1]
-    ack = ev.Ack(owner.vclock, owner.raft.term, owner.read_barrier.number)
+    ack = ev.Ack(owner.vclock, owner.raft.term, owner.read_barrier.show())
     mesh.step(1, ev.AckReceived(InstanceId(2), ack))
     assert mesh.committed(write)
     assert mesh.outcome(read) == ev.ReadReady()

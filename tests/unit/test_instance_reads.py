@@ -79,13 +79,46 @@ def test_each_quorum_of_each_size_meets_those_that_are_asked() -> None:
             assert settings.read_quorum(members) + quorum > members
 
 
+def test_a_read_that_comes_during_a_round_is_not_answered_by_it() -> None:
+    """ReadBarrier.B1: 2 echoed, then voted for 3, and 3 has answered a write; then the echo arrives at 1,
+    which knows nothing of all that. Who asked before the echo may read here; who asked since must see the
+    write."""
+    mesh = with_quorum(3, 2)
+    early, late = mesh.call_id(), mesh.call_id()
+    mesh.step(1, ev.ReadBarrierRequested(early))
+    echo = mesh.ack_of(2, mesh[1].read_barrier.show())
+    mesh.isolate(1)
+    mesh.promote(3)
+    write = mesh.write(3, (1, "new"))
+    mesh.settle()
+    assert mesh.committed(write) and mesh.rows(1) == []
+
+    mesh.step(1, ev.ReadBarrierRequested(late))
+    mesh.step(1, ev.AckReceived(InstanceId(2), echo))
+    assert mesh.outcome(early) == ev.ReadReady()
+    assert mesh.outcome(late) is None
+    mesh.step(1, ev.AckReceived(InstanceId(2), mesh.ack_of(2, mesh[1].read_barrier.show())))
+    assert mesh.reason(late) == "SYNC_QUEUE_FOREIGN"
+
+
+def test_reads_of_one_moment_share_a_round_of_heartbeats() -> None:
+    mesh = with_quorum(3, 2)
+    calls = [mesh.call_id() for _ in range(5)]
+    for call in calls:
+        mesh.step(1, ev.ReadBarrierRequested(call))
+    number = mesh[1].read_barrier.show()
+    mesh.step(1, ev.AckReceived(InstanceId(2), mesh.ack_of(2, number)))
+    assert [mesh.outcome(call) for call in calls] == [ev.ReadReady()] * 5
+    assert mesh[1].read_barrier.show() == number
+
+
 def test_who_forgot_echoes_nothing() -> None:
     """S14: it may have voted for the next owner."""
     mesh = with_quorum(3, 2)
     mesh.isolate(3)
     mesh.isolate(2)
     call = read(mesh)
-    number = mesh[1].read_barrier.number
+    number = mesh[1].read_barrier.show()
     forgot = ev.Ack(mesh[2].vclock, mesh[1].raft.term, number, counts=False)
     mesh.step(1, ev.AckReceived(InstanceId(2), forgot))
     assert mesh.outcome(call) is None
@@ -101,7 +134,7 @@ def test_while_a_member_is_being_registered_both_sets_are_asked() -> None:
     mesh.step(1, ev.RegisterRequested(register, "00000000-0000-4000-8000-000000000009", "i4"))
     mesh.persist(1)
     call = read(mesh)
-    number, term = mesh[1].read_barrier.number, mesh[1].raft.term
+    number, term = mesh[1].read_barrier.show(), mesh[1].raft.term
     mesh.step(1, ev.AckReceived(InstanceId(4), ev.Ack(mesh[1].vclock, term, number)))
     assert mesh.outcome(call) is None
     mesh.step(1, ev.AckReceived(InstanceId(2), ev.Ack(mesh[2].vclock, term, number)))

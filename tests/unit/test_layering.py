@@ -69,7 +69,9 @@ CORES = tuple(
         ),
     )
 )
-NOT_CORES = tuple(f"synchro.storage.{name}" for name in ("disk", "wal", "wal_reader", "identity"))
+NOT_CORES = tuple(
+    f"synchro.storage.{name}" for name in ("disk", "wal", "log_thread", "wal_reader", "identity")
+)
 ON_A_DISK = tuple(
     f"synchro.storage.{name}" for name in ("journal", "xlog_file", "notes", "recovery", "snapshot")
 )

@@ -367,6 +367,29 @@ def test_a_skipped_transaction_of_a_master_is_not_called_rolled_back(is_restarte
     assert mesh.outcome(wait) == ev.FateKnown(ev.Fate.COMMITTED, TxnId(InstanceId(1), Lsn(1)))
 
 
+def test_a_skipped_transaction_of_a_former_owner_has_one_fate_before_and_after_a_restart() -> None:
+    """ADR 19: without a request id its Nops look like those of a transaction that was rolled back, so it is
+    told as one: at once, not only when the log is read again."""
+    mesh = Mesh(2, skip_conflict=True)
+    mesh.promote(1)
+    mesh.demote(1)
+    mesh.isolate(1)
+    mesh.write_ops(2, [insert(6, "r")])
+    call = mesh.write_ops(1, [insert(6)])
+    mesh.settle()
+    written = mesh.outcome(call)
+    assert isinstance(written, ev.Committed) and written.txn is not None
+    mesh.heal()
+    mesh.settle()
+    for is_restarted in (False, True):
+        if is_restarted:
+            mesh.crash(2)
+            mesh.restart(2)
+        wait = mesh.call_id()
+        mesh.step(2, ev.WaitRequested(wait, written.txn))
+        assert mesh.outcome(wait) == ev.FateKnown(ev.Fate.ROLLED_BACK, written.txn)
+
+
 def test_a_shared_transaction_is_never_taken_apart() -> None:
     """ADR 13: each of its rows is the change of a call. In asynchronous spaces nobody makes one; one that
     comes all the same stops, since a Nop inside of it could not be read again."""

@@ -13,6 +13,7 @@ from synchro.ids import LOCAL, InstanceId, Lsn, RequestId
 from synchro.row import (
     FLAG_COMMIT,
     FLAG_REQUEST_ID,
+    FLAG_SHARED,
     FLAG_WAIT_ACK,
     FLAG_WAIT_SYNC,
     GROUP_LOCAL,
@@ -43,28 +44,38 @@ def nested(depth: int) -> bytes:
     return b"\x91" * (depth - 1) + b"\x90"
 
 
-def shared_rows(lsn: int, changes: Sequence[Dml], request_ids: Sequence[bytes]) -> list[Row]:
+def shared_rows(lsn: int, changes: Sequence[Dml], request_ids: Sequence[bytes | None]) -> list[Row]:
     """Those of a shared transaction of instance 1, one by one (ADR 13)."""
     last = len(changes) - 1
+    each = FLAG_SHARED if None in request_ids else 0
     return [
         Row(
             op.type,
             InstanceId(1),
             Lsn(lsn + n),
             Lsn(lsn),
-            FLAG_WAIT_SYNC | FLAG_WAIT_ACK if n == last else 0,
+            each | (FLAG_WAIT_SYNC | FLAG_WAIT_ACK if n == last else 0),
             op,
-            request_id=RequestId(request_id),
+            request_id=None if request_id is None else RequestId(request_id),
         )
         for n, (op, request_id) in enumerate(zip(changes, request_ids, strict=True))
     ]
 
 
-def shared_txn(lsn: int, changes: Sequence[Dml], request_ids: Sequence[bytes]) -> Txn:
+def shared_txn(lsn: int, changes: Sequence[Dml], request_ids: Sequence[bytes | None]) -> Txn:
     return encode_txn(shared_rows(lsn, changes, request_ids))
 
 
 FOUR_IDS = tuple(bytes((0x40 + n,)) * 16 for n in range(4))
+MIXTURES: dict[str, tuple[bytes | None, ...]] = {
+    "shared, no ids": (None, None, None, None),
+    "shared, an id first": (FOUR_IDS[0], None, None, None),
+    "shared, ids at first": (FOUR_IDS[0], FOUR_IDS[1], None, None),
+    "shared, an id inside": (None, FOUR_IDS[1], None, None),
+    "shared, an id last": (None, None, None, FOUR_IDS[3]),
+    "shared, no id last": (*FOUR_IDS[:3], None),
+}
+"""Request ids of the calls of a shared transaction, some of which have none."""
 
 
 def test_a_transaction_comes_back_as_it_went() -> None:
@@ -109,13 +120,14 @@ REQUEST_IDS = {
     "none": (),
     "one": (b"0123456789abcdef",),
     "shared": FOUR_IDS,
+    **MIXTURES,
 }
 
 
 @pytest.mark.parametrize("request_ids", REQUEST_IDS.values(), ids=REQUEST_IDS)
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_short_ways_to_decode_agree_with_the_long_one_on_every_damaged_byte(
-    is_mixed: bool, request_ids: tuple[bytes, ...]
+    is_mixed: bool, request_ids: tuple[bytes | None, ...]
 ) -> None:
     """Most transactions are inserts into one space, and nearly all are changes without a gap. What is faster
     for those accepts no byte that a look at every row refuses, and refuses in the same words."""
@@ -135,7 +147,9 @@ def test_short_ways_to_decode_agree_with_the_long_one_on_every_damaged_byte(
 
     for place, byte in enumerate(whole):
         assert place <= 24 or ways_agree(whole[:place])
-        for damage in {0, 1, 2, 3, 5, 0x91, 0xDC, 0xDD, 0xFF, byte ^ 1, byte ^ 8, byte + 1 & 0xFF} - {byte}:
+        for damage in {0, 1, 2, 3, 5, 16, 24, 0x91, 0xDC, 0xDD, 0xFF, byte ^ 1, byte ^ 8, byte + 1 & 0xFF} - {
+            byte
+        }:
             damaged = whole[:place] + bytes((damage,)) + whole[place + 1 :]
             assert damaged[5] & FLAG_COMMIT or ways_agree(damaged), (place, damage)
 
@@ -185,6 +199,59 @@ def test_a_shared_transaction_of_puts_stays_in_columns() -> None:
         (seen,) = decode_txns(made.data)
         assert type(seen.ops) is Puts and seen.ops.type is kind
         assert seen.ops.values == [(n, "v") for n in range(4)]
+
+
+@pytest.mark.parametrize("changes", [PUTS, MIXED], ids=["columns", "mixed"])
+@pytest.mark.parametrize("request_ids", MIXTURES.values(), ids=MIXTURES)
+def test_a_shared_transaction_may_lack_request_ids(
+    changes: Sequence[Dml], request_ids: Sequence[RequestId | None]
+) -> None:
+    """ADR 13, [W-3]: a flag on each row says that it is shared, and an id is where there is one."""
+    decode_txns(txn(1, put(1)).data)  # the start of this space's rows is known
+    wait = FLAG_WAIT_SYNC | FLAG_WAIT_ACK
+    made = encode_ops(changes, InstanceId(1), Lsn(5), wait, request_ids)
+    by_rows = shared_txn(5, list(changes), request_ids)
+    behind = txn(9, put(9))
+    seen, next_one = decode_txns(made.data + behind.data)
+    assert next_one.data == behind.data
+    for one in (made, by_rows, seen):
+        assert seen_of(one) == seen_of(by_rows)
+        assert tuple(one.request_ids) == tuple(request_ids)
+        assert (one.is_shared, one.has_unnamed, one.call_count, one.tsn, one.lsn) == (True, True, 4, 5, 8)
+        assert list(one.requests()) == [(name, 5 + n) for n, name in enumerate(request_ids) if name]
+    (span,) = scan_txns(made.data)
+    assert (span.end, span.lsn, span.flags & FLAG_SHARED) == (len(made.data), 8, FLAG_SHARED)
+
+
+def test_the_bytes_of_a_shared_transaction_without_request_ids() -> None:
+    """Written for ever: flags 16 (shared), 8 (request id), 1 + 2 + 4 on the last row."""
+    puts = insert_all(RowType.INSERT, 512, [b"\x91\x01", b"\x91\x02"])
+    made = encode_ops(
+        puts, InstanceId(1), Lsn(5), FLAG_WAIT_SYNC | FLAG_WAIT_ACK, [None, RequestId(FOUR_IDS[0])]
+    )
+    body = "8210cd020021"
+    assert made.data.hex() == (
+        "08000000" "02" "10" "01" "00" "0500000000000000" "0500000000000000" + body + "9101"
+        "08000000" "02" "1f" "01" "00" "0600000000000000" "0500000000000000" + "40" * 16 + body + "9102"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [list(PUTS), MIXED], ids=["puts", "mixed"])
+def test_the_flag_of_a_shared_transaction_is_on_all_its_rows_and_says_something(changes: list[Dml]) -> None:
+    """One form for one thing: with an id on each row there is no flag, and alone nobody shares. [W-24]"""
+    decode_txns(txn(1, put(1)).data)
+    rows = shared_rows(5, changes, [None] * 4)
+    for without in ([0], [1], [2], [3], [0, 1], [1, 2], [0, 1, 2], [1, 2, 3]):
+        some = [
+            row._replace(flags=row.flags & ~FLAG_SHARED) if n in without else row
+            for n, row in enumerate(rows)
+        ]
+        assert refused_shared(some), without
+    named = [row._replace(request_id=RequestId(name)) for row, name in zip(rows, FOUR_IDS, strict=True)]
+    assert refused_shared(named)
+    (alone,) = shared_rows(5, changes[:1], [None])
+    assert refused_shared([alone])
+    assert refused_shared([alone._replace(request_id=RequestId(FOUR_IDS[0]))])
 
 
 def test_who_has_one_id_or_none_shares_with_nobody() -> None:

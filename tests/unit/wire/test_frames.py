@@ -3,6 +3,7 @@ PING."""
 
 from __future__ import annotations
 
+import hpack
 import pytest
 
 from synchro.wire import frames
@@ -222,13 +223,33 @@ def test_frames_are_as_long_as_the_peer_takes() -> None:
     ]
 
 
-def test_any_table_size_is_fine_since_we_encode_without_one() -> None:
-    end = server().receive(settings(header_table_size=0), settings(header_table_size=2**32 - 1))
-    end.receive(request(1, end=True))
-    end.sent()
-    end.opened[1].send_headers(header_block(REQUEST), end=True)
-    assert end._decoder.decode(end.sent()[0].payload, raw=True) == REQUEST
-    assert len(end._decoder.header_table.dynamic_entries) == 0
+@pytest.mark.parametrize("is_unary", [True, False])
+def test_a_smaller_table_is_acknowledged_once_and_none_is_ever_used(is_unary: bool) -> None:
+    """RFC 7541, 4.2: the first block after the change says so, and says that the table has no size."""
+    end = server().receive(settings(header_table_size=2**32 - 1), settings(header_table_size=100))
+    blocks = []
+    for stream_id in (1, 3):
+        end.receive(
+            request(stream_id, end=True), settings(header_table_size=4096), settings(header_table_size=0)
+        )
+        if is_unary:
+            end.opened[stream_id].answer(BLOCK, b"", BLOCK)
+        else:
+            end.opened[stream_id].send_headers(BLOCK)
+            end.opened[stream_id].end(BLOCK)
+        blocks += [f.payload for f in end.sent() if f.kind == frames.HEADERS]
+    assert blocks == [b"\x20" + BLOCK, BLOCK, BLOCK, BLOCK]
+    decoder = hpack.Decoder()
+    decoder.max_allowed_table_size = 0
+    assert [decoder.decode(block, raw=True) for block in blocks] == [REQUEST] * 4
+
+
+def test_a_client_acknowledges_a_smaller_table_too() -> None:
+    end = client().receive(settings(header_table_size=0))
+    end.open()
+    end.open()
+    sent = end.sent()
+    assert [f.payload for f in sent if f.kind == frames.HEADERS] == [b"\x20" + BLOCK, BLOCK]
 
 
 # --- 6.7: PING ------------------------------------------------------------------------------------------

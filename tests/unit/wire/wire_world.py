@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import hpack
 import pytest
 
 from synchro.wire import frames
@@ -146,7 +145,6 @@ class End:
         )
         self.greeting = self.h2.take()
         self._rest = b""
-        self._decoder = hpack.Decoder()
         if greet:
             self.receive((b"" if is_client else frames.PREFACE) + settings())
             assert self.sent() == [Frame(frames.SETTINGS, frames.ACK, 0, b"")]
@@ -175,6 +173,11 @@ class End:
             self.h2.receive(piece)
             self.h2.check()
         return self
+
+    def receive_unchecked(self, *pieces: bytes) -> None:
+        """As `receive`, for many streams: `check` looks at all of them."""
+        for piece in pieces:
+            self.h2.receive(piece)
 
     def sent(self) -> list[Frame]:
         """The frames since the last time."""

@@ -555,7 +555,9 @@ class ExecuteCall(_message.Message):
     """True: the result has no tuples."""
     @_builtins.property
     def known_position(self) -> _common_pb2.Position:
-        """The newest `Header.decided_position` the client had seen when it first sent this call."""
+        """The newest `Header.decided_position` the client had seen when it first sent this call.
+        Not set: as the frame's.
+        """
 
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Op]:
@@ -595,6 +597,7 @@ class ExecuteStreamRequest(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     ACCEPTS_RANGES_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
     accepts_ranges: _builtins.bool
     """True: the client understands `ExecuteStreamResponse.committed`."""
     @_builtins.property
@@ -607,16 +610,23 @@ class ExecuteStreamRequest(_message.Message):
         Not set: the server's `database.txn_synchro_timeout`.
         """
 
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """The newest `Header.decided_position` the client had seen when it made this frame, for calls that are sent
+        for the first time: it spares each of them its own.
+        """
+
     def __init__(
         self,
         *,
         calls: _abc.Iterable[Global___ExecuteCall] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         accepts_ranges: _builtins.bool = ...,
+        known_position: _common_pb2.Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_ranges", b"accepts_ranges", "calls", b"calls", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_ranges", b"accepts_ranges", "calls", b"calls", "known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,7 +62,8 @@ class DataServiceServicer:
     """
 
     def Execute(self, request, context):
-        """Runs one transaction.
+        """Runs one transaction. Single inserts, or replaces, that arrive at the same time may share a transaction of
+        the log, and then have one fate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class DataServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DataServiceAsyncStub: ...
     Execute: _grpc.UnaryUnaryMultiCallable[_data_pb2.ExecuteRequest, _data_pb2.ExecuteResponse]
-    """Runs one transaction."""
+    """Runs one transaction. Single inserts, or replaces, that arrive at the same time may share a transaction of
+    the log, and then have one fate.
+    """
     ExecuteStream: _grpc.StreamStreamMultiCallable[_data_pb2.ExecuteStreamRequest, _data_pb2.ExecuteStreamResponse]
     """Runs many calls over one stream: a frame carries any number of them, run in order, each all or none
     and answered on its own; neighbours may share a transaction of the log, and then have one fate.
@@ -51,7 +53,9 @@ class DataServiceAsyncStub(DataServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Execute: _aio.UnaryUnaryMultiCallable[_data_pb2.ExecuteRequest, _data_pb2.ExecuteResponse]  # type: ignore[assignment]
-    """Runs one transaction."""
+    """Runs one transaction. Single inserts, or replaces, that arrive at the same time may share a transaction of
+    the log, and then have one fate.
+    """
     ExecuteStream: _aio.StreamStreamMultiCallable[_data_pb2.ExecuteStreamRequest, _data_pb2.ExecuteStreamResponse]  # type: ignore[assignment]
     """Runs many calls over one stream: a frame carries any number of them, run in order, each all or none
     and answered on its own; neighbours may share a transaction of the log, and then have one fate.
@@ -71,7 +75,9 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_pb2.ExecuteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_pb2.ExecuteResponse, _abc.Awaitable[_data_pb2.ExecuteResponse]]:
-        """Runs one transaction."""
+        """Runs one transaction. Single inserts, or replaces, that arrive at the same time may share a transaction of
+        the log, and then have one fate.
+        """
 
     @_abc_1.abstractmethod
     def ExecuteStream(

@@ -245,6 +245,7 @@ class JoinRequest(_message.Message):
     REPLICASET_UUID_FIELD_NUMBER: _builtins.int
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
+    TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     instance_uuid: _builtins.str
@@ -257,6 +258,8 @@ class JoinRequest(_message.Message):
     """It puts parts together, and gives receipts if they are wanted; false: an older version."""
     received: _builtins.int
     """In all but the first request: bytes of responses received so far."""
+    takes_unnamed: _builtins.bool
+    """It reads shared transactions in which calls have no request id; false: an older version."""
     def __init__(
         self,
         *,
@@ -266,10 +269,11 @@ class JoinRequest(_message.Message):
         replicaset_uuid: _builtins.str = ...,
         takes_parts: _builtins.bool = ...,
         received: _builtins.int = ...,
+        takes_unnamed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_unnamed", b"takes_unnamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,6 +621,7 @@ class Hello(_message.Message):
     START_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
+    TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -637,6 +642,10 @@ class Hello(_message.Message):
     """host:port at which it listens; empty: an older version."""
     takes_parts: _builtins.bool
     """It puts transactions together that are cut, and gives receipts; false: an older version."""
+    takes_unnamed: _builtins.bool
+    """It reads shared transactions in which calls have no request id; false: an older version, which is not
+    sent them.
+    """
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Its written vclock: rows above it are sent."""
@@ -660,10 +669,11 @@ class Hello(_message.Message):
         start_id: _builtins.str = ...,
         address: _builtins.str = ...,
         takes_parts: _builtins.bool = ...,
+        takes_unnamed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "takes_parts", b"takes_parts", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "takes_parts", b"takes_parts", "takes_unnamed", b"takes_unnamed", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,274 @@
+"""Connections from both sides: a server that stops in good order, a client that finds another, keepalive."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from synchro.rpc.channel import RpcChannel
+from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
+from synchro.wire.backoff import BACKOFF_MAX_S
+from synchro.wire.failure import CallFailed
+from synchro.wire.frames import ID_MAX, ErrorCode
+from synchro.wire.grpc_call import StatusCode
+from synchro.wire.link import Keepalive
+from tests.shell.raw_client import raw_client
+from tests.shell.rpc_probe import Probe, one_node, until
+
+ECHO, HANG = "/test.Test/Echo", "/test.Test/Hang"
+
+
+# --- a server that stops ------------------------------------------------------------------------------------
+
+
+async def test_a_stop_tells_first_that_it_comes_and_then_which_calls_were_begun() -> None:
+    async with one_node() as (_, probe, server, _), raw_client(server.address) as client:
+        slow = client.call(HANG)
+        await client.send()
+        await probe.started.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.stop, 1.0)
+            await client.until(lambda: len(client.goaways) == 2)
+            assert [(last_id, code) for last_id, code, _ in client.goaways] == [
+                (ID_MAX, ErrorCode.NO_ERROR),
+                (1, ErrorCode.NO_ERROR),
+            ]
+            assert not slow.is_over
+            await client.until(lambda: slow.is_over)
+        assert slow.status is not None and slow.status.code is StatusCode.UNAVAILABLE
+        await client.until_closed()
+
+
+async def test_a_call_that_is_begun_while_the_first_goaway_is_on_its_way_is_served() -> None:
+    async with one_node() as (_, _, server, _), raw_client(server.address) as client:
+        seen = client.call(ECHO, b"one")
+        await client.until(lambda: seen.is_over)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.stop, 1.0)
+            await trio.sleep(0.05)  # the first GOAWAY has come, and is not read
+            late = client.call(ECHO, b"late")
+            await client.until(lambda: late.is_over)
+        assert late.messages == [b"late"]
+
+
+async def test_calls_go_to_the_next_server_while_the_last_one_drains() -> None:
+    """What a node that restarts looks like to its clients: nothing fails but what could not be finished."""
+    async with one_node() as (host, probe, server, channel):
+        ended: list[StatusCode] = []
+
+        async def hang() -> None:
+            with pytest.raises(CallFailed) as caught:
+                await channel.unary(HANG, b"")
+            ended.append(caught.value.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hang)
+            await probe.started.wait()
+            nursery.start_soon(server.stop, 1.0)
+            await trio.sleep(0.1)
+            await host.serve(server.address, Probe(host).register)
+            assert await channel.unary(ECHO, b"x", timeout=1, wait_for_ready=True) == b"x"
+            assert ended == []
+        assert ended == [StatusCode.UNAVAILABLE]
+
+
+# --- a client that connects ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def host_and_channel(address: str) -> AsyncIterator[tuple[RpcHost, RpcChannel]]:
+    with trio.fail_after(15):
+        async with open_rpc_host() as host, host.channel(address) as channel:
+            yield host, channel
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+async def test_who_does_not_wait_hears_at_once_that_nobody_listens() -> None:
+    async with host_and_channel(f"127.0.0.1:{free_port()}") as (_, channel):
+        for _ in range(3):
+            began = trio.current_time()
+            with pytest.raises(CallFailed, match=r"failed to connect to .*: connection refused") as caught:
+                await channel.unary(ECHO, b"", timeout=5)
+            assert caught.value.code is StatusCode.UNAVAILABLE
+            assert trio.current_time() - began < 1
+
+
+async def test_who_waits_is_served_soon_after_the_server_came() -> None:
+    """Connector.N2: attempts go on meanwhile, half a second apart at the most."""
+    address = f"127.0.0.1:{free_port()}"
+    async with host_and_channel(address) as (host, channel):
+        replies: list[bytes] = []
+
+        async def wait() -> None:
+            replies.append(await channel.unary(ECHO, b"x", timeout=10, wait_for_ready=True))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait)
+            await trio.sleep(1.0)
+            await host.serve(address, Probe(host).register)
+            came = trio.current_time()
+            await until(lambda: len(replies) == 3)
+            assert trio.current_time() - came < BACKOFF_MAX_S * 1.2 + 1
+
+
+async def test_a_server_that_says_nothing_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts and is silent: a paused process, or something else on its port."""
+    monkeypatch.setattr("synchro.wire.connector.CONNECT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with host_and_channel(f"127.0.0.1:{silent.getsockname()[1]}") as (_, channel):
+            with pytest.raises(CallFailed, match="timed out") as caught:
+                await channel.unary(ECHO, b"", timeout=5)
+            assert caught.value.code is StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_speaks_http_1_is_no_server() -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        address = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with host_and_channel(address) as (_, channel):
+            with pytest.raises(CallFailed, match="failed to connect") as caught:
+                await channel.unary(ECHO, b"", timeout=5)
+            assert caught.value.code is StatusCode.UNAVAILABLE
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["localhost", "[::1]", "127.0.0.1"])
+async def test_names_and_both_kinds_of_addresses(name: str) -> None:
+    with trio.fail_after(15):
+        async with open_rpc_host() as host:
+            try:
+                server = await host.serve(f"{name}:0", Probe(host).register)
+            except OSError as error:
+                pytest.skip(f"this host has no such address: {error}")
+            assert server.address.startswith(f"{name}:")
+            async with host.channel(server.address) as channel:
+                assert await channel.unary(ECHO, b"x") == b"x"
+
+
+async def test_the_address_of_all_takes_both_kinds() -> None:
+    """ "::" alone is for IPv4 too, as with grpcio."""
+    with trio.fail_after(15):
+        async with open_rpc_host() as host:
+            try:
+                server = await host.serve("[::]:0", Probe(host).register)
+            except OSError as error:
+                pytest.skip(f"this host has no such address: {error}")
+            port = server.address.rpartition(":")[2]
+            async with host.channel(f"127.0.0.1:{port}") as channel:
+                assert await channel.unary(ECHO, b"x") == b"x"
+
+
+async def test_every_call_hears_when_its_connection_is_lost() -> None:
+    """Link.K3: at both ends, whatever it waits for."""
+    async with one_node() as (host, _, server, channel):
+        failed: list[StatusCode] = []
+
+        async def call(method: str) -> None:
+            try:
+                if method == "Hang":
+                    await channel.unary(HANG, b"")
+                elif method == "Count":
+                    async with channel.server_stream("/test.Test/Count", b"1000000") as replies:
+                        async for _ in replies:
+                            await trio.sleep(0.1)
+                else:
+                    async with channel.duplex("/test.Test/" + method):
+                        await trio.sleep_forever()
+            except CallFailed as error:
+                failed.append(error.code)
+
+        async with trio.open_nursery() as nursery:
+            for method in ("Hang", "Count", "EchoStream", "HangStream"):
+                nursery.start_soon(call, method)
+            await until(lambda: host.calls_in_progress == 4)
+            (link,) = server.listener.links
+            link.close("a cable was pulled")
+            await until(lambda: len(failed) == 4)
+        assert set(failed) == {StatusCode.UNAVAILABLE}
+        await until(lambda: host.calls_in_progress == 0)
+        assert await channel.unary(ECHO, b"x") == b"x"  # on another connection
+        assert len(server.listener.links) == 1  # Connector.N1
+
+
+# --- keepalive --------------------------------------------------------------------------------------------
+
+
+class Stopping:
+    """Forwards bytes between a client and a server, until it is told to swallow them."""
+
+    def __init__(self, server: RpcServer) -> None:
+        self.server = server
+        self.is_deaf = False
+        self.address = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.address = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        task_status.started()
+        await trio.serve_listeners(self._link, listeners)
+
+    async def _link(self, client: trio.SocketStream) -> None:
+        name, port = self.server.address.rsplit(":", 1)
+        async with await trio.open_tcp_stream(name, int(port)) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump, client, server, nursery.cancel_scope)
+            nursery.start_soon(self._pump, server, client, nursery.cancel_scope)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, over: trio.CancelScope) -> None:
+        try:
+            async for data in source:
+                if not self.is_deaf:
+                    await sink.send_all(data)
+        except trio.BrokenResourceError:
+            pass
+        over.cancel()
+
+
+async def test_a_dead_link_fails_its_calls_in_time() -> None:
+    """Nothing is reset, nothing arrives: a cable was pulled."""
+    async with one_node() as (host, probe, server, _), trio.open_nursery() as nursery:
+        link = Stopping(server)
+        await nursery.start(link.run)
+        async with host.channel(link.address, keepalive=Keepalive(after_s=0.2, timeout_s=0.3)) as channel:
+            async with trio.open_nursery() as calls:
+
+                async def hang() -> None:
+                    with pytest.raises(CallFailed, match="no answer to a ping") as caught:
+                        await channel.unary(HANG, b"")
+                    assert caught.value.code is StatusCode.UNAVAILABLE
+
+                calls.start_soon(hang)
+                await probe.started.wait()
+                await trio.sleep(0.8)
+                assert host.calls_in_progress == 1  # a silent link that answers stays
+                link.is_deaf = True
+                began = trio.current_time()
+            assert trio.current_time() - began < 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_without_a_deadline_stays_open_while_the_link_answers() -> None:
+    async def hang(request: bytes, call: RpcCall) -> bytes:
+        await trio.sleep(0.9)
+        return request
+
+    with trio.fail_after(15):
+        async with open_rpc_host() as host:
+            server = await host.serve("127.0.0.1:0", lambda s: s.add_method(HANG, host.unary(hang)))
+            fast = Keepalive(after_s=0.1, timeout_s=0.2)
+            async with host.channel(server.address, keepalive=fast) as channel:
+                assert await channel.unary(HANG, b"x") == b"x"

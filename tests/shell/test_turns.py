@@ -1,0 +1,131 @@
+"""The order of what happens in trio's thread: turns, their ends, and what is asked for between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from synchro.wire.turns import Turns, open_turns
+
+
+class Speaker:
+    """Somebody who writes."""
+
+    def __init__(self, said: list[str], name: str) -> None:
+        self.is_dirty = False
+        self.said = said
+        self.name = name
+
+    def write(self) -> None:
+        self.is_dirty = False
+        self.said.append(self.name)
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[tuple[Turns, list[str]]]:
+    with trio.fail_after(10):
+        async with open_turns() as turns:
+            await trio.testing.wait_all_tasks_blocked()
+            yield turns, []
+
+
+async def test_a_turn_ends_with_what_is_handed_over_then_what_waits_for_idleness_then_writes() -> None:
+    async with world() as (turns, said):
+        speaker = Speaker(said, "write")
+        turns.at_turn_ends(lambda: said.append("hand over"))
+
+        def begin() -> None:
+            turns.mark(speaker)
+            turns.mark(speaker)  # once is enough
+            turns.call_when_idle(lambda: said.append("idle"))
+            said.append("begin")
+            turns.in_turn(lambda: said.append("inner"))  # Turns.T1: no turn of its own
+
+        turns.in_turn(begin)
+        assert said == ["begin", "inner", "hand over", "idle", "write"]
+
+
+async def test_what_a_task_leaves_is_done_in_the_next_round() -> None:
+    """Turns.T2: whoever it was that marked, nothing is forgotten."""
+    async with world() as (turns, said):
+        turns.mark(Speaker(said, "one"))
+        turns.mark(Speaker(said, "two"))
+        turns.call_when_idle(lambda: said.append("idle"))
+        assert said == []
+        await trio.testing.wait_all_tasks_blocked()
+        assert said == ["idle", "one", "two"]
+
+
+async def test_soon_is_after_all_that_is_ready() -> None:
+    """Turns.T3: a callback that asks for itself again leaves room for every task in between."""
+    async with world() as (turns, _):
+        rounds = 0
+
+        def again() -> None:
+            nonlocal rounds
+            rounds += 1
+            if rounds < 50:
+                turns.call_soon(again)
+
+        turns.call_soon(again)
+        for _ in range(20):
+            before = rounds
+            await trio.lowlevel.checkpoint()
+            assert rounds <= before + 2
+        await trio.testing.wait_all_tasks_blocked()
+        assert rounds == 50
+
+
+async def test_a_write_that_makes_more_to_write_is_followed_by_another_round() -> None:
+    async with world() as (turns, said):
+        second = Speaker(said, "second")
+
+        class First(Speaker):
+            def write(self) -> None:
+                super().write()
+                turns.mark(second)
+
+        turns.in_turn(lambda: turns.mark(First(said, "first")))
+        assert said == ["first"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert said == ["first", "second"]
+
+
+async def test_a_callback_of_another_thread_is_a_turn() -> None:
+    async with world() as (turns, said):
+        speaker, done = Speaker(said, "write"), trio.Event()
+        here = threading.get_ident()
+
+        def callback() -> None:
+            assert threading.get_ident() == here
+            turns.mark(speaker)
+            turns.call_when_idle(done.set)
+            said.append("callback")
+
+        await trio.to_thread.run_sync(turns.call_from_thread, callback)
+        await done.wait()
+        assert said == ["callback", "write"]
+
+
+async def test_timers_come_in_order_and_can_be_cancelled() -> None:
+    async with world() as (turns, said):
+        now = trio.current_time()
+        turns.call_at(now + 0.04, lambda: said.append("second"))
+        turns.call_at(now + 0.02, lambda: said.append("first"))
+        turns.call_at(now + 0.03, lambda: said.append("never")).cancel()
+        third = trio.Event()
+        turns.call_at(now + 0.06, third.set)
+        await third.wait()
+        assert said == ["first", "second"]
+        assert trio.current_time() >= now + 0.06
+
+
+async def test_a_timer_of_the_past_comes_at_once() -> None:
+    async with world() as (turns, _):
+        come = trio.Event()
+        turns.call_at(trio.current_time() - 1, come.set)
+        await come.wait()
