@@ -210,6 +210,10 @@ class RpcChannel:
         if stream.error is not None and stream.scope.cancelled_caught:
             raise stream.error
 
+    def check(self) -> None:
+        """Assert the rules of its connector, for tests."""
+        self._connector.check()
+
     # ---- private --------------------------------------------------------------------------------------
 
     def _client_stream(

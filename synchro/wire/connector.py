@@ -98,6 +98,11 @@ class Connector:
             link.write()
             link.close("the channel was closed")
 
+    def check(self) -> None:
+        """Assert Connector.N1 and Connector.N2, for tests."""
+        assert self.link is None or self.link in self._links
+        assert self.link is None or self._attempt is None or self.usable() is None
+
     async def _connect(self, attempt: trio.Event) -> None:
         """One attempt, when the time for it has come."""
         try:

@@ -73,8 +73,7 @@ class Link:
     ) -> None:
         """Take over a connected socket. on_closed: told once, when the socket is closed."""
         sock.setblocking(False)
-        if sock.family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.peer = peer_of(sock)
         self.is_dirty = False
@@ -299,6 +298,13 @@ class Link:
             self._emitting.clear()
             self._on_closed(self)
 
+    def check(self) -> None:
+        """Assert Link.K2 and Link.K3, and the rules of HTTP/2, between turns; for tests."""
+        assert not self._is_closed or (self.is_over and not self._emitting)
+        assert not self.is_over or not (self.h2.streams or self.h2.pending)
+        assert self._backlog or not self._emitting or self.is_dirty or self.is_over
+        self.h2.check()
+
     # ---- keepalive ------------------------------------------------------------------------------------
 
     def _look(self) -> None:
@@ -329,4 +335,4 @@ def peer_of(sock: socket.socket) -> str:
         return f"ipv4:{name[0]}:{name[1]}"
     if sock.family == socket.AF_INET6:
         return f"ipv6:{quote(f'[{name[0]}]', safe=':')}:{name[1]}"
-    return f"unix:{name if isinstance(name, str) else ''}"
+    return "unknown"

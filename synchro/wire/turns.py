@@ -2,8 +2,9 @@
 
 A turn begins with something from outside: bytes on sockets, a callback of another thread, a timer, a task of
 trio that left work. What follows from it is handled at once. At its end stand, in this order, what waits for
-the end of the turn (calls that are handed over together), what waits for idleness (the log begins a batch),
-and one write for each connection that has something to say.
+the end of the turn (calls that are handed over together), one write for each connection that has something to
+say, and, when a look at all sockets finds nothing more, what waits for idleness (the log begins a batch),
+with what that has to say.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ class Turns:
         self._begin_round()
 
     def call_when_idle(self, callback: Callback) -> None:
-        """Call it when all that has arrived was handled, within `PATIENCE_S`; in a turn: at its end, if no
-        socket waits. Work that costs as much for many as for one is put off until it is for many."""
+        """Call it behind all that has arrived: when all sockets were looked at and nothing more was found, or
+        after `PATIENCE_S`. What was to be written is written by then. Work that costs as much for many as for
+        one is put off until it is for many."""
         if not self._idle:
             self._idle_until = time.monotonic() + PATIENCE_S
         self._idle.append(callback)
@@ -116,12 +118,8 @@ class Turns:
         """Call it now, as a turn of its own: what it has to say is written at its end."""
         if self._in_turn:
             callback()
-            return
-        self._in_turn = True
-        try:
-            callback()
-        finally:
-            self._end_turn()
+        else:
+            self._turn(callback)
 
     def at_turn_ends(self, callback: Callback) -> None:
         """Call it at the end of every turn, before what waits for idleness. It must not raise."""
@@ -150,35 +148,49 @@ class Turns:
 
     # ---- turns ----------------------------------------------------------------------------------------
 
-    def _turn_of_sockets(self) -> None:
-        ready = self._ready
-        if not ready:
-            ready.extend(self._poll.look())
+    def _turn(self, begin: Callback) -> None:
+        """What `begin` does, and what follows from it, until nothing is left or the time is over."""
         assert not self._in_turn, "Turns.T1"
         self._in_turn = True
         try:
+            begin()
             end = time.monotonic() + TURN_S
-            while ready:
-                polled, events = ready.popleft()
-                polled.on_ready(events)
-                if ready and time.monotonic() > end:
-                    break  # in the order in which they were found, so nobody starves
-        finally:
-            self._end_turn()
-
-    def _end_turn(self) -> None:
-        try:
-            for callback in self._at_ends:
-                callback()
-            if self._idle and (not self._ready or time.monotonic() > self._idle_until):
-                calls, self._idle = self._idle, []
-                for callback in calls:
+            while True:
+                self._take_ready(end)
+                for callback in self._at_ends:
                     callback()
-            self._flush()
+                self._flush()
+                if not self._idle:
+                    break
+                if not self._ready:
+                    self._ready.extend(self._poll.look())
+                now = time.monotonic()
+                if not self._ready or now > self._idle_until:
+                    calls, self._idle = self._idle, []
+                    for callback in calls:
+                        callback()
+                    self._flush()
+                    if not self._ready:
+                        break
+                if now > end:
+                    break
         finally:
             self._in_turn = False
         if self._soon or self._dirty or self._idle:
             self._begin_round()
+
+    def _take_ready(self, end: float) -> None:
+        """Let those with something to read or write do it, in the order in which they were found."""
+        ready = self._ready
+        while ready:
+            polled, events = ready.popleft()
+            polled.on_ready(events)
+            if ready and time.monotonic() > end:
+                break
+
+    def _look(self) -> None:
+        if not self._ready:
+            self._ready.extend(self._poll.look())
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -199,7 +211,7 @@ class Turns:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(descriptor)
-            self._turn_of_sockets()
+            self._turn(self._look)
 
     @trio.lowlevel.enable_ki_protection
     async def _rounds(self) -> None:
@@ -208,12 +220,12 @@ class Turns:
             return trio.lowlevel.Abort.SUCCEEDED
 
         while True:
-            if self._soon or self._dirty or (self._idle and not self._ready):
+            if self._soon or self._dirty or self._idle:
                 await trio.lowlevel.checkpoint()
             else:
                 self._round = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
-            self.in_turn(self._take_soon)
+            self._turn(self._take_soon)
 
     def _take_soon(self) -> None:
         calls, self._soon = self._soon, []
@@ -227,7 +239,7 @@ class Turns:
             deadline = timers[0].when if timers else math.inf
             with trio.CancelScope(deadline=deadline) as self._timer_scope:
                 await trio.sleep_forever()
-            self.in_turn(self._take_timers)
+            self._turn(self._take_timers)
 
     def _take_timers(self) -> None:
         timers, now = self._timers, trio.current_time()
@@ -236,6 +248,13 @@ class Turns:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
+
+    def check(self) -> None:
+        """Assert Turns.T1 and Turns.T2, between turns; for tests."""
+        assert not self._in_turn
+        assert all(speaker.is_dirty for speaker in self._dirty)
+        assert len(set(map(id, self._dirty))) == len(self._dirty)
+        assert self._round is None or not (self._soon or self._dirty or self._idle)
 
     def close(self) -> None:
         self._poll.close()

@@ -111,6 +111,7 @@ async def one_node() -> AsyncIterator[tuple[RpcHost, Probe, RpcServer, RpcChanne
             server = await host.serve("127.0.0.1:0", probe.register)
             async with host.channel(server.address) as channel:
                 yield host, probe, server, channel
+                channel.check()
 
 
 async def until(condition: Callable[[], bool]) -> None:

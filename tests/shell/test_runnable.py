@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 import trio
@@ -89,3 +90,24 @@ async def test_a_timer_that_is_due_is_seen(nursery: trio.Nursery) -> None:
         timer.deadline = trio.current_time()
         await trio.lowlevel.checkpoint()
         assert not tasks.is_alone
+
+
+async def test_who_ends_a_wait_of_trio_is_alone_until_it_wakes_somebody(nursery: trio.Nursery) -> None:
+    """A turn that begins with bytes on a socket, while nobody else had anything to do."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, runnable_tasks() as tasks:
+        found: list[bool] = []
+        over = trio.Event()
+
+        async def read() -> None:
+            await trio.lowlevel.wait_readable(ours)
+            found.append(tasks.is_alone)
+            over.set()
+            found.append(tasks.is_alone)
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        await alone(tasks, 2)
+        threading.Timer(0.05, theirs.send, [b"x"]).start()
+        await over.wait()
+        assert found == [True, False]

@@ -51,6 +51,9 @@ async def port() -> AsyncIterator[tuple[RpcServer, RpcChannel, Log]]:
             assert await honest.unary(ECHO, b"x") == b"x"
             with trio.fail_after(15):
                 yield server, honest, log
+                server.listener.admission.check()
+                for link in server.listener.links:
+                    link.check()
                 assert await honest.unary(ECHO, b"y", timeout=1) == b"y"
 
 

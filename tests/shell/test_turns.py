@@ -31,9 +31,11 @@ async def world() -> AsyncIterator[tuple[Turns, list[str]]]:
         async with open_turns() as turns:
             await trio.testing.wait_all_tasks_blocked()
             yield turns, []
+            await trio.testing.wait_all_tasks_blocked()
+            turns.check()
 
 
-async def test_a_turn_ends_with_what_is_handed_over_then_what_waits_for_idleness_then_writes() -> None:
+async def test_a_turn_ends_with_what_is_handed_over_then_writes_then_what_waits_for_idleness() -> None:
     async with world() as (turns, said):
         speaker = Speaker(said, "write")
         turns.at_turn_ends(lambda: said.append("hand over"))
@@ -46,7 +48,7 @@ async def test_a_turn_ends_with_what_is_handed_over_then_what_waits_for_idleness
             turns.in_turn(lambda: said.append("inner"))  # Turns.T1: no turn of its own
 
         turns.in_turn(begin)
-        assert said == ["begin", "inner", "hand over", "idle", "write"]
+        assert said == ["begin", "inner", "hand over", "write", "idle"]
 
 
 async def test_what_a_task_leaves_is_done_in_the_next_round() -> None:
@@ -57,7 +59,7 @@ async def test_what_a_task_leaves_is_done_in_the_next_round() -> None:
         turns.call_when_idle(lambda: said.append("idle"))
         assert said == []
         await trio.testing.wait_all_tasks_blocked()
-        assert said == ["idle", "one", "two"]
+        assert said == ["one", "two", "idle"]
 
 
 async def test_soon_is_after_all_that_is_ready() -> None:
