@@ -102,11 +102,12 @@ class AioStream(DataStream, asyncio.Protocol):
 
     async def _connect(self) -> None:
         host, _, port = self.endpoint.rpartition(":")
+        host = host.strip("[]")
+        # asyncio loses a socket that was connected in the moment in which a race of addresses is cancelled.
+        delay = NEXT_ADDRESS_S if _is_name(host) else None
         try:
             async with asyncio.timeout(CONNECT_S):
-                await self._loop.create_connection(
-                    lambda: self, host.strip("[]"), int(port), happy_eyeballs_delay=NEXT_ADDRESS_S
-                )
+                await self._loop.create_connection(lambda: self, host, int(port), happy_eyeballs_delay=delay)
                 await self._settled
         except (OSError, UnicodeError) as error:
             is_silent = isinstance(error, TimeoutError)
@@ -268,6 +269,17 @@ class AioStreams:
 
 
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+
+
+def _is_name(host: str) -> bool:
+    """Not an address: there may be several behind it."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return False
+    return True
 
 
 def _reason(error: BaseException) -> str:

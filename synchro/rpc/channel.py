@@ -13,7 +13,7 @@ from synchro.rpc.duplex import LIMITS, Duplex, message_bytes
 from synchro.rpc.rpc_error import Metadata
 from synchro.wire import grpc_call
 from synchro.wire.connection import StreamsExhausted
-from synchro.wire.connector import CLIENT_KEEPALIVE, CONNECT_S, CannotConnect, Connector
+from synchro.wire.connector import CLIENT_KEEPALIVE, CannotConnect, Connector
 from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.frames import ErrorCode
 from synchro.wire.grpc_call import StatusCode
@@ -50,9 +50,9 @@ class RpcChannel:
         *,
         limits: WireLimits,
         keepalive: Keepalive = CLIENT_KEEPALIVE,
-        connect_s: float = CONNECT_S,
+        connect_s: float | None = None,
     ) -> None:
-        """connect_s: seconds for one attempt to connect."""
+        """connect_s: seconds for one attempt to connect; None: `CONNECT_S` of the connector."""
         self.address = address
         self._turns = turns
         self._message_bytes_max = limits.message_bytes_max

@@ -41,16 +41,16 @@ class Connector:
         *,
         limits: WireLimits,
         keepalive: Keepalive = CLIENT_KEEPALIVE,
-        connect_s: float = CONNECT_S,
+        connect_s: float | None = None,
     ) -> None:
-        """connect_s: seconds for one attempt."""
+        """connect_s: seconds for one attempt; None: `CONNECT_S`."""
         self.address = address
         self.link: Link | None = None
         self._turns = turns
         self._nursery = nursery
         self._limits = limits
         self._keepalive = keepalive
-        self._connect_s = connect_s
+        self._connect_s = CONNECT_S if connect_s is None else connect_s
         self._links: set[Link] = set()  # all that are not closed: one that drains may be among them
         self._attempt: trio.Event | None = None
         self._scope = trio.CancelScope()  # of the attempt
