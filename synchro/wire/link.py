@@ -47,6 +47,10 @@ class Emitter(Protocol):
     def emit(self) -> None: ...
 
 
+def _ignore() -> None:
+    pass
+
+
 class Link:
     """A connection from its first byte to its last.
 
@@ -87,9 +91,12 @@ class Link:
             limits=limits,
             clock=trio.current_time,
             on_stream=None if on_stream is None else lambda stream, headers: on_stream(self, stream, headers),
+            on_goaway=lambda *_: self.on_goaway(),
         )
         self.on_settled: Callable[[], None] | None = None
         """Called once, when the other end has shown that it speaks HTTP/2."""
+        self.on_goaway: Callable[[], None] = _ignore
+        """Called when the other end says that it takes no further calls."""
         self.on_over: Callable[[], None] | None = None
         """Called once, when it is over."""
         self._turns = turns

@@ -11,7 +11,7 @@ import trio
 
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
-from synchro.wire.connector import BACKOFF_MAX_S
+from synchro.wire.backoff import BACKOFF_MAX_S
 from synchro.wire.failure import CallFailed
 from synchro.wire.frames import ID_MAX, ErrorCode
 from synchro.wire.grpc_call import StatusCode
