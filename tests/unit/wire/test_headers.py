@@ -155,7 +155,7 @@ def test_equal_blocks_are_one_object_until_the_table_changes() -> None:
 
 
 def test_a_full_table_that_changes_is_noticed() -> None:
-    """One entry goes and one comes: the table is as long as before, and the same index means another field."""
+    """One entry goes and one comes: the table is as long as before, and an index means another field."""
     decoder = HeaderDecoder(WireLimits(), is_client=False)
     decoder.decode(b"\x3f\x09")  # a table of 40 bytes: room for one entry
     decoder.decode(b"\x40\x01x\x011")
