@@ -33,7 +33,7 @@ def connect(
 ) -> AsyncClient:
     """As `synchro.connect`, inside a running loop. Use it with `async with`.
 
-    In a trio program the client runs on an asyncio loop in a thread of its own; see `synchro.client.on_trio`.
+    In a trio program everything goes on in trio's thread; see `synchro.client.on_trio`.
     """
     options = ClientOptions(timeout, read_from, read_your_writes, follow_leader, wait_for_connection)
     if _is_trio():

@@ -65,6 +65,9 @@ SLOW_S = 0.1
 """An input that takes longer is shown: a few kilobytes should take a millisecond."""
 
 
+PROGRESS_INPUTS = 100_000
+
+
 @dataclass
 class Figures:
     inputs: int = 0
@@ -336,6 +339,8 @@ def fuzz(inputs: int, seed: int, first: int = 0, show: Callable[[str], None] = l
         figures.inputs += 1
         if spent > figures.slowest[0]:
             figures.slowest = (spent, number)
+        if figures.inputs % PROGRESS_INPUTS == 0:
+            show(f"{figures.inputs:,} inputs, {figures.messages:,} messages")
         if spent > SLOW_S:
             show(f"input {number} took {spent * 1e3:.0f} ms")
     return figures

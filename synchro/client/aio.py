@@ -13,17 +13,16 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from functools import wraps
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
-from synchro.client import encoding, forks
-from synchro.client.aio_stream import AioStream
+from synchro.client import forks
 from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
 from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
-from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
+from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
 from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
@@ -40,6 +39,7 @@ from synchro.client.plans import (
 )
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
+from synchro.client.task_runner import TaskRunner
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
     cluster_pb2_grpc,
@@ -52,64 +52,31 @@ from synchro.rpc.generated.v1 import (
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
+if TYPE_CHECKING:
+    from synchro.client.aio_stream import AioStream, AioStreams
+
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
 Awaited: TypeAlias = Coroutine[Any, Any, T]
 
 
-class AsyncRunner:
-    """Carries out the plans of one client, as tasks of one asyncio loop. See `AsyncClient`."""
+class AsyncRunner(TaskRunner["_Link"]):
+    """Carries out the plans of one client, as tasks of one asyncio loop."""
+
+    late_errors = (asyncio.InvalidStateError, grpc.aio.UsageError)
 
     def __init__(self, plans: Plans, face: AsyncClient) -> None:
-        self.face = face
-        """Who is asked again when an outcome is unknown."""
-        self._plans = plans
-        self._links: dict[str, _Link] = {}
+        super().__init__(plans, face)
         self._probes: dict[Probe, asyncio.Task[Answers]] = {}
-        self.closed = ""
-        """Why it is; "" while it is not."""
+        self._watches: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         """Set when it is closed, for who waits between two tries."""
 
-    async def run(
-        self,
-        make: Callable[..., Plan[T]],
-        api: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> T:
-        """Carry out the plan that `make(api, *args, **kwargs)` makes."""
-        try:
-            plan = make(api, *args, **kwargs)
-            step = next(plan)
-            while True:
-                try:
-                    if type(step) is Submit:
-                        endpoint, call, ops, deadline = step
-                        link = self._links.get(endpoint)
-                        stream = link.stream if link is not None else None
-                        if stream is None or stream.is_broken or stream.is_full:
-                            stream = await self._stream(endpoint)
-                        answer = await stream.submit(call, ops, deadline)
-                    else:
-                        answer = await self._carry_out(step)
-                except SynchroError as error:
-                    step = plan.throw(error)
-                else:
-                    step = plan.send(answer)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        except OutcomeUnknown as unknown:
-            unknown.bind(self.face)
-            raise
-        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:  # the channel was closed meanwhile
-            if not self.closed:
-                raise
-            raise ClientClosed(self.closed) from error
+    async def begin(self) -> None:
+        pass
 
-    async def _carry_out(self, step: Step) -> Any:
+    async def carry_out(self, step: Step) -> Any:
         match step:
             case Submit():
                 raise AssertionError
@@ -125,36 +92,40 @@ class AsyncRunner:
     async def close(self, why: str) -> None:
         self.closed = self.closed or why
         self._over.set()
+        for task in self._watches:
+            task.cancel()
         for asking in self._probes.values():
             asking.cancel()
-        links, self._links = list(self._links.values()), {}
+        links, self.links = list(self.links.values()), {}
         for link in links:
             await link.close()
 
     def become_inherited(self) -> list[Any]:
         self.closed = forks.INHERITED
-        links, self._links = self._links, {}
+        links, self.links = self.links, {}
         probes, self._probes = self._probes, {}
-        return [links, probes]
+        watches, self._watches = self._watches, set()
+        return [links, probes, watches]
 
     def link(self, endpoint: str) -> _Link:
-        link = self._links.get(endpoint)
+        link = self.links.get(endpoint)
         if link is None:
             if self.closed:
                 raise ClientClosed(self.closed)
-            link = self._links[endpoint] = _Link(endpoint)
+            link = self.links[endpoint] = _Link(endpoint)
         return link
 
-    async def _stream(self, endpoint: str) -> AioStream:
-        """One with room, or one that is over: then nothing can be sent on it."""
+    async def stream(self, endpoint: str) -> AioStream:
         link = self.link(endpoint)
-        if link.stream is None or link.stream.is_broken:
-            link.stream = AioStream(
-                link, self._plans.options.timeout, self._plans.on_replies, self._plans.session
-            )
-        if link.stream.is_full:
-            await link.stream.wait_room()
-        return link.stream
+        if link.streams is None:
+            from synchro.client.aio_stream import AioStreams  # so that who only reads starts sooner
+
+            plans = self._plans
+            link.streams = AioStreams(endpoint, plans.options.timeout, plans.on_replies, plans.session)
+        stream = link.stream = link.streams.newest()
+        if stream.is_full:
+            await stream.wait_room()
+        return stream
 
     async def _unary(self, step: Unary) -> Message:
         link = self.link(step.endpoint)
@@ -225,7 +196,6 @@ class AsyncRunner:
     # --- changes
 
     async def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
-        """What the instance at this place says, now and at each change."""
         place = await self.run(lambda _: where, None, (), {})
         call = self.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
         try:
@@ -241,8 +211,17 @@ class AsyncRunner:
         finally:
             call.cancel()
 
-    async def follow(self, api: Api, callback: Callable[[WatchState], None]) -> None:
-        """What whoever leads says, until the callback raises."""
+    def watch(self, api: Api, callback: Callable[[WatchState], None]) -> Callable[[], None]:
+        task = asyncio.get_running_loop().create_task(self._follow(api, callback))
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
+        def stop() -> None:
+            task.cancel()
+
+        return stop
+
+    async def _follow(self, api: Api, callback: Callable[[WatchState], None]) -> None:
         failure: Exception | None = None
         while True:
             with contextlib.suppress(SynchroError):
@@ -257,6 +236,9 @@ class AsyncRunner:
             with self._plans.lock:
                 self._plans.routes.leader = None
             await asyncio.sleep(POLL_S)
+
+    async def together(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        return await asyncio.gather(*(call() for call in calls))
 
 
 def _closed_link(endpoint: str) -> ConnectionLost:
@@ -273,12 +255,14 @@ class _Link:
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
-        self.open_stream: Callable[[], Any] = encoding.open_stream(self.channel)
+        self.streams: AioStreams | None = None
+        """They have connections of their own."""
         self.stream: AioStream | None = None
+        """The newest of them."""
 
     async def close(self) -> None:
-        if self.stream is not None:
-            await self.stream.close()
+        if self.streams is not None:
+            await self.streams.close()
         await self.channel.close()
 
 
@@ -310,17 +294,20 @@ class AsyncClient(AsyncFace[Api]):
     """
 
     def __init__(self, endpoints: Sequence[str], options: ClientOptions) -> None:
-        forks.begin_aio()
         plans = Plans(endpoints, options)
         self._api = Api(plans)
-        self._runner = AsyncRunner(plans, self)
+        self._runner = self._new_runner(plans)
         self._run = self._runner.run
-        self._watches: set[asyncio.Task[None]] = set()
         forks.clients.add(self)
+
+    def _new_runner(self, plans: Plans) -> TaskRunner[Any]:
+        forks.begin_aio()
+        return AsyncRunner(plans, self)
 
     # --- life
 
     async def __aenter__(self) -> Self:
+        await self._runner.begin()
         return self
 
     async def __aexit__(
@@ -330,16 +317,13 @@ class AsyncClient(AsyncFace[Api]):
 
     async def close(self) -> None:
         """Cancel streams and watches, close connections. Waiting writes raise `OutcomeUnknown`."""
-        for task in self._watches:
-            task.cancel()
         await self._runner.close("the client is closed; nothing was sent")
         forks.clients.discard(self)
 
     def become_inherited(self) -> list[Any]:
         """In the child of a fork; see `synchro.client.forks`."""
-        watches, self._watches = self._watches, set()
         self._api.plans.lock = threading.Lock()
-        return [watches, *self._runner.become_inherited()]
+        return self._runner.become_inherited()
 
     @property
     def is_quiet(self) -> bool:
@@ -407,7 +391,7 @@ class AsyncClient(AsyncFace[Api]):
         return bulk.done
 
     async def _together(self, plans: Sequence[Plan[T]]) -> list[T | SynchroError]:
-        return await asyncio.gather(*map(self._outcome, plans))
+        return await self._runner.together([partial(self._outcome, plan) for plan in plans])
 
     async def _outcome(self, plan: Plan[T]) -> T | SynchroError:
         try:
@@ -437,14 +421,7 @@ class AsyncClient(AsyncFace[Api]):
 
         Returns what ends it; an exception of the callback ends it, too.
         """
-        task = asyncio.get_running_loop().create_task(self._runner.follow(self._api, callback))
-        self._watches.add(task)
-        task.add_done_callback(self._watches.discard)
-
-        def stop() -> None:
-            task.cancel()
-
-        return stop
+        return self._runner.watch(self._api, callback)
 
     def watch_info(self, instance: str | None = None) -> AsyncIterator[WatchState]:
         """The state of one instance now and at each change. Ends when the connection does.

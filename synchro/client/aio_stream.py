@@ -1,187 +1,294 @@
-"""Concurrent calls of tasks on one ExecuteStream, for asyncio.
-
-A frame is everything that was pending when the previous one had been written, up to a limit.
-"""
+"""Concurrent calls of tasks on one ExecuteStream, for asyncio: a connection of its own, no task for it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import re
+import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, cast
 
-from synchro.client import encoding
-from synchro.client.channel import IN_FLIGHT_MAX
-from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
+from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S
+from synchro.client.data_stream import SWEEP_S, WIRE_LIMITS, DataStream
+from synchro.client.errors import ConnectionLost, cannot_connect
 from synchro.client.requests import Message
 from synchro.client.session import Session
-from synchro.errors import SynchroError
+from synchro.wire.backoff import Backoff
+from synchro.wire.connection import Http2Connection
+from synchro.wire.frames import ConnectionFault, ErrorCode
 
-import grpc  # isort: skip - after channel.py, which sets its environment
-
-_Entry: TypeAlias = "tuple[asyncio.Future[Message], float, bytes, int]"
-"""Who waits for an ExecuteReply, until when (monotonic), the call, and how many operations it has."""
-SWEEP_S: Final = 0.25
-"""How often calls are looked through for those whose answer is overdue: a timer for each would cost more
-than the call."""
+NEXT_ADDRESS_S: Final = 0.25
+"""After so many seconds without an answer the next address of a name is tried too (RFC 8305)."""
+PING: Final = b"synchro\0"
 
 
-class Opener(Protocol):
-    """The connection to one instance."""
+class AioStream(DataStream, asyncio.Protocol):
+    """A `DataStream` for tasks of one loop. Connects by itself; until then calls are pending.
 
-    endpoint: str
-    open_stream: Callable[[], Any]
-
-
-class AioStream:
-    """One ExecuteStream to one instance, used by tasks of one loop.
-
-    B1  Each future in `_pending` and `_sent` gets one outcome: a reply, or an exception.
-    B2  A call is in one of them until its end; or it was cancelled, or is overdue.
-
-    timeout_s: of calls that do not say it themselves. on_replies: told of each response. session: what its
-    client has seen.
+    B5  While the socket does not take what was written no frame is made: what waits is in `_pending`.
+    B6  Calls go out only behind the SETTINGS of the other end: one that takes connections and says
+        nothing was sent nothing.
     """
 
     def __init__(
         self,
-        link: Opener,
+        endpoint: str,
+        timeout_s: float,
+        on_replies: Callable[[Any, str], None],
+        session: Session,
+        backoff: Backoff,
+    ) -> None:
+        """backoff: of this endpoint; is told how the attempt to connect ends."""
+        super().__init__(endpoint, timeout_s, on_replies, session)
+        self._backoff = backoff
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._is_due = False
+        self._h2 = Http2Connection(
+            is_client=True, limits=WIRE_LIMITS, clock=time.monotonic, on_goaway=lambda *_: self.drain()
+        )
+        self._transport: asyncio.Transport | None = None
+        self._is_writable = True
+        self._settled = self._loop.create_future()
+        """Done when the other end has spoken, or never will."""
+        self._closed = self._loop.create_future()
+        """Done when the socket is closed."""
+        self._is_heard = False  # since the last look
+        self._is_asked = False
+        self._quiet_since = time.monotonic()
+        self._connecting = self._loop.create_task(self._connect())
+        self._sweeper = self._loop.call_later(SWEEP_S, self._tick)
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def submit(self, call: bytes, ops: int, deadline: float) -> asyncio.Future[Message]:
+        """Send a call (`encoding.call`) of `ops` operations; the future is its ExecuteReply. deadline:
+        monotonic seconds.
+
+        Raises `CannotConnect` if the stream takes no calls: nothing was sent.
+        """
+        if not self.is_open:
+            raise self._refusal()
+        future: asyncio.Future[Message] = self._loop.create_future()
+        self._pending.append((future, deadline, call, ops))
+        if not self._is_due:
+            self._write_soon()
+        return future
+
+    async def wait_room(self) -> None:
+        """Wait until it takes calls again, or takes none any more."""
+        while self.is_full and self.is_open:
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is left: neither a call nor a socket."""
+        return self.is_over and self._transport is None and self._connecting.done()
+
+    async def close(self) -> None:
+        """End what waits, and close the connection."""
+        self.end(ConnectionLost(f"the client closed its stream to {self.endpoint}"))
+        self._connecting.cancel()
+        await asyncio.gather(self._connecting, return_exceptions=True)
+        if self._transport is not None:
+            self._hang_up()
+            await self._closed
+
+    # --- the connection -------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        host, _, port = self.endpoint.rpartition(":")
+        host = host.strip("[]")
+        # asyncio loses a socket that was connected in the moment in which a race of addresses is cancelled.
+        delay = NEXT_ADDRESS_S if _is_name(host) else None
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._loop.create_connection(lambda: self, host, int(port), happy_eyeballs_delay=delay)
+                await self._settled
+        except (OSError, UnicodeError) as error:
+            is_silent = isinstance(error, TimeoutError)
+            self.end(cannot_connect(_reason(error), self.endpoint, is_silent=is_silent))
+        if self._h2.is_settled:
+            self._backoff.succeeded()
+        else:
+            self._backoff.failed(time.monotonic())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self.is_over:
+            self._transport.abort()
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._write()
+
+    def data_received(self, data: bytes) -> None:
+        self._is_heard = True
+        try:
+            self._h2.receive(data)
+        except ConnectionFault as fault:  # the output ends with the reason
+            self._write()
+            self._lose(str(fault))
+            return
+        if self._stream is None and self._h2.is_settled and not self._settled.done():
+            self._settled.set_result(None)
+            self.begin(self._h2)
+        self._write()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._lose("socket closed" if error is None else _reason(error))
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._is_writable = False
+
+    def resume_writing(self) -> None:
+        self._is_writable = True
+        self._write_soon()
+
+    def _lose(self, why: str) -> None:
+        if self._stream is None:
+            self.end(cannot_connect(why, self.endpoint))
+        self._h2.lost(why)
+
+    def _write_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._write_now)
+
+    def _write_now(self) -> None:
+        self._is_due = False
+        self._write()
+
+    def _write(self) -> None:
+        transport, take = self._transport, self._h2.take
+        if transport is None:
+            return
+        while self._is_writable:
+            has_handed = self._hand_over()
+            data = take()
+            if data:
+                transport.write(data)
+            elif not has_handed:
+                break
+
+    def _give_room(self) -> None:
+        if not self._room.is_set():
+            self._room.set()
+
+    def _let_go(self) -> None:
+        self._sweeper.cancel()
+        if not self._settled.done():
+            self._settled.set_result(None)
+        if self._transport is not None:
+            self._loop.call_soon(self._hang_up)
+
+    def _hang_up(self) -> None:
+        """Say that nothing more comes, and close; at once, if the other end does not read."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._h2.fault is None:
+            self._h2.goaway()
+        self._write()
+        if transport.get_write_buffer_size():
+            transport.abort()
+        else:
+            transport.close()
+
+    # --- time -----------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.sweep(now)
+        if not self.is_over:
+            self._look(now)
+        if not self.is_over:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._tick)
+
+    def _look(self, now: float) -> None:
+        """Ask who was silent; give up who did not answer."""
+        if self._is_heard or self._stream is None:
+            self._is_heard = self._is_asked = False
+            self._quiet_since = now
+        elif self._is_asked:
+            if now - self._quiet_since >= KEEPALIVE_TIMEOUT_S:
+                self._h2.goaway(ErrorCode.NO_ERROR, "no answer to a ping")
+                self._lose(f"no answer to a ping for {KEEPALIVE_TIMEOUT_S:g} s")
+        elif now - self._quiet_since >= KEEPALIVE_AFTER_S:
+            self._is_asked = True
+            self._quiet_since = now
+            self._h2.ping(PING)
+            self._write()
+
+
+class AioStreams:
+    """The streams to one instance, one after another.
+
+    B1  At most one of them takes calls. After an attempt to connect that failed the next one waits, and
+        meanwhile the old stream says why.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
         session: Session,
     ) -> None:
-        self.endpoint = link.endpoint
-        self.is_broken = False
-        self._options = encoding.frame_options(timeout_s)
+        self._backoff = Backoff(random.random)
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
         self._on_replies = on_replies
         self._session = session
-        self._loop = asyncio.get_running_loop()
-        self._pending: deque[_Entry] = deque()
-        self._sent: dict[int, _Entry] = {}
-        self._seqs = encoding.seqs()
-        self._wake: asyncio.Future[None] | None = None
-        self._room: asyncio.Event = asyncio.Event()
-        self._call = link.open_stream()
-        self._tasks = [
-            self._loop.create_task(self._send()),
-            self._loop.create_task(self._receive()),
-        ]
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        self._stream = self._new()
+        self._replaced: list[AioStream] = []
+        """Those that wait for answers, or for the end of their sockets."""
 
-    def submit(self, call: bytes, ops: int, deadline: float) -> asyncio.Future[Message]:
-        """Send a call (`encoding.call`) of `ops` operations; the future is its ExecuteReply.
+    def _new(self) -> AioStream:
+        return AioStream(self._endpoint, self._timeout_s, self._on_replies, self._session, self._backoff)
 
-        Raises `CannotConnect` if the stream is over: nothing was sent.
-        """
-        if self.is_broken:
-            raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
-        future: asyncio.Future[Message] = self._loop.create_future()
-        self._pending.append((future, deadline, call, ops))
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            if not wake.done():
-                wake.set_result(None)
-        return future
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._pending) + len(self._sent) >= IN_FLIGHT_MAX
-
-    async def wait_room(self) -> None:
-        while self.is_full and not self.is_broken:
-            self._room.clear()
-            await self._room.wait()
-
-    async def _send(self) -> None:
-        try:
-            while True:
-                if not self._pending:
-                    self._wake = self._loop.create_future()
-                    await self._wake
-                calls = self._take()
-                if calls:
-                    calls += (self._session.frame_position, self._options)
-                    await self._call.write(b"".join(calls))
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            pass  # the receiving task learns why
-
-    def _take(self) -> list[bytes]:
-        """The parts of a frame, its calls; without what was cancelled, or is overdue, before it was sent."""
-        parts: list[bytes] = []
-        sent, seqs, varint, tag = self._sent, self._seqs, encoding.varint, encoding.CALLS_TAG
-        for entry in encoding.take(self._pending):
-            future, _, call, _ = entry
-            if not future.done():
-                seq, seq_field = next(seqs)
-                sent[seq] = entry
-                parts += (tag, varint(len(seq_field) + len(call)), seq_field, call)
-        return parts
-
-    async def _receive(self) -> None:
-        error: SynchroError = ConnectionLost(f"{self.endpoint} ended the stream", endpoint=self.endpoint)
-        try:
-            while True:
-                response = await self._call.read()
-                if response is grpc.aio.EOF:
-                    break
-                self._on_replies(response, self.endpoint)
-                for seq, committed in encoding.replies(response):
-                    entry = self._sent.pop(seq, None)
-                    if entry is not None and not (future := entry[0]).done():
-                        future.set_result(committed)
-                for result in response.results:
-                    entry = self._sent.pop(result.seq, None)
-                    if entry is None or entry[0].done():
-                        continue
-                    reply = result.reply
-                    if reply.txn_origin or result.HasField("reply"):
-                        entry[0].set_result(reply)
-                    else:
-                        entry[0].set_exception(of_status(result.error, self.endpoint))
-                if not self._room.is_set():
-                    self._room.set()
-        except grpc.RpcError as failure:
-            error = of_rpc_error(failure, self.endpoint)
-        except asyncio.CancelledError:
-            error = ConnectionLost(f"the client closed its stream to {self.endpoint}")
-            raise
-        finally:
-            self._end(error)
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        for future, deadline, _, _ in (*self._sent.values(), *self._pending):
-            if deadline < now and not future.done():
-                future.set_exception(
-                    ConnectionLost(f"no answer from {self.endpoint} in time", endpoint=self.endpoint)
-                )
-        self._sent = {seq: entry for seq, entry in self._sent.items() if not entry[0].done()}
-        if not self.is_full:
-            self._room.set()
-        if not self.is_broken:
-            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-
-    def _end(self, error: SynchroError) -> None:
-        self.is_broken = True
-        self._sweeper.cancel()
-        self._room.set()
-        sent, self._sent = self._sent, {}
-        pending, self._pending = self._pending, deque()
-        # One object for each: an exception collects the traceback of whoever raises it.
-        for future, _, _, _ in sent.values():
-            if not future.done():
-                future.set_exception(type(error)(error.message, **error.details))
-        for future, _, _, _ in pending:
-            if not future.done():
-                future.set_exception(CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint))
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+    def newest(self) -> AioStream:
+        """One that takes calls, or that says why there is none."""
+        stream = self._stream
+        if not stream.is_open and time.monotonic() >= self._backoff.retry_at:
+            self._replaced = [old for old in (*self._replaced, stream) if not old.is_gone]
+            stream = self._stream = self._new()
+        return stream
 
     async def close(self) -> None:
-        self._call.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for stream in (*self._replaced, self._stream):
+            await stream.close()
+
+
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+
+
+def _is_name(host: str) -> bool:
+    """Not an address: there may be several behind it."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return False
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    """The words of the system; of several addresses, for the first."""
+    if isinstance(error, TimeoutError):
+        return "connection timed out"
+    number = getattr(error, "errno", None)
+    if number is None and (found := _ERRNO.search(str(error))) is not None:
+        number = int(found[1])
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number).lower()
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -20,15 +20,21 @@ SURVIVES_FORK: Final = os.environ["GRPC_ENABLE_FORK_SUPPORT"].lower() in ("1", "
 """Whether a child of a process that used gRPC can use it too."""
 
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+CONNECT_S: Final = 1.0
+"""Seconds that one attempt to connect may take, until the other end has spoken."""
+KEEPALIVE_AFTER_S: Final = 10.0
+"""Seconds without a byte until the other end is asked whether it is there."""
+KEEPALIVE_TIMEOUT_S: Final = 5.0
+"""Seconds it has for the answer."""
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", int(KEEPALIVE_AFTER_S * 1000)),
+    ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 1_000),  # also the time one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),  # also how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # two clients of one process share neither connection nor fate

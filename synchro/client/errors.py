@@ -9,6 +9,8 @@ import grpc
 from synchro import errors
 from synchro.errors import Exit, NoLeader, ReadOnly, Retry, SynchroError
 from synchro.rpc.status import from_rpc_error, from_status
+from synchro.wire.failure import CallFailed, CallNotBegun
+from synchro.wire.grpc_call import StatusCode
 
 if TYPE_CHECKING:
     from synchro.client.model import Committed, RolledBack
@@ -105,37 +107,53 @@ _NOT_SENT: Final = (
     "failed to connect",
     "name resolution",
     "dns resolution failed",
+    "errors resolving",
     "connections to all backends failing",
 )
-"""What gRPC says when a connection was never made; it has no code of its own for that. Errors of sockets are
-not among them: an established connection can have them too."""
+"""What grpcio says when a connection was never made; it has no code of its own for that. Errors of sockets
+are not among them: an established connection can have them too."""
 
 
 _SILENT: Final = ("timed out", "timeout", "deadline", "settings")
 """What it says of a connection whose other end took too long to speak."""
 
 
-def of_rpc_error(error: grpc.RpcError, endpoint: str) -> SynchroError:
-    """The server's error, or what gRPC itself had to say as `CannotConnect` or `ConnectionLost`."""
+def of_rpc_error(error: grpc.RpcError | CallFailed, endpoint: str) -> SynchroError:
+    """The server's error, or what grpcio or our own channel had to say, as `CannotConnect` or
+    `ConnectionLost`."""
     ours = from_rpc_error(error)
     if ours is not None:
         return ours
-    code: grpc.StatusCode = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    if isinstance(error, CallFailed):
+        if isinstance(error, CallNotBegun):
+            is_silent = any(words in error.message for words in ("timed out", "deadline"))
+            return cannot_connect(error.message, endpoint, is_silent=is_silent)
+        return of_grpc_code(error.code, error.message, endpoint)
+    code = StatusCode[error.code().name] if hasattr(error, "code") else StatusCode.UNKNOWN
     text: str = (error.details() if hasattr(error, "details") else None) or str(error)
+    if code is StatusCode.UNAVAILABLE and any(words in text.lower() for words in _NOT_SENT):
+        is_silent = any(word in text.lower() for word in _SILENT)
+        return cannot_connect(text, endpoint, is_silent=is_silent)
     return of_grpc_code(code, text, endpoint)
 
 
-def of_grpc_code(code: grpc.StatusCode, text: str, endpoint: str) -> SynchroError:
-    short = _short(text)
-    lowered = text.lower()
-    if code is grpc.StatusCode.UNAVAILABLE and any(word in lowered for word in _NOT_SENT):
-        silent = "yes" if any(word in lowered for word in _SILENT) else None
-        return CannotConnect(f"cannot connect to {endpoint}: {short}", endpoint=endpoint, silent=silent)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return errors.Unimplemented(f"{endpoint} does not have this call: {short}", endpoint=endpoint)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+def of_grpc_code(code: StatusCode, text: str, endpoint: str) -> SynchroError:
+    """What the end of a call means that may have been carried out."""
+    if code is StatusCode.UNIMPLEMENTED:
+        return errors.Unimplemented(f"{endpoint} does not have this call: {_short(text)}", endpoint=endpoint)
+    if code is StatusCode.DEADLINE_EXCEEDED:
         return ConnectionLost(f"no answer from {endpoint} in time", endpoint=endpoint)
+    short = _short(text)
     return ConnectionLost(f"lost the connection to {endpoint}: {short}", endpoint=endpoint, grpc=code.name)
+
+
+def cannot_connect(why: str, endpoint: str, *, is_silent: bool = False) -> CannotConnect:
+    """Nothing was sent. why: what the system or gRPC says. is_silent: the other end may only be slow."""
+    return CannotConnect(
+        f"cannot connect to {endpoint}: {_short(why)}",
+        endpoint=endpoint,
+        silent="yes" if is_silent else None,
+    )
 
 
 def is_silence(error: SynchroError) -> bool:
@@ -143,10 +161,19 @@ def is_silence(error: SynchroError) -> bool:
     return isinstance(error, ConnectionLost) or "silent" in error.details
 
 
+_CAUSES: Final = (
+    "connection refused",
+    "connection reset",
+    "connection timed out",
+    "socket closed",
+    "no route to host",
+)
+
+
 def _short(text: str) -> str:
     """The cause inside gRPC's long sentences."""
     lowered = text.lower()
-    for words in ("connection refused", "connection reset", "socket closed", "no route to host"):
+    for words in _CAUSES:
         if words in lowered:
             return words
     return text.partition("\n")[0][:200]

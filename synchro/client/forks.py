@@ -11,6 +11,8 @@ grpc.aio is not ready at all: with those handlers a child of a program that uses
 it, and each client in such a child is refused. An asynchronous client in the child of a process that used any
 client may hang, so it is refused as well. What is inherited is kept for ever: to collect it would wait
 for threads.
+
+A client in a trio program uses no gRPC, so a new one works in every child.
 """
 
 from __future__ import annotations

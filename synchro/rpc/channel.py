@@ -14,7 +14,7 @@ from synchro.rpc.rpc_error import Metadata
 from synchro.wire import grpc_call
 from synchro.wire.connection import StreamsExhausted
 from synchro.wire.connector import CLIENT_KEEPALIVE, CannotConnect, Connector
-from synchro.wire.failure import CallFailed
+from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.frames import ErrorCode
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList, header_block
@@ -50,16 +50,25 @@ class RpcChannel:
         *,
         limits: WireLimits,
         keepalive: Keepalive = CLIENT_KEEPALIVE,
+        connect_s: float | None = None,
     ) -> None:
+        """connect_s: seconds for one attempt to connect; None: `CONNECT_S` of the connector."""
         self.address = address
         self._turns = turns
         self._message_bytes_max = limits.message_bytes_max
-        self._connector = Connector(turns, nursery, address, limits=limits, keepalive=keepalive)
+        self._connector = Connector(
+            turns, nursery, address, limits=limits, keepalive=keepalive, connect_s=connect_s
+        )
         self._blocks: dict[str, bytes] = {}
 
     def close(self) -> None:
         """Close the connection; calls that go on fail with UNAVAILABLE."""
         self._connector.close()
+
+    async def connect(self) -> Link:
+        """Return the connection, for who begins calls on it by himself; it is made if there is none. Raises
+        `CallNotBegun`."""
+        return self._connector.usable() or await self._link(wait_for_ready=False)
 
     async def unary(
         self,
@@ -78,14 +87,18 @@ class RpcChannel:
         await trio.lowlevel.checkpoint_if_cancelled()
         data = self._encoded(serializer, request)
         if timeout is not None:
+            reply = _UnaryReply()
             with trio.move_on_after(timeout):
-                return await self._unary(method, data, deserializer, timeout, metadata, wait_for_ready)
+                return await self._unary(method, data, deserializer, timeout, metadata, wait_for_ready, reply)
+            if not reply.is_sent:
+                raise CallNotBegun(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed; nothing was sent")
             raise CallFailed(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
         scope_deadline = trio.current_effective_deadline()
         if scope_deadline < math.inf:
             timeout = max(0.0, scope_deadline - trio.current_time())
+        reply = _UnaryReply()
         try:
-            return await self._unary(method, data, deserializer, timeout, metadata, wait_for_ready)
+            return await self._unary(method, data, deserializer, timeout, metadata, wait_for_ready, reply)
         except CallFailed as error:
             is_own_deadline = (
                 error.code is StatusCode.DEADLINE_EXCEEDED
@@ -105,16 +118,17 @@ class RpcChannel:
         timeout: float | None,
         metadata: Metadata,
         wait_for_ready: bool,
+        reply: _UnaryReply,
     ) -> Any:
         block = self._block(method, timeout, metadata)
         for _ in range(REPEATS_MAX):
             link = self._connector.usable() or await self._link(wait_for_ready=wait_for_ready)
-            reply = _UnaryReply()
             try:
                 stream = link.h2.open(block, reply)
             except StreamsExhausted:
                 self._connector.give_up(link)
                 continue
+            reply.is_sent = True
             stream.send_message(data, end=True)
             link.mark()
             try:
@@ -125,6 +139,9 @@ class RpcChannel:
                     link.mark()
             if not reply.was_refused:
                 break
+            reply.again()
+        if not reply.is_sent:
+            raise CallNotBegun(StatusCode.UNAVAILABLE, f"{self.address} takes no further calls")
         if reply.failure is not None:
             raise reply.failure
         if reply.data is None:
@@ -219,13 +236,13 @@ class RpcChannel:
                 self._connector.give_up(link)
             else:
                 return
-        raise CallFailed(StatusCode.UNAVAILABLE, f"{self.address} takes no further calls")
+        raise CallNotBegun(StatusCode.UNAVAILABLE, f"{self.address} takes no further calls")
 
     async def _link(self, *, wait_for_ready: bool) -> Link:
         try:
             return await self._connector.get(wait_for_ready=wait_for_ready)
         except CannotConnect as error:
-            raise CallFailed(StatusCode.UNAVAILABLE, error.why) from error
+            raise CallNotBegun(StatusCode.UNAVAILABLE, error.why) from error
 
     def _encoded(self, serializer: Encoder, message: Any) -> bytes:
         data: bytes = message if serializer is None else serializer(message)
@@ -254,15 +271,22 @@ class RpcChannel:
 class _UnaryReply:
     """Waits for the one reply of a call."""
 
-    __slots__ = ("_task", "data", "failure", "is_over", "was_refused")
+    __slots__ = ("_task", "data", "failure", "is_over", "is_sent", "was_refused")
 
     def __init__(self) -> None:
         self.data: bytes | None = None
         self.failure: CallFailed | None = None
         self.is_over = False
+        self.is_sent = False
+        """The server may have looked at the call."""
         self.was_refused = False
         """The server has not looked at the call."""
         self._task: trio.lowlevel.Task | None = None
+
+    def again(self) -> None:
+        """It was refused, and is begun anew."""
+        self.is_over = self.is_sent = self.was_refused = False
+        self.data = self.failure = None
 
     async def wait(self) -> None:
         """Wait for the end of the call."""

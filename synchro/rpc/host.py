@@ -158,6 +158,10 @@ class RpcHost:
         """Call it in this thread when what has arrived by now was handled. It must not raise."""
         self.turns.call_when_idle(callback)
 
+    def call_at_rest(self, callback: Callable[[], None]) -> None:
+        """At the end of this turn, if nothing else is to be done then; see `Turns.call_at_rest`."""
+        self.turns.call_at_rest(callback)
+
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Call it soon in trio's thread; usable from any thread. It must not raise."""
         self.turns.call_from_thread(callback)

@@ -8,17 +8,13 @@ from typing import Final
 
 import trio
 
+from synchro.wire.backoff import Backoff
 from synchro.wire.limits import WireLimits
 from synchro.wire.link import Keepalive, Link
 from synchro.wire.turns import Turns
 
 CONNECT_S: Final = 5.0
 """Seconds for one attempt: all addresses of the name, and the first SETTINGS of the server."""
-BACKOFF_MIN_S: Final = 0.05
-"""Seconds after the first attempt that failed: an election does not wait for gRPC's default of 1 s."""
-BACKOFF_MAX_S: Final = 0.5
-BACKOFF_GROWTH: Final = 1.6
-BACKOFF_JITTER: Final = 0.2
 CLIENT_KEEPALIVE: Final = Keepalive(after_s=10.0, timeout_s=5.0)
 
 
@@ -34,7 +30,7 @@ class Connector:
     """One connection at a time to `address`, host:port.
 
     N1  `link` is a connection on which calls may begin, or None.
-    N2  At most one attempt goes on; after one that failed the next waits `BACKOFF_MIN_S` to `BACKOFF_MAX_S`.
+    N2  At most one attempt goes on; after one that failed the next waits as `Backoff` says.
     """
 
     def __init__(
@@ -45,19 +41,21 @@ class Connector:
         *,
         limits: WireLimits,
         keepalive: Keepalive = CLIENT_KEEPALIVE,
+        connect_s: float | None = None,
     ) -> None:
+        """connect_s: seconds for one attempt; None: `CONNECT_S`."""
         self.address = address
         self.link: Link | None = None
         self._turns = turns
         self._nursery = nursery
         self._limits = limits
         self._keepalive = keepalive
+        self._connect_s = CONNECT_S if connect_s is None else connect_s
         self._links: set[Link] = set()  # all that are not closed: one that drains may be among them
         self._attempt: trio.Event | None = None
         self._scope = trio.CancelScope()  # of the attempt
         self._why = ""
-        self._backoff_s = BACKOFF_MIN_S
-        self._retry_at = 0.0
+        self._backoff = Backoff(random.random)
         self._is_closed = False
 
     def usable(self) -> Link | None:
@@ -73,14 +71,14 @@ class Connector:
             if self._is_closed:
                 raise CannotConnect("the channel is closed")
             now = trio.current_time()
-            if now < self._retry_at and not wait_for_ready:
+            if now < self._backoff.retry_at and not wait_for_ready:
                 raise CannotConnect(self._why)
             if self._attempt is None:
                 self._attempt = trio.Event()
                 self._nursery.start_soon(self._connect, self._attempt)
             attempt = self._attempt
             await attempt.wait()
-            if not wait_for_ready and self.usable() is None:
+            if not wait_for_ready and self.usable() is None and not self._is_closed:
                 raise CannotConnect(self._why)
         return link
 
@@ -109,7 +107,9 @@ class Connector:
         """One attempt, when the time for it has come."""
         try:
             with trio.CancelScope() as self._scope:
-                await trio.sleep_until(self._retry_at)
+                if self._is_closed:
+                    return
+                await trio.sleep_until(self._backoff.retry_at)
                 await self._try()
         finally:
             self._attempt = None
@@ -117,7 +117,7 @@ class Connector:
 
     async def _try(self) -> None:
         why, link = "", None
-        with trio.move_on_after(CONNECT_S) as limit:
+        with trio.move_on_after(self._connect_s) as limit:
             try:
                 link = await self._open()
             except (OSError, ValueError) as error:  # ValueError: of a name that is none
@@ -126,12 +126,10 @@ class Connector:
             why = "connection timed out"
         if link is not None and not link.is_over:
             self.link = link
-            self._backoff_s, self._retry_at = BACKOFF_MIN_S, 0.0
+            self._backoff.succeeded()
             return
         self._why = f"failed to connect to {self.address}: {why or (link.why if link else '')}"
-        jitter = 1 + BACKOFF_JITTER * (2 * random.random() - 1)
-        self._retry_at = trio.current_time() + self._backoff_s * jitter
-        self._backoff_s = min(BACKOFF_MAX_S, self._backoff_s * BACKOFF_GROWTH)
+        self._backoff.failed(trio.current_time())
 
     async def _open(self) -> Link:
         """Connect to the first address of the name that answers, and wait for the server's SETTINGS."""

@@ -28,3 +28,7 @@ class CallFailed(Exception):
     def of(cls, status: Status) -> Self:
         """Return the failure that a status tells of."""
         return cls(status.code, status.message, status.metadata)
+
+
+class CallNotBegun(CallFailed):
+    """The server has not looked at the call: it did nothing, and may be made again anywhere."""

@@ -186,10 +186,7 @@ class FlowControl(FloodGuard):
         """A stream is over: `queued` bytes of it are not sent."""
         self.queued_bytes -= queued
         self.waiting.pop(stream, None)
-        self.starved.pop(stream, None)
-        if self._favoured is stream:
-            self._favoured = None
-            self._feed_starved()
+        assert stream not in self.starved and self._favoured is not stream  # its message was given up
 
     def _check_flow(self) -> None:
         """Assert what can be seen without the streams."""

@@ -178,8 +178,7 @@ class FakeServer(
         return info_pb2.GetInfoResponse(header=self.header(), info_msgpack=msgpack.packb(tree))
 
     def WatchInfo(self, request: Any, context: Any) -> Iterator[Any]:
-        while self.silent.is_set() and context.is_active():
-            time.sleep(0.01)
+        self._be_silent(context)
         leader = self.leader
         yield info_pb2.WatchInfoResponse(
             header=self.header(),
@@ -194,6 +193,10 @@ class FakeServer(
         stopped = threading.Event()
         context.add_callback(stopped.set)
         stopped.wait(10)
+
+    def _be_silent(self, context: Any) -> None:
+        while self.silent.is_set() and context.is_active():
+            time.sleep(0.01)
 
     def GetSynchro(self, request: Any, context: Any) -> Any:
         return info_pb2.GetSynchroResponse(header=self.header(), quorum=2)
@@ -211,6 +214,7 @@ class FakeServer(
 
     def CreateSpace(self, request: Any, context: Any) -> Any:
         self.calls.append(request)
+        self._be_silent(context)
         if not self.writable:
             from synchro.errors import ReadOnly
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 import trio
 
 import synchro
 import synchro.aio
 from synchro import errors
-from synchro.client import CannotConnect, Committed, ConnectionLost
-from synchro.client.aio_stream import AioStream
-from synchro.client.session import Session
+from synchro.client import Committed
 from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
@@ -28,6 +26,14 @@ def servers() -> Iterator[list[FakeServer]]:
     yield made
     for server in made:
         server.stop()
+
+
+def test_an_asyncio_program_imports_only_what_it_needs() -> None:
+    """Neither trio, nor HTTP/2 before the first write."""
+    program = "import sys, synchro.aio; print([m for m in sys.argv[1:] if m in sys.modules])"
+    names = ["trio", "outcome", "synchro.wire.connection", "synchro.rpc.channel", "synchro.client.on_trio"]
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "[]", done
 
 
 def test_calls_of_tasks_share_frames(servers: list[FakeServer]) -> None:
@@ -91,65 +97,6 @@ def test_large_transactions_go_in_several_frames(servers: list[FakeServer]) -> N
     assert len(servers[0].rows) == 1 + 16 * 40
     assert sum(servers[0].frames) == 17
     assert max(servers[0].frames) == 3
-
-
-class SlowCall:
-    """An ExecuteStream whose writes end, and which ends itself, when the test says so."""
-
-    endpoint = "h:1"
-
-    def __init__(self) -> None:
-        self.frames: asyncio.Queue[list[bytes]] = asyncio.Queue()
-        self.written = asyncio.Semaphore(0)
-        self.over = asyncio.Event()
-
-    def open_stream(self) -> SlowCall:
-        return self
-
-    async def write(self, frame: bytes) -> None:
-        calls = data_pb2.ExecuteStreamRequest.FromString(frame).calls
-        self.frames.put_nowait([call.request_id for call in calls])
-        await self.written.acquire()
-
-    async def read(self) -> Any:
-        await self.over.wait()
-        return grpc.aio.EOF
-
-    def cancel(self) -> None:
-        pass
-
-
-def test_what_was_not_sent_did_nothing() -> None:
-    async def main() -> None:
-        call = SlowCall()
-        stream = AioStream(call, 1.0, lambda response, endpoint: None, Session())  # type: ignore[arg-type]
-        ids = [b"%016d" % number for number in range(6)]
-        far = time.monotonic() + 60
-        futures = [stream.submit(b"\x12\x10" + ids[0], 1, far)]
-        assert await call.frames.get() == [ids[0]]
-        for request_id in ids[1:]:
-            deadline = 0.0 if request_id == ids[2] else far
-            futures.append(stream.submit(b"\x12\x10" + request_id, 1, deadline))
-        futures[1].cancel()
-        stream._sweep()
-        with pytest.raises(ConnectionLost, match="in time"):
-            await futures[2]
-        call.written.release()
-        assert await call.frames.get() == ids[3:]  # neither the cancelled one nor the overdue one
-        futures.append(stream.submit(b"", 1, far))
-        call.over.set()
-        ends = await asyncio.gather(*futures, return_exceptions=True)
-        assert [type(end) for end in ends] == [
-            ConnectionLost,  # sent: nobody knows
-            asyncio.CancelledError,
-            *[ConnectionLost] * 4,
-            CannotConnect,  # not sent: nothing was done
-        ]
-        with pytest.raises(CannotConnect):
-            stream.submit(b"", 1, far)
-        await stream.close()
-
-    asyncio.run(main())
 
 
 def test_a_repeated_call_is_the_same_but_for_its_timeout(servers: list[FakeServer]) -> None:

@@ -258,6 +258,44 @@ def test_what_is_too_large_is_refused_before_it_is_sent(face: str, servers: list
     tell(face, servers, story, timeout=30)
 
 
+@pytest.mark.parametrize("face", ["asyncio", "trio"])
+def test_a_server_that_goes_away_is_waited_for(face: str, servers: list[FakeServer]) -> None:
+    """grpcio's server stops gracefully: what it has it answers, the next call goes elsewhere."""
+    released = threading.Event()
+    old, new = servers[:2]
+    stopping = threading.Thread(target=lambda: old._server.stop(8).wait())
+
+    def hold(call: Any) -> Any:
+        released.wait(5)
+        return old.accept(call)
+
+    async def go_on(db: Any) -> None:
+        while len(old.calls) < 2:
+            await pause(face, 0.01)
+        stopping.start()
+        await pause(face, 0.3)
+        new.lead(*servers)
+        assert await db.space("bands").insert([3]) == (3,)
+        assert [row[0] for row in new.rows] == [3]
+        released.set()
+
+    async def story(db: Any) -> None:
+        await db.space("bands").insert([1])
+        old.answer = hold
+        if face == "asyncio":
+            waiting = asyncio.ensure_future(db.space("bands").insert([2]))
+            await go_on(db)
+            assert await waiting == (2,)
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(db.space("bands").insert, [2])
+                await go_on(db)
+        assert [row[0] for row in old.rows] == [1, 2]
+
+    tell(face, servers, story, timeout=8)
+    stopping.join()
+
+
 @faces
 def test_an_unknown_outcome_is_asked_for(face: str, servers: list[FakeServer]) -> None:
     async def story(db: Any) -> None:

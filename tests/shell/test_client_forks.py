@@ -210,3 +210,48 @@ in_child(work)
         server,
     )
     assert said == ["CLIENT_CLOSED True True", "(3,)", "exit 0"] * 2
+
+
+def test_children_of_a_trio_program(server: FakeServer) -> None:
+    """No gRPC is used there: what is inherited is refused, and the parent goes on; what is new works."""
+    said = run(
+        """
+import trio
+import synchro.aio
+
+async def write(number):
+    async with synchro.aio.connect(endpoint, timeout=10) as mine:
+        print(await mine.space("s").insert([number]))
+
+async def main():
+    async with synchro.aio.connect(endpoint, timeout=10) as db:
+        await db.space("s").insert([1])
+
+        def work():
+            def sent(call):
+                try:
+                    call().send(None)
+                except StopIteration:
+                    pass
+            refused(lambda: sent(lambda: db.space("s").insert([2])))
+            refused(lambda: sent(lambda: db.create_space("x")))
+            refused(lambda: db.on_change(print))
+
+        for _ in range(2):
+            in_child(work)
+            print(await db.space("s").insert([5]))
+
+def child():
+    trio.run(write, 6)
+
+trio.run(main)
+in_child(child)
+with synchro.connect(endpoint, timeout=10) as db:
+    print(db.space("s").insert([7]))
+    in_child(child)
+""",
+        server,
+    )
+    part = [*["CLIENT_CLOSED True True"] * 3, "exit 0", "(5,)"]
+    works = ["(6,)", "exit 0"]
+    assert [line for line in said if line != "(7,)"] == [*part * 2, *works * 2]

@@ -64,6 +64,8 @@ CORES = tuple(
             "wire.streams",
             "wire.connection",
             "wire.grpc_call",
+            "wire.backoff",
+            "client.data_stream",
         ),
     )
 )
@@ -117,7 +119,7 @@ IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint"
 NOW = frozenset({"now", "utcnow", "today"})
 
 LIGHT = ("synchro.cli", "synchro.client", "synchro.process.serve", "synchro.__main__", "synchro.config")
-NOT_LIGHT = ("synchro.client.aio", "synchro.client.on_trio")
+NOT_LIGHT = tuple(f"synchro.client.{name}" for name in ("aio", "on_trio", "trio_runner", "trio_stream"))
 HEAVY = frozenset({"trio", "structlog", "rich"})
 
 

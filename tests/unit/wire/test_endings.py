@@ -121,6 +121,7 @@ def test_a_peer_that_resets_takes_back_what_waited_for_it() -> None:
     [
         (message(b"x", compressed=True), BadMessage.COMPRESSED, 1),
         (message(bytes(100))[:5], BadMessage.TOO_LARGE, 100),
+        (message(bytes(51)), BadMessage.TOO_LARGE, 51),
         (b"\0\0\0\0\0" + message(b"", compressed=True), BadMessage.COMPRESSED, 0),
     ],
 )
@@ -265,7 +266,8 @@ def test_goaway_never_takes_more_than_before() -> None:
     end.h2.goaway()
     end.receive(request(3))
     end.h2.goaway(ErrorCode.INTERNAL_ERROR, "x" * 1000)
-    assert [f.payload[:4] for f in end.sent()] == [number(LAST), number(1), number(1)]
+    end.h2.goaway(last_id=LAST)
+    assert [f.payload[:4] for f in end.sent()] == [number(LAST), number(1), number(1), number(1)]
 
 
 def test_a_client_that_goes_away_finishes_its_calls() -> None:

@@ -1,0 +1,126 @@
+"""Carrying out plans in tasks of the callers: what asyncio and trio have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from synchro.client.api import Api
+from synchro.client.errors import ClientClosed, OutcomeUnknown
+from synchro.client.model import WatchState
+from synchro.client.plans import Plan, Plans, Step, Submit
+from synchro.client.requests import Message
+from synchro.errors import SynchroError
+
+T = TypeVar("T")
+
+
+class TaskStream(Protocol):
+    """A stream of writes to one instance."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def submit(self, call: bytes, ops: int, deadline: float) -> Awaitable[Message]:
+        """Send a call; what is returned is awaited at once. Raises `CannotConnect` if it takes none."""
+
+
+class TaskLink(Protocol):
+    """The connections to one instance."""
+
+    @property
+    def stream(self) -> TaskStream | None: ...
+
+
+L = TypeVar("L", bound=TaskLink)
+
+
+class TaskRunner(ABC, Generic[L]):
+    """Carries out the plans of one client. See `AsyncClient`."""
+
+    late_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    """What a library raises for calls on what was closed meanwhile."""
+
+    def __init__(self, plans: Plans, face: Any) -> None:
+        self.links: dict[str, L] = {}
+        """By endpoint."""
+        self.face = face
+        """Who is asked again when an outcome is unknown."""
+        self.closed = ""
+        """Why it is; "" while it is not."""
+        self._plans = plans
+
+    @abstractmethod
+    async def begin(self) -> None:
+        """The client is used from here on."""
+
+    @abstractmethod
+    async def close(self, why: str) -> None:
+        """Let go of every connection and of every task that waits. Idempotent. why: what calls are told."""
+
+    @abstractmethod
+    def become_inherited(self) -> list[Any]:
+        """See `synchro.client.forks`."""
+
+    @abstractmethod
+    async def stream(self, endpoint: str) -> TaskStream:
+        """One with room, or one that takes no calls and says why."""
+
+    @abstractmethod
+    async def carry_out(self, step: Step) -> Any:
+        """Any step but `Submit`."""
+
+    @abstractmethod
+    def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
+        """What the instance at this place says, now and at each change."""
+
+    @abstractmethod
+    def watch(self, api: Api, callback: Callable[[WatchState], None]) -> Callable[[], None]:
+        """Call back with what whoever leads says, until the callback raises, or what is returned here is
+        called."""
+
+    @abstractmethod
+    async def together(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """What these return, which go on at the same time."""
+
+    async def run(
+        self,
+        make: Callable[..., Plan[T]],
+        api: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> T:
+        """Carry out the plan that `make(api, *args, **kwargs)` makes."""
+        links = self.links
+        try:
+            plan = make(api, *args, **kwargs)
+            step = next(plan)
+            while True:
+                try:
+                    if type(step) is Submit:
+                        endpoint, call, ops, deadline = step
+                        link = links.get(endpoint)
+                        stream = link.stream if link is not None else None
+                        if stream is None or not stream.is_open or stream.is_full:
+                            stream = await self.stream(endpoint)
+                        answer = await stream.submit(call, ops, deadline)
+                    else:
+                        answer = await self.carry_out(step)
+                except SynchroError as error:
+                    step = plan.throw(error)
+                else:
+                    step = plan.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except OutcomeUnknown as unknown:
+            unknown.bind(self.face)
+            raise
+        except self.late_errors as error:
+            if not self.closed:
+                raise
+            raise ClientClosed(self.closed) from error
