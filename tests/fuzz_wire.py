@@ -34,7 +34,7 @@ LIMITS = (
     WireLimits(
         message_bytes_max=1000,
         stream_window_bytes=2000,
-        connection_window_bytes=3000,
+        connection_window_bytes=65_535,
         partial_bytes_max=1500,
         queued_bytes_max=3000,
         unsent_data_bytes_max=500,
@@ -63,6 +63,9 @@ RESPONSE = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 TRAILERS = [(b"grpc-status", b"0"), (b"grpc-message", b"50%25 %zz")]
 SLOW_S = 0.1
 """An input that takes longer is shown: a few kilobytes should take a millisecond."""
+
+
+PROGRESS_INPUTS = 100_000
 
 
 @dataclass
@@ -336,6 +339,8 @@ def fuzz(inputs: int, seed: int, first: int = 0, show: Callable[[str], None] = l
         figures.inputs += 1
         if spent > figures.slowest[0]:
             figures.slowest = (spent, number)
+        if figures.inputs % PROGRESS_INPUTS == 0:
+            show(f"{figures.inputs:,} inputs, {figures.messages:,} messages")
         if spent > SLOW_S:
             show(f"input {number} took {spent * 1e3:.0f} ms")
     return figures

@@ -24,10 +24,6 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     leave, with one log record that says why. warnings: of its configuration, a record each."""
     _hold_standard_descriptors()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
-    # Before gRPC is imported: it writes lines of its own to stderr about each broken connection.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # A server never forks. Who starts one may have asked gRPC to survive forks: that is a need of clients.
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     from synchro.process.supervise import serve_in_foreground
 
     return serve_in_foreground(settings, warnings)

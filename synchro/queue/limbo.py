@@ -361,8 +361,7 @@ class Limbo:
         self, registered: frozenset[InstanceId], quorum: int, now: float
     ) -> list[LimboEffect]:
         """Other instances count, or another quorum: look again at once [Q-27], [P-23]."""
-        self._acks.registered = registered
-        self._acks.quorum = quorum
+        self._acks.members_changed(registered, quorum)
         return self.advance(now)
 
     def raft_changed(

@@ -32,17 +32,15 @@ class Acks:
 
     def __init__(self, registered: frozenset[InstanceId], quorum: int) -> None:
         self._vclocks: dict[InstanceId, Vclock] = {}
+        self.members_changed(registered, quorum)
+
+    def members_changed(self, registered: frozenset[InstanceId], quorum: int) -> None:
+        """Other instances count, or another quorum."""
         self.registered = registered
         self.quorum = quorum
-
-    @property
-    def effective_quorum(self) -> int:
-        return max(1, min(self.quorum, len(self.registered)))  # Acks.A3
-
-    @property
-    def is_majority(self) -> bool:
+        self.effective_quorum = max(1, min(quorum, len(registered)))  # Acks.A3
+        self.is_majority = 2 * self.effective_quorum > len(registered)
         """Whether any two quorums share an instance."""
-        return 2 * self.effective_quorum > len(self.registered)
 
     def record(self, source: InstanceId, vclock: Vclock) -> None:
         known = self._vclocks.get(source)
@@ -67,4 +65,5 @@ class Acks:
 
     def check(self) -> None:
         assert self.quorum >= 1
-        assert 1 <= self.effective_quorum <= max(1, len(self.registered))
+        assert self.effective_quorum == max(1, min(self.quorum, len(self.registered)))  # Acks.A3
+        assert self.is_majority == (2 * self.effective_quorum > len(self.registered))

@@ -145,7 +145,9 @@ class Raft:
             case LeaderHeard(source):
                 self._on_leader_heard(source, now)
             case VclockGrew(vclock):
-                self._vclock = self._vclock.merge(vclock)
+                self._vclock = (
+                    vclock if vclock.covers(self._vclock, with_local=True) else self._vclock.merge(vclock)
+                )
                 if self.role is not Role.CANDIDATE:  # who is not asking for votes can only grant fewer now
                     return []
             case TermSeen(term):

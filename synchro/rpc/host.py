@@ -38,7 +38,7 @@ from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
 from synchro.wire.link import Keepalive, Link
-from synchro.wire.listener import Listener, listen
+from synchro.wire.listener import SERVER_KEEPALIVE, Listener, listen
 from synchro.wire.streams import Http2Stream
 from synchro.wire.turns import Turns, open_helper_nursery, open_turns
 
@@ -158,6 +158,10 @@ class RpcHost:
         """Call it in this thread when what has arrived by now was handled. It must not raise."""
         self.turns.call_when_idle(callback)
 
+    def call_at_rest(self, callback: Callable[[], None]) -> None:
+        """At the end of this turn, if nothing else is to be done then; see `Turns.call_at_rest`."""
+        self.turns.call_at_rest(callback)
+
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Call it soon in trio's thread; usable from any thread. It must not raise."""
         self.turns.call_from_thread(callback)
@@ -229,11 +233,14 @@ class RpcHost:
         register: Callable[[Registrar], None],
         *,
         limits: PortLimits | None = None,
+        wire_limits: WireLimits = WIRE_LIMITS,
+        keepalive: Keepalive = SERVER_KEEPALIVE,
         log: Any = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
-        limits: what strangers may take of the port. log: a structured logger, for what they do.
+        limits: what strangers may take of the port; wire_limits: of one connection. keepalive: how long a
+        client that does not answer is kept. log: a structured logger, for what strangers do.
         Raises `OSError` at once if the address cannot be bound.
         """
         sockets = await listen(address)
@@ -250,7 +257,8 @@ class RpcHost:
             self.turns,
             sockets,
             limits=limits or PortLimits(),
-            wire_limits=WIRE_LIMITS,
+            wire_limits=wire_limits,
+            keepalive=keepalive,
             on_stream=server.on_stream,
             log=log or logs.get_logger("wire"),
         )

@@ -138,9 +138,15 @@ class UnaryWrites:
         call, request = caller
         if call.is_over:
             return
-        if not isinstance(outcome, Committed | Submitted):
-            call.fail(self._service.refusal(error_of(outcome)))
-            return
+        try:
+            if isinstance(outcome, Committed | Submitted):
+                call.reply(self._reply(request, index, ops, outcome))
+            else:
+                call.fail(self._service.refusal(error_of(outcome)))
+        except Exception as error:  # noqa: BLE001 - the core is not to hear of an answer that cannot be made
+            call.fail(error)
+
+    def _reply(self, request: Message, index: int, ops: OpsOf, outcome: Committed | Submitted) -> Message:
         reply = data_pb2.ExecuteResponse(header=self._service.header(), is_sync=outcome.is_sync)
         if outcome.txn is not None:
             reply.txn.origin, reply.txn.lsn = outcome.txn
@@ -149,7 +155,7 @@ class UnaryWrites:
         tuples = answer_tuples(request, index, ops, outcome)
         if tuples:
             add_tuples(reply.tuples, tuples)
-        call.reply(reply)
+        return reply
 
     def on_committed(self, first_seq: int, count: int, origin: InstanceId, first_lsn: Lsn) -> None:
         raise AssertionError("unary calls are answered one by one")

@@ -407,7 +407,7 @@ class Lifecycle:
             limits=settings.limits,
         )
         with runnable_tasks() as tasks:
-            node.attach(instance, wal, lambda: tasks.is_alone)
+            node.attach(instance, wal, tasks)
             links.load_acks()
             await self._work_on(instance, wal)
 

@@ -27,6 +27,7 @@ from synchro.ro_reason import RoReason
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
+from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
 from synchro.storage.wal import Wal
@@ -77,8 +78,13 @@ class LoopHooks(Protocol):
 
     def call_when_idle(self, function: Callable[[], None], /) -> None:
         """Call it behind all that has arrived: since it was asked for, a poll of all sockets found nothing
-        more. What it sends leaves behind it. Where more arrives than can be handled it is not put off for
-        ever."""
+        more. Where more arrives than can be handled it is not put off for ever."""
+        ...
+
+    def call_at_rest(self, function: Callable[[], None], /) -> None:
+        """Asked for in a turn: call it at its end, when all that the turn had to say is written, if no socket
+        and no call waits then; else forget it. It may block for a moment; what it has to say is written
+        behind it."""
         ...
 
     def call_from_thread(self, function: Callable[[], None], /) -> None: ...
@@ -219,13 +225,17 @@ class Node:
 
     # ---------------------------------------------------------------------------------------------- life
 
-    def attach(self, core: Instance, wal: Wal, is_idle: Callable[[], bool] | None = None) -> None:
-        """Recovery or join is over: from now on there is something to step. is_idle: see `Wal.call_with`."""
+    def attach(self, core: Instance, wal: Wal, tasks: RunnableTasks) -> None:
+        """Recovery or join is over: from now on there is something to step."""
         assert self._core is None
         self.waits_for = ""
         self._core = core
         self._wal = wal
-        wal.call_with(self._hooks.call_when_idle, self._hooks.call_from_thread, is_idle)
+
+        def call_at_rest(callback: Callable[[], None]) -> None:
+            self._hooks.call_at_rest(lambda: callback() if tasks.is_alone else None)
+
+        wal.call_with(self._hooks.call_when_idle, self._hooks.call_from_thread, call_at_rest)
         self._persisted_term = core.raft.term
         self.observer.rows_written(core.vclock)
 

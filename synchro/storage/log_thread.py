@@ -23,7 +23,7 @@ OnOutcome: TypeAlias = Callable[[object, BaseException | None], None]
 WAIT_S: Final = 0.002
 """The most that the loop's thread is blocked for one job: some syncs of a fast disk, and nothing beside the
 time in which a link is given up."""
-CALM_JOBS: Final = 16
+CALM_JOBS: Final = 8
 """Jobs in a row, each shorter than `WAIT_S`, after which a disk that was slow is waited for again."""
 
 

@@ -151,8 +151,8 @@ class Wal:
         the journal.
     A4  `Idle`: no job waits, and nothing is pending that may begin. `Gathering`: something is.
     A5  `queued_bytes` are those of what is pending and of the batch on its way.
-    A6  the loop is blocked for a batch only, right after that was given to the thread, if it has nothing else
-        to do, within the bounds of `LogThread` [W-47]. Between two such waits all sockets are polled.
+    A6  the loop is blocked for a batch only, in the turn in which that was given to the thread, when nothing
+        else is to be done (`call_at_rest`), within the bounds of `LogThread` [W-47].
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Wal:
         self._new_thread = new_thread
         self._call_later: Callable[[Callback], object] | None = None
         self._call_from_thread: Callable[[Callback], object] | None = None
-        self._is_idle: Callable[[], bool] | None = None
+        self._call_at_rest: Callable[[Callback], object] | None = None
         self._thread: LogThread | None = None
         """While `run` runs."""
         self._state: WriterState = Unstarted()
@@ -200,15 +200,15 @@ class Wal:
         self,
         call_later: Callable[[Callback], object],
         call_from_thread: Callable[[Callback], object],
-        is_idle: Callable[[], bool] | None = None,
+        call_at_rest: Callable[[Callback], object] | None = None,
     ) -> None:
         """Before `run`: how to call something in trio's thread, a moment later or from another thread.
 
-        is_idle: asked inside of what `call_later` called: whether nothing else is to be done, after a poll of
-        all sockets; None: the loop never waits for the disk."""
+        call_at_rest: called inside of what `call_later` called; calls its argument if nothing else is to be
+        done, or never; None: the loop never waits for the disk."""
         self._call_later = call_later
         self._call_from_thread = call_from_thread
-        self._is_idle = is_idle
+        self._call_at_rest = call_at_rest
 
     @property
     def vclock(self) -> Vclock:
@@ -410,15 +410,19 @@ class Wal:
             txns, has_control = self._take_batch()
             self._state = batch = Writing(txns, has_control, trio.current_time())
             self._thread.do(partial(self._append, batch))
-            may_wait = self._thread.may_wait and self._is_idle is not None and self._is_idle()
         except BaseException as failure:  # noqa: BLE001 - the border of the callbacks: `run` raises it
             self._state = Failed(failure)
             self._next()
         else:
-            if may_wait:  # Wal.A6
-                self.stats.waits += 1
-                if not self._thread.wait():
-                    self.stats.vain_waits += 1
+            if self._call_at_rest is not None and self._thread.may_wait:
+                self._call_at_rest(partial(self._wait_for, batch))
+
+    def _wait_for(self, batch: Writing) -> None:
+        """Block this thread until the batch is done, for a moment at the most (Wal.A6)."""
+        if self._state is batch and self._thread is not None and self._thread.may_wait:
+            self.stats.waits += 1
+            if not self._thread.wait():
+                self.stats.vain_waits += 1
 
     def _thread_done(self, result: object, error: BaseException | None) -> None:
         """In trio's thread: what came of its job."""

@@ -152,6 +152,7 @@ class Http2Connection(StreamTable):
         self._peer_id = 0  # the highest that the peer has used
         self._goaway_id = ID_MAX  # streams of the peer above it do not count
         self._peer_goaway_id = ID_MAX
+        self._is_shutting_down = False  # the first GOAWAY of `shut_down` is not answered yet
         self._say_hello()
 
     def _say_hello(self) -> None:
@@ -214,6 +215,7 @@ class Http2Connection(StreamTable):
         """Begin a graceful end (6.8): say that no call should begin, and when the peer has answered a PING
         behind that, which ones were looked at. The connection is over when `is_drained`."""
         if not self.is_going_away:
+            self._is_shutting_down = True
             self._out.append(frames.goaway(self._goaway_id, ErrorCode.NO_ERROR, b""))
             self._out.append(frames.ping(SHUTDOWN_PING))
 
@@ -223,9 +225,11 @@ class Http2Connection(StreamTable):
         return (self.is_going_away or self.peer_is_going_away) and not self.streams and not self.pending
 
     def lost(self, why: str) -> None:
-        """The connection is over: tell every owner. why: for their errors."""
+        """The connection is over: tell every owner. why: for their errors. May be called by an owner, too:
+        what came in the same read is dropped."""
         if self.fault is None:
             self.fault = ConnectionFault(ErrorCode.NO_ERROR, why)
+        self.is_going_away = True  # no call begins
         streams = [*self.streams.values(), *self.pending]
         self.pending.clear()
         for stream in streams:
@@ -291,6 +295,8 @@ class Http2Connection(StreamTable):
             if self._room < self._give_below:
                 self._give_back()
         except ConnectionFault as fault:
+            if self.fault is not None:
+                return  # an owner has ended the connection
             self.fault = fault
             self.goaway(fault.code, fault.why)
             raise
@@ -470,9 +476,9 @@ class Http2Connection(StreamTable):
             self._charge_idle("SETTINGS ACK")
             return
         self._charge_settings()
-        values = frames.read_settings(payload, from_server=self.is_client)
-        if len(payload) > 6 * self.limits.settings_values_max:
+        if len(payload) > frames.SETTING.size * self.limits.settings_values_max:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"SETTINGS of {len(payload)} bytes")
+        values = frames.read_settings(payload, from_server=self.is_client)
         self._answer(frames.SETTINGS_ACK)
         self.peer_frame_bytes_max = values.get(frames.MAX_FRAME_SIZE, self.peer_frame_bytes_max)
         if values.get(frames.HEADER_TABLE_SIZE, TABLE_BYTES_AT_FIRST) < self._table_bytes:
@@ -511,7 +517,8 @@ class Http2Connection(StreamTable):
         self._charge_idle("PING")
         if not flags & ACK:
             self._answer(frames.ping(payload, is_ack=True))
-        elif payload == SHUTDOWN_PING:
+        elif payload == SHUTDOWN_PING and self._is_shutting_down:
+            self._is_shutting_down = False
             if not self.is_going_away:
                 self.goaway()
         else:
@@ -532,7 +539,8 @@ class Http2Connection(StreamTable):
             self.pending.clear()
             for stream in refused:
                 if not (stream.local_closed and stream.remote_closed):
-                    self._remember_reset(stream.id)
+                    if stream.id:
+                        self._remember_reset(stream.id)
                     self._forget(stream)
                     stream.owner.on_reset(stream, ErrorCode.REFUSED_STREAM)
         self.on_goaway(last_id, code, payload[8 : 8 + WHY_BYTES_MAX])
@@ -570,10 +578,7 @@ class Http2Connection(StreamTable):
             assert self.is_client or not stream.local_closed
             assert stream.send_window <= WINDOW_MAX  # Http2Connection.W2
             assert 0 <= stream._room <= limits.stream_window_bytes  # Http2Connection.W3
-        assert self.send_window >= 0 and self._window_kept >= 0  # Http2Connection.W2
-        assert self.send_window + self._window_kept <= WINDOW_MAX
-        assert self._window_at_take - self.send_window <= limits.unsent_data_bytes_max
-        assert 0 <= self._room <= limits.connection_window_bytes or self.fault  # Http2Connection.W3
+        assert self._room >= 0 or self.fault  # Http2Connection.W3
         held = [s for s in streams.values() if s.is_held]
         assert self.held_bytes == sum(limits.stream_window_bytes - s._room for s in held)
         blocked = [*(s for s in streams.values() if s.is_blocked), *self.pending]
@@ -586,9 +591,7 @@ class Http2Connection(StreamTable):
         assert not self._out or not in_line or self._window_kept or self.send_window == 0
         partial = sum(len(s._buffer) for s in streams.values() if s._buffer is not None)
         assert self.partial_bytes == partial <= limits.partial_bytes_max  # Http2Connection.W6
-        assert all(stream.is_inside_message for stream in self.starved)
-        assert not self.starved or self._favoured is not None
-        assert self._favoured is None or self._favoured.is_inside_message
+        self._check_flow()
         assert len(self._decoder._block) <= limits.header_list_bytes_max or self.fault  # Http2Connection.W7
         assert all(not s.id for s in self.pending)  # Http2Connection.W8
         assert not self.pending or (self.is_client and len(streams) >= self.peer_streams_max)

@@ -120,7 +120,7 @@ class Connector:
         with trio.move_on_after(self._connect_s) as limit:
             try:
                 link = await self._open()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: of a name that is none
                 why = _reason(error)
         if limit.cancelled_caught:
             why = "connection timed out"

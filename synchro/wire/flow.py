@@ -186,7 +186,15 @@ class FlowControl(FloodGuard):
         """A stream is over: `queued` bytes of it are not sent."""
         self.queued_bytes -= queued
         self.waiting.pop(stream, None)
-        self.starved.pop(stream, None)
-        if self._favoured is stream:
-            self._favoured = None
-            self._feed_starved()
+        assert stream not in self.starved and self._favoured is not stream  # its message was given up
+
+    def _check_flow(self) -> None:
+        """Assert what can be seen without the streams."""
+        limits = self.limits
+        assert self.send_window >= 0 and self._window_kept >= 0  # Http2Connection.W2
+        assert self.send_window + self._window_kept <= WINDOW_MAX
+        assert self._window_at_take - self.send_window <= limits.unsent_data_bytes_max
+        assert self._room <= limits.connection_window_bytes  # Http2Connection.W3
+        assert all(stream.is_inside_message for stream in self.starved)  # Http2Connection.W6
+        assert not self.starved or self._favoured is not None
+        assert self._favoured is None or self._favoured.is_inside_message

@@ -174,6 +174,7 @@ class HeaderDecoder:
         self._parts = 0
         self._stream_id = 0
         self._flags = 0
+        self._known_bytes = 0
         self.known: dict[bytes, HeaderList] = {}
         """Blocks that meant the same the last time, and do as long as the table is what it is. Looked into
         first: `known.get(block) or decode(block)`."""
@@ -207,6 +208,7 @@ class HeaderDecoder:
         """Every block must come by here, or be in `known`. Raises `ConnectionFault`: the table is lost with
         it."""
         self._check_size(len(block))
+        self._check_table_changes(block)
         table = self._hpack.header_table
         entries = table.dynamic_entries
         before = (len(entries), table.maxsize)
@@ -217,9 +219,31 @@ class HeaderDecoder:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, f"header block: {str(error)[:100]}") from error
         headers = HeaderList(fields, is_from_client=self._is_from_client)
         if before != (len(entries), table.maxsize) or newest is not (entries[0] if entries else None):
+            self._known_bytes = 0
             self.known.clear()
-        elif headers.size <= self._limits.known_block_bytes_max:
-            if len(self.known) >= self._limits.known_blocks_max:
-                self.known.clear()
-            self.known[block] = headers
+        else:
+            self._learn(block, headers)
         return headers
+
+    def _learn(self, block: bytes, headers: HeaderList) -> None:
+        limits = self._limits
+        if headers.size > limits.known_bytes_max:
+            return
+        self._known_bytes += headers.size
+        if len(self.known) >= limits.known_blocks_max or self._known_bytes > limits.known_bytes_max:
+            self.known.clear()
+            self._known_bytes = headers.size
+        self.known[block] = headers
+
+    def _check_table_changes(self, block: bytes) -> None:
+        """There are few in front of the fields (RFC 7541, 6.3); `hpack` refuses those behind."""
+        at = count = 0
+        while at < len(block) and block[at] & 0xE0 == 0x20:
+            count += 1
+            if count > self._limits.table_changes_max:
+                raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "many changes of the table in one block")
+            is_long = block[at] & 0x1F == 0x1F
+            at += 1
+            while is_long and at < len(block):
+                is_long = block[at] & 0x80 != 0
+                at += 1

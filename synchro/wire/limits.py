@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from synchro.wire.frames import FRAME_BYTES_MIN, WINDOW_AT_FIRST, WINDOW_MAX
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -56,7 +58,7 @@ class WireLimits:
     """What the burst grows back by without calls. Keepalive takes 0.1."""
     idle_frames_per_call: float = 8.0
     """What it grows back by for each stream begun: windows given back, and a PING to measure the link."""
-    bytes_per_idle_frame: int = 4
+    bytes_per_idle_frame: int = 2
     """One more for each so many bytes of DATA, either way. A message has five at least, and a reader may give
     back the window of each, for stream and connection; steps of one byte are not covered."""
 
@@ -76,10 +78,19 @@ class WireLimits:
     """Calls of ours that wait because the peer takes no more at a time; more are refused."""
     known_blocks_max: int = 128
     """Header blocks whose meaning is kept: clients send the same few again and again."""
-    known_block_bytes_max: int = 2 * KIB
-    """Length of a list that is kept."""
+    known_bytes_max: int = 64 * KIB
+    """What their lists count, all together: four of the longest, or a few hundred usual ones."""
+    table_changes_max: int = 2
+    """Changes of the table's size in front of a header block: the least and the last since the block
+    before are all that means anything (RFC 7541, 4.2), and 16,000 would cost 20 ms."""
     remembered_resets_max: int = 1024
     """Ids of streams that we reset, for which frames may still be on their way."""
+
+    def __post_init__(self) -> None:
+        """What a peer may count on before it has read our SETTINGS cannot be less."""
+        assert self.connection_window_bytes >= WINDOW_AT_FIRST
+        assert self.frame_bytes_max >= FRAME_BYTES_MIN
+        assert self.stream_window_bytes <= WINDOW_MAX and self.connection_window_bytes <= WINDOW_MAX
 
 
 class Allowance:

@@ -180,6 +180,15 @@ class Listener:
 
     def _watch(self) -> None:
         """Look again when the next silent one is due (Admission.C1)."""
+        if self.admission.is_crowded != self._was_crowded:
+            self._was_crowded = self.admission.is_crowded
+            if self._was_crowded:
+                self._warnings.warn(
+                    "connections_scarce",
+                    connections=self.admission.count,
+                    limit=self.admission.limits.connections_max,
+                    message="further ones may be refused: raise RLIMIT_NOFILE or limits.connections_max",
+                )
         when = self.admission.next_due(trio.current_time())
         if self._timer is not None:
             if self._timer.when <= when:
@@ -192,15 +201,6 @@ class Listener:
         for link in self.admission.due(trio.current_time()):
             self.ended += 1
             link.dismiss("no request in time")
-        if self.admission.is_crowded != self._was_crowded:
-            self._was_crowded = self.admission.is_crowded
-            if self._was_crowded:
-                self._warnings.warn(
-                    "connections_scarce",
-                    connections=self.admission.count,
-                    limit=self.admission.limits.connections_max,
-                    message="further ones may be refused: raise RLIMIT_NOFILE or limits.connections_max",
-                )
         self._watch()
 
     # ---- the end --------------------------------------------------------------------------------------

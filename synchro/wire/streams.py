@@ -37,6 +37,10 @@ _HELD: Final = 4
 """The reader takes nothing: the window is not given back."""
 
 
+JOINED_BYTES_MAX: Final = 4096
+"""Small messages that wait are joined up to this, or what is kept of each would be many times its bytes."""
+
+
 class BadMessage(Enum):
     """Why a message was not delivered."""
 
@@ -183,20 +187,8 @@ class Http2Stream:
     blocked."""
 
     __slots__ = (
-        "_buffer",
-        "_connection",
-        "_ear",
-        "_is_ending",
-        "_opening",
-        "_queue",
-        "_room",
-        "_trailers",
-        "blocked_bytes",
-        "id",
-        "local_closed",
-        "owner",
-        "remote_closed",
-        "send_window",
+        *("id", "owner", "local_closed", "remote_closed", "send_window", "blocked_bytes", "_connection"),
+        *("_room", "_ear", "_buffer", "_queue", "_opening", "_is_ending", "_trailers"),
     )
 
     def __init__(self, connection: StreamTable, stream_id: int, owner: StreamOwner) -> None:
@@ -366,9 +358,13 @@ class Http2Stream:
             return
         if self._queue is None:
             self._queue = deque()
-        self._queue.append(memoryview(PREFIX.pack(0, len(message))))
-        if message:
-            self._queue.append(memoryview(message))
+        queue, prefix = self._queue, PREFIX.pack(0, len(message))
+        if queue and total + len(queue[-1]) <= JOINED_BYTES_MAX:
+            queue[-1] = memoryview(b"".join((queue[-1], prefix, message)))
+        elif total <= JOINED_BYTES_MAX:
+            queue.append(memoryview(prefix + message))
+        else:
+            queue += (memoryview(prefix), memoryview(message))
         self.blocked_bytes += total
         self._is_ending = end
         self._wake()

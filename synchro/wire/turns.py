@@ -2,9 +2,9 @@
 
 A turn begins with something from outside: bytes on sockets, a callback of another thread, a timer, a task of
 trio that left work. What follows from it is handled at once. At its end stand, in this order, what waits for
-the end of the turn (calls that are handed over together), one write for each connection that has something to
-say, and, when a look at all sockets finds nothing more, what waits for idleness (the log begins a batch),
-with what that has to say.
+the end of the turn (calls that are handed over together), what waits for idleness (the log begins a batch),
+one write for each connection that has something to say, and what may block where nothing else is to be done
+(the log waits for its disk).
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Turns:
         self._idle: list[Callback] = []
         self._idle_until = 0.0
         self._at_ends: list[Callback] = []
+        self._at_rests: list[Callback] = []
         self._in_turn = False
         self._round: trio.lowlevel.Task | None = None  # parked: nothing is asked for
         self._timers: list[Timer] = []
@@ -101,14 +102,19 @@ class Turns:
         self._begin_round()
 
     def call_when_idle(self, callback: Callback) -> None:
-        """Call it behind all that has arrived: when all sockets were looked at and nothing more was found, or
-        after `PATIENCE_S`. What was to be written is written by then. Work that costs as much for many as for
-        one is put off until it is for many."""
+        """Call it when all that has arrived was handled, within `PATIENCE_S`; in a turn: at its end, if no
+        socket waits. Work that costs as much for many as for one is put off until it is for many."""
         if not self._idle:
             self._idle_until = time.monotonic() + PATIENCE_S
         self._idle.append(callback)
         if not self._in_turn:
             self._begin_round()
+
+    def call_at_rest(self, callback: Callback) -> None:
+        """Inside a turn: call it at its end, behind all writes, if no socket and no callback waits then; else
+        forget it. It may block for a moment, and must not raise."""
+        assert self._in_turn
+        self._at_rests.append(callback)
 
     def call_from_thread(self, callback: Callback) -> None:
         """Call it soon in trio's thread, as a turn; usable from any thread. It must not raise."""
@@ -118,8 +124,12 @@ class Turns:
         """Call it now, as a turn of its own: what it has to say is written at its end."""
         if self._in_turn:
             callback()
-        else:
-            self._turn(callback)
+            return
+        self._in_turn = True
+        try:
+            callback()
+        finally:
+            self._end_turn()
 
     def at_turn_ends(self, callback: Callback) -> None:
         """Call it at the end of every turn, before what waits for idleness. It must not raise."""
@@ -148,49 +158,50 @@ class Turns:
 
     # ---- turns ----------------------------------------------------------------------------------------
 
-    def _turn(self, begin: Callback) -> None:
-        """What `begin` does, and what follows from it, until nothing is left or the time is over."""
+    def _turn_of_sockets(self) -> None:
+        ready = self._ready
+        if not ready:
+            ready.extend(self._poll.look())
         assert not self._in_turn, "Turns.T1"
         self._in_turn = True
         try:
-            begin()
             end = time.monotonic() + TURN_S
-            while True:
-                self._take_ready(end)
-                for callback in self._at_ends:
+            while ready:
+                polled, events = ready.popleft()
+                polled.on_ready(events)
+                if ready and time.monotonic() > end:
+                    break  # in the order in which they were found, so nobody starves
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        try:
+            for callback in self._at_ends:
+                callback()
+            if self._idle and (self._is_quiet or time.monotonic() > self._idle_until):
+                calls, self._idle = self._idle, []
+                for callback in calls:
                     callback()
-                self._flush()
-                if not self._idle:
-                    break
-                if not self._ready:
-                    self._ready.extend(self._poll.look())
-                now = time.monotonic()
-                if not self._ready or now > self._idle_until:
-                    calls, self._idle = self._idle, []
-                    for callback in calls:
-                        callback()
-                    self._flush()
-                    if not self._ready:
-                        break
-                if now > end:
-                    break
+            self._flush()
+            if self._at_rests:
+                self._rest()
         finally:
             self._in_turn = False
         if self._soon or self._dirty or self._idle:
             self._begin_round()
 
-    def _take_ready(self, end: float) -> None:
-        """Let those with something to read or write do it, in the order in which they were found."""
-        ready = self._ready
-        while ready:
-            polled, events = ready.popleft()
-            polled.on_ready(events)
-            if ready and time.monotonic() > end:
-                break
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether no socket can be read or written now. What is found is not kept: the next turn of sockets
+        looks again, and it may be closed by then."""
+        return not self._ready and not self._poll.look()
 
-    def _look(self) -> None:
-        if not self._ready:
-            self._ready.extend(self._poll.look())
+    def _rest(self) -> None:
+        calls, self._at_rests = self._at_rests, []
+        if not (self._soon or self._dirty or self._idle) and self._is_quiet:
+            for callback in calls:
+                callback()
+            self._flush()
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -211,7 +222,7 @@ class Turns:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(descriptor)
-            self._turn(self._look)
+            self._turn_of_sockets()
 
     @trio.lowlevel.enable_ki_protection
     async def _rounds(self) -> None:
@@ -220,12 +231,12 @@ class Turns:
             return trio.lowlevel.Abort.SUCCEEDED
 
         while True:
-            if self._soon or self._dirty or self._idle:
+            if self._soon or self._dirty or (self._idle and not self._ready):
                 await trio.lowlevel.checkpoint()
             else:
                 self._round = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
-            self._turn(self._take_soon)
+            self.in_turn(self._take_soon)
 
     def _take_soon(self) -> None:
         calls, self._soon = self._soon, []
@@ -239,7 +250,7 @@ class Turns:
             deadline = timers[0].when if timers else math.inf
             with trio.CancelScope(deadline=deadline) as self._timer_scope:
                 await trio.sleep_forever()
-            self._turn(self._take_timers)
+            self.in_turn(self._take_timers)
 
     def _take_timers(self) -> None:
         timers, now = self._timers, trio.current_time()
@@ -254,7 +265,7 @@ class Turns:
         assert not self._in_turn
         assert all(speaker.is_dirty for speaker in self._dirty)
         assert len(set(map(id, self._dirty))) == len(self._dirty)
-        assert self._round is None or not (self._soon or self._dirty or self._idle)
+        assert self._round is None or not (self._soon or self._dirty or (self._idle and not self._ready))
 
     def close(self) -> None:
         self._poll.close()

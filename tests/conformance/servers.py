@@ -19,7 +19,7 @@ from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.rpc.methods import Registrar
 from synchro.rpc.rpc_error import RpcError
 from synchro.wire.grpc_call import StatusCode
-from tests.conformance.exchange import MESSAGE_BYTES_MAX, SERVICE, Journal, Metadata, summary
+from tests.conformance.exchange import KIB, MESSAGE_BYTES_MAX, SERVICE, Journal, Metadata, summary
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class OurService:
             "CancelItself": host.unary(self.cancel_itself),
             "Count": host.server_stream(self.count),
             "Sum": host.duplex(self.sum),
-            "Held": host.duplex(self.held),
+            "Held": host.duplex(self.held, in_bytes_max=64 * KIB),
             "EchoBoth": host.duplex(self.echo_both),
         }.items():
             server.add_method(f"{SERVICE}/{name}", method)

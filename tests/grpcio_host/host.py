@@ -205,6 +205,9 @@ class GrpcioHost:
     def in_turn(self, callback: Callable[[], None]) -> None:
         callback()
 
+    def call_at_rest(self, callback: Callable[[], None]) -> None:
+        """Never: this host cannot tell when it has nothing else to do."""
+
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Call it soon in trio's thread; usable from any thread. It must not raise."""
         self.loop.call_soon_threadsafe(callback)

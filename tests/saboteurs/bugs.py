@@ -312,23 +312,6 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=2000, first=1, is_rare=True)
-def linearizable_read_by_a_round_that_was_under_way() -> Iterator[None]:
-    """Its heartbeats were sent, and perhaps echoed, before the read was asked for."""
-    from synchro.replication.read_barrier import ReadBarrier
-
-    ask = ReadBarrier.ask
-
-    def join(self: ReadBarrier, call_id: CallId) -> bool:
-        if not self._readers:
-            return ask(self, call_id)
-        self._readers.append(call_id)
-        return False
-
-    with patch.object(ReadBarrier, "ask", join):
-        yield
-
-
 @saboteur("S13", seeds=2000, first=400, is_rare=True)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""

@@ -37,6 +37,9 @@ class PanicHost:
         token = trio.lowlevel.current_trio_token()
         self.call_when_idle = self.call_from_thread = token.run_sync_soon
 
+    def call_at_rest(self, function: Callable[[], None]) -> None:
+        function()
+
     def panic(self, error: BaseException) -> None:
         self.bugs.append(error)
 

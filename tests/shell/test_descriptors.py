@@ -265,6 +265,30 @@ async def test_silent_connections_leave_room_for_who_speaks() -> None:
             each.close()
 
 
+async def test_the_log_says_when_connections_become_few() -> None:
+    """Also of connections that all are used."""
+    records: list[str] = []
+
+    class Log:
+        def warning(self, event: str, **facts: Any) -> None:
+            records.append(event)
+
+    async with open_rpc_host() as host:
+        server = await host.serve(
+            "127.0.0.1:0",
+            lambda server: server.add_method("/test.Test/Echo", host.unary(echo)),
+            limits=PortLimits(connections_max=4, share=2),
+            log=Log(),
+        )
+        async with host.channel(server.address) as one, host.channel(server.address) as two:
+            for channel in (one, two):
+                assert await channel.unary("/test.Test/Echo", b"x") == b"x"
+            assert records == []
+            async with host.channel(server.address) as three:
+                assert await three.unary("/test.Test/Echo", b"x") == b"x"
+                assert records == ["connections_scarce"]
+
+
 async def test_one_address_has_its_share_of_the_connections() -> None:
     """Off by default; what is refused is closed at once, and others go on."""
     async with open_port(per_address_max=3) as port, port.host.channel(port.address) as client:

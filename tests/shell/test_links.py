@@ -101,6 +101,14 @@ async def test_who_does_not_wait_hears_at_once_that_nobody_listens() -> None:
             assert trio.current_time() - began < 1
 
 
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "x" * 300, "a..b"])
+async def test_a_name_that_leads_nowhere(name: str) -> None:
+    async with host_and_channel(f"{name}:1") as (_, channel):
+        with pytest.raises(CallFailed, match="failed to connect") as caught:
+            await channel.unary(ECHO, b"", timeout=5)
+        assert caught.value.code is StatusCode.UNAVAILABLE
+
+
 async def test_who_waits_is_served_soon_after_the_server_came() -> None:
     """Connector.N2: attempts go on meanwhile, half a second apart at the most."""
     address = f"127.0.0.1:{free_port()}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
-from synchro.wire.turns import Turns, open_turns
+from synchro.wire.poll import READ
+from synchro.wire.turns import PATIENCE_S, Turns, open_turns
 
 
 class Speaker:
@@ -25,6 +29,18 @@ class Speaker:
         self.said.append(self.name)
 
 
+class Reader:
+    """Reads what is there, a byte at a time."""
+
+    def __init__(self, sock: socket.socket, said: list[str]) -> None:
+        self.sock = sock
+        self.said = said
+
+    def on_ready(self, events: int) -> None:
+        self.sock.recv(1)
+        self.said.append("read")
+
+
 @asynccontextmanager
 async def world() -> AsyncIterator[tuple[Turns, list[str]]]:
     with trio.fail_after(10):
@@ -35,7 +51,7 @@ async def world() -> AsyncIterator[tuple[Turns, list[str]]]:
             turns.check()
 
 
-async def test_a_turn_ends_with_what_is_handed_over_then_writes_then_what_waits_for_idleness() -> None:
+async def test_a_turn_ends_with_what_is_handed_over_then_what_waits_for_idleness_then_writes() -> None:
     async with world() as (turns, said):
         speaker = Speaker(said, "write")
         turns.at_turn_ends(lambda: said.append("hand over"))
@@ -48,7 +64,94 @@ async def test_a_turn_ends_with_what_is_handed_over_then_writes_then_what_waits_
             turns.in_turn(lambda: said.append("inner"))  # Turns.T1: no turn of its own
 
         turns.in_turn(begin)
-        assert said == ["begin", "inner", "hand over", "write", "idle"]
+        assert said == ["begin", "inner", "hand over", "idle", "write"]
+
+
+async def test_what_may_wait_comes_behind_the_writes_if_nothing_else_is_to_be_done() -> None:
+    """Nobody's answer waits for it, and what it has to say leaves behind it."""
+    async with world() as (turns, said):
+        speaker = Speaker(said, "write")
+
+        def rest() -> None:
+            said.append("rest")
+            turns.mark(speaker)
+
+        def begin() -> None:
+            turns.mark(speaker)
+            turns.call_when_idle(lambda: turns.call_at_rest(rest))
+
+        turns.in_turn(begin)
+        assert said == ["write", "rest", "write"]
+
+
+@pytest.mark.parametrize("why", ["soon", "socket"])
+async def test_what_may_wait_is_forgotten_where_something_else_is_to_be_done(why: str) -> None:
+    async with world() as (turns, said):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            reader = Reader(ours, said)
+            turns.register(ours, READ, reader)
+
+            def begin() -> None:
+                turns.call_at_rest(lambda: said.append("rest"))
+                if why == "soon":
+                    turns.call_soon(lambda: said.append("soon"))
+                else:
+                    theirs.send(b"x")
+                    turns.call_when_idle(lambda: said.append("idle"))
+
+            turns.in_turn(begin)
+            assert "rest" not in said and "idle" not in said
+            await trio.testing.wait_all_tasks_blocked()
+            assert said == {"soon": ["soon"], "socket": ["read", "idle"]}[why]
+            turns.unregister(ours)
+
+
+async def test_what_came_during_a_turn_is_handled_before_what_waits_for_idleness() -> None:
+    """A batch of the log takes the rows of all whose calls lie there already; but not for ever."""
+    async with world() as (turns, said):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            turns.register(ours, READ, Reader(ours, said))
+
+            def begin() -> None:
+                turns.call_when_idle(lambda: said.append("idle"))
+                theirs.send(b"x")
+                said.append("begin")
+
+            turns.in_turn(begin)
+            assert said == ["begin"]
+            await trio.testing.wait_all_tasks_blocked()
+            assert said == ["begin", "read", "idle"]
+
+            said.clear()
+
+            def begin_slowly() -> None:
+                begin()
+                time.sleep(2 * PATIENCE_S)
+
+            turns.in_turn(begin_slowly)
+            assert said == ["begin", "idle"]
+            turns.unregister(ours)
+
+
+async def test_a_socket_that_is_closed_before_its_turn_does_not_hold_up_what_waits_for_idleness() -> None:
+    async with world() as (turns, said):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            turns.register(ours, READ, Reader(ours, said))
+
+            def begin() -> None:
+                turns.call_when_idle(lambda: said.append("idle"))
+                theirs.send(b"x")
+
+            turns.in_turn(begin)
+            assert said == []
+            turns.unregister(ours)
+        await trio.testing.wait_all_tasks_blocked()
+        assert said == ["idle"]
 
 
 async def test_what_a_task_leaves_is_done_in_the_next_round() -> None:
@@ -59,7 +162,7 @@ async def test_what_a_task_leaves_is_done_in_the_next_round() -> None:
         turns.call_when_idle(lambda: said.append("idle"))
         assert said == []
         await trio.testing.wait_all_tasks_blocked()
-        assert said == ["one", "two", "idle"]
+        assert said == ["idle", "one", "two"]
 
 
 async def test_soon_is_after_all_that_is_ready() -> None:

@@ -15,6 +15,7 @@ from synchro.config import Limits
 from synchro.instance.events import ClientPuts, Position
 from synchro.ro_reason import RoReason
 from synchro.rpc import slices, unary_writes
+from synchro.rpc.answer_tuples import answer_tuples
 from synchro.rpc.host import RpcHost
 from synchro.rpc.names import Names
 from synchro.rpc.rpc_error import RpcError
@@ -299,6 +300,24 @@ def test_a_bug_ends_the_calls_that_met_it(monkeypatch: pytest.MonkeyPatch) -> No
     after = Call(ops=[insert(9, "a")])
     world.writes.submit([(after, after.request)])
     assert unpacked(after.answer.tuples) == [[9, "a"]]
+
+
+def test_an_answer_that_cannot_be_made_is_that_of_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node, which calls back, hears nothing of it."""
+    world = World()
+    world.node.hold = True
+    calls = [Call(ops=[insert(n, "a")]) for n in range(5)]
+    world.turn(*calls)
+    made = answer_tuples
+
+    def broken(request: Any, index: int, *rest: Any) -> Any:
+        assert index != 2
+        return made(request, index, *rest)
+
+    monkeypatch.setattr(unary_writes, "answer_tuples", broken)
+    world.node.release()
+    assert [type(error) for error in calls[2].answers] == [AssertionError]
+    assert keys_of([*calls[:2], *calls[3:]]) == [0, 1, 3, 4]
 
 
 def test_changes_of_every_kind_go_in_the_order_they_came() -> None:

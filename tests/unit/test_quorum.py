@@ -51,7 +51,7 @@ def test_only_registered_instances_count() -> None:
     acks.record(A, vclock(9))
     acks.record(D, vclock(9))
     assert acks.quorum_lsn(A) == 0
-    acks.registered = frozenset({A, B, C, D})
+    acks.members_changed(frozenset({A, B, C, D}), 2)
     assert acks.quorum_lsn(A) == 9
 
 

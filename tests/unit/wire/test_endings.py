@@ -121,6 +121,7 @@ def test_a_peer_that_resets_takes_back_what_waited_for_it() -> None:
     [
         (message(b"x", compressed=True), BadMessage.COMPRESSED, 1),
         (message(bytes(100))[:5], BadMessage.TOO_LARGE, 100),
+        (message(bytes(51)), BadMessage.TOO_LARGE, 51),
         (b"\0\0\0\0\0" + message(b"", compressed=True), BadMessage.COMPRESSED, 0),
     ],
 )
@@ -236,6 +237,11 @@ def test_a_graceful_end_may_be_hurried() -> None:
     assert end.sent() == []
 
 
+def test_nobody_else_can_make_us_go_away() -> None:
+    end = server().receive(frames.ping(b"shutdown", is_ack=True), request(1))
+    assert end.sent() == [] and end.told() == [("ping ack", b"shutdown"), ("stream", 1)]
+
+
 def test_goaway_refuses_the_calls_that_nobody_looked_at() -> None:
     end = client().receive(settings(max_concurrent_streams=3))
     for _ in range(4):
@@ -260,7 +266,8 @@ def test_goaway_never_takes_more_than_before() -> None:
     end.h2.goaway()
     end.receive(request(3))
     end.h2.goaway(ErrorCode.INTERNAL_ERROR, "x" * 1000)
-    assert [f.payload[:4] for f in end.sent()] == [number(LAST), number(1), number(1)]
+    end.h2.goaway(last_id=LAST)
+    assert [f.payload[:4] for f in end.sent()] == [number(LAST), number(1), number(1), number(1)]
 
 
 def test_a_client_that_goes_away_finishes_its_calls() -> None:
@@ -285,6 +292,15 @@ def test_everybody_hears_that_the_connection_is_lost_once() -> None:
     with pytest.raises(StreamsExhausted):
         end.open()
     end.h2.check()
+
+
+def test_an_owner_may_end_the_connection() -> None:
+    """What came in the same read is dropped: no call begins, nobody hears more, and no fault is raised."""
+    end = server().receive(request(1), request(3))
+    end.listeners[1].do = lambda message: end.h2.lost("over")
+    end.receive(data(1, message(b"x")) + request(5) + data(3, message(b"y")) + rst(3) + window(0, 0))
+    assert end.told() == [("stream", 1), ("stream", 3), ("lost", "over"), ("lost", "over")]
+    assert end.messages(3) == [] and not end.h2.streams
 
 
 def test_who_is_lost_may_end_its_neighbours() -> None:

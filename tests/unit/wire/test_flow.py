@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,6 +88,19 @@ def test_an_owner_may_go_on_at_once() -> None:
         end.receive(window(1, 2**17), window(0, 2**17))
         total += sum(size for _, size in sizes(end.sent()))
     assert total == 5 + 100 * 20_005 and len(end.told()) > 10
+
+
+def test_hundreds_that_go_on_at_once_do_not_nest() -> None:
+    """Each of them is unblocked by one WINDOW_UPDATE, and queues at once what its own window does not
+    take."""
+    end = serving(*range(1, 801, 2), initial=70_000)
+    end.opened[1].send_message(bytes(65_530))
+    for stream_id, stream in end.opened.items():
+        if stream_id > 1:
+            stream.send_message(b"small")
+            end.listeners[stream_id].on_room = partial(stream.send_message, bytes(70_100))
+    end.receive_unchecked(window(0, 400 * 10 + 1))
+    assert len(end.told()) == 399 and all(stream.is_blocked for stream in list(end.opened.values())[1:])
 
 
 def test_small_messages_share_a_frame_when_they_had_to_wait() -> None:
@@ -310,3 +324,7 @@ def test_stalled_since_says_how_long_nothing_moves() -> None:
     assert end.h2.stalled_since == 210.0
     end.receive(window(1, 100))
     assert end.h2.stalled_since is None
+    end = serving(1, initial=0)
+    end.clock.now = 300.0
+    end.opened[1].send_message(b"x")
+    assert end.h2.stalled_since == 300.0

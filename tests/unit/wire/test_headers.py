@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hpack
 import pytest
 
@@ -150,6 +152,26 @@ def test_equal_blocks_are_one_object_until_the_table_changes() -> None:
     third = receive(*REQUEST)
     assert third is not again and third.fields == first.fields  # other indexes, the same fields
     assert receive(*REQUEST) is third
+
+
+def test_a_full_table_that_changes_is_noticed() -> None:
+    """One entry goes and one comes: the table is as long as before, and an index means another field."""
+    decoder = HeaderDecoder(WireLimits(), is_client=False)
+    decoder.decode(b"\x3f\x09")  # a table of 40 bytes: room for one entry
+    decoder.decode(b"\x40\x01x\x011")
+    assert decoder.decode(b"\xbe").fields == ((b"x", b"1"),) and b"\xbe" in decoder.known
+    decoder.decode(b"\x40\x01x\x012")
+    assert not decoder.known and decoder.decode(b"\xbe").fields == ((b"x", b"2"),)
+
+
+def test_what_is_known_begins_anew_with_the_table() -> None:
+    decoder = HeaderDecoder(replace(WireLimits(), known_bytes_max=200), is_client=False)
+    first, second = header_block([(b"x", b"y" * 100)]), header_block([(b"z", b"y" * 100)])
+    decoder.decode(first)
+    decoder.decode(b"\x40\x01x\x011")
+    decoder.decode(header_block([(b"a", b"b")]))
+    decoder.decode(second)
+    assert len(decoder.known) == 2
 
 
 def test_a_block_that_empties_the_table_is_not_remembered() -> None:

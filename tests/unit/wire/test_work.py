@@ -157,3 +157,18 @@ def test_nothing_is_kept_of_what_is_over(act: Callable[[End, int], None]) -> Non
         assert some(500) - before < 20_000
     finally:
         tracemalloc.stop()
+
+
+def test_small_messages_that_wait_take_little_more_than_their_bytes() -> None:
+    end = server().receive(settings(initial_window_size=0), request(1, end=True))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(50_000):
+            end.opened[1].send_message(b"%05d" % n)
+        assert tracemalloc.get_traced_memory()[0] - before < 700_000
+    finally:
+        tracemalloc.stop()
+    end.receive(window(0, 500_000), window(1, 500_000))
+    payload = b"".join(f.payload for f in end.sent() if f.kind == frames.DATA)
+    assert payload == b"".join(message(b"%05d" % n) for n in range(50_000))
