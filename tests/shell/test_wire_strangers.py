@@ -14,6 +14,7 @@ import pytest
 
 from synchro.wire import frames
 from synchro.wire.frames import ErrorCode
+from synchro.wire.grpc_call import request_block
 from synchro.wire.headers import header_block
 from synchro.wire.limits import KIB, MIB, WireLimits
 from tests.conformance.servers import OurServer
@@ -52,9 +53,10 @@ def many_fields(stream_id: int) -> bytes:
 SMALL_STEPS = [
     frames.settings({frames.INITIAL_WINDOW_SIZE: 0}),
     call(1, "Large", b"1000000"),
-    *[window(1, 1)] * 3000,
+    *[window(1, 1)] * 6000,
 ]
 HELD = head(1, "Held")
+REQUEST = request_block("/conformance.v1.Echo/Held", "localhost")
 ATTACKS: Final[dict[str, Attack]] = {
     "CONTINUATION without end": Attack(
         "continuations_max",
@@ -68,6 +70,11 @@ ATTACKS: Final[dict[str, Attack]] = {
     ),
     "many header fields": Attack(
         "header_list_bytes_max", ErrorCode.COMPRESSION_ERROR, lambda: [many_fields(1)]
+    ),
+    "changes of the header table": Attack(
+        "table_changes_max",
+        ErrorCode.COMPRESSION_ERROR,
+        lambda: [frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 1000 + REQUEST)],
     ),
     "a long frame": Attack(
         "frame_bytes_max",
@@ -89,7 +96,7 @@ ATTACKS: Final[dict[str, Attack]] = {
             lambda i: frame(frames.HEADERS, frames.END_HEADERS, i, header_block([(b":method", b"POST")])),
         ),
     ),
-    "PING": Attack("idle_frames_burst", CALM, times(3000, lambda _: frames.ping(bytes(8)))),
+    "PING": Attack("idle_frames_burst", CALM, times(6000, lambda _: frames.ping(bytes(8)))),
     "SETTINGS": Attack(
         "settings_burst",
         CALM,
@@ -100,17 +107,17 @@ ATTACKS: Final[dict[str, Attack]] = {
         CALM,
         lambda: [frame(frames.SETTINGS, 0, 0, frames.SETTING.pack(77, 1) * 1000)],
     ),
-    "empty DATA": Attack("idle_frames_burst", CALM, times(3000, lambda _: frame(frames.DATA, 0, 1), HELD)),
+    "empty DATA": Attack("idle_frames_burst", CALM, times(6000, lambda _: frame(frames.DATA, 0, 1), HELD)),
     "DATA of padding": Attack(
         "idle_frames_burst",
         CALM,
-        times(3000, lambda _: frame(frames.DATA, frames.PADDED, 1, b"\0"), HELD),
+        times(6000, lambda _: frame(frames.DATA, frames.PADDED, 1, b"\0"), HELD),
     ),
     "PRIORITY": Attack(
-        "idle_frames_burst", CALM, times(3000, lambda i: frame(frames.PRIORITY, 0, i, bytes(5)))
+        "idle_frames_burst", CALM, times(6000, lambda i: frame(frames.PRIORITY, 0, i, bytes(5)))
     ),
-    "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(3000, lambda _: window(0, 1))),
-    "unknown frames": Attack("idle_frames_burst", CALM, times(3000, lambda _: frame(0xEE, 0, 0))),
+    "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(6000, lambda _: window(0, 1))),
+    "unknown frames": Attack("idle_frames_burst", CALM, times(6000, lambda _: frame(0xEE, 0, 0))),
     "windows that open by one byte": Attack("idle_frames_burst", CALM, lambda: SMALL_STEPS),
     "DATA beyond the window of a connection": Attack(
         "connection_window_bytes",
