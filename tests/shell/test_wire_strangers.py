@@ -6,8 +6,9 @@ without the one limit, to see that it is that one which stops it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import pytest
@@ -151,3 +152,53 @@ def test_it_is_this_limit_that_stops_it(name: str) -> None:
         stranger.hear(lambda: stranger.goaway is not None, 0.3)
         assert stranger.goaway is not attack.code
         server.journal.gate.set()
+
+
+IN_PORT_LIMITS: Final = {
+    "message_bytes_max",
+    "streams_max",
+    "stream_window_bytes",
+    "partial_bytes_max",
+    "queued_bytes_max",
+    "unsent_frames_max",
+}
+"""Limits with a story of their own in `test_wire_port_limits`."""
+INSIDE: Final = {
+    "settings_per_s": "what the burst grows back by",
+    "resets_per_s": "what the burst grows back by",
+    "idle_frames_per_s": "what the burst grows back by",
+    "idle_frames_per_call": "what the burst grows back by",
+    "bytes_per_idle_frame": "what the burst grows back by",
+    "unsent_data_bytes_max": "how much is written at a time; nobody sees it",
+    "pending_streams_max": "of clients",
+    "known_blocks_max": "memory of the decoder; nobody sees it",
+    "known_bytes_max": "memory of the decoder; nobody sees it",
+    "remembered_resets_max": "memory for frames that are late; nobody sees it",
+}
+"""Limits that have no effect at the socket which could be told from others."""
+
+
+def test_each_limit_is_seen_at_the_socket_or_has_its_reason() -> None:
+    seen = {attack.limit for attack in ATTACKS.values()} | IN_PORT_LIMITS
+    assert not seen & INSIDE.keys()
+    assert seen | INSIDE.keys() == {each.name for each in fields(WireLimits)}
+
+
+def test_calls_whose_heads_cost_much_hold_up_nobody() -> None:
+    """Legal ones, sent without a pause: 330 fields in 400 bytes, no two alike."""
+    name = header_block([(b"x", b"0000")])[:-4]
+    indexed = bytes(0x80 | number for number in range(16, 31)) * 22  # of the static table
+    with under_attack() as (server, _), Stranger(server.address) as stranger:
+        stranger.hello()
+        end = time.monotonic() + 1.5
+        stream_id = 1
+        while time.monotonic() < end and not stranger.is_closed:
+            pieces = []
+            for _ in range(50):
+                block = REQUEST + indexed + name + b"%04d" % (stream_id % 10_000)
+                pieces.append(frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream_id, block))
+                stream_id += 2
+            stranger.say(*pieces)
+            stranger.hear(lambda: False, 0.001)
+        assert not stranger.is_closed
+        assert stream_id > 500
