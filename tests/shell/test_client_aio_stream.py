@@ -15,7 +15,7 @@ import pytest
 
 import synchro.aio
 from synchro.client import CannotConnect, ConnectionLost, OutcomeUnknown, aio_stream
-from synchro.client.aio_stream import AioStream
+from synchro.client.aio_stream import AioStream, AioStreams
 from synchro.client.session import Session
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.wire.backoff import Backoff
@@ -95,7 +95,7 @@ def test_addresses_and_names(listens: str, asked: str) -> None:
     run(story)
 
 
-def test_a_refused_connection_sent_nothing_and_is_not_tried_again_at_once() -> None:
+def test_a_refused_connection_sent_nothing() -> None:
     async def story() -> None:
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
@@ -109,6 +109,29 @@ def test_a_refused_connection_sent_nothing_and_is_not_tried_again_at_once() -> N
                 assert 0 < pauses.retry_at - time.monotonic() <= 0.05
                 with pytest.raises(CannotConnect, match="connection refused"):
                     stream.submit(call(2), 1, FAR)
+
+    run(story)
+
+
+def test_after_a_failed_attempt_the_next_one_waits() -> None:
+    """AioStreams.B1"""
+
+    async def story() -> None:
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{held.getsockname()[1]}"
+            streams = AioStreams(address, 5.0, lambda response, endpoint: None, Session())
+            first = streams.newest()
+            await end_of(first.submit(call(1), 1, FAR))
+            assert streams.newest() is first
+            with pytest.raises(CannotConnect, match="connection refused"):
+                first.submit(call(2), 1, FAR)
+            held.listen()
+            await asyncio.sleep(0.1)
+            second = streams.newest()
+            assert second is not first and streams.newest() is second
+            await streams.close()
+            assert first.is_gone and second.is_gone
 
     run(story)
 
@@ -133,6 +156,7 @@ def test_a_name_that_nobody_has() -> None:
 def test_who_does_not_speak_http2_was_sent_nothing(
     noise: bytes, words: str, is_silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """AioStream.B6"""
     monkeypatch.setattr(aio_stream, "CONNECT_S", 0.2)
 
     async def story() -> None:
@@ -170,7 +194,7 @@ def test_who_closes_before_it_has_spoken_was_sent_nothing() -> None:
 
 
 def test_a_peer_that_does_not_read_is_sent_no_more_than_it_lets() -> None:
-    """What its window and the socket do not take stays with the client, and did nothing."""
+    """AioStream.B5: what the socket does not take stays with the client, and did nothing."""
     count, size = 400, 100_000
 
     async def story() -> None:

@@ -312,7 +312,7 @@ def test_a_lost_connection_leaves_open_what_was_sent_only() -> None:
 
 
 def test_a_frame_that_flow_control_holds_back_did_nothing() -> None:
-    """Its calls were given away, and the other end cannot have read the whole of them."""
+    """DataStream.B3: the other end cannot have read the whole of it."""
     world = World(window=300)
     first = world.submit(1)
     world.flush()
@@ -416,7 +416,7 @@ def test_a_stream_is_full_until_answers_come(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_stream_may_be_ended_in_every_state(after: int) -> None:
-    """connecting, open, draining"""
+    """Connecting, open, draining: DataStream.B4."""
     world = World(begin=after > 0)
     slots = world.submit(1)
     if after:
