@@ -120,11 +120,17 @@ ATTACKS: Final[dict[str, Attack]] = {
     "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(6000, lambda _: window(0, 1))),
     "unknown frames": Attack("idle_frames_burst", CALM, times(6000, lambda _: frame(0xEE, 0, 0))),
     "windows that open by one byte": Attack("idle_frames_burst", CALM, lambda: SMALL_STEPS),
+    "DATA that no reader takes": Attack(
+        "held_bytes_max",
+        TOO_MUCH,
+        lambda: [head(1, "Held"), *[message(1, bytes(10_000), end=False)] * 20],
+        {"connection_window_bytes": 128 * KIB, "held_bytes_max": 0},
+    ),
     "DATA beyond the window of a connection": Attack(
         "connection_window_bytes",
         TOO_MUCH,
         lambda: [head(1, "Held"), *[message(1, bytes(10_000), end=False)] * 20],
-        {"connection_window_bytes": 128 * KIB},
+        {"connection_window_bytes": 128 * KIB, "held_bytes_max": 0},
     ),
 }
 
