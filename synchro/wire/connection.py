@@ -96,7 +96,8 @@ class Http2Connection(StreamTable):
     W2  What is sent is allowed: `send_window` and `_window_kept` together are what the peer has granted and
         nobody used, at most 2^31 - 1. A stream's own window sinks below 0 by SETTINGS only.
     W3  What the peer may send is bounded: 0 <= `_room` <= the window, for the connection and each stream.
-        What lies with readers that take nothing (`held_bytes`) is not given back.
+        What lies with readers that take nothing (`held_bytes`) is not given back to their streams, and
+        beyond its limit not to the connection.
     W4  A stream is blocked while it has a queue. `queued_bytes` is the sum of `blocked_bytes`, and within its
         limit.
     W5  A blocked stream is in line (`waiting`) exactly when it has begun and its own window is open; then the

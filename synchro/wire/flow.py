@@ -143,7 +143,8 @@ class FlowControl(FloodGuard):
 
     def _give_back(self) -> None:
         """Let the peer send as much again as was taken, if that is worth a frame."""
-        taken = self.limits.connection_window_bytes - self._room - self.held_bytes
+        withheld = max(0, self.held_bytes - self.limits.held_bytes_max)
+        taken = self.limits.connection_window_bytes - self._room - withheld
         if taken > 0 and self._room < self._give_below:
             self._room += taken
             self._given += taken

@@ -29,6 +29,10 @@ class WireLimits:
     fast link, and what a reader that pauses holds at the most."""
     connection_window_bytes: int = 16 * MIB
     """The same for all streams together."""
+    held_bytes_max: int = 64 * MIB
+    """Bytes that lie with readers which take nothing, all streams together, for which the window of the
+    connection is given back nevertheless: behind a proxy, clients that share a connection do not wait for
+    those that pause. Beyond it all of them wait."""
     frame_bytes_max: int = 1 * MIB
     """Payload of a received frame: one that is not there as a whole is kept. Large ones save work."""
     header_list_bytes_max: int = 16 * KIB

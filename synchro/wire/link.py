@@ -111,6 +111,7 @@ class Link:
         self._on_closed = on_closed
         self._emitting: list[Emitter] = []
         self._backlog = memoryview(b"")
+        self._moved_at = self.began_at  # when the socket last took something of the backlog, or it began
         self._events = READ
         self._read_bytes = READ_BYTES
         self._is_closed = False
@@ -137,6 +138,12 @@ class Link:
     def has_backlog(self) -> bool:
         """Whether the socket does not take what was written."""
         return bool(self._backlog)
+
+    @property
+    def stalled_since(self) -> float | None:
+        """Seconds of trio's clock since when bytes wait for the socket or for the other end's windows, and
+        none has moved; None: none waits."""
+        return self._moved_at if self._backlog else self.h2.stalled_since
 
     def write(self) -> None:
         self.is_dirty = False
@@ -173,6 +180,8 @@ class Link:
             self.close(error.strerror or str(error))
             return
         if sent < len(data):
+            if sent or not self._backlog:
+                self._moved_at = trio.current_time()
             self._backlog = memoryview(data)[sent:]
             self._watch()
         elif self._backlog:

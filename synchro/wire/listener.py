@@ -208,7 +208,7 @@ class Listener:
         """End connections whose clients take nothing of what waits for them."""
         now, stalled_s = trio.current_time(), self.admission.limits.stalled_s
         for link in list(self.links):
-            since = link.h2.stalled_since
+            since = link.stalled_since
             if since is not None and now - since >= stalled_s and not link.is_over:
                 link.fault(ErrorCode.ENHANCE_YOUR_CALM, f"nothing was taken for {stalled_s:g} s")
         self._stalled_timer = self._turns.call_at(now + stalled_s / 4, self._end_stalled)

@@ -181,6 +181,63 @@ def test_who_asks_and_does_not_read_holds_a_bounded_amount(limit: int) -> None:
         )
 
 
+@pytest.mark.parametrize("limit", [1000, WITHOUT])
+def test_who_asks_on_and_reads_nothing_is_closed(limit: int) -> None:
+    """Empty answers are under no window: they are counted."""
+    limits = replace(WireLimits(), unsent_frames_max=limit)
+    with (
+        under_attack(wire_limits=limits) as (server, _),
+        Stranger(server.address, receive_bytes=4096) as stranger,
+    ):
+        stranger.hello(initial_window_size=WINDOW_MAX).say(window(0, WINDOW_MAX - 65_535))
+        link = link_of(server, stranger)
+        stranger.say(call(1, "Large", b"4000000"))
+        server.journal.wait("it is stuck", lambda: server.ask(lambda: len(link._backlog)) > 0)
+        stranger.say(*(call(2 * n + 3, "EchoSync") for n in range(1500)))
+        if limit < WITHOUT:
+            server.journal.wait("it is closed", lambda: server.ask(lambda: link.is_over))
+            assert stranger.ends()
+            assert stranger.goaway is ErrorCode.ENHANCE_YOUR_CALM
+        else:
+            server.journal.wait("all are served", lambda: server.journal.begun[""] >= 1500)
+            assert not server.ask(lambda: link.is_over)
+
+
+@pytest.mark.parametrize("limit", [MIB, WITHOUT])
+def test_messages_that_do_not_end_are_kept_up_to_a_limit(limit: int) -> None:
+    """The call that goes beyond is refused, and those before may end."""
+    limits = replace(WireLimits(), partial_bytes_max=limit)
+    part = b"\0" + number(500_000) + bytes(399_995)
+    with under_attack(wire_limits=limits) as (server, _), Stranger(server.address) as stranger:
+        stranger.hello()
+        for stream_id in (1, 3, 5):
+            stranger.say(head(stream_id, "Echo"), frame(frames.DATA, 0, stream_id, part))
+        assert stranger.is_served()
+        assert stranger.statuses == ({5: StatusCode.RESOURCE_EXHAUSTED} if limit < WITHOUT else {})
+        stranger.say(window(0, 10**6), window(1, 10**6))
+        stranger.say(frame(frames.DATA, frames.END_STREAM, 1, bytes(100_005)))
+        assert stranger.hear(lambda: stranger.statuses.get(1) is StatusCode.OK)
+
+
+@pytest.mark.parametrize("stalled_s", [0.6, WITHOUT])
+def test_who_speaks_on_and_reads_nothing_is_closed(stalled_s: float) -> None:
+    """Its windows are open and nothing waits for them: the answer lies in front of its socket."""
+    limits = replace(PortLimits(), stalled_s=stalled_s)
+    with (
+        under_attack(limits=limits) as (server, _),
+        Stranger(server.address, receive_bytes=4096) as stranger,
+    ):
+        stranger.hello(initial_window_size=WINDOW_MAX).say(window(0, WINDOW_MAX - 65_535))
+        link = link_of(server, stranger)
+        stranger.say(call(1, "Large", b"4000000"))
+        server.journal.wait("it is stuck", lambda: server.ask(lambda: len(link._backlog)) > 0)
+        assert not server.ask(lambda: link.h2.queued_bytes)
+        for _ in range(20):
+            stranger.say(frames.ping(bytes(8), is_ack=True))
+            time.sleep(0.1)
+        assert server.ask(lambda: link.is_over) == (stalled_s < WITHOUT)
+
+
 @pytest.mark.parametrize("answers", [True, False])
 @pytest.mark.parametrize("method", ["Echo", "Hang"])
 def test_silence_ends_a_connection_only_if_it_does_not_answer_a_ping(answers: bool, method: str) -> None:

@@ -6,14 +6,16 @@ without the one limit, to see that it is that one which stops it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import pytest
 
 from synchro.wire import frames
 from synchro.wire.frames import ErrorCode
+from synchro.wire.grpc_call import request_block
 from synchro.wire.headers import header_block
 from synchro.wire.limits import KIB, MIB, WireLimits
 from tests.conformance.servers import OurServer
@@ -52,9 +54,10 @@ def many_fields(stream_id: int) -> bytes:
 SMALL_STEPS = [
     frames.settings({frames.INITIAL_WINDOW_SIZE: 0}),
     call(1, "Large", b"1000000"),
-    *[window(1, 1)] * 3000,
+    *[window(1, 1)] * 6000,
 ]
 HELD = head(1, "Held")
+REQUEST = request_block("/conformance.v1.Echo/Held", "localhost")
 ATTACKS: Final[dict[str, Attack]] = {
     "CONTINUATION without end": Attack(
         "continuations_max",
@@ -68,6 +71,11 @@ ATTACKS: Final[dict[str, Attack]] = {
     ),
     "many header fields": Attack(
         "header_list_bytes_max", ErrorCode.COMPRESSION_ERROR, lambda: [many_fields(1)]
+    ),
+    "changes of the header table": Attack(
+        "table_changes_max",
+        ErrorCode.COMPRESSION_ERROR,
+        lambda: [frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 1000 + REQUEST)],
     ),
     "a long frame": Attack(
         "frame_bytes_max",
@@ -89,7 +97,7 @@ ATTACKS: Final[dict[str, Attack]] = {
             lambda i: frame(frames.HEADERS, frames.END_HEADERS, i, header_block([(b":method", b"POST")])),
         ),
     ),
-    "PING": Attack("idle_frames_burst", CALM, times(3000, lambda _: frames.ping(bytes(8)))),
+    "PING": Attack("idle_frames_burst", CALM, times(6000, lambda _: frames.ping(bytes(8)))),
     "SETTINGS": Attack(
         "settings_burst",
         CALM,
@@ -100,23 +108,29 @@ ATTACKS: Final[dict[str, Attack]] = {
         CALM,
         lambda: [frame(frames.SETTINGS, 0, 0, frames.SETTING.pack(77, 1) * 1000)],
     ),
-    "empty DATA": Attack("idle_frames_burst", CALM, times(3000, lambda _: frame(frames.DATA, 0, 1), HELD)),
+    "empty DATA": Attack("idle_frames_burst", CALM, times(6000, lambda _: frame(frames.DATA, 0, 1), HELD)),
     "DATA of padding": Attack(
         "idle_frames_burst",
         CALM,
-        times(3000, lambda _: frame(frames.DATA, frames.PADDED, 1, b"\0"), HELD),
+        times(6000, lambda _: frame(frames.DATA, frames.PADDED, 1, b"\0"), HELD),
     ),
     "PRIORITY": Attack(
-        "idle_frames_burst", CALM, times(3000, lambda i: frame(frames.PRIORITY, 0, i, bytes(5)))
+        "idle_frames_burst", CALM, times(6000, lambda i: frame(frames.PRIORITY, 0, i, bytes(5)))
     ),
-    "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(3000, lambda _: window(0, 1))),
-    "unknown frames": Attack("idle_frames_burst", CALM, times(3000, lambda _: frame(0xEE, 0, 0))),
+    "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(6000, lambda _: window(0, 1))),
+    "unknown frames": Attack("idle_frames_burst", CALM, times(6000, lambda _: frame(0xEE, 0, 0))),
     "windows that open by one byte": Attack("idle_frames_burst", CALM, lambda: SMALL_STEPS),
+    "DATA that no reader takes": Attack(
+        "held_bytes_max",
+        TOO_MUCH,
+        lambda: [head(1, "Held"), *[message(1, bytes(10_000), end=False)] * 20],
+        {"connection_window_bytes": 128 * KIB, "held_bytes_max": 0},
+    ),
     "DATA beyond the window of a connection": Attack(
         "connection_window_bytes",
         TOO_MUCH,
         lambda: [head(1, "Held"), *[message(1, bytes(10_000), end=False)] * 20],
-        {"connection_window_bytes": 128 * KIB},
+        {"connection_window_bytes": 128 * KIB, "held_bytes_max": 0},
     ),
 }
 
@@ -144,3 +158,53 @@ def test_it_is_this_limit_that_stops_it(name: str) -> None:
         stranger.hear(lambda: stranger.goaway is not None, 0.3)
         assert stranger.goaway is not attack.code
         server.journal.gate.set()
+
+
+IN_PORT_LIMITS: Final = {
+    "message_bytes_max",
+    "streams_max",
+    "stream_window_bytes",
+    "partial_bytes_max",
+    "queued_bytes_max",
+    "unsent_frames_max",
+}
+"""Limits with a story of their own in `test_wire_port_limits`."""
+INSIDE: Final = {
+    "settings_per_s": "what the burst grows back by",
+    "resets_per_s": "what the burst grows back by",
+    "idle_frames_per_s": "what the burst grows back by",
+    "idle_frames_per_call": "what the burst grows back by",
+    "bytes_per_idle_frame": "what the burst grows back by",
+    "unsent_data_bytes_max": "how much is written at a time; nobody sees it",
+    "pending_streams_max": "of clients",
+    "known_blocks_max": "memory of the decoder; nobody sees it",
+    "known_bytes_max": "memory of the decoder; nobody sees it",
+    "remembered_resets_max": "memory for frames that are late; nobody sees it",
+}
+"""Limits that have no effect at the socket which could be told from others."""
+
+
+def test_each_limit_is_seen_at_the_socket_or_has_its_reason() -> None:
+    seen = {attack.limit for attack in ATTACKS.values()} | IN_PORT_LIMITS
+    assert not seen & INSIDE.keys()
+    assert seen | INSIDE.keys() == {each.name for each in fields(WireLimits)}
+
+
+def test_calls_whose_heads_cost_much_hold_up_nobody() -> None:
+    """Legal ones, sent without a pause: 330 fields in 400 bytes, no two alike."""
+    name = header_block([(b"x", b"0000")])[:-4]
+    indexed = bytes(0x80 | number for number in range(16, 31)) * 22  # of the static table
+    with under_attack() as (server, _), Stranger(server.address) as stranger:
+        stranger.hello()
+        end = time.monotonic() + 1.5
+        stream_id = 1
+        while time.monotonic() < end and not stranger.is_closed:
+            pieces = []
+            for _ in range(50):
+                block = REQUEST + indexed + name + b"%04d" % (stream_id % 10_000)
+                pieces.append(frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream_id, block))
+                stream_id += 2
+            stranger.say(*pieces)
+            stranger.hear(lambda: False, 0.001)
+        assert not stranger.is_closed
+        assert stream_id > 500

@@ -209,7 +209,8 @@ def test_a_peer_that_sends_more_than_it_may_is_stopped() -> None:
     end.receive(data(1, b"x"))
     assert resets(end.sent()) == {1: ErrorCode.FLOW_CONTROL_ERROR}
     assert end.messages(3) == [b"fine"]
-    end = server(connection_window_bytes=70_000, stream_window_bytes=70_000).receive(request(1), request(3))
+    end = server(connection_window_bytes=70_000, stream_window_bytes=70_000, held_bytes_max=0)
+    end.receive(request(1), request(3))
     end.opened[1].hold_window()
     end.opened[3].hold_window()
     end.receive(*[data(1, message(bytes(9_995)))] * 5)
@@ -231,7 +232,8 @@ def test_windows_are_given_back_as_messages_are_taken() -> None:
 def test_a_reader_that_takes_nothing_gives_nothing_back() -> None:
     """Http2Connection.W3: not even in the middle of a message, for the rest of which it could wait for
     ever."""
-    end = server(stream_window_bytes=100_000, connection_window_bytes=200_000).receive(request(1), request(3))
+    end = server(stream_window_bytes=100_000, connection_window_bytes=200_000, held_bytes_max=0)
+    end.receive(request(1), request(3))
     stream = end.opened[1]
     end.receive(data(1, message(bytes(9_995))))
     stream.hold_window()
@@ -246,6 +248,22 @@ def test_a_reader_that_takes_nothing_gives_nothing_back() -> None:
     assert end.h2.held_bytes == 0
     stream.give_window()
     assert end.sent() == []
+
+
+def test_readers_that_take_nothing_hold_up_their_neighbours_beyond_a_limit_only() -> None:
+    """Http2Connection.W3: up to 150,000 bytes the connection gets its window back."""
+    end = server(stream_window_bytes=100_000, connection_window_bytes=100_000, held_bytes_max=150_000)
+    room = 100_000
+    for stream_id, held, room_max in ((1, 80_000, 100_000), (3, 160_000, 90_000), (5, 240_000, 10_000)):
+        end.receive(request(stream_id))
+        end.opened[stream_id].hold_window()
+        end.receive(*[data(stream_id, message(bytes(9_995)))] * 8)
+        room += sum(int.from_bytes(f.payload, "big") for f in end.sent()) - 80_000
+        assert end.h2.held_bytes == held
+        assert room_max - 25_000 <= room <= room_max
+        end.h2.check()
+    end.opened[1].give_window()
+    assert [f.stream_id for f in end.sent()] == [1, 0]
 
 
 def test_what_lies_with_a_reader_is_forgotten_with_its_stream() -> None:

@@ -117,9 +117,14 @@ def _more_than_a_window(**limits: Any) -> bool:
     return resets(end.sent()) == {1: ErrorCode.FLOW_CONTROL_ERROR}
 
 
+@stops("held_bytes_max", 0)
+def _more_than_readers_may_hold(**limits: Any) -> bool:
+    return _more_than_all_windows(connection_window_bytes=70_000, **limits)
+
+
 @stops("connection_window_bytes", 70_000)
 def _more_than_all_windows(**limits: Any) -> bool:
-    end = server(**limits)
+    end = server(**{"held_bytes_max": 0, **limits})
     end.receive(*[request(i) for i in (1, 3)])
     end.opened[1].hold_window()
     end.opened[3].hold_window()
