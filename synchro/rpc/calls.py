@@ -293,6 +293,8 @@ class UnaryCall(RpcCall, Generic[Rep]):
         if self.entry.kind is not Kind.UNARY_SYNC:
             self.server.host.answered(self)
             self._over()
+        elif not self._stream.local_closed:
+            self._over()  # answered at once, and not taken
 
     # ---- from the connection --------------------------------------------------------------------------
 

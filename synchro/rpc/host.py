@@ -127,7 +127,8 @@ class RpcServer:
 
     async def _wait_idle(self) -> None:
         while self.calls:
-            self._idle = trio.Event()
+            if self._idle.is_set():
+                self._idle = trio.Event()
             await self._idle.wait()
 
 

@@ -27,6 +27,9 @@ class PortLimits:
     """From the connection to its whole preface: who connects to speak HTTP/2 has it ready."""
     first_request_s: float = 10.0
     """From the connection to its first request."""
+    stalled_s: float = 120.0
+    """For which a client may leave what it asked for where it is: its windows let nothing through. Its PINGs
+    may be answered all the time; what waits for it is memory."""
 
 
 class Admission(Generic[L]):

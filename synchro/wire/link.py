@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -18,12 +19,17 @@ from synchro.wire.io import PLAIN, ByteLayer, LayerFault
 from synchro.wire.limits import WireLimits
 from synchro.wire.poll import READ, WRITE
 from synchro.wire.streams import Http2Stream
-from synchro.wire.turns import Timer, Turns
+from synchro.wire.turns import RECEIVE_BYTES, Timer, Turns
 
 BACKLOG_READ_MAX: Final = 4 << 20
 """A server takes nothing more from a connection that has this many bytes to take. Less would hold back the
 answers of a peer behind a slow link, which are wanted to know its rate. A client reads always: if neither end
 did, both would wait for ever."""
+READ_BYTES: Final = 64 * 1024
+"""Of the first read from a connection; later ones follow what they cost, up to `turns.RECEIVE_BYTES`."""
+READ_BYTES_MIN: Final = 16 * 1024
+SLOW_READ_S: Final = 0.004
+"""What a read may cost until the next one is made smaller: others wait meanwhile."""
 LINGER_S: Final = 1.0
 """Seconds that a closed connection waits for the other end to see why: what is closed with unread bytes is
 reset by the system, and the reason with it."""
@@ -106,6 +112,7 @@ class Link:
         self._emitting: list[Emitter] = []
         self._backlog = memoryview(b"")
         self._events = READ
+        self._read_bytes = READ_BYTES
         self._is_closed = False
         self._is_shut = False  # for writing
         self._keepalive = keepalive
@@ -206,7 +213,7 @@ class Link:
     def _read(self) -> None:
         buffer = self._turns.buffer
         try:
-            size = self.sock.recv_into(buffer)
+            size = self.sock.recv_into(buffer, self._read_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -221,6 +228,7 @@ class Link:
         if self.received < len(PREFACE):
             self.first_bytes = (self.first_bytes + data)[: len(PREFACE)]
         self.received += size
+        began = time.monotonic()
         try:
             self.h2.receive(self._layer.received(data))
         except ConnectionFault as fault:  # HTTP/2 has its reason in the output
@@ -233,9 +241,18 @@ class Link:
             self.fault(ErrorCode.INTERNAL_ERROR, "internal error")
         else:
             self._turns.mark(self)
+            self._fit_reads(size, time.monotonic() - began)
             if self.on_settled is not None and self.h2.is_settled:
                 told, self.on_settled = self.on_settled, None
                 told()
+
+    def _fit_reads(self, size: int, took_s: float) -> None:
+        """What one read may bring follows what its bytes cost: a call of some bytes can cost milliseconds,
+        and a large message hardly anything."""
+        if took_s > SLOW_READ_S:
+            self._read_bytes = max(READ_BYTES_MIN, self._read_bytes // 4)
+        elif size == self._read_bytes < RECEIVE_BYTES:
+            self._read_bytes *= 2
 
     # ---- the end --------------------------------------------------------------------------------------
 

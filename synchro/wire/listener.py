@@ -82,6 +82,7 @@ class Listener:
         self._warnings = Warnings(log)
         self._timer: Timer | None = None
         self._pause: Timer | None = None
+        self._stalled_timer = turns.call_at(trio.current_time() + limits.stalled_s / 4, self._end_stalled)
         self._was_crowded = False
         self._empty = trio.Event()
         self._empty.set()
@@ -203,6 +204,15 @@ class Listener:
             link.dismiss("no request in time")
         self._watch()
 
+    def _end_stalled(self) -> None:
+        """End connections whose clients take nothing of what waits for them."""
+        now, stalled_s = trio.current_time(), self.admission.limits.stalled_s
+        for link in list(self.links):
+            since = link.h2.stalled_since
+            if since is not None and now - since >= stalled_s and not link.is_over:
+                link.fault(ErrorCode.ENHANCE_YOUR_CALM, f"nothing was taken for {stalled_s:g} s")
+        self._stalled_timer = self._turns.call_at(now + stalled_s / 4, self._end_stalled)
+
     # ---- the end --------------------------------------------------------------------------------------
 
     def stop_listening(self) -> None:
@@ -216,6 +226,7 @@ class Listener:
             self._pause.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        self._stalled_timer.cancel()
 
     async def announce_end(self) -> None:
         """Tell the clients to begin no further call, and wait until they have heard it, `HEARD_S` at

@@ -39,7 +39,7 @@ def _options(options: FaceOptions) -> list[tuple[str, Any]]:
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 5000),  # how long an attempt may take
         ("grpc.max_reconnect_backoff_ms", 200),
     ]
     if options.keepalive_s is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,7 @@ from synchro.wire.backoff import BACKOFF_MAX_S
 from synchro.wire.failure import CallFailed
 from synchro.wire.frames import ID_MAX, ErrorCode
 from synchro.wire.grpc_call import StatusCode
-from synchro.wire.link import Keepalive
+from synchro.wire.link import READ_BYTES_MIN, Keepalive
 from tests.shell.raw_client import raw_client
 from tests.shell.rpc_probe import Probe, one_node, until
 
@@ -211,6 +212,25 @@ async def test_every_call_hears_when_its_connection_is_lost() -> None:
         await until(lambda: host.calls_in_progress == 0)
         assert await channel.unary(ECHO, b"x") == b"x"  # on another connection
         assert len(server.listener.links) == 1  # Connector.N1
+
+
+async def test_a_connection_whose_bytes_cost_much_gets_less_of_a_turn() -> None:
+    def slow(request: bytes, call: RpcCall) -> bytes:
+        time.sleep(0.01)
+        return b""
+
+    with trio.fail_after(15):
+        async with open_rpc_host() as host:
+            server = await host.serve("127.0.0.1:0", lambda s: s.add_method("/t/Slow", host.unary_sync(slow)))
+            async with host.channel(server.address) as channel:
+                await channel.unary("/t/Slow", b"")
+                (link,) = server.listener.links
+                for _ in range(3):
+                    await channel.unary("/t/Slow", b"")
+                assert link._read_bytes == READ_BYTES_MIN
+                with pytest.raises(CallFailed):
+                    await channel.unary("/t/Nothing", bytes(4 << 20))  # large and cheap
+                assert link._read_bytes > READ_BYTES_MIN
 
 
 # --- keepalive --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import trio
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.host import RpcCall, RpcServer, open_rpc_host
 from synchro.rpc.methods import Registrar
+from synchro.wire.admission import PortLimits
 from synchro.wire.frames import PREFACE, ErrorCode
 from tests.shell.raw_client import raw_client
 from tests.shell.rpc_probe import until
@@ -33,7 +34,7 @@ class Log:
 
 
 @asynccontextmanager
-async def port() -> AsyncIterator[tuple[RpcServer, RpcChannel, Log]]:
+async def port(limits: PortLimits | None = None) -> AsyncIterator[tuple[RpcServer, RpcChannel, Log]]:
     """A server, an honest client that it must answer all the time, and the log."""
     log = Log()
     async with open_rpc_host() as host:
@@ -46,7 +47,7 @@ async def port() -> AsyncIterator[tuple[RpcServer, RpcChannel, Log]]:
             server.add_method(ECHO, host.unary_sync(lambda request, call: request))
             server.add_method("/test.Test/Flood", host.server_stream(flood))
 
-        server = await host.serve("127.0.0.1:0", register, log=log)
+        server = await host.serve("127.0.0.1:0", register, limits=limits, log=log)
         async with host.channel(server.address) as honest:
             assert await honest.unary(ECHO, b"x") == b"x"
             with trio.fail_after(15):
@@ -146,6 +147,28 @@ async def test_who_reads_nothing_holds_a_bounded_amount() -> None:
         (link,) = (each for each in server.listener.links if each.has_backlog or each.h2.queued_bytes)
         held = len(link._backlog) + link.h2.queued_bytes + sum(map(len, link.h2._out))
         assert held < 40 << 20
+        assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
+
+
+async def test_who_never_opens_a_window_is_ended_and_who_reads_slowly_is_not() -> None:
+    """It answers PINGs all the time, so silence says nothing."""
+    async with (
+        port(PortLimits(stalled_s=0.6)) as (server, honest, log),
+        raw_client(server.address) as slow,
+        raw_client(server.address) as stalled,
+    ):
+        for client in (slow, stalled):
+            client.call("/test.Test/Flood")
+            await client.send()
+        began = trio.current_time()
+        while not log.records:
+            with trio.move_on_after(0.1):  # one window in a tenth of a second
+                await slow.until(lambda: False)
+            assert trio.current_time() - began < 5
+        assert trio.current_time() - began > 0.5
+        await stalled.until_closed()
+        assert stalled.goaways[-1][1] is ErrorCode.ENHANCE_YOUR_CALM
+        assert not slow.is_closed
         assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
 
 

@@ -90,10 +90,13 @@ def test_answers_that_the_client_does_not_take_are_kept_up_to_a_limit(limit: int
 
 
 @pytest.mark.parametrize("linger_s", [0.1, WITHOUT])
-def test_an_answer_that_nobody_takes_is_given_up(linger_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["Echo", "EchoSync", "EchoTogether", "EchoBoth"])
+def test_an_answer_that_nobody_takes_is_given_up(
+    method: str, linger_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calls, "LINGER_S", linger_s)
     with under_attack() as (server, _), Stranger(server.address) as stranger:
-        stranger.hello(initial_window_size=0).say(call(1, "Echo", bytes(1000)))
+        stranger.hello(initial_window_size=0).say(call(1, method, bytes(1000)))
         stranger.hear(lambda: stranger.resets, 1.0)
         assert stranger.resets == ({1: ErrorCode.CANCEL} if linger_s < WITHOUT else {})
         assert stranger.is_served()

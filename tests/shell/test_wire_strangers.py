@@ -89,7 +89,7 @@ ATTACKS: Final[dict[str, Attack]] = {
             lambda i: frame(frames.HEADERS, frames.END_HEADERS, i, header_block([(b":method", b"POST")])),
         ),
     ),
-    "PING": Attack("idle_frames_burst", CALM, times(1500, lambda _: frames.ping(bytes(8)))),
+    "PING": Attack("idle_frames_burst", CALM, times(3000, lambda _: frames.ping(bytes(8)))),
     "SETTINGS": Attack(
         "settings_burst",
         CALM,
@@ -100,17 +100,17 @@ ATTACKS: Final[dict[str, Attack]] = {
         CALM,
         lambda: [frame(frames.SETTINGS, 0, 0, frames.SETTING.pack(77, 1) * 1000)],
     ),
-    "empty DATA": Attack("idle_frames_burst", CALM, times(1500, lambda _: frame(frames.DATA, 0, 1), HELD)),
+    "empty DATA": Attack("idle_frames_burst", CALM, times(3000, lambda _: frame(frames.DATA, 0, 1), HELD)),
     "DATA of padding": Attack(
         "idle_frames_burst",
         CALM,
-        times(1500, lambda _: frame(frames.DATA, frames.PADDED, 1, b"\0"), HELD),
+        times(3000, lambda _: frame(frames.DATA, frames.PADDED, 1, b"\0"), HELD),
     ),
     "PRIORITY": Attack(
-        "idle_frames_burst", CALM, times(1500, lambda i: frame(frames.PRIORITY, 0, i, bytes(5)))
+        "idle_frames_burst", CALM, times(3000, lambda i: frame(frames.PRIORITY, 0, i, bytes(5)))
     ),
-    "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(1500, lambda _: window(0, 1))),
-    "unknown frames": Attack("idle_frames_burst", CALM, times(1500, lambda _: frame(0xEE, 0, 0))),
+    "WINDOW_UPDATE": Attack("idle_frames_burst", CALM, times(3000, lambda _: window(0, 1))),
+    "unknown frames": Attack("idle_frames_burst", CALM, times(3000, lambda _: frame(0xEE, 0, 0))),
     "windows that open by one byte": Attack("idle_frames_burst", CALM, lambda: SMALL_STEPS),
     "DATA beyond the window of a connection": Attack(
         "connection_window_bytes",

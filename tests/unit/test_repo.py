@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -38,6 +39,22 @@ def test_every_error_has_its_own_reason() -> None:
 def test_make_targets_set_themselves_up(target: str) -> None:
     needed = r"\$\(READY\)" + (r" \$\(NODE_READY\)" if target.startswith("test") else "")
     assert re.search(rf"^{target}: {needed}$", MAKEFILE, re.MULTILINE)
+
+
+def test_without_node_the_tests_say_what_to_install(tmp_path: Path) -> None:
+    for name in ("bash", "sed"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    make, target = str(shutil.which("make")), "tests/conformance/js/node_modules/.ready"
+    got = subprocess.run(
+        [make, "-B", target, f"SHELL={tmp_path / 'bash'}"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert got.returncode != 0
+    assert "no node here" in got.stderr and "apt-get install nodejs npm" in got.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
