@@ -15,6 +15,7 @@ import trio.testing
 import synchro
 import synchro.aio
 from synchro.client import ClientClosed
+from synchro.client.trio_runner import TrioRunner
 from synchro.wire.streams import Http2Stream
 from tests.shell.fake_server import FakeServer
 from tests.shell.wire_server import WireConnection, wire_server
@@ -200,6 +201,34 @@ async def test_a_callback_that_fails_ends_its_watch_and_is_heard_of(
             await db.space("s").insert([1])
     assert len(called) == 1
     assert "mine" in caplog.text
+
+
+async def test_an_error_of_ours_closes_the_client_and_not_the_program(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise ValueError("ours")
+
+    server.answer = lambda call: None
+    ends: list[BaseException] = []
+
+    async def write(db: Any) -> None:
+        try:
+            await db.space("s").insert([1])
+        except synchro.SynchroError as error:
+            ends.append(error)
+
+    async with synchro.aio.connect(server.address, timeout=10) as db, trio.open_nursery() as nursery:
+        nursery.start_soon(write, db)
+        await until(lambda: server.calls)
+        runner = db._runner
+        assert isinstance(runner, TrioRunner) and runner._nursery is not None
+        runner._nursery.start_soon(fail)
+        await until(lambda: ends)
+        with pytest.raises(ClientClosed, match="the client failed"):
+            await db.leader()
+    assert isinstance(ends[0], synchro.OutcomeUnknown)
+    assert "ours" in caplog.text and not ours()
 
 
 async def test_a_watch_that_is_left_ends_its_call(server: FakeServer) -> None:
