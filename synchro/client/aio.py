@@ -212,6 +212,8 @@ class AsyncRunner(TaskRunner["_Link"]):
             call.cancel()
 
     def watch(self, api: Api, callback: Callable[[WatchState], None]) -> Callable[[], None]:
+        if self.closed:
+            raise ClientClosed(self.closed)
         task = asyncio.get_running_loop().create_task(self._follow(api, callback))
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)

@@ -133,7 +133,7 @@ def begin() -> None:
 
 
 def begin_aio() -> None:
-    """As `begin`, for an asynchronous client."""
+    """As `begin`, for a client on grpc.aio."""
     begin()
     if _lost["aio"]:
         raise ClientClosed(

@@ -174,6 +174,20 @@ def test_a_watch_may_be_ended_when_its_client_is_closed(server: FakeServer) -> N
     trio.run(main)
 
 
+@faces
+def test_a_closed_client_watches_nothing(face: str, server: FakeServer) -> None:
+    async def main() -> None:
+        async with synchro.aio.connect(server.address) as db:
+            pass
+        with pytest.raises(synchro.ClientClosed):
+            db.on_change(lambda state: None)
+
+    if face == "asyncio":
+        asyncio.run(main())
+    else:
+        trio.run(main)
+
+
 class ClosedChannel:
     """A call that was begun on a channel that is closed before its answer is taken."""
 

@@ -15,7 +15,10 @@ import trio.testing
 import synchro
 import synchro.aio
 from synchro.client import ClientClosed
+from synchro.client.trio_runner import TrioRunner
+from synchro.wire.streams import Http2Stream
 from tests.shell.fake_server import FakeServer
+from tests.shell.wire_server import WireConnection, wire_server
 
 
 @pytest.fixture
@@ -200,6 +203,34 @@ async def test_a_callback_that_fails_ends_its_watch_and_is_heard_of(
     assert "mine" in caplog.text
 
 
+async def test_an_error_of_ours_closes_the_client_and_not_the_program(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise ValueError("ours")
+
+    server.answer = lambda call: None
+    ends: list[BaseException] = []
+
+    async def write(db: Any) -> None:
+        try:
+            await db.space("s").insert([1])
+        except synchro.SynchroError as error:
+            ends.append(error)
+
+    async with synchro.aio.connect(server.address, timeout=10) as db, trio.open_nursery() as nursery:
+        nursery.start_soon(write, db)
+        await until(lambda: server.calls)
+        runner = db._runner
+        assert isinstance(runner, TrioRunner) and runner._nursery is not None
+        runner._nursery.start_soon(fail)
+        await until(lambda: ends)
+        with pytest.raises(ClientClosed, match="the client failed"):
+            await db.leader()
+    assert isinstance(ends[0], synchro.OutcomeUnknown)
+    assert "ours" in caplog.text and not ours()
+
+
 async def test_a_watch_that_is_left_ends_its_call(server: FakeServer) -> None:
     async with synchro.aio.connect(server.address) as db:
         for _ in range(40):  # the server has threads for 32
@@ -234,3 +265,39 @@ async def test_two_clients_of_one_run_and_one_thread_each(servers: list[FakeServ
         for number in range(4):
             nursery.start_soon(trio.to_thread.run_sync, other, number)
     assert sorted(ended) == [0, 1, 2, 3]
+
+
+async def test_a_peer_that_does_not_read_is_sent_no_more_than_it_lets() -> None:
+    """TrioStream.B5: what waits for it stays with the client, and did nothing."""
+    reads = threading.Event()
+    count = 200
+
+    def stop_reading(connection: WireConnection, stream: Http2Stream) -> None:
+        connection.flush()
+        reads.wait(10)
+
+    ends: list[BaseException] = []
+
+    async def write(db: Any, number: int) -> None:
+        try:
+            await db.space("s").insert([number, "x" * 50_000])
+        except synchro.SynchroError as error:
+            ends.append(error)
+
+    with wire_server(stop_reading) as server:
+        options: dict[str, Any] = {"timeout": 20, "follow_leader": False, "wait_for_connection": False}
+        async with trio.open_nursery() as nursery:
+            async with synchro.aio.connect(server.address, **options) as db:
+                db._api.plans.session.good_endpoint = server.address
+                for number in range(count):
+                    nursery.start_soon(write, db, number)
+                await until(lambda: server.calls)
+                await trio.sleep(0.2)
+                stream = db._runner.links[server.address].stream
+                assert stream is not None
+                waiting = len(stream._pending)
+                assert count - 30 < waiting < count  # a window of 1 MiB, and a frame
+            reads.set()
+    unknown = [end for end in ends if isinstance(end, synchro.OutcomeUnknown)]
+    assert len(ends) == count
+    assert 1 <= len(unknown) <= count - waiting

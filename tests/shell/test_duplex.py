@@ -326,3 +326,33 @@ async def test_a_server_that_returns_early_ends_the_stream_with_ok() -> None:
                 while True:
                     await stream.send(b"nobody listens")
                     await trio.sleep(0.001)
+
+
+async def test_a_call_that_is_over_here_waits_for_a_client_that_takes_nothing_only_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it holds is given back, and who counts such calls is told; one that takes its time gets all."""
+    monkeypatch.setattr("synchro.rpc.calls.LINGER_S", 0.3)
+    over: list[float] = []
+
+    async def burst(stream: BytesStream, call: RpcCall) -> None:
+        call.on_over = lambda: over.append(trio.current_time())
+        for _ in range(20):
+            stream.send_nowait(bytes(128 * KIB))
+
+    with trio.fail_after(20):
+        async with open_rpc_host() as host:
+            async with stream_on(host, burst, in_bytes_max=1) as stream:
+                stream.pause_reading()
+                await trio.sleep(0.1)
+                assert host.calls_in_progress == 0 and not over
+                while not over:
+                    await trio.sleep(0.01)
+            over.clear()
+            async with stream_on(host, burst, in_bytes_max=1) as stream:
+                received = 0
+                async for item in stream:
+                    received += len(item)
+                    await trio.sleep(0.05)
+                assert received == 20 * 128 * KIB
+            assert len(over) == 1
