@@ -56,6 +56,26 @@ def test_a_server_that_is_started_anew_loses_no_call_and_gets_none_twice(face_ki
         server.__exit__()
 
 
+def test_a_stream_that_is_under_way_ends_well_on_a_server_that_stops(face_kind: str) -> None:
+    """The client takes nothing for a while; meanwhile a call that is new finds no server."""
+    exchange = Exchange("Count", (b"200 65536",), Kind.SERVER, pause_s=0.6)
+    with OurServer() as server, ThreadPoolExecutor(2) as pool:
+        face = open_face(face_kind, server.address)
+        try:
+            call = pool.submit(face.run, exchange)
+            server.journal.wait("it is under way", lambda: server.journal.made[""] > 1)
+            stop = pool.submit(server.call, server.server.stop, 10.0)
+            server.journal.wait(
+                "nobody listens", lambda: not server.ask(lambda: server.server.listener._sockets)
+            )
+            assert face.run(Exchange("Echo", (b"x",), timeout_s=5.0)).code is UNAVAILABLE
+            outcome = call.result()
+            stop.result()
+        finally:
+            face.close()
+    assert (outcome.code, len(outcome.replies)) == (OK, 200)
+
+
 def test_a_client_repeats_elsewhere_what_goaway_says_nobody_has_looked_at(face_kind: str) -> None:
     with ScriptedServer(Act.DISOWN) as server:
         face = open_face(face_kind, server.address)
