@@ -148,6 +148,7 @@ class RpcHost:
         """Told of each error of a handler that became INTERNAL: the handler's name and the error."""
         self._together: dict[Method, list[tuple[UnaryCall[Any], Any]]] = {}
         self._expiring: set[UnaryCall[Any]] = set()
+        self._is_sweeping = False
         self._servers: set[RpcServer] = set()
         self._scope = trio.CancelScope()  # all that `open_rpc_host` surrounds
         self._panic: BaseException | None = None
@@ -318,9 +319,9 @@ class RpcHost:
         """Hand the call to its function at the end of this turn, with all others that came in it."""
         self._together.setdefault(call.entry.method, []).append((call, request))
         if call.deadline < math.inf:
-            if not self._expiring:
-                self.turns.call_at(trio.current_time() + SWEEP_S, self._sweep)
             self._expiring.add(call)
+            if not self._is_sweeping:
+                self._sweep_later()
 
     def answered(self, call: UnaryCall[Any]) -> None:
         """The call is over."""
@@ -341,13 +342,18 @@ class RpcHost:
                     for call, _ in open_calls:
                         call.fail(status)
 
+    def _sweep_later(self) -> None:
+        self._is_sweeping = True
+        self.turns.call_at(trio.current_time() + SWEEP_S, self._sweep)
+
     def _sweep(self) -> None:
         """End the calls whose time is over."""
+        self._is_sweeping = False
         now = trio.current_time()
         for call in [call for call in self._expiring if call.deadline <= now]:
             call.end_unanswered(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed"))
         if self._expiring:
-            self.turns.call_at(now + SWEEP_S, self._sweep)
+            self._sweep_later()
 
     # ---- channels -------------------------------------------------------------------------------------
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
-from synchro.rpc.host import RpcHost, RpcServer, UnaryCall, open_rpc_host
+from synchro.rpc.host import SWEEP_S, RpcHost, RpcServer, UnaryCall, open_rpc_host
 from synchro.rpc.rpc_error import RpcError
 from synchro.wire.failure import CallFailed
 from synchro.wire.grpc_call import StatusCode
+from synchro.wire.turns import Timer
 from tests.shell.raw_client import raw_client
 from tests.shell.rpc_probe import until
 
@@ -178,3 +179,21 @@ async def test_a_server_that_stops_ends_what_is_unanswered() -> None:
             await until(lambda: len(world.calls) == 1)
             await world.server.stop(0.1)
         assert codes == [StatusCode.UNAVAILABLE]
+
+
+async def test_deadlines_of_calls_one_after_another_cost_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller with a deadline leaves nothing to wait for between two of its calls, again and again."""
+    async with together(answers=True) as world, world.host.channel(world.server.address) as channel:
+        timers: list[float] = []
+        turns, call_at = world.host.turns, world.host.turns.call_at
+
+        def counted(when: float, callback: Callable[[], object]) -> Timer:
+            timers.append(when)
+            return call_at(when, callback)
+
+        await channel.unary(PATH, b"connected", timeout=60)
+        monkeypatch.setattr(turns, "call_at", counted)
+        began = trio.current_time()
+        for _ in range(100):
+            await channel.unary(PATH, b"x", timeout=60)
+        assert len(timers) <= 2 + (trio.current_time() - began) / SWEEP_S
