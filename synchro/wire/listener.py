@@ -98,6 +98,8 @@ class Listener:
     # ---- accepting ------------------------------------------------------------------------------------
 
     def on_ready(self, events: int) -> None:
+        if self._pause is not None:
+            return  # another socket of this port was found in the same look
         for sock in self._sockets:
             for _ in range(ACCEPTS):
                 try:

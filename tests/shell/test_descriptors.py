@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import trio
 
+from synchro import logs
 from synchro.ids import Lsn
 from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.rpc.methods import Registrar
@@ -27,6 +28,8 @@ from synchro.storage.journal import Journal
 from synchro.storage.recovery import open_xlog
 from synchro.storage.xlog import Ending
 from synchro.wire.admission import CROWDED_SILENCE_S, PortLimits
+from synchro.wire.limits import WireLimits
+from synchro.wire.listener import PAUSE_S, Listener
 from tests.storage_world import SMALL, txn
 
 # --- files --------------------------------------------------------------------------------------------
@@ -323,3 +326,35 @@ async def test_without_a_descriptor_for_a_connection_the_server_waits_and_does_n
             while len(port.server.listener.links) < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         waiting.close()
+
+
+class WithoutRoom(socket.socket):
+    """A listening socket for whose connections there is no descriptor."""
+
+    def accept(self) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_a_port_of_several_addresses_waits_once_for_a_descriptor() -> None:
+    """Connections wait at both sockets of one port when there is no descriptor: both were found in one look."""
+    async with open_rpc_host() as host:
+        sockets: list[socket.socket] = []
+        for _ in range(2):
+            sock = WithoutRoom(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            sock.listen()
+            sockets.append(sock)
+        listener = Listener(
+            host.turns,
+            sockets,
+            limits=PortLimits(),
+            wire_limits=WireLimits(),
+            on_stream=lambda *_: None,
+            log=logs.get_logger("test"),
+        )
+        clients = [socket.create_connection(sock.getsockname()) for sock in sockets]
+        await trio.sleep(PAUSE_S + 0.1)
+        for client in clients:
+            client.close()
+        listener.stop_listening()
