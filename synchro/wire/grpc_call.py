@@ -296,6 +296,7 @@ class Status:
 
 
 OK: Final = Status(StatusCode.OK)
+_CODES: Final = frozenset(StatusCode)
 _BY_HTTP: Final = {
     b"400": StatusCode.INTERNAL,
     b"401": StatusCode.UNAUTHENTICATED,
@@ -331,7 +332,8 @@ def _read_status(headers: HeaderList) -> Status:
     except BadMetadata as error:
         return Status(StatusCode.INTERNAL, f"broken trailers: {error}")
     message = decode_message(headers.get(b"grpc-message") or b"")
-    code = StatusCode(int(number)) if number.isdigit() and int(number[:3]) <= 16 else StatusCode.UNKNOWN
+    is_known = number.isdigit() and len(number) <= 2 and int(number) in _CODES
+    code = StatusCode(int(number)) if is_known else StatusCode.UNKNOWN
     return OK if code is StatusCode.OK and not metadata else Status(code, message, metadata)
 
 

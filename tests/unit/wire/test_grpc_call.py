@@ -136,6 +136,7 @@ def test_a_status_goes_out_and_comes_back() -> None:
     ("fields", "code"),
     [
         ([(b"grpc-status", b"17")], StatusCode.UNKNOWN),
+        ([(b"grpc-status", b"0169")], StatusCode.UNKNOWN),
         ([(b"grpc-status", b"x")], StatusCode.UNKNOWN),
         ([(b"grpc-status", b"")], StatusCode.UNKNOWN),
         ([(b"grpc-status", b"9" * 5000)], StatusCode.UNKNOWN),
