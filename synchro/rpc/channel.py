@@ -134,16 +134,20 @@ class RpcChannel:
             try:
                 await reply.wait()
             finally:
+                reply.is_sent = stream.id != 0  # else the server took no further one yet
                 if not reply.is_over:
                     stream.reset(ErrorCode.CANCEL)
                     link.mark()
             if not reply.was_refused:
                 break
             reply.again()
+        failure = reply.failure
         if not reply.is_sent:
+            if failure is not None:
+                raise CallNotBegun(failure.code, f"{failure.message}; nothing was sent")
             raise CallNotBegun(StatusCode.UNAVAILABLE, f"{self.address} takes no further calls")
-        if reply.failure is not None:
-            raise reply.failure
+        if failure is not None:
+            raise failure
         if reply.data is None:
             raise CallFailed(StatusCode.INTERNAL, "the answer is missing")
         return reply.data if deserializer is None else deserializer(reply.data)

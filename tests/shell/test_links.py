@@ -6,14 +6,16 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 
 from synchro.rpc.channel import RpcChannel
-from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
+from synchro.rpc.host import WIRE_LIMITS, RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.wire.backoff import BACKOFF_MAX_S
-from synchro.wire.failure import CallFailed
+from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.frames import ID_MAX, ErrorCode
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.link import READ_BYTES_MIN, Keepalive
@@ -212,6 +214,36 @@ async def test_every_call_hears_when_its_connection_is_lost() -> None:
         await until(lambda: host.calls_in_progress == 0)
         assert await channel.unary(ECHO, b"x") == b"x"  # on another connection
         assert len(server.listener.links) == 1  # Connector.N1
+
+
+@pytest.mark.parametrize("end", ["its time is over", "the connection is lost"])
+async def test_a_call_that_waited_for_others_was_not_sent(end: str) -> None:
+    """The server takes one call at a time: the second one never left this process, and may be made again."""
+    async with open_rpc_host() as host:
+        probe = Probe(host)
+        server = await host.serve(
+            "127.0.0.1:0", probe.register, wire_limits=replace(WIRE_LIMITS, streams_max=1)
+        )
+        failures: list[CallFailed] = []
+
+        async def call(path: str, timeout: float) -> None:
+            with pytest.raises(CallFailed) as caught:
+                await channel.unary(path, b"", timeout=timeout)
+            failures.append(caught.value)
+
+        with trio.fail_after(10):
+            async with host.channel(server.address) as channel, trio.open_nursery() as nursery:
+                nursery.start_soon(call, HANG, 5)
+                await probe.started.wait()
+                if end == "its time is over":
+                    await call(ECHO, 0.1)
+                    assert isinstance(failures[0], CallNotBegun)
+                    channel.close()
+                else:
+                    nursery.start_soon(call, ECHO, 5)
+                    await trio.testing.wait_all_tasks_blocked()
+                    channel.close()
+        assert sorted(isinstance(failure, CallNotBegun) for failure in failures) == [False, True]
 
 
 async def test_a_connection_whose_bytes_cost_much_gets_less_of_a_turn() -> None:
