@@ -336,7 +336,7 @@ class WithoutRoom(socket.socket):
 
 
 async def test_a_port_of_several_addresses_waits_once_for_a_descriptor() -> None:
-    """Connections wait at both sockets of one port when there is no descriptor: both were found in one look."""
+    """When there is no descriptor, connections wait at both sockets: one look finds both."""
     async with open_rpc_host() as host:
         sockets: list[socket.socket] = []
         for _ in range(2):
