@@ -21,7 +21,7 @@ from synchro.wire.frames import ErrorCode
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.link import Link
-from synchro.wire.streams import BadMessage, Http2Stream
+from synchro.wire.streams import NOBODY, BadMessage, Http2Stream
 from synchro.wire.turns import Turns
 
 Rep = TypeVar("Rep")
@@ -205,9 +205,16 @@ class RpcCall:
         return self._stream.blocked_bytes
 
     def _left(self) -> None:
+        self._let_go()
         if self.on_over is not None:
             told, self.on_over = self.on_over, None
             told()
+
+    def _let_go(self) -> None:
+        """The stream has nothing more to tell. While call and stream hold each other only the collector frees
+        them, and never what it has frozen meanwhile (`server.garbage`)."""
+        if self._stream.local_closed:
+            self._stream.owner = NOBODY
 
     async def _run(self, work: Callable[[], Awaitable[Any]]) -> tuple[bool, Any, BaseException | None]:
         """Run the handler's task; whether it has a result, which, and its error."""
@@ -290,6 +297,8 @@ class UnaryCall(RpcCall, Generic[Rep]):
             self._ended()
 
     def _ended(self) -> None:
+        self.on_cancel = None
+        self._let_go()
         if self.entry.kind is not Kind.UNARY_SYNC:
             self.server.host.answered(self)
             self._over()
@@ -367,9 +376,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
         self._is_over = True
         if error is not None:
             self._send_status(error, is_only=True)
+        told = self.on_cancel
         self._ended()
-        if self.on_cancel is not None:
-            told, self.on_cancel = self.on_cancel, None
+        if told is not None:
             told()
 
 
@@ -516,6 +525,7 @@ class DuplexCall(RpcCall):
 
     def _left(self) -> None:
         self.duplex.close()
+        self.duplex.let_go()
         RpcCall._left(self)
 
     def on_end(self, stream: Http2Stream) -> None:

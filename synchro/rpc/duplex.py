@@ -32,6 +32,14 @@ class StreamOverrun(Exception):
     """The peer does not read, and more was queued for it than the stream may hold."""
 
 
+def _nothing() -> None:
+    pass
+
+
+def _never(item: object) -> bytes:
+    raise AssertionError("the stream is over")
+
+
 def message_bytes(message: Any) -> int:
     """Return the size of a message that is `bytes` or protobuf; the default of streams."""
     return len(message) if isinstance(message, bytes) else message.ByteSize()
@@ -292,6 +300,12 @@ class Duplex(Generic[In, Out]):
         self._arrivals.unpark_all()
         self._room.unpark_all()
         self._sent.unpark_all()
+
+    def let_go(self) -> None:
+        """Nobody uses it any more: it holds none of those who had it, so that no collector is needed."""
+        self._on_message = self.coalesce = None
+        self._finish, self._encode = _nothing, _never
+        self._link = self._stream = None
 
     # ---- private --------------------------------------------------------------------------------------
 

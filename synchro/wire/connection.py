@@ -238,6 +238,10 @@ class Http2Connection(StreamTable):
                 self._forget(stream)
                 stream.owner.on_lost(why)
 
+    def let_go(self) -> None:
+        """After `lost`: forget who was told."""
+        self.on_stream, self.on_goaway, self.on_ping_ack = _never, _ignore_goaway, _ignore_ping
+
     def receive(self, data: bytes) -> None:
         """Bytes from the peer, in any pieces. Raises `ConnectionFault`, after which the output ends with a
         GOAWAY: write it, close, and call `lost`."""

@@ -323,6 +323,10 @@ class Link:
             self.sock.close()
             self._emitting.clear()
             self._on_closed(self)
+            # Nobody tells anything more: what would hold each other for the collector lets go.
+            self.on_over = self.on_settled = None
+            self.on_goaway = _ignore
+            self.h2.let_go()
 
     def check(self) -> None:
         """Assert Link.K2 and Link.K3, and the rules of HTTP/2, between turns; for tests."""

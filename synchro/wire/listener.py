@@ -79,6 +79,7 @@ class Listener:
         self._on_stream = on_stream
         self._keepalive = keepalive
         self._addresses: dict[Link, str] = {}
+        self._prefaces: dict[Link, Timer] = {}
         self._warnings = Warnings(log)
         self._timer: Timer | None = None
         self._pause: Timer | None = None
@@ -151,7 +152,9 @@ class Listener:
         self._addresses[link] = address
         self.admission.add(link, address, now)
         link.on_over = lambda: self._on_over(link)
-        self._turns.call_at(now + self.admission.limits.first_bytes_s, lambda: self._check_preface(link))
+        self._prefaces[link] = self._turns.call_at(
+            now + self.admission.limits.first_bytes_s, lambda: self._check_preface(link)
+        )
         self._watch()
 
     def _on_first_stream(self, link: Link, stream: Http2Stream, headers: HeaderList) -> None:
@@ -175,6 +178,7 @@ class Listener:
 
     def _on_closed(self, link: Link) -> None:
         self.links.discard(link)
+        self._prefaces.pop(link).cancel()
         self.admission.remove(link, self._addresses.pop(link))
         if not self.links:
             self._empty.set()

@@ -22,6 +22,7 @@ from synchro.rpc.host import RpcCall, open_rpc_host
 from synchro.rpc.methods import Registrar
 from synchro.wire.failure import CallFailed
 from synchro.wire.grpc_call import StatusCode
+from tests.shell.raw_client import raw_client
 from tests.shell.rpc_probe import CANCELLED, UNAVAILABLE, Probe, code_of, one_node, until
 
 # --- servers come and go --------------------------------------------------------------------------------
@@ -110,6 +111,37 @@ async def test_nothing_is_left_over_or_logged_at_the_end(caplog: pytest.LogCaptu
                 await trio.sleep_forever()
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_what_ends_on_a_server_needs_no_collector() -> None:
+    """Calls and connections that hold each other in a circle are never freed if they are under way when the
+    collector freezes what it finds (`server.garbage`)."""
+    async with one_node() as (host, _, server, _):
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            async with raw_client(server.address) as client:
+                ended = [
+                    client.call(f"/test.Test/{name}", b"1")
+                    for name in ("Echo", "Info", "Count", "EchoStream")
+                ]
+                await client.until(lambda: all(each.is_over for each in ended))
+                for name in ("Hang", "HangStream"):
+                    client.call(f"/test.Test/{name}", b"1")
+                await client.send()
+                await until(lambda: host.calls_in_progress == 2)
+            await until(lambda: not host.calls_in_progress and not server.listener.links)
+            await trio.testing.wait_all_tasks_blocked()
+            gc.collect()
+            found = {
+                type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("synchro.")
+            }
+            assert found == set()
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
 
 
 # --- errors of the core ---------------------------------------------------------------------------------
