@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import trio
 
+from synchro.config import MIB
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.methods import Entry, Kind
 from synchro.rpc.rpc_error import Metadata, RpcError
@@ -28,6 +29,9 @@ Rep = TypeVar("Rep")
 
 LINGER_S: Final = 5.0
 """Seconds for which a call that is over here waits for a client that takes nothing of what was sent."""
+UNENDED_BYTES_MAX: Final = 64 * MIB
+"""Bytes of requests on one connection that are whole while their calls are not: the client may send on. Their
+windows were given back. The call that goes beyond is refused."""
 _BAD_MESSAGES: Final = {
     BadMessage.COMPRESSED: (StatusCode.UNIMPLEMENTED, "compression is not supported"),
     BadMessage.TOO_LARGE: (StatusCode.RESOURCE_EXHAUSTED, "a message of {} bytes, which is too large"),
@@ -68,6 +72,7 @@ class RpcCall:
     """One call, as its handler sees it."""
 
     __slots__ = (
+        "_data",
         "_is_over",
         "_lingered",
         "_request",
@@ -102,6 +107,7 @@ class RpcCall:
         """Called once when nothing of the call is left here: its handler has ended, and what it sent was
         taken or is given up."""
         self._request = request
+        self._data: bytes | None = None  # the one request, until its call is complete
         self._stream = stream
         self._scope: trio.CancelScope | None = None
         self._trailing: Metadata = ()
@@ -213,6 +219,7 @@ class RpcCall:
     def _let_go(self) -> None:
         """The stream has nothing more to tell. While call and stream hold each other only the collector frees
         them, and never what it has frozen meanwhile (`server.garbage`)."""
+        self._take_request()
         if self._stream.local_closed:
             self._stream.owner = NOBODY
 
@@ -229,6 +236,22 @@ class RpcCall:
             host.calls_in_progress -= 1
         return False, None, None
 
+    def _keep(self, data: bytes) -> RpcError | None:
+        """Keep the request until the call is complete; or what refuses the call."""
+        if self._data is not None:
+            return RpcError(StatusCode.INTERNAL, "a second request in a call of one; nothing was done")
+        if self.link.unended_bytes + len(data) > UNENDED_BYTES_MAX:
+            return self._refusal(BadMessage.NO_ROOM, len(data))
+        self.link.unended_bytes += len(data)
+        self._data = data
+        return None
+
+    def _take_request(self) -> bytes | None:
+        data, self._data = self._data, None
+        if data is not None:
+            self.link.unended_bytes -= len(data)
+        return data
+
     # ---- from the connection --------------------------------------------------------------------------
 
     def on_headers(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None:
@@ -236,9 +259,11 @@ class RpcCall:
 
     def on_reset(self, stream: Http2Stream, code: ErrorCode) -> None:
         self._gone()
+        self._let_go()
 
     def on_lost(self, why: str) -> None:
         self._gone()
+        self._let_go()
 
     def _gone(self) -> None:
         """The client cancelled, or is gone."""
@@ -254,7 +279,7 @@ class RpcCall:
 class UnaryCall(RpcCall, Generic[Rep]):
     """A call with one request and one reply, answered by `reply` or `fail`."""
 
-    __slots__ = ("_data", "on_cancel")
+    __slots__ = ("on_cancel",)
 
     def __init__(
         self,
@@ -267,7 +292,6 @@ class UnaryCall(RpcCall, Generic[Rep]):
         RpcCall.__init__(self, server, link, stream, entry, request)
         self.on_cancel: Callable[[], None] | None = None
         """Called at most once, when the call ends without an answer: cancelled, lost, or out of time."""
-        self._data: bytes | None = None
 
     @property
     def is_over(self) -> bool:
@@ -308,9 +332,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
     # ---- from the connection --------------------------------------------------------------------------
 
     def on_message(self, data: bytes) -> None:
-        if self._data is not None:
-            self.fail(RpcError(StatusCode.INTERNAL, "a second request in a call of one; nothing was done"))
-        self._data = data
+        refusal = self._keep(data)
+        if refusal is not None:
+            self.fail(refusal)
 
     def on_bad_message(self, stream: Http2Stream, why: BadMessage, length: int) -> None:
         self.fail(self._refusal(why, length))
@@ -319,8 +343,7 @@ class UnaryCall(RpcCall, Generic[Rep]):
         """The request is complete."""
         if self._is_over or stream.local_closed:
             return
-        entry, data = self.entry, self._data
-        self._data = b""
+        entry, data = self.entry, self._take_request()
         if data is None:
             self.fail(RpcError(StatusCode.INTERNAL, "the request is missing; nothing was done"))
             return
@@ -385,7 +408,7 @@ class UnaryCall(RpcCall, Generic[Rep]):
 class StreamedCall(RpcCall):
     """A call with one request and many replies: an async generator, resumed when the last reply was taken."""
 
-    __slots__ = ("_data", "_room")
+    __slots__ = ("_room",)
 
     def __init__(
         self,
@@ -396,32 +419,32 @@ class StreamedCall(RpcCall):
         request: grpc_call.Request,
     ) -> None:
         RpcCall.__init__(self, server, link, stream, entry, request)
-        self._data: bytes | None = None
         self._room: trio.lowlevel.Task | None = None  # waits until what it sent was taken
 
     def on_message(self, data: bytes) -> None:
-        if self._data is not None:
-            self._refuse(RpcError(StatusCode.INTERNAL, "a second request in a call of one; nothing was done"))
-        self._data = data
+        refusal = self._keep(data)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def on_bad_message(self, stream: Http2Stream, why: BadMessage, length: int) -> None:
         self._refuse(self._refusal(why, length))
 
     def _refuse(self, error: RpcError) -> None:
         self._send_status(error, is_only=True)
+        self._let_go()
 
     def on_end(self, stream: Http2Stream) -> None:
         if stream.local_closed:
             return
-        if self._data is None:
+        data = self._take_request()
+        if data is None:
             self._refuse(RpcError(StatusCode.INTERNAL, "the request is missing; nothing was done"))
             return
         try:
-            request = self.entry.decode(self._data)
+            request = self.entry.decode(data)
         except RpcError as error:
             self._refuse(error)
             return
-        self._data = b""
         self.server.calls.add(self)
         stream.send_headers(grpc_call.RESPONSE_HEAD)
         self.link.mark()

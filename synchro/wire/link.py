@@ -89,6 +89,8 @@ class Link:
         """What we told the other end when we closed; None: nothing, or it is not closed."""
         self.received = 0
         """Bytes that came."""
+        self.unended_bytes = 0
+        """Bytes of requests that wait for the end of their calls; kept by those calls."""
         self.first_bytes = b""
         """What came before the preface was complete."""
         self.began_at = trio.current_time()

@@ -19,7 +19,7 @@ from synchro.wire.grpc_call import StatusCode
 from synchro.wire.limits import KIB, MIB, WireLimits
 from synchro.wire.link import Keepalive, Link
 from tests.conformance.servers import OurServer
-from tests.shell.stranger import Stranger, call, frame, head, message, number, under_attack, window
+from tests.shell.stranger import Stranger, call, frame, head, message, number, rst, under_attack, window
 
 WITHOUT: Final = 10**9
 """A limit that is not there."""
@@ -217,6 +217,30 @@ def test_messages_that_do_not_end_are_kept_up_to_a_limit(limit: int) -> None:
         stranger.say(window(0, 10**6), window(1, 10**6))
         stranger.say(frame(frames.DATA, frames.END_STREAM, 1, bytes(100_005)))
         assert stranger.hear(lambda: stranger.statuses.get(1) is StatusCode.OK)
+
+
+@pytest.mark.parametrize("limit", [MIB, WITHOUT])
+@pytest.mark.parametrize("method", ["Echo", "EchoSync", "EchoTogether", "Count"])
+def test_requests_whose_calls_do_not_end_are_kept_up_to_a_limit(
+    method: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message is whole, so its window is given back; the call that goes beyond is refused. What ended
+    counts no more."""
+    monkeypatch.setattr(calls, "UNENDED_BYTES_MAX", limit)
+    request = bytes(400_000)
+    with under_attack() as (server, _), Stranger(server.address) as stranger:
+        stranger.hello()
+        for stream_id in (1, 3, 5):
+            stranger.say(head(stream_id, method), message(stream_id, request, end=False))
+        assert stranger.is_served()
+        assert stranger.statuses == ({5: StatusCode.RESOURCE_EXHAUSTED} if limit < WITHOUT else {})
+        stranger.say(window(0, 10**6), window(3, 10**6))
+        stranger.say(rst(1), head(7, method), message(7, request, end=False))
+        stranger.say(frame(frames.DATA, frames.END_STREAM, 3))
+        stranger.say(head(9, method), message(9, request, end=False))
+        assert stranger.hear(lambda: 3 in stranger.statuses)
+        assert stranger.is_served()
+        assert not stranger.statuses.keys() & {7, 9}
 
 
 @pytest.mark.parametrize("stalled_s", [0.6, WITHOUT])
