@@ -25,6 +25,9 @@ BACKLOG_READ_MAX: Final = 4 << 20
 """A server takes nothing more from a connection that has this many bytes to take. Less would hold back the
 answers of a peer behind a slow link, which are wanted to know its rate. A client reads always: if neither end
 did, both would wait for ever."""
+WRITE_BYTES_MAX: Final = 1 << 20
+"""After so many bytes in one write the rest has to wait for the next round: a fast reader may take all that
+waits for it, and everybody else would wait meanwhile."""
 READ_BYTES: Final = 64 * 1024
 """Of the first read from a connection; later ones follow what they cost, up to `turns.RECEIVE_BYTES`."""
 READ_BYTES_MIN: Final = 16 * 1024
@@ -121,8 +124,8 @@ class Link:
         self._keepalive = keepalive
         self._seen = 0  # `received` when the keepalive looked last
         self._is_asked = False
-        self._timer: Timer = turns.call_at(self.began_at + keepalive.after_s, self._look)
         turns.register(sock, READ, self)
+        self._timer: Timer = turns.call_at(self.began_at + keepalive.after_s, self._look)
         turns.mark(self)
 
     # ---- writing --------------------------------------------------------------------------------------
@@ -163,12 +166,17 @@ class Link:
             self._emitting = []
             for emitter in emitting:
                 emitter.emit()
+        written = 0
         while True:
             data = self._layer.to_send(self.h2.take())
             if not data:
                 break
             self._send(data)
             if self._backlog or self._is_closed:
+                return
+            written += len(data)
+            if written >= WRITE_BYTES_MAX:
+                self._turns.mark(self)
                 return
         if self.h2.is_drained and not self.is_over:
             self.end("the connection was given up in good order")

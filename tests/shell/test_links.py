@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -14,11 +16,16 @@ import trio.testing
 
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.host import WIRE_LIMITS, RpcCall, RpcHost, RpcServer, open_rpc_host
+from synchro.wire import frames
 from synchro.wire.backoff import BACKOFF_MAX_S
 from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.frames import ID_MAX, ErrorCode
-from synchro.wire.grpc_call import StatusCode
-from synchro.wire.link import READ_BYTES_MIN, Keepalive
+from synchro.wire.grpc_call import OK_TRAILERS, RESPONSE_HEAD, StatusCode, request_block
+from synchro.wire.headers import HeaderList
+from synchro.wire.limits import MIB, WireLimits
+from synchro.wire.link import READ_BYTES_MIN, WRITE_BYTES_MAX, Keepalive, Link
+from synchro.wire.streams import Http2Stream
+from synchro.wire.turns import open_turns
 from tests.shell.raw_client import raw_client
 from tests.shell.rpc_probe import Probe, one_node, until
 
@@ -244,6 +251,50 @@ async def test_a_call_that_waited_for_others_was_not_sent(end: str) -> None:
                     await trio.testing.wait_all_tasks_blocked()
                     channel.close()
         assert sorted(isinstance(failure, CallNotBegun) for failure in failures) == [False, True]
+
+
+class Eager(socket.socket):
+    """A socket that takes whatever it is given at once, as that of a fast reader does."""
+
+    taken = 0
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.taken += len(data)
+        return len(data)
+
+
+async def test_a_reader_that_takes_everything_gets_a_part_in_each_turn() -> None:
+    """64 MiB that wait for one client would keep all others waiting for as long as it takes them."""
+    turns_of_it: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+    sock = Eager(fileno=accepted.detach())
+
+    def answer(link: Link, stream: Http2Stream, headers: HeaderList) -> None:
+        stream.answer(RESPONSE_HEAD, bytes(16 * MIB), OK_TRAILERS)
+
+    with trio.fail_after(10), client:
+        async with open_turns() as turns:
+            turns.at_turn_ends(lambda: turns_of_it.append(sock.taken))
+            link = Link(
+                turns,
+                sock,
+                is_client=False,
+                limits=WireLimits(),
+                keepalive=Keepalive(after_s=60, timeout_s=60),
+                on_closed=lambda _: None,
+                on_stream=answer,
+            )
+            wide = frames.settings({frames.INITIAL_WINDOW_SIZE: frames.WINDOW_MAX})
+            more = frames.window_update(0, frames.WINDOW_MAX - frames.WINDOW_AT_FIRST)
+            begin = frames.header_frames(request_block(ECHO, "test"), frames.END_STREAM, 1, 16_384)
+            client.sendall(frames.PREFACE + wide + more + begin)
+            await until(lambda: sock.taken > 16 * MIB)
+            turns_of_it.append(sock.taken)
+            link.close("the test is over")
+    parts = [after - before for before, after in pairwise(turns_of_it)]
+    assert max(parts) <= WRITE_BYTES_MAX + WireLimits().unsent_data_bytes_max
 
 
 async def test_a_connection_whose_bytes_cost_much_gets_less_of_a_turn() -> None:
