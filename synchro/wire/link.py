@@ -63,7 +63,8 @@ def _ignore() -> None:
 class Link:
     """A connection from its first byte to its last.
 
-    K1  What one read brings is handled in one turn, and written once at its end.
+    K1  What one read brings is handled in one turn, and written once at its end; what goes beyond
+        `WRITE_BYTES_MAX` in later rounds.
     K2  While bytes wait that the socket did not take, no stream is asked for more.
     K3  Once it is over, every stream was told by `on_lost`, and nothing is written but the reason.
     """
