@@ -205,7 +205,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("S3 S4 S5 S6", seeds=60, first=60)
+@saboteur("S3 S4 S5 S6", seeds=60, first=380)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
     send = Admission._send
