@@ -128,10 +128,12 @@ class Instance:
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
         arguments: Sequence[str] = (),
+        first: str = "",
         **popen: Any,
     ) -> Instance:
-        """Start it, and do not wait for anything. arguments: of the program, not the usual ones. popen:
-        for `subprocess.Popen`, such as another `stderr`."""
+        """Start it, and do not wait for anything. arguments: of the program, not the usual ones. first: what
+        a shell does before it becomes the instance, such as "ulimit -n 64"; a Python function in a forked
+        child would meet what gRPC left there. popen: for `subprocess.Popen`, such as another `stderr`."""
         assert not self.is_running, f"{self.name} runs already"
         path = str(config or self.cluster.config_path)
         if arguments:
@@ -145,8 +147,11 @@ class Instance:
             arguments = ["-P", *arguments]  # what lies in this directory is this version
         with open(self.log_path, "ab") as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            command = [str(self.python or sys.executable), *arguments]
+            if first:
+                command = ["sh", "-c", f'{first} && exec "$@"', "sh", *command]
             self.process = subprocess.Popen(
-                [str(self.python or sys.executable), *arguments],
+                command,
                 **streams | popen,
                 env=env | dict(environ or {}),
             )
