@@ -150,6 +150,7 @@ def live_through(cluster: Cluster, fill: Callable[[], None], free: Callable[[], 
     fill()
     for key in range(50):
         old.remote.insert("pay", key, "x" * 100)
+    cluster.wait_equal("pay")  # who lacks a row that was acknowledged cannot be elected
     heir = next(instance for instance in cluster if instance is not old)
     heir.remote.promote()  # everybody has much to say
     assert cluster.wait_leader() is heir
