@@ -65,8 +65,10 @@ def test_a_stream_that_is_under_way_ends_well_on_a_server_that_stops(face_kind: 
             call = pool.submit(face.run, exchange)
             server.journal.wait("it is under way", lambda: server.journal.made[""] > 1)
             stop = pool.submit(server.call, server.server.stop, 10.0)
+            links = server.server.listener.links
             server.journal.wait(
-                "nobody listens", lambda: not server.ask(lambda: server.server.listener._sockets)
+                "the client has heard of it",
+                lambda: server.ask(lambda: all(link.h2.is_going_away for link in links)),
             )
             assert face.run(Exchange("Echo", (b"x",), timeout_s=5.0)).code is UNAVAILABLE
             outcome = call.result()

@@ -11,6 +11,8 @@ level error or above that was not announced with `expect_log`. Nothing here slee
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -80,16 +82,25 @@ def never(what: str, condition: Callable[[], object], during: float) -> None:
         time.sleep(POLL_S)
 
 
+PORTS: Final = range(10_000, 32_000)
+"""Below those that the kernel gives to outgoing connections (32,768 and up), which would take the port of an
+instance while it is stopped."""
+_ports = itertools.cycle(PORTS)
+for _ in range(os.getpid() * 101 % len(PORTS)):  # test processes side by side begin elsewhere
+    next(_ports)
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now. All are held at once, so they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that are free now, and that no other test of this process gets soon."""
+    found: list[int] = []
+    for port in itertools.islice(_ports, len(PORTS)):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no port is free")
 
 
 class Instance:
@@ -128,10 +139,12 @@ class Instance:
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
         arguments: Sequence[str] = (),
+        first: str = "",
         **popen: Any,
     ) -> Instance:
-        """Start it, and do not wait for anything. arguments: of the program, not the usual ones. popen:
-        for `subprocess.Popen`, such as another `stderr`."""
+        """Start it, and do not wait for anything. arguments: of the program, not the usual ones. first: what
+        a shell does before it becomes the instance, such as "ulimit -n 64"; a Python function in a forked
+        child would meet what gRPC left there. popen: for `subprocess.Popen`, such as another `stderr`."""
         assert not self.is_running, f"{self.name} runs already"
         path = str(config or self.cluster.config_path)
         if arguments:
@@ -145,8 +158,11 @@ class Instance:
             arguments = ["-P", *arguments]  # what lies in this directory is this version
         with open(self.log_path, "ab") as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            command = [str(self.python or sys.executable), *arguments]
+            if first:
+                command = ["sh", "-c", f'{first} && exec "$@"', "sh", *command]
             self.process = subprocess.Popen(
-                [str(self.python or sys.executable), *arguments],
+                command,
                 **streams | popen,
                 env=env | dict(environ or {}),
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -36,7 +35,7 @@ def test_an_instance_whose_log_cannot_be_written_serves_and_counts(make_cluster:
     os.set_blocking(writer, True)
     stuck.spawn(stderr=writer)
     os.close(writer)
-    closed.spawn(stderr=None, preexec_fn=lambda: os.close(2))
+    closed.spawn(stderr=None, first="exec 2>&-")
     for instance in (full, stuck, closed):
         instance.wait_ready()
         instance.remote.create("plain", is_sync=False)
@@ -77,8 +76,7 @@ def test_a_hangup_opens_the_log_anew_and_ends_nothing(make_cluster: MakeCluster,
     assert other.stop() == 0
 
 
-def few_descriptors() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+FEW_DESCRIPTORS = "ulimit -n 64"
 
 
 def test_connections_cannot_take_the_descriptors_of_files_and_peers(make_cluster: MakeCluster) -> None:
@@ -86,7 +84,7 @@ def test_connections_cannot_take_the_descriptors_of_files_and_peers(make_cluster
     options = {"wal": {"max_size": "1MiB"}}
     cluster = make_cluster(2, failover="election", options=options)
     for instance in cluster:
-        instance.spawn(preexec_fn=few_descriptors)
+        instance.spawn(first=FEW_DESCRIPTORS)
     cluster.wait_following()
     leader = cluster.wait_leader()
     [follower] = [instance for instance in cluster if instance is not leader]
@@ -97,7 +95,7 @@ def test_connections_cannot_take_the_descriptors_of_files_and_peers(make_cluster
         leader.remote.insert("data", key, "x" * 100_000)
     assert len(leader.files(".xlog")) >= 3
     follower.kill()
-    follower.start(preexec_fn=few_descriptors)
+    follower.start(first=FEW_DESCRIPTORS)
     cluster.wait_leader()
     cluster.wait_equal("data")
     assert not leader.records("wal_rotation_refused")
