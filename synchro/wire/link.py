@@ -103,7 +103,7 @@ class Link:
             limits=limits,
             clock=trio.current_time,
             on_stream=None if on_stream is None else lambda stream, headers: on_stream(self, stream, headers),
-            on_goaway=lambda *_: self.on_goaway(),
+            on_goaway=self._on_goaway,
         )
         self.on_settled: Callable[[], None] | None = None
         """Called once, when the other end has shown that it speaks HTTP/2."""
@@ -114,6 +114,7 @@ class Link:
         self._turns = turns
         self._layer = layer
         self._is_client = is_client
+        self._fault_heard = ""  # why the other end closes, if it says so
         self._on_closed = on_closed
         self._emitting: list[Emitter] = []
         self._backlog = memoryview(b"")
@@ -237,10 +238,10 @@ class Link:
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(error.strerror or str(error))
+            self.close(self._fault_heard or error.strerror or str(error))
             return
         if not size:
-            self.close("Socket closed")
+            self.close(self._fault_heard or "Socket closed")
             return
         if self.is_over:
             return  # nobody is interested
@@ -265,6 +266,11 @@ class Link:
             if self.on_settled is not None and self.h2.is_settled:
                 told, self.on_settled = self.on_settled, None
                 told()
+
+    def _on_goaway(self, _last_id: int, code: ErrorCode, why: bytes) -> None:
+        if code is not ErrorCode.NO_ERROR:
+            self._fault_heard = f"closed by the other end: {why.decode('utf-8', 'replace')} ({code.name})"
+        self.on_goaway()
 
     def _fit_reads(self, size: int, took_s: float) -> None:
         """What one read may bring follows what its bytes cost: a call of some bytes can cost milliseconds,

@@ -148,6 +148,27 @@ async def test_a_server_that_says_nothing_is_no_server(monkeypatch: pytest.Monke
             assert caught.value.code is StatusCode.UNAVAILABLE
 
 
+async def test_who_is_disconnected_for_a_fault_hears_which() -> None:
+    """Not only that the socket is closed: the GOAWAY had the reason."""
+
+    async def disconnect(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(frames.settings({}))
+            received = b""
+            while b"/test.Test/Echo" not in received:
+                received += await stream.receive_some()
+            await stream.send_all(frames.goaway(1, ErrorCode.ENHANCE_YOUR_CALM, b"too many pings"))
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, disconnect, [listener])
+        async with host_and_channel(f"127.0.0.1:{listener.socket.getsockname()[1]}") as (_, channel):
+            with pytest.raises(CallFailed, match=r"too many pings \(ENHANCE_YOUR_CALM\)") as caught:
+                await channel.unary(ECHO, b"")
+            assert caught.value.code is StatusCode.UNAVAILABLE
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_server_that_speaks_http_1_is_no_server() -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.receive_some(65536)
