@@ -23,7 +23,7 @@ from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.link import Link
 from synchro.wire.streams import NOBODY, BadMessage, Http2Stream
-from synchro.wire.turns import Turns
+from synchro.wire.turns import Timer, Turns
 
 Rep = TypeVar("Rep")
 
@@ -74,6 +74,7 @@ class RpcCall:
     __slots__ = (
         "_data",
         "_is_over",
+        "_linger",
         "_lingered",
         "_request",
         "_scope",
@@ -112,6 +113,7 @@ class RpcCall:
         self._scope: trio.CancelScope | None = None
         self._trailing: Metadata = ()
         self._is_over = False
+        self._linger: Timer | None = None  # until it is given up
         self._lingered = 0  # bytes that were stuck when it was looked at last
 
     @property
@@ -193,7 +195,10 @@ class RpcCall:
             self._left()
         else:
             self._lingered = self._stuck_bytes()
-            self.server.host.turns.call_at(trio.current_time() + LINGER_S, self._give_up)
+            self._give_up_later()
+
+    def _give_up_later(self) -> None:
+        self._linger = self.server.host.turns.call_at(trio.current_time() + LINGER_S, self._give_up)
 
     def _give_up(self) -> None:
         stream = self._stream
@@ -201,7 +206,7 @@ class RpcCall:
             stuck = self._stuck_bytes()
             if stuck != self._lingered:
                 self._lingered = stuck
-                self.server.host.turns.call_at(trio.current_time() + LINGER_S, self._give_up)
+                self._give_up_later()
                 return
             stream.reset(ErrorCode.CANCEL)
             self.link.mark()
@@ -211,6 +216,8 @@ class RpcCall:
         return self._stream.blocked_bytes
 
     def _left(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
         self._let_go()
         if self.on_over is not None:
             told, self.on_over = self.on_over, None

@@ -138,6 +138,7 @@ async def test_what_ends_on_a_server_needs_no_collector() -> None:
                 type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("synchro.")
             }
             assert found == set()
+            assert not [each for each in gc.get_objects() if isinstance(each, RpcCall)]  # a timer, perhaps
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
