@@ -76,16 +76,11 @@ class StreamsExhausted(Exception):
     """The connection takes no further call: nothing was sent."""
 
 
-def _ignore_goaway(last_id: int, code: ErrorCode, why: bytes) -> None:
-    pass
+def _ignore(*_: object) -> None: ...
 
 
 def _never(stream: Http2Stream, headers: HeaderList) -> None:
     raise AssertionError("a server does not begin calls")
-
-
-def _ignore_ping(payload: bytes) -> None:
-    pass
 
 
 class Http2Connection(StreamTable):
@@ -117,8 +112,8 @@ class Http2Connection(StreamTable):
         limits: WireLimits,
         clock: Callable[[], float],
         on_stream: Callable[[Http2Stream, HeaderList], None] | None = None,
-        on_goaway: Callable[[int, ErrorCode, bytes], None] = _ignore_goaway,
-        on_ping_ack: Callable[[bytes], None] = _ignore_ping,
+        on_goaway: Callable[[int, ErrorCode, bytes], None] = _ignore,
+        on_ping_ack: Callable[[bytes], None] = _ignore,
     ) -> None:
         """clock: monotonic seconds; read when a limit of a rate is at stake, not for each frame.
         on_stream: a call began (servers); sets `owner` of the stream, or leaves it to nobody.
@@ -240,7 +235,7 @@ class Http2Connection(StreamTable):
 
     def let_go(self) -> None:
         """After `lost`: forget who was told."""
-        self.on_stream, self.on_goaway, self.on_ping_ack = _never, _ignore_goaway, _ignore_ping
+        self.on_stream, self.on_goaway, self.on_ping_ack = _never, _ignore, _ignore
 
     def receive(self, data: bytes) -> None:
         """Bytes from the peer, in any pieces. Raises `ConnectionFault`, after which the output ends with a
@@ -469,7 +464,7 @@ class Http2Connection(StreamTable):
             self._not_idle(stream_id, "RST_STREAM")
             self._charge_idle("RST_STREAM for closed streams")
             return
-        if not self.is_client:
+        if not self.is_client and self._clock() - stream.begun_at < self.limits.quick_reset_s:
             self._charge_reset("streams that were begun and reset")
         self._forget(stream)
         stream.owner.on_reset(stream, ErrorCode.of(int.from_bytes(payload, "big")))

@@ -53,8 +53,11 @@ class WireLimits:
     """Streams that end by RST_STREAM of the peer, or by ours for its fault or over `streams_max`, at once.
     A call that is cancelled has cost a handler and no longer counts as a stream (CVE-2023-44487,
     CVE-2025-8671). All calls of an honest connection may be cancelled together."""
-    resets_per_s: float = 100.0
-    """What the burst grows back by."""
+    resets_per_s: float = 1000.0
+    """What the burst grows back by; a call that is begun and cancelled costs some 40 us."""
+    quick_reset_s: float = 0.1
+    """A stream that the peer resets after this, in seconds, has counted as one of `streams_max` long enough:
+    many callers whose deadlines pass while a quorum is missing are no attack."""
     idle_frames_burst: int = 1000
     """Frames at once that carry nothing of a call: PING, PRIORITY, WINDOW_UPDATE, DATA without content,
     GOAWAY, unknown ones, and those for closed streams (CVE-2019-9511, 9512, 9518)."""

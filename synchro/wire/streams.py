@@ -189,6 +189,7 @@ class Http2Stream:
     __slots__ = (
         *("id", "owner", "local_closed", "remote_closed", "send_window", "blocked_bytes", "_connection"),
         *("_room", "_ear", "_buffer", "_queue", "_opening", "_is_ending", "_trailers"),
+        "begun_at",
     )
 
     def __init__(self, connection: StreamTable, stream_id: int, owner: StreamOwner) -> None:
@@ -199,6 +200,7 @@ class Http2Stream:
         self.local_closed = False
         self.remote_closed = False
         self.blocked_bytes = 0
+        self.begun_at = connection._clock()
         self._room = connection._stream_window  # what the peer may still send
         self._ear = NOT_YET if connection.is_client else 0
         self._buffer: bytearray | None = None  # the beginning of a message, with its prefix

@@ -179,6 +179,7 @@ INSIDE: Final = {
     "pending_streams_max": "of clients",
     "known_blocks_max": "memory of the decoder; nobody sees it",
     "known_bytes_max": "memory of the decoder; nobody sees it",
+    "quick_reset_s": "what is no attack",
     "remembered_resets_max": "memory for frames that are late; nobody sees it",
 }
 """Limits that have no effect at the socket which could be told from others."""

@@ -260,6 +260,29 @@ def _rapid_reset(**limits: Any) -> bool:
     return any(is_calmed(end, request(i) + rst(i)) for i in range(1, 15, 2))
 
 
+@pytest.mark.parametrize("lived_s", [0.01, 0.5])
+def test_resets_are_counted_of_calls_that_lived_for_a_moment(lived_s: float) -> None:
+    end = server(resets_burst=5, resets_per_s=0, quick_reset_s=0.1)
+
+    def attack(stream_id: int) -> bool:
+        end.receive(request(stream_id))
+        end.clock.now += lived_s
+        return is_calmed(end, rst(stream_id))
+
+    assert any(attack(i) for i in range(1, 15, 2)) is (lived_s < 0.1)
+
+
+def test_callers_whose_deadlines_pass_are_no_attack() -> None:
+    """64 at a time, again and again, each after 0.2 s: a quorum is missing, and they ask again."""
+    end = server()
+    for turn in range(100):
+        ids = range(128 * turn + 1, 128 * turn + 129, 2)
+        end.receive(*[request(i) for i in ids])
+        end.clock.now += 0.2
+        end.receive(*[rst(i) for i in ids])
+    assert end.h2.fault is None
+
+
 @stops("resets_burst", 5)
 def _resets_that_we_are_made_to_send(**limits: Any) -> bool:
     """CVE-2025-8671: each of these frames makes the server reset a call that it has begun."""
@@ -341,6 +364,7 @@ def test_each_limit_has_its_attack() -> None:
     rates = {
         "settings_per_s",
         "resets_per_s",
+        "quick_reset_s",
         "idle_frames_per_s",
         "idle_frames_per_call",
         "bytes_per_idle_frame",
