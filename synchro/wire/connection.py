@@ -141,6 +141,8 @@ class Http2Connection(StreamTable):
         """The last GOAWAY was sent: no call of the peer begins any more."""
         self.fault: ConnectionFault | None = None
         """Why nothing more is read."""
+        self.has_rest = False
+        """`receive` has kept bytes that it may go on with."""
         self.pending: OrderedDict[Http2Stream, None] = OrderedDict()
         """Calls of a client that wait for others to end."""
         self._decoder = HeaderDecoder(limits, is_client=is_client)
@@ -238,9 +240,13 @@ class Http2Connection(StreamTable):
                 self._forget(stream)
                 stream.owner.on_lost(why)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes, is_enough: Callable[[], bool] | None = None) -> None:
         """Bytes from the peer, in any pieces. Raises `ConnectionFault`, after which the output ends with a
-        GOAWAY: write it, close, and call `lost`."""
+        GOAWAY: write it, close, and call `lost`.
+
+        is_enough: asked when a message or a call has ended; if so, the rest is kept, and `has_rest` is True
+        until it was called again, with b"" or more."""
+        self.has_rest = False
         if self.fault is not None:
             return
         try:
@@ -290,6 +296,9 @@ class Http2Connection(StreamTable):
                         decoder.begin(stream_id & ID_MAX, flags, data[start:end])
                 else:
                     self._other(kind, flags, stream_id & ID_MAX, data[start:end])
+                if flags & END_STREAM and is_enough is not None and size - at >= HEAD_BYTES and is_enough():
+                    self.has_rest = self.fault is None
+                    break
             if at < size:
                 partial += memoryview(data)[at:]
                 self._need = need
