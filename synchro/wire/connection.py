@@ -237,8 +237,7 @@ class Http2Connection(StreamTable):
         self.pending.clear()
         for stream in streams:
             if not (stream.local_closed and stream.remote_closed):
-                self._forget(stream)
-                stream.owner.on_lost(why)
+                self._forget(stream).on_lost(why)
 
     def receive(self, data: bytes, is_enough: Callable[[], bool] | None = None) -> None:
         """Bytes from the peer, in any pieces. Raises `ConnectionFault`, after which the output ends with a
@@ -476,8 +475,7 @@ class Http2Connection(StreamTable):
             return
         if not self.is_client:
             self._charge_reset("streams that were begun and reset")
-        self._forget(stream)
-        stream.owner.on_reset(stream, ErrorCode.of(int.from_bytes(payload, "big")))
+        self._forget(stream).on_reset(stream, ErrorCode.of(int.from_bytes(payload, "big")))
 
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & ACK:
@@ -551,8 +549,7 @@ class Http2Connection(StreamTable):
                 if not (stream.local_closed and stream.remote_closed):
                     if stream.id:
                         self._remember_reset(stream.id)
-                    self._forget(stream)
-                    stream.owner.on_reset(stream, ErrorCode.REFUSED_STREAM)
+                    self._forget(stream).on_reset(stream, ErrorCode.REFUSED_STREAM)
         self.on_goaway(last_id, code, payload[8 : 8 + WHY_BYTES_MAX])
 
     # --- how many streams of ours -------------------------------------------------------------------
