@@ -32,7 +32,7 @@ SLOW_READ_S: Final = 0.004
 """What a read may cost until the next one is made smaller: others wait meanwhile."""
 LONG_TURN_S: Final = 0.02
 """What the calls of a read may cost until the rest of them waits for everybody else's turn: a request of 30
-bytes can cost a millisecond. Long enough for many to share a transaction."""
+bytes can cost a millisecond. Long enough for many to share a transaction. All who have something share it."""
 LINGER_S: Final = 1.0
 """Seconds that a closed connection waits for the other end to see why: what is closed with unread bytes is
 reset by the system, and the reason with it."""
@@ -251,7 +251,7 @@ class Link:
     def _take(self, data: bytes) -> None:
         """data: what came, or nothing: go on with the rest."""
         size, began = len(data), time.monotonic()
-        end = began + LONG_TURN_S
+        end = began + LONG_TURN_S / self._turns.busy
         try:
             self.h2.receive(self._layer.received(data) if data else data, lambda: time.monotonic() > end)
         except ConnectionFault as fault:  # HTTP/2 has its reason in the output

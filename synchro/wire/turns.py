@@ -75,6 +75,8 @@ class Turns:
         self._poll = Poll()
         self._ready: deque[tuple[Polled, int]] = deque()  # found, and not handled yet
         self._again: dict[Polled, int] = {}  # not done with what they have; behind all that is found
+        self.busy = 1
+        """How many had something in the last look, 1 at the least: each takes so much less time."""
         self._dirty: list[Speaker] = []
         self._soon: list[Callback] = []
         self._idle: list[Callback] = []
@@ -169,6 +171,7 @@ class Turns:
             again, self._again = self._again, {}
             ready.extend(self._poll.look())
             ready.extend(again.items())
+            self.busy = max(1, len(ready))
         assert not self._in_turn, "Turns.T1"
         self._in_turn = True
         try:

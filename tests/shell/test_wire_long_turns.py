@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -38,6 +40,17 @@ def test_costly_calls_of_one_read_hold_up_nobody_and_are_all_answered() -> None:
         assert set(stranger.statuses.values()) == {0}
         assert stranger.is_served()
         assert not log.records
+
+
+@pytest.mark.usefixtures("costly")
+def test_many_clients_with_costly_calls_hold_up_nobody() -> None:
+    with under_attack() as (server, _), ExitStack() as stack:
+        strangers = [stack.enter_context(Stranger(server.address)) for _ in range(60)]
+        calls = b"".join(call(2 * n + 1, "EchoSync") for n in range(100))
+        for stranger in strangers:
+            stranger.hello().say(calls)
+        for stranger in strangers:
+            assert stranger.hear(partial(len, stranger.statuses), 60)
 
 
 @pytest.mark.usefixtures("costly")
