@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import hpack
 
 from synchro.wire import frames
-from synchro.wire.connection import Http2Connection, StreamsExhausted
-from synchro.wire.frames import ConnectionFault
+from synchro.wire.connection import Http2Connection
+from synchro.wire.frames import ConnectionFault, StreamsExhausted
 from synchro.wire.grpc_call import OK_TRAILERS, RESPONSE_HEAD, read_request, read_status
 from synchro.wire.headers import HeaderList, header_block
 from synchro.wire.limits import WireLimits

@@ -28,9 +28,9 @@ from synchro.client.session import Session
 from synchro.errors import SynchroError
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.wire import grpc_call
-from synchro.wire.connection import Http2Connection, StreamsExhausted
+from synchro.wire.connection import Http2Connection
 from synchro.wire.failure import CallFailed
-from synchro.wire.frames import ErrorCode
+from synchro.wire.frames import ErrorCode, StreamsExhausted
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
 from synchro.wire.streams import BadMessage, Http2Stream

@@ -12,10 +12,9 @@ import trio
 from synchro.rpc.duplex import LIMITS, Duplex, message_bytes
 from synchro.rpc.rpc_error import Metadata
 from synchro.wire import grpc_call
-from synchro.wire.connection import StreamsExhausted
 from synchro.wire.connector import CLIENT_KEEPALIVE, CannotConnect, Connector
 from synchro.wire.failure import CallFailed, CallNotBegun
-from synchro.wire.frames import ErrorCode
+from synchro.wire.frames import ErrorCode, StreamsExhausted
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList, header_block
 from synchro.wire.limits import WireLimits

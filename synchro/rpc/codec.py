@@ -369,7 +369,10 @@ def changes_in_steps(
         raise
     too_much = too_much or _too_much(size, values, update_ops, limits)
     if too_much is not None:
-        raise too_much
+        try:
+            raise too_much
+        finally:
+            too_much = None  # else it holds this frame, which holds it, with all that was decoded
     return made
 
 

@@ -136,6 +136,7 @@ class UnaryWrites:
 
     def on_outcome(self, caller: _Caller, index: int, ops: OpsOf, outcome: Outcome) -> None:
         call, request = caller
+        call.on_cancel = None  # it holds the batch, which holds the call: garbage as large as its requests
         if call.is_over:
             return
         try:

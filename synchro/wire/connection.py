@@ -55,6 +55,7 @@ from synchro.wire.frames import (
     WINDOW_MAX,
     ConnectionFault,
     ErrorCode,
+    StreamsExhausted,
     content,
     need_length,
     need_stream,
@@ -66,14 +67,8 @@ from synchro.wire.streams import NOBODY, NOT_YET, Http2Stream, StreamOwner, Stre
 STREAMS_AT_FIRST: Final = 100
 """How many calls a client begins before it has read the SETTINGS of the server, which seldom allow less
 (6.5.2)."""
-WHY_BYTES_MAX: Final = 200
-"""Text of a GOAWAY, sent or shown."""
-SHUTDOWN_PING: Final = b"shutdown"
-"""Its answer says that the peer has read the first GOAWAY of `shut_down`."""
-
-
-class StreamsExhausted(Exception):
-    """The connection takes no further call: nothing was sent."""
+WHY_BYTES_MAX: Final = 200  # text of a GOAWAY, sent or shown
+SHUTDOWN_PING: Final = b"shutdown"  # whose answer says that the first GOAWAY of `shut_down` was read
 
 
 def _ignore(*_: object) -> None: ...
@@ -136,6 +131,8 @@ class Http2Connection(StreamTable):
         """The last GOAWAY was sent: no call of the peer begins any more."""
         self.fault: ConnectionFault | None = None
         """Why nothing more is read."""
+        self.has_rest = False
+        """`receive` has kept bytes that it may go on with."""
         self.pending: OrderedDict[Http2Stream, None] = OrderedDict()
         """Calls of a client that wait for others to end."""
         self._decoder = HeaderDecoder(limits, is_client=is_client)
@@ -230,16 +227,19 @@ class Http2Connection(StreamTable):
         self.pending.clear()
         for stream in streams:
             if not (stream.local_closed and stream.remote_closed):
-                self._forget(stream)
-                stream.owner.on_lost(why)
+                self._forget(stream).on_lost(why)
 
     def let_go(self) -> None:
         """After `lost`: forget who was told."""
         self.on_stream, self.on_goaway, self.on_ping_ack = _never, _ignore, _ignore
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes, is_enough: Callable[[], bool] | None = None) -> None:
         """Bytes from the peer, in any pieces. Raises `ConnectionFault`, after which the output ends with a
-        GOAWAY: write it, close, and call `lost`."""
+        GOAWAY: write it, close, and call `lost`.
+
+        is_enough: asked when a message or a call has ended; if so, the rest is kept, and `has_rest` is True
+        until it was called again, with b"" or more."""
+        self.has_rest = False
         if self.fault is not None:
             return
         try:
@@ -289,6 +289,9 @@ class Http2Connection(StreamTable):
                         decoder.begin(stream_id & ID_MAX, flags, data[start:end])
                 else:
                     self._other(kind, flags, stream_id & ID_MAX, data[start:end])
+                if flags & END_STREAM and is_enough is not None and size - at >= HEAD_BYTES and is_enough():
+                    self.has_rest = self.fault is None
+                    break
             if at < size:
                 partial += memoryview(data)[at:]
                 self._need = need
@@ -466,8 +469,7 @@ class Http2Connection(StreamTable):
             return
         if not self.is_client and self._clock() - stream.begun_at < self.limits.quick_reset_s:
             self._charge_reset("streams that were begun and reset")
-        self._forget(stream)
-        stream.owner.on_reset(stream, ErrorCode.of(int.from_bytes(payload, "big")))
+        self._forget(stream).on_reset(stream, ErrorCode.of(int.from_bytes(payload, "big")))
 
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & ACK:
@@ -541,8 +543,7 @@ class Http2Connection(StreamTable):
                 if not (stream.local_closed and stream.remote_closed):
                     if stream.id:
                         self._remember_reset(stream.id)
-                    self._forget(stream)
-                    stream.owner.on_reset(stream, ErrorCode.REFUSED_STREAM)
+                    self._forget(stream).on_reset(stream, ErrorCode.REFUSED_STREAM)
         self.on_goaway(last_id, code, payload[8 : 8 + WHY_BYTES_MAX])
 
     # --- how many streams of ours -------------------------------------------------------------------

@@ -89,6 +89,10 @@ class ConnectionFault(Exception):
         self.why = why
 
 
+class StreamsExhausted(Exception):
+    """The connection takes no further call: nothing was sent."""
+
+
 def rst_stream(stream_id: int, code: int) -> bytes:
     return HEAD.pack(4 << 8 | RST_STREAM, 0, stream_id) + code.to_bytes(4, "big")
 

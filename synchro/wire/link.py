@@ -33,6 +33,9 @@ READ_BYTES: Final = 64 * 1024
 READ_BYTES_MIN: Final = 16 * 1024
 SLOW_READ_S: Final = 0.004
 """What a read may cost until the next one is made smaller: others wait meanwhile."""
+LONG_TURN_S: Final = 0.02
+"""What the calls of a read may cost until the rest of them waits for everybody else's turn: a request of 30
+bytes can cost a millisecond. Long enough for many to share a transaction. All who have something share it."""
 LINGER_S: Final = 1.0
 """Seconds that a closed connection waits for the other end to see why: what is closed with unread bytes is
 reset by the system, and the reason with it."""
@@ -63,8 +66,9 @@ def _ignore() -> None:
 class Link:
     """A connection from its first byte to its last.
 
-    K1  What one read brings is handled in one turn, and written once at its end; what goes beyond
-        `WRITE_BYTES_MAX` in later rounds.
+    K1  What one read brings is handled in one turn, and written once at its end. What takes longer than
+        `LONG_TURN_S` goes on in turns of its own, and nothing is read meanwhile; what goes beyond
+        `WRITE_BYTES_MAX` is written in later rounds.
     K2  While bytes wait that the socket did not take, no stream is asked for more.
     K3  Once it is over, every stream was told by `on_lost`, and nothing is written but the reason.
     """
@@ -209,6 +213,8 @@ class Link:
             is_stuck = not self._is_client and not self.is_over and len(self._backlog) > BACKLOG_READ_MAX
             events = WRITE if is_stuck else READ | WRITE
         if events != self._events:
+            if self.h2.has_rest and events & READ and not self._events & READ:
+                self._turns.call_again(self, READ)  # it was stuck
             self._events = events
             self._turns.modify(self.sock, events)
 
@@ -229,7 +235,10 @@ class Link:
         if events & WRITE:
             self._write_backlog()
         if events & READ and not self._is_closed:
-            self._read()
+            if not self.h2.has_rest:
+                self._read()
+            elif self._events & READ:
+                self._take(b"")
 
     def _read(self) -> None:
         buffer = self._turns.buffer
@@ -249,9 +258,14 @@ class Link:
         if self.received < len(PREFACE):
             self.first_bytes = (self.first_bytes + data)[: len(PREFACE)]
         self.received += size
-        began = time.monotonic()
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """data: what came, or nothing: go on with the rest."""
+        size, began = len(data), time.monotonic()
+        end = began + LONG_TURN_S / self._turns.busy
         try:
-            self.h2.receive(self._layer.received(data))
+            self.h2.receive(self._layer.received(data) if data else data, lambda: time.monotonic() > end)
         except ConnectionFault as fault:  # HTTP/2 has its reason in the output
             self.fault_code = fault.code
             self.end(str(fault))
@@ -263,6 +277,8 @@ class Link:
         else:
             self._turns.mark(self)
             self._fit_reads(size, time.monotonic() - began)
+            if self.h2.has_rest:
+                self._turns.call_again(self, READ)
             if self.on_settled is not None and self.h2.is_settled:
                 told, self.on_settled = self.on_settled, None
                 told()

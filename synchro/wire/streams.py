@@ -149,22 +149,26 @@ class StreamTable(FlowControl):
 
     def _fail_stream(self, stream: Http2Stream, code: ErrorCode) -> None:
         """End a stream by a limit of this side."""
+        owner = stream.owner
         stream.reset(code)
-        stream.owner.on_reset(stream, code)
+        owner.on_reset(stream, code)
 
     def _fault_stream(self, stream: Http2Stream, code: ErrorCode, why: str) -> None:
         """End a stream for a fault of the peer (RFC 9113, 5.4.2)."""
         self._charge_reset(f"faults of streams, the last: {why}")
         self._fail_stream(stream, code)
 
-    def _forget(self, stream: Http2Stream) -> None:
-        """The stream is closed on both sides, or reset."""
+    def _forget(self, stream: Http2Stream) -> StreamOwner:
+        """The stream is closed on both sides, or reset. Returns its owner; the two hold each other no longer,
+        so all that the call has, which may be megabytes, is free without the garbage collector."""
+        owner, stream.owner = stream.owner, NOBODY
         stream.local_closed = stream.remote_closed = True
         if stream._queue is not None or stream._buffer is not None or stream._ear:
             stream._drop()
         self.streams.pop(stream.id, None)
         if self.is_client:
             self._stream_ended(stream)
+        return owner
 
     def _stream_ended(self, stream: Http2Stream) -> None:
         """A client's stream is over: another may begin."""
@@ -579,9 +583,8 @@ class Http2Stream:
             if self.remote_closed:
                 return  # ended by its owner
         self.remote_closed = True
-        if self.local_closed:
-            connection._forget(self)
-        self.owner.on_end(self)
+        owner = connection._forget(self) if self.local_closed else self.owner
+        owner.on_end(self)
         if connection.is_client and not self.local_closed:
             self.reset(ErrorCode.NO_ERROR)  # the call has its status: nobody reads what is still sent
 

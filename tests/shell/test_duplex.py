@@ -355,6 +355,6 @@ async def test_a_call_that_is_over_here_waits_for_a_client_that_takes_nothing_on
                 received = 0
                 async for item in stream:
                     received += len(item)
-                    await trio.sleep(0.05)
+                    await trio.sleep(0.02)
                 assert received == 20 * 128 * KIB
             assert len(over) == 1

@@ -178,7 +178,7 @@ async def test_a_bug_in_one_connection_ends_it_and_no_other(caplog: pytest.LogCa
         await client.until(lambda: seen.is_over)
         (link,) = (each for each in server.listener.links if each.peer.endswith(str(_port_of(client))))
 
-        def broken(data: bytes) -> None:
+        def broken(data: bytes, is_enough: object = None) -> None:
             raise ZeroDivisionError
 
         link.h2.receive = broken  # type: ignore[method-assign]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from synchro.wire import frames
-from synchro.wire.connection import StreamsExhausted
-from synchro.wire.frames import ErrorCode
+from synchro.wire.frames import ErrorCode, StreamsExhausted
 from synchro.wire.headers import header_block
 from synchro.wire.streams import BadMessage, StreamState
 from tests.unit.wire.wire_world import (

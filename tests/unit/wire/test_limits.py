@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from synchro.wire import frames
-from synchro.wire.connection import StreamsExhausted
-from synchro.wire.frames import ConnectionFault, ErrorCode
+from synchro.wire.frames import ConnectionFault, ErrorCode, StreamsExhausted
 from synchro.wire.headers import HeaderDecoder, header_block
 from synchro.wire.limits import Allowance, WireLimits
 from synchro.wire.streams import BadMessage
