@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:3301,127.0.0.1:3302,127.0.0.1:3303"
 """Where `synchro init` puts instances."""
 DEFAULT_TIMEOUT_S: Final = 5.0
-DURATION_S_MAX: Final = 365 * 24 * 3600.0
-"""As servers see it, too: longer times are mistakes of units."""
 OUTPUTS: Final = ("table", "json", "yaml", "jsonl")
 _UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -72,6 +70,8 @@ options = CommonOptions()
 
 def parse_duration(text: str) -> float:
     """`5`, `5s`, `500ms`, `2m`: seconds. Raises `IllegalParams`."""
+    from synchro.config import DURATION_S_MAX
+
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]*)", text.strip())
     if match is None or match[2] not in _UNITS:
         raise IllegalParams(f"{text!r} is not a time; examples: 5s, 500ms, 2m")

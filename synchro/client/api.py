@@ -33,6 +33,7 @@ from synchro.client.requests import (
     ReadMode,
     SpaceRef,
     WaitMode,
+    check_timeout,
 )
 from synchro.client.retry import GRACE_S, Tries
 from synchro.errors import IllegalParams, NoLeader
@@ -269,7 +270,7 @@ class Api:
 
         timeout: seconds; None: the client's. Raises `OutcomeUnknown` if that is not known in time.
         """
-        timeout_s = self.plans.options.timeout if timeout is None else timeout
+        timeout_s = self.plans.timeout_s(timeout)
         deadline = self.plans.deadline(timeout)
         last: str = "unknown"
         while True:
@@ -378,7 +379,7 @@ class Api:
         or_at: Callable[[Tries], Plan[str]] | None = None,
     ) -> Plan[Message]:
         plans = self.plans
-        limit_s = OPERATOR_TIMEOUT_S if timeout is None else timeout + GRACE_S
+        limit_s = OPERATOR_TIMEOUT_S if timeout is None else check_timeout(timeout) + GRACE_S
 
         def named(tries: Tries) -> Plan[str]:
             assert instance is not None

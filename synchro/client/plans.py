@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVa
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
-from synchro.client.requests import Message, SpaceRef, WaitMode
+from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
@@ -197,6 +197,7 @@ class ClientOptions:
     def __post_init__(self) -> None:
         if self.read_from not in ("leader", "any"):
             raise IllegalParams(f"read_from is leader or any, not {self.read_from!r}")
+        check_timeout(self.timeout)
 
 
 class Plans:
@@ -218,7 +219,11 @@ class Plans:
         self._quorum = 0
 
     def deadline(self, timeout: float | None) -> float:
-        return self.now() + (self.options.timeout if timeout is None else timeout)
+        return self.now() + self.timeout_s(timeout)
+
+    def timeout_s(self, timeout: float | None) -> float:
+        """Seconds that a call may take: its own, or the client's."""
+        return self.options.timeout if timeout is None else check_timeout(timeout)
 
     def on_header(self, header: Message, endpoint: str) -> None:
         """Take in what a reply says of its instance."""
@@ -489,7 +494,7 @@ class Plans:
         """A transaction of `count` encoded operations. finish: makes the result of an ExecuteReply and the
         endpoint that it came from."""
         timeout = modes.get("timeout")
-        timeout_s = self.options.timeout if timeout is None else timeout
+        timeout_s = self.timeout_s(timeout)
         deadline = self.now() + timeout_s
         request_id = modes.get("request_id") or requests.new_request_id()
         position = self.session.position

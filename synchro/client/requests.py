@@ -11,6 +11,7 @@ import msgpack
 from google.protobuf.duration_pb2 import Duration
 
 from synchro.client.model import FieldNames, Rows, Tuple, TxnId, is_number, make_tuple
+from synchro.config import DURATION_S_MAX
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 
@@ -76,7 +77,17 @@ def key_parts(key: KeyLike) -> Sequence[Any]:
     return key if isinstance(key, (list, tuple)) else (key,)
 
 
+def check_timeout(timeout_s: float) -> float:
+    """Return it. Raises `IllegalParams`, before anything is sent, for what no instance takes."""
+    if not 0 <= timeout_s <= DURATION_S_MAX:
+        raise IllegalParams(
+            f"a timeout is between 0 and {DURATION_S_MAX:g} seconds, not {timeout_s!r}; nothing was done"
+        )
+    return timeout_s
+
+
 def duration(seconds: float) -> Message:
+    check_timeout(seconds)
     whole = int(seconds)
     return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from synchro.config.option import KIB, MIB
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
+    DURATION_S_MAX,
     FIRST_REQUEST_S,
     LOG_WAITING_BYTES_MAX,
     RESERVED_DESCRIPTORS,
@@ -30,6 +31,7 @@ from synchro.config.settings import (
 )
 
 __all__ = [
+    "DURATION_S_MAX",
     "FIRST_REQUEST_S",
     "KIB",
     "LOG_WAITING_BYTES_MAX",

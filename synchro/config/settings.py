@@ -26,6 +26,8 @@ LEVELS_OF_TARANTOOL: Final = {
     "syserror": "error",
 }
 
+DURATION_S_MAX: Final = 365 * 24 * 3600.0
+"""The longest wait that is accepted, in seconds: longer ones are mistakes of units."""
 FIRST_REQUEST_S: Final = 10.0
 """A connection that makes no request for so long is ended: it holds a descriptor."""
 RESERVED_DESCRIPTORS: Final = 8

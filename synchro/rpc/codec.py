@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Value
 
 from synchro import json_form
-from synchro.config import KIB, Limits
+from synchro.config import DURATION_S_MAX, KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, SynchroError, WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.instance.events import Fate, Position, WaitMode
@@ -31,8 +31,6 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 Message: TypeAlias = Any
 """A generated protobuf message."""
 
-DURATION_S_MAX: Final = 365 * 24 * 3600.0
-"""The longest wait that is accepted, in seconds: longer ones are mistakes of units."""
 JSON_VALUES_MAX: Final = 64 * KIB
 """The most values of one tuple in JSON, which costs ten times as much as msgpack; larger tuples are answered
 as msgpack."""

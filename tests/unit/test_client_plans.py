@@ -546,3 +546,19 @@ def test_a_leader_that_is_gone_meanwhile_is_still_a_place(where: str) -> None:
     world = World(a=leader(1))
     world.plans.routes = Vanishing(["a:1"])
     assert world.run(getattr(world.plans, where)(Tries(world.now + 5))) == "a:1"
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("inf"), 1e9])
+def test_a_time_that_no_instance_takes_is_refused_before_anything_is_sent(timeout: float) -> None:
+    world = World(a=SILENT).client()
+    for plan in (
+        world.space.insert([1], timeout=timeout),
+        world.space.select(timeout=timeout),
+        world.api.promote("a", timeout=timeout),
+        world.api.create_space("b", timeout=timeout),
+    ):
+        with pytest.raises(errors.IllegalParams, match="nothing was done"):
+            world.run(plan)
+    with pytest.raises(errors.IllegalParams):
+        world.client(timeout=timeout)
+    assert world.steps == []
