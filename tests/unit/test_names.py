@@ -1,6 +1,6 @@
 """Names of instances, sets and groups: what the configuration lets pass, a set registers (ADR 26, [M-5]).
 
-HOUSE: `Node1`, `1node` and `db-A` passed `config check` and the first instance booted under them; every later
+`Node1`, `1node` and `db-A` passed `config check` and the first instance booted under them; every later
 join ended with ILLEGAL_PARAMS.
 """
 

@@ -1,6 +1,6 @@
 """One table of options: schema, environment, `config show`, JSON Schema and reference follow it.
 
-HOUSE: an option stood in four places, and three of them were forgotten in turn.
+An option once stood in four places, and three of them were forgotten in turn.
 """
 
 from __future__ import annotations
