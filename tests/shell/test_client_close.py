@@ -246,4 +246,5 @@ def test_an_asynchronous_callback_that_fails_ends_its_watch(server: FakeServer) 
 
     asyncio.run(main())
     assert len(called) == 1
-    assert [str(error) for error in heard] == ["mine"]
+    # grpc.aio has one poller for all loops of a process; here it may complain about those of other tests.
+    assert [str(error) for error in heard if str(error) != "Event loop is closed"] == ["mine"]
