@@ -26,6 +26,8 @@ from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 import trio
 
+from synchro.wire.turns import open_helper_nursery
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -224,28 +226,6 @@ class GuestLoop(asyncio.SelectorEventLoop):
             await asyncio.wait(leftovers)
         await self.shutdown_asyncgens()
         await self.shutdown_default_executor()
-
-
-@asynccontextmanager
-async def open_helper_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery for tasks that never raise: an exception of the body passes as it is, in no group.
-
-    The body must end the tasks. If one of them raises all the same, the usual group comes out.
-    """
-    own: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                yield nursery
-            except BaseException as exc:
-                own = exc
-                raise
-    except BaseExceptionGroup as group:
-        if own is None or group.exceptions != (own,):
-            raise
-    else:
-        return
-    raise own
 
 
 @asynccontextmanager
