@@ -77,11 +77,11 @@ def changes(options: dict[str, str]) -> dict[str, Any]:
 async def commit(replicas: MemorySet, op: Any) -> None:
     """By whoever leads: on a busy machine, or without its follower, a leader may resign meanwhile."""
     outcome: ev.Outcome | None = None
-    while not isinstance(outcome, ev.Committed):
-        outcome = await write(await replicas.wait_leader(), op)
-        assert isinstance(outcome, ev.Committed) or isinstance(getattr(outcome, "error", None), ReadOnly), (
-            outcome
-        )
+    with trio.fail_after(PROGRESS_S):
+        while not isinstance(outcome, ev.Committed):
+            outcome = await write(await replicas.wait_leader(), op)
+            if isinstance(outcome, ev.Rejected):
+                assert isinstance(outcome.error, ReadOnly), outcome
 
 
 async def make_progress(directory: Path, settings: dict[str, Any]) -> None:
