@@ -213,7 +213,7 @@ class Link:
             is_stuck = not self._is_client and not self.is_over and len(self._backlog) > BACKLOG_READ_MAX
             events = WRITE if is_stuck else READ | WRITE
         if events != self._events:
-            if self.h2.has_rest and events & READ and not self._events & READ:
+            if self.h2.has_rest and not self.is_over and events & READ and not self._events & READ:
                 self._turns.call_again(self, READ)  # it was stuck
             self._events = events
             self._turns.modify(self.sock, events)
