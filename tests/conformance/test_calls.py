@@ -212,16 +212,26 @@ def test_metadata_comes_back_with_a_reply(pair: Pair, method: str) -> None:
 # --- what is refused --------------------------------------------------------------------------------------
 
 
+def skip_if_the_status_is_lost(pair: Pair, kind: Kind) -> None:
+    """If a call is over before grpc.aio has done the write of a stream's message, it says INTERNAL, "Internal
+    error from Core", and drops the status that came: here in up to six of ten calls. What the server sends is
+    heard by the other clients."""
+    if pair.face_kind == "grpc.aio" and kind is Kind.BOTH:
+        pytest.skip("grpc.aio tells its write that failed, and not the status")
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 @pytest.mark.parametrize(
     "path", ["/conformance.v1.Echo/Nothing", "/conformance.v1.Nobody/Echo", "/", "/%41/ü"]
 )
 def test_an_unknown_method_is_unimplemented(pair: Pair, path: str, kind: Kind) -> None:
+    skip_if_the_status_is_lost(pair, kind)
     assert pair.face.run(Exchange(path, (b"x",), kind)).code is StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("kind", [Kind.UNARY, Kind.CLIENT, Kind.BOTH])
 def test_too_large_a_request_fails_its_call_only(pair: Pair, kind: Kind) -> None:
+    skip_if_the_status_is_lost(pair, kind)
     method = {Kind.UNARY: "Echo", Kind.CLIENT: "Sum", Kind.BOTH: "EchoBoth"}[kind]
     outcome = pair.face.run(Exchange(method, (bytes(MESSAGE_BYTES_MAX + 1),), kind))
     assert outcome.code is StatusCode.RESOURCE_EXHAUSTED
@@ -240,6 +250,7 @@ def test_too_large_a_reply_fails_its_call_only(pair: Pair, method: str, kind: Ki
 def test_a_compressed_request_is_refused_and_plain_ones_are_not(pair: Pair, kind: Kind) -> None:
     if pair.server_kind != "ours" or pair.face_kind == "channel":
         pytest.skip("grpcio reads what is compressed, and our channel compresses nothing")
+    skip_if_the_status_is_lost(pair, kind)
     method = {Kind.UNARY: "Echo", Kind.CLIENT: "Sum", Kind.BOTH: "EchoBoth"}[kind]
     compressing = pair.another(FaceOptions(gzip=True))
     try:
