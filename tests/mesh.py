@@ -272,8 +272,8 @@ class Mesh:
         instance = self[number]
         return ev.Ack(instance.vclock, instance.raft.term, vclock_sync, instance.acks_count)
 
-    def deliver(self, source: int, target: int) -> bool:
-        """Everything that waits on one link arrives. False: nothing waited."""
+    def deliver(self, source: int, target: int, *, limit: int | None = None) -> bool:
+        """Everything that waits on one link arrives, or `limit` transactions of it. False: nothing waited."""
         link = self.links.get((source, target))
         if link is None:
             return False
@@ -283,16 +283,7 @@ class Mesh:
         link.messages = []
         member = self.members[source]
         term = member.instance.raft.term
-        link.filter.term_sent = term
-        rows = []
-        for txn in member.wal[link.position : member.written]:
-            body = txn.control
-            head = TxnHead(txn.origin, txn.lsn, body.term if isinstance(body, Promote | Demote) else Term(0))
-            if link.filter.wants(head):
-                link.filter.passed(head)
-                rows.append(txn)
-                assert not (txn.has_unnamed and target in self.older)
-        link.position = member.written
+        rows = self._read(source, target, limit)
         if rows and source not in self.members[target].stopped:
             moved = True
             self.step(target, ev.FrameTermSeen(term))
@@ -304,6 +295,22 @@ class Mesh:
             self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
             self._ack(source, target, sync)
         return moved
+
+    def _read(self, source: int, target: int, limit: int | None) -> list[Txn]:
+        """What the relay of this link reads from the log and sends."""
+        link, member = self.links[source, target], self.members[source]
+        link.filter.term_sent = member.instance.raft.term
+        rows: list[Txn] = []
+        while link.position < member.written and (limit is None or len(rows) < limit):
+            txn = member.wal[link.position]
+            body = txn.control
+            head = TxnHead(txn.origin, txn.lsn, body.term if isinstance(body, Promote | Demote) else Term(0))
+            if link.filter.wants(head):
+                link.filter.passed(head)
+                rows.append(txn)
+                assert not (txn.has_unnamed and target in self.older)
+            link.position += 1
+        return rows
 
     def settle(self) -> None:
         moved = True

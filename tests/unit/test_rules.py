@@ -34,8 +34,10 @@ ELSEWHERE = re.compile(
 
 
 def files(*tops: str) -> list[Path]:
-    """Python and Markdown files, without generated ones and without this one."""
-    found = [path for top in tops for path in (ROOT / top).rglob("*") if path.suffix in (".py", ".md")]
+    """Python and Markdown files and scenarios, without generated ones and without this one."""
+    found = [
+        path for top in tops for path in (ROOT / top).rglob("*") if path.suffix in (".py", ".md", ".scenario")
+    ]
     return sorted(p for p in found if "generated" not in p.parts and p != ME)
 
 
@@ -74,7 +76,7 @@ def texts() -> dict[str, int]:
 
 @functools.cache
 def words_in(path: Path) -> list[tuple[int, int, str]]:
-    """(line, column, text) of every line of a comment or a string; of a page, of every line."""
+    """(line, column, text) of every line of a comment or a string; of a page or scenario, of every line."""
     source = text_of(path)
     if path.suffix != ".py":
         return [(number, 0, line) for number, line in enumerate(source.splitlines(), 1)]
@@ -138,7 +140,7 @@ def test_an_invariant_of_a_class_is_cited_with_its_class_and_stated_there() -> N
             for owner, first, last in OWNED.findall(words):
                 if not {first, last or first} <= known.get(owner, set()):
                     wrong.append(f"{where}: {owner}.{first} is stated nowhere")
-            if path.suffix == ".md":
+            if path.suffix != ".py":
                 continue
             statement = STATED.match(words) if column == 0 or words.startswith('"""') else None
             for bare in BARE.finditer(words):

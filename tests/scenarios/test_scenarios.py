@@ -1,0 +1,25 @@
+"""Every scenario comes out as its file says; what a file shows is its first two lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.runner import HERE, all_files, check_file
+from tests.scenarios.script import parse
+
+FILES = all_files()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HERE).with_suffix("")))
+def test_it_comes_out_as_expected(path: Path) -> None:
+    check_file(path)
+
+
+def test_no_two_scenarios_are_one() -> None:
+    scripts = [parse(path.read_text(encoding="utf-8")) for path in FILES]
+    sentences = [script.sentence for script in scripts]
+    told = [tuple(step.text for step in script.steps) for script in scripts]
+    assert len(set(sentences)) == len(sentences)
+    assert len(set(told)) == len(told)

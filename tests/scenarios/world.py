@@ -1,0 +1,283 @@
+"""The instances of a scenario: `Mesh` with real files, links in one direction, and a voice.
+
+What happens to a caller, a stream or a log is told as a line in the step in which it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from synchro.config import Settings
+from synchro.errors import SynchroError, WalIo
+from synchro.ids import CallId, InstanceId
+from synchro.instance import events as ev
+from synchro.instance.recovery import snapshot_view
+from synchro.replication.admission import member_of
+from synchro.replication.relay_filter import RelayFilter
+from synchro.row import GROUP_LOCAL, Txn
+from synchro.server.relay import without_local_rows
+from synchro.storage import xrow
+from tests.mesh import Link, Member, Mesh, uuid_of
+from tests.scenarios import show
+from tests.scenarios.box import Box, later_than
+from tests.scenarios.script import ScenarioError
+
+ROUNDS_MAX = 1000
+"""A scenario that has not come to rest by then never does."""
+Pair = tuple[int, int]
+
+
+class World(Mesh):
+    """`wanted`: who sends rows to whom, if both are up. A held link carries nothing until it is let go."""
+
+    def __init__(
+        self, count: int, wanted: Iterable[Pair], tell: Callable[[str], None], settings: dict[str, object]
+    ) -> None:
+        self.tell = tell
+        self.wanted = set(wanted)
+        self.held: set[Pair] = set()
+        self.slow: set[int] = set()
+        self.boxes: dict[int, Box] = {}
+        self.answered: list[CallId] = []
+        self.carried: list[Txn] = []
+        self._ended: list[Pair] = []
+        self._again: list[int] = []
+        super().__init__(count, **settings)
+
+    # --- life
+
+    def _start(self, number: int, wal: list[Txn], *, trusted: bool = True) -> None:
+        """Recover from the disk, which has the log. wal, trusted: not used."""
+        if number not in self.boxes:
+            self.boxes[number] = Box(number, self.settings)
+            self.boxes[number].begin_set(self.spaces)
+        box = self.boxes[number]
+        instance, log = box.start(self.now)
+        if not instance.acks_count:
+            self.tell(f"{number} does not trust its log")
+        self.members[number] = Member(instance, log, len(log))
+        self._carry_out(number, instance.start(self.now))
+
+    def start(self, number: int) -> None:
+        self._start(number, [])
+        self.down.pop(number, None)
+        self._connect_all(number)
+
+    def end(self, number: int, *, power: bool = False) -> None:
+        self.crash(number)
+        self.slow.discard(number)
+        self.boxes[number].dies(power=power)
+
+    def stop(self, number: int) -> None:
+        """ADR 18."""
+        self.step(number, ev.StopRequested())
+        for _ in range(40):
+            if self.members[number].is_stopped:
+                break
+            self.run_for(0.25)
+        else:
+            raise ScenarioError(f"{number} does not stop")
+        self.boxes[number].journal.close_clean(self.now)
+        self.end(number)
+
+    def join_set(self, number: int, source: int) -> CallId:
+        """An instance without data asks to be registered, and if it is, gets the data and starts."""
+        meta, spaces = snapshot_view(self[source], with_local=False)
+        call = self.call_id()
+        self.step(source, ev.RegisterRequested(call, uuid_of(number), f"i{number}"))
+        self.settle()
+        outcome = self.outcomes.get(call)
+        if not isinstance(outcome, ev.Registered):
+            return call
+        if outcome.id != number:
+            raise ScenarioError(f"{number} would get the id {outcome.id}: name it so")
+        if number not in self.boxes:
+            self.boxes[number] = Box(number, self.settings)
+        member = self.members[source]
+        later = later_than(member.wal[: member.written], meta.vclock, outcome.vclock)
+        self.boxes[number].receive(meta, spaces, later)
+        self.start(number)
+        return call
+
+    # --- links
+
+    def _connect_all(self, number: int) -> None:
+        for source, target in sorted(self.wanted):
+            if number in (source, target):
+                self._connect(source, target)
+
+    def _connect(self, source: int, target: int) -> None:
+        """`target` subscribes to `source`, if it may [M-32], [W-45]."""
+        if not {source, target} <= self.members.keys() or (source, target) in self.links:
+            return
+        if frozenset((source, target)) in self._cuts or source in self.members[target].stopped:
+            return
+        server, client, box = self[source], self[target], self.boxes[source]
+        own, peer = client.vclock.without_local(), InstanceId(target)
+        try:
+            member_of(uuid_of(target), server.memtx.catalog.members())
+            box.journal.files_after(own)
+        except SynchroError as error:
+            self.tell(f"{source} refuses to send to {target}: {error.reason}")
+            return
+        counts = client.acks_count
+        last_ack = box.acks.subscribed(peer, own, counts=counts)
+        id_filter = frozenset({peer}) if counts else frozenset()
+        self.links[source, target] = Link(
+            RelayFilter(peer=peer, id_filter=id_filter, subscriber_vclock=own),
+            messages=[server.raft.message()],
+        )
+        seen = server.vclock.without_local()
+        self.step(target, ev.ApplierFollowing(InstanceId(source), seen, server.raft.term, last_ack))
+        self.step(source, ev.RelayConnected(peer, self.ack_of(target), True))
+
+    def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
+        if (source, target) not in self.held:
+            ack = self.ack_of(target)
+            self.boxes[source].acks.acked(InstanceId(target), ack.vclock.without_local(), counts=ack.counts)
+            super()._ack(source, target, vclock_sync)
+
+    def isolate(self, number: int) -> None:
+        """Also from those that are down now."""
+        for other in self.boxes:
+            if other != number:
+                self.cut(number, other)
+
+    def let_go(self, source: int, target: int) -> None:
+        self.held.discard((source, target))
+        if (source, target) in self.links:
+            self._ack(source, target)
+
+    def add_links(self, pairs: Iterable[Pair]) -> None:
+        for pair in pairs:
+            self.wanted.add(pair)
+            self._connect(*pair)
+
+    def remove_links(self, pairs: Iterable[Pair]) -> None:
+        for pair in pairs:
+            self.wanted.discard(pair)
+            if pair in self.links:
+                self._disconnect(*pair)
+
+    def follow_again(self, target: int, source: int) -> None:
+        """[A-41]"""
+        self.members[target].stopped.pop(source, None)
+        self._connect(source, target)
+
+    def _read(self, source: int, target: int, limit: int | None) -> list[Txn]:
+        self.carried = [_as_sent(txn) for txn in super()._read(source, target, limit)]
+        return self.carried
+
+    def deliver(self, source: int, target: int, *, limit: int | None = None) -> bool:
+        return (source, target) not in self.held and super().deliver(source, target, limit=limit)
+
+    def would_send(self, source: int, target: int) -> list[Txn]:
+        """What the relay has for this subscriber, without sending it."""
+        link, member = self.links[source, target], self.members[source]
+        position, lsns = link.position, dict(link.filter.position)
+        rows = super()._read(source, target, None)
+        link.position, link.filter.position = position, lsns
+        assert link.position <= member.written
+        return rows
+
+    # --- what happens
+
+    def step(self, number: int, event: ev.Event) -> None:
+        try:
+            super().step(number, event)
+        except SynchroError as error:
+            raise ScenarioError(f"a step of {number} raised {error.reason}: {error.message}") from error
+
+    def _carry_out(self, number: int, effects: Sequence[ev.Effect]) -> None:
+        super()._carry_out(number, effects)
+        for effect in effects:
+            match effect:
+                case ev.Replies(replies=replies):
+                    self.answered.extend(call_id for call_id, _ in replies)
+                case ev.StopApplier(peer=peer, error=error):
+                    self.tell(f"{number} stops following {peer}: {show.error(error)}")
+                    self._ended.append((peer, number))
+                case ev.BeginAmnesia():
+                    self.tell(f"{number} does not trust its log")
+                    self.boxes[number].set_amnesia(True)
+                    self._again.append(number)
+                case ev.EndAmnesia():
+                    self.tell(f"{number} trusts its log again")
+                    self.boxes[number].set_amnesia(False)
+                case ev.ResetAppliers():
+                    self._again.append(number)
+                case _:
+                    pass
+
+    def persist(self, number: int) -> bool:
+        return number not in self.slow and self.write_out(number)
+
+    def write_out(self, number: int) -> bool:
+        """The disk of one instance catches up, also if it is slow. False: nothing was waiting."""
+        member, box = self.members[number], self.boxes[number]
+        txns = member.wal[member.written :]
+        if not txns:
+            return False
+        try:
+            box.write(txns, self.now, member.instance.registered)
+        except WalIo as error:
+            if any(txn.control is not None for txn in txns):
+                raise ScenarioError(
+                    f"a row of control does not fit on the disk of {number}: it ends"
+                ) from error
+            del member.wal[member.written :]
+            self.tell(f"the disk of {number} is full")
+            self.step(number, ev.RowsCutBack(box.journal.vclock, error))
+            return True
+        return super().persist(number)
+
+    def _tidy(self) -> bool:
+        """Streams that ended, and those that begin again, now that no step is running."""
+        ended, self._ended = self._ended, []
+        again, self._again = self._again, []
+        for pair in ended:
+            if pair in self.links:
+                self._disconnect(*pair)
+        for number in again:
+            for pair in [pair for pair in self.links if pair[1] == number]:
+                self._disconnect(*pair)
+            if number in self.members:
+                self._connect_all(number)
+        return bool(ended or again)
+
+    def flush(self) -> None:
+        """What instances do by themselves, without the network: write, build, take turns."""
+        for _ in range(ROUNDS_MAX):
+            moved = self._tidy()
+            for number in list(self.members):
+                moved |= self.persist(number)
+                moved |= self.build(number)
+                if self.members[number].wants_turn:
+                    self.members[number].wants_turn = False
+                    self.step(number, ev.TurnBegan())
+                    moved = True
+            if not moved:
+                return
+        raise ScenarioError("it does not come to rest")
+
+    def settle(self) -> None:
+        for _ in range(ROUNDS_MAX):
+            super().settle()
+            if not self._tidy():
+                return
+        raise ScenarioError("it does not come to rest")
+
+    # --- settings
+
+    def change(self, number: int, settings: Settings) -> None:
+        self.boxes[number].settings = settings
+        if number in self.members:
+            self.step(number, ev.SettingsChanged(settings))
+
+
+def _as_sent(txn: Txn) -> Txn:
+    """Local rows of a transaction stay at home [A-37]."""
+    if all(row.group_id != GROUP_LOCAL for row in txn.rows):
+        return txn
+    (sent,) = xrow.decode_txns(without_local_rows(bytes(txn.data)))
+    return sent
