@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, cast
 
 from synchro.config import Settings
-from synchro.ids import LOCAL, NOBODY, InstanceId
+from synchro.ids import LOCAL, NOBODY, InstanceId, InstanceName
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.retention import log_floor
@@ -41,7 +41,8 @@ class Box:
 
     def __init__(self, number: int, settings: Settings) -> None:
         self.number = number
-        self.settings = replace(settings, wal_dir=DIR, snapshot_dir=DIR, instance_name=f"i{number}")
+        name = InstanceName(f"i{number}")
+        self.settings = replace(settings, wal_dir=DIR, snapshot_dir=DIR, instance_name=name)
         self.disk = SimDisk()
         self.disk.makedirs(DIR)
         self.identity = IdentityFile.create(self.disk, DIR, Identity(uuid_of(number), f"i{number}"))
