@@ -16,8 +16,8 @@ from synchro.client.errors import cannot_connect
             "connection refused",
         ),
         (
-            "errors resolving db1:1: [field:hostname lookup error:address lookup failed for db1:1: Domain name "
-            "not found]",
+            "errors resolving db1:1: [field:hostname lookup error:address lookup failed for db1:1: Domain "
+            "name not found]",
             "address lookup failed for db1:1: Domain name not found",
         ),
         (
