@@ -1,7 +1,7 @@
 """Values of the data model that JSON and msgpack have no type for, and their texts. Rule [D-6].
 
-Decimals and UUIDs are Python's own `Decimal` and `UUID`. `Datetime` and `Interval` are here, since they hold more
-than Python's: nanoseconds, years beyond 1..9999, a zone by its number, months.
+Decimals and UUIDs are Python's own `Decimal` and `UUID`. `Datetime` and `Interval` are here, since they hold
+more than Python's: nanoseconds, years beyond 1..9999, a zone by its number, months.
 """
 
 from __future__ import annotations
