@@ -143,7 +143,7 @@ def test_what_has_no_such_bytes_is_not_sent(value: Any, why: str) -> None:
 
 
 def test_the_ends_of_what_there_is() -> None:
-    ends = [Decimal("9" * 38), Decimal("0." + "9" * 38), Decimal("-1E-38"), Decimal("-0.00")]
+    ends: list[Any] = [Decimal("9" * 38), Decimal("0." + "9" * 38), Decimal("-1E-38"), Decimal("-0.00")]
     ends += [Datetime(SECONDS_MIN, 0, -720), Datetime(SECONDS_MAX, 999_999_999, 840, 1024)]
     for end in ends:
         found = msgpack_check.unpack(msgpack_check.packb(end))
