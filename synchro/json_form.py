@@ -5,6 +5,10 @@ What JSON has no form for becomes an object with one key, which begins with `$`:
     bytes                       {"$binary": "<base64>"}
     NaN and the infinities      {"$number": "NaN"}, "Infinity" or "-Infinity"
     integers beyond 2^53        {"$number": "9007199254740993"}, where numbers are doubles
+    decimals                    {"$decimal": "1.50"}
+    UUIDs                       {"$uuid": "64d22e4d-ac92-4a23-899a-e59f34af5479"}
+    points in time              {"$datetime": "2026-11-30T07:00:00.5+03:00"}
+    intervals                   {"$interval": "1 year, -2 months"}
     a map with a key that is    {"$map": [[key, value], ...]}, also for a map that would
     not text                    look like one of these forms
 
@@ -16,15 +20,27 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
 from math import isfinite, isnan
 from typing import Any, Final
+from uuid import UUID
+
+from synchro.values import Datetime, Interval, parse_decimal, parse_uuid
 
 BINARY: Final = "$binary"
 NUMBER: Final = "$number"
 MAP: Final = "$map"
 MSGPACK: Final = "$msgpack"
-_FORMS: Final = frozenset({BINARY, NUMBER, MAP, MSGPACK})
+_TEXTS: Final[Mapping[str, tuple[type, Callable[[str], Any]]]] = {
+    "$decimal": (Decimal, parse_decimal),
+    "$uuid": (UUID, parse_uuid),
+    "$datetime": (Datetime, Datetime.parse),
+    "$interval": (Interval, Interval.parse),
+}
+"""Form -> the type whose `str` it holds, and what reads that."""
+_FORMS: Final = frozenset({BINARY, NUMBER, MAP, MSGPACK, *_TEXTS})
 _NUMBERS: Final = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _INTEGER: Final = re.compile("-?[0-9]{1,20}")
 _INTEGERS: Final = range(-(2**63), 2**64)
@@ -60,7 +76,24 @@ def encode(value: Any, *, doubles: bool = False, native: bool = False) -> Any:
         return [encode(item, doubles=doubles, native=native) for item in tuple(value)]
     if isinstance(value, int):
         return {NUMBER: str(int(value))} if doubles and abs(value) > EXACT_DOUBLE_MAX else value
+    if form := _text_form(value):
+        return {form[0]: form[1]}
     return value if isinstance(value, float) else str(value)
+
+
+def text_of(value: Any) -> str | None:
+    """The text inside the form of a decimal, UUID, point in time or interval; None of any other value."""
+    form = _text_form(value)
+    return form and form[1]
+
+
+def _text_form(value: Any) -> tuple[str, str] | None:
+    if isinstance(value, datetime):
+        value = Datetime.of(value)
+    for form, (held, _) in _TEXTS.items():
+        if isinstance(value, held):
+            return form, str(value)
+    return None
 
 
 def _looks_like_a_form(value: Mapping[Any, Any]) -> bool:
@@ -82,6 +115,8 @@ def decode_object(found: Mapping[str, Any]) -> Any:
         return _NUMBERS[body] if body in _NUMBERS else _integer(body)
     if form == MAP and isinstance(body, (list, tuple)):
         return _map(body)
+    if form in _TEXTS and isinstance(body, str):
+        return _TEXTS[form][1](body)
     raise ValueError(f"{form} with {body!r} is no form of a value")
 
 

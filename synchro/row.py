@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, overload
 from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, RequestId, Term
 
 Field: TypeAlias = Any
-"""A msgpack value: None, bool, int, float, str, bytes, tuple (array) or dict (map)."""
+"""A msgpack value: None, bool, int, float, str, bytes, Decimal, UUID, `values.Datetime`, `values.Interval`,
+tuple (array) or dict (map)."""
 
 Tuple: TypeAlias = tuple[Field, ...]
 """One stored tuple, or a key. Decoded with `use_list=False`, so it is immutable."""

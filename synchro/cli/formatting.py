@@ -167,6 +167,8 @@ def print_value(value: Any) -> None:
 
 def shown(value: Any) -> str:
     """A single value for people: text as it is, if a terminal can show it."""
+    if text := json_form.text_of(value):
+        return text
     return value if isinstance(value, str) and value.isprintable() else to_json(stored(value))
 
 

@@ -26,6 +26,7 @@ from synchro.cli.formatting import EXIT_FAILED, EXIT_INTERRUPTED, print_value, u
 from synchro.cli.loading import LOAD_TIMEOUT_MIN_S, batches, progress
 from synchro.cli.program import program
 from synchro.errors import Code, SynchroError
+from synchro.values import Datetime, Interval, parse_decimal, parse_uuid
 
 if TYPE_CHECKING:
     from synchro.client import Client
@@ -245,7 +246,17 @@ def _json_rows(lines: Iterable[str], done: Import) -> Iterator[list[Any]]:
                 yield row
 
 
-_NUMBERS: Final = {"unsigned": int, "integer": int, "double": float, "number": float}
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "unsigned": int,
+    "integer": int,
+    "double": float,
+    "number": float,
+    "decimal": parse_decimal,
+    "uuid": parse_uuid,
+    "datetime": Datetime.parse,
+    "interval": Interval.parse,
+}
+"""Type of a field -> what reads it in CSV."""
 
 
 def _csv_rows(lines: Iterable[str], done: Import, types: Sequence[str], header: bool) -> Iterator[list[Any]]:
@@ -278,8 +289,8 @@ def _csv_field(text: str, kind: str, number: int) -> Any:
     if kind in ("array", "map"):
         return parse(text, f"line {number}")
     try:
-        if kind in _NUMBERS:
-            return _NUMBERS[kind](text) if text else None
+        if kind in _READERS:
+            return _READERS[kind](text) if text else None
         if kind == "boolean":
             return {"true": True, "false": False, "": None}[text.lower()]
         return text

@@ -29,6 +29,7 @@ from synchro.client.replies import (
     SpaceChanged,
     SpaceInfo,
 )
+from synchro.values import Datetime, Interval
 
 __all__ = [
     "CannotConnect",
@@ -39,12 +40,14 @@ __all__ = [
     "Committed",
     "ConnectOptions",
     "ConnectionLost",
+    "Datetime",
     "Demoted",
     "DuplicateKey",
     "FieldInfo",
     "IndexChanged",
     "IndexInfo",
     "Info",
+    "Interval",
     "Member",
     "Op",
     "OutcomeUnknown",

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from synchro.client.model import FieldNames, Rows, Tuple, TxnId, is_number, make_tuple
 from synchro.config import DURATION_S_MAX
 from synchro.errors import IllegalParams, WrongFormat
+from synchro.msgpack_ext import pack_extension, unpack_for_python
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 
 Message: TypeAlias = Any
@@ -21,7 +22,9 @@ IndexRef: TypeAlias = "str | int | None"
 KeyLike: TypeAlias = Any
 """A list or tuple of key parts, or a single part as it is."""
 
-_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(
+    use_bin_type=True, autoreset=True, default=pack_extension
+).pack
 _MSGPACK: Final = common_pb2.ENCODING_MSGPACK
 WaitMode: TypeAlias = Literal["complete", "submit", "none"]
 """When a write returns: decided; on the leader's disk and in the queue; at once."""
@@ -51,9 +54,11 @@ def pack(value: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """Arrays are lists, and tuples where they are the key of a map, as in rows of before ADR 24."""
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False)
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, ext_hook=unpack_for_python)
     except TypeError:  # a list has no hash
-        return msgpack.unpackb(data, raw=False, strict_map_key=False, object_pairs_hook=_map)
+        return msgpack.unpackb(
+            data, raw=False, strict_map_key=False, ext_hook=unpack_for_python, object_pairs_hook=_map
+        )
 
 
 def _map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -149,6 +149,12 @@ class UpdateIntegerOverflow(BadInput):
     tnt_code = 95
 
 
+class UpdateDecimalOverflow(BadInput):
+    """The sum has more digits before the point than a decimal has, or is no number."""
+
+    reason = "UPDATE_DECIMAL_OVERFLOW"
+
+
 class UnknownUpdateOp(BadInput):
     """No such update operation."""
 

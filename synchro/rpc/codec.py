@@ -11,7 +11,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-import msgpack
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Value
 
@@ -36,8 +35,6 @@ JSON_VALUES_MAX: Final = 64 * KIB
 as msgpack."""
 JSON_NESTING_MAX: Final = msgpack_check.NESTING_MAX
 """How many lists and objects may stand inside each other, as in the rows of the log."""
-
-_packb: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
 class Schema(Protocol):
@@ -206,7 +203,7 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
     try:
         if found.keys() == {json_form.MSGPACK}:
             data = b64decode(found[json_form.MSGPACK], validate=True)
-            return msgpack.unpackb(data, use_list=False, strict_map_key=False)
+            return msgpack_check.unpack(data)
         return json_form.decode_object(found)
     except (ValueError, TypeError) as error:
         raise WrongFormat(f"{msgpack_check.why_malformed(error)}; nothing was done") from error
@@ -233,7 +230,7 @@ def json_list(fields: Sequence[Any]) -> Message:
     for field in fields:
         form = json_form.encode(field, doubles=True)
         if _levels(form) > _LEVELS_MAX:
-            form = {json_form.MSGPACK: b64encode(_packb(field)).decode()}
+            form = {json_form.MSGPACK: b64encode(msgpack_check.packb(field)).decode()}
         _fill_value(made.values.add(), form)
     return made
 
@@ -480,7 +477,7 @@ def _array(body: Message, form: str, what: str) -> bytes:
     if not body.HasField(form + "_json"):
         raise WrongFormat(f"the {what} is missing; nothing was done", field=form)
     try:
-        return _packb(json_fields(getattr(body, form + "_json")))
+        return msgpack_check.packb(json_fields(getattr(body, form + "_json")))
     except SynchroError as error:
         error.details = {**error.details, "field": form + "_json"}
         raise

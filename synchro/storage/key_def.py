@@ -6,19 +6,23 @@ dicts and sorted containers compare in C:
 K1  One part of one kind of values, never null: the key is the bare value (`is_plain`).
 K2  Else it is a tuple with one item a part: the bare value where all values of the part compare with each
     other, (rank, value) where the part may be null or is a `scalar`; null is (0, None), before all others.
-K3  int and float compare by value, exactly: Python does not convert to float. -0.0 is 0. NaN, and integers
-    outside -2^63..2^64-1, are no key.
-K4  str compares by code point, which is the order of its UTF-8 bytes.
+K3  int, float and Decimal compare by value, exactly: Python does not convert to float. -0.0 is 0, and 1.50
+    is 1.5. NaN, and integers outside -2^63..2^64-1, are no key.
+K4  str compares by code point, which is the order of its UTF-8 bytes; a UUID as its 16 bytes.
+K5  A datetime compares by its point in time alone, not by the offset in which it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
+from uuid import UUID
 
 from synchro.errors import ExactMatch, KeyPartCount, KeyPartType
 from synchro.row import Field, Tuple
+from synchro.values import Datetime, Interval
 
 Key: TypeAlias = Any
 """A full key as an index holds it: a bare value [key_def.K1] or a tuple of encoded parts [key_def.K2]."""
@@ -47,7 +51,7 @@ def _is_integer(value: Field) -> bool:
 
 
 def _is_number(value: Field) -> bool:
-    return bool(value == value if type(value) is float else INT_MIN <= value <= INT_MAX)
+    return bool(INT_MIN <= value <= INT_MAX if type(value) is int else value == value)
 
 
 def _is_not_nan(value: Field) -> bool:
@@ -76,21 +80,24 @@ class FieldKind(NamedTuple):
     """May be a part of an index."""
 
 
+_COMPARABLE: Final = frozenset({bool, int, float, Decimal, str, bytes, UUID, Datetime})
 KINDS: Final[dict[str, FieldKind]] = {
-    "any": FieldKind(frozenset({type(None), bool, int, float, str, bytes, tuple, dict}), None, False),
+    "any": FieldKind(_COMPARABLE | {type(None), Interval, tuple, dict}, None, False),
     "unsigned": FieldKind(frozenset({int}), _is_unsigned, True),
     "integer": FieldKind(frozenset({int}), _is_integer, True),
-    "number": FieldKind(frozenset({int, float}), _is_number, True),
+    "number": FieldKind(frozenset({int, float, Decimal}), _is_number, True),
     "double": FieldKind(frozenset({float}), None, True),
     "string": FieldKind(frozenset({str}), None, True),
     "boolean": FieldKind(frozenset({bool}), None, True),
     "varbinary": FieldKind(frozenset({bytes}), None, True),
-    "scalar": FieldKind(frozenset({bool, int, float, str, bytes}), _is_scalar, True),
+    "decimal": FieldKind(frozenset({Decimal}), None, True),
+    "uuid": FieldKind(frozenset({UUID}), None, True),
+    "datetime": FieldKind(frozenset({Datetime}), None, True),
+    "interval": FieldKind(frozenset({Interval}), None, False),
+    "scalar": FieldKind(_COMPARABLE, _is_scalar, True),
     "array": FieldKind(frozenset({tuple}), None, False),
     "map": FieldKind(frozenset({dict}), None, False),
 }
-UNSUPPORTED_TYPES: Final = frozenset({"decimal", "uuid", "datetime", "interval"})
-"""Known names whose values our msgpack decoder refuses."""
 
 TYPE_ALIASES: Final = {
     "*": "any",
@@ -105,10 +112,14 @@ _WIDER: Final[dict[str, frozenset[str]]] = {
     "unsigned": frozenset({"integer", "number", "scalar", "any"}),
     "integer": frozenset({"number", "scalar", "any"}),
     "double": frozenset({"number", "scalar", "any"}),
+    "decimal": frozenset({"number", "scalar", "any"}),
     "number": frozenset({"scalar", "any"}),
     "string": frozenset({"scalar", "any"}),
     "boolean": frozenset({"scalar", "any"}),
     "varbinary": frozenset({"scalar", "any"}),
+    "uuid": frozenset({"scalar", "any"}),
+    "datetime": frozenset({"scalar", "any"}),
+    "interval": frozenset({"any"}),
     "scalar": frozenset({"any"}),
     "array": frozenset({"any"}),
     "map": frozenset({"any"}),
@@ -138,6 +149,10 @@ def type_name(value: Field) -> str:
         float: "double",
         str: "string",
         bytes: "varbinary",
+        Decimal: "decimal",
+        UUID: "uuid",
+        Datetime: "datetime",
+        Interval: "interval",
         tuple: "array",
         list: "array",
         dict: "map",
@@ -159,7 +174,16 @@ class _Top:
 
 TOP: Final = _Top()
 
-_RANK: Final[dict[type, int]] = {bool: 1, int: 2, float: 2, str: 3, bytes: 4}
+_RANK: Final[dict[type, int]] = {
+    bool: 1,
+    int: 2,
+    float: 2,
+    Decimal: 2,
+    str: 3,
+    bytes: 4,
+    UUID: 5,
+    Datetime: 6,
+}
 _NULL: Final = (0, None)
 
 

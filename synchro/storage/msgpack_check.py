@@ -6,12 +6,16 @@ Memory and time are bounded by the input: no header is believed before what it a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from itertools import chain
 from typing import Any, Final
+from uuid import UUID
 
 import msgpack
 
+from synchro.msgpack_ext import pack_extension, unpack_extension
 from synchro.row import RawTuple, Tuple
+from synchro.values import Datetime, Interval
 
 NESTING_MAX: Final = 32
 """Arrays and maps inside each other, the tuple included; Python compares nested values by recursion."""
@@ -20,13 +24,23 @@ SMALL_BODY_BYTES: Final = 256
 
 MALFORMED: Final = (ValueError, TypeError, KeyError, OverflowError)
 """What comes of bytes that are not what they should be."""
-SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, Decimal, UUID, Datetime, Interval})
 _NESTED: Final = frozenset({tuple, dict})
 _ONLY_TUPLE: Final = frozenset({tuple})
 
 unpackb: Callable[..., Any] = msgpack.unpackb
 _Unpacker: Final[Any] = msgpack.Unpacker
-packb: Callable[..., bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+def new_packer() -> Callable[[Any], bytes]:
+    """Of values that a tuple may hold; for one thread."""
+    pack: Callable[[Any], bytes] = msgpack.Packer(
+        use_bin_type=True, autoreset=True, default=pack_extension
+    ).pack
+    return pack
+
+
+packb: Final = new_packer()
 
 
 def _skim(data: bytes) -> None:
@@ -46,7 +60,7 @@ def unpack(data: bytes) -> Any:
     """One msgpack value; ValueError or TypeError if it is not exactly that. Memory bounded by the input."""
     if len(data) > SMALL_BODY_BYTES and data.count(b"\xdc") + data.count(b"\xdd") > 2:
         _skim(data)
-    return unpackb(data, use_list=False, strict_map_key=False)
+    return unpackb(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
 
 
 def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -> None:
@@ -121,7 +135,13 @@ def refuse_equal_keys(data: bytes) -> None:
             raise ValueError("two keys of a map are equal")
         return made
 
-    unpackb(data, use_list=False, strict_map_key=False, object_pairs_hook=keys_differ)
+    unpackb(
+        data,
+        use_list=False,
+        strict_map_key=False,
+        ext_hook=unpack_extension,
+        object_pairs_hook=keys_differ,
+    )
 
 
 def as_it_came(value: Tuple, data: bytes, from_client: bool = False) -> Tuple:
@@ -183,7 +203,9 @@ def unpack_all(tuples: Sequence[bytes], from_client: bool = False) -> list[Tuple
     """The stored tuples that each of these is exactly one of; one of `MALFORMED` if not."""
     fast = unpackb
     values = [
-        fast(data, use_list=False, strict_map_key=False) if len(data) <= SMALL_BODY_BYTES else unpack(data)
+        fast(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
+        if len(data) <= SMALL_BODY_BYTES
+        else unpack(data)
         for data in tuples
     ]
     if not _ONLY_TUPLE.issuperset(map(type, values)):

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 from synchro.errors import WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, Lsn, Term
+from synchro.msgpack_ext import unpack_extension
 from synchro.row import (
     Body,
     Confirm,
@@ -97,7 +98,7 @@ def _parse_insert(kind: RowType, raw: bytes) -> Dml:
             SPACE_BY_PREFIX[prefix] = space_id
     else:
         data = raw[PREFIX_BYTES:]
-        value = unpackb(data, use_list=False, strict_map_key=False)
+        value = unpackb(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
     if type(value) is not tuple:
         raise ValueError("the tuple is not a msgpack array")
     for field in value:
@@ -273,7 +274,7 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
     assert kind is _INSERT or kind is _REPLACE
     try:
         if len(tuple_msgpack) <= SMALL_BODY_BYTES:
-            value = unpackb(tuple_msgpack, use_list=False, strict_map_key=False)
+            value = unpackb(tuple_msgpack, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
         else:
             value = unpack(tuple_msgpack)
         if type(value) is not tuple:

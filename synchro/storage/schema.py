@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from synchro.errors import Unsupported, WrongFormat
 from synchro.row import Field, Tuple
-from synchro.storage.key_def import KINDS, TYPE_ALIASES, UNSUPPORTED_TYPES, Part, narrower
+from synchro.storage.key_def import KINDS, TYPE_ALIASES, Part, narrower
 
 SCHEMA_ID: Final = 272
 SPACE_ID: Final = 280
@@ -216,8 +216,6 @@ def _parse_kind(name: str, flags: Mapping[str, Field]) -> SpaceKind:
 def parse_type(name: object, where: str) -> str:
     """Canonical name of a field type."""
     kind = TYPE_ALIASES.get(name.lower(), name.lower()) if isinstance(name, str) else None
-    if kind in UNSUPPORTED_TYPES:
-        raise Unsupported(f"{where} does not support type '{kind}': it has no values here yet")
     if kind is None or kind not in KINDS:
         raise WrongFormat(f"{where} has unknown field type {name!r}")
     return kind

@@ -23,9 +23,10 @@ import msgpack
 
 from synchro.errors import Corruption, DecodeError
 from synchro.ids import INITIAL_TERM, NOBODY, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
+from synchro.msgpack_ext import unpack_extension
 from synchro.row import RawTuple, Tuple
 from synchro.storage.disk import Disk, FileBytes, write_whole
-from synchro.storage.msgpack_check import why_malformed
+from synchro.storage.msgpack_check import new_packer, why_malformed
 from synchro.storage.xlog import (
     HEADER_BYTES_MAX,
     INPROGRESS_SUFFIX,
@@ -194,7 +195,7 @@ def iter_chunks(
     chunk_bytes_max: int = CHUNK_BYTES_MAX,
 ) -> Iterator[bytes]:
     """The frames of a snapshot, for a file or for the stream of a join."""
-    pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+    pack = new_packer()
     total_crc = frames = tuples = 0
 
     def pack_tuple(value: Tuple) -> bytes:  # with a packer of its own: this may run in a thread
@@ -265,7 +266,12 @@ def _decode_payload(kind: ChunkKind, crc: int, space_id: int, payload: bytes) ->
 
 
 def _unpack_all(payload: bytes) -> list[Any]:
-    unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=FRAME_BYTES_SANE)
+    unpacker = msgpack.Unpacker(
+        use_list=False,
+        strict_map_key=False,
+        max_buffer_size=FRAME_BYTES_SANE,
+        ext_hook=unpack_extension,
+    )
     unpacker.feed(payload)
     items = list(unpacker)
     if unpacker.tell() != len(payload):
@@ -275,7 +281,7 @@ def _unpack_all(payload: bytes) -> list[Any]:
 
 def _as_they_came(tuples: list[Tuple], payload: bytes) -> list[Tuple]:
     """Tuples whose bytes we would not write so keep them (ADR 24)."""
-    pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+    pack = new_packer()
     packed = list(map(pack, tuples))
     if b"".join(packed) == payload:
         return tuples

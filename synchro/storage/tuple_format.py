@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from operator import itemgetter
 from typing import Final
+from uuid import UUID
 
 from synchro.errors import FieldMissing, FieldType, WrongFormat
 from synchro.row import Field, Tuple
 from synchro.storage.key_def import KINDS, accepts_all, key_accepts, type_name
 from synchro.storage.schema import FieldDef, IndexDef, SpaceDef, effective_fields
+from synchro.values import Datetime, Interval
 
 SHOWN_CHARS_MAX: Final = 1024
 """A tuple in an error text or in error details is cut here: details travel in HTTP headers."""
@@ -134,6 +137,8 @@ def _show(value: Field) -> str:
             return str(int(value))
         case None | bool() | int() | float():
             return json.dumps(value)
+        case Decimal() | UUID() | Datetime() | Interval():
+            return str(value)
         case tuple() | list():
             return "[" + ", ".join(map(_show, value)) + "]"
         case dict():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal
 from operator import and_, or_, xor
 from typing import Any, Final, NoReturn
 
@@ -18,11 +19,13 @@ from synchro.errors import (
     SynchroError,
     UnknownUpdateOp,
     UpdateArgType,
+    UpdateDecimalOverflow,
     UpdateIntegerOverflow,
     UpdateSplice,
 )
 from synchro.row import Field, Tuple
 from synchro.storage.key_def import INT_MAX, INT_MIN
+from synchro.values import DECIMAL_DIGITS_MAX, check_decimal
 
 _ARGS: Final[Mapping[str, int]] = {
     "=": 1,
@@ -35,6 +38,11 @@ _ARGS: Final[Mapping[str, int]] = {
     "!": 1,
     "#": 1,
 }
+_NUMBERS: Final = frozenset({int, float, Decimal})
+_DECIMALS: Final = Context(prec=DECIMAL_DIGITS_MAX, rounding=ROUND_HALF_UP, traps=[])
+"""Our own, so that a sum is the same on all instances."""
+_DECIMAL_STEP: Final = Decimal(1).scaleb(-DECIMAL_DIGITS_MAX)
+"""The smallest decimal."""
 _BITWISE: Final[Mapping[str, Callable[[int, int], int]]] = {"&": and_, "|": or_, "^": xor}
 
 
@@ -338,12 +346,38 @@ def _compute(kind: str, value: Field, argument: Field, shown: str) -> Field:
         if type(value) is not int or type(argument) is not int or value < 0 or argument < 0:
             _wrong_type(kind, shown, "a positive integer")
         return _BITWISE[kind](value, argument)
-    if type(value) not in (int, float) or type(argument) not in (int, float):
+    if type(value) not in _NUMBERS or type(argument) not in _NUMBERS:
         _wrong_type(kind, shown, "a number")
+    if type(value) is Decimal or type(argument) is Decimal:
+        return _compute_decimal(kind, value, argument, shown)
     result: Any = value + argument if kind == "+" else value - argument
     if type(result) is int and not INT_MIN <= result <= INT_MAX:
         raise UpdateIntegerOverflow(f"Integer overflow when performing '{kind}' operation on field {shown}")
     return result
+
+
+def _compute_decimal(kind: str, value: Field, argument: Field, shown: str) -> Decimal:
+    """The sum or difference, one side of which is a decimal, rounded to the digits that a decimal has."""
+    first, second = _as_decimal(value), _as_decimal(argument)
+    result = _DECIMALS.add(first, second) if kind == "+" else _DECIMALS.subtract(first, second)
+    if _digits_behind_point(result) > DECIMAL_DIGITS_MAX:
+        result = result.quantize(_DECIMAL_STEP, context=_DECIMALS)
+    try:
+        return check_decimal(result)
+    except ValueError:
+        raise UpdateDecimalOverflow(
+            f"Decimal overflow when performing operation '{kind}' on field {shown}"
+        ) from None
+
+
+def _digits_behind_point(value: Decimal) -> int:
+    exponent = value.as_tuple().exponent
+    return -exponent if type(exponent) is int else 0  # NaN or an infinity
+
+
+def _as_decimal(value: Field) -> Decimal:
+    """A double is the shortest decimal that reads as it, as people write it: 0.1 is 0.1."""
+    return Decimal(repr(value)) if type(value) is float else Decimal(value)
 
 
 def _wrong_type(kind: str, shown: str, expected: str) -> NoReturn:

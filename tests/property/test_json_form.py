@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from synchro import json_form
 from synchro.cli.data_verbs import parse
+from synchro.errors import IllegalParams
 from synchro.rpc import codec
 from synchro.rpc.generated.v1 import common_pb2
+from synchro.values import Datetime, Interval
+from tests.property.test_value_types import extended
 
 numbers = st.integers(-(2**63), 2**64 - 1) | st.floats()
-scalars = st.none() | st.booleans() | numbers | st.text(max_size=5) | st.binary(max_size=5)
-forms = st.sampled_from(["$binary", "$number", "$map", "$msgpack", "$x"])
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=5) | st.binary(max_size=5) | extended
+forms = st.sampled_from(["$binary", "$number", "$map", "$msgpack", "$decimal", "$datetime", "$x"])
 values = st.recursive(
     scalars,
     lambda inner: (
@@ -36,7 +42,7 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):
         return same(list(a.items()), list(b.items()))
-    return type(a) is type(b) and a == b
+    return type(a) is type(b) and a == b and str(a) == str(b)
 
 
 def whole(value: Any) -> Any:
@@ -81,4 +87,41 @@ def test_forms() -> None:
         {"$map": [[1, "x"]]},
         {"$map": [["$map", 1]]},
     ]
+    assert json_form.encode([Decimal("1.50"), UUID(int=1), Datetime(0, 5), Interval(months=-2)]) == [
+        {"$decimal": "1.50"},
+        {"$uuid": "00000000-0000-0000-0000-000000000001"},
+        {"$datetime": "1970-01-01T00:00:00.000000005Z"},
+        {"$interval": "-2 months"},
+    ]
     assert json_form.encode(2**53 + 1, doubles=True) == {"$number": str(2**53 + 1)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"$decimal": 1.5}',
+        '{"$decimal": "NaN"}',
+        '{"$decimal": "1_0"}',
+        '{"$decimal": " 1"}',
+        '{"$decimal": "1E+38"}',
+        '{"$decimal": "0.111111111111111111111111111111111111111"}',
+        '{"$uuid": "64d22e4dac924a23899ae59f34af5479"}',
+        '{"$uuid": "64d22e4d-ac92-4a23-899a-e59f34af547"}',
+        '{"$datetime": "2026-11-30"}',
+        '{"$datetime": "2026-11-30T07:00:00"}',
+        '{"$datetime": "2026-02-29T07:00:00Z"}',
+        '{"$datetime": "2026-02-28T24:00:00Z"}',
+        '{"$datetime": "2026-02-28T07:00:00+14:01"}',
+        '{"$datetime": "+9999999-02-28T07:00:00Z"}',
+        '{"$interval": ""}',
+        '{"$interval": "1 year 2 months"}',
+        '{"$interval": "1 year, 2 years"}',
+        '{"$interval": "1.5 years"}',
+        '{"$interval": "1 adjust"}',
+        '{"$interval": "adjust never"}',
+        '{"$interval": "99999999999 years"}',
+    ],
+)
+def test_a_text_that_is_no_value_is_refused(text: str) -> None:
+    with pytest.raises(IllegalParams, match="not JSON"):
+        parse(text, "value")

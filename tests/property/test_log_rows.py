@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Sequence
 
-import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +26,15 @@ from synchro.row import (
     RowType,
     Txn,
 )
+from synchro.storage.msgpack_check import packb
 from synchro.storage.row_body import dml_from_values, insert_all, insert_dml
 from synchro.storage.xrow import decode_txns, encode_ops, encode_txn, scan_txns
+from tests.property.test_value_types import extended
 
 u64 = st.integers(1, 2**63)
 ids = st.integers(0, 31).map(InstanceId)
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(), st.binary()
+    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(), st.binary(), extended
 )
 values = st.recursive(
     scalars,
@@ -53,7 +54,7 @@ dmls = st.one_of(
     st.builds(lambda s, v, o: dml_from_values(RowType.UPSERT, s, value=v, ops=o), spaces, tuples, ops),
 )
 puts = st.builds(
-    lambda kind, space, rows: insert_all(kind, space, [msgpack.packb(row) for row in rows]),
+    lambda kind, space, rows: insert_all(kind, space, [packb(row) for row in rows]),
     st.sampled_from([RowType.INSERT, RowType.REPLACE]),
     st.sampled_from([512, 513, 7, 70000]),
     st.lists(tuples, min_size=1, max_size=6),
@@ -188,7 +189,7 @@ def test_damaged_rows_decode_to_themselves_or_to_an_error(run: list[Txn], data: 
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.binary(max_size=100) | tuples.map(lambda value: bytes(msgpack.packb(value))))
+@given(st.binary(max_size=100) | tuples.map(packb))
 def test_a_tuple_from_a_client_is_taken_or_refused(raw: bytes) -> None:
     try:
         dml = insert_dml(RowType.INSERT, 512, raw)

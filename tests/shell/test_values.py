@@ -8,8 +8,11 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -36,6 +39,12 @@ ROWS = {
     8: {"$binary": "x"},
     9: {float("nan"): 1, float("inf"): 2},
     10: "",
+    14: Decimal("-1.50"),
+    15: UUID("64d22e4d-ac92-4a23-899a-e59f34af5479"),
+    16: datetime(2026, 11, 30, 7, 0, 0, 500, tzinfo=UTC),
+    17: synchro.Datetime(1, 999_999_999, 180, 947),
+    18: synchro.Interval(years=1, months=-2, adjust="last"),
+    19: {Decimal("0.1"): [datetime(9999, 12, 31, tzinfo=UTC)]},
 }
 OLD = {11: "81 92 01 02 a1 78", 12: "82 01 a1 78 c3 a1 79", 13: "81 91 91 90 01"}
 """Maps that were accepted once: a key that is an array, equal keys."""
@@ -129,6 +138,16 @@ async def test_each_output_shows_each_value() -> None:
             assert values[4] == {"$number": "NaN"}
             assert values[2]["$map"][:2] == [[1, "x"], ["1", "y"]]
             assert values[11] == {"$map": [[[1, 2], "x"]]}
+            assert values[14] == {"$decimal": "-1.50"}
+            assert values[15] == {"$uuid": "64d22e4d-ac92-4a23-899a-e59f34af5479"}
+            assert values[16] == {"$datetime": "2026-11-30T07:00:00.0005Z"}
+            assert values[17] == {"$datetime": "1970-01-01T03:00:01.999999999+03:00[947]"}
+            assert values[18] == {"$interval": "1 year, -2 months, adjust last"}
+            for key in range(14, 20):
+                line = json.dumps([key, values[key]])
+                assert (await run(address, "replace", "s", line))[0] == 0
+                _, shown, _ = await run(address, "-o", "json", "get", "s", str(key))
+                assert strict(shown) == [key, values[key]]
         code, out, err = await run(address, "select", "s", "-o", "yaml")
         assert (code, err) == (0, "")
         values = {row[0]: row[1] for row in yaml.safe_load(out)}
@@ -233,6 +252,34 @@ async def test_csv_says_the_same(tmp_path: Path) -> None:
         file.write_bytes(b"1,a\n2," + b"x" * 300_000 + b"\n")
         code, _, err = await run(address, "import", str(file), "--space", "c", "--batch", "1", "--replace")
         assert code == 0
+
+
+async def test_csv_reads_each_type_by_the_format(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    fields = "id:uuid,price:decimal,at:datetime,every:interval?"
+    async with served(with_rows=False) as (_, address):
+        await run(address, "space", "create", "c", "--format", fields)
+        await run(address, "index", "create", "c", "primary", "--parts", "id")
+        await run(address, "index", "create", "c", "price", "--parts", "price,at", "--no-unique")
+        name = "64d22e4d-ac92-4a23-899a-e59f34af547"
+        file.write_text(
+            f"{name}9,9.90,2026-11-30T07:00:00+03:00,1 month\n"
+            f"{name}8,9.9,2026-11-30T03:00:00Z,\n"
+            f"{name}7,9.899999999999999999999,2026-11-30T03:00:00Z,\n"
+        )
+        assert (await run(address, "import", str(file), "--space", "c"))[0] == 0
+        code, out, _ = await run(address, "-o", "jsonl", "select", "c", "--index", "price")
+        assert code == 0
+        assert [[row[0]["$uuid"][-1], row[1]["$decimal"]] for row in map(strict, out.splitlines())] == [
+            ["7", "9.899999999999999999999"],
+            ["8", "9.9"],
+            ["9", "9.90"],
+        ]
+        code, out, _ = await run(address, "-o", "json", "get", "c", f'{{"$uuid": "{name}9"}}')
+        assert strict(out)[2:] == [{"$datetime": "2026-11-30T07:00:00+03:00"}, {"$interval": "1 month"}]
+        file.write_text(f"{name}6,cheap,2026-11-30T03:00:00Z,\n")
+        code, _, err = await run(address, "import", str(file), "--space", "c")
+        assert "line 1: 'cheap' is not of type decimal" in err
 
 
 async def test_bad_lines_can_be_skipped(tmp_path: Path) -> None:

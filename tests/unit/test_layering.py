@@ -53,6 +53,7 @@ CORES = tuple(
     f"synchro.{name}"
     for name in (
         *("ids", "vclock", "row", "errors", "json_form", "config.settings", "config.quorum_formula"),
+        *("values", "msgpack_ext"),
         *("config.option", "config.options", "config.values", "config.schema", "config.json_schema"),
         *("raft", "queue", "replication", "storage", "instance"),
         *(

@@ -97,7 +97,6 @@ def test_a_local_space_is_never_synchronous() -> None:
         (SpaceDef(512, "x", engine="vinyl").to_tuple(), Unsupported),
         (SpaceDef(512, "x", format=(FieldDef("a"), FieldDef("a"))).to_tuple(), WrongFormat),
         (SpaceDef(512, "x", format=(FieldDef("a", "money"),)).to_tuple(), WrongFormat),
-        (SpaceDef(512, "x", format=(FieldDef("a", "decimal"),)).to_tuple(), Unsupported),
         ((512, 1, "x", "memtx", 0, {"temporary": True, "type": "normal"}, ()), WrongFormat),
         ((512, 1, "x", "memtx", 0, {"is_sync": 1}, ()), WrongFormat),
         ((512, 1, "x", "memtx", 0, {"type": "eternal"}, ()), WrongFormat),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from synchro.errors import (
@@ -10,6 +12,7 @@ from synchro.errors import (
     SynchroError,
     UnknownUpdateOp,
     UpdateArgType,
+    UpdateDecimalOverflow,
     UpdateIntegerOverflow,
     UpdateSplice,
 )
@@ -34,6 +37,11 @@ def update(value: Tuple, *ops: Tuple) -> Tuple:
         ([("+", 3, 4)], (1, "b", 7)),
         ([("-", 3, 4)], (1, "b", -1)),
         ([("+", 3, 0.5)], (1, "b", 3.5)),
+        ([("+", 3, Decimal("0.10"))], (1, "b", Decimal("3.10"))),
+        ([("-", 3, Decimal("0.1")), ("+", 3, 0.2)], (1, "b", Decimal("3.1"))),
+        ([("+", 3, Decimal("1E-38"))], (1, "b", Decimal("3." + "0" * 37))),
+        ([("+", 3, Decimal("5E-38"))], (1, "b", Decimal("3." + "0" * 36 + "1"))),
+        ([("=", 3, Decimal(0)), ("+", 3, 1e-300)], (1, "b", Decimal(0))),
         ([("&", 3, 2)], (1, "b", 2)),
         ([("|", 3, 4)], (1, "b", 7)),
         ([("^", 3, 1)], (1, "b", 2)),
@@ -97,6 +105,21 @@ ERRORS: list[tuple[Tuple, type[SynchroError], str]] = [
         ("+", 3, True),
         UpdateArgType,
         "Argument type in operation '+' on field 3 does not match field type: expected a number",
+    ),
+    (
+        ("+", 3, Decimal("9" * 38)),
+        UpdateDecimalOverflow,
+        "Decimal overflow when performing operation '+' on field 3",
+    ),
+    (
+        ("+", 2, Decimal(1)),
+        UpdateArgType,
+        "Argument type in operation '+' on field 2 does not match field type: expected a number",
+    ),
+    (
+        ("|", 3, Decimal(1)),
+        UpdateArgType,
+        "Argument type in operation '|' on field 3 does not match field type: expected a positive integer",
     ),
     (
         ("&", 3, -1),

@@ -177,13 +177,16 @@ class Tuple(_message.Message):
     MSGPACK_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     msgpack: _builtins.bytes
-    """A msgpack array; lossless. Keys of maps are no arrays and no maps, and no two are equal (1 and true are)."""
+    """A msgpack array; lossless. Keys of maps are no arrays and no maps, and no two are equal (1 and true are).
+    Decimals, UUIDs, datetimes and intervals are Tarantool's extensions 1, 2, 4 and 6.
+    """
     @_builtins.property
     def json(self) -> _struct_pb2.ListValue:
         """The same as JSON, for use by hand: numbers are doubles, so whole numbers become integers. What JSON lacks
         is an object with one key: {"$binary": base64}, {"$number": "NaN"} (Infinity, -Infinity, and integers
-        beyond 2^53), {"$map": [[key, value], ...]} for a map with a key that is not text, {"$msgpack": base64}
-        for a field nested too deep for a message.
+        beyond 2^53), {"$decimal": "1.50"}, {"$uuid": text}, {"$datetime": "2026-11-30T07:00:00.5+03:00"},
+        {"$interval": "1 year, -2 months"}, {"$map": [[key, value], ...]} for a map with a key that is not text,
+        {"$msgpack": base64} for a field nested too deep for a message.
         """
 
     def __init__(

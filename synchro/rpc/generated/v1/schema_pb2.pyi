@@ -58,7 +58,9 @@ class FieldDef(_message.Message):
     name: _builtins.str
     """Name, unique in the format."""
     type: _builtins.str
-    """any (default), unsigned, string, number, double, integer, boolean, varbinary, scalar, array, map."""
+    """any (default), unsigned, string, number, double, integer, boolean, varbinary, scalar, decimal, uuid,
+    datetime, interval, array, map.
+    """
     is_nullable: _builtins.bool
     """True if null, or no value at the end of a tuple, is allowed."""
     def __init__(
