@@ -80,6 +80,8 @@ POINTS: Final[Mapping[str, Point]] = {
     "applier.ack_delay": Point("as applier.before_ack, but the link is kept alive", has_peer=True),
     "applier.ack_slow": Point("as applier.ack_delay, each time for a while", default=1.0, has_peer=True),
     "limbo.promote_begin_delay": Point("somebody asked for a promote, nothing was begun"),
+    "net.replication_request_delay": Point("a peer asked for rows or to join, nobody has looked at it"),
+    "net.read_chunk": _wrong("a read of a connection takes no more than so much", "bytes", 1),
     "snapshot.before_rename": Point("a snapshot is complete and synced under its temporary name"),
 }
 """Every point."""

@@ -30,8 +30,14 @@ def _faults(instance: str) -> Iterator[Faults]:
         yield Faults(db, instance or None)
 
 
+def _complete_point(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from synchro.failpoints import POINTS
+
+    return [name for name in POINTS if name.startswith(incomplete)]
+
+
 @fault.command("set")
-@argument("name", "POINT", "As `fault list --all` names them.")
+@argument("name", "POINT", "As `fault list --all` names them.", shell_complete=_complete_point)
 @argument(
     "action", "[ACTION]", "on (the default), off, pause, delay, error, exit or count.", is_optional=True
 )
@@ -59,7 +65,7 @@ def fault_set(
 
 
 @fault.command("clear")
-@argument("name", "[POINT]", "Default: all.", is_optional=True)
+@argument("name", "[POINT]", "Default: all.", is_optional=True, shell_complete=_complete_point)
 @on_this
 def fault_clear(name: str, instance: str) -> None:
     """Disarm a failpoint; what waited there goes on, in order."""

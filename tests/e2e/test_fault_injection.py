@@ -142,11 +142,21 @@ def test_a_promote_waits_to_begin(make_cluster: MakeCluster) -> None:
         assert faults.state()["limbo.promote_begin_delay"].triggers == 1
 
 
+def test_bytes_that_come_one_by_one(make_cluster: MakeCluster) -> None:
+    [alone] = make_cluster(1, faults=True).start()
+    with faults_of(alone) as faults:
+        alone.remote.create("data", is_sync=False)
+        faults.set("net.read_chunk", value=1)
+        before = faults.state()["net.read_chunk"].triggers
+        alone.remote.insert("data", 1, "x" * 1000, timeout=10)
+        assert faults.state()["net.read_chunk"].triggers - before > 1000
+
+
 def test_one_direction_of_a_link(make_cluster: MakeCluster) -> None:
     """Rows go from 2 to 1 and not from 1 to 2."""
     cluster = make_cluster(2, faults=True, options={"database": {"mode": "rw"}})
     one, two = cluster.start()
-    one.remote.create("data")
+    one.remote.create("data", is_sync=False)
     cluster.wait_equal("data")
     with faults_of(one) as faults:
         faults.partition(["instance002"], "out")

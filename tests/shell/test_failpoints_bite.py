@@ -257,7 +257,7 @@ async def test_a_failed_apply_stops_one_stream_until_it_is_restarted(tmp_path: P
 # --- beginnings -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["join.delay", "relay.final_join_delay"])
+@pytest.mark.parametrize("name", ["net.replication_request_delay", "join.delay", "relay.final_join_delay"])
 async def test_who_joins_waits(tmp_path: Path, name: str) -> None:
     async with open_set(tmp_path) as replicas:
         leader = await replicas.start(1)
@@ -275,7 +275,9 @@ async def test_who_joins_waits(tmp_path: Path, name: str) -> None:
         await until(lambda: late.node.is_ready)
 
 
-@pytest.mark.parametrize("name", ["applier.subscribe_delay", "relay.journal_open_delay"])
+@pytest.mark.parametrize(
+    "name", ["applier.subscribe_delay", "net.replication_request_delay", "relay.journal_open_delay"]
+)
 async def test_who_comes_back_lacks_rows_until_it_may_ask(tmp_path: Path, name: str) -> None:
     async with three(tmp_path) as (replicas, leader, _followers):
         await replicas.stop(3)
