@@ -148,7 +148,7 @@ def test_the_environment_knows_all_forms() -> None:
         {"SYNCHRO_FAILPOINTS": "relay.send_delay=on(0.5),peer=2,peer=3; wal.fail=on(27),countdown=4,times=1"}
     )
     send, fail = REGISTRY.armed["relay.send_delay"], REGISTRY.armed["wal.fail"]
-    assert (send.action, send.delay_s, send.peers) == (Action.DELAY, 0.5, {2, 3})
+    assert (send.action, send.delay_s, send.peers) == (Action.DELAY, 0.5, frozenset((2, 3)))
     assert (fail.action, fail.value, fail.skip, fail.times) == (Action.ON, 27, 4, 1)
 
 
