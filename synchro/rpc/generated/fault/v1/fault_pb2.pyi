@@ -309,7 +309,7 @@ class ListFailpointsResponse(_message.Message):
     PARTITIONED_IN_FIELD_NUMBER: _builtins.int
     PARTITIONED_OUT_FIELD_NUMBER: _builtins.int
     journal_writes_submitted: _builtins.int
-    """Transactions that were handed to the log."""
+    """Transactions that were handed to the log, rows of elections and of the queue included."""
     journal_writes_completed: _builtins.int
     """Transactions that the log has on disk. What is missing is on its way, or was cut back."""
     quorum_waits_started: _builtins.int
