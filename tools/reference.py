@@ -1,4 +1,4 @@
-"""Make the tables in docs/errors.md and docs/configuration.md from the code. `--check`: only compare.
+"""Make the tables of the pages on errors, configuration and faults from the code. `--check`: only compare.
 
 A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest of the page is written by hand.
 """
@@ -13,6 +13,7 @@ from typing import Final
 from synchro.config.option import SIZE_MAX, Bytes, Effect, Option, Scope, Seconds, Section
 from synchro.config.options import MAPS, TABLE, default_text
 from synchro.errors import ALL_ERRORS, meaning_of
+from synchro.failpoints import POINTS
 
 ROOT_DIR: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT_DIR / "docs"
@@ -75,11 +76,22 @@ def later_table() -> Iterator[str]:
         yield f"| `{key}` | {inner or 'map from names'} | {section.meaning} |"
 
 
+def failpoints_table() -> Iterator[str]:
+    yield "| point | a place | value of `on` | by peer | when it is reached, or what goes wrong |"
+    yield "|---|---|---|---|---|"
+    for name, point in POINTS.items():
+        default = "half of it" if point.default < 0 else f"{point.default:g}"
+        value = f"{point.value}, default {default}" if point.default else point.value or "-"
+        place, by_peer = ("yes" if is_so else "no" for is_so in (point.is_place, point.has_peer))
+        yield f"| `{name}` | {place} | {value} | {by_peer} | {point.meaning} |"
+
+
 TABLES: Final = {
     "errors": ("errors.md", errors_table),
     "keys": ("configuration.md", keys_table),
     "limits": ("configuration.md", limits_table),
     "later": ("configuration.md", later_table),
+    "failpoints": ("fault-injection.md", failpoints_table),
 }
 
 

@@ -16,7 +16,6 @@ _LATER: Final = {
     "revoke": "listen on trusted networks only",
     "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",
     "export": "synchro select SPACE -o jsonl",
-    "fault": "start the instance with its fault service and call synchro.fault.v1 over gRPC",
 }
 _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "user": (("create", "passwd", "drop"), "listen on trusted networks only"),

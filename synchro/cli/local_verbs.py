@@ -30,6 +30,9 @@ new_set_option: Final = click.option(
 insecure_option: Final = click.option(
     "--insecure", is_flag=True, help="Listen where other hosts can connect."
 )
+fault_option: Final = click.option(
+    "--fault-injection", is_flag=True, help="For tests: take synchro fault, by which anybody can break it."
+)
 kill_option: Final = click.option("--kill", is_flag=True, help="SIGKILL what does not end in time.")
 _WORDS: Final = {
     ("running", True): "started",
@@ -76,7 +79,7 @@ def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
 @insecure_option
 @force_trust_option
 @new_set_option
-@click.option("--fault-service", is_flag=True, hidden=True)
+@fault_option
 def serve(
     config: str,
     name: str,
@@ -87,7 +90,7 @@ def serve(
     insecure: bool,
     force_trust: bool,
     new_set: bool,
-    fault_service: bool,
+    fault_injection: bool,
 ) -> int:
     """Run one instance in the foreground."""
     from synchro.config import file as config_file
@@ -125,6 +128,7 @@ def serve(
     }
     given = [part for key, value in arguments.items() if value for part in (key, value)]
     flags = [*(["--read-only"] if read_only else []), *(["--insecure"] if insecure else [])]
+    flags += ["--fault-injection"] if fault_injection else []
     again = shlex.join(["synchro", "serve", *given, *flags])
     is_foreground = READY_FILE not in os.environ  # else `synchro start` started it
     if not is_foreground:
@@ -133,7 +137,7 @@ def serve(
         settings,
         force_trust=force_trust,
         new_set=new_set,
-        fault_service=fault_service,
+        fault_injection=fault_injection,
         again=again,
         is_foreground=is_foreground,
     )
@@ -147,12 +151,13 @@ def serve(
 @insecure_option
 @force_trust_option
 @new_set_option
-def start(target: str, insecure: bool, force_trust: bool, new_set: bool) -> int:
+@fault_option
+def start(target: str, insecure: bool, force_trust: bool, new_set: bool, fault_injection: bool) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import process_table, processes
 
     parsed = process_table.parse_target(target)
-    extra = _decisions(force_trust, new_set)
+    extra = _decisions(force_trust, new_set, fault_injection)
     if extra and (running := [p.name for p in process_table.processes(parsed) if p.is_running]):
         runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
@@ -188,7 +193,10 @@ def stop(target: str, kill: bool) -> int:
 @kill_option
 @force_trust_option
 @new_set_option
-def restart(target: str, insecure: bool, kill: bool, force_trust: bool, new_set: bool) -> int:
+@fault_option
+def restart(
+    target: str, insecure: bool, kill: bool, force_trust: bool, new_set: bool, fault_injection: bool
+) -> int:
     """Stop, then start."""
     from synchro.cli import processes
     from synchro.cli.process_table import parse_target
@@ -201,15 +209,16 @@ def restart(target: str, insecure: bool, kill: bool, force_trust: bool, new_set:
             timeout_s=timeout_s,
             insecure=insecure,
             kill=kill,
-            extra=_decisions(force_trust, new_set),
+            extra=_decisions(force_trust, new_set, fault_injection),
         ),
         wanted_running=True,
     )
 
 
-def _decisions(force_trust: bool, new_set: bool) -> list[str]:
+def _decisions(force_trust: bool, new_set: bool, fault_injection: bool) -> list[str]:
     """What a person decides for one start, as arguments of `serve`."""
-    return [*(["--force-trust"] if force_trust else []), *(["--new-set"] if new_set else [])]
+    flags = {"--force-trust": force_trust, "--new-set": new_set, "--fault-injection": fault_injection}
+    return [flag for flag, is_given in flags.items() if is_given]
 
 
 def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> int:

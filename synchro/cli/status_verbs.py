@@ -83,6 +83,8 @@ def _remark(member: SeenMember) -> str:
         for part in member.info["replication"].values()
         if part.get("upstream", {}).get("status") == "stopped"
     ]
+    if member.info.get("fault_injection"):
+        own.append(f"WARNING: fault injection is on, for tests only: synchro fault list -i {member.name}")
     return "; ".join(own)
 
 
@@ -117,6 +119,7 @@ def _record(member: SeenMember, picture: Picture) -> dict[str, Any]:
         "acknowledges": picture.acknowledges(member),
         "error": member.foreign or member.error or None,
         "pid": member.process.pid if member.process is not None else found.get("pid"),
+        "fault_injection": bool(found.get("fault_injection")),
         "process": member.process.state.value if member.process is not None else None,
     }
 

@@ -424,8 +424,8 @@ class Settings:
         "one JSON object a line, or text for people",
     )
     http_listen: str | None = None
-    fault_service: bool = False
-    """Serve synchro.fault.v1; only for tests."""
+    fault_injection: bool = False
+    """Serve synchro.fault.v1, and heed failpoints; only for tests."""
     force_trust: bool = False
     """Operator's word that the local log may be trusted although it is not provably complete."""
     new_set: bool = False

@@ -111,6 +111,14 @@ class SplitBrain(RemoteProtocolError):
         super().__init__(f"Split-Brain discovered: {why}", **details)
 
 
+class InjectedError(Precondition):
+    """A failpoint made it fail, in an instance that was started with fault injection."""
+
+    reason = "INJECTED"
+    tnt_code = 8
+    advice = "clear the failpoint; a stream that stopped: synchro replication restart NAME"
+
+
 # --- files ------------------------------------------------------------------------------------------------
 
 

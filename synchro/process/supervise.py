@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
 
@@ -16,7 +17,7 @@ import trio
 from synchro import logs
 from synchro.config import FIRST_REQUEST_S, Settings
 from synchro.errors import AlreadyRunning, SynchroError
-from synchro.failpoints import load_environment
+from synchro.failpoints import REGISTRY, is_wanted, load_environment
 from synchro.process import descriptors
 from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
@@ -82,11 +83,11 @@ async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[s
     if not settings.listen:
         yield "nowhere"  # isolated: it has its data, and talks to nobody
         return
-    services = ClientServices(face, host, with_fault=settings.fault_service)
+    services = ClientServices(face, host, with_fault=settings.fault_injection)
 
     def register(server: Registrar) -> None:
         peer_service.register(server, host, peers)
-        if settings.fault_service:
+        if settings.fault_injection:
             fault_service.register(server, face, host)
         services.register(server)
 
@@ -124,6 +125,12 @@ async def _announce(face: Face) -> None:
                 return
 
 
+async def _release_waiters(face: Face) -> None:
+    """What waits at a failpoint must not keep a process that leaves."""
+    await face.node.leaving.wait()
+    REGISTRY.clear()
+
+
 async def _serve(settings: Settings, log: Any) -> None:
     stop = trio.Event()
     async with open_rpc_host() as host, trio.open_nursery() as nursery:
@@ -132,6 +139,7 @@ async def _serve(settings: Settings, log: Any) -> None:
             def started(self, value: Face | None = None) -> None:
                 assert value is not None
                 nursery.start_soon(_announce, value)
+                nursery.start_soon(_release_waiters, value)
 
         async def run() -> None:
             await run_instance(settings, host=host, log=log, stop=stop, task_status=PortOpen())
@@ -144,6 +152,7 @@ async def _serve(settings: Settings, log: Any) -> None:
                 if number == signal.SIGHUP:
                     _reopen_log(log)
                 elif number in _STOPPING:
+                    REGISTRY.clear()
                     stop.set()
 
 
@@ -174,7 +183,10 @@ def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
     for warning in warnings:
         log.warning("configuration", message=warning)
-    load_environment()
+    try:
+        settings = _with_faults(settings, log)
+    except SynchroError as error:
+        return _report(log, error)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     tune_garbage_collector()
     try:
@@ -184,6 +196,20 @@ def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int
     finally:
         logs.flush()
     return 0
+
+
+def _with_faults(settings: Settings, log: Any) -> Settings:
+    """The environment may ask for fault injection, and arm points before anything else is done."""
+    if not (settings.fault_injection or is_wanted()):
+        return settings
+    load_environment()
+    log.warning(
+        "fault_injection",
+        message="this instance takes synchro.fault.v1: whoever can connect can stop it and lose its writes; "
+        "for tests only",
+        armed=sorted(REGISTRY.armed),
+    )
+    return replace(settings, fault_injection=True)
 
 
 def _report(log: Any, error: BaseException) -> int:

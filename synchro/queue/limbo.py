@@ -81,6 +81,8 @@ class Limbo:
     ) -> None:
         """quorum: the evaluated one [Q-30]. max_size: bytes, 0 = unlimited [Q-46]."""
         self.self_id: Final = self_id
+        self.waits_started = 0
+        """Own transactions that began to wait here, since the start."""
         self.max_size = max_size
         self._queue = LimboQueue()
         self._acks = Acks(registered, quorum)
@@ -320,6 +322,8 @@ class Limbo:
         """Put a transaction that has its LSN into the queue: an own, a received or a recovered one. The limit
         is not enforced here [L-11]. A fully local transaction is put behind others only (`must_wait`)."""
         self._queue.append(entry, self._is_in_recovery)
+        if entry.origin == self.self_id and not self._is_in_recovery:
+            self.waits_started += entry.count
         if len(self._pending):
             # The owner has written: what would have taken its place as if nothing had been (ADR 15) is void.
             self._drop_void(keep=())

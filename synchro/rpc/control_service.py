@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from synchro.errors import IllegalParams
+from synchro.failpoints import failpoint
 from synchro.instance.events import Demoted, DemoteRequested, Promoted, PromoteRequested
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
@@ -31,6 +32,7 @@ class ControlService(Service):
 
     async def _promote(self, request: Message) -> Message:
         default_s = self.node.instance.settings.synchro_timeout_s
+        await failpoint("limbo.promote_begin_delay")
         outcome = await self.node.call(PromoteRequested, timeout_s=codec.timeout_s(request, default_s))
         done = expect(outcome, Promoted)
         return control_pb2.PromoteResponse(

@@ -21,13 +21,14 @@ from synchro.errors import (
     DecodeError,
     DiskFailed,
     DoubledIdentity,
+    InjectedError,
     Loading,
     RemoteProtocolError,
     SynchroError,
     UnknownReplica,
     XlogGap,
 )
-from synchro.failpoints import REGISTRY
+from synchro.failpoints import REGISTRY, failpoint_fires
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.replication.admission import check_set
@@ -125,6 +126,8 @@ class Applier:
         """The same, of rows whose ack somebody waits for: not of a CONFIRM."""
         self._owes_ack = False
         """No ack since then covers them."""
+        self._last_ack: PeerAck
+        """Since the stream was asked for: what the peer knows of us."""
         self._received: deque[tuple[InstanceId, Lsn, float]] = deque()
         self._vclock_sync = 0
         self._ack_tm = 0.0
@@ -353,7 +356,10 @@ class Applier:
         if ballot.instance_uuid != node.uuid:  # a double of ours must hear of us
             self._links.check_double(ballot.instance_uuid)
         self._claim(ballot.instance_uuid)
-        async with node.transport.subscribe(self.address.address, self._hello()) as stream:
+        await node.failpoint("applier.subscribe_delay", peer=ballot.instance_id)
+        hello = self._hello()
+        self._last_ack = PeerAck(ev.Ack(hello.vclock, hello.term, 0, hello.counts), hello.credit)
+        async with node.transport.subscribe(self.address.address, hello) as stream:
             accepted = None
             self._asked = True
             with trio.move_on_after(death):
@@ -487,7 +493,9 @@ class Applier:
                 await self._rows_wanted.wait()
             data, tm = self._kept.take()
             self._is_applying = True
-            await node.failpoint("applier.before_step")
+            await node.failpoint("applier.before_step", peer=self.peer_id)
+            if failpoint_fires("applier.apply_fail", peer=self.peer_id):
+                raise InjectedError("Error injection 'applier.apply_fail'; the rows were not applied")
             self._hand_over(data, tm)
             self._is_applying = False
             if self._kept:
@@ -524,9 +532,26 @@ class Applier:
             await self._ack_wanted.wait()
             if not stream.writable:
                 await stream.wait_writable()
-            await node.failpoint("applier.before_ack")
+            await node.failpoint("applier.before_ack", peer=self.peer_id)
+            if REGISTRY.armed:
+                await self._pass_ack_points(stream)
             self._ack_wanted = trio.Event()
             self._send_ack(stream)
+
+    async def _pass_ack_points(self, stream: Subscription) -> None:
+        """Meanwhile the last ack is said again and again: the peer hears that we live, and nothing else."""
+
+        async def keep_alive() -> None:
+            while True:
+                await trio.sleep(self._node.settings.replication_timeout_s)
+                await stream.wait_writable()
+                stream.send_nowait(self._last_ack._replace(tm=0.0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_alive)
+            await self._node.failpoint("applier.ack_delay", peer=self.peer_id)
+            await self._node.failpoint("applier.ack_slow", peer=self.peer_id)
+            nursery.cancel_scope.cancel()
 
     def _send_ack(self, stream: Subscription) -> None:
         node = self._node
@@ -535,15 +560,14 @@ class Applier:
         received = self._received
         while received and received[0][1] <= vclock.get(received[0][0]):
             self._ack_tm = received.popleft()[2]
-        stream.send_nowait(
-            PeerAck(
-                ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
-                credit=node.settings.limits.peer_credit_bytes,
-                tm=self._ack_tm,
-                following=self._links.following,
-                received=self._received_bytes,
-            )
+        self._last_ack = PeerAck(
+            ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
+            credit=node.settings.limits.peer_credit_bytes,
+            tm=self._ack_tm,
+            following=self._links.following,
+            received=self._received_bytes,
         )
+        stream.send_nowait(self._last_ack)
         self._owes_ack = any(lsn > vclock.get(origin) for origin, lsn in self._awaited.items())
         self._ack_tm = 0.0
         self._look_if_synced()

@@ -83,6 +83,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "version": version(),
         "listen": node.listen,
         "logs_dropped": logs.dropped(),
+        "fault_injection": settings.fault_injection,
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
         "election": None,

@@ -105,6 +105,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
+        await node.failpoint("join.delay")
         count = checksum = 0
         with _shared_view(node, links) as view:
             start = view.meta.vclock
@@ -119,6 +120,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             yield JoinSnapshotEnd(count, checksum)
         node.log.info("join_initial_data_sent", peer=request.instance_name, frames=count)
         registered = await _register(node, request)
+        await node.failpoint("relay.final_join_delay")
         async for rows in _rows_between(node, request, start, registered.vclock):
             yield JoinRows(rows, crc32c(rows))
         yield JoinEnd(registered.vclock.without_local(), registered.id)

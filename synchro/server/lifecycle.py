@@ -46,7 +46,7 @@ from synchro.server.applier import Applier
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
-from synchro.server.failing_disk import WalDisk
+from synchro.server.failing_disk import FailingJournal, WalDisk
 from synchro.server.garbage import tune_garbage_collector
 from synchro.server.join import join
 from synchro.server.links import Links
@@ -55,7 +55,6 @@ from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
-from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
@@ -382,7 +381,7 @@ class Lifecycle:
             )
         disk = WalDisk()
         journal = await trio.to_thread.run_sync(
-            lambda: Journal(
+            lambda: FailingJournal(
                 disk,
                 settings.wal_dir,
                 instance_uuid=node.uuid,

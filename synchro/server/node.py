@@ -220,8 +220,8 @@ class Node:
             return next((p.address for p in settings.peers if p.name == settings.instance_name), bound)
         return bound
 
-    async def failpoint(self, name: str) -> None:
-        await failpoint(name)
+    async def failpoint(self, name: str, *, peer: int | None = None) -> None:
+        await failpoint(name, peer=peer)
 
     # ---------------------------------------------------------------------------------------------- life
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 import trio
@@ -64,12 +65,16 @@ class Peers:
             address=node.address,
         )
 
-    def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
-        return serve_join(self._node, self._links, request)
+    async def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
+        await self._node.failpoint("net.replication_request_delay")
+        async with aclosing(serve_join(self._node, self._links, request)) as items:
+            async for item in items:
+                yield item
 
     async def serve_subscriber(self, hello: Hello, stream: RelayStream) -> None:
         """Relay to it until the link is lost."""
         node = self._node
+        await node.failpoint("net.replication_request_delay")
         peer = self._check(hello)
         if hello.name in self._links.blocked_out:
             raise LinkLost("partitioned by the fault service")

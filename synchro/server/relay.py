@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from synchro.errors import ProtocolVersion, SynchroError
-from synchro.failpoints import REGISTRY
+from synchro.failpoints import REGISTRY, failpoint_fires
 from synchro.ids import LOCAL, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -79,6 +79,9 @@ class Relay:
         self._unacked: deque[tuple[Vclock, int]] = deque()
         self._unacked_bytes = 0
         self._acked_more = trio.Event()
+        self._late_ack: PeerAck | None = None
+        """The newest of those that a failpoint may hold back."""
+        self._late_ack_came = trio.Event()
         settings = node.settings
         self._frame_bytes_max = settings.limits.relay_frame_bytes_max
         self._pace = Pace(
@@ -174,6 +177,7 @@ class Relay:
                 self._send_control,
                 self._send_rows,
                 lambda: self._stream.deliver(self._on_ack),
+                self._read_late_acks,
                 lambda: self._links.watch_silence(lambda: self.heard_at),
             )
         except LinkLost as error:
@@ -202,12 +206,15 @@ class Relay:
             with trio.move_on_at(next_beat):
                 await self._control_wanted.wait()
             await self._stream.wait_writable()
+            await node.failpoint("relay.control_delay", peer=self.peer)
             self._control_wanted = trio.Event()
             now = trio.current_time()
             beat = None
-            if self._heartbeat_wanted or now >= next_beat:
+            is_due = self._heartbeat_wanted or now >= next_beat
+            if is_due:
                 self._heartbeat_wanted = False
                 next_beat = now + node.settings.replication_timeout_s
+            if is_due and not failpoint_fires("relay.no_heartbeat", peer=self.peer):
                 # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before a
                 # reader of the round asked must not count for it.
                 number = node.core.read_barrier.show()
@@ -246,6 +253,7 @@ class Relay:
     # ------------------------------------------------------------------------------------------------ rows
 
     async def _send_rows(self) -> None:
+        await self._node.failpoint("relay.journal_open_delay", peer=self.peer)
         reader = self._node.wal.reader(self._hello.vclock.without_local())
         try:
             while True:
@@ -303,7 +311,7 @@ class Relay:
             await self._wait_credit()
             await self._wait_room(rows.size)
             await self._stream.wait_writable()  # in any case a chance for others to run
-            await self._node.failpoint("relay.before_send")
+            await self._pass_send_points()
             if (
                 self._unacked_bytes < self._credit
                 and self._wants(rows.run)
@@ -342,8 +350,13 @@ class Relay:
         await self._wait_room(len(kept))
         if not (self._stream.writable and reader.is_at_end):
             await self._stream.wait_writable()
-        await self._node.failpoint("relay.before_send")
+        await self._pass_send_points()
         self._send_data(kept, crc32c(kept), vclock, reader.block_time)
+
+    async def _pass_send_points(self) -> None:
+        await self._node.failpoint("relay.before_send", peer=self.peer)
+        await self._node.failpoint("relay.send_delay", peer=self.peer)
+        await self._node.failpoint("relay.send_slow", peer=self.peer)
 
     async def _send_parts(self, data: bytes, vclock: Vclock, reader: WalReader) -> bytes:
         """All but the last part of a transaction that is too large for one frame; returns that part."""
@@ -437,11 +450,29 @@ class Relay:
     def _on_ack(self, message: PeerAck) -> None:
         if self.scope.cancel_called:
             return
-        down, ack = self.downstream, message.ack
-        self._node.core.check_term(ack.term)
         self.heard_at = trio.current_time()
         if self._hearing:
             self._hearing.unpark_all()
+        if REGISTRY.armed or self._late_ack is not None:
+            self._late_ack = message
+            self._late_ack_came.set()
+        else:
+            self._read_ack(message)
+
+    async def _read_late_acks(self) -> None:
+        """While a failpoint may hold them back. A newer one takes the place of those that wait, and says all
+        that they said."""
+        while True:
+            await self._late_ack_came.wait()
+            self._late_ack_came = trio.Event()
+            await self._node.failpoint("relay.ack_read_delay", peer=self.peer)
+            message, self._late_ack = self._late_ack, None
+            if message is not None:
+                self._read_ack(message)
+
+    def _read_ack(self, message: PeerAck) -> None:
+        down, ack = self.downstream, message.ack
+        self._node.core.check_term(ack.term)
         if self._links.doubles.is_suspect(self.peer_uuid):
             self._links.note_life(self.peer_uuid, self.life)
             if self.scope.cancel_called:

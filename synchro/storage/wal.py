@@ -55,6 +55,8 @@ Callback: TypeAlias = Callable[[], None]
 class WalStats:
     """Counters since the start of the process."""
 
+    submitted: int = 0
+    """Transactions handed over; those of `txns` are on disk."""
     batches: int = 0
     txns: int = 0
     bytes: int = 0
@@ -233,6 +235,7 @@ class Wal:
     def submit(self, txns: Sequence[Txn], has_control: bool = False) -> None:
         """Queue for the next batch; never blocks. Answered by `on_written` or `on_cut`."""
         self._pending.append((txns, has_control))
+        self.stats.submitted += len(txns)
         for txn in txns:
             self._queued_bytes += len(txn.data)
         if type(self._state) is Idle and self._wish is not _Wish.LEAVE:

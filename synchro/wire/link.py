@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import trio
 
+from synchro.failpoints import failpoint_fires
 from synchro.wire.connection import Http2Connection
 from synchro.wire.frames import PREFACE, ConnectionFault, ErrorCode
 from synchro.wire.headers import HeaderList
@@ -261,7 +262,7 @@ class Link:
     def _read(self) -> None:
         buffer = self._turns.buffer
         try:
-            size = self.sock.recv_into(buffer, self._read_bytes)
+            size = self.sock.recv_into(buffer, self._read_size())
         except BlockingIOError:
             return
         except OSError as error:
@@ -277,6 +278,10 @@ class Link:
             self.first_bytes = (self.first_bytes + data)[: len(PREFACE)]
         self.received += size
         self._take(data)
+
+    def _read_size(self) -> int:
+        chunk = failpoint_fires("net.read_chunk")
+        return self._read_bytes if chunk is None else max(1, min(int(chunk.value), self._read_bytes))
 
     def _take(self, data: bytes) -> None:
         """data: what came, or nothing: go on with the rest."""

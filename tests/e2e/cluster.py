@@ -41,16 +41,6 @@ LAST_RECORDS: Final = 50
 STOP_S: Final = 15.0
 _BAD_LEVELS: Final = frozenset({"error", "critical"})
 
-LAUNCH: Final = """
-import sys
-from dataclasses import replace
-from synchro.config import file as config_file
-from synchro.process import serve
-settings = config_file.load(sys.argv[1], sys.argv[2])
-sys.exit(serve.serve(replace(settings, fault_service=True)))
-"""
-"""`serve` with the service for faults, which no command line option of a release switches on."""
-
 
 def soon_s(seconds: float = 5.0) -> float:
     """ "Soon": 5 s on an idle machine, up to four times that when others use it too."""
@@ -149,10 +139,9 @@ class Instance:
         path = str(config or self.cluster.config_path)
         if arguments:
             arguments = ["-m", "synchro", *arguments]
-        elif self.cluster.faults:
-            arguments = ["-c", LAUNCH, path, self.name]
         else:
             arguments = ["-m", self.module, "serve", "--config", path, "--name", self.name]
+            arguments += ["--fault-injection"] if self.cluster.faults else []
         env = {key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")}
         if self.python is not None:
             arguments = ["-P", *arguments]  # what lies in this directory is this version

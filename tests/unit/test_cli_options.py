@@ -149,6 +149,7 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
             "snapshot",
         ),
         *("space checksum", "space list", "space show", "watch info"),
+        *("fault clear", "fault heal", "fault list", "fault partition", "fault set"),
     }
     for verb in ("promote", "demote", "snapshot"):
         assert app.run([verb, "one", "-i", "two"]) == 2

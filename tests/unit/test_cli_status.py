@@ -78,6 +78,14 @@ def test_status_with_one_instance_down() -> None:
     ]
 
 
+def test_fault_injection_is_told_of_the_instance_that_has_it() -> None:
+    broken = info(2) | {"fault_injection": True}
+    lines = status_verbs.status_text(picture(info(1, ro=False), broken, info(3)))
+    [line] = [line for line in lines if "WARNING: fault injection is on" in line]
+    assert line.startswith("2 ")
+    assert line.endswith("synchro fault list -i instance002")
+
+
 def test_a_set_of_which_nobody_answers() -> None:
     """All other verdicts: tests/shell/test_verdicts.py, from the trees of instances that run."""
     assert judge(picture(None, None)).lines() == [

@@ -161,6 +161,8 @@ def test_every_failpoint_in_the_code_is_registered_and_used() -> None:
     for path in (ROOT / "synchro").rglob("*.py"):
         if path.name != "failpoints.py":
             used |= set(
-                re.findall(r"failpoint(?:_in_thread)?\(\s*\"([a-z_.]+)\"", path.read_text(encoding="utf-8"))
+                re.findall(
+                    r"failpoint(?:_in_thread|_fires)?\(\s*\"([a-z_.]+)\"", path.read_text(encoding="utf-8")
+                )
             )
     assert used == set(POINTS)

@@ -38,6 +38,8 @@ class _FailpointActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failp
     """Ends the process at once, as kill -9 does."""
     FAILPOINT_ACTION_COUNT: _FailpointAction.ValueType  # 5
     """Only counts."""
+    FAILPOINT_ACTION_ON: _FailpointAction.ValueType  # 6
+    """Does what the point is for: waits until it is cleared, or goes wrong."""
 
 class FailpointAction(_FailpointAction, metaclass=_FailpointActionEnumTypeWrapper):
     """What a failpoint does."""
@@ -54,6 +56,8 @@ FAILPOINT_ACTION_EXIT: FailpointAction.ValueType  # 4
 """Ends the process at once, as kill -9 does."""
 FAILPOINT_ACTION_COUNT: FailpointAction.ValueType  # 5
 """Only counts."""
+FAILPOINT_ACTION_ON: FailpointAction.ValueType  # 6
+"""Does what the point is for: waits until it is cleared, or goes wrong."""
 Global___FailpointAction: _TypeAlias = FailpointAction  # noqa: Y015
 
 class _PartitionDirection:
@@ -96,6 +100,8 @@ class SetFailpointRequest(_message.Message):
     ERRNO_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name such as `wal.before_write`; an unknown one is refused."""
     action: Global___FailpointAction.ValueType
@@ -106,9 +112,15 @@ class SetFailpointRequest(_message.Message):
     """Number of passes that do nothing first."""
     times: _builtins.int
     """Number of passes that act; 0: all."""
+    value: _builtins.float
+    """For ON: seconds, bytes or a number of an error, as the point says; absent: its own default."""
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
         """For DELAY."""
+
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the peers that it is about; none: all. Refused for a point that is not about a peer."""
 
     def __init__(
         self,
@@ -119,12 +131,16 @@ class SetFailpointRequest(_message.Message):
         errno: _builtins.int = ...,
         skip: _builtins.int = ...,
         times: _builtins.int = ...,
+        value: _builtins.float | None = ...,
+        peers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "delay", b"delay", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delay", b"delay", "errno", b"errno", "name", b"name", "skip", b"skip", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "action", b"action", "delay", b"delay", "errno", b"errno", "name", b"name", "peers", b"peers", "skip", b"skip", "times", b"times", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___SetFailpointRequest: _TypeAlias = SetFailpointRequest  # noqa: Y015
 
@@ -188,6 +204,145 @@ class ClearFailpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClearFailpointResponse: _TypeAlias = ClearFailpointResponse  # noqa: Y015
+
+@_typing.final
+class ListFailpointsRequest(_message.Message):
+    """Empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailpointsRequest: _TypeAlias = ListFailpointsRequest  # noqa: Y015
+
+@_typing.final
+class Failpoint(_message.Message):
+    """A point, and what was set there last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEANING_FIELD_NUMBER: _builtins.int
+    IS_ARMED_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    ERRNO_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Such as `wal.delay`."""
+    meaning: _builtins.str
+    """What holds when it is reached, or what goes wrong while it is on."""
+    is_armed: _builtins.bool
+    """False: nothing was set, or it was cleared; then the counts are those of before."""
+    action: Global___FailpointAction.ValueType
+    """What it does, or did. ON became PAUSE or DELAY where it means that."""
+    errno: _builtins.int
+    """For ERROR."""
+    skip: _builtins.int
+    """Number of passes that do nothing first."""
+    times: _builtins.int
+    """Number of passes that act; 0: all."""
+    value: _builtins.float
+    """For ON."""
+    passes: _builtins.int
+    """Number of passes since it was set."""
+    triggers: _builtins.int
+    """Number of those that acted."""
+    waiting: _builtins.int
+    """Number of passes that wait now."""
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """For DELAY."""
+
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the peers that it is about; none: all."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        meaning: _builtins.str = ...,
+        is_armed: _builtins.bool = ...,
+        action: Global___FailpointAction.ValueType = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        errno: _builtins.int = ...,
+        skip: _builtins.int = ...,
+        times: _builtins.int = ...,
+        value: _builtins.float = ...,
+        peers: _abc.Iterable[_builtins.int] | None = ...,
+        passes: _builtins.int = ...,
+        triggers: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "delay", b"delay", "errno", b"errno", "is_armed", b"is_armed", "meaning", b"meaning", "name", b"name", "passes", b"passes", "peers", b"peers", "skip", b"skip", "times", b"times", "triggers", b"triggers", "value", b"value", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failpoint: _TypeAlias = Failpoint  # noqa: Y015
+
+@_typing.final
+class ListFailpointsResponse(_message.Message):
+    """All of them, and counters since the start of the process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILPOINTS_FIELD_NUMBER: _builtins.int
+    JOURNAL_WRITES_SUBMITTED_FIELD_NUMBER: _builtins.int
+    JOURNAL_WRITES_COMPLETED_FIELD_NUMBER: _builtins.int
+    QUORUM_WAITS_STARTED_FIELD_NUMBER: _builtins.int
+    PARTITIONED_IN_FIELD_NUMBER: _builtins.int
+    PARTITIONED_OUT_FIELD_NUMBER: _builtins.int
+    journal_writes_submitted: _builtins.int
+    """Transactions that were handed to the log, rows of elections and of the queue included."""
+    journal_writes_completed: _builtins.int
+    """Transactions that the log has on disk. What is missing is on its way, or was cut back."""
+    quorum_waits_started: _builtins.int
+    """Transactions that began to wait for their quorum here."""
+    @_builtins.property
+    def failpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Failpoint]:
+        """By name."""
+
+    @_builtins.property
+    def partitioned_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Peers of which nothing is received."""
+
+    @_builtins.property
+    def partitioned_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Peers to which nothing is sent."""
+
+    def __init__(
+        self,
+        *,
+        failpoints: _abc.Iterable[Global___Failpoint] | None = ...,
+        journal_writes_submitted: _builtins.int = ...,
+        journal_writes_completed: _builtins.int = ...,
+        quorum_waits_started: _builtins.int = ...,
+        partitioned_in: _abc.Iterable[_builtins.str] | None = ...,
+        partitioned_out: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failpoints", b"failpoints", "journal_writes_completed", b"journal_writes_completed", "journal_writes_submitted", b"journal_writes_submitted", "partitioned_in", b"partitioned_in", "partitioned_out", b"partitioned_out", "quorum_waits_started", b"quorum_waits_started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailpointsResponse: _TypeAlias = ListFailpointsResponse  # noqa: Y015
 
 @_typing.final
 class PartitionRequest(_message.Message):

@@ -45,6 +45,11 @@ class FaultServiceStub:
                 request_serializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ClearFailpointRequest.SerializeToString,
                 response_deserializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ClearFailpointResponse.FromString,
                 _registered_method=True)
+        self.ListFailpoints = channel.unary_unary(
+                '/synchro.fault.v1.FaultService/ListFailpoints',
+                request_serializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ListFailpointsRequest.SerializeToString,
+                response_deserializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ListFailpointsResponse.FromString,
+                _registered_method=True)
         self.Partition = channel.unary_unary(
                 '/synchro.fault.v1.FaultService/Partition',
                 request_serializer=synchro_dot_fault_dot_v1_dot_fault__pb2.PartitionRequest.SerializeToString,
@@ -67,14 +72,21 @@ class FaultServiceServicer:
     """
 
     def SetFailpoint(self, request, context):
-        """Sets a named point in the code.
+        """Sets a named point in the code; what waited there goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClearFailpoint(self, request, context):
-        """Clears one, or all; what was paused goes on.
+        """Clears one, or all; what waited there goes on, in the order in which it came.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFailpoints(self, request, context):
+        """Tells of all points, and of what this instance has begun and ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +125,11 @@ def add_FaultServiceServicer_to_server(servicer, server):
                     servicer.ClearFailpoint,
                     request_deserializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ClearFailpointRequest.FromString,
                     response_serializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ClearFailpointResponse.SerializeToString,
+            ),
+            'ListFailpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFailpoints,
+                    request_deserializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ListFailpointsRequest.FromString,
+                    response_serializer=synchro_dot_fault_dot_v1_dot_fault__pb2.ListFailpointsResponse.SerializeToString,
             ),
             'Partition': grpc.unary_unary_rpc_method_handler(
                     servicer.Partition,
@@ -185,6 +202,33 @@ class FaultService:
             '/synchro.fault.v1.FaultService/ClearFailpoint',
             synchro_dot_fault_dot_v1_dot_fault__pb2.ClearFailpointRequest.SerializeToString,
             synchro_dot_fault_dot_v1_dot_fault__pb2.ClearFailpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFailpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.fault.v1.FaultService/ListFailpoints',
+            synchro_dot_fault_dot_v1_dot_fault__pb2.ListFailpointsRequest.SerializeToString,
+            synchro_dot_fault_dot_v1_dot_fault__pb2.ListFailpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,9 +34,11 @@ class FaultServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FaultServiceAsyncStub: ...
     SetFailpoint: _grpc.UnaryUnaryMultiCallable[_fault_pb2.SetFailpointRequest, _fault_pb2.SetFailpointResponse]
-    """Sets a named point in the code."""
+    """Sets a named point in the code; what waited there goes on."""
     ClearFailpoint: _grpc.UnaryUnaryMultiCallable[_fault_pb2.ClearFailpointRequest, _fault_pb2.ClearFailpointResponse]
-    """Clears one, or all; what was paused goes on."""
+    """Clears one, or all; what waited there goes on, in the order in which it came."""
+    ListFailpoints: _grpc.UnaryUnaryMultiCallable[_fault_pb2.ListFailpointsRequest, _fault_pb2.ListFailpointsResponse]
+    """Tells of all points, and of what this instance has begun and ended."""
     Partition: _grpc.UnaryUnaryMultiCallable[_fault_pb2.PartitionRequest, _fault_pb2.PartitionResponse]
     """Cuts links to peers."""
     Heal: _grpc.UnaryUnaryMultiCallable[_fault_pb2.HealRequest, _fault_pb2.HealResponse]
@@ -50,9 +52,11 @@ class FaultServiceAsyncStub(FaultServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetFailpoint: _aio.UnaryUnaryMultiCallable[_fault_pb2.SetFailpointRequest, _fault_pb2.SetFailpointResponse]  # type: ignore[assignment]
-    """Sets a named point in the code."""
+    """Sets a named point in the code; what waited there goes on."""
     ClearFailpoint: _aio.UnaryUnaryMultiCallable[_fault_pb2.ClearFailpointRequest, _fault_pb2.ClearFailpointResponse]  # type: ignore[assignment]
-    """Clears one, or all; what was paused goes on."""
+    """Clears one, or all; what waited there goes on, in the order in which it came."""
+    ListFailpoints: _aio.UnaryUnaryMultiCallable[_fault_pb2.ListFailpointsRequest, _fault_pb2.ListFailpointsResponse]  # type: ignore[assignment]
+    """Tells of all points, and of what this instance has begun and ended."""
     Partition: _aio.UnaryUnaryMultiCallable[_fault_pb2.PartitionRequest, _fault_pb2.PartitionResponse]  # type: ignore[assignment]
     """Cuts links to peers."""
     Heal: _aio.UnaryUnaryMultiCallable[_fault_pb2.HealRequest, _fault_pb2.HealResponse]  # type: ignore[assignment]
@@ -69,7 +73,7 @@ class FaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fault_pb2.SetFailpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fault_pb2.SetFailpointResponse, _abc.Awaitable[_fault_pb2.SetFailpointResponse]]:
-        """Sets a named point in the code."""
+        """Sets a named point in the code; what waited there goes on."""
 
     @_abc_1.abstractmethod
     def ClearFailpoint(
@@ -77,7 +81,15 @@ class FaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fault_pb2.ClearFailpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fault_pb2.ClearFailpointResponse, _abc.Awaitable[_fault_pb2.ClearFailpointResponse]]:
-        """Clears one, or all; what was paused goes on."""
+        """Clears one, or all; what waited there goes on, in the order in which it came."""
+
+    @_abc_1.abstractmethod
+    def ListFailpoints(
+        self,
+        request: _fault_pb2.ListFailpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fault_pb2.ListFailpointsResponse, _abc.Awaitable[_fault_pb2.ListFailpointsResponse]]:
+        """Tells of all points, and of what this instance has begun and ended."""
 
     @_abc_1.abstractmethod
     def Partition(
