@@ -10,6 +10,7 @@ flows.
     coupling        raft and limbo, together      waits          who waits for a decision, or asks for one
     links           peers, and trust in the log   transfers      promote and demote calls
     reads           linearizable reads            registration   a `_cluster` row for who joins
+    expulsion       the row of who leaves
     writability     who may write, and why not    calls          who is answered what
     view            what others may look at       stop           the clean end
     recovery        snapshot + WAL -> Instance, and back
@@ -135,6 +136,8 @@ class Instance(Facts):
                 self._look(self._links.on_doubled_changed(event.is_doubled, now))
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
+            case ev.ExpulsionTold():
+                self._links.on_expulsion_told()
             case ev.TurnBegan():
                 self._writes.on_turn_began()
             case ev.IndexesBuilt():
