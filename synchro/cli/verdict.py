@@ -406,8 +406,21 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
             )
 
 
+def _expelled(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.is_expelled:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set. Stop it; or move all its files away, "
+                "instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
+
+
 def _stopped_streams(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
+        if member.is_expelled:
+            continue
         for part in (member.info or {}).get("replication", {}).values():
             upstream = part.get("upstream") or {}
             if upstream.get("status") != "stopped":
@@ -562,6 +575,7 @@ _FINDERS: Final = (
     _two_leaders,
     _two_owners,
     _doubled,
+    _expelled,
     _foreign,
     _exhausted,
     _stopped_streams,

@@ -219,7 +219,7 @@ class Instance(Facts):
         if not state.log.in_flight:  # a CONFIRM on its way may still decide something
             self._waits.answer_undecided()
             state.stop.written(now, state.settings.replication_timeout_s)
-        subscribers = self._links.subscribers & self.registered
+        subscribers = self._links.subscribers & self._state.counting
         holders = self.limbo.holders(self.self_id, self.vclock.get(self.self_id))
         if state.stop.told(now, all_have_it=subscribers <= holders):
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
