@@ -175,7 +175,14 @@ class Picture:
         """Who knows best: the owner of the queue or leader in the newest term."""
         return max(
             (member for member in self.members if member.is_ready),
-            key=lambda m: (not m.is_expelled, m.is_writable, m.queue.get("term", 0) * m.owns_queue, m.is_leader, m.term, -m.id),
+            key=lambda m: (
+                not m.is_expelled,
+                m.is_writable,
+                m.queue.get("term", 0) * m.owns_queue,
+                m.is_leader,
+                m.term,
+                -m.id,
+            ),
             default=None,
         )
 

@@ -1,7 +1,7 @@
 """A member leaves: its `_cluster` row is deleted by a client [M-50]. What that needs, and what goes with it.
 
-The rest follows from the rows, on each instance for itself: from the deletion on, whoever leaves counts no more
-(`Parts.counting`); when it is decided it is no member, and its streams end (`MembersChanged`). ADR 41.
+The rest follows from the rows, on each instance for itself: from the deletion on, whoever leaves counts no
+more (`Parts.counting`); when it is decided it is no member, and its streams end (`MembersChanged`). ADR 41.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _check_those_who_stay(state: Parts, leaver: InstanceId) -> None:
     there = {state.self_id} | (stay & state.raft.healthy & state.limbo.heard)
     if len(there) < needed:
         raise QuorumWait(
-            f"Couldn't wait for quorum {needed} of those who stay: {len(there)} of {len(stay)} are connected and "
-            "count; nothing was changed",
+            f"Couldn't wait for quorum {needed} of those who stay: {len(there)} of {len(stay)} are connected "
+            "and count; nothing was changed",
             needed=needed,
             registered=len(stay),
         )

@@ -45,7 +45,6 @@ from synchro.instance.writability import (
 from synchro.queue.effects import OwnerChanged
 from synchro.queue.limbo import QueueState
 from synchro.raft import messages as raft_ev
-from synchro.ro_reason import RoReason
 
 
 class TransferPhase(Enum):

@@ -25,7 +25,8 @@ class Acks:
     before us [P-15], included [Q-20]. What is acknowledged need not be here yet [Q-23].
 
     A1  An ack never lowers what is known of its source, except at a new Hello [L-10].
-    A2  Only registered instances count, and one whose removal is in the own log does not (ADR 41); acks of others are kept, for the day they are registered.
+    A2  Only registered instances count, and one whose removal is in the own log does not (ADR 41); acks of
+        others are kept, for the day they are registered.
     A3  The effective quorum is never more than the registered instances: a set that is still growing can
         elect and promote. The caller refuses synchronous client writes meanwhile.
     """

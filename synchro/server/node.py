@@ -369,7 +369,9 @@ class Node:
                 self.stopped.set()
                 self.observer.stage_changed()
             case ev.MembersChanged():
-                names = {int(i): name or uuid for i, (uuid, name) in self.core.memtx.catalog.members().items()}
+                names = {
+                    int(i): name or uuid for i, (uuid, name) in self.core.memtx.catalog.members().items()
+                }
                 self.log.info("members_changed", members=names)
                 self.links.members_changed()
             case ev.RequestTurn():

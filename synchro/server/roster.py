@@ -1,5 +1,5 @@
-"""Which streams an instance has: with the configured peers, with each member that subscribes from elsewhere, and
-with nobody who was expelled [M-50], [M-52], ADR 41.
+"""Which streams an instance has: with the configured peers; with each member that subscribes from elsewhere,
+unless the sources were named one by one; and with nobody who was expelled [M-50], [M-52], ADR 41.
 
 A member that joined while this instance runs says in its Hello where it listens; no file need be read again.
 """
@@ -65,6 +65,8 @@ class Roster:
         for relay in self._links.relays.values():
             if catalog.expelled_id(relay.peer_uuid) is not None:
                 self._nursery.start_soon(self._let_go, relay)
+        if not self._node.settings.follows_all:
+            return
         for member, (uuid, name) in catalog.members().items():
             down = self._links.downstreams.get(member)
             if member != core.self_id and down is not None and down.address and down.is_following:

@@ -170,8 +170,8 @@ class Catalog:
                 check_client_change(op.space_id, self._named_by(op), self_id=self_id, is_removal=leaves)
                 if leaves and len(ops) > 1:
                     raise Unsupported(
-                        "One transaction does not support the removal of a member together with other changes; "
-                        "nothing was written"
+                        "One transaction does not support the removal of a member together with other "
+                        "changes; nothing was written"
                     )
 
     def _named_by(self, op: Dml) -> object:

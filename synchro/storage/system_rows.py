@@ -90,8 +90,9 @@ def check_client_change(space_id: int, named: Field, *, self_id: InstanceId, is_
         if is_removal:
             return
         raise Unsupported(
-            "Space '_cluster' does not support changes by clients other than the removal of a member; nothing "
-            "was written. Next: a member is added by starting it, and removed by: synchro member expel NAME"
+            "Space '_cluster' does not support changes by clients other than the removal of a member; "
+            "nothing was written. Next: a member is added by starting it, and removed by "
+            "synchro member expel NAME"
         )
     if space_id == USER_ID:
         raise Unimplemented("users are not built yet; nothing was written")

@@ -104,7 +104,7 @@ async def test_it_comes_back_without_its_files_as_a_new_member(tmp_path: Path) -
 
 async def test_a_new_member_is_followed_by_all_without_their_restart(tmp_path: Path) -> None:
     """Nobody has it in its file; it says in its Hello where it listens. It can be promoted then."""
-    async with open_set(tmp_path) as replicas:
+    async with open_set(tmp_path, follows_all=True) as replicas:
         owner, others = await three(replicas)
         peers = (*replicas.settings.peers, PeerAddress("instance004", "instance004"))
         new = await replicas.start(4, peers=peers)
@@ -123,3 +123,14 @@ async def test_a_new_member_is_followed_by_all_without_their_restart(tmp_path: P
         assert isinstance(back, ev.Promoted), back
         await expel(keeper, new)
         await until(lambda: not any("instance004" in face.links.appliers for face in olds))
+
+
+async def test_sources_that_were_named_stay_as_they_are(tmp_path: Path) -> None:
+    """Master and replicas, rings and lines [A-2]: who has `replication.peers` follows those alone."""
+    async with open_set(tmp_path) as replicas:
+        owner, _ = await three(replicas)
+        peers = (*replicas.settings.peers, PeerAddress("instance004", "instance004"))
+        new = await replicas.start(4, peers=peers)
+        await until(lambda: new.node.is_ready and InstanceId(4) in owner.links.relays)
+        assert "instance004" not in owner.links.appliers
+        assert owner.address_of(InstanceId(4)) == "instance004"

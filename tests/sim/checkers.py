@@ -161,7 +161,8 @@ class Checks:
             holders = [
                 m
                 for m in self.world.machines.values()
-                if max(m.model.lsns.get(txn.origin, 0), m.held.get(txn.origin, 0)) >= txn.lsn
+                if m.number in limbo.registered
+                and max(m.model.lsns.get(txn.origin, 0), m.held.get(txn.origin, 0)) >= txn.lsn
             ]
             if len(holders) < limbo.effective_quorum:
                 self.fail("S3", f"{process.number} commits {txn}, which only {len(holders)} hold")
@@ -552,7 +553,7 @@ class Checks:
 
     def converged(self) -> str | None:
         """S22: what still differs; None if all are equal."""
-        machines = list(self.world.machines.values())
+        machines = self.world.staying
         vclock: Vclock | None = None
         for machine in machines:
             process = machine.process
@@ -578,7 +579,7 @@ class Checks:
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
-        for machine in self.world.machines.values():
+        for machine in self.world.staying:
             process = machine.process
             assert process is not None
             process.instance.check()
