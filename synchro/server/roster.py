@@ -56,9 +56,9 @@ class Roster:
             self._end_all()
             return
         catalog = core.memtx.catalog
-        for name, learnt in list(self._learnt.items()):
+        for known, learnt in list(self._learnt.items()):
             if catalog.expelled_id(learnt.uuid) is not None:
-                self._forget(name)
+                self._forget(known)
         for applier in self._links.appliers.values():
             if applier.peer_uuid is not None and catalog.expelled_id(applier.peer_uuid) is not None:
                 applier.reset()  # it is refused when it asks who is there

@@ -32,8 +32,8 @@ class Leavers:
         rng = self.rng = world.choices.stream("leavers")
         is_majority = world.quorum == world.size // 2 + 1
         is_eligible = is_majority and not (world.is_async or world.is_quiet or world.losses.lossy)
-        self.is_on = rng.random() < 0.3 and is_eligible and world.size > STAY_MIN
-        self.pause = rng.choice((1.0, 3.0, 10.0)) * world.time_scale
+        self.is_on = rng.random() < 0.4 and is_eligible and world.size > STAY_MIN
+        self.pause = rng.choice((0.2, 1.0, 3.0)) * world.time_scale
         self.asked: set[int] = set()
         self.left: set[int] = set()
         """Whose removal somebody has decided."""
