@@ -12,6 +12,8 @@ class RoReason(Enum):
     """The instance accepts writes."""
     LOADING = "loading"
     """Recovery, bootstrap or join is not over, or the instance is not open for calls yet, or any more."""
+    EXPELLED = "expelled"
+    """The instance was removed from the replica set (ADR 41)."""
     DOUBLED = "doubled"
     """Another live process has the identity of this one (ADR 23)."""
     ELECTION = "election"

@@ -23,7 +23,7 @@ _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 }
 _LATER_IN_GROUPS: Final[tuple[tuple[Group, tuple[str, ...], str], ...]] = (
     (config, ("diff", "reload", "set"), "change the file and restart the instance"),
-    (member, ("add", "expel"), "change the file and start the instance: it joins by itself"),
+    (member, ("add",), "change the file and start the instance: it joins by itself"),
 )
 
 

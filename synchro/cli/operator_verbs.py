@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,36 @@ def member_list(instance: str) -> None:
             for m in members
         ]
     )
+
+
+@member.command("expel")
+@argument("name", "NAME", "The member that leaves: name or id.", shell_complete=complete_instance)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def member_expel(name: str, yes: bool) -> int:
+    """Remove a member from the set, for good: its id is not given again."""
+    with client() as db:
+        found = [m for m in db.list_instances() if m.id and name in (m.name, str(m.id))]
+        if not found:
+            raise formatting.usage(f"the set has no member {name!r}; nothing was done")
+        leaver = found[0]
+        title = f"{leaver.name or leaver.uuid} (id {leaver.id})"
+        if not yes and not _agrees(title):
+            print("nothing was done")
+            return 1
+        removed = db.space("_cluster").delete([leaver.id], timeout=options.timeout_s)
+    if options.output != "table":
+        print_value({"expelled": {"id": leaver.id, "uuid": leaver.uuid, "name": leaver.name}})
+    elif removed is None:
+        print(f"{title} was no member any more")
+    else:
+        print(f"{title} is no member any more. Next: take it out of the configuration file, and stop it")
+    return 0
+
+
+def _agrees(title: str) -> bool:
+    if not sys.stdin.isatty():
+        raise formatting.usage("this asks, and there is no terminal: -y says yes; nothing was done")
+    return click.confirm(f"Remove {title} from the set? Its id is not given again", err=True)
 
 
 @watch.command("info")

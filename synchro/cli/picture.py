@@ -112,6 +112,11 @@ class SeenMember:
         )
 
     @property
+    def is_expelled(self) -> bool:
+        """It was removed from the set, and knows it."""
+        return self.ro_reason is RoReason.EXPELLED
+
+    @property
     def is_forgetful(self) -> bool:
         return bool((self.info or {}).get("amnesia"))
 
@@ -170,7 +175,14 @@ class Picture:
         """Who knows best: the owner of the queue or leader in the newest term."""
         return max(
             (member for member in self.members if member.is_ready),
-            key=lambda m: (m.is_writable, m.queue.get("term", 0) * m.owns_queue, m.is_leader, m.term, -m.id),
+            key=lambda m: (
+                not m.is_expelled,
+                m.is_writable,
+                m.queue.get("term", 0) * m.owns_queue,
+                m.is_leader,
+                m.term,
+                -m.id,
+            ),
             default=None,
         )
 
@@ -213,6 +225,7 @@ class Picture:
             or member.is_loading
             or member.is_stopping
             or member.is_forgetful
+            or member.is_expelled
         ):
             return False
         if (member.info or {}).get("no_room") or member.name in lives(self):

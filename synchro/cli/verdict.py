@@ -246,7 +246,7 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
     match leader.ro_reason:
         case RoReason.CONFIG:
             return f"{leads}, and its configuration says read-only.", ""
-        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
@@ -265,6 +265,8 @@ def _because(reason: RoReason | None) -> str:
             return "sees nobody who leads"
         case RoReason.DOUBLED:
             return "shares its identity with another process"
+        case RoReason.EXPELLED:
+            return "was removed from the set"
         case RoReason.OUT_OF_LSNS:
             return "has used up its LSNs"
         case RoReason.OWN_ROWS_LOST:
@@ -282,7 +284,7 @@ def _may_be_promoted(member: SeenMember) -> bool:
             return True
         case RoReason.CONFIG | RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return False
-        case RoReason.LOADING | None:
+        case RoReason.EXPELLED | RoReason.LOADING | None:
             return False
         case _:
             assert_never(member.ro_reason)
@@ -404,8 +406,21 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
             )
 
 
+def _expelled(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.is_expelled:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set. Stop it; or move all its files away, "
+                "instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
+
+
 def _stopped_streams(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
+        if member.is_expelled:
+            continue
         for part in (member.info or {}).get("replication", {}).values():
             upstream = part.get("upstream") or {}
             if upstream.get("status") != "stopped":
@@ -560,6 +575,7 @@ _FINDERS: Final = (
     _two_leaders,
     _two_owners,
     _doubled,
+    _expelled,
     _foreign,
     _exhausted,
     _stopped_streams,

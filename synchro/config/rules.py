@@ -198,6 +198,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "replicaset_name": view.replicaset,
         "listen": "" if is_isolated else _listen(view),
         "peers": _peers(view, addresses),
+        "follows_all": not is_isolated and view.find("replication.peers") is None,
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,

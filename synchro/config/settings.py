@@ -297,6 +297,8 @@ class Settings:
     listen: str = "127.0.0.1:0"
     peers: tuple[PeerAddress, ...] = ()
     """All configured members, this one included, in name order; empty = alone [C-12]."""
+    follows_all: bool = False
+    """The sources are all members [C-12], so one that joins later is followed too; False: they were named."""
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 

@@ -26,6 +26,18 @@ class UnknownReplica(Precondition):
     advice = "the applier retries by itself"
 
 
+class Expelled(Precondition):
+    """The instance was removed from the replica set; streams with it are refused [M-50], [M-52].
+
+    Nothing was done. It does not come back under its id (ADR 41).
+
+    details: uuid, id.
+    """
+
+    reason = "EXPELLED"
+    advice = "remove its directory and start it: it joins as a new member"
+
+
 class ReplicaMax(Precondition):
     """The set has 31 members."""
 

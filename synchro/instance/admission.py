@@ -9,6 +9,7 @@ from typing import assert_never
 from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
+from synchro.instance.expulsion import with_record
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions, conflict
@@ -73,7 +74,10 @@ class Admission:
         if write.request_id is not None and self._answer_retry(write):
             return None
         self._check_may_write(write)
-        prepared = state.memtx.prepare(write.ops)
+        ops = with_record(state, self._txns, write.ops)
+        prepared = state.memtx.prepare(ops)
+        if ops is not write.ops:
+            prepared.results = prepared.results[: len(write.ops)]
         if not prepared.ops:
             state.memtx.commit(prepared)
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))

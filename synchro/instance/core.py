@@ -10,6 +10,7 @@ flows.
     coupling        raft and limbo, together      waits          who waits for a decision, or asks for one
     links           peers, and trust in the log   transfers      promote and demote calls
     reads           linearizable reads            registration   a `_cluster` row for who joins
+    expulsion       the row of who leaves
     writability     who may write, and why not    calls          who is answered what
     view            what others may look at       stop           the clean end
     recovery        snapshot + WAL -> Instance, and back
@@ -135,6 +136,8 @@ class Instance(Facts):
                 self._look(self._links.on_doubled_changed(event.is_doubled, now))
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
+            case ev.ExpulsionTold():
+                self._links.on_expulsion_told()
             case ev.TurnBegan():
                 self._writes.on_turn_began()
             case ev.IndexesBuilt():
@@ -216,7 +219,7 @@ class Instance(Facts):
         if not state.log.in_flight:  # a CONFIRM on its way may still decide something
             self._waits.answer_undecided()
             state.stop.written(now, state.settings.replication_timeout_s)
-        subscribers = self._links.subscribers & self.registered
+        subscribers = self._links.subscribers & self._state.counting
         holders = self.limbo.holders(self.self_id, self.vclock.get(self.self_id))
         if state.stop.told(now, all_have_it=subscribers <= holders):
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)

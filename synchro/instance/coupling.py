@@ -71,11 +71,13 @@ class Coupling:
     C1  The limbo knows raft's term and role of this very step [Q-3]: who is deposed counts no ack any more.
     """
 
-    __slots__ = ("_raft_facts", "_state", "_txns")
+    __slots__ = ("_members", "_raft_facts", "_state", "_txns")
 
     def __init__(self, state: Parts, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
+        self._members = state.registered
+        """What the shell was told of last."""
         self._raft_facts: tuple[Term, Term, bool] | None = None
         """What the limbo was told of raft last."""
 
@@ -171,7 +173,10 @@ class Coupling:
     def count_members(self, now: float) -> list[Happening]:
         """The set of members, or the quorum, may be another one now."""
         state = self._state
-        members = state.registered
+        members = state.counting
         quorum = state.settings.synchro_quorum.quorum(len(members))
         happened = self.carry_out(state.limbo.membership_changed(members, quorum, now))
+        if state.registered != self._members:
+            self._members = state.registered
+            state.outbox.add(ev.MembersChanged())
         return happened + self.step_raft(raft_ev.MembershipChanged(state.election_membership()), now)

@@ -202,6 +202,11 @@ class RelayLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpulsionTold:
+    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ApplierFollowing:
     """Our subscription to `peer` was accepted. `vclock`, `term`: the peer's at that moment.
 
@@ -297,6 +302,7 @@ Event: TypeAlias = (
     | AckReceived
     | RelayConnected
     | RelayLost
+    | ExpulsionTold
     | ApplierFollowing
     | ApplierLost
     | DoubledChanged
@@ -483,6 +489,11 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """Other instances are members than before, by decided rows: streams with others end (ADR 41)."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTurn:
     """Step `TurnBegan` as soon as all that waits in the shell had its turn."""
 
@@ -514,6 +525,7 @@ Effect: TypeAlias = (
     | EndAmnesia
     | BeginAmnesia
     | Stopped
+    | MembersChanged
     | RequestTurn
     | BuildIndexes
     | Notice

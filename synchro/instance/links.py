@@ -137,5 +137,11 @@ class LinkFacts:
             happened = self._coupling.step_raft(raft_ev.TrustChanged(trusted=not is_doubled), now)
         return happened + self.check_trust(now)
 
+    def on_expulsion_told(self) -> None:
+        """A member says so for a row that is decided there, so nobody takes it back. The log says it after a
+        restart, or whoever is asked then."""
+        self._state.was_told_expelled = True
+        self._state.agenda.note_progress()
+
     def check(self) -> None:
         assert self.trust.is_trusted or self.has_amnesia_flag  # LinkFacts.K2

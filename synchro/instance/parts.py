@@ -113,6 +113,8 @@ class Parts:
     """Set by nobody."""
     is_doubled: bool = False
     """Set by `links`: another live process has our identity (ADR 23)."""
+    was_told_expelled: bool = False
+    """Set by `links`: a member says that we were removed, which our log may not say yet (ADR 41)."""
     readers_of_unnamed: ReadersOfUnnamed = field(default_factory=ReadersOfUnnamed)
     """Set by nobody."""
     stop: Stop = field(default_factory=Stop)
@@ -130,6 +132,17 @@ class Parts:
     def registered(self) -> frozenset[InstanceId]:
         """Members whose `_cluster` row is committed [M-51]."""
         return frozenset(self.memtx.catalog.members())
+
+    @property
+    def counting(self) -> frozenset[InstanceId]:
+        """Whose copies decide: members whose row is committed, without one whose removal is in the own log.
+        From that row on the quorum is one of those who stay (ADR 41)."""
+        return self.registered & frozenset(self.memtx.catalog.prepared_members())
+
+    @property
+    def is_expelled(self) -> bool:
+        """This instance was removed from the set: its log says so, or a member did (ADR 41)."""
+        return self.was_told_expelled or self.self_id not in self.memtx.catalog.members()
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""

@@ -58,6 +58,8 @@ def recover_instance(
         memtx.load(space_id, tuples)
     members = memtx.catalog.members()
     self_id = next((i for i, (member, _) in members.items() if member == uuid), None)
+    if self_id is None:  # one that was expelled starts, is read only, and says why (ADR 41)
+        self_id = memtx.catalog.expelled_id(uuid)
     if self_id is None:
         raise IllegalParams(f"instance {uuid} is not in _cluster of its snapshot; nothing was started")
     limbo = Limbo(
@@ -139,7 +141,7 @@ class _Replay:
         state = self.state
         limbo, log = state.limbo, state.log
         log.recovered(self.hard_state.term)
-        members = state.registered
+        members = state.counting
         quorum = state.settings.synchro_quorum.quorum(len(members))
         self._carry_out(limbo.membership_changed(members, quorum, self._now))
         self._carry_out(limbo.written(log.vclock, self._now))

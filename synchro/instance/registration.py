@@ -25,7 +25,8 @@ class Registration:
         self._admission = admission
 
     def on_register_requested(self, event: ev.RegisterRequested, now: float) -> None:
-        """[M-22]: a `_cluster` row, one at a time, by whoever may write; smallest free id [M-3]."""
+        """[M-22]: a `_cluster` row, one at a time, by whoever may write; smallest free id [M-3], never
+        one that an instance had before (ADR 41)."""
         try:
             if self._state.stop.is_begun:
                 raise stopping_error()
@@ -54,7 +55,7 @@ class Registration:
         op = row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
         state.calls.registering[event.call_id] = new_id
         try:
-            txns.membership_change = self._admission.begin(ev.ClientWrite(event.call_id, (op,)), now)
+            self._admission.begin(ev.ClientWrite(event.call_id, (op,)), now)
         except PendingRefusal as refusal:
             raise refusal.error from refusal
 
@@ -75,7 +76,9 @@ class Registration:
                 f"Instance name {event.name} differs from that of the member {twin} in nothing but case; "
                 "nothing was changed"
             )
-        free = [InstanceId(i) for i in range(1, INSTANCE_ID_MAX + 1) if InstanceId(i) not in members]
+        # Neither an id that was expelled, nor one that has rows: its LSNs are used (ADR 41).
+        taken = members.keys() | state.memtx.catalog.expelled().keys() | state.log.assigned.keys()
+        free = [InstanceId(i) for i in range(1, INSTANCE_ID_MAX + 1) if InstanceId(i) not in taken]
         if not free:
             raise ReplicaMax("Replica count limit reached: 32; nothing was changed")
         return free[0]

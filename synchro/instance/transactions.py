@@ -66,7 +66,7 @@ class Transactions:
         self.built_for: object = None
         """The ClientWrite, or received Txn, that waits for it, as the first of its kind."""
         self.membership_change: PendingTxn | None = None
-        """The registration that was asked for here and is not decided: one at a time (ADR 6)."""
+        """What changes `_cluster` and is not decided: one at a time (ADR 6, ADR 41)."""
 
     @property
     def undecided(self) -> list[PendingTxn]:
@@ -108,6 +108,7 @@ class Transactions:
             self.ddl = pending
         if prepared.touches_system and schema.CLUSTER_ID in prepared.system:
             pending.is_membership = True
+            self.membership_change = pending
             state.agenda.note_members()
         if in_queue:
             state.limbo.submit(pending)

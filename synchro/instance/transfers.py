@@ -45,7 +45,6 @@ from synchro.instance.writability import (
 from synchro.queue.effects import OwnerChanged
 from synchro.queue.limbo import QueueState
 from synchro.raft import messages as raft_ev
-from synchro.ro_reason import RoReason
 
 
 class TransferPhase(Enum):
@@ -169,8 +168,8 @@ class Transfers:
         state = self._state
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
-        elif state.is_doubled:
-            state.calls.refuse(event.call_id, read_only_error(state, RoReason.DOUBLED))
+        elif state.is_doubled or state.is_expelled:
+            state.calls.refuse(event.call_id, read_only_error(state, read_only_reason(state)))
         elif self.running is not None:
             state.calls.refuse(event.call_id, self.running.busy)
         elif state.limbo.state is QueueState.LEADER:
@@ -187,8 +186,8 @@ class Transfers:
         )
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
-        elif state.is_doubled:
-            state.calls.refuse(event.call_id, read_only_error(state, RoReason.DOUBLED))
+        elif state.is_doubled or state.is_expelled:
+            state.calls.refuse(event.call_id, read_only_error(state, read_only_reason(state)))
         elif self.running is not None and not may_interrupt:
             state.calls.refuse(event.call_id, self.running.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:

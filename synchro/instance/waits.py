@@ -59,7 +59,7 @@ class Waits:
         limbo = state.limbo
         is_written = self._txns.is_written(pending)
         acked = limbo.holders(pending.origin, pending.lsn)
-        missing = state.registered - acked
+        missing = state.counting - acked
         name = f" for {txn_id}" if is_written else ""
         if why:
             text = f"{why} no quorum{name} yet ({len(acked)} of {limbo.quorum})"

@@ -23,6 +23,8 @@ WRITABLE: Final = RoReason.NONE
 def read_only_reason(state: Parts) -> RoReason:
     """First match of [E-42], NONE when writable [E-40]."""
     raft, limbo = state.raft, state.limbo
+    if state.is_expelled:
+        return RoReason.EXPELLED
     if state.is_doubled:
         return RoReason.DOUBLED
     has_elections = state.settings.election_mode is not ElectionMode.OFF
@@ -72,6 +74,12 @@ def _why(state: Parts, reason: RoReason) -> tuple[str, dict[str, object]]:
             return (
                 "another live process has the identity of this one (a copied data directory?): "
                 "stop one of the two",
+                {},
+            )
+        case RoReason.EXPELLED:
+            return (
+                "it was removed from the replica set. Next: move its files away, instance.identity too, and "
+                "start it to join as a new member, or stop it for good",
                 {},
             )
         case RoReason.OUT_OF_LSNS:

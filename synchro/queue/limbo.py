@@ -15,7 +15,7 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -241,6 +241,11 @@ class Limbo:
     @property
     def registered(self) -> frozenset[InstanceId]:
         return self._acks.registered
+
+    @property
+    def heard(self) -> Set[InstanceId]:
+        """Those whose acks were counted since their last Hello."""
+        return self._acks.heard
 
     @property
     def confirm_lag(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from synchro.ids import InstanceId, Lsn
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -25,7 +25,8 @@ class Acks:
     before us [P-15], included [Q-20]. What is acknowledged need not be here yet [Q-23].
 
     A1  An ack never lowers what is known of its source, except at a new Hello [L-10].
-    A2  Only registered instances count; acks of others are kept, for the day they are registered.
+    A2  Only registered instances count, and one whose removal is in the own log does not (ADR 41); acks of
+        others are kept, for the day they are registered.
     A3  The effective quorum is never more than the registered instances: a set that is still growing can
         elect and promote. The caller refuses synchronous client writes meanwhile.
     """
@@ -52,6 +53,11 @@ class Acks:
         """A new stream of `source` begins: its Hello says `vclock`, and what it said before is void
         [L-10]."""
         self._vclocks[source] = vclock
+
+    @property
+    def heard(self) -> Set[InstanceId]:
+        """Who said something that counts since its last Hello; one without trust in its log did not."""
+        return {source for source, vclock in self._vclocks.items() if vclock}
 
     def quorum_lsn(self, origin: InstanceId) -> Lsn:
         """The highest LSN of `origin` that an effective quorum holds; 0 if there is none."""

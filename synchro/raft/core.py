@@ -555,7 +555,7 @@ class Raft:
         for expelled in sorted(old.registered - membership.registered):
             self._forget(expelled)
         if self.self_id in old.registered - membership.registered:
-            self._give_up(ElectionDisabled("This instance is not a member of the replica set any more"))
+            self._give_up(_not_a_member())
         if was_healthy and membership.registered - old.registered and not self.has_healthy_quorum:
             self._is_fencing_paused = self.is_leader  # the newcomer has had no time to connect [E-32]
         self._review_standing(now)
@@ -601,6 +601,8 @@ class Raft:
             return Loading("The instance is still starting; nothing was done")
         if self._candidacy is not None:
             return self._candidacy.busy
+        if self.self_id not in self._electorate:
+            return _not_a_member()
         if self.settings.election_mode is ElectionMode.VOTER:
             return Unsupported("election_mode='voter' does not support manual elections")
         if not self.trusted:
@@ -848,3 +850,7 @@ class Raft:
         return not_elected_in_time(
             self.volatile_term, votes=self.vote_count, needed=self.membership.election_quorum
         )
+
+
+def _not_a_member() -> SynchroError:
+    return ElectionDisabled("This instance is not a member of the replica set any more; nothing was done")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.errors import ConnectionToSelf, Expelled, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
 from synchro.ids import InstanceId, why_no_name
 
 
@@ -42,4 +42,13 @@ def member_of(instance_uuid: str, members: Mapping[InstanceId, tuple[str, str | 
             return instance
     raise UnknownReplica(
         f"Can't subscribe non-anonymous replica {instance_uuid} until join is done", uuid=instance_uuid
+    )
+
+
+def expelled_error(uuid: str, number: InstanceId) -> Expelled:
+    """For streams with an instance that was removed from the set, and for itself [M-50] (ADR 41)."""
+    return Expelled(
+        f"Instance {uuid} was removed from the replica set, where its id was {number}; nothing was done",
+        uuid=uuid,
+        id=int(number),
     )

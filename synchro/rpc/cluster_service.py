@@ -55,7 +55,7 @@ def _member(
         id=member["id"],
         uuid=member.get("uuid") or "",
         name=name,
-        address=addresses.get(name, ""),
+        address=addresses.get(name) or upstream.get("peer") or downstream.get("address") or "",
         is_self=member["id"] == self_id,
         is_leader=bool(leader_id) and member["id"] == leader_id,
         owns_queue=bool(owner_id) and member["id"] == owner_id,

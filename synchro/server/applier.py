@@ -21,6 +21,7 @@ from synchro.errors import (
     DecodeError,
     DiskFailed,
     DoubledIdentity,
+    Expelled,
     InjectedError,
     Loading,
     RemoteProtocolError,
@@ -238,6 +239,8 @@ class Applier:
                 self.reason = error.reason
             except DoubledIdentity as error:
                 self._doubled(error)
+            except Expelled as error:
+                self._on_expelled(error)
             except _FollowedElsewhere as error:
                 self._failed(Status.CONNECT, str(error))
             except SynchroError as error:
@@ -290,6 +293,17 @@ class Applier:
             lives = [Life(start_id, address) for start_id, _, address in places if start_id]
             self._links.doubles.told(self.address.name, lives, trio.current_time())
             self._links.check_doubles()
+
+    def _on_expelled(self, error: Expelled) -> None:
+        """If it is us there is nothing more to ask. If it is the peer, its address may lead to a new member
+        one day."""
+        if error.details.get("uuid") == self._node.uuid:
+            self._stopped = error
+            self._node.step(ev.ExpulsionTold())
+            self._links.members_changed()
+            return
+        self._failed(Status.DISCONNECTED, error.message)
+        self.reason = error.reason
 
     def _claim(self, uuid: str) -> None:
         """Two streams of one instance would cut each other off without end: one address is used, and the
@@ -352,6 +366,7 @@ class Applier:
         self.peer_uuid = ballot.instance_uuid
         if ballot.replicaset_uuid:
             check_set(ballot.replicaset_uuid, expected=node.replicaset_uuid)
+        self._links.check_expelled(ballot.instance_uuid)
         self._links.note_life(ballot.instance_uuid, Life(ballot.start_id, ballot.address))
         if ballot.instance_uuid != node.uuid:  # a double of ours must hear of us
             self._links.check_double(ballot.instance_uuid)

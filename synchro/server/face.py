@@ -66,7 +66,7 @@ class Face:
         raft, limbo = core.raft, core.limbo
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
-            *(limbo.owner_id, limbo.term, limbo.state),
+            *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled),
         )
         if election != self._election:
             self._election = election
@@ -124,7 +124,9 @@ class Face:
 
     def address_of(self, instance: InstanceId) -> str:
         name = self.node.core.state.name_of(instance)
-        return next((p.address for p in self.node.settings.peers if p.name == name), "")
+        known = next((p.address for p in self.node.settings.peers if p.name == name), "")
+        down = self.links.downstreams.get(instance)
+        return known or (down.address if down is not None else "")
 
     def leader(self) -> LeaderFacts | None:
         """Where to write: only somebody who is alive. An owner that leads no more may be dead, or frozen."""

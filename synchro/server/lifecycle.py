@@ -42,7 +42,6 @@ from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.row import Txn
-from synchro.server.applier import Applier
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -53,6 +52,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
 from synchro.storage.memtx import Memtx
@@ -446,11 +446,7 @@ class Lifecycle:
         links.doubles.me = Life(node.start_id, node.address)
         links.is_serving = True
         nursery.start_soon(links.watch_doubles)
-        for peer in node.settings.peers:
-            if peer.name != node.settings.instance_name:
-                applier = Applier(node, links, peer)
-                links.appliers[peer.name] = applier
-                nursery.start_soon(applier.run)
+        nursery.start_soon(Roster(node, links, nursery).run)
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""

@@ -17,6 +17,7 @@ from synchro.errors import IllegalParams, SynchroError
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
+from synchro.replication.admission import expelled_error
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
@@ -147,6 +148,8 @@ class Links:
         """Names of peers whose rows and messages the fault service keeps away."""
         self.blocked_out: set[str] = set()
         """Names of peers to which it lets nothing through."""
+        self.roster_wanted = trio.Event()
+        """Set when members, or what is known of where they are, changed: `roster.Roster` looks."""
         self.is_serving = False
         """Peers may subscribe: recovery or join is over, though clients may still have to wait."""
         self.doubles = Doubles(
@@ -203,6 +206,18 @@ class Links:
     def reset_appliers(self) -> None:
         for applier in self.appliers.values():
             applier.reset()
+
+    def members_changed(self) -> None:
+        self.roster_wanted.set()
+
+    def check_expelled(self, uuid: str) -> None:
+        """Raises `Expelled`, of us or of this instance: there are no streams then [M-52]."""
+        core = self._node.core
+        if core.state.is_expelled:
+            raise expelled_error(self._node.uuid, core.self_id)
+        number = core.memtx.catalog.expelled_id(uuid)
+        if number is not None:
+            raise expelled_error(uuid, number)
 
     def stop_applier(self, peer: InstanceId, error: SynchroError) -> None:
         applier = self.find_applier(peer)

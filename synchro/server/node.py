@@ -60,6 +60,8 @@ class PeerLinks(Protocol):
 
     def reset_appliers(self) -> None: ...
 
+    def members_changed(self) -> None: ...
+
     def stop_applier(self, peer: InstanceId, error: SynchroError) -> None: ...
 
 
@@ -366,6 +368,12 @@ class Node:
             case ev.Stopped():
                 self.stopped.set()
                 self.observer.stage_changed()
+            case ev.MembersChanged():
+                names = {
+                    int(i): name or uuid for i, (uuid, name) in self.core.memtx.catalog.members().items()
+                }
+                self.log.info("members_changed", members=names)
+                self.links.members_changed()
             case ev.RequestTurn():
                 self._wants_turn = True
                 self._has_chores.set()

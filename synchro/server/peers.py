@@ -125,6 +125,7 @@ class Peers:
         check_stranger(hello.instance_uuid, own_uuid=node.uuid)
         check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
         core.check_term(hello.term)
+        self._links.check_expelled(hello.instance_uuid)
         members = core.memtx.catalog.prepared_members()
         peer = member_of(hello.instance_uuid, members)
         registered = members[peer][1]

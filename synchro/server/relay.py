@@ -166,6 +166,7 @@ class Relay:
         down.is_following = True
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
+        self._links.members_changed()  # it may listen where nobody knew
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
         ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts)
         node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))

@@ -44,6 +44,8 @@ from synchro.storage.system_rows import (
     check_client_change,
     check_cluster_row,
     check_schema_row,
+    expelled_of,
+    is_removal,
 )
 from synchro.storage.tuple_format import show_tuple
 
@@ -60,6 +62,7 @@ class Catalog:
         self._ids: dict[str, int] = {}
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
+        self._expelled: dict[InstanceId, tuple[str, str | None]] = {}
         self.built: Build | None = None
         """Finished, for the transaction that is prepared next."""
         self.is_bulk = False
@@ -119,6 +122,14 @@ class Catalog:
             place["key"] = show_tuple(index.key_def.user_key(op.value))
         return place
 
+    def member_named_by(self, removal: Dml) -> tuple[InstanceId, str, str | None] | None:
+        """id, UUID and name of the member whose row it takes away; None: there is none. Raises `ExactMatch`
+        and the like when it is prepared, not here."""
+        number = self._named_by(removal)
+        if type(number) is not int or number not in self._members:
+            return None
+        return InstanceId(number), *self._members[InstanceId(number)]
+
     def members(self) -> dict[InstanceId, tuple[str, str | None]]:
         """id -> (uuid, name) of the committed `_cluster`, by id. Do not change it."""
         return self._members
@@ -130,6 +141,17 @@ class Catalog:
             return self._members
         rows = sorted(store.prepared_tuples(), key=lambda row: int(row[0]))
         return {InstanceId(row[0]): _member(row) for row in rows}
+
+    def expelled(self) -> dict[InstanceId, tuple[str, str | None]]:
+        """id -> (uuid, name) of who was removed from the set, committed (ADR 41). Do not change it."""
+        return self._expelled
+
+    def expelled_id(self, uuid: str) -> InstanceId | None:
+        """The id that this instance had when it was removed; None: it was not, or it is a member again, under
+        another id."""
+        if any(member == uuid for member, _ in self._members.values()):
+            return None
+        return next((number for number, (gone, _) in self._expelled.items() if gone == uuid), None)
 
     def replicaset_uuid(self) -> str | None:
         """Committed; None before bootstrap or join."""
@@ -144,7 +166,13 @@ class Catalog:
             return
         for op in ops:
             if is_system(op.space_id):
-                check_client_change(op.space_id, self._named_by(op), self_id=self_id)
+                leaves = is_removal(op)
+                check_client_change(op.space_id, self._named_by(op), self_id=self_id, is_removal=leaves)
+                if leaves and len(ops) > 1:
+                    raise Unsupported(
+                        "One transaction does not support the removal of a member together with other "
+                        "changes; nothing was written"
+                    )
 
     def _named_by(self, op: Dml) -> object:
         """First field of the row that a change of a system space is about, None if it is not there."""
@@ -242,6 +270,8 @@ class Catalog:
         growth = 0
         if CLUSTER_ID in prepared.system:
             self._read_members()
+        if SCHEMA_ID in prepared.system:
+            self._read_expelled()
         if prepared.draft is not None:
             for space_id, space in prepared.draft.spaces.items():
                 if space.truncated and space.definition is not None and space_id in self.stores:
@@ -290,10 +320,15 @@ class Catalog:
             InstanceId(row[0]): _member(row) for row in sorted(rows, key=lambda row: int(row[0]))
         }
 
+    def _read_expelled(self) -> None:
+        self._expelled = expelled_of(self.stores[SCHEMA_ID].tuples.values())
+
     def load(self, space_id: int, tuples: Sequence[Tuple]) -> int:
         """Take over tuples of a snapshot that lie in their space already. Returns as `commit`."""
         if space_id == CLUSTER_ID:
             self._read_members()
+        elif space_id == SCHEMA_ID:
+            self._read_expelled()
         if not is_ddl_space(space_id) or space_id == TRUNCATE_ID:
             return 0
         touched: dict[int, tuple[SpaceDef, dict[int, IndexDef]]] = {}

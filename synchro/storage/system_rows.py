@@ -1,4 +1,5 @@
-"""What rows of `_cluster` and `_schema` may not become. Rules [D-22], [D-23], [M-1], [M-3], [M-5], [M-37].
+"""What rows of `_cluster` and `_schema` may not become. Rules [D-22], [D-23], [M-1], [M-3], [M-5], [M-37],
+[M-50].
 
 Who may change them when (quorum, one at a time) is for the caller; here stands what follows from the rows,
 and what no client may write at all.
@@ -7,6 +8,7 @@ and what no client may write at all.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from synchro.errors import (
@@ -17,7 +19,7 @@ from synchro.errors import (
     Unsupported,
 )
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, why_no_name
-from synchro.row import Field, Tuple
+from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage.schema import (
     CLUSTER_ID,
     INDEX_ID,
@@ -34,6 +36,9 @@ VERSION: Final = "version"
 OLD_REPLICASET_UUID: Final = "cluster"
 """Name of the key in old versions; reading it still works [D-22]."""
 
+EXPELLED_PREFIX: Final = "expelled."
+"""Of the keys of `_schema` that say who was removed from the set: no id is given twice (ADR 41)."""
+
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -49,26 +54,55 @@ def first_rows(
     return [(SCHEMA_ID, names), (CLUSTER_ID, [(1, instance_uuid, instance_name)])]
 
 
-def check_client_change(space_id: int, named: Field, *, self_id: InstanceId) -> None:
+def expelled_row(instance: InstanceId, uuid: str, name: str | None) -> Tuple:
+    """The row of `_schema` that goes with the removal of this member, in one transaction (ADR 41)."""
+    return f"{EXPELLED_PREFIX}{instance}", uuid, name
+
+
+def expelled_of(rows: Iterable[Tuple]) -> dict[InstanceId, tuple[str, str | None]]:
+    """id -> (uuid, name) of those that rows of `_schema` say were removed. Other rows are passed over."""
+    found: dict[InstanceId, tuple[str, str | None]] = {}
+    for row in rows:
+        key = row[0]
+        number = key.removeprefix(EXPELLED_PREFIX) if isinstance(key, str) else ""
+        if number != key and number.isdecimal() and len(row) > 1 and isinstance(row[1], str):
+            found[InstanceId(int(number))] = row[1], _name(row)
+    return found
+
+
+def is_removal(op: Dml) -> bool:
+    """Whether it takes a row out of `_cluster` [M-50]."""
+    return op.space_id == CLUSTER_ID and op.type is RowType.DELETE
+
+
+def check_client_change(space_id: int, named: Field, *, self_id: InstanceId, is_removal: bool) -> None:
     """Raise for a change of a system space that only the set itself makes: registration, bootstrap.
 
-    named: first field of the row that the change is about; None if that is not known. Asked for clients
-    alone: what lies in a log or comes from a peer was accepted once, and is applied.
+    named: first field of the row that the change is about; None if that is not known. is_removal: see there;
+    when it may be done is for the caller. Asked for clients alone: what lies in a log or comes from a peer
+    was accepted once, and is applied.
     """
     if space_id == CLUSTER_ID:
         if named == self_id and type(named) is int:
             raise LocalInstanceIdIsReadOnly(
                 f"The local instance id {named} is read-only; nothing was written"
             )
-        raise Unimplemented(
-            "changing the members of the set by hand is not built yet: a removed one would go on, unheard; "
-            "nothing was written. Next: a member is added by starting it"
+        if is_removal:
+            return
+        raise Unsupported(
+            "Space '_cluster' does not support changes by clients other than the removal of a member; "
+            "nothing was written. Next: a member is added by starting it, and removed by "
+            "synchro member expel NAME"
         )
     if space_id == USER_ID:
         raise Unimplemented("users are not built yet; nothing was written")
     if space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID) and type(named) is int and is_system(named):
         raise Unsupported(
             f"Space #{named} does not support changes: it is a system space; nothing was written"
+        )
+    if space_id == SCHEMA_ID and isinstance(named, str) and named.startswith(EXPELLED_PREFIX):
+        raise Unsupported(
+            f"Key '{named}' of _schema does not support changes: no id is given twice; nothing was written"
         )
     if space_id == SCHEMA_ID and isinstance(named, str) and named in _GIVEN_ONCE:
         raise Unsupported(f"Key '{named}' of _schema is given once, to the whole set; nothing was written")

@@ -155,15 +155,21 @@ class Checks:
             process.journal.check()
 
     def _owner_committed(self, process: Process) -> None:
-        """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment."""
-        limbo = process.instance.limbo
+        """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment: of all
+        members, or, if a removal is in its log by the end of the step, of those who stay (ADR 41)."""
+        instance = process.instance
+        limbo, before = instance.limbo, instance.registered
+        needed_before = min(process.settings.synchro_quorum.quorum(len(before)), len(before))
         for txn in self.ahead(process):
-            holders = [
-                m
+            holders = {
+                m.number
                 for m in self.world.machines.values()
                 if max(m.model.lsns.get(txn.origin, 0), m.held.get(txn.origin, 0)) >= txn.lsn
-            ]
-            if len(holders) < limbo.effective_quorum:
+            }
+            if (
+                len(holders & limbo.registered) < limbo.effective_quorum
+                and len(holders & before) < needed_before
+            ):
                 self.fail("S3", f"{process.number} commits {txn}, which only {len(holders)} hold")
             self._decided(process.machine, True, limbo.term, txn)
         process.told_confirmed = limbo.confirmed_lsn
@@ -552,7 +558,7 @@ class Checks:
 
     def converged(self) -> str | None:
         """S22: what still differs; None if all are equal."""
-        machines = list(self.world.machines.values())
+        machines = self.world.staying
         vclock: Vclock | None = None
         for machine in machines:
             process = machine.process
@@ -578,7 +584,7 @@ class Checks:
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
-        for machine in self.world.machines.values():
+        for machine in self.world.staying:
             process = machine.process
             assert process is not None
             process.instance.check()

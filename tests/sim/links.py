@@ -14,7 +14,7 @@ from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote
 from synchro.storage import xrow
 from synchro.vclock import EMPTY_VCLOCK
-from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused
+from tests.sim.net import EXPELLED, REFUSED, Accepted, Conn, Frame, Hello, Refused
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -174,6 +174,8 @@ class Applier:
         if process.wait_out_pause(self.connect):
             return
         instance = process.instance
+        if instance.state.is_expelled or self.peer in instance.memtx.catalog.expelled():
+            return
         self.epoch += 1
         self.conn = conn = process.world.net.connect(process.number, self.peer)
         conn.applier = self
@@ -207,6 +209,10 @@ class Applier:
             return
         if isinstance(message, Refused):
             self.lost(tell=False)
+            if message is EXPELLED:
+                process.world.hits["told that it was expelled"] += 1
+                process.step(ev.ExpulsionTold())
+                process.world.leavers.ends(process)
             return
         self.heard_at = process.local_now
         if isinstance(message, Accepted):

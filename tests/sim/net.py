@@ -46,6 +46,8 @@ class Refused:
 
 
 REFUSED = Refused()
+EXPELLED = Refused()
+"""The subscriber was removed from the set."""
 
 
 class Pipe:

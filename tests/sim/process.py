@@ -204,6 +204,8 @@ class Process:
                     self.after(0.0, lambda: self.step(ev.TurnBegan()))
                 case ev.BuildIndexes(build=build):
                     self._build(build)
+                case ev.MembersChanged():
+                    world.leavers.changed(self)
                 case ev.Stopped():
                     # What it says last goes out first.
                     world.at(world.now, self.machine.end_cleanly, self)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from synchro.config import ElectionMode, FencingMode, Limits, QuorumFormula, Settings
+from synchro.config import ElectionMode, FencingMode, Limits, Settings
 from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
@@ -25,6 +25,7 @@ from tests.sim.choices import Choices
 from tests.sim.clients import Client, Crowd, Op
 from tests.sim.history import Seen, check_register
 from tests.sim.late import Late
+from tests.sim.leavers import Leavers
 from tests.sim.losses import Losses, NobodyCouldTell
 from tests.sim.machine import SMALL, Machine
 from tests.sim.nemesis import Nemesis
@@ -70,6 +71,7 @@ class World:
         self.unnamed_share: float = self.versions.choice((0.0, 0.0, 0.3, 0.7, 1.0))
         """Of the callers in crowds."""
         self.losses = Losses(self)
+        self.leavers = Leavers(self)
         self.net = Net(self)
         self.machines: dict[int, Machine] = {}
         for number in range(1, self.size + 1):
@@ -135,7 +137,7 @@ class World:
             election_fencing_mode=self.fencing,
             election_timeout_s=self.election_timeout,
             replication_timeout_s=self.replication_timeout,
-            synchro_quorum=QuorumFormula(self.quorum),
+            synchro_quorum=self.leavers.quorum,
             synchro_queue_max_size=self.queue_max,
             limits=self.limits,
         )
@@ -193,6 +195,7 @@ class World:
         self.late.start()
         self.nemesis.start()
         self.losses.start()
+        self.leavers.start()
         self._run_operator()
         try:
             self._run_faults()
@@ -269,6 +272,11 @@ class World:
         else:
             self.hits[f"{what} answered"] += 1
 
+    @property
+    def staying(self) -> list[Machine]:
+        """All but those of whose removal somebody knows."""
+        return [m for m in self.machines.values() if m.number not in self.leavers.left]
+
     # --- liveness
 
     def _settle_losses(self) -> None:
@@ -292,6 +300,8 @@ class World:
         """S21: a core of at least Q instances, the others broken for ever."""
         rng = self.choices.stream("core")
         size = rng.randint(self.quorum, self.size)
+        if self.leavers.is_on:  # what is decided of the removals decides how many are needed
+            size = self.size
         core = set(rng.sample(sorted(self.machines), size))
         self.broken = set(self.machines) - core
         modes = {self.machines[n].settings.election_mode for n in core}
@@ -388,9 +398,9 @@ class World:
 
     def _ask_everything(self) -> None:
         """Everybody still knows what became of everything, also behind a snapshot and a restart."""
-        for machine in self.machines.values():
+        for machine in self.staying:
             self.late.sweep(machine)
-        machine = self.machines[self.late.rng.choice(list(self.machines))]
+        machine = self.late.rng.choice(self.staying)
         assert machine.process is not None
         with_snapshot = self.late.rng.random() < 0.7
         if with_snapshot:

@@ -1,0 +1,118 @@
+"""Which streams an instance has: with the configured peers; with each member that subscribes from elsewhere,
+unless the sources were named one by one; and with nobody who was expelled [M-50], [M-52], ADR 41.
+
+A member that joined while this instance runs says in its Hello where it listens; no file need be read again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from synchro.config import PeerAddress
+from synchro.replication.admission import expelled_error
+from synchro.server.applier import Applier
+from synchro.server.links import Links, OpenRelay
+from synchro.server.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """An upstream that no configuration names."""
+
+    uuid: str
+    applier: Applier
+    scope: trio.CancelScope
+
+
+class Roster:
+    """Starts and ends appliers, ends relays.
+
+    R1  At most one applier for a name; one that was learnt gives way to a new UUID or address of its member.
+    """
+
+    def __init__(self, node: Node, links: Links, nursery: trio.Nursery) -> None:
+        self._node = node
+        self._links = links
+        self._nursery = nursery
+        self._learnt: dict[str, _Learnt] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        for peer in self._node.settings.peers:
+            if peer.name != self._node.settings.instance_name:
+                applier = Applier(self._node, self._links, peer)
+                self._links.appliers[peer.name] = applier
+                self._nursery.start_soon(applier.run)
+        while True:
+            self._links.roster_wanted = trio.Event()
+            self._look()
+            await self._links.roster_wanted.wait()
+
+    def _look(self) -> None:
+        core = self._node.core
+        if core.state.is_expelled:
+            self._end_all()
+            return
+        catalog = core.memtx.catalog
+        for known, learnt in list(self._learnt.items()):
+            if catalog.expelled_id(learnt.uuid) is not None:
+                self._forget(known)
+        for applier in self._links.appliers.values():
+            if applier.peer_uuid is not None and catalog.expelled_id(applier.peer_uuid) is not None:
+                applier.reset()  # it is refused when it asks who is there
+        for relay in self._links.relays.values():
+            if catalog.expelled_id(relay.peer_uuid) is not None:
+                self._nursery.start_soon(self._let_go, relay)
+        if not self._node.settings.follows_all:
+            return
+        for member, (uuid, name) in catalog.members().items():
+            down = self._links.downstreams.get(member)
+            if member != core.self_id and down is not None and down.address and down.is_following:
+                self._follow(name or uuid, uuid, down.address)
+
+    def _end_all(self) -> None:
+        """This instance was expelled."""
+        node, links = self._node, self._links
+        error = expelled_error(node.uuid, node.core.self_id)
+        for applier in links.appliers.values():
+            applier.stop(error)
+        for relay in list(links.relays.values()):
+            relay.end_with(error)
+
+    async def _let_go(self, relay: OpenRelay) -> None:
+        """It gets what says so, the CONFIRM of its own deletion, and ends the stream itself. If it does not,
+        one heartbeat later it is told in so many words."""
+        with trio.move_on_after(self._node.settings.replication_timeout_s):
+            await relay.ended.wait()
+        expelled = self._node.core.memtx.catalog.expelled_id(relay.peer_uuid)
+        if expelled is not None and not relay.ended.is_set():
+            relay.end_with(expelled_error(relay.peer_uuid, expelled))
+
+    def _follow(self, name: str, uuid: str, address: str) -> None:
+        """Unless an applier has it already, under any name."""
+        learnt = self._learnt.get(name)
+        if learnt is not None:
+            if (learnt.uuid, learnt.applier.address.address) == (uuid, address):
+                return
+            self._forget(name)  # Roster.R1
+        known = self._links.appliers.values()
+        if name in self._links.appliers or any(
+            uuid == other.peer_uuid or address == other.address.address for other in known
+        ):
+            return
+        applier = Applier(self._node, self._links, PeerAddress(name, address))
+        self._links.appliers[name] = applier
+        self._learnt[name] = _Learnt(uuid, applier, trio.CancelScope())
+        self._node.log.info("member_followed", peer=name, address=address)
+        self._nursery.start_soon(self._run_learnt, self._learnt[name])
+
+    async def _run_learnt(self, learnt: _Learnt) -> None:
+        with learnt.scope:
+            await learnt.applier.run()
+
+    def _forget(self, name: str) -> None:
+        learnt = self._learnt.pop(name)
+        learnt.scope.cancel()
+        del self._links.appliers[name]
