@@ -118,6 +118,11 @@ class Relay:
         elif self._has_own_rows():
             self._acked_more.set()
 
+    def settings_changed(self) -> None:
+        """The next heartbeat goes out at once: the one that was planned may be far away."""
+        self._pace.beat_changed(self._node.settings.replication_timeout_s)
+        self.send_heartbeat()
+
     def end_with(self, error: SynchroError) -> None:
         self.error = error
         self.scope.cancel()
@@ -164,7 +169,7 @@ class Relay:
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
-        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts)
+        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
         node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
         self._raft = core.raft.message()
         self._heartbeat_wanted = True

@@ -46,8 +46,9 @@ import sys
 from dataclasses import replace
 from synchro.config import file as config_file
 from synchro.process import serve
-settings = config_file.load(sys.argv[1], sys.argv[2])
-sys.exit(serve.serve(replace(settings, fault_service=True)))
+loaded = config_file.load_all(sys.argv[1])
+settings = loaded.instance(sys.argv[2]).settings
+sys.exit(serve.serve(replace(settings, fault_service=True), loaded=loaded))
 """
 """`serve` with the service for faults, which no command line option of a release switches on."""
 
