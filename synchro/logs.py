@@ -251,8 +251,8 @@ def configure(
     sink.on_recovery = tell
 
     class BoundLogger(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]
-        """A value that cannot be shown costs its record, never the task that logs. The level is asked for with
-        each record: loggers that are bound already follow a change."""
+        """A value that cannot be shown costs its record, never the task that logs. The level is looked at for
+        each record, so loggers that are bound already follow a change."""
 
         def _proxy_to_logger(self, method_name: str, event: str | None = None, **facts: Any) -> Any:
             if LEVELS.get(method_name, logging.CRITICAL) < _threshold:

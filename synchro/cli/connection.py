@@ -83,7 +83,8 @@ def parse_duration(text: str) -> float:
 
 @contextmanager
 def client(*, read_from: Literal["leader", "any"] = "any", where: str = "") -> Iterator[Client]:
-    """A client of `where`, or else of `-e`; closed in any case, since a live stream can keep the interpreter from leaving.
+    """A client of `where`, or else of `-e`; closed in any case, since a live stream can keep the interpreter
+    from leaving.
 
     read_from: "any" = the first endpoint that answers, which is what `-e` names.
     """

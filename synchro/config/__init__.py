@@ -8,7 +8,8 @@ A core imports this package and nothing below it. What reads a file or a person'
     schema      which keys may stand where           rules           what several of them must agree on
     json_schema the schema for editors               quorum_formula  "N / 2 + 1"
     located     values with their file and line      address         host:port of a listener or a peer
-    template    the file that `synchro init` writes         changes         what differs, and what is taken over
+    template    the file that `synchro init` writes
+    changes     what two files differ in, and what of it a running instance takes over
 """
 
 from __future__ import annotations

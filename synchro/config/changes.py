@@ -1,4 +1,4 @@
-"""What differs between two configurations of one instance, and which of it a running instance takes over. Pure.
+"""What two configurations of one instance differ in, and what of it a running instance takes over. Pure.
 
 Rules [C-30], [C-41], [C-42], ADR 38.
 """

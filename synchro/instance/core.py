@@ -410,6 +410,7 @@ class Instance(Facts):
         state.memtx.memory_max = settings.memtx_memory
         state.memtx.limits_changed(settings.limits)
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
+        self._reads.settings_changed()
         state.agenda.note_members()
         state.agenda.note_progress()
 

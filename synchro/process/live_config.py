@@ -1,7 +1,7 @@
 """The file of a running instance: read again, compared, and put into use as far as that needs no restart.
 
-Rules [C-30], [C-40], [C-41], [C-42]; ADR 38. The file is read and parsed in a worker thread, since a large one
-takes long; what comes of it is put into use in one step of trio's thread.
+Rules [C-30], [C-40], [C-41], [C-42]; ADR 38. The file is read and parsed in a worker thread, since a large
+one takes long; what comes of it is put into use in one step of trio's thread.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class LiveConfig:
             commands = {**self._commands, key: value}
             own = await self._read(partial(parse, self._loaded.text, path=self._path, commands=commands))
             self._ensure_changeable()
-            if any(change.key == key and not change.is_live for change in changes(self._running, own.options)):
+            if any(
+                change.key == key and not change.is_live for change in changes(self._running, own.options)
+            ):
                 raise self._needs_restart(key)
             if not force:
                 self._refuse_danger(own)
@@ -163,7 +165,9 @@ class LiveConfig:
     def _check_settable(self, key: str, value: str) -> None:
         """Raises `ConfigError`. An unknown key is left to the parser, which knows the nearest one."""
         if len(value) > VALUE_CHARS_MAX or len(key) > VALUE_CHARS_MAX:
-            raise ConfigError(f"a key or value of more than {VALUE_CHARS_MAX} characters; nothing was changed")
+            raise ConfigError(
+                f"a key or value of more than {VALUE_CHARS_MAX} characters; nothing was changed"
+            )
         option = BY_KEY.get(key)
         if option is None:
             return
@@ -203,5 +207,3 @@ def _now() -> str:
 
 def _alert(kind: str, message: str) -> dict[str, str]:
     return {"type": kind, "message": message, "timestamp": _now()}
-
-

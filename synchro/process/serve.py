@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from synchro.server.face import Face
 
 
-def serve(
-    settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None
-) -> int:
+def serve(settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
     leave, with one log record that says why. warnings: of its configuration, a record each. loaded: the
     file that the settings are from, which can be read again; None: there is none."""

@@ -55,8 +55,8 @@ async def run_instance(
     task_status: trio.TaskStatus[Face] = trio.TASK_STATUS_IGNORED,
     loaded: ClusterConfig | None = None,
 ) -> None:
-    """One instance, until `stop` is set. Several may live in one process. loaded: the file that `settings` are
-    from; None: there is none, and nothing to reload.
+    """One instance, until `stop` is set. Several may live in one process. loaded: the file that `settings`
+    are from; None: there is none, and nothing to reload.
 
     `task_status` gets the node as soon as its port is open; it is ready later. Raises `SynchroError` when
     it cannot start, or must leave. The directory is locked first, then the port is taken.
@@ -140,9 +140,7 @@ async def _serve(settings: Settings, log: Any, loaded: ClusterConfig | None) -> 
                 nursery.start_soon(_announce, value)
 
         async def run() -> None:
-            await run_instance(
-                settings, host=host, log=log, stop=stop, task_status=PortOpen(), loaded=loaded
-            )
+            await run_instance(settings, host=host, log=log, stop=stop, task_status=PortOpen(), loaded=loaded)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(run)

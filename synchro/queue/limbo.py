@@ -62,8 +62,9 @@ class Limbo:
 
     L1  The queue holds entries of the decided owner only; a pending PROMOTE changes nothing of it [P-3].
     L2  An entry leaves by commit only when, on its owner in state LEADER, a quorum holds it that shares an
-        instance with each quorum that may elect somebody (ADR 11, ADR 38), or when a CONFIRM of the owner or a decided PROMOTE covers it; and by rollback only when a decided
-        PROMOTE does not (or the WAL was cut back) (ADR 2).
+        instance with each quorum that may elect somebody (ADR 11, ADR 38), or when a CONFIRM of the owner or
+        a decided PROMOTE covers it; and by rollback only when a decided PROMOTE does not (or the WAL was cut
+        back) (ADR 2).
     L3  At most one own control row that was asked for by `WriteControl` is on its way to disk [L-7].
     L4  Own control rows are written only while raft leader of a persisted term: CONFIRM of entries in
         state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
@@ -235,6 +236,11 @@ class Limbo:
     def effective_quorum(self) -> int:
         """The number of copies that is counted against: not more than there are registered instances."""
         return self._acks.effective_quorum
+
+    @property
+    def lowest_quorum(self) -> int:
+        """The smallest number of votes by which a member is elected, as far as the members said (ADR 38)."""
+        return self._acks.lowest
 
     @property
     def registered(self) -> frozenset[InstanceId]:

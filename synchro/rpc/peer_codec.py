@@ -39,7 +39,9 @@ def peer_id(value: int, what: str, *, or_nobody: bool = False) -> InstanceId:
 def peer_quorum(value: int) -> int:
     """Return how many votes a peer needs, 0 of an older version. Raises `RemoteProtocolError`."""
     if value > INSTANCE_ID_MAX:
-        raise RemoteProtocolError(f"quorum {value} of a peer is above {INSTANCE_ID_MAX}; its message was dropped")
+        raise RemoteProtocolError(
+            f"quorum {value} of a peer is above {INSTANCE_ID_MAX}; its message was dropped"
+        )
     return value
 
 

@@ -42,8 +42,9 @@ async def find_role(
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
-    current: settings as they are now; options may change while we wait. publish: our ballot changed. note: why we wait, told in each round. replicaset_uuid: the set that the
-    identity file names, which is joined again or nothing; "" = none.
+    current: settings as they are now; options may change while we wait. publish: our ballot changed. note:
+    why we wait, told in each round. replicaset_uuid: the set that the identity file names, which is joined
+    again or nothing; "" = none.
     """
     settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)

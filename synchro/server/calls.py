@@ -28,8 +28,8 @@ _LEAVING: Final = "the process is leaving; nothing was written"
 
 
 class Calls:
-    """N2  Every call in here gets one outcome, or is abandoned; there are at most `waiting_max`, and those that
-        waited when it was lowered.
+    """N2  Every call in here gets one outcome, or is abandoned; there are at most `waiting_max`, and those
+        that waited when it was lowered.
     N4  `_expiries` has at most `EXPIRIES_MIN` entries, or twice as many as were of calls that waited when it
         was looked through last.
 

@@ -1,4 +1,4 @@
-"""What differs between two configurations of an instance, and what a running one takes over. [C-30], [C-42]."""
+"""What two configurations of an instance differ in, and what a running one takes over. [C-30], [C-42]."""
 
 from __future__ import annotations
 
@@ -124,7 +124,11 @@ def test_a_bare_off_is_accepted(word: str) -> None:
     [
         ("database.mod", "rw", "config set database.mod: database.mod: unknown key (did you mean 'mode'?)"),
         ("replication.timeout", "-1", "the value must be greater than 0, got -1"),
-        ("replication.timeout", "soon", "config set replication.timeout: replication.timeout: expected a dur"),
+        (
+            "replication.timeout",
+            "soon",
+            "config set replication.timeout: replication.timeout: expected a dur",
+        ),
         ("replication.synchro_quorum", "3", "is above the number of configured instances (2)"),
         ("replication", "1", "expected a map"),
         ("database.mode", "[", "not YAML"),

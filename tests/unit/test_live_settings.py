@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 
 from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import SynchroError
 from synchro.instance import events as ev
-from synchro.row import Confirm, RowType
+from synchro.row import Confirm, Dml, RowType
 from synchro.storage import row_body
 from tests.mesh import ASYNC, SYNC, Mesh
 
@@ -123,8 +124,6 @@ def test_a_quorum_that_changes_in_mid_write_loses_nothing() -> None:
 def test_a_linearizable_read_asks_as_many_as_are_configured_now() -> None:
     """[Q-34]"""
     mesh = owned()
-    members = len(mesh[1].registered)
-    assert mesh[1].settings.read_quorum(members) == 2
     change(mesh, 1, linearizable_quorum=QuorumFormula("N", clamp=True))
     mesh.isolate(3)
     call = mesh.call_id()
@@ -132,22 +131,36 @@ def test_a_linearizable_read_asks_as_many_as_are_configured_now() -> None:
     mesh.settle()
     assert mesh.outcome(call) is None  # it needs all three now
     change(mesh, 1, linearizable_quorum=QuorumFormula("N - Q + 1", clamp=True))
-    again = mesh.call_id()
-    mesh.step(1, ev.ReadBarrierRequested(again))
+    assert isinstance(mesh.outcome(call), ev.ReadReady)
+
+
+def test_a_linearizable_read_asks_by_the_lowest_quorum_of_a_member() -> None:
+    """ADR 38: with 3 of 3 for itself the owner would ask nobody, but 2 and 3 elect each other still."""
+    mesh = owned()
+    change(mesh, 1, synchro_quorum=QuorumFormula(3))
+    mesh.isolate(1)
+    call = mesh.call_id()
+    mesh.step(1, ev.ReadBarrierRequested(call))
     mesh.settle()
-    assert isinstance(mesh.outcome(again), ev.ReadReady)
+    assert mesh.outcome(call) is None
+    mesh.heal()
+    for number in (2, 3):
+        change(mesh, number, synchro_quorum=QuorumFormula(3))
+        mesh._ack(1, number)
+    mesh.settle()
+    assert isinstance(mesh.outcome(call), ev.ReadReady)
 
 
 # --- who may write and stand
 
 
 def test_roles_are_swapped_without_a_restart() -> None:
-    """[A-63]: the former master is read-only, then the other one is writable."""
+    """Controlled failover: the former master is read-only, then the other one is writable."""
     mesh = Mesh(2)
     change(mesh, 2, read_only=True)
     mesh.settle()
     change(mesh, 1, read_only=True)
-    assert refusal(mesh, mesh.write(1, (1, "a"), ASYNC)).reason == "READONLY"
+    assert refusal(mesh, mesh.write(1, (1, "a"), ASYNC)).reason == "READ_ONLY"
     change(mesh, 2, read_only=False)
     call = mesh.write(2, (1, "a"), ASYNC)
     mesh.settle()
@@ -191,16 +204,21 @@ def test_a_larger_queue_takes_in_what_waits_outside() -> None:
 OPS = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=(n, "x" * 100)) for n in range(8)]
 
 
+UPDATE = row_body.update_dml(SYNC, 0, msgpack.packb([0]), msgpack.packb([["=", 1, "y"]] * 5))
+
+
 @pytest.mark.parametrize(
-    ("limit", "value"),
-    [("batch_ops_max", 4), ("txn_work_bytes_max", 4096)],
+    ("limit", "value", "ops"),
+    [("batch_ops_max", 4, OPS), ("update_ops_max", 4, [UPDATE]), ("txn_work_bytes_max", 4096, [UPDATE] * 3)],
 )
-def test_limits_of_a_transaction(limit: str, value: int) -> None:
+def test_limits_of_a_transaction(limit: str, value: int, ops: list[Dml]) -> None:
     """What was accepted is refused, and accepted again."""
     mesh = owned()
+    mesh.write(1, (0, "x"))
+    mesh.settle()
     for number, is_allowed in ((getattr(Limits(), limit), True), (value, False), (1 << 30, True)):
         change(mesh, 1, limits={limit: number})
-        call = mesh.write_ops(1, OPS)
+        call = mesh.write_ops(1, ops)
         mesh.settle()
         assert mesh.committed(call) == is_allowed
 
