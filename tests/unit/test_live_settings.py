@@ -204,7 +204,7 @@ def test_a_larger_queue_takes_in_what_waits_outside() -> None:
 OPS = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=(n, "x" * 100)) for n in range(8)]
 
 
-UPDATE = row_body.update_dml(SYNC, 0, msgpack.packb([0]), msgpack.packb([["=", 1, "y"]] * 5))
+UPDATE = row_body.update_dml(SYNC, 0, msgpack.packb([0]), msgpack.packb([["=", 2, "y"]] * 5))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_memory_and_conflicts_follow_their_options() -> None:
 
 
 def test_a_conflict_is_skipped_once_the_option_says_so() -> None:
-    """[A-55]: both insert one key while they cannot hear each other."""
+    """ADR 19: both insert one key while they cannot hear each other."""
     mesh = Mesh(2)
     mesh.cut(1, 2)
     for number in (1, 2):
