@@ -209,6 +209,8 @@ class SinkStream(io.TextIOBase):
 
 
 _sink: Sink | None = None
+_threshold = logging.INFO
+"""Records below are dropped; see `set_level`."""
 
 
 def dropped() -> int:
@@ -232,13 +234,13 @@ def configure(
     *, format: str = "json", level: str = "info", stream: TextIO | None = None, sink: Sink | None = None
 ) -> None:
     """Set up logging of the whole process. format: json or console; sink: by default standard error."""
-    global _sink
+    global _sink, _threshold
     if sink is None:
         sink = Sink.of_descriptor(_STDERR) if stream is None else Sink.of_stream(stream)
     _sink = target = sink
-    number = LEVELS[level]
+    _threshold = number = LEVELS[level]
     renderer = _renderer(format, has_colours=os.isatty(_STDERR) if stream is None else stream.isatty())
-    steps = [*_steps(number), renderer]
+    steps = [*_STEPS, renderer]
 
     def tell(count: int) -> str:
         record: Record = {"event": "logs_dropped", "component": "main", "count": count}
@@ -248,10 +250,13 @@ def configure(
 
     sink.on_recovery = tell
 
-    class BoundLogger(structlog.make_filtering_bound_logger(number)):  # type: ignore[misc]
-        """A value that cannot be shown costs its record, never the task that logs."""
+    class BoundLogger(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]
+        """A value that cannot be shown costs its record, never the task that logs. The level is looked at for
+        each record, so loggers that are bound already follow a change."""
 
         def _proxy_to_logger(self, method_name: str, event: str | None = None, **facts: Any) -> Any:
+            if LEVELS.get(method_name, logging.CRITICAL) < _threshold:
+                return None
             try:
                 return super()._proxy_to_logger(method_name, event, **facts)
             except Exception:  # noqa: BLE001 - of whatever kind: counted, and told by `logs_dropped`
@@ -271,21 +276,17 @@ def configure(
     root.setLevel(max(number, logging.WARNING))
 
 
+def set_level(level: str) -> None:
+    """The least important level that is written from now on, by all loggers of the process."""
+    global _threshold
+    _threshold = LEVELS[level]
+    logging.getLogger().setLevel(max(_threshold, logging.WARNING))
+
+
 def get_logger(component: str, *, instance: str | None = None, replicaset: str | None = None) -> Any:
     """A logger with these fields in every record. Methods: debug info warning error critical, and bind."""
     bound = {"instance": instance, "replicaset": replicaset, "component": component}
     return structlog.get_logger().bind(**{key: value for key, value in bound.items() if value is not None})
-
-
-def _steps(level: int) -> list[Any]:
-    return [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        structlog.processors.format_exc_info,
-        _hide,
-        *([] if level <= logging.DEBUG else [_drop_tuples]),
-        _order,
-    ]
 
 
 def _renderer(format: str, *, has_colours: bool) -> Any:
@@ -301,7 +302,9 @@ def _hide(logger: object, method: str, record: Record) -> Record:
 
 
 def _drop_tuples(logger: object, method: str, record: Record) -> Record:
-    """User data belongs into the space, not into a log that others read."""
+    """User data belongs into the space, not into a log that others read; at level debug it is wanted."""
+    if _threshold <= logging.DEBUG:
+        return record
     for key in record.keys() & TUPLES:
         del record[key]
     return record
@@ -309,6 +312,16 @@ def _drop_tuples(logger: object, method: str, record: Record) -> Record:
 
 def _order(logger: object, method: str, record: Record) -> Record:
     return dict(sorted(record.items(), key=lambda item: _RANK.get(item[0], len(_RANK))))
+
+
+_STEPS: Final = (
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+    structlog.processors.format_exc_info,
+    _hide,
+    _drop_tuples,
+    _order,
+)
 
 
 class _SinkLogger:

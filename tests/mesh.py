@@ -270,7 +270,9 @@ class Mesh:
 
     def ack_of(self, number: int, vclock_sync: int = 0) -> ev.Ack:
         instance = self[number]
-        return ev.Ack(instance.vclock, instance.raft.term, vclock_sync, instance.acks_count)
+        raft = instance.raft
+        quorum = raft.membership.election_quorum
+        return ev.Ack(instance.vclock, raft.term, vclock_sync, instance.acks_count, quorum)
 
     def deliver(self, source: int, target: int, *, limit: int | None = None) -> bool:
         """Everything that waits on one link arrives, or `limit` transactions of it. False: nothing waited."""

@@ -82,8 +82,9 @@ def parse_duration(text: str) -> float:
 
 
 @contextmanager
-def client(*, read_from: Literal["leader", "any"] = "any") -> Iterator[Client]:
-    """A client of `-e`; closed in any case, since a live stream can keep the interpreter from leaving.
+def client(*, read_from: Literal["leader", "any"] = "any", where: str = "") -> Iterator[Client]:
+    """A client of `where`, or else of `-e`; closed in any case, since a live stream can keep the interpreter
+    from leaving.
 
     read_from: "any" = the first endpoint that answers, which is what `-e` names.
     """
@@ -94,7 +95,7 @@ def client(*, read_from: Literal["leader", "any"] = "any") -> Iterator[Client]:
     from synchro.client import connect
 
     db = connect(
-        options.where,
+        where or options.where,
         timeout=options.timeout_s,
         read_from=read_from,
         follow_leader=not options.direct,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from synchro.cli.local_verbs import config
 from synchro.cli.operator_verbs import member
 from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
@@ -22,7 +21,6 @@ _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "backup": (("create", "verify", "restore"), "copy the newest .snap file and the .xlog files behind it"),
 }
 _LATER_IN_GROUPS: Final[tuple[tuple[Group, tuple[str, ...], str], ...]] = (
-    (config, ("diff", "reload", "set"), "change the file and restart the instance"),
     (member, ("add",), "change the file and start the instance: it joins by itself"),
 )
 

@@ -50,7 +50,7 @@ _WORDS: Final = {
 }
 
 
-config = program.words("config", "Check and show configurations.")
+config = program.words("config", "Check, show and change configurations.")
 
 
 @program.command("init")
@@ -98,12 +98,14 @@ def serve(
     from synchro.config.address import check_has_address, check_listen
     from synchro.process.ready import READY_FILE
 
+    loaded = None
     if config:
         if not name:
             raise usage("serve --config FILE needs --name NAME")
         if listen or data_dir or replication or read_only:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
-        own = config_file.load_all(config).instance(name)
+        loaded = config_file.load_all(config)
+        own = loaded.instance(name)
         settings, warnings = own.settings, own.warnings
     elif listen and data_dir:
         has_login = "@" in replication
@@ -143,7 +145,7 @@ def serve(
     )
     from synchro.process.serve import serve as serve_instance
 
-    return serve_instance(settings, warnings)
+    return serve_instance(settings, warnings, loaded)
 
 
 @program.command("start")

@@ -437,6 +437,9 @@ class AsyncClient(AsyncFace[Api]):
     promote = _awaited(Api.promote)
     demote = _awaited(Api.demote)
     snapshot = _awaited(Api.snapshot)
+    check_config = _awaited(Api.check_config)
+    reload_config = _awaited(Api.reload_config)
+    set_config = _awaited(Api.set_config)
     restart_upstream = _awaited(Api.restart_upstream)
 
     # --- schema

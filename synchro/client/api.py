@@ -363,6 +363,40 @@ class Api:
         reply = yield from self._command(instance, "Checkpoint", request, timeout)
         return replies.Checkpoint(reply.header.instance_name, dict(reply.vclock), reply.signature)
 
+    def check_config(
+        self, text: str = "", *, instance: str | None = None, timeout: float | None = None
+    ) -> Plan[replies.ConfigChanges]:
+        """Compare a configuration with what an instance runs with; nothing is changed.
+
+        text: of a file; "": the file of the instance, as it is now. instance: as in `promote`.
+        """
+        request = control_pb2.CheckConfigRequest(yaml=text)
+        return replies.config_changes((yield from self._command(instance, "CheckConfig", request, timeout)))
+
+    def reload_config(
+        self, instance: str | None = None, *, timeout: float | None = None
+    ) -> Plan[replies.ConfigChanges]:
+        """Let an instance read its file again, and put into use what needs no restart. instance: as in
+        `promote`."""
+        request = control_pb2.ReloadConfigRequest()
+        return replies.config_changes((yield from self._command(instance, "ReloadConfig", request, timeout)))
+
+    def set_config(
+        self,
+        key: str,
+        value: str,
+        *,
+        force: bool = False,
+        instance: str | None = None,
+        timeout: float | None = None,
+    ) -> Plan[replies.ConfigChanges]:
+        """Change one option of an instance until its next reload or start. value: as in the file.
+
+        force: although two owners could write at the same time. instance: as in `promote`.
+        """
+        request = control_pb2.SetConfigRequest(key=key, value=value, force=force)
+        return replies.config_changes((yield from self._command(instance, "SetConfig", request, timeout)))
+
     def restart_upstream(
         self, upstream: str, *, instance: str | None = None, timeout: float | None = None
     ) -> Plan[None]:

@@ -484,6 +484,9 @@ class Client(BlockingFace[Api]):
     promote = _blocking(Api.promote)
     demote = _blocking(Api.demote)
     snapshot = _blocking(Api.snapshot)
+    check_config = _blocking(Api.check_config)
+    reload_config = _blocking(Api.reload_config)
+    set_config = _blocking(Api.set_config)
     restart_upstream = _blocking(Api.restart_upstream)
 
     # --- schema

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from synchro.client.model import TxnId
 from synchro.client.requests import Message, seconds
@@ -274,6 +275,40 @@ class Demoted:
 
     instance: str
     term: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOption:
+    """An option that a configuration changes. before, after: plain values; None: it is not given.
+
+    needs_restart: it is not in use before a restart."""
+
+    key: str
+    before: Any
+    after: Any
+    needs_restart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanges:
+    """What a configuration changes, or has changed, at an instance. instance: "" while it loads."""
+
+    instance: str
+    options: Sequence[ConfigOption]
+    warnings: Sequence[str]
+
+
+def config_changes(reply: Message) -> ConfigChanges:
+    options = [
+        ConfigOption(
+            option.key,
+            json.loads(option.before) if option.before else None,
+            json.loads(option.after) if option.after else None,
+            option.needs_restart,
+        )
+        for option in reply.options
+    ]
+    return ConfigChanges(reply.header.instance_name, options, list(reply.warnings))
 
 
 @dataclass(frozen=True, slots=True)

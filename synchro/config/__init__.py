@@ -9,11 +9,12 @@ A core imports this package and nothing below it. What reads a file or a person'
     json_schema the schema for editors               quorum_formula  "N / 2 + 1"
     located     values with their file and line      address         host:port of a listener or a peer
     template    the file that `synchro init` writes
+    changes     what two files differ in, and what of it a running instance takes over
 """
 
 from __future__ import annotations
 
-from synchro.config.option import KIB, MIB
+from synchro.config.option import KIB, MIB, Change
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
     DURATION_S_MAX,
@@ -38,6 +39,7 @@ __all__ = [
     "MIB",
     "RESERVED_DESCRIPTORS",
     "BootstrapStrategy",
+    "Change",
     "ElectionMode",
     "FencingMode",
     "Limits",

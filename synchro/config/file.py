@@ -108,6 +108,8 @@ class ClusterConfig:
     instances: Mapping[str, InstanceConfig]
     """In the order of names inside each replica set."""
     warnings: tuple[str, ...] = ()
+    text: bytes = b""
+    """What was read."""
 
     def instance(self, name: str) -> InstanceConfig:
         if name not in self.instances:
@@ -139,16 +141,27 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
     return parse(data, path=path, environ=environ)
 
 
-def parse(data: bytes | str, *, path: str | Path, environ: Mapping[str, str] | None = None) -> ClusterConfig:
-    """As `load_all`, from the text. path: names the file in messages; directories are relative to its own."""
+def parse(
+    data: bytes | str,
+    *,
+    path: str | Path,
+    environ: Mapping[str, str] | None = None,
+    commands: Mapping[str, str] | None = None,
+) -> ClusterConfig:
+    """As `load_all`, from the text. path: names the file in messages; directories are relative to its own.
+
+    commands: key -> value as YAML, of `config set`; they beat file and environment.
+    """
     path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
     if len(data) > FILE_BYTES_MAX:
         raise ConfigFileError([ConfigProblem(str(path), 0, "", f"larger than {FILE_BYTES_MAX} bytes")])
     try:
         document = compose(data, source=str(path))
     except NotYaml as error:
         raise ConfigFileError([ConfigProblem(str(path), error.line, "", f"not YAML: {error}")]) from error
-    return _Reader(path, os.environ if environ is None else environ).read(document)
+    reader = _Reader(path, os.environ if environ is None else environ, commands or {})
+    return replace(reader.read(document), text=data)
 
 
 # --- the reader -----------------------------------------------------------------------------------------
@@ -157,10 +170,11 @@ def parse(data: bytes | str, *, path: str | Path, environ: Mapping[str, str] | N
 class _Reader:
     """Reads one document; collects problems and goes on, so that a person sees all of them at once."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, environ: Mapping[str, str], commands: Mapping[str, str]) -> None:
         self.path = path
         self.file = str(path)
         self.environ = environ
+        self.commands = commands
         self.problems: list[ConfigProblem] = []
         self.ignored: dict[str, None] = {}
         self.later: dict[str, None] = {}
@@ -170,6 +184,7 @@ class _Reader:
         root = self._checked(document, ROOT)
         self._stop_if_bad()
         strong, weak = self._environment()
+        strong = merge(strong, self._commanded())
         members = list(self._members(root))
         self._stop_if_bad()
         instances: dict[str, InstanceConfig] = {}
@@ -237,6 +252,23 @@ class _Reader:
         strong, weak = (self._checked(_locate(tree), ENVIRONMENT_SCOPE) for tree in trees)
         self._stop_if_bad()
         return strong, weak
+
+    def _commanded(self) -> Located:
+        """What `config set` has set, as a tree."""
+        tree = Located({})
+        for key, text in self.commands.items():
+            source = f"config set {key}"
+            try:
+                item = compose_value(text, source=source)
+            except NotYaml as error:
+                self.problems.append(ConfigProblem(source, 0, key, f"not YAML: {error}"))
+                continue
+            for part in reversed(key.split(".")):
+                item = Located({part: item}, 0, source)
+            tree = merge(tree, item)
+        checked = self._checked(tree, ENVIRONMENT_SCOPE)
+        self._stop_if_bad()
+        return checked
 
     # scopes
 

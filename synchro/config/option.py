@@ -6,6 +6,7 @@ reads what a person wrote. Rules [C-2], [C-33].
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import field
 from enum import Enum, auto
@@ -158,7 +159,7 @@ class Scope(Enum):
 class Option(NamedTuple):
     """key: dotted path; meaning: one line for the reference and for editors.
 
-    is_live: a running instance could take a new value over; in this release each change needs a restart.
+    is_live: a running instance takes a new value over; else a change needs a restart [C-42].
     field: of `Settings`, or of `Limits` with "limits." in front; "" if the value does not go into one field.
     default: what counts without it; None: see `default_text`, or there is none.
     """
@@ -177,6 +178,26 @@ class Option(NamedTuple):
     def variable(self) -> str:
         """In the environment, after `SYNCHRO_` [C-2]."""
         return self.key.replace(".", "_").upper()
+
+
+class Change(NamedTuple):
+    """An option that two configurations of one instance give other values.
+
+    before, after: plain values, as YAML has them; None: it is not given. is_live: as in `Option`.
+    """
+
+    key: str
+    before: Any
+    after: Any
+    is_live: bool
+
+    def __str__(self) -> str:
+        shown = f"{self.key}: {_shown(self.before)} -> {_shown(self.after)}"
+        return shown if self.is_live else f"{shown} (needs a restart)"
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
 
 
 class Section(NamedTuple):

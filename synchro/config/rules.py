@@ -361,12 +361,17 @@ def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
     )
 
 
+def is_no_majority(settings: Settings, configured: int) -> bool:
+    """Whether two quorums of `configured` instances may have nobody in common."""
+    return 2 * min(settings.synchro_quorum.quorum(configured), configured) <= configured
+
+
 def quorum_warnings(settings: Settings, configured: int) -> Iterator[str]:
     """What an operator gives up, or asks for in vain, by the quorums of one instance [Q-30], [Q-34]."""
     quorum = min(settings.synchro_quorum.quorum(configured), configured)
     needed = configured - quorum + 1
     text = settings.synchro_quorum.text
-    if 2 * quorum <= configured:
+    if is_no_majority(settings, configured):
         yield (
             f"replication.synchro_quorum = {text} is {quorum} of {configured} instances, which is no "
             "majority: two owners may write at the same time (split brain), a change of owner may lose "

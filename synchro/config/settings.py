@@ -438,16 +438,18 @@ class Settings:
     """True: a person must stop the instance before `again` starts it; False: `synchro restart` does both."""
     limits: Limits = field(default_factory=Limits)
 
-    def read_quorum(self, members: int) -> int:
+    def read_quorum(self, members: int, lowest: int | None = None) -> int:
         """Instances, this one included, that must say that they know of no later owner (ADR 17).
 
-        members: N as elections count it. Whoever is elected needs min(Q, N) votes, so among N - Q + 1
-        instances is a voter of each later leader; `linearizable_quorum` may ask for more, never for fewer
-        [Q-34].
+        members: N as elections count it. lowest: the smallest quorum by which one of them is elected, as far
+        as they said (ADR 38); None: by that of this instance. Whoever is elected needs min(Q, N) votes, so
+        among N - Q + 1 instances is a voter of each later leader; `linearizable_quorum` may ask for more,
+        never for fewer [Q-34].
         """
         members = max(1, members)
         quorum = min(self.synchro_quorum.quorum(members), members)
-        return max(members - quorum + 1, min(self.linearizable_quorum.quorum(members, quorum), members))
+        asked = min(self.linearizable_quorum.quorum(members, quorum), members)
+        return max(members - min(quorum, lowest or quorum) + 1, asked)
 
     def again_command(self, option: str) -> str:
         """The command by which a person starts this instance with one more option, for once."""

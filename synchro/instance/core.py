@@ -372,6 +372,7 @@ class Instance(Facts):
         self._see_term(ack.term, now)
         if happened := self._links.on_ack(source, ack, now):
             self._look(happened)
+        self._carry_out(self.limbo.quorum_said(source, ack.quorum, now))
         if not ack.counts:
             return
         self._carry_out(self.limbo.ack(source, ack.vclock, now))
@@ -404,11 +405,15 @@ class Instance(Facts):
     # --- settings
 
     def _on_settings_changed(self, settings: Settings, now: float) -> None:
+        """What waits is judged again by the new values before this step ends: by the quorum what is in the
+        queue, by the limits what waits for room."""
         state = self._state
         state.settings = settings
         state.limbo.max_size = settings.synchro_queue_max_size
         state.memtx.memory_max = settings.memtx_memory
+        state.memtx.limits_changed(settings.limits)
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
+        self._reads.settings_changed()
         state.agenda.note_members()
         state.agenda.note_progress()
 

@@ -48,6 +48,8 @@ class Ack(NamedTuple):
     """Last heartbeat number seen on this connection [Q-62]."""
     counts: bool = True
     """False: the sender does not trust its own log (amnesia), so the ack confirms nothing."""
+    quorum: int = 0
+    """By how many votes the sender is elected; 0: an older version, which does not say (ADR 38)."""
 
 
 # --- events: clients ------------------------------------------------------------------------------------
@@ -282,6 +284,9 @@ class DeadlineReached:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
+    """Options that may change while the instance runs have other values now [C-30]. The others are as they
+    were."""
+
     settings: Settings
 
 

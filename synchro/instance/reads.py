@@ -43,6 +43,11 @@ class Reads:
         self.barrier.echo(source, ack.vclock_sync, ack.term, self._state.raft.term)
         self._finish()
 
+    def settings_changed(self) -> None:
+        """Perhaps as many as are needed now have echoed already."""
+        if self.barrier.is_open:
+            self._finish()
+
     def expire(self, call_id: CallId) -> None:
         self.drop(call_id)
         self._state.calls.refuse(call_id, self._no_quorum())
@@ -72,10 +77,11 @@ class Reads:
         """A candidate counts the members that its own log names (ADR 6): with a row of `_cluster` that is not
         decided here yet, or without it."""
         state = self._state
+        lowest = state.limbo.lowest_quorum
         sets = [state.registered]
         if (prepared := state.election_membership().registered) != state.registered:
             sets.append(prepared)
-        return [Electorate(members, state.settings.read_quorum(len(members))) for members in sets]
+        return [Electorate(members, state.settings.read_quorum(len(members), lowest)) for members in sets]
 
     def _no_quorum(self) -> SynchroError:
         members, needed = max(self._electorates(), key=lambda electorate: electorate.needed)

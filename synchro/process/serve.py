@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     import trio
 
     from synchro.config import Settings
+    from synchro.config.file import ClusterConfig
     from synchro.rpc.host import RpcHost
     from synchro.server.face import Face
 
 
-def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
+def serve(settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why. warnings: of its configuration, a record each."""
+    leave, with one log record that says why. warnings: of its configuration, a record each. loaded: the
+    file that the settings are from, which can be read again; None: there is none."""
     _hold_standard_descriptors()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
     from synchro.process.supervise import serve_in_foreground
 
-    return serve_in_foreground(settings, warnings)
+    return serve_in_foreground(settings, warnings, loaded)
 
 
 def _hold_standard_descriptors() -> None:

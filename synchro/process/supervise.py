@@ -16,9 +16,11 @@ import trio
 
 from synchro import logs
 from synchro.config import FIRST_REQUEST_S, Settings
+from synchro.config.file import ClusterConfig
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import REGISTRY, is_wanted, load_environment
 from synchro.process import descriptors
+from synchro.process.live_config import LiveConfig
 from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
 from synchro.rpc.host import RpcHost, open_rpc_host
@@ -52,8 +54,10 @@ async def run_instance(
     log: Any,
     stop: trio.Event,
     task_status: trio.TaskStatus[Face] = trio.TASK_STATUS_IGNORED,
+    loaded: ClusterConfig | None = None,
 ) -> None:
-    """One instance, until `stop` is set. Several may live in one process.
+    """One instance, until `stop` is set. Several may live in one process. loaded: the file that `settings`
+    are from; None: there is none, and nothing to reload.
 
     `task_status` gets the node as soon as its port is open; it is ready later. Raises `SynchroError` when
     it cannot start, or must leave. The directory is locked first, then the port is taken.
@@ -69,6 +73,8 @@ async def run_instance(
                 log=log,
                 on_panic=host.panic,
             )
+            if loaded is not None:
+                face.node.configuration = LiveConfig(face.node, loaded)
             peers = Peers(face.node, face.links)
             port = partial(_open_port, face, peers, host)
             await Lifecycle(face, peers, stop, port).run(task_status)
@@ -131,7 +137,7 @@ async def _release_waiters(face: Face) -> None:
     REGISTRY.clear()
 
 
-async def _serve(settings: Settings, log: Any) -> None:
+async def _serve(settings: Settings, log: Any, loaded: ClusterConfig | None) -> None:
     stop = trio.Event()
     async with open_rpc_host() as host, trio.open_nursery() as nursery:
 
@@ -142,7 +148,7 @@ async def _serve(settings: Settings, log: Any) -> None:
                 nursery.start_soon(_release_waiters, value)
 
         async def run() -> None:
-            await run_instance(settings, host=host, log=log, stop=stop, task_status=PortOpen())
+            await run_instance(settings, host=host, log=log, stop=stop, task_status=PortOpen(), loaded=loaded)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(run)
@@ -176,7 +182,9 @@ def _reopen_log(log: Any) -> None:
     log.info("log_reopened", file=path)
 
 
-def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int:
+def serve_in_foreground(
+    settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None
+) -> int:
     """See `synchro.process.serve.serve`."""
     logs.configure(format=settings.log_format, level=settings.log_level)
     logs.take_stderr()
@@ -190,7 +198,7 @@ def serve_in_foreground(settings: Settings, warnings: Sequence[str] = ()) -> int
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     tune_garbage_collector()
     try:
-        trio.run(_serve, settings, log)
+        trio.run(_serve, settings, log, loaded)
     except BaseException as error:  # noqa: BLE001 - the last line of the process: everything becomes one record
         return _report(log, error)
     finally:

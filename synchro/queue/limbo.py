@@ -61,9 +61,10 @@ class Limbo:
     """The synchronous queue of one instance, and its part in the protocol around it [Q-2], by ADR 1.
 
     L1  The queue holds entries of the decided owner only; a pending PROMOTE changes nothing of it [P-3].
-    L2  An entry leaves by commit only when, on its owner in state LEADER, a majority holds it (ADR 11), or
-        when a CONFIRM of the owner or a decided PROMOTE covers it; and by rollback only when a decided
-        PROMOTE does not (or the WAL was cut back) (ADR 2).
+    L2  An entry leaves by commit only when, on its owner in state LEADER, a quorum holds it that shares an
+        instance with each quorum that may elect somebody (ADR 11, ADR 38), or when a CONFIRM of the owner or
+        a decided PROMOTE covers it; and by rollback only when a decided PROMOTE does not (or the WAL was cut
+        back) (ADR 2).
     L3  At most one own control row that was asked for by `WriteControl` is on its way to disk [L-7].
     L4  Own control rows are written only while raft leader of a persisted term: CONFIRM of entries in
         state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
@@ -239,6 +240,11 @@ class Limbo:
         return self._acks.effective_quorum
 
     @property
+    def lowest_quorum(self) -> int:
+        """The smallest number of votes by which a member is elected, as far as the members said (ADR 38)."""
+        return self._acks.lowest
+
+    @property
     def registered(self) -> frozenset[InstanceId]:
         return self._acks.registered
 
@@ -373,6 +379,11 @@ class Limbo:
         self._acks.members_changed(registered, quorum)
         return self.advance(now)
 
+    def quorum_said(self, source: InstanceId, quorum: int, now: float) -> list[LimboEffect]:
+        """`source` is elected by so many votes; 0: it does not say. Tell it before its acks are counted: it
+        decides whether a commit may go ahead of its CONFIRM (ADR 38)."""
+        return self.advance(now) if self._acks.quorum_said(source, quorum) else []
+
     def raft_changed(
         self, *, volatile_term: Term, persisted_term: Term, is_leader: bool, now: float
     ) -> list[LimboEffect]:
@@ -504,7 +515,7 @@ class Limbo:
             body: Confirm | Promote | Demote | None = self._next_transfer_row()
         elif self.state is not QueueState.LEADER:
             return []
-        elif self._acks.is_majority:
+        elif self._acks.meets_all:
             return self._commit_held(now)
         else:
             body = self._next_confirm()
@@ -516,9 +527,9 @@ class Limbo:
     def _commit_held(self, now: float) -> list[LimboEffect]:
         """Commit on their owner the entries that a quorum holds; the decision of ADR 11, in this one place.
 
-        The quorum is a majority, counted with acks whose terms raft has seen [L-5]. So every instance that
-        becomes the next owner holds these entries, and its PROMOTE covers them whether our CONFIRM is on a
-        disk or not.
+        The quorum shares an instance with each one that may elect the next owner (Acks.A4), and was counted
+        with acks whose terms raft has seen [L-5]. So whoever becomes the next owner holds these entries, and
+        its PROMOTE covers them whether our CONFIRM is on a disk or not.
         """
         queue = self._queue
         if len(queue) == 0:
@@ -530,8 +541,8 @@ class Limbo:
         return [EntriesCommitted(committed, self._term)]
 
     def _next_confirm(self) -> Confirm | None:
-        """The CONFIRM that must be on disk before anybody is told, because the quorum is no majority; None:
-        none is due.
+        """The CONFIRM that must be on disk before anybody is told, because a quorum without any of those who
+        hold the entries may elect the next owner; None: none is due.
 
         Where two quorums need not meet, the next owner may lack these entries. Then only a CONFIRM that was
         on our disk before anybody was told shows later that the histories are two (S16).

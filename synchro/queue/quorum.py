@@ -29,10 +29,13 @@ class Acks:
         others are kept, for the day they are registered.
     A3  The effective quorum is never more than the registered instances: a set that is still growing can
         elect and promote. The caller refuses synchronous client writes meanwhile.
+    A4  `lowest` is the smallest quorum with which a registered instance may be elected, as far as they have
+        said: quorums change while instances run, one after the other (ADR 38).
     """
 
     def __init__(self, registered: frozenset[InstanceId], quorum: int) -> None:
         self._vclocks: dict[InstanceId, Vclock] = {}
+        self._quorums: dict[InstanceId, int] = {}
         self.members_changed(registered, quorum)
 
     def members_changed(self, registered: frozenset[InstanceId], quorum: int) -> None:
@@ -40,8 +43,25 @@ class Acks:
         self.registered = registered
         self.quorum = quorum
         self.effective_quorum = max(1, min(quorum, len(registered)))  # Acks.A3
-        self.is_majority = 2 * self.effective_quorum > len(registered)
+        self._compare()
+
+    def quorum_said(self, source: InstanceId, quorum: int) -> bool:
+        """`source` needs so many votes; 0: it does not say, and has the quorum of this instance. False: that
+        is known."""
+        if self._quorums.get(source, 0) == quorum:
+            return False
+        self._quorums[source] = quorum
+        self._compare()
+        return True
+
+    def _compare(self) -> None:
+        members, own = len(self.registered), self.effective_quorum
+        said = [self._quorums[i] for i in self.registered if self._quorums.get(i)]
+        self.lowest = max(1, min([own, *said]))  # Acks.A4
+        self.is_majority = 2 * self.lowest > members
         """Whether any two quorums share an instance."""
+        self.meets_all = own + self.lowest > members
+        """Whether each instance that is elected has a voter among those that the own quorum counted."""
 
     def record(self, source: InstanceId, vclock: Vclock) -> None:
         known = self._vclocks.get(source)
@@ -72,4 +92,5 @@ class Acks:
     def check(self) -> None:
         assert self.quorum >= 1
         assert self.effective_quorum == max(1, min(self.quorum, len(self.registered)))  # Acks.A3
-        assert self.is_majority == (2 * self.effective_quorum > len(self.registered))
+        assert 1 <= self.lowest <= self.effective_quorum  # Acks.A4
+        assert self.meets_all or not self.is_majority  # Acks.A4

@@ -56,7 +56,8 @@ class Doubles:
     def __init__(self, uuid: str, me: Life, death_s: float) -> None:
         self.uuid = uuid
         self.me = me
-        self._death_s = death_s
+        self.death_s = death_s
+        """The death timeout; another one when that option changes."""
         self._heard: dict[str, dict[str, _Heard]] = {}
         self._told: dict[str, tuple[float, tuple[Life, ...]]] = {}
 
@@ -65,7 +66,7 @@ class Doubles:
         if not life.start_id or (uuid == self.uuid and life.start_id == self.me.start_id):
             return
         lives = self._heard.setdefault(uuid, {})
-        for start_id in [s for s, one in lives.items() if at - one.last_at > self._death_s]:
+        for start_id in [s for s, one in lives.items() if at - one.last_at > self.death_s]:
             del lives[start_id]
         one = lives.get(life.start_id)
         if one is None:
@@ -109,12 +110,12 @@ class Doubles:
 
     def _alive(self, uuid: str, now: float) -> list[_Heard]:
         heard = self._heard.get(uuid)
-        return [one for one in heard.values() if now - one.last_at <= self._death_s] if heard else []
+        return [one for one in heard.values() if now - one.last_at <= self.death_s] if heard else []
 
     def _own(self, now: float) -> tuple[Life, ...]:
         found = {one.life.start_id: one.life for one in self._alive(self.uuid, now)}
         for at, lives in self._told.values():
-            if now - at <= self._death_s:
+            if now - at <= self.death_s:
                 found |= {life.start_id: life for life in lives}
         if not found:
             return ()

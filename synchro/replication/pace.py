@@ -65,6 +65,11 @@ class Pace:
         self.received_at = now
         """When the last receipt of more bytes came, or the first byte was sent after all were received."""
 
+    def beat_changed(self, beat_s: float) -> None:
+        """There is another heartbeat interval."""
+        self._beat_s = beat_s
+        self._link_delay_s = min(self._link_delay_s, 2 * beat_s)
+
     @property
     def on_the_way(self) -> int:
         """The bytes that were sent and, as far as is known, not received."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from synchro.errors import IllegalParams
 from synchro.failpoints import failpoint
 from synchro.instance.events import Demoted, DemoteRequested, Promoted, PromoteRequested
@@ -11,7 +13,7 @@ from synchro.rpc.generated.v1 import control_pb2
 from synchro.rpc.host import RpcHost
 from synchro.rpc.methods import Registrar
 from synchro.rpc.service import Service, expect
-from synchro.server.api import NodeApi
+from synchro.server.api import Compared, NodeApi
 
 
 class ControlService(Service):
@@ -21,11 +23,9 @@ class ControlService(Service):
         self.Demote = self.waiting(self._demote)
         self.Checkpoint = self.waiting(self._checkpoint)
         self.RestartUpstream = self.at_once(self._restart_upstream)
-        self.CheckConfig = self.unimplemented(
-            "CheckConfig", "synchro config check FILE, which needs no server"
-        )
-        self.ReloadConfig = self.unimplemented("ReloadConfig", "change the file and restart the instance")
-        self.SetConfig = self.unimplemented("SetConfig", "change the file and restart the instance")
+        self.CheckConfig = self.waiting(self._check_config, when_ready=False)
+        self.ReloadConfig = self.waiting(self._reload_config, when_ready=False)
+        self.SetConfig = self.waiting(self._set_config, when_ready=False)
 
     def register(self, server: Registrar) -> None:
         server.add_service(control_pb2.DESCRIPTOR.services_by_name["ControlService"], self)
@@ -59,3 +59,35 @@ class ControlService(Service):
             raise IllegalParams("which instance? Its name or its id is missing", field="instance")
         self.node.restart_upstream(request.instance)
         return control_pb2.RestartUpstreamResponse(header=self.header())
+
+    # --- configuration; one that loads may wait for what is to be changed
+
+    async def _check_config(self, request: Message) -> Message:
+        compared = await self.node.configuration.compare(request.yaml.encode())
+        return self._compared(control_pb2.CheckConfigResponse, compared)
+
+    async def _reload_config(self, _request: Message) -> Message:
+        return self._compared(control_pb2.ReloadConfigResponse, await self.node.configuration.reload())
+
+    async def _set_config(self, request: Message) -> Message:
+        if not request.key:
+            raise IllegalParams("which option? Its key is missing; nothing was changed", field="key")
+        compared = await self.node.configuration.set(request.key, request.value, force=request.force)
+        return self._compared(control_pb2.SetConfigResponse, compared)
+
+    def _compared(self, response: type[Message], compared: Compared) -> Message:
+        options = [
+            control_pb2.ConfigChange(
+                key=change.key,
+                before="" if change.before is None else json.dumps(change.before),
+                after="" if change.after is None else json.dumps(change.after),
+                needs_restart=not change.is_live,
+            )
+            for change in compared.changes
+        ]
+        return response(
+            header=self.header(),
+            changes=map(str, compared.changes),
+            options=options,
+            warnings=compared.warnings,
+        )

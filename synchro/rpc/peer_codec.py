@@ -36,6 +36,15 @@ def peer_id(value: int, what: str, *, or_nobody: bool = False) -> InstanceId:
     return InstanceId(value)
 
 
+def peer_quorum(value: int) -> int:
+    """Return how many votes a peer needs, 0 of an older version. Raises `RemoteProtocolError`."""
+    if value > INSTANCE_ID_MAX:
+        raise RemoteProtocolError(
+            f"quorum {value} of a peer is above {INSTANCE_ID_MAX}; its message was dropped"
+        )
+    return value
+
+
 def peer_ids(values: Sequence[int], what: str) -> frozenset[InstanceId]:
     if len(values) > INSTANCE_ID_MAX:
         raise RemoteProtocolError(f"{len(values)} ids in {what} of a peer; its message was dropped")
@@ -120,6 +129,7 @@ def fill_ack(
     made.tm = tm
     made.credit = credit
     made.counts = ack.counts
+    made.synchro_quorum = ack.quorum
     made.following.extend(sorted(following))
     made.received = received
 
@@ -130,4 +140,5 @@ def ack_from(message: Message) -> Ack:
         term=peer_term(message.term),
         vclock_sync=peer_number(message.vclock_sync, "vclock_sync"),
         counts=message.counts,
+        quorum=peer_quorum(message.synchro_quorum),
     )

@@ -109,6 +109,7 @@ def hello_message(hello: Hello) -> Any:
             address=hello.address,
             takes_parts=hello.takes_parts,
             takes_unnamed=hello.takes_unnamed,
+            synchro_quorum=hello.quorum,
         )
     )
 
@@ -128,6 +129,7 @@ def hello_from(message: Any) -> Hello:
         address=message.address,
         takes_parts=message.takes_parts,
         takes_unnamed=message.takes_unnamed,
+        quorum=peer_codec.peer_quorum(message.synchro_quorum),
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from synchro.config import Settings
+from synchro.config import Change, Settings
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
 from synchro.ro_reason import RoReason
@@ -73,6 +73,31 @@ class WatchFacts:
     """Recovery or join is over; client calls are served."""
     sees_quorum: bool = True
     """A quorum of registered instances, this one included, is connected."""
+
+
+class Compared(NamedTuple):
+    """What a configuration changes, or has changed. warnings: what the operator should know of it."""
+
+    changes: Sequence[Change]
+    warnings: Sequence[str]
+
+
+class Configuration(Protocol):
+    """The file of a running instance, and what of it is in use [C-40]. Methods raise `ConfigError`; nothing
+    was changed then."""
+
+    async def compare(self, text: bytes) -> Compared:
+        """With this text of a file; empty: with the file as it is now. Nothing is changed."""
+
+    async def reload(self) -> Compared:
+        """Read the file again, and put into use what needs no restart. What `set` did is over."""
+
+    async def set(self, key: str, value: str, *, force: bool) -> Compared:
+        """One option, until the next reload or start. value: YAML. force: although two owners could write at
+        the same time."""
+
+    def facts(self) -> dict[str, Any]:
+        """`box.info.config` [I-17]."""
 
 
 class InstanceView(Protocol):
@@ -177,6 +202,10 @@ class NodeApi(Protocol):
         """The present state at once, then each change; states in between may be left out."""
 
     # --- operators
+
+    @property
+    def configuration(self) -> Configuration:
+        """Raises `ConfigError`: the instance was started without a file."""
 
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""

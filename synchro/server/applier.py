@@ -265,7 +265,7 @@ class Applier:
                 self._node.log.info("upstream_retry", peer=self.address.name, retry_s=delay)
             else:
                 delay = min(delay * 2, RECONNECT_MAX_S)
-            await trio.sleep(delay * random.uniform(0.5, 1.0))
+            await self._node.pause(delay * random.uniform(0.5, 1.0))
 
     @property
     def stopped_by(self) -> SynchroError | None:
@@ -411,6 +411,7 @@ class Applier:
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            quorum=core.raft.membership.election_quorum,
         )
 
     def _accepted(self, accepted: Accepted) -> None:
@@ -575,8 +576,9 @@ class Applier:
         received = self._received
         while received and received[0][1] <= vclock.get(received[0][0]):
             self._ack_tm = received.popleft()[2]
+        raft = core.raft
         self._last_ack = PeerAck(
-            ack=ev.Ack(vclock, core.raft.shown_term, self._vclock_sync, core.acks_count),
+            ack=ev.Ack(vclock, raft.shown_term, self._vclock_sync, core.acks_count, raft.membership.election_quorum),
             credit=node.settings.limits.peer_credit_bytes,
             tm=self._ack_tm,
             following=self._links.following,

@@ -32,7 +32,7 @@ BALLOT_TIMEOUT_S: Final = 2.0
 
 
 async def find_role(
-    settings: Settings,
+    current: Callable[[], Settings],
     uuid: str,
     transport: Transport,
     *,
@@ -42,9 +42,11 @@ async def find_role(
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
-    publish: our ballot changed. note: why we wait, told in each round. replicaset_uuid: the set that the
-    identity file names, which is joined again or nothing; "" = none.
+    current: settings as they are now; options may change while we wait. publish: our ballot changed. note:
+    why we wait, told in each round. replicaset_uuid: the set that the identity file names, which is joined
+    again or nothing; "" = none.
     """
+    settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)
     others = [peer for peer in settings.peers if peer.name != settings.instance_name]
     is_member = len(others) < len(settings.peers) or not settings.peers
@@ -59,11 +61,15 @@ async def find_role(
             raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
         return BootstrapHere()
     total = len(others) + is_member
-    time_over_at = trio.current_time() + settings.connect_timeout_s
+    began = trio.current_time()
     while True:
+        settings = current()
+        own = own_ballot(settings, uuid, replicaset_uuid)
+        me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
         ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
-        role = choose(settings, me, ballots, total=total, is_time_over=trio.current_time() >= time_over_at)
+        is_time_over = trio.current_time() - began >= settings.connect_timeout_s
+        role = choose(settings, me, ballots, total=total, is_time_over=is_time_over)
         if not isinstance(role, WaitForPeers):
             return role
         note(role)

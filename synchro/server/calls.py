@@ -28,7 +28,8 @@ _LEAVING: Final = "the process is leaving; nothing was written"
 
 
 class Calls:
-    """N2  Every call in here gets one outcome, or is abandoned; there are at most `waiting_max`.
+    """N2  Every call in here gets one outcome, or is abandoned; there are at most `waiting_max`, and those
+        that waited when it was lowered.
     N4  `_expiries` has at most `EXPIRIES_MIN` entries, or twice as many as were of calls that waited when it
         was looked through last.
 
@@ -39,6 +40,8 @@ class Calls:
     def __init__(self, step: Callable[[ev.Event], None], waiting_max: int) -> None:
         self._step = step
         self._waiting_max = waiting_max
+        self._excess = 0
+        """How many more waited when `waiting_max` was lowered."""
         self._is_closed = False
         self._ids = count(1)
         self._waiting: dict[CallId, Respond] = {}
@@ -46,6 +49,11 @@ class Calls:
         self._expiries_max = EXPIRIES_MIN
         self._expiry_timer = trio.CancelScope()
         self._readers: list[tuple[Vclock, trio.Event]] = []
+
+    def limit_changed(self, waiting_max: int) -> None:
+        """More are admitted from now on, or none before there are fewer."""
+        self._waiting_max = waiting_max
+        self._excess = max(0, len(self._waiting) - waiting_max)
 
     # --------------------------------------------------------------------------------------------- from rpc
 
@@ -192,7 +200,7 @@ class Calls:
             self._expiry_timer.deadline = self._expiries[0][0]
 
     def check(self) -> None:
-        assert len(self._waiting) <= self._waiting_max  # Calls.N2
+        assert len(self._waiting) <= self._waiting_max + self._excess  # Calls.N2
         assert len(self._expiries) <= self._expiries_max  # Calls.N4
 
     # ---------------------------------------------------------------------------------------------- readers

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import trio
 
+from synchro.errors import ConfigError
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.core import Instance
 from synchro.ro_reason import RoReason
 from synchro.server import info
-from synchro.server.api import HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
+from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.snapshotter import Snapshotter
@@ -50,6 +51,15 @@ class Face:
     def instance(self) -> Instance:
         """Raises `Loading`."""
         return self.node.core
+
+    @property
+    def configuration(self) -> Configuration:
+        if self.node.configuration is None:
+            raise ConfigError(
+                "This instance was started without a file (--listen, --data-dir), so there is nothing to "
+                "read or to compare with; nothing was changed. Next: restart it with other options"
+            )
+        return self.node.configuration
 
     # ------------------------------------------------------------------------------------- from the node
 

@@ -61,8 +61,8 @@ def version() -> str:
 
 
 def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
-    """[I-2], [I-3], [I-4], [I-5], [I-6], [I-7], [I-8], [I-10], [I-12], [I-13], [I-15], [I-16]; fields of the
-    core are null while loading."""
+    """[I-2], [I-3], [I-4], [I-5], [I-6], [I-7], [I-8], [I-10], [I-12], [I-13], [I-15], [I-16], [I-17]; fields
+    of the core are null while loading."""
     settings = node.settings
     tree: dict[str, Any] = {
         "id": None,
@@ -84,6 +84,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "listen": node.listen,
         "logs_dropped": logs.dropped(),
         "fault_injection": settings.fault_injection,
+        "config": None if node.configuration is None else node.configuration.facts(),
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
         "election": None,

@@ -211,8 +211,7 @@ class Lifecycle:
     async def _first_start(self) -> None:
         """Make the set, or join one; afterwards the directory has data [M-10], [M-11]. One that was a member
         joins its set again, in amnesia, or waits (ADR 14)."""
-        node, settings = self._node, self._node.settings
-        directory = node.directory
+        node, directory = self._node, self._node.directory
         directory.begin_first_start()
         node.stage = "bootstrap"
 
@@ -228,7 +227,7 @@ class Lifecycle:
 
         while True:
             role = await find_role(
-                settings,
+                lambda: node.settings,
                 node.uuid,
                 node.transport,
                 publish=publish,
@@ -258,7 +257,7 @@ class Lifecycle:
                 return
             waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
-            await trio.sleep(min(JOIN_RETRY_S, settings.replication_timeout_s))
+            await trio.sleep(min(JOIN_RETRY_S, node.settings.replication_timeout_s))
 
     # --------------------------------------------------------------------------------------------- recovery
 

@@ -83,6 +83,8 @@ class OpenRelay(Protocol):
 
     def term_changed(self) -> None: ...
 
+    def settings_changed(self) -> None: ...
+
     def end_with(self, error: SynchroError) -> None: ...
 
     async def wait_heard(self) -> None: ...
@@ -187,6 +189,13 @@ class Links:
         for applier in self.appliers.values():
             applier.wake_ack()
 
+    def settings_changed(self) -> None:
+        """Peers hear of another quorum at once (ADR 38), and of us in the new interval."""
+        self.doubles.death_s = self._node.settings.death_timeout_s
+        for relay in self.relays.values():
+            relay.settings_changed()
+        self.changed()
+
     def rows_written(self) -> None:
         """Rows were synced, so there is room again for received ones."""
         for applier in self.appliers.values():
@@ -237,7 +246,8 @@ class Links:
         return frozenset(applier.peer_id for applier in self.appliers.values() if applier.is_following)
 
     def changed(self) -> None:
-        """`following` is another set: peers pass on what we do not get from its origin."""
+        """What acks say is something else now, such as `following`: peers pass on what we do not get from its
+        origin."""
         for applier in self.appliers.values():
             applier.wake_ack()
 
@@ -249,8 +259,8 @@ class Links:
     async def watch_silence(self, heard_at: Callable[[], float]) -> None:
         """Raises `LinkLost` when the stream that was `heard_at` (trio time) is dead [A-27]. What silence is
         depends on our role too, so it is asked again at half time."""
-        while (left := heard_at() + self.silence_s - trio.current_time()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, self.silence_s / 2))
+        while (left := heard_at() + self.silence_s - trio.current_time()) > 0:
+            await self._node.pause(min(left, self.silence_s / 2))
         raise LinkLost("timed out")
 
     def leader_idle(self) -> float:
@@ -352,7 +362,7 @@ class Links:
     async def watch_doubles(self) -> None:
         """What is not heard any more ends by time alone. Until cancelled."""
         while True:
-            await trio.sleep(self._node.settings.replication_timeout_s / 2)
+            await self._node.pause(self._node.settings.replication_timeout_s / 2)
             self.check_doubles()
 
     @property

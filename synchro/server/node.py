@@ -24,6 +24,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
 from synchro.ro_reason import RoReason
+from synchro.server.api import Configuration
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
@@ -61,6 +62,8 @@ class PeerLinks(Protocol):
     def reset_appliers(self) -> None: ...
 
     def members_changed(self) -> None: ...
+
+    def settings_changed(self) -> None: ...
 
     def stop_applier(self, peer: InstanceId, error: SynchroError) -> None: ...
 
@@ -132,6 +135,8 @@ class Node:
         self.leaving = trio.Event()
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
+        self.configuration: Configuration | None = None
+        """Set once by the process; None: started without a file."""
         self.bootstrap_leader_uuid = ""
         """Who made the replica set, if it happened in the life of this process."""
 
@@ -149,6 +154,7 @@ class Node:
         self._has_chores = trio.Event()
         self._is_wal_stuck = False
         self._persisted_term = 0
+        self._settings_changed = trio.Event()
 
     # --------------------------------------------------------------------------------------------- parts
 
@@ -405,6 +411,29 @@ class Node:
             self._has_chores.set()
         self.observer.stepped()
 
+    # ------------------------------------------------------------------------------------------ settings
+
+    @property
+    def can_change_settings(self) -> bool:
+        """False while files are read, and at the end: nobody would look at other settings."""
+        return self.stage in ("bootstrap", "join") or (self.has_core and self.stage != STOPPING)
+
+    def change_settings(self, settings: Settings) -> None:
+        """Options that may change while the instance runs have other values; only while
+        `can_change_settings`."""
+        self.settings = settings
+        self.calls.limit_changed(settings.limits.waiting_calls_max)
+        if self.has_core:
+            self.step(ev.SettingsChanged(settings))
+            self.links.settings_changed()
+        changed, self._settings_changed = self._settings_changed, trio.Event()
+        changed.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, shorter if settings change meanwhile: the caller looks again for how long."""
+        with trio.move_on_after(seconds):
+            await self._settings_changed.wait()
+
     # -------------------------------------------------------------------------------------------- chores
 
     async def _run_chores(self) -> None:
@@ -444,7 +473,7 @@ class Node:
         while True:
             death = self.settings.death_timeout_s
             interval = death / DISK_LOOKS
-            await trio.sleep(interval)
+            await self.pause(interval)
             silent = watch.look(self.wal.busy_since, trio.current_time(), interval)
             if silent == 0:
                 self._is_wal_stuck = False

@@ -110,6 +110,8 @@ class Hello:
     """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
     takes_unnamed: bool = False
     """It reads shared transactions in which calls have no request id (ADR 13)."""
+    quorum: int = 0
+    """By how many votes it is elected; 0: an older version (ADR 38)."""
 
 
 class PeerAck(NamedTuple):

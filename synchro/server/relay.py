@@ -121,6 +121,11 @@ class Relay:
         elif self._has_own_rows():
             self._acked_more.set()
 
+    def settings_changed(self) -> None:
+        """The next heartbeat goes out at once: the one that was planned may be far away."""
+        self._pace.beat_changed(self._node.settings.replication_timeout_s)
+        self.send_heartbeat()
+
     def end_with(self, error: SynchroError) -> None:
         self.error = error
         self.scope.cancel()
@@ -168,7 +173,7 @@ class Relay:
         down.message = down.system_message = None
         self._links.members_changed()  # it may listen where nobody knew
         node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
-        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts)
+        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
         node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
         self._raft = core.raft.message()
         self._heartbeat_wanted = True

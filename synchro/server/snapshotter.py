@@ -6,6 +6,7 @@ WAL files that neither they nor any registered instance needs.
 
 from __future__ import annotations
 
+import math
 import posixpath
 import random
 
@@ -42,16 +43,17 @@ class Snapshotter:
         """Write a snapshot every `Settings.checkpoint_interval_s`, the first one at a random moment of it; 0:
         never."""
         node = self._node
-        interval = node.settings.checkpoint_interval_s
-        if not interval:
-            return
-        await trio.sleep(interval * random.random())
+        since, share = trio.current_time(), 1.0 - random.random()
         while True:
+            interval = node.settings.checkpoint_interval_s or math.inf
+            if (left := since + interval * share - trio.current_time()) > 0:
+                await node.pause(left)
+                continue
             try:
                 await self.checkpoint()
             except SynchroError as error:
                 node.log.warning("checkpoint_failed", reason=error.reason, message=error.message)
-            await trio.sleep(interval)
+            since, share = trio.current_time(), 1.0
 
     async def checkpoint(self) -> Vclock:
         node = self._node

@@ -55,7 +55,7 @@ class Catalog:
 
     def __init__(self, limits: Limits, dead: list[dict[Key, Any] | list[Any] | Order]) -> None:
         """dead: takes what dropped spaces leave behind."""
-        self._limits = limits
+        self.limits = limits
         self._dead = dead
         self.stores: dict[int, SpaceStore] = {}
         """Only the catalog adds and removes."""
@@ -245,7 +245,7 @@ class Catalog:
         build, self.built = self.built, None
         if build is None or not build.fits(draft, serial - 1):
             build = Build(draft, serial, sort=not self.is_bulk)
-            if not self.is_bulk and draft.rows > self._limits.ddl_rows_at_once:
+            if not self.is_bulk and draft.rows > self.limits.ddl_rows_at_once:
                 raise BuildNeeded(build)
         build.finish()
         return build

@@ -62,6 +62,10 @@ class Memtx:
         self.work = 0
         """What all prepares have touched, in the bytes of `Work`."""
 
+    def limits_changed(self, limits: Limits) -> None:
+        """They count from the next transaction on."""
+        self._limits = self.catalog.limits = limits
+
     # --- transactions
 
     def prepare(

@@ -257,10 +257,13 @@ def test_wrong_calls(remote: Remote) -> None:
     assert refused(remote.call, remote.infos.GetInfo, unknown).reason == "ILLEGAL_PARAMS"
     nobody = control_pb2.RestartUpstreamRequest(instance="nobody")
     assert refused(remote.call, remote.control.RestartUpstream, nobody)
-    assert (
-        refused(remote.call, remote.control.SetConfig, control_pb2.SetConfigRequest()).reason
-        == "UNIMPLEMENTED"
-    )
+    for change in (
+        control_pb2.SetConfigRequest(),
+        control_pb2.SetConfigRequest(key="x" * 100_000, value="1"),
+        control_pb2.SetConfigRequest(key="log.level", value="[" * 1000),
+        control_pb2.SetConfigRequest(key="grpc.listen", value="[]"),
+    ):
+        assert refused(remote.call, remote.control.SetConfig, change).reason in ("ILLEGAL_PARAMS", "CONFIG")
 
 
 def test_bytes_that_are_no_http2(server: Cluster, remote: Remote) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 import trio
 
 from synchro.config import Limits, PeerAddress, Settings
-from synchro.errors import CheckpointInProgress, IllegalParams, Loading, ReadOnly, SynchroError, SyncTimeout
+from synchro.errors import (
+    CheckpointInProgress,
+    ConfigError,
+    IllegalParams,
+    Loading,
+    ReadOnly,
+    SynchroError,
+    SyncTimeout,
+)
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance.events import (
     ClientPuts,
@@ -37,7 +45,7 @@ from synchro.instance.events import (
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
-from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
+from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal
 from synchro.storage.system_rows import first_rows
@@ -287,6 +295,10 @@ class FakeNode:
         if self.checkpoint_error is not None:
             raise self.checkpoint_error
         return self.instance.vclock
+
+    @property
+    def configuration(self) -> Configuration:
+        raise ConfigError("Started without a file; nothing was changed. Next: restart it")
 
     def restart_upstream(self, instance: str) -> None:
         if instance != "instance002":

@@ -111,11 +111,12 @@ async def test_operators_commands() -> None:
 
 
 @pytest.mark.parametrize("name", ["CheckConfig", "ReloadConfig", "SetConfig"])
-async def test_what_is_not_built_says_so(name: str) -> None:
+async def test_without_a_file_there_is_no_configuration_to_change(name: str) -> None:
     async with serving() as (_, client):
-        error = await client.refusal(name)
-        assert isinstance(error, errors.Unimplemented)
-        assert "Next:" in str(error)
+        fields = {"key": "replication.timeout", "value": "2"} if name == "SetConfig" else {}
+        error = await client.refusal(name, **fields)
+        assert isinstance(error, errors.ConfigError)
+        assert "nothing was changed. Next:" in str(error)
 
 
 async def health(client: Client, service: str) -> int:

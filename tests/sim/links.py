@@ -252,7 +252,8 @@ class Applier:
         instance = process.instance
         vclock = process.show()
         counts = instance.acks_count
-        ack = ev.Ack(vclock, instance.raft.term, self.vclock_sync, counts)
+        quorum = 0 if process.machine.is_older else instance.raft.membership.election_quorum
+        ack = ev.Ack(vclock, instance.raft.term, self.vclock_sync, counts, quorum)
         process.world.net.send(self.conn.up, ack)
 
     def lost(self, *, tell: bool = True) -> None:

@@ -139,6 +139,7 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
     takes = {" ".join(words) for words, command in _verbs() if "instance" in {p.name for p in command.params}}
     assert takes == {
         *(
+            "config set",
             "config show",
             "demote",
             "info",

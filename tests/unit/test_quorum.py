@@ -83,3 +83,20 @@ def test_holders_names_who_has_a_row() -> None:
     assert acks.holders(A, Lsn(7)) == {A}
     assert acks.holders(A, Lsn(6)) == {A, B}
     acks.check()
+
+
+def test_the_lowest_quorum_of_a_member_decides_who_may_overlook_a_commit() -> None:
+    """Acks.A4, ADR 38: own quorum and lowest one above N, else an owner may be elected by strangers."""
+    acks = Acks(frozenset({A, B, C}), 2)
+    assert acks.meets_all and acks.is_majority
+    assert acks.quorum_said(C, 1)
+    assert (acks.lowest, acks.meets_all, acks.is_majority) == (1, False, False)
+    assert not acks.quorum_said(C, 1)  # it is known
+    acks.members_changed(frozenset({A, B, C}), 3)
+    assert acks.meets_all and not acks.is_majority  # all three hold it, so C does
+    acks.check()
+    acks.quorum_said(C, 0)  # restarted in an older version, which does not say
+    assert acks.lowest == 3
+    acks.quorum_said(D, 1)
+    assert acks.lowest == 3  # not registered
+    acks.check()

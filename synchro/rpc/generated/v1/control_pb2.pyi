@@ -209,13 +209,13 @@ Global___CheckpointResponse: _TypeAlias = CheckpointResponse  # noqa: Y015
 
 @_typing.final
 class CheckConfigRequest(_message.Message):
-    """Not built yet: answered with UNIMPLEMENTED."""
+    """What to compare."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     YAML_FIELD_NUMBER: _builtins.int
     yaml: _builtins.str
-    """The text of a configuration file."""
+    """The text of a configuration file; empty: the file of the instance, as it is now."""
     def __init__(
         self,
         *,
@@ -230,6 +230,40 @@ class CheckConfigRequest(_message.Message):
 Global___CheckConfigRequest: _TypeAlias = CheckConfigRequest  # noqa: Y015
 
 @_typing.final
+class ConfigChange(_message.Message):
+    """An option that has another value in a configuration than in the running instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    NEEDS_RESTART_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Key such as `replication.timeout`."""
+    before: _builtins.str
+    """Value that the instance runs, or ran, with, as JSON; empty: none."""
+    after: _builtins.str
+    """Value that the configuration has, as JSON; empty: none."""
+    needs_restart: _builtins.bool
+    """True: it is put into use by a restart only."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        needs_restart: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "key", b"key", "needs_restart", b"needs_restart"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigChange: _TypeAlias = ConfigChange  # noqa: Y015
+
+@_typing.final
 class CheckConfigResponse(_message.Message):
     """The answer to CheckConfig."""
 
@@ -237,6 +271,8 @@ class CheckConfigResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
@@ -245,15 +281,25 @@ class CheckConfigResponse(_message.Message):
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What would change, one line a key."""
 
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigChange]:
+        """The same for programs."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the operator should know of that configuration."""
+
     def __init__(
         self,
         *,
         header: _common_pb2.Header | None = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        options: _abc.Iterable[Global___ConfigChange] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header", "options", b"options", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,7 +307,7 @@ Global___CheckConfigResponse: _TypeAlias = CheckConfigResponse  # noqa: Y015
 
 @_typing.final
 class ReloadConfigRequest(_message.Message):
-    """Not built yet: answered with UNIMPLEMENTED."""
+    """Nothing to choose."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -284,23 +330,35 @@ class ReloadConfigResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What changed, one line a key."""
+        """What changed, and what needs a restart, one line a key."""
+
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigChange]:
+        """The same for programs."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the operator should know of that configuration."""
 
     def __init__(
         self,
         *,
         header: _common_pb2.Header | None = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        options: _abc.Iterable[Global___ConfigChange] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header", "options", b"options", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,7 +366,7 @@ Global___ReloadConfigResponse: _TypeAlias = ReloadConfigResponse  # noqa: Y015
 
 @_typing.final
 class SetConfigRequest(_message.Message):
-    """Not built yet: answered with UNIMPLEMENTED."""
+    """Which option gets which value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -344,6 +402,8 @@ class SetConfigResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
@@ -352,15 +412,25 @@ class SetConfigResponse(_message.Message):
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What changed, one line a key."""
 
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigChange]:
+        """The same for programs."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the operator should know of the configuration that runs now."""
+
     def __init__(
         self,
         *,
         header: _common_pb2.Header | None = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        options: _abc.Iterable[Global___ConfigChange] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header", "options", b"options", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

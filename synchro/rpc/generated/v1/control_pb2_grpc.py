@@ -98,21 +98,21 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckConfig(self, request, context):
-        """Checks a configuration without using it.
+        """Checks a configuration without using it, and compares it with what the instance runs with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReloadConfig(self, request, context):
-        """Reads the configuration again.
+        """Reads the file of the instance again, and puts options into use that need no restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetConfig(self, request, context):
-        """Changes one setting.
+        """Changes one option that needs no restart, until the next reload or start. The file is not changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,11 +40,11 @@ class ControlServiceStub:
     Checkpoint: _grpc.UnaryUnaryMultiCallable[_control_pb2.CheckpointRequest, _control_pb2.CheckpointResponse]
     """Writes a snapshot."""
     CheckConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.CheckConfigRequest, _control_pb2.CheckConfigResponse]
-    """Checks a configuration without using it."""
+    """Checks a configuration without using it, and compares it with what the instance runs with."""
     ReloadConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReloadConfigRequest, _control_pb2.ReloadConfigResponse]
-    """Reads the configuration again."""
+    """Reads the file of the instance again, and puts options into use that need no restart."""
     SetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]
-    """Changes one setting."""
+    """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
     RestartUpstream: _grpc.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]
     """Starts a stopped subscription to another instance again."""
 
@@ -60,11 +60,11 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Checkpoint: _aio.UnaryUnaryMultiCallable[_control_pb2.CheckpointRequest, _control_pb2.CheckpointResponse]  # type: ignore[assignment]
     """Writes a snapshot."""
     CheckConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.CheckConfigRequest, _control_pb2.CheckConfigResponse]  # type: ignore[assignment]
-    """Checks a configuration without using it."""
+    """Checks a configuration without using it, and compares it with what the instance runs with."""
     ReloadConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.ReloadConfigRequest, _control_pb2.ReloadConfigResponse]  # type: ignore[assignment]
-    """Reads the configuration again."""
+    """Reads the file of the instance again, and puts options into use that need no restart."""
     SetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]  # type: ignore[assignment]
-    """Changes one setting."""
+    """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
     RestartUpstream: _aio.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]  # type: ignore[assignment]
     """Starts a stopped subscription to another instance again."""
 
@@ -101,7 +101,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.CheckConfigRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CheckConfigResponse, _abc.Awaitable[_control_pb2.CheckConfigResponse]]:
-        """Checks a configuration without using it."""
+        """Checks a configuration without using it, and compares it with what the instance runs with."""
 
     @_abc_1.abstractmethod
     def ReloadConfig(
@@ -109,7 +109,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ReloadConfigRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ReloadConfigResponse, _abc.Awaitable[_control_pb2.ReloadConfigResponse]]:
-        """Reads the configuration again."""
+        """Reads the file of the instance again, and puts options into use that need no restart."""
 
     @_abc_1.abstractmethod
     def SetConfig(
@@ -117,7 +117,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetConfigRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetConfigResponse, _abc.Awaitable[_control_pb2.SetConfigResponse]]:
-        """Changes one setting."""
+        """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
 
     @_abc_1.abstractmethod
     def RestartUpstream(

@@ -622,6 +622,7 @@ class Hello(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
     TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
+    SYNCHRO_QUORUM_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -646,6 +647,8 @@ class Hello(_message.Message):
     """It reads shared transactions in which calls have no request id; false: an older version, which is not
     sent them.
     """
+    synchro_quorum: _builtins.int
+    """By how many votes the sender is elected: its `synchro_quorum` for its members; 0: an older version."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Its written vclock: rows above it are sent."""
@@ -670,10 +673,11 @@ class Hello(_message.Message):
         address: _builtins.str = ...,
         takes_parts: _builtins.bool = ...,
         takes_unnamed: _builtins.bool = ...,
+        synchro_quorum: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "takes_parts", b"takes_parts", "takes_unnamed", b"takes_unnamed", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_unnamed", b"takes_unnamed", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -713,6 +717,7 @@ class Ack(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     FOLLOWING_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
+    SYNCHRO_QUORUM_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """Persisted election term."""
     vclock_sync: _builtins.int
@@ -725,6 +730,8 @@ class Ack(_message.Message):
     """False: the sender does not trust its own log, so the ack confirms nothing."""
     received: _builtins.int
     """Bytes of `Frame.rows` received on this stream, on disk or not."""
+    synchro_quorum: _builtins.int
+    """By how many votes the sender is elected now, as in Hello."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock, without component 0."""
@@ -744,10 +751,11 @@ class Ack(_message.Message):
         counts: _builtins.bool = ...,
         following: _abc.Iterable[_builtins.int] | None = ...,
         received: _builtins.int = ...,
+        synchro_quorum: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "following", b"following", "received", b"received", "term", b"term", "tm", b"tm", "vclock", b"vclock", "vclock_sync", b"vclock_sync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "credit", b"credit", "following", b"following", "received", b"received", "synchro_quorum", b"synchro_quorum", "term", b"term", "tm", b"tm", "vclock", b"vclock", "vclock_sync", b"vclock_sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

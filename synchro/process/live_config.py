@@ -1,0 +1,209 @@
+"""The file of a running instance: read again, compared, and put into use as far as that needs no restart.
+
+Rules [C-30], [C-40], [C-41], [C-42]; ADR 38. The file is read and parsed in a worker thread, since a large
+one takes long; what comes of it is put into use in one step of trio's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from synchro import logs
+from synchro.config import Change
+from synchro.config.changes import changes, live_settings, put_into_use
+from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
+from synchro.config.option import Effect
+from synchro.config.options import BY_KEY
+from synchro.config.rules import is_no_majority
+from synchro.config.schema import ENVIRONMENT
+from synchro.errors import ConfigError, SynchroError
+from synchro.server.api import Compared
+from synchro.server.node import Node
+
+VALUE_CHARS_MAX: Final = 4096
+"""Of a value for `set`: the longest that an option takes."""
+_SETTABLE: Final = frozenset(".".join(path) for path in ENVIRONMENT.values())
+
+
+class LiveConfig:
+    """`api.Configuration` of one instance.
+
+    F1  Options in use are those of the start, with each live one as the last reload or `set` left it.
+    F2  What raises changes nothing: neither what is in use nor what counts as the file.
+    F3  One reload, comparison or `set` at a time [C-41].
+    """
+
+    def __init__(self, node: Node, loaded: ClusterConfig) -> None:
+        """loaded: the file with which the node is started."""
+        self._node = node
+        self._path = os.path.abspath(loaded.path)
+        self._name = str(node.settings.instance_name)
+        self._loaded = loaded
+        """The file as it was read last."""
+        self._commands: dict[str, str] = {}
+        """What `set` has set since, key -> YAML."""
+        self._running: Mapping[str, Any] = loaded.instance(self._name).options
+        self._read_at = self._changed_at = _now()
+        self._alerts: list[dict[str, str]] = []
+        self._is_busy = False
+
+    # --- what operators ask for
+
+    async def compare(self, text: bytes) -> Compared:
+        async with self._alone():
+            read = partial(parse, text, path=self._path) if text else partial(load_all, self._path)
+            own = await self._read(read)
+        return Compared(changes(self._running, own.options), own.warnings)
+
+    async def reload(self) -> Compared:
+        async with self._alone():
+            try:
+                self._ensure_changeable()
+                loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
+                own = loaded.instance(self._name)
+                self._ensure_changeable()
+            except SynchroError as error:
+                self._alerts = [_alert("error", error.message)]
+                self._node.log.error("config_refused", reason=error.reason, message=error.message)
+                raise
+            self._loaded, self._commands, self._read_at = loaded, {}, _now()
+            self._alerts = []
+            return self._use(own)
+
+    async def set(self, key: str, value: str, *, force: bool) -> Compared:
+        self._check_settable(key, value)
+        async with self._alone():
+            self._ensure_changeable()
+            commands = {**self._commands, key: value}
+            own = await self._read(partial(parse, self._loaded.text, path=self._path, commands=commands))
+            self._ensure_changeable()
+            if any(
+                change.key == key and not change.is_live for change in changes(self._running, own.options)
+            ):
+                raise self._needs_restart(key)
+            if not force:
+                self._refuse_danger(own)
+            self._commands = commands
+            compared = self._use(own)
+        # What else the file has waits for a restart as before.
+        return compared._replace(changes=[change for change in compared.changes if change.is_live])
+
+    def facts(self) -> dict[str, Any]:
+        in_file = self._loaded.instance(self._name).options
+        differs = {
+            change.key: {"running": change.before, "file": change.after}
+            for change in changes(self._running, in_file)
+        }
+        kinds = {alert["type"] for alert in self._alerts}
+        status = "check_errors" if "error" in kinds else "check_warnings" if kinds else "ready"
+        return {
+            "status": "reload_in_progress" if self._is_busy else status,
+            "alerts": list(self._alerts),
+            "file": self._path,
+            "read_at": self._read_at,
+            "changed_at": self._changed_at,
+            "set": dict(self._commands),
+            "differs": differs,
+            "options": InstanceConfig(self._name, "", "", self._node.settings, options=self._running).tree(),
+        }
+
+    # --- how
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        if self._is_busy:
+            raise ConfigError("instance configuration is already in progress; nothing was changed")
+        self._is_busy = True
+        try:
+            yield
+        finally:
+            self._is_busy = False
+
+    async def _read(self, read: Callable[[], ClusterConfig]) -> InstanceConfig:
+        return (await trio.to_thread.run_sync(read)).instance(self._name)
+
+    def _ensure_changeable(self) -> None:
+        if not self._node.can_change_settings:
+            raise self._node.loading()
+
+    def _use(self, own: InstanceConfig) -> Compared:
+        """Put into use what needs no restart, name the rest. Does not wait."""
+        node, found = self._node, changes(self._running, own.options)
+        if found:
+            node.change_settings(live_settings(node.settings, own.settings, found))
+        if any(change.key == "log.level" for change in found):
+            logs.set_level(node.settings.log_level)
+        self._running = put_into_use(self._running, found)
+        for change in found:
+            self._tell(change)
+        return Compared(found, own.warnings)
+
+    def _tell(self, change: Change) -> None:
+        log = self._node.log
+        if change.is_live:
+            value = json.dumps(change.after)
+            message = f"set '{change.key}' configuration option to {value}"
+            log.info("option_set", option=change.key, value=change.after, message=message)
+            self._changed_at = _now()
+            return
+        message = f"non-dynamic option {change.key} will not be set until the instance is restarted"
+        if any(alert["message"] == message for alert in self._alerts):
+            return
+        self._alerts.append(_alert("warn", message))
+        log.warning("option_needs_restart", option=change.key, message=message)
+
+    # --- what `set` refuses
+
+    def _check_settable(self, key: str, value: str) -> None:
+        """Raises `ConfigError`. An unknown key is left to the parser, which knows the nearest one."""
+        if len(value) > VALUE_CHARS_MAX or len(key) > VALUE_CHARS_MAX:
+            raise ConfigError(
+                f"a key or value of more than {VALUE_CHARS_MAX} characters; nothing was changed"
+            )
+        option = BY_KEY.get(key)
+        if option is None:
+            return
+        if option.effect is not Effect.ACTS:
+            raise ConfigError(f"this release does not act on {key}; nothing was changed", key=key)
+        if not option.is_live:
+            raise self._needs_restart(key)
+        if key not in _SETTABLE:
+            raise ConfigError(
+                f"{key} belongs to the replica set, not to one instance; nothing was changed. Next: change "
+                f"{self._path}, then: synchro config reload {self._path}",
+                key=key,
+            )
+
+    def _needs_restart(self, key: str) -> ConfigError:
+        settings = self._node.settings
+        how = "restart the instance" if settings.is_foreground else settings.again
+        return ConfigError(
+            f"{key} needs a restart; nothing was changed. Next: change {self._path}, then: {how}", key=key
+        )
+
+    def _refuse_danger(self, own: InstanceConfig) -> None:
+        members = [one for one in self._loaded.instances.values() if one.replicaset == own.replicaset]
+        quorum, count = own.settings.synchro_quorum, len(members)
+        if is_no_majority(own.settings, count) and not is_no_majority(self._node.settings, count):
+            raise ConfigError(
+                f"replication.synchro_quorum = {quorum.text} is no majority of {count} instances: two owners "
+                "could write at the same time, and a change of owner could lose acknowledged writes; nothing "
+                "was changed. Next: --force, if that is wanted",
+                key="replication.synchro_quorum",
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _alert(kind: str, message: str) -> dict[str, str]:
+    return {"type": kind, "message": message, "timestamp": _now()}
