@@ -60,6 +60,11 @@ class CommonOptions:
         return parse_duration(self.timeout) if self.timeout else DEFAULT_TIMEOUT_S
 
     @property
+    def tls(self) -> dict[str, str]:
+        """What `connect` takes of TLS."""
+        return {"cacert": self.cacert, "cert": self.cert, "key": self.key}
+
+    @property
     def where(self) -> str:
         return self.endpoints or DEFAULT_ENDPOINTS
 
@@ -87,14 +92,13 @@ def client(*, read_from: Literal["leader", "any"] = "any") -> Iterator[Client]:
 
     read_from: "any" = the first endpoint that answers, which is what `-e` names.
     """
-    if options.cacert or options.cert or options.key:
-        raise IllegalParams("this release has no TLS: --cacert, --cert and --key are not used yet")
     if options.user:
         raise IllegalParams("this release has no login: --user is not used yet")
     from synchro.client import connect
 
     db = connect(
         options.where,
+        **options.tls,
         timeout=options.timeout_s,
         read_from=read_from,
         follow_leader=not options.direct,

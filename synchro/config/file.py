@@ -44,7 +44,10 @@ FILE_BYTES_MAX: Final = 1 << 20
 """A configuration is written by a person; more is a mistake, and a parser should not find out slowly."""
 PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
-    ("ENDPOINTS", "FAILPOINTS", "OUTPUT", "PASSWORD_FILE", "READY_FILE", "STDERR_FILE", "TIMEOUT", "USER")
+    (
+        *("ENDPOINTS", "FAILPOINTS", "OUTPUT", "READY_FILE", "STDERR_FILE", "TIMEOUT"),
+        *("USER", "PASSWORD_FILE", "CACERT", "CERT", "KEY"),
+    )
 )
 """What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""
 
