@@ -60,11 +60,6 @@ class CommonOptions:
         return parse_duration(self.timeout) if self.timeout else DEFAULT_TIMEOUT_S
 
     @property
-    def tls(self) -> dict[str, str]:
-        """What `connect` takes of TLS."""
-        return {"cacert": self.cacert, "cert": self.cert, "key": self.key}
-
-    @property
     def where(self) -> str:
         return self.endpoints or DEFAULT_ENDPOINTS
 
@@ -98,7 +93,9 @@ def client(*, read_from: Literal["leader", "any"] = "any") -> Iterator[Client]:
 
     db = connect(
         options.where,
-        **options.tls,
+        cacert=options.cacert,
+        cert=options.cert,
+        key=options.key,
         timeout=options.timeout_s,
         read_from=read_from,
         follow_leader=not options.direct,

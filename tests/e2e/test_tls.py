@@ -72,7 +72,7 @@ def test_a_set_speaks_mutual_tls_only(make_cluster: MakeCluster, authority: Auth
     where = ",".join(instance.address for instance in cluster)
     with synchro.connect(where, cacert=client.ca, cert=client.cert, key=client.key, timeout=15) as db:
         eventually("a leader", lambda: bool(db.leader(timeout=5)), soon_s(15))
-        db.create_space("t", is_sync=True, if_not_exists=True)
+        db.create_space("t", sync=True, if_not_exists=True)
         db.create_index("t", "primary")
         for number in range(20):
             db.space("t").insert([number, "x" * 1000])

@@ -95,11 +95,12 @@ async def our_channel(port: Port, files: TlsFiles | None) -> str:
 
 def _in_grpcio(address: str, files: TlsFiles | None) -> str:
     options = CHANNEL_OPTIONS
-    with (
+    opened: Any = (
         grpc.insecure_channel(address, options=options)
         if files is None
         else grpc.secure_channel(address, credentials(files), options=options)
-    ) as channel:
+    )
+    with opened as channel:
         try:
             assert channel.unary_unary(ECHO)(b"x", timeout=5) == b"x"
         except grpc.RpcError as failure:
@@ -291,7 +292,8 @@ async def test_a_good_set_up_is_served(world: World, way: str, demand: ssl.Verif
 
 async def test_grpc_of_asyncio_is_served(world: World) -> None:
     async def call(address: str) -> bytes:
-        async with grpc.aio.secure_channel(address, credentials(world.client)) as channel:
+        opened: Any = grpc.aio.secure_channel(address, credentials(world.client))
+        async with opened as channel:
             reply: bytes = await channel.unary_unary(ECHO)(bytes(1 << 20), timeout=5)
             return reply
 

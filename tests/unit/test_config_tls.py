@@ -61,8 +61,7 @@ def test_one_that_is_alone_needs_no_ca_but_believes_nobody_without() -> None:
 
 
 def test_a_set_in_which_some_have_no_tls_is_refused() -> None:
-    own = {"i1": "database: {mode: rw}"}
-    text = cluster("", **own).replace("3301'}]", f"3301'}}], tls: {{{ALL}}}")
+    text = cluster("", i1="database: {mode: rw}").replace("3301'}]", f"3301'}}], tls: {{{ALL}}}")
     assert "TLS is on for i1 and off for i2: they could not connect" in str(refusal(text))
 
 
