@@ -191,6 +191,10 @@ _OF_TLS: Final = (
 """What grpcio says of TLS, and what that means."""
 
 
+_LOOKUP: Final = "[field:hostname lookup error:"
+"""What grpcio says in front of why a name was not found, with a bracket behind it."""
+
+
 def _short(text: str) -> str:
     """The cause inside gRPC's long sentences."""
     if words := _tls_words(text):
@@ -199,6 +203,9 @@ def _short(text: str) -> str:
     for words in _CAUSES:
         if words in lowered:
             return words
+    _, is_lookup, cause = text.partition(_LOOKUP)
+    if is_lookup:
+        text = cause.removesuffix("]")
     return text.partition("\n")[0][:200]
 
 
