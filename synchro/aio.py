@@ -14,6 +14,7 @@ if "grpc" not in sys.modules and (
     os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_FORKS_CHOSEN_BY": str(os.getpid())})
 
 from synchro.client.aio import AsyncClient, AsyncSpace
+from synchro.client.channel import security_of
 from synchro.client.plans import DEFAULT_TIMEOUT_S, ClientOptions
 from synchro.client.routes import parse_endpoints
 
@@ -25,6 +26,9 @@ def connect(
     *,
     user: str | None = None,
     password: str | None = None,
+    cacert: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
     timeout: float = DEFAULT_TIMEOUT_S,
     read_from: Literal["leader", "any"] = "leader",
     read_your_writes: bool = True,
@@ -35,7 +39,14 @@ def connect(
 
     In a trio program everything goes on in trio's thread; see `synchro.client.on_trio`.
     """
-    options = ClientOptions(timeout, read_from, read_your_writes, follow_leader, wait_for_connection)
+    options = ClientOptions(
+        timeout,
+        read_from,
+        read_your_writes,
+        follow_leader,
+        wait_for_connection,
+        security_of(cacert, cert, key),
+    )
     if _is_trio():
         from synchro.client.on_trio import TrioClient
 

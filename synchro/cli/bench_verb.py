@@ -52,7 +52,13 @@ def bench(space: str, callers: int, duration: str, is_async: bool, payload: int)
     delays: list[float] = []
 
     async def run() -> float:
-        async with aio.connect(options.where, timeout=max(options.timeout_s, 10.0)) as db:
+        async with aio.connect(
+            options.where,
+            cacert=options.cacert,
+            cert=options.cert,
+            key=options.key,
+            timeout=max(options.timeout_s, 10.0),
+        ) as db:
             await db.create_space(space, sync=not is_async, if_not_exists=True)
             await db.create_index(space, "primary", if_not_exists=True)
             started = time.perf_counter()

@@ -88,14 +88,15 @@ def client(*, read_from: Literal["leader", "any"] = "any", where: str = "") -> I
 
     read_from: "any" = the first endpoint that answers, which is what `-e` names.
     """
-    if options.cacert or options.cert or options.key:
-        raise IllegalParams("this release has no TLS: --cacert, --cert and --key are not used yet")
     if options.user:
         raise IllegalParams("this release has no login: --user is not used yet")
     from synchro.client import connect
 
     db = connect(
         where or options.where,
+        cacert=options.cacert,
+        cert=options.cert,
+        key=options.key,
         timeout=options.timeout_s,
         read_from=read_from,
         follow_leader=not options.direct,

@@ -113,9 +113,9 @@ SHARED: Final = (
     _shared(
         "--password-file", metavar="FILE", envvar="SYNCHRO_PASSWORD_FILE", help="For releases with login."
     ),
-    _shared("--cacert", metavar="FILE", help="For releases with TLS."),
-    _shared("--cert", metavar="FILE", help="For releases with TLS."),
-    _shared("--key", metavar="FILE", help="For releases with TLS."),
+    _shared("--cacert", metavar="FILE", envvar="SYNCHRO_CACERT", help="TLS: CAs that are believed, PEM."),
+    _shared("--cert", metavar="FILE", envvar="SYNCHRO_CERT", help="TLS: certificate to show, PEM."),
+    _shared("--key", metavar="FILE", envvar="SYNCHRO_KEY", help="TLS: the key of that."),
 )
 
 

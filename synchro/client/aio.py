@@ -54,6 +54,7 @@ import grpc  # isort: skip - after channel.py, which sets its environment
 
 if TYPE_CHECKING:
     from synchro.client.aio_stream import AioStream, AioStreams
+    from synchro.client.secure import Security
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -112,7 +113,7 @@ class AsyncRunner(TaskRunner["_Link"]):
         if link is None:
             if self.closed:
                 raise ClientClosed(self.closed)
-            link = self.links[endpoint] = _Link(endpoint)
+            link = self.links[endpoint] = _Link(endpoint, self._plans.options.security)
         return link
 
     async def stream(self, endpoint: str) -> AioStream:
@@ -121,7 +122,9 @@ class AsyncRunner(TaskRunner["_Link"]):
             from synchro.client.aio_stream import AioStreams  # so that who only reads starts sooner
 
             plans = self._plans
-            link.streams = AioStreams(endpoint, plans.options.timeout, plans.on_replies, plans.session)
+            link.streams = AioStreams(
+                endpoint, plans.options.timeout, plans.on_replies, plans.session, plans.options.security
+            )
         stream = link.stream = link.streams.newest()
         if stream.is_full:
             await stream.wait_room()
@@ -248,9 +251,13 @@ def _closed_link(endpoint: str) -> ConnectionLost:
 
 
 class _Link:
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, security: Security | None) -> None:
         self.endpoint = endpoint
-        self.channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+        self.channel = (
+            grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+            if security is None
+            else grpc.aio.secure_channel(endpoint, security.credentials, options=CHANNEL_OPTIONS)
+        )
         stubs: Any = self.channel
         self.data: Any = data_pb2_grpc.DataServiceStub(stubs)
         self.info: Any = info_pb2_grpc.InfoServiceStub(stubs)

@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S
 from synchro.client.data_stream import SWEEP_S, WIRE_LIMITS, DataStream
@@ -19,6 +19,10 @@ from synchro.client.session import Session
 from synchro.wire.backoff import Backoff
 from synchro.wire.connection import Http2Connection
 from synchro.wire.frames import ConnectionFault, ErrorCode
+from synchro.wire.io import PLAIN, ByteLayer, LayerFault
+
+if TYPE_CHECKING:
+    from synchro.client.secure import Security
 
 NEXT_ADDRESS_S: Final = 0.25
 """After so many seconds without an answer the next address of a name is tried too (RFC 8305)."""
@@ -40,15 +44,19 @@ class AioStream(DataStream, asyncio.Protocol):
         on_replies: Callable[[Any, str], None],
         session: Session,
         backoff: Backoff,
+        security: Security | None = None,
     ) -> None:
-        """backoff: of this endpoint; is told how the attempt to connect ends."""
-        super().__init__(endpoint, timeout_s, on_replies, session)
+        """backoff: of this endpoint; is told how the attempt to connect ends. security: TLS."""
+        super().__init__(endpoint, timeout_s, on_replies, session, "http" if security is None else "https")
         self._backoff = backoff
+        self._security = security
+        self._layer: ByteLayer = PLAIN
+        self._fault_heard = ""  # why the other end closes, if it says so
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
         self._is_due = False
         self._h2 = Http2Connection(
-            is_client=True, limits=WIRE_LIMITS, clock=time.monotonic, on_goaway=lambda *_: self.drain()
+            is_client=True, limits=WIRE_LIMITS, clock=time.monotonic, on_goaway=self._on_goaway
         )
         self._transport: asyncio.Transport | None = None
         self._is_writable = True
@@ -106,10 +114,12 @@ class AioStream(DataStream, asyncio.Protocol):
         # asyncio loses a socket that was connected in the moment in which a race of addresses is cancelled.
         delay = NEXT_ADDRESS_S if _is_name(host) else None
         try:
+            if self._security is not None:
+                self._layer = self._security.layer(host)
             async with asyncio.timeout(CONNECT_S):
                 await self._loop.create_connection(lambda: self, host, int(port), happy_eyeballs_delay=delay)
                 await self._settled
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: of a name that is none
             is_silent = isinstance(error, TimeoutError)
             self.end(cannot_connect(_reason(error), self.endpoint, is_silent=is_silent))
         if self._h2.is_settled:
@@ -130,8 +140,8 @@ class AioStream(DataStream, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._is_heard = True
         try:
-            self._h2.receive(data)
-        except ConnectionFault as fault:  # the output ends with the reason
+            self._h2.receive(self._layer.received(data))
+        except (ConnectionFault, LayerFault) as fault:  # the output ends with the reason
             self._write()
             self._lose(str(fault))
             return
@@ -142,9 +152,19 @@ class AioStream(DataStream, asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._lose("socket closed" if error is None else _reason(error))
+        if self._security is not None and not self._layer.is_ready:
+            self._lose("closed by the other end in the TLS handshake: it may refuse the certificate")
+        else:
+            self._lose(self._fault_heard or ("socket closed" if error is None else _reason(error)))
         if not self._closed.done():
             self._closed.set_result(None)
+
+    def _on_goaway(self, _last_id: int, code: ErrorCode, why: bytes) -> None:
+        if code is not ErrorCode.NO_ERROR:
+            self._fault_heard = f"closed by the other end: {why.decode('utf-8', 'replace')} ({code.name})"
+            if self._stream is None:
+                self._lose(self._fault_heard)
+        self.drain()
 
     def pause_writing(self) -> None:
         self._is_writable = False
@@ -173,7 +193,7 @@ class AioStream(DataStream, asyncio.Protocol):
             return
         while self._is_writable:
             has_handed = self._hand_over()
-            data = take()
+            data = self._layer.to_send(take())
             if data:
                 transport.write(data)
             elif not has_handed:
@@ -242,8 +262,10 @@ class AioStreams:
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
         session: Session,
+        security: Security | None = None,
     ) -> None:
         self._backoff = Backoff(random.random)
+        self._security = security
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._on_replies = on_replies
@@ -253,7 +275,9 @@ class AioStreams:
         """Those that wait for answers, or for the end of their sockets."""
 
     def _new(self) -> AioStream:
-        return AioStream(self._endpoint, self._timeout_s, self._on_replies, self._session, self._backoff)
+        return AioStream(
+            self._endpoint, self._timeout_s, self._on_replies, self._session, self._backoff, self._security
+        )
 
     def newest(self) -> AioStream:
         """One that takes calls, or that says why there is none."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from synchro.client.secure import Security
 
 # Before gRPC is imported: it writes lines of its own to stderr about each broken connection; and without its
 # handlers a child of a fork that makes a client of its own hangs on locks that threads of the parent held.
@@ -39,6 +42,17 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # two clients of one process share neither connection nor fate
 )
+
+
+def security_of(cacert: str | None, cert: str | None, key: str | None) -> Security | None:
+    """TLS with these files; None: no file is given, so it is plain TCP. Raises `IllegalParams`."""
+    if not (cacert or cert or key):
+        return None
+    from synchro.client.secure import Security  # so that a client without TLS starts sooner
+    from synchro.wire.certificates import TlsFiles
+
+    return Security(TlsFiles(cert or "", key or "", cacert or ""))
+
 
 FRAME_OPS_MAX: Final = 1024
 """Operations in one frame, a call without any counts as one; the server takes 4096 calls."""

@@ -73,9 +73,10 @@ class DataStream(ABC):
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
         session: Session,
+        scheme: str = "http",
     ) -> None:
         """timeout_s: of calls that do not say it themselves. on_replies: told of each response. session:
-        what its client has seen."""
+        what its client has seen. scheme: "http", or "https" for TLS."""
         self.endpoint = endpoint
         self.is_open = True
         """Whether it takes calls."""
@@ -84,6 +85,7 @@ class DataStream(ABC):
         self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
         self._session = session
+        self._scheme = scheme
         self._pending: deque[Entry] = deque()
         self._sent: dict[int, Entry] = {}
         self._seqs = encoding.seqs()
@@ -120,7 +122,9 @@ class DataStream(ABC):
         """Begin the call on a connection whose other end has spoken."""
         if self.is_over:
             return
-        block = grpc_call.request_block(encoding.EXECUTE_STREAM, self.endpoint, user_agent=USER_AGENT)
+        block = grpc_call.request_block(
+            encoding.EXECUTE_STREAM, self.endpoint, user_agent=USER_AGENT, scheme=self._scheme
+        )
         try:
             self._stream = h2.open(block, self)
         except StreamsExhausted as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -132,7 +133,7 @@ def of_rpc_error(error: grpc.RpcError | CallFailed, endpoint: str) -> SynchroErr
     code = StatusCode[error.code().name] if hasattr(error, "code") else StatusCode.UNKNOWN
     text: str = (error.details() if hasattr(error, "details") else None) or str(error)
     if code is StatusCode.UNAVAILABLE and any(words in text.lower() for words in _NOT_SENT):
-        is_silent = any(word in text.lower() for word in _SILENT)
+        is_silent = not _tls_words(text) and any(word in text.lower() for word in _SILENT)
         return cannot_connect(text, endpoint, is_silent=is_silent)
     return of_grpc_code(code, text, endpoint)
 
@@ -168,6 +169,26 @@ _CAUSES: Final = (
     "socket closed",
     "no route to host",
 )
+_OF_TLS: Final = (
+    (
+        re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)"),
+        r"the certificate of the instance is refused: \1",
+    ),
+    (
+        re.compile(r"Hostname Verification Check failed"),
+        "the certificate of the instance is refused: it is of another name or address",
+    ),
+    (re.compile(r"WRONG_VERSION_NUMBER"), "the other end does not speak TLS"),
+    (
+        re.compile(r"Unwrap failed"),
+        "the other end demands a certificate, and this client shows none that it believes",
+    ),
+    (
+        re.compile(r"Expected SETTINGS frame|INADEQUATE_SECURITY"),
+        "the other end does not speak plain HTTP/2: it may speak TLS only",
+    ),
+)
+"""What grpcio says of TLS, and what that means."""
 
 
 _LOOKUP: Final = "[field:hostname lookup error:"
@@ -176,6 +197,8 @@ _LOOKUP: Final = "[field:hostname lookup error:"
 
 def _short(text: str) -> str:
     """The cause inside gRPC's long sentences."""
+    if words := _tls_words(text):
+        return words
     lowered = text.lower()
     for words in _CAUSES:
         if words in lowered:
@@ -184,6 +207,14 @@ def _short(text: str) -> str:
     if is_lookup:
         text = cause.removesuffix("]")
     return text.partition("\n")[0][:200]
+
+
+def _tls_words(text: str) -> str:
+    """What TLS has against the connection, if grpcio says so; "": nothing."""
+    for pattern, meaning in _OF_TLS:
+        if found := pattern.search(text):
+            return found.expand(meaning)
+    return ""
 
 
 def of_status(status: Any, endpoint: str) -> SynchroError:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
@@ -24,6 +24,9 @@ from synchro.client.session import Session
 from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, Retry, SynchroError
 from synchro.row import new_tuple
 from synchro.rpc.generated.v1 import cluster_pb2, info_pb2, schema_pb2
+
+if TYPE_CHECKING:
+    from synchro.client.secure import Security
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT_S: Final = 5.0
@@ -193,6 +196,8 @@ class ClientOptions:
     read_your_writes: bool = True
     follow_leader: bool = True
     wait_for_connection: bool = True
+    security: Security | None = None
+    """TLS; None: plain TCP."""
 
     def __post_init__(self) -> None:
         if self.read_from not in ("leader", "any"):

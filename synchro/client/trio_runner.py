@@ -28,6 +28,7 @@ from synchro.rpc.channel import ReplyStream, RpcChannel
 from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.grpc_call import StatusCode
+from synchro.wire.io import plain_client
 from synchro.wire.link import Keepalive
 from synchro.wire.turns import Turns, open_helper_nursery, open_turns
 
@@ -286,6 +287,7 @@ class _Link:
             limits=WIRE_LIMITS,
             keepalive=Keepalive(after_s=KEEPALIVE_AFTER_S, timeout_s=KEEPALIVE_TIMEOUT_S),
             connect_s=CONNECT_S,
+            layer=plain_client if plans.options.security is None else plans.options.security.layer,
         )
         self.stream: TrioStream | None = None
         """The newest: at most one takes calls."""

@@ -82,7 +82,7 @@ class TrioStream(DataStream):
         session: Session,
     ) -> None:
         """nursery: in which it connects."""
-        super().__init__(channel.address, timeout_s, on_replies, session)
+        super().__init__(channel.address, timeout_s, on_replies, session, channel.scheme)
         self._turns = turns
         self._link: Link | None = None
         self._is_due = False

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Final
 
-from synchro.config import Settings
+from synchro.config import ClientAuth, Settings
 from synchro.errors import ConfigError
 
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::", "*"})
@@ -49,9 +49,12 @@ def is_connectable(address: str) -> bool:
 
 
 def needs_insecure(settings: Settings) -> bool:
-    """True if others than this host could connect: there is no login in this release (`--insecure`)."""
+    """True if others than this host could connect, without a certificate that is believed here: there is no
+    login in this release (`--insecure`)."""
     host = settings.listen.rpartition(":")[0].strip("[]")
     if not settings.listen or settings.listen.startswith("unix:") or host == "localhost":
+        return False
+    if settings.has_tls and settings.client_auth is ClientAuth.REQUIRE:
         return False
     try:
         return not ipaddress.ip_address(host).is_loopback
@@ -65,7 +68,8 @@ def check_listen(settings: Settings, *, insecure: bool) -> None:
         raise ConfigError(
             f"grpc.listen is {settings.listen}, which other hosts can reach, and this release has no login: "
             "anybody who connects may read and write. The instance was not started.\n"
-            "next:  listen on 127.0.0.1, or add --insecure if the network itself is trusted",
+            "next:  listen on 127.0.0.1, or set grpc.tls with client_auth: require, or add --insecure if the "
+            "network itself is trusted",
             key="grpc.listen",
         )
 

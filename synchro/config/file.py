@@ -45,8 +45,8 @@ FILE_BYTES_MAX: Final = 1 << 20
 PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
     (
-        *("ENDPOINTS", "FAILPOINTS", "FAULT_INJECTION", "OUTPUT", "PASSWORD_FILE"),
-        *("READY_FILE", "STDERR_FILE", "TIMEOUT", "USER"),
+        *("ENDPOINTS", "FAILPOINTS", "FAULT_INJECTION", "OUTPUT", "READY_FILE", "STDERR_FILE", "TIMEOUT"),
+        *("USER", "PASSWORD_FILE", "CACERT", "CERT", "KEY"),
     )
 )
 """What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""

@@ -129,6 +129,7 @@ class Anything(NamedTuple):
 
 Kind = Flag | Count | Seconds | Bytes | Word | Text | Formula | NameOfInstance | ListOf | Anything
 ADDRESS: Final = Text(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT")
+FILE: Final = Text(r"[^\x00]{1,4096}", "a file name")
 
 
 def ends(kind: Kind) -> tuple[float, float] | None:

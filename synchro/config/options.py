@@ -13,6 +13,7 @@ from typing import Any, Final
 from synchro.config.option import (
     ADDRESS,
     DECLARED,
+    FILE,
     KIB,
     MIB,
     Anything,
@@ -33,7 +34,6 @@ from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
 LOGIN: Final = "not used in this release"
-_FILE: Final = Text(r"[^\x00]{1,4096}", "a file name")
 _UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
@@ -42,7 +42,7 @@ _PRIVILEGES: Final = Option(
 _USER: Final = Section(
     {
         "password": Option("password", Text(r"[^\x00]{0,256}", "a string (quote a number: '123')")),
-        "password_file": Option("password_file", _FILE, LOGIN, effect=Effect.LATER),
+        "password_file": Option("password_file", FILE, LOGIN, effect=Effect.LATER),
         "roles": _ROLES,
         "privileges": _PRIVILEGES,
     },
@@ -78,15 +78,6 @@ def _endpoint(section: str) -> tuple[Option, ...]:
 
 _WITHOUT_FIELD: Final = (
     *_endpoint("grpc"),
-    Option("grpc.tls.cert", _FILE, "certificate of the instance", effect=Effect.LATER),
-    Option("grpc.tls.key", _FILE, "its key", effect=Effect.LATER),
-    Option("grpc.tls.ca", _FILE, "whose certificates are believed", effect=Effect.LATER),
-    Option(
-        "grpc.tls.client_auth",
-        Word(("off", "request", "require")),
-        "whether callers show a certificate",
-        effect=Effect.LATER,
-    ),
     *_endpoint("iproto"),
     Option("http.listen", ADDRESS, "metrics and health", effect=Effect.LATER, field="http_listen"),
     Option("database.dir", Text(), "log and snapshots; relative to the file", default=DIRECTORY),

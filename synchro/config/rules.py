@@ -18,7 +18,7 @@ from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
 from synchro.config.option import Effect, Option
 from synchro.config.options import DIRECTORY, TABLE
-from synchro.config.schema import ConfigProblem
+from synchro.config.schema import PARAMS, ConfigProblem
 from synchro.ids import InstanceName
 
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
@@ -193,6 +193,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
     _check_quorum(view, len(views))
+    _check_tls(view, views)
     special = {
         "instance_name": view.name,
         "replicaset_name": view.replicaset,
@@ -205,6 +206,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "election_mode": election_mode,
         "http_listen": _http(view),
         "limits": _limits(view),
+        **_tls_files(view),
     }
     settings = Settings(**{**_given(view), **special})
     if settings.wal_mode is WalMode.NONE and len(views) > 1:
@@ -426,6 +428,56 @@ def _check_quorum(view: View, configured: int) -> None:
         )
 
 
+_TLS_FILES: Final = ("cert", "key", "ca")
+
+
+def _tls_files(view: View) -> dict[str, str]:
+    """Field -> absolute name; relative ones start beside the configuration file."""
+    return {
+        f"tls_{name}": _beside(view, view.text(f"grpc.tls.{name}", ""))
+        for name in _TLS_FILES
+        if view.find(f"grpc.tls.{name}")
+    }
+
+
+def _check_tls(view: View, views: list[View]) -> None:
+    """TLS is whole, or it is not there: nothing is served in plain text by mistake [S-11]."""
+    found = {name: view.find(f"grpc.tls.{name}") is not None for name in (*_TLS_FILES, "client_auth")}
+    if any(found.values()) and not (found["cert"] and found["key"]):
+        missing = " and ".join(f"grpc.tls.{name}" for name in ("cert", "key") if not found[name])
+        given = next(name for name, is_there in found.items() if is_there)
+        view.report(f"grpc.tls.{given}", f"TLS needs {missing} too: without it nothing would be encrypted")
+    elif found["cert"] and not found["ca"] and len(views) > 1:
+        view.report(
+            "grpc.tls.cert", "TLS needs grpc.tls.ca too, by which the instances of a set believe each other"
+        )
+    elif not found["ca"] and view.get("grpc.tls.client_auth", "off") != "off":
+        view.report("grpc.tls.client_auth", "needs grpc.tls.ca, which says whose certificates are believed")
+    with_tls = [member.name for member in views if member.find("grpc.tls.cert")]
+    without_tls = [member.name for member in views if member.name not in with_tls]
+    if with_tls and without_tls and view.name == with_tls[0]:
+        names = f"TLS is on for {', '.join(with_tls)} and off for {', '.join(without_tls)}"
+        view.report("grpc.tls.cert", f"{names}: they could not connect to each other")
+    for section in ("grpc", "iproto"):
+        for path in (f"{section}.listen", f"{section}.advertise.peer.{PARAMS}"):
+            if not found["cert"] and (item := view.find(path)) is not None and _asks_for_tls(plain(item)):
+                view.report(
+                    path, "transport: ssl is set by grpc.tls: {cert: FILE, key: FILE, ca: FILE}", item
+                )
+
+
+def _asks_for_tls(value: Any) -> bool:
+    """Of the parameters of a URI in a file for Tarantool."""
+    if isinstance(value, list):
+        return any(_asks_for_tls(inner.get(PARAMS)) for inner in value)
+    return isinstance(value, dict) and value.get("transport") == "ssl"
+
+
+def _beside(view: View, name: str) -> str:
+    """As an absolute name; a relative one starts beside the configuration file."""
+    return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(view.file)), name))
+
+
 def _directories(view: View) -> tuple[str, str]:
     """Absolute; relative ones start beside the configuration file."""
     both = view.text("database.dir", DIRECTORY)
@@ -435,7 +487,7 @@ def _directories(view: View) -> tuple[str, str]:
         if not text or "\0" in text:
             view.report(path, f"{text!r} is not a directory name")
             text = "."
-        chosen.append(os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(view.file)), text)))
+        chosen.append(_beside(view, text))
     return chosen[0], chosen[1]
 
 

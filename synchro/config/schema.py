@@ -15,6 +15,10 @@ from synchro.config.options import HINTS, IGNORED, MAPS, TABLE
 from synchro.config.values import Bad, described, elements, nearest, parse
 from synchro.ids import name_like, why_no_name
 
+PARAMS: Final = "params"
+"""Of an address in a file for Tarantool. Ignored as all that has no counterpart, but kept: one that asks for
+TLS must not be served without it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
@@ -157,6 +161,8 @@ def _check_value(
 ) -> None:
     if option.effect is Effect.IGNORED:
         result.ignored.append(short)
+        if key == PARAMS:
+            values[key] = item
         return
     if item.value is None:  # `key:` without a value: as if it were not there
         values[key] = item

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from synchro.config.option import KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
+from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
 
@@ -62,6 +62,15 @@ class WalMode(StrEnum):
     FSYNC = "fsync"
     WRITE = "write"
     NONE = "none"
+
+
+class ClientAuth(StrEnum):
+    """Whether who connects shows a certificate that `grpc.tls.ca` signed [S-11]. request: who shows one,
+    shows a good one."""
+
+    OFF = "off"
+    REQUEST = "request"
+    REQUIRE = "require"
 
 
 class BootstrapStrategy(StrEnum):
@@ -299,6 +308,29 @@ class Settings:
     """All configured members, this one included, in name order; empty = alone [C-12]."""
     follows_all: bool = False
     """The sources are all members [C-12], so one that joins later is followed too; False: they were named."""
+    tls_cert: str = option(
+        "",
+        "grpc.tls.cert",
+        FILE,
+        "certificate of the instance, in PEM form, with those between it and its CA. With it the port speaks "
+        "TLS only, and so do the connections to peers",
+        default_text="no TLS",
+    )
+    tls_key: str = option("", "grpc.tls.key", FILE, "the key of `cert`, not encrypted", default_text="no TLS")
+    tls_ca: str = option(
+        "",
+        "grpc.tls.ca",
+        FILE,
+        "whose certificates are believed, those of peers and of clients; a set of several needs it",
+        default_text="none",
+    )
+    tls_client_auth: ClientAuth = option(
+        ClientAuth.REQUIRE,
+        "grpc.tls.client_auth",
+        Word(tuple(ClientAuth)),
+        "whether who connects shows a certificate signed by `ca`; request: who shows none is let in too",
+        default_text="require with `ca`, else off",
+    )
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 
@@ -459,6 +491,20 @@ class Settings:
         """`again_command` as a part of a sentence."""
         command = self.again_command(option)
         return f"stop it, then once: {command}" if self.is_foreground else command
+
+    @property
+    def has_tls(self) -> bool:
+        return bool(self.tls_cert)
+
+    @property
+    def client_auth(self) -> ClientAuth:
+        """`tls_client_auth`, as far as there is somebody to be believed."""
+        return self.tls_client_auth if self.tls_ca else ClientAuth.OFF
+
+    @property
+    def own_address(self) -> str:
+        """Where peers reach this instance, host:port; "": nowhere, or there are none."""
+        return next((peer.address for peer in self.peers if peer.name == self.instance_name), "")
 
     @property
     def death_timeout_s(self) -> float:

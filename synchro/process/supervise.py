@@ -20,6 +20,7 @@ from synchro.config.file import ClusterConfig
 from synchro.errors import AlreadyRunning, SynchroError
 from synchro.failpoints import REGISTRY, is_wanted, load_environment
 from synchro.process import descriptors
+from synchro.process.certificates import certificates_of, watch
 from synchro.process.live_config import LiveConfig
 from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
@@ -35,6 +36,8 @@ from synchro.server.garbage import tune_garbage_collector
 from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peers import Peers
 from synchro.wire.admission import PortLimits
+from synchro.wire.certificates import Certificates
+from synchro.wire.io import plain_client, plain_server
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the WAL thread may wait for the interpreter lock behind a busy main thread."""
@@ -62,9 +65,11 @@ async def run_instance(
     `task_status` gets the node as soon as its port is open; it is ready later. Raises `SynchroError` when
     it cannot start, or must leave. The directory is locked first, then the port is taken.
     """
+    certificates = certificates_of(settings)
+    layer = plain_client if certificates is None else certificates.client_layer
     directory = DataDirectory.open(SnapshotDisk(), settings)
     try:
-        async with open_grpc_transport(host, directory.identity.instance_uuid) as transport:
+        async with open_grpc_transport(host, directory.identity.instance_uuid, layer) as transport:
             face = assemble(
                 settings=settings,
                 directory=directory,
@@ -76,14 +81,16 @@ async def run_instance(
             if loaded is not None:
                 face.node.configuration = LiveConfig(face.node, loaded)
             peers = Peers(face.node, face.links)
-            port = partial(_open_port, face, peers, host)
+            port = partial(_open_port, face, peers, host, certificates)
             await Lifecycle(face, peers, stop, port).run(task_status)
     finally:
         directory.close()
 
 
 @asynccontextmanager
-async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[str]:
+async def _open_port(
+    face: Face, peers: Peers, host: RpcHost, certificates: Certificates | None
+) -> AsyncIterator[str]:
     """From here on peers see our ballot, and clients see LOADING."""
     settings, log = face.node.settings, face.node.log
     if not settings.listen:
@@ -106,7 +113,8 @@ async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[s
         first_request_s=FIRST_REQUEST_S,
     )
     try:
-        server = await host.serve(settings.listen, register, limits=limits, log=log)
+        layer = plain_server if certificates is None else certificates.server_layer
+        server = await host.serve(settings.listen, register, limits=limits, layer=layer, log=log)
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
@@ -114,6 +122,8 @@ async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[s
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
+            if certificates is not None:
+                nursery.start_soon(watch, certificates, log)
             yield server.address
             nursery.cancel_scope.cancel()
     finally:

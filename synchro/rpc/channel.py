@@ -17,6 +17,7 @@ from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.frames import ErrorCode, StreamsExhausted
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList, header_block
+from synchro.wire.io import ClientLayer, plain_client
 from synchro.wire.limits import WireLimits
 from synchro.wire.link import Keepalive, Link
 from synchro.wire.streams import BadMessage, Http2Stream
@@ -50,14 +51,17 @@ class RpcChannel:
         limits: WireLimits,
         keepalive: Keepalive = CLIENT_KEEPALIVE,
         connect_s: float | None = None,
+        layer: ClientLayer = plain_client,
     ) -> None:
-        """connect_s: seconds for one attempt to connect; None: `CONNECT_S` of the connector."""
+        """connect_s: seconds for one attempt to connect; None: `CONNECT_S` of the connector. layer: below
+        HTTP/2, see `wire.io`."""
         self.address = address
         self._turns = turns
         self._message_bytes_max = limits.message_bytes_max
         self._connector = Connector(
-            turns, nursery, address, limits=limits, keepalive=keepalive, connect_s=connect_s
+            turns, nursery, address, limits=limits, keepalive=keepalive, connect_s=connect_s, layer=layer
         )
+        self.scheme = "http" if layer is plain_client else "https"
         self._blocks: dict[str, bytes] = {}
 
     def close(self) -> None:
@@ -262,7 +266,7 @@ class RpcChannel:
         if block is None:
             if len(self._blocks) >= PATHS_MAX:
                 self._blocks.clear()
-            block = grpc_call.request_block(method, self.address, user_agent=USER_AGENT)
+            block = grpc_call.request_block(method, self.address, user_agent=USER_AGENT, scheme=self.scheme)
             self._blocks[method] = block
         if timeout is not None:
             block += header_block([(b"grpc-timeout", grpc_call.format_timeout(timeout))])

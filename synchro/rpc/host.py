@@ -36,6 +36,7 @@ from synchro.wire.admission import PortLimits
 from synchro.wire.connector import CLIENT_KEEPALIVE
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
+from synchro.wire.io import ClientLayer, ServerLayer, plain_client, plain_server
 from synchro.wire.limits import WireLimits
 from synchro.wire.link import Keepalive, Link
 from synchro.wire.listener import SERVER_KEEPALIVE, Listener, listen
@@ -238,12 +239,14 @@ class RpcHost:
         limits: PortLimits | None = None,
         wire_limits: WireLimits = WIRE_LIMITS,
         keepalive: Keepalive = SERVER_KEEPALIVE,
+        layer: ServerLayer = plain_server,
         log: Any = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
         limits: what strangers may take of the port; wire_limits: of one connection. keepalive: how long a
-        client that does not answer is kept. log: a structured logger, for what strangers do.
+        client that does not answer is kept. layer: below HTTP/2, such as TLS. log: a structured logger, for
+        what strangers do.
         Raises `OSError` at once if the address cannot be bound.
         """
         sockets = await listen(address)
@@ -262,6 +265,7 @@ class RpcHost:
             limits=limits or PortLimits(),
             wire_limits=wire_limits,
             keepalive=keepalive,
+            layer=layer,
             on_stream=server.on_stream,
             log=log or logs.get_logger("wire"),
         )
@@ -362,10 +366,12 @@ class RpcHost:
 
     @asynccontextmanager
     async def channel(
-        self, address: str, *, keepalive: Keepalive = CLIENT_KEEPALIVE
+        self, address: str, *, keepalive: Keepalive = CLIENT_KEEPALIVE, layer: ClientLayer = plain_client
     ) -> AsyncIterator[RpcChannel]:
-        """A connection that is made when first used, and made anew when it is lost."""
-        channel = RpcChannel(self.turns, self.calls, address, limits=WIRE_LIMITS, keepalive=keepalive)
+        """A connection that is made when first used, and made anew when it is lost. layer: below HTTP/2."""
+        channel = RpcChannel(
+            self.turns, self.calls, address, limits=WIRE_LIMITS, keepalive=keepalive, layer=layer
+        )
         try:
             yield channel
         finally:

@@ -36,6 +36,7 @@ from synchro.server.peer_messages import (
 )
 from synchro.server.transport import JoinStream, Subscription
 from synchro.wire.failure import CallFailed
+from synchro.wire.io import ClientLayer, plain_client
 
 SERVICE: Final = "/synchro.peer.v1.ReplicationService/"
 FRAME_BYTES: Final = 256
@@ -368,8 +369,11 @@ class GrpcTransport:
     """The `Transport` over gRPC: one channel for each peer, made when first used. `open_grpc_transport`
     closes it."""
 
-    def __init__(self, host: RpcHost, stack: AsyncExitStack, own_uuid: str) -> None:
+    def __init__(
+        self, host: RpcHost, stack: AsyncExitStack, own_uuid: str, layer: ClientLayer = plain_client
+    ) -> None:
         self._host = host
+        self._layer = layer
         self._stack = stack
         self._own_uuid = own_uuid
         self._channels: dict[str, RpcChannel] = {}
@@ -377,7 +381,7 @@ class GrpcTransport:
     async def _channel(self, address: str) -> RpcChannel:
         channel = self._channels.get(address)
         if channel is None:
-            channel = await self._stack.enter_async_context(self._host.channel(address))
+            channel = await self._stack.enter_async_context(self._host.channel(address, layer=self._layer))
             self._channels[address] = channel
         return channel
 
@@ -432,6 +436,9 @@ class GrpcTransport:
 
 
 @asynccontextmanager
-async def open_grpc_transport(host: RpcHost, own_uuid: str) -> AsyncIterator[GrpcTransport]:
+async def open_grpc_transport(
+    host: RpcHost, own_uuid: str, layer: ClientLayer = plain_client
+) -> AsyncIterator[GrpcTransport]:
+    """layer: below HTTP/2 of each connection to a peer."""
     async with AsyncExitStack() as stack:
-        yield GrpcTransport(host, stack, own_uuid)
+        yield GrpcTransport(host, stack, own_uuid, layer)

@@ -317,13 +317,14 @@ class Http2Connection(StreamTable):
 
     def _begin(self, data: bytes) -> int:
         """Where the first frame begins. It must be SETTINGS; before its head is here, nothing is looked
-        at."""
+        at. A client takes GOAWAY too: a port that speaks TLS only has nothing else to say."""
         start = 0 if self.is_client else len(PREFACE)
         if data[:start] != PREFACE[: len(data)] and not self.is_client:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, frames.wrong_preface(data))
         if len(data) >= start + HEAD_BYTES:
             head, flags, stream_id = HEAD.unpack_from(data, start)
-            if head & 0xFF != frames.SETTINGS or flags & ACK or stream_id & ID_MAX:
+            is_settings = head & 0xFF == frames.SETTINGS and not flags & ACK and not stream_id & ID_MAX
+            if not is_settings and not (self.is_client and head & 0xFF == frames.GOAWAY):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._is_begun = True
             return start

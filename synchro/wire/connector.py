@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from synchro.wire.backoff import Backoff
+from synchro.wire.io import ClientLayer, plain_client
 from synchro.wire.limits import WireLimits
 from synchro.wire.link import Keepalive, Link
 from synchro.wire.turns import Turns
@@ -42,8 +43,10 @@ class Connector:
         limits: WireLimits,
         keepalive: Keepalive = CLIENT_KEEPALIVE,
         connect_s: float | None = None,
+        layer: ClientLayer = plain_client,
     ) -> None:
-        """connect_s: seconds for one attempt; None: `CONNECT_S`."""
+        """connect_s: seconds for one attempt; None: `CONNECT_S`. layer: what lies between the socket and
+        HTTP/2 of each connection."""
         self.address = address
         self.link: Link | None = None
         self._turns = turns
@@ -51,6 +54,7 @@ class Connector:
         self._limits = limits
         self._keepalive = keepalive
         self._connect_s = CONNECT_S if connect_s is None else connect_s
+        self._layer = layer
         self._links: set[Link] = set()  # all that are not closed: one that drains may be among them
         self._attempt: trio.Event | None = None
         self._scope = trio.CancelScope()  # of the attempt
@@ -124,17 +128,22 @@ class Connector:
                 why = _reason(error)
         if limit.cancelled_caught:
             why = "connection timed out"
-        if link is not None and not link.is_over:
+        if link is not None and not link.is_over and not link.h2.peer_is_going_away:
             self.link = link
             self._backoff.succeeded()
             return
-        self._why = f"failed to connect to {self.address}: {why or (link.why if link else '')}"
+        if link is not None:
+            why = link.fault_heard or link.why or "the other end takes no calls"
+            link.mark()  # it ends when it has said so
+        self._why = f"failed to connect to {self.address}: {why}"
         self._backoff.failed(trio.current_time())
 
     async def _open(self) -> Link:
         """Connect to the first address of the name that answers, and wait for the server's SETTINGS."""
-        host, _, port = self.address.rpartition(":")
-        stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
+        name, _, port = self.address.rpartition(":")
+        host = name.strip("[]")
+        layer = self._layer(host)
+        stream = await trio.open_tcp_stream(host, int(port))
         link = Link(
             self._turns,
             socket.socket(fileno=stream.socket.detach()),
@@ -142,6 +151,7 @@ class Connector:
             limits=self._limits,
             keepalive=self._keepalive,
             on_closed=self._on_closed,
+            layer=layer,
         )
         self._links.add(link)
         known = trio.Event()

@@ -102,16 +102,20 @@ class Link:
         self.is_dirty = False
         self.is_over = False
         self.why = ""
+        self.fault_heard = ""
+        """Why the other end closes, if it says so."""
+        self.has_bad_bytes = False
+        """The layer below HTTP/2 found a fault, such as a certificate that is refused: see `why`."""
         self.fault_code: ErrorCode | None = None
         """What we told the other end when we closed; None: nothing, or it is not closed."""
         self.received = 0
-        """Bytes that came."""
+        """Bytes that came from the socket."""
         self.unended_bytes = 0
         """Bytes of requests that wait for the end of their calls; kept by those calls."""
         self.kept_bytes = 0
         """Bytes that lie here, whoever keeps them: Link.K4."""
         self.first_bytes = b""
-        """What came before the preface was complete."""
+        """What came for HTTP/2 before the preface was complete."""
         self.began_at = trio.current_time()
         self.h2 = Http2Connection(
             is_client=is_client,
@@ -127,9 +131,8 @@ class Link:
         self.on_over: Callable[[], None] | None = None
         """Called once, when it is over."""
         self._turns = turns
-        self._layer = layer
+        self.layer = layer
         self._is_client = is_client
-        self._fault_heard = ""  # why the other end closes, if it says so
         self._on_closed = on_closed
         self._on_kept = on_kept
         self._emitting: list[Emitter] = []
@@ -192,7 +195,7 @@ class Link:
                 emitter.emit()
         written = 0
         while True:
-            data = self._layer.to_send(self.h2.take())
+            data = self.layer.to_send(self.h2.take())
             if not data:
                 break
             self._send(data)
@@ -266,18 +269,15 @@ class Link:
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(self._fault_heard or error.strerror or str(error))
+            self.close(self._closed_by(error.strerror or str(error)))
             return
         if not size:
-            self.close(self._fault_heard or "Socket closed")
+            self.close(self._closed_by("Socket closed"))
             return
         if self.is_over:
             return  # nobody is interested
-        data = bytes(memoryview(buffer)[:size])
-        if self.received < len(PREFACE):
-            self.first_bytes = (self.first_bytes + data)[: len(PREFACE)]
         self.received += size
-        self._take(data)
+        self._take(bytes(memoryview(buffer)[:size]))
 
     def _read_size(self) -> int:
         chunk = failpoint_fires("net.read_chunk")
@@ -288,12 +288,17 @@ class Link:
         size, began = len(data), time.monotonic()
         end = began + LONG_TURN_S / self._turns.busy
         try:
-            self.h2.receive(self._layer.received(data) if data else data, lambda: time.monotonic() > end)
+            if data:
+                data = self.layer.received(data)
+                if len(self.first_bytes) < len(PREFACE):
+                    self.first_bytes = (self.first_bytes + data)[: len(PREFACE)]
+            self.h2.receive(data, lambda: time.monotonic() > end)
         except ConnectionFault as fault:  # HTTP/2 has its reason in the output
             self.fault_code = fault.code
             self.end(str(fault))
         except LayerFault as fault:
-            self.close(str(fault))
+            self.has_bad_bytes = True
+            self.end(str(fault))
         except Exception:
             log.exception("a connection failed; it is closed, and its calls are over")
             self.fault(ErrorCode.INTERNAL_ERROR, "internal error")
@@ -306,9 +311,15 @@ class Link:
                 told, self.on_settled = self.on_settled, None
                 told()
 
+    def _closed_by(self, why: str) -> str:
+        """Why the connection is over that the other end closed. why: what the system says."""
+        if not self.layer.is_ready:
+            return "closed by the other end in the TLS handshake: it may refuse the certificate"
+        return self.fault_heard or why
+
     def _on_goaway(self, _last_id: int, code: ErrorCode, why: bytes) -> None:
         if code is not ErrorCode.NO_ERROR:
-            self._fault_heard = f"closed by the other end: {why.decode('utf-8', 'replace')} ({code.name})"
+            self.fault_heard = f"closed by the other end: {why.decode('utf-8', 'replace')} ({code.name})"
         self.on_goaway()
 
     def _fit_reads(self, size: int, took_s: float) -> None:
@@ -332,8 +343,9 @@ class Link:
     def dismiss(self, why: str) -> None:
         """Tell the other end, of which nothing is unread, that nobody waits for it, and close at once."""
         if not self.is_over:
-            self.h2.goaway(ErrorCode.NO_ERROR, why)
-            self.write()
+            if self.layer.is_ready:
+                self.h2.goaway(ErrorCode.NO_ERROR, why)
+                self.write()
             self.close(why)
 
     def end(self, why: str) -> None:

@@ -13,6 +13,7 @@ import trio
 from synchro.wire.admission import IDLE_S, Admission, PortLimits, heaviest
 from synchro.wire.frames import PREFACE, ErrorCode, wrong_preface
 from synchro.wire.headers import HeaderList
+from synchro.wire.io import ServerLayer, plain_server
 from synchro.wire.limits import WireLimits
 from synchro.wire.link import Keepalive, Link
 from synchro.wire.poll import READ
@@ -67,8 +68,10 @@ class Listener:
         on_stream: Callable[[Link, Http2Stream, HeaderList], None],
         log: Any,
         keepalive: Keepalive = SERVER_KEEPALIVE,
+        layer: ServerLayer = plain_server,
     ) -> None:
-        """on_stream: told with each call that a client begins. log: a structured logger."""
+        """on_stream: told with each call that a client begins. log: a structured logger. layer: what lies
+        between the socket and HTTP/2 of each connection."""
         self.links: set[Link] = set()
         self.admission: Admission[Link] = Admission(limits)
         self.ended = 0
@@ -80,6 +83,7 @@ class Listener:
         self._wire_limits = wire_limits
         self._on_stream = on_stream
         self._keepalive = keepalive
+        self._layer = layer
         self._addresses: dict[Link, str] = {}
         self._prefaces: dict[Link, Timer] = {}
         self._warnings = Warnings(log)
@@ -150,6 +154,7 @@ class Listener:
             on_closed=self._on_closed,
             on_stream=self._on_first_stream,
             on_kept=self._on_kept,
+            layer=self._layer(),
         )
         self.links.add(link)
         if len(self.links) == 1:
@@ -169,13 +174,21 @@ class Listener:
         self._on_stream(link, stream, headers)
 
     def _check_preface(self, link: Link) -> None:
-        if link.received < len(PREFACE) and not link.is_over:
-            self.ended += 1
-            link.dismiss("no preface in time")
+        if len(link.first_bytes) < len(PREFACE) and not link.is_over:
+            self._dismiss(link, "no preface in time")
+
+    def _dismiss(self, link: Link, why: str) -> None:
+        self.ended += 1
+        link.dismiss(why if link.layer.is_ready else "the TLS handshake was not over in time")
 
     def _on_over(self, link: Link) -> None:
         """Name who spoke something else, or broke a rule."""
-        if link.received and link.first_bytes != PREFACE:
+        if link.has_bad_bytes or (link.received and not link.layer.is_ready):
+            self._warnings.warn("tls_refused", peer=link.peer, message=link.why)
+        elif link.received and not link.first_bytes:
+            why = "closed behind the TLS handshake: the client may not believe the certificate"
+            self._warnings.warn("tls_refused", peer=link.peer, message=why)
+        elif link.received and link.first_bytes != PREFACE:
             what = wrong_preface(link.first_bytes)
             self._warnings.warn("connection_not_http2", peer=link.peer, message=what)
         elif link.fault_code not in (None, ErrorCode.NO_ERROR):
@@ -213,8 +226,7 @@ class Listener:
     def _end_silent(self) -> None:
         self._timer = None
         for link in self.admission.due(trio.current_time()):
-            self.ended += 1
-            link.dismiss("no request in time")
+            self._dismiss(link, "no request in time")
         self._watch()
 
     def _end_idle(self) -> None:

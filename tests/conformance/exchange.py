@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
 
+from synchro.wire.certificates import TlsFiles
 from synchro.wire.grpc_call import StatusCode
 
 SERVICE: Final = "/conformance.v1.Echo"
@@ -80,10 +81,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FaceOptions:
-    """How a client is set up. keepalive_s: seconds between its pings, also without calls; gzip: compress."""
+    """How a client is set up. keepalive_s: seconds between its pings, also without calls; gzip: compress;
+    tls: what it shows and believes."""
 
     keepalive_s: float | None = None
     gzip: bool = False
+    tls: TlsFiles | None = None
 
 
 class Face(Protocol):

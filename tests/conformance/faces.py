@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -16,9 +17,11 @@ import trio
 
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.host import open_rpc_host
+from synchro.wire.certificates import ClientContext, TlsFiles
 from synchro.wire.connector import CLIENT_KEEPALIVE
 from synchro.wire.failure import CallFailed
 from synchro.wire.grpc_call import StatusCode
+from synchro.wire.io import plain_client
 from synchro.wire.link import Keepalive
 from tests.conformance.exchange import Exchange, Face, FaceOptions, Kind, Outcome, multi
 from tests.conformance.js_face import JsFace
@@ -58,12 +61,20 @@ def _code(code: grpc.StatusCode) -> StatusCode:
     return StatusCode(code.value[0])
 
 
+def credentials_of(files: TlsFiles) -> grpc.ChannelCredentials:
+    ca, key, cert = (Path(path).read_bytes() if path else None for path in (files.ca, files.key, files.cert))
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
 class SyncFace:
     """`Face` by grpcio with threads."""
 
     def __init__(self, address: str, options: FaceOptions) -> None:
-        self.channel: Any = grpc.insecure_channel(
-            address, options=_options(options), compression=_compression(options)
+        how: dict[str, Any] = {"options": _options(options), "compression": _compression(options)}
+        self.channel: Any = (
+            grpc.insecure_channel(address, **how)
+            if options.tls is None
+            else grpc.secure_channel(address, credentials_of(options.tls), **how)
         )
 
     def run(self, exchange: Exchange) -> Outcome:
@@ -131,9 +142,10 @@ class AioFace:
         self.channel: Any = self._wait(self._open(address, options))
 
     async def _open(self, address: str, options: FaceOptions) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(
-            address, options=_options(options), compression=_compression(options)
-        )
+        how: dict[str, Any] = {"options": _options(options), "compression": _compression(options)}
+        if options.tls is not None:
+            return grpc.aio.secure_channel(address, credentials_of(options.tls), **how)
+        return grpc.aio.insecure_channel(address, **how)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -211,6 +223,7 @@ class ChannelFace:
         if options.keepalive_s is not None:
             self._keepalive = Keepalive(after_s=options.keepalive_s, timeout_s=5.0)
         self._address = address
+        self._layer = plain_client if options.tls is None else ClientContext(options.tls).layer
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._main,), name="our channel", daemon=True)
         self._thread.start()
@@ -221,7 +234,7 @@ class ChannelFace:
         self._end = trio.Event()
         async with (
             open_rpc_host() as host,
-            host.channel(self._address, keepalive=self._keepalive) as self.channel,
+            host.channel(self._address, keepalive=self._keepalive, layer=self._layer) as self.channel,
         ):
             self._ready.set()
             await self._end.wait()

@@ -254,7 +254,10 @@ def wait_over(context: Any) -> None:
 class GrpcioServer:
     """grpcio's server with threads, and the same service."""
 
-    def __init__(self, journal: Journal | None = None) -> None:
+    def __init__(
+        self, journal: Journal | None = None, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
+        """credentials: TLS."""
         self.journal = journal or Journal()
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS),
@@ -289,7 +292,12 @@ class GrpcioServer:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.removeprefix("/"), methods),)
         )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        port = (
+            self._server.add_insecure_port("127.0.0.1:0")
+            if credentials is None
+            else self._server.add_secure_port("127.0.0.1:0", credentials)
+        )
+        self.address = f"127.0.0.1:{port}"
 
     def __enter__(self) -> Self:
         self._server.start()

@@ -74,8 +74,8 @@ SAMPLES: dict[str, object] = {
     "database.instance_uuid": "11111111-1111-4111-8111-111111111111",
     "database.replicaset_uuid": "11111111-1111-4111-8111-111111111111",
     "replication.autoexpel.by": "prefix",
-    "grpc.tls.client_auth": "require",
-    "iproto.tls.client_auth": "require",
+    "grpc.tls.client_auth": "request",
+    **{f"grpc.tls.{name}": f"other.{name}" for name in ("cert", "key", "ca")},
     "iproto.listen": [{"uri": "127.0.0.1:4403"}],
     "iproto.advertise.peer.uri": "127.0.0.1:4404",
 }
@@ -86,8 +86,13 @@ WITH: dict[str, dict[str, dict[str, object]]] = {
 GUESSES: tuple[object, ...] = (7, "7", True, [], {})
 
 
+TLS: dict[str, object] = {"cert": "a.pem", "key": "a.key", "ca": "ca.pem"}
+
+
 def _loaded(path: tuple[str, ...], value: object) -> ClusterConfig | None:
     key = ".".join(path)
+    if path[:2] == ("grpc", "tls"):  # it is whole, and the same for all
+        return read(document(grpc={"tls": {**TLS, path[2]: value}}))
     options = nested(path, value)
     for section, inner in WITH.get(key, {}).items():
         options[section] = {**inner, **options.get(section, {})}
@@ -108,6 +113,8 @@ def _loaded(path: tuple[str, ...], value: object) -> ClusterConfig | None:
 def _baseline(path: tuple[str, ...]) -> ClusterConfig:
     key = ".".join(path)
     extra = dict(WITH.get(key, {}))
+    if path[:2] == ("grpc", "tls"):
+        extra["grpc"] = {"tls": TLS}
     if key == "replication.bootstrap_strategy":
         extra["database"] = {"mode": "rw"}
     return read(document(**extra))  # type: ignore[arg-type]
@@ -145,7 +152,7 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
         ({"credentials": {"users": {"u": {"password": "x"}}}}, "credentials of u"),
         ({"credentials": {"roles": {"r": {}}}}, "credentials of r"),
         ({"iproto": {"advertise": {"peer": {"login": "u"}}}}, "iproto.advertise.peer.login"),
-        ({"iproto": {"advertise": {"peer": {"params": {"transport": "ssl"}}}}}, "peer.params"),
+        ({"iproto": {"advertise": {"peer": {"params": {"a": 1}}}}}, "peer.params"),
         ({"iproto": {"listen": [{"uri": "127.0.0.1:1", "params": {"a": 1}}]}}, "iproto.listen.params"),
         ({"iproto": {"listen": [{"uri": "127.0.0.1:1"}]}}, "iproto.listen has no effect beside grpc.listen"),
         (
