@@ -1,8 +1,7 @@
-"""Make docs/tutorials/steps.md: each step of the walk-throughs, and what carries it out. `--check`: only
-compare.
+"""Make docs/tutorials/steps.md: the steps of the walk-throughs, and what carries them out.
 
-The docstring of a test of tests/e2e begins with the ids of its steps, `MM-17, WQ-5: ...`; a page names them in
-comments, `<!-- MM-17 -->`.
+`--check`: only compare. The docstring of a test of tests/e2e begins with the ids of its steps,
+`MM-17, WQ-5: ...`; a page names them in comments, `<!-- MM-17 -->`.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ WALKS: Final = {
 HEAD: Final = """\
 # Steps of the walk-throughs
 
-Made by `python tools/tutorial_steps.py` from the docstrings of the tests and the comments of the pages. Unless a
-step is about something else than calls, its test does it three times, each time on a set of its own: by the command
-line, by the Python client and by a plain gRPC stub. The pages are carried out as they stand, by
-`tests/e2e/tutorials/test_pages.py`.
+Made by `python tools/tutorial_steps.py` from the docstrings of the tests and the comments of the pages.
+Unless a step is about something else than calls, its test does it three times, each time on a set of its own:
+by the command line, by the Python client and by a plain gRPC stub. The pages are carried out as they stand,
+by `tests/e2e/tutorials/test_pages.py`.
 
 | step | test | page |
 |---|---|---|

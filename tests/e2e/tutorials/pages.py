@@ -2,16 +2,17 @@
 
 A page is Markdown. What is carried out of it, in its order:
 
-- a block of the language `console`: `$ command` is typed into a terminal that comes back; `T1$ command` into
-  the terminal T1, where a server stays in the foreground. The lines below are what it prints. `T1| line` is what
-  T1 prints while others work. `T1^C` is Ctrl-C there.
+- a block of the language `console`: `$ command` is typed into a terminal that comes back; `T1$ command`
+  into the terminal T1, where a server stays in the foreground. The lines below are what it prints.
+  `T1| line` is what T1 prints while others work. `T1^C` is Ctrl-C there.
 - a block of the language `yaml` that begins with `# NAME/FILE`: that file is written.
 - `<!-- MM-17 -->`: the steps that the blocks behind it belong to.
 
-Expected lines: `<words>` stands for any text inside a line, `...` alone for any number of lines; blanks count
-as one. Of a server they are some of the lines that it prints, in this order. A command that only looks is tried
-again until its output fits: what it looks at may be on its way. Any other is run once, and must succeed unless
-an `error:` is expected. Addresses are those of the page on both sides; the processes use free ports.
+Expected lines: `<words>` stands for any text inside a line, `...` alone for any number of lines; blanks
+count as one. Of a server they are some of the lines that it prints, in this order. A command that only looks
+is tried again until its output fits: what it looks at may be on its way. Any other is run once, and must
+succeed unless an `error:` is expected. Addresses are those of the page on both sides; the processes use free
+ports.
 """
 
 from __future__ import annotations

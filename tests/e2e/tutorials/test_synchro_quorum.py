@@ -1,7 +1,6 @@
 """A quorum of two, of which one dies: writes wait, and are done when it returns. S2.
 
-Tests of `walk` build on each other, in the order of the file; the others have sets of their own. S2-11, which
-measures time, is in test_while_writes_wait.py.
+Tests build on each other, in the order of the file. S2-11, which measures time, is in test_while_writes_wait.py.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ class Pair(Walk):
         self.hand.create(self.first, "sync", sync=True)
         self.wait_equal("sync")
 
-    def hang_three(self, **how: Any) -> list[Waiting]:
-        """Each is in the queue and on disk before the next one begins."""
-        return [self.hang(number, **how) for number in (1, 2, 3)]
+    def hang_three(self, first: int, **how: Any) -> list[Waiting]:
+        """Each is in the queue and on disk before the next one begins. first: key of the first."""
+        return [self.hang(number, **how) for number in range(first, first + 3)]
 
     def hang(self, number: int, **how: Any) -> Waiting:
         before = len(self.names())
@@ -70,14 +69,6 @@ class Pair(Walk):
 @pytest.fixture(scope="module", params=HANDS)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
     with Pair(tmp_path_factory.mktemp("s2"), request.param) as cluster:
-        yield cluster
-
-
-@pytest.fixture(params=HANDS)
-def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Pair]:
-    """A set of its own, promoted and with its space."""
-    with Pair(tmp_path, request.param) as cluster:
-        cluster.prepare()
         yield cluster
 
 
@@ -134,7 +125,7 @@ def test_S2_07_three_writes_hang(walk: Pair) -> None:
     """S2-7: none of three writes returns, for ten heartbeats."""
     walk.confirm_lag = walk.queue()["confirm_lag"]
     walk.began = time.monotonic()
-    walk.writes = walk.hang_three()
+    walk.writes = walk.hang_three(1)
     never("a write returns", lambda: any(write.is_done for write in walk.writes), 10 * HEARTBEAT_S)
 
 
@@ -181,49 +172,49 @@ def test_S2_12_it_returns_and_they_commit(walk: Pair) -> None:
     walk.wait_equal("sync")
 
 
-def test_S2_14_a_deadline_leaves_the_outcome_unknown(fresh: Pair) -> None:
+def test_S2_14_a_deadline_leaves_the_outcome_unknown(walk: Pair) -> None:
     """S2-14: SYNC_TIMEOUT, outcome unknown, with transaction id and exit code 5; it commits later."""
-    fresh.second.kill()
-    writes = fresh.hang_three(timeout=soon_s(2))
+    walk.second.kill()
+    writes = walk.hang_three(11, timeout=soon_s(2))
     for write in writes:
         error = write.error(soon_s(10))
         assert isinstance(error, (SyncTimeout, OutcomeUnknown)), error
         assert error.details.get("reason", error.reason) == "SYNC_TIMEOUT" and error.exit_code == 5
         assert error.details["outcome"] == "unknown"
     txn = error.details["txn"]
-    assert fresh.queue()["len"] == 3, "a timeout takes nothing out of the queue"
-    assert fresh.hand.outcome(fresh.first, txn, timeout=0.1) == "pending"
-    assert fresh.hand.select(fresh.first, "sync") == []
-    fresh.second.start()
-    assert fresh.hand.outcome(fresh.first, txn) == "committed"
-    assert fresh.hand.select(fresh.first, "sync") == THREE
-    fresh.wait_equal("sync")
+    assert walk.queue()["len"] == 3, "a timeout takes nothing out of the queue"
+    assert walk.hand.outcome(walk.first, txn, timeout=0.1) == "pending"
+    assert walk.hand.select(walk.first, "sync") == THREE
+    walk.second.start()
+    assert walk.hand.outcome(walk.first, txn) == "committed"
+    assert walk.hand.select(walk.first, "sync") == [*THREE, [11], [12], [13]]
+    walk.wait_equal("sync")
 
 
-def test_S2_15_the_owner_dies_with_a_full_queue(fresh: Pair) -> None:
+def test_S2_15_the_owner_dies_with_a_full_queue(walk: Pair) -> None:
     """S2-15: after its restart the entries wait, invisible, until a promote; then they are confirmed."""
-    fresh.second.kill()
-    writes = fresh.hang_three()
-    names = fresh.names()
-    fresh.kill(fresh.first)
-    fresh.first.start()
-    hand = fresh.hand
-    info = hand.info(fresh.first)
-    assert info["synchro"]["queue"]["len"] == 3 and fresh.names() == names
-    assert hand.select(fresh.first, "sync") == []
+    hand, first = walk.hand, walk.first
+    before = hand.select(first, "sync")
+    walk.second.kill()
+    writes = walk.hang_three(21)
+    names = walk.names()
+    walk.kill(first)
+    first.start()
+    info = hand.info(first)
+    assert info["synchro"]["queue"]["len"] == 3 and walk.names() == names
+    assert hand.select(first, "sync") == before
     assert (info["ro"], info["ro_reason"]) == (True, "synchro")
-    error = refusal(partial(hand.replace, fresh.first, "sync", [4]))
+    error = refusal(partial(hand.replace, first, "sync", [4]))
     assert isinstance(error, ReadOnly) and error.details["ro_reason"] == "synchro"
 
-    fresh.second.start()
-    fresh.wait_mesh()
-    assert fresh.queue()["len"] == 3, "the acks alone confirm nothing: a restarted owner leads nothing"
-    promoted = hand.promote(fresh.first)
+    walk.second.start()
+    walk.wait_mesh()
+    assert walk.queue()["len"] == 3, "the acks alone confirm nothing: a restarted owner leads nothing"
+    promoted = hand.promote(first)
     assert (promoted.confirmed, promoted.rolled_back) == (3, 0)
-    assert fresh.queue()["len"] == 0
-    assert [hand.outcome(fresh.first, name) for name in names] == ["committed"] * 3
-    hand.replace(fresh.first, "sync", [4])
-    fresh.wait_equal("sync")
-    assert hand.select(fresh.second, "sync") == [*THREE, [4]]
+    assert walk.queue()["len"] == 0
+    assert [hand.outcome(first, name) for name in names] == ["committed"] * 3
+    walk.wait_equal("sync")
+    assert hand.select(walk.second, "sync") == [*before, [21], [22], [23]]
     for write in writes:
         write.error(soon_s(10))  # lost or answered: whether the caller asked again is up to its hand
