@@ -117,6 +117,13 @@ class Limits:
         Count(64, 10**6),  # 31 peers, twice while links come again
         "connections of clients and peers together; fewer if RLIMIT_NOFILE does not allow so many",
     )
+    connections_bytes_max: int = option(
+        512 * MIB,
+        "limits.connections_bytes_max",
+        Bytes(64 * MIB),
+        "what connections of clients and peers together may have lie here: unfinished requests, and answers "
+        "that nobody takes. Beyond it the connection that has most is ended",
+    )
     connections_per_address_max: int = option(
         10**6,
         "limits.connections_per_address_max",

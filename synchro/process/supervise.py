@@ -94,6 +94,7 @@ async def _open_port(face: Face, peers: Peers, host: RpcHost) -> AsyncIterator[s
     limits = PortLimits(
         connections_max=share.connections,
         share=share.peers,
+        kept_bytes_max=settings.limits.connections_bytes_max,
         per_address_max=settings.limits.connections_per_address_max,
         first_request_s=FIRST_REQUEST_S,
     )

@@ -286,7 +286,7 @@ class RpcCall:
 class UnaryCall(RpcCall, Generic[Rep]):
     """A call with one request and one reply, answered by `reply` or `fail`."""
 
-    __slots__ = ("on_cancel",)
+    __slots__ = ("_has_task", "on_cancel")
 
     def __init__(
         self,
@@ -297,6 +297,7 @@ class UnaryCall(RpcCall, Generic[Rep]):
         request: grpc_call.Request,
     ) -> None:
         RpcCall.__init__(self, server, link, stream, entry, request)
+        self._has_task = entry.kind is not Kind.UNARY_TOGETHER
         self.on_cancel: Callable[[], None] | None = None
         """Called at most once, when the call ends without an answer: cancelled, lost, or out of time."""
 
@@ -370,7 +371,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
     def _begin(self, request: Any) -> None:
         server = self.server
         server.calls.add(self)
-        if self.entry.kind is Kind.UNARY_TOGETHER:
+        together = self.entry.together
+        if together is not None and together.goes(request):
+            self._has_task = False
             server.host.hand_over_later(self, request)
         else:
             server.host.calls.start_soon(self._serve, request)
@@ -387,14 +390,14 @@ class UnaryCall(RpcCall, Generic[Rep]):
             self._ended()
 
     def end_for_stop(self) -> None:
-        if self.entry.kind is Kind.UNARY_TOGETHER:
+        if not self._has_task:
             self.is_stopping = True
             self.end_unanswered(RpcError(StatusCode.UNAVAILABLE, "this instance is stopping"))
         else:
             RpcCall.end_for_stop(self)
 
     def _gone(self) -> None:
-        if self.entry.kind is Kind.UNARY_TOGETHER:
+        if not self._has_task:
             self.end_unanswered(None)
         else:
             RpcCall._gone(self)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import trio
 
-from synchro.errors import IllegalParams, Loading, TimedOut, Unsupported
+from synchro.errors import IllegalParams, Loading, SynchroError, TimedOut, Unsupported
 from synchro.instance.events import FateKnown, ReadBarrierRequested, ReadReady, WaitRequested
 from synchro.row import Tuple
 from synchro.rpc import codec
@@ -19,7 +19,8 @@ from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.host import RpcCall, RpcHost
-from synchro.rpc.methods import Registrar
+from synchro.rpc.linearizable_reads import LinearizableReads
+from synchro.rpc.methods import Registrar, Together
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import filled
@@ -45,7 +46,12 @@ class DataService(Service):
         self.unary_writes = UnaryWrites(self, self.names, host.call_soon)
         self.Execute = host.unary_together(self.unary_writes.submit)
         self.ExecuteStream = host.duplex(self._execute_stream)
-        self.Select = self.waiting(self._select, at_once=self._select_now)
+        self.reads = LinearizableReads(
+            self, check=self._check_linearizable, answer=self._answer_small, call_soon=host.call_soon
+        )
+        self.Select = self.waiting(
+            self._select, at_once=self._select_now, together=Together(self._goes_together, self.reads.submit)
+        )
         self.WaitTransaction = self.waiting(self._wait_transaction)
 
     def register(self, server: Registrar) -> None:
@@ -89,11 +95,25 @@ class DataService(Service):
             return None
         if request.read not in data_pb2.ReadMode.values():
             return None
-        key = codec.tuple_fields(request.key, "key") or ()
-        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
-        iterator = Iterator_.parse(request.iterator or "EQ")
-        if not (_is_small(request) or self._is_point(request, key, iterator)) or _wants_json(request):
+        key, iterator = _where(request)
+        if _wants_json(request) or not (_is_small(request) or self._is_point(request, key, iterator)):
             return None
+        return self._answer_small(request)
+
+    def _goes_together(self, request: Message) -> bool:
+        """Whether a linearizable read takes a moment only, once its round is over."""
+        if request.read != data_pb2.READ_MODE_LINEARIZABLE or request.min_vclock:
+            return False
+        try:
+            return not _wants_json(request) and (
+                _is_small(request) or self._is_point(request, *_where(request))
+            )
+        except SynchroError:
+            return False  # the task says what is wrong with it
+
+    def _answer_small(self, request: Message) -> Message:
+        key, iterator = _where(request)
+        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
         found, read_at = self._found(request, key, iterator, after)
         made = (codec.tuple_message(value, as_json=False) for value in found)
         reply = data_pb2.SelectResponse(header=self.header(), read_at=read_at, tuples=made)
@@ -113,9 +133,8 @@ class DataService(Service):
         settings = node.instance.settings
         timeout_s = codec.timeout_s(request, settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
-        key = codec.tuple_fields(request.key, "key") or ()
+        key, iterator = _where(request)
         after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
-        iterator = Iterator_.parse(request.iterator or "EQ")
         if request.read not in data_pb2.ReadMode.values():
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
         self.names.locate(request)
@@ -196,6 +215,10 @@ class DataService(Service):
         return data_pb2.WaitTransactionResponse(
             header=self.header(), outcome=codec.FATES[known.fate], txn=codec.txn_message(known.txn)
         )
+
+
+def _where(request: Message) -> tuple[Tuple, Iterator_]:
+    return codec.tuple_fields(request.key, "key") or (), Iterator_.parse(request.iterator or "EQ")
 
 
 def _wants_json(request: Message) -> bool:

@@ -28,7 +28,7 @@ from synchro import logs
 from synchro.rpc.calls import KINDS, RpcCall, UnaryCall
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
-from synchro.rpc.methods import Kind, Method, Methods, Registrar
+from synchro.rpc.methods import Kind, Method, Methods, Registrar, Together
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.slices import Slices
 from synchro.wire import grpc_call
@@ -147,6 +147,7 @@ class RpcHost:
         self.on_handler_error: Callable[[str, BaseException], None] = _log_handler_error
         """Told of each error of a handler that became INTERNAL: the handler's name and the error."""
         self._together: dict[Method, list[tuple[UnaryCall[Any], Any]]] = {}
+        """Calls of this turn, by their method."""
         self._expiring: set[UnaryCall[Any]] = set()
         self._is_sweeping = False
         self._servers: set[RpcServer] = set()
@@ -272,13 +273,14 @@ class RpcHost:
         fn: Callable[[Req, RpcCall], Awaitable[Rep]],
         *,
         at_once: Callable[[Req, RpcCall], Rep | None] | None = None,
+        together: Together | None = None,
     ) -> Method:
         """A method with one request and one reply, served by a trio task of its own.
 
         at_once: answers what needs no waiting, in the turn that brought the request; None from it: the task
-        is begun.
+        is begun. together: takes some of those as `unary_together` does, without a task.
         """
-        return Method(Kind.UNARY, fn, at_once=at_once)
+        return Method(Kind.UNARY, fn, at_once=at_once, together=together)
 
     def unary_sync(self, fn: Callable[[Req, RpcCall], Rep]) -> Method:
         """A method with one request and one reply that is answered at once from memory, without a task."""
@@ -292,7 +294,7 @@ class RpcHost:
         answered in one turn leaves in one write for each connection. An error of `fn` ends the calls of its
         list.
         """
-        return Method(Kind.UNARY_TOGETHER, fn)
+        return Method(Kind.UNARY_TOGETHER, fn, together=Together(lambda _: True, fn))
 
     def server_stream(self, fn: Callable[[Req, RpcCall], AsyncIterator[Rep]]) -> Method:
         """A method with one request and many replies; `fn` is an async generator.
@@ -335,8 +337,9 @@ class RpcHost:
         for method, calls in together.items():
             open_calls = [each for each in calls if not each[0].is_over]
             if open_calls:
+                assert method.together is not None
                 try:
-                    method.fn(open_calls)
+                    method.together.fn(open_calls)
                 except Exception as error:  # noqa: BLE001 - it ends these calls
                     status = self.status_of(method.name, error)
                     for call, _ in open_calls:

@@ -13,10 +13,10 @@ A service has one attribute for each method of its descriptor, made by the host:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -34,15 +34,25 @@ class Kind(Enum):
     DUPLEX = auto()
 
 
+class Together(NamedTuple):
+    """goes: whether a call with this request is handed over, with all others of its turn; it must not raise.
+    fn: gets the calls, with their requests, and does not wait."""
+
+    goes: Callable[[Any], bool]
+    fn: Callable[[Sequence[tuple[Any, Any]]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A method of a service. Made by `RpcHost`. options: further arguments of its `Duplex`. at_once: asked
-    before a task is begun for a unary call; None: it has no answer, or there is none to ask."""
+    before a unary call is handed over or a task is begun; None: it has no answer, or there is none to ask.
+    together: which unary calls are handed over together, and to whom; None: none."""
 
     kind: Kind
     fn: Callable[..., Any]
     options: tuple[tuple[str, Any], ...] = ()
     at_once: Callable[..., Any] | None = None
+    together: Together | None = None
 
     @property
     def name(self) -> str:
@@ -97,7 +107,7 @@ class Methods:
 class Entry:
     """One method as a server has it."""
 
-    __slots__ = ("at_once", "decode", "encode", "fn", "kind", "method", "path")
+    __slots__ = ("at_once", "decode", "encode", "fn", "kind", "method", "path", "together")
 
     def __init__(
         self,
@@ -111,6 +121,7 @@ class Entry:
         self.kind = method.kind
         self.fn = method.fn
         self.at_once = method.at_once
+        self.together = method.together
         self.decode = _as_it_is if decode is None else reader(decode)
         """Raises `RpcError` for what is no message of the method."""
         self.encode = _as_it_is if encode is None else encode

@@ -11,6 +11,7 @@ from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
+from synchro.rpc.methods import Together
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi
@@ -72,9 +73,10 @@ class Service:
         *,
         when_ready: bool = True,
         at_once: Callable[[Any], Message | None] | None = None,
+        together: Together | None = None,
     ) -> Any:
         """An RPC that may wait. when_ready: refused while the instance is loading. at_once: asked first, and
-        answers what needs no waiting; None from it: `method` is asked."""
+        answers what needs no waiting; None from it: `together` takes the call, or `method` is asked."""
 
         async def handle(request: Any, _call: RpcCall) -> Message:
             try:
@@ -86,7 +88,7 @@ class Service:
 
         handle.__qualname__ = method.__qualname__
         first = None if at_once is None else self._from_memory(at_once, when_ready=when_ready)
-        return self.host.unary(handle, at_once=first)
+        return self.host.unary(handle, at_once=first, together=together)
 
     def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
         """An RPC that is answered from memory."""

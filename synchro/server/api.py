@@ -5,6 +5,7 @@ Everything here is called on trio's thread. What is not `async` is synchronous a
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -110,9 +111,16 @@ class NodeApi(Protocol):
 
     # --- stepping the core: an exception of the core itself ends the node, here nothing is raised
 
-    def submit(self, make_event: Callable[[CallId], Event], on_outcome: Callable[[Outcome], None]) -> CallId:
-        """Step the event with a new call id. `on_outcome` is called once, maybe before this returns;
-        never after `abandon`. It must not raise and must not call back into the node."""
+    def submit(
+        self,
+        make_event: Callable[[CallId], Event],
+        on_outcome: Callable[[Outcome], None],
+        *,
+        timeout_s: float = math.inf,
+    ) -> CallId:
+        """Step the event with a new call id; after `timeout_s` seconds the core hears that its time is over.
+        `on_outcome` is called once, maybe before this returns; never after `abandon`. It must not raise and
+        must not call back into the node."""
 
     def new_call_id(self) -> CallId:
         """The one after the last: those of a frame are consecutive."""

@@ -53,13 +53,19 @@ class Calls:
         return CallId(next(self._ids))
 
     def submit(
-        self, make_event: Callable[[CallId], ev.Event], on_outcome: Callable[[ev.Outcome], None]
+        self,
+        make_event: Callable[[CallId], ev.Event],
+        on_outcome: Callable[[ev.Outcome], None],
+        *,
+        timeout_s: float = math.inf,
     ) -> CallId:
         call_id = self.new_id()
         if self._room <= 0:
             on_outcome(self._refusal())
             return call_id
         self._waiting[call_id] = lambda _, outcome: on_outcome(outcome)
+        if timeout_s < math.inf:
+            self._expire_at(trio.current_time() + timeout_s, call_id, call_id)
         self._step(make_event(call_id))
         return call_id
 

@@ -213,6 +213,11 @@ class Http2Connection(StreamTable):
             self._out.append(frames.ping(SHUTDOWN_PING))
 
     @property
+    def newest_call(self) -> int:
+        """The id of the newest stream that the peer began."""
+        return self._peer_id
+
+    @property
     def is_drained(self) -> bool:
         """No stream is open, and none will begin."""
         return (self.is_going_away or self.peer_is_going_away) and not self.streams and not self.pending

@@ -80,6 +80,11 @@ class FlowControl(FloodGuard):
             self._pump()
         return data
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that lie here for who does not take them, or does not end them."""
+        return self.queued_bytes + self.held_bytes + self.partial_bytes
+
     def _data_bytes(self) -> int:
         """Bytes of DATA that went and came."""
         sent = self._granted - self.send_window - self._window_kept

@@ -63,6 +63,10 @@ def _ignore() -> None:
     pass
 
 
+def _ignore_bytes(more: int) -> None:
+    pass
+
+
 class Link:
     """A connection from its first byte to its last.
 
@@ -71,6 +75,8 @@ class Link:
         `WRITE_BYTES_MAX` is written in later rounds.
     K2  While bytes wait that the socket did not take, no stream is asked for more.
     K3  Once it is over, every stream was told by `on_lost`, and nothing is written but the reason.
+    K4  After each turn `kept_bytes` is what lies here for who does not take it, or does not end it, and
+        `on_kept` was told each change.
     """
 
     def __init__(
@@ -83,9 +89,11 @@ class Link:
         keepalive: Keepalive,
         on_closed: Callable[[Link], None],
         on_stream: Callable[[Link, Http2Stream, HeaderList], None] | None = None,
+        on_kept: Callable[[int], None] = _ignore_bytes,
         layer: ByteLayer = PLAIN,
     ) -> None:
-        """Take over a connected socket. on_closed: told once, when the socket is closed."""
+        """Take over a connected socket. on_closed: told once, when the socket is closed. on_kept: told by how
+        many bytes `kept_bytes` grew, or shrank; it must not touch the link."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
@@ -99,6 +107,8 @@ class Link:
         """Bytes that came."""
         self.unended_bytes = 0
         """Bytes of requests that wait for the end of their calls; kept by those calls."""
+        self.kept_bytes = 0
+        """Bytes that lie here, whoever keeps them: Link.K4."""
         self.first_bytes = b""
         """What came before the preface was complete."""
         self.began_at = trio.current_time()
@@ -120,6 +130,7 @@ class Link:
         self._is_client = is_client
         self._fault_heard = ""  # why the other end closes, if it says so
         self._on_closed = on_closed
+        self._on_kept = on_kept
         self._emitting: list[Emitter] = []
         self._backlog = memoryview(b"")
         self._moved_at = self.began_at  # when the socket last took something of the backlog, or it began
@@ -158,13 +169,19 @@ class Link:
 
     def write(self) -> None:
         self.is_dirty = False
-        if self._backlog or self._is_shut:
-            return
-        try:
-            self._write()
-        except Exception:
-            log.exception("a connection failed; it is closed, and its calls are over")
-            self.close("internal error")
+        if not self._backlog and not self._is_shut:
+            try:
+                self._write()
+            except Exception:
+                log.exception("a connection failed; it is closed, and its calls are over")
+                self.close("internal error")
+        self._count_kept()
+
+    def _count_kept(self) -> None:
+        kept = 0 if self._is_closed else len(self._backlog) + self.unended_bytes + self.h2.kept_bytes
+        if kept != self.kept_bytes:
+            more, self.kept_bytes = kept - self.kept_bytes, kept
+            self._on_kept(more)
 
     def _write(self) -> None:
         emitting = self._emitting
@@ -226,6 +243,7 @@ class Link:
                 self._shut()
         else:
             self._watch()
+            self._count_kept()
 
     # ---- reading --------------------------------------------------------------------------------------
 
@@ -360,12 +378,15 @@ class Link:
             self.on_over = self.on_settled = None
             self.on_goaway = _ignore
             self.h2.let_go()
+            self._count_kept()
 
     def check(self) -> None:
-        """Assert Link.K2 and Link.K3, and the rules of HTTP/2, between turns; for tests."""
+        """Assert Link.K2 to Link.K4, and the rules of HTTP/2, between turns; for tests."""
         assert not self._is_closed or (self.is_over and not self._emitting)
         assert not self.is_over or not (self.h2.streams or self.h2.pending)
         assert self._backlog or not self._emitting or self.is_dirty or self.is_over
+        kept = len(self._backlog) + self.unended_bytes + self.h2.kept_bytes
+        assert self.is_dirty or self.kept_bytes == (0 if self._is_closed else kept)
         self.h2.check()
 
     # ---- keepalive ------------------------------------------------------------------------------------

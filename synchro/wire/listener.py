@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import trio
 
-from synchro.wire.admission import Admission, PortLimits
+from synchro.wire.admission import IDLE_S, Admission, PortLimits, heaviest
 from synchro.wire.frames import PREFACE, ErrorCode, wrong_preface
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
@@ -73,6 +73,8 @@ class Listener:
         self.admission: Admission[Link] = Admission(limits)
         self.ended = 0
         """How many connections were ended without a request."""
+        self.kept_bytes = 0
+        """The sum of `Link.kept_bytes`."""
         self._turns = turns
         self._sockets = sockets
         self._wire_limits = wire_limits
@@ -85,6 +87,8 @@ class Listener:
         self._pause: Timer | None = None
         self._stalled_timer = turns.call_at(trio.current_time() + limits.stalled_s / 4, self._end_stalled)
         self._was_crowded = False
+        self._idle_timer: Timer | None = None
+        self._heavy_timer: Timer | None = None
         self._empty = trio.Event()
         self._empty.set()
         for sock in sockets:
@@ -145,6 +149,7 @@ class Listener:
             keepalive=self._keepalive,
             on_closed=self._on_closed,
             on_stream=self._on_first_stream,
+            on_kept=self._on_kept,
         )
         self.links.add(link)
         if len(self.links) == 1:
@@ -196,6 +201,8 @@ class Listener:
                     limit=self.admission.limits.connections_max,
                     message="further ones may be refused: raise RLIMIT_NOFILE or limits.connections_max",
                 )
+                if self._idle_timer is None:
+                    self._end_idle()
         when = self.admission.next_due(trio.current_time())
         if self._timer is not None:
             if self._timer.when <= when:
@@ -209,6 +216,35 @@ class Listener:
             self.ended += 1
             link.dismiss("no request in time")
         self._watch()
+
+    def _end_idle(self) -> None:
+        """Make room of connections that nobody uses, and look again while the port is crowded."""
+        self._idle_timer = None
+        now, silent = trio.current_time(), self.admission.silent
+        quiet = [link for link in self.links if not (link.h2.streams or link in silent or link.is_over)]
+        for link in self.admission.idle({link: link.h2.newest_call for link in quiet}, now):
+            link.h2.goaway(ErrorCode.NO_ERROR, "not used while connections are scarce; connect again")
+            link.mark()
+        if self.admission.is_crowded:
+            self._idle_timer = self._turns.call_at(now + IDLE_S / 5, self._end_idle)
+
+    # ---- who holds too much ---------------------------------------------------------------------------
+
+    def _on_kept(self, more: int) -> None:
+        self.kept_bytes += more
+        if self.kept_bytes > self.admission.limits.kept_bytes_max and self._heavy_timer is None:
+            self._heavy_timer = self._turns.call_at(trio.current_time(), self._end_heavy)
+
+    def _end_heavy(self) -> None:
+        """End connections that have most lie here, until all together are below the limit again."""
+        self._heavy_timer = None
+        limit = self.admission.limits.kept_bytes_max
+        here = [(link, self._addresses[link], link.kept_bytes) for link in self.links if not link.is_over]
+        for link in heaviest(here, self.kept_bytes - limit):
+            why = f"all hold more than limits.connections_bytes_max; this connection: {link.kept_bytes} bytes"
+            link.fault(ErrorCode.ENHANCE_YOUR_CALM, why)
+
+    # ---- who takes nothing ----------------------------------------------------------------------------
 
     def _end_stalled(self) -> None:
         """End connections whose clients take nothing of what waits for them."""
@@ -233,6 +269,9 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
         self._stalled_timer.cancel()
+        for timer in (self._idle_timer, self._heavy_timer):
+            if timer is not None:
+                timer.cancel()
 
     async def announce_end(self) -> None:
         """Tell the clients to begin no further call, and wait until they have heard it, `HEARD_S` at

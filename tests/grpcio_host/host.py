@@ -288,9 +288,8 @@ class GrpcioHost:
         self._servers.add(made)
         return made
 
-    def unary(
-        self, fn: Callable[..., Awaitable[Any]], *, at_once: Callable[..., Any] | None = None
-    ) -> Method:
+    def unary(self, fn: Callable[..., Awaitable[Any]], **shortcuts: Any) -> Method:
+        """shortcuts: what answers without a task; here each call has one."""
         return Method(Kind.UNARY, fn)
 
     def unary_sync(self, fn: Callable[..., Any]) -> Method:

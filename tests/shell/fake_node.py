@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import count
 from typing import Any
@@ -73,12 +74,14 @@ class FakeNode:
         self.loading = False
         self.leader_facts: LeaderFacts | None = None
         self.hold = False
-        """Outcomes of writes and waits wait for `release`."""
+        """Outcomes of writes, waits and linearizable reads wait for `release`."""
         self.held: dict[CallId, Callable[[], None]] = {}
         self.steps: list[Event] = []
         self.times: dict[CallId, float] = {}
         """Of the calls that were submitted together, seconds."""
         self.abandoned: list[CallId] = []
+        self.read_outcome: Outcome = ReadReady()
+        """Of a linearizable read's question."""
         self.requests: dict[bytes, TxnId] = {}
         self.changed = trio.Event()
         self.queue_len = 0
@@ -99,7 +102,13 @@ class FakeNode:
 
     # --- stepping
 
-    def submit(self, make_event: Callable[[CallId], Event], on_outcome: Callable[[Outcome], None]) -> CallId:
+    def submit(
+        self,
+        make_event: Callable[[CallId], Event],
+        on_outcome: Callable[[Outcome], None],
+        *,
+        timeout_s: float = math.inf,
+    ) -> CallId:
         call_id = CallId(next(self._ids))
         event = make_event(call_id)
         self.steps.append(event)
@@ -108,6 +117,9 @@ class FakeNode:
             self._answer(call_id, lambda: on_outcome(self._write(write)))
         elif isinstance(event, WaitRequested):
             self._answer(call_id, lambda: on_outcome(self._fate(event)))
+        elif isinstance(event, ReadBarrierRequested):
+            self.times[call_id] = timeout_s
+            self._answer(call_id, lambda: on_outcome(self.read_outcome))
         else:
             on_outcome(_SIMPLE[type(event)])
         return call_id

@@ -204,15 +204,18 @@ async def test_small_local_reads_are_answered_in_the_turn_that_brought_them(
         page = await client("Select", space="bands", iterator="GE", limit=4)
         assert len(page.tuples) == 4 and page.HasField("after") and page.header.instance_id
         assert isinstance(await client.refusal("Select", space="nothing", key=key), errors.NoSuchSpace)
+        small: list[dict[str, Any]] = [{"key": key}, {"iterator": "GE", "limit": 3}]
+        for fields in small:
+            assert (await client("Select", space="bands", read="READ_MODE_LINEARIZABLE", **fields)).tuples
         assert tasks == []
         for fields in (
             {"iterator": "ALL"},
             {"iterator": "GT", "limit": 3, "encoding": "ENCODING_JSON"},
-            {"iterator": "EQ", "key": key, "read": "READ_MODE_LINEARIZABLE"},
+            {"iterator": "GE", "read": "READ_MODE_LINEARIZABLE"},
             {"iterator": "LE", "limit": 3, "min_vclock": {1: 1}},
         ):
             await client("Select", space="bands", **fields)
-        assert tasks == ["ALL", "GT", "EQ", "LE"]
+        assert tasks == ["ALL", "GT", "GE", "LE"]
 
 
 async def test_select_in_pages() -> None:

@@ -364,6 +364,7 @@ MEASURED = {
     "select_bytes_max": "test_silence: selects of everything",
     "select_tuples_max": "test_silence: selects of everything",
     "connections_max": "each costs a turn when it speaks; test_descriptors",
+    "connections_bytes_max": "a number; test_wire_port_limits",
     "connections_per_address_max": "a number; test_admission",
     "waiting_calls_max": "test_a_full_queue_is_decided_in_one_go[small]: thousands wait for one decision",
     "wal_queue_bytes_max": "test_a_full_way_to_the_disk",

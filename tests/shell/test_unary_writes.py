@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro import errors
 from synchro.config import Limits
@@ -18,13 +17,12 @@ from synchro.rpc import slices, unary_writes
 from synchro.rpc.answer_tuples import answer_tuples
 from synchro.rpc.host import RpcHost
 from synchro.rpc.names import Names
-from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.service import Service
-from synchro.rpc.status import DETAILS_KEY, from_status
 from synchro.rpc.unary_writes import UnaryWrites
 from synchro.storage import schema_ops
 from tests import messages
 from tests.shell.fake_node import FakeNode
+from tests.shell.held_call import HeldCall
 from tests.shell.services_world import insert, pack, steps_of, unpacked
 
 
@@ -33,42 +31,9 @@ def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "SLICE_S", 60.0)
 
 
-class Call:
-    """A unary call, as a host has it."""
-
+class Call(HeldCall):
     def __init__(self, **fields: Any) -> None:
-        self.request = messages.request(**fields)
-        self.on_cancel: Callable[[], None] | None = None
-        self.is_over = False
-        self.answers: list[Any] = []
-
-    def reply(self, message: Any) -> None:
-        if not self.is_over:
-            self._answer(message)
-
-    def fail(self, error: Exception) -> None:
-        if not self.is_over:
-            self._answer(error)
-
-    def _answer(self, answer: Any) -> None:
-        self.is_over = True
-        self.answers.append(answer)
-
-    def cancel(self) -> None:
-        """Its client is gone, or its time is over."""
-        if not self.is_over:
-            self.is_over = True
-            if self.on_cancel is not None:
-                self.on_cancel()
-
-    @property
-    def answer(self) -> Any:
-        """A reply, or the `SynchroError` that it was refused with; UnaryWrites.U3."""
-        (answer,) = self.answers
-        if not isinstance(answer, RpcError):
-            return answer
-        data = dict(answer.trailing_metadata)[DETAILS_KEY]
-        return from_status(Status.FromString(cast("bytes", data)))
+        super().__init__(messages.request(**fields))
 
 
 class World:

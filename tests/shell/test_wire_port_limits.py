@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from synchro.rpc import calls
-from synchro.wire import frames
+from synchro.wire import admission, frames, listener
 from synchro.wire.admission import PortLimits
 from synchro.wire.frames import PREFACE, WINDOW_MAX, ErrorCode
 from synchro.wire.grpc_call import StatusCode
@@ -353,3 +353,67 @@ def test_connections_beyond_the_limit_are_closed_and_those_before_stay(
         )
         (late,) = strangers(server.address, 1)
         assert late.is_served()
+
+
+@pytest.mark.parametrize("limit", [3 * MIB, WITHOUT])
+def test_connections_hold_a_bounded_amount_together(limit: int) -> None:
+    """Each is within its own limits. The one that has most goes, and says why; the small one stays."""
+    begin = b"\0" + number(4 * MIB)
+    with (
+        under_attack(limits=replace(PortLimits(), kept_bytes_max=limit)) as (server, log),
+        Stranger(server.address) as large,
+        Stranger(server.address) as small,
+    ):
+        small.hello().say(head(1, "Echo"), frame(frames.DATA, 0, 1, begin + bytes(10_000)))
+        assert small.is_served()
+        large.hello()
+        for stream_id in range(1, 13, 2):
+            large.say(head(stream_id, "Echo"), frame(frames.DATA, 0, stream_id, begin + bytes(600_000)))
+        if limit < WITHOUT:
+            assert large.ends()
+            assert (large.goaway, log.events) == (ErrorCode.ENHANCE_YOUR_CALM, ["connection_faulty"])
+            assert "limits.connections_bytes_max" in large.why
+        else:
+            assert large.is_served()
+        assert small.is_served()
+        kept = server.ask(lambda: server.server.listener.kept_bytes)
+        assert (kept > 3 * MIB) == (limit == WITHOUT)
+        assert kept >= 10_000
+
+
+@pytest.mark.parametrize("what", ["a request that does not end", "an answer that nobody takes"])
+def test_what_is_kept_is_counted_and_given_back(what: str) -> None:
+    """Link.K4: whatever keeps it, until the connection is gone."""
+    with under_attack() as (server, _), Stranger(server.address) as stranger:
+        stranger.hello(initial_window_size=0)
+        if what == "an answer that nobody takes":
+            stranger.say(call(1, "Large", b"1000000"))
+        else:
+            stranger.say(head(1, "Echo"), message(1, bytes(500_000), end=False))
+        listener = server.server.listener
+        server.journal.wait("it is counted", lambda: server.ask(lambda: listener.kept_bytes) >= 500_000)
+        stranger.say(rst(1))
+        server.journal.wait("it is given back", lambda: server.ask(lambda: listener.kept_bytes) == 0)
+        stranger.say(call(3, "Large", b"1000000"))
+        server.journal.wait("again", lambda: server.ask(lambda: listener.kept_bytes) >= 500_000)
+        stranger.sock.close()
+        server.journal.wait("it is gone", lambda: server.ask(lambda: listener.kept_bytes) == 0)
+
+
+@pytest.mark.parametrize("idle_s", [0.3, WITHOUT])
+def test_who_made_one_call_does_not_keep_others_out(
+    idle_s: float, strangers: Callable[[str, int], list[Stranger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Admission.C3: who has a call under way stays, and the end is one in good order."""
+    for module in (admission, listener):
+        monkeypatch.setattr(module, "IDLE_S", idle_s)
+    limits = replace(PortLimits(), connections_max=6, share=2)
+    with under_attack(limits=limits) as (server, _):
+        busy, *idle = strangers(server.address, 5)
+        busy.say(call(3, "Hang"))
+        server.journal.wait("it hangs", lambda: server.journal.begun[""] > 5)
+        idle[0].hear(lambda: idle[0].goaway is not None, 1.5)
+        ended = [stranger for stranger in idle if not stranger.is_served()]
+        assert bool(ended) == (idle_s < WITHOUT)
+        assert all(stranger.goaway is ErrorCode.NO_ERROR for stranger in ended)
+        assert busy.is_served()
