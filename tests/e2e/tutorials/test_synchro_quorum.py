@@ -1,6 +1,6 @@
 """A quorum of two, of which one dies: writes wait, and are done when it returns. S2.
 
-Tests build on each other, in the order of the file. S2-11, which measures time, is in test_while_writes_wait.py.
+Tests build on each other, in the order of the file. S2-11 measures time: it is in test_while_writes_wait.py.
 """
 
 from __future__ import annotations
