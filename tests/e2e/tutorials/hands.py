@@ -114,7 +114,7 @@ class Hand(ABC):
         """Returns the signature, which is the name of the file."""
 
     @abstractmethod
-    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         """Its head, and its entries with `txn`, `acked_by`, `missing`, `rows`."""
 
     @abstractmethod
@@ -275,7 +275,7 @@ class CommandLine(Hand):
     def snapshot(self, at: Instance) -> int:
         return int(self.call(at, "snapshot")["signature"])
 
-    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         reply = self.call(at, "queue")
         return reply["queue"], reply["entries"]
 
@@ -386,10 +386,15 @@ class PythonClient(Hand):
     def snapshot(self, at: Instance) -> int:
         return self.at(at).snapshot().signature
 
-    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         reply = self.at(at).list_queue()
-        head = {"owner": reply.owner, "term": reply.term, "len": reply.len, "busy": reply.busy}
-        entries = [
+        head: dict[str, Any] = {
+            "owner": reply.owner,
+            "term": reply.term,
+            "len": reply.len,
+            "busy": reply.busy,
+        }
+        entries: list[dict[str, Any]] = [
             {
                 "txn": f"{entry.txn[0]}:{entry.txn[1]}" if entry.txn else None,
                 "acked_by": list(entry.acked_by),
@@ -422,7 +427,7 @@ def _plain(value: Any) -> Any:
 
 # --- a plain stub ---------------------------------------------------------------------------------------
 
-_OUTCOMES: Final = {COMMITTED: "committed", ROLLED_BACK: "rolled_back", PENDING: "pending"}
+_OUTCOMES: Final[Mapping[int, str]] = {COMMITTED: "committed", ROLLED_BACK: "rolled_back", PENDING: "pending"}
 _OPS: Final[Mapping[str, Callable[..., data_pb2.Op]]] = {
     "insert": lambda space, row: data_pb2.Op(insert=data_pb2.Insert(space=space, tuple=pack(row))),
     "replace": lambda space, row: data_pb2.Op(replace=data_pb2.Replace(space=space, tuple=pack(row))),
@@ -496,7 +501,7 @@ class Stub(Hand):
     def snapshot(self, at: Instance) -> int:
         return int(at.remote.snapshot().signature)
 
-    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    def queue(self, at: Instance) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         entries = [
             {
                 "txn": f"{entry.txn.origin}:{entry.txn.lsn}" if entry.txn.lsn else None,

@@ -132,7 +132,8 @@ class Walk(Cluster):
             seen = [self.hand.vclock(instance) for instance in chosen]
             return seen[0] if all(one == seen[0] for one in seen) else {}
 
-        return self.soon("the vclocks are equal", equal)
+        vclock: dict[int, int] = self.soon("the vclocks are equal", equal)
+        return vclock
 
     def soon(self, what: str, condition: Callable[[], Any], timeout: float | None = None) -> Any:
         """As `eventually`; a refusal of any kind counts as "not yet"."""
