@@ -172,7 +172,8 @@ class Relay:
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         self._links.members_changed()  # it may listen where nobody knew
-        node.log.info("relay_connected", peer=hello.name, peer_id=self.peer, vclock=str(hello.vclock))
+        log = node.log.bind(component="relay", peer=hello.name, peer_id=self.peer, address=hello.address)
+        log.info("relay_connected", vclock=str(hello.vclock))
         ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
         node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
         self._raft = core.raft.message()
@@ -196,7 +197,7 @@ class Relay:
             if down.message is None:
                 down.message = "unexpected EOF when reading from socket"
                 down.system_message = "Broken pipe"
-            node.log.info("relay_lost", peer=hello.name, peer_id=self.peer, message=down.message)
+            log.info("relay_lost", message=down.message)
 
     def _send(self, message: Accepted | Frame) -> None:
         self.downstream.sent_at = trio.current_time()

@@ -149,7 +149,9 @@ class Remote:
 
     def begin(self, *ops: Any, timeout: float | None = None, request_id: bytes = b"", wait: Any = 0) -> Write:
         """Send a transaction. timeout: seconds to wait for the decision; None: the server's."""
-        request = data_pb2.ExecuteRequest(ops=ops, request_id=request_id, wait=wait)
+        request = data_pb2.ExecuteRequest(
+            ops=ops, request_id=request_id, wait=wait, encoding=common_pb2.ENCODING_MSGPACK
+        )
         if timeout is not None:
             request.timeout.CopyFrom(seconds(timeout))
         deadline = 1000.0 if timeout is None else timeout + GRACE_S

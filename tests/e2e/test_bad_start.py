@@ -39,6 +39,7 @@ def reason_of_failure(instance: Instance) -> str:
 
 
 def test_QS_4_a_directory_of_another_replica_set(make_cluster: MakeCluster) -> None:
+    """QS-4: the same with a file: nothing is changed, in the directory and in the set."""
     ours = set_of_one(make_cluster)
     theirs = set_of_one(make_cluster, "instance002")
     foreign = theirs["instance002"]
@@ -107,7 +108,7 @@ def test_a_directory_of_another_instance(make_cluster: MakeCluster) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "snapshot-gone", "snapshots-flip"])
 def test_WQ_9_damaged_files(make_cluster: MakeCluster, damage: str) -> None:
-    """Refused with file and offset; nothing is cut, nothing is guessed."""
+    """WQ-9: refused with file and offset; nothing is cut, nothing is guessed."""
     cluster = set_of_one(make_cluster)
     one = cluster["instance001"]
     for number in range(2, 50):

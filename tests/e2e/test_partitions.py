@@ -114,7 +114,7 @@ def test_a_follower_that_is_cut_off_changes_nothing(three: Cluster) -> None:
 
 
 def test_SF_05_a_round_without_a_winner(make_cluster: MakeCluster) -> None:
-    """No elections here: `promote` of an instance that reaches nobody starts a term and wins nothing."""
+    """SF-5: without elections `promote` of an instance that reaches nobody starts a term and wins nothing."""
     modes = {f"instance{number:03}": {"database": {"mode": "rw"}} for number in (1, 2, 3)}
     # Links that are dead after four seconds of silence: long enough to ask in vain.
     cluster = make_cluster(modes, instances=modes, replication={"timeout": 1}).start()
@@ -143,6 +143,7 @@ def test_SF_05_a_round_without_a_winner(make_cluster: MakeCluster) -> None:
 
 
 def test_SF_07_busy_while_a_promote_is_written(make_cluster: MakeCluster) -> None:
+    """SF-7: busy until the row is on disk; what comes meanwhile neither fails nor passes."""
     modes = {f"instance{number:03}": {"database": {"mode": "rw"}} for number in (1, 2)}
     # Heartbeats so slow that a disk which does not answer for a while is no reason to resign.
     cluster = make_cluster(modes, instances=modes, replication={"timeout": 1}, faults=True).start()

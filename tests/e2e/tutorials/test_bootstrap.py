@@ -1,0 +1,154 @@
+"""A new set from one file, in any order of launch: a master and its replica, and two masters. BR, BM.
+
+What is seen is asked by all hands, on the same set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synchro.errors import Loading
+from tests.e2e.cluster import Instance, never
+from tests.e2e.tutorials.hands import HANDS
+from tests.e2e.tutorials.walk import PAIR, RO, RW, Walk, refusal
+
+pytestmark = pytest.mark.e2e
+
+
+class Fresh(Walk):
+    """Both instances have both addresses as their peers; the first one is a master."""
+
+    def __init__(self, directory: Path, second: Any, *, first: Any = RW, **replication: Any) -> None:
+        own = {"instance001": first, "instance002": second}
+        super().__init__(directory, "stub", instances=own, replication=replication)
+        self.options["replication"]["peers"] = [instance.address for instance in self]
+        self.write_config(self.config_path)
+        self.hands = [hand() for hand in HANDS.values()]
+
+    def close(self, *, check: bool) -> None:
+        for hand in self.hands:
+            hand.close()
+        super().close(check=check)
+
+    def ask(self, at: Instance, path: str) -> Any:
+        """What all hands get."""
+        answers = [hand.info(at, path) for hand in self.hands]
+        assert answers == [answers[0]] * len(answers)
+        return answers[0]
+
+    def see_waiting(self, instance: Instance) -> None:
+        """It listens, says what it waits for, answers LOADING, and has no data."""
+        self.soon("it listens", lambda: self.hand.info(instance, "status") == "loading")
+        self.wait_record(instance, "bootstrap_waiting")
+        assert self.ask(instance, "status") == "loading" and self.ask(instance, "waits_for")
+        for hand in self.hands:
+            error = refusal(partial(hand.insert, instance, "tester", [1], timeout=0.2))
+            assert isinstance(error, Loading) or "LOADING" in str(error.details), error
+        assert not instance.files(".snap") and not instance.files(".xlog")
+
+    def see_one_set(self) -> Instance:
+        """Returns who made it; the other one joined."""
+        makers = [instance for instance in self if instance.records("replicaset_bootstrapped")]
+        assert len(makers) == 1 and len(makers[0].records("replicaset_bootstrapped")) == 1
+        [other] = [instance for instance in self if instance is not makers[0]]
+        assert len(other.records("joined")) == 1
+        assert "00000000000000000000.snap" in makers[0].files(".snap")
+        assert len({self.ask(instance, "replicaset.uuid") for instance in self}) == 1
+        assert [self.ask(instance, "id") for instance in (makers[0], other)] == [1, 2]
+        return makers[0]
+
+    def wait_both(self) -> None:
+        for instance in self:
+            instance.wait_ready()
+        self.wait_mesh()
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Generator[Fresh]:
+    """A master, and a replica that is read-only; of snapshots by time only the master is told."""
+    first = {**RW, "snapshot": {"by": {"interval": "500ms"}}}
+    with Fresh(tmp_path_factory.mktemp("br"), RO, first=first) as cluster:
+        yield cluster
+
+
+def test_BR_01_the_master_alone_waits(walk: Fresh) -> None:
+    """BR-1: it listens, logs what it waits for, answers LOADING, and has no data."""
+    walk.first.spawn()
+    walk.see_waiting(walk.first)
+
+
+def test_BR_02_with_the_replica_it_begins(walk: Fresh) -> None:
+    """BR-2: as soon as the replica is there the master makes the set, saves a snapshot and runs."""
+    walk.second.spawn()
+    walk.wait_both()
+    assert walk.see_one_set() is walk.first
+
+
+def test_BR_04_the_replica(walk: Fresh) -> None:
+    """BR-4: it joined the master, its first snapshot has the signature it had then, and it is read-only."""
+    joined = walk.wait_record(walk.second, "joined")
+    signature = sum(int(part.split(":")[1]) for part in joined["vclock"].strip("{}").split(","))
+    assert walk.second.files(".snap") == [f"{signature:020d}.snap"]
+    walk.wait_record(walk.second, "upstream_following")
+    assert (walk.ask(walk.second, "ro"), walk.ask(walk.second, "ro_reason")) == (True, "config")
+
+
+def test_BR_09_the_replica_has_its_own_settings(walk: Fresh) -> None:
+    """BR-9: an interval of snapshots that only the master has makes none on the replica."""
+    before = walk.second.files(".snap")
+    walk.hand.create(walk.first, "tester")
+    rows = [[number] for number in range(len(walk.hands))]
+    for hand, row in zip(walk.hands, rows, strict=True):
+        assert hand.insert(walk.first, "tester", row) == row
+    walk.wait_rows(walk.second, "tester", rows)
+    newest = f"{walk.hand.info(walk.first, 'signature'):020d}.snap"
+    walk.soon("the master has a snapshot of it", lambda: newest in walk.first.files(".snap"))
+    assert walk.second.files(".snap") == before
+
+
+def test_BR_07_the_replica_first(tmp_path: Path) -> None:
+    """BR-7: it waits for the master, for it may not begin by itself."""
+    with Fresh(tmp_path, RO) as walk:
+        walk.second.spawn()
+        walk.see_waiting(walk.second)
+        walk.first.spawn()
+        walk.wait_both()
+        assert walk.see_one_set() is walk.first
+
+
+@pytest.mark.parametrize("second", [RO, RW], ids=["BR-8", "BM-4"])
+@pytest.mark.parametrize("order", [PAIR, PAIR[::-1]], ids=["first-second", "second-first"])
+def test_BR_08_BM_04_both_at_once(tmp_path: Path, second: Any, order: tuple[str, str]) -> None:
+    """BR-8, BM-4: always one set, in which a master beside a replica has id 1."""
+    with Fresh(tmp_path, second) as walk:
+        for name in order:
+            walk[name].spawn()
+        walk.wait_both()
+        maker = walk.see_one_set()
+        assert second is RW or maker is walk.first
+
+
+def test_BM_01_BM_03_two_masters(tmp_path: Path) -> None:
+    """BM-1, BM-3: the first one waits for the second, one of them makes the set, and both are writable."""
+    with Fresh(tmp_path, RW) as walk:
+        walk.first.spawn()
+        walk.see_waiting(walk.first)
+        walk.second.spawn()
+        walk.wait_both()
+        walk.see_one_set()
+        assert [walk.ask(instance, "ro") for instance in walk] == [False, False]
+
+
+def test_BM_05_one_is_unreachable_for_ever(tmp_path: Path) -> None:
+    """BM-5: the other begins no set alone, also when connect_timeout is over, and says what it waits for."""
+    with Fresh(tmp_path, RW, connect_timeout=0.5) as walk:
+        walk.first.spawn()
+        walk.see_waiting(walk.first)
+        never("it made a set", lambda: walk.hand.info(walk.first, "status") != "loading", 1.5)
+        walk.see_waiting(walk.first)
+        assert "1 of 2" in walk.ask(walk.first, "waits_for")

@@ -1,0 +1,25 @@
+"""The pages of docs/tutorials/ do what they say, command by command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.tutorials.pages import Session, parse
+
+pytestmark = pytest.mark.e2e
+PAGES = sorted((Path(__file__).resolve().parents[3] / "docs" / "tutorials").glob("*.md"))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```console" in page.read_text()], ids=lambda p: p.stem
+)
+def test_the_page_is_true(page: Path, tmp_path: Path) -> None:
+    session = Session(page.name, tmp_path)
+    try:
+        session.play(parse(page.read_text(encoding="utf-8")))
+    except BaseException:
+        session.close()
+        raise
+    assert session.close() == []
