@@ -578,7 +578,9 @@ class Applier:
             self._ack_tm = received.popleft()[2]
         raft = core.raft
         self._last_ack = PeerAck(
-            ack=ev.Ack(vclock, raft.shown_term, self._vclock_sync, core.acks_count, raft.membership.election_quorum),
+            ack=ev.Ack(
+                vclock, raft.shown_term, self._vclock_sync, core.acks_count, raft.membership.election_quorum
+            ),
             credit=node.settings.limits.peer_credit_bytes,
             tm=self._ack_tm,
             following=self._links.following,

@@ -57,7 +57,7 @@ def test_the_same_file_changes_nothing() -> None:
 
 def test_what_a_process_was_started_with_stays() -> None:
     """Not options: flags of the command line, names, directories."""
-    running = replace(read().instance("a").settings, fault_service=True, again="synchro restart x")
+    running = replace(read().instance("a").settings, fault_injection=True, again="synchro restart x")
     new = read("replication: {timeout: 2}\n").instance("a")
     settings = live_settings(running, new.settings, changes(read().instance("a").options, new.options))
     assert settings == replace(running, replication_timeout_s=2.0)
