@@ -13,7 +13,7 @@ from synchro.config import ElectionMode
 from synchro.instance import events as ev
 from synchro.server import lifecycle
 from synchro.server.face import Face
-from synchro.storage.journal import Journal
+from synchro.server.failing_disk import FailingJournal
 from tests.shell.memory_set import MemorySet, create_space, frame, open_set, put, until, write
 
 
@@ -124,11 +124,11 @@ async def test_a_stop_while_the_log_is_opened_serves_nothing(
     async with open_set(tmp_path, 1, election_mode=ElectionMode.MANUAL) as replicas:
         await replicas.stop(number_of(await promoted(replicas, 1)))
 
-        def open_log(*args: Any, **how: Any) -> Journal:
+        def open_log(*args: Any, **how: Any) -> FailingJournal:
             trio.from_thread.run_sync(replicas.members["instance001"].stop.set)
-            return Journal(*args, **how)
+            return FailingJournal(*args, **how)
 
-        monkeypatch.setattr(lifecycle, "Journal", open_log)
+        monkeypatch.setattr(lifecycle, "FailingJournal", open_log)
         with structlog.testing.capture_logs() as records:
             await replicas.start(1)
             await replicas.members["instance001"].ended.wait()
