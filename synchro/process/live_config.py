@@ -24,7 +24,7 @@ from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
 from synchro.config.rules import is_no_majority
 from synchro.config.schema import ENVIRONMENT
-from synchro.errors import ConfigError, SynchroError
+from synchro.errors import ConfigError
 from synchro.server.api import Compared
 from synchro.server.node import Node
 
@@ -65,15 +65,15 @@ class LiveConfig:
 
     async def reload(self) -> Compared:
         async with self._alone():
+            self._ensure_changeable()
             try:
-                self._ensure_changeable()
                 loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
                 own = loaded.instance(self._name)
-                self._ensure_changeable()
-            except SynchroError as error:
+            except ConfigError as error:
                 self._alerts = [_alert("error", error.message)]
                 self._node.log.error("config_refused", reason=error.reason, message=error.message)
                 raise
+            self._ensure_changeable()
             self._loaded, self._commands, self._read_at = loaded, {}, _now()
             self._alerts = []
             return self._use(own)

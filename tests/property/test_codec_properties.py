@@ -73,7 +73,7 @@ def test_vclock(clock: Vclock) -> None:
     assert peer_codec.peer_vclock(peer_pb.Hello.FromString(message.SerializeToString()).vclock) == clock
 
 
-@given(st.builds(Ack, vclocks, terms, st.integers(0, 2**62 - 1), st.booleans()))
+@given(st.builds(Ack, vclocks, terms, st.integers(0, 2**62 - 1), st.booleans(), st.integers(0, 31)))
 def test_ack(ack: Ack) -> None:
     message = peer_pb.Ack()
     peer_codec.fill_ack(message, ack, credit=5, tm=1.5)

@@ -130,6 +130,16 @@ def test_a_vclock_of_a_peer_names_instances_and_lsns(lsns: dict[int, int]) -> No
             decode(message)
 
 
+def test_a_quorum_of_a_peer_is_a_number_of_members() -> None:
+    """ADR 38"""
+    for message, decode in (
+        (pb.Hello(synchro_quorum=32), transport.hello_from),
+        (pb.SubscribeRequest(ack=pb.Ack(synchro_quorum=U32)), transport.peer_ack_from),
+    ):
+        with pytest.raises(RemoteProtocolError, match=r"quorum .* is above 31; its message was dropped"):
+            decode(message)
+
+
 # --- the core -------------------------------------------------------------------------------------------
 
 

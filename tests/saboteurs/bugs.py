@@ -221,7 +221,13 @@ def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
 @saboteur("S16", seeds=10000, is_rare=True)
 def commit_at_a_quorum_that_is_no_majority() -> Iterator[None]:
     """ADR 11: what the next owner may lack is confirmed on the own disk first, or nobody notices the loss."""
-    with patch.object(Acks, "is_majority", True):
+    compare = Acks._compare
+
+    def blind(self: Acks) -> None:
+        compare(self)
+        self.meets_all = True
+
+    with patch.object(Acks, "_compare", blind):
         yield
 
 
