@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from synchro.client import forks
 from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
-from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S
+from synchro.client.channel import PROBE_S, open_channel
 from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
 from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
@@ -253,12 +253,7 @@ def _closed_link(endpoint: str) -> ConnectionLost:
 class _Link:
     def __init__(self, endpoint: str, security: Security | None) -> None:
         self.endpoint = endpoint
-        self.channel = (
-            grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
-            if security is None
-            else grpc.aio.secure_channel(endpoint, security.credentials, options=CHANNEL_OPTIONS)
-        )
-        stubs: Any = self.channel
+        self.channel = stubs = open_channel(grpc.aio, endpoint, security)
         self.data: Any = data_pb2_grpc.DataServiceStub(stubs)
         self.info: Any = info_pb2_grpc.InfoServiceStub(stubs)
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from synchro.client import forks
 from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
-from synchro.client.channel import CHANNEL_OPTIONS, PROBE_S, security_of
+from synchro.client.channel import PROBE_S, open_channel, security_of
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
@@ -55,9 +55,6 @@ from synchro.rpc.generated.v1 import (
 )
 
 import grpc  # isort: skip - after channel.py, which sets its environment
-
-if TYPE_CHECKING:
-    from synchro.client.secure import Security
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -97,8 +94,8 @@ def connect(
     in order, and do not go where a refusal points to. wait_for_connection=False: fail at once if all
     endpoints refuse to be connected. user, password: for releases with a login; not sent by this one.
 
-    cacert, cert, key: names of files in PEM form; if one is given, the client speaks TLS only. cacert: the
-    CAs whose instances are believed; cert, key: what the client shows of itself.
+    cacert, cert, key: PEM files; with one of them the client speaks TLS only. cacert: the CAs that are
+    believed; cert, key: what the client shows of itself.
     """
     security = security_of(cacert, cert, key)
     return Client(
@@ -175,7 +172,7 @@ class BlockingRunner:
             if self.closed:
                 raise ClientClosed(self.closed)
             if endpoint not in self._links:
-                self._links[endpoint] = _Link(endpoint, self._plans.options.security)
+                self._links[endpoint] = _Link(endpoint, self._plans.options)
             return self._links[endpoint]
 
     # --- writes
@@ -295,13 +292,9 @@ def _first_answer(endpoint: str, call: Any, told: queue.SimpleQueue[tuple[str, A
 class _Link:
     """A channel to one instance, its stubs, and its stream of writes."""
 
-    def __init__(self, endpoint: str, security: Security | None) -> None:
+    def __init__(self, endpoint: str, options: ClientOptions) -> None:
         self.endpoint = endpoint
-        self.channel = (
-            grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
-            if security is None
-            else grpc.secure_channel(endpoint, security.credentials, options=CHANNEL_OPTIONS)
-        )
+        self.channel = open_channel(grpc, endpoint, options.security)
         self.data = data_pb2_grpc.DataServiceStub(self.channel)
         self.info = info_pb2_grpc.InfoServiceStub(self.channel)
         self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from synchro.client.secure import Security
@@ -52,6 +52,13 @@ def security_of(cacert: str | None, cert: str | None, key: str | None) -> Securi
     from synchro.wire.certificates import TlsFiles
 
     return Security(TlsFiles(cert or "", key or "", cacert or ""))
+
+
+def open_channel(library: Any, endpoint: str, security: Security | None) -> Any:
+    """library: `grpc`, or `grpc.aio`."""
+    if security is None:
+        return library.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+    return library.secure_channel(endpoint, security.credentials, options=CHANNEL_OPTIONS)
 
 
 FRAME_OPS_MAX: Final = 1024
