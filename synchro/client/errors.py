@@ -170,12 +170,19 @@ _CAUSES: Final = (
 )
 
 
+_LOOKUP: Final = "[field:hostname lookup error:"
+"""What grpcio says in front of why a name was not found, with a bracket behind it."""
+
+
 def _short(text: str) -> str:
     """The cause inside gRPC's long sentences."""
     lowered = text.lower()
     for words in _CAUSES:
         if words in lowered:
             return words
+    _, is_lookup, cause = text.partition(_LOOKUP)
+    if is_lookup:
+        text = cause.removesuffix("]")
     return text.partition("\n")[0][:200]
 
 
