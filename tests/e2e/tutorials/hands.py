@@ -320,7 +320,12 @@ class PythonClient(Hand):
     def at(self, at: Instance) -> Client:
         if at.address not in self._clients:
             self._clients[at.address] = synchro.connect(
-                at.address, timeout=CALL_S, read_from="any", follow_leader=False, wait_for_connection=False
+                at.address,
+                timeout=CALL_S,
+                read_from="any",
+                read_your_writes=False,  # MM-22 drops rows that this client wrote
+                follow_leader=False,
+                wait_for_connection=False,
             )
         return self._clients[at.address]
 

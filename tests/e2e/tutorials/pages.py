@@ -31,7 +31,7 @@ from typing import Final
 
 from tests.e2e.cluster import free_ports, soon_s
 
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 15.0
 COMMAND_S: Final = 30.0
 POLL_S: Final = 0.1
 LOOKING: Final = re.compile(
