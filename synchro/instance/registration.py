@@ -76,7 +76,7 @@ class Registration:
                 f"Instance name {event.name} differs from that of the member {twin} in nothing but case; "
                 "nothing was changed"
             )
-        # Neither an id that was expelled, nor one that has rows: its LSNs are used (ADR 41).
+        # Neither an id that was expelled, nor one that has rows: its LSNs are used [M-4] (ADR 41).
         taken = members.keys() | state.memtx.catalog.expelled().keys() | state.log.assigned.keys()
         free = [InstanceId(i) for i in range(1, INSTANCE_ID_MAX + 1) if InstanceId(i) not in taken]
         if not free:

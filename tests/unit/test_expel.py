@@ -216,7 +216,7 @@ def test_nobody_is_deleted_as_of_any_space_and_a_retry_has_one_effect() -> None:
 
 
 def test_without_an_owner_it_is_asynchronous_as_all_else() -> None:
-    """ADR 6, [M-53]: master-master, where no quorum is asked for."""
+    """ADR 6: master-master, where no quorum is asked for."""
     mesh = Mesh(3)
     mesh.isolate(1)
     call = expel(mesh, 1, 3)
