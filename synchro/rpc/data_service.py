@@ -105,15 +105,15 @@ class DataService(Service):
         if request.read != data_pb2.READ_MODE_LINEARIZABLE or request.min_vclock:
             return False
         try:
-            return not _wants_json(request) and (
-                _is_small(request) or self._is_point(request, *_where(request))
-            )
+            where = _where(request)
+            _after(request)
+            return not _wants_json(request) and (_is_small(request) or self._is_point(request, *where))
         except SynchroError:
-            return False  # the task says what is wrong with it
+            return False  # the task says what is wrong with it, without a round
 
     def _answer_small(self, request: Message) -> Message:
         key, iterator = _where(request)
-        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
+        after = _after(request)
         found, read_at = self._found(request, key, iterator, after)
         made = (codec.tuple_message(value, as_json=False) for value in found)
         reply = data_pb2.SelectResponse(header=self.header(), read_at=read_at, tuples=made)
@@ -134,7 +134,7 @@ class DataService(Service):
         timeout_s = codec.timeout_s(request, settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
         key, iterator = _where(request)
-        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
+        after = _after(request)
         if request.read not in data_pb2.ReadMode.values():
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
         self.names.locate(request)
@@ -219,6 +219,10 @@ class DataService(Service):
 
 def _where(request: Message) -> tuple[Tuple, Iterator_]:
     return codec.tuple_fields(request.key, "key") or (), Iterator_.parse(request.iterator or "EQ")
+
+
+def _after(request: Message) -> Tuple | None:
+    return codec.tuple_fields(request.after, "after") if request.HasField("after") else None
 
 
 def _wants_json(request: Message) -> bool:

@@ -6,6 +6,8 @@ No task is begun for any of them: a read costs less than to begin one.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +18,7 @@ from synchro.instance.events import Outcome, ReadBarrierRequested, ReadReady
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.service import Service, error_of
-from synchro.rpc.slices import work_off
+from synchro.rpc.slices import SLICE_S, slice_end, work_off
 from synchro.rpc.unary_writes import WaitingCall
 
 Caller = tuple[WaitingCall, Message]
@@ -29,6 +31,8 @@ class LinearizableReads:
         after the core answered a question that was asked after the call came.
     G2  `waiting` = calls of `_rounds` that are not answered, at most `limits.waiting_calls_max`, one turn's
         calls excepted.
+    G3  All rounds share one slice (slices.Z1): a step of the core may decide hundreds of them. Answers that
+        have no room in it are given in later rounds of the loop.
     """
 
     def __init__(
@@ -47,6 +51,11 @@ class LinearizableReads:
         self._read = answer
         self._call_soon = call_soon
         self._rounds: set[_Round] = set()
+        self._works: deque[Iterator[None]] = deque()
+        """The answers of rounds that are decided, first come first."""
+        self._slice_end = 0.0
+        """Of the slice under way, or when the last one was over."""
+        self._is_asked_for = False
         self.waiting = 0
 
     def submit(self, calls: Sequence[tuple[WaitingCall, Any]]) -> None:
@@ -103,12 +112,35 @@ class LinearizableReads:
 
     def _decided(self, read: _Round, outcome: Outcome) -> None:
         read.is_decided, read.call_id = True, None
-        self._work_off(self._answers(read, outcome))
+        self._works.append(self._answers(read, outcome))
+        if self._is_asked_for:
+            return
+        now = time.perf_counter()
+        if now > self._slice_end + SLICE_S:
+            self._slice_end = slice_end()
+            self._work_off()
+        elif now <= self._slice_end:
+            self._work_off()
+        else:  # LinearizableReads.G3: everybody else has as long first
+            self._work_later()
 
-    def _work_off(self, answers: Iterator[None]) -> None:
-        """A slice of the answers; those of nearly every round are given within one."""
-        if not work_off(answers):
-            self._call_soon(partial(self._work_off, answers))
+    def _work_off(self) -> None:
+        """Answer until the slice is over; nearly every round is done within one."""
+        works = self._works
+        while works and work_off(works[0], self._slice_end):
+            works.popleft()
+        self._slice_end = max(self._slice_end, time.perf_counter())
+        if works:
+            self._work_later()
+
+    def _work_later(self) -> None:
+        self._is_asked_for = True
+        self._call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_asked_for = False
+        self._slice_end = slice_end()
+        self._work_off()
 
     def _answers(self, read: _Round, outcome: Outcome) -> Iterator[None]:
         """Answer the calls of the round that still wait, one a step."""
@@ -134,9 +166,10 @@ class LinearizableReads:
             call.fail(error)
 
     def check(self) -> None:
-        """Assert LinearizableReads.G2, between turns; for tests."""
+        """Assert LinearizableReads.G2 and LinearizableReads.G3, between turns; for tests."""
         assert self.waiting == sum(len(read.open) for read in self._rounds)
         assert all(read.open for read in self._rounds)
+        assert self._is_asked_for == bool(self._works)
 
 
 class _Round:

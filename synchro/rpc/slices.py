@@ -26,9 +26,11 @@ def slice_end() -> float:
     return time.perf_counter() + SLICE_S
 
 
-def work_off(work: Iterator[None]) -> bool:
-    """Work for one slice. Returns whether all is done; else more must be called for, in a later round."""
-    end = slice_end()
+def work_off(work: Iterator[None], end: float | None = None) -> bool:
+    """Work until `end`, or for one slice. Returns whether all is done; else more must be called for, in a
+    later round."""
+    if end is None:
+        end = slice_end()
     return all(time.perf_counter() <= end for _ in work)
 
 

@@ -45,8 +45,8 @@ class Admission(Generic[L]):
         first, while fewer than `share` of `connections_max` are free: a peer that connects speaks at once.
     C2  `silent` are those without a request, oldest first; all of them count in `count` and `per_address`.
     C3  While fewer than `share` are free, a connection that has no call, and began none for `IDLE_S`, is
-        ended in good order: as many as make room, longest without a call first. A client comes again with
-        its next call.
+        ended in good order: as many as make room, longest without a call first. A call that is on its way is
+        served, and the client comes again with its next one.
     """
 
     def __init__(self, limits: PortLimits) -> None:

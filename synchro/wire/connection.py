@@ -129,6 +129,8 @@ class Http2Connection(StreamTable):
         """A GOAWAY came: no call begins here any more."""
         self.is_going_away = False
         """The last GOAWAY was sent: no call of the peer begins any more."""
+        self.is_shutting_down = False
+        """The first GOAWAY of `shut_down` is not answered yet."""
         self.fault: ConnectionFault | None = None
         """Why nothing more is read."""
         self.has_rest = False
@@ -145,7 +147,6 @@ class Http2Connection(StreamTable):
         self._peer_id = 0  # the highest that the peer has used
         self._goaway_id = ID_MAX  # streams of the peer above it do not count
         self._peer_goaway_id = ID_MAX
-        self._is_shutting_down = False  # the first GOAWAY of `shut_down` is not answered yet
         self._say_hello()
 
     def _say_hello(self) -> None:
@@ -204,12 +205,12 @@ class Http2Connection(StreamTable):
         self._goaway_id = min(self._goaway_id, last_id)
         self._out.append(frames.goaway(self._goaway_id, code, why.encode()[:WHY_BYTES_MAX]))
 
-    def shut_down(self) -> None:
+    def shut_down(self, why: str = "") -> None:
         """Begin a graceful end (6.8): say that no call should begin, and when the peer has answered a PING
         behind that, which ones were looked at. The connection is over when `is_drained`."""
         if not self.is_going_away:
-            self._is_shutting_down = True
-            self._out.append(frames.goaway(self._goaway_id, ErrorCode.NO_ERROR, b""))
+            self.is_shutting_down = True
+            self._out.append(frames.goaway(self._goaway_id, ErrorCode.NO_ERROR, why.encode()[:WHY_BYTES_MAX]))
             self._out.append(frames.ping(SHUTDOWN_PING))
 
     @property
@@ -525,8 +526,8 @@ class Http2Connection(StreamTable):
         self._charge_idle("PING")
         if not flags & ACK:
             self._answer(frames.ping(payload, is_ack=True))
-        elif payload == SHUTDOWN_PING and self._is_shutting_down:
-            self._is_shutting_down = False
+        elif payload == SHUTDOWN_PING and self.is_shutting_down:
+            self.is_shutting_down = False
             if not self.is_going_away:
                 self.goaway()
         else:

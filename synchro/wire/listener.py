@@ -31,6 +31,7 @@ WARN_S: Final = 10.0
 HEARD_S: Final = 0.2
 """Seconds that clients get to answer that they heard of the end."""
 POLL_S: Final = 0.005
+NOT_USED: Final = "not used while connections are scarce; connect again"
 SERVER_KEEPALIVE: Final = Keepalive(after_s=30.0, timeout_s=15.0)
 """A client whose host is gone gives its connection back; one that answers may be silent for ever."""
 NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -214,8 +215,8 @@ class Listener:
                     limit=self.admission.limits.connections_max,
                     message="further ones may be refused: raise RLIMIT_NOFILE or limits.connections_max",
                 )
-                if self._idle_timer is None:
-                    self._end_idle()
+        if self.admission.is_crowded and self._idle_timer is None:
+            self._end_idle()
         when = self.admission.next_due(trio.current_time())
         if self._timer is not None:
             if self._timer.when <= when:
@@ -233,9 +234,16 @@ class Listener:
         """Make room of connections that nobody uses, and look again while the port is crowded."""
         self._idle_timer = None
         now, silent = trio.current_time(), self.admission.silent
-        quiet = [link for link in self.links if not (link.h2.streams or link in silent or link.is_over)]
+        quiet = [
+            link
+            for link in self.links
+            if not (link.h2.streams or link in silent or link.h2.is_going_away or link.is_over)
+        ]
         for link in self.admission.idle({link: link.h2.newest_call for link in quiet}, now):
-            link.h2.goaway(ErrorCode.NO_ERROR, "not used while connections are scarce; connect again")
+            if link.h2.is_shutting_down:
+                link.h2.goaway(ErrorCode.NO_ERROR, NOT_USED)  # it had time to hear of it
+            else:
+                link.h2.shut_down(NOT_USED)  # a call that is on its way is served
             link.mark()
         if self.admission.is_crowded:
             self._idle_timer = self._turns.call_at(now + IDLE_S / 5, self._end_idle)
@@ -252,7 +260,8 @@ class Listener:
         self._heavy_timer = None
         limit = self.admission.limits.kept_bytes_max
         here = [(link, self._addresses[link], link.kept_bytes) for link in self.links if not link.is_over]
-        for link in heaviest(here, self.kept_bytes - limit):
+        excess = sum(size for _, _, size in here) - limit  # what is over keeps bytes for a moment only
+        for link in heaviest(here, excess):
             why = f"all hold more than limits.connections_bytes_max; this connection: {link.kept_bytes} bytes"
             link.fault(ErrorCode.ENHANCE_YOUR_CALM, why)
 

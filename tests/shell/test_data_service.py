@@ -324,6 +324,23 @@ async def test_a_linearizable_read_is_for_rows_that_a_quorum_holds() -> None:
         assert len(found.tuples) == 1
 
 
+async def test_a_linearizable_read_that_is_malformed_is_refused_without_a_quorum() -> None:
+    """Else its caller hears that a quorum is missing, and tries again."""
+    async with serving() as (node, client):
+        await with_bands(client, is_sync=True)
+        node.steps.clear()
+        for fields in (
+            {"iterator": "NEAR"},
+            {"key": {"msgpack": b"\xc1"}},
+            {"iterator": "GE", "after": {"msgpack": b"\x91"}},
+        ):
+            refused = await client.refusal(
+                "Select", space="bands", limit=1, read="READ_MODE_LINEARIZABLE", **fields
+            )
+            assert isinstance(refused, errors.IteratorType | errors.WrongFormat)
+        assert node.steps == []
+
+
 async def test_a_space_that_became_asynchronous_meanwhile_is_not_read() -> None:
     """[Q-60]: what counts is its definition at the moment of the read."""
     async with serving() as (node, client):

@@ -3,7 +3,9 @@ host is a list of calls here, and nothing waits."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -226,3 +228,31 @@ def test_an_answer_that_cannot_be_made_is_one_calls_error(monkeypatch: pytest.Mo
 
 def _raise(error: Exception) -> Any:
     raise error
+
+
+def test_all_rounds_that_a_step_decides_share_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LinearizableReads.G3: others wait for one slice, however many turns the readers came in."""
+    world = World()
+    sound = world.reads._read
+
+    def slow(request: Any) -> Any:
+        time.sleep(0.001)
+        return sound(request)
+
+    monkeypatch.setattr(world.reads, "_read", slow)
+    calls = [read(number % 10) for number in range(50)]
+    for call in calls:
+        world.turn(call)
+    answered = [0]
+    world.node.release()
+    while True:
+        answered.append(sum(call.is_over for call in calls))
+        world.reads.check()
+        if not world.host.later:
+            break
+        (go_on,) = world.host.later
+        world.host.later.clear()
+        go_on()
+    assert answered[-1] == 50
+    assert max(after - before for before, after in pairwise(answered)) < 25
+    assert tuples(calls) == [[[number % 10, "old"]] for number in range(50)]

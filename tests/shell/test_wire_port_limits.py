@@ -417,3 +417,65 @@ def test_who_made_one_call_does_not_keep_others_out(
         assert bool(ended) == (idle_s < WITHOUT)
         assert all(stranger.goaway is ErrorCode.NO_ERROR for stranger in ended)
         assert busy.is_served()
+
+
+def test_a_call_that_is_on_its_way_is_served_before_an_idle_connection_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Admission.C3: not every client repeats what GOAWAY disowns; streams of ours do not."""
+    monkeypatch.setattr(admission, "IDLE_S", 0.2)  # the test looks, not the timer
+    limits = replace(PortLimits(), connections_max=3, share=2)
+    with under_attack(limits=limits) as (server, _), Stranger(server.address) as stranger:
+        stranger.answers = True
+        stranger.hello().say(call(1, "Echo"))
+        assert stranger.hear(lambda: 1 in stranger.statuses)
+        port = server.server.listener
+
+        def look_while_it_calls() -> None:
+            stranger.say(call(3, "Echo"))
+            port._end_idle()
+
+        server.ask(port._end_idle)
+        time.sleep(0.3)
+        server.ask(look_while_it_calls)
+        assert stranger.ends()
+        assert stranger.statuses == {1: StatusCode.OK, 3: StatusCode.OK}
+        assert stranger.goaway is ErrorCode.NO_ERROR
+
+
+def test_idle_connections_make_room_whenever_there_is_none(
+    strangers: Callable[[str, int], list[Stranger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Admission.C3: also when the room that there was is taken by the next one that comes."""
+    for module in (admission, listener):
+        monkeypatch.setattr(module, "IDLE_S", 0.3)
+    limits = replace(PortLimits(), connections_max=4, share=2)
+    with under_attack(limits=limits) as (server, _):
+        idle, leaves = strangers(server.address, 2)
+        port = server.server.listener
+        server.journal.wait("crowded", lambda: server.ask(lambda: port.admission.is_crowded))
+        leaves.sock.close()
+        server.journal.wait("there is room", lambda: server.ask(lambda: port._idle_timer is None))
+        strangers(server.address, 1)
+        assert idle.ends()
+        assert idle.goaway is ErrorCode.NO_ERROR
+
+
+def test_who_was_ended_for_what_it_holds_ends_nobody_else() -> None:
+    """Its last bytes lie in front of its socket for a moment."""
+    with (
+        under_attack(limits=replace(PortLimits(), kept_bytes_max=MIB)) as (server, _),
+        Stranger(server.address, receive_bytes=4096) as large,
+        Stranger(server.address) as small,
+    ):
+        begin = b"\0" + number(MIB)
+        small.hello().say(head(1, "Echo"), frame(frames.DATA, 0, 1, begin + bytes(10_000)))
+        assert small.is_served()
+        large.hello(initial_window_size=WINDOW_MAX).say(window(0, WINDOW_MAX - 65_535))
+        link = link_of(server, large)
+        large.say(call(1, "Large", b"16000000"))
+        server.journal.wait("it is ended", lambda: server.ask(lambda: link.is_over))
+        assert server.ask(lambda: link.kept_bytes) > MIB
+        small.say(frame(frames.DATA, 0, 1, bytes(1000)))
+        assert small.is_served()
+        assert small.goaway is None
