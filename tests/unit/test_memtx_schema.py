@@ -313,7 +313,7 @@ def test_parts_may_be_written_in_many_ways() -> None:
     [
         ({"parts": [[1, "array"]]}, WrongFormat, "field type 'array' is not supported"),
         ({"parts": [[2, "unsigned"]]}, WrongFormat, "has type 'string' in space format, but type 'unsigned'"),
-        ({"parts": [[2, "uuid"]]}, Unsupported, "does not support type 'uuid'"),
+        ({"parts": [[2, "uuid"]]}, WrongFormat, "has type 'string' in space format, but type 'uuid'"),
         ({"parts": [[2, "string"], [2, "string"]]}, WrongFormat, "same key part is indexed twice"),
         ({"parts": []}, WrongFormat, "part count must be positive"),
         ({"type": "HASH", "unique": False}, IllegalParams, "HASH index must be unique"),
