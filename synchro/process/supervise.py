@@ -201,14 +201,10 @@ def serve_in_foreground(
     log = logs.get_logger("node", instance=settings.instance_name, replicaset=settings.replicaset_name)
     for warning in warnings:
         log.warning("configuration", message=warning)
-    try:
-        settings = _with_faults(settings, log)
-    except SynchroError as error:
-        return _report(log, error)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     tune_garbage_collector()
     try:
-        trio.run(_serve, settings, log, loaded)
+        trio.run(_serve, _with_faults(settings, log), log, loaded)
     except BaseException as error:  # noqa: BLE001 - the last line of the process: everything becomes one record
         return _report(log, error)
     finally:

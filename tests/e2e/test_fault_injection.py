@@ -17,7 +17,7 @@ import pytest
 import synchro
 from synchro.client.faults import Faults
 from synchro.errors import ConfigError, IllegalParams, SyncTimeout, Unimplemented
-from tests.e2e.cluster import Cluster, Instance, eventually, free_ports
+from tests.e2e.cluster import Cluster, Instance, eventually, free_ports, soon_s
 from tests.e2e.remote import insert
 
 pytestmark = pytest.mark.e2e
@@ -103,7 +103,7 @@ def test_a_switch_that_means_nothing_starts_nothing(make_cluster: MakeCluster) -
     cluster = make_cluster(1)
     cluster.expect_log("instance_failed", "SYNCHRO_FAULT_INJECTION is 1 or 0")
     [alone] = cluster
-    assert alone.spawn(environ={"SYNCHRO_FAULT_INJECTION": "maybe"}).wait_exit(15) == 1
+    assert alone.spawn(environ={"SYNCHRO_FAULT_INJECTION": "maybe"}).wait_exit(soon_s(15)) == 1
 
 
 def test_a_blocked_log_keeps_neither_calls_nor_the_end(make_cluster: MakeCluster) -> None:
