@@ -25,6 +25,7 @@ from synchro.rpc.rpc_error import Metadata, RpcError
 from synchro.rpc.slices import Slices
 from synchro.wire.admission import PortLimits
 from synchro.wire.grpc_call import StatusCode
+from synchro.wire.io import ClientLayer, ServerLayer, plain_client, plain_server
 from synchro.wire.turns import open_helper_nursery
 from tests.grpcio_host.channel import GRPC_CODES, GrpcioChannel, end_tasks
 from tests.grpcio_host.duplex import GrpcioDuplex
@@ -269,9 +270,11 @@ class GrpcioHost:
         register: Callable[[Registrar], None],
         *,
         limits: PortLimits | None = None,
+        layer: ServerLayer = plain_server,
         log: Any = None,
     ) -> GrpcioServer:
-        """As `RpcHost.serve`; of the limits only the number of connections counts."""
+        """As `RpcHost.serve`; of the limits only the number of connections counts, and there is no TLS."""
+        assert layer is plain_server
         methods = Methods()
         register(methods)
         options = [("grpc.max_allowed_incoming_connections", (limits or PortLimits()).connections_max)]
@@ -421,8 +424,11 @@ class GrpcioHost:
     # ---- channels --------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def channel(self, address: str, options: GrpcOptions = ()) -> AsyncIterator[GrpcioChannel]:
-        """A connection that is made when first used, and made anew when it is lost."""
+    async def channel(
+        self, address: str, options: GrpcOptions = (), *, layer: ClientLayer = plain_client
+    ) -> AsyncIterator[GrpcioChannel]:
+        """A connection that is made when first used, and made anew when it is lost; without TLS."""
+        assert layer is plain_client
 
         async def make() -> grpc.aio.Channel:
             return grpc.aio.insecure_channel(address, options=_merged(CHANNEL_OPTIONS, options))
