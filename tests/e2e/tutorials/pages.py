@@ -186,7 +186,7 @@ class Session:
     def _command(self, step: Step) -> None:
         verb = step.text.partition("synchro ")[2] or step.text
         looks = LOOKING.match(re.sub(r"(-[eiou] \S+ |--direct )*", "", verb)) is not None
-        if started := re.match(r"start (\S+?)(:\w+)?(\s|$)", verb):
+        if started := re.match(r"start ([\w./-]+)", verb):
             self.configs.add(started[1])
         deadline = time.monotonic() + soon_s(PATIENCE_S)
         while True:
