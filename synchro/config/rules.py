@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -182,6 +182,12 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
 
 
+def _names_all(peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
+    """Whether the sources are all instances of the set; one that is alone in it needs none."""
+    known = {address for address in addresses.values() if address is not None}
+    return known <= {peer.address for peer in peers} if peers else len(addresses) == 1
+
+
 # --- settings ---------------------------------------------------------------------------------------------
 
 
@@ -192,14 +198,15 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     election_mode, read_only = _failover(view, views)
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
+    peers = _peers(view, addresses)
     _check_quorum(view, len(views))
     _check_tls(view, views)
     special = {
         "instance_name": view.name,
         "replicaset_name": view.replicaset,
         "listen": "" if is_isolated else _listen(view),
-        "peers": _peers(view, addresses),
-        "follows_all": not is_isolated and view.find("replication.peers") is None,
+        "peers": peers,
+        "follows_all": not is_isolated and _names_all(peers, addresses),
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,

@@ -82,9 +82,9 @@ class Roster:
             relay.end_with(error)
 
     async def _let_go(self, relay: OpenRelay) -> None:
-        """It gets what says so, the CONFIRM of its own deletion, and ends the stream itself. If it does not,
-        one heartbeat later it is told in so many words."""
-        with trio.move_on_after(self._node.settings.replication_timeout_s):
+        """It gets what says so, the CONFIRM of its own deletion, and ends the stream itself. If it does not
+        within a death timeout, it is told in so many words."""
+        with trio.move_on_after(self._node.settings.death_timeout_s):
             await relay.ended.wait()
         expelled = self._node.core.memtx.catalog.expelled_id(relay.peer_uuid)
         if expelled is not None and not relay.ended.is_set():

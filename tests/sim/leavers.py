@@ -94,7 +94,7 @@ class Leavers:
             return
         for number in expelled:
             process.appliers[number].lost()
-            process.after(process.settings.replication_timeout_s, self._let_go, process, number)
+            process.after(process.settings.death_timeout_s, self._let_go, process, number)
 
     def ends(self, process: Process) -> None:
         """It knows that it was removed."""

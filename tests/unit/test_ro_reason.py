@@ -50,6 +50,12 @@ def doubled() -> Mesh:
     return mesh
 
 
+def expelled() -> Mesh:
+    mesh = promoted()
+    mesh.step(1, ev.ExpulsionTold())
+    return mesh
+
+
 def forgetful() -> Mesh:
     mesh = Mesh(3)
     mesh.isolate(1)
@@ -77,6 +83,7 @@ WORLDS: dict[RoReason, tuple[Callable[[], Mesh], str]] = {
     RoReason.SYNCHRO: (frozen, "belongs to 1 (i1) and is frozen until promotion"),
     RoReason.CONFIG: (configured, "the configuration says so (database.mode: ro, or failover: manual"),
     RoReason.DOUBLED: (doubled, "another live process has the identity of this one"),
+    RoReason.EXPELLED: (expelled, "it was removed from the replica set"),
     RoReason.OWN_ROWS_LOST: (forgetful, "it has lost some of its own transactions"),
     RoReason.OUT_OF_LSNS: (without_lsns, "its LSNs are used up"),
 }
@@ -111,6 +118,7 @@ def test_the_words_stay_as_users_know_them() -> None:
         "",
         "loading",
         "doubled",
+        "expelled",
         "election",
         "synchro",
         "config",
