@@ -412,7 +412,7 @@ def test_who_made_one_call_does_not_keep_others_out(
         busy, *idle = strangers(server.address, 5)
         busy.say(call(3, "Hang"))
         server.journal.wait("it hangs", lambda: server.journal.begun[""] > 5)
-        idle[0].hear(lambda: idle[0].goaway is not None, 1.5)
+        idle[0].ends(1.5)
         ended = [stranger for stranger in idle if not stranger.is_served()]
         assert bool(ended) == (idle_s < WITHOUT)
         assert all(stranger.goaway is ErrorCode.NO_ERROR for stranger in ended)
