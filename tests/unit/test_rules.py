@@ -24,13 +24,12 @@ STORIES = "T"
 
 PROPERTY = re.compile(r"(?<![\w.\-/])S\d{1,2}(?![\w])")
 OWNED = re.compile(r"(?<![\w.])(\w+)\.([A-Z]\d{1,2})(?:\.\.([A-Z]\d{1,2}))?(?![\w.(])")
-BARE = re.compile(r"""(?<![\w.\-/'*])(?<!(?<!"")")([A-RT-Z]\d{1,2})(?![\w*])""")
+BARE = re.compile(r"""(?<![\w.\-/'*])(?<!(?<!"")")([A-RT-Z]\d{1,2})(?![\w*$|^])""")
 STATED = re.compile(r'^\s*(?:""")?([A-Z]\d{1,2})(?:  (?=\S)| (?=[A-Z]))')
-ELSEWHERE = re.compile(
-    r"MEND-\w|\bHO-\d|\bWQ-\d|"
-    r"\b[Aa]nswers \d+\b(?! %)|\(answers in|\b[Dd]ecisions? \d"
-)
+ELSEWHERE = re.compile(r"MEND-\w|\b[Aa]nswers \d+\b(?! %)|\(answers in|\b[Dd]ecisions? \d")
 """Papers that a reader of this repository does not have."""
+STEP = re.compile(r"\b(?:HO|WQ)-\d+")
+"""Steps of walk-throughs, of two kinds: they stand in docs/tutorials/steps.md."""
 
 
 def files(*tops: str) -> list[Path]:
@@ -158,6 +157,17 @@ def test_nothing_refers_to_papers_outside_of_the_repository(top: str) -> None:
         if ELSEWHERE.search(line)
     ]
     assert found == [], "say it in words, or cite a rule or an ADR"
+
+
+def test_steps_that_are_cited_are_listed() -> None:
+    steps = text_of(ROOT / "docs" / "tutorials" / "steps.md")
+    listed = set(re.findall(r"^\| ((?:HO|WQ)-\d+) \|", steps, re.MULTILINE))
+    cited = {
+        match[0].replace("-0", "-"): short(path)
+        for path in files("synchro", "tests", "docs", "tools")
+        for match in STEP.finditer(text_of(path))
+    }
+    assert {step: where for step, where in cited.items() if step not in listed} == {}
 
 
 def test_the_index_of_decisions_is_complete() -> None:

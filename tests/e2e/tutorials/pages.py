@@ -3,8 +3,8 @@
 A page is Markdown. What is carried out of it, in its order:
 
 - a block of the language `console`: `$ command` is typed into a terminal that comes back; `T1$ command`
-  into the terminal T1, where a server stays in the foreground. The lines below are what it prints.
-  `T1| line` is what T1 prints while others work. `T1^C` is Ctrl-C there.
+  into the terminal of that name, where a server stays in the foreground. The lines below are what it prints.
+  `T1| line` is what it prints while others work. `T1^C` is Ctrl-C there.
 - a block of the language `yaml` that begins with `# NAME/FILE`: that file is written.
 - `<!-- MM-17 -->`: the steps that the blocks behind it belong to.
 
