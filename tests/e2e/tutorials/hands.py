@@ -22,6 +22,8 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pytest
+
 import synchro
 from synchro import errors
 from synchro.cli import app
@@ -550,3 +552,8 @@ def kill(pid: int) -> None:
 
 
 REFUSED: Final = (SynchroError, Lost)
+
+EACH_HAND: Final = [
+    name if name == CommandLine.name else pytest.param(name, marks=pytest.mark.long) for name in HANDS
+]
+"""For fixtures and tests: the command line each time, the others in the long run."""

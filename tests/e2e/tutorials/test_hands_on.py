@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster import soon_s
-from tests.e2e.tutorials.hands import HANDS
+from tests.e2e.tutorials.hands import EACH_HAND
 from tests.e2e.tutorials.walk import Walk
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +22,7 @@ R2 = [2, "Tuple inserted on Terminal #2"]
 R3 = [3, "Another"]
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
     with Walk(tmp_path_factory.mktemp("ho"), request.param) as cluster:
         yield cluster
@@ -179,7 +179,7 @@ def test_HO_20_the_end(walk: Walk) -> None:
         shutil.rmtree(instance.dir)
 
 
-@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("hand", EACH_HAND)
 def test_HO_21_the_same_with_sigkill(tmp_path: Path, hand: str) -> None:
     """HO-21: killed instead of stopped, the first one finds its log not closed, goes on, and catches up."""
     with Walk(tmp_path, hand) as walk:

@@ -15,14 +15,14 @@ import yaml
 from synchro.errors import NotLeader, ReadOnly, SyncQueueUnclaimed
 from tests.e2e.cluster import Instance, eventually, soon_s
 from tests.e2e.remote import replace
-from tests.e2e.tutorials.hands import HANDS, run
+from tests.e2e.tutorials.hands import EACH_HAND, HANDS, run
 from tests.e2e.tutorials.walk import PAIR, RO, RW, Walk, refusal
 
 pytestmark = pytest.mark.e2e
 QUEUE_KEYS = {"owner", "confirm_lag", "term", "age", "len", "busy", "size"}
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
     directory = tmp_path_factory.mktemp("s1")
     with Walk(directory, request.param, PAIR[:1], replication={"synchro_quorum": 1}) as walk:
@@ -61,7 +61,7 @@ def test_S1_03_types(alone: Walk) -> None:
     assert (type(queue["busy"]), type(synchro["quorum"]), queue["age"]) == (bool, int, 0.0)
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
     """Two writable instances; the queue has no owner at first."""
     directory = tmp_path_factory.mktemp("sf")

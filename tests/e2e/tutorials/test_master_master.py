@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.e2e.cluster import HEARTBEAT_S, never
-from tests.e2e.tutorials.hands import HANDS, run
+from tests.e2e.tutorials.hands import EACH_HAND, run
 from tests.e2e.tutorials.walk import PAIR, RW, Walk
 
 pytestmark = pytest.mark.e2e
@@ -52,7 +52,7 @@ def masters(directory: Path, hand: str, **replication: Any) -> Masters:
     )
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Masters]:
     with masters(tmp_path_factory.mktemp("mm"), request.param) as cluster:
         cluster.expect_log("upstream_stopped", "Duplicate key")
@@ -267,7 +267,7 @@ def test_MM_28_two_masters_again(walk: Masters) -> None:
     walk.wait_equal_vclocks()
 
 
-@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("hand", EACH_HAND)
 def test_MM_30_skip_conflict(tmp_path: Path, hand: str) -> None:
     """MM-30: with skip_conflict nothing stops: each makes a NOP of the other's row, counts and logs it,
     and keeps its own tuple."""

@@ -14,7 +14,7 @@ import pytest
 import synchro
 from synchro.errors import ReadOnly, SpaceExists
 from tests.e2e.cluster import contents, never, soon_s
-from tests.e2e.tutorials.hands import HANDS
+from tests.e2e.tutorials.hands import EACH_HAND
 from tests.e2e.tutorials.walk import FLAGS_HEARTBEAT_S, Walk, refusal
 
 pytestmark = pytest.mark.e2e
@@ -23,7 +23,7 @@ STATES = ("connect", "loading", "sync", "follow")
 ROWS = [[number, f"row {number}"] for number in range(100)]
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
     with Walk(tmp_path_factory.mktemp("qs"), request.param, NAMES) as cluster:
         yield cluster

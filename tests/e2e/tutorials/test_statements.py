@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.cluster import HEARTBEAT_S, Instance, never
-from tests.e2e.tutorials.hands import HANDS, run
+from tests.e2e.tutorials.hands import EACH_HAND, HANDS, run
 from tests.e2e.tutorials.walk import RO, RW, Walk
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
     """A master and its replica, with a space."""
     directory = tmp_path_factory.mktemp("pr")

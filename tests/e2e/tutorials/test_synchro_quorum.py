@@ -18,7 +18,7 @@ from synchro.client import OutcomeUnknown
 from synchro.errors import ReadOnly, SyncTimeout
 from synchro.rpc.generated.v1 import info_pb2
 from tests.e2e.cluster import HEARTBEAT_S, Instance, never, soon_s
-from tests.e2e.tutorials.hands import HANDS, Waiting
+from tests.e2e.tutorials.hands import EACH_HAND, Waiting
 from tests.e2e.tutorials.walk import RO, RW, Walk, refusal
 
 pytestmark = pytest.mark.e2e
@@ -66,7 +66,7 @@ class Pair(Walk):
         return [entry["txn"] for entry in self.hand.queue(self.first)[1] if entry["txn"]]
 
 
-@pytest.fixture(scope="module", params=HANDS)
+@pytest.fixture(scope="module", params=EACH_HAND)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
     with Pair(tmp_path_factory.mktemp("s2"), request.param) as cluster:
         yield cluster
@@ -200,7 +200,7 @@ def test_S2_15_the_owner_dies_with_a_full_queue(walk: Pair) -> None:
     names = walk.names()
     walk.kill(first)
     first.start()
-    info = hand.info(first)
+    info = walk.soon("it answers", lambda: hand.info(first))
     assert info["synchro"]["queue"]["len"] == 3 and walk.names() == names
     assert hand.select(first, "sync") == before
     assert (info["ro"], info["ro_reason"]) == (True, "synchro")
