@@ -41,6 +41,7 @@ def commands() -> list[str]:
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
 
 
+@pytest.mark.long
 def test_the_tour_of_the_page(tmp_path: Path) -> None:
     """Each command as it stands there, on other ports."""
     first = free_ports(3)[0]

@@ -111,6 +111,7 @@ FROZEN = {
     RoReason.CONFIG: ("is read-only itself", False),
     RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
     RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
+    RoReason.EXPELLED: ("was removed from the set", False),
 }
 """Of an owner without elections: what is said, and whether it is the one to be promoted."""
 LEADING = {
@@ -118,6 +119,7 @@ LEADING = {
     RoReason.DOUBLED: ", and shares its identity with another process.",
     RoReason.OUT_OF_LSNS: ", and has used up its LSNs.",
     RoReason.OWN_ROWS_LOST: ", and waits for its own transactions, which its log has lost.",
+    RoReason.EXPELLED: ", and was removed from the set.",
 }
 """Of a leader; any other reason: it is taking the queue over."""
 

@@ -175,6 +175,7 @@ def test_SF_04_the_elected_leader_claims_by_itself(tmp_path: Path) -> None:
         walk.wait_equal("sync")
 
 
+@pytest.mark.long
 def test_SF_09_the_quorum_follows_the_members(tmp_path: Path) -> None:
     """SF-9: the quorum is N / 2 + 1 of the registered instances, from the moment one registers."""
     names = [f"instance{number:03}" for number in range(1, 6)]
