@@ -181,7 +181,8 @@ def test_a_client_that_takes_nothing_stops_its_server_and_nobody_else(
     made = journal.made[name]
     assert 1 < made < count // 2
     assert is_answered_promptly(pair.face)
-    assert journal.made[name] == made
+    # grpcio measures the link with that call, and may open the window of the stream a little further.
+    assert journal.made[name] - made < MIB // (64 * KIB)
     outcome = call.result()
     assert outcome.code is OK
     assert [int.from_bytes(reply[:4], "big") for reply in outcome.replies] == list(range(count))
