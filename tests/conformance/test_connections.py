@@ -167,7 +167,7 @@ def is_answered_promptly(face: Face) -> bool:
 def test_a_client_that_takes_nothing_stops_its_server_and_nobody_else(
     pair: Pair, pool: ThreadPoolExecutor
 ) -> None:
-    journal, count, name = pair.server.journal, 600, "a stream that nobody reads"
+    journal, count, name = pair.server.journal, 1600, "a stream that nobody reads"
     exchange = Exchange(
         "Count",
         (b"%d %d" % (count, 64 * KIB),),
@@ -181,8 +181,8 @@ def test_a_client_that_takes_nothing_stops_its_server_and_nobody_else(
     made = journal.made[name]
     assert 1 < made < count // 2
     assert is_answered_promptly(pair.face)
-    # grpcio measures the link with that call, and may open the window of the stream a little further.
-    assert journal.made[name] - made < MIB // (64 * KIB)
+    # grpcio measures the link with such calls, and opens its windows further: to some 20 MiB.
+    assert journal.made[name] < count // 2
     outcome = call.result()
     assert outcome.code is OK
     assert [int.from_bytes(reply[:4], "big") for reply in outcome.replies] == list(range(count))
