@@ -151,10 +151,10 @@ class Parts:
 
     @property
     def all_read_unnamed(self) -> bool:
-        """Whether every member, decided or not, reads shared transactions in which calls have no request
-        id."""
-        others = frozenset(self.memtx.catalog.prepared_members()) - {self.self_id}
-        return self.readers_of_unnamed.has_all(others)
+        """Whether every member reads shared transactions in which calls have no request id: also one that
+        comes, or leaves, by a row that is not decided yet."""
+        members = self.registered.union(self.memtx.catalog.prepared_members())
+        return self.readers_of_unnamed.has_all(members - {self.self_id})
 
     def name_of(self, instance: InstanceId) -> str:
         member = self.memtx.catalog.members().get(instance)

@@ -123,7 +123,12 @@ class Relay:
                     self.filter.passed(head)
                     parts.append(bytes(txn.data))
                     if txn.has_unnamed and process.world.machines[self.peer].is_older:
-                        process.world.checks.fail("Relay.Y7", f"{process.number} sends {txn} to an older one")
+                        if self.peer not in process.instance.memtx.catalog.expelled():
+                            process.world.checks.fail(
+                                "Relay.Y7", f"{process.number} sends {txn} to an older one"
+                            )
+                        self.close()  # it has left, and its stream had a moment more
+                        return
                 self.position += 1
             if not parts:
                 return

@@ -11,6 +11,8 @@ from synchro.config import Limits
 from synchro.ids import InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
 from synchro.row import FLAG_SHARED, RowType, TxnId
+from synchro.storage import row_body
+from synchro.storage.schema import CLUSTER_ID
 from synchro.vclock import Vclock
 from tests.mesh import Mesh
 from tests.unit.shared_world import (
@@ -219,6 +221,24 @@ def test_the_member_is_upgraded_and_all_share() -> None:
     mesh.settle()
     assert shapes(mesh) == [10]
     assert mesh.rows(3) == numbered(10)
+
+
+def test_a_member_that_leaves_is_one_until_that_is_decided() -> None:
+    """ADR 13, ADR 41: the removal may be undone, and then an older member must read what was written."""
+    mesh = older_mesh(3)
+    removed = mesh.write_ops(1, [row_body.dml_from_values(RowType.DELETE, CLUSTER_ID, key=(3,))])
+    mesh.cut(1, 2)
+    mesh.settle()
+    assert mesh.outcome(removed) is None
+    put_all(mesh, numbered(5), request_ids=[None] * 5)
+    assert not any(txn.has_unnamed for txn in logged(mesh))
+    mesh.heal()
+    mesh.settle()
+    assert mesh.committed(removed)
+    mesh.isolate(3)
+    put_all(mesh, numbered(5, first=10), request_ids=[None] * 5)
+    mesh.settle()
+    assert shapes(mesh)[-1] == 5
 
 
 def test_a_member_that_is_away_is_what_it_said_last() -> None:
