@@ -31,7 +31,7 @@ from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
 from synchro.storage.row_body import dml_from_values
-from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
+from synchro.storage.schema import ConflictPolicy, FieldDef, IndexDef, IndexType, SpaceDef
 
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
@@ -40,6 +40,13 @@ _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
     schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
     schema_pb2.INDEX_TYPE_HASH: IndexType.HASH,
+}
+
+
+_POLICIES: Final = {
+    ConflictPolicy.STOP: schema_pb2.CONFLICT_POLICY_STOP,
+    ConflictPolicy.SKIP: schema_pb2.CONFLICT_POLICY_SKIP,
+    ConflictPolicy.KEEP_LOCAL: schema_pb2.CONFLICT_POLICY_KEEP_LOCAL,
 }
 
 
@@ -108,6 +115,7 @@ class SchemaService(Service):
                 is_local=request.is_local,
                 is_sync=request.is_sync,
                 temporary=request.is_temporary,
+                conflict=_policy(request.conflict) or ConflictPolicy.STOP,
             ),
         )
         return schema_pb2.CreateSpaceResponse(
@@ -129,6 +137,7 @@ class SchemaService(Service):
                 is_sync=request.is_sync if request.HasField("is_sync") else None,
                 field_count=request.field_count if request.HasField("field_count") else None,
                 format=_fields(request.format.fields) if request.HasField("format") else None,
+                conflict=_policy(request.conflict),
             ),
         )
         return schema_pb2.AlterSpaceResponse(
@@ -218,6 +227,7 @@ class SchemaService(Service):
             ],
             indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
+            conflict=_POLICIES[space.conflict],
         )
 
     async def _list_spaces(self, request: Message) -> Message:
@@ -258,6 +268,13 @@ def index_message(index: IndexDef) -> Message:
             for part in index.parts
         ],
     )
+
+
+def _policy(number: int) -> str | None:
+    """A policy for conflicts by its name; None: as it is. One of a later version has none, and is refused."""
+    if number == schema_pb2.CONFLICT_POLICY_UNSPECIFIED:
+        return None
+    return next((policy for policy, known in _POLICIES.items() if known == number), str(number))
 
 
 def _fields(messages: Sequence[Message]) -> list[dict[str, object]]:
