@@ -1,4 +1,4 @@
-"""What a space does with a received row that is in the way: `skip`, `keep_local`. ADR 44, [A-35], [A-52]."""
+"""What a space does with a received row that is in the way: `skip`, `keep_local`. ADR 44, [A-35], [A-54]."""
 
 from __future__ import annotations
 
