@@ -65,25 +65,16 @@ class Masters(Cluster):
         masters = {name: {"database": {"mode": "rw"}} for name in self.sources}
         super().__init__(directory, self.sources, instances=masters, faults=True)
 
-    def follow(self, chosen: Mapping[str, Sequence[str]]) -> None:
-        """Write down whom these follow."""
-        for name, sources in chosen.items():
+    def begin(self) -> None:
+        """All follow all while they join: else the rows of a join would be in some snapshots, and in no log
+        that another one reads. A restart tells them whom they follow."""
+        self.start()
+        for name, sources in self.sources.items():
             self.own[name]["replication"] = {"peers": [self[source].address for source in sources]}
         self.write_config(self.config_path)
-
-    def begin(self) -> None:
-        """The first one makes the set, and each of the others joins one that it will follow. A restart tells
-        them the rest of their sources."""
-        names = list(self.sources)
-        there: list[str] = []
-        for name in names:
-            self.follow({name: [source for source in self.sources[name] if source in there] or [name]})
-            self[name].start()
-            there.append(name)
-        self.follow(self.sources)
-        for name in names:
-            assert self[name].stop() == 0
-            self[name].start()
+        for instance in self:
+            assert instance.stop() == 0
+            instance.start()
         self.wait_streams()
 
     def wait_streams(self) -> None:
@@ -120,7 +111,7 @@ class Master(Worker):
             self.do("begin", self.number, 0, execute(insert(COUNTS, [self.number, 0])), is_write=True)
             self.counted = self.began
         elif self.rng.random() < 0.3:
-            add = update(COUNTS, [self.number], [["+", 1, 1]])
+            add = update(COUNTS, [self.number], [["+", 2, 1]])
             self.do("count", self.number, 1, execute(add), is_write=True)
         else:
             value = self.numbers.value()
@@ -137,6 +128,15 @@ class Master(Worker):
 
     def result(self, f: str, value: object, reply: Any) -> object:
         return value
+
+
+class LinkNemesis(Nemesis):
+    """Knows who follows whom."""
+
+    cluster: Masters
+
+    def linked(self, target: Instance) -> list[Instance]:
+        return [each for each in self.cluster if target.name in self.cluster.sources[each.name]]
 
 
 def check(
@@ -189,7 +189,7 @@ def run(options: argparse.Namespace, directory: Path) -> int:
             for instance in cluster
             for number in range(options.writers)
         ]
-        nemesis = Nemesis(cluster, history, options.kinds, calm, options.seed, options.period)
+        nemesis = LinkNemesis(cluster, history, options.kinds, calm, options.seed, options.period)
         for worker in workers:
             worker.start()
         if options.kinds:
