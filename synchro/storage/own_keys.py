@@ -1,4 +1,4 @@
-"""Which tuples of a space were last written on this instance: what `conflict: keep_local` keeps (ADR 44) [A-54]."""
+"""Which tuples of a space were last written on this instance: what `keep_local` keeps (ADR 44) [A-54]."""
 
 from __future__ import annotations
 
