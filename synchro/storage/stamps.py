@@ -1,4 +1,4 @@
-"""Last write wins: which change of a key is the newest, on every instance the same one. ADR 44.
+"""Last write wins: which change of a key is the newest, on every instance the same one. ADR 44, [A-54].
 
 G1  Of the committed changes of a key the one with the highest (time, origin, LSN) is what readers see, in
     whatever order they were committed. Changes of one origin are committed in the order of their LSNs, so

@@ -1,5 +1,5 @@
 """Where the last write wins, all instances become equal: in whatever order rows are delivered, after a
-restart, after a join, and without the tombstones that may go. ADR 44, stamps.G1, G2."""
+restart, after a join, and without the tombstones that may go. ADR 44, stamps.G1, stamps.G2."""
 
 from __future__ import annotations
 

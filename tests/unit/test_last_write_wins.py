@@ -1,4 +1,4 @@
-"""`conflict: last_write_wins`: the newest row of a key is what all instances read. ADR 44, stamps.G1..G3."""
+"""`conflict: last_write_wins`: the newest row of a key is what all read. ADR 44, [A-54], stamps.G1..G3."""
 
 from __future__ import annotations
 
