@@ -454,6 +454,7 @@ class AsyncClient(AsyncFace[Api]):
     create_index = _awaited(Api.create_index)
     drop_index = _awaited(Api.drop_index)
     checksum = _awaited(Api.checksum)
+    once = _awaited(Api.once)
 
 
 class AsyncSpace(AsyncFace[SpaceApi]):

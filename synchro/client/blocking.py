@@ -506,6 +506,7 @@ class Client(BlockingFace[Api]):
     create_index = _blocking(Api.create_index)
     drop_index = _blocking(Api.drop_index)
     checksum = _blocking(Api.checksum)
+    once = _blocking(Api.once)
 
 
 class Space(BlockingFace[SpaceApi]):
