@@ -25,8 +25,8 @@ BYTES_MAX: Final = 1 << 20
 def once(key: str, operations: str) -> None:
     """Run operations once in the life of the set: '[{"create_space": {"name": "s"}}]'. YAML or JSON.
 
-    Nothing is done if KEY was done before, on whichever instance. Changes of the schema come first. They are one
-    transaction, changes of tuples are another; if that one fails, the same KEY goes on with it.
+    Nothing is done if KEY was done before, on whichever instance. Changes of the schema come first. They are
+    one transaction, changes of tuples are another; if that one fails, the same KEY goes on with it.
     """
     wanted = _read(operations)
     with client() as db:

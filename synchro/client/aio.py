@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from synchro.client.aio_stream import AioStream, AioStreams
     from synchro.client.secure import Security
 
-A = TypeVar("A")
+A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 Awaited: TypeAlias = Coroutine[Any, Any, T]

@@ -56,7 +56,7 @@ from synchro.rpc.generated.v1 import (
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
-A = TypeVar("A")
+A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -69,9 +69,7 @@ _HINTS: Final = {"sync": "use is_sync", "local": "use is_local", "temporary": "u
 
 OPERATION: Final = Section(
     {
-        verb: Section(
-            {key: Option(key, kind) for key, kind in keys.items()}, required=required, hints=_HINTS
-        )
+        verb: Section({key: Option(key, kind) for key, kind in keys.items()}, required=required, hints=_HINTS)
         for verb, (keys, required) in {**_SCHEMA, **_TUPLES}.items()
     }
 )

@@ -1,7 +1,7 @@
 """The operations under `once:` in the file, run by the one instance whose turn it is. [D-25], ADR 47.
 
-Whoever owns the queue runs them; without an owner the member with the lowest id does, which made the set: of two
-masters with one file only one begins. A key that was done before, by whomever, is left alone for ever.
+Whoever owns the queue runs them; without an owner the member with the lowest id does, which made the set: of
+two masters with one file only one begins. A key that was done before, by whomever, is left alone for ever.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Final, cast
 
 import trio
 
-from synchro.errors import SynchroError, SyncRollback, TransactionConflict
-from synchro.errors.kinds import Retry
+from synchro.errors import Retry, SynchroError, SyncRollback, TransactionConflict
 from synchro.ids import NOBODY, InstanceId
 from synchro.rpc.once import run_once
 from synchro.rpc.schema_form import run_once as request_of
@@ -30,7 +29,8 @@ async def run_configured(face: Face) -> None:
     """Each key once in the life of the set; ends when all are done, or refused."""
     keys = list(face.node.settings.once)
     while keys := [key for key in keys if not _is_done(face, key)]:
-        await _wait_for_turn(face, keys)
+        if not await _wait_for_turn(face, keys):
+            return
         for key in list(keys):
             if not await _run(face, key):
                 break  # later
@@ -46,8 +46,8 @@ def _is_done(face: Face, key: str) -> bool:
     return face.node.core.memtx.get(SCHEMA_ID, 0, (once_key(key),)) is not None
 
 
-async def _wait_for_turn(face: Face, keys: list[str]) -> None:
-    """Until it is this instance that runs them, or somebody has."""
+async def _wait_for_turn(face: Face, keys: list[str]) -> bool:
+    """Until it is this instance that runs them. False: somebody has, or the instance stops."""
     has_said = False
     async with aclosing(cast("AsyncGenerator[WatchFacts]", face.watch())) as changes:
         async for facts in changes:
@@ -55,9 +55,9 @@ async def _wait_for_turn(face: Face, keys: list[str]) -> None:
                 continue
             runner = _runner(face, facts)
             if facts.is_writable and runner == face.node.core.self_id:
-                return
+                return True
             if all(_is_done(face, key) for key in keys):
-                return
+                return False
             if facts.is_writable and not has_said:
                 has_said = True
                 name = face.node.core.state.name_of(runner) or str(runner)
@@ -68,6 +68,7 @@ async def _wait_for_turn(face: Face, keys: list[str]) -> None:
                     "writable",
                     next="synchro once KEY FILE",
                 )
+    return False
 
 
 def _runner(face: Face, facts: WatchFacts) -> InstanceId:

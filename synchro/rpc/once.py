@@ -1,10 +1,10 @@
 """Operations that run once in the life of a replica set, known by a key. [D-25], ADR 47.
 
-A row of `_schema` with the key `once<KEY>` says that all of it is done, and by whom. It lies in the transaction
-of the last operation: whoever has one has the other. Changes of definitions and of tuples cannot share a
-transaction, so a run with both has two, and the first one leaves a row `begun.once<KEY>`; the next run with the
-key goes on behind it. Both rows are inserted: of two runs that meet, one is refused, and where two masters
-accepted one each, each applier stops at the other's row, which names who ran it [A-52].
+A row of `_schema` with the key `once<KEY>` says that all of it is done, and by whom. It lies in the
+transaction of the last operation: whoever has one has the other. Changes of definitions and of tuples cannot
+share a transaction, so a run with both has two, and the first one leaves a row `begun.once<KEY>`; the next
+run with the key goes on behind it. Both rows are inserted: of two runs that meet, one is refused, and where
+two masters accepted one each, each applier stops at the other's row, which names who ran it [A-52].
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEY_LENGTH_MAX: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """executed: by this call. txn: of its last operation. executed_by: name of an instance, if that is known."""
+    """executed: by this call. txn: of its last operation. executed_by: name of an instance; "": not known."""
 
     executed: bool
     txn: TxnId | None
@@ -89,7 +89,9 @@ class _Run:
             raise IllegalParams("once needs at least one operation; nothing was done")
         if self.count > limit:
             raise BatchTooLarge(
-                f"{self.count} operations, the limit is {limit}; nothing was done", limit=limit, got=self.count
+                f"{self.count} operations, the limit is {limit}; nothing was done",
+                limit=limit,
+                got=self.count,
             )
         self.name = node.header().instance_name
 
@@ -145,7 +147,10 @@ class _Run:
         now = _draft(self._node.instance.memtx)
         changes = self._schema_changes(now)
         self._check_tuples(now)
-        return [self._mark(begun_key(self._request.key), done=len(self._request.schema), digest=self._digest()), *changes]
+        return [
+            self._mark(begun_key(self._request.key), done=len(self._request.schema), digest=self._digest()),
+            *changes,
+        ]
 
     def finish(self) -> Sequence[Dml]:
         """The last transaction."""
@@ -154,9 +159,7 @@ class _Run:
         if not self._request.ops:
             return [mark, *self._schema_changes(_draft(self._node.instance.memtx))]
         instance = self._node.instance
-        ops = codec.changes(
-            self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits
-        )
+        ops = codec.changes(self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits)
         if not self._request.schema:
             return [mark, *ops]
         return [mark, Dml(RowType.DELETE, SCHEMA_ID, b"", 0, (begun_key(self._request.key),)), *ops]

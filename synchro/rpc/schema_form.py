@@ -1,7 +1,7 @@
 """Schema changes and operations as people write them, in files and programs, as messages.
 
-An operation is a map with one key: `{"create_space": {"name": "test"}}`, `{"insert": {"space": "test", "tuple":
-[1]}}`. Keys inside are those of the messages in proto/synchro/v1/schema.proto. Everything raises
+An operation is a map with one key: `{"create_space": {"name": "test"}}`, or `{"insert": {"space": "test",
+"tuple": [1]}}`. Keys inside are those of the messages in proto/synchro/v1/schema.proto. Everything raises
 `IllegalParams` or `WrongFormat`, before anything is sent or done. Clients and instances read the same forms.
 """
 
@@ -56,6 +56,7 @@ def parts(specs: Iterable[PartSpec]) -> list[Message]:
         if isinstance(spec, Mapping):
             made.append(_filled(schema_pb2.KeyPart(), spec, "a part of a key"))
             continue
+        field: object
         if isinstance(spec, str):
             field, kind = spec.partition(":")[::2]
         elif isinstance(spec, int):
@@ -71,7 +72,7 @@ def parts(specs: Iterable[PartSpec]) -> list[Message]:
 
 
 def index_type(name: object) -> int:
-    """"tree" or "hash", in any case, as in IndexType."""
+    """ "tree" or "hash", in any case, as in IndexType."""
     kind = f"INDEX_TYPE_{str(name).upper()}"
     if kind not in dict(schema_pb2.IndexType.items()):
         raise IllegalParams(f"index type is tree or hash, not {name!r}; nothing was done")

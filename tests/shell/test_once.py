@@ -1,4 +1,4 @@
-"""`RunOnce` over real gRPC: what is one transaction, what a second call hears, what an unfinished run leaves."""
+"""`RunOnce` over gRPC: what is one transaction, what a second call hears, what an unfinished run leaves."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_an_unfinished_run_says_so_and_goes_on() -> None:
     async with serving() as (node, client):
         error = await half_done(client)
         assert isinstance(error, errors.TupleFound)
-        assert "the 2 changes of the schema of once 'both' are done, the changes of tuples are not" in str(error)
+        assert "2 changes of the schema of once 'both' are done, the changes of tuples are not" in str(error)
         key, value = (await schema_rows(client))[0]
         assert key == "begun.onceboth"
         assert (value["by"], value["done"], value["operations"]) == ("instance001", 2, 3)

@@ -46,7 +46,7 @@ async def test_the_owner_of_the_queue_runs_it(tmp_path: Path) -> None:
 async def test_of_masters_without_an_owner_the_one_with_the_lowest_id_runs_it(tmp_path: Path) -> None:
     """All three are writable and have the same file: only one begins, so nothing is in conflict."""
     with capture_logs() as records:
-        off = {"election_mode": ElectionMode.OFF}
+        off: Any = {"election_mode": ElectionMode.OFF}
         async with open_grpc_set(tmp_path, once={"bands": BANDS}, **off) as nodes:
             await until(lambda: all(key_on(face, "oncebands") for face in nodes))
             runner = next(face for face in nodes if face.node.core.self_id == 1)

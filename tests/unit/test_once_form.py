@@ -110,6 +110,7 @@ def test_file_and_messages_know_the_same_keys() -> None:
     assert set(once.OPERATION.keys) == {*fields, *schema_form.DATA_VERBS}
     for verb, field in fields.items():
         section = once.OPERATION.keys[verb]
+        assert field.message_type is not None
         assert isinstance(section, Section)
         assert set(section.keys) == set(field.message_type.fields_by_name) - of_the_call
         assert all(isinstance(option, Option) for option in section.keys.values())
