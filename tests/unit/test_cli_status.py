@@ -66,7 +66,7 @@ def test_rows_that_no_log_holds_any_more() -> None:
 
 
 def test_who_was_removed_and_is_stopped_is_not_advised_to_be_started() -> None:
-    """ADR 41: its old files are of no use. Who asks by address sees nothing of it; a file may still name it."""
+    """ADR 41: its old files are of no use. Who asks by address sees nothing of it; a file may name it."""
     leader = info(1, ro=False)
     leader["replication"].pop(3)
     leader["expelled"] = {3: {"uuid": "u3", "name": "instance003"}}
