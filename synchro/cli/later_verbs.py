@@ -9,7 +9,6 @@ from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
-    "switchover": "synchro promote NAME",
     "once": "run the operations by hand, with --if-not-exists",
     "grant": "listen on trusted networks only",
     "revoke": "listen on trusted networks only",
