@@ -6,7 +6,6 @@ import csv
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -262,14 +261,21 @@ def _middle(some: Sequence[Taken]) -> int:
 
 
 def _batches(taken: Iterable[Taken], size: int) -> Iterator[list[Taken]]:
-    """At most `size` in one, unless a transaction of a log alone has more."""
+    """At most `size` in one, unless a transaction of a log alone has more. One that is full and ends with no
+    such transaction is given before the next line is read."""
     some: list[Taken] = []
-    for _, group in groupby(taken, lambda one: one.txn or one.line):
-        whole = list(group)
-        if some and len(some) + len(whole) > size:
+    begins = 0
+    """Where the transaction of the last line begins in `some`."""
+    for one in taken:
+        if not (some and one.txn and one.txn == some[-1].txn):
+            begins = len(some)
+        some.append(one)
+        if begins and len(some) > size:
+            yield some[:begins]
+            some, begins = some[begins:], 0
+        if len(some) >= size and not one.txn:
             yield some
-            some = []
-        some += whole
+            some, begins = [], 0
     if some:
         yield some
 

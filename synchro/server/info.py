@@ -92,6 +92,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "synchro": None,
         "memtx": None,
         "wal": None,
+        "schema_version": None,
         "amnesia": None,
     }
     if not node.has_core:
@@ -111,6 +112,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
         "wal": _wal(node, snapshotter),
+        "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
     }
     return tree
