@@ -181,6 +181,7 @@ def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]
         }
         if skipped := core.conflicts_skipped.get(member):
             part["conflicts_skipped"] = skipped
+            part["conflict"] = dict(core.last_skipped[member])
         lives = links.lives_of(uuid)
         if lives:
             part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]
