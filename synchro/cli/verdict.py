@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
 from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
 
 MEMORY_SHOWN: Final = 0.8
@@ -164,6 +165,12 @@ def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> t
 
 def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str, str]:
     """Nobody takes writes: why, and what changes that."""
+    if not has_elections(picture) and (held := held_by_command(picture)):
+        return (
+            f"Read-only: {held[0].name} was kept from writing by `config set`, though its file says that it "
+            "writes, and nobody took over from it.",
+            how_to_release(held[0]),
+        )
     needed = picture.quorum
     voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
     count = len(voters)
@@ -295,7 +302,8 @@ def _frozen(picture: Picture, authority: SeenMember, voters: Sequence[SeenMember
     """Without elections somebody must be promoted."""
     if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
-            "Read-only: the configuration says so; set database.mode: rw for one instance and restart it.",
+            "Read-only: the configuration says so; set database.mode: rw for one instance, in its file or by "
+            "`config set`.",
             "",
         )
     owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
