@@ -19,7 +19,8 @@ ENDS: Final = frozenset({"exit", "quit", "\\q"})
 @program.command("connect")
 @target_argument
 def connect(target: str) -> int:
-    """Type verbs for one instance, one a line, without the word synchro; exit, or the end of the input, ends it.
+    """Type verbs for one instance, one a line, without the word synchro; exit, or the end of the input, ends
+    it.
 
     Returns the exit code of the last one.
     """

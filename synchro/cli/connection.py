@@ -56,7 +56,8 @@ class CommonOptions:
             self.given.add(name)
 
     def arguments(self) -> list[str]:
-        """What was given on the command line and says how to connect and what to print, as it is given again."""
+        """What was given on the command line and says how to connect and what to print, as it is given
+        again."""
         found = []
         for name in ("user", "password_file", "cacert", "cert", "key", "timeout", "output"):
             if name in self.given:

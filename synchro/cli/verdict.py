@@ -80,7 +80,7 @@ def judge(picture: Picture) -> Verdict:
     """The state of the set."""
     problems = [problem for find in _FINDERS for problem in find(picture)]
     authority = picture.authority
-    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    down = picture.down
     start = start_command(picture, down)
     if authority is None:
         text, command = _nobody(picture, start)
@@ -417,6 +417,13 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
 
 def _expelled(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
+        if member.has_left:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set, and the file names it. Take it out; or move all "
+                "its files away, instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
         if member.is_expelled:
             yield Problem(
                 "expelled",
@@ -475,7 +482,7 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:
-    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    down = picture.down
     for member in picture.members:
         if member.is_forgetful:
             found = (member.info or {}).get("amnesia")
@@ -592,7 +599,7 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             if heard is not None and authority is not None:
                 seen = f", though {authority.name} heard it {formatting.seconds(heard)} ago"
             yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
-        elif not member.is_up and not member.is_followed and not member.foreign:
+        elif member in picture.down and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)

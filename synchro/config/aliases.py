@@ -1,4 +1,5 @@
-"""Names that options of Tarantool had once: put in their new place before anything is checked. Rule [C-32]. Pure."""
+"""Names that options of Tarantool had once, put in their new place before anything is checked. [C-32].
+Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ class Renamed(NamedTuple):
 
 
 class _Alias(NamedTuple):
-    """new: dotted key; "": there is none, since it can only say what is so anyway. values: new keys -> values,
-    from the old value. It raises `ValueError` with what is wrong."""
+    """new: dotted key; "": there is none, since it can only say what is so anyway. values: new keys ->
+    values, from the old value. It raises `ValueError` with what is wrong."""
 
     new: str
     values: Callable[[Located], Mapping[str, object]]
@@ -49,7 +50,7 @@ def _logger(item: Located) -> Mapping[str, object]:
 
 def _fencing(item: Located) -> Mapping[str, object]:
     if not isinstance(item.value, bool):
-        raise ValueError("expected true or false")
+        raise ValueError("expected true or false")  # noqa: TRY004 - of what a person wrote, as all here
     return {"replication.election_fencing_mode": "soft" if item.value else "off"}
 
 

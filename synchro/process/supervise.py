@@ -176,8 +176,8 @@ async def _serve(settings: Settings, log: Any, loaded: ClusterConfig | None) -> 
 
 
 def _reopen_log(log: Any) -> None:
-    """After a rotation of log files: go on in a new file of the old name. `log.file` or `start` tells the name;
-    an instance whose standard error is something else has nothing to reopen."""
+    """After a rotation of log files: go on in a new file of the old name. `log.file` or `start` tells the
+    name; an instance whose standard error is something else has nothing to reopen."""
     path = os.environ.get(LOG_FILE)
     if not path:
         return

@@ -88,6 +88,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "config": None if node.configuration is None else node.configuration.facts(),
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
+        "expelled": {},
         "election": None,
         "synchro": None,
         "memtx": None,
@@ -108,6 +109,10 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "no_room": None if core.no_room is None else core.no_room.message,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node, links, progress),
+        "expelled": {
+            int(number): {"uuid": uuid, "name": name}
+            for number, (uuid, name) in core.memtx.catalog.expelled().items()
+        },
         "election": _election(node, links),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},

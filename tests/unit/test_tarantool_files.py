@@ -1,5 +1,5 @@
-"""Files as they are written for Tarantool 3 load as they stand, and older names still count. [C-4], [C-5], [C-20],
-[C-32]."""
+"""Files as they are written for Tarantool 3 load as they stand, and older names still count. [C-4], [C-5],
+[C-20], [C-32]."""
 
 from __future__ import annotations
 
