@@ -58,8 +58,8 @@ def _panic(item: Located) -> Mapping[str, object]:
     """To stop at damage is all that there is."""
     if item.value is not True:
         raise ValueError(
-            "asks for force_recovery, which is not in this release: files that are damaged are moved away, and "
-            "the instance joins again"
+            "asks for force_recovery, which is not in this release: files that are damaged are moved away, "
+            "and the instance joins again"
         )
     return {}
 

@@ -272,8 +272,7 @@ class Rights:
         return self.reads_all or bool(self.in_space(space_id) & Privilege.READ)
 
     def may_write(self, space_id: int) -> bool:
-        """Rows of system spaces define things and members: they need more than WRITE, see
-        `missing_to_write`."""
+        """Rows of system spaces define things and members: they need more than WRITE, see `missing_to_write`."""
         if is_system(space_id):
             return self.missing_to_write(space_id) is None
         return self.writes_all or bool(self.in_space(space_id) & Privilege.WRITE)

@@ -124,7 +124,7 @@ def test_supervised_needs_somebody_who_supervises() -> None:
 def test_the_section_about_configurations() -> None:
     """One file is all that is read; a central storage is not passed over in silence."""
     assert any("config.reload" in text for text in read("config: {reload: auto}\n" + ELECTION).warnings)
-    with pytest.raises(ConfigFileError, match="config.etcd: does not belong here: a central storage"):
+    with pytest.raises(ConfigFileError, match=r"config\.etcd: does not belong here: a central storage"):
         read("config: {etcd: {endpoints: ['http://localhost:2379']}}\n" + ELECTION)
 
 
