@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def serve(settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
     leave, with one log record that says why. warnings: of its configuration, a record each. loaded: the
-    file that the settings are from, which can be read again; None: there is none."""
+    file that the settings are from, or what stands for the flags."""
     _hold_standard_descriptors()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
     from synchro.process.supervise import serve_in_foreground

@@ -9,10 +9,14 @@ from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import grpc
 import pytest
 
 from synchro.errors import Loading
+from synchro.rpc.generated.peer.v1 import replication_pb2, replication_pb2_grpc
+from synchro.rpc.status import from_rpc_error
 from tests.e2e.cluster import Instance, never, soon_s
 from tests.e2e.tutorials.hands import HANDS
 from tests.e2e.tutorials.walk import PAIR, RO, RW, Walk, refusal
@@ -80,6 +84,18 @@ def test_BR_01_the_master_alone_waits(walk: Fresh) -> None:
     """BR-1: it listens, logs what it waits for, answers LOADING, and has no data."""
     walk.first.spawn()
     walk.see_waiting(walk.first)
+
+
+def test_BR_03_who_joins_too_early_is_told_so(walk: Fresh) -> None:
+    """BR-3: LOADING, bootstrap has not finished. The replica tries again, and no person does anything."""
+    stub = replication_pb2_grpc.ReplicationServiceStub(walk.first.remote.channel)
+    request = replication_pb2.JoinRequest(
+        protocol_version=1, instance_uuid=str(uuid4()), instance_name="early"
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.Join(iter([request]), timeout=soon_s(5)))
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, Loading) and "bootstrap hasn't finished yet" in error.message
 
 
 def test_BR_02_with_the_replica_it_begins(walk: Fresh) -> None:
