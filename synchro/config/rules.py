@@ -305,12 +305,6 @@ def _check_failover(view: View, views: list[View]) -> None:
             f'"leader" = "{leader}" option is set for {place}, '
             f'but instance "{leader}" is not found in this replicaset ({", ".join(names)})',
         )
-    elif leader is None and failover == "manual":
-        view.report(
-            "replication.failover",
-            f'replication.failover = "manual" needs "leader" in replicaset "{view.replicaset}": '
-            f"without it no instance may write (leader: {names[0]})",
-        )
     if mode is not None and failover != "off":
         view.report(
             "database.mode",
@@ -418,6 +412,11 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    if view.get("replication.failover", "off") == "manual" and view.get("leader") is None:
+        yield (
+            f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
+            "no instance of it may write"
+        )
     uris = [str(uri.value) for uri in view.get("replication.peers", ())]
     uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
     users = [user for _, user in map(without_login, uris) if user is not None]

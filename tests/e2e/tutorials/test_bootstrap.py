@@ -138,8 +138,15 @@ def test_BR_07_the_replica_first(tmp_path: Path) -> None:
         assert walk.see_one_set() is walk.first
 
 
-@pytest.mark.parametrize("second", [RO, RW], ids=["BR-8", "BM-4"])
-@pytest.mark.parametrize("order", [PAIR, PAIR[::-1]], ids=["first-second", "second-first"])
+@pytest.mark.parametrize(
+    ("second", "order"),
+    [
+        pytest.param(RO, PAIR, id="BR-8"),
+        pytest.param(RW, PAIR[::-1], id="BM-4"),
+        pytest.param(RO, PAIR[::-1], id="BR-8-reversed", marks=pytest.mark.long),
+        pytest.param(RW, PAIR, id="BM-4-reversed", marks=pytest.mark.long),
+    ],
+)
 def test_BR_08_BM_04_both_at_once(tmp_path: Path, second: Any, order: tuple[str, str]) -> None:
     """BR-8, BM-4: always one set, in which a master beside a replica has id 1."""
     with Fresh(tmp_path, second) as walk:

@@ -187,6 +187,7 @@ def test_HO_20_the_end(walk: Walk) -> None:
         shutil.rmtree(instance.dir)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hand", EACH_HAND)
 def test_HO_21_the_same_with_sigkill(tmp_path: Path, hand: str) -> None:
     """HO-21: killed instead of stopped, the first one finds its log not closed, goes on, and catches up."""
