@@ -5,6 +5,7 @@ No advice that the server would refuse.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -439,11 +440,16 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 "stopped_stream",
                 f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
                 member.name,
-                f"synchro replication restart {peer} -i {member.name}",
+                f"synchro replication restart {peer} -i {member.name}{_skip(facts)}",
                 row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _skip(facts: Mapping[str, Any]) -> str:
+    """What lets the stream pass a row in conflict; "" where the server would refuse that, or stop again."""
+    return f" --skip {facts['at']}" if facts.get("skippable") else ""
 
 
 def _log_gaps(picture: Picture) -> Iterator[Problem]:
@@ -541,13 +547,26 @@ def _counters(picture: Picture) -> Iterator[Problem]:
             yield Problem(
                 "logs_dropped", f"{member.name} could not write {dropped} records of its log.", member.name
             )
-        skipped = sum(p.get("conflicts_skipped") or 0 for p in found.get("replication", {}).values())
-        if skipped:
-            yield Problem(
-                "conflicts_skipped",
-                f"{member.name} left out {skipped} rows in conflict (skip_conflict).",
-                member.name,
-            )
+
+
+def _conflicts(picture: Picture) -> Iterator[Problem]:
+    """Rows that were left out: the newest of each origin with both tuples."""
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            count, facts = part.get("conflicts_skipped") or 0, part.get("conflict") or {}
+            if not count:
+                continue
+            peer = part.get("name") or str(part.get("id"))
+            rows = "1 row" if count == 1 else f"{count} rows"
+            text = f"{member.name} left out {rows} of {peer} in conflict"
+            if not facts:  # an older version
+                yield Problem("conflicts_skipped", f"{text}.", member.name)
+                continue
+            row, why = f"{facts['origin']}:{facts['lsn']}", str(facts["error"]).rstrip(".")
+            space, key = str(facts["space"]), str(facts.get("key", ""))
+            text += f"; the newest is row {row} (space {space}, key {key}): {why}."
+            command = f"synchro space checksum {shlex.quote(space)} --all"
+            yield Problem("conflicts_skipped", text, member.name, command, row, space, key)
 
 
 def _absent(picture: Picture) -> Iterator[Problem]:
@@ -585,6 +604,7 @@ _FINDERS: Final = (
     _late,
     _memory,
     _counters,
+    _conflicts,
     _absent,
 )
 """The gravest first."""

@@ -8,10 +8,12 @@ Tarantool 3's configuration, fields have the unit last. Rules [C-*], [Q-30], ADR
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
+from synchro.config.credentials import Credentials
 from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
@@ -331,6 +333,8 @@ class Settings:
         "whether who connects shows a certificate signed by `ca`; request: who shows none is let in too",
         default_text="require with `ca`, else off",
     )
+    credentials: Credentials | None = None
+    """Users and roles of the set, whatever their scope in the file; None: it has none."""
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 
@@ -458,6 +462,8 @@ class Settings:
         "one JSON object a line, or text for people",
     )
     http_listen: str | None = None
+    once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
+    """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""
     fault_injection: bool = False
     """Serve synchro.fault.v1, and heed failpoints; only for tests."""
     force_trust: bool = False

@@ -90,6 +90,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "election": None,
         "synchro": None,
         "memtx": None,
+        "schema_version": None,
         "amnesia": None,
     }
     if not node.has_core:
@@ -108,6 +109,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "election": _election(node, links),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
     }
     return tree
@@ -160,6 +162,7 @@ def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]
         }
         if skipped := core.conflicts_skipped.get(member):
             part["conflicts_skipped"] = skipped
+            part["conflict"] = dict(core.last_skipped[member])
         lives = links.lives_of(uuid)
         if lives:
             part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]
