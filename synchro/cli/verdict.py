@@ -453,13 +453,25 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
             why = upstream.get("message") or "an error"
             yield Problem(
                 "stopped_stream",
-                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
+                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.{_reseed(picture, facts)}",
                 member.name,
                 f"synchro replication restart {peer} -i {member.name}{_skip(facts)}",
                 row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _reseed(picture: Picture, facts: Mapping[str, Any]) -> str:
+    """Whose data is too old to be merged, and what comes before the command."""
+    if facts.get("reason") != "TOMBSTONES_GONE":
+        return ""
+    origin = str(facts.get("at", "")).partition(":")[0]
+    name = next((m.name for m in picture.members if str(m.id) == origin), f"instance {origin}")
+    return (
+        f" {name} missed these deletions: stop it, move its snapshots and logs away, keep instance.identity, "
+        "start it, and when it has joined again let the stream go on."
+    )
 
 
 def _skip(facts: Mapping[str, Any]) -> str:

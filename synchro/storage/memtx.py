@@ -442,7 +442,7 @@ class Memtx:
 
     def _marks(self, with_local: bool) -> Iterator[Iterable[Tuple]]:
         """What is known of tuples beside themselves: of each space who wrote them, and when."""
-        if self.clock.newest:
+        if any(store.stamps is not None for store in self._stores.values()):
             yield [(0, MARK_CLOCK, (), self.clock.newest)]
         for space_id, store in self._stores.items():
             if store.own is not None and store.primary is not None and with_local:
