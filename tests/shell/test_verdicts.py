@@ -467,9 +467,10 @@ async def test_who_missed_deletions_beyond_the_limit_is_named_and_joins_again(tm
         await started(replicas, (1, 2))
         one, two = (replicas.members[name].face for name in ("instance001", "instance002"))
         await create_space(one, 600, is_sync=False)
-        alter = schema_ops.alter_space(one.node.core.memtx, 600, conflict="last_write_wins")
-        (op,) = alter
-        await write(one, row_body.dml_from_values(op.type, op.space_id, key=op.key, ops=op.ops))
+        await until(lambda: not one.node.core.state.not_reading_policies)
+        (op,) = schema_ops.alter_space(one.node.core.memtx, 600, conflict="last_write_wins")
+        altered = await write(one, row_body.dml_from_values(op.type, op.space_id, key=op.key, ops=op.ops))
+        assert isinstance(altered, ev.Committed)
         await replicas.wait_equal()
         replicas.network.cut("instance001", "instance002")
         await write(two, put(5000, "older", space_id=600))
@@ -479,7 +480,8 @@ async def test_who_missed_deletions_beyond_the_limit_is_named_and_joins_again(tm
             await write(one, *(delete(key=(key,)) for key in range(first, first + 900)))
         replicas.network.heal()
         await until(lambda: ("stopped_stream", "instance001") in problems(verdict(replicas)))
-        (problem,) = (p for p in verdict(replicas).problems if p.instance == "instance001")
+        found = verdict(replicas).problems
+        (problem,) = (p for p in found if (p.kind, p.instance) == ("stopped_stream", "instance001"))
         assert "instance002 missed these deletions: stop it" in problem.text
         assert (problem.txn, problem.key) == (f"{two.node.core.self_id}:{lsn}", "[5000]")
         await replicas.stop(2)
