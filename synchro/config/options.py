@@ -33,22 +33,21 @@ from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
-LOGIN: Final = "not used in this release"
 _UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
-    "privileges", ListOf(Anything(), 0, 1000, "privileges"), LOGIN, effect=Effect.LATER
+    "privileges", ListOf(Anything(), 0, 1000, "privileges"), "{permissions: [...], universe: true, spaces: [...]}"
 )
 _USER: Final = Section(
     {
         "password": Option("password", Text(r"[^\x00]{0,256}", "a string (quote a number: '123')")),
-        "password_file": Option("password_file", FILE, LOGIN, effect=Effect.LATER),
+        "password_file": Option("password_file", FILE, "a file whose first line is the password"),
         "roles": _ROLES,
         "privileges": _PRIVILEGES,
     },
-    meaning="map: name to {password, roles}",
+    meaning="map: name to {password or password_file, roles, privileges}",
 )
-_ROLE: Final = Section({"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles}")
+_ROLE: Final = Section({"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles, privileges}")
 _LISTEN: Final = Section(
     {
         "uri": Option("uri", ADDRESS, "HOST:PORT"),
@@ -186,7 +185,7 @@ IGNORED: Final = (
 """Options of Tarantool without a counterpart: files for it load unchanged, one warning names them."""
 
 MAPS: Final[Mapping[str, Section]] = {
-    "credentials.users": Section(each=_USER, meaning="users and passwords"),
+    "credentials.users": Section(each=_USER, meaning="users: passwords, roles, privileges"),
     "credentials.roles": Section(each=_ROLE, meaning="roles"),
     "once": Section(
         each=Option("once", ListOf(Anything(), 0, 1000, "operations"), effect=Effect.LATER),
@@ -195,7 +194,7 @@ MAPS: Final[Mapping[str, Section]] = {
     "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
     "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
 }
-"""Maps from names that a person chooses. Read and checked; this release does nothing with them."""
+"""Maps from names that a person chooses."""
 
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {
     "database": {"use_fsync": "use wal.mode: fsync"},

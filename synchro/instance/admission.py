@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
+from synchro.errors import OlderMember, OldTerm, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -31,6 +31,7 @@ from synchro.row import (
 )
 from synchro.storage import xrow
 from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.users import USER_SPACES
 
 
 class Admission:
@@ -83,6 +84,8 @@ class Admission:
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
             return None
         try:
+            if not USER_SPACES.isdisjoint(prepared.system):
+                self._check_readers_of_users()
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
             state.memtx.rollback(prepared)  # Admission.W2
@@ -174,6 +177,13 @@ class Admission:
         if write.call_id not in self._state.calls.registering:
             self._check_enough_members()
         return True
+
+    def _check_readers_of_users(self) -> None:
+        if not self._state.all_read_users:
+            raise OlderMember(
+                "not every member is known to read rows of users: one runs an older version, or was not heard "
+                "yet since this instance started; nothing was written"
+            )
 
     def _check_enough_members(self) -> None:
         """A synchronous write that can never have its quorum would block the registration that frees it."""

@@ -5,36 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import trio
-
-from synchro.errors import NoSuchIndex, NoSuchSpace, SyncTimeout, TupleFound
-from synchro.ids import CallId
-from synchro.instance.events import (
-    ClientWrite,
-    ClientWrites,
-    Committed,
-    Fate,
-    FateKnown,
-    Outcome,
-    Rejected,
-    WaitRequested,
-)
+from synchro.errors import NoSuchIndex, NoSuchSpace, SynchroError
 from synchro.row import Dml, TxnId
 from synchro.rpc import codec
+from synchro.rpc.access import Access, Need, check_space, instead_of
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2
 from synchro.rpc.host import RpcHost
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
-from synchro.rpc.service import Service, expect
+from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
+from synchro.rpc.system_changes import change
 from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
-from synchro.storage.row_body import dml_from_values
 from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
-
-REBUILDS_MAX: Final = 10
-"""Two changes that were asked for at once may choose the same id; the later one is built again."""
+from synchro.storage.users import ADMIN, ALL_OF_TYPE, ENTER, GUEST, Caller, ObjectType, Privilege, denied
 
 _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
@@ -44,58 +30,67 @@ _TYPES: Final = {
 
 
 class SchemaService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost) -> None:
-        super().__init__(node, host)
+    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
+        super().__init__(node, host, access)
         self.names = Names(node)
-        self.CreateSpace = self.waiting(self._create_space)
-        self.AlterSpace = self.waiting(self._alter_space)
-        self.TruncateSpace = self.waiting(self._truncate_space)
-        self.DropSpace = self.waiting(self._drop_space)
-        self.CreateIndex = self.waiting(self._create_index)
-        self.DropIndex = self.waiting(self._drop_index)
-        self.ListSpaces = self.waiting(self._list_spaces)
-        self.ChecksumSpace = self.waiting(self._checksum_space)
+        alter = self._with_space(Privilege.ALTER)
+        self.CreateSpace = self.waiting(self._create_space, needs=self._may_create, with_caller=True)
+        self.AlterSpace = self.waiting(self._alter_space, needs=alter)
+        self.TruncateSpace = self.waiting(self._truncate_space, needs=self._with_space(Privilege.WRITE))
+        self.DropSpace = self.waiting(self._drop_space, needs=self._with_space(Privilege.DROP))
+        self.CreateIndex = self.waiting(self._create_index, needs=alter)
+        self.DropIndex = self.waiting(self._drop_index, needs=alter)
+        self.ListSpaces = self.waiting(self._list_spaces, needs=self._may_list, with_caller=True)
+        self.ChecksumSpace = self.waiting(self._checksum_space, needs=self._with_space(Privilege.READ))
         self.RunOnce = self.unimplemented("RunOnce", "run the operations one by one, with if_not_exists")
 
     def register(self, server: Registrar) -> None:
         server.add_service(schema_pb2.DESCRIPTOR.services_by_name["SchemaService"], self)
 
+    # --- who may
+
+    def _may_create(self, caller: Caller, request: Message) -> None:
+        rights = self.access.rights(caller)
+        if not rights.of(ObjectType.SPACE, ALL_OF_TYPE) & Privilege.CREATE:
+            raise denied(rights, Privilege.CREATE, ObjectType.SPACE, request.name)
+
+    def _with_space(self, privilege: Privilege) -> Need:
+        """The privilege on the space that the request names."""
+
+        def need(caller: Caller, request: Message) -> None:
+            rights = self.access.rights(caller)
+            if rights.universe & privilege:
+                return
+            try:
+                space = self.names.named_space(request.space)
+            except SynchroError as error:
+                raise instead_of(error, rights, privilege, request.space) from error
+            check_space(rights, privilege, space)
+
+        return need
+
+    def _may_list(self, caller: Caller, request: Message) -> None:
+        """All spaces with which it may do anything, or one of them."""
+        self.access.to_look(caller, request)
+        rights = self.access.rights(caller)
+        if not request.space or rights.universe & ~ENTER:
+            return
+        try:
+            space = self.names.named_space(request.space)
+        except SynchroError as error:
+            raise instead_of(error, rights, Privilege.READ, request.space) from error
+        if not rights.in_space(space.id) & ~ENTER:
+            raise denied(rights, Privilege.READ, ObjectType.SPACE, space.name)
+
     # --- changes
 
     async def _change(self, request: Message, build: Callable[[], Sequence[Dml]]) -> TxnId | None:
         """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done."""
-        timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
-        deadline = trio.current_time() + timeout_s
-        request_id = codec.request_id(request.request_id)
-        known_position = codec.position(request)
-        if request_id is not None:
-            # A retry would find its own work and be refused: look for the first call before building.
-            outcome = await self.node.call(
-                lambda call_id: WaitRequested(call_id, request_id=request_id), timeout_s=timeout_s
-            )
-            first = expect(outcome, FateKnown)
-            if first.fate is Fate.COMMITTED:
-                return first.txn
-            if first.fate is Fate.PENDING:
-                raise SyncTimeout(
-                    f"the schema change {first.txn} was not decided within {timeout_s:g} s; it stays in the "
-                    "queue, outcome unknown",
-                    txn=first.txn,
-                )
-        for attempt in range(1, REBUILDS_MAX + 1):
-            ops = [_encoded(op) for op in build()]
-            if not ops:
-                return None
+        return await change(
+            self.node, request, build, what="the schema change", spaces=("_space", "_index")
+        )
 
-            def write(call_id: CallId, ops: Sequence[Dml] = ops) -> ClientWrites:
-                return ClientWrites([ClientWrite(call_id, ops, request_id, known_position)])
-
-            outcome = await self.node.call(write, timeout_s=max(0.0, deadline - trio.current_time()))
-            if attempt == REBUILDS_MAX or not _is_race(outcome):
-                break
-        return expect(outcome, Committed).txn
-
-    async def _create_space(self, request: Message) -> Message:
+    async def _create_space(self, request: Message, caller: Caller) -> Message:
         txn = await self._change(
             request,
             lambda: schema_ops.create_space(
@@ -108,6 +103,7 @@ class SchemaService(Service):
                 is_local=request.is_local,
                 is_sync=request.is_sync,
                 temporary=request.is_temporary,
+                owner=caller.id if caller.id != GUEST else ADMIN,
             ),
         )
         return schema_pb2.CreateSpaceResponse(
@@ -220,14 +216,15 @@ class SchemaService(Service):
             tuple_count=memtx.count(space.id),
         )
 
-    async def _list_spaces(self, request: Message) -> Message:
+    async def _list_spaces(self, request: Message, caller: Caller) -> Message:
+        rights = self.access.rights(caller)
         if request.space:
             spaces = [self.names.named_space(request.space)]
         else:
             spaces = [
                 space
                 for space in self.node.instance.memtx.catalog.spaces()
-                if request.with_system or not space.is_system
+                if (request.with_system or not space.is_system) and rights.in_space(space.id) & ~ENTER
             ]
         found = (self._shown(space.id) for space in spaces)
         shown = await self.host.slices.run(mapped(found, 20))
@@ -276,18 +273,3 @@ def _part(message: Message) -> dict[str, object]:
     if message.is_nullable:
         part["is_nullable"] = True
     return part
-
-
-def _encoded(op: Dml) -> Dml:
-    if op.raw:
-        return op
-    return dml_from_values(op.type, op.space_id, index_id=op.index_id, key=op.key, value=op.value, ops=op.ops)
-
-
-def _is_race(outcome: Outcome) -> bool:
-    """Whether another change took the id or the name while this one waited for its turn."""
-    return (
-        isinstance(outcome, Rejected)
-        and isinstance(outcome.error, TupleFound)
-        and outcome.error.details.get("space") in ("_space", "_index")
-    )

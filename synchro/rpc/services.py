@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from synchro.rpc.access import Access
+from synchro.rpc.auth_service import AuthService
 from synchro.rpc.cluster_service import ClusterService
 from synchro.rpc.control_service import ControlService
 from synchro.rpc.data_service import DataService
@@ -22,13 +24,15 @@ class ClientServices:
     """
 
     def __init__(self, node: NodeApi, host: RpcHost, *, with_fault: bool = False) -> None:
-        self._data = DataService(node, host)
+        access = Access(node)
+        self._data = DataService(node, host, access)
         self._services = (
             self._data,
-            SchemaService(node, host),
-            InfoService(node, host),
-            ControlService(node, host),
-            ClusterService(node, host),
+            SchemaService(node, host, access),
+            InfoService(node, host, access),
+            ControlService(node, host, access),
+            ClusterService(node, host, access),
+            AuthService(node, host, access),
         )
         self._health = HealthService(node, host)
         self._reflection = ReflectionService(host, with_fault=with_fault)
