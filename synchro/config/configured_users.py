@@ -13,9 +13,7 @@ PASSWORD_BYTES_MAX: Final = 256
 _OBJECTS: Final = {"spaces": "space", "sequences": "sequence"}
 _WITHOUT: Final = frozenset({"functions", "lua_eval", "lua_call", "sql"})
 """Objects of Tarantool that are not here: privileges on them are passed over, with a warning."""
-_PERMISSIONS: Final = frozenset(
-    {"read", "write", "execute", "session", "usage", "create", "drop", "alter"}
-)
+_PERMISSIONS: Final = frozenset({"read", "write", "execute", "session", "usage", "create", "drop", "alter"})
 
 
 class View(Protocol):

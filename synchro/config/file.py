@@ -47,7 +47,7 @@ PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
     (
         *("ENDPOINTS", "FAILPOINTS", "FAULT_INJECTION", "OUTPUT", "READY_FILE", "STDERR_FILE", "TIMEOUT"),
-        *("USER", "PASSWORD_FILE", "CACERT", "CERT", "KEY"),
+        *("USER", "PASSWORD_FILE", "NEW_PASSWORD", "CACERT", "CERT", "KEY"),
     )
 )
 """What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""
@@ -350,7 +350,7 @@ class _Reader:
     def _privilege_warnings(self, views: list[View]) -> Iterator[str]:
         unused = dict.fromkeys(kind for view in views for kind in unused_privileges(view))
         if unused:
-            yield f"privileges on {', '.join(unused)} mean nothing here, where there are none, and were ignored"
+            yield f"privileges on {', '.join(unused)} mean nothing here, and were ignored: there are none"
 
     def _set_warnings(self, views: list[View], settings: list[Settings]) -> Iterator[str]:
         """Of one replica set; said once, with the names of those that it concerns unless it is all."""

@@ -36,7 +36,9 @@ DIRECTORY: Final = "var/lib/{{ instance_name }}"
 _UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
-    "privileges", ListOf(Anything(), 0, 1000, "privileges"), "{permissions: [...], universe: true, spaces: [...]}"
+    "privileges",
+    ListOf(Anything(), 0, 1000, "privileges"),
+    "{permissions: [...], universe: true, spaces: [...]}",
 )
 _USER: Final = Section(
     {
@@ -47,7 +49,9 @@ _USER: Final = Section(
     },
     meaning="map: name to {password or password_file, roles, privileges}",
 )
-_ROLE: Final = Section({"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles, privileges}")
+_ROLE: Final = Section(
+    {"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles, privileges}"
+)
 _LISTEN: Final = Section(
     {
         "uri": Option("uri", ADDRESS, "HOST:PORT"),

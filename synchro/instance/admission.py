@@ -181,8 +181,8 @@ class Admission:
     def _check_readers_of_users(self) -> None:
         if not self._state.all_read_users:
             raise OlderMember(
-                "not every member is known to read rows of users: one runs an older version, or was not heard "
-                "yet since this instance started; nothing was written"
+                "not every member is known to read rows of users: one runs an older version, or was not "
+                "heard yet since this instance started; nothing was written"
             )
 
     def _check_enough_members(self) -> None:

@@ -94,8 +94,8 @@ def _not_written(rights: Rights, space: SpaceDef) -> SynchroError:
         privilege, kind = missing
         return denied(rights, privilege, kind, space.name if kind is ObjectType.SPACE else "")
     return Unsupported(
-        f"Space '{space.name}' does not support changes of its rows; nothing was written. Next: synchro user, "
-        "role, grant, revoke",
+        f"Space '{space.name}' does not support changes of its rows; nothing was written. Next: synchro "
+        "user, role, grant, revoke",
         space=space.name,
     )
 
@@ -108,5 +108,6 @@ def instead_of(error: SynchroError, rights: Rights, privilege: Privilege, name: 
 
 
 def without_verifiers(rows: SelectResult) -> SelectResult:
-    """Rows of `_user` as they are shown, to everybody: that there is a password, and not what is kept of it."""
-    return SelectResult([(*row[:4], {METHOD: None} if row[4] else {}, *row[5:]) for row in rows], more=rows.more)
+    """Rows of `_user` as all see them: that there is a password, and not what is kept of it."""
+    shown = [(*row[:4], {METHOD: None} if row[4] else {}, *row[5:]) for row in rows]
+    return SelectResult(shown, more=rows.more)

@@ -181,9 +181,7 @@ class AuthService(Service):
     async def _grant(self, request: Message, caller: Caller) -> Message:
         def edit(draft: UserDraft) -> None:
             grantee, privileges, target = self._asked(draft, request)
-            draft.grant(
-                grantee, privileges, target, grantor=caller.id, if_not_granted=request.if_not_granted
-            )
+            draft.grant(grantee, privileges, target, grantor=caller.id, if_not_granted=request.if_not_granted)
 
         txn = await self._change(request, edit)
         return auth_pb2.GrantResponse(

@@ -86,9 +86,7 @@ class SchemaService(Service):
 
     async def _change(self, request: Message, build: Callable[[], Sequence[Dml]]) -> TxnId | None:
         """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done."""
-        return await change(
-            self.node, request, build, what="the schema change", spaces=("_space", "_index")
-        )
+        return await change(self.node, request, build, what="the schema change", spaces=("_space", "_index"))
 
     async def _create_space(self, request: Message, caller: Caller) -> Message:
         txn = await self._change(

@@ -36,8 +36,8 @@ async def change(
 ) -> TxnId | None:
     """Run what `build` makes from the rows of this moment. Returns None if nothing had to be done.
 
-    request: with request_id, known_position and timeout. what: for people. spaces: in which another change may
-    have taken the id or name."""
+    request: with request_id, known_position and timeout. what: for people. spaces: in which another change
+    may have taken the id or name."""
     timeout_s = codec.timeout_s(request, node.instance.settings.txn_synchro_timeout_s)
     deadline = trio.current_time() + timeout_s
     request_id = codec.request_id(request.request_id)

@@ -91,9 +91,7 @@ class CredentialsKeeper:
         credentials, catalog = node.settings.credentials, node.core.memtx.catalog
         if credentials is None or (not credentials.users and catalog.users.is_unset):
             return None
-        return _Wanted(
-            credentials, node.core.raft.term, catalog.schema_version if self.problems else 0
-        )
+        return _Wanted(credentials, node.core.raft.term, catalog.schema_version if self.problems else 0)
 
     def _may_begin(self) -> bool:
         core, now = self._node.core, trio.current_time()

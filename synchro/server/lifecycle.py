@@ -451,8 +451,9 @@ class Lifecycle:
         if instance.memtx.catalog.users.is_unset:
             self._log.warning(
                 "no_users",
-                message="nobody has said who may do what: whoever can connect may do everything, as the user "
-                "guest. Next: give the set credentials, or: synchro user create NAME; synchro revoke guest super",
+                message="nobody has said who may do what: whoever can connect may do everything, as the "
+                "user guest. Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest "
+                "super",
             )
 
     def _begin_links(self, nursery: trio.Nursery) -> None:

@@ -1,4 +1,4 @@
-"""One change of users at a time on one instance, so that each is made from the rows that the last one left."""
+"""One change of users at a time on one instance: each is made from the rows that the last one left."""
 
 from __future__ import annotations
 

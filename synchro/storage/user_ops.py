@@ -1,7 +1,8 @@
-"""Requests of people (make a user, grant a privilege, ...) as changes of `_user` and `_priv`. [S-2]..[S-6], [C-43].
+"""Requests of people (make a user, grant a privilege, ...) as changes of `_user` and `_priv`. [S-2]..[S-6],
+[C-43].
 
-A `UserDraft` is all users as a writer sees them, changed by what is asked for; `ops` are the rows that differ.
-Make it right before `Memtx.prepare`, with nothing prepared in between. Who may ask is for the caller.
+A `UserDraft` is all users as a writer sees them, changed by what is asked for; `ops` are the rows that
+differ. Make it right before `Memtx.prepare`, with nothing prepared in between. Who may ask is for the caller.
 """
 
 from __future__ import annotations
@@ -156,7 +157,9 @@ class UserDraft:
             raise error(f"{known.kind.value.capitalize()} '{name}' already exists")
         number = next((n for n in range(USERS_MAX) if n not in self.users and n not in BUILT_IN), None)
         if number is None:
-            raise UserMax(f"A limit on the total number of users has been reached: {USERS_MAX}; nothing was done")
+            raise UserMax(
+                f"A limit on the total number of users has been reached: {USERS_MAX}; nothing was done"
+            )
         kind = UserKind.ROLE if is_role else UserKind.USER
         made = OWN
         if by_config:
@@ -190,7 +193,8 @@ class UserDraft:
         if spaces:
             shown = ", ".join(spaces[:10])
             raise DropUser(
-                f"Failed to drop user '{name}': it owns spaces: {shown}; nothing was done. Next: drop them first"
+                f"Failed to drop user '{name}': it owns spaces: {shown}; nothing was done. Next: drop them "
+                "first"
             )
         del self.users[user.id]
         self.grants = {key: grant for key, grant in self.grants.items() if self._is_there(grant)}
@@ -202,7 +206,7 @@ class UserDraft:
     # --- what they may do
 
     def target(self, type: str, name: str, find: Find) -> Target:
-        """The object that people name; "" = all of the type. NoSuchUser, NoSuchRole, and what `find` raises."""
+        """The object that people name; "" = all of the type. NoSuchUser, NoSuchRole, and as `find`."""
         kind = parse_object_type(type)
         if kind is ObjectType.UNIVERSE:
             return UNIVERSE
@@ -264,8 +268,8 @@ class UserDraft:
         _check_pair(privileges, target)
         if grantee.id in (ADMIN, SUPER):
             raise Unsupported(
-                f"{grantee.kind.value.capitalize()} '{grantee.name}' does not support that: what it may do is "
-                "built in; nothing was done"
+                f"{grantee.kind.value.capitalize()} '{grantee.name}' does not support that: what it may do "
+                "is built in; nothing was done"
             )
         key = grantee.id, target.type, target.object_id
         known = self.grants.get(key)

@@ -192,9 +192,7 @@ def first_users(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
         User(REPLICATION, "replication", UserKind.ROLE, ADMIN),
         User(SUPER, "super", UserKind.ROLE, ADMIN),
     ]
-    everything = [
-        Grant(ADMIN, number, ObjectType.UNIVERSE, 0, EVERYTHING) for number in (ADMIN, SUPER)
-    ]
+    everything = [Grant(ADMIN, number, ObjectType.UNIVERSE, 0, EVERYTHING) for number in (ADMIN, SUPER)]
     grants = [
         *_enter(GUEST),
         *everything,
@@ -227,7 +225,16 @@ class Rights:
     has_all: as the role `super`. universe: what it may do with everything.
     """
 
-    __slots__ = ("_objects", "_owner_of", "_spaces", "caller", "has_all", "reads_all", "universe", "writes_all")
+    __slots__ = (
+        "_objects",
+        "_owner_of",
+        "_spaces",
+        "caller",
+        "has_all",
+        "reads_all",
+        "universe",
+        "writes_all",
+    )
 
     def __init__(
         self,
@@ -285,7 +292,7 @@ class Rights:
     def missing_to_write(self, space_id: int) -> tuple[Privilege, ObjectType] | None:
         """The first privilege that is missing for that, and on what; None: none is."""
         found = self.in_space(space_id)
-        wanted = (Privilege.WRITE,)
+        wanted: Sequence[Privilege] = (Privilege.WRITE,)
         if space_id in _OF_THE_SET:
             if found & Privilege.WRITE and not self.universe & Privilege.EXECUTE:
                 return Privilege.EXECUTE, ObjectType.UNIVERSE
@@ -436,12 +443,13 @@ def denied(rights: Rights, privilege: Privilege, kind: ObjectType, name: str) ->
     """The refusal, with exactly the text of [S-6]."""
     if not rights.universe & Privilege.USAGE and privilege is not Privilege.SESSION:
         privilege, kind, name = Privilege.USAGE, ObjectType.UNIVERSE, ""
+    word, user = str(privilege.name).lower(), rights.caller.name
     return AccessDenied(
-        f"{str(privilege.name).capitalize()} access to {kind} '{name}' is denied for user '{rights.caller.name}'",
-        privilege=str(privilege.name).lower(),
+        f"{word.capitalize()} access to {kind} '{name}' is denied for user '{user}'",
+        privilege=word,
         object_type=kind.value,
         object=name,
-        user=rights.caller.name,
+        user=user,
     )
 
 
@@ -464,11 +472,12 @@ def parse_privileges(words: Iterable[str]) -> Privilege:
 def parse_object_type(word: str) -> ObjectType:
     """IllegalParams."""
     if word.lower() not in _TYPES:
-        raise IllegalParams(f"unknown object type {word!r}: there are {', '.join(ObjectType)}; nothing was done")
+        raise IllegalParams(
+            f"unknown object type {word!r}: there are {', '.join(ObjectType)}; nothing was done"
+        )
     return ObjectType(word.lower())
 
 
 def show_privileges(privileges: Privilege) -> str:
     """ "read,write" """
     return ",".join(str(each.name).lower() for each in Privilege if each & privileges)
-
