@@ -11,15 +11,14 @@ import click
 from synchro.cli.arguments import argument, instance_option
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_records, print_value, usage
+from synchro.cli.passwords import checked_password, password_in
 from synchro.cli.program import program
-from synchro.errors import IllegalParams
 
 if TYPE_CHECKING:
     from synchro.client import GrantInfo, UserInfo
 
 NEW_PASSWORD: Final = "SYNCHRO_NEW_PASSWORD"
 """In the environment: the password of the user that is made or changed."""
-PASSWORD_BYTES_MAX: Final = 256
 OBJECT_TYPES: Final = ("universe", "space", "sequence", "role", "user")
 user = program.words("user", "Users.")
 role = program.words("role", "Roles, which users and other roles may have.")
@@ -57,34 +56,18 @@ def _new_password(file: str, name: str, *, is_needed: bool) -> str | None:
         # Without -u nobody logs in by it.
         file, options.password_file = options.password_file, ""
     if file:
-        return _from_file(file)
+        return password_in(file)
     found = os.environ.get(NEW_PASSWORD)
     if found is not None:
-        return _checked(found, NEW_PASSWORD)
+        return checked_password(found, NEW_PASSWORD)
     if sys.stdin.isatty():
         asked: str = click.prompt(
             f"New password of {name}", hide_input=True, confirmation_prompt=True, err=True
         )
-        return _checked(asked, "the password")
+        return checked_password(asked, "the password")
     if is_needed:
         raise usage(f"which password? Give --new-password-file, or {NEW_PASSWORD}; nothing was done")
     return None
-
-
-def _from_file(name: str) -> str:
-    try:
-        with open(name, encoding="utf-8") as file:
-            text = file.read(PASSWORD_BYTES_MAX + 2)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not text"
-        raise IllegalParams(f"cannot read {name}: {why}; nothing was done") from error
-    return _checked(text.partition("\n")[0].removesuffix("\r"), name)
-
-
-def _checked(password: str, where: str) -> str:
-    if not 0 < len(password.encode()) <= PASSWORD_BYTES_MAX:
-        raise IllegalParams(f"{where} has 1 to {PASSWORD_BYTES_MAX} bytes; nothing was done")
-    return password
 
 
 # --- users and roles ------------------------------------------------------------------------------------

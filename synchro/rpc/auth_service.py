@@ -8,7 +8,6 @@ from typing import Final
 from synchro.errors import AccessDenied, DropUser, IllegalParams, Unsupported
 from synchro.row import Dml, TxnId
 from synchro.rpc import codec
-from synchro.rpc.access import Access
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.host import RpcHost
@@ -20,7 +19,9 @@ from synchro.server.api import NodeApi
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import Target, UserDraft
 from synchro.storage.users import (
+    ADMIN,
     ALL_OF_TYPE,
+    GUEST,
     Caller,
     Grant,
     ObjectId,
@@ -38,15 +39,15 @@ PASSWORD_BYTES_MAX: Final = 256
 
 
 class AuthService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
-        super().__init__(node, host, access)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.names = Names(node)
         self.CreateUser = self.waiting(self._create_user, needs=self._may_create, with_caller=True)
         self.SetPassword = self.waiting(self._set_password, needs=self._may_alter, with_caller=True)
         self.DropUser = self.waiting(self._drop_user, needs=self._may_drop, with_caller=True)
         self.Grant = self.waiting(self._grant, needs=self._may_grant, with_caller=True)
         self.Revoke = self.waiting(self._revoke, needs=self._may_revoke)
-        self.ListUsers = self.waiting(self._list_users, needs=access.to_look, with_caller=True)
+        self.ListUsers = self.waiting(self._list_users, needs=self.access.to_look, with_caller=True)
 
     def register(self, server: Registrar) -> None:
         server.add_service(auth_pb2.DESCRIPTOR.services_by_name["AuthService"], self)
@@ -130,7 +131,7 @@ class AuthService(Service):
             lambda draft: draft.create(
                 request.name,
                 is_role=request.is_role,
-                owner=caller.id,
+                owner=_maker(caller),
                 verifier=verifier,
                 if_not_exists=request.if_not_exists,
             ),
@@ -181,7 +182,9 @@ class AuthService(Service):
     async def _grant(self, request: Message, caller: Caller) -> Message:
         def edit(draft: UserDraft) -> None:
             grantee, privileges, target = self._asked(draft, request)
-            draft.grant(grantee, privileges, target, grantor=caller.id, if_not_granted=request.if_not_granted)
+            # What the guest may do as long as nobody said so is not what somebody granted.
+            is_same = request.if_not_granted or draft.is_first
+            draft.grant(grantee, privileges, target, grantor=_maker(caller), if_not_granted=is_same)
 
         txn = await self._change(request, edit)
         return auth_pb2.GrantResponse(
@@ -259,6 +262,11 @@ class AuthService(Service):
             return f"#{number}" if known is None else known.name
         store = self.node.instance.memtx.catalog.stores.get(number)
         return store.definition.name if grant.type is ObjectType.SPACE and store is not None else f"#{number}"
+
+
+def _maker(caller: Caller) -> int:
+    """What the guest makes belongs to nobody in particular."""
+    return ADMIN if caller.id == GUEST else caller.id
 
 
 def _kind(is_role: bool) -> ObjectType:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from synchro.rpc import codec
-from synchro.rpc.access import Access
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import cluster_pb2
 from synchro.rpc.host import RpcHost
@@ -16,9 +15,9 @@ from synchro.server.api import NodeApi
 
 
 class ClusterService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
-        super().__init__(node, host, access)
-        self.ListInstances = self.at_once(self._list_instances, needs=access.to_look)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
+        self.ListInstances = self.at_once(self._list_instances, needs=self.access.to_look)
 
     def register(self, server: Registrar) -> None:
         server.add_service(cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"], self)

@@ -8,7 +8,6 @@ from synchro.errors import IllegalParams
 from synchro.failpoints import failpoint
 from synchro.instance.events import Demoted, DemoteRequested, Promoted, PromoteRequested
 from synchro.rpc import codec
-from synchro.rpc.access import Access
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import control_pb2
 from synchro.rpc.host import RpcHost
@@ -18,9 +17,9 @@ from synchro.server.api import Compared, NodeApi
 
 
 class ControlService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
-        super().__init__(node, host, access)
-        operate = access.to_operate
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
+        operate = self.access.to_operate
         self.Promote = self.waiting(self._promote, needs=operate)
         self.Demote = self.waiting(self._demote, needs=operate)
         self.Checkpoint = self.waiting(self._checkpoint, needs=operate)

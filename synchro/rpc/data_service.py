@@ -15,7 +15,7 @@ from synchro.errors import IllegalParams, Loading, SynchroError, TimedOut, Unsup
 from synchro.instance.events import FateKnown, ReadBarrierRequested, ReadReady, WaitRequested
 from synchro.row import Tuple
 from synchro.rpc import codec
-from synchro.rpc.access import Access, check_space, instead_of, without_verifiers
+from synchro.rpc.access import check_space, instead_of, without_verifiers
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import data_pb2
@@ -41,8 +41,8 @@ SMALL_ANSWER_OFFSET: Final = 10_000
 class DataService(Service):
     """The service for data: Execute, ExecuteStream, Select, WaitTransaction."""
 
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
-        super().__init__(node, host, access)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.names = Names(node)
         self._reading: set[trio.CancelScope] = set()
         """One scope for each stream of transactions that is being read."""
@@ -59,7 +59,7 @@ class DataService(Service):
             at_once=self._select_now,
             together=Together(self._goes_together, self.reads.submit),
         )
-        self.WaitTransaction = self.waiting(self._wait_transaction, needs=access.to_look)
+        self.WaitTransaction = self.waiting(self._wait_transaction, needs=self.access.to_look)
 
     def register(self, server: Registrar) -> None:
         server.add_service(data_pb2.DESCRIPTOR.services_by_name["DataService"], self)

@@ -12,7 +12,6 @@ import trio
 
 from synchro.errors import IllegalParams
 from synchro.rpc import codec
-from synchro.rpc.access import Access
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
 from synchro.rpc.host import RpcHost
@@ -29,9 +28,9 @@ QUEUE_LEN_INTERVAL_S: Final = 0.1
 
 
 class InfoService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
-        super().__init__(node, host, access)
-        look = access.to_look
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
+        look = self.access.to_look
         self.GetInfo = self.at_once(self._get_info, needs=look, when_ready=False)
         self.GetSynchro = self.at_once(self._get_synchro, needs=look)
         self.ListQueue = self.waiting(self._list_queue, needs=look)

@@ -8,7 +8,7 @@ from typing import Final
 from synchro.errors import NoSuchIndex, NoSuchSpace, SynchroError
 from synchro.row import Dml, TxnId
 from synchro.rpc import codec
-from synchro.rpc.access import Access, Need, check_space, instead_of
+from synchro.rpc.access import Need, check_space, instead_of
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2
 from synchro.rpc.host import RpcHost
@@ -30,8 +30,8 @@ _TYPES: Final = {
 
 
 class SchemaService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
-        super().__init__(node, host, access)
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+        super().__init__(node, host)
         self.names = Names(node)
         alter = self._with_space(Privilege.ALTER)
         self.CreateSpace = self.waiting(self._create_space, needs=self._may_create, with_caller=True)

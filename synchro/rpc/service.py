@@ -49,10 +49,10 @@ class Service:
     A `SynchroError` that a method raises becomes a status with details, anything else INTERNAL.
     """
 
-    def __init__(self, node: NodeApi, host: RpcHost, access: Access) -> None:
+    def __init__(self, node: NodeApi, host: RpcHost) -> None:
         self.node = node
         self.host = host
-        self.access = access
+        self.access = Access(node)
         self._facts: HeaderFacts | None = None
         self._header: Message = pb.Header()
 

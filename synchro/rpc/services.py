@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from synchro.rpc.access import Access
 from synchro.rpc.auth_service import AuthService
 from synchro.rpc.cluster_service import ClusterService
 from synchro.rpc.control_service import ControlService
@@ -24,15 +23,14 @@ class ClientServices:
     """
 
     def __init__(self, node: NodeApi, host: RpcHost, *, with_fault: bool = False) -> None:
-        access = Access(node)
-        self._data = DataService(node, host, access)
+        self._data = DataService(node, host)
         self._services = (
             self._data,
-            SchemaService(node, host, access),
-            InfoService(node, host, access),
-            ControlService(node, host, access),
-            ClusterService(node, host, access),
-            AuthService(node, host, access),
+            SchemaService(node, host),
+            InfoService(node, host),
+            ControlService(node, host),
+            ClusterService(node, host),
+            AuthService(node, host),
         )
         self._health = HealthService(node, host)
         self._reflection = ReflectionService(host, with_fault=with_fault)

@@ -51,7 +51,7 @@ RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
 RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap, AccessDenied, BadCredentials)
-"""Errors of the peer that pass by themselves [A-40], or when somebody there does something [S-8]."""
+"""Errors of the peer that pass by themselves [A-40], or when somebody there grants something."""
 
 STOP_DETAILS: Final = ("txn", "at", "space", "key")
 """Where the row is at which an applier stopped."""

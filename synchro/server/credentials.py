@@ -131,7 +131,16 @@ class CredentialsKeeper:
         def spaces_of(user: int) -> list[str]:
             return [memtx.catalog.space(number).name for number in memtx.catalog.users.owned_by(user)]
 
-        draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
+        names_guest = any(one.name == "guest" for one in credentials.users)
+        draft = UserDraft(
+            memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID), guest_is_super=not names_guest
+        )
+        if draft.is_first and not names_guest:
+            self._node.log.warning(
+                "guest_is_super",
+                message="the set had no users before: whoever can connect may still do everything, as the "
+                "user guest. Next: synchro revoke guest super",
+            )
         problems = draft.configure(credentials, verifiers, find, spaces_of)
         # Another master may do the same at this moment: equal rows put twice do no harm.
         return draft.ops(may_exist=True), problems

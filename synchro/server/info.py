@@ -20,6 +20,7 @@ from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.links import Links
 from synchro.server.node import Node
+from synchro.storage.users import GUEST_CALLER
 from synchro.vclock import Vclock
 
 SAMPLE_S: Final = 0.1
@@ -91,6 +92,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "synchro": None,
         "memtx": None,
         "amnesia": None,
+        "users": None,
     }
     if not node.has_core:
         return tree
@@ -109,8 +111,15 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
         "amnesia": amnesia(node, links),
+        "users": _users(core),
     }
     return tree
+
+
+def _users(core: Instance) -> dict[str, Any]:
+    """unset: nobody has said who may do what. open: whoever can connect may do everything."""
+    users = core.memtx.catalog.users
+    return {"unset": users.is_unset, "open": users.rights(GUEST_CALLER).has_all}
 
 
 def synchro(core: Instance, now: float) -> dict[str, Any]:

@@ -93,7 +93,7 @@ JOIN_RETRIED: Final = frozenset(
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
-have data that is not broken; the user may get its privileges [S-8]."""
+have data that is not broken; the user may get its privileges."""
 
 
 class _Complaint:

@@ -94,9 +94,11 @@ class UserDraft:
         given = {_key(grant): (grant, row) for row in grants if (grant := grant_of(row)) is not None}
         self._user_rows = {number: row for number, (_, row) in known.items()}
         self._grant_rows = {key: row for key, (_, row) in given.items()}
+        self.is_first = not known
+        """The set had no rows of users."""
         self.users = {number: user for number, (user, _) in known.items()}
         self.grants = {key: grant for key, (grant, _) in given.items()}
-        if not known:
+        if self.is_first:
             first, first_grants = first_users(guest_is_super=guest_is_super)
             self.users = {user.id: user for user in first}
             self.grants = {_key(grant): grant for grant in first_grants}
