@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from synchro.config import Change, Credentials, Settings
+from synchro.config import Change, ConfiguredUser, Credentials, Settings
 from synchro.config.options import BY_KEY, TABLE
 
 _ROLE: Final = {
@@ -45,13 +45,18 @@ def _changes_links(found: Sequence[Change]) -> bool:
 
 def credentials_change(before: Settings, after: Settings) -> list[Change]:
     """Passwords are not shown, so a new one may look as the old one did."""
-    if before.credentials == after.credentials:
+    former, now = _users(before.credentials), _users(after.credentials)
+    if former == now:
         return []
-    return [Change("credentials", _names(before.credentials), _names(after.credentials), is_live=True)]
+    return [Change("credentials", _names(former), _names(now), is_live=True)]
 
 
-def _names(credentials: Credentials | None) -> list[str]:
-    return [] if credentials is None else [one.name for one in credentials.users]
+def _users(credentials: Credentials | None) -> Sequence[ConfiguredUser]:
+    return () if credentials is None else credentials.users
+
+
+def _names(users: Sequence[ConfiguredUser]) -> list[str]:
+    return [one.name for one in users]
 
 
 def put_into_use(running: Mapping[str, Any], found: Sequence[Change]) -> dict[str, Any]:

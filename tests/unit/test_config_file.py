@@ -89,8 +89,8 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
 def test_defaults_are_those_of_settings() -> None:
     got = settings(cluster(instances=1))
     plain = Settings()
-    own = ("instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir")
-    own += ("credentials",)  # a file says who there is, if it is nobody too
+    own = {"instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir"}
+    own.add("credentials")  # a file says who there is, also if that is nobody
     for name in Settings.__dataclass_fields__:
         if name not in own:
             assert getattr(got, name) == getattr(plain, name), name
