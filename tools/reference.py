@@ -75,7 +75,7 @@ def later_table() -> Iterator[str]:
         for option in _options(Effect.LATER, limits=limits):
             yield f"| `{option.key}` | {_shown_kind(option)} | {option.meaning} |"
     for key, section in MAPS.items():
-        if not isinstance(section.each, Section):
+        if isinstance(section.each, Option) and section.each.effect is not Effect.ACTS:
             yield f"| `{key}` | map from names | {section.meaning} |"
 
 

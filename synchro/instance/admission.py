@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import OlderMember, OldTerm, QuorumWait, RequestExpired, SynchroError
+from synchro.errors import OlderMember, OldTerm, ProtocolVersion, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -86,6 +86,8 @@ class Admission:
         try:
             if not USER_SPACES.isdisjoint(prepared.system):
                 self._check_readers_of_users()
+            if prepared.draft is not None and prepared.draft.begins_policy:
+                self._check_policies_are_read()
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
             state.memtx.rollback(prepared)  # Admission.W2
@@ -183,6 +185,15 @@ class Admission:
             raise OlderMember(
                 "not every member is known to read rows of users: one runs an older version, or was not "
                 "heard yet since this instance started; nothing was written"
+            )
+
+    def _check_policies_are_read(self) -> None:
+        """ADR 44: a member of an older version would decide conflicts in its own way."""
+        if unheard := self._state.not_reading_policies:
+            names = ", ".join(self._state.name_of(member) for member in sorted(unheard))
+            raise ProtocolVersion(
+                f"a policy for conflicts needs members who know it, and {names} did not say so: away, or of "
+                "an older version; nothing was written. Next: start the version there that runs here",
             )
 
     def _check_enough_members(self) -> None:

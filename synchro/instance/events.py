@@ -191,12 +191,13 @@ class AckReceived:
 class RelayConnected:
     """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
 
-    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_users: it
-    reads rows of users (ADR 42)."""
+    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_policies: it
+    knows what spaces do with conflicts (ADR 44). takes_users: it reads rows of users (ADR 42)."""
 
     peer: InstanceId
     ack: Ack
     takes_unnamed: bool = False
+    takes_policies: bool = False
     takes_users: bool = False
 
 
@@ -207,7 +208,19 @@ class RelayLost:
 
 @dataclass(frozen=True, slots=True)
 class ExpulsionTold:
-    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41)."""
+    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41).
+
+    queue_term: of the last decided PROMOTE or DEMOTE in its log; None: a version that does not tell."""
+
+    queue_term: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkipGranted:
+    """A person lets this row become a Nop if it is in conflict, as with `skip_conflict` [A-35]; its stream,
+    which stands there, starts again."""
+
+    row: TxnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +323,7 @@ Event: TypeAlias = (
     | RelayConnected
     | RelayLost
     | ExpulsionTold
+    | SkipGranted
     | ApplierFollowing
     | ApplierLost
     | DoubledChanged

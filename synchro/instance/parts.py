@@ -65,10 +65,10 @@ class Agenda:
 
 class Readers:
     """Who reads what members of an older version do not: shared transactions in which calls have no request
-    id (ADR 13), or rows of users (ADR 42).
+    id (ADR 13), spaces with a policy for conflicts (ADR 44), or rows of users (ADR 42).
 
     U1  Who is in here said so in its last Hello, or is a member since before such a thing was written into
-        the log that this instance has: its owner asked all members.
+        the log that this instance has: who wrote it asked all members.
     """
 
     __slots__ = ("_known",)
@@ -76,16 +76,17 @@ class Readers:
     def __init__(self) -> None:
         self._known: set[InstanceId] = set()
 
-    def said(self, peer: InstanceId, takes: bool) -> None:
+    def said(self, peer: InstanceId, reads_it: bool) -> None:
         """The Hello of a peer. It outlives the link: who is away comes back as it was, or newer."""
-        (self._known.add if takes else self._known.discard)(peer)
+        (self._known.add if reads_it else self._known.discard)(peer)
 
     def logged(self, members: frozenset[InstanceId]) -> None:
         """A transaction of this kind is in the own log, or on its way to it."""
         self._known |= members
 
-    def has_all(self, members: frozenset[InstanceId]) -> bool:
-        return members <= self._known
+    def without(self, members: frozenset[InstanceId]) -> frozenset[InstanceId]:
+        """Those of `members` who do not read it, as far as is known."""
+        return members - self._known
 
 
 @dataclass(slots=True)
@@ -116,6 +117,8 @@ class Parts:
     was_told_expelled: bool = False
     """Set by `links`: a member says that we were removed, which our log may not say yet (ADR 41)."""
     readers_of_unnamed: Readers = field(default_factory=Readers)
+    """Set by nobody."""
+    readers_of_policies: Readers = field(default_factory=Readers)
     """Set by nobody."""
     readers_of_users: Readers = field(default_factory=Readers)
     """Set by nobody. Asked before the set has its first rows of users; then all members read them."""
@@ -155,12 +158,17 @@ class Parts:
     def all_read_unnamed(self) -> bool:
         """Whether every member reads shared transactions in which calls have no request id: also one that
         comes, or leaves, by a row that is not decided yet."""
-        return self.readers_of_unnamed.has_all(self._others)
+        return not self.readers_of_unnamed.without(self._others)
 
     @property
     def all_read_users(self) -> bool:
         """Whether every member reads rows of users. Once there are some, nobody else has joined."""
-        return not self.memtx.catalog.users.is_unset or self.readers_of_users.has_all(self._others)
+        return not self.memtx.catalog.users.is_unset or not self.readers_of_users.without(self._others)
+
+    @property
+    def not_reading_policies(self) -> frozenset[InstanceId]:
+        """Members who may be of a version that knows no policies for conflicts."""
+        return self.readers_of_policies.without(self._others)
 
     @property
     def _others(self) -> frozenset[InstanceId]:

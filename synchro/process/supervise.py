@@ -22,6 +22,7 @@ from synchro.failpoints import REGISTRY, is_wanted, load_environment
 from synchro.process import descriptors
 from synchro.process.certificates import certificates_of, watch
 from synchro.process.live_config import LiveConfig
+from synchro.process.once import run_configured
 from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
 from synchro.rpc.host import RpcHost, open_rpc_host
@@ -122,6 +123,8 @@ async def _open_port(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
+            if settings.once:
+                nursery.start_soon(run_configured, face)
             if certificates is not None:
                 nursery.start_soon(watch, certificates, log)
             yield server.address
@@ -173,22 +176,17 @@ async def _serve(settings: Settings, log: Any, loaded: ClusterConfig | None) -> 
 
 
 def _reopen_log(log: Any) -> None:
-    """After a rotation of log files: go on in a new file of the old name. `start` tells the name; an instance
-    whose standard error is something else has nothing to reopen."""
+    """After a rotation of log files: go on in a new file of the old name. `log.file` or `start` tells the
+    name; an instance whose standard error is something else has nothing to reopen."""
     path = os.environ.get(LOG_FILE)
     if not path:
         return
     logs.flush(REOPEN_FLUSH_S)
-    # NONBLOCK: a pipe without a reader is refused, instead of waiting for one.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        file = os.open(path, flags, 0o644)
+        logs.send_to(path)
     except OSError as error:
         log.warning("log_not_reopened", file=path, message=f"{error.strerror}; the old file is kept")
         return
-    for descriptor in (1, 2):
-        os.dup2(file, descriptor)
-    os.close(file)
     log.info("log_reopened", file=path)
 
 

@@ -5,8 +5,8 @@ Each method of a service names its need where it is made (`Service.waiting` and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
 
 from synchro.errors import Loading, NoSuchSpace, SynchroError, Unsupported
 from synchro.row import Dml
@@ -24,6 +24,8 @@ from synchro.storage.users import (
     Users,
     denied,
 )
+
+_BY_WEIGHT: Final = (Privilege.EXECUTE, *Privilege)
 
 Need: TypeAlias = Callable[[Caller, Any], object]
 """Gets the caller and the request; raises `AccessDenied`."""
@@ -63,11 +65,24 @@ class Access:
         if rights.is_nobody:
             raise denied(rights, Privilege.READ, ObjectType.UNIVERSE, "")
 
+    def to_do_everything(self, caller: Caller, _request: Any) -> None:
+        """What may hold any change needs all there is."""
+        rights = self.rights(caller)
+        if not rights.has_all:
+            missing = next(each for each in _BY_WEIGHT if not rights.universe & each)
+            raise denied(rights, missing, ObjectType.UNIVERSE, "")
+
     def to_operate(self, caller: Caller, _request: Any) -> None:
         """What operators do needs EXECUTE on the universe [S-12]."""
         rights = self.rights(caller)
         if not rights.universe & Privilege.EXECUTE:
             raise denied(rights, Privilege.EXECUTE, ObjectType.UNIVERSE, "")
+
+
+def refuse_users(ops: Iterable[Dml]) -> None:
+    """Raises `Unsupported` for rows that only commands make, whoever writes them."""
+    if any(op.space_id in USER_SPACES for op in ops):
+        raise _only_by_commands("_user or _priv")
 
 
 def check_space(rights: Rights, privilege: Privilege, space: SpaceDef) -> None:
@@ -93,10 +108,14 @@ def _not_written(rights: Rights, space: SpaceDef) -> SynchroError:
     if missing is not None:
         privilege, kind = missing
         return denied(rights, privilege, kind, space.name if kind is ObjectType.SPACE else "")
+    return _only_by_commands(space.name)
+
+
+def _only_by_commands(space: str) -> Unsupported:
     return Unsupported(
-        f"Space '{space.name}' does not support changes of its rows; nothing was written. Next: synchro "
-        "user, role, grant, revoke",
-        space=space.name,
+        f"Space '{space}' does not support changes of its rows; nothing was written. Next: synchro user, "
+        "role, grant, revoke",
+        space=space,
     )
 
 

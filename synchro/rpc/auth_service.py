@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from synchro.errors import AccessDenied, DropUser, IllegalParams, Unsupported
 from synchro.row import Dml, TxnId
-from synchro.rpc import codec
+from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.host import RpcHost
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service
-from synchro.rpc.system_changes import change
 from synchro.server.api import NodeApi
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import Target, UserDraft
@@ -41,7 +42,7 @@ PASSWORD_BYTES_MAX: Final = 256
 class AuthService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.names = Names(node)
+        self.names = Names(lambda: node.instance.memtx.catalog)
         self.CreateUser = self.waiting(self._create_user, needs=self._may_create, with_caller=True)
         self.SetPassword = self.waiting(self._set_password, needs=self._may_alter, with_caller=True)
         self.DropUser = self.waiting(self._drop_user, needs=self._may_drop, with_caller=True)
@@ -115,10 +116,18 @@ class AuthService(Service):
             edit(draft)
             return draft.ops()
 
-        async with self.node.user_changes.turn(timeout_s):
-            return await change(
-                self.node, request, build, what="the change of users", spaces=("_user", "_priv")
+        deadline = trio.current_time() + timeout_s
+        if (first := await schema_changes.first_try(self.node, request, timeout_s)) is not None:
+            return first
+        async with self.node.user_changes.turn(max(0.0, deadline - trio.current_time())):
+            done = await schema_changes.write(
+                self.node,
+                build,
+                deadline,
+                codec.request_id(request.request_id),
+                codec.position(request),
             )
+        return None if done is None else done.txn
 
     async def _create_user(self, request: Message, caller: Caller) -> Message:
         verifier = None

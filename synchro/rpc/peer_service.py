@@ -105,6 +105,7 @@ class PeerService:
                 first.instance_name,
                 takes_unnamed=first.takes_unnamed,
                 takes_users=first.takes_users,
+                takes_policies=first.takes_policies,
             )
             items = self._endpoint.serve_join(request)
             async with aclosing(items):

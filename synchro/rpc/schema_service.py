@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+import trio
 
 from synchro.errors import NoSuchIndex, NoSuchSpace, SynchroError
-from synchro.row import Dml, TxnId
-from synchro.rpc import codec
+from synchro.row import TxnId
+from synchro.rpc import codec, schema_changes
 from synchro.rpc.access import Need, check_space, instead_of
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2
 from synchro.rpc.host import RpcHost
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
+from synchro.rpc.once import run_once
+from synchro.rpc.schema_changes import Builder, Definitions
 from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
-from synchro.rpc.system_changes import change
 from synchro.server.api import NodeApi
-from synchro.storage import schema_ops
-from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
+from synchro.storage.schema import IndexDef, IndexType, SpaceDef
 from synchro.storage.users import ADMIN, ALL_OF_TYPE, ENTER, GUEST, Caller, ObjectType, Privilege, denied
-
-_TYPES: Final = {
-    schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
-    schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
-    schema_pb2.INDEX_TYPE_HASH: IndexType.HASH,
-}
 
 
 class SchemaService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.names = Names(node)
+        self.names = Names(lambda: node.instance.memtx.catalog)
         alter = self._with_space(Privilege.ALTER)
         self.CreateSpace = self.waiting(self._create_space, needs=self._may_create, with_caller=True)
         self.AlterSpace = self.waiting(self._alter_space, needs=alter)
@@ -42,7 +35,7 @@ class SchemaService(Service):
         self.DropIndex = self.waiting(self._drop_index, needs=alter)
         self.ListSpaces = self.waiting(self._list_spaces, needs=self._may_list, with_caller=True)
         self.ChecksumSpace = self.waiting(self._checksum_space, needs=self._with_space(Privilege.READ))
-        self.RunOnce = self.unimplemented("RunOnce", "run the operations one by one, with if_not_exists")
+        self.RunOnce = self.waiting(self._run_once, needs=self.access.to_do_everything)
 
     def register(self, server: Registrar) -> None:
         server.add_service(schema_pb2.DESCRIPTOR.services_by_name["SchemaService"], self)
@@ -84,26 +77,25 @@ class SchemaService(Service):
 
     # --- changes
 
-    async def _change(self, request: Message, build: Callable[[], Sequence[Dml]]) -> TxnId | None:
-        """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done."""
-        return await change(self.node, request, build, what="the schema change", spaces=("_space", "_index"))
+    async def _change(self, request: Message, build: Builder, *, owner: int = ADMIN) -> TxnId | None:
+        """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done.
+        owner: of what is made."""
+        timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
+        deadline = trio.current_time() + timeout_s
+        if (first := await schema_changes.first_try(self.node, request, timeout_s)) is not None:
+            return first
+        done = await schema_changes.write(
+            self.node,
+            lambda: build(Definitions(self.node.instance.memtx, self.names, owner), request),
+            deadline,
+            codec.request_id(request.request_id),
+            codec.position(request),
+        )
+        return None if done is None else done.txn
 
     async def _create_space(self, request: Message, caller: Caller) -> Message:
-        txn = await self._change(
-            request,
-            lambda: schema_ops.create_space(
-                self.node.instance.memtx,
-                request.name,
-                space_id=request.id or None,
-                field_count=request.field_count,
-                format=_fields(request.format),
-                if_not_exists=request.if_not_exists,
-                is_local=request.is_local,
-                is_sync=request.is_sync,
-                temporary=request.is_temporary,
-                owner=caller.id if caller.id != GUEST else ADMIN,
-            ),
-        )
+        owner = ADMIN if caller.id == GUEST else caller.id
+        txn = await self._change(request, schema_changes.create_space, owner=owner)
         return schema_pb2.CreateSpaceResponse(
             header=self.header(),
             space=self._shown(request.name),
@@ -114,56 +106,23 @@ class SchemaService(Service):
     async def _alter_space(self, request: Message) -> Message:
         # A new name does not change the id, which still finds the space afterwards.
         space_id = self.names.named_space(request.space).id
-        txn = await self._change(
-            request,
-            lambda: schema_ops.alter_space(
-                self.node.instance.memtx,
-                self.names.space(space_id).id,
-                name=request.name if request.HasField("name") else None,
-                is_sync=request.is_sync if request.HasField("is_sync") else None,
-                field_count=request.field_count if request.HasField("field_count") else None,
-                format=_fields(request.format.fields) if request.HasField("format") else None,
-            ),
-        )
+        txn = await self._change(request, schema_changes.alter_space)
         return schema_pb2.AlterSpaceResponse(
             header=self.header(), space=self._shown(space_id), txn=codec.txn_message(txn)
         )
 
     async def _truncate_space(self, request: Message) -> Message:
-        txn = await self._change(
-            request,
-            lambda: schema_ops.truncate(self.node.instance.memtx, self.names.named_space(request.space).id),
-        )
+        txn = await self._change(request, schema_changes.truncate_space)
         return schema_pb2.TruncateSpaceResponse(header=self.header(), txn=codec.txn_message(txn))
 
     async def _drop_space(self, request: Message) -> Message:
-        def build() -> Sequence[Dml]:
-            try:
-                space = self.names.named_space(request.space)
-            except NoSuchSpace:
-                if request.if_exists:
-                    return ()
-                raise
-            return schema_ops.drop_space(self.node.instance.memtx, space.id)
-
-        txn = await self._change(request, build)
+        txn = await self._change(request, schema_changes.drop_space)
         return schema_pb2.DropSpaceResponse(
             header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
         )
 
     async def _create_index(self, request: Message) -> Message:
-        def build() -> Sequence[Dml]:
-            return schema_ops.create_index(
-                self.node.instance.memtx,
-                self.names.named_space(request.space).id,
-                request.name,
-                type=_TYPES.get(request.type, str(request.type)),
-                unique=request.unique if request.HasField("unique") else True,
-                if_not_exists=request.if_not_exists,
-                parts=[_part(part) for part in request.parts] or schema_ops.DEFAULT_PARTS,
-            )
-
-        txn = await self._change(request, build)
+        txn = await self._change(request, schema_changes.create_index)
         memtx = self.node.instance.memtx
         try:
             shown = index_message(memtx.catalog.index(self.names.named_space(request.space).id, request.name))
@@ -174,19 +133,18 @@ class SchemaService(Service):
         )
 
     async def _drop_index(self, request: Message) -> Message:
-        def build() -> Sequence[Dml]:
-            space = self.names.named_space(request.space)
-            try:
-                index_id = self.names.index_id(space.id, request.name)
-            except NoSuchIndex:
-                if request.if_exists:
-                    return ()
-                raise
-            return schema_ops.drop_index(self.node.instance.memtx, space.id, index_id)
-
-        txn = await self._change(request, build)
+        txn = await self._change(request, schema_changes.drop_index)
         return schema_pb2.DropIndexResponse(
             header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    async def _run_once(self, request: Message) -> Message:
+        done = await run_once(self.node, request)
+        return schema_pb2.RunOnceResponse(
+            header=self.header(),
+            executed=done.executed,
+            txn=codec.txn_message(done.txn),
+            executed_by=done.executed_by,
         )
 
     # --- reads
@@ -212,6 +170,7 @@ class SchemaService(Service):
             ],
             indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
+            conflict=schema_changes.POLICIES[space.conflict],
         )
 
     async def _list_spaces(self, request: Message, caller: Caller) -> Message:
@@ -253,21 +212,3 @@ def index_message(index: IndexDef) -> Message:
             for part in index.parts
         ],
     )
-
-
-def _fields(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Return the fields of a format as `schema.parse_format` takes them."""
-    return [
-        FieldDef(message.name, message.type or "any", message.is_nullable).to_map() for message in messages
-    ]
-
-
-def _part(message: Message) -> dict[str, object]:
-    """Return a key part as `schema.resolve_parts` takes it; what is not set comes from the format."""
-    which = message.WhichOneof("field_ref")
-    part: dict[str, object] = {"field": getattr(message, which) if which else 0}
-    if message.type:
-        part["type"] = message.type
-    if message.is_nullable:
-        part["is_nullable"] = True
-    return part

@@ -35,6 +35,8 @@ class JoinRequest:
     protocol_version: int = PROTOCOL_VERSION
     takes_unnamed: bool = False
     """As in `Hello`."""
+    takes_policies: bool = False
+    """As in `Hello`."""
     takes_users: bool = False
     """As in `Hello`."""
 
@@ -114,6 +116,8 @@ class Hello:
     """It reads shared transactions in which calls have no request id (ADR 13)."""
     takes_users: bool = False
     """It reads rows of users (ADR 42)."""
+    takes_policies: bool = False
+    """It knows what spaces do with conflicts (ADR 44)."""
     quorum: int = 0
     """By how many votes it is elected; 0: an older version (ADR 38)."""
 

@@ -19,7 +19,7 @@ from synchro.server.join import serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
-from synchro.server.relay import Relay, check_reads_users
+from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
 from synchro.storage.users import Users
 
@@ -136,6 +136,7 @@ class Peers:
         core.check_term(hello.term)
         self._links.check_expelled(hello.instance_uuid)
         check_reads_users(core.memtx.catalog.users, hello.takes_users, hello.name)
+        check_policies(core.memtx.catalog, hello.name, takes_policies=hello.takes_policies)
         members = core.memtx.catalog.prepared_members()
         peer = member_of(hello.instance_uuid, members)
         registered = members[peer][1]
