@@ -137,8 +137,6 @@ _WITHOUT_FIELD: Final = (
         ListOf(ADDRESS, 0, 31, "addresses HOST:PORT"),
         "replaces the addresses of the members; several sources",
     ),
-    Option("replication.anon", Flag(), "follow without being a member", effect=Effect.LATER),
-    Option("replication.anon_ttl", Seconds(), "when such a follower is forgotten", effect=Effect.LATER),
     Option(
         "replication.autoexpel.enabled", Flag(), "who is not in the file is no member", effect=Effect.LATER
     ),

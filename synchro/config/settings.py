@@ -219,6 +219,14 @@ class Limits:
         "tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further",
         is_live=True,
     )
+    anonymous_max: int = option(
+        64,
+        "limits.anonymous_max",
+        Count(1, 10_000),
+        "anonymous followers that are known here, connected or away: each is a stream, and keeps log. For "
+        "one more the one that is away longest is forgotten; if none is away, it is told to come again",
+        is_live=True,
+    )
     peer_credit_bytes: int = option(
         8 * MIB, "limits.peer_credit_bytes", Bytes(1), "bytes a relay may send beyond the last ack"
     )
@@ -377,6 +385,21 @@ class Settings:
         is_live=True,
     )
     bootstrap_leader: str | None = None
+    is_anonymous: bool = option(
+        False,
+        "replication.anon",
+        Flag(),
+        "follow the set without being a member: never writable, no vote, no ack that counts, no id. From "
+        "true to false while it runs it registers and becomes a member; the way back is a new directory",
+        is_live=True,
+    )
+    anon_ttl_s: float = option(
+        3600.0,
+        "replication.anon_ttl",
+        Seconds(),
+        "how long the log is kept for an anonymous follower that is away",  # [W-42]
+        is_live=True,
+    )
     synchro_quorum: QuorumFormula = option(
         QuorumFormula("N / 2 + 1"),
         "replication.synchro_quorum",

@@ -351,6 +351,8 @@ class Instance(Facts):
             self._look(happened)
 
     def _on_peer_raft(self, event: ev.PeerRaftReceived, now: float) -> None:
+        if self._state.is_anonymous:
+            return  # no say in elections, and no part in them [E-3]
         try:
             event.message.validate(event.source)
             check_term(self._state, event.message.term)
@@ -412,7 +414,7 @@ class Instance(Facts):
         state.limbo.max_size = settings.synchro_queue_max_size
         state.memtx.memory_max = settings.memtx_memory
         state.memtx.limits_changed(settings.limits)
-        self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
+        self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings, state.self_id)), now)
         self._reads.settings_changed()
         state.agenda.note_members()
         state.agenda.note_progress()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from synchro.config import Settings
-from synchro.ids import InstanceId
+from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.calls import WaitingCalls
 from synchro.instance.log_tail import LogTail
@@ -95,8 +95,10 @@ class Parts:
     "Set by" names the only module that gives a field another value once it is made.
     """
 
-    self_id: InstanceId
+    uuid: str
     """Set by nobody."""
+    self_id: InstanceId
+    """Set by `registered_as` alone."""
     settings: Settings
     """Set by `core`: as configured now."""
     memtx: Memtx
@@ -126,7 +128,28 @@ class Parts:
     agenda: Agenda = field(default_factory=Agenda)
     """Set by nobody."""
 
+    def registered_as(self, self_id: InstanceId) -> None:
+        """An anonymous instance is a member from now on (ADR 45): all parts call it so in one step."""
+        self.raft.registered_as(self_id)
+        self.limbo.registered_as(self_id)
+        self.log.registered_as(self_id)
+        self.self_id = self_id
+
     # --- who is who, which needs nothing but reading
+
+    @property
+    def is_anonymous(self) -> bool:
+        """This instance follows the set without being a member [M-6]."""
+        return self.self_id == ANONYMOUS
+
+    @property
+    def number_given(self) -> InstanceId | None:
+        """The id under which this instance, anonymous until now, is registered by a decided row; None: it is
+        not."""
+        if not self.is_anonymous:
+            return None
+        members = self.memtx.catalog.members()
+        return next((number for number, (uuid, _) in members.items() if uuid == self.uuid), None)
 
     @property
     def registered(self) -> frozenset[InstanceId]:
@@ -142,7 +165,9 @@ class Parts:
     @property
     def is_expelled(self) -> bool:
         """This instance was removed from the set: its log says so, or a member did (ADR 41)."""
-        return self.was_told_expelled or self.self_id not in self.memtx.catalog.members()
+        if self.was_told_expelled:
+            return True
+        return self.self_id not in self.memtx.catalog.members() and not self.is_anonymous
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""

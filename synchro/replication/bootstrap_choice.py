@@ -49,6 +49,7 @@ def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ball
         is_ro_cfg=settings.read_only,
         is_ro=True,
         can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
+        is_anonymous=settings.is_anonymous,
     )
 
 
@@ -108,11 +109,18 @@ def choose(
             expected=min(foreign),
             got=max(foreign),
         )
-    source = join_source(peers)
+    members = {address: ballot for address, ballot in peers.items() if not ballot.is_anonymous}
+    total -= len(peers) - len(members)  # they make no set, and nobody but their like joins them [M-6]
+    source = join_source(members)
+    if source is None and me.is_anonymous:
+        source = join_source(peers)
     if source is not None:
         return JoinFrom(source, peers[source])
     if me.replicaset_uuid:
         return _wait_for_data(settings, me, peers)
+    if me.is_anonymous:
+        return _wait_for_set(settings, me, peers)
+    peers = members
     bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
     if bereft:
         # They belong to a set whose other members may come back: nothing new is made beside it (ADR 14).
@@ -175,6 +183,18 @@ def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) 
             "one held"
         )
     return WaitForPeers(why, is_bereft=True)
+
+
+def _wait_for_set(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
+    """An anonymous instance makes no set [M-6]."""
+    sources = ", ".join(
+        f"{peer.name} ({'has no data yet' if peer.address in peers else 'does not answer'})"
+        for peer in settings.peers
+        if peer.name != me.instance_name
+    )
+    return WaitForPeers(
+        f"an anonymous instance (replication.anon: true) makes no set; it waits for {sources}"
+    )
 
 
 def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:

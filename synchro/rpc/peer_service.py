@@ -32,6 +32,7 @@ from synchro.server.peer_messages import (
     JoinSnapshotEnd,
     LinkLost,
     PeerAck,
+    RegisterRequest,
 )
 from synchro.server.transport import PeerEndpoint
 from synchro.wire.grpc_call import StatusCode
@@ -59,6 +60,8 @@ class PeerService:
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
         self.Join = host.duplex(self._join)
+        self.FetchSnapshot = host.duplex(self._fetch_snapshot)
+        self.Register = host.unary(self._register)
         self._older_joins = 0
         """How many calls of joiners without receipts are not over: one that takes nothing is still there
         for a while when its handler has ended, and holds a message."""
@@ -73,6 +76,22 @@ class PeerService:
         self._older_joins -= 1
 
     async def _join(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        await self._send_all(stream, call, is_anonymous=False)
+
+    async def _fetch_snapshot(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        await self._send_all(stream, call, is_anonymous=True)
+
+    async def _register(self, request: pb.RegisterRequest, call: RpcCall) -> pb.RegisterResponse:
+        try:
+            check_version(request.protocol_version)
+            number = await self._endpoint.serve_register(
+                RegisterRequest(request.instance_uuid, request.instance_name, request.replicaset_uuid)
+            )
+        except SynchroError as error:
+            raise rpc_error(error) from error
+        return pb.RegisterResponse(instance_id=number)
+
+    async def _send_all(self, stream: Duplex[Any, Any], call: RpcCall, *, is_anonymous: bool) -> None:
         try:
             try:
                 first = await stream.receive()
@@ -90,7 +109,12 @@ class PeerService:
                 call.on_over = self._older_join_over
             sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
             stream.on_message = sender.on_message
-            request = JoinRequest(first.instance_uuid, first.instance_name, takes_unnamed=first.takes_unnamed)
+            request = JoinRequest(
+                first.instance_uuid,
+                first.instance_name,
+                takes_unnamed=first.takes_unnamed,
+                is_anonymous=is_anonymous,
+            )
             items = self._endpoint.serve_join(request)
             async with aclosing(items):
                 async for item in items:

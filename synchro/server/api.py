@@ -115,7 +115,7 @@ class InstanceView(Protocol):
 
     @property
     def self_id(self) -> InstanceId:
-        """0 until registered."""
+        """`ids.ANONYMOUS` of one that is no member."""
 
     @property
     def is_writable(self) -> bool: ...

@@ -123,7 +123,7 @@ class Face:
             return old
         self._header = HeaderFacts(
             replicaset_uuid=self.node.replicaset_uuid,
-            instance_id=core.self_id,
+            instance_id=core.number,
             instance_name=self.node.settings.instance_name,
             term=core.raft.term,
             vclock=core.vclock,
@@ -146,6 +146,8 @@ class Face:
         raft = core.raft
         if raft.is_leader_seen:
             known = raft.leader
+        elif core.is_anonymous:  # it has no part in elections, but follows who owns the queue
+            known = core.limbo.owner_id if core.limbo.owner_id in self.links.following else NOBODY
         else:  # perhaps it is out of reach from here only
             known = core.limbo.owner_id if raft.is_leader_seen_by_peers else NOBODY
         if known == NOBODY or (known == core.self_id and not core.is_writable):

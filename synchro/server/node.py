@@ -63,6 +63,8 @@ class PeerLinks(Protocol):
 
     def members_changed(self) -> None: ...
 
+    def became_member(self) -> None: ...
+
     def settings_changed(self) -> None: ...
 
     def stop_applier(self, peer: InstanceId, error: SynchroError) -> None: ...
@@ -279,7 +281,7 @@ class Node:
         core = self.core
         self.log.info(
             "instance_ready",
-            id=core.self_id,
+            id=core.number,
             vclock=str(core.vclock),
             term=core.raft.term,
             listen=self.listen,
@@ -380,6 +382,10 @@ class Node:
                 }
                 self.log.info("members_changed", members=names)
                 self.links.members_changed()
+            case ev.BecameMember():
+                self.waits_for = ""
+                self.log.info("became_member", id=effect.id)
+                self.links.became_member()
             case ev.RequestTurn():
                 self._wants_turn = True
                 self._has_chores.set()

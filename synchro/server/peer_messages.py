@@ -35,6 +35,17 @@ class JoinRequest:
     protocol_version: int = PROTOCOL_VERSION
     takes_unnamed: bool = False
     """As in `Hello`."""
+    is_anonymous: bool = False
+    """It asks for a snapshot only, and is not registered [M-31]."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRequest:
+    """An anonymous instance wants to be a member [M-30]."""
+
+    instance_uuid: str
+    instance_name: str
+    replicaset_uuid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,8 @@ class JoinRows:
 
 @dataclass(frozen=True, slots=True)
 class JoinEnd:
-    """The joiner is registered as `id`, and has the log up to `vclock` [M-23]."""
+    """The joiner is registered as `id`, and has the log up to `vclock` [M-23]. id: `NOBODY` if it is
+    anonymous."""
 
     vclock: Vclock
     id: InstanceId
@@ -112,6 +124,8 @@ class Hello:
     """It reads shared transactions in which calls have no request id (ADR 13)."""
     quorum: int = 0
     """By how many votes it is elected; 0: an older version (ADR 38)."""
+    is_anonymous: bool = False
+    """It is no member: its acks say how far it is, and count for nothing [M-6]."""
 
 
 class PeerAck(NamedTuple):
@@ -128,7 +142,8 @@ class PeerAck(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """First answer of a relay. last_ack: what it remembers that the subscriber acked [M-33], S14."""
+    """First answer of a relay. id: `NOBODY` of one that is anonymous. last_ack: what it remembers that the
+    subscriber acked [M-33], S14."""
 
     id: InstanceId
     vclock: Vclock

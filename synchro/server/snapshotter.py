@@ -133,4 +133,5 @@ class Snapshotter:
             members=[member for member in core.memtx.catalog.prepared_members() if member != core.self_id],
             acked={member: known.acked for member, known in links.downstreams.items()},
             joins=links.joins.values(),
+            anonymous=[follower.downstream.acked for follower in links.followers],
         )

@@ -20,16 +20,18 @@ _OPTIONS: dict[str, Any] = {
     "mode": ("election_mode", ElectionMode),
     "strategy": ("bootstrap_strategy", BootstrapStrategy),
     "leader": ("bootstrap_leader", str),
+    "anon": ("is_anonymous", lambda text: {"yes": True, "no": False}[text]),
 }
 
 
 def ballot_of(core: Instance, settings: Settings) -> Ballot:
     """Of a running instance [M-7]."""
     return Ballot(
-        instance_uuid=uuid_of(core.self_id),
+        instance_uuid=core.state.uuid,
         instance_name=settings.instance_name,
         replicaset_uuid=REPLICASET,
-        instance_id=core.self_id,
+        instance_id=core.number,
+        is_anonymous=core.is_anonymous,
         is_booted=True,
         is_ro_cfg=settings.read_only,
         is_ro=not core.is_writable,

@@ -241,10 +241,31 @@ class SetWords(Run):
         self.labels[call] = f"join of {number}:"
         return call
 
+    @word("anonymous N from N [OPTIONS]")
+    def anonymous(self, number: int, source: int, options: dict[str, str]) -> None:
+        """An instance without data takes a snapshot, is not registered, and starts; it follows as `follow`
+        says. Options as for `settings`."""
+        self.instance(source)
+        if number in self.world.members:
+            raise ScenarioError(f"instance {number} is up")
+        self.world.take_snapshot(number, source)
+        if options:
+            self.settings(number, options)
+
+    @word("register N from N")
+    def register(self, number: int, source: int) -> CallId:
+        """The anonymous N asks a member to make it one; it is one when the row has come to it."""
+        self.instance(source)
+        if not self.instance(number).is_anonymous:
+            raise ScenarioError(f"instance {number} is a member")
+        call = self.world.register(number, source)
+        self.labels[call] = f"registration of {number}:"
+        return call
+
     @word("newcomer N of COUNT [OPTIONS]")
     def newcomer(self, number: int, total: int, options: dict[str, str]) -> None:
         """An instance without data, one of COUNT in its configuration. Options: read_only, mode, strategy,
-        leader; `set=lost` if it lost the data of the set."""
+        leader, anon; `set=lost` if it lost the data of the set."""
         self._first.add(number, total, options)
 
     @word("looks N [TEXT]")
