@@ -10,7 +10,7 @@ flows.
     coupling        raft and limbo, together      waits          who waits for a decision, or asks for one
     links           peers, and trust in the log   transfers      promote and demote calls
     reads           linearizable reads            registration   a `_cluster` row for who joins
-    expulsion       the row of who leaves
+    expulsion       the row of who leaves         numbering      an anonymous instance gets its id
     writability     who may write, and why not    calls          who is answered what
     view            what others may look at       stop           the clean end
     recovery        snapshot + WAL -> Instance, and back

@@ -13,6 +13,7 @@ from synchro.config import ElectionMode, Settings
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.ids import ANONYMOUS, NOBODY, TERM_LEAP_MAX, InstanceId, Term
 from synchro.instance import events as ev
+from synchro.instance.numbering import become_member, number_given
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions
@@ -175,8 +176,8 @@ class Coupling:
         """The set of members, or the quorum, may be another one now."""
         state = self._state
         happened: list[Happening] = []
-        if (number := state.number_given) is not None:
-            state.registered_as(number)
+        if (number := number_given(state)) is not None:
+            become_member(state, number)
             state.outbox.add(ev.BecameMember(number))
             happened += self.step_raft(
                 raft_ev.RaftSettingsChanged(raft_settings(state.settings, number)), now

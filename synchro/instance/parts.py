@@ -98,7 +98,7 @@ class Parts:
     uuid: str
     """Set by nobody."""
     self_id: InstanceId
-    """Set by `registered_as` alone."""
+    """Set by `numbering`."""
     settings: Settings
     """Set by `core`: as configured now."""
     memtx: Memtx
@@ -128,28 +128,12 @@ class Parts:
     agenda: Agenda = field(default_factory=Agenda)
     """Set by nobody."""
 
-    def registered_as(self, self_id: InstanceId) -> None:
-        """An anonymous instance is a member from now on (ADR 45): all parts call it so in one step."""
-        self.raft.registered_as(self_id)
-        self.limbo.registered_as(self_id)
-        self.log.registered_as(self_id)
-        self.self_id = self_id
-
     # --- who is who, which needs nothing but reading
 
     @property
     def is_anonymous(self) -> bool:
         """This instance follows the set without being a member [M-6]."""
         return self.self_id == ANONYMOUS
-
-    @property
-    def number_given(self) -> InstanceId | None:
-        """The id under which this instance, anonymous until now, is registered by a decided row; None: it is
-        not."""
-        if not self.is_anonymous:
-            return None
-        members = self.memtx.catalog.members()
-        return next((number for number, (uuid, _) in members.items() if uuid == self.uuid), None)
 
     @property
     def registered(self) -> frozenset[InstanceId]:
@@ -165,9 +149,8 @@ class Parts:
     @property
     def is_expelled(self) -> bool:
         """This instance was removed from the set: its log says so, or a member did (ADR 41)."""
-        if self.was_told_expelled:
-            return True
-        return self.self_id not in self.memtx.catalog.members() and not self.is_anonymous
+        is_no_member = self.self_id not in self.memtx.catalog.members()
+        return self.was_told_expelled or (is_no_member and not self.is_anonymous)
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""

@@ -14,6 +14,7 @@ from synchro.ids import ANONYMOUS, INITIAL_TERM, NOBODY, InstanceId, Lsn, Reques
 from synchro.instance.core import Instance
 from synchro.instance.coupling import raft_settings
 from synchro.instance.log_tail import LogTail
+from synchro.instance.numbering import become_member, number_given
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions
@@ -113,8 +114,8 @@ class _Replay:
     def apply(self, txn: Txn) -> None:
         self._apply(txn)
         state = self.state
-        if state.is_anonymous and (number := state.number_given) is not None:
-            state.registered_as(number)  # what follows in its log may be its own
+        if (number := number_given(state)) is not None:
+            become_member(state, number)  # what follows in its log may be its own
 
     def _apply(self, txn: Txn) -> None:
         if isinstance(txn, PlainTxn):

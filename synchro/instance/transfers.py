@@ -342,7 +342,10 @@ def _refusal(state: Parts) -> SynchroError | None:
     if state.is_doubled or state.is_expelled:
         return read_only_error(state, read_only_reason(state))
     if state.is_anonymous:
-        return Unsupported("replication_anon=true does not support manual elections; nothing was changed")
+        return Unsupported(
+            "An anonymous instance (replication.anon: true) does not support manual elections; nothing was "
+            "changed"
+        )
     return None
 
 
