@@ -453,6 +453,8 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    if view.find("replication.connect_quorum") and view.get("replication.bootstrap_strategy") != "legacy":
+        yield "replication.connect_quorum has no effect without replication.bootstrap_strategy = legacy"
     uris = [str(uri.value) for uri in view.get("replication.peers", ())]
     uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
     users = [user for _, user in map(without_login, uris) if user is not None]

@@ -74,8 +74,14 @@ class ClientAuth(StrEnum):
 
 
 class BootstrapStrategy(StrEnum):
+    """Who makes a new replica set [M-14]..[M-18]. native: Tarantool's word for what fits `failover`, which is
+    auto here."""
+
     AUTO = "auto"
     CONFIG = "config"
+    SUPERVISED = "supervised"
+    NATIVE = "native"
+    LEGACY = "legacy"
 
 
 # --- limits -----------------------------------------------------------------------------------------------
@@ -381,8 +387,18 @@ class Settings:
         BootstrapStrategy.AUTO,
         "replication.bootstrap_strategy",
         Word(tuple(BootstrapStrategy)),
-        "who creates the set: its members agree, or `bootstrap_leader`",
+        "who creates the set: its members agree (auto, native, legacy), `bootstrap_leader` (config), or who "
+        "is told to by `synchro bootstrap` (supervised)",
         is_live=True,
+    )
+    connect_quorum: int | None = option(
+        None,
+        "replication.connect_quorum",
+        Count(0, 31),
+        "instances of the set, this one included, that must be connected before it is created or joined; "
+        "only with `bootstrap_strategy: legacy`",
+        is_live=True,
+        default_text="all",
     )
     bootstrap_leader: str | None = None
     is_anonymous: bool = option(

@@ -207,6 +207,10 @@ class NodeApi(Protocol):
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance was started without a file."""
 
+    async def bootstrap(self, timeout_s: float) -> str:
+        """Make the replica set, as an instance that waits to be told; returns its UUID. Raises
+        `BootstrapRefused`: nothing was made; `TimedOut`."""
+
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""
 

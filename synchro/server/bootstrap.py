@@ -1,5 +1,5 @@
 """First start without data: ask all configured peers again and again until it is clear who makes the new
-replica set and who joins whom. The decision itself is `replication.bootstrap_choice`. Rules [M-10]..[M-16].
+replica set and who joins whom. The decision itself is `replication.bootstrap_choice`. Rules [M-10]..[M-18].
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro.config import Settings
+from synchro.config import BootstrapStrategy, Settings
 from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
@@ -20,6 +20,7 @@ from synchro.replication.bootstrap_choice import (
     is_foreign,
     own_ballot,
 )
+from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.peer_messages import LinkLost
 from synchro.server.transport import Transport
 
@@ -38,13 +39,14 @@ async def find_role(
     *,
     publish: Callable[[Ballot], None],
     note: Callable[[WaitForPeers], None],
+    order: BootstrapOrder,
     replicaset_uuid: str = "",
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
     current: settings as they are now; options may change while we wait. publish: our ballot changed. note:
-    why we wait, told in each round. replicaset_uuid: the set that the identity file names, which is joined
-    again or nothing; "" = none.
+    why we wait, told in each round. order: what a person told us. replicaset_uuid: the set that the identity
+    file names, which is joined again or nothing; "" = none.
     """
     settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)
@@ -55,7 +57,7 @@ async def find_role(
             "an anonymous instance (replication.anon: true) needs a source to follow, and none is "
             "configured; nothing was started"
         )
-    if not others:
+    if not others and settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
         if replicaset_uuid:
             raise ConfigError(
                 f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
@@ -74,9 +76,18 @@ async def find_role(
         publish(me)
         ballots = await ask_all(transport, [peer.address for peer in others], uuid)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
-        role = choose(settings, me, ballots, total=total, is_time_over=is_time_over)
-        if not isinstance(role, WaitForPeers):
-            return role
+        is_told = order.is_told
+        role = choose(settings, me, ballots, total=total, is_time_over=is_time_over, is_told=is_told)
+        match role:
+            case BootstrapHere():
+                order.begin()
+                return role
+            case JoinFrom():
+                order.refuse(f"{role.ballot.instance_name} belongs to a replica set, which is joined")
+                return role
+        if is_told and role.leader_uuid != me.instance_uuid:
+            order.refuse(role.why)
+        order.why = role.why
         note(role)
         if role.leader_uuid != me.bootstrap_leader_uuid:
             me = replace(me, bootstrap_leader_uuid=role.leader_uuid)

@@ -234,6 +234,7 @@ class Lifecycle:
                 node.transport,
                 publish=publish,
                 note=note,
+                order=node.bootstrap_order,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
@@ -241,6 +242,7 @@ class Lifecycle:
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
+                node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
                 self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
                 return
             node.stage = "join"

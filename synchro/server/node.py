@@ -25,6 +25,7 @@ from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
 from synchro.ro_reason import RoReason
 from synchro.server.api import Configuration
+from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
@@ -137,6 +138,7 @@ class Node:
         self.leaving = trio.Event()
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
+        self.bootstrap_order = BootstrapOrder()
         self.configuration: Configuration | None = None
         """Set once by the process; None: started without a file."""
         self.bootstrap_leader_uuid = ""

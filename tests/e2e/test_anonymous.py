@@ -1,4 +1,4 @@
-"""An anonymous follower from its first start until it is a member, on real processes. [M-6], [M-30], ADR 45."""
+"""An anonymous follower from its first start until it is a member, on real processes. [M-6], [M-30]."""
 
 from __future__ import annotations
 

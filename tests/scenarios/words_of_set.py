@@ -265,19 +265,21 @@ class SetWords(Run):
     @word("newcomer N of COUNT [OPTIONS]")
     def newcomer(self, number: int, total: int, options: dict[str, str]) -> None:
         """An instance without data, one of COUNT in its configuration. Options: read_only, mode, strategy,
-        leader, anon; `set=lost` if it lost the data of the set."""
+        leader, connect_quorum, anon; `set=lost` if it lost the data of the set."""
         self._first.add(number, total, options)
 
     @word("looks N [TEXT]")
     def looks(self, number: int, text: str | None) -> None:
-        """`looks 1 2 3 late`: newcomer 1 sees the ballots of 2 and 3; `late` is after `connect_timeout`.
-        Prints what it does."""
+        """`looks 1 2 3 late`: newcomer 1 sees the ballots of 2 and 3; `late` is after `connect_timeout`,
+        `told` while a person tells it to make the set. Prints what it does."""
         names = (text or "").split()
-        is_late = names[-1:] == ["late"]
+        flags = {name for name in names if name in ("late", "told")}
         if number not in self._first.ballots:
             raise ScenarioError(f"{number} is no newcomer")
         seen = {}
-        for name in names[: len(names) - is_late]:
+        for name in names:
+            if name in flags:
+                continue
             peer = int(name) if name.isdecimal() else 0
             if self._world is not None and peer in self._world.members:
                 seen[peer] = ballot_of(self._world[peer], self._world.boxes[peer].settings)
@@ -285,4 +287,5 @@ class SetWords(Run):
                 seen[peer] = self._first.ballots[peer]
             else:
                 raise ScenarioError(f"{name!r} is neither up nor a newcomer")
-        self.tell(self._first.look(number, seen, is_time_over=is_late))
+        found = self._first.look(number, seen, is_time_over="late" in flags, is_told="told" in flags)
+        self.tell(found)
