@@ -21,4 +21,5 @@ def become_member(state: Parts, self_id: InstanceId) -> None:
     state.raft.registered_as(self_id)
     state.limbo.registered_as(self_id)
     state.log.registered_as(self_id)
+    state.memtx.self_id = self_id
     state.self_id = self_id

@@ -114,6 +114,7 @@ class PeerService:
                 first.instance_name,
                 takes_unnamed=first.takes_unnamed,
                 is_anonymous=is_anonymous,
+                takes_policies=first.takes_policies,
             )
             items = self._endpoint.serve_join(request)
             async with aclosing(items):

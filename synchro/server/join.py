@@ -63,7 +63,7 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
 )
-from synchro.server.relay import check_readable, without_local_rows
+from synchro.server.relay import check_policies, check_readable, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
@@ -103,6 +103,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
+    check_policies(core.memtx.catalog, request.instance_name, takes_policies=request.takes_policies)
     members = core.memtx.catalog.members()
     if request.is_anonymous:
         links.check_expelled(request.instance_uuid)
@@ -231,7 +232,11 @@ async def join(
     """
     identity = directory.identity
     request = JoinRequest(
-        identity.instance_uuid, identity.name, takes_unnamed=True, is_anonymous=is_anonymous
+        identity.instance_uuid,
+        identity.name,
+        takes_unnamed=True,
+        takes_policies=True,
+        is_anonymous=is_anonymous,
     )
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream, is_anonymous=is_anonymous)
@@ -402,7 +407,10 @@ class _Trial:
         if not ops:
             return
         try:
-            self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
+            if space_id == schema.MARKS_ID:
+                self._memtx.load(space_id, tuples)
+            else:
+                self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
         except SynchroError as error:
             at = min(int(error.details.get("op", 0)), len(ops) - 1)
             place = self._place(ops[at])

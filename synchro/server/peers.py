@@ -26,7 +26,7 @@ from synchro.server.join import register, serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost, RegisterRequest
-from synchro.server.relay import Relay
+from synchro.server.relay import Relay, check_policies
 from synchro.server.transport import RelayStream
 
 REPLACE_GRACE_S = 2.0
@@ -155,12 +155,14 @@ class Peers:
             self._links.check_double(node.uuid)
         check_stranger(hello.instance_uuid, own_uuid=node.uuid)
         check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
+        if not hello.is_anonymous:
+            core.check_term(hello.term)
         self._links.check_expelled(hello.instance_uuid)
+        check_policies(core.memtx.catalog, hello.name, takes_policies=hello.takes_policies)
         members = core.memtx.catalog.prepared_members()
         if hello.is_anonymous:  # also one that is registered, by a row that has yet to come to it
             return self._admit(hello).peer
         check_serves_members(core.is_anonymous)
-        core.check_term(hello.term)
         peer = member_of(hello.instance_uuid, members)
         self._links.followers.forget(hello.instance_uuid)
         registered = members[peer][1]

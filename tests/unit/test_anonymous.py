@@ -46,7 +46,7 @@ def registered(mesh: Mesh) -> list[Txn]:
 
 
 def test_a_candidate_that_asks_it_gets_nothing() -> None:
-    """S24, Raft.R13: neither in raft itself, nor by way of the core, which drops what it is told."""
+    """S24, Raft.R14: neither in raft itself, nor by way of the core, which drops what it is told."""
     mesh = Mesh(3)
     instance = follower(mesh)
     asked = RaftMessage(
