@@ -18,7 +18,7 @@ from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
-from synchro.config.options import DIRECTORY, TABLE
+from synchro.config.options import DIRECTORY, LOG_FILE, TABLE
 from synchro.config.schema import PARAMS, ConfigProblem
 from synchro.ids import InstanceName
 
@@ -193,10 +193,13 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
 
 
-def _names_all(peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
-    """Whether the sources are all instances of the set; one that is alone in it needs none."""
+def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
+    """Whether the sources are all instances of the set; one that is alone in it needs none, but if it names
+    some it means those."""
+    if view.find("replication.peers") is None:
+        return bool(peers) or len(addresses) == 1
     known = {address for address in addresses.values() if address is not None}
-    return known <= {peer.address for peer in peers} if peers else len(addresses) == 1
+    return len(addresses) > 1 and known <= {peer.address for peer in peers}
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -220,12 +223,13 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "replicaset_name": view.replicaset,
         "listen": "" if is_isolated else _listen(view),
         "peers": peers,
-        "follows_all": not is_isolated and _names_all(peers, addresses),
+        "follows_all": not is_isolated and _names_all(view, peers, addresses),
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
         "election_mode": election_mode,
         "http_listen": _http(view),
+        "log_file": _log_file(view),
         "once": _once(view),
         "limits": _limits(view),
         **_tls_files(view),
@@ -270,7 +274,8 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
             is_asked = view.get("replication.failover", "off") == "off"
             return ("ro" if settings.read_only else "rw") if is_asked else None
         case "replication.peers":
-            return [peer.address for peer in settings.peers] or None
+            sources = [peer.address for peer in settings.sources]
+            return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
     if not option.field:
         return view.get(option.key, option.default)
     owner, _, name = option.field.rpartition(".")
@@ -325,7 +330,10 @@ def _check_failover(view: View, views: list[View]) -> None:
     names = [member.name for member in views]
     place = f'replicaset "{view.replicaset}" of group "{view.group}"'
     if failover == "supervised":
-        view.report("replication.failover", "supervised is not in this release; use election or manual")
+        view.report(
+            "replication.failover",
+            "supervised needs an external coordinator, and there is none; use election or manual",
+        )
     if leader is not None and failover != "manual":
         view.report(
             "leader",
@@ -337,12 +345,6 @@ def _check_failover(view: View, views: list[View]) -> None:
             "leader",
             f'"leader" = "{leader}" option is set for {place}, '
             f'but instance "{leader}" is not found in this replicaset ({", ".join(names)})',
-        )
-    elif leader is None and failover == "manual":
-        view.report(
-            "replication.failover",
-            f'replication.failover = "manual" needs "leader" in replicaset "{view.replicaset}": '
-            f"without it no instance may write (leader: {names[0]})",
         )
     if mode is not None and failover != "off":
         view.report(
@@ -449,6 +451,8 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         yield "iproto.advertise has no effect beside grpc.advertise"
     if view.find("database.dir") and view.find("wal.dir") and view.find("snapshot.dir"):
         yield "database.dir has no effect beside wal.dir and snapshot.dir"
+    if view.find("log.file") and view.get("log.to", "stderr") != "file":
+        yield "log.file has no effect without log.to: file"
     if view.get("isolated", False) and view.find("replication.peers"):
         yield "replication.peers has no effect on an isolated instance"
     if view.get("replication.failover", "off") != "election" and view.find(
@@ -457,6 +461,11 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
     if view.find("replication.connect_quorum") and view.get("replication.bootstrap_strategy") != "legacy":
         yield "replication.connect_quorum has no effect without replication.bootstrap_strategy = legacy"
+    if view.get("replication.failover", "off") == "manual" and view.get("leader") is None:
+        yield (
+            f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
+            "no instance of it may write"
+        )
     uris = [str(uri.value) for uri in view.get("replication.peers", ())]
     uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
     users = [user for _, user in map(without_login, uris) if user is not None]
@@ -550,6 +559,13 @@ def _http(view: View) -> str | None:
     except ValueError as error:
         view.report("http.listen", str(error), item)
         return None
+
+
+def _log_file(view: View) -> str:
+    """Absolute; "": standard error."""
+    if view.get("log.to", "stderr") != "file":
+        return ""
+    return _beside(view, view.text("log.file", LOG_FILE))
 
 
 def _once(view: View) -> dict[str, list[dict[str, Any]]]:

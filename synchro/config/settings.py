@@ -522,6 +522,8 @@ class Settings:
         Word(("json", "console"), {"plain": "console"}),
         "one JSON object a line, or text for people",
     )
+    log_file: str = ""
+    """Absolute; "": the log goes to standard error."""
     http_listen: str | None = None
     once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
     """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""
@@ -567,6 +569,11 @@ class Settings:
     def client_auth(self) -> ClientAuth:
         """`tls_client_auth`, as far as there is somebody to be believed."""
         return self.tls_client_auth if self.tls_ca else ClientAuth.OFF
+
+    @property
+    def sources(self) -> tuple[PeerAddress, ...]:
+        """Whom it follows; nobody if its file gives it no address: so one that runs is cut off [C-44]."""
+        return self.peers if self.listen else ()
 
     @property
     def own_address(self) -> str:

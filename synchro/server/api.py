@@ -208,7 +208,7 @@ class NodeApi(Protocol):
 
     @property
     def configuration(self) -> Configuration:
-        """Raises `ConfigError`: the instance was started without a file."""
+        """Raises `ConfigError`: the instance runs inside a program that sets its options."""
 
     async def bootstrap(self, timeout_s: float) -> str:
         """Make the replica set, as an instance that waits to be told; returns its UUID. Raises

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro.config import BootstrapStrategy, Settings
+from synchro.config import BootstrapStrategy, PeerAddress, Settings
 from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
@@ -50,27 +50,20 @@ async def find_role(
     """
     settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)
-    others = [peer for peer in settings.peers if peer.name != settings.instance_name]
-    is_member = len(others) < len(settings.peers) or not settings.peers
-    if not others and settings.is_anonymous:
-        raise ConfigError(
-            "an anonymous instance (replication.anon: true) needs a source to follow, and none is "
-            "configured; nothing was started"
-        )
-    if not others and settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
-        if replicaset_uuid:
-            raise ConfigError(
-                f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
-                "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
-                f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
-            )
-        if settings.read_only:
-            raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
-        return BootstrapHere()
-    total = len(others) + is_member
+    if is_alone := not _others(settings):
+        _check_may_be_alone(settings, replicaset_uuid)
+        if settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
+            return BootstrapHere()
     began = trio.current_time()
     while True:
         settings = current()
+        others = _others(settings)
+        if not others and not is_alone:  # nobody begins a set because its sources were taken away
+            note(WaitForPeers("its sources were taken away (replication.peers)"))
+            await trio.sleep(POLL_S)
+            continue
+        is_member = len(others) < len(settings.peers)
+        total = len(others) + is_member
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
@@ -95,10 +88,31 @@ async def find_role(
         await trio.sleep(POLL_S)
 
 
+def _others(settings: Settings) -> list[PeerAddress]:
+    return [peer for peer in settings.peers if peer.name != settings.instance_name]
+
+
+def _check_may_be_alone(settings: Settings, replicaset_uuid: str) -> None:
+    """Nobody else is configured. Raises `ConfigError` if this instance does not begin a set then."""
+    if settings.is_anonymous:
+        raise ConfigError(
+            "an anonymous instance (replication.anon: true) needs a source to follow, and none is "
+            "configured; nothing was started"
+        )
+    if replicaset_uuid:
+        raise ConfigError(
+            f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
+            "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
+            f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
+        )
+    if settings.read_only and settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
+        raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+
+
 async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, replicaset_uuid: str) -> None:
     """Raises `ReplicasetUuidMismatch` before an instance writes into a directory that the configuration
     took for another set's [M-2]. Peers that cannot be reached say nothing; the applier finds out later."""
-    addresses = [peer.address for peer in settings.peers if peer.name != settings.instance_name]
+    addresses = [peer.address for peer in _others(settings)]
     with trio.move_on_after(settings.replication_timeout_s):
         ballots = await ask_all(transport, addresses, uuid)
         other = is_foreign(replicaset_uuid, ballots, total=len(addresses))
