@@ -25,7 +25,7 @@ class ClusterService(Service):
     def _list_instances(self, _request: Message) -> Message:
         info, instance = self.node.info(), self.node.instance
         addresses = {peer.name: peer.address for peer in instance.settings.peers}
-        own = instance.settings.instance_name
+        own = str(instance.settings.instance_name)
         own_address = {own: str(info.get("listen") or "")} if instance.settings.listen else {}
         members: Mapping[int, Mapping[str, Any]] = info.get("replication") or {}
         # Leadership is of the election, ownership of the queue: an owner that is down leads nobody.
