@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.cluster import Cluster, eventually
 from tests.e2e.test_live_config import synchro
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_a_replica_and_its_master(make_cluster: Callable[..., Cluster]) -> None:
