@@ -126,6 +126,7 @@ def serve(
             name=name or None,
             admin_password=password_in(admin_password_file) if admin_password_file else None,
         )
+        loaded = template.config_of_flags(settings, replication)
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
     check_has_address(settings)

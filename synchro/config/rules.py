@@ -184,10 +184,13 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
 
 
-def _names_all(peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
-    """Whether the sources are all instances of the set; one that is alone in it needs none."""
+def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
+    """Whether the sources are all instances of the set; one that is alone in it needs none, but if it names
+    some it means those."""
+    if view.find("replication.peers") is None:
+        return bool(peers) or len(addresses) == 1
     known = {address for address in addresses.values() if address is not None}
-    return known <= {peer.address for peer in peers} if peers else len(addresses) == 1
+    return len(addresses) > 1 and known <= {peer.address for peer in peers}
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "replicaset_name": view.replicaset,
         "listen": "" if is_isolated else _listen(view),
         "peers": peers,
-        "follows_all": not is_isolated and _names_all(peers, addresses),
+        "follows_all": not is_isolated and _names_all(view, peers, addresses),
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
@@ -260,7 +263,8 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
             is_asked = view.get("replication.failover", "off") == "off"
             return ("ro" if settings.read_only else "rw") if is_asked else None
         case "replication.peers":
-            return [peer.address for peer in settings.peers] or None
+            sources = [peer.address for peer in settings.sources]
+            return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
     if not option.field:
         return view.get(option.key, option.default)
     owner, _, name = option.field.rpartition(".")
@@ -308,12 +312,6 @@ def _check_failover(view: View, views: list[View]) -> None:
             "leader",
             f'"leader" = "{leader}" option is set for {place}, '
             f'but instance "{leader}" is not found in this replicaset ({", ".join(names)})',
-        )
-    elif leader is None and failover == "manual":
-        view.report(
-            "replication.failover",
-            f'replication.failover = "manual" needs "leader" in replicaset "{view.replicaset}": '
-            f"without it no instance may write (leader: {names[0]})",
         )
     if mode is not None and failover != "off":
         view.report(
@@ -424,6 +422,11 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    if view.get("replication.failover", "off") == "manual" and view.get("leader") is None:
+        yield (
+            f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
+            "no instance of it may write"
+        )
     uris = [str(uri.value) for uri in view.get("replication.peers", ())]
     uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
     users = [user for _, user in map(without_login, uris) if user is not None]

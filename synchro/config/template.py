@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Final
 
 from synchro.config import ConfiguredUser, Credentials, PeerAddress, Settings
 from synchro.config.address import WILDCARDS, join, split, without_login
-from synchro.config.file import ConfigFileError
+from synchro.config.file import ClusterConfig, ConfigFileError, parse
 from synchro.config.schema import ConfigProblem
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX, NAME_LENGTH_MAX, InstanceName, name_like, why_no_name
@@ -68,6 +69,22 @@ def settings_without_file(
         if admin_password is None
         else Credentials((ConfiguredUser("admin", password=admin_password),)),
     )
+
+
+def config_of_flags(settings: Settings, replication: str) -> ClusterConfig:
+    """A file that says what the flags say, so that options can be set while the instance runs.
+
+    settings: of `settings_without_file`; replication: as there.
+    """
+    sources = [part.strip() for part in replication.split(",")]
+    own = {
+        "grpc": {"listen": [{"uri": settings.listen}]},
+        "database": {"dir": settings.wal_dir, "mode": "ro" if settings.read_only else "rw"},
+        "replication": {"peers": [uri for uri in sources if uri]},
+    }
+    members = {"instances": {settings.instance_name: own}}
+    text = json.dumps({"groups": {"group001": {"replicasets": {settings.replicaset_name: members}}}})
+    return replace(parse(text, path="command line", environ={}), is_file=False)
 
 
 def _name_by_address(host: str, port: int) -> str:

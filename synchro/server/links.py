@@ -194,8 +194,10 @@ class Links:
             applier.wake_ack()
 
     def settings_changed(self) -> None:
-        """Peers hear of another quorum at once (ADR 38), and of us in the new interval."""
+        """Peers hear of another quorum at once (ADR 38), and of us in the new interval; there may be other
+        sources [M-45]."""
         self.doubles.death_s = self._node.settings.death_timeout_s
+        self.roster_wanted.set()
         for relay in self.relays.values():
             relay.settings_changed()
         self.changed()

@@ -167,6 +167,7 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
             "database.dir has no effect",
         ),
         ({"replication": {"election_fencing_mode": "strict"}}, "election_fencing_mode has no effect"),
+        ({"replication": {"failover": "manual"}}, "no instance of it may write"),
         ({"replication": {"sync_lag": 3}}, "replication.sync_lag"),
         (
             {"replication": {"peers": ["user:topsecret@127.0.0.1:3301", "127.0.0.1:3302"]}},
