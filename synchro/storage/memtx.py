@@ -72,7 +72,7 @@ class Memtx:
         self.self_id = NOBODY
         """Of the instance; `NOBODY`: all changes are taken for its own."""
         self.catalog = Catalog(limits, self._dead)
-        self.catalog.tombstones.count_max = limits.tombstones_max
+        self.catalog.tombstones.limit(limits.tombstones_max)
         """What spaces there are, and members."""
         self.clock = StampClock()
         """Of rows in spaces where the last write wins."""
@@ -84,7 +84,7 @@ class Memtx:
     def limits_changed(self, limits: Limits) -> None:
         """They count from the next transaction on."""
         self._limits = self.catalog.limits = limits
-        self.catalog.tombstones.count_max = limits.tombstones_max
+        self.catalog.tombstones.limit(limits.tombstones_max)
 
     # --- transactions
 

@@ -39,6 +39,14 @@ class Tombstones:
     def add(self, origin: int, lsn: Lsn, stamps: Stamps, key: Key) -> None:
         self._queues.setdefault(origin, deque()).append((lsn, stamps, key))
         self.count += 1
+        self._trim()
+
+    def limit(self, count_max: int) -> None:
+        """From now on; 0: none."""
+        self.count_max = count_max
+        self._trim()
+
+    def _trim(self) -> None:
         while self.count_max and self.count > self.count_max:  # Tombstones.N1
             longest = max(self._queues, key=lambda each: len(self._queues[each]))
             self._forget(longest, is_safe=False)

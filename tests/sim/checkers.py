@@ -583,7 +583,7 @@ class Checks:
         return None
 
     def tombstones_are_few(self) -> None:
-        """S24: everybody has everything, so nothing older can come, and no deletion need be remembered. Who
+        """S25: everybody has everything, so nothing older can come, and no deletion need be remembered. Who
         was restarted read them again from its log, and heard the acks anew."""
         self.world.run_until(self.world.now + 20 * self.world.replication_timeout)
         for machine in self.world.machines.values():
@@ -591,7 +591,7 @@ class Checks:
             stamps = machine.process.instance.memtx.catalog.store(ASYNC).stamps
             assert stamps is not None
             if stamps.graves:
-                self.fail("S24", f"{machine.number} still remembers the deletions of {sorted(stamps.graves)}")
+                self.fail("S25", f"{machine.number} still remembers the deletions of {sorted(stamps.graves)}")
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""

@@ -1,5 +1,5 @@
 """Worlds of three masters whose clocks are an hour apart: everybody writes the same keys of one asynchronous
-space where the last write wins, without an owner. After healing all have the same (S22, S24)."""
+space where the last write wins, without an owner. After healing all have the same (S22, S25)."""
 
 from __future__ import annotations
 

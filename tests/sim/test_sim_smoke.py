@@ -36,7 +36,7 @@ def test_fresh_seeds_hold_every_invariant(group: int) -> None:
 
 @pytest.mark.parametrize("group", range(3))
 def test_masters_become_equal(group: int) -> None:
-    """S22, S24: clocks an hour apart, the same few keys; the last write wins."""
+    """S22, S25: clocks an hour apart, the same few keys; the last write wins."""
     for seed in range(MASTERS + group, MASTERS + 18, 3):
         result = run_seed(seed, masters=True)
         assert result.violation is None, f"seed {seed}: {result.violation}\n" + "\n".join(result.trace)

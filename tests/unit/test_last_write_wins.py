@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -244,6 +245,19 @@ def test_beyond_the_limit_who_missed_deletions_is_refused() -> None:
     assert error.details["at"] == "2:1" and error.details["key"] == "[5000]"
     assert 2 not in mesh.members[2].stopped
     assert_same_after_restart(mesh, 1)
+
+
+@pytest.mark.effect_of("limits.tombstones_max")
+def test_fewer_deletions_are_remembered_from_now_on() -> None:
+    """Tombstones.N1 holds at once: the oldest ones go with the change."""
+    mesh = masters(2, limits=Limits(tombstones_max=2000, batch_ops_max=2000))
+    mesh.isolate(2)
+    mesh.write_ops(1, [delete(key) for key in range(1100)])
+    mesh.settle()
+    assert len(stamps_of(mesh, 1).graves) == 1100
+    limits = Limits(tombstones_max=1000, batch_ops_max=2000)
+    mesh.step(1, ev.SettingsChanged(dataclasses.replace(mesh[1].state.settings, limits=limits)))
+    assert len(stamps_of(mesh, 1).graves) == 1000
 
 
 def test_acks_settle_only_with_all_that_was_on_disk_there() -> None:
