@@ -72,8 +72,8 @@ class Memtx:
         self.self_id = NOBODY
         """Of the instance; `NOBODY`: all changes are taken for its own."""
         self.catalog = Catalog(limits, self._dead)
-        self.catalog.tombstones.limit(limits.tombstones_max)
         """What spaces there are, and members."""
+        self.catalog.tombstones.limit(limits.tombstones_max)
         self.clock = StampClock()
         """Of rows in spaces where the last write wins."""
         self._stores = self.catalog.stores
