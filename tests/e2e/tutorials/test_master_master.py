@@ -117,8 +117,17 @@ def test_MM_05_each_follows_the_other(walk: Masters) -> None:
     assert "upstream" not in own and "downstream" not in own
 
 
+def test_MM_06_what_stays_on_an_instance(walk: Masters) -> None:
+    """MM-6: rows of a local space count in component 0, which differs; vclocks are compared without it."""
+    walk.hand.create(walk.first, "here", local=True)
+    walk.hand.insert(walk.first, "here", [1])
+    walk.wait_equal_vclocks()
+    first, second = (walk.hand.info(instance, "vclock").get(0, 0) for instance in walk)
+    assert first > second
+
+
 def test_MM_07_a_space_with_a_format(walk: Masters) -> None:
-    """MM-7: what makes it are rows of instance001. MM-6: component 0 is left out of every comparison."""
+    """MM-7: what makes it are rows of instance001."""
     walk.lsn_before = walk.lsn(1)
     walk.hand.create_space(walk.first, "bands", format=FORMAT)
     walk.hand.create_index(walk.first, "bands", parts=["id"])
