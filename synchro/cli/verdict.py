@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
 from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
 
 MEMORY_SHOWN: Final = 0.8
@@ -79,7 +80,7 @@ def judge(picture: Picture) -> Verdict:
     """The state of the set."""
     problems = [problem for find in _FINDERS for problem in find(picture)]
     authority = picture.authority
-    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    down = picture.down
     start = start_command(picture, down)
     if authority is None:
         text, command = _nobody(picture, start)
@@ -164,6 +165,12 @@ def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> t
 
 def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str, str]:
     """Nobody takes writes: why, and what changes that."""
+    if not has_elections(picture) and (held := held_by_command(picture)):
+        return (
+            f"Read-only: {held[0].name} was kept from writing by `config set`, though its file says that it "
+            "writes, and nobody took over from it.",
+            how_to_release(held[0]),
+        )
     needed = picture.quorum
     voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
     count = len(voters)
@@ -295,7 +302,8 @@ def _frozen(picture: Picture, authority: SeenMember, voters: Sequence[SeenMember
     """Without elections somebody must be promoted."""
     if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
-            "Read-only: the configuration says so; set database.mode: rw for one instance and restart it.",
+            "Read-only: the configuration says so; set database.mode: rw for one instance, in its file or by "
+            "`config set`.",
             "",
         )
     owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
@@ -409,6 +417,13 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
 
 def _expelled(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
+        if member.has_left:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set, and the file names it. Take it out; or move all "
+                "its files away, instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
         if member.is_expelled:
             yield Problem(
                 "expelled",
@@ -467,7 +482,7 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:
-    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    down = picture.down
     for member in picture.members:
         if member.is_forgetful:
             found = (member.info or {}).get("amnesia")
@@ -584,7 +599,7 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             if heard is not None and authority is not None:
                 seen = f", though {authority.name} heard it {formatting.seconds(heard)} ago"
             yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
-        elif not member.is_up and not member.is_followed and not member.foreign:
+        elif member in picture.down and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)

@@ -23,7 +23,7 @@ from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
 from synchro.config.rules import is_no_majority
-from synchro.config.schema import ENVIRONMENT
+from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.ids import NOBODY
 from synchro.server.api import Compared
@@ -34,7 +34,6 @@ VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
 NEEDS_FILE: Final = "stop it, and start it with --config FILE, which has this option"
 """What to do about an option that is neither a flag of `serve` nor live."""
-_SETTABLE: Final = frozenset(".".join(path) for path in ENVIRONMENT.values())
 
 
 class LiveConfig:
@@ -89,7 +88,9 @@ class LiveConfig:
         async with self._alone():
             self._ensure_changeable()
             commands = {**self._commands, key: value}
-            own = await self._read(partial(self._parse, self._loaded.text, commands=commands))
+            own_set = self._loaded.instance(self._name).replicaset
+            read = partial(self._parse, self._loaded.text, commands=commands, commanded=own_set)
+            own = await self._read(read)
             self._ensure_changeable()
             if any(
                 change.key == key and not change.is_live for change in changes(self._running, own.options)
@@ -205,7 +206,7 @@ class LiveConfig:
             raise ConfigError(f"this release does not act on {key}; nothing was changed", key=key)
         if not option.is_live:
             raise self._needs_restart(key)
-        if key not in _SETTABLE:
+        if key not in SETTABLE:
             how = f"change {self._path}, then: synchro config reload {self._path}"
             raise ConfigError(
                 f"{key} belongs to the replica set, not to one instance; nothing was changed. Next: "

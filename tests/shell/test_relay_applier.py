@@ -427,7 +427,7 @@ async def test_what_is_shown_of_a_subscriber_begins_anew_with_each_hello(
             shown = stays.info()["replication"][int(me)]["downstream"]["vclock"]
             assert shown == {int(i): int(lsn) for i, lsn in early}
             assert stays.snapshotter is not None
-            assert early.covers(stays.snapshotter._floor(stays.node.core.vclock))
+            assert early.covers(stays.snapshotter._floor(stays.node.core.vclock, []))
 
 
 @pytest.mark.parametrize("word", ["name", "id", "uuid", "address"])
