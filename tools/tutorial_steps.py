@@ -55,7 +55,7 @@ WITHOUT_TEST: Final = {
 }
 """Steps that no test carries out, and why; one that has a test by now is not shown."""
 LIMITS: Final = """
-Of S2-11 and MM-19 all but the clauses about metrics are carried out, for there are no metrics in this release.
+Of S2-11 and MM-19 all but the clauses about metrics are carried out: this release has no metrics.
 """
 
 
