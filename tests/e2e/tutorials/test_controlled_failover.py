@@ -5,6 +5,7 @@ Tests of one set build on each other, in the order of the file.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Generator
 from functools import partial
@@ -163,6 +164,27 @@ def test_CF_06_the_wrong_order(walk: Pair) -> None:
     _, warnings = walk.hand.set_option(walk.first, "database.mode", "rw")
     assert [warning.partition(" ")[0] for warning in warnings] == ["instance002"]
     walk.hand.set_option(walk.first, "database.mode", "ro")
+
+
+def switch(walk: Pair, to: Instance, timeout: str = "10s") -> int:
+    """`synchro switchover`; its exit code."""
+    addresses = ",".join(instance.address for instance in walk)
+    return run("-e", addresses, "--timeout", timeout, "switchover", "--to", to.name)[0]
+
+
+def test_CF_07_one_command(walk: Pair) -> None:
+    """CF-7: `switchover` does the four steps. If the replica cannot catch up in time, the master is writable
+    again and the command fails."""
+    first, second = walk
+    assert switch(walk, first) == 0
+    assert [walk.hand.info(instance, "ro") for instance in walk] == [False, True]
+    walk.hand.set_option(second, "replication.peers", "[]")
+    walk.hand.insert(first, "numbers", [2_000_000])
+    assert switch(walk, second, "500ms") != 0
+    assert [walk.hand.info(instance, "ro") for instance in walk] == [False, True]
+    walk.hand.set_option(second, "replication.peers", json.dumps([first.address]))
+    assert switch(walk, second) == 0
+    assert walk.hand.select(second, "numbers", [2_000_000]) == [[2_000_000]]
 
 
 def lead(walk: Walk, leader: str | None) -> None:
