@@ -34,6 +34,8 @@ from synchro.server.peer_messages import (
     PeerAck,
 )
 from synchro.server.transport import PeerEndpoint
+from synchro.storage.schema import CLUSTER_ID
+from synchro.storage.users import ObjectType, Privilege
 from synchro.wire.grpc_call import StatusCode
 
 
@@ -72,6 +74,13 @@ class PeerService:
     def _older_join_over(self) -> None:
         self._older_joins -= 1
 
+    def _check_may_join(self, call: RpcCall, instance_uuid: str) -> None:
+        """[S-7]: all data is read, and who is no member yet becomes one."""
+        users, caller = self._endpoint.users, call.caller
+        users.check(caller, Privilege.READ)
+        if not self._endpoint.is_member(instance_uuid):
+            users.check(caller, Privilege.WRITE, ObjectType.SPACE, CLUSTER_ID, "_cluster")
+
     async def _join(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
         try:
             try:
@@ -79,6 +88,7 @@ class PeerService:
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             check_version(first.protocol_version)
+            self._check_may_join(call, first.instance_uuid)
             settings = self._endpoint.settings
             if not first.takes_parts:
                 if self._older_joins >= settings.limits.join_calls_max:
@@ -94,6 +104,7 @@ class PeerService:
                 first.instance_uuid,
                 first.instance_name,
                 takes_unnamed=first.takes_unnamed,
+                takes_users=first.takes_users,
                 takes_policies=first.takes_policies,
             )
             items = self._endpoint.serve_join(request)
@@ -117,6 +128,7 @@ class PeerService:
             if first.WhichOneof("message") != "hello":
                 raise RemoteProtocolError("a subscription must begin with Hello")
             check_version(first.hello.protocol_version)
+            self._endpoint.users.check(call.caller, Privilege.READ)  # [S-7]
             peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(
                 stream, peer_ack_from, relay_message
             )

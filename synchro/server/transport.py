@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from synchro.config import Settings
 from synchro.replication.ballot import Ballot
 from synchro.server.peer_messages import Accepted, Frame, Hello, JoinItem, JoinProgress, JoinRequest, PeerAck
+from synchro.storage.users import Users
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -72,6 +73,13 @@ class PeerEndpoint(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def users(self) -> Users:
+        """Who may do what."""
+        ...
+
+    def is_member(self, instance_uuid: str) -> bool: ...
 
     def ballot(self) -> Ballot: ...
 

@@ -80,14 +80,17 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     assert first.election_mode is ElectionMode.OFF
     assert first.replicaset_name == "replicaset001"
     warnings = " ".join(config.warnings)
-    assert "replicator" in warnings and "iproto.advertise.peer.login" in warnings
-    assert "topsecret" not in warnings
+    assert "iproto.advertise.peer.login" in warnings
+    assert first.credentials is not None
+    assert first.credentials.password_of("replicator") == "topsecret"
+    assert "topsecret" not in warnings + repr(first)
 
 
 def test_defaults_are_those_of_settings() -> None:
     got = settings(cluster(instances=1))
     plain = Settings()
-    own = ("instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir")
+    own = {"instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir"}
+    own.add("credentials")  # a file says who there is, also if that is nobody
     for name in Settings.__dataclass_fields__:
         if name not in own:
             assert getattr(got, name) == getattr(plain, name), name

@@ -155,8 +155,14 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"credentials": {"users": {"u": {"password": "x"}}}}, "credentials of u"),
-        ({"credentials": {"roles": {"r": {}}}}, "credentials of r"),
+        (
+            {
+                "credentials": {
+                    "roles": {"r": {"privileges": [{"permissions": ["execute"], "lua_call": ["f"]}]}}
+                }
+            },
+            "privileges on lua_call mean nothing here",
+        ),
         ({"iproto": {"advertise": {"peer": {"login": "u"}}}}, "iproto.advertise.peer.login"),
         ({"iproto": {"advertise": {"peer": {"params": {"a": 1}}}}}, "peer.params"),
         ({"iproto": {"listen": [{"uri": "127.0.0.1:1", "params": {"a": 1}}]}}, "iproto.listen.params"),
