@@ -40,6 +40,7 @@ from synchro.errors import (
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
+from synchro.replication.admission import stays_member
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
@@ -55,6 +56,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.registrar import Registrar
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
@@ -237,6 +239,7 @@ class Lifecycle:
                 node.transport,
                 publish=publish,
                 note=note,
+                order=node.bootstrap_order,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
@@ -244,12 +247,16 @@ class Lifecycle:
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
+                node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
                 self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
                 return
+            _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
             try:
-                end = await join(directory, node.transport, role.address)
+                end = await join(
+                    directory, node.transport, role.address, is_anonymous=node.settings.is_anonymous
+                )
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -302,6 +309,8 @@ class Lifecycle:
         if settings.force_trust and not self._has_overruled:
             self._log.info("force_trust_unused", message="--force-trust: the log is trusted without it")
         self._check_set(instance)
+        if settings.is_anonymous and not instance.is_anonymous:
+            raise stays_member(instance.self_id)
         if recovered.torn_tail is not None:
             self._log.warning(
                 "wal_not_closed", file=recovered.torn_tail.path, offset=recovered.torn_tail.offset
@@ -365,6 +374,7 @@ class Lifecycle:
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
         stored = instance.memtx.catalog.replicaset_uuid() or ""
+        _check_wanted_set(directory.settings, stored, "snapshot")
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(
@@ -462,6 +472,7 @@ class Lifecycle:
         links.is_serving = True
         nursery.start_soon(links.watch_doubles)
         nursery.start_soon(Roster(node, links, nursery).run)
+        nursery.start_soon(Registrar(node).run)
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""
@@ -511,11 +522,23 @@ class Lifecycle:
         scope.cancel()
 
 
+def _check_wanted_set(settings: Settings, found: str, where: str) -> None:
+    """The configuration may name the set [M-2]."""
+    wanted = settings.replicaset_uuid
+    if wanted and found and wanted != found:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
+            f"({where}); nothing was changed",
+            expected=wanted,
+            got=found,
+        )
+
+
 def _write_first_snapshot(directory: DataDirectory) -> None:
     """Snapshot 0 of a new replica set: its UUID, this instance as number 1 [M-2], [W-34], and the users of
     the configuration [C-43]."""
     settings, identity = directory.settings, directory.identity
-    replicaset_uuid = str(uuid.uuid4())
+    replicaset_uuid = settings.replicaset_uuid or str(uuid.uuid4())
     memtx = Memtx(settings.limits)
     memtx.begin_bulk()
     rows = first_rows(
