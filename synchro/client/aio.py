@@ -28,6 +28,7 @@ from synchro.client.ops import Transaction
 from synchro.client.plans import (
     Answers,
     ClientOptions,
+    LogIn,
     Pause,
     Plan,
     Plans,
@@ -39,9 +40,10 @@ from synchro.client.plans import (
 )
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
-from synchro.client.task_runner import TaskRunner
+from synchro.client.task_runner import TaskRunner, Turn
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
+    auth_pb2_grpc,
     cluster_pb2_grpc,
     control_pb2_grpc,
     data_pb2_grpc,
@@ -77,12 +79,17 @@ class AsyncRunner(TaskRunner["_Link"]):
     async def begin(self) -> None:
         pass
 
+    def new_turn(self) -> Turn:
+        return asyncio.Lock()
+
     async def carry_out(self, step: Step) -> Any:
         match step:
             case Submit():
                 raise AssertionError
             case Unary():
                 return await self._unary(step)
+            case LogIn():
+                return await self.log_in(step)
             case Probe():
                 return await self._probe(step)
             case Pause():
@@ -123,7 +130,12 @@ class AsyncRunner(TaskRunner["_Link"]):
 
             plans = self._plans
             link.streams = AioStreams(
-                endpoint, plans.options.timeout, plans.on_replies, plans.session, plans.options.security
+                endpoint,
+                plans.options.timeout,
+                plans.on_replies,
+                plans.session,
+                plans.options.security,
+                partial(plans.logins.metadata, endpoint),
             )
         stream = link.stream = link.streams.newest()
         if stream.is_full:
@@ -134,7 +146,9 @@ class AsyncRunner(TaskRunner["_Link"]):
         link = self.link(step.endpoint)
         try:
             return await getattr(getattr(link, step.service), step.method)(
-                step.request, timeout=step.timeout_s
+                step.request,
+                timeout=step.timeout_s,
+                metadata=self._plans.logins.metadata(step.endpoint),
             )
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
@@ -259,6 +273,7 @@ class _Link:
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
+        self.auth: Any = auth_pb2_grpc.AuthServiceStub(stubs)
         self.streams: AioStreams | None = None
         """They have connections of their own."""
         self.stream: AioStream | None = None

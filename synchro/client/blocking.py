@@ -25,12 +25,14 @@ from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
 from synchro.client.channel import PROBE_S, open_channel, security_of
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
+from synchro.client.login import login_of, no_login
 from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     DEFAULT_TIMEOUT_S,
     Answers,
     ClientOptions,
+    LogIn,
     Pause,
     Plan,
     Plans,
@@ -41,11 +43,12 @@ from synchro.client.plans import (
     WriteOptions,
 )
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
-from synchro.client.routes import parse_endpoints
+from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
+    auth_pb2_grpc,
     cluster_pb2_grpc,
     control_pb2_grpc,
     data_pb2_grpc,
@@ -53,6 +56,8 @@ from synchro.rpc.generated.v1 import (
     info_pb2_grpc,
     schema_pb2_grpc,
 )
+
+from synchro.secret import Secret
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
@@ -76,7 +81,8 @@ def connect(
     endpoints: str | Iterable[str],
     *,
     user: str | None = None,
-    password: str | None = None,
+    password: str | Secret | None = None,
+    password_file: str | None = None,
     cacert: str | None = None,
     cert: str | None = None,
     key: str | None = None,
@@ -92,16 +98,26 @@ def connect(
     or "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader
     waits until what this client wrote is decided there. follow_leader=False: ask only the endpoints given,
     in order, and do not go where a refusal points to. wait_for_connection=False: fail at once if all
-    endpoints refuse to be connected. user, password: for releases with a login; not sent by this one.
+    endpoints refuse to be connected.
+
+    user, password, password_file: how it logs in, at each instance before its first call there; without them
+    its calls are those of the user `guest`. An endpoint may say it too: `user:password@host:port`. A password
+    is sent to another host only with TLS.
 
     cacert, cert, key: PEM files; with one of them the client speaks TLS only. cacert: the CAs that are
     believed; cert, key: what the client shows of itself.
     """
-    security = security_of(cacert, cert, key)
-    return Client(
-        parse_endpoints(endpoints),
-        ClientOptions(timeout, read_from, read_your_writes, follow_leader, wait_for_connection, security),
+    uris = parse_uris(endpoints)
+    options = ClientOptions(
+        timeout,
+        read_from,
+        read_your_writes,
+        follow_leader,
+        wait_for_connection,
+        security_of(cacert, cert, key, uris),
+        login_of(uris, user, password, password_file),
     )
+    return Client(addresses_of(uris), options)
 
 
 class BlockingRunner:
@@ -140,6 +156,8 @@ class BlockingRunner:
                 return self._submit(step)
             case Unary():
                 return self._unary(step)
+            case LogIn():
+                return self._log_in(step)
             case Probe():
                 return self._probe(step)
             case Pause():
@@ -206,6 +224,7 @@ class BlockingRunner:
                     timeout_s=timeout_s,
                     on_replies=self._plans.on_replies,
                     session=self._plans.session,
+                    metadata=self._plans.logins.metadata(endpoint),
                 )
             return link.stream
 
@@ -215,9 +234,23 @@ class BlockingRunner:
         link = self.link(step.endpoint)
         try:
             with forks.gate:
-                return getattr(getattr(link, step.service), step.method)(step.request, timeout=step.timeout_s)
+                return getattr(getattr(link, step.service), step.method)(
+                    step.request,
+                    timeout=step.timeout_s,
+                    metadata=self._plans.logins.metadata(step.endpoint),
+                )
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
+
+    def _log_in(self, step: LogIn) -> None:
+        lock = self.link(step.endpoint).login_lock
+        rounds = self._plans.logins.at(step.endpoint).rounds
+        if not lock.acquire(timeout=step.timeout_s):
+            raise no_login(step.endpoint)
+        try:
+            self.run(self._plans.log_in(step, rounds))
+        finally:
+            lock.release()
 
     # --- who leads
 
@@ -300,7 +333,9 @@ class _Link:
         self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self.channel)
+        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)
         self.stream: ThreadStream | None = None
+        self.login_lock = threading.Lock()
 
     def close(self) -> None:
         if self.stream is not None:

@@ -14,8 +14,9 @@ from typing import Any
 from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
+from synchro.client.login import Metadata
 from synchro.client.session import Session
-from synchro.errors import SynchroError, SyncQueueFull
+from synchro.errors import SessionUnknown, SynchroError, SyncQueueFull
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
@@ -55,7 +56,9 @@ class ThreadStream:
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
         session: Session,
+        metadata: Metadata = (),
     ) -> None:
+        """metadata: of the call."""
         self.endpoint = endpoint
         self.is_broken = False
         self._options = encoding.frame_options(timeout_s)
@@ -65,7 +68,7 @@ class ThreadStream:
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
         self._seqs = encoding.seqs()
-        self._call: Any = encoding.open_stream(channel)(self._frames())
+        self._call: Any = encoding.open_stream(channel)(self._frames(), metadata=metadata)
         self._reader = threading.Thread(target=self._read, name=f"synchro-stream-{endpoint}", daemon=True)
         self._reader.start()
 
@@ -153,6 +156,8 @@ class ThreadStream:
             self._wake.notify_all()
         for waiter in sent:
             waiter.finish(error)
-        not_sent = CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)
+        not_sent: SynchroError = CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)
+        if isinstance(error, SessionUnknown):
+            not_sent = error  # what was sent did nothing either
         for waiter, _, _ in pending:
             waiter.finish(not_sent)

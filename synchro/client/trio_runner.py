@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 import trio
@@ -19,13 +19,13 @@ from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEO
 from synchro.client.data_stream import WIRE_LIMITS
 from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
 from synchro.client.model import WatchState, state_of
-from synchro.client.plans import Answers, Pause, Plan, Plans, Probe, Step, Submit, Unary
+from synchro.client.plans import Answers, LogIn, Pause, Plan, Plans, Probe, Step, Submit, Unary
 from synchro.client.requests import Message
-from synchro.client.task_runner import TaskRunner
+from synchro.client.task_runner import TaskRunner, Turn
 from synchro.client.trio_stream import TrioStream
 from synchro.errors import SynchroError
 from synchro.rpc.channel import ReplyStream, RpcChannel
-from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
+from synchro.rpc.generated.v1 import auth_pb2, cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.io import plain_client
@@ -39,6 +39,7 @@ NOT_BEGUN: Final = "the client is used inside 'async with' only; nothing was sen
 _SERVICES: Final = {
     name: module.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]
     for name, module in (
+        ("auth", auth_pb2),
         ("cluster", cluster_pb2),
         ("control", control_pb2),
         ("data", data_pb2),
@@ -67,6 +68,9 @@ class TrioRunner(TaskRunner["_Link"]):
         """Set when it is closed."""
         self._ended: trio.Event | None = None
         """Set when the system task has ended; None: there is none."""
+
+    def new_turn(self) -> Turn:
+        return trio.Lock()
 
     # --- life
 
@@ -147,6 +151,8 @@ class TrioRunner(TaskRunner["_Link"]):
                 raise AssertionError
             case Unary():
                 return await self._unary(step)
+            case LogIn():
+                return await self.log_in(step)
             case Probe():
                 return await self._probe(step)
             case Pause():
@@ -158,7 +164,12 @@ class TrioRunner(TaskRunner["_Link"]):
         path, reply = _method(step.service, step.method)
         try:
             return await self.link(step.endpoint).channel.unary(
-                path, step.request, serializer=_encode, deserializer=reply, timeout=step.timeout_s
+                path,
+                step.request,
+                serializer=_encode,
+                deserializer=reply,
+                timeout=step.timeout_s,
+                metadata=self._plans.logins.metadata(step.endpoint),
             )
         except CallFailed as failure:
             if self.closed and isinstance(failure, CallNotBegun):
@@ -310,6 +321,7 @@ class _Link:
                 plans.options.timeout,
                 plans.on_replies,
                 plans.session,
+                partial(plans.logins.metadata, self.channel.address),
             )
             self.stream = stream
         return stream

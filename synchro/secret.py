@@ -1,0 +1,45 @@
+"""A password or a token: compared and passed on, never shown."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final, NoReturn
+
+HIDDEN: Final = "***"
+"""What is shown in its place."""
+
+
+class Secret:
+    """A text that no log, error, repr, JSON or pickle shows by accident; `reveal` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return HIDDEN
+
+    def __bool__(self) -> bool:
+        """Whether it is not empty."""
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        """In a time that does not tell how much of them is equal."""
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not written anywhere")
