@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from synchro.config.credentials import Credentials
 from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
@@ -331,6 +332,8 @@ class Settings:
         "whether who connects shows a certificate signed by `ca`; request: who shows none is let in too",
         default_text="require with `ca`, else off",
     )
+    credentials: Credentials | None = None
+    """Users and roles of the set, whatever their scope in the file; None: it has none."""
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from synchro.errors import data, login, members, writes
 
 # With stars, so that a new error is written down once.
+from synchro.errors.access import *  # noqa: F403
 from synchro.errors.data import *  # noqa: F403
 from synchro.errors.kinds import Code as Code
 from synchro.errors.kinds import Exit as Exit

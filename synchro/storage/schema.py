@@ -37,7 +37,7 @@ for each field up to the last one that an index names."""
 NAME_LENGTH_MAX: Final = 65_000
 """Characters of a name, as in Tarantool."""
 ADMIN: Final = 1
-"""Owner of what nobody else owns; users are not built yet."""
+"""Owner of what nobody else owns."""
 
 _DDL_IDS: Final = frozenset({SPACE_ID, INDEX_ID, TRUNCATE_ID})
 
@@ -409,10 +409,32 @@ SYSTEM_SPACES: Final[tuple[tuple[SpaceDef, tuple[IndexDef, ...]], ...]] = (
     _system(
         USER_ID,
         "_user",
-        [("id", "unsigned"), ("owner", "unsigned"), ("name", "string"), ("type", "string"), ("auth", "map")],
+        [
+            ("id", "unsigned"),
+            ("owner", "unsigned"),
+            ("name", "string"),
+            ("type", "string"),
+            ("auth", "map"),
+            ("options", "map", True),
+        ],
         _index(USER_ID, 0, "primary", (0, "unsigned")),
         _index(USER_ID, 1, "owner", (1, "unsigned"), unique=False),
         _index(USER_ID, 2, "name", (2, "string")),
+    ),
+    _system(
+        PRIV_ID,
+        "_priv",
+        [
+            ("grantor", "unsigned"),
+            ("grantee", "unsigned"),
+            ("object_type", "string"),
+            ("object_id", "scalar"),
+            ("privilege", "unsigned"),
+            ("options", "map", True),
+        ],
+        _index(PRIV_ID, 0, "primary", (1, "unsigned"), (2, "string"), (3, "scalar")),
+        _index(PRIV_ID, 1, "owner", (0, "unsigned"), unique=False),
+        _index(PRIV_ID, 2, "object", (2, "string"), (3, "scalar"), unique=False),
     ),
     _system(
         CLUSTER_ID,
