@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synchro.errors import data, login, members, writes
+from synchro.errors import access, data, login, members, writes
 
 # With stars, so that a new error is written down once.
 from synchro.errors.access import *  # noqa: F403
@@ -26,7 +26,7 @@ from synchro.errors.writes import *  # noqa: F403
 
 ALL_ERRORS: tuple[type[SynchroError], ...] = tuple(
     cls
-    for module in (writes, data, members, login)
+    for module in (writes, data, access, members, login)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, SynchroError) and cls.__module__ == module.__name__
 )

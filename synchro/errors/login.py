@@ -12,17 +12,6 @@ class NotLoggedIn(SynchroError):
     exit_code = Exit.ACCESS
 
 
-class BadCredentials(NotLoggedIn):
-    """User not found, or the password is wrong: which of both is not told [S-2].
-
-    Nothing was done.
-    """
-
-    reason = "BAD_CREDENTIALS"
-    tnt_code = 47
-    advice = "check user and password"
-
-
 class SessionUnknown(NotLoggedIn):
     """The session that the call names is none of this instance (any more).
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """Logins.
+    """Access. Each change is one transaction, goes to every instance, and is synchronous while the queue has an
+    owner. It counts from the next call on, on each instance as soon as it is committed there.
     """
 
     def __init__(self, channel):
@@ -35,6 +36,36 @@ class AuthServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateUser = channel.unary_unary(
+                '/synchro.v1.AuthService/CreateUser',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.CreateUserRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.CreateUserResponse.FromString,
+                _registered_method=True)
+        self.SetPassword = channel.unary_unary(
+                '/synchro.v1.AuthService/SetPassword',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.SetPasswordRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.SetPasswordResponse.FromString,
+                _registered_method=True)
+        self.DropUser = channel.unary_unary(
+                '/synchro.v1.AuthService/DropUser',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.DropUserRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.DropUserResponse.FromString,
+                _registered_method=True)
+        self.Grant = channel.unary_unary(
+                '/synchro.v1.AuthService/Grant',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.GrantRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.GrantResponse.FromString,
+                _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/synchro.v1.AuthService/Revoke',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.RevokeResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/synchro.v1.AuthService/ListUsers',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
         self.Login = channel.unary_unary(
                 '/synchro.v1.AuthService/Login',
                 request_serializer=synchro_dot_v1_dot_auth__pb2.LoginRequest.SerializeToString,
@@ -43,8 +74,51 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """Logins.
+    """Access. Each change is one transaction, goes to every instance, and is synchronous while the queue has an
+    owner. It counts from the next call on, on each instance as soon as it is committed there.
     """
+
+    def CreateUser(self, request, context):
+        """Makes a user or a role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPassword(self, request, context):
+        """Gives a user another password.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropUser(self, request, context):
+        """Removes a user or a role, with everything that was granted to it, and the role from all who have it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Grant(self, request, context):
+        """Gives privileges, or a role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """Takes privileges, or a role, away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Lists users and roles with what they may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Login(self, request, context):
         """Opens a session at the instance that is called. Later calls name it in their metadata:
@@ -57,6 +131,36 @@ class AuthServiceServicer:
 
 def add_AuthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUser,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.CreateUserRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.CreateUserResponse.SerializeToString,
+            ),
+            'SetPassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPassword,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.SetPasswordRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.SetPasswordResponse.SerializeToString,
+            ),
+            'DropUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropUser,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.DropUserRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.DropUserResponse.SerializeToString,
+            ),
+            'Grant': grpc.unary_unary_rpc_method_handler(
+                    servicer.Grant,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.GrantRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.GrantResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.RevokeRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.RevokeResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.ListUsersRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.ListUsersResponse.SerializeToString,
+            ),
             'Login': grpc.unary_unary_rpc_method_handler(
                     servicer.Login,
                     request_deserializer=synchro_dot_v1_dot_auth__pb2.LoginRequest.FromString,
@@ -71,8 +175,171 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """Logins.
+    """Access. Each change is one transaction, goes to every instance, and is synchronous while the queue has an
+    owner. It counts from the next call on, on each instance as soon as it is committed there.
     """
+
+    @staticmethod
+    def CreateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/CreateUser',
+            synchro_dot_v1_dot_auth__pb2.CreateUserRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.CreateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/SetPassword',
+            synchro_dot_v1_dot_auth__pb2.SetPasswordRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.SetPasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/DropUser',
+            synchro_dot_v1_dot_auth__pb2.DropUserRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.DropUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Grant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/Grant',
+            synchro_dot_v1_dot_auth__pb2.GrantRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.GrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/Revoke',
+            synchro_dot_v1_dot_auth__pb2.RevokeRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/ListUsers',
+            synchro_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Login(request,
