@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import os
+import re
 from typing import Final, NoReturn
 
 HIDDEN: Final = "***"
 """What is shown in its place."""
+_KEY: Final = os.urandom(32)
+_LOGIN: Final = re.compile(r"([^\s\"'/@:,\[]+):[^\s,]*@")
 
 
 class Secret:
@@ -43,3 +47,12 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is not written anywhere")
+
+    def mark(self) -> str:
+        """What may be shown where two of them must be told apart: another one in each process."""
+        return HIDDEN + hmac.digest(_KEY, self._text.encode(), "sha256").hex()[:8]
+
+
+def without_passwords(text: str) -> str:
+    """With `user:***@host` for each `user:password@host` in it."""
+    return _LOGIN.sub(rf"\1:{HIDDEN}@", text)

@@ -16,6 +16,7 @@ from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
 from synchro.cli.program import program
 from synchro.errors import SynchroError
+from synchro.secret import without_passwords
 
 if TYPE_CHECKING:
     from synchro.cli.process_table import Process
@@ -108,8 +109,7 @@ def serve(
         own = loaded.instance(name)
         settings, warnings = own.settings, own.warnings
     elif listen and data_dir:
-        has_login = "@" in replication
-        warnings = ("logins in --replication are not used: this release has no login",) * has_login
+        warnings = ()
         settings = template.settings_without_file(
             listen=listen,
             data_dir=data_dir,
@@ -126,7 +126,7 @@ def serve(
         "--name": name,
         "--listen": listen,
         "--data-dir": data_dir,
-        "--replication": replication,
+        "--replication": without_passwords(replication),
     }
     given = [part for key, value in arguments.items() if value for part in (key, value)]
     flags = [*(["--read-only"] if read_only else []), *(["--insecure"] if insecure else [])]

@@ -19,6 +19,7 @@ from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
+from synchro.config.peer_rules import peer_logins
 from synchro.config.rules import (
     View,
     check_addresses,
@@ -46,7 +47,7 @@ PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
     (
         *("ENDPOINTS", "FAILPOINTS", "FAULT_INJECTION", "OUTPUT", "READY_FILE", "STDERR_FILE", "TIMEOUT"),
-        *("USER", "PASSWORD_FILE", "CACERT", "CERT", "KEY"),
+        *("USER", "PASSWORD", "PASSWORD_FILE", "CACERT", "CERT", "KEY"),
     )
 )
 """What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""
@@ -195,9 +196,9 @@ class _Reader:
             for view in views:
                 own = merge(merge(weak, view.root), strong)
                 merged[view.name] = mine = replace(view, root=own)
-                instances[view.name] = InstanceConfig(
-                    view.name, view.group, view.replicaset, settings_of(mine, views, addresses)
-                )
+                settings = settings_of(mine, views, addresses)
+                settings = replace(settings, peer_logins=peer_logins(mine, views, addresses))
+                instances[view.name] = InstanceConfig(view.name, view.group, view.replicaset, settings)
             check_addresses(views, addresses)
         self._stop_if_bad()
         warnings = tuple(self._all_warnings(instances, members))

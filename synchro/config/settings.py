@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from synchro.config.credentials import Credentials
+from synchro.config.logins import PeerLogins
 from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
@@ -334,6 +335,8 @@ class Settings:
     )
     credentials: Credentials | None = None
     """Users and roles of the set, whatever their scope in the file; None: it has none."""
+    peer_logins: PeerLogins = field(default_factory=PeerLogins)
+    """As whom it calls its peers."""
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 

@@ -25,6 +25,7 @@ from synchro.config.options import BY_KEY
 from synchro.config.rules import is_no_majority
 from synchro.config.schema import ENVIRONMENT
 from synchro.errors import ConfigError
+from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.node import Node
 
@@ -110,7 +111,7 @@ class LiveConfig:
             "file": self._path,
             "read_at": self._read_at,
             "changed_at": self._changed_at,
-            "set": dict(self._commands),
+            "set": {key: without_passwords(value) for key, value in self._commands.items()},
             "differs": differs,
             "options": InstanceConfig(self._name, "", "", self._node.settings, options=self._running).tree(),
         }
@@ -173,6 +174,12 @@ class LiveConfig:
             return
         if option.effect is not Effect.ACTS:
             raise ConfigError(f"this release does not act on {key}; nothing was changed", key=key)
+        if option.is_secret:
+            raise ConfigError(
+                f"{key} is a password: it is read from the file, and is no word of a command; nothing was "
+                f"changed. Next: change {self._path}, then: synchro config reload {self._path}",
+                key=key,
+            )
         if not option.is_live:
             raise self._needs_restart(key)
         if key not in _SETTABLE:

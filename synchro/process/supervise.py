@@ -114,7 +114,9 @@ async def _open_port(
     )
     try:
         layer = plain_server if certificates is None else certificates.server_layer
-        server = await host.serve(settings.listen, register, limits=limits, layer=layer, log=log)
+        server = await host.serve(
+            settings.listen, register, limits=limits, layer=layer, sessions=services.sessions, log=log
+        )
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
