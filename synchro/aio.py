@@ -49,7 +49,7 @@ def connect(
         read_your_writes,
         follow_leader,
         wait_for_connection,
-        security_of(cacert, cert, key, uris),
+        security_of(cacert, cert, key, uris=uris),
         login_of(uris, user, password, password_file),
     )
     if _is_trio():

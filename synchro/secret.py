@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import stat
 from typing import Final, NoReturn
 
 HIDDEN: Final = "***"
@@ -56,3 +57,20 @@ class Secret:
 def without_passwords(text: str) -> str:
     """With `user:***@host` for each `user:password@host` in it."""
     return _LOGIN.sub(rf"\1:{HIDDEN}@", text)
+
+
+FILE_BYTES_MAX: Final = 4096
+
+
+def read_secret(path: str) -> Secret:
+    """The first line of a file. Raises `ValueError` with what is wrong."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise ValueError(f"{path} is no file")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(FILE_BYTES_MAX)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return Secret(text.partition("\n")[0].removesuffix("\r"))

@@ -56,7 +56,6 @@ from synchro.rpc.generated.v1 import (
     info_pb2_grpc,
     schema_pb2_grpc,
 )
-
 from synchro.secret import Secret
 
 import grpc  # isort: skip - after channel.py, which sets its environment
@@ -114,7 +113,7 @@ def connect(
         read_your_writes,
         follow_leader,
         wait_for_connection,
-        security_of(cacert, cert, key, uris),
+        security_of(cacert, cert, key, uris=uris),
         login_of(uris, user, password, password_file),
     )
     return Client(addresses_of(uris), options)

@@ -49,7 +49,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 
 def security_of(
-    cacert: str | None, cert: str | None, key: str | None, uris: Iterable[Uri] = ()
+    cacert: str | None, cert: str | None, key: str | None, *, uris: Iterable[Uri] = ()
 ) -> Security | None:
     """TLS with these files, or with those of the endpoints; None: no file is given, so it is plain TCP.
     Raises `IllegalParams`."""
@@ -70,8 +70,8 @@ TLS_PARAMS: Final = {"ssl_ca_file": "cacert", "ssl_cert_file": "cert", "ssl_key_
 
 
 def tls_params(uris: Iterable[Uri]) -> Mapping[str, str]:
-    """cacert, cert and key by the parameters of endpoints. Raises `IllegalParams` for others, and if endpoints
-    differ: a client speaks TLS with all of them, or with none."""
+    """cacert, cert and key by the parameters of endpoints. Raises `IllegalParams` for others, and if
+    endpoints differ: a client speaks TLS with all of them, or with none."""
     found: list[dict[str, str]] = []
     for uri in uris:
         if unknown := uri.params.keys() - TLS_PARAMS.keys() - {"transport"}:

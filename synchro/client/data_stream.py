@@ -78,7 +78,8 @@ class DataStream(ABC):
         metadata: Callable[[], Metadata] = tuple,
     ) -> None:
         """timeout_s: of calls that do not say it themselves. on_replies: told of each response. session:
-        what its client has seen. scheme: "http", or "https" for TLS. metadata: of the call, asked when it begins."""
+        what its client has seen. scheme: "http", or "https" for TLS. metadata: of the call, asked when it
+        begins."""
         self.endpoint = endpoint
         self.is_open = True
         """Whether it takes calls."""

@@ -6,8 +6,6 @@ not know the session any more: sessions live in the memory of an instance.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -16,9 +14,8 @@ from synchro.client.errors import CannotConnect, ConnectionLost
 from synchro.config.address import Uri, is_loopback
 from synchro.errors import IllegalParams, PlainConnection, SynchroError
 from synchro.rpc.generated.v1 import auth_pb2
-from synchro.secret import Secret
+from synchro.secret import Secret, read_secret
 
-PASSWORD_FILE_BYTES_MAX: Final = 4096
 SCHEME: Final = "Bearer "
 """In front of a token, in the metadata `authorization`."""
 
@@ -93,8 +90,8 @@ class Sessions:
         if not self._is_encrypted and not is_loopback(endpoint.rpartition(":")[0]):
             raise PlainConnection(
                 f"{endpoint} is on another host, and the connection is not encrypted: the password of "
-                f"{self.login.user!r} was not sent. Next: --cacert FILE, for an instance with grpc.tls; or run "
-                "this on its host",
+                f"{self.login.user!r} was not sent. Next: --cacert FILE, for an instance with grpc.tls; or "
+                "run this on its host",
                 endpoint=endpoint,
             )
         return auth_pb2.LoginRequest(user=self.login.user, password=self.login.password.reveal())
@@ -139,13 +136,6 @@ def login_of(
 def read_password(path: str) -> Secret:
     """The first line of a file. Raises `IllegalParams`."""
     try:
-        is_file = stat.S_ISREG(os.stat(path).st_mode)  # a pipe would be waited for
-        if is_file:
-            with open(path, encoding="utf-8") as file:
-                text = file.read(PASSWORD_FILE_BYTES_MAX)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise IllegalParams(f"{path} cannot be read: {why}; nothing was sent", file=path) from None
-    if not is_file:
-        raise IllegalParams(f"{path} is no file; nothing was sent", file=path)
-    return Secret(text.partition("\n")[0].rstrip("\r"))
+        return read_secret(path)
+    except ValueError as error:
+        raise IllegalParams(f"{error}; nothing was sent", file=path) from None

@@ -1,8 +1,8 @@
 """As whom an instance calls its peers, from its file [C-11], [S-10].
 
 How others log in stands at the instance that they call: its `advertise.peer.login`. Addresses in
-`replication.peers` may name a login themselves; those that do not, and members that joined later, are called with
-the login of the caller's own `advertise.peer`.
+`replication.peers` may name a login themselves; those that do not, and members that joined later, are called
+with the login of the caller's own `advertise.peer`.
 """
 
 from __future__ import annotations

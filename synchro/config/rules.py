@@ -236,7 +236,12 @@ def _given(view: View, owner: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for option in sorted(TABLE, key=lambda option: not option.key.startswith("limits.")):
         is_limit = option.field.startswith("limits.")
-        if option.field and option.field != LOGINS and is_limit is bool(owner) and view.find(option.key) is not None:
+        if (
+            option.field
+            and option.field != LOGINS
+            and is_limit is bool(owner)
+            and view.find(option.key) is not None
+        ):
             found[option.field.removeprefix(owner)] = view.get(option.key)
     return found
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from synchro.errors.kinds import Code, Exit, Extra, Precondition, Retry, SynchroError
 
 
-class NotLoggedIn(SynchroError):
-    """Who calls did not say who he is, or not well enough; nothing was done."""
-
-    code = Code.UNAUTHENTICATED
-    exit_code = Exit.ACCESS
-
-
-class SessionUnknown(NotLoggedIn):
+class SessionUnknown(SynchroError):
     """The session that the call names is none of this instance (any more).
 
     Sessions live in the memory of an instance: a restart ends them. Nothing was done; clients log in again by
@@ -20,6 +13,8 @@ class SessionUnknown(NotLoggedIn):
     """
 
     reason = "SESSION_UNKNOWN"
+    code = Code.UNAUTHENTICATED
+    exit_code = Exit.ACCESS
     advice = "log in again; clients do so by themselves"
 
 

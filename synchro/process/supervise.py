@@ -69,7 +69,12 @@ async def run_instance(
     layer = plain_client if certificates is None else certificates.client_layer
     directory = DataDirectory.open(SnapshotDisk(), settings)
     try:
-        async with open_grpc_transport(host, directory.identity.instance_uuid, layer) as transport:
+        async with open_grpc_transport(
+            host,
+            directory.identity.instance_uuid,
+            layer,
+            lambda address: face.node.settings.peer_logins.of(address),
+        ) as transport:
             face = assemble(
                 settings=settings,
                 directory=directory,

@@ -14,9 +14,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 import trio
 
 from synchro.config import MIB
+from synchro.errors import SessionEnded
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.methods import Entry, Kind
-from synchro.errors import SessionEnded
 from synchro.rpc.rpc_error import Metadata, RpcError
 from synchro.rpc.status import to_status
 from synchro.server.sessions import Session
@@ -153,6 +153,10 @@ class RpcCall:
     def is_private(self) -> bool:
         """Nobody but client and server can read what is said in it."""
         return self.link.is_private
+
+    def shows_certificate_of(self, host: str) -> bool | None:
+        """Whether the client shows a certificate of this host; None: it shows none."""
+        return self.link.layer.shows_certificate_of(host)
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Set what is sent with the status, whatever that is; an `RpcError` adds its own. Raises

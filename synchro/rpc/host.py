@@ -262,14 +262,19 @@ class RpcHost:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
         limits: what strangers may take of the port; wire_limits: of one connection. keepalive: how long a
-        client that does not answer is kept. layer: below HTTP/2, such as TLS. sessions: who is logged in; None:
-        nobody can be. log: a structured logger, for what strangers do.
+        client that does not answer is kept. layer: below HTTP/2, such as TLS. sessions: who is logged in;
+        None: nobody can be. log: a structured logger, for what strangers do.
         Raises `OSError` at once if the address cannot be bound.
         """
         sockets = await listen(address)
         methods = Methods()
         name = address.rpartition(":")[0]
-        server = RpcServer(self, f"{name}:{sockets[0].getsockname()[1]}", methods, Sessions() if sessions is None else sessions)
+        server = RpcServer(
+            self,
+            f"{name}:{sockets[0].getsockname()[1]}",
+            methods,
+            Sessions() if sessions is None else sessions,
+        )
         try:
             register(methods)
         except BaseException:
@@ -299,7 +304,8 @@ class RpcHost:
     ) -> Method:
         """A method with one request and one reply, served by a trio task of its own.
 
-        opens_session: it does not matter with which session it is called. at_once: answers what needs no waiting, in the turn that brought the request; None from it: the task
+        opens_session: it does not matter with which session it is called. at_once: answers what needs no
+        waiting, in the turn that brought the request; None from it: the task
         is begun. together: takes some of those as `unary_together` does, without a task.
         """
         return Method(Kind.UNARY, fn, at_once=at_once, together=together, opens_session=opens_session)

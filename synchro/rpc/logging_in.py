@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from typing import Any, Final
-from urllib.parse import unquote
 
 import trio
 
@@ -12,6 +11,7 @@ from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.host import RpcCall
+from synchro.rpc.peer_address import host_of
 from synchro.rpc.service import Service
 from synchro.secret import Secret
 from synchro.server.login_limits import bucket_of
@@ -31,7 +31,7 @@ def login_method(service: Service, logins: Logins) -> Any:
             if len(request.user) > NAME_CHARS_MAX or len(request.password) > PASSWORD_CHARS_MAX:
                 raise IllegalParams("a name or password of that length is nobody's; nothing was done")
             session = await logins.login(
-                request.user, Secret(request.password), address=address_of(call.peer)
+                request.user, Secret(request.password), address=bucket_of(host_of(call.peer))
             )
         except SynchroError as error:
             raise service.refusal(error) from None
@@ -41,9 +41,3 @@ def login_method(service: Service, logins: Logins) -> Any:
         return reply
 
     return service.host.unary(login, opens_session=True)
-
-
-def address_of(peer: str) -> str:
-    """Whom failures are counted for, of "ipv4:127.0.0.1:50404" or "ipv6:%5B::1%5D:1"."""
-    host = unquote(peer).partition(":")[2].rpartition(":")[0]
-    return bucket_of(host.strip("[]"))

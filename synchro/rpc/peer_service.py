@@ -14,6 +14,7 @@ from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.join_stream import JoinSender
 from synchro.rpc.methods import Registrar
+from synchro.rpc.peer_address import host_of
 from synchro.rpc.peer_transport import (
     GrpcPeerStream,
     ballot_message,
@@ -23,6 +24,7 @@ from synchro.rpc.peer_transport import (
     relay_message,
 )
 from synchro.rpc.rpc_error import RpcError
+from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
     Accepted,
@@ -39,6 +41,10 @@ from synchro.wire.grpc_call import StatusCode
 
 def rpc_error(error: SynchroError) -> RpcError:
     return RpcError(status.code_of(error), status.cut(error.message, 512), status=status.to_status(error))
+
+
+def asker_of(call: RpcCall) -> Asker:
+    return Asker(call.caller, host_of(call.peer), call.shows_certificate_of)
 
 
 def check_version(version: int) -> None:
@@ -91,6 +97,7 @@ class PeerService:
             sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
             stream.on_message = sender.on_message
             request = JoinRequest(first.instance_uuid, first.instance_name, takes_unnamed=first.takes_unnamed)
+            self._endpoint.admit_joiner(asker_of(call), request)
             items = self._endpoint.serve_join(request)
             async with aclosing(items):
                 async for item in items:
@@ -112,10 +119,20 @@ class PeerService:
             if first.WhichOneof("message") != "hello":
                 raise RemoteProtocolError("a subscription must begin with Hello")
             check_version(first.hello.protocol_version)
-            peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(
-                stream, peer_ack_from, relay_message
-            )
-            await self._endpoint.serve_subscriber(hello_from(first.hello), peer)
+            endpoint, hello, asker = self._endpoint, hello_from(first.hello), asker_of(call)
+            endpoint.admit_subscriber(asker, hello)
+            users = endpoint.users
+
+            def ack_from(message: Any) -> PeerAck:
+                # Rights may be taken away meanwhile; an ack comes within a heartbeat.
+                nonlocal users
+                if endpoint.users is not users:
+                    endpoint.admit_subscriber(asker, hello)
+                    users = endpoint.users
+                return peer_ack_from(message)
+
+            peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(stream, ack_from, relay_message)
+            await endpoint.serve_subscriber(hello, peer)
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:

@@ -27,7 +27,8 @@ class ClientServices:
     """All services that clients and operators see.
 
     `register` and `sessions` are for `RpcHost.serve`; `run` is a task that keeps the health services up to
-    date and ends sessions. Reflection names what was built in; `with_fault` adds synchro.fault.v1, which somebody else registers.
+    date and ends sessions. Reflection names what was built in; `with_fault` adds synchro.fault.v1, which
+    somebody else registers.
     """
 
     def __init__(self, node: NodeApi, host: RpcHost, *, with_fault: bool = False) -> None:

@@ -38,10 +38,13 @@ class PasswordWork:
         """Address -> who waits, in the order of turns."""
         self._count = 0
 
-    async def run(self, address: str, work: Callable[[], T], *, begin: Callable[[], None] = lambda: None) -> T:
+    async def run(
+        self, address: str, work: Callable[[], T], *, begin: Callable[[], None] = lambda: None
+    ) -> T:
         """What `work` returns, called in the thread. begin: called here when its turn has come; it may raise.
 
-        Raises `LoginQueueFull`. Cancelled while it waits, it leaves; its work, once begun, goes on to the end.
+        Raises `LoginQueueFull`. Cancelled while it waits, it leaves; its work, once begun, goes on to its
+        end.
         """
         await self._wait_turn(address)
         try:

@@ -18,6 +18,7 @@ from synchro.replication.doubles import Life
 from synchro.server.join import serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
+from synchro.server.peer_access import Asker, check_member, check_reader
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
 from synchro.server.relay import Relay
 from synchro.server.transport import RelayStream
@@ -64,6 +65,29 @@ class Peers:
             start_id=node.start_id,
             address=node.address,
         )
+
+    def admit_joiner(self, asker: Asker, request: JoinRequest) -> None:
+        """[S-7]: who is no member yet will be one."""
+        catalog = self._node.core.memtx.catalog
+        if (request.instance_uuid, request.instance_name) in catalog.members().values():
+            check_reader(catalog.users, asker)
+        else:
+            address = self._address_of(request.instance_name)
+            check_member(catalog.users, asker, name=request.instance_name, address=address)
+
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> None:
+        """Asked before anything that it says of itself is believed."""
+        users = self._node.core.memtx.catalog.users
+        address = self._address_of(hello.name) or hello.address
+        check_member(users, asker, name=hello.name, address=address)
+
+    @property
+    def users(self) -> object:
+        return self._node.core.memtx.catalog.users.users
+
+    def _address_of(self, name: str) -> str:
+        """As configured; "": it is not."""
+        return next((peer.address for peer in self.settings.peers if peer.name == name), "")
 
     async def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         await self._node.failpoint("net.replication_request_delay")

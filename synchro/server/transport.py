@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from synchro.config import Settings
 from synchro.replication.ballot import Ballot
+from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import Accepted, Frame, Hello, JoinItem, JoinProgress, JoinRequest, PeerAck
 
 In = TypeVar("In", covariant=True)
@@ -74,6 +75,16 @@ class PeerEndpoint(Protocol):
     def settings(self) -> Settings: ...
 
     def ballot(self) -> Ballot: ...
+
+    def admit_joiner(self, asker: Asker, request: JoinRequest) -> None:
+        """Raises `AccessDenied`, or `Loading`."""
+
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> None:
+        """The same. Asked again while the stream goes on, when `users` is another object."""
+
+    @property
+    def users(self) -> object:
+        """Another one after each change of users and of what they may do. Raises `Loading`."""
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         """Raises `SynchroError`: the stream ends with it."""
