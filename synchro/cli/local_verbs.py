@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from synchro.cli.arguments import argument, complete_file, target_argument
+from synchro.cli import connection
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
 from synchro.cli.program import program
+from synchro.cli.title import WARNING
 from synchro.errors import SynchroError
 from synchro.secret import without_passwords
 
@@ -109,7 +111,7 @@ def serve(
         own = loaded.instance(name)
         settings, warnings = own.settings, own.warnings
     elif listen and data_dir:
-        warnings = ()
+        warnings = (WARNING,) * connection.has_password_shown
         settings = template.settings_without_file(
             listen=listen,
             data_dir=data_dir,

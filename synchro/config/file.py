@@ -19,7 +19,7 @@ from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
-from synchro.config.peer_rules import peer_logins
+from synchro.config.peer_rules import idle_logins, peer_logins
 from synchro.config.rules import (
     View,
     check_addresses,
@@ -109,8 +109,8 @@ class ClusterConfig:
     instances: Mapping[str, InstanceConfig]
     """In the order of names inside each replica set."""
     warnings: tuple[str, ...] = ()
-    text: bytes = b""
-    """What was read."""
+    text: bytes = field(default=b"", repr=False)
+    """What was read: passwords may stand in it."""
 
     def instance(self, name: str) -> InstanceConfig:
         if name not in self.instances:
@@ -351,7 +351,7 @@ class _Reader:
         """Of one replica set; said once, with the names of those that it concerns unless it is all."""
         concerned: dict[str, list[str]] = {}
         for view, own in zip(views, settings, strict=True):
-            for warning in (*quorum_warnings(own, len(views)), *idle_options(view, own)):
+            for warning in (*quorum_warnings(own, len(views)), *idle_options(view, own), *idle_logins(view)):
                 concerned.setdefault(warning, []).append(view.name)
         for warning, names in concerned.items():
             yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"

@@ -7,7 +7,7 @@ with the login of the caller's own `advertise.peer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from synchro.config.address import join, parse_uri, split
@@ -42,13 +42,20 @@ def advertised(view: View) -> PeerLogin | None:
     """How this instance is called; None: as guest."""
     for section in ("grpc", "iproto"):
         peer = f"{section}.advertise.peer"
-        login, item = _login(view, peer), view.find(f"{peer}.login")
-        if login is not None:
+        if (login := _login(view, peer)) is not None:
             return None if login.user == NO_LOGIN else login
-        for key in ("password", "password_file"):
-            if item is None and view.find(f"{peer}.{key}") is not None:
-                view.report(f"{peer}.{key}", f"a password without a login: {peer}.login names the user")
     return None
+
+
+def idle_logins(view: View) -> Iterator[str]:
+    """What has no effect, as `rules.idle_options`."""
+    for section in ("grpc", "iproto"):
+        peer = f"{section}.advertise.peer"
+        for key in ("password", "password_file"):
+            if view.find(f"{peer}.{key}") is not None and view.find(f"{peer}.login") is None:
+                yield f"{peer}.{key} has no effect without {peer}.login"
+    if view.find("grpc.advertise.peer.login") and view.find("iproto.advertise.peer.login"):
+        yield "iproto.advertise.peer.login has no effect beside grpc.advertise.peer.login"
 
 
 def _login(view: View, peer: str) -> PeerLogin | None:

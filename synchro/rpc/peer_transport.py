@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import trio
 from google.protobuf.message import DecodeError
 
-from synchro.config.logins import PeerLogin
+from synchro.config import PeerLogin
 from synchro.errors import AccessDenied, RemoteProtocolError, SessionEnded, SessionUnknown, SynchroError
 from synchro.replication.ballot import Ballot
 from synchro.rpc import codec, peer_codec, status

@@ -231,7 +231,7 @@ RIGHT = [
     "sql: {whatever: [1, 2]}",
     "credentials: {users: {admin: {password: secret, roles: [super]}}}",
     "compat: {x: old}",
-    "iproto: {advertise: {peer: {login: replicator, params: {}}}}",
+    "iproto: {advertise: {peer: {login: replicator, password: x, params: {}}}}",
 ]
 
 
