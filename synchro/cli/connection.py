@@ -90,7 +90,8 @@ def parse_duration(text: str) -> float:
 
 
 def login(where: str) -> dict[str, Any]:
-    """How `connect` logs in: user, password and password_file. A password is asked for on a terminal, once."""
+    """How `connect` logs in: user, password and password_file. A password is asked for on a terminal,
+    once."""
     from synchro.client.routes import parse_uris
 
     named = {uri.user: uri.password for uri in parse_uris(where) if uri.user}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from synchro.cli.arguments import argument, complete_file, target_argument
 from synchro.cli import connection
+from synchro.cli.arguments import argument, complete_file, target_argument
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
 from synchro.cli.program import program

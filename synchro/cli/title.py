@@ -1,5 +1,5 @@
-"""Passwords on a command line, `user:password@host:port`: everybody on the host can read those of a process, as
-`ps` does. They are wiped there at once; the program goes on with what it was given. Linux only.
+"""Passwords on a command line, `user:password@host:port`: everybody on the host can read those of a process,
+as `ps` does. They are wiped there at once; the program goes on with what it was given. Linux only.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class AsyncRunner(TaskRunner["_Link"]):
         answers = Answers(probe, time.monotonic())
 
         async def ask(endpoint: str) -> None:
-            answer = await self._first_answer(endpoint, probe.timeout_s)
+            answer = await self.first_answer(endpoint, probe.timeout_s)
             answers.add(endpoint, answer, time.monotonic())
 
         tasks = {asyncio.ensure_future(ask(endpoint)) for endpoint in probe.endpoints}
@@ -198,8 +198,8 @@ class AsyncRunner(TaskRunner["_Link"]):
         answers.close()
         return answers
 
-    async def _first_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
-        call = self.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=timeout_s)
+    async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        call = self._watch_info(endpoint, timeout_s)
         try:
             answer = await call.read()
             if answer is grpc.aio.EOF:
@@ -210,11 +210,18 @@ class AsyncRunner(TaskRunner["_Link"]):
         finally:
             call.cancel()
 
+    def _watch_info(self, endpoint: str, timeout_s: float | None = None) -> Any:
+        return self.link(endpoint).info.WatchInfo(
+            info_pb2.WatchInfoRequest(),
+            timeout=timeout_s,
+            metadata=self._plans.logins.metadata(endpoint),
+        )
+
     # --- changes
 
     async def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
-        place = await self.run(lambda _: where, None, (), {})
-        call = self.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
+        place = await self.run(self._plans.place_with_session, where, (), {})
+        call = self._watch_info(place)
         try:
             async for message in call:
                 self._plans.on_header(message.header, place)

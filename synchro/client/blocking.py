@@ -46,7 +46,7 @@ from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, Re
 from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
-from synchro.errors import IllegalParams, SynchroError
+from synchro.errors import IllegalParams, SessionUnknown, SynchroError
 from synchro.rpc.generated.v1 import (
     auth_pb2_grpc,
     cluster_pb2_grpc,
@@ -277,16 +277,17 @@ class BlockingRunner:
     def _ask(self, probe: Probe) -> Answers:
         answers = Answers(probe, time.monotonic())
         told: queue.SimpleQueue[tuple[str, Message | SynchroError]] = queue.SimpleQueue()
-        links = [self.link(endpoint) for endpoint in probe.endpoints]
-        with forks.gate:
-            calls = [
-                (link.endpoint, link.info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=probe.timeout_s))
-                for link in links
-            ]
+        calls: list[Any] = []
+        """Of threads that end behind us, too: what is begun late is over within the time of the probe."""
+        for endpoint in probe.endpoints:
+            self.link(endpoint)
         try:
-            for endpoint, call in calls:
+            for endpoint in probe.endpoints:
                 thread = threading.Thread(
-                    target=_first_answer, args=(endpoint, call, told), name="synchro-probe", daemon=True
+                    target=self._tell_answer,
+                    args=(endpoint, probe.timeout_s, calls, told),
+                    name="synchro-probe",
+                    daemon=True,
                 )
                 thread.start()
             while not answers.is_over:
@@ -297,28 +298,62 @@ class BlockingRunner:
                 answers.add(endpoint, answer, time.monotonic())
         finally:
             with forks.gate:
-                for _, call in calls:
+                for call in list(calls):
                     call.cancel()
         answers.close()
         return answers
+
+    def _tell_answer(
+        self,
+        endpoint: str,
+        timeout_s: float,
+        calls: list[Any],
+        told: queue.SimpleQueue[tuple[str, Message | SynchroError]],
+    ) -> None:
+        try:
+            answer = self._first_answer(endpoint, timeout_s, calls)
+            if isinstance(answer, SessionUnknown):
+                answer = self._first_answer(endpoint, timeout_s, calls)
+        except SynchroError as error:
+            answer = error
+        except ValueError:  # gRPC: the channel was closed meanwhile
+            answer = ClientClosed("the client is closed; nothing was sent")
+        told.put((endpoint, answer))
+
+    def _first_answer(self, endpoint: str, timeout_s: float, calls: list[Any]) -> Message | SynchroError:
+        """What the instance says of itself now, in a session if it needs one."""
+        logins = self._plans.logins
+        if logins.is_needed(endpoint):
+            self._log_in(LogIn(endpoint, timeout_s))
+        token = logins.at(endpoint).token
+        call = self.watch_info(endpoint, timeout_s)
+        calls.append(call)
+        try:
+            forks.gate.pass_by()
+            return next(iter(call))
+        except StopIteration:
+            return ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)
+        except grpc.RpcError as error:
+            failure = of_rpc_error(error, endpoint)
+            if isinstance(failure, SessionUnknown):
+                logins.forget(endpoint, token)
+            return failure
+
+    def watch_info(self, endpoint: str, timeout_s: float | None = None) -> Any:
+        """A call of WatchInfo, to be iterated over and cancelled."""
+        info = self.link(endpoint).info
+        with forks.gate:
+            return info.WatchInfo(
+                info_pb2.WatchInfoRequest(),
+                timeout=timeout_s,
+                metadata=self._plans.logins.metadata(endpoint),
+            )
 
 
 class _SharedProbe:
     def __init__(self) -> None:
         self.is_over = threading.Event()
         self.answers: Answers | None = None
-
-
-def _first_answer(endpoint: str, call: Any, told: queue.SimpleQueue[tuple[str, Any]]) -> None:
-    try:
-        forks.gate.pass_by()
-        told.put((endpoint, next(iter(call))))
-    except StopIteration:
-        told.put((endpoint, ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)))
-    except grpc.RpcError as error:
-        told.put((endpoint, of_rpc_error(error, endpoint)))
-    except ValueError:  # gRPC: the channel was closed meanwhile
-        told.put((endpoint, ClientClosed("the client is closed; nothing was sent")))
 
 
 class _Link:
@@ -509,8 +544,8 @@ class Client(BlockingFace[Api]):
 
         instance: name, id or host:port; None: the first endpoint that answers.
         """
-        place = self._run(self._api.watch_place(instance))
-        call = self._runner.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
+        place = self._run(self._api.plans.place_with_session(self._api.watch_place(instance)))
+        call = self._runner.watch_info(place)
         try:
             for message in call:
                 self._api.plans.on_header(message.header, place)
@@ -621,7 +656,7 @@ class _Watch:
             self._stopping.wait(WATCH_PAUSE_S)
 
     def _follow(self, endpoint: str) -> None:
-        self._call = self._client._runner.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest())
+        self._call = self._client._runner.watch_info(endpoint)
         plans = self._client._api.plans
         try:
             for message in self._call:

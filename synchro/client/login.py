@@ -12,7 +12,15 @@ from typing import Final
 
 from synchro.client.errors import CannotConnect, ConnectionLost
 from synchro.config.address import Uri, is_loopback
-from synchro.errors import IllegalParams, PlainConnection, SynchroError
+from synchro.errors import (
+    AccessDenied,
+    BadCredentials,
+    IllegalParams,
+    LoginLimited,
+    LoginQueueFull,
+    PlainConnection,
+    SynchroError,
+)
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.secret import Secret, read_secret
 
@@ -28,6 +36,10 @@ class Login:
 
     user: str
     password: Secret
+
+
+REFUSALS: Final = (BadCredentials, AccessDenied, LoginLimited, LoginQueueFull, PlainConnection)
+"""What an instance says of who calls: worth more than that others cannot be reached."""
 
 
 class Session:

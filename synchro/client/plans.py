@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
-from synchro.client.login import Login, Sessions
+from synchro.client.login import REFUSALS, Login, Sessions
 from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
@@ -150,9 +150,11 @@ class Answers:
                 )
 
 
-def nobody(answers: Answers) -> CannotConnect:
+def nobody(answers: Answers) -> SynchroError:
     """Nobody answered: nothing was sent to anybody. details: silent, if some may just be slow."""
     failed = answers.failed
+    if refused := next((error for error in failed.values() if isinstance(error, REFUSALS)), None):
+        return copy(refused)
     details: dict[str, str] = {}
     if any(is_silence(error) for error in failed.values()):
         details["silent"] = ",".join(e for e, error in failed.items() if is_silence(error))
@@ -270,7 +272,7 @@ class Plans:
     def ask(
         self, endpoints: Sequence[str], deadline: float, wants: Wants, probe_s: float = PROBE_S
     ) -> Plan[Answers]:
-        """Who answers. Raises `CannotConnect` if nobody does."""
+        """Who answers. Raises `CannotConnect` if nobody does, or what is said of who calls (`REFUSALS`)."""
         answers: Answers = yield Probe(tuple(endpoints), min(probe_s, self.left_s(deadline)), wants)
         if not answers.found:
             raise nobody(answers)
@@ -421,6 +423,14 @@ class Plans:
         if logins.is_needed(endpoint):
             yield LogIn(endpoint, timeout_s)
         return (yield step)
+
+    def place_with_session(self, where: Plan[str]) -> Plan[str]:
+        """The place, for a watch; with a session that is known there, if this client logs in."""
+        place = yield from where
+        if self.logins.login is not None:
+            request = info_pb2.GetInfoRequest(paths=["status"])
+            yield from self.unary(place, "info", "GetInfo", request, self.options.timeout)
+        return place
 
     def log_in(self, step: LogIn, rounds: int) -> Plan[None]:
         """Carry out this step, one at a time for an endpoint. rounds: of its session when it was asked for:

@@ -12,7 +12,7 @@ from synchro.client.errors import ClientClosed, OutcomeUnknown
 from synchro.client.model import WatchState
 from synchro.client.plans import LogIn, Plan, Plans, Step, Submit
 from synchro.client.requests import Message
-from synchro.errors import SynchroError
+from synchro.errors import SessionUnknown, SynchroError
 
 T = TypeVar("T")
 Turn: TypeAlias = AbstractAsyncContextManager[Any]
@@ -90,6 +90,31 @@ class TaskRunner(ABC, Generic[L]):
         rounds = self._plans.logins.at(step.endpoint).rounds
         async with turn:
             await self.run(lambda _: self._plans.log_in(step, rounds), None, (), {})
+
+    async def first_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        """What the instance says of itself now, in a session if it needs one."""
+        logins = self._plans.logins
+        answer = await self._answer_in_session(endpoint, timeout_s)
+        if logins.login is not None and isinstance(answer, SessionUnknown):
+            answer = await self._answer_in_session(endpoint, timeout_s)
+        return answer
+
+    async def _answer_in_session(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        logins = self._plans.logins
+        if logins.is_needed(endpoint):
+            try:
+                await self.log_in(LogIn(endpoint, timeout_s))
+            except SynchroError as error:
+                return error
+        token = logins.at(endpoint).token
+        answer = await self.ask_for_answer(endpoint, timeout_s)
+        if isinstance(answer, SessionUnknown):
+            logins.forget(endpoint, token)
+        return answer
+
+    @abstractmethod
+    async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        """The first message of a watch."""
 
     @abstractmethod
     def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:

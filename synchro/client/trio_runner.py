@@ -202,7 +202,7 @@ class TrioRunner(TaskRunner["_Link"]):
         changed = trio.Event()
 
         async def ask(endpoint: str) -> None:
-            answer = await self._first_answer(endpoint, probe.timeout_s)
+            answer = await self.first_answer(endpoint, probe.timeout_s)
             answers.add(endpoint, answer, time.monotonic())
             changed.set()
 
@@ -217,7 +217,7 @@ class TrioRunner(TaskRunner["_Link"]):
         answers.close()
         return answers
 
-    async def _first_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+    async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
         try:
             async with self._watch_info(endpoint, timeout_s) as replies:
                 async for answer in replies:
@@ -231,13 +231,18 @@ class TrioRunner(TaskRunner["_Link"]):
     def _watch_info(self, endpoint: str, timeout_s: float | None = None) -> ReplyStream:
         path, reply = _method("info", "WatchInfo")
         return self.link(endpoint).channel.server_stream(
-            path, info_pb2.WatchInfoRequest(), serializer=_encode, deserializer=reply, timeout=timeout_s
+            path,
+            info_pb2.WatchInfoRequest(),
+            serializer=_encode,
+            deserializer=reply,
+            timeout=timeout_s,
+            metadata=self._plans.logins.metadata(endpoint),
         )
 
     # --- changes
 
     async def states(self, where: Plan[str]) -> AsyncGenerator[WatchState, None]:
-        place = await self.run(lambda _: where, None, (), {})
+        place = await self.run(self._plans.place_with_session, where, (), {})
         try:
             async with self._watch_info(place) as replies:
                 async for message in replies:

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import trio
 
-from synchro.config.address import is_loopback
 from synchro.config import PeerLogin
+from synchro.config.address import is_loopback
 from synchro.errors import ConfigError, PlainConnection
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.v1 import auth_pb2

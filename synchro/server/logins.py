@@ -49,7 +49,7 @@ class Logins:
         verifier = user.verifier if user is not None else None
         is_right = await self.work.run(
             address,
-            partial(fits, verifier or self._nobody, password.reveal()),
+            partial(fits, self._nobody if verifier is None else verifier, password.reveal()),
             begin=lambda: limits.begin(address, name, now()),
         )
         current = self._users().find(name, UserKind.USER)
