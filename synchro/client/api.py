@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from synchro.client import encoding, replies, requests
+from synchro.client.definitions import Definitions
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown
 from synchro.client.model import (
     Committed,
@@ -86,7 +87,7 @@ class SpaceNames:
         return self._api.known_names(self._space)
 
 
-class Api:
+class Api(Definitions):
     """The calls of a client. Each returns a plan; nothing is sent before that is carried out."""
 
     def __init__(self, plans: Plans, ask_names: Callable[[SpaceRef], Sequence[str]] | None = None) -> None:

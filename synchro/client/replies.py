@@ -86,6 +86,18 @@ class IndexChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RanOnce:
+    """What became of operations that run once. executed: by this call; False: they were done before.
+
+    executed_by: name of the instance that did them; "" if nobody wrote it down. txn: as in `SpaceChanged`.
+    """
+
+    executed: bool
+    executed_by: str
+    txn: TxnId | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checksum:
     """Equal wherever the same tuples are confirmed. read_at: a vclock."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
+from synchro.config.once import OPERATION
 from synchro.config.option import (
     ADDRESS,
     DECLARED,
@@ -212,13 +213,13 @@ MAPS: Final[Mapping[str, Section]] = {
     "credentials.users": Section(each=_USER, meaning="users and passwords"),
     "credentials.roles": Section(each=_ROLE, meaning="roles"),
     "once": Section(
-        each=Option("once", ListOf(Anything(), 0, 1000, "operations"), effect=Effect.LATER),
-        meaning="what is done once in the life of the set",
+        each=Option("once", ListOf(OPERATION, 1, 1000, "operations, as create_space: {name: test}")),
+        meaning="what is done once in the life of the set: key to operations",
     ),
     "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
     "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
 }
-"""Maps from names that a person chooses. Read and checked; this release does nothing with them."""
+"""Maps from names that a person chooses. Of all but `once`: read and checked, without effect."""
 
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {
     "database": {"use_fsync": "use wal.mode: fsync"},

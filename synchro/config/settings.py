@@ -8,9 +8,10 @@ Tarantool 3's configuration, fields have the unit last. Rules [C-*], [Q-30], ADR
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from synchro.config.credentials import Credentials
 from synchro.config.logins import PeerLogins
@@ -464,6 +465,8 @@ class Settings:
         "one JSON object a line, or text for people",
     )
     http_listen: str | None = None
+    once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
+    """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""
     fault_injection: bool = False
     """Serve synchro.fault.v1, and heed failpoints; only for tests."""
     force_trust: bool = False

@@ -31,7 +31,7 @@ class Expelled(Precondition):
 
     Nothing was done. It does not come back under its id (ADR 41).
 
-    details: uuid, id.
+    details: uuid, id, queue_term (of who refuses; ADR 41).
     """
 
     reason = "EXPELLED"

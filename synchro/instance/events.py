@@ -205,7 +205,11 @@ class RelayLost:
 
 @dataclass(frozen=True, slots=True)
 class ExpulsionTold:
-    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41)."""
+    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41).
+
+    queue_term: of the last decided PROMOTE or DEMOTE in its log; None: a version that does not tell."""
+
+    queue_term: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,9 @@ class NodeApi(Protocol):
     def watch(self) -> AsyncIterator[WatchFacts]:
         """The present state at once, then each change; states in between may be left out."""
 
+    def note(self, event: str, **facts: object) -> None:
+        """A record in the log of the process."""
+
     # --- operators
 
     @property

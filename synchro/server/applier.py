@@ -312,13 +312,15 @@ class Applier:
             self._links.check_doubles()
 
     def _on_expelled(self, error: Expelled) -> None:
-        """If it is us there is nothing more to ask. If it is the peer, its address may lead to a new member
-        one day."""
+        """If it is us, and the peer may say so, there is nothing more to ask. If it is the peer, its address
+        may lead to a new member one day."""
         if error.details.get("uuid") == self._node.uuid:
-            self._stopped = error
-            self._node.step(ev.ExpulsionTold())
-            self._links.members_changed()
-            return
+            told = error.details.get("queue_term", "")
+            self._node.step(ev.ExpulsionTold(int(told) if told.isdecimal() else None))
+            if self._node.core.state.is_expelled:
+                self._stopped = error
+                self._links.members_changed()
+                return
         self._failed(Status.DISCONNECTED, error.message)
         self.reason = error.reason
 

@@ -101,6 +101,10 @@ class Face:
             event = "became_writable" if is_writable else "became_read_only"
             self.node.log.info(event, ro_reason=reason.value or None)
 
+    def note(self, event: str, **facts: object) -> None:
+        """See `api.NodeApi`."""
+        self.node.log.info(event, **facts)
+
     # ------------------------------------------------------------------------------------------- reading
 
     async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:

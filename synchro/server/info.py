@@ -90,6 +90,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "election": None,
         "synchro": None,
         "memtx": None,
+        "schema_version": None,
         "amnesia": None,
     }
     if not node.has_core:
@@ -108,6 +109,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "election": _election(node, links),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
     }
     return tree

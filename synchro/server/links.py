@@ -223,10 +223,10 @@ class Links:
         """Raises `Expelled`, of us or of this instance: there are no streams then [M-52]."""
         core = self._node.core
         if core.state.is_expelled:
-            raise expelled_error(self._node.uuid, core.self_id)
+            raise expelled_error(self._node.uuid, core.self_id, core.limbo.term)
         number = core.memtx.catalog.expelled_id(uuid)
         if number is not None:
-            raise expelled_error(uuid, number)
+            raise expelled_error(uuid, number, core.limbo.term)
 
     def stop_applier(self, peer: InstanceId, error: SynchroError) -> None:
         applier = self.find_applier(peer)

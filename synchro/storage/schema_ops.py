@@ -40,6 +40,15 @@ def _delete(space_id: int, *key: Field) -> Dml:
     return Dml(RowType.DELETE, space_id, b"", 0, key)
 
 
+def definitions_alone(memtx: Memtx) -> Memtx:
+    """The committed definitions without tuples: where changes can be tried one after the other."""
+    draft = Memtx(memtx.catalog.limits)
+    for space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID):
+        draft.load(space_id, memtx.catalog.store(space_id).tuples.values())
+    draft.catalog.space_id_max = memtx.catalog.space_id_max
+    return draft
+
+
 def create_space(
     memtx: Memtx,
     name: str,

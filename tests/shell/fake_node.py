@@ -95,6 +95,7 @@ class FakeNode:
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
         self.restarted: list[str] = []
+        self.notes: list[tuple[str, dict[str, object]]] = []
         self._ids = count(1)
         memtx = self.instance.memtx
         memtx.begin_bulk()
@@ -242,6 +243,9 @@ class FakeNode:
     def _fate(self, event: WaitRequested) -> Outcome:
         txn = event.txn or self.requests.get(event.request_id or b"")
         return FateKnown(Fate.UNKNOWN if txn is None else Fate.COMMITTED, txn)
+
+    def note(self, event: str, **facts: object) -> None:
+        self.notes.append((event, facts))
 
     # --- reading
 

@@ -910,28 +910,111 @@ class ChecksumSpaceResponse(_message.Message):
 Global___ChecksumSpaceResponse: _TypeAlias = ChecksumSpaceResponse  # noqa: Y015
 
 @_typing.final
+class SchemaChange(_message.Message):
+    """One change of the schema, as in the call of its own. `request_id`, `known_position` and `timeout` inside
+    mean nothing: those of the whole call count.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATE_SPACE_FIELD_NUMBER: _builtins.int
+    ALTER_SPACE_FIELD_NUMBER: _builtins.int
+    TRUNCATE_SPACE_FIELD_NUMBER: _builtins.int
+    DROP_SPACE_FIELD_NUMBER: _builtins.int
+    CREATE_INDEX_FIELD_NUMBER: _builtins.int
+    DROP_INDEX_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def create_space(self) -> Global___CreateSpaceRequest:
+        """As in CreateSpace."""
+
+    @_builtins.property
+    def alter_space(self) -> Global___AlterSpaceRequest:
+        """As in AlterSpace."""
+
+    @_builtins.property
+    def truncate_space(self) -> Global___TruncateSpaceRequest:
+        """As in TruncateSpace."""
+
+    @_builtins.property
+    def drop_space(self) -> Global___DropSpaceRequest:
+        """As in DropSpace."""
+
+    @_builtins.property
+    def create_index(self) -> Global___CreateIndexRequest:
+        """As in CreateIndex."""
+
+    @_builtins.property
+    def drop_index(self) -> Global___DropIndexRequest:
+        """As in DropIndex."""
+
+    def __init__(
+        self,
+        *,
+        create_space: Global___CreateSpaceRequest | None = ...,
+        alter_space: Global___AlterSpaceRequest | None = ...,
+        truncate_space: Global___TruncateSpaceRequest | None = ...,
+        drop_space: Global___DropSpaceRequest | None = ...,
+        create_index: Global___CreateIndexRequest | None = ...,
+        drop_index: Global___DropIndexRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_space", b"create_space", "drop_index", b"drop_index", "drop_space", b"drop_space", "truncate_space", b"truncate_space"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_space", b"create_space", "drop_index", b"drop_index", "drop_space", b"drop_space", "truncate_space", b"truncate_space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create_space", "alter_space", "truncate_space", "drop_space", "create_index", "drop_index"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___SchemaChange: _TypeAlias = SchemaChange  # noqa: Y015
+
+@_typing.final
 class RunOnceRequest(_message.Message):
-    """Not built yet: answered with UNIMPLEMENTED."""
+    """What to run once. All of `schema`, or all of `ops`, is one transaction together with the row of `_schema`
+    that marks the key as done. If both are given there are two: `schema` first, with a row that says so; a call
+    with the same key goes on with `ops` if the first one got no further.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     OPS_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Key that marks the operations as done."""
+    """Key that marks the operations as done, 1 to 200 characters."""
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, as in ExecuteRequest."""
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.Op]:
-        """What to run."""
+        """Changes of tuples, in order, after those of the schema."""
+
+    @_builtins.property
+    def schema(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaChange]:
+        """Changes of the schema, in order; each may rest on those before it. At most 1000 together with `ops`."""
+
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
 
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
         ops: _abc.Iterable[_data_pb2.Op] | None = ...,
+        schema: _abc.Iterable[Global___SchemaChange] | None = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "ops", b"ops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "known_position", b"known_position", "ops", b"ops", "request_id", b"request_id", "schema", b"schema", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -945,21 +1028,31 @@ class RunOnceResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     EXECUTED_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    EXECUTED_BY_FIELD_NUMBER: _builtins.int
     executed: _builtins.bool
-    """False: it was done before."""
+    """False: it was done before, nothing was written."""
+    executed_by: _builtins.str
+    """Name of the instance that did it; empty if nobody wrote that down."""
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction that finished it; not set if it was done before."""
 
     def __init__(
         self,
         *,
         header: _common_pb2.Header | None = ...,
         executed: _builtins.bool = ...,
+        txn: _common_pb2.TxnId | None = ...,
+        executed_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "executed_by", b"executed_by", "header", b"header", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
