@@ -29,6 +29,11 @@ class Uri(NamedTuple):
     """None: none is named, as in `user@host:port`."""
     params: Mapping[str, str] = _NO_PARAMS
 
+    def shown(self) -> str:
+        """As it may be shown: with a mark in place of the password."""
+        password = "" if self.password is None else f":{self.password.mark()}"
+        return f"{self.user}{password}@{self.address}" if self.user else self.address
+
 
 def parse_uri(text: str) -> Uri:
     """User, password and values may be percent-encoded, as `%40` for `@`. Raises `ValueError` for a login

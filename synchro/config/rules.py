@@ -271,6 +271,8 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
     if option.is_secret:
         item = view.find(option.key)
         return None if item is None else Secret(str(item.value)).mark()
+    if option.key.endswith(".advertise.peer.uri") and view.find(option.key) is not None:
+        return parse_uri(view.text(option.key, "")).shown()
     if not option.field or option.field == LOGINS:
         return view.get(option.key, option.default)
     owner, _, name = option.field.rpartition(".")

@@ -115,8 +115,8 @@ class Sessions:
 
     def check(self) -> None:
         """Assert Sessions.N1, and that both tables agree."""
-        assert len(self._by_key) <= self._total_max  # N1
-        assert all(0 < len(own) <= self._user_max for own in self._by_caller.values())  # N1
+        assert len(self._by_key) <= self._total_max  # Sessions.N1
+        assert all(0 < len(own) <= self._user_max for own in self._by_caller.values())  # Sessions.N1
         assert sum(map(len, self._by_caller.values())) == len(self._by_key)
 
 

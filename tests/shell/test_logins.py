@@ -1,4 +1,4 @@
-"""Passwords are looked at in turns, in a thread; who asks for nobody waits as long as who is wrong. ADR 43."""
+"""Passwords are looked at in turns, in a thread; nobody is told who there is. ADR 43."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ async def refusal(logins: Logins, user: str, password: str, address: str = "10.0
 
 async def test_work_is_done_one_at_a_time_in_another_thread() -> None:
     """PasswordWork.P1"""
-    work, threads, busy = PasswordWork(), set(), []
+    work = PasswordWork()
+    threads: set[int] = set()
+    busy: list[int] = []
 
     def one() -> None:
         assert not busy
@@ -79,7 +81,8 @@ async def test_work_is_done_one_at_a_time_in_another_thread() -> None:
 
 async def test_who_floods_the_worker_delays_another_address_by_one_piece() -> None:
     """PasswordWork.P1"""
-    work, order = PasswordWork(), []
+    work = PasswordWork()
+    order: list[object] = []
     gate = threading.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(work.run, "flood", gate.wait))
@@ -112,7 +115,8 @@ async def test_the_queue_has_bounds_for_one_address_and_for_all() -> None:
 
 
 async def test_who_leaves_the_queue_gives_its_turn_to_the_next() -> None:
-    work, gate, done = PasswordWork(), threading.Event(), []
+    work, gate = PasswordWork(), threading.Event()
+    done: list[str] = []
     leaving = trio.CancelScope()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(work.run, "a", gate.wait))
@@ -145,7 +149,7 @@ async def test_an_error_of_the_work_ends_only_its_own_call() -> None:
 
 
 async def test_a_right_password_opens_a_session_and_a_wrong_one_is_told_as_no_user_is(is_cheap: None) -> None:
-    """[S-2], Logins.L1"""
+    """[S-2], logins.L1"""
     logins = Logins(lambda: users(b"secret"))
     session = await logins.login("alice", Secret("secret"), address="10.0.0.7")
     assert session.caller == (ALICE, "alice") and logins.sessions.find(session.key) is session
@@ -220,7 +224,7 @@ async def test_a_right_password_does_not_help_who_was_wrong_too_often(is_cheap: 
 
 
 def test_a_password_that_others_could_read_is_not_looked_at() -> None:
-    """Logins.L2"""
+    """logins.L2"""
     refuse_plain(is_private=True)
     with pytest.raises(PlainConnection, match=r"it was not looked at.*Next: set grpc\.tls"):
         refuse_plain(is_private=False)
@@ -228,7 +232,7 @@ def test_a_password_that_others_could_read_is_not_looked_at() -> None:
 
 @pytest.mark.long
 async def test_nobody_can_tell_by_the_time_whether_there_is_a_user() -> None:
-    """Logins.L1: medians of 300 tries within 10 %."""
+    """logins.L1: medians of 300 tries within 10 %."""
     logins = Logins(partial(_same, users(make_verifier("secret"))))
     times: dict[str, list[float]] = {"alice": [], "nobody": []}
     for number in range(300):
