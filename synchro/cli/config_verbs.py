@@ -65,10 +65,12 @@ def _for_each(
     parsed: Target, ask: Callable[[Client], ConfigChanges], *, same: str, sends_file: bool = False
 ) -> int:
     """Ask each instance of the target at its address. One that fails is told, and the others go on."""
+    from synchro.config.address import client_address
+
     answers: dict[str, Any] = {}
     failed = False
     for name in parsed.names:
-        where = parsed.config.instance(name).settings.listen
+        where = client_address(parsed.config.instance(name).settings)
         try:
             if not where:
                 raise SynchroError(f"{name} does not listen, so it cannot be asked")

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final
 
+from synchro.cli.connection import PASSWORD
 from synchro.cli.process_table import (
     CONFIG_NAME,
     Process,
@@ -174,6 +175,7 @@ def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[s
     _remove(ready)
     log_path = log_file(target.directory, name)
     environment = dict(os.environ if environ is None else environ)
+    environment.pop(PASSWORD, None)  # of who gave the command
     environment |= {READY_FILE: str(ready), LOG_FILE: str(log_path)}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))

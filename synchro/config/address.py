@@ -95,6 +95,12 @@ def is_connectable(address: str) -> bool:
     return port != 0 and host not in WILDCARDS
 
 
+def client_address(settings: Settings) -> str:
+    """Where a client reaches it: where it listens, or what it advertises if that is no address; "": nowhere."""
+    is_address = settings.listen and is_connectable(settings.listen)
+    return settings.listen if is_address else settings.own_address
+
+
 def needs_insecure(settings: Settings) -> bool:
     """True if others than this host could connect, without a certificate that is believed here: there is no
     login in this release (`--insecure`)."""
