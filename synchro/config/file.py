@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
+from synchro.config.aliases import rename
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
 from synchro.config.peer_rules import idle_logins, peer_logins
@@ -32,6 +33,7 @@ from synchro.config.rules import (
     without,
 )
 from synchro.config.schema import (
+    COMMAND_SCOPE,
     ENVIRONMENT,
     ENVIRONMENT_SCOPE,
     ROOT,
@@ -148,10 +150,12 @@ def parse(
     path: str | Path,
     environ: Mapping[str, str] | None = None,
     commands: Mapping[str, str] | None = None,
+    commanded: str = "",
 ) -> ClusterConfig:
     """As `load_all`, from the text. path: names the file in messages; directories are relative to its own.
 
-    commands: key -> value as YAML, of `config set`; they beat file and environment.
+    commands: key -> value as YAML, of `config set` to an instance of the replica set `commanded` ("": of
+    any); they beat file and environment.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
@@ -161,7 +165,7 @@ def parse(
         document = compose(data, source=str(path))
     except NotYaml as error:
         raise ConfigFileError([ConfigProblem(str(path), error.line, "", f"not YAML: {error}")]) from error
-    reader = _Reader(path, os.environ if environ is None else environ, commands or {})
+    reader = _Reader(path, os.environ if environ is None else environ, commands or {}, commanded)
     return replace(reader.read(document), text=data)
 
 
@@ -171,21 +175,27 @@ def parse(
 class _Reader:
     """Reads one document; collects problems and goes on, so that a person sees all of them at once."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str], commands: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, environ: Mapping[str, str], commands: Mapping[str, str], commanded: str
+    ) -> None:
         self.path = path
         self.file = str(path)
         self.environ = environ
         self.commands = commands
+        self.commanded = commanded
         self.problems: list[ConfigProblem] = []
         self.ignored: dict[str, None] = {}
         self.later: dict[str, None] = {}
         self.warnings: list[str] = []
 
     def read(self, document: Located) -> ClusterConfig:
-        root = self._checked(document, ROOT)
+        renamed = rename(document, file=self.file)
+        self.problems += renamed.problems
+        self.warnings += renamed.warnings
+        root = self._checked(renamed.document, ROOT)
         self._stop_if_bad()
         strong, weak = self._environment()
-        strong = merge(strong, self._commanded())
+        commands = self._commanded()
         members = list(self._members(root))
         self._stop_if_bad()
         instances: dict[str, InstanceConfig] = {}
@@ -195,6 +205,7 @@ class _Reader:
             addresses: dict[str, str | None] = {view.name: peer_address(view) for view in views}
             for view in views:
                 own = merge(merge(weak, view.root), strong)
+                own = merge(own, commands) if self.commanded in ("", view.replicaset) else own
                 merged[view.name] = mine = replace(view, root=own)
                 settings = settings_of(mine, views, addresses)
                 settings = replace(settings, peer_logins=peer_logins(mine, views, addresses))
@@ -267,7 +278,7 @@ class _Reader:
             for part in reversed(key.split(".")):
                 item = Located({part: item}, 0, source)
             tree = merge(tree, item)
-        checked = self._checked(tree, ENVIRONMENT_SCOPE)
+        checked = self._checked(tree, COMMAND_SCOPE)
         self._stop_if_bad()
         return checked
 

@@ -35,6 +35,7 @@ from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
+LOG_FILE: Final = "var/log/{{ instance_name }}.log"
 LOGIN: Final = "not used in this release"
 LOGINS: Final = "peer_logins"
 """The field that several options make together."""
@@ -131,11 +132,9 @@ _WITHOUT_FIELD: Final = (
         is_live=True,
         field="limits.wal_queue_bytes_max",
     ),
-    Option("wal.retention_period", Seconds(zero=True), "how long log files are kept", effect=Effect.LATER),
     Option(
         "snapshot.dir", Text(), "where snapshots are", field="snapshot_dir", default_text="`database.dir`"
     ),
-    Option("snapshot.by.wal_size", Bytes(), "bytes of log between snapshots", effect=Effect.LATER),
     Option(
         "replication.failover",
         Word(("off", "manual", "election", "supervised")),
@@ -169,6 +168,13 @@ _WITHOUT_FIELD: Final = (
     Option("replication.autoexpel.by", Word(("prefix",)), "whom that concerns", effect=Effect.LATER),
     Option("replication.autoexpel.prefix", Text(), "how their names begin", effect=Effect.LATER),
     Option(
+        "log.to",
+        Word(("stderr", "file")),
+        "where the log goes; SIGHUP opens a file anew under its name",
+        default="stderr",
+    ),
+    Option("log.file", FILE, "which file, with `log.to: file`", default_text=f"{LOG_FILE}, beside the file"),
+    Option(
         "isolated",
         Flag(),
         "cut this instance off: it does not listen, has no sources and is read-only",
@@ -198,12 +204,13 @@ IGNORED: Final = (
     *(f"{section}.advertise.peer.params" for section in ("grpc", "iproto")),
     *(f"iproto.{name}" for name in ("threads", "net_msg_max", "readahead")),
     "database.use_mvcc_engine",
-    *(f"wal.{name}" for name in ("dir_rescan_delay", "cleanup_delay", "ext")),
+    *(f"wal.{name}" for name in ("dir_rescan_delay", "ext")),
     *(f"memtx.{name}" for name in ("allocator", "max_tuple_size", "min_tuple_size", "slab_alloc_factor")),
     *(f"memtx.{name}" for name in ("slab_alloc_granularity", "sort_threads")),
     "snapshot.snap_io_rate_limit",
     "replication.threads",
-    *(f"log.{name}" for name in ("to", "file", "pipe", "syslog", "nonblock", "modules")),
+    *(f"log.{name}" for name in ("pipe", "syslog", "nonblock", "modules")),
+    *(f"config.{name}" for name in ("reload", "context")),
     *("app", "audit_log", "console", "feedback", "fiber", "flightrec", "labels", "lua", "process", "quiver"),
     *("roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
 )
@@ -221,7 +228,9 @@ MAPS: Final[Mapping[str, Section]] = {
 }
 """Maps from names that a person chooses. Of all but `once`: read and checked, without effect."""
 
+_STORAGE: Final = "a central storage of configurations is not read; all of it stands in this file"
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "config": {"etcd": _STORAGE, "storage": _STORAGE},
     "database": {"use_fsync": "use wal.mode: fsync"},
     "replication": {
         "replication_source": "use peers",

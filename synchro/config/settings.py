@@ -434,11 +434,33 @@ class Settings:
         Word(tuple(WalMode)),
         "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
     )
+    wal_retention_period_s: float = option(
+        0.0,
+        "wal.retention_period",
+        Seconds(zero=True),  # [W-18]
+        "a closed file of the log stays for so long, even if nobody needs it, unless the disk is full",
+        is_live=True,
+    )
+    wal_cleanup_delay_s: float = option(
+        0.0,
+        "wal.cleanup_delay",
+        Seconds(zero=True),  # [W-43]
+        "for so long after a start no file of the log is deleted. What a member lacks is kept anyway",
+        is_live=True,
+    )
     checkpoint_interval_s: float = option(
         3600.0,
         "snapshot.by.interval",
         Seconds(zero=True),
         "time between snapshots; 0: never by time",
+        is_live=True,
+    )
+    checkpoint_wal_size: int = option(
+        0,
+        "snapshot.by.wal_size",
+        Bytes(),  # [W-30]
+        "bytes of the log since the last snapshot after which there is another one; 0: never by that. It "
+        "begins after a rest of four times what the last one took",
         is_live=True,
     )
     checkpoint_count: int = option(2, "snapshot.count", Count(1, 10_000), "snapshots to keep", is_live=True)
@@ -464,6 +486,8 @@ class Settings:
         Word(("json", "console"), {"plain": "console"}),
         "one JSON object a line, or text for people",
     )
+    log_file: str = ""
+    """Absolute; "": the log goes to standard error."""
     http_listen: str | None = None
     once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
     """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""

@@ -133,6 +133,7 @@ class SchemaService(Service):
             ],
             indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
+            conflict=schema_changes.POLICIES[space.conflict],
         )
 
     async def _list_spaces(self, request: Message) -> Message:

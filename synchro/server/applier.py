@@ -65,8 +65,8 @@ RETRIED: Final = (
 WRONG_LOGIN_MAX_S: Final = 15.0
 """The longest pause after a login that was refused."""
 
-STOP_DETAILS: Final = ("txn", "at", "space", "key")
-"""Where the row is at which an applier stopped."""
+STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
+"""Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
 
 
 class Status(StrEnum):
@@ -430,6 +430,7 @@ class Applier:
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            takes_policies=True,
             quorum=core.raft.membership.election_quorum,
         )
 

@@ -34,6 +34,7 @@ from synchro.storage.schema import (
     TRUNCATE_ID,
     USER_ID,
     USER_ID_MIN,
+    ConflictPolicy,
     IndexDef,
     SpaceDef,
     is_ddl_space,
@@ -162,6 +163,12 @@ class Catalog:
         """Committed; None before bootstrap or join."""
         row = self.stores[SCHEMA_ID].tuples.get(REPLICASET_UUID)
         return None if row is None else row[1]
+
+    @property
+    def has_policies(self) -> bool:
+        """Some space says what becomes of conflicts (ADR 44)."""
+        stores = self.stores.values()
+        return any(store.definition.conflict is not ConflictPolicy.STOP for store in stores)
 
     # --- rows with a meaning
 

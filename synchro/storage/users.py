@@ -180,9 +180,7 @@ def first_users(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
         User(REPLICATION, "replication", UserKind.ROLE, ADMIN),
         User(SUPER, "super", UserKind.ROLE, ADMIN),
     ]
-    everything = [
-        Grant(ADMIN, number, ObjectType.UNIVERSE, 0, EVERYTHING) for number in (ADMIN, SUPER)
-    ]
+    everything = [Grant(ADMIN, number, ObjectType.UNIVERSE, 0, EVERYTHING) for number in (ADMIN, SUPER)]
     grants = [
         *grants_of_new_user(GUEST, is_guest=True),
         *everything,
@@ -215,7 +213,16 @@ class Rights:
     has_all: as the role `super`. universe: what it may do with everything.
     """
 
-    __slots__ = ("_objects", "_owner_of", "_spaces", "caller", "has_all", "reads_all", "universe", "writes_all")
+    __slots__ = (
+        "_objects",
+        "_owner_of",
+        "_spaces",
+        "caller",
+        "has_all",
+        "reads_all",
+        "universe",
+        "writes_all",
+    )
 
     def __init__(
         self,
@@ -273,7 +280,7 @@ class Rights:
     def missing_to_write(self, space_id: int) -> Privilege | None:
         """The first privilege that is missing for a write of data; None: none."""
         found = self.in_space(space_id)
-        wanted = (Privilege.WRITE,)
+        wanted: tuple[Privilege, ...] = (Privilege.WRITE,)
         if is_system(space_id):
             wanted = (Privilege.WRITE, Privilege.CREATE, Privilege.ALTER, Privilege.DROP)
         return next((each for each in wanted if not found & each), None)
@@ -447,11 +454,12 @@ def parse_privileges(words: Iterable[str]) -> Privilege:
 def parse_object_type(word: str) -> ObjectType:
     """IllegalParams."""
     if word.lower() not in _TYPES:
-        raise IllegalParams(f"unknown object type {word!r}: there are {', '.join(ObjectType)}; nothing was done")
+        raise IllegalParams(
+            f"unknown object type {word!r}: there are {', '.join(ObjectType)}; nothing was done"
+        )
     return ObjectType(word.lower())
 
 
 def show_privileges(privileges: Privilege) -> str:
     """ "read,write" """
     return ",".join(str(each.name).lower() for each in Privilege if each & privileges)
-

@@ -105,7 +105,7 @@ async def test_a_reload_uses_what_is_live_and_names_the_rest(tmp_path: Path) -> 
             "config.yaml:2: replication.timeou: unknown key (did you mean 'timeout'",
         ),
         ("replication: [\n", "config.yaml"),
-        ("replication: {failover: supervised}\n", "supervised is not in this release"),
+        ("replication: {failover: supervised}\n", "supervised needs an external coordinator"),
     ],
 )
 async def test_a_file_that_cannot_be_used_leaves_everything_as_it_was(
@@ -157,7 +157,7 @@ async def test_a_value_that_is_set_holds_until_the_next_reload(tmp_path: Path) -
 async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
     async with one_instance(tmp_path) as world:
         assert "needs a restart; nothing was changed" in await refused(world, "wal.mode", "write")
-        assert "belongs to the replica set" in await refused(world, "leader", "instance001")
+        assert "belongs to the replica set" in await refused(world, "bootstrap_leader", "instance001")
         assert "does not act on" in await refused(world, "replication.anon", "true")
         assert "did you mean 'timeout'" in await refused(world, "replication.timeou", "1")
         assert "cannot be used together" in await refused(world, "database.mode", "ro")
