@@ -96,7 +96,8 @@ def is_connectable(address: str) -> bool:
 
 
 def client_address(settings: Settings) -> str:
-    """Where a client reaches it: where it listens, or what it advertises if that is no address; "": nowhere."""
+    """Where a client reaches it: where it listens, or what it advertises if that is no address; "":
+    nowhere."""
     is_address = settings.listen and is_connectable(settings.listen)
     return settings.listen if is_address else settings.own_address
 

@@ -1,4 +1,4 @@
-"""Real instances with users: peers log in, and no password is to be found in anything that a run leaves. ADR 43."""
+"""Real instances with users: peers log in, and a run leaves no password anywhere. ADR 43."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ class Writer(threading.Thread):
 
 
 def test_a_set_moves_to_logins_one_instance_after_the_other(make_cluster: MakeCluster) -> None:
-    """The steps of docs/security.md, under load: no write fails, none is lost, and in the end nobody is let in
-    without a login."""
+    """The steps of docs/security.md, under load: no write fails, none is lost, and in the end nobody is let
+    in without a login."""
     cluster = make_cluster(NAMES, failover="election", replication={"election_timeout": 1})
     cluster.start()
     where = where_of(cluster)
