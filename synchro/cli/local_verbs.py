@@ -119,6 +119,7 @@ def serve(
             read_only=read_only,
             name=name or None,
         )
+        loaded = template.config_of_flags(settings, replication)
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
     check_has_address(settings)

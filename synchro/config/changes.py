@@ -21,6 +21,7 @@ _ROLE: Final = {
 """Options that say together who may write and stand, and the fields that they go into."""
 _LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {"read_only"}
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""
+_SOURCES: Final = "replication.peers"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
@@ -32,11 +33,12 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     ]
     if not _changes_links(found):
         return found
-    return [change._replace(is_live=change.is_live and change.key not in _ROLE) for change in found]
+    of_links = {*_ROLE, _SOURCES}
+    return [change._replace(is_live=change.is_live and change.key not in of_links) for change in found]
 
 
 def _changes_links(found: Sequence[Change]) -> bool:
-    """Who is cut off, or comes back, changes its role with its links: by a restart."""
+    """Who is cut off, or comes back, changes its role and its sources with its links: by a restart."""
     return any(change.key == "isolated" for change in found)
 
 
@@ -57,4 +59,7 @@ def live_settings(running: Settings, wanted: Settings, found: Sequence[Change]) 
     names = [field.removeprefix("limits.") for field in fields if field.startswith("limits.")]
     limits = replace(running.limits, **{name: getattr(wanted.limits, name) for name in names})
     own = {field: getattr(wanted, field) for field in fields if not field.startswith("limits.")}
+    if any(change.key == _SOURCES and change.is_live for change in found):
+        own["peers"] = wanted.sources
+        own["follows_all"] = wanted.follows_all and bool(wanted.listen)
     return replace(running, limits=limits, **own)

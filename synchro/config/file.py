@@ -113,6 +113,9 @@ class ClusterConfig:
     warnings: tuple[str, ...] = ()
     text: bytes = field(default=b"", repr=False)
     """What was read: passwords may stand in it."""
+    is_file: bool = True
+    """False: it stands for the flags of `serve`; there is nothing to read again, and the environment says
+    nothing."""
 
     def instance(self, name: str) -> InstanceConfig:
         if name not in self.instances:

@@ -158,7 +158,8 @@ _WITHOUT_FIELD: Final = (
     Option(
         "replication.peers",
         ListOf(ADDRESS, 0, 31, "addresses HOST:PORT"),
-        "replaces the addresses of the members; several sources",
+        "the sources, in the place of the addresses of all members",
+        is_live=True,
     ),
     Option("replication.anon", Flag(), "follow without being a member", effect=Effect.LATER),
     Option("replication.anon_ttl", Seconds(), "when such a follower is forgotten", effect=Effect.LATER),

@@ -188,10 +188,13 @@ def peer_uri(view: View, item: Located) -> Uri:
     return parse_uri(str(view.expand(item.value, item, "replication.peers")))
 
 
-def _names_all(peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
-    """Whether the sources are all instances of the set; one that is alone in it needs none."""
+def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
+    """Whether the sources are all instances of the set; one that is alone in it needs none, but if it names
+    some it means those."""
+    if view.find("replication.peers") is None:
+        return bool(peers) or len(addresses) == 1
     known = {address for address in addresses.values() if address is not None}
-    return known <= {peer.address for peer in peers} if peers else len(addresses) == 1
+    return len(addresses) > 1 and known <= {peer.address for peer in peers}
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -212,7 +215,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "replicaset_name": view.replicaset,
         "listen": "" if is_isolated else _listen(view),
         "peers": peers,
-        "follows_all": not is_isolated and _names_all(peers, addresses),
+        "follows_all": not is_isolated and _names_all(view, peers, addresses),
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
@@ -268,7 +271,9 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
             is_asked = view.get("replication.failover", "off") == "off"
             return ("ro" if settings.read_only else "rw") if is_asked else None
         case "replication.peers":
-            return [peer.address for peer in settings.peers] or None
+            shown = _shown_sources(view)
+            sources = [shown.get(peer.address, peer.address) for peer in settings.sources]
+            return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
     if option.is_secret:
         item = view.find(option.key)
         return None if item is None else Secret(str(item.value)).mark()
@@ -279,6 +284,13 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
     owner, _, name = option.field.rpartition(".")
     value = getattr(settings.limits if owner else settings, name)
     return None if option.default_text and value == option.default else value
+
+
+def _shown_sources(view: View) -> dict[str, str]:
+    """Address -> what may be shown, of the sources that name a login."""
+    item = view.find("replication.peers")
+    uris = [peer_uri(view, uri) for uri in (() if item is None else item.value)]
+    return {join(*split(uri.address)): uri.shown() for uri in uris if uri.user}
 
 
 def plain(value: Any) -> Any:
@@ -321,12 +333,6 @@ def _check_failover(view: View, views: list[View]) -> None:
             "leader",
             f'"leader" = "{leader}" option is set for {place}, '
             f'but instance "{leader}" is not found in this replicaset ({", ".join(names)})',
-        )
-    elif leader is None and failover == "manual":
-        view.report(
-            "replication.failover",
-            f'replication.failover = "manual" needs "leader" in replicaset "{view.replicaset}": '
-            f"without it no instance may write (leader: {names[0]})",
         )
     if mode is not None and failover != "off":
         view.report(
@@ -437,6 +443,11 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    if view.get("replication.failover", "off") == "manual" and view.get("leader") is None:
+        yield (
+            f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
+            "no instance of it may write"
+        )
     if settings.wal_mode is WalMode.NONE:
         yield "wal.mode = none does what write does: a log is written, and is not synced"
 

@@ -535,6 +535,11 @@ class Settings:
         return self.tls_client_auth if self.tls_ca else ClientAuth.OFF
 
     @property
+    def sources(self) -> tuple[PeerAddress, ...]:
+        """Whom it follows; nobody if its file gives it no address: so one that runs is cut off [C-44]."""
+        return self.peers if self.listen else ()
+
+    @property
     def own_address(self) -> str:
         """Where peers reach this instance, host:port; "": nowhere, or there are none."""
         return next((peer.address for peer in self.peers if peer.name == self.instance_name), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Final
 
 from synchro.config import PeerAddress, Settings
 from synchro.config.address import WILDCARDS, join, parse_uri, split
-from synchro.config.file import ConfigFileError
+from synchro.config.file import ClusterConfig, ConfigFileError, parse
 from synchro.config.logins import NO_LOGIN, PeerLogin, PeerLogins
 from synchro.config.schema import ConfigProblem
 from synchro.errors import ConfigError
@@ -76,6 +77,24 @@ def settings_without_file(
         snapshot_dir=str(data_dir),
         read_only=read_only,
     )
+
+
+def config_of_flags(settings: Settings, replication: str) -> ClusterConfig:
+    """A file that says what the flags say, so that options can be set while the instance runs.
+
+    settings: of `settings_without_file`; replication: as there.
+    """
+    sources = [part.strip() for part in replication.split(",")]
+    login = settings.peer_logins.default
+    peer = {} if login is None else {"login": login.user, "password": login.password.reveal()}
+    own = {
+        "grpc": {"listen": [{"uri": settings.listen}], "advertise": {"peer": peer}},
+        "database": {"dir": settings.wal_dir, "mode": "ro" if settings.read_only else "rw"},
+        "replication": {"peers": [uri for uri in sources if uri]},
+    }
+    members = {"instances": {settings.instance_name: own}}
+    text = json.dumps({"groups": {"group001": {"replicasets": {settings.replicaset_name: members}}}})
+    return replace(parse(text, path="command line", environ={}), is_file=False)
 
 
 def _name_by_address(host: str, port: int) -> str:

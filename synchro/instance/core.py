@@ -416,6 +416,7 @@ class Instance(Facts):
         state.memtx.limits_changed(settings.limits)
         self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
         self._reads.settings_changed()
+        self._writes.settings_changed()
         state.agenda.note_members()
         state.agenda.note_progress()
 

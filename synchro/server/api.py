@@ -208,7 +208,7 @@ class NodeApi(Protocol):
 
     @property
     def configuration(self) -> Configuration:
-        """Raises `ConfigError`: the instance was started without a file."""
+        """Raises `ConfigError`: the instance runs inside a program that sets its options."""
 
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""

@@ -223,6 +223,17 @@ class Applier:
         self._restart.set()
         self.reset()
 
+    def give_up(self) -> None:
+        """This is no source any more: nothing of it reaches the core from now on, and another address may
+        lead to the same instance. Who runs it cancels it."""
+        self.reset()
+        self._release()
+
+    def _release(self) -> None:
+        upstreams = self._links.upstreams
+        for uuid in [uuid for uuid, holder in upstreams.items() if holder is self]:
+            del upstreams[uuid]
+
     def _cancel(self) -> None:
         if self._scope is not None:
             self._scope.cancel()
@@ -354,9 +365,7 @@ class Applier:
         self._kept.clear()
         self._received.clear()
         if self._stopped is None:  # else an operator must act: another address leads to the same error
-            upstreams = self._links.upstreams
-            for uuid in [uuid for uuid, holder in upstreams.items() if holder is self]:
-                del upstreams[uuid]
+            self._release()
         if self.peer_id != NOBODY and self.has_link:
             self.has_link = False
             self._links.changed()

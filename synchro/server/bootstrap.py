@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro.config import Settings
+from synchro.config import PeerAddress, Settings
 from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
@@ -48,26 +48,22 @@ async def find_role(
     """
     settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)
-    others = [peer for peer in settings.peers if peer.name != settings.instance_name]
-    is_member = len(others) < len(settings.peers) or not settings.peers
-    if not others:
-        if replicaset_uuid:
-            raise ConfigError(
-                f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
-                "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
-                f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
-            )
-        if settings.read_only:
-            raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
-        return BootstrapHere()
-    total = len(others) + is_member
+    if not _others(settings):
+        return _begin_alone(settings, replicaset_uuid)
     began = trio.current_time()
     while True:
         settings = current()
+        others = _others(settings)
+        if not others:  # nobody begins a set because its sources were taken away
+            note(WaitForPeers("its sources were taken away (replication.peers)"))
+            await trio.sleep(POLL_S)
+            continue
+        is_member = len(others) < len(settings.peers)
+        total = len(others) + is_member
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
-        ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
+        ballots = await ask_all(transport, [peer.address for peer in others], uuid)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
         role = choose(settings, me, ballots, total=total, is_time_over=is_time_over)
         if not isinstance(role, WaitForPeers):
@@ -79,12 +75,29 @@ async def find_role(
         await trio.sleep(POLL_S)
 
 
+def _others(settings: Settings) -> list[PeerAddress]:
+    return [peer for peer in settings.peers if peer.name != settings.instance_name]
+
+
+def _begin_alone(settings: Settings, replicaset_uuid: str) -> BootstrapHere:
+    """Nobody else is configured. Raises `ConfigError`."""
+    if replicaset_uuid:
+        raise ConfigError(
+            f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
+            "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
+            f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
+        )
+    if settings.read_only:
+        raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+    return BootstrapHere()
+
+
 async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, replicaset_uuid: str) -> None:
     """Raises `ReplicasetUuidMismatch` before an instance writes into a directory that the configuration
     took for another set's [M-2]. Peers that cannot be reached say nothing; the applier finds out later."""
-    addresses = [peer.address for peer in settings.peers if peer.name != settings.instance_name]
+    addresses = [peer.address for peer in _others(settings)]
     with trio.move_on_after(settings.replication_timeout_s):
-        ballots = await _ask_all(transport, addresses, uuid)
+        ballots = await ask_all(transport, addresses, uuid)
         other = is_foreign(replicaset_uuid, ballots, total=len(addresses))
         if other is not None:
             raise ReplicasetUuidMismatch(
@@ -95,7 +108,7 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
             )
 
 
-async def _ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
+async def ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
     """Ballots of all that answer in time; a connection to oneself is left out."""
     ballots: dict[str, Ballot] = {}
 

@@ -56,8 +56,7 @@ class Face:
     def configuration(self) -> Configuration:
         if self.node.configuration is None:
             raise ConfigError(
-                "This instance was started without a file (--listen, --data-dir), so there is nothing to "
-                "read or to compare with; nothing was changed. Next: restart it with other options"
+                "This instance runs inside a program, which sets its options; nothing was changed"
             )
         return self.node.configuration
 

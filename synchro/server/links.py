@@ -196,14 +196,16 @@ class Links:
             applier.wake_ack()
 
     def settings_changed(self) -> None:
-        """Peers hear of another quorum at once (ADR 38), and of us in the new interval. Who is called with
-        another login from now on is connected anew: whether it is right shows before it is needed."""
+        """Peers hear of another quorum at once (ADR 38), and of us in the new interval; there may be other
+        sources [M-45]. Who is called with another login from now on is connected anew: whether it is right
+        shows before it is needed."""
         before, self._logins = self._logins, self._node.settings.peer_logins
         for applier in self.appliers.values():
             address = applier.address.address
             if before.of(address) != self._logins.of(address):
                 applier.reset()
         self.doubles.death_s = self._node.settings.death_timeout_s
+        self.roster_wanted.set()
         for relay in self.relays.values():
             relay.settings_changed()
         self.changed()

@@ -136,7 +136,7 @@ class Node:
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
         self.configuration: Configuration | None = None
-        """Set once by the process; None: started without a file."""
+        """Set once by the process; None: the instance runs inside a program that sets its options."""
         self.bootstrap_leader_uuid = ""
         """Who made the replica set, if it happened in the life of this process."""
 

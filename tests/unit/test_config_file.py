@@ -373,7 +373,6 @@ def test_all_problems_are_listed_at_once() -> None:
         ("replication: {synchro_quorum: 3}", "above the number of configured instances (2)"),
         ("replication: {failover: sometimes}", "'off', 'manual', 'election'"),
         ("replication: {failover: supervised}", "needs an external coordinator"),
-        ("replication: {failover: manual}", 'needs "leader"'),
         ("replication: {election_mode: voter}", 'only applicable if replication.failover = "election"'),
         ("replication: {failover: election}\ndatabase: {mode: rw}", "cannot be used together with"),
         ("replication: {bootstrap_strategy: config}", "needs bootstrap_leader"),

@@ -28,6 +28,7 @@ import synchro
 from synchro import errors
 from synchro.cli import app
 from synchro.client import Client, ops
+from synchro.client.replies import ConfigChanges
 from synchro.errors import SynchroError
 from synchro.rpc.generated.v1 import control_pb2, data_pb2, schema_pb2
 from tests.e2e.cluster import Instance
@@ -36,6 +37,8 @@ from tests.e2e.remote import CALL_S, COMMITTED, GRACE_S, PENDING, ROLLED_BACK, L
 Row = Sequence[Any]
 Change = tuple[Any, ...]
 """An operation: its name, the space, and what `synchro.ops` takes behind that."""
+Changes = tuple[dict[str, Any], list[str]]
+"""Key of an option -> its value now, as far as it is in use; and warnings."""
 HANG_S: Final = 1000.0
 """Deadline of a write that is to wait for its quorum."""
 
@@ -137,10 +140,21 @@ class Hand(ABC):
     def restart_upstream(self, at: Instance, upstream: str) -> None: ...
 
     @abstractmethod
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes: ...
+
+    @abstractmethod
+    def reload(self, at: Instance) -> Changes: ...
+
+    @abstractmethod
     def close(self) -> None:
         """Give up what it has open."""
 
     # --- shorter
+
+    def expel(self, at: Instance, leaver: Instance) -> None:
+        """As the manual has it: by the deletion of its row."""
+        [row] = [row for row in self.select(at, "_cluster") if row[2] == leaver.name]
+        self.execute(at, ("delete", "_cluster", row[:1]))
 
     def insert(self, at: Instance, space: str, row: Row, **more: Any) -> list[Any]:
         return list(self.execute(at, ("insert", space, row), **more)[0])
@@ -303,6 +317,25 @@ class CommandLine(Hand):
         if code:
             raise failure(code, err)
 
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes:
+        reply = self.call(at, "config", "set", key, value, "-i", at.name, *(["--force"] if force else []))
+        return _in_use(reply["changes"]), reply["warnings"]
+
+    def reload(self, at: Instance) -> Changes:
+        """Of an instance of a file."""
+        code, out, err = run("-o", "json", "config", "reload", f"{at.cluster.config_path}:{at.name}")
+        if code:
+            raise failure(code, err)
+        reply = json.loads(out)[at.name]
+        return _in_use(reply["changes"]), reply["warnings"]
+
+    def expel(self, at: Instance, leaver: Instance) -> None:
+        self.call(at, "member", "expel", leaver.name, "-y")
+
+
+def _in_use(changes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {change["key"]: change["after"] for change in changes if not change["needs_restart"]}
+
 
 def _line(change: Change) -> dict[str, Any]:
     """Of a file for `synchro txn`."""
@@ -435,6 +468,16 @@ class PythonClient(Hand):
     def restart_upstream(self, at: Instance, upstream: str) -> None:
         self.at(at).restart_upstream(upstream)
 
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes:
+        return self._changes(self.at(at).set_config(key, value, force=force))
+
+    def reload(self, at: Instance) -> Changes:
+        return self._changes(self.at(at).reload_config())
+
+    def _changes(self, reply: ConfigChanges) -> Changes:
+        in_use = {option.key: option.after for option in reply.options if not option.needs_restart}
+        return in_use, list(reply.warnings)
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -556,6 +599,18 @@ class Stub(Hand):
     def restart_upstream(self, at: Instance, upstream: str) -> None:
         request = control_pb2.RestartUpstreamRequest(instance=upstream)
         at.remote.call(at.remote.control.RestartUpstream, request)
+
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes:
+        request = control_pb2.SetConfigRequest(key=key, value=value, force=force)
+        return self._changes(at.remote.call(at.remote.control.SetConfig, request))
+
+    def reload(self, at: Instance) -> Changes:
+        request = control_pb2.ReloadConfigRequest()
+        return self._changes(at.remote.call(at.remote.control.ReloadConfig, request))
+
+    def _changes(self, reply: Any) -> Changes:
+        in_use = {one.key: json.loads(one.after or "null") for one in reply.options if not one.needs_restart}
+        return in_use, list(reply.warnings)
 
 
 def _field(text: str) -> Any:

@@ -5,9 +5,11 @@ Tests of one file build on each other, in its order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from tests.e2e.tutorials.walk import FLAGS_HEARTBEAT_S, Walk, refusal
 
 pytestmark = pytest.mark.e2e
 NAMES = ("instance001", "instance002", "instance003", "other")
+ROOT_DIR = Path(__file__).resolve().parents[3]
 STATES = ("connect", "loading", "sync", "follow")
 ROWS = [[number, f"row {number}"] for number in range(100)]
 
@@ -76,6 +79,13 @@ def test_QS_05_MON_01_a_second_instance_joins(walk: Walk) -> None:
     uuids = {walk.hand.info(instance, "replicaset.uuid") for instance in (walk.first, walk.second)}
     assert len(uuids) == 1
     assert len(walk.second.files(".snap")) == 1
+
+
+def test_WQ_11_the_page_lists_these_states() -> None:
+    """WQ-11: how a start with a source goes on is told in the order in which the states are seen."""
+    page = (ROOT_DIR / "docs" / "tutorials" / "what-if.md").read_text(encoding="utf-8")
+    section = page.partition("## How does it work inside?")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == STATES
 
 
 def test_MON_02_idle_and_lag(walk: Walk) -> None:
