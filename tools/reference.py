@@ -59,6 +59,9 @@ def _option_rows(options: Iterable[Option]) -> Iterator[str]:
 
 def keys_table() -> Iterator[str]:
     yield from _option_rows(_options(Effect.ACTS, limits=False))
+    for key, section in MAPS.items():
+        if isinstance(section.each, Section):
+            yield f"| `{key}` | {section.each.meaning} | - | yes | {section.meaning} |"
 
 
 def limits_table() -> Iterator[str]:
@@ -72,10 +75,8 @@ def later_table() -> Iterator[str]:
         for option in _options(Effect.LATER, limits=limits):
             yield f"| `{option.key}` | {_shown_kind(option)} | {option.meaning} |"
     for key, section in MAPS.items():
-        if isinstance(section.each, Option) and section.each.effect is Effect.ACTS:
-            continue  # told of in words
-        inner = section.each.meaning if isinstance(section.each, Section) else ""
-        yield f"| `{key}` | {inner or 'map from names'} | {section.meaning} |"
+        if isinstance(section.each, Option) and section.each.effect is not Effect.ACTS:
+            yield f"| `{key}` | map from names | {section.meaning} |"
 
 
 def failpoints_table() -> Iterator[str]:

@@ -46,6 +46,7 @@ from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, Re
 from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
+from synchro.client.user_api import UserApi
 from synchro.errors import IllegalParams, SessionUnknown, SynchroError
 from synchro.rpc.generated.v1 import (
     auth_pb2_grpc,
@@ -576,6 +577,26 @@ class Client(BlockingFace[Api]):
     drop_index = _blocking(Api.drop_index)
     checksum = _blocking(Api.checksum)
     once = _blocking(Api.once)
+
+    @property
+    def users(self) -> Users:
+        """Users and roles."""
+        return Users(self)
+
+
+class Users(BlockingFace[UserApi]):
+    """Users and roles of the set, and what they may do."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._api = UserApi(client._api)
+
+    create = _blocking(UserApi.create)
+    set_password = _blocking(UserApi.set_password)
+    drop = _blocking(UserApi.drop)
+    grant = _blocking(UserApi.grant)
+    revoke = _blocking(UserApi.revoke)
+    list = _blocking(UserApi.list)
 
 
 class Space(BlockingFace[SpaceApi]):

@@ -99,14 +99,17 @@ class Sessions:
     def request(self, endpoint: str) -> auth_pb2.LoginRequest:
         """Raises `PlainConnection`: nothing was sent."""
         assert self.login is not None
+        self.refuse_open(endpoint)
+        return auth_pb2.LoginRequest(user=self.login.user, password=self.login.password.reveal())
+
+    def refuse_open(self, endpoint: str) -> None:
+        """A password is sent there. Raises `PlainConnection` if others could read it: nothing was sent."""
         if not self._is_encrypted and not is_loopback(endpoint.rpartition(":")[0]):
             raise PlainConnection(
-                f"{endpoint} is on another host, and the connection is not encrypted: the password of "
-                f"{self.login.user!r} was not sent. Next: --cacert FILE, for an instance with grpc.tls; or "
-                "run this on its host",
+                f"{endpoint} is on another host, and the connection is not encrypted: the password was not "
+                "sent. Next: --cacert FILE, for an instance with grpc.tls; or run this on its host",
                 endpoint=endpoint,
             )
-        return auth_pb2.LoginRequest(user=self.login.user, password=self.login.password.reveal())
 
 
 def no_login(endpoint: str) -> CannotConnect:

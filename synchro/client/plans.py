@@ -401,6 +401,8 @@ class Plans:
         """One call, once: again only with a new session, if the instance did not look at it without one.
         Raises `BatchTooLarge` before anything is sent."""
         refuse_too_large(request.ByteSize(), "a request")
+        if service == "auth" and getattr(request, "password", ""):
+            self.logins.refuse_open(endpoint)
         reply = yield from self.with_session(
             endpoint, Unary(endpoint, service, method, request, timeout_s), timeout_s
         )
@@ -531,8 +533,10 @@ class Plans:
 
     # --- writes
 
-    def change(self, method: str, request: Message, timeout: float | None) -> Plan[Message]:
-        """A schema change: a write like any other, in a call of its own."""
+    def change(
+        self, method: str, request: Message, timeout: float | None, *, service: str = "schema"
+    ) -> Plan[Message]:
+        """A change of the schema, or of users: a write like any other, in a call of its own."""
         request.request_id = requests.new_request_id()
         tries = Tries(self.deadline(timeout), request.request_id)
 
@@ -541,7 +545,7 @@ class Plans:
                 request.known_position.CopyFrom(self.session.position)
             left_s = self.left_s(tries.deadline)
             request.timeout.CopyFrom(requests.duration(left_s))
-            reply = yield from self.unary(endpoint, "schema", method, request, left_s + GRACE_S)
+            reply = yield from self.unary(endpoint, service, method, request, left_s + GRACE_S)
             with self.lock:
                 self.session.wrote(reply)
             return reply

@@ -36,24 +36,27 @@ from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
 LOG_FILE: Final = "var/log/{{ instance_name }}.log"
-LOGIN: Final = "not used in this release"
 LOGINS: Final = "peer_logins"
 """The field that several options make together."""
 _UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
-    "privileges", ListOf(Anything(), 0, 1000, "privileges"), LOGIN, effect=Effect.LATER
+    "privileges",
+    ListOf(Anything(), 0, 1000, "privileges"),
+    "{permissions: [...], universe: true, spaces: [...]}",
 )
 _USER: Final = Section(
     {
         "password": Option("password", PASSWORD),
-        "password_file": Option("password_file", FILE, LOGIN, effect=Effect.LATER),
+        "password_file": Option("password_file", FILE, "a file whose first line is the password"),
         "roles": _ROLES,
         "privileges": _PRIVILEGES,
     },
-    meaning="map: name to {password, roles}",
+    meaning="map: name to {password or password_file, roles, privileges}",
 )
-_ROLE: Final = Section({"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles}")
+_ROLE: Final = Section(
+    {"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles, privileges}"
+)
 _LISTEN: Final = Section(
     {
         "uri": Option("uri", ADDRESS, "HOST:PORT"),
@@ -218,7 +221,7 @@ IGNORED: Final = (
 """Options of Tarantool without a counterpart: files for it load unchanged, one warning names them."""
 
 MAPS: Final[Mapping[str, Section]] = {
-    "credentials.users": Section(each=_USER, meaning="users and passwords"),
+    "credentials.users": Section(each=_USER, meaning="users: passwords, roles, privileges"),
     "credentials.roles": Section(each=_ROLE, meaning="roles"),
     "once": Section(
         each=Option("once", ListOf(OPERATION, 1, 1000, "operations, as create_space: {name: test}")),
@@ -227,7 +230,7 @@ MAPS: Final[Mapping[str, Section]] = {
     "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
     "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
 }
-"""Maps from names that a person chooses. Of all but `once`: read and checked, without effect."""
+"""Maps from names that a person chooses. `compat` and `metrics` are read and checked, without effect."""
 
 _STORAGE: Final = "a central storage of configurations is not read; all of it stands in this file"
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
 from synchro.config.address import Uri, is_connectable, join, parse_uri, split
+from synchro.config.configured_users import credentials_of
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
@@ -224,6 +225,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "log_file": _log_file(view),
         "once": _once(view),
         "limits": _limits(view),
+        "credentials": credentials_of(view),
         **_tls_files(view),
     }
     settings = Settings(**{**_given(view), **special})

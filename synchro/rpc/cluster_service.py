@@ -17,7 +17,7 @@ from synchro.server.api import NodeApi
 class ClusterService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.ListInstances = self.at_once(self._list_instances)
+        self.ListInstances = self.at_once(self._list_instances, needs=self.access.to_look)
 
     def register(self, server: Registrar) -> None:
         server.add_service(cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"], self)

@@ -85,6 +85,7 @@ class PeerService:
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             check_version(first.protocol_version)
+            self._endpoint.admit_joiner(asker_of(call), first.instance_uuid, first.instance_name)
             settings = self._endpoint.settings
             if not first.takes_parts:
                 if self._older_joins >= settings.limits.join_calls_max:
@@ -100,9 +101,9 @@ class PeerService:
                 first.instance_uuid,
                 first.instance_name,
                 takes_unnamed=first.takes_unnamed,
+                takes_users=first.takes_users,
                 takes_policies=first.takes_policies,
             )
-            self._endpoint.admit_joiner(asker_of(call), request)
             items = self._endpoint.serve_join(request)
             async with aclosing(items):
                 async for item in items:
@@ -125,15 +126,13 @@ class PeerService:
                 raise RemoteProtocolError("a subscription must begin with Hello")
             check_version(first.hello.protocol_version)
             endpoint, hello, asker = self._endpoint, hello_from(first.hello), asker_of(call)
-            endpoint.admit_subscriber(asker, hello)
-            users = endpoint.users
+            shown = endpoint.admit_subscriber(asker, hello)
 
             def ack_from(message: Any) -> PeerAck:
                 # Rights may be taken away meanwhile; an ack comes within a heartbeat.
-                nonlocal users
-                if endpoint.users is not users:
-                    endpoint.admit_subscriber(asker, hello)
-                    users = endpoint.users
+                nonlocal shown
+                if not endpoint.is_admitted(shown):
+                    shown = endpoint.admit_subscriber(asker, hello)
                 return peer_ack_from(message)
 
             peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(stream, ack_from, relay_message)

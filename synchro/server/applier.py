@@ -439,6 +439,7 @@ class Applier:
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            takes_users=True,
             takes_policies=True,
             quorum=core.raft.membership.election_quorum,
         )

@@ -20,7 +20,7 @@ from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_access import Asker, check_member, check_reader
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
-from synchro.server.relay import Relay, check_policies
+from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
 
 REPLACE_GRACE_S = 2.0
@@ -66,24 +66,24 @@ class Peers:
             address=node.address,
         )
 
-    def admit_joiner(self, asker: Asker, request: JoinRequest) -> None:
-        """[S-7]: who is no member yet will be one."""
+    def admit_joiner(self, asker: Asker, instance_uuid: str, instance_name: str) -> None:
+        """[S-7]: all data is read, and who is no member yet becomes one."""
         catalog = self._node.core.memtx.catalog
-        if (request.instance_uuid, request.instance_name) in catalog.members().values():
+        if (instance_uuid, instance_name) in catalog.members().values():
             check_reader(catalog.users, asker)
         else:
-            address = self._address_of(request.instance_name)
-            check_member(catalog.users, asker, name=request.instance_name, address=address)
+            address = self._address_of(instance_name)
+            check_member(catalog.users, asker, name=instance_name, address=address)
 
-    def admit_subscriber(self, asker: Asker, hello: Hello) -> None:
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
         """Asked before anything that it says of itself is believed."""
         users = self._node.core.memtx.catalog.users
         address = self._address_of(hello.name) or hello.address
         check_member(users, asker, name=hello.name, address=address)
+        return users.users
 
-    @property
-    def users(self) -> object:
-        return self._node.core.memtx.catalog.users.users
+    def is_admitted(self, shown: object) -> bool:
+        return self._node.core.memtx.catalog.users.users is shown
 
     def _address_of(self, name: str) -> str:
         """As configured; "": it is not."""
@@ -150,6 +150,7 @@ class Peers:
         check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
         core.check_term(hello.term)
         self._links.check_expelled(hello.instance_uuid)
+        check_reads_users(core.memtx.catalog.users, hello.takes_users, hello.name)
         check_policies(core.memtx.catalog, hello.name, takes_policies=hello.takes_policies)
         members = core.memtx.catalog.prepared_members()
         peer = member_of(hello.instance_uuid, members)

@@ -76,15 +76,14 @@ class PeerEndpoint(Protocol):
 
     def ballot(self) -> Ballot: ...
 
-    def admit_joiner(self, asker: Asker, request: JoinRequest) -> None:
+    def admit_joiner(self, asker: Asker, instance_uuid: str, instance_name: str) -> None:
         """Raises `AccessDenied`, or `Loading`."""
 
-    def admit_subscriber(self, asker: Asker, hello: Hello) -> None:
-        """The same. Asked again while the stream goes on, when `users` is another object."""
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
+        """The same. Returns what the stream shows to `is_admitted` from then on."""
 
-    @property
-    def users(self) -> object:
-        """Another one after each change of users and of what they may do. Raises `Loading`."""
+    def is_admitted(self, shown: object) -> bool:
+        """Whether nothing changed since in who may do what. False: ask again."""
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         """Raises `SynchroError`: the stream ends with it."""

@@ -83,12 +83,15 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     login = first.peer_logins.of("127.0.0.1:3302")
     assert login == PeerLogin("replicator", Secret("topsecret"))
     assert "topsecret" not in " ".join(config.warnings) + repr(config) + str(first)
+    assert first.credentials is not None
+    assert first.credentials.password_of("replicator") == "topsecret"
 
 
 def test_defaults_are_those_of_settings() -> None:
     got = settings(cluster(instances=1))
     plain = Settings()
-    own = ("instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir")
+    own = {"instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir"}
+    own.add("credentials")  # a file says who there is, also if that is nobody
     for name in Settings.__dataclass_fields__:
         if name not in own:
             assert getattr(got, name) == getattr(plain, name), name

@@ -155,11 +155,17 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
     ("options", "expected"),
     [
         ({"http": {"listen": "127.0.0.1:8301"}}, "http.listen"),
-        ({"credentials": {"users": {"u": {"password": "x"}}}}, "credentials of u"),
-        ({"credentials": {"roles": {"r": {}}}}, "credentials of r"),
         (
             {"iproto": {"advertise": {"peer": {"password": "x"}}}},
             "iproto.advertise.peer.password has no effect without iproto.advertise.peer.login",
+        ),
+        (
+            {
+                "credentials": {
+                    "roles": {"r": {"privileges": [{"permissions": ["execute"], "lua_call": ["f"]}]}}
+                }
+            },
+            "privileges on lua_call mean nothing here",
         ),
         ({"iproto": {"advertise": {"peer": {"params": {"a": 1}}}}}, "peer.params"),
         ({"iproto": {"listen": [{"uri": "127.0.0.1:1", "params": {"a": 1}}]}}, "iproto.listen.params"),
