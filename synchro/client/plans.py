@@ -401,7 +401,7 @@ class Plans:
         """One call, once: again only with a new session, if the instance did not look at it without one.
         Raises `BatchTooLarge` before anything is sent."""
         refuse_too_large(request.ByteSize(), "a request")
-        if service == "auth" and getattr(request, "password", ""):
+        if service == "auth" and getattr(request, "password", None):
             self.logins.refuse_open(endpoint)
         reply = yield from self.with_session(
             endpoint, Unary(endpoint, service, method, request, timeout_s), timeout_s

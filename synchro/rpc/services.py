@@ -33,7 +33,7 @@ class ClientServices:
 
     def __init__(self, node: NodeApi, host: RpcHost, *, with_fault: bool = False) -> None:
         self._node = node
-        self._logins = Logins(lambda: node.instance.memtx.catalog.users)
+        self._logins = Logins(lambda: node.users, node.password_while_loading)
         self.sessions = self._logins.sessions
         """For the server: who is logged in."""
         self._data = DataService(node, host)

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from synchro.errors import BadCredentials, Loading, PlainConnection
+from synchro.errors import BadCredentials, PlainConnection
 from synchro.secret import Secret
 from synchro.server.login_limits import LoginLimits
 from synchro.server.password_work import PasswordWork
@@ -26,37 +26,48 @@ SWEEP_S: Final = 60.0
 
 
 class Logins:
-    """Of one instance."""
+    """Of one instance. While it loads, the users and passwords are those of its configuration: whoever may
+    look then sees how far it is."""
 
-    def __init__(self, users: Callable[[], Users]) -> None:
-        """users: as committed now. Raises `Loading` while there are none."""
+    def __init__(
+        self, users: Callable[[], Users], configured: Callable[[str], str | None] = lambda _: None
+    ) -> None:
+        """users: as committed, or while it loads as configured. configured: the password of a user while it
+        loads; None: there is none, or it has loaded."""
         self.sessions = Sessions()
         self.limits = LoginLimits()
         self.work = PasswordWork()
         self._users = users
+        self._configured = configured
         self._nobody = dummy_verifier()
 
     async def login(self, name: str, password: Secret, *, address: str) -> Session:
         """A new session. address: for which failures are counted (`login_limits.bucket_of`).
 
-        Raises `BadCredentials`, `LoginLimited`, `LoginQueueFull`, `AccessDenied`, `Loading`.
+        Raises `BadCredentials`, `LoginLimited`, `LoginQueueFull`, `AccessDenied`.
         """
         limits, now = self.limits, trio.current_time
-        user = self._users().find(name, UserKind.USER)
+        user = self._find(name)
         limits.check(address, name, now())
         if user is not None and user.id == GUEST and not password:
             return self._open(user)
-        verifier = user.verifier if user is not None else None
+        verifier = None if user is None else user.verifier
         is_right = await self.work.run(
             address,
             partial(fits, self._nobody if verifier is None else verifier, password.reveal()),
             begin=lambda: limits.begin(address, name, now()),
         )
-        current = self._users().find(name, UserKind.USER)
-        if not is_right or current is None or verifier is None or current.verifier != verifier:
+        current = self._find(name)
+        if verifier is None:
+            wanted = self._configured(name)
+            is_right = wanted is not None and Secret(wanted) == password
+        if not is_right or current is None or current.verifier != verifier:
             raise BadCredentials("User not found or supplied credentials are invalid")
         limits.was_right(address, name)
         return self._open(current)
+
+    def _find(self, name: str) -> User | None:
+        return self._users().find(name, UserKind.USER)
 
     def _open(self, user: User) -> Session:
         self._users().check(user.caller, Privilege.SESSION)
@@ -70,10 +81,7 @@ class Logins:
         try:
             while True:
                 await trio.sleep(interval_s())
-                try:
-                    users = self._users()
-                except Loading:
-                    continue
+                users = self._users()
                 if users.users is not seen:
                     seen = users.users
                     self.sessions.end_stale(partial(_is_valid, users))

@@ -20,22 +20,23 @@ from synchro.errors import (
     PlainConnection,
     SynchroError,
 )
+from synchro.row import Tuple
 from synchro.secret import Secret
 from synchro.server import logins as logins_module
 from synchro.server.login_limits import USER_BURST
-from synchro.server.logins import Logins, refuse_plain
+from synchro.server.logins import Logins, _is_valid, refuse_plain
 from synchro.server.password_work import ADDRESS_WAITING_MAX, WAITING_MAX, PasswordWork
 from synchro.server.passwords import make_verifier
 from synchro.storage.users import USERS_MAX, Users
 
 ALICE = 5
-ENTER = (1, ALICE, "universe", 0, 24, {})
+ENTER: Tuple = (1, ALICE, "universe", 0, 24, {})
 
 
 def users(verifier: bytes | None, *, may_enter: bool = True) -> Users:
     made = Users()
     auth = {} if verifier is None else {"scrypt": verifier}
-    rows = [(0, 1, "guest", "user", {}, {}), (ALICE, 1, "alice", "user", auth, {})]
+    rows: list[Tuple] = [(0, 1, "guest", "user", {}, {}), (ALICE, 1, "alice", "user", auth, {})]
     made.read(rows, [ENTER, (1, 0, "universe", 0, 24, {})] if may_enter else [])
     return made
 
@@ -183,6 +184,19 @@ async def test_a_password_that_changes_while_it_is_looked_at_opens_nothing(
     logins = Logins(lambda: known[0])
     assert isinstance(await refusal(logins, "alice", "secret"), BadCredentials)
     assert len(logins.sessions) == 0
+    logins.work.close()
+
+
+async def test_while_an_instance_loads_the_configured_password_is_right(is_cheap: None) -> None:
+    """So that who may look sees how far it is; the session ends when the users are there."""
+    known = [users(None)]
+    logins = Logins(lambda: known[0], lambda name: "secret" if name == "alice" else None)
+    session = await logins.login("alice", Secret("secret"), address="a")
+    assert isinstance(await refusal(logins, "alice", "wrong"), BadCredentials)
+    assert isinstance(await refusal(logins, "nobody", "secret"), BadCredentials)
+    known[0] = users(b"secret")
+    logins.sessions.end_stale(partial(_is_valid, known[0]))
+    assert logins.sessions.find(session.key) is None
     logins.work.close()
 
 

@@ -113,6 +113,7 @@ def hello(face: Face, member: Face) -> pb.SubscribeRequest:
             credit=1 << 20,
             counts=True,
             synchro_quorum=2,
+            takes_users=True,
         )
     )
 
@@ -134,6 +135,7 @@ def tries(leader: Face, member: Face, user: str) -> dict[str, tuple[str, str]]:
             instance_name="stranger",
             takes_parts=True,
             takes_unnamed=True,
+            takes_users=True,
         )
         said = hello(leader, member)
         return {
