@@ -114,6 +114,7 @@ def hello(face: Face, member: Face) -> pb.SubscribeRequest:
             counts=True,
             synchro_quorum=2,
             takes_users=True,
+            takes_policies=True,
         )
     )
 
@@ -136,6 +137,7 @@ def tries(leader: Face, member: Face, user: str) -> dict[str, tuple[str, str]]:
             takes_parts=True,
             takes_unnamed=True,
             takes_users=True,
+            takes_policies=True,
         )
         said = hello(leader, member)
         return {
