@@ -77,6 +77,10 @@ class CommonOptions:
         return parse_duration(self.timeout) if self.timeout else DEFAULT_TIMEOUT_S
 
     @property
+    def logs_in(self) -> bool:
+        return bool(self.user) or "@" in self.where
+
+    @property
     def where(self) -> str:
         return self.endpoints or DEFAULT_ENDPOINTS
 

@@ -24,6 +24,8 @@ from synchro.errors import (
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.secret import Secret, read_secret
 
+LOGIN_S: Final = 2.0
+"""What a login may take longer than other questions: a password is looked at slowly on purpose."""
 SCHEME: Final = "Bearer "
 """In front of a token, in the metadata `authorization`."""
 

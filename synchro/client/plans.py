@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
-from synchro.client.login import REFUSALS, Login, Sessions
+from synchro.client.login import LOGIN_S, REFUSALS, Login, Sessions
 from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
@@ -273,6 +273,8 @@ class Plans:
         self, endpoints: Sequence[str], deadline: float, wants: Wants, probe_s: float = PROBE_S
     ) -> Plan[Answers]:
         """Who answers. Raises `CannotConnect` if nobody does, or what is said of who calls (`REFUSALS`)."""
+        if any(map(self.logins.is_needed, endpoints)):
+            probe_s += LOGIN_S
         answers: Answers = yield Probe(tuple(endpoints), min(probe_s, self.left_s(deadline)), wants)
         if not answers.found:
             raise nobody(answers)

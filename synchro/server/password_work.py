@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +17,6 @@ T = TypeVar("T")
 WAITING_MAX: Final = 128
 """Who waits for a turn, in all: ten seconds of work."""
 ADDRESS_WAITING_MAX: Final = 32
-NICENESS: Final = 10
-"""The loop and the log go ahead of it where processors are scarce."""
 
 
 class PasswordWork:
@@ -32,7 +28,7 @@ class PasswordWork:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "passwords", initializer=_be_nice)
+        self._thread = ThreadPoolExecutor(1, "passwords")
         self._is_busy = False
         self._waiting: OrderedDict[str, deque[trio.Event]] = OrderedDict()
         """Address -> who waits, in the order of turns."""
@@ -112,7 +108,3 @@ class PasswordWork:
             await done.wait()
         return future.result()
 
-
-def _be_nice() -> None:
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

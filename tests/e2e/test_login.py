@@ -41,7 +41,7 @@ def cli(where: str, *words: str, environ: dict[str, str] | None = None) -> tuple
 
 def upstreams(db: synchro.Client, name: str) -> set[str]:
     """Status of the upstreams of one instance."""
-    parts = db.get_info("replication", instance=name).replication
+    parts = db.get_info("replication", instance=name)
     return {str(part["upstream"]["status"]) for part in parts.values() if "upstream" in part}
 
 
