@@ -465,6 +465,7 @@ class AsyncClient(AsyncFace[Api]):
     check_config = _awaited(Api.check_config)
     reload_config = _awaited(Api.reload_config)
     set_config = _awaited(Api.set_config)
+    bootstrap = _awaited(Api.bootstrap)
     restart_upstream = _awaited(Api.restart_upstream)
 
     # --- schema

@@ -564,6 +564,7 @@ class Client(BlockingFace[Api]):
     check_config = _blocking(Api.check_config)
     reload_config = _blocking(Api.reload_config)
     set_config = _blocking(Api.set_config)
+    bootstrap = _blocking(Api.bootstrap)
     restart_upstream = _blocking(Api.restart_upstream)
 
     # --- schema

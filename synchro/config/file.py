@@ -27,6 +27,7 @@ from synchro.config.rules import (
     check_addresses,
     effective,
     idle_options,
+    members_of,
     merge,
     peer_address,
     quorum_warnings,
@@ -371,7 +372,8 @@ class _Reader:
         """Of one replica set; said once, with the names of those that it concerns unless it is all."""
         concerned: dict[str, list[str]] = {}
         for view, own in zip(views, settings, strict=True):
-            for warning in (*quorum_warnings(own, len(views)), *idle_options(view, own), *idle_logins(view)):
+            idle = (*idle_options(view, own), *idle_logins(view))
+            for warning in (*quorum_warnings(own, len(members_of(view, views))), *idle):
                 concerned.setdefault(warning, []).append(view.name)
         for warning, names in concerned.items():
             yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"

@@ -164,8 +164,6 @@ _WITHOUT_FIELD: Final = (
         "the sources, in the place of the addresses of all members",
         is_live=True,
     ),
-    Option("replication.anon", Flag(), "follow without being a member", effect=Effect.LATER),
-    Option("replication.anon_ttl", Seconds(), "when such a follower is forgotten", effect=Effect.LATER),
     Option(
         "replication.autoexpel.enabled", Flag(), "who is not in the file is no member", effect=Effect.LATER
     ),

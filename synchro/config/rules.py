@@ -115,6 +115,16 @@ def _listen(view: View) -> str:
     return ""
 
 
+def is_anonymous(view: View) -> bool:
+    return bool(view.get("replication.anon", False))
+
+
+def members_of(view: View, views: Sequence[View]) -> list[View]:
+    """Those of the set that are no anonymous followers [C-22]. view: what it says of itself counts, the
+    environment included."""
+    return [one for one in views if not is_anonymous(view if one.name == view.name else one)]
+
+
 def peer_address(view: View) -> str | None:
     """Where peers reach this instance [C-11]; None: nowhere, it is left out for everybody [C-12]."""
     if view.get("isolated", False):
@@ -171,7 +181,7 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
                 continue
             peers.append(PeerAddress(names.get(address, address), address))
         return tuple(peers)
-    if len(addresses) == 1:
+    if addresses.keys() <= {view.name}:
         return ()
     if not any(addresses.values()):
         # One that cannot be reached is its own mistake, told when it is started (ADR 21); here nobody can.
@@ -204,12 +214,15 @@ def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str,
 def settings_of(view: View, views: list[View], addresses: Mapping[str, str | None]) -> Settings:
     """Most options go into their field as they are; here stand those that do not."""
     is_isolated = view.get("isolated", False)
+    members = members_of(view, views)
+    addresses = {one.name: addresses[one.name] for one in members}
+    _check_anonymous(view, members)
     _check_failover(view, views)
-    election_mode, read_only = _failover(view, views)
+    election_mode, read_only = _failover(view, members)
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
     peers = _peers(view, addresses)
-    _check_quorum(view, len(views))
+    _check_quorum(view, len(members))
     _check_tls(view, views)
     special = {
         "instance_name": view.name,
@@ -311,6 +324,28 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _check_anonymous(view: View, members: Sequence[View]) -> None:
+    """[C-22]"""
+    if not is_anonymous(view):
+        return
+    who = f'instance "{view.name}" of replicaset "{view.replicaset}" of group "{view.group}" is anonymous'
+    if not members:
+        view.report(
+            "replication.anon",
+            f"{who}, and so is every other one: at least one must be a member (anon: false)",
+        )
+    if view.get("database.mode") == "rw":
+        view.report("database.mode", f"{who} (replication.anon: true), so it cannot be rw")
+    if view.get("leader") == view.name:
+        view.report("leader", f"{who} (replication.anon: true), so it cannot be the leader")
+    if (mode := view.get("replication.election_mode")) not in (None, "off"):
+        view.report(
+            "replication.election_mode",
+            f'{who} (replication.anon: true), so replication.election_mode = "{mode}" is not possible: '
+            "only off is",
+        )
+
+
 def _check_failover(view: View, views: list[View]) -> None:
     """What must not be together [C-21]."""
     failover = view.get("replication.failover", "off")
@@ -352,7 +387,9 @@ def _check_failover(view: View, views: list[View]) -> None:
 
 
 def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
-    """(election_mode, read_only) [C-20]"""
+    """(election_mode, read_only) [C-20], [C-22]. views: the members of the set."""
+    if is_anonymous(view):
+        return ElectionMode.OFF, True
     match view.get("replication.failover", "off"):
         case "manual":
             return ElectionMode.OFF, view.name != view.get("leader")
@@ -383,8 +420,10 @@ def _check_bootstrap(view: View, views: list[View]) -> None:
 def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
     """The bootstrap leader makes the set and must be able to register the others, or they wait for ever."""
     named = view if view.name == leader else next(member for member in views if member.name == leader)
-    election_mode, is_read_only = _failover(named, views)
-    if election_mode is ElectionMode.VOTER:
+    election_mode, is_read_only = _failover(named, members_of(view, views))
+    if is_anonymous(named):
+        why = "is anonymous (replication.anon: true)"
+    elif election_mode is ElectionMode.VOTER:
         why = "may only vote (replication.election_mode: voter)"
     elif is_read_only or named.get("isolated", False):
         why = "is read-only by its configuration"
@@ -445,6 +484,8 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    if view.find("replication.connect_quorum") and view.get("replication.bootstrap_strategy") != "legacy":
+        yield "replication.connect_quorum has no effect without replication.bootstrap_strategy = legacy"
     if view.get("replication.failover", "off") == "manual" and view.get("leader") is None:
         yield (
             f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '

@@ -77,8 +77,14 @@ class ClientAuth(StrEnum):
 
 
 class BootstrapStrategy(StrEnum):
+    """Who makes a new replica set [M-14]..[M-18]. native: Tarantool's word for what fits `failover`, which is
+    auto here."""
+
     AUTO = "auto"
     CONFIG = "config"
+    SUPERVISED = "supervised"
+    NATIVE = "native"
+    LEGACY = "legacy"
 
 
 # --- limits -----------------------------------------------------------------------------------------------
@@ -220,6 +226,14 @@ class Limits:
         "limits.join_chunk_bytes_max",
         Bytes(1),
         "tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further",
+        is_live=True,
+    )
+    anonymous_max: int = option(
+        64,
+        "limits.anonymous_max",
+        Count(1, 10_000),
+        "anonymous followers that are known here, connected or away: each is a stream, and keeps log. For "
+        "one more the one that is away longest is forgotten; if none is away, it is told to come again",
         is_live=True,
     )
     peer_credit_bytes: int = option(
@@ -380,10 +394,35 @@ class Settings:
         BootstrapStrategy.AUTO,
         "replication.bootstrap_strategy",
         Word(tuple(BootstrapStrategy)),
-        "who creates the set: its members agree, or `bootstrap_leader`",
+        "who creates the set: its members agree (auto, native, legacy), `bootstrap_leader` (config), or who "
+        "is told to by `synchro bootstrap` (supervised)",
         is_live=True,
     )
+    connect_quorum: int | None = option(
+        None,
+        "replication.connect_quorum",
+        Count(0, 31),
+        "instances of the set, this one included, that must be connected before it is created or joined; "
+        "only with `bootstrap_strategy: legacy`",
+        is_live=True,
+        default_text="all",
+    )
     bootstrap_leader: str | None = None
+    is_anonymous: bool = option(
+        False,
+        "replication.anon",
+        Flag(),
+        "follow the set without being a member: never writable, no vote, no ack that counts, no id. From "
+        "true to false while it runs it registers and becomes a member; the way back is a new directory",
+        is_live=True,
+    )
+    anon_ttl_s: float = option(
+        3600.0,
+        "replication.anon_ttl",
+        Seconds(),
+        "how long the log is kept for an anonymous follower that is away",  # [W-42]
+        is_live=True,
+    )
     synchro_quorum: QuorumFormula = option(
         QuorumFormula("N / 2 + 1"),
         "replication.synchro_quorum",

@@ -26,6 +26,16 @@ class UnknownReplica(Precondition):
     advice = "the applier retries by itself"
 
 
+class BootstrapRefused(Precondition):
+    """The instance was told to make a replica set, and does not [M-17].
+
+    Nothing was made.
+    """
+
+    reason = "BOOTSTRAP_REFUSED"
+    advice = "`synchro status`"
+
+
 class Expelled(Precondition):
     """The instance was removed from the replica set; streams with it are refused [M-50], [M-52].
 

@@ -149,6 +149,8 @@ class RegisterRequested:
     call_id: CallId
     uuid: str
     name: str
+    must_be_new: bool = False
+    """An anonymous instance registers [M-30]. It has rows already, so it takes nobody's place by a name."""
 
 
 # --- events: peers --------------------------------------------------------------------------------------
@@ -515,6 +517,13 @@ class MembersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BecameMember:
+    """This instance was anonymous, and is the member `id` from now on: all its streams begin anew [M-30]."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTurn:
     """Step `TurnBegan` as soon as all that waits in the shell had its turn."""
 
@@ -547,6 +556,7 @@ Effect: TypeAlias = (
     | BeginAmnesia
     | Stopped
     | MembersChanged
+    | BecameMember
     | RequestTurn
     | BuildIndexes
     | Notice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from synchro.config import Settings
-from synchro.ids import InstanceId
+from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.calls import WaitingCalls
 from synchro.instance.log_tail import LogTail
@@ -96,8 +96,10 @@ class Parts:
     "Set by" names the only module that gives a field another value once it is made.
     """
 
-    self_id: InstanceId
+    uuid: str
     """Set by nobody."""
+    self_id: InstanceId
+    """Set by `numbering`."""
     settings: Settings
     """Set by `core`: as configured now."""
     memtx: Memtx
@@ -134,6 +136,11 @@ class Parts:
     # --- who is who, which needs nothing but reading
 
     @property
+    def is_anonymous(self) -> bool:
+        """This instance follows the set without being a member [M-6]."""
+        return self.self_id == ANONYMOUS
+
+    @property
     def registered(self) -> frozenset[InstanceId]:
         """Members whose `_cluster` row is committed [M-51]."""
         return frozenset(self.memtx.catalog.members())
@@ -147,7 +154,8 @@ class Parts:
     @property
     def is_expelled(self) -> bool:
         """This instance was removed from the set: its log says so, or a member did (ADR 41)."""
-        return self.was_told_expelled or self.self_id not in self.memtx.catalog.members()
+        is_no_member = self.self_id not in self.memtx.catalog.members()
+        return self.was_told_expelled or (is_no_member and not self.is_anonymous)
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""

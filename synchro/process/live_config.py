@@ -26,6 +26,7 @@ from synchro.config.rules import is_no_majority
 from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.ids import NOBODY
+from synchro.replication.admission import stays_member
 from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
@@ -75,6 +76,7 @@ class LiveConfig:
             try:
                 loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
                 own = loaded.instance(self._name)
+                self._check_anonymous(own)
             except ConfigError as error:
                 self._alerts = [_alert("error", error.message)]
                 self._node.log.error("config_refused", reason=error.reason, message=error.message)
@@ -97,6 +99,7 @@ class LiveConfig:
                 change.key == key and not change.is_live for change in changes(self._running, own.options)
             ):
                 raise self._needs_restart(key)
+            self._check_anonymous(own)
             if not force:
                 self._refuse_danger(own)
             self._commands = commands
@@ -182,6 +185,12 @@ class LiveConfig:
             return
         self._alerts.append(_alert("warn", message))
         log.warning("option_needs_restart", option=change.key, message=message)
+
+    def _check_anonymous(self, own: InstanceConfig) -> None:
+        """Raises `ConfigError`: a member does not become anonymous [M-6]."""
+        node = self._node
+        if own.settings.is_anonymous and node.has_core and not node.core.is_anonymous:
+            raise stays_member(node.core.self_id)
 
     async def _other_writers(self) -> list[str]:
         """Of those peers that answer soon: two writers without an owner are masters."""

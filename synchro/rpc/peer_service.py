@@ -34,6 +34,7 @@ from synchro.server.peer_messages import (
     JoinSnapshotEnd,
     LinkLost,
     PeerAck,
+    RegisterRequest,
 )
 from synchro.server.transport import PeerEndpoint
 from synchro.wire.grpc_call import StatusCode
@@ -65,6 +66,8 @@ class PeerService:
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
         self.Join = host.duplex(self._join)
+        self.FetchSnapshot = host.duplex(self._fetch_snapshot)
+        self.Register = host.unary(self._register)
         self._older_joins = 0
         """How many calls of joiners without receipts are not over: one that takes nothing is still there
         for a while when its handler has ended, and holds a message."""
@@ -79,13 +82,33 @@ class PeerService:
         self._older_joins -= 1
 
     async def _join(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        await self._send_all(stream, call, is_anonymous=False)
+
+    async def _fetch_snapshot(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        await self._send_all(stream, call, is_anonymous=True)
+
+    async def _register(self, request: pb.RegisterRequest, call: RpcCall) -> pb.RegisterResponse:
+        try:
+            check_version(request.protocol_version)
+            self._endpoint.admit_joiner(asker_of(call), request.instance_uuid, request.instance_name)
+            number = await self._endpoint.serve_register(
+                RegisterRequest(request.instance_uuid, request.instance_name, request.replicaset_uuid)
+            )
+        except SynchroError as error:
+            raise rpc_error(error) from error
+        return pb.RegisterResponse(instance_id=number)
+
+    async def _send_all(self, stream: Duplex[Any, Any], call: RpcCall, *, is_anonymous: bool) -> None:
         try:
             try:
                 first = await stream.receive()
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             check_version(first.protocol_version)
-            self._endpoint.admit_joiner(asker_of(call), first.instance_uuid, first.instance_name)
+            asker = asker_of(call)
+            self._endpoint.admit_joiner(
+                asker, first.instance_uuid, first.instance_name, is_anonymous=is_anonymous
+            )
             settings = self._endpoint.settings
             if not first.takes_parts:
                 if self._older_joins >= settings.limits.join_calls_max:
@@ -102,6 +125,7 @@ class PeerService:
                 first.instance_name,
                 takes_unnamed=first.takes_unnamed,
                 takes_users=first.takes_users,
+                is_anonymous=is_anonymous,
                 takes_policies=first.takes_policies,
             )
             items = self._endpoint.serve_join(request)

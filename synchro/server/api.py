@@ -117,7 +117,7 @@ class InstanceView(Protocol):
 
     @property
     def self_id(self) -> InstanceId:
-        """0 until registered."""
+        """`ids.ANONYMOUS` of one that is no member."""
 
     @property
     def is_writable(self) -> bool: ...
@@ -222,6 +222,10 @@ class NodeApi(Protocol):
     @property
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance runs inside a program that sets its options."""
+
+    async def bootstrap(self, timeout_s: float) -> str:
+        """Make the replica set, as an instance that waits to be told; returns its UUID. Raises
+        `BootstrapRefused`: nothing was made; `TimedOut`."""
 
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""

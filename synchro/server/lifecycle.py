@@ -44,6 +44,7 @@ from synchro.errors import (
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
+from synchro.replication.admission import stays_member
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
@@ -60,6 +61,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.registrar import Registrar
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
@@ -253,6 +255,7 @@ class Lifecycle:
                 node.transport,
                 publish=publish,
                 note=note,
+                order=node.bootstrap_order,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
@@ -260,12 +263,15 @@ class Lifecycle:
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
+                node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
                 self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
                 return
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
             try:
-                end = await join(directory, node.transport, role.address)
+                end = await join(
+                    directory, node.transport, role.address, is_anonymous=node.settings.is_anonymous
+                )
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -321,6 +327,8 @@ class Lifecycle:
         if settings.force_trust and not self._has_overruled:
             self._log.info("force_trust_unused", message="--force-trust: the log is trusted without it")
         self._check_set(instance)
+        if settings.is_anonymous and not instance.is_anonymous:
+            raise stays_member(instance.self_id)
         if recovered.torn_tail is not None:
             self._log.warning(
                 "wal_not_closed", file=recovered.torn_tail.path, offset=recovered.torn_tail.offset
@@ -481,6 +489,7 @@ class Lifecycle:
         links.is_serving = True
         nursery.start_soon(links.watch_doubles)
         nursery.start_soon(Roster(node, links, nursery).run)
+        nursery.start_soon(Registrar(node).run)
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""

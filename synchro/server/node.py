@@ -25,6 +25,7 @@ from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
 from synchro.ro_reason import RoReason
 from synchro.server.api import Configuration
+from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
@@ -64,6 +65,8 @@ class PeerLinks(Protocol):
     def reset_appliers(self) -> None: ...
 
     def members_changed(self) -> None: ...
+
+    def became_member(self) -> None: ...
 
     def settings_changed(self) -> None: ...
 
@@ -137,6 +140,7 @@ class Node:
         self.leaving = trio.Event()
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
+        self.bootstrap_order = BootstrapOrder()
         self.configuration: Configuration | None = None
         """Set once by the process; None: the instance runs inside a program that sets its options."""
         self.bootstrap_leader_uuid = ""
@@ -288,7 +292,7 @@ class Node:
         core = self.core
         self.log.info(
             "instance_ready",
-            id=core.self_id,
+            id=core.number,
             vclock=str(core.vclock),
             term=core.raft.term,
             listen=self.listen,
@@ -389,6 +393,10 @@ class Node:
                 }
                 self.log.info("members_changed", members=names)
                 self.links.members_changed()
+            case ev.BecameMember():
+                self.waits_for = ""
+                self.log.info("became_member", id=effect.id)
+                self.links.became_member()
             case ev.RequestTurn():
                 self._wants_turn = True
                 self._has_chores.set()

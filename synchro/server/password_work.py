@@ -107,4 +107,3 @@ class PasswordWork:
         with trio.CancelScope(shield=True):
             await done.wait()
         return future.result()
-

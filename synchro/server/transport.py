@@ -12,9 +12,19 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias, TypeVar
 
 from synchro.config import Settings
+from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
 from synchro.server.peer_access import Asker
-from synchro.server.peer_messages import Accepted, Frame, Hello, JoinItem, JoinProgress, JoinRequest, PeerAck
+from synchro.server.peer_messages import (
+    Accepted,
+    Frame,
+    Hello,
+    JoinItem,
+    JoinProgress,
+    JoinRequest,
+    PeerAck,
+    RegisterRequest,
+)
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -65,6 +75,10 @@ class Transport(Protocol):
 
     def join(self, address: str, request: JoinRequest) -> AbstractAsyncContextManager[JoinStream]: ...
 
+    async def register(self, address: str, request: RegisterRequest) -> InstanceId:
+        """Raises `LinkLost`, or the `SynchroError` of the other side."""
+        ...
+
     def subscribe(self, address: str, hello: Hello) -> AbstractAsyncContextManager[Subscription]: ...
 
 
@@ -76,7 +90,9 @@ class PeerEndpoint(Protocol):
 
     def ballot(self) -> Ballot: ...
 
-    def admit_joiner(self, asker: Asker, instance_uuid: str, instance_name: str) -> None:
+    def admit_joiner(
+        self, asker: Asker, instance_uuid: str, instance_name: str, *, is_anonymous: bool = False
+    ) -> None:
         """Raises `AccessDenied`, or `Loading`."""
 
     def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
@@ -87,6 +103,10 @@ class PeerEndpoint(Protocol):
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         """Raises `SynchroError`: the stream ends with it."""
+        ...
+
+    async def serve_register(self, request: RegisterRequest) -> InstanceId:
+        """Raises `SynchroError`."""
         ...
 
     async def serve_subscriber(self, hello: Hello, stream: RelayStream) -> None: ...

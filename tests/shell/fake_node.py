@@ -11,6 +11,7 @@ import trio
 
 from synchro.config import Limits, PeerAddress, Settings
 from synchro.errors import (
+    BootstrapRefused,
     CheckpointInProgress,
     ConfigError,
     IllegalParams,
@@ -303,6 +304,9 @@ class FakeNode:
             changed = self.changed
             yield self.watch_facts()
             await changed.wait()
+
+    async def bootstrap(self, timeout_s: float) -> str:
+        raise BootstrapRefused("a fake has its data; nothing was made")
 
     async def checkpoint(self) -> Vclock:
         await trio.lowlevel.checkpoint()

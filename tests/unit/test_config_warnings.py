@@ -99,6 +99,13 @@ def _loaded(path: tuple[str, ...], value: object) -> ClusterConfig | None:
     key = ".".join(path)
     if path[:2] == ("grpc", "tls"):  # it is whole, and the same for all
         return read(document(grpc={"tls": {**TLS, path[2]: value}}))
+    if key == "replication.anon":  # not all of a set are
+        tree = document()
+        tree["groups"]["g"]["replicasets"]["r"]["instances"]["i2"]["replication"] = {"anon": value}
+        try:
+            return read(tree)
+        except ConfigFileError:
+            return None
     options = nested(path, value)
     for section, inner in WITH.get(key, {}).items():
         options[section] = {**inner, **options.get(section, {})}
