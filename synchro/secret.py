@@ -8,6 +8,8 @@ import re
 import stat
 from typing import Final, NoReturn
 
+PASSWORD_VARIABLE: Final = "SYNCHRO_PASSWORD"
+"""Environment of the command line: with which password it logs in."""
 HIDDEN: Final = "***"
 """What is shown in its place."""
 _KEY: Final = os.urandom(32)

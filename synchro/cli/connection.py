@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from synchro.errors import IllegalParams
-from synchro.secret import Secret
+from synchro.secret import PASSWORD_VARIABLE, Secret
 
 if TYPE_CHECKING:
     from synchro.client import Client
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:3301,127.0.0.1:3302,127.0.0.1:3303"
 """Where `synchro init` puts instances."""
 DEFAULT_TIMEOUT_S: Final = 5.0
-PASSWORD: Final = "SYNCHRO_PASSWORD"
 has_password_shown = False
 """One stood on the command line of this process."""
 OUTPUTS: Final = ("table", "json", "yaml", "jsonl")
@@ -114,8 +113,8 @@ def login(where: str) -> dict[str, Any]:
     if options.password_file:
         return {"user": user, "password_file": options.password_file}
     password = named.get(user)
-    if password is None and PASSWORD in os.environ:
-        password = Secret(os.environ[PASSWORD])
+    if password is None and PASSWORD_VARIABLE in os.environ:
+        password = Secret(os.environ[PASSWORD_VARIABLE])
     if password is None and sys.stdin is not None and sys.stdin.isatty():
         password = _typed(user)
     return {"user": user, "password": password}

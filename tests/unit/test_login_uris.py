@@ -63,6 +63,7 @@ def login(
 
 
 def test_who_logs_in_is_said_by_arguments_or_by_an_endpoint(tmp_path: Path) -> None:
+    """[S-1]"""
     file = tmp_path / "password"
     file.write_text("topsecret\n")
     for found in (

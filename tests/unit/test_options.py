@@ -179,7 +179,12 @@ def test_the_schema_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT_DIR / "deploy" / "compose" / "config.yaml", ROOT_DIR / "docs" / "configuration.md"], ids=str
+    "path",
+    [
+        *(ROOT_DIR / "deploy" / kind / "config.yaml" for kind in ("compose", "systemd")),
+        ROOT_DIR / "docs" / "configuration.md",
+    ],
+    ids=str,
 )
 def test_our_own_files_are_valid(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

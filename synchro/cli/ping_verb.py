@@ -1,4 +1,4 @@
-"""`synchro health`: for supervisors, which want an exit code and have no password."""
+"""`synchro ping`: for supervisors of one process, which want an exit code and have no password."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from synchro.cli.formatting import EXIT_FAILED, print_value
 from synchro.cli.program import program
 
 
-@program.command("health")
+@program.command("ping")
 @click.option(
     "--of",
     "what",
@@ -18,8 +18,8 @@ from synchro.cli.program import program
     show_default=True,
     help="It runs, can be read, may be written to, sees a quorum.",
 )
-def health(what: str) -> int:
-    """Ask instances how they are, without a login; exit code 1: one of them is not well."""
+def ping(what: str) -> int:
+    """Ask instances how they are, without a login. Exit code 1: one of them is not well."""
     from synchro.client.channel import security_of
     from synchro.client.health import is_healthy
     from synchro.client.routes import addresses_of, parse_uris
