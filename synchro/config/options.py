@@ -107,7 +107,12 @@ def _endpoint(section: str) -> tuple[Option, ...]:
 _WITHOUT_FIELD: Final = (
     *_endpoint("grpc"),
     *_endpoint("iproto"),
-    Option("http.listen", ADDRESS, "metrics and health", effect=Effect.LATER, field="http_listen"),
+    Option(
+        "http.listen",
+        ADDRESS,
+        "metrics and health",
+        fixed="metrics and health over HTTP are not in this release; health is a service of gRPC",
+    ),
     Option("database.dir", Text(), "log and snapshots; relative to the file", default=DIRECTORY),
     Option(
         "database.mode",
@@ -116,16 +121,25 @@ _WITHOUT_FIELD: Final = (
         is_live=True,
         default_text="rw if the instance is alone, else ro",
     ),
-    Option("database.txn_timeout", Seconds(), "how long a transaction may be open", effect=Effect.LATER),
+    Option(
+        "database.txn_timeout",
+        Seconds(),
+        "how long a transaction may be open: one is a single call, and never stays open",
+        effect=Effect.KEPT,
+    ),
     Option(
         "database.txn_isolation",
         Word(("best-effort", "read-committed", "read-confirmed")),
-        "what a transaction sees of others",
-        effect=Effect.LATER,
+        "what a transaction sees of others: nothing that is not confirmed",
+        effect=Effect.KEPT,
     ),
-    Option("database.instance_uuid", _UUID, "UUID of the instance", effect=Effect.LATER),
-    Option("database.replicaset_uuid", _UUID, "UUID of the replica set", effect=Effect.LATER),
-    Option("database.hot_standby", Flag(), "a second process waits for the directory", effect=Effect.LATER),
+    Option(
+        "database.hot_standby",
+        Flag(),
+        "a second process waits for the directory",
+        default=False,
+        fixed="a directory has one process; another instance of the set takes over, not another process",
+    ),
     Option("wal.dir", Text(), "where the log is", field="wal_dir", default_text="`database.dir`"),
     Option("wal.max_size", Bytes(1 * MIB), "a larger file is rotated", field="limits.wal_max_size"),
     Option(
@@ -214,7 +228,7 @@ IGNORED: Final = (
     *(f"log.{name}" for name in ("pipe", "syslog", "nonblock", "modules")),
     *(f"config.{name}" for name in ("reload", "context")),
     *("app", "audit_log", "console", "feedback", "fiber", "flightrec", "labels", "lua", "process", "quiver"),
-    *("roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
+    *("metrics", "roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
 )
 """Options of Tarantool without a counterpart: files for it load unchanged, one warning names them."""
 
@@ -225,8 +239,7 @@ MAPS: Final[Mapping[str, Section]] = {
         each=Option("once", ListOf(OPERATION, 1, 1000, "operations, as create_space: {name: test}")),
         meaning="what is done once in the life of the set: key to operations",
     ),
-    "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
-    "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
+    "compat": Section(each=Option("compat", Word(("old", "new", "default"))), meaning="old or new behaviour"),
 }
 """Maps from names that a person chooses. `compat` and `metrics` are read and checked, without effect."""
 

@@ -266,6 +266,7 @@ class Lifecycle:
                 node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
                 self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
                 return
+            _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
             try:
@@ -392,6 +393,7 @@ class Lifecycle:
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
         stored = instance.memtx.catalog.replicaset_uuid() or ""
+        _check_wanted_set(directory.settings, stored, "snapshot")
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(
@@ -539,11 +541,23 @@ class Lifecycle:
         scope.cancel()
 
 
+def _check_wanted_set(settings: Settings, found: str, where: str) -> None:
+    """The configuration may name the set [M-2]."""
+    wanted = settings.replicaset_uuid
+    if wanted and found and wanted != found:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
+            f"({where}); nothing was changed",
+            expected=wanted,
+            got=found,
+        )
+
+
 def _write_first_snapshot(directory: DataDirectory) -> None:
     """Snapshot 0 of a new replica set: its UUID, this instance as number 1 [M-2], [W-34], and the users of
     the configuration [C-43]."""
     settings, identity = directory.settings, directory.identity
-    replicaset_uuid = str(uuid.uuid4())
+    replicaset_uuid = settings.replicaset_uuid or str(uuid.uuid4())
     memtx = Memtx(settings.limits)
     memtx.begin_bulk()
     rows = first_rows(
