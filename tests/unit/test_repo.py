@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synchro.cli.app import program
-from synchro.cli.program import Group
+import synchro.cli.app  # noqa: F401 - finds the verbs
+from synchro.cli.program import Group, program
 from synchro.config import ClientAuth
 from synchro.config.file import ClusterConfig, load_all
 from synchro.errors import ALL_ERRORS, BY_REASON
