@@ -342,7 +342,7 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     if not down:
         return ""
     target = picture.target or picture.local
-    path = "CONFIG" if target is None else _relative(str(target.config.path))
+    path = "CONFIG" if target is None else _relative(str(target.path))
     states = {
         id(member): picture.local_states.get(member.name)
         if member.process is None
