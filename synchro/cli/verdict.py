@@ -257,10 +257,10 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
     match leader.ro_reason:
         case RoReason.CONFIG:
             return f"{leads}, and its configuration says read-only.", ""
-        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
-        case RoReason.ANONYMOUS:
-            raise AssertionError("an anonymous instance leads nobody")
+        case RoReason.EXPELLED | RoReason.ANONYMOUS:
+            return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
         case _:
