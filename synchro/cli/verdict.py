@@ -257,10 +257,10 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
     match leader.ro_reason:
         case RoReason.CONFIG:
             return f"{leads}, and its configuration says read-only.", ""
-        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
-        case RoReason.ANONYMOUS:
-            raise AssertionError("an anonymous instance leads nobody")
+        case RoReason.EXPELLED | RoReason.ANONYMOUS:
+            return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
         case _:
@@ -342,7 +342,7 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     if not down:
         return ""
     target = picture.target or picture.local
-    path = "CONFIG" if target is None else _relative(str(target.config.path))
+    path = "CONFIG" if target is None else _relative(str(target.path))
     states = {
         id(member): picture.local_states.get(member.name)
         if member.process is None

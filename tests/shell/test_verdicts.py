@@ -131,6 +131,7 @@ FROZEN = {
     RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
     RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
     RoReason.EXPELLED: ("was removed from the set", False),
+    RoReason.ANONYMOUS: ("is no member of the set", False),
 }
 """Of an owner without elections: what is said, and whether it is the one to be promoted."""
 LEADING = {
@@ -139,6 +140,7 @@ LEADING = {
     RoReason.OUT_OF_LSNS: ", and has used up its LSNs.",
     RoReason.OWN_ROWS_LOST: ", and waits for its own transactions, which its log has lost.",
     RoReason.EXPELLED: ", and was removed from the set.",
+    RoReason.ANONYMOUS: ", and is no member of the set.",
 }
 """Of a leader; any other reason: it is taking the queue over."""
 
