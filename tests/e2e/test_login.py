@@ -71,6 +71,7 @@ def with_users(directory: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_peers_log_in_and_no_password_is_found_anywhere(make_cluster: MakeCluster, tmp_path: Path) -> None:
     """[S-8], [S-10], [C-11]: in logs, answers, process list, files of the data; with right and wrong ones."""
     cluster = make_cluster(
