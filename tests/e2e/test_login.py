@@ -98,7 +98,7 @@ def test_peers_log_in_and_no_password_is_found_anywhere(make_cluster: MakeCluste
         app = {"SYNCHRO_USER": "app", "SYNCHRO_PASSWORD_FILE": str(tmp_path / "app.password")}
         admin = {"SYNCHRO_USER": "admin", "SYNCHRO_PASSWORD": ADMIN}
         config = str(cluster.config_path)
-        words_said = (
+        words_said: tuple[tuple[int, list[str], dict[str, str]], ...] = (
             (0, ["get", "t", "[2]"], app),
             (0, ["status", "-o", "json"], admin),
             (0, ["info", "-o", "json"], admin),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from synchro.errors import AccessDenied
+from synchro.row import Tuple
 from synchro.server.peer_access import Asker, check_member, check_reader
 from synchro.storage.users import Caller, Users
 from synchro.wire.link import is_loopback
@@ -45,8 +46,12 @@ def test_without_a_certificate_the_rights_of_the_guest_count() -> None:
 
 def test_who_logged_in_needs_the_role_and_no_certificate_of_its_own() -> None:
     """[S-7]"""
-    rows = [(5, 1, "replicator", "user", {}, {}), (3, 1, "replication", "role", {}, {})]
-    grants = [(1, 5, "universe", 0, 24, {}), (1, 3, "universe", 0, 1, {}), (1, 3, "space", 320, 2, {})]
+    rows: list[Tuple] = [(5, 1, "replicator", "user", {}, {}), (3, 1, "replication", "role", {}, {})]
+    grants: list[Tuple] = [
+        (1, 5, "universe", 0, 24, {}),
+        (1, 3, "universe", 0, 1, {}),
+        (1, 3, "space", 320, 2, {}),
+    ]
     users, caller = Users(), Caller(5, "replicator")
     users.read(rows, grants)
     with pytest.raises(AccessDenied, match="Read access to universe"):
