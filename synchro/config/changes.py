@@ -19,7 +19,10 @@ _ROLE: Final = {
     "replication.election_mode": "election_mode",
 }
 """Options that say together who may write and stand, and the fields that they go into."""
-_LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {"read_only"}
+_LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {
+    "read_only",
+    "configured",
+}
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""
 _SOURCES: Final = "replication.peers"
 

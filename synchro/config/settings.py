@@ -14,7 +14,20 @@ from enum import StrEnum
 from typing import Any, Final
 
 from synchro.config.credentials import Credentials
-from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
+from synchro.config.option import (
+    FILE,
+    KIB,
+    MIB,
+    Bytes,
+    Count,
+    Effect,
+    Flag,
+    Formula,
+    Seconds,
+    Text,
+    Word,
+    option,
+)
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
 
@@ -413,6 +426,31 @@ class Settings:
         "true to false while it runs it registers and becomes a member; the way back is a new directory",
         is_live=True,
     )
+    autoexpel_enabled: bool = option(
+        False,
+        "replication.autoexpel.enabled",
+        Flag(),
+        "whether members that the file does not name are removed, when it is read, by the one that may write",
+        is_live=True,
+    )
+    autoexpel_by: str = option(
+        "",
+        "replication.autoexpel.by",
+        Word(("prefix",)),
+        "whom that concerns: those whose names begin with `prefix`",
+        is_live=True,
+        default_text="none",
+    )
+    autoexpel_prefix: str = option(
+        "",
+        "replication.autoexpel.prefix",
+        Text(),
+        "how their names begin; all names of the set in the file must, too",
+        is_live=True,
+        default_text="none",
+    )
+    configured: frozenset[str] = frozenset()
+    """Names of the members in the file [C-45]; live."""
     anon_ttl_s: float = option(
         3600.0,
         "replication.anon_ttl",

@@ -96,6 +96,9 @@ class Configuration(Protocol):
         """One option, until the next reload or start. value: YAML. force: although two owners could write at
         the same time."""
 
+    async def names(self) -> frozenset[str]:
+        """Of the members of the set, in the file as it is now; what is in use stays."""
+
     def facts(self) -> dict[str, Any]:
         """`box.info.config` [I-17]."""
 

@@ -43,6 +43,7 @@ from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.row import Txn
+from synchro.server.autoexpel import Autoexpel
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -431,6 +432,7 @@ class Lifecycle:
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
+                    inner.start_soon(Autoexpel(node).run)
                     if not self._stop.is_set():
                         node.become_ready()
                         if self._has_bootstrapped:
