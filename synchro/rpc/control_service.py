@@ -27,6 +27,7 @@ class ControlService(Service):
         self.Bootstrap = self.waiting(self._bootstrap, when_ready=False)
         self.Demote = self.waiting(self._demote)
         self.Checkpoint = self.waiting(self._checkpoint)
+        self.ReplicaGc = self.waiting(self._replica_gc)
         self.RestartUpstream = self.at_once(self._restart_upstream)
         self.CheckConfig = self.waiting(self._check_config, when_ready=False)
         self.ReloadConfig = self.waiting(self._reload_config, when_ready=False)
@@ -62,6 +63,12 @@ class ControlService(Service):
         return control_pb2.CheckpointResponse(
             header=self.header(), vclock=codec.lsns(vclock), signature=vclock.signature
         )
+
+    async def _replica_gc(self, request: Message) -> Message:
+        if not request.instance:
+            raise IllegalParams("which instance? Its name, id or UUID is missing", field="instance")
+        gone = await self.node.replica_gc(request.instance)
+        return control_pb2.ReplicaGcResponse(header=self.header(), files_deleted=gone)
 
     def _restart_upstream(self, request: Message) -> Message:
         if not request.instance:

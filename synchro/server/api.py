@@ -213,6 +213,9 @@ class NodeApi(Protocol):
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance runs inside a program that sets its options."""
 
+    async def replica_gc(self, instance: str) -> int:
+        """Keep no log for an instance that is away; returns how many files went. Raises `ReplicaGc`."""
+
     async def bootstrap(self, timeout_s: float) -> str:
         """Make the replica set, as an instance that waits to be told; returns its UUID. Raises
         `BootstrapRefused`: nothing was made; `TimedOut`."""
