@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
 from synchro.config.address import is_connectable, join, split, without_login
+from synchro.config.configured_users import credentials_of
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
@@ -219,6 +220,8 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     peers = _peers(view, addresses)
     _check_quorum(view, len(members))
     _check_tls(view, views)
+    _check_uuids(view, views)
+    _check_compat(view)
     special = {
         "instance_name": view.name,
         "replicaset_name": view.replicaset,
@@ -230,10 +233,12 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "read_only": read_only or is_isolated,
         "configured": frozenset(one.name for one in members),
         "election_mode": election_mode,
-        "http_listen": _http(view),
+        "instance_uuid": view.text("database.instance_uuid", "").lower(),
+        "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),
         "log_file": _log_file(view),
         "once": _once(view),
         "limits": _limits(view),
+        "credentials": credentials_of(view),
         **_tls_files(view),
     }
     settings = Settings(**{**_given(view), **special})
@@ -474,6 +479,9 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         yield "iproto.advertise has no effect beside grpc.advertise"
     if view.find("database.dir") and view.find("wal.dir") and view.find("snapshot.dir"):
         yield "database.dir has no effect beside wal.dir and snapshot.dir"
+    strange = [name for name in plain(view.find("compat")) or () if name not in _COMPAT]
+    if strange:
+        yield f"compat: {', '.join(strange)} mean nothing here and were ignored"
     if view.find("log.file") and view.get("log.to", "stderr") != "file":
         yield "log.file has no effect without log.to: file"
     if view.get("isolated", False) and view.find("replication.peers"):
@@ -573,15 +581,34 @@ def _directories(view: View) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def _http(view: View) -> str | None:
-    item = view.find("http.listen")
-    if item is None:
-        return None
-    try:
-        return join(*split(view.text("http.listen", "")))
-    except ValueError as error:
-        view.report("http.listen", str(error), item)
-        return None
+_NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+def _check_uuids(view: View, views: list[View]) -> None:
+    """[M-1], [M-2]"""
+    for path in ("database.instance_uuid", "database.replicaset_uuid"):
+        if view.text(path, "") == _NIL_UUID:
+            view.report(path, "Nil UUID is reserved and can't be used in replication")
+    path = "database.instance_uuid"
+    own = view.text(path, "").lower()
+    twins = [other.name for other in views if own and other.text(path, "").lower() == own]
+    if len(twins) > 1:
+        view.report(path, f"{' and '.join(twins)} have one UUID; each instance has its own")
+
+
+_COMPAT: Final[Mapping[str, str]] = {
+    "replication_synchro_timeout": "a timeout decides nothing here: what waits for its quorum stays (ADR 3)",
+    "box_consider_system_spaces_synchronous": "under an owner rows of system spaces are synchronous (ADR 6)",
+    "box_cfg_replication_sync_timeout": "set replication.sync_timeout: 300 instead",
+}
+"""Options of which only the new behaviour is there, and what is said of the old one."""
+
+
+def _check_compat(view: View) -> None:
+    item = view.find("compat")
+    for name, chosen in ({} if item is None else item.value).items():
+        if chosen.value == "old" and name in _COMPAT:
+            view.report(f"compat.{name}", f"old behaviour is not in this release: {_COMPAT[name]}", chosen)
 
 
 def _log_file(view: View) -> str:

@@ -18,9 +18,9 @@ from synchro.config.option import (
     FILE,
     KIB,
     MIB,
+    UUID_TEXT,
     Bytes,
     Count,
-    Effect,
     Flag,
     Formula,
     Seconds,
@@ -252,17 +252,25 @@ class Limits:
         8 * MIB, "limits.peer_credit_bytes", Bytes(1), "bytes a relay may send beyond the last ack"
     )
     message_bytes_max: int = option(
-        16 * MIB, "limits.message_bytes_max", Bytes(1), "one gRPC message", effect=Effect.LATER
+        16 * MIB,
+        "limits.message_bytes_max",
+        Bytes(1),
+        "one gRPC message",
+        fixed="it is the same for all instances and clients, and does not change in this release",
     )
     stream_out_bytes_max: int = option(
         4 * MIB,
         "limits.stream_out_bytes_max",
         Bytes(1),
         "queued output of one stream; beyond it the stream is not read",
-        effect=Effect.LATER,
+        fixed="it does not change in this release",
     )
     stream_in_bytes_max: int = option(
-        4 * MIB, "limits.stream_in_bytes_max", Bytes(1), "queued input of one stream", effect=Effect.LATER
+        4 * MIB,
+        "limits.stream_in_bytes_max",
+        Bytes(1),
+        "queued input of one stream",
+        fixed="it does not change in this release",
     )
     remembered_requests_max: int = option(
         1_000_000, "limits.remembered_requests_max", Count(), "request ids of decided transactions"
@@ -362,6 +370,20 @@ class Settings:
     )
     credentials: Credentials | None = None
     """Users and roles of the set, whatever their scope in the file; None: it has none."""
+    instance_uuid: str = option(
+        "",
+        "database.instance_uuid",
+        UUID_TEXT,
+        "UUID of the instance; other files are refused. For one instance",  # [M-1]
+        default_text="chosen at the first start",
+    )
+    replicaset_uuid: str = option(
+        "",
+        "database.replicaset_uuid",
+        UUID_TEXT,
+        "UUID of the replica set; another set is refused",  # [M-2]
+        default_text="chosen by who creates the set",
+    )
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 
@@ -562,7 +584,6 @@ class Settings:
     )
     log_file: str = ""
     """Absolute; "": the log goes to standard error."""
-    http_listen: str | None = None
     once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
     """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""
     fault_injection: bool = False

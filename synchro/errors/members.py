@@ -15,6 +15,17 @@ class ReplicasetUuidMismatch(Precondition):
     advice = "check addresses and directories"
 
 
+class InstanceUuidMismatch(Precondition):
+    """The files belong to an instance with another UUID than the configuration says [M-1], [C-46].
+
+    Nothing was changed. details: expected, got.
+    """
+
+    reason = "INSTANCE_UUID_MISMATCH"
+    tnt_code = 66
+    advice = "check the directory, and `database.instance_uuid`"
+
+
 class UnknownReplica(Precondition):
     """The instance is not registered in the set (yet) [M-32].
 

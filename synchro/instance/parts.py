@@ -65,7 +65,7 @@ class Agenda:
 
 class Readers:
     """Who reads what members of an older version do not: shared transactions in which calls have no request
-    id (ADR 13), or spaces with a policy for conflicts (ADR 44).
+    id (ADR 13), spaces with a policy for conflicts (ADR 44), or rows of users (ADR 42).
 
     U1  Who is in here said so in its last Hello, or is a member since before such a thing was written into
         the log that this instance has: who wrote it asked all members.
@@ -122,6 +122,8 @@ class Parts:
     """Set by nobody."""
     readers_of_policies: Readers = field(default_factory=Readers)
     """Set by nobody."""
+    readers_of_users: Readers = field(default_factory=Readers)
+    """Set by nobody. Asked before the set has its first rows of users; then all members read them."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
     calls: WaitingCalls = field(default_factory=WaitingCalls)
@@ -165,6 +167,11 @@ class Parts:
         """Whether every member reads shared transactions in which calls have no request id: also one that
         comes, or leaves, by a row that is not decided yet."""
         return not self.readers_of_unnamed.without(self._others)
+
+    @property
+    def all_read_users(self) -> bool:
+        """Whether every member reads rows of users. Once there are some, nobody else has joined."""
+        return not self.memtx.catalog.users.is_unset or not self.readers_of_users.without(self._others)
 
     @property
     def not_reading_policies(self) -> frozenset[InstanceId]:

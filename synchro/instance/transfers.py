@@ -205,7 +205,10 @@ class Transfers:
         term = state.raft.volatile_term
         if self.promoted.pop(call_id, None) is not None:
             reason = read_only_reason(state)
-            text = f"the queue is owned now, but the instance stays read-only (ro_reason: {reason.value})"
+            text = (
+                f"the queue is owned now, but the instance stays read-only (ro_reason: {reason.value}). "
+                "Next: synchro status"
+            )
             state.calls.refuse(call_id, TimedOut(text, term=term))
             return
         assert transfer is not None

@@ -18,7 +18,7 @@ import trio
 
 from synchro import logs
 from synchro.config import Change
-from synchro.config.changes import changes, live_settings, put_into_use
+from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
@@ -66,7 +66,7 @@ class LiveConfig:
         async with self._alone():
             self._check_has_file()
             own = await self._read(partial(self._parse, text) if text else partial(load_all, self._path))
-        return Compared(changes(self._running, own.options), own.warnings)
+        return Compared(self._changes(own), own.warnings)
 
     async def reload(self) -> Compared:
         async with self._alone():
@@ -159,9 +159,13 @@ class LiveConfig:
         if not self._node.can_change_settings:
             raise self._node.loading()
 
+    def _changes(self, own: InstanceConfig) -> list[Change]:
+        known = changes(self._running, own.options)
+        return known + credentials_change(self._node.settings, own.settings)
+
     def _use(self, own: InstanceConfig) -> Compared:
         """Put into use what needs no restart, name the rest. Does not wait."""
-        node, found = self._node, changes(self._running, own.options)
+        node, found = self._node, self._changes(own)
         settings = live_settings(node.settings, own.settings, found)
         if settings != node.settings:
             node.change_settings(settings)

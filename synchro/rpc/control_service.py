@@ -23,15 +23,16 @@ BOOTSTRAP_S: Final = 20.0
 class ControlService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.Promote = self.waiting(self._promote)
-        self.Bootstrap = self.waiting(self._bootstrap, when_ready=False)
-        self.Demote = self.waiting(self._demote)
-        self.Checkpoint = self.waiting(self._checkpoint)
-        self.ReplicaGc = self.waiting(self._replica_gc)
-        self.RestartUpstream = self.at_once(self._restart_upstream)
-        self.CheckConfig = self.waiting(self._check_config, when_ready=False)
-        self.ReloadConfig = self.waiting(self._reload_config, when_ready=False)
-        self.SetConfig = self.waiting(self._set_config, when_ready=False)
+        operate = self.access.to_operate
+        self.Promote = self.waiting(self._promote, needs=operate)
+        self.Bootstrap = self.waiting(self._bootstrap, needs=operate, when_ready=False)
+        self.Demote = self.waiting(self._demote, needs=operate)
+        self.Checkpoint = self.waiting(self._checkpoint, needs=operate)
+        self.ReplicaGc = self.waiting(self._replica_gc, needs=operate)
+        self.RestartUpstream = self.at_once(self._restart_upstream, needs=operate)
+        self.CheckConfig = self.waiting(self._check_config, needs=operate, when_ready=False)
+        self.ReloadConfig = self.waiting(self._reload_config, needs=operate, when_ready=False)
+        self.SetConfig = self.waiting(self._set_config, needs=operate, when_ready=False)
 
     def register(self, server: Registrar) -> None:
         server.add_service(control_pb2.DESCRIPTOR.services_by_name["ControlService"], self)

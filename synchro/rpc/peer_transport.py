@@ -114,6 +114,7 @@ def hello_message(hello: Hello) -> Any:
             address=hello.address,
             takes_parts=hello.takes_parts,
             takes_unnamed=hello.takes_unnamed,
+            takes_users=hello.takes_users,
             takes_policies=hello.takes_policies,
             synchro_quorum=hello.quorum,
             is_anonymous=hello.is_anonymous,
@@ -136,6 +137,7 @@ def hello_from(message: Any) -> Hello:
         address=message.address,
         takes_parts=message.takes_parts,
         takes_unnamed=message.takes_unnamed,
+        takes_users=message.takes_users,
         takes_policies=message.takes_policies,
         quorum=peer_codec.peer_quorum(message.synchro_quorum),
         is_anonymous=message.is_anonymous,
@@ -417,6 +419,7 @@ class GrpcTransport:
             instance_name=request.instance_name,
             takes_parts=True,
             takes_unnamed=request.takes_unnamed,
+            takes_users=request.takes_users,
             takes_policies=request.takes_policies,
         )
         try:

@@ -15,7 +15,9 @@ from synchro.ids import CallId, InstanceId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
+from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
+from synchro.storage.users import Users
 from synchro.vclock import Vclock
 
 
@@ -133,6 +135,14 @@ class NodeApi(Protocol):
     @property
     def instance(self) -> InstanceView:
         """Raises `Loading` before recovery, bootstrap or join is over."""
+
+    @property
+    def users(self) -> Users:
+        """Who may do what: as committed, or while it loads as configured."""
+
+    @property
+    def user_changes(self) -> UserChanges:
+        """How users are changed."""
 
     def ensure_ready(self) -> None:
         """Raise `Loading` while recovery or join is not over, `DiskFailed` when leaving. Cheap."""

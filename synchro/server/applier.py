@@ -16,6 +16,8 @@ import trio
 
 from synchro.config import PeerAddress
 from synchro.errors import (
+    AccessDenied,
+    BadCredentials,
     ConfigError,
     ConnectionToSelf,
     DecodeError,
@@ -48,8 +50,8 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
-RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
-"""Errors of the peer that pass by themselves [A-40]."""
+RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap, AccessDenied, BadCredentials)
+"""Errors of the peer that pass by themselves [A-40], or when somebody there grants something."""
 
 STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
 """Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
@@ -424,6 +426,7 @@ class Applier:
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            takes_users=True,
             takes_policies=True,
             quorum=core.raft.membership.election_quorum,
             is_anonymous=core.is_anonymous,

@@ -14,9 +14,12 @@ from synchro.instance.core import Instance
 from synchro.ro_reason import RoReason
 from synchro.server import info
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
+from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.snapshotter import Snapshotter
+from synchro.server.user_changes import UserChanges
+from synchro.storage.users import Users
 from synchro.vclock import Vclock
 
 WATCH_INTERVAL_S: Final = 0.05
@@ -39,6 +42,8 @@ class Face:
         self.call = calls.call
         self.ensure_ready = node.ensure_ready
         self.restart_upstream = links.restart_upstream
+        self.user_changes = UserChanges()
+        self.credentials = CredentialsKeeper(node, self.user_changes)
         self._progress = info.Progress()
         self._watchers = 0
         self._changed = trio.Event()
@@ -52,6 +57,10 @@ class Face:
     def instance(self) -> Instance:
         """Raises `Loading`."""
         return self.node.core
+
+    @property
+    def users(self) -> Users:
+        return self.node.users
 
     @property
     def configuration(self) -> Configuration:

@@ -22,6 +22,7 @@ from synchro.server.downstream import Downstream
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.snapshotter import Snapshotter
+from synchro.storage.users import GUEST_CALLER
 from synchro.vclock import Vclock
 
 SAMPLE_S: Final = 0.1
@@ -99,6 +100,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "wal": None,
         "schema_version": None,
         "amnesia": None,
+        "users": None,
     }
     if not node.has_core:
         return tree
@@ -126,8 +128,15 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "wal": _wal(node, snapshotter),
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
+        "users": _users(core),
     }
     return tree
+
+
+def _users(core: Instance) -> dict[str, Any]:
+    """unset: nobody has said who may do what. open: whoever can connect may do everything."""
+    users = core.memtx.catalog.users
+    return {"unset": users.is_unset, "open": users.rights(GUEST_CALLER).has_all}
 
 
 def _wal(node: Node, snapshotter: Snapshotter) -> dict[str, Any]:

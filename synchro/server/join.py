@@ -63,7 +63,7 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
 )
-from synchro.server.relay import check_policies, check_readable, without_local_rows
+from synchro.server.relay import check_policies, check_readable, check_reads_users, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
@@ -103,6 +103,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
+    check_reads_users(core.memtx.catalog.users, request.takes_users, request.instance_name)
     check_policies(core.memtx.catalog, request.instance_name, takes_policies=request.takes_policies)
     members = core.memtx.catalog.members()
     if request.is_anonymous:
@@ -236,6 +237,7 @@ async def join(
         identity.name,
         takes_unnamed=True,
         takes_policies=True,
+        takes_users=True,
         is_anonymous=is_anonymous,
     )
     async with transport.join(address, request) as stream:

@@ -32,6 +32,8 @@ from synchro.server.disk_watch import DiskWatch
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
+from synchro.storage.user_ops import users_while_loading
+from synchro.storage.users import Users
 from synchro.storage.wal import Wal
 from synchro.vclock import Vclock
 
@@ -174,6 +176,13 @@ class Node:
     @property
     def has_core(self) -> bool:
         return self._core is not None
+
+    @property
+    def users(self) -> Users:
+        """Who may do what: as committed, or while it loads as configured."""
+        if self._core is None:
+            return users_while_loading(self.settings.credentials)
+        return self._core.memtx.catalog.users
 
     @property
     def ro_reason(self) -> RoReason:

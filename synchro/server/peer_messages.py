@@ -37,6 +37,8 @@ class JoinRequest:
     """As in `Hello`."""
     takes_policies: bool = False
     """As in `Hello`."""
+    takes_users: bool = False
+    """As in `Hello`."""
     is_anonymous: bool = False
     """It asks for a snapshot only, and is not registered [M-31]."""
 
@@ -124,6 +126,8 @@ class Hello:
     """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
     takes_unnamed: bool = False
     """It reads shared transactions in which calls have no request id (ADR 13)."""
+    takes_users: bool = False
+    """It reads rows of users (ADR 42)."""
     takes_policies: bool = False
     """It knows what spaces do with conflicts (ADR 44)."""
     quorum: int = 0

@@ -26,8 +26,9 @@ from synchro.server.join import register, serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost, RegisterRequest
-from synchro.server.relay import Relay, check_policies
+from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
+from synchro.storage.users import Users
 
 REPLACE_GRACE_S = 2.0
 """How long a new subscription waits for the end of the old one of the same instance."""
@@ -45,6 +46,14 @@ class Peers:
     @property
     def settings(self) -> Settings:
         return self._node.settings
+
+    @property
+    def users(self) -> Users:
+        return self._node.users
+
+    def is_member(self, instance_uuid: str) -> bool:
+        members = self._node.core.memtx.catalog.members().values()
+        return any(uuid == instance_uuid for uuid, _ in members)
 
     def ballot(self) -> Ballot:
         """[M-7]"""
@@ -159,6 +168,7 @@ class Peers:
         if not hello.is_anonymous:
             core.check_term(hello.term)
         self._links.check_expelled(hello.instance_uuid)
+        check_reads_users(core.memtx.catalog.users, hello.takes_users, hello.name)
         check_policies(core.memtx.catalog, hello.name, takes_policies=hello.takes_policies)
         members = core.memtx.catalog.prepared_members()
         if hello.is_anonymous:  # also one that is registered, by a row that has yet to come to it

@@ -32,6 +32,7 @@ from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
 from synchro.storage.catalog import Catalog
+from synchro.storage.users import Users
 from synchro.storage.wal_reader import PlainRows, WalReader
 from synchro.storage.wal_tail import TailSpan
 from synchro.storage.xlog import crc32c
@@ -187,7 +188,11 @@ class Relay:
         log.info("relay_connected", vclock=str(hello.vclock))
         if self._is_member:
             ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
-            node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed, hello.takes_policies))
+            node.step(
+                ev.RelayConnected(
+                    self.peer, ack, hello.takes_unnamed, hello.takes_policies, takes_users=hello.takes_users
+                )
+            )
             self._raft = core.raft.message()
         self._heartbeat_wanted = True
         self._control_wanted.set()
@@ -534,6 +539,16 @@ def check_readable(span: xrow.TxnSpan, name: str) -> None:
         raise ProtocolVersion(
             f"transaction {span.origin}:{span.lsn} has a form that the version of {name} does not read; "
             "it was not sent. Next: run the version there that the others run",
+        )
+
+
+def check_reads_users(users: Users, takes_users: bool, name: str) -> None:
+    """name: of an instance. Raises `ProtocolVersion` for one of an older version, which could not take the
+    rows of users that the set has (ADR 42)."""
+    if not takes_users and not users.is_unset:
+        raise ProtocolVersion(
+            f"this set has users, which the version of {name} does not know; nothing was sent. Next: run the "
+            "version there that the others run"
         )
 
 

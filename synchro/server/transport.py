@@ -24,6 +24,7 @@ from synchro.server.peer_messages import (
     PeerAck,
     RegisterRequest,
 )
+from synchro.storage.users import Users
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -86,6 +87,13 @@ class PeerEndpoint(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def users(self) -> Users:
+        """Who may do what."""
+        ...
+
+    def is_member(self, instance_uuid: str) -> bool: ...
 
     def ballot(self) -> Ballot: ...
 
