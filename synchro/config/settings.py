@@ -455,21 +455,19 @@ class Settings:
         "whether members that the file does not name are removed, when it is read, by the one that may write",
         is_live=True,
     )
-    autoexpel_by: str = option(
-        "",
+    autoexpel_by: str | None = option(
+        None,
         "replication.autoexpel.by",
         Word(("prefix",)),
         "whom that concerns: those whose names begin with `prefix`",
         is_live=True,
-        default_text="none",
     )
-    autoexpel_prefix: str = option(
-        "",
+    autoexpel_prefix: str | None = option(
+        None,
         "replication.autoexpel.prefix",
         Text(),
         "how their names begin; all names of the set in the file must, too",
         is_live=True,
-        default_text="none",
     )
     configured: frozenset[str] = frozenset()
     """Names of the members in the file [C-45]; live."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from synchro.config import Settings
-from synchro.errors import ConfigError
+from synchro.errors import ConfigError, QuorumWait
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.row import RowType
@@ -23,14 +23,15 @@ def left_out(
     settings: Settings, members: Mapping[InstanceId, tuple[str, str | None]], own_uuid: str
 ) -> dict[str, str]:
     """UUID -> name of the members whose name has the prefix and is not in the file, this instance aside."""
-    if not settings.autoexpel_enabled:
+    prefix = settings.autoexpel_prefix
+    if not settings.autoexpel_enabled or settings.autoexpel_by is None or not prefix:
         return {}
     return {
         uuid: name
         for uuid, name in members.values()
         if name is not None
         and uuid != own_uuid
-        and name.startswith(settings.autoexpel_prefix)
+        and name.startswith(prefix)
         and name not in settings.configured
     }
 
@@ -43,7 +44,7 @@ class Autoexpel:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._left_out: dict[str, str] = {}
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -53,6 +54,7 @@ class Autoexpel:
                 read = node.config_reads
                 members = node.core.memtx.catalog.members()
                 self._left_out = left_out(node.settings, members, node.uuid)
+                self._said.clear()
             if self._left_out and node.core.is_writable:
                 await self._expel_next()
             await node.pause(node.settings.retry_s if self._left_out else math.inf)
@@ -68,13 +70,16 @@ class Autoexpel:
         try:
             now = await node.configuration.names() if node.configuration is not None else frozenset()
         except ConfigError as error:
-            self._say("autoexpel_waits", f"the file cannot be read: {error.message}")
+            self._say("the file", f"the file cannot be read: {error.message}")
             return
         self._left_out = {uuid: name for uuid, name in self._left_out.items() if name not in now}
-        uuid = min(self._left_out, key=lambda uuid: numbers[uuid], default=None)
-        if uuid is None or not node.core.is_writable:
-            return
-        name, number = self._left_out[uuid], numbers[uuid]
+        for uuid in sorted(self._left_out, key=lambda uuid: numbers[uuid]):
+            if not node.core.is_writable or await self._expel(uuid, numbers[uuid]):
+                return
+
+    async def _expel(self, uuid: str, number: InstanceId) -> bool:
+        """False: it could not be decided, which may be otherwise for another one."""
+        node, name = self._node, self._left_out[uuid]
         op = row_body.dml_from_values(RowType.DELETE, schema.CLUSTER_ID, key=(int(number),))
         outcome = await node.calls.call(
             lambda call_id: ev.ClientWrites([ev.ClientWrite(call_id, (op,))]),
@@ -86,12 +91,15 @@ class Autoexpel:
                 node.log.warning(
                     "member_autoexpelled", member=name, id=number, message="the file does not name it"
                 )
+                return True
             case ev.Rejected(error=why) | ev.OutcomeUnknown(error=why):
-                self._say("autoexpel_waits", f"{name} is not in the file, and not removed yet: {why.message}")
+                self._say(name, f"{name} is not in the file, and not removed yet: {why.message}")
+                return not isinstance(why, QuorumWait)
             case _:
                 raise AssertionError(f"unexpected outcome {outcome}")
 
-    def _say(self, event: str, message: str) -> None:
-        if message != self._said:
-            self._said = message
-            self._node.log.warning(event, message=message, retry_s=self._node.settings.retry_s)
+    def _say(self, about: str, message: str) -> None:
+        """Once, until it is something else. about: a name, or the file."""
+        if self._said.get(about) != message:
+            self._said[about] = message
+            self._node.log.warning("autoexpel_waits", message=message, retry_s=self._node.settings.retry_s)

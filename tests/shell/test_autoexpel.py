@@ -23,6 +23,7 @@ from tests.shell.test_relay_applier import three
 NAMES = frozenset(("instance001", "instance002", "instance003"))
 ON: dict[str, Any] = {
     "autoexpel_enabled": True,
+    "autoexpel_by": "prefix",
     "autoexpel_prefix": "instance",
     "configured": NAMES,
     "reconnect_timeout_s": 0.1,
@@ -88,8 +89,8 @@ async def test_who_does_not_answer_stays(tmp_path: Path) -> None:
 
 
 async def test_one_after_the_other_and_none_that_cannot_be_decided(tmp_path: Path) -> None:
-    """Two are left out, and both are down: those who stay after the first removal are two, and one of them is
-    not there. It waits until that one is back, and goes on by itself."""
+    """Two are left out, and both are down: those who stay after a removal are two, and one is not there.
+    One comes back: then the other can leave, whichever has the lower id, and then this one."""
     off = {**ON, "election_mode": ElectionMode.OFF, "read_only": True}
     async with open_set(tmp_path, **off) as replicas:
         owner = await replicas.start(1, read_only=False)
@@ -100,7 +101,8 @@ async def test_one_after_the_other_and_none_that_cannot_be_decided(tmp_path: Pat
         assert isinstance(promoted, ev.Promoted), promoted
         await replicas.wait_equal()
         file = give_files(replicas)["instance001"]
-        await replicas.kill(2, 3)
+        await replicas.stop(2)
+        await replicas.stop(3)
         reload(owner, file, frozenset({"instance001"}))
         await trio.sleep(0.5)
         assert members(owner) == NAMES
@@ -154,6 +156,11 @@ def test_whom_it_concerns() -> None:
         InstanceId(4): ("u4", None),
         InstanceId(5): ("u5", "a-5"),
     }
-    on = Settings(autoexpel_enabled=True, autoexpel_prefix="a-", configured=frozenset({"a-2"}))
+    on = Settings(
+        autoexpel_enabled=True,
+        autoexpel_by="prefix",
+        autoexpel_prefix="a-",
+        configured=frozenset({"a-2"}),
+    )
     assert left_out(on, found, "u1") == {"u5": "a-5"}
     assert left_out(replace(on, autoexpel_enabled=False), found, "u1") == {}
