@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli.connection import options
-from synchro.errors import SynchroError
+from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class SeenMember:
     info: Mapping[str, Any] | None = None
     """Its `box.info`; None: it does not answer."""
     error: str = ""
+    refuses: bool = False
+    """It answers, and does not tell this user about itself."""
     process: Process | None = None
     seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
     """Its part of the leader's `info replication`."""
@@ -157,6 +159,8 @@ class SeenMember:
         if self.has_left:
             return "removed"
         if self.info is None:
+            if self.refuses:
+                return "refuses"
             return "silent" if self.is_silent else "follows" if self.is_followed else "down"
         if self.is_loading or self.is_stopping:
             return str(self.info["status"])
@@ -377,7 +381,9 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
             shown = name or (UNKNOWN_NAME if target is None else address)
             if shown not in by_name or shown == UNKNOWN_NAME:
                 error = found.message.rpartition(": ")[2]
-                by_name[shown if shown != UNKNOWN_NAME else address] = SeenMember(shown, address, error=error)
+                by_name[shown if shown != UNKNOWN_NAME else address] = SeenMember(
+                    shown, address, error=error, refuses=isinstance(found, AccessDenied | BadCredentials)
+                )
         elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
             shown = name or found["name"]
             by_name.setdefault(

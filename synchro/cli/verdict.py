@@ -134,6 +134,8 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
         return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
+    if any(member.refuses for member in picture.members):
+        return "Not shown: this user may not look.", "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
 
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -93,6 +94,9 @@ class LiveConfig:
             own_set = self._loaded.instance(self._name).replicaset
             read = partial(self._parse, self._loaded.text, commands=commands, commanded=own_set)
             own = await self._read(read)
+            # Users are those of the last reload, or of the flags: `set` says nothing of them.
+            same = replace(own.settings, credentials=self._node.settings.credentials)
+            own = replace(own, settings=same)
             self._ensure_changeable()
             if any(
                 change.key == key and not change.is_live for change in changes(self._running, own.options)

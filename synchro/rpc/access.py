@@ -57,7 +57,7 @@ class Access:
     # --- needs
 
     def nothing(self, _caller: Caller, _request: Any) -> None:
-        """Everybody may: it tells no more than that somebody is there."""
+        """Everybody may: it tells no more than who leads, as the ballot does [S-7]."""
 
     def to_look(self, caller: Caller, _request: Any) -> None:
         """To look around: who logged in may, and a guest to whom anything was given."""

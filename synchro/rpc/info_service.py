@@ -34,7 +34,7 @@ class InfoService(Service):
         self.GetInfo = self.at_once(self._get_info, needs=look, when_ready=False)
         self.GetSynchro = self.at_once(self._get_synchro, needs=look)
         self.ListQueue = self.waiting(self._list_queue, needs=look)
-        self.WatchInfo = self.streaming(self._watch_info, needs=look)
+        self.WatchInfo = self.streaming(self._watch_info, needs=self.access.nothing)
 
     def register(self, server: Registrar) -> None:
         server.add_service(info_pb2.DESCRIPTOR.services_by_name["InfoService"], self)

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import structlog
+
 from synchro.config import KIB
 from synchro.server.face import Face
+from synchro.storage.disk import RealDisk
 from synchro.storage.xlog import file_name
 from synchro.vclock import Vclock
 from tests.shell.memory_set import create_space, open_set, put, until, write
@@ -51,6 +56,7 @@ async def test_what_nobody_needs_goes_with_the_checkpoint(tmp_path: Path) -> Non
         assert face.info()["wal"]["kept_for"] == ["snapshots"]
 
 
+@pytest.mark.effect_of("wal.retention_period")
 async def test_a_young_file_stays_until_the_period_is_shorter(tmp_path: Path) -> None:
     """[W-18]: snapshots go all the same; the option is live, and no checkpoint is needed for it."""
     async with open_set(tmp_path, size=1, wal_retention_period_s=HOUR) as replicas:
@@ -65,6 +71,7 @@ async def test_a_young_file_stays_until_the_period_is_shorter(tmp_path: Path) ->
         await until(lambda: face.info()["wal"]["files"] < 4)
 
 
+@pytest.mark.effect_of("wal.cleanup_delay")
 async def test_after_a_start_nothing_goes_for_a_while(tmp_path: Path) -> None:
     """[W-43]"""
     async with open_set(tmp_path, size=1, wal_cleanup_delay_s=HOUR) as replicas:
@@ -101,6 +108,7 @@ async def test_a_log_that_grew_is_a_reason_for_a_snapshot(tmp_path: Path) -> Non
         assert newest_snapshot(again) == before
 
 
+@pytest.mark.effect_of("snapshot.by.wal_size")
 async def test_the_log_of_former_runs_counts_too(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=1) as replicas:
         face = await replicas.start(1)
@@ -112,3 +120,21 @@ async def test_the_log_of_former_runs_counts_too(tmp_path: Path) -> None:
         await until(lambda: again.node.is_ready and again.info()["wal"]["since_snapshot"] > 8 * KIB)
         change(again, checkpoint_wal_size=4 * KIB)
         await until(lambda: snapshots(again) == 2)
+
+
+async def test_a_disk_that_fails_at_an_old_file_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told; what becomes of the instance is decided where its log is written."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with open_set(tmp_path, size=1, wal_retention_period_s=HOUR) as replicas:
+        face = await written_alone(replicas)
+        monkeypatch.setattr(RealDisk, "rename", fail)
+        with structlog.testing.capture_logs() as records:
+            change(face, wal_retention_period_s=0.0)
+            await until(lambda: any(record["event"] == "garbage_not_collected" for record in records))
+        assert replicas.host.bugs == []
+        monkeypatch.undo()
