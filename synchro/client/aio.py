@@ -466,6 +466,7 @@ class AsyncClient(AsyncFace[Api]):
     reload_config = _awaited(Api.reload_config)
     set_config = _awaited(Api.set_config)
     bootstrap = _awaited(Api.bootstrap)
+    replica_gc = _awaited(Api.replica_gc)
     restart_upstream = _awaited(Api.restart_upstream)
 
     # --- schema

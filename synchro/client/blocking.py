@@ -565,6 +565,7 @@ class Client(BlockingFace[Api]):
     reload_config = _blocking(Api.reload_config)
     set_config = _blocking(Api.set_config)
     bootstrap = _blocking(Api.bootstrap)
+    replica_gc = _blocking(Api.replica_gc)
     restart_upstream = _blocking(Api.restart_upstream)
 
     # --- schema

@@ -106,6 +106,8 @@ def _loaded(path: tuple[str, ...], value: object) -> ClusterConfig | None:
         except ConfigFileError:
             return None
     options = nested(path, value)
+    if key == "replication.autoexpel.enabled":
+        options["replication"]["autoexpel"] |= {"by": "prefix", "prefix": "i"}
     for section, inner in WITH.get(key, {}).items():
         options[section] = {**inner, **options.get(section, {})}
     tree = document(
