@@ -159,7 +159,7 @@ class Mesh:
         )
         following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
         self.step(target, following)
-        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), target not in self.older)
+        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), *(target not in self.older,) * 2)
         self.step(source, hello)
 
     def _disconnect(self, source: int, target: int) -> None:

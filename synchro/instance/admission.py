@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
+from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError, Unsupported
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -29,7 +29,7 @@ from synchro.row import (
     Puts,
     TxnId,
 )
-from synchro.storage import xrow
+from synchro.storage import schema, xrow
 from synchro.storage.prepared import PendingRefusal, Prepared
 
 
@@ -78,6 +78,9 @@ class Admission:
         prepared = state.memtx.prepare(ops)
         if ops is not write.ops:
             prepared.results = prepared.results[: len(write.ops)]
+        if schema.SEQUENCE_ID in prepared.system and (old := state.without_sequences & state.registered):
+            state.memtx.rollback(prepared)  # Admission.W2
+            raise _no_sequences(state.name_of(min(old)))
         if not prepared.ops:
             state.memtx.commit(prepared)
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
@@ -267,3 +270,11 @@ class Admission:
             blocker.refusals = []
         blocker.refusals.append((write.call_id, refusal.error))
         self._state.calls.wait(write.call_id, blocker)
+
+
+def _no_sequences(member: str) -> Unsupported:
+    """Its applier would stop at the row."""
+    return Unsupported(
+        f"Member {member} runs a version that does not support sequences; nothing was written. Next: start "
+        "it with this version"
+    )

@@ -41,6 +41,9 @@ class LinkFacts:
         state, ack = self._state, event.ack
         self._relays.add(event.peer)
         state.readers_of_unnamed.said(event.peer, event.takes_unnamed)
+        (state.without_sequences.discard if event.takes_sequences else state.without_sequences.add)(
+            event.peer
+        )
         happened = self._coupling.see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
         return happened + self._coupling.carry_out(state.limbo.forget_acks(event.peer, first, now))

@@ -117,6 +117,8 @@ class Parts:
     """Set by `links`: a member says that we were removed, which our log may not say yet (ADR 41)."""
     readers_of_unnamed: ReadersOfUnnamed = field(default_factory=ReadersOfUnnamed)
     """Set by nobody."""
+    without_sequences: set[InstanceId] = field(default_factory=set)
+    """Set by nobody. Whose last Hello was of a version that does not read rows of `_sequence` (ADR 47)."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
     calls: WaitingCalls = field(default_factory=WaitingCalls)

@@ -111,6 +111,7 @@ def hello_message(hello: Hello) -> Any:
             takes_parts=hello.takes_parts,
             takes_unnamed=hello.takes_unnamed,
             synchro_quorum=hello.quorum,
+            takes_sequences=hello.takes_sequences,
         )
     )
 
@@ -131,6 +132,7 @@ def hello_from(message: Any) -> Hello:
         takes_parts=message.takes_parts,
         takes_unnamed=message.takes_unnamed,
         quorum=peer_codec.peer_quorum(message.synchro_quorum),
+        takes_sequences=message.takes_sequences,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from synchro.errors import NoSuchIndex, NoSuchSpace
+from synchro.errors import NoSuchIndex, NoSuchSequence, NoSuchSpace
 from synchro.row import TxnId
 from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
@@ -18,6 +18,7 @@ from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
+from synchro.storage.sequence_def import SequenceDef
 
 
 class SchemaService(Service):
@@ -32,6 +33,12 @@ class SchemaService(Service):
         self.DropIndex = self.waiting(self._drop_index)
         self.ListSpaces = self.waiting(self._list_spaces)
         self.ChecksumSpace = self.waiting(self._checksum_space)
+        self.CreateSequence = self.waiting(self._create_sequence)
+        self.AlterSequence = self.waiting(self._alter_sequence)
+        self.DropSequence = self.waiting(self._drop_sequence)
+        self.SetSequence = self.waiting(self._set_sequence)
+        self.NextSequenceValue = self.waiting(self._next_sequence_value)
+        self.ListSequences = self.at_once(self._list_sequences)
         self.RunOnce = self.waiting(self._run_once)
 
     def register(self, server: Registrar) -> None:
@@ -101,6 +108,47 @@ class SchemaService(Service):
             header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
         )
 
+    async def _create_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.create_sequence)
+        return schema_pb2.CreateSequenceResponse(
+            header=self.header(),
+            sequence=self._shown_sequence(request.name),
+            created=txn is not None,
+            txn=codec.txn_message(txn),
+        )
+
+    async def _alter_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.alter_sequence)
+        shown = self._shown_sequence(request.name if request.HasField("name") else request.sequence)
+        return schema_pb2.AlterSequenceResponse(
+            header=self.header(), sequence=shown, txn=codec.txn_message(txn)
+        )
+
+    async def _drop_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.drop_sequence)
+        return schema_pb2.DropSequenceResponse(
+            header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    async def _set_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.set_sequence)
+        return schema_pb2.SetSequenceResponse(header=self.header(), txn=codec.txn_message(txn))
+
+    async def _next_sequence_value(self, request: Message) -> Message:
+        """Without its request id: of a retry nobody would know which value the first try took."""
+        timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
+        done = await schema_changes.write(
+            self.node,
+            lambda: schema_changes.next_value(self._definitions(), request),
+            trio.current_time() + timeout_s,
+        )
+        assert done is not None
+        (row,) = done.tuples
+        assert row is not None
+        return schema_pb2.NextSequenceValueResponse(
+            header=self.header(), value=row[1], txn=codec.txn_message(done.txn)
+        )
+
     async def _run_once(self, request: Message) -> Message:
         done = await run_once(self.node, request)
         return schema_pb2.RunOnceResponse(
@@ -118,8 +166,36 @@ class SchemaService(Service):
         except NoSuchSpace:  # dropped by somebody else meanwhile
             return None
 
+    def _shown_sequence(self, name: str) -> Message | None:
+        try:
+            return self._sequence_message(self.node.instance.memtx.catalog.sequences.named(name))
+        except NoSuchSequence:  # dropped by somebody else meanwhile
+            return None
+
+    def _sequence_message(self, sequence: SequenceDef) -> Message:
+        catalog = self.node.instance.memtx.catalog
+        return schema_pb2.SequenceDef(
+            id=sequence.id,
+            name=sequence.name,
+            step=sequence.step,
+            min=sequence.min,
+            max=sequence.max,
+            start=sequence.start,
+            cache=sequence.cache,
+            cycle=sequence.cycle,
+            last=catalog.sequences.last(sequence.id),
+            spaces=[catalog.space(space_id).name for space_id in catalog.sequences.users_of(sequence.id)],
+        )
+
+    def _list_sequences(self, request: Message) -> Message:
+        sequences = self.node.instance.memtx.catalog.sequences
+        found = [sequences.named(request.sequence)] if request.sequence else sequences.by_id.values()
+        shown = [self._sequence_message(one) for one in sorted(found, key=lambda one: one.id)]
+        return schema_pb2.ListSequencesResponse(header=self.header(), sequences=shown)
+
     def _space_message(self, space: SpaceDef) -> Message:
         memtx = self.node.instance.memtx
+        sequence, field = memtx.catalog.sequences.of_space(space.id) or (None, -1)
         return schema_pb2.SpaceDef(
             id=space.id,
             name=space.name,
@@ -133,6 +209,8 @@ class SchemaService(Service):
             ],
             indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
+            sequence="" if sequence is None else sequence.name,
+            sequence_field=field + 1,
         )
 
     async def _list_spaces(self, request: Message) -> Message:

@@ -414,6 +414,7 @@ class Applier:
             takes_parts=True,
             takes_unnamed=True,
             quorum=core.raft.membership.election_quorum,
+            takes_sequences=True,
         )
 
     def _accepted(self, accepted: Accepted) -> None:

@@ -112,6 +112,8 @@ class Hello:
     """It reads shared transactions in which calls have no request id (ADR 13)."""
     quorum: int = 0
     """By how many votes it is elected; 0: an older version (ADR 38)."""
+    takes_sequences: bool = False
+    """It reads rows that define sequences (ADR 47)."""
 
 
 class PeerAck(NamedTuple):

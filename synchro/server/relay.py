@@ -175,7 +175,7 @@ class Relay:
         log = node.log.bind(component="relay", peer=hello.name, peer_id=self.peer, address=hello.address)
         log.info("relay_connected", vclock=str(hello.vclock))
         ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
-        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
+        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed, hello.takes_sequences))
         self._raft = core.raft.message()
         self._heartbeat_wanted = True
         self._control_wanted.set()

@@ -27,6 +27,8 @@ from synchro.storage.schema import (
     CLUSTER_ID,
     INDEX_ID,
     SCHEMA_ID,
+    SEQUENCE_DATA_ID,
+    SEQUENCE_ID,
     SPACE_ID,
     SYSTEM_SPACES,
     TEMPORARY_ID_MIN,
@@ -34,9 +36,12 @@ from synchro.storage.schema import (
     USER_ID_MIN,
     IndexDef,
     SpaceDef,
+    defines_sequences,
     is_ddl_space,
     is_system,
 )
+from synchro.storage.sequence_def import SequenceDef
+from synchro.storage.sequences import Sequences
 from synchro.storage.space_changes import clear
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.system_rows import (
@@ -74,6 +79,7 @@ class Catalog:
             store = SpaceStore(definition, {index.id: index for index in indexes}, dead=dead)
             self.stores[definition.id] = store
             self._ids[definition.name] = definition.id
+        self.sequences = Sequences(self.stores)
 
     def store(self, space: str | int) -> SpaceStore:
         """NoSuchSpace with `nearest` in its details."""
@@ -209,6 +215,12 @@ class Catalog:
             check_cluster_row(old, new)
         elif space_id == SCHEMA_ID:
             check_schema_row(old, new)
+        elif space_id == SEQUENCE_DATA_ID:
+            if new is not None:
+                self.sequences.need(new[0])
+        elif space_id == SEQUENCE_ID and new is not None:
+            SequenceDef.from_tuple(new)
+            return self._on_ddl_row(prepared, space_id, op, old, new)
         elif store.is_ddl:
             return self._on_ddl_row(prepared, space_id, op, old, new)
         return True, False
@@ -228,7 +240,7 @@ class Catalog:
                 clear(target, prepared)
                 return is_logged, is_local
         else:
-            is_logged = target_id < TEMPORARY_ID_MIN
+            is_logged = target_id < TEMPORARY_ID_MIN or defines_sequences(space_id)
         if any(not store.is_system for store, *_ in prepared.changes) or prepared.temporary:
             raise mixture()
         if prepared.draft is None:
@@ -239,6 +251,7 @@ class Catalog:
 
     def build_for(self, draft: Draft, serial: int) -> Build | None:
         """What the draft needs. None: it rests on what is pending, and is built when that is decided."""
+        self.sequences.check(draft)
         if any(store.has_pending for store, _ in draft.touched):
             draft.check_tuples()
             return None
@@ -281,6 +294,7 @@ class Catalog:
                 build = prepared.build if is_newest else None
                 built = None if build is None else build.indexes.get(space_id)
                 growth += self._define(space_id, space.definition, space.indexes, built)
+            self.sequences.read()
             self.schema_version += 1
         return growth
 
@@ -330,6 +344,9 @@ class Catalog:
         elif space_id == SCHEMA_ID:
             self._read_expelled()
         if not is_ddl_space(space_id) or space_id == TRUNCATE_ID:
+            return 0
+        if defines_sequences(space_id):
+            self.sequences.read()
             return 0
         touched: dict[int, tuple[SpaceDef, dict[int, IndexDef]]] = {}
         for row in tuples:
