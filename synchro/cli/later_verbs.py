@@ -9,7 +9,6 @@ from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
-    "switchover": "synchro promote NAME",
     "grant": "listen on trusted networks only",
     "revoke": "listen on trusted networks only",
     "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from synchro.client.model import TxnId
-from synchro.client.requests import Message, seconds
+from synchro.client.requests import CONFLICT_POLICIES, ConflictKind, Message, seconds
 from synchro.rpc.generated.v1 import schema_pb2
 
 Outcome: TypeAlias = Literal["committed", "rolled_back", "pending", "unknown"]
@@ -63,6 +63,8 @@ class SpaceInfo:
     format: tuple[FieldInfo, ...]
     indexes: tuple[IndexInfo, ...]
     tuple_count: int
+    conflict: ConflictKind = "stop"
+    """What becomes of a received row that is in the way."""
     sequence: str = ""
     sequence_field: int = 0
 
@@ -150,7 +152,13 @@ def space_info(message: Message) -> SpaceInfo:
         tuple_count=message.tuple_count,
         sequence=message.sequence,
         sequence_field=message.sequence_field,
+        conflict=_conflict(message.conflict),
     )
+
+
+def _conflict(number: int) -> ConflictKind:
+    """Of an older instance: stop."""
+    return next((policy for policy, known in CONFLICT_POLICIES.items() if known == number), "stop")
 
 
 def index_info(message: Message) -> IndexInfo:

@@ -14,7 +14,7 @@ from synchro.client.model import FieldNames, Rows, Tuple, TxnId, make_tuple
 from synchro.config import DURATION_S_MAX
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.msgpack_ext import pack_extension, unpack_for_python
-from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2
+from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.rpc.schema_form import FieldSpec as FieldSpec
 from synchro.rpc.schema_form import PartSpec as PartSpec
 from synchro.rpc.schema_form import SequenceSpec as SequenceSpec
@@ -39,6 +39,13 @@ ReadMode: TypeAlias = Literal["confirmed", "linearizable"]
 IteratorName: TypeAlias = Literal[
     "EQ", "REQ", "ALL", "LT", "LE", "GE", "GT", "eq", "req", "all", "lt", "le", "ge", "gt"
 ]
+ConflictKind: TypeAlias = Literal["stop", "skip", "keep_local"]
+"""What becomes of a row of another instance that is in the way of what an instance has."""
+CONFLICT_POLICIES: Final[Mapping[ConflictKind, Any]] = {
+    "stop": schema_pb2.CONFLICT_POLICY_STOP,
+    "skip": schema_pb2.CONFLICT_POLICY_SKIP,
+    "keep_local": schema_pb2.CONFLICT_POLICY_KEEP_LOCAL,
+}
 WAIT_MODES: Final[Mapping[str, Any]] = {
     "complete": data_pb2.WAIT_MODE_UNSPECIFIED,
     "submit": data_pb2.WAIT_MODE_SUBMIT,
@@ -48,6 +55,14 @@ READ_MODES: Final[Mapping[str, Any]] = {
     "confirmed": data_pb2.READ_MODE_CONFIRMED,
     "linearizable": data_pb2.READ_MODE_LINEARIZABLE,
 }
+
+
+def conflict(policy: ConflictKind) -> Any:
+    """As in a message. IllegalParams."""
+    if policy not in CONFLICT_POLICIES:
+        names = ", ".join(CONFLICT_POLICIES)
+        raise IllegalParams(f"conflict is one of {names}, not {policy!r}; nothing was done")
+    return CONFLICT_POLICIES[policy]
 
 
 def pack(value: Any) -> bytes:

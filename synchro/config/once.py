@@ -16,6 +16,7 @@ _ANY: Final = Anything()
 _FORMAT: Final = ListOf(_ANY, 0, 10_000, "fields, as id:unsigned or {name, type, is_nullable}")
 _PARTS: Final = ListOf(_ANY, 0, 10_000, "parts, as id, 2:string or {name or field, type, is_nullable}")
 _TUPLE: Final = ListOf(_ANY, 0, 100_000, "values")
+_POLICY: Final = Word(("stop", "skip", "keep_local"))
 _OPS: Final = ListOf(_ANY, 0, 4000, "[operator, field, argument...]")
 
 _INTEGER: Final = Count(-(2**63), 2**63 - 1)
@@ -34,6 +35,7 @@ _SCHEMA: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {
             "is_local": Flag(),
             "is_temporary": Flag(),
             "field_count": Count(0, 2**31),
+            "conflict": _POLICY,
             "id": Count(512, 2**31),
         },
         ("name",),
@@ -45,6 +47,7 @@ _SCHEMA: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {
             "is_sync": Flag(),
             "format": _FORMAT,
             "field_count": Count(0, 2**31),
+            "conflict": _POLICY,
         },
         ("space",),
     ),

@@ -108,11 +108,9 @@ _WITHOUT_FIELD: Final = (
         is_live=True,
         field="limits.wal_queue_bytes_max",
     ),
-    Option("wal.retention_period", Seconds(zero=True), "how long log files are kept", effect=Effect.LATER),
     Option(
         "snapshot.dir", Text(), "where snapshots are", field="snapshot_dir", default_text="`database.dir`"
     ),
-    Option("snapshot.by.wal_size", Bytes(), "bytes of log between snapshots", effect=Effect.LATER),
     Option(
         "replication.failover",
         Word(("off", "manual", "election", "supervised")),
@@ -175,7 +173,7 @@ IGNORED: Final = (
     *(f"{section}.advertise.peer.params" for section in ("grpc", "iproto")),
     *(f"iproto.{name}" for name in ("threads", "net_msg_max", "readahead")),
     "database.use_mvcc_engine",
-    *(f"wal.{name}" for name in ("dir_rescan_delay", "cleanup_delay", "ext")),
+    *(f"wal.{name}" for name in ("dir_rescan_delay", "ext")),
     *(f"memtx.{name}" for name in ("allocator", "max_tuple_size", "min_tuple_size", "slab_alloc_factor")),
     *(f"memtx.{name}" for name in ("slab_alloc_granularity", "sort_threads")),
     "snapshot.snap_io_rate_limit",

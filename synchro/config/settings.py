@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from synchro.config.credentials import Credentials
 from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
@@ -332,6 +333,8 @@ class Settings:
         "whether who connects shows a certificate signed by `ca`; request: who shows none is let in too",
         default_text="require with `ca`, else off",
     )
+    credentials: Credentials | None = None
+    """Users and roles of the set, whatever their scope in the file; None: it has none."""
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 
@@ -428,11 +431,33 @@ class Settings:
         Word(tuple(WalMode)),
         "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
     )
+    wal_retention_period_s: float = option(
+        0.0,
+        "wal.retention_period",
+        Seconds(zero=True),  # [W-18]
+        "a closed file of the log stays for so long, even if nobody needs it, unless the disk is full",
+        is_live=True,
+    )
+    wal_cleanup_delay_s: float = option(
+        0.0,
+        "wal.cleanup_delay",
+        Seconds(zero=True),  # [W-43]
+        "for so long after a start no file of the log is deleted. What a member lacks is kept anyway",
+        is_live=True,
+    )
     checkpoint_interval_s: float = option(
         3600.0,
         "snapshot.by.interval",
         Seconds(zero=True),
         "time between snapshots; 0: never by time",
+        is_live=True,
+    )
+    checkpoint_wal_size: int = option(
+        0,
+        "snapshot.by.wal_size",
+        Bytes(),  # [W-30]
+        "bytes of the log since the last snapshot after which there is another one; 0: never by that. It "
+        "begins after a rest of four times what the last one took",
         is_live=True,
     )
     checkpoint_count: int = option(2, "snapshot.count", Count(1, 10_000), "snapshots to keep", is_live=True)

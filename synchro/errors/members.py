@@ -55,6 +55,28 @@ class LocalInstanceIdIsReadOnly(Precondition):
     tnt_code = 128
 
 
+class SwitchoverFailed(Precondition):
+    """A controlled failover cannot begin, or did not come to its fourth step and was undone [A-61].
+
+    The text says what was not done.
+    """
+
+    reason = "SWITCHOVER_FAILED"
+    advice = "as the message says"
+
+
+class SwitchoverUnfinished(SynchroError):
+    """A controlled failover ended in the middle, and nothing was undone [A-61].
+
+    The text says what stands.
+    """
+
+    reason = "SWITCHOVER_UNFINISHED"
+    code = Code.UNAVAILABLE
+    exit_code = Exit.UNKNOWN
+    advice = "`synchro status`"
+
+
 class ConnectionToSelf(Precondition):
     """The address of a peer leads back to this instance."""
 

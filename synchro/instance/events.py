@@ -191,12 +191,14 @@ class AckReceived:
 class RelayConnected:
     """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
 
-    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_sequences:
-    it reads rows that define sequences (ADR 47)."""
+    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_policies: it
+    knows what spaces do with conflicts (ADR 44). takes_sequences: it reads rows that define sequences (ADR
+    47)."""
 
     peer: InstanceId
     ack: Ack
     takes_unnamed: bool = False
+    takes_policies: bool = False
     takes_sequences: bool = True
 
 
@@ -212,6 +214,14 @@ class ExpulsionTold:
     queue_term: of the last decided PROMOTE or DEMOTE in its log; None: a version that does not tell."""
 
     queue_term: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkipGranted:
+    """A person lets this row become a Nop if it is in conflict, as with `skip_conflict` [A-35]; its stream,
+    which stands there, starts again."""
+
+    row: TxnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +324,7 @@ Event: TypeAlias = (
     | RelayConnected
     | RelayLost
     | ExpulsionTold
+    | SkipGranted
     | ApplierFollowing
     | ApplierLost
     | DoubledChanged

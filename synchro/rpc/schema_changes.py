@@ -35,7 +35,7 @@ from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Memtx
 from synchro.storage.row_body import dml_from_values
-from synchro.storage.schema import FieldDef, IndexType
+from synchro.storage.schema import ConflictPolicy, FieldDef, IndexType
 
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
@@ -44,6 +44,11 @@ _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
     schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
     schema_pb2.INDEX_TYPE_HASH: IndexType.HASH,
+}
+POLICIES: Final = {
+    ConflictPolicy.STOP: schema_pb2.CONFLICT_POLICY_STOP,
+    ConflictPolicy.SKIP: schema_pb2.CONFLICT_POLICY_SKIP,
+    ConflictPolicy.KEEP_LOCAL: schema_pb2.CONFLICT_POLICY_KEEP_LOCAL,
 }
 
 
@@ -73,6 +78,7 @@ def create_space(now: Definitions, request: Message) -> Sequence[Dml]:
         is_local=request.is_local,
         is_sync=request.is_sync,
         temporary=request.is_temporary,
+        conflict=_policy(request.conflict) or ConflictPolicy.STOP,
     )
 
 
@@ -84,6 +90,7 @@ def alter_space(now: Definitions, request: Message) -> Sequence[Dml]:
         is_sync=request.is_sync if request.HasField("is_sync") else None,
         field_count=request.field_count if request.HasField("field_count") else None,
         format=_fields(request.format.fields) if request.HasField("format") else None,
+        conflict=_policy(request.conflict),
     )
 
 
@@ -186,6 +193,13 @@ BUILDERS: Final[Mapping[str, Builder]] = {
     "set_sequence": set_sequence,
 }
 """Field of SchemaChange -> how it is done."""
+
+
+def _policy(number: int) -> str | None:
+    """A policy for conflicts by its name; None: as it is. One of a later version has none, and is refused."""
+    if number == schema_pb2.CONFLICT_POLICY_UNSPECIFIED:
+        return None
+    return next((policy for policy, known in POLICIES.items() if known == number), str(number))
 
 
 def _fields(messages: Sequence[Message]) -> list[dict[str, object]]:

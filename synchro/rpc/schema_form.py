@@ -26,6 +26,7 @@ Operation: TypeAlias = "Mapping[str, Any]"
 
 _OF_THE_CALL: Final = frozenset({"request_id", "known_position", "timeout"})
 """Fields of a call of its own, which mean nothing in one of many."""
+_POLICIES: Final = dict(schema_pb2.ConflictPolicy.items())
 DIGITS_MAX: Final = 20
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(
     use_bin_type=True, autoreset=True, default=pack_extension
@@ -78,6 +79,16 @@ def index_type(name: object) -> int:
     if kind not in dict(schema_pb2.IndexType.items()):
         raise IllegalParams(f"index type is tree or hash, not {name!r}; nothing was done")
     return schema_pb2.IndexType.Value(kind)
+
+
+def conflict_policy(name: object) -> int:
+    """As in ConflictPolicy, in small letters. `IllegalParams`."""
+    known = {
+        word.removeprefix("CONFLICT_POLICY_").lower(): value for word, value in _POLICIES.items() if value
+    }
+    if not isinstance(name, str) or name not in known:
+        raise IllegalParams(f"conflict is one of {', '.join(known)}, not {name!r}; nothing was done")
+    return known[name]
 
 
 def _pair(spec: Any) -> tuple[Any, str]:
@@ -150,6 +161,8 @@ def _filled(message: Message, body: Mapping[str, Any], where: str) -> Message:
 def _set(message: Message, name: str, value: Any, where: str) -> None:
     if name == "type" and message.DESCRIPTOR.fields_by_name[name].enum_type is not None:
         value = index_type(value)
+    if name == "conflict":
+        value = conflict_policy(value)
     try:
         setattr(message, name, value)
     except (TypeError, ValueError, AttributeError):

@@ -211,6 +211,7 @@ class SchemaService(Service):
             tuple_count=memtx.count(space.id),
             sequence="" if sequence is None else sequence.name,
             sequence_field=field + 1,
+            conflict=schema_changes.POLICIES[space.conflict],
         )
 
     async def _list_spaces(self, request: Message) -> Message:

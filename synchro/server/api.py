@@ -213,6 +213,7 @@ class NodeApi(Protocol):
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""
 
-    def restart_upstream(self, instance: str) -> None:
-        """Follow a member again, by name, decimal id, UUID or address; a running stream is left alone.
-        Raises `IllegalParams` if there is no such upstream."""
+    def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
+        """Follow a member again, by name, decimal id, UUID or address; a running stream is left alone. skip:
+        the row in conflict at which it stands, to leave it out. Raises `IllegalParams` if there is no such
+        upstream, or it does not stand there."""

@@ -51,8 +51,8 @@ RECONNECT_MAX_S: Final = 0.5
 RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
 """Errors of the peer that pass by themselves [A-40]."""
 
-STOP_DETAILS: Final = ("txn", "at", "space", "key")
-"""Where the row is at which an applier stopped."""
+STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
+"""Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
 
 
 class Status(StrEnum):
@@ -413,6 +413,7 @@ class Applier:
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            takes_policies=True,
             quorum=core.raft.membership.election_quorum,
             takes_sequences=True,
         )

@@ -159,7 +159,7 @@ class Face:
         )
 
     def info(self) -> dict[str, Any]:
-        return info.box_info(self.node, self.links, self._progress)
+        return info.box_info(self.node, self.links, self._progress, self.snapshotter)
 
     def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.node.core, trio.current_time())

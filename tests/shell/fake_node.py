@@ -304,7 +304,7 @@ class FakeNode:
     def configuration(self) -> Configuration:
         raise ConfigError("Started without a file; nothing was changed. Next: restart it")
 
-    def restart_upstream(self, instance: str) -> None:
+    def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
         if instance != "instance002":
             raise IllegalParams(f"there is no member '{instance}'")
         self.restarted.append(instance)

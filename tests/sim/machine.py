@@ -6,7 +6,7 @@ A `Process` is one life of the instance on it. Recovery is the real one.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -46,7 +46,7 @@ SMALL = Limits(
 
 
 @lru_cache
-def _spaces(members: int) -> list[tuple[int, list[tuple[Field, ...]]]]:
+def _spaces(members: int) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
     return first_tuples(members, Settings())
 
 

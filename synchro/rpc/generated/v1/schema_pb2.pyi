@@ -46,6 +46,36 @@ INDEX_TYPE_HASH: IndexType.ValueType  # 2
 """Not ordered; full keys only."""
 Global___IndexType: _TypeAlias = IndexType  # noqa: Y015
 
+class _ConflictPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConflictPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFLICT_POLICY_UNSPECIFIED: _ConflictPolicy.ValueType  # 0
+    """Stop; in a change: as it is."""
+    CONFLICT_POLICY_STOP: _ConflictPolicy.ValueType  # 1
+    """The stream stops, and a person decides."""
+    CONFLICT_POLICY_SKIP: _ConflictPolicy.ValueType  # 2
+    """What breaks a unique index is left out."""
+    CONFLICT_POLICY_KEEP_LOCAL: _ConflictPolicy.ValueType  # 3
+    """So is what would change a tuple that was last written on the instance."""
+
+class ConflictPolicy(_ConflictPolicy, metaclass=_ConflictPolicyEnumTypeWrapper):
+    """What becomes of a received row that is in the way of what an instance has. For replicated asynchronous
+    spaces.
+    """
+
+CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy.ValueType  # 0
+"""Stop; in a change: as it is."""
+CONFLICT_POLICY_STOP: ConflictPolicy.ValueType  # 1
+"""The stream stops, and a person decides."""
+CONFLICT_POLICY_SKIP: ConflictPolicy.ValueType  # 2
+"""What breaks a unique index is left out."""
+CONFLICT_POLICY_KEEP_LOCAL: ConflictPolicy.ValueType  # 3
+"""So is what would change a tuple that was last written on the instance."""
+Global___ConflictPolicy: _TypeAlias = ConflictPolicy  # noqa: Y015
+
 @_typing.final
 class FieldDef(_message.Message):
     """One field of a format."""
@@ -169,6 +199,7 @@ class SpaceDef(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
     TUPLE_COUNT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_FIELD_NUMBER: _builtins.int
     id: _builtins.int
@@ -185,6 +216,8 @@ class SpaceDef(_message.Message):
     """Number of fields each tuple must have; 0: any."""
     tuple_count: _builtins.int
     """Number of confirmed tuples on the answering instance."""
+    conflict: Global___ConflictPolicy.ValueType
+    """What becomes of conflicts."""
     sequence: _builtins.str
     """Name of the sequence that gives values to its primary key; empty: none does."""
     sequence_field: _builtins.int
@@ -209,12 +242,13 @@ class SpaceDef(_message.Message):
         format: _abc.Iterable[Global___FieldDef] | None = ...,
         indexes: _abc.Iterable[Global___IndexDef] | None = ...,
         tuple_count: _builtins.int = ...,
+        conflict: Global___ConflictPolicy.ValueType = ...,
         sequence: _builtins.str = ...,
         sequence_field: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_count", b"field_count", "format", b"format", "id", b"id", "indexes", b"indexes", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "name", b"name", "sequence", b"sequence", "sequence_field", b"sequence_field", "tuple_count", b"tuple_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "field_count", b"field_count", "format", b"format", "id", b"id", "indexes", b"indexes", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "name", b"name", "sequence", b"sequence", "sequence_field", b"sequence_field", "tuple_count", b"tuple_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -237,6 +271,7 @@ class CreateSpaceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KNOWN_POSITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name; must not be in use."""
     is_sync: _builtins.bool
@@ -253,6 +288,8 @@ class CreateSpaceRequest(_message.Message):
     """Id to use, 512 or more; 0: the next free one."""
     request_id: _builtins.bytes
     """16 bytes chosen by the client, as in ExecuteRequest."""
+    conflict: Global___ConflictPolicy.ValueType
+    """What becomes of conflicts."""
     @_builtins.property
     def format(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldDef]:
         """Names and types of the first fields."""
@@ -279,10 +316,11 @@ class CreateSpaceRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         known_position: _common_pb2.Position | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        conflict: Global___ConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_count", b"field_count", "format", b"format", "id", b"id", "if_not_exists", b"if_not_exists", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "field_count", b"field_count", "format", b"format", "id", b"id", "if_not_exists", b"if_not_exists", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,6 +380,7 @@ class AlterSpaceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KNOWN_POSITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     """Name of the space, or its id in decimal."""
     is_sync: _builtins.bool
@@ -352,6 +391,8 @@ class AlterSpaceRequest(_message.Message):
     """New number of fields; 0: any."""
     request_id: _builtins.bytes
     """16 bytes chosen by the client, as in ExecuteRequest."""
+    conflict: Global___ConflictPolicy.ValueType
+    """What becomes of conflicts from now on."""
     @_builtins.property
     def format(self) -> Global___Format:
         """New format."""
@@ -375,10 +416,11 @@ class AlterSpaceRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         known_position: _common_pb2.Position | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        conflict: Global___ConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_field_count", b"_field_count", "_is_sync", b"_is_sync", "_name", b"_name", "field_count", b"field_count", "format", b"format", "is_sync", b"is_sync", "known_position", b"known_position", "name", b"name", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_field_count", b"_field_count", "_is_sync", b"_is_sync", "_name", b"_name", "field_count", b"field_count", "format", b"format", "is_sync", b"is_sync", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "space", b"space", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_field_count", b"_field_count", "_is_sync", b"_is_sync", "_name", b"_name", "conflict", b"conflict", "field_count", b"field_count", "format", b"format", "is_sync", b"is_sync", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "space", b"space", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__field_count: _TypeAlias = _typing.Literal["field_count"]  # noqa: Y015
     _WhichOneofArgType__field_count: _TypeAlias = _typing.Literal["_field_count", b"_field_count"]  # noqa: Y015
