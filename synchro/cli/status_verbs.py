@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from synchro.cli import formatting
-from synchro.cli.arguments import argument, complete_file, instance_option, watch_lines, watch_option
+from synchro.cli.arguments import argument, complete_target, instance_option, watch_lines, watch_option
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, print_value, seconds
 from synchro.cli.picture import Picture, SeenMember, take_picture
@@ -23,7 +23,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
     if with_process:
         columns.append("PROCESS")
     rows = []
-    for member in picture.members:
+    for member in shown_members(picture):
         row = [
             str(member.id or "-"),
             member.name,
@@ -42,6 +42,12 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
             row.append(remark)
         rows.append(row)
     return columns, rows
+
+
+def shown_members(picture: Picture) -> list[SeenMember]:
+    """All, unless one was asked for by its name."""
+    named = picture.target.named if picture.target is not None else ""
+    return [member for member in picture.members if named in ("", member.name)]
 
 
 def _rw(member: SeenMember) -> str:
@@ -120,13 +126,30 @@ def _record(member: SeenMember, picture: Picture) -> dict[str, Any]:
         "error": member.foreign or member.error or None,
         "pid": member.process.pid if member.process is not None else found.get("pid"),
         "fault_injection": bool(found.get("fault_injection")),
+        "open_to_all": bool(_users(member).get("open")),
         "process": member.process.state.value if member.process is not None else None,
     }
 
 
 def status_text(picture: Picture) -> list[str]:
     columns, rows = status_rows(picture)
-    return [head_line(picture), *formatting.table_lines(columns, rows), *judge(picture).lines()]
+    table = formatting.table_lines(columns, rows)
+    return [head_line(picture), *table, *judge(picture).lines(), *_warnings(picture)]
+
+
+def _warnings(picture: Picture) -> list[str]:
+    """Of the whole set."""
+    if not any(_users(member).get("unset") for member in picture.members):
+        return []
+    return [
+        "WARNING: nobody has said who may do what, so whoever can connect may do everything. "
+        "Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest super"
+    ]
+
+
+def _users(member: SeenMember) -> dict[str, Any]:
+    found: dict[str, Any] = (member.info or {}).get("users") or {}
+    return found
 
 
 def print_status(picture: Picture) -> None:
@@ -140,7 +163,7 @@ def print_status(picture: Picture) -> None:
             "replicaset": picture.replicaset,
             "quorum": picture.quorum,
             "registered": picture.registered,
-            "instances": [_record(member, picture) for member in picture.members],
+            "instances": [_record(member, picture) for member in shown_members(picture)],
             **_verdict_record(found),
         }
     )
@@ -181,7 +204,9 @@ def health(rw: bool, read: bool, quorum: bool) -> int:
 
 
 @program.command("status")
-@argument("config", "[CONFIG]", "Shows processes too.", is_optional=True, shell_complete=complete_file)
+@argument(
+    "config", "[CONFIG[:NAME]]", "Shows processes too.", is_optional=True, shell_complete=complete_target
+)
 @watch_option
 def status(config: str, watch: bool) -> int:
     """All instances, and a verdict in words. Exit code 3 if nobody answers."""

@@ -6,14 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import (
-    OldTerm,
-    ProtocolVersion,
-    QuorumWait,
-    RequestExpired,
-    SynchroError,
-    Unsupported,
-)
+from synchro.errors import OlderMember, OldTerm, ProtocolVersion, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -36,8 +29,9 @@ from synchro.row import (
     Puts,
     TxnId,
 )
-from synchro.storage import schema, xrow
+from synchro.storage import xrow
 from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.users import USER_SPACES
 
 
 class Admission:
@@ -85,16 +79,18 @@ class Admission:
         prepared = state.memtx.prepare(ops)
         if ops is not write.ops:
             prepared.results = prepared.results[: len(write.ops)]
-        if schema.SEQUENCE_ID in prepared.system and (old := state.without_sequences & state.registered):
-            state.memtx.rollback(prepared)  # Admission.W2
-            raise _no_sequences(state.name_of(min(old)))
         if not prepared.ops:
             state.memtx.commit(prepared)
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
             return None
         try:
-            if prepared.draft is not None and prepared.draft.begins_policy:
-                self._check_policies_are_read()
+            if not USER_SPACES.isdisjoint(prepared.system):
+                self._check_readers_of_users()
+            if prepared.draft is not None:
+                if prepared.draft.begins_policy:
+                    self._check_policies_are_read()
+                if prepared.draft.changes_sequences:
+                    self._check_sequences_are_read()
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
             state.memtx.rollback(prepared)  # Admission.W2
@@ -186,6 +182,19 @@ class Admission:
         if write.call_id not in self._state.calls.registering:
             self._check_enough_members()
         return True
+
+    def _check_readers_of_users(self) -> None:
+        if not self._state.all_read_users:
+            raise OlderMember(
+                "not every member is known to read rows of users: one runs an older version, or was not "
+                "heard yet since this instance started; nothing was written"
+            )
+
+    def _check_sequences_are_read(self) -> None:
+        """ADR 47: the applier of a member of an older version would stop at the row."""
+        if old := self._state.without_sequences & self._state.registered:
+            names = ", ".join(self._state.name_of(member) for member in sorted(old))
+            raise OlderMember(f"{names} cannot read sequences; nothing was written")
 
     def _check_policies_are_read(self) -> None:
         """ADR 44: a member of an older version would decide conflicts in its own way."""
@@ -288,11 +297,3 @@ class Admission:
             blocker.refusals = []
         blocker.refusals.append((write.call_id, refusal.error))
         self._state.calls.wait(write.call_id, blocker)
-
-
-def _no_sequences(member: str) -> Unsupported:
-    """Its applier would stop at the row."""
-    return Unsupported(
-        f"Member {member} runs a version that does not support sequences; nothing was written. Next: start "
-        "it with this version"
-    )

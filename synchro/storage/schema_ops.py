@@ -14,7 +14,9 @@ from synchro.errors import IllegalParams, IndexExists, SequenceExists, SpaceExis
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import (
+    ADMIN,
     INDEX_ID,
+    PRIV_ID,
     SEQUENCE_DATA_ID,
     SEQUENCE_ID,
     SPACE_ID,
@@ -34,6 +36,8 @@ from synchro.storage.schema import (
 from synchro.storage.sequence_def import INT64_MAX, INT64_MIN, SequenceDef
 
 _FLAGS_FIELD: Final = 6
+_SPACE_OBJECT: Final = "space"
+"""What stands in `_priv` for privileges on spaces."""
 DEFAULT_PARTS: Final = ((1, "unsigned"),)
 """The parts of an index that names none [D-8]."""
 
@@ -47,9 +51,18 @@ def _delete(space_id: int, *key: Field) -> Dml:
 
 
 def definitions_alone(memtx: Memtx) -> Memtx:
-    """The committed definitions without tuples: where changes can be tried one after the other."""
+    """The committed definitions, and what was granted on them, without tuples: where changes can be tried one
+    after the other."""
     draft = Memtx(memtx.catalog.limits)
-    for space_id in (SPACE_ID, SEQUENCE_ID, SEQUENCE_DATA_ID, INDEX_ID, TRUNCATE_ID, SPACE_SEQUENCE_ID):
+    for space_id in (
+        SPACE_ID,
+        SEQUENCE_ID,
+        SEQUENCE_DATA_ID,
+        INDEX_ID,
+        TRUNCATE_ID,
+        SPACE_SEQUENCE_ID,
+        PRIV_ID,
+    ):
         draft.load(space_id, memtx.catalog.store(space_id).tuples.values())
     draft.catalog.space_id_max = memtx.catalog.space_id_max
     return draft
@@ -67,9 +80,11 @@ def create_space(
     is_sync: bool = False,
     temporary: bool = False,
     kind: SpaceKind | str | None = None,
+    owner: int = ADMIN,
     conflict: str = ConflictPolicy.STOP,
 ) -> list[Dml]:
-    """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. SpaceExists, IllegalParams."""
+    """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. owner: a user, who may do
+    everything with it. SpaceExists, IllegalParams."""
     check_name(name)
     rows = memtx.prepared_rows(SPACE_ID)
     if any(row[2] == name for row in rows) or any(
@@ -93,6 +108,7 @@ def create_space(
         kind=chosen,
         is_local=is_local,
         is_sync=is_sync,
+        owner=owner,
         conflict=parse_conflict(conflict),
     )
     return [_insert(SPACE_ID, definition.to_tuple())]
@@ -160,10 +176,12 @@ def truncate(memtx: Memtx, space: str | int) -> list[Dml]:
 
 
 def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
-    """Its tie to a sequence, its indexes, the primary one last, its truncate counter if it has one, then the
-    space [D-40]."""
+    """What was granted on it, its tie to a sequence, its indexes, the primary one last, its truncate counter
+    if it has one, then the space [D-40]."""
     number = memtx.catalog.space(space).id
-    ops = _untied(memtx, number)
+    grants = memtx.prepared_rows(PRIV_ID)
+    ops = [_delete(PRIV_ID, *row[1:4]) for row in grants if row[2:4] == (_SPACE_OBJECT, number)]
+    ops += _untied(memtx, number)
     ops += [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
     if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
         ops.append(_delete(TRUNCATE_ID, number))

@@ -120,7 +120,7 @@ def test_members_of_an_older_version_are_asked_first() -> None:
     (row,) = schema_ops.create_sequence(mesh[1].memtx, "ids")
     call = mesh.write_ops(1, [_encoded(row)])
     mesh.settle()
-    assert mesh.reason(call) == "UNSUPPORTED"
+    assert mesh.reason(call) == "OLDER_MEMBER"
     assert mesh[1].memtx.catalog.sequences.by_id == {}
     mesh.older.clear()
     mesh.crash(3)
