@@ -26,7 +26,7 @@ MADE_FOR_IT: Final = "\0"
 """`--sequence` without a name: no sequence is called so."""
 conflict_option: Final = click.option(
     "--conflict",
-    type=click.Choice(["stop", "skip", "keep_local"]),
+    type=click.Choice(["stop", "skip", "keep_local", "last_write_wins"]),
     default=None,
     help="What becomes of rows of others that are in the way.",
 )
