@@ -229,8 +229,16 @@ class Memtx:
         self.work += len(ops) * (OP_WORK // 4 + INDEX_WORK * len(store.secondary))
         if is_limited and store.secondary:
             Work(self._limits.txn_work_bytes_max).spend(len(ops) * INDEX_WORK * len(store.secondary))
+        numbering = store.numbering
+        if numbering is not None and is_limited:
+            filled = self.catalog.sequences.filled_puts(prepared, store, ops)
+            if filled is None:
+                return False
+            ops = filled
         if not put_new(store, prepared, ops.values, replace=ops.type is _REPLACE):
             return False
+        if numbering is not None:
+            self.catalog.sequences.used(prepared, store, ops.values)
         prepared.ops = ops
         prepared.local = [store.is_local] * len(ops)
         prepared.results = ops.values
@@ -281,6 +289,9 @@ class Memtx:
                 work.spend(INDEX_WORK * len(store.secondary))
             if prepared.draft is not None and not store.is_system:
                 raise mixture()
+            numbering = store.numbering
+            if numbering is not None and not from_peer and op.value is not None:
+                op = self.catalog.sequences.filled(prepared, store, op)
             kind = op.type
             try:
                 result: Tuple | None
@@ -310,6 +321,8 @@ class Memtx:
                 prepared.skipped.append((len(results), op, error))
                 results.append(None)
                 continue
+            if numbering is not None and op.value is not None:
+                self.catalog.sequences.used(prepared, store, (op.value,))
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
