@@ -9,13 +9,10 @@ from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
-    "grant": "listen on trusted networks only",
-    "revoke": "listen on trusted networks only",
     "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",
     "export": "synchro select SPACE -o jsonl",
 }
 _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "user": (("create", "passwd", "drop"), "listen on trusted networks only"),
     "backup": (("create", "verify", "restore"), "copy the newest .snap file and the .xlog files behind it"),
 }
 _LATER_IN_GROUPS: Final[tuple[tuple[Group, tuple[str, ...], str], ...]] = (

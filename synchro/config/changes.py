@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from synchro.config import Change, Settings
+from synchro.config import Change, ConfiguredUser, Credentials, Settings
 from synchro.config.options import BY_KEY, TABLE
 
 _ROLE: Final = {
@@ -19,7 +19,10 @@ _ROLE: Final = {
     "replication.election_mode": "election_mode",
 }
 """Options that say together who may write and stand, and the fields that they go into."""
-_LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {"read_only"}
+_LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {
+    "read_only",
+    "credentials",
+}
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""
 _SOURCES: Final = "replication.peers"
 
@@ -42,11 +45,27 @@ def _changes_links(found: Sequence[Change]) -> bool:
     return any(change.key == "isolated" for change in found)
 
 
+def credentials_change(before: Settings, after: Settings) -> list[Change]:
+    """Passwords are not shown, so a new one may look as the old one did."""
+    former, now = _users(before.credentials), _users(after.credentials)
+    if former == now:
+        return []
+    return [Change("credentials", _names(former), _names(now), is_live=True)]
+
+
+def _users(credentials: Credentials | None) -> Sequence[ConfiguredUser]:
+    return () if credentials is None else credentials.users
+
+
+def _names(users: Sequence[ConfiguredUser]) -> list[str]:
+    return [one.name for one in users]
+
+
 def put_into_use(running: Mapping[str, Any], found: Sequence[Change]) -> dict[str, Any]:
     """The options that are in use when those of `found` that need no restart are."""
     merged = dict(running)
     for change in found:
-        if change.is_live:
+        if change.is_live and change.key in BY_KEY:
             merged[change.key] = change.after
     order = {key: number for number, key in enumerate(BY_KEY)}
     kept = {key: value for key, value in merged.items() if value is not None}

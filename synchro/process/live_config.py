@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -18,7 +19,7 @@ import trio
 
 from synchro import logs
 from synchro.config import Change
-from synchro.config.changes import changes, live_settings, put_into_use
+from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
@@ -26,6 +27,7 @@ from synchro.config.rules import is_no_majority
 from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.ids import NOBODY
+from synchro.replication.admission import stays_member
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
@@ -65,7 +67,7 @@ class LiveConfig:
         async with self._alone():
             self._check_has_file()
             own = await self._read(partial(self._parse, text) if text else partial(load_all, self._path))
-        return Compared(changes(self._running, own.options), own.warnings)
+        return Compared(self._changes(own), own.warnings)
 
     async def reload(self) -> Compared:
         async with self._alone():
@@ -74,6 +76,7 @@ class LiveConfig:
             try:
                 loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
                 own = loaded.instance(self._name)
+                self._check_anonymous(own)
             except ConfigError as error:
                 self._alerts = [_alert("error", error.message)]
                 self._node.log.error("config_refused", reason=error.reason, message=error.message)
@@ -91,11 +94,15 @@ class LiveConfig:
             own_set = self._loaded.instance(self._name).replicaset
             read = partial(self._parse, self._loaded.text, commands=commands, commanded=own_set)
             own = await self._read(read)
+            # Users are those of the last reload, or of the flags: `set` says nothing of them.
+            same = replace(own.settings, credentials=self._node.settings.credentials)
+            own = replace(own, settings=same)
             self._ensure_changeable()
             if any(
                 change.key == key and not change.is_live for change in changes(self._running, own.options)
             ):
                 raise self._needs_restart(key)
+            self._check_anonymous(own)
             if not force:
                 self._refuse_danger(own)
             self._commands = commands
@@ -152,9 +159,13 @@ class LiveConfig:
         if not self._node.can_change_settings:
             raise self._node.loading()
 
+    def _changes(self, own: InstanceConfig) -> list[Change]:
+        known = changes(self._running, own.options)
+        return known + credentials_change(self._node.settings, own.settings)
+
     def _use(self, own: InstanceConfig) -> Compared:
         """Put into use what needs no restart, name the rest. Does not wait."""
-        node, found = self._node, changes(self._running, own.options)
+        node, found = self._node, self._changes(own)
         if found:
             node.change_settings(live_settings(node.settings, own.settings, found))
         if any(change.key == "log.level" for change in found):
@@ -177,6 +188,12 @@ class LiveConfig:
             return
         self._alerts.append(_alert("warn", message))
         log.warning("option_needs_restart", option=change.key, message=message)
+
+    def _check_anonymous(self, own: InstanceConfig) -> None:
+        """Raises `ConfigError`: a member does not become anonymous [M-6]."""
+        node = self._node
+        if own.settings.is_anonymous and node.has_core and not node.core.is_anonymous:
+            raise stays_member(node.core.self_id)
 
     async def _other_writers(self) -> list[str]:
         """Of those peers that answer soon: two writers without an owner are masters."""

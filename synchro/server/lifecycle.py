@@ -21,6 +21,8 @@ import trio
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.errors import (
+    AccessDenied,
+    BadCredentials,
     ConfigError,
     DiskFailed,
     Loading,
@@ -38,10 +40,12 @@ from synchro.errors import (
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
+from synchro.replication.admission import stays_member
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.row import Txn
+from synchro.server import credentials
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -52,6 +56,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.registrar import Registrar
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
@@ -77,6 +82,8 @@ JOIN_RETRIED: Final = frozenset(
     for error in (
         Loading,
         ReadOnly,
+        AccessDenied,
+        BadCredentials,
         ConfigError,
         QuorumWait,
         SyncTimeout,
@@ -88,7 +95,7 @@ JOIN_RETRIED: Final = frozenset(
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
-have data that is not broken."""
+have data that is not broken; the user may get its privileges."""
 
 
 class _Complaint:
@@ -232,6 +239,7 @@ class Lifecycle:
                 node.transport,
                 publish=publish,
                 note=note,
+                order=node.bootstrap_order,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
@@ -239,12 +247,16 @@ class Lifecycle:
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
+                node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
                 self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
                 return
+            _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
             try:
-                end = await join(directory, node.transport, role.address)
+                end = await join(
+                    directory, node.transport, role.address, is_anonymous=node.settings.is_anonymous
+                )
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -297,6 +309,8 @@ class Lifecycle:
         if settings.force_trust and not self._has_overruled:
             self._log.info("force_trust_unused", message="--force-trust: the log is trusted without it")
         self._check_set(instance)
+        if settings.is_anonymous and not instance.is_anonymous:
+            raise stays_member(instance.self_id)
         if recovered.torn_tail is not None:
             self._log.warning(
                 "wal_not_closed", file=recovered.torn_tail.path, offset=recovered.torn_tail.offset
@@ -360,6 +374,7 @@ class Lifecycle:
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
         stored = instance.memtx.catalog.replicaset_uuid() or ""
+        _check_wanted_set(directory.settings, stored, "snapshot")
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(
@@ -423,7 +438,9 @@ class Lifecycle:
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
+                    inner.start_soon(self._face.credentials.run)
                     if not self._stop.is_set():
+                        self._warn_of_guest(instance)
                         node.become_ready()
                         if self._has_bootstrapped:
                             self._promote_first()
@@ -440,12 +457,22 @@ class Lifecycle:
             raise node.halted
         self._log.info("instance_stopped", vclock=str(instance.vclock))
 
+    def _warn_of_guest(self, instance: Instance) -> None:
+        if instance.memtx.catalog.users.is_unset:
+            self._log.warning(
+                "no_users",
+                message="nobody has said who may do what: whoever can connect may do everything, as the "
+                "user guest. Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest "
+                "super",
+            )
+
     def _begin_links(self, nursery: trio.Nursery) -> None:
         node, links = self._node, self._links
         links.doubles.me = Life(node.start_id, node.address)
         links.is_serving = True
         nursery.start_soon(links.watch_doubles)
         nursery.start_soon(Roster(node, links, nursery).run)
+        nursery.start_soon(Registrar(node).run)
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""
@@ -495,18 +522,32 @@ class Lifecycle:
         scope.cancel()
 
 
+def _check_wanted_set(settings: Settings, found: str, where: str) -> None:
+    """The configuration may name the set [M-2]."""
+    wanted = settings.replicaset_uuid
+    if wanted and found and wanted != found:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
+            f"({where}); nothing was changed",
+            expected=wanted,
+            got=found,
+        )
+
+
 def _write_first_snapshot(directory: DataDirectory) -> None:
-    """Snapshot 0 of a new replica set: its UUID, and this instance as number 1 [M-2], [W-34]."""
+    """Snapshot 0 of a new replica set: its UUID, this instance as number 1 [M-2], [W-34], and the users of
+    the configuration [C-43]."""
     settings, identity = directory.settings, directory.identity
-    replicaset_uuid = str(uuid.uuid4())
+    replicaset_uuid = settings.replicaset_uuid or str(uuid.uuid4())
     memtx = Memtx(settings.limits)
     memtx.begin_bulk()
-    for space_id, tuples in first_rows(
+    rows = first_rows(
         replicaset_uuid=replicaset_uuid,
         replicaset_name=settings.replicaset_name,
         instance_uuid=identity.instance_uuid,
         instance_name=identity.name,
-    ):
+    )
+    for space_id, tuples in [*rows, *credentials.first_rows(settings.credentials)]:
         memtx.load(space_id, tuples)
     memtx.end_bulk()
     write_snapshot(

@@ -25,12 +25,15 @@ from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
 from synchro.ro_reason import RoReason
 from synchro.server.api import Configuration
+from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
+from synchro.storage.user_ops import users_while_loading
+from synchro.storage.users import Users
 from synchro.storage.wal import Wal
 from synchro.vclock import Vclock
 
@@ -62,6 +65,8 @@ class PeerLinks(Protocol):
     def reset_appliers(self) -> None: ...
 
     def members_changed(self) -> None: ...
+
+    def became_member(self) -> None: ...
 
     def settings_changed(self) -> None: ...
 
@@ -135,6 +140,7 @@ class Node:
         self.leaving = trio.Event()
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
+        self.bootstrap_order = BootstrapOrder()
         self.configuration: Configuration | None = None
         """Set once by the process; None: the instance runs inside a program that sets its options."""
         self.bootstrap_leader_uuid = ""
@@ -168,6 +174,13 @@ class Node:
     @property
     def has_core(self) -> bool:
         return self._core is not None
+
+    @property
+    def users(self) -> Users:
+        """Who may do what: as committed, or while it loads as configured."""
+        if self._core is None:
+            return users_while_loading(self.settings.credentials)
+        return self._core.memtx.catalog.users
 
     @property
     def ro_reason(self) -> RoReason:
@@ -279,7 +292,7 @@ class Node:
         core = self.core
         self.log.info(
             "instance_ready",
-            id=core.self_id,
+            id=core.number,
             vclock=str(core.vclock),
             term=core.raft.term,
             listen=self.listen,
@@ -380,6 +393,10 @@ class Node:
                 }
                 self.log.info("members_changed", members=names)
                 self.links.members_changed()
+            case ev.BecameMember():
+                self.waits_for = ""
+                self.log.info("became_member", id=effect.id)
+                self.links.became_member()
             case ev.RequestTurn():
                 self._wants_turn = True
                 self._has_chores.set()

@@ -190,9 +190,9 @@ async def test_small_local_reads_are_answered_in_the_turn_that_brought_them(
     tasks: list[str] = []
     waiting = DataService._select
 
-    async def select(service: DataService, request: Any) -> Any:
+    async def select(service: DataService, request: Any, caller: Any) -> Any:
         tasks.append(request.iterator)
-        return await waiting(service, request)
+        return await waiting(service, request, caller)
 
     monkeypatch.setattr(DataService, "_select", select)
     async with serving() as (_, client):

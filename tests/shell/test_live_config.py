@@ -20,7 +20,7 @@ from synchro.config.template import config_of_flags, settings_without_file
 from synchro.errors import ConfigError, Loading
 from synchro.process.live_config import LiveConfig
 from synchro.server.face import Face
-from tests.shell.memory_set import open_set
+from tests.shell.memory_set import open_set, until
 from tests.unit.test_effects import ACTING, document, wrong_values
 
 TOP = "replication: {failover: election, timeout: 0.1, election_timeout: 0.5, synchro_timeout: 3}\n"
@@ -153,11 +153,28 @@ async def test_a_value_that_is_set_holds_until_the_next_reload(tmp_path: Path) -
         assert world.config.facts()["set"] == {}
 
 
+async def test_users_change_by_a_reload_and_not_by_set(tmp_path: Path) -> None:
+    """[C-43]; and their passwords are told to nobody."""
+    async with one_instance(tmp_path) as world:
+        node = world.face.node
+        assert await world.reload(TOP + "credentials: {users: {app: {password: secret}}}\n") == {
+            "credentials": True
+        }
+        await until(lambda: node.users.find("app") is not None)
+        await world.set("replication.synchro_timeout", "1m")
+        assert node.settings.credentials is not None
+        assert node.settings.credentials.password_of("app") == "secret"
+        assert "secret" not in json.dumps(world.config.facts()) + repr(node.settings)
+        await world.reload(TOP)
+        await until(lambda: node.users.find("app") is None)
+
+
 async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
     async with one_instance(tmp_path) as world:
         assert "needs a restart; nothing was changed" in await refused(world, "wal.mode", "write")
         assert "belongs to the replica set" in await refused(world, "bootstrap_leader", "instance001")
-        assert "does not act on" in await refused(world, "replication.anon", "true")
+        assert "does not act on" in await refused(world, "database.hot_standby", "true")
+        assert "after bootstrap has finished" in await refused(world, "replication.anon", "true")
         assert "did you mean 'timeout'" in await refused(world, "replication.timeou", "1")
         assert "cannot be used together" in await refused(world, "database.mode", "ro")
         assert "no majority of 3" in await refused(world, "replication.synchro_quorum", "1")

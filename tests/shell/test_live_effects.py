@@ -163,6 +163,19 @@ async def test_who_makes_the_set_may_be_named_while_all_wait(tmp_path: Path) -> 
         await made.wait_ready()
 
 
+@pytest.mark.effect_of("replication.connect_quorum")
+async def test_the_old_way_waits_for_as_many_as_it_is_told_now(tmp_path: Path) -> None:
+    """[M-18]: one of three waits for all, until one is enough."""
+    options = {"bootstrap_strategy": BootstrapStrategy.LEGACY, "connect_timeout_s": 0.2}
+    async with open_set(tmp_path, 3, **options) as made:
+        one = await made.start(1)
+        await until(lambda: "connected to 1 of 3, 3 are needed" in one.node.waits_for)
+        await trio.sleep(0.5)  # beyond connect_timeout
+        assert not one.node.is_ready
+        change(one, connect_quorum=1)
+        await made.wait_ready()
+
+
 async def joined_view(face: Face) -> AsyncGenerator[JoinItem]:
     """A join that has begun, by somebody new."""
     items = serve_join(face.node, face.links, JoinRequest(str(uuid4()), f"new-{uuid4()}"))

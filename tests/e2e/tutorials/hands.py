@@ -30,7 +30,7 @@ from synchro.cli import app
 from synchro.client import Client, ops
 from synchro.client.replies import ConfigChanges
 from synchro.errors import SynchroError
-from synchro.rpc.generated.v1 import control_pb2, data_pb2, schema_pb2
+from synchro.rpc.generated.v1 import auth_pb2, control_pb2, data_pb2, schema_pb2
 from tests.e2e.cluster import Instance
 from tests.e2e.remote import CALL_S, COMMITTED, GRACE_S, PENDING, ROLLED_BACK, Lost, pack, seconds, unpack
 
@@ -144,6 +144,17 @@ class Hand(ABC):
 
     @abstractmethod
     def reload(self, at: Instance) -> Changes: ...
+
+    @abstractmethod
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        """Returns whether there was something to do."""
+
+    @abstractmethod
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        """what: a role; or privileges, the kind of an object, its name. Returns as `create_user`."""
+
+    @abstractmethod
+    def revoke(self, at: Instance, name: str, *what: str) -> bool: ...
 
     @abstractmethod
     def close(self) -> None:
@@ -332,6 +343,26 @@ class CommandLine(Hand):
     def expel(self, at: Instance, leaver: Instance) -> None:
         self.call(at, "member", "expel", leaver.name, "-y")
 
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(password + "\n")
+            file.flush()
+            return bool(self.call(at, "user", "create", name, "--new-password-file", file.name)["changed"])
+
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        return bool(self.call(at, "grant", name, *what)["changed"])
+
+    def revoke(self, at: Instance, name: str, *what: str) -> bool:
+        return bool(self.call(at, "revoke", name, *what)["changed"])
+
+
+def _object(what: Sequence[str]) -> tuple[str, str, str]:
+    """Privileges, kind of object and name, as the command line understands them."""
+    if len(what) == 1:
+        return "execute", "role", what[0]
+    words, kind, name = (*what, "")[:3]
+    return words, kind, name
+
 
 def _in_use(changes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {change["key"]: change["after"] for change in changes if not change["needs_restart"]}
@@ -375,6 +406,15 @@ class PythonClient(Hand):
         made = [getattr(ops, verb)(*rest) for verb, *rest in changes]
         found = self.at(at).execute(made, timeout=timeout).tuples
         return [None if row is None else list(row) for row in found] or [None]
+
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        return self.at(at).users.create(name, password).done
+
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        return self.at(at).users.grant(name, *_object(what)).done
+
+    def revoke(self, at: Instance, name: str, *what: str) -> bool:
+        return self.at(at).users.revoke(name, *_object(what)).done
 
     def hang(self, at: Instance, *changes: Change, timeout: float = HANG_S) -> Waiting:
         future: Future[Any] = self._threads.submit(self.execute, at, *changes, timeout=timeout)
@@ -592,6 +632,20 @@ class Stub(Hand):
 
     def is_sync(self, at: Instance, space: str) -> bool:
         return bool(at.remote.space(space).is_sync)
+
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        request = auth_pb2.CreateUserRequest(name=name, password=password, timeout=seconds(CALL_S))
+        return bool(at.remote.call(at.remote.auth.CreateUser, request, CALL_S + GRACE_S).created)
+
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        words, kind, of = _object(what)
+        request = auth_pb2.GrantRequest(grantee=name, privileges=[words], object_type=kind, object=of)
+        return bool(at.remote.call(at.remote.auth.Grant, request, CALL_S).granted)
+
+    def revoke(self, at: Instance, name: str, *what: str) -> bool:
+        words, kind, of = _object(what)
+        request = auth_pb2.RevokeRequest(grantee=name, privileges=[words], object_type=kind, object=of)
+        return bool(at.remote.call(at.remote.auth.Revoke, request, CALL_S).revoked)
 
     def close(self) -> None:
         """Channels belong to the instances."""

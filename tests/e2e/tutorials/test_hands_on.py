@@ -40,6 +40,16 @@ def test_HO_01_the_first_terminal(walk: Walk) -> None:
     walk.wait_record(walk.first, "replicaset_bootstrapped")
 
 
+def test_HO_02_a_user_for_replication(walk: Walk) -> None:
+    """HO-2: it gets its role in the short form, in the older text read and write on everything. The rows go
+    into the first file of the log, whose name is the signature of that moment."""
+    signature = walk.hand.info(walk.first, "signature")
+    assert walk.hand.create_user(walk.first, "replicator", "password")
+    assert walk.hand.grant(walk.first, "replicator", "replication")
+    assert walk.hand.grant(walk.first, "replicator", "read,write", "universe")
+    assert f"{signature:020}.xlog" in walk.first.files(".xlog")
+
+
 def test_HO_03_one_member(walk: Walk) -> None:
     """HO-3: the space _cluster has one row, with the id 1 and the UUID of the instance."""
     [row] = walk.hand.select(walk.first, "_cluster", [0], "ge")

@@ -81,6 +81,16 @@ def test_S2_01_start(walk: Pair) -> None:
     assert [(info["ro"], info["ro_reason"]) for info in infos] == [(False, None), (True, "config")]
 
 
+def test_S2_02_everybody_may_do_everything(walk: Pair) -> None:
+    """S2-2: granted on one instance, it counts on both."""
+    assert walk.hand.grant(walk.first, "guest", "super")
+    for instance in walk:
+        walk.soon(
+            "the guest is super there",
+            partial(lambda at: walk.hand.info(at, "users") == {"unset": False, "open": True}, instance),
+        )
+
+
 def test_S2_03_promote(walk: Pair) -> None:
     """S2-3: the first promote raises the term by one, to 2; both soon name the owner."""
     before = walk.hand.info(walk.first, "election.term")
