@@ -135,7 +135,7 @@ class World(Mesh):
         own, peer = client.vclock.without_local(), self._id_of(target)
         if self._was_removed(source, target):
             self.tell(f"{source} refuses to send to {target}: {target} was removed")
-            self.step(target, ev.ExpulsionTold())
+            self.step(target, ev.ExpulsionTold(server.limbo.term))
             return
         if self._was_removed(source, source) or self._was_removed(target, source):
             return  # it sends nothing, and nobody asks it
