@@ -109,20 +109,6 @@ async def test_a_log_that_grew_is_a_reason_for_a_snapshot(tmp_path: Path) -> Non
 
 
 @pytest.mark.effect_of("snapshot.by.wal_size")
-<<<<<<< HEAD
-async def test_a_size_that_is_set_later_counts_what_is_there(tmp_path: Path) -> None:
-    async with open_set(tmp_path, size=1) as replicas:
-        face = await replicas.start(1)
-        await until(lambda: face.node.is_ready and face.node.core.is_writable)
-        await create_space(face)
-        await write(face, put(1, "x" * 8 * KIB))
-        assert snapshots(face) == 1
-        change(face, checkpoint_wal_size=4 * KIB)
-        await until(lambda: snapshots(face) == 2)
-
-
-=======
->>>>>>> main
 async def test_the_log_of_former_runs_counts_too(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=1) as replicas:
         face = await replicas.start(1)
