@@ -408,6 +408,16 @@ class Api(Definitions):
         reply = yield from self._command(instance, "Bootstrap", request, timeout)
         return str(reply.replicaset_uuid)
 
+    def replica_gc(
+        self, away: str, *, instance: str | None = None, timeout: float | None = None
+    ) -> Plan[int]:
+        """Let `instance` keep no log for `away`, which is not connected; returns how many files went.
+
+        away: a member by name, id or UUID, an anonymous follower by name or UUID.
+        """
+        request = control_pb2.ReplicaGcRequest(instance=away)
+        return int((yield from self._command(instance, "ReplicaGc", request, timeout)).files_deleted)
+
     def restart_upstream(
         self,
         upstream: str,

@@ -14,14 +14,15 @@ from itertools import pairwise
 from typing import Any, Final
 
 from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
-from synchro.config.address import is_connectable, join, split, without_login
+from synchro.config.address import Uri, is_connectable, join, parse_uri, split
 from synchro.config.configured_users import credentials_of
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
-from synchro.config.options import DIRECTORY, LOG_FILE, TABLE
+from synchro.config.options import DIRECTORY, LOG_FILE, LOGINS, TABLE
 from synchro.config.schema import PARAMS, ConfigProblem
 from synchro.ids import InstanceName
+from synchro.secret import Secret
 
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
@@ -131,8 +132,8 @@ def peer_address(view: View) -> str | None:
     for section in ("grpc", "iproto"):
         path = f"{section}.advertise.peer.uri"
         if (item := view.find(path)) is not None:
-            address = without_login(view.text(path, ""))[0]
             try:
+                address = parse_uri(view.text(path, "")).address
                 host, port = split(address)
             except ValueError as error:
                 view.report(path, str(error), item)
@@ -170,9 +171,8 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
         names = {address: name for name, address in addresses.items() if address is not None}
         peers: list[PeerAddress] = []
         for uri in item.value:
-            text = without_login(str(view.expand(uri.value, uri, "replication.peers")))[0]
             try:
-                address = join(*split(text))
+                address = join(*split(peer_uri(view, uri).address))
             except ValueError as error:
                 view.report("replication.peers", str(error), uri)
                 continue
@@ -194,6 +194,11 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
 
 
+def peer_uri(view: View, item: Located) -> Uri:
+    """One of `replication.peers`. Raises `ValueError`."""
+    return parse_uri(str(view.expand(item.value, item, "replication.peers")))
+
+
 def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
     """Whether the sources are all instances of the set; one that is alone in it needs none, but if it names
     some it means those."""
@@ -213,6 +218,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     addresses = {one.name: addresses[one.name] for one in members}
     _check_anonymous(view, members)
     _check_failover(view, views)
+    _check_autoexpel(view, members)
     election_mode, read_only = _failover(view, members)
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
@@ -230,6 +236,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
+        "configured": frozenset(one.name for one in members),
         "election_mode": election_mode,
         "instance_uuid": view.text("database.instance_uuid", "").lower(),
         "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),
@@ -255,7 +262,12 @@ def _given(view: View, owner: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for option in sorted(TABLE, key=lambda option: not option.key.startswith("limits.")):
         is_limit = option.field.startswith("limits.")
-        if option.field and is_limit is bool(owner) and view.find(option.key) is not None:
+        if (
+            option.field
+            and option.field != LOGINS
+            and is_limit is bool(owner)
+            and view.find(option.key) is not None
+        ):
             found[option.field.removeprefix(owner)] = view.get(option.key)
     return found
 
@@ -279,13 +291,26 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
             is_asked = view.get("replication.failover", "off") == "off"
             return ("ro" if settings.read_only else "rw") if is_asked else None
         case "replication.peers":
-            sources = [peer.address for peer in settings.sources]
+            shown = _shown_sources(view)
+            sources = [shown.get(peer.address, peer.address) for peer in settings.sources]
             return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
-    if not option.field:
+    if option.is_secret:
+        item = view.find(option.key)
+        return None if item is None else Secret(str(item.value)).mark()
+    if option.key.endswith(".advertise.peer.uri") and view.find(option.key) is not None:
+        return parse_uri(view.text(option.key, "")).shown()
+    if not option.field or option.field == LOGINS:
         return view.get(option.key, option.default)
     owner, _, name = option.field.rpartition(".")
     value = getattr(settings.limits if owner else settings, name)
     return None if option.default_text and value == option.default else value
+
+
+def _shown_sources(view: View) -> dict[str, str]:
+    """Address -> what may be shown, of the sources that name a login."""
+    item = view.find("replication.peers")
+    uris = [peer_uri(view, uri) for uri in (() if item is None else item.value)]
+    return {join(*split(uri.address)): uri.shown() for uri in uris if uri.user}
 
 
 def plain(value: Any) -> Any:
@@ -323,6 +348,27 @@ def _check_anonymous(view: View, members: Sequence[View]) -> None:
             "replication.election_mode",
             f'{who} (replication.anon: true), so replication.election_mode = "{mode}" is not possible: '
             "only off is",
+        )
+
+
+def _check_autoexpel(view: View, members: list[View]) -> None:
+    """[C-45]: it must be clear who is concerned, and one instance removes."""
+    if not view.get("replication.autoexpel.enabled", False):
+        return
+    path = "replication.autoexpel"
+    prefix = view.get(f"{path}.prefix", "")
+    if view.get(f"{path}.by") != "prefix" or not prefix:
+        view.report(f"{path}.enabled", "needs by: prefix, and a prefix")
+        return
+    if others := [one.name for one in members if not one.name.startswith(prefix)]:
+        view.report(
+            f"{path}.prefix", f"{prefix!r} is not how {', '.join(others)} begins: all names of the set must"
+        )
+    writable = [one.name for one in members if not _failover(one, members)[1]]
+    if view.get("replication.failover", "off") == "off" and len(writable) > 1:
+        view.report(
+            f"{path}.enabled",
+            f"is not possible with more than one rw instance ({', '.join(writable)}): both would remove",
         )
 
 
@@ -474,12 +520,6 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
             f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
             "no instance of it may write"
         )
-    uris = [str(uri.value) for uri in view.get("replication.peers", ())]
-    uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
-    users = [user for _, user in map(without_login, uris) if user is not None]
-    if users:
-        names = ", ".join(dict.fromkeys(users))
-        yield f"logins in addresses ({names}) are not used: this release has no login"
     if settings.wal_mode is WalMode.NONE:
         yield "wal.mode = none does what write does: a log is written, and is not synced"
 
@@ -501,7 +541,7 @@ _TLS_FILES: Final = ("cert", "key", "ca")
 def _tls_files(view: View) -> dict[str, str]:
     """Field -> absolute name; relative ones start beside the configuration file."""
     return {
-        f"tls_{name}": _beside(view, view.text(f"grpc.tls.{name}", ""))
+        f"tls_{name}": beside(view, view.text(f"grpc.tls.{name}", ""))
         for name in _TLS_FILES
         if view.find(f"grpc.tls.{name}")
     }
@@ -540,7 +580,7 @@ def _asks_for_tls(value: Any) -> bool:
     return isinstance(value, dict) and value.get("transport") == "ssl"
 
 
-def _beside(view: View, name: str) -> str:
+def beside(view: View, name: str) -> str:
     """As an absolute name; a relative one starts beside the configuration file."""
     return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(view.file)), name))
 
@@ -554,7 +594,7 @@ def _directories(view: View) -> tuple[str, str]:
         if not text or "\0" in text:
             view.report(path, f"{text!r} is not a directory name")
             text = "."
-        chosen.append(_beside(view, text))
+        chosen.append(beside(view, text))
     return chosen[0], chosen[1]
 
 
@@ -592,7 +632,7 @@ def _log_file(view: View) -> str:
     """Absolute; "": standard error."""
     if view.get("log.to", "stderr") != "file":
         return ""
-    return _beside(view, view.text("log.file", LOG_FILE))
+    return beside(view, view.text("log.file", LOG_FILE))
 
 
 def _once(view: View) -> dict[str, list[dict[str, Any]]]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from synchro.config.credentials import Credentials
+from synchro.config.logins import PeerLogins
 from synchro.config.option import (
     FILE,
     KIB,
@@ -24,6 +25,7 @@ from synchro.config.option import (
     Flag,
     Formula,
     Seconds,
+    Text,
     Word,
     option,
 )
@@ -377,6 +379,8 @@ class Settings:
     )
     credentials: Credentials | None = None
     """Users and roles of the set, whatever their scope in the file; None: it has none."""
+    peer_logins: PeerLogins = field(default_factory=PeerLogins)
+    """As whom it calls its peers."""
     instance_uuid: str = option(
         "",
         "database.instance_uuid",
@@ -455,6 +459,29 @@ class Settings:
         "true to false while it runs it registers and becomes a member; the way back is a new directory",
         is_live=True,
     )
+    autoexpel_enabled: bool = option(
+        False,
+        "replication.autoexpel.enabled",
+        Flag(),
+        "whether members that the file does not name are removed, when it is read, by the one that may write",
+        is_live=True,
+    )
+    autoexpel_by: str | None = option(
+        None,
+        "replication.autoexpel.by",
+        Word(("prefix",)),
+        "whom that concerns: those whose names begin with `prefix`",
+        is_live=True,
+    )
+    autoexpel_prefix: str | None = option(
+        None,
+        "replication.autoexpel.prefix",
+        Text(),
+        "how their names begin; all names of the set in the file must, too",
+        is_live=True,
+    )
+    configured: frozenset[str] = frozenset()
+    """Names of the members in the file [C-45]; live."""
     anon_ttl_s: float = option(
         3600.0,
         "replication.anon_ttl",

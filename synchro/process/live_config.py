@@ -28,6 +28,7 @@ from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.ids import NOBODY
 from synchro.replication.admission import stays_member
+from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
@@ -114,6 +115,10 @@ class LiveConfig:
                 warnings += await self._other_writers()
         return Compared(live, warnings)
 
+    async def names(self) -> frozenset[str]:
+        own = await self._read(partial(load_all, self._path))
+        return own.settings.configured
+
     def facts(self) -> dict[str, Any]:
         in_file = self._loaded.instance(self._name).options
         differs = {
@@ -128,7 +133,7 @@ class LiveConfig:
             "file": self._path or None,
             "read_at": self._read_at if self._path else None,
             "changed_at": self._changed_at,
-            "set": dict(self._commands),
+            "set": {key: without_passwords(value) for key, value in self._commands.items()},
             "differs": differs,
             "options": InstanceConfig(self._name, "", "", self._node.settings, options=self._running).tree(),
         }
@@ -166,8 +171,10 @@ class LiveConfig:
     def _use(self, own: InstanceConfig) -> Compared:
         """Put into use what needs no restart, name the rest. Does not wait."""
         node, found = self._node, self._changes(own)
-        if found:
-            node.change_settings(live_settings(node.settings, own.settings, found))
+        settings = live_settings(node.settings, own.settings, found)
+        if settings != node.settings:
+            node.change_settings(settings)
+        node.config_was_read()
         if any(change.key == "log.level" for change in found):
             logs.set_level(node.settings.log_level)
         self._running = put_into_use(self._running, found)
@@ -221,6 +228,12 @@ class LiveConfig:
             return
         if option.effect is not Effect.ACTS:
             raise ConfigError(f"this release does not act on {key}; nothing was changed", key=key)
+        if option.is_secret:
+            raise ConfigError(
+                f"{key} is a password: it is read from the file, and is no word of a command; nothing was "
+                f"changed. Next: change {self._path}, then: synchro config reload {self._path}",
+                key=key,
+            )
         if not option.is_live:
             raise self._needs_restart(key)
         if key not in SETTABLE:

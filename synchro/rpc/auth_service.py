@@ -13,10 +13,12 @@ from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.logging_in import login_method
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service
 from synchro.server.api import NodeApi
+from synchro.server.logins import Logins
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import Target, UserDraft
 from synchro.storage.users import (
@@ -40,11 +42,19 @@ PASSWORD_BYTES_MAX: Final = 256
 
 
 class AuthService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+    def __init__(self, node: NodeApi, host: RpcHost, logins: Logins) -> None:
         super().__init__(node, host)
+        self.Login = login_method(self, logins)
         self.names = Names(lambda: node.instance.memtx.catalog)
-        self.CreateUser = self.waiting(self._create_user, needs=self._may_create, with_caller=True)
-        self.SetPassword = self.waiting(self._set_password, needs=self._may_alter, with_caller=True)
+        self.CreateUser = self.waiting(
+            self._create_user,
+            needs=self._may_create,
+            with_caller=True,
+            has_password=lambda request: request.HasField("password"),
+        )
+        self.SetPassword = self.waiting(
+            self._set_password, needs=self._may_alter, with_caller=True, has_password=lambda _: True
+        )
         self.DropUser = self.waiting(self._drop_user, needs=self._may_drop, with_caller=True)
         self.Grant = self.waiting(self._grant, needs=self._may_grant, with_caller=True)
         self.Revoke = self.waiting(self._revoke, needs=self._may_revoke)
@@ -162,9 +172,9 @@ class AuthService(Service):
         return auth_pb2.SetPasswordResponse(header=self.header(), txn=codec.txn_message(txn))
 
     async def _verifier(self, password: str) -> bytes:
-        if len(password.encode()) > PASSWORD_BYTES_MAX:
+        if not 0 < len(password.encode()) <= PASSWORD_BYTES_MAX:
             raise IllegalParams(
-                f"a password has at most {PASSWORD_BYTES_MAX} bytes; nothing was done", field="password"
+                f"a password has 1 to {PASSWORD_BYTES_MAX} bytes; nothing was done", field="password"
             )
         return await self.node.user_changes.verifier_of(password)
 
@@ -224,18 +234,17 @@ class AuthService(Service):
     # --- reads
 
     async def _list_users(self, request: Message, caller: Caller) -> Message:
-        users = self.access.users
-        if request.name:
-            found = users.find(request.name)
-            chosen = [found if found is not None else users.user(request.name)]
-        else:
-            chosen = list(users.users.values())
-        rights = self.access.rights(caller)
+        users, rights = self.access.users, self.access.rights(caller)
+        chosen = list(users.users.values())
         if not rights.reads_all:
             own = {caller.id} | users.roles_of(caller.id)
-            if request.name and chosen[0].id not in own:
-                raise denied(rights, Privilege.READ, ObjectType.UNIVERSE, "")
             chosen = [user for user in chosen if user.id in own]
+        if request.name:
+            chosen = [user for user in chosen if user.name == request.name]
+            if not chosen and not rights.reads_all:  # whether there is one is not told
+                raise denied(rights, Privilege.READ, ObjectType.UNIVERSE, "")
+            if not chosen:
+                users.user(request.name)
         return auth_pb2.ListUsersResponse(
             header=self.header(),
             users=[self._user_message(users, user) for user in chosen],

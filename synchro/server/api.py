@@ -98,6 +98,9 @@ class Configuration(Protocol):
         """One option, until the next reload or start. value: YAML. force: although two owners could write at
         the same time."""
 
+    async def names(self) -> frozenset[str]:
+        """Of the members of the set, in the file as it is now; what is in use stays."""
+
     def facts(self) -> dict[str, Any]:
         """`box.info.config` [I-17]."""
 
@@ -136,6 +139,9 @@ class NodeApi(Protocol):
     @property
     def users(self) -> Users:
         """Who may do what: as committed, or while it loads as configured."""
+
+    def password_while_loading(self, name: str) -> str | None:
+        """Of a user of the configuration; None: it has none, or the instance has loaded."""
 
     @property
     def user_changes(self) -> UserChanges:
@@ -219,6 +225,9 @@ class NodeApi(Protocol):
     @property
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance runs inside a program that sets its options."""
+
+    async def replica_gc(self, instance: str) -> int:
+        """Keep no log for an instance that is away; returns how many files went. Raises `ReplicaGc`."""
 
     async def bootstrap(self, timeout_s: float) -> str:
         """Make the replica set, as an instance that waits to be told; returns its UUID. Raises

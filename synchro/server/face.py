@@ -62,6 +62,10 @@ class Face:
     def users(self) -> Users:
         return self.node.users
 
+    def password_while_loading(self, name: str) -> str | None:
+        credentials = self.node.settings.credentials
+        return None if self.node.has_core or credentials is None else credentials.password_of(name)
+
     @property
     def configuration(self) -> Configuration:
         if self.node.configuration is None:
@@ -219,6 +223,14 @@ class Face:
     def _wake_watchers(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    async def replica_gc(self, instance: str) -> int:
+        """[W-44]"""
+        self.ensure_ready()
+        self.links.release(instance)
+        before = len(self.node.wal.files)
+        await self.snapshotter.collect_garbage()
+        return max(0, before - len(self.node.wal.files))
 
     async def bootstrap(self, timeout_s: float) -> str:
         """[M-17]"""

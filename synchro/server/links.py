@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from synchro.config import PeerAddress, WalMode
-from synchro.errors import IllegalParams, SynchroError, TupleFound
+from synchro.errors import IllegalParams, ReplicaGc, SynchroError, TupleFound
 from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -122,6 +122,8 @@ class Links:
         self.relays: dict[InstanceId, OpenRelay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
         """Of members."""
+        self.released: set[InstanceId] = set()
+        """Members for which no log is kept, by a person's word, until they subscribe again [W-44]."""
         self._numbers = count(ANONYMOUS + 1)
         self.followers = Followers(lambda: node.settings, self.new_number)
         self.acks = AckMemory()
@@ -144,6 +146,8 @@ class Links:
         self._doubled: dict[str, tuple[Life, ...]] = {}
         """UUID -> the lives that it was found in, as long as it is doubled."""
         self._leader_heard_at = trio.current_time()
+        self._logins = node.settings.peer_logins
+        """Those with which the appliers were connected."""
 
     def new_number(self) -> InstanceId:
         """For one end of a stream that has no id; known in this process only."""
@@ -179,7 +183,13 @@ class Links:
 
     def settings_changed(self) -> None:
         """Peers hear of another quorum at once (ADR 38), and of us in the new interval; there may be other
-        sources [M-45]."""
+        sources [M-45]. Who is called with another login from now on is connected anew: whether it is right
+        shows before it is needed."""
+        before, self._logins = self._logins, self._node.settings.peer_logins
+        for applier in self.appliers.values():
+            address = applier.address.address
+            if before.of(address) != self._logins.of(address):
+                applier.reset()
         self.doubles.death_s = self._node.settings.death_timeout_s
         self.roster_wanted.set()
         for relay in self.relays.values():
@@ -309,6 +319,27 @@ class Links:
             )
         self._node.step(ev.SkipGranted(row))
 
+    def release(self, instance: str) -> None:
+        """Keep no log for this one, which is away: a member by name, id or UUID, an anonymous follower by its
+        name or UUID [W-44]. Raises `ReplicaGc`."""
+        core = self._node.core
+        for member, (uuid, name) in core.memtx.catalog.members().items():
+            if instance in (name, uuid, str(member)):
+                if member == core.self_id:
+                    raise replica_gc_error("Cannot clean up self")
+                if member in self.relays:
+                    raise replica_gc_error("Replica is connected")
+                self.released.add(member)
+                self.downstreams.pop(member, None)
+                return
+        for follower in self.followers:
+            if instance in (follower.name, follower.uuid):
+                if follower.away_since is None:
+                    raise replica_gc_error("Replica is connected")
+                self.followers.forget(follower.uuid)
+                return
+        raise replica_gc_error("Replica does not exist")
+
     def cut(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
         """Drop the streams with these peers and refuse new ones, for the fault service."""
         if incoming:
@@ -396,3 +427,7 @@ class Links:
     def lives_of(self, uuid: str) -> tuple[Life, ...]:
         """For `info`: empty if it is not doubled."""
         return self._doubled.get(uuid, ())
+
+
+def replica_gc_error(why: str) -> ReplicaGc:
+    return ReplicaGc(f"Cannot clean up replica's resources: {why}; nothing was done")

@@ -409,7 +409,8 @@ class Catalog:
         return not target.definition.is_temporary and (with_local or not target.definition.is_local)
 
     def check(self) -> None:
-        """catalog.C2: a full scan, for tests."""
+        """catalog.C2, and that of the users: a full scan, for tests."""
+        self.users.check_rules()
         assert self._ids == {store.definition.name: number for number, store in self.stores.items()}
 
 

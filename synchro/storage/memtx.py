@@ -72,8 +72,8 @@ class Memtx:
         self.self_id = NOBODY
         """Of the instance; `NOBODY`: all changes are taken for its own."""
         self.catalog = Catalog(limits, self._dead)
-        self.catalog.tombstones.limit(limits.tombstones_max)
         """What spaces there are, and members."""
+        self.catalog.tombstones.limit(limits.tombstones_max)
         self.clock = StampClock()
         """Of rows in spaces where the last write wins."""
         self._stores = self.catalog.stores
@@ -455,7 +455,7 @@ class Memtx:
 
     def _marks(self, with_local: bool) -> Iterator[Iterable[Tuple]]:
         """What is known of tuples beside themselves: of each space who wrote them, and when."""
-        if self.clock.newest:
+        if any(store.stamps is not None for store in self._stores.values()):
             yield [(0, MARK_CLOCK, (), self.clock.newest)]
         for space_id, store in self._stores.items():
             if store.own is not None and store.primary is not None and with_local:

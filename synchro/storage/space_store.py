@@ -427,7 +427,7 @@ class SpaceStore:
             self.memory -= sum(self.memory_of(self.tuples[key]) for key in old)
             for key in old:
                 self.settle(key, None)
-        stamps.raise_floor(floor)
+        self.dead.extend(stamps.raise_floor(floor))
 
     def take_out(self) -> list[dict[Key, Any] | Order]:
         """All committed tuples, and what led to them; they are not here any more."""

@@ -146,6 +146,7 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
             "member list",
             "promote",
             "queue",
+            "replica-gc",
             "replication restart",
             "snapshot",
         ),
