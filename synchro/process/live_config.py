@@ -85,7 +85,9 @@ class LiveConfig:
             self._ensure_changeable()
             self._loaded, self._commands, self._read_at = loaded, {}, _now()
             self._alerts = []
-            return self._use(own)
+            compared = self._use(own)
+            self._node.config_was_read()
+            return compared
 
     async def set(self, key: str, value: str, *, force: bool) -> Compared:
         self._check_settable(key, value)
@@ -108,6 +110,8 @@ class LiveConfig:
                 self._refuse_danger(own)
             self._commands = commands
             compared = self._use(own)
+            if key.startswith("replication.autoexpel."):  # other options leave out nobody who joined since
+                self._node.config_was_read()
             # What else the file has waits for a restart as before.
             live = [change for change in compared.changes if change.is_live]
             warnings = list(compared.warnings)
@@ -174,7 +178,6 @@ class LiveConfig:
         settings = live_settings(node.settings, own.settings, found)
         if settings != node.settings:
             node.change_settings(settings)
-        node.config_was_read()
         if any(change.key == "log.level" for change in found):
             logs.set_level(node.settings.log_level)
         self._running = put_into_use(self._running, found)

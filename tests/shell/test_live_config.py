@@ -292,3 +292,15 @@ async def test_the_log_level_changes_for_loggers_that_are_bound_already(tmp_path
     finally:
         logs.configure()
         root.setLevel(before)
+
+
+async def test_an_option_that_is_set_is_no_reading_of_the_file(tmp_path: Path) -> None:
+    """Autoexpel.A1: who joined since stands in a newer file, and is not left out by `config set`."""
+    async with one_instance(tmp_path) as world:
+        node = world.face.node
+        before = node.config_reads
+        await world.set("log.level", "debug")
+        await world.set("replication.timeout", "0.2")
+        assert node.config_reads == before
+        await world.reload(TOP)
+        assert node.config_reads == before + 1
