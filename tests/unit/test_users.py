@@ -420,6 +420,26 @@ def test_who_sets_a_password_gains_nothing_by_it() -> None:
     assert not world.users.may_act_for(bob, world.users.user("eve"))
 
 
+def test_who_drops_a_role_or_makes_another_ones_password_is_no_less() -> None:
+    """Of a role counts what it gives; of a user also what waits for `usage`, and what it may do with users."""
+    world = World()
+    bob = world.create("bob")
+    for kind in ("user", "role"):
+        world.grant("bob", "alter,drop", kind)
+    world.create("eve")
+    world.create("boss", is_role=True)
+    assert world.users.may_act_for(bob, world.users.role("boss"))
+    world.grant("boss", "execute", "role", "super")
+    assert not world.users.may_act_for(bob, world.users.role("boss"))
+    world.grant("eve", "write")
+    world.revoke("eve", "usage")
+    assert not world.users.may_act_for(bob, world.users.user("eve"))
+    world.revoke("eve", "write")
+    assert world.users.may_act_for(bob, world.users.user("eve"))
+    world.grant("eve", "create", "user")
+    assert not world.users.may_act_for(bob, world.users.user("eve"))
+
+
 def test_write_on_the_universe_does_not_reach_what_is_defined() -> None:
     """QS-3 grants it to the guest: that makes it no administrator."""
     world = World()
