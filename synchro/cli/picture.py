@@ -52,6 +52,11 @@ class SeenMember:
         return self.info is not None and self.info["status"] == "loading"
 
     @property
+    def progress(self) -> str:
+        """How far its start is; empty: it is over, or does not say it."""
+        return str(((self.info or {}).get("loading") or {}).get("message") or "")
+
+    @property
     def is_stopping(self) -> bool:
         """Whether the instance answers questions about its state, and does nothing else any more."""
         return self.info is not None and self.info["status"] == "stopping"

@@ -120,19 +120,24 @@ def _are(count: int) -> str:
 
 
 def _nobody(picture: Picture, start: str) -> tuple[str, str]:
-    loading = [member.name for member in picture.members if member.is_loading]
+    loading = [member for member in picture.members if member.is_loading]
     waits = [str((member.info or {}).get("waits_for") or "") for member in picture.members]
     if waits and all("--new-set" in why for why in waits):
         return "Not ready: nobody has the data of this set, a person must decide.", ""
     if loading:
-        reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
-        return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
+        names = ", ".join(_loading(member) for member in loading)
+        return f"Not ready: {names} {_are(len(loading))} loading.", start or WATCH
     stopping = [member.name for member in picture.members if member.is_stopping]
     if stopping:
         return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     return "Down: no instance answers.", start
+
+
+def _loading(member: SeenMember) -> str:
+    """Its name, and how far it is if it says so."""
+    return f"{member.name} ({member.progress})" if member.progress else member.name
 
 
 def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> tuple[str, str]:
@@ -556,7 +561,7 @@ def _absent(picture: Picture) -> Iterator[Problem]:
         if member.is_loading and waits:
             yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
         elif member.is_loading:
-            yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
+            yield Problem("loading", f"{_loading(member)} is loading.", member.name)
         elif member.is_stopping:
             yield Problem("stopping", f"{member.name} is stopping.", member.name)
         elif member.is_silent:

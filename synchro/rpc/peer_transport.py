@@ -239,6 +239,7 @@ def join_message(item: JoinItem) -> Any:
                     vclock=codec.lsns(item.vclock),
                     replicaset_uuid=item.replicaset_uuid,
                     meta=item.meta,
+                    tuples=item.tuples,
                 )
             )
         case JoinChunk():
@@ -255,7 +256,12 @@ def join_item_from(response: Any) -> JoinItem:
     match response.WhichOneof("message"):
         case "start":
             start = response.start
-            return JoinStart(peer_codec.peer_vclock(start.vclock), start.replicaset_uuid, start.meta)
+            return JoinStart(
+                peer_codec.peer_vclock(start.vclock),
+                start.replicaset_uuid,
+                start.meta,
+                peer_codec.peer_number(start.tuples, "number of tuples"),
+            )
         case "chunk":
             return JoinChunk(response.chunk.space_id, response.chunk.data, response.chunk.crc)
         case "snapshot_end":

@@ -75,6 +75,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
         "waits_for": node.waits_for or None,
+        "loading": _loading(node),
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
         "status": node.status,
@@ -111,6 +112,14 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "amnesia": amnesia(node, links),
     }
     return tree
+
+
+def _loading(node: Node) -> dict[str, Any] | None:
+    """How far the start is; None: it is over."""
+    if node.status != "loading":
+        return None
+    facts = {"stage": node.stage, "message": node.progress.text or None}
+    return facts | node.progress.facts()
 
 
 def synchro(core: Instance, now: float) -> dict[str, Any]:

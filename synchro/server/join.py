@@ -58,6 +58,7 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
 )
+from synchro.server.progress import ReceivedSoFar
 from synchro.server.relay import check_readable, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
@@ -110,7 +111,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
         with _shared_view(node, links) as view:
             start = view.meta.vclock
             links.joins[request.instance_uuid] = view.vclock
-            yield JoinStart(start, node.replicaset_uuid, b"")
+            count_of_tuples = sum(len(tuples) for _, tuples in view.spaces)
+            yield JoinStart(start, node.replicaset_uuid, b"", count_of_tuples)
             frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
             while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
                 crc = crc32c(frame)
@@ -206,15 +208,16 @@ class _Received:
     """`_cluster` has our name under another UUID: this is a re-seed, and what was forgotten may matter."""
 
 
-async def join(directory: DataDirectory, transport: Transport, address: str) -> JoinEnd:
-    """Get everything from `address` and keep it. Raises `LinkLost` or what the source answered.
+async def join(directory: DataDirectory, transport: Transport, so_far: ReceivedSoFar) -> JoinEnd:
+    """Get everything from `so_far.address` and keep it; how much came is counted there. Raises `LinkLost` or
+    what the source answered.
 
     When it returns the directory has data, durably, and the identity file names the set.
     """
-    identity = directory.identity
+    identity, address = directory.identity, so_far.address
     request = JoinRequest(identity.instance_uuid, identity.name, takes_unnamed=True)
     async with transport.join(address, request) as stream:
-        received = await _receive(directory, stream)
+        received = await _receive(directory, stream, so_far)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise ReplicasetUuidMismatch(
@@ -230,7 +233,7 @@ async def join(directory: DataDirectory, transport: Transport, address: str) -> 
     return received.end
 
 
-async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
+async def _receive(directory: DataDirectory, stream: JoinStream, so_far: ReceivedSoFar) -> _Received:
     settings = directory.settings
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
@@ -247,6 +250,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
     start = await next_item()
     if not isinstance(start, JoinStart):
         raise RemoteProtocolError("a join did not begin with its start")
+    so_far.tuples_total = start.tuples
     assembler = SnapshotAssembler()
     trial = _Trial(settings)
     reached = start.vclock.as_dict()
@@ -266,6 +270,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                     # At once: when the new UUID is registered nothing tells any more.
                     directory.set_amnesia(True)
                 frames.append(item.data)
+                so_far.tuples += len(chunk.tuples)
+                so_far.bytes += len(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
                     raise LinkLost("the snapshot came incomplete")
@@ -275,6 +281,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream) -> _Received:
                 for txn in _checked_rows(item.rows):
                     _check_next(txn, reached)
                     txns.append(txn)
+                    so_far.rows += txn.row_count
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")

@@ -1,7 +1,7 @@
 """The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
-Start: recovery, the port (ballot and health only), bootstrap or join, links and elections,
-client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
+Start: the port (ballot, `info` and health only: all else is LOADING), recovery or bootstrap or join, links
+and elections, client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
 gRPC: how the port is opened is an argument.
 """
 
@@ -12,7 +12,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final
@@ -41,7 +41,7 @@ from synchro.instance.recovery import recover_instance
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
-from synchro.row import Txn
+from synchro.row import Tuple, Txn
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -52,6 +52,7 @@ from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.progress import ReceivedSoFar
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
@@ -165,18 +166,17 @@ class Lifecycle:
         recovered = None
         if node.settings.new_set:
             self._forget_set()
-        if directory.has_data and (recovered := await self._recover()) is None:
-            return
+        node.has_data = directory.has_data
         async with self._open_port() as node.listen:
             self._log.info("listening", address=node.listen)
             task_status.started(self._face)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._cancel_on_stop, scope)
-                    if recovered is None:
+                    if not node.has_data:
                         await self._first_start()
-                        recovered = await self._recover()
-                    else:
+                    recovered = await self._recover()
+                    if node.has_data:
                         await refuse_foreign(
                             node.settings, node.uuid, node.transport, directory.identity.replicaset_uuid or ""
                         )
@@ -243,8 +243,9 @@ class Lifecycle:
                 return
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
+            node.progress.at = so_far = ReceivedSoFar(role.ballot.instance_name, role.address)
             try:
-                end = await join(directory, node.transport, role.address)
+                end = await join(directory, node.transport, so_far)
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -255,6 +256,7 @@ class Lifecycle:
                 node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
                 return
+            node.progress.at = None
             waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
             await trio.sleep(min(JOIN_RETRY_S, node.settings.replication_timeout_s))
@@ -266,6 +268,8 @@ class Lifecycle:
         node, settings = self._node, self._node.settings
         directory = node.directory
         node.stage = "recovery"
+        node.progress.at = None
+        await node.failpoint("recovery.delay")
         began = time.perf_counter()
         if settings.force_trust and directory.identity.amnesia:
             self._overrule()
@@ -332,11 +336,20 @@ class Lifecycle:
     def _replay(self, recovered: Recovered, now: float) -> Instance:
         """Into memory. Raises `_Stopped`. Nothing made here is garbage: none is looked for."""
         settings, directory = self._node.settings, self._node.directory
+        self._node.progress.at = recovered.read
+
+        def ensure_wanted() -> None:
+            if self._stop.is_set():
+                raise _Stopped
+
+        def spaces() -> Iterator[tuple[int, Sequence[Tuple]]]:
+            for chunk in recovered.tuples():
+                ensure_wanted()
+                yield chunk
 
         def txns() -> Iterator[Txn]:
             for batch in recovered.batches():
-                if self._stop.is_set():
-                    raise _Stopped
+                ensure_wanted()
                 yield from batch
 
         was_collecting = gc.isenabled()
@@ -346,7 +359,7 @@ class Lifecycle:
                 uuid=self._node.uuid,
                 settings=settings,
                 meta=recovered.meta,
-                spaces=recovered.tuples(),
+                spaces=spaces(),
                 txns=txns(),
                 rng=random.Random(),
                 trusted=not directory.identity.amnesia,

@@ -28,6 +28,7 @@ from synchro.server.api import Configuration
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
+from synchro.server.progress import StartProgress
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
@@ -126,6 +127,10 @@ class Node:
         """host:port that is really bound."""
         self.stage = "recovery"
         self.is_ready = False
+        self.progress = StartProgress()
+        """How far the start is; done when there is a core."""
+        self.has_data = False
+        """The directory had data when this process began."""
         self.waits_for = ""
         """Why a first start, or one without data, does not go on; for people."""
         self.start_id = str(uuid4())
@@ -196,7 +201,8 @@ class Node:
     def loading(self) -> Loading:
         if self.stage == STOPPING:
             return Loading("The instance is stopping; nothing was done", stage=self.stage)
-        return Loading(f"Instance bootstrap hasn't finished yet (stage: {self.stage})", stage=self.stage)
+        at = ", ".join(filter(None, (f"stage: {self.stage}", self.progress.text)))
+        return Loading(f"Instance bootstrap hasn't finished yet ({at})", stage=self.stage)
 
     def ensure_ready(self) -> None:
         if self.halted is not None:
@@ -237,6 +243,7 @@ class Node:
         """Recovery or join is over: from now on there is something to step."""
         assert self._core is None
         self.waits_for = ""
+        self.progress.at = None
         self._core = core
         self._wal = wal
 

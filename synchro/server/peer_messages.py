@@ -39,11 +39,13 @@ class JoinRequest:
 
 @dataclass(frozen=True, slots=True)
 class JoinStart:
-    """Stage 1 begins: the view is the committed prefix at `vclock` [M-21]. meta: as in a snapshot file."""
+    """Stage 1 begins: the view is the committed prefix at `vclock` [M-21]. meta: as in a snapshot file.
+    tuples: how many come, for people; 0: an older version does not say it."""
 
     vclock: Vclock
     replicaset_uuid: str
     meta: bytes
+    tuples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

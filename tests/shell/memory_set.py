@@ -65,13 +65,13 @@ class MemorySet:
         self.settings = replace(settings, peers=tuple(PeerAddress(name, name) for name in names))
         self.members: dict[str, Member] = {}
 
-    async def start(self, number: int, **changes: Any) -> Face:
+    async def start(self, number: int, *, disk: RealDisk | None = None, **changes: Any) -> Face:
         name = f"instance{number:03}"
         path = str(self._directory / name)
         settings = replace(
             self.settings, instance_name=InstanceName(name), wal_dir=path, snapshot_dir=path, **changes
         )
-        directory = DataDirectory.open(RealDisk(), settings)
+        directory = DataDirectory.open(disk or RealDisk(), settings)
         face = assemble(
             settings=settings,
             directory=directory,

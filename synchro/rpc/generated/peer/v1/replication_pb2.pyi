@@ -392,6 +392,7 @@ class JoinStart(_message.Message):
     REPLICASET_UUID_FIELD_NUMBER: _builtins.int
     META_FIELD_NUMBER: _builtins.int
     WANTS_RECEIPTS_FIELD_NUMBER: _builtins.int
+    TUPLES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -400,6 +401,8 @@ class JoinStart(_message.Message):
     """Queue and election state, request table: encoded as in a snapshot file."""
     wants_receipts: _builtins.bool
     """The joiner shall answer each message, this one too, with a receipt; false: an older version."""
+    tuples: _builtins.int
+    """Tuples that the snapshot has, for people; 0: an older version does not say it."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """The committed prefix that the snapshot holds."""
@@ -412,10 +415,11 @@ class JoinStart(_message.Message):
         replicaset_uuid: _builtins.str = ...,
         meta: _builtins.bytes = ...,
         wants_receipts: _builtins.bool = ...,
+        tuples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "vclock", b"vclock", "wants_receipts", b"wants_receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "tuples", b"tuples", "vclock", b"vclock", "wants_receipts", b"wants_receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
