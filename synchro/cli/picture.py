@@ -158,6 +158,8 @@ class SeenMember:
             return str(self.info["status"])
         if self.is_forgetful:
             return "amnesia"
+        if self.info["status"] == "orphan":
+            return "orphan"
         state = str(self.election.get("state", "follower"))
         return "leader" if state == "follower" and self.owns_queue and self.is_writable else state
 

@@ -251,7 +251,13 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
     match leader.ro_reason:
         case RoReason.CONFIG:
             return f"{leads}, and its configuration says read-only.", ""
-        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
+        case (
+            RoReason.DOUBLED
+            | RoReason.OUT_OF_LSNS
+            | RoReason.OWN_ROWS_LOST
+            | RoReason.EXPELLED
+            | RoReason.ORPHAN
+        ):
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
@@ -276,6 +282,8 @@ def _because(reason: RoReason | None) -> str:
             return "has used up its LSNs"
         case RoReason.OWN_ROWS_LOST:
             return "waits for its own transactions, which its log has lost"
+        case RoReason.ORPHAN:
+            return "has not caught up with its sources yet"
         case RoReason.NONE | RoReason.LOADING | None:
             return "does not accept writes"
         case _:
@@ -285,7 +293,7 @@ def _because(reason: RoReason | None) -> str:
 def _may_be_promoted(member: SeenMember) -> bool:
     """Whether it would take writes then, as far as its reason tells."""
     match member.ro_reason:
-        case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO:
+        case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO | RoReason.ORPHAN:
             return True
         case RoReason.CONFIG | RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return False
@@ -484,6 +492,14 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
             yield Problem("amnesia", f"{text}.", member.name, command)
 
 
+def _orphans(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        facts = (member.info or {}).get("orphan") or {}
+        if facts:
+            text = f"{member.name} is an orphan and takes no writes: {facts['message']}."
+            yield Problem("orphan", text, member.name, WATCH)
+
+
 def _full_disks(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if why := (member.info or {}).get("no_room"):
@@ -586,6 +602,7 @@ _FINDERS: Final = (
     _stopped_streams,
     _log_gaps,
     _forgetful,
+    _orphans,
     _full_disks,
     _late,
     _memory,

@@ -19,7 +19,11 @@ _ROLE: Final = {
     "replication.election_mode": "election_mode",
 }
 """Options that say together who may write and stand, and the fields that they go into."""
-_LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {"read_only"}
+_LINKS: Final = frozenset({"peers", "follows_all"})
+"""Fields that say whom an instance follows: its option, or the members that the file lists [M-45]."""
+_LIVE: Final = (
+    frozenset(option.field for option in TABLE if option.is_live and option.field) | _LINKS | {"read_only"}
+)
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""
 
 
@@ -32,7 +36,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     ]
     if not _changes_links(found):
         return found
-    return [change._replace(is_live=change.is_live and change.key not in _ROLE) for change in found]
+    stays = {*_ROLE, "replication.peers"}
+    return [change._replace(is_live=change.is_live and change.key not in stays) for change in found]
 
 
 def _changes_links(found: Sequence[Change]) -> bool:
@@ -53,7 +58,7 @@ def put_into_use(running: Mapping[str, Any], found: Sequence[Change]) -> dict[st
 
 def live_settings(running: Settings, wanted: Settings, found: Sequence[Change]) -> Settings:
     """`running`, with the fields of `wanted` that may change while it runs. found: what differs."""
-    fields = _LIVE - set(_ROLE.values()) if _changes_links(found) else _LIVE
+    fields = _LIVE - set(_ROLE.values()) - _LINKS if _changes_links(found) else _LIVE
     names = [field.removeprefix("limits.") for field in fields if field.startswith("limits.")]
     limits = replace(running.limits, **{name: getattr(wanted.limits, name) for name in names})
     own = {field: getattr(wanted, field) for field in fields if not field.startswith("limits.")}

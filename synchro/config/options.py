@@ -128,14 +128,12 @@ _WITHOUT_FIELD: Final = (
         field="election_mode",
         default=ElectionMode.CANDIDATE,
     ),
-    Option("replication.sync_lag", Seconds(), "how far behind still counts as synced", effect=Effect.LATER),
-    Option(
-        "replication.sync_timeout", Seconds(zero=True), "how long a start waits for that", effect=Effect.LATER
-    ),
     Option(
         "replication.peers",
         ListOf(ADDRESS, 0, 31, "addresses HOST:PORT"),
-        "replaces the addresses of the members; several sources",
+        "replaces the addresses of the members; several sources, or none",
+        is_live=True,
+        field="peers",
     ),
     Option("replication.anon", Flag(), "follow without being a member", effect=Effect.LATER),
     Option("replication.anon_ttl", Seconds(), "when such a follower is forgotten", effect=Effect.LATER),

@@ -76,7 +76,7 @@ class Face:
         raft, limbo = core.raft, core.limbo
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
-            *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled),
+            *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled, core.state.orphan_of),
         )
         if election != self._election:
             self._election = election

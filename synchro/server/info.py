@@ -14,6 +14,7 @@ from synchro.ids import NOBODY, Lsn
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
+from synchro.replication.catch_up import SourceState
 from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
@@ -92,6 +93,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "synchro": None,
         "memtx": None,
         "amnesia": None,
+        "orphan": None,
     }
     if not node.has_core:
         return tree
@@ -110,6 +112,7 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
         "amnesia": amnesia(node, links),
+        "orphan": _orphan(node, links),
     }
     return tree
 
@@ -120,6 +123,29 @@ def _loading(node: Node) -> dict[str, Any] | None:
         return None
     facts = {"stage": node.stage, "message": node.progress.text or None}
     return facts | node.progress.facts()
+
+
+def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
+    """With whom this instance must catch up before it writes; None: it is no orphan [M-40]."""
+    if not node.core.is_orphan:
+        return None
+    sources = []
+    for name, since in links.catch_up.waits_for.items():
+        applier = links.appliers.get(name)
+        facts = applier.facts() if applier is not None else {}
+        one = {"name": name, "status": facts.get("status"), "message": facts.get("message")}
+        if applier is None or applier.source_state is SourceState.AWAY:
+            away_s = trio.current_time() - since
+            one |= {"away": away_s, "left": max(0.0, node.settings.connect_timeout_s - away_s)}
+        sources.append(one)
+    return {"sources": sources, "message": f"it waits for {'; '.join(map(_source_text, sources))}"}
+
+
+def _source_text(source: dict[str, Any]) -> str:
+    if "away" not in source:
+        return f"{source['name']} ({source['status']})"
+    why = f": {source['message']}" if source["message"] else ""
+    return f"{source['name']} (away for {source['away']:.0f} s{why}; {source['left']:.0f} s more)"
 
 
 def synchro(core: Instance, now: float) -> dict[str, Any]:

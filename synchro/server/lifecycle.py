@@ -1,8 +1,8 @@
 """The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
 Start: the port (ballot, `info` and health only: all else is LOADING), recovery or bootstrap or join, links
-and elections, client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
-gRPC: how the port is opened is an argument.
+and elections, client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed
+clean. Knows no gRPC: how the port is opened is an argument.
 """
 
 from __future__ import annotations
@@ -436,6 +436,7 @@ class Lifecycle:
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
+                    await self._wait_until_caught_up()
                     if not self._stop.is_set():
                         node.become_ready()
                         if self._has_bootstrapped:
@@ -457,8 +458,22 @@ class Lifecycle:
         node, links = self._node, self._links
         links.doubles.me = Life(node.start_id, node.address)
         links.is_serving = True
+        if not self._has_bootstrapped:  # there is nothing that it could lack
+            links.sources_changed()
         nursery.start_soon(links.watch_doubles)
+        nursery.start_soon(links.watch_catching_up)
         nursery.start_soon(Roster(node, links, nursery).run)
+
+    async def _wait_until_caught_up(self) -> None:
+        """[M-42]: for `sync_timeout`, which is 0 unless somebody wants it; it may change meanwhile."""
+        node, links = self._node, self._links
+        until = trio.current_time() + node.settings.sync_timeout_s
+        while node.core.is_orphan and trio.current_time() < until:
+            node.stage = "sync"
+            node.waits_for = f"it has not caught up with {', '.join(links.catch_up.waits_for)} yet"
+            with trio.move_on_at(until):
+                await links.caught_up.wait()
+        node.waits_for = ""
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""

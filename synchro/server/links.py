@@ -18,6 +18,7 @@ from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.admission import expelled_error
+from synchro.replication.catch_up import CatchUp, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
@@ -46,6 +47,9 @@ class Upstream(Protocol):
     @property
     def is_off(self) -> bool:
         """Whether the address of this source leads to this instance itself."""
+
+    @property
+    def source_state(self) -> SourceState: ...
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
@@ -157,6 +161,11 @@ class Links:
         self.doubles = Doubles(
             node.uuid, Life(node.start_id, node.settings.listen), node.settings.death_timeout_s
         )
+        self.catch_up = CatchUp()
+        """With whom this instance must catch up before it writes (ADR 46)."""
+        self.caught_up = trio.Event()
+        """Set while there is nobody; another one when there is somebody again."""
+        self._has_sources = trio.Event()
         self._doubled: dict[str, tuple[Life, ...]] = {}
         """UUID -> the lives that it was found in, as long as it is doubled."""
         self._leader_heard_at = trio.current_time()
@@ -190,7 +199,10 @@ class Links:
             applier.wake_ack()
 
     def settings_changed(self) -> None:
-        """Peers hear of another quorum at once (ADR 38), and of us in the new interval."""
+        """Peers hear of another quorum at once (ADR 38), and of us in the new interval. Sources may have come
+        and gone [M-45]."""
+        self.sources_changed()
+        self.roster_wanted.set()
         self.doubles.death_s = self._node.settings.death_timeout_s
         for relay in self.relays.values():
             relay.settings_changed()
@@ -237,6 +249,11 @@ class Links:
         """The applier with a live link to `peer`; else the one that had one last; None: there was none."""
         found = [applier for applier in self.appliers.values() if applier.peer_id == peer]
         return next((applier for applier in found if applier.has_link), found[0] if found else None)
+
+    def forget_applier(self, name: str) -> None:
+        """It is no source any more: its instance may be followed through another address."""
+        applier = self.appliers.pop(name)
+        self.upstreams = {uuid: holder for uuid, holder in self.upstreams.items() if holder is not applier}
 
     # ------------------------------------------------------------------------------------------- streams
 
@@ -312,6 +329,39 @@ class Links:
     def heal(self, peers: set[str]) -> None:
         self.blocked_in -= peers
         self.blocked_out -= peers
+
+    # --------------------------------------------------------------------------------- catching up
+
+    def sources_changed(self) -> None:
+        """These are the sources now; with a new one this instance has to catch up [M-40], [M-45], [M-46]."""
+        settings = self._node.settings
+        names = [peer.name for peer in settings.peers if peer.name != settings.instance_name]
+        self.catch_up.sources_are(names, trio.current_time())
+        self.look_if_caught_up()
+
+    def look_if_caught_up(self) -> None:
+        """A source was caught up with, is not to be waited for any more, or is new."""
+        node, core = self._node, self._node.core
+        states = {name: applier.source_state for name, applier in self.appliers.items()}
+        self.catch_up.look(states, trio.current_time(), node.settings.connect_timeout_s)
+        waits_for = tuple(self.catch_up.waits_for)
+        if waits_for == core.state.orphan_of:
+            return
+        node.step(ev.OrphanChanged(waits_for))
+        if not waits_for:
+            self.caught_up.set()
+        elif self.caught_up.is_set():
+            self.caught_up = trio.Event()
+        self._has_sources.set()
+
+    async def watch_catching_up(self) -> None:
+        """Who stays away is seen by time alone. Until cancelled."""
+        while True:
+            self._has_sources = trio.Event()
+            if not self.catch_up.waits_for:
+                await self._has_sources.wait()
+            await self._node.pause(self._node.settings.replication_timeout_s / 2)
+            self.look_if_caught_up()
 
     # ------------------------------------------------------------------------------- doubled identities
 

@@ -212,9 +212,11 @@ class Node:
 
     @property
     def status(self) -> str:
-        """loading, running or stopping."""
+        """loading, orphan, waiting_for_own_rows, running or stopping [M-43]."""
         if self.is_ready:
-            return "running"
+            if not self.core.acks_count:
+                return "waiting_for_own_rows"
+            return "orphan" if self.core.is_orphan else "running"
         return "stopping" if self.stage == STOPPING or self.halted is not None else "loading"
 
     @property

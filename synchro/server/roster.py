@@ -18,37 +18,51 @@ from synchro.server.node import Node
 
 
 @dataclass(frozen=True, slots=True)
-class _Learnt:
-    """An upstream that no configuration names."""
+class _Stream:
+    """An upstream. uuid: of the member, if no configuration names it; else ""."""
 
-    uuid: str
     applier: Applier
     scope: trio.CancelScope
+    uuid: str = ""
+
+    @property
+    def is_configured(self) -> bool:
+        return not self.uuid
 
 
 class Roster:
     """Starts and ends appliers, ends relays.
 
-    R1  At most one applier for a name; one that was learnt gives way to a new UUID or address of its member.
+    R1  At most one applier for a name; one that was learnt gives way to a new UUID or address of its member,
+        and to the configuration.
     """
 
     def __init__(self, node: Node, links: Links, nursery: trio.Nursery) -> None:
         self._node = node
         self._links = links
         self._nursery = nursery
-        self._learnt: dict[str, _Learnt] = {}
+        self._streams: dict[str, _Stream] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
-        for peer in self._node.settings.peers:
-            if peer.name != self._node.settings.instance_name:
-                applier = Applier(self._node, self._links, peer)
-                self._links.appliers[peer.name] = applier
-                self._nursery.start_soon(applier.run)
         while True:
             self._links.roster_wanted = trio.Event()
+            self._follow_configured()
             self._look()
             await self._links.roster_wanted.wait()
+
+    def _follow_configured(self) -> None:
+        """The sources of the configuration, as they are now; streams with those that stay go on [M-45]."""
+        settings = self._node.settings
+        wanted = {peer.name: peer for peer in settings.peers if peer.name != settings.instance_name}
+        for name, known in list(self._streams.items()):
+            peer = wanted.get(name)
+            is_gone = peer is None if known.is_configured else peer is not None
+            if is_gone or (peer is not None and peer != known.applier.address):
+                self._forget(name)
+        for name, peer in wanted.items():
+            if name not in self._streams:
+                self._begin(peer)
 
     def _look(self) -> None:
         core = self._node.core
@@ -56,9 +70,9 @@ class Roster:
             self._end_all()
             return
         catalog = core.memtx.catalog
-        for known, learnt in list(self._learnt.items()):
-            if catalog.expelled_id(learnt.uuid) is not None:
-                self._forget(known)
+        for name, known in list(self._streams.items()):
+            if not known.is_configured and catalog.expelled_id(known.uuid) is not None:
+                self._forget(name)
         for applier in self._links.appliers.values():
             if applier.peer_uuid is not None and catalog.expelled_id(applier.peer_uuid) is not None:
                 applier.reset()  # it is refused when it asks who is there
@@ -92,9 +106,9 @@ class Roster:
 
     def _follow(self, name: str, uuid: str, address: str) -> None:
         """Unless an applier has it already, under any name."""
-        learnt = self._learnt.get(name)
-        if learnt is not None:
-            if (learnt.uuid, learnt.applier.address.address) == (uuid, address):
+        stream = self._streams.get(name)
+        if stream is not None and not stream.is_configured:
+            if (stream.uuid, stream.applier.address.address) == (uuid, address):
                 return
             self._forget(name)  # Roster.R1
         known = self._links.appliers.values()
@@ -102,17 +116,20 @@ class Roster:
             uuid == other.peer_uuid or address == other.address.address for other in known
         ):
             return
-        applier = Applier(self._node, self._links, PeerAddress(name, address))
-        self._links.appliers[name] = applier
-        self._learnt[name] = _Learnt(uuid, applier, trio.CancelScope())
+        self._begin(PeerAddress(name, address), uuid)
         self._node.log.info("member_followed", peer=name, address=address)
-        self._nursery.start_soon(self._run_learnt, self._learnt[name])
 
-    async def _run_learnt(self, learnt: _Learnt) -> None:
-        with learnt.scope:
-            await learnt.applier.run()
+    def _begin(self, peer: PeerAddress, uuid: str = "") -> None:
+        stream = _Stream(Applier(self._node, self._links, peer), trio.CancelScope(), uuid)
+        self._streams[peer.name] = stream
+        self._links.appliers[peer.name] = stream.applier
+        self._nursery.start_soon(self._run, stream)
+
+    async def _run(self, stream: _Stream) -> None:
+        with stream.scope:
+            await stream.applier.run()
 
     def _forget(self, name: str) -> None:
-        learnt = self._learnt.pop(name)
-        learnt.scope.cancel()
-        del self._links.appliers[name]
+        stream = self._streams.pop(name)
+        stream.scope.cancel()
+        self._links.forget_applier(name)
