@@ -251,15 +251,11 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
     match leader.ro_reason:
         case RoReason.CONFIG:
             return f"{leads}, and its configuration says read-only.", ""
-        case (
-            RoReason.DOUBLED
-            | RoReason.OUT_OF_LSNS
-            | RoReason.OWN_ROWS_LOST
-            | RoReason.EXPELLED
-            | RoReason.ORPHAN
-        ):
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
+            return f"{leads} and is taking the queue over.", WATCH
+        case RoReason.ORPHAN:  # until its PROMOTE is decided
             return f"{leads} and is taking the queue over.", WATCH
         case _:
             assert_never(leader.ro_reason)

@@ -319,6 +319,7 @@ Event: TypeAlias = (
     | ApplierFollowing
     | ApplierLost
     | DoubledChanged
+    | OrphanChanged
     | RowsWritten
     | RowsCutBack
     | TurnBegan

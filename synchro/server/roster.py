@@ -70,9 +70,9 @@ class Roster:
             self._end_all()
             return
         catalog = core.memtx.catalog
-        for name, known in list(self._streams.items()):
+        for learnt, known in list(self._streams.items()):
             if not known.is_configured and catalog.expelled_id(known.uuid) is not None:
-                self._forget(name)
+                self._forget(learnt)
         for applier in self._links.appliers.values():
             if applier.peer_uuid is not None and catalog.expelled_id(applier.peer_uuid) is not None:
                 applier.reset()  # it is refused when it asks who is there

@@ -1,4 +1,4 @@
-"""Masters that start: they write when they have caught up with their sources. [M-40]..[M-47], ADR 46."""
+"""Masters that start: they write when they have caught up with their sources. [M-40]..[M-43], [M-45]..[M-47], ADR 46."""
 
 from __future__ import annotations
 

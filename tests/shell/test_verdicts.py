@@ -112,6 +112,7 @@ FROZEN = {
     RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
     RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
     RoReason.EXPELLED: ("was removed from the set", False),
+    RoReason.ORPHAN: ("has not caught up with its sources yet", True),
 }
 """Of an owner without elections: what is said, and whether it is the one to be promoted."""
 LEADING = {

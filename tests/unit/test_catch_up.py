@@ -85,7 +85,7 @@ def test_nobody_waits_for_ever_for_who_does_not_answer(states: list[SourceState]
         now += step_s
         catch_up.look({"b": state}, now, PATIENCE_S)
     catch_up.look({}, now, PATIENCE_S)
-    catch_up.look({}, now + PATIENCE_S, PATIENCE_S)
+    catch_up.look({}, now + PATIENCE_S + 1, PATIENCE_S)
     assert not catch_up.waits_for
 
 

@@ -160,7 +160,7 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
             "database.dir has no effect",
         ),
         ({"replication": {"election_fencing_mode": "strict"}}, "election_fencing_mode has no effect"),
-        ({"replication": {"sync_lag": 3}}, "replication.sync_lag"),
+        ({"database": {"hot_standby": True}}, "database.hot_standby"),
         (
             {"replication": {"peers": ["user:topsecret@127.0.0.1:3301", "127.0.0.1:3302"]}},
             "logins in addresses (user) are not used",
