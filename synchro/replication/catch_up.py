@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import Enum
+from typing import NamedTuple
+
+from synchro.config import Settings
 
 
 class SourceState(Enum):
     AWAY = "away"
     """There is no link to it, or it does not let us follow it yet."""
+    DOWN = "down"
+    """Its host answers, and nobody listens at its address."""
     SYNCING = "syncing"
     """It has rows that are missing here."""
     SETTLED = "settled"
@@ -19,12 +24,29 @@ class SourceState(Enum):
     this instance itself."""
 
 
+class Patience(NamedTuple):
+    """How long a source is waited for that does not let us follow it, in seconds."""
+
+    away_s: float
+    """`connect_timeout`: it, or the network, may be slow."""
+    down_s: float
+    """The death timeout, if that is less: where nobody listens, nobody writes meanwhile."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Patience:
+        away_s = settings.connect_timeout_s
+        return cls(away_s, min(away_s, settings.death_timeout_s))
+
+    def with_one(self, state: SourceState) -> float:
+        return self.down_s if state is SourceState.DOWN else self.away_s
+
+
 class CatchUp:
     """The sources that are still waited for. Times are monotonic seconds.
 
     K1  A source that was settled once is not waited for again as long as it is a source.
-    K2  A source that is away for `patience_s` on end is not waited for any more: nobody can say when it comes
-        back, and those who are here have to go on.
+    K2  A source that is away on end for as long as `Patience` says is not waited for any more: nobody can say
+        when it comes back, and those who are here have to go on.
     """
 
     def __init__(self) -> None:
@@ -41,17 +63,16 @@ class CatchUp:
         }
         self._sources = frozenset(sources)
 
-    def look(self, states: Mapping[str, SourceState], now: float, patience_s: float) -> None:
-        """states: of the sources; one that is not there is away. patience_s: `connect_timeout`."""
+    def look(self, states: Mapping[str, SourceState], now: float, patience: Patience) -> None:
+        """states: of the sources; one that is not there is away."""
         for name in list(self._away_since):
-            match states.get(name, SourceState.AWAY):
-                case SourceState.SETTLED:
-                    del self._away_since[name]  # CatchUp.K1
-                case SourceState.SYNCING:
-                    self._away_since[name] = now
-                case SourceState.AWAY:
-                    if now - self._away_since[name] >= patience_s:
-                        del self._away_since[name]  # CatchUp.K2
+            state = states.get(name, SourceState.AWAY)
+            if state is SourceState.SETTLED:
+                del self._away_since[name]  # CatchUp.K1
+            elif state is SourceState.SYNCING:
+                self._away_since[name] = now
+            elif now - self._away_since[name] >= patience.with_one(state):
+                del self._away_since[name]  # CatchUp.K2
 
     @property
     def waits_for(self) -> Mapping[str, float]:

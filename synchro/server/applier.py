@@ -100,6 +100,8 @@ class Applier:
         self.has_link = False
         self._is_empty = False
         """The peer has no data: there is nothing to catch up with."""
+        self._is_down = False
+        """Nobody listens at its address."""
         self.lacks_rows = False
         """The peer's log begins behind ours: it cannot help, before it was followed again."""
         self._waits_for: Upstream | None = None
@@ -162,7 +164,9 @@ class Applier:
             return SourceState.SETTLED
         if self._is_empty or self._waits_for is not None:
             return SourceState.SETTLED
-        return SourceState.SYNCING if self.has_link or self.lacks_rows else SourceState.AWAY
+        if self.has_link or self.lacks_rows:
+            return SourceState.SYNCING
+        return SourceState.DOWN if self._is_down else SourceState.AWAY
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
@@ -246,6 +250,7 @@ class Applier:
                 self._links.look_if_caught_up()
                 return
             except LinkLost as error:
+                self._is_down = error.is_refused
                 self._failed(Status.DISCONNECTED, error.message, error.system)
             except DiskFailed as error:  # the peer's: it leaves, and comes back [A-40]
                 self._failed(Status.DISCONNECTED, error.message)
@@ -381,7 +386,7 @@ class Applier:
         if ballot.instance_uuid == node.uuid and ballot.start_id in ("", node.start_id):
             raise ConnectionToSelf("Connection to self")
         self.peer_uuid = ballot.instance_uuid
-        self._is_empty = not ballot.is_booted
+        self._is_empty, self._is_down = not ballot.is_booted, False
         if ballot.replicaset_uuid:
             check_set(ballot.replicaset_uuid, expected=node.replicaset_uuid)
         self._links.check_expelled(ballot.instance_uuid)

@@ -14,7 +14,7 @@ from synchro.ids import NOBODY, Lsn
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
-from synchro.replication.catch_up import SourceState
+from synchro.replication.catch_up import Patience, SourceState
 from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
@@ -134,9 +134,11 @@ def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
         applier = links.appliers.get(name)
         facts = applier.facts() if applier is not None else {}
         one = {"name": name, "status": facts.get("status"), "message": facts.get("message")}
-        if applier is None or applier.source_state is SourceState.AWAY:
+        state = SourceState.AWAY if applier is None else applier.source_state
+        if state in (SourceState.AWAY, SourceState.DOWN):
             away_s = trio.current_time() - since
-            one |= {"away": away_s, "left": max(0.0, node.settings.connect_timeout_s - away_s)}
+            left_s = Patience.of(node.settings).with_one(state) - away_s
+            one |= {"away": away_s, "left": max(0.0, left_s)}
         sources.append(one)
     return {"sources": sources, "message": f"it waits for {'; '.join(map(_source_text, sources))}"}
 

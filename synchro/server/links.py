@@ -18,7 +18,7 @@ from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.admission import expelled_error
-from synchro.replication.catch_up import CatchUp, SourceState
+from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
@@ -343,7 +343,7 @@ class Links:
         """A source was caught up with, is not to be waited for any more, or is new."""
         node, core = self._node, self._node.core
         states = {name: applier.source_state for name, applier in self.appliers.items()}
-        self.catch_up.look(states, trio.current_time(), node.settings.connect_timeout_s)
+        self.catch_up.look(states, trio.current_time(), Patience.of(node.settings))
         waits_for = tuple(self.catch_up.waits_for)
         if waits_for == core.state.orphan_of:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 
 PROTOCOL_VERSION: Final = 1
+_REFUSED: Final = os.strerror(errno.ECONNREFUSED).lower()
 
 
 class LinkLost(Exception):
@@ -26,6 +29,11 @@ class LinkLost(Exception):
         super().__init__(message)
         self.message = message
         self.system = system
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the host answered that nobody listens there."""
+        return self.system is not None and _REFUSED in self.system.lower()
 
 
 @dataclass(frozen=True, slots=True)

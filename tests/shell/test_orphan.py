@@ -1,4 +1,4 @@
-"""Masters that start: they write when they have caught up with their sources. [M-40]..[M-43], [M-45]..[M-47], ADR 46."""
+"""Masters that start write when they have caught up. [M-40]..[M-43], [M-45]..[M-47], ADR 46."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ async def test_who_comes_back_takes_what_it_missed_before_it_writes(tmp_path: Pa
 
 
 async def test_of_a_pair_one_can_start_alone(tmp_path: Path) -> None:
-    """It waits for `connect_timeout`, and says for whom; not before has it nobody to wait for."""
+    """It says for whom it waits; nobody listens there, so it does for a death timeout."""
     async with masters(tmp_path) as replicas:
         await a_pair(replicas)
         await replicas.stop_all()
         began = trio.current_time()
-        two = await replicas.start(2, connect_timeout_s=1.0)
+        two = await replicas.start(2)
         await until(lambda: two.node.is_ready)
         assert two.info()["status"] == "orphan"
         [source] = two.info()["orphan"]["sources"]
         assert source["name"] == "instance001"
-        assert 0.0 <= source["left"] <= 1.0
+        assert source["left"] <= 60.0
         await until(lambda: is_writing(two))
-        assert 1.0 <= trio.current_time() - began < 10.0
+        assert two.node.settings.death_timeout_s <= trio.current_time() - began < 10.0
         assert isinstance(await write(two, put(3)), ev.Committed)
         one = await replicas.start(1)  # who comes later finds the other, and is quick
         await until(lambda: is_writing(one))
@@ -92,6 +92,7 @@ async def test_without_sources_there_is_nothing_to_wait_for(tmp_path: Path) -> N
         await a_pair(replicas)
         await replicas.stop_all()
         two = await replicas.start(2)
+        two.links.blocked_in.add("instance001")  # not heard of, so it may be there
         await until(lambda: two.node.is_ready)
         assert two.node.core.read_only_reason() is RoReason.ORPHAN
         two.node.change_settings(replace(two.node.settings, peers=(), follows_all=False))
@@ -155,6 +156,7 @@ async def test_a_start_may_wait_until_it_has_caught_up(tmp_path: Path) -> None:
         await a_pair(replicas)
         await replicas.stop_all()
         two = await replicas.start(2, sync_timeout_s=0.5)
+        two.links.blocked_in.add("instance001")
         await until(lambda: two.node.has_core and two.node.stage == "sync")
         assert two.info()["status"] == "loading"
         assert two.info()["waits_for"] == "it has not caught up with instance001 yet"
@@ -163,6 +165,7 @@ async def test_a_start_may_wait_until_it_has_caught_up(tmp_path: Path) -> None:
         one = await replicas.start(1, sync_timeout_s=60.0)
         await until(lambda: one.node.is_ready)
         assert one.info()["status"] == "running"
+        two.links.heal({"instance001"})
         await until(lambda: is_writing(two))
 
 

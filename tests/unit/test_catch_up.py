@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synchro.config import ElectionMode
+from synchro.config import ElectionMode, Settings
 from synchro.instance import events as ev
-from synchro.replication.catch_up import CatchUp, SourceState
+from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.ro_reason import RoReason
 from tests.mesh import ASYNC, Mesh
 
-AWAY, SYNCING, SETTLED = SourceState.AWAY, SourceState.SYNCING, SourceState.SETTLED
-PATIENCE_S = 30.0
+AWAY, DOWN = SourceState.AWAY, SourceState.DOWN
+SYNCING, SETTLED = SourceState.SYNCING, SourceState.SETTLED
+PATIENCE = Patience(away_s=30.0, down_s=4.0)
 
 
 def waits_for(catch_up: CatchUp) -> set[str]:
@@ -34,11 +35,11 @@ def test_nobody_is_waited_for_without_sources() -> None:
 def test_all_sources_are_waited_for() -> None:
     catch_up = CatchUp()
     catch_up.sources_are(["b", "c"], 0.0)
-    catch_up.look({"b": SYNCING, "c": SYNCING}, 1.0, PATIENCE_S)
+    catch_up.look({"b": SYNCING, "c": SYNCING}, 1.0, PATIENCE)
     assert waits_for(catch_up) == {"b", "c"}
-    catch_up.look({"b": SETTLED, "c": SYNCING}, 2.0, PATIENCE_S)
+    catch_up.look({"b": SETTLED, "c": SYNCING}, 2.0, PATIENCE)
     assert waits_for(catch_up) == {"c"}
-    catch_up.look({"b": AWAY, "c": SETTLED}, 3.0, PATIENCE_S)
+    catch_up.look({"b": AWAY, "c": SETTLED}, 3.0, PATIENCE)
     assert not catch_up.waits_for  # CatchUp.K1: b was settled once
 
 
@@ -46,22 +47,33 @@ def test_who_stays_away_is_waited_for_as_long_as_a_start_waits_for_peers() -> No
     """The number of a pair of which one is down: `connect_timeout`. [M-13]"""
     catch_up = CatchUp()
     catch_up.sources_are(["b"], 100.0)
-    catch_up.look({}, 129.9, PATIENCE_S)
+    catch_up.look({}, 129.9, PATIENCE)
     assert waits_for(catch_up) == {"b"}
-    catch_up.look({}, 130.0, PATIENCE_S)
+    catch_up.look({}, 130.0, PATIENCE)
     assert not catch_up.waits_for
-    catch_up.look({"b": SYNCING}, 140.0, PATIENCE_S)  # it came back, later: nobody stops writing
+    catch_up.look({"b": SYNCING}, 140.0, PATIENCE)  # it came back, later: nobody stops writing
     assert not catch_up.waits_for
+
+
+def test_who_is_down_for_sure_is_waited_for_less_long() -> None:
+    """MM-15: a master whose partner was stopped takes writes soon."""
+    catch_up = CatchUp()
+    catch_up.sources_are(["b", "c"], 100.0)
+    catch_up.look({"b": DOWN, "c": AWAY}, 104.0, PATIENCE)
+    assert waits_for(catch_up) == {"c"}
+    settings = Settings(connect_timeout_s=2.0, replication_timeout_s=1.0)
+    assert Patience.of(settings) == (2.0, 2.0)
+    assert Patience.of(Settings()) == (30.0, 4.0)
 
 
 def test_who_is_there_is_waited_for_however_long_it_takes() -> None:
     catch_up = CatchUp()
     catch_up.sources_are(["b"], 0.0)
-    catch_up.look({"b": SYNCING}, 1000.0, PATIENCE_S)
+    catch_up.look({"b": SYNCING}, 1000.0, PATIENCE)
     assert waits_for(catch_up) == {"b"}
-    catch_up.look({"b": AWAY}, 1029.0, PATIENCE_S)  # the link broke: its time begins anew
+    catch_up.look({"b": AWAY}, 1029.0, PATIENCE)  # the link broke: its time begins anew
     assert waits_for(catch_up) == {"b"}
-    catch_up.look({"b": AWAY}, 1030.0, PATIENCE_S)
+    catch_up.look({"b": AWAY}, 1030.0, PATIENCE)
     assert not catch_up.waits_for
 
 
@@ -69,7 +81,7 @@ def test_a_new_source_is_waited_for_and_an_old_one_is_not_again() -> None:
     """[M-45]"""
     catch_up = CatchUp()
     catch_up.sources_are(["b"], 0.0)
-    catch_up.look({"b": SETTLED}, 1.0, PATIENCE_S)
+    catch_up.look({"b": SETTLED}, 1.0, PATIENCE)
     catch_up.sources_are(["b", "c"], 2.0)
     assert waits_for(catch_up) == {"c"}
     catch_up.sources_are(["c"], 3.0)
@@ -77,15 +89,15 @@ def test_a_new_source_is_waited_for_and_an_old_one_is_not_again() -> None:
     assert waits_for(catch_up) == {"b", "c"}
 
 
-@given(st.lists(st.sampled_from([AWAY, SYNCING, SETTLED]), max_size=30), st.floats(0.1, 50))
+@given(st.lists(st.sampled_from(list(SourceState)), max_size=30), st.floats(0.1, 50))
 def test_nobody_waits_for_ever_for_who_does_not_answer(states: list[SourceState], step_s: float) -> None:
     catch_up, now = CatchUp(), 0.0
     catch_up.sources_are(["b"], now)
     for state in states:
         now += step_s
-        catch_up.look({"b": state}, now, PATIENCE_S)
-    catch_up.look({}, now, PATIENCE_S)
-    catch_up.look({}, now + PATIENCE_S + 1, PATIENCE_S)
+        catch_up.look({"b": state}, now, PATIENCE)
+    catch_up.look({}, now, PATIENCE)
+    catch_up.look({}, now + PATIENCE.away_s + 1, PATIENCE)
     assert not catch_up.waits_for
 
 
