@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     # What type checkers see. They do not see `__getattr__`, so that a misspelt name is an error.
     from synchro.client import *  # noqa: F403
     from synchro.errors import SynchroError as SynchroError
+    from synchro.errors.access import *  # noqa: F403
     from synchro.errors.data import *  # noqa: F403
     from synchro.errors.members import *  # noqa: F403
     from synchro.errors.writes import *  # noqa: F403

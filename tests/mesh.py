@@ -14,7 +14,7 @@ Rows travel as the bytes of the real encoder.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from synchro.config import ElectionMode, QuorumFormula, Settings
@@ -42,7 +42,7 @@ def uuid_of(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
-def first_tuples(members: int, settings: Settings) -> list[tuple[int, list[tuple[Field, ...]]]]:
+def first_tuples(members: int, settings: Settings) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
     """Spaces `sync`, `async` and `local`, and all members registered."""
     memtx = Memtx(settings.limits)
 
@@ -99,7 +99,8 @@ class Mesh:
         self._calls = 0
         self.members: dict[int, Member] = {}
         self.older: set[int] = set()
-        """Members of a version that reads no shared transactions in which calls have no request id."""
+        """Members of a version that reads no shared transactions in which calls have no request id, and knows
+        no policies for conflicts."""
         self.links: dict[tuple[int, int], Link] = {}
         self._cuts: set[frozenset[int]] = set()
         self.down: dict[int, list[Txn]] = {}
@@ -159,7 +160,8 @@ class Mesh:
         )
         following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
         self.step(target, following)
-        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), target not in self.older)
+        is_new = target not in self.older
+        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), is_new, is_new)
         self.step(source, hello)
 
     def _disconnect(self, source: int, target: int) -> None:

@@ -24,6 +24,7 @@ LIMIT_S: Final = 85 * 60
 """Of the whole run; a part that would go beyond it is ended and counts as failed."""
 JEPSEN_SECONDS: Final = 60
 NEMESES: Final = ("kill", "pause", "partition")
+TOPOLOGIES: Final = ("pair", "mesh3", "mesh5", "ring4", "line4")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ def parts(first: int, seeds: int) -> list[Part]:
         command = [python, "-m", "tests.jepsen_like", "--workload", "register", "--nemesis", nemesis]
         command += ["--seconds", str(JEPSEN_SECONDS), "--seed", str(first)]
         found.append(Part(f"jepsen_like register {nemesis}", str(first), command, read_jepsen))
+    for topology in TOPOLOGIES:
+        command = [python, "-m", "tests.jepsen_like.topologies", "--topology", topology]
+        command += ["--seconds", str(JEPSEN_SECONDS), "--seed", str(first)]
+        found.append(Part(f"jepsen_like {topology}", str(first), command, read_jepsen))
     return found
 
 

@@ -72,6 +72,8 @@ def later_table() -> Iterator[str]:
         for option in _options(Effect.LATER, limits=limits):
             yield f"| `{option.key}` | {_shown_kind(option)} | {option.meaning} |"
     for key, section in MAPS.items():
+        if isinstance(section.each, Option) and section.each.effect is Effect.ACTS:
+            continue  # told of in words
         inner = section.each.meaning if isinstance(section.each, Section) else ""
         yield f"| `{key}` | {inner or 'map from names'} | {section.meaning} |"
 

@@ -320,13 +320,18 @@ def read_lines(
             yield line
 
 
-def read_op(line: str, number: int) -> Any:
-    """One line of a `txn` file; keys it does not know are ignored, so `wal cat` prints such lines."""
+def read_op(line: str, number: int) -> tuple[dict[str, Any], Any]:
+    """One line of a `txn` file, and the operation that it is; keys it does not know are ignored, so `wal cat`
+    prints such lines."""
     from synchro.client import ops as made
 
     value = parse(line, f"line {number}")
     if not isinstance(value, dict):
         raise usage(f"line {number} is not a JSON object; got {short(line.strip())}")
+    return value, _op_of(value, line, number, made)
+
+
+def _op_of(value: dict[str, Any], line: str, number: int, made: Any) -> Any:
     try:
         kind, space = value["op"], value["space"]
         if not isinstance(space, (str, int)) or isinstance(space, bool):
@@ -354,7 +359,7 @@ def txn(file: str, wait: WaitMode) -> None:
     """Run several operations as one transaction: {"op": "insert", "space": "s", "tuple": [1]} a line."""
     with open_input(file) as opened:
         lines = read_lines(opened, file)
-        ops = [read_op(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+        ops = [read_op(line, number)[1] for number, line in enumerate(lines, 1) if line.strip()]
     if not ops:
         raise usage(f"{file} has no operations; nothing was done")
     with client() as db:

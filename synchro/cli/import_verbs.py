@@ -1,4 +1,4 @@
-"""`synchro import`: the tuples of a file, one transaction after the other, and how far it came."""
+"""`synchro import`: tuples or operations of a file, one transaction after the other, and how far it came."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -19,11 +19,12 @@ from synchro.cli.data_verbs import (
     parse,
     parse_tuple,
     read_lines,
+    read_op,
     short,
     space_ref,
 )
 from synchro.cli.formatting import EXIT_FAILED, EXIT_INTERRUPTED, print_value, usage
-from synchro.cli.loading import LOAD_TIMEOUT_MIN_S, batches, progress
+from synchro.cli.loading import LOAD_TIMEOUT_MIN_S, progress
 from synchro.cli.program import program
 from synchro.errors import Code, SynchroError
 from synchro.values import Datetime, Interval, parse_decimal, parse_uuid
@@ -36,13 +37,24 @@ BATCH_ROWS_MAX: Final = 1000
 """The largest transaction."""
 ABOUT_A_TUPLE: Final = (Code.INVALID_ARGUMENT, Code.ALREADY_EXISTS)
 """Errors that another tuple would not have met."""
-Taken = tuple[int, Any, Any]
-"""Line, tuple, and the operation that writes it."""
+
+
+class Taken(NamedTuple):
+    """A line, its tuple or key, and the operation that writes it.
+
+    txn: which transaction of a log it was in: lines beside each other that have the same stay together; "":
+    it stands for itself.
+    """
+
+    line: int
+    row: Any
+    op: Any
+    txn: str = ""
 
 
 @program.command("import")
 @argument("file", "FILE", "JSON lines or CSV; -: JSON lines on stdin.", shell_complete=complete_file)
-@click.option("--space", required=True, help="Where to.", shell_complete=complete_space)
+@click.option("--space", default="", help="Where tuples go to.", shell_complete=complete_space)
 @click.option(
     "--batch",
     metavar="N",
@@ -66,31 +78,33 @@ Taken = tuple[int, Any, Any]
 def import_(
     file: str, space: str, batch: int, replace: bool, header: bool, from_line: int, on_error: str
 ) -> int:
-    """Load tuples: a JSON array a line, or CSV whose fields take the types of the space's format.
+    """Load tuples: a JSON array a line, or CSV whose fields take the types of the space's format. Without
+    --space a line is an operation, as `synchro txn` takes it and `synchro wal cat` prints it; those of one
+    transaction of a log stay one.
 
     One transaction after the other, in the order of the file: those before the transaction of a failed line
     are in, nothing else is. With --on-error skip only the bad lines are left out, each is told on standard
     error, and the exit code is 1 if there were any.
     """
-    from synchro.client import ops as made
-
-    make = made.replace if replace else made.insert
-    ref = space_ref(space)
-    again = ["synchro", "import", file, "--space", space, "--batch", str(batch)]
+    _check_options(file, space, replace=replace)
+    again = ["synchro", "import", file, *(["--space", space] if space else []), "--batch", str(batch)]
     again += ["--replace"] * replace + ["--header"] * header
     again += ["--on-error", "skip"] * (on_error == "skip")
     done = Import(shlex.join(again), space, from_line, skips=on_error == "skip")
     with client() as db, open_input(file) as opened:
-        (known,) = db.spaces(ref)
         lines = read_lines(opened, file, done.on_line, done.refuse)
-        rows = (
-            _csv_rows(lines, done, [field.type for field in known.format], header)
-            if file.endswith(".csv")
-            else _json_rows(lines, done)
-        )
+        if not space:
+            taken = _operations(lines, done)
+        else:
+            (known,) = db.spaces(space_ref(space))
+            done.space = known.name
+            types = [field.type for field in known.format]
+            is_csv = file.endswith(".csv")
+            rows = _csv_rows(lines, done, types, header) if is_csv else _json_rows(lines, done)
+            taken = _taken(rows, done, space_ref(space), replace=replace)
         try:
             with progress(None, "loading") as advance:
-                for some in batches(_taken(rows, done, lambda row: make(ref, row)), batch):
+                for some in _batches(taken, batch):
                     done.send(db, some)
                     advance(done.tuples)
         except SynchroError as error:
@@ -101,10 +115,21 @@ def import_(
             return EXIT_INTERRUPTED
     if options.output == "table":
         skipped = f", {done.skipped} lines skipped" if done.skipped else ""
-        print(f"{done.read} lines read, {done.tuples} tuples in space '{known.name}'{skipped}")
+        print(f"{done.read} lines read, {done.written()}{skipped}")
     else:
-        print_value({"space": known.name, "lines": done.read, "tuples": done.tuples, "skipped": done.skipped})
+        print_value(
+            {"space": done.space or None, "lines": done.read, "tuples": done.tuples, "skipped": done.skipped}
+        )
     return EXIT_FAILED if done.skipped else 0
+
+
+def _check_options(file: str, space: str, *, replace: bool) -> None:
+    if space:
+        return
+    if file.endswith(".csv"):
+        raise usage("CSV has tuples: --space says where they go to; nothing was done")
+    if replace:
+        raise usage("--replace is for tuples, with --space; an operation says itself what it does")
 
 
 class Import:
@@ -113,6 +138,7 @@ class Import:
     def __init__(self, command: str, space: str, first: int = 1, *, skips: bool = False) -> None:
         self.command = command
         self.space = space
+        """"": the lines are operations."""
         self.first = first
         self.last = first - 1
         self.read = 0
@@ -137,41 +163,41 @@ class Import:
 
     def send(self, db: Client, some: Sequence[Taken]) -> None:
         """Write them as one transaction. If one is refused and may be skipped: as two, and so on, until what
-        is refused is one line alone. Their order stays."""
+        is refused is one line, or one transaction of a log, alone. Their order stays."""
         try:
             self._write(db, some)
         except SynchroError as error:
             if not self.skips or error.code not in ABOUT_A_TUPLE:
                 raise
             self._sent, self._is_unknown = (), False
-            if len(some) > 1:
-                middle = len(some) // 2
+            if middle := _middle(some):
                 self.send(db, some[:middle])
                 self.send(db, some[middle:])
             else:
-                ((line, _, _),) = some
-                self._skip(line, error)
-                self.last = line
+                self._skip(some, error)
+                self.last = some[-1].line
 
     def _write(self, db: Client, some: Sequence[Taken]) -> None:
         self._sent, self._is_unknown = some, True
         db.execute(
-            [op for _, _, op in some], omit_tuples=True, timeout=max(options.timeout_s, LOAD_TIMEOUT_MIN_S)
+            [one.op for one in some], omit_tuples=True, timeout=max(options.timeout_s, LOAD_TIMEOUT_MIN_S)
         )
         self._sent, self._is_unknown = (), False
         self.tuples += len(some)
-        self.last = some[-1][0]
+        self.last = some[-1].line
 
     def refuse(self, error: SynchroError) -> None:
         """The line that was read last is bad: skip it, or raise."""
         if not self.skips:
             raise error
         if not self.is_skipped:
-            self._skip(self.read, error)
+            self._skip([Taken(self.read, None, None)], error)
 
-    def _skip(self, line: int, error: SynchroError) -> None:
-        self.skipped += 1
-        text = error.message if f"line {line}" in error.message else f"line {line}: {error.message}"
+    def _skip(self, some: Sequence[Taken], error: SynchroError) -> None:
+        self.skipped += len(some)
+        first, last = some[0].line, some[-1].line
+        lines = f"line {first}" if first == last else f"lines {first} to {last}, one transaction"
+        text = error.message if f"line {first}" in error.message else f"{lines}: {error.message}"
         print(f"skipped: {formatting.shown_reason(error)}: {text}", file=sys.stderr)
 
     def explain(self, error: SynchroError) -> None:
@@ -195,23 +221,26 @@ class Import:
         """The line that the error is about, as far as it says."""
         field = error.details.get("field", "")
         if field.startswith("ops[") and "]" in field:
-            return self._sent[int(field[4 : field.index("]")])][0]
+            return self._sent[int(field[4 : field.index("]")])].line
         if found := error.details.get("new_tuple"):
             from synchro.storage.tuple_format import show_tuple
 
-            for number, row, _ in self._sent:
-                if show_tuple(tuple(row)) == found:
-                    return number
-        return self._sent[0][0]
+            for one in self._sent:
+                if show_tuple(tuple(one.row)) == found:
+                    return one.line
+        return self._sent[0].line
+
+    def written(self) -> str:
+        return f"{self.tuples} tuples in space '{self.space}'" if self.space else f"{self.tuples} operations"
 
     def summary(self) -> str:
-        words = [f"{self.read} lines read, {self.tuples} tuples in space '{self.space}'"]
+        words = [f"{self.read} lines read, {self.written()}"]
         if self.skipped:
             words.append(f"{self.skipped} lines skipped")
         if self.tuples:
             words.append(f"those of lines {self.first} to {self.last}")
         if self._is_unknown:
-            words.append(f"outcome unknown for lines {self._sent[0][0]} to {self._sent[-1][0]}")
+            words.append(f"outcome unknown for lines {self._sent[0].line} to {self._sent[-1].line}")
         elif self.failed:
             words.append(f"first failed line {self.failed}")
         return ", ".join(words) + "; nothing behind it was sent" * bool(self._sent or self.failed)
@@ -219,20 +248,63 @@ class Import:
     def next_command(self) -> str:
         command = f"{self.command} --from-line {self.last + 1}"
         if self._is_unknown and "--replace" not in self.command:
-            return (
-                f"{command} --replace   (lines {self._sent[0][0]} to {self._sent[-1][0]} may be in already)"
-            )
+            option = " --replace" if self.space else ""
+            first, last = self._sent[0].line, self._sent[-1].line
+            return f"{command}{option}   (lines {first} to {last} may be in already)"
         return command if self._is_unknown or not self.failed else f"mend line {self.failed}, then: {command}"
 
 
-def _taken(rows: Iterable[list[Any]], done: Import, make: Callable[[list[Any]], Any]) -> Iterator[Taken]:
+def _middle(some: Sequence[Taken]) -> int:
+    """Where to part them so that each transaction of a log stays whole; 0: nowhere."""
+    cuts = [at for at in range(1, len(some)) if not some[at].txn or some[at].txn != some[at - 1].txn]
+    return min(cuts, key=lambda at: abs(2 * at - len(some)), default=0)
+
+
+def _batches(taken: Iterable[Taken], size: int) -> Iterator[list[Taken]]:
+    """At most `size` in one, unless a transaction of a log alone has more. One that is full and ends with no
+    such transaction is given before the next line is read."""
+    some: list[Taken] = []
+    begins = 0
+    """Where the transaction of the last line begins in `some`."""
+    for one in taken:
+        if not (some and one.txn and one.txn == some[-1].txn):
+            begins = len(some)
+        some.append(one)
+        if begins and len(some) > size:
+            yield some[:begins]
+            some, begins = some[begins:], 0
+        if len(some) >= size and not one.txn:
+            yield some
+            some, begins = [], 0
+    if some:
+        yield some
+
+
+def _taken(rows: Iterable[list[Any]], done: Import, ref: str | int, *, replace: bool) -> Iterator[Taken]:
+    from synchro.client import ops as made
+
+    make = made.replace if replace else made.insert
     for row in rows:
         try:
-            op = make(row)
+            op = make(ref, row)
         except SynchroError as error:
             done.refuse(error)
         else:
-            yield done.read, row, op
+            yield Taken(done.read, row, op)
+
+
+def _operations(lines: Iterable[str], done: Import) -> Iterator[Taken]:
+    for line in lines:
+        if not line.strip() or done.is_skipped:
+            continue
+        try:
+            if line.lstrip().startswith("["):
+                raise usage(f"line {done.read} is a tuple: --space says where it goes to")
+            value, op = read_op(line, done.read)
+        except SynchroError as error:
+            done.refuse(error)
+        else:
+            yield Taken(done.read, value.get("tuple", value.get("key")), op, str(value.get("txn") or ""))
 
 
 def _json_rows(lines: Iterable[str], done: Import) -> Iterator[list[Any]]:

@@ -9,8 +9,6 @@ from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
-    "switchover": "synchro promote NAME",
-    "once": "run the operations by hand, with --if-not-exists",
     "grant": "listen on trusted networks only",
     "revoke": "listen on trusted networks only",
     "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",

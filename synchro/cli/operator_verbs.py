@@ -202,9 +202,10 @@ def watch_info(instance: str, count: int) -> None:
 @replication.command("restart")
 @argument("name", "NAME", "The instance to follow again.", shell_complete=complete_instance)
 @instance_option("On this one.")
-def replication_restart(name: str, instance: str) -> int:
+@click.option("--skip", metavar="ORIGIN:LSN", default="", help="Leave out this row, which is in conflict.")
+def replication_restart(name: str, instance: str, skip: str) -> int:
     """Follow an instance again after its stream was stopped by an error."""
     with client() as db:
-        db.restart_upstream(name, instance=instance or None)
-    print(f"follows {name} again")
+        db.restart_upstream(name, skip=skip or None, instance=instance or None)
+    print(f"follows {name} again{f', without {skip}' if skip else ''}")
     return 0

@@ -42,6 +42,8 @@ class SeenMember:
     """Its part of the leader's `info replication`."""
     foreign: str = ""
     """Its address is held by somebody else: who that is."""
+    has_left: bool = False
+    """It does not answer, and was removed from the set (ADR 41)."""
 
     @property
     def is_up(self) -> bool:
@@ -152,6 +154,8 @@ class SeenMember:
     def state(self) -> str:
         if self.foreign:
             return "foreign"
+        if self.has_left:
+            return "removed"
         if self.info is None:
             return "silent" if self.is_silent else "follows" if self.is_followed else "down"
         if self.is_loading or self.is_stopping:
@@ -192,6 +196,11 @@ class Picture:
             ),
             default=None,
         )
+
+    @property
+    def down(self) -> list[SeenMember]:
+        """Members that do not answer, nor follow the leader."""
+        return [m for m in self.members if not m.is_up and not m.is_followed and not m.has_left]
 
     @property
     def quorum(self) -> int:
@@ -373,6 +382,11 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
     if authority is not None and authority.info is not None:
         picture.replicaset = authority.info["replicaset"].get("name") or ""
         seen = {part.get("name"): part for part in authority.info["replication"].values()}
+        left = {part.get("name") for part in (authority.info.get("expelled") or {}).values()} - seen.keys()
+        for member in picture.members:
+            member.has_left = not member.is_up and not member.foreign and member.name in left
+        if target is None:  # a configuration names them, or some instance that reads one did not look again
+            picture.members = [member for member in picture.members if not member.has_left]
         for member in picture.members:
             part = {} if member.foreign and target is None else seen.pop(member.name, {})
             member.seen_by_leader = part

@@ -13,11 +13,18 @@ from synchro.cli.program import program
 
 if TYPE_CHECKING:
     from synchro.client.replies import IndexKind
+    from synchro.client.requests import ConflictKind
 
 if_exists: Final = click.option("--if-exists", is_flag=True, help="No error if there is none.")
 if_not_exists: Final = click.option("--if-not-exists", is_flag=True, help="No error if it exists.")
 format_option: Final = click.option(
     "--format", metavar="id:unsigned,name:string", default="", help="Names and types of fields."
+)
+conflict_option: Final = click.option(
+    "--conflict",
+    type=click.Choice(["stop", "skip", "keep_local"]),
+    default=None,
+    help="What becomes of rows of others that are in the way.",
 )
 space = program.words("space", "Spaces.")
 index = program.words("index", "Indexes.")
@@ -39,6 +46,7 @@ def _report(done: bool, what: str, reply: Any, otherwise: str = "exists already"
 @argument("name", "NAME", "Of the new space.")
 @click.option("--sync", is_flag=True, help="Writes wait for a quorum.")
 @format_option
+@conflict_option
 @if_not_exists
 @click.option("--local", is_flag=True, help="Tuples stay on their instance.")
 @click.option("--temporary", is_flag=True, help="Tuples are never written.")
@@ -50,7 +58,14 @@ def _report(done: bool, what: str, reply: Any, otherwise: str = "exists already"
     help="512 or more; 0: the next free one.",
 )
 def space_create(
-    name: str, sync: bool, format: str, if_not_exists: bool, local: bool, temporary: bool, id: int
+    name: str,
+    sync: bool,
+    format: str,
+    conflict: ConflictKind | None,
+    if_not_exists: bool,
+    local: bool,
+    temporary: bool,
+    id: int,
 ) -> None:
     """Make a space without indexes."""
     with client() as db:
@@ -58,6 +73,7 @@ def space_create(
             name,
             sync=sync,
             format=_list(format),
+            conflict=conflict or "stop",
             if_not_exists=if_not_exists,
             local=local,
             temporary=temporary,
@@ -85,6 +101,7 @@ def _record(space: Any) -> dict[str, Any]:
         "is_sync": space.is_sync,
         "is_local": space.is_local,
         "is_temporary": space.is_temporary,
+        "conflict": space.conflict,
         "tuples": space.tuple_count,
         "format": [
             {"name": field.name, "type": field.type, "is_nullable": field.is_nullable}
@@ -108,6 +125,7 @@ def _kind(space: Any) -> str:
         "sync" if space.is_sync else "async",
         *(["local"] if space.is_local else []),
         *(["temporary"] if space.is_temporary else []),
+        *([space.conflict] if space.conflict != "stop" else []),
     ]
     return ", ".join(words)
 
@@ -169,18 +187,22 @@ def space_checksum(name: str, all_instances: bool, instance: str) -> int:
 @click.option("--no-sync", is_flag=True, help="Writes wait for nobody from now on.")
 @click.option("--name", "rename", default="", help="New name.")
 @format_option
-def space_alter(name: str, sync: bool, no_sync: bool, rename: str, format: str) -> None:
+@conflict_option
+def space_alter(
+    name: str, sync: bool, no_sync: bool, rename: str, format: str, conflict: ConflictKind | None
+) -> None:
     """Change a space."""
     if sync and no_sync:
         raise usage("either --sync or --no-sync")
-    if not (sync or no_sync or rename or format):
-        raise usage("nothing to change: give --sync, --no-sync, --name or --format")
+    if not (sync or no_sync or rename or format or conflict):
+        raise usage("nothing to change: give --sync, --no-sync, --name, --format or --conflict")
     with client() as db:
         reply = db.alter_space(
             name,
             sync=True if sync else False if no_sync else None,
             name=rename or None,
             format=_list(format) if format else None,
+            conflict=conflict,
             timeout=options.timeout_s,
         )
     _report(reply.done, f"space '{name}' altered", reply, "is so already")

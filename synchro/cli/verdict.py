@@ -5,12 +5,14 @@ No advice that the server would refuse.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
 from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
 
 MEMORY_SHOWN: Final = 0.8
@@ -78,7 +80,7 @@ def judge(picture: Picture) -> Verdict:
     """The state of the set."""
     problems = [problem for find in _FINDERS for problem in find(picture)]
     authority = picture.authority
-    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    down = picture.down
     start = start_command(picture, down)
     if authority is None:
         text, command = _nobody(picture, start)
@@ -168,6 +170,12 @@ def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> t
 
 def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str, str]:
     """Nobody takes writes: why, and what changes that."""
+    if not has_elections(picture) and (held := held_by_command(picture)):
+        return (
+            f"Read-only: {held[0].name} was kept from writing by `config set`, though its file says that it "
+            "writes, and nobody took over from it.",
+            how_to_release(held[0]),
+        )
     needed = picture.quorum
     voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
     count = len(voters)
@@ -303,7 +311,8 @@ def _frozen(picture: Picture, authority: SeenMember, voters: Sequence[SeenMember
     """Without elections somebody must be promoted."""
     if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
-            "Read-only: the configuration says so; set database.mode: rw for one instance and restart it.",
+            "Read-only: the configuration says so; set database.mode: rw for one instance, in its file or by "
+            "`config set`.",
             "",
         )
     owner = max((m for m in voters), key=lambda m: m.queue.get("term", 0)).queue.get("owner", 0)
@@ -417,6 +426,13 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
 
 def _expelled(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
+        if member.has_left:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set, and the file names it. Take it out; or move all "
+                "its files away, instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
         if member.is_expelled:
             yield Problem(
                 "expelled",
@@ -448,11 +464,16 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 "stopped_stream",
                 f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
                 member.name,
-                f"synchro replication restart {peer} -i {member.name}",
+                f"synchro replication restart {peer} -i {member.name}{_skip(facts)}",
                 row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _skip(facts: Mapping[str, Any]) -> str:
+    """What lets the stream pass a row in conflict; "" where the server would refuse that, or stop again."""
+    return f" --skip {facts['at']}" if facts.get("skippable") else ""
 
 
 def _log_gaps(picture: Picture) -> Iterator[Problem]:
@@ -470,7 +491,7 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:
-    down = [member for member in picture.members if not member.is_up and not member.is_followed]
+    down = picture.down
     for member in picture.members:
         if member.is_forgetful:
             found = (member.info or {}).get("amnesia")
@@ -558,13 +579,26 @@ def _counters(picture: Picture) -> Iterator[Problem]:
             yield Problem(
                 "logs_dropped", f"{member.name} could not write {dropped} records of its log.", member.name
             )
-        skipped = sum(p.get("conflicts_skipped") or 0 for p in found.get("replication", {}).values())
-        if skipped:
-            yield Problem(
-                "conflicts_skipped",
-                f"{member.name} left out {skipped} rows in conflict (skip_conflict).",
-                member.name,
-            )
+
+
+def _conflicts(picture: Picture) -> Iterator[Problem]:
+    """Rows that were left out: the newest of each origin with both tuples."""
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            count, facts = part.get("conflicts_skipped") or 0, part.get("conflict") or {}
+            if not count:
+                continue
+            peer = part.get("name") or str(part.get("id"))
+            rows = "1 row" if count == 1 else f"{count} rows"
+            text = f"{member.name} left out {rows} of {peer} in conflict"
+            if not facts:  # an older version
+                yield Problem("conflicts_skipped", f"{text}.", member.name)
+                continue
+            row, why = f"{facts['origin']}:{facts['lsn']}", str(facts["error"]).rstrip(".")
+            space, key = str(facts["space"]), str(facts.get("key", ""))
+            text += f"; the newest is row {row} (space {space}, key {key}): {why}."
+            command = f"synchro space checksum {shlex.quote(space)} --all"
+            yield Problem("conflicts_skipped", text, member.name, command, row, space, key)
 
 
 def _absent(picture: Picture) -> Iterator[Problem]:
@@ -582,7 +616,7 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             if heard is not None and authority is not None:
                 seen = f", though {authority.name} heard it {formatting.seconds(heard)} ago"
             yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
-        elif not member.is_up and not member.is_followed and not member.foreign:
+        elif member in picture.down and not member.foreign:
             why = f": {member.error}" if member.error else ""
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
@@ -603,6 +637,7 @@ _FINDERS: Final = (
     _late,
     _memory,
     _counters,
+    _conflicts,
     _absent,
 )
 """The gravest first."""

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from synchro.client.aio_stream import AioStream, AioStreams
     from synchro.client.secure import Security
 
-A = TypeVar("A")
+A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 Awaited: TypeAlias = Coroutine[Any, Any, T]
@@ -454,6 +454,7 @@ class AsyncClient(AsyncFace[Api]):
     create_index = _awaited(Api.create_index)
     drop_index = _awaited(Api.drop_index)
     checksum = _awaited(Api.checksum)
+    once = _awaited(Api.once)
 
 
 class AsyncSpace(AsyncFace[SpaceApi]):

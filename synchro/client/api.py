@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from synchro.client import encoding, replies, requests
+from synchro.client.definitions import Definitions
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown
 from synchro.client.model import (
     Committed,
@@ -24,6 +25,7 @@ from synchro.client.ops import Op
 from synchro.client.plans import Pause, Plan, Plans, WriteOptions
 from synchro.client.replies import IndexKind, Outcome
 from synchro.client.requests import (
+    ConflictKind,
     FieldSpec,
     IndexRef,
     IteratorName,
@@ -86,7 +88,7 @@ class SpaceNames:
         return self._api.known_names(self._space)
 
 
-class Api:
+class Api(Definitions):
     """The calls of a client. Each returns a plan; nothing is sent before that is carried out."""
 
     def __init__(self, plans: Plans, ask_names: Callable[[SpaceRef], Sequence[str]] | None = None) -> None:
@@ -398,10 +400,20 @@ class Api:
         return replies.config_changes((yield from self._command(instance, "SetConfig", request, timeout)))
 
     def restart_upstream(
-        self, upstream: str, *, instance: str | None = None, timeout: float | None = None
+        self,
+        upstream: str,
+        *,
+        skip: str | TxnId | None = None,
+        instance: str | None = None,
+        timeout: float | None = None,
     ) -> Plan[None]:
-        """Let `instance` follow `upstream` again after its stream was stopped by an error."""
+        """Let `instance` follow `upstream` again after its stream was stopped by an error.
+
+        skip: the row in conflict at which it stands, as `"2:3"`, to leave it out there.
+        """
         request = control_pb2.RestartUpstreamRequest(instance=upstream)
+        if skip is not None:
+            request.skip.origin, request.skip.lsn = parse_txn(skip) if isinstance(skip, str) else skip
         yield from self._command(instance, "RestartUpstream", request, timeout)
 
     def _command(
@@ -453,6 +465,7 @@ class Api:
         temporary: bool = False,
         field_count: int = 0,
         id: int = 0,
+        conflict: ConflictKind = "stop",
         timeout: float | None = None,
     ) -> Plan[replies.SpaceChanged]:
         """Make a space without indexes.
@@ -460,7 +473,8 @@ class Api:
         sync: its writes wait for a quorum. format: fields, as `"id:unsigned"`, `("id", "unsigned")`, or
         `{"name":, "type":, "is_nullable":}`; a `?` at the end of a type: may be null. local: tuples stay on
         their instance. temporary: tuples are never written. field_count: how many fields a tuple must have;
-        0: any number. id: 512 or more; 0: the next free one.
+        0: any number. id: 512 or more; 0: the next free one. conflict: what becomes of a row of another
+        instance that is in the way of what an instance has.
         """
         request = schema_pb2.CreateSpaceRequest(
             name=name,
@@ -471,6 +485,7 @@ class Api:
             is_temporary=temporary,
             field_count=field_count,
             id=id,
+            conflict=requests.conflict(conflict),
         )
         reply = yield from self.plans.change("CreateSpace", request, timeout)
         return replies.space_changed(reply, reply.created)
@@ -482,6 +497,7 @@ class Api:
         sync: bool | None = None,
         name: str | None = None,
         format: Iterable[FieldSpec] | None = None,
+        conflict: ConflictKind | None = None,
         timeout: float | None = None,
     ) -> Plan[replies.SpaceChanged]:
         """Change what is given; None: leave it as it is."""
@@ -493,6 +509,8 @@ class Api:
         if format is not None:
             request.format.SetInParent()
             request.format.fields.extend(requests.fields(format))
+        if conflict is not None:
+            request.conflict = requests.conflict(conflict)
         return replies.space_changed((yield from self.plans.change("AlterSpace", request, timeout)))
 
     def truncate_space(self, space: SpaceRef, *, timeout: float | None = None) -> Plan[replies.SpaceChanged]:

@@ -56,7 +56,7 @@ from synchro.rpc.generated.v1 import (
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
-A = TypeVar("A")
+A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -506,6 +506,7 @@ class Client(BlockingFace[Api]):
     create_index = _blocking(Api.create_index)
     drop_index = _blocking(Api.drop_index)
     checksum = _blocking(Api.checksum)
+    once = _blocking(Api.once)
 
 
 class Space(BlockingFace[SpaceApi]):

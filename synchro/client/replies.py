@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from synchro.client.model import TxnId
-from synchro.client.requests import Message, seconds
+from synchro.client.requests import CONFLICT_POLICIES, ConflictKind, Message, seconds
 from synchro.rpc.generated.v1 import schema_pb2
 
 Outcome: TypeAlias = Literal["committed", "rolled_back", "pending", "unknown"]
@@ -62,6 +62,8 @@ class SpaceInfo:
     format: tuple[FieldInfo, ...]
     indexes: tuple[IndexInfo, ...]
     tuple_count: int
+    conflict: ConflictKind = "stop"
+    """What becomes of a received row that is in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,18 @@ class IndexChanged:
 
     done: bool
     index: IndexInfo | None
+    txn: TxnId | None
+
+
+@dataclass(frozen=True, slots=True)
+class RanOnce:
+    """What became of operations that run once. executed: by this call; False: they were done before.
+
+    executed_by: name of the instance that did them; "" if nobody wrote it down. txn: as in `SpaceChanged`.
+    """
+
+    executed: bool
+    executed_by: str
     txn: TxnId | None
 
 
@@ -107,7 +121,13 @@ def space_info(message: Message) -> SpaceInfo:
         format=tuple(FieldInfo(field.name, field.type, field.is_nullable) for field in message.format),
         indexes=tuple(index_info(index) for index in message.indexes),
         tuple_count=message.tuple_count,
+        conflict=_conflict(message.conflict),
     )
+
+
+def _conflict(number: int) -> ConflictKind:
+    """Of an older instance: stop."""
+    return next((policy for policy, known in CONFLICT_POLICIES.items() if known == number), "stop")
 
 
 def index_info(message: Message) -> IndexInfo:

@@ -10,11 +10,15 @@ from typing import Any, Final, Literal, TypeAlias
 import msgpack
 from google.protobuf.duration_pb2 import Duration
 
-from synchro.client.model import FieldNames, Rows, Tuple, TxnId, is_number, make_tuple
+from synchro.client.model import FieldNames, Rows, Tuple, TxnId, make_tuple
 from synchro.config import DURATION_S_MAX
 from synchro.errors import IllegalParams, WrongFormat
 from synchro.msgpack_ext import pack_extension, unpack_for_python
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
+from synchro.rpc.schema_form import FieldSpec as FieldSpec
+from synchro.rpc.schema_form import PartSpec as PartSpec
+from synchro.rpc.schema_form import fields as fields
+from synchro.rpc.schema_form import parts as parts
 
 Message: TypeAlias = Any
 SpaceRef: TypeAlias = "str | int"
@@ -33,6 +37,13 @@ ReadMode: TypeAlias = Literal["confirmed", "linearizable"]
 IteratorName: TypeAlias = Literal[
     "EQ", "REQ", "ALL", "LT", "LE", "GE", "GT", "eq", "req", "all", "lt", "le", "ge", "gt"
 ]
+ConflictKind: TypeAlias = Literal["stop", "skip", "keep_local"]
+"""What becomes of a row of another instance that is in the way of what an instance has."""
+CONFLICT_POLICIES: Final[Mapping[ConflictKind, Any]] = {
+    "stop": schema_pb2.CONFLICT_POLICY_STOP,
+    "skip": schema_pb2.CONFLICT_POLICY_SKIP,
+    "keep_local": schema_pb2.CONFLICT_POLICY_KEEP_LOCAL,
+}
 WAIT_MODES: Final[Mapping[str, Any]] = {
     "complete": data_pb2.WAIT_MODE_UNSPECIFIED,
     "submit": data_pb2.WAIT_MODE_SUBMIT,
@@ -42,6 +53,14 @@ READ_MODES: Final[Mapping[str, Any]] = {
     "confirmed": data_pb2.READ_MODE_CONFIRMED,
     "linearizable": data_pb2.READ_MODE_LINEARIZABLE,
 }
+
+
+def conflict(policy: ConflictKind) -> Any:
+    """As in a message. IllegalParams."""
+    if policy not in CONFLICT_POLICIES:
+        names = ", ".join(CONFLICT_POLICIES)
+        raise IllegalParams(f"conflict is one of {names}, not {policy!r}; nothing was done")
+    return CONFLICT_POLICIES[policy]
 
 
 def pack(value: Any) -> bytes:
@@ -252,48 +271,3 @@ def add_page(rows: Rows, request: Message, reply: Message, names: FieldNames | N
 
 def get_info(paths: Sequence[str]) -> Message:
     return info_pb2.GetInfoRequest(paths=paths, encoding=_MSGPACK)
-
-
-# --- schema ---------------------------------------------------------------------------------------------
-
-FieldSpec: TypeAlias = "str | tuple[str, str] | Mapping[str, Any]"
-PartSpec: TypeAlias = "str | int | tuple[str | int, str] | Mapping[str, Any]"
-
-
-def fields(format: Iterable[FieldSpec]) -> list[Message]:
-    """`"id"`, `"id:unsigned"`, `("id", "unsigned")` or `{"name":, "type":, "is_nullable":}`; a `?` at the
-    end of a type: may be null."""
-    made = []
-    for spec in format:
-        if isinstance(spec, Mapping):
-            made.append(schema_pb2.FieldDef(**spec))
-            continue
-        name, kind = spec if isinstance(spec, tuple) else spec.partition(":")[::2]
-        made.append(
-            schema_pb2.FieldDef(name=name, type=kind.removesuffix("?"), is_nullable=kind.endswith("?"))
-        )
-    return made
-
-
-def parts(specs: Iterable[PartSpec]) -> list[Message]:
-    """A field by name or by number from 1, alone, with a type (`"id:unsigned"`), or as a mapping."""
-    made = []
-    for spec in specs:
-        if isinstance(spec, Mapping):
-            made.append(schema_pb2.KeyPart(**spec))
-            continue
-        field, kind = (
-            spec if isinstance(spec, tuple) else (spec, "") if isinstance(spec, int) else _split(spec)
-        )
-        if isinstance(field, str) and is_number(field):
-            field = int(field)
-        if isinstance(field, int):
-            field = number(field, "the number of a field")
-        by = {"field": field} if isinstance(field, int) else {"name": field}
-        made.append(schema_pb2.KeyPart(**by, type=kind.removesuffix("?"), is_nullable=kind.endswith("?")))
-    return made
-
-
-def _split(spec: str) -> tuple[str, str]:
-    name, _, kind = spec.partition(":")
-    return name, kind

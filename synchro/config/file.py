@@ -31,6 +31,7 @@ from synchro.config.rules import (
     without,
 )
 from synchro.config.schema import (
+    COMMAND_SCOPE,
     ENVIRONMENT,
     ENVIRONMENT_SCOPE,
     ROOT,
@@ -147,10 +148,12 @@ def parse(
     path: str | Path,
     environ: Mapping[str, str] | None = None,
     commands: Mapping[str, str] | None = None,
+    commanded: str = "",
 ) -> ClusterConfig:
     """As `load_all`, from the text. path: names the file in messages; directories are relative to its own.
 
-    commands: key -> value as YAML, of `config set`; they beat file and environment.
+    commands: key -> value as YAML, of `config set` to an instance of the replica set `commanded` ("": of
+    any); they beat file and environment.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
@@ -160,7 +163,7 @@ def parse(
         document = compose(data, source=str(path))
     except NotYaml as error:
         raise ConfigFileError([ConfigProblem(str(path), error.line, "", f"not YAML: {error}")]) from error
-    reader = _Reader(path, os.environ if environ is None else environ, commands or {})
+    reader = _Reader(path, os.environ if environ is None else environ, commands or {}, commanded)
     return replace(reader.read(document), text=data)
 
 
@@ -170,11 +173,14 @@ def parse(
 class _Reader:
     """Reads one document; collects problems and goes on, so that a person sees all of them at once."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str], commands: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, environ: Mapping[str, str], commands: Mapping[str, str], commanded: str
+    ) -> None:
         self.path = path
         self.file = str(path)
         self.environ = environ
         self.commands = commands
+        self.commanded = commanded
         self.problems: list[ConfigProblem] = []
         self.ignored: dict[str, None] = {}
         self.later: dict[str, None] = {}
@@ -184,7 +190,7 @@ class _Reader:
         root = self._checked(document, ROOT)
         self._stop_if_bad()
         strong, weak = self._environment()
-        strong = merge(strong, self._commanded())
+        commands = self._commanded()
         members = list(self._members(root))
         self._stop_if_bad()
         instances: dict[str, InstanceConfig] = {}
@@ -194,6 +200,7 @@ class _Reader:
             addresses: dict[str, str | None] = {view.name: peer_address(view) for view in views}
             for view in views:
                 own = merge(merge(weak, view.root), strong)
+                own = merge(own, commands) if self.commanded in ("", view.replicaset) else own
                 merged[view.name] = mine = replace(view, root=own)
                 instances[view.name] = InstanceConfig(
                     view.name, view.group, view.replicaset, settings_of(mine, views, addresses)
@@ -266,7 +273,7 @@ class _Reader:
             for part in reversed(key.split(".")):
                 item = Located({part: item}, 0, source)
             tree = merge(tree, item)
-        checked = self._checked(tree, ENVIRONMENT_SCOPE)
+        checked = self._checked(tree, COMMAND_SCOPE)
         self._stop_if_bad()
         return checked
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
+from synchro.config.once import OPERATION
 from synchro.config.option import (
     ADDRESS,
     DECLARED,
@@ -107,11 +108,9 @@ _WITHOUT_FIELD: Final = (
         is_live=True,
         field="limits.wal_queue_bytes_max",
     ),
-    Option("wal.retention_period", Seconds(zero=True), "how long log files are kept", effect=Effect.LATER),
     Option(
         "snapshot.dir", Text(), "where snapshots are", field="snapshot_dir", default_text="`database.dir`"
     ),
-    Option("snapshot.by.wal_size", Bytes(), "bytes of log between snapshots", effect=Effect.LATER),
     Option(
         "replication.failover",
         Word(("off", "manual", "election", "supervised")),
@@ -172,7 +171,7 @@ IGNORED: Final = (
     *(f"{section}.advertise.peer.params" for section in ("grpc", "iproto")),
     *(f"iproto.{name}" for name in ("threads", "net_msg_max", "readahead")),
     "database.use_mvcc_engine",
-    *(f"wal.{name}" for name in ("dir_rescan_delay", "cleanup_delay", "ext")),
+    *(f"wal.{name}" for name in ("dir_rescan_delay", "ext")),
     *(f"memtx.{name}" for name in ("allocator", "max_tuple_size", "min_tuple_size", "slab_alloc_factor")),
     *(f"memtx.{name}" for name in ("slab_alloc_granularity", "sort_threads")),
     "snapshot.snap_io_rate_limit",
@@ -187,13 +186,13 @@ MAPS: Final[Mapping[str, Section]] = {
     "credentials.users": Section(each=_USER, meaning="users and passwords"),
     "credentials.roles": Section(each=_ROLE, meaning="roles"),
     "once": Section(
-        each=Option("once", ListOf(Anything(), 0, 1000, "operations"), effect=Effect.LATER),
-        meaning="what is done once in the life of the set",
+        each=Option("once", ListOf(OPERATION, 1, 1000, "operations, as create_space: {name: test}")),
+        meaning="what is done once in the life of the set: key to operations",
     ),
     "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
     "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
 }
-"""Maps from names that a person chooses. Read and checked; this release does nothing with them."""
+"""Maps from names that a person chooses. Of all but `once`: read and checked, without effect."""
 
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {
     "database": {"use_fsync": "use wal.mode: fsync"},

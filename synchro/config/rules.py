@@ -16,6 +16,7 @@ from typing import Any, Final
 from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
 from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
+from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
 from synchro.config.options import DIRECTORY, TABLE
 from synchro.config.schema import PARAMS, ConfigProblem
@@ -212,6 +213,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "read_only": read_only or is_isolated,
         "election_mode": election_mode,
         "http_listen": _http(view),
+        "once": _once(view),
         "limits": _limits(view),
         **_tls_files(view),
     }
@@ -507,6 +509,19 @@ def _http(view: View) -> str | None:
     except ValueError as error:
         view.report("http.listen", str(error), item)
         return None
+
+
+def _once(view: View) -> dict[str, list[dict[str, Any]]]:
+    """key -> operations, as plain values [D-25]."""
+    item = view.find("once")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, operations in ({} if item is None else item.value).items():
+        if operations.value is None:
+            continue
+        found[key] = plain(operations)
+        for position, why in wrong_order(found[key]):
+            view.report(f"once.{key}", why, operations.value[position])
+    return found
 
 
 def _limits(view: View) -> Limits:

@@ -225,3 +225,10 @@ ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
     if option.effect is not Effect.IGNORED
 }
 """REPLICATION_TIMEOUT -> (replication, timeout): what stands after `SYNCHRO_` [C-2]."""
+
+COMMAND_SCOPE: Final = Section({**_OUTER, "leader": REPLICASET.keys["leader"]})
+"""What `config set` may say to an instance. `leader` is what its set says; one instance hears it before the
+others when the writes go from one to another [A-61]."""
+SETTABLE: Final = frozenset(
+    ".".join(path) for path, option in leaves(COMMAND_SCOPE) if option.effect is not Effect.IGNORED
+)

@@ -8,10 +8,12 @@ Tarantool 3's configuration, fields have the unit last. Rules [C-*], [Q-30], ADR
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
+from synchro.config.credentials import Credentials
 from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
@@ -331,6 +333,8 @@ class Settings:
         "whether who connects shows a certificate signed by `ca`; request: who shows none is let in too",
         default_text="require with `ca`, else off",
     )
+    credentials: Credentials | None = None
+    """Users and roles of the set, whatever their scope in the file; None: it has none."""
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 
@@ -442,11 +446,33 @@ class Settings:
         Word(tuple(WalMode)),
         "fsync: an acknowledged write is on disk; write: it may be lost with the power; none: no log",
     )
+    wal_retention_period_s: float = option(
+        0.0,
+        "wal.retention_period",
+        Seconds(zero=True),  # [W-18]
+        "a closed file of the log stays for so long, even if nobody needs it, unless the disk is full",
+        is_live=True,
+    )
+    wal_cleanup_delay_s: float = option(
+        0.0,
+        "wal.cleanup_delay",
+        Seconds(zero=True),  # [W-43]
+        "for so long after a start no file of the log is deleted. What a member lacks is kept anyway",
+        is_live=True,
+    )
     checkpoint_interval_s: float = option(
         3600.0,
         "snapshot.by.interval",
         Seconds(zero=True),
         "time between snapshots; 0: never by time",
+        is_live=True,
+    )
+    checkpoint_wal_size: int = option(
+        0,
+        "snapshot.by.wal_size",
+        Bytes(),  # [W-30]
+        "bytes of the log since the last snapshot after which there is another one; 0: never by that. It "
+        "begins after a rest of four times what the last one took",
         is_live=True,
     )
     checkpoint_count: int = option(2, "snapshot.count", Count(1, 10_000), "snapshots to keep", is_live=True)
@@ -473,6 +499,8 @@ class Settings:
         "one JSON object a line, or text for people",
     )
     http_listen: str | None = None
+    once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
+    """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""
     fault_injection: bool = False
     """Serve synchro.fault.v1, and heed failpoints; only for tests."""
     force_trust: bool = False

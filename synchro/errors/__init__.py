@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synchro.errors import data, members, writes
+from synchro.errors import access, data, members, writes
 
 # With stars, so that a new error is written down once.
+from synchro.errors.access import *  # noqa: F403
 from synchro.errors.data import *  # noqa: F403
 from synchro.errors.kinds import Code as Code
 from synchro.errors.kinds import Exit as Exit
@@ -24,7 +25,7 @@ from synchro.errors.writes import *  # noqa: F403
 
 ALL_ERRORS: tuple[type[SynchroError], ...] = tuple(
     cls
-    for module in (writes, data, members)
+    for module in (writes, data, access, members)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, SynchroError) and cls.__module__ == module.__name__
 )

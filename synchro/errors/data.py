@@ -58,6 +58,14 @@ class NoSuchIndex(SynchroError):
     next_command = "synchro space show NAME"
 
 
+class OnceDiffers(AlreadyThere):
+    """Other operations of `once` were begun under this key, and not finished; nothing was done now."""
+
+    reason = "ONCE_DIFFERS"
+    advice = "run the former ones"
+    next_command = "synchro select _schema"
+
+
 class FieldType(BadInput):
     """A field has another type than the format or index says."""
 

@@ -31,7 +31,7 @@ class Expelled(Precondition):
 
     Nothing was done. It does not come back under its id (ADR 41).
 
-    details: uuid, id.
+    details: uuid, id, queue_term (of who refuses; ADR 41).
     """
 
     reason = "EXPELLED"
@@ -53,6 +53,28 @@ class LocalInstanceIdIsReadOnly(Precondition):
 
     reason = "LOCAL_INSTANCE_ID_IS_READ_ONLY"
     tnt_code = 128
+
+
+class SwitchoverFailed(Precondition):
+    """A controlled failover cannot begin, or did not come to its fourth step and was undone [A-61].
+
+    The text says what was not done.
+    """
+
+    reason = "SWITCHOVER_FAILED"
+    advice = "as the message says"
+
+
+class SwitchoverUnfinished(SynchroError):
+    """A controlled failover ended in the middle, and nothing was undone [A-61].
+
+    The text says what stands.
+    """
+
+    reason = "SWITCHOVER_UNFINISHED"
+    code = Code.UNAVAILABLE
+    exit_code = Exit.UNKNOWN
+    advice = "`synchro status`"
 
 
 class ConnectionToSelf(Precondition):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import OldTerm, QuorumWait, RequestExpired, SynchroError
+from synchro.errors import OldTerm, ProtocolVersion, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -83,6 +83,8 @@ class Admission:
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
             return None
         try:
+            if prepared.draft is not None and prepared.draft.begins_policy:
+                self._check_policies_are_read()
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
             state.memtx.rollback(prepared)  # Admission.W2
@@ -174,6 +176,15 @@ class Admission:
         if write.call_id not in self._state.calls.registering:
             self._check_enough_members()
         return True
+
+    def _check_policies_are_read(self) -> None:
+        """ADR 44: a member of an older version would decide conflicts in its own way."""
+        if unheard := self._state.not_reading_policies:
+            names = ", ".join(self._state.name_of(member) for member in sorted(unheard))
+            raise ProtocolVersion(
+                f"a policy for conflicts needs members who know it, and {names} did not say so: away, or of "
+                "an older version; nothing was written. Next: start the version there that runs here",
+            )
 
     def _check_enough_members(self) -> None:
         """A synchronous write that can never have its quorum would block the registration that frees it."""

@@ -139,7 +139,9 @@ class Instance(Facts):
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
             case ev.ExpulsionTold():
-                self._links.on_expulsion_told()
+                self._links.on_expulsion_told(event.queue_term)
+            case ev.SkipGranted():
+                self._received.grant_skip(event.row)
             case ev.TurnBegan():
                 self._writes.on_turn_began()
             case ev.IndexesBuilt():

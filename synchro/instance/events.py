@@ -191,11 +191,13 @@ class AckReceived:
 class RelayConnected:
     """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
 
-    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13)."""
+    takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_policies: it
+    knows what spaces do with conflicts (ADR 44)."""
 
     peer: InstanceId
     ack: Ack
     takes_unnamed: bool = False
+    takes_policies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,19 @@ class RelayLost:
 
 @dataclass(frozen=True, slots=True)
 class ExpulsionTold:
-    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41)."""
+    """A member refuses us because we were removed from the set; our log may not say so yet (ADR 41).
+
+    queue_term: of the last decided PROMOTE or DEMOTE in its log; None: a version that does not tell."""
+
+    queue_term: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkipGranted:
+    """A person lets this row become a Nop if it is in conflict, as with `skip_conflict` [A-35]; its stream,
+    which stands there, starts again."""
+
+    row: TxnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +330,7 @@ Event: TypeAlias = (
     | RelayConnected
     | RelayLost
     | ExpulsionTold
+    | SkipGranted
     | ApplierFollowing
     | ApplierLost
     | DoubledChanged

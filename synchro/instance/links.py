@@ -41,6 +41,7 @@ class LinkFacts:
         state, ack = self._state, event.ack
         self._relays.add(event.peer)
         state.readers_of_unnamed.said(event.peer, event.takes_unnamed)
+        state.readers_of_policies.said(event.peer, event.takes_policies)
         happened = self._coupling.see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
         return happened + self._coupling.carry_out(state.limbo.forget_acks(event.peer, first, now))
@@ -137,9 +138,14 @@ class LinkFacts:
             happened = self._coupling.step_raft(raft_ev.TrustChanged(trusted=not is_doubled), now)
         return happened + self.check_trust(now)
 
-    def on_expulsion_told(self) -> None:
+    def on_expulsion_told(self, queue_term: int | None) -> None:
         """A member says so for a row that is decided there, so nobody takes it back. The log says it after a
-        restart, or whoever is asked then."""
+        restart, or whoever is asked then.
+
+        One that has not seen our queue's last owner had no word in it: a deletion that a quorum decided would
+        stand in our log, before that PROMOTE. It removed us alone, while it knew of no owner (ADR 41)."""
+        if queue_term is not None and queue_term < self._state.limbo.term:
+            return
         self._state.was_told_expelled = True
         self._state.agenda.note_progress()
 

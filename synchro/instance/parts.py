@@ -63,12 +63,12 @@ class Agenda:
         self.members = False
 
 
-class ReadersOfUnnamed:
-    """Who reads shared transactions in which calls have no request id: members of an older version do not
-    (ADR 13).
+class Readers:
+    """Who reads what members of an older version do not: shared transactions in which calls have no request
+    id (ADR 13), or spaces with a policy for conflicts (ADR 44).
 
-    U1  Who is in here said so in its last Hello, or is a member since before such a transaction was written
-        into the log that this instance has: its owner asked all members.
+    U1  Who is in here said so in its last Hello, or is a member since before such a thing was written into
+        the log that this instance has: who wrote it asked all members.
     """
 
     __slots__ = ("_known",)
@@ -76,16 +76,17 @@ class ReadersOfUnnamed:
     def __init__(self) -> None:
         self._known: set[InstanceId] = set()
 
-    def said(self, peer: InstanceId, takes_unnamed: bool) -> None:
+    def said(self, peer: InstanceId, reads_it: bool) -> None:
         """The Hello of a peer. It outlives the link: who is away comes back as it was, or newer."""
-        (self._known.add if takes_unnamed else self._known.discard)(peer)
+        (self._known.add if reads_it else self._known.discard)(peer)
 
     def logged(self, members: frozenset[InstanceId]) -> None:
         """A transaction of this kind is in the own log, or on its way to it."""
         self._known |= members
 
-    def has_all(self, members: frozenset[InstanceId]) -> bool:
-        return members <= self._known
+    def without(self, members: frozenset[InstanceId]) -> frozenset[InstanceId]:
+        """Those of `members` who do not read it, as far as is known."""
+        return members - self._known
 
 
 @dataclass(slots=True)
@@ -117,7 +118,9 @@ class Parts:
     """Set by `core`: the sources that it has not caught up with (ADR 46)."""
     was_told_expelled: bool = False
     """Set by `links`: a member says that we were removed, which our log may not say yet (ADR 41)."""
-    readers_of_unnamed: ReadersOfUnnamed = field(default_factory=ReadersOfUnnamed)
+    readers_of_unnamed: Readers = field(default_factory=Readers)
+    """Set by nobody."""
+    readers_of_policies: Readers = field(default_factory=Readers)
     """Set by nobody."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
@@ -155,8 +158,17 @@ class Parts:
     def all_read_unnamed(self) -> bool:
         """Whether every member reads shared transactions in which calls have no request id: also one that
         comes, or leaves, by a row that is not decided yet."""
+        return not self.readers_of_unnamed.without(self._others)
+
+    @property
+    def not_reading_policies(self) -> frozenset[InstanceId]:
+        """Members who may be of a version that knows no policies for conflicts."""
+        return self.readers_of_policies.without(self._others)
+
+    @property
+    def _others(self) -> frozenset[InstanceId]:
         members = self.registered.union(self.memtx.catalog.prepared_members())
-        return self.readers_of_unnamed.has_all(members - {self.self_id})
+        return members - {self.self_id}
 
     def name_of(self, instance: InstanceId) -> str:
         member = self.memtx.catalog.members().get(instance)

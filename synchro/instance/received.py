@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from synchro.errors import SynchroError, TupleFound
-from synchro.ids import InstanceId, Term
+from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.instance.coupling import check_term
 from synchro.instance.log_tail import NopWrite
@@ -17,9 +17,10 @@ from synchro.instance.parts import Parts
 from synchro.instance.transactions import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
-from synchro.row import Control, Demote, Dml, Promote, Txn
+from synchro.row import Control, Demote, Dml, Promote, Txn, TxnId
 from synchro.storage import xrow
 from synchro.storage.prepared import BuildNeeded, PendingRefusal
+from synchro.storage.schema import is_system
 
 
 class Received:
@@ -30,13 +31,15 @@ class Received:
     B2  What a stopped source had delivered is never applied.
     """
 
-    __slots__ = ("_backlog", "_state", "_stopped", "_txns")
+    __slots__ = ("_backlog", "_granted", "_state", "_stopped", "_txns")
 
     def __init__(self, state: Parts, txns: Transactions) -> None:
         self._state = state
         self._txns = txns
         self._backlog: deque[tuple[InstanceId, Txn]] = deque()
         self._stopped: set[InstanceId] = set()
+        self._granted: dict[InstanceId, Lsn] = {}
+        """origin -> the row of it that may be left out"""
 
     def add(self, event: ev.TxnsReceived) -> None:
         self._backlog.extend((event.source, txn) for txn in event.txns)
@@ -52,6 +55,9 @@ class Received:
         """The applier of `source` stops until an operator acts; other peers keep working [A-40], [A-52]."""
         self._stopped.add(source)
         self._state.outbox.add(ev.StopApplier(source, error))
+
+    def grant_skip(self, row: TxnId) -> None:
+        self._granted[row.origin] = row.lsn
 
     def wanted_term(self) -> Term | None:
         """Term that must be adopted before the next transaction can be written.
@@ -126,6 +132,9 @@ class Received:
             assert isinstance(body, Dml)
             details["at"] = f"{txn.origin}:{rows[at].lsn}"
             details |= self._state.memtx.catalog.place_of(body)
+            is_conflict = isinstance(error, TupleFound) and not is_system(body.space_id)
+            if is_conflict and self._may_skip(txn):
+                details["skippable"] = "yes"
         error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
         if not isinstance(error, TupleFound):
             error.message += f" (at {details.get('at', details['txn'])})"
@@ -148,11 +157,11 @@ class Received:
             return True
         if self._txns.must_wait(txn.ops):
             return False
-        # Never of what waits for a quorum, asynchronous or not: its ack stands for its real bytes, or the
-        # next owner lacks what was acknowledged (ADR 10, 19). A shared one has no Nops in it (ADR 13).
-        may_skip = state.settings.skip_conflict and not txn.is_wait_sync and not txn.is_shared
+        may_skip = self._may_skip(txn)
+        is_granted = txn.tsn <= self._granted.get(txn.origin, 0) <= txn.lsn
+        skips_all = may_skip and (state.settings.skip_conflict or is_granted)
         try:
-            pending = self._txns.prepare_received(txn, now, skip_conflicts=may_skip)
+            pending = self._txns.prepare_received(txn, now, skip_conflicts=skips_all, by_policy=may_skip)
         except PendingRefusal:
             return False
         except BuildNeeded as needed:
@@ -160,6 +169,12 @@ class Received:
             return False
         state.log.append(pending)
         return True
+
+    @staticmethod
+    def _may_skip(txn: Txn) -> bool:
+        """Never what waits for a quorum, asynchronous or not: its ack stands for its real bytes, or the next
+        owner lacks what was acknowledged (ADR 10, 19). A shared one has no Nops in it (ADR 13)."""
+        return not txn.is_wait_sync and not txn.is_shared
 
     def _apply_control(self, txn: Txn, control: Control) -> bool:
         state = self._state

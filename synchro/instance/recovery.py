@@ -62,6 +62,7 @@ def recover_instance(
         self_id = memtx.catalog.expelled_id(uuid)
     if self_id is None:
         raise IllegalParams(f"instance {uuid} is not in _cluster of its snapshot; nothing was started")
+    memtx.self_id = self_id
     limbo = Limbo(
         self_id=self_id,
         registered=frozenset(members),
@@ -165,7 +166,7 @@ class _Replay:
 
 def snapshot_view(
     instance: Instance, *, with_local: bool = True
-) -> tuple[SnapshotMeta, list[tuple[int, list[Tuple]]]]:
+) -> tuple[SnapshotMeta, list[tuple[int, Iterable[Tuple]]]]:
     """The committed prefix: tuples, vclock, queue, elections, requests, all of this very instant (ADR 4).
 
     The vclock is lowered to just before what is pending, so that recovery or a joiner replays those rows

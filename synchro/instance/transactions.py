@@ -50,6 +50,7 @@ class Transactions:
         "conflicts_skipped",
         "ddl",
         "decided",
+        "last_skipped",
         "membership_change",
     )
 
@@ -59,6 +60,8 @@ class Transactions:
         """The newest decided transaction that is known here."""
         self.conflicts_skipped: dict[InstanceId, int] = {}
         """origin -> its rows that this process stored as Nops [A-35]"""
+        self.last_skipped: dict[InstanceId, Mapping[str, object]] = {}
+        """origin -> what a person must know of the newest of them"""
         self._undecided: dict[TxnId, PendingTxn] = {}
         self.ddl: PendingTxn | None = None
         self.build: Build | None = None
@@ -106,6 +109,8 @@ class Transactions:
         if prepared.is_ddl:
             assert len(self._undecided) == 1  # Transactions.X2
             self.ddl = pending
+            if prepared.draft is not None and prepared.draft.begins_policy:
+                state.readers_of_policies.logged(frozenset(state.memtx.catalog.prepared_members()))
         if prepared.touches_system and schema.CLUSTER_ID in prepared.system:
             pending.is_membership = True
             self.membership_change = pending
@@ -118,12 +123,17 @@ class Transactions:
                 state.readers_of_unnamed.logged(frozenset(state.memtx.catalog.prepared_members()))
         return pending
 
-    def prepare_received(self, txn: Txn, now: float, *, skip_conflicts: bool = False) -> PendingTxn:
+    def prepare_received(
+        self, txn: Txn, now: float, *, skip_conflicts: bool = False, by_policy: bool = False
+    ) -> PendingTxn:
         """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23].
 
-        skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]."""
+        skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]; by_policy: if its space says
+        so (ADR 44). Neither in a recovery: the log has the Nops as they were written."""
         state = self._state
-        prepared = state.memtx.prepare(txn.ops, from_peer=True, skip_conflicts=skip_conflicts)
+        prepared = state.memtx.prepare(
+            txn.ops, from_peer=True, origin=txn.origin, skip_conflicts=skip_conflicts, by_policy=by_policy
+        )
         skipped = None
         if prepared.skipped is not None:
             skipped = self._conflicts(txn, prepared.skipped)
@@ -143,6 +153,9 @@ class Transactions:
                 "lsn": lsns[at],
                 **self._state.memtx.catalog.place_of(op),
                 "error": error.message,
+                "policy": self._state.memtx.catalog.space(op.space_id).conflict.value,
+                "old_tuple": error.details.get("old_tuple"),
+                "new_tuple": error.details.get("new_tuple"),
             }
             for at, op, error in skipped
         ]
@@ -244,6 +257,7 @@ class Transactions:
         """[A-35]: they are on disk as Nops now; the operator asked for it, and is told of each."""
         counts = self.conflicts_skipped
         counts[origin] = counts.get(origin, 0) + len(skipped)
+        self.last_skipped[origin] = skipped[-1]
         for facts in skipped:
             self._state.outbox.notice("conflict_skipped", is_warning=True, **facts)
 

@@ -113,6 +113,11 @@ class Facts:
         return self._txns.conflicts_skipped
 
     @property
+    def last_skipped(self) -> Mapping[InstanceId, Mapping[str, object]]:
+        """origin -> the newest of them, for people: where it is, both tuples, the policy of its space."""
+        return self._txns.last_skipped
+
+    @property
     def read_barrier(self) -> ReadBarrier:
         return self._reads.barrier
 

@@ -23,14 +23,13 @@ from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
 from synchro.config.rules import is_no_majority
-from synchro.config.schema import ENVIRONMENT
+from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.server.api import Compared
 from synchro.server.node import Node
 
 VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
-_SETTABLE: Final = frozenset(".".join(path) for path in ENVIRONMENT.values())
 
 
 class LiveConfig:
@@ -83,7 +82,9 @@ class LiveConfig:
         async with self._alone():
             self._ensure_changeable()
             commands = {**self._commands, key: value}
-            own = await self._read(partial(parse, self._loaded.text, path=self._path, commands=commands))
+            own_set = self._loaded.instance(self._name).replicaset
+            read = partial(parse, self._loaded.text, path=self._path, commands=commands, commanded=own_set)
+            own = await self._read(read)
             self._ensure_changeable()
             if any(
                 change.key == key and not change.is_live for change in changes(self._running, own.options)
@@ -175,7 +176,7 @@ class LiveConfig:
             raise ConfigError(f"this release does not act on {key}; nothing was changed", key=key)
         if not option.is_live:
             raise self._needs_restart(key)
-        if key not in _SETTABLE:
+        if key not in SETTABLE:
             raise ConfigError(
                 f"{key} belongs to the replica set, not to one instance; nothing was changed. Next: change "
                 f"{self._path}, then: synchro config reload {self._path}",

@@ -22,6 +22,7 @@ from synchro.failpoints import REGISTRY, is_wanted, load_environment
 from synchro.process import descriptors
 from synchro.process.certificates import certificates_of, watch
 from synchro.process.live_config import LiveConfig
+from synchro.process.once import run_configured
 from synchro.process.ready import LISTENING, LOG_FILE, announce_ready
 from synchro.rpc import fault_service, peer_service
 from synchro.rpc.host import RpcHost, open_rpc_host
@@ -122,6 +123,8 @@ async def _open_port(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(services.run)
+            if settings.once:
+                nursery.start_soon(run_configured, face)
             if certificates is not None:
                 nursery.start_soon(watch, certificates, log)
             yield server.address

@@ -48,7 +48,7 @@ from synchro.raft.messages import (
     TrustChanged,
     VclockGrew,
 )
-from synchro.raft.timer import SHIFT_MAX, Timer, TimerWait
+from synchro.raft.timer import CATCH_UP, SHIFT_MAX, Timer, TimerWait
 from synchro.raft.votes import Votes
 from synchro.raft.witness import Witness
 from synchro.vclock import Vclock
@@ -75,6 +75,8 @@ class Raft:
         once per death timeout: else two that cannot hear each other do so in turn, without end (ADR 15).
     R12 No term is raised to 2^62, which no peer accepts: in the last one below it nobody stands for the next.
         In one beyond it, which a log of an old version may have, nobody stands or votes, and no peer is told.
+    R13 Who refuses a healthy candidate, which gets the rows that it lacks by a stream, does not stand against
+        it for two heartbeats from the first such refusal since a leader was known (ADR 40).
     """
 
     def __init__(
@@ -126,6 +128,8 @@ class Raft:
         self._roleless_since: float | None = None
         """When the first of the terms came whose beginner is still unknown (Raft.R10). None: the beginner is
         known."""
+        self._refused_since: float | None = None
+        """When the first healthy candidate was refused since a leader was known (Raft.R13); None: none."""
         self._rushed_at: float | None = None
         """When a term that was seen was last answered by the next one, at once (Raft.R11)."""
         self._could_stand = False
@@ -341,16 +345,27 @@ class Raft:
 
     @property
     def _is_role_known(self) -> bool:
-        """Whether the beginner of the volatile term is known: a candidate was refused, so nothing better is
-        to come, or all instances that can be heard have shown what they are [E-16]."""
-        heard = self._last_heard
-        is_refused = any(
-            message.vclock is not None and not message.vclock.covers(self._vclock.shown())
-            for message in heard.values()
-            if message.role is Role.CANDIDATE
-        )
+        """Whether the beginner of the volatile term is known: a candidate was refused, or all instances that
+        can be heard have shown what they are [E-16]."""
         peers = (self.healthy & self.membership.registered) - {self.self_id}
-        return is_refused or (bool(peers) and peers <= heard.keys())
+        return bool(self._refused) or (bool(peers) and peers <= self._last_heard.keys())
+
+    @property
+    def _refused(self) -> Set[InstanceId]:
+        """The candidates of the volatile term that lack a row of ours [E-15]."""
+        own = self._vclock.shown()
+        asking = (
+            (peer, heard.vclock) for peer, heard in self._last_heard.items() if heard.role is Role.CANDIDATE
+        )
+        return {peer for peer, vclock in asking if vclock is not None and not vclock.covers(own)}
+
+    def _awaits_refused(self, now: float) -> bool:
+        """Whether one of them may still get these rows and win (Raft.R13)."""
+        return (
+            self._refused_since is not None
+            and now < self._refused_since + self.settings.death_timeout_s * CATCH_UP
+            and not self._refused.isdisjoint(self.healthy)
+        )
 
     @property
     def _needs_majority(self) -> bool:
@@ -447,7 +462,7 @@ class Raft:
                 return
         self.role = Role.FOLLOWER
         self.leader = source
-        self._held_since = self._roleless_since = None
+        self._held_since = self._roleless_since = self._refused_since = None
         self._see_leader(now)
 
     def _see_leader(self, now: float) -> None:
@@ -515,6 +530,10 @@ class Raft:
         term cannot be won any more, or could be won by two (ADR 15), stand in the next one."""
         if not self._is_eligible or not self._witness.is_empty or self._is_held(now):
             return
+        if self._refused_since is None and not self._refused.isdisjoint(self.healthy):
+            self._refused_since = now
+        if self._awaits_refused(now):
+            return  # Raft.R13
         if self.volatile_term <= self._forgotten_term:
             return  # Raft.R9
         if self._is_term_open:
@@ -540,6 +559,10 @@ class Raft:
             self._witness.note(self.self_id, is_leader_seen=False)  # [E-21]; the leader stays known
         elif self._candidacy is not None and not self._may_stand:
             self._candidacy.given_up = self._timed_out()  # on request one stands for one term [E-22]
+        elif self._timer.wait is TimerWait.CATCH_UP:
+            self._timer = None
+            self._stand_in_new_term(now)
+            return
         self._timer = None
         if (
             self._may_stand
@@ -646,7 +669,7 @@ class Raft:
         assert self.exhausted is None  # Raft.R12
         self._enter_term(Term(self.volatile_term + 1), vote=self.self_id)
         if asked_at is not None:
-            self._held_since = self._roleless_since = None
+            self._held_since = self._roleless_since = self._refused_since = None
             self._candidacy = Candidacy(self.volatile_term, asked_at, is_answered)
 
     def _grant_vote(self) -> None:
@@ -751,7 +774,7 @@ class Raft:
             self._witness.clear()
             self._witness.note(self.self_id, is_leader_seen=True)
             self._timer = None
-            self._held_since = self._roleless_since = None
+            self._held_since = self._roleless_since = self._refused_since = None
             return
         if self._is_split_noticed or self._timer is None or self._timer.wait is not TimerWait.ELECTION:
             return
@@ -808,6 +831,8 @@ class Raft:
                 self._timer = Timer(TimerWait.HOLD, self._held_since)
             elif self._roleless_since is not None and self._awaits_role(now):
                 self._timer = Timer(TimerWait.HOLD, self._roleless_since)
+            elif self._refused_since is not None and self._awaits_refused(now):
+                self._timer = Timer(TimerWait.CATCH_UP, self._refused_since)
             else:
                 # The last witness lost the leader, and it may stand at this moment too. Standing together
                 # would split the vote, with two of three instances left for certain.

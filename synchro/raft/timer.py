@@ -13,11 +13,17 @@ SHIFT_MAX: Final = 0.1
 [E-22]."""
 
 
+CATCH_UP: Final = 0.5
+"""How long a candidate that lacks rows is waited for, as a share of the death timeout: two heartbeats."""
+
+
 class TimerWait(Enum):
     LEADER_DEATH = "leader death"
     """Silence of the known leader: one death timeout [E-21]."""
     HOLD = "hold"
     """A leader that others may know or elect: one death timeout too [E-21], [E-33], [P-30]."""
+    CATCH_UP = "catch up"
+    """A candidate that was refused and may still get the rows that it lacks (ADR 40)."""
     ELECTION = "election"
     """The end of an election: election timeout and shift [E-22]."""
     SHIFT = "shift"
@@ -38,6 +44,8 @@ class Timer:
         match self.wait:
             case TimerWait.LEADER_DEATH | TimerWait.HOLD:
                 return self.since + settings.death_timeout_s
+            case TimerWait.CATCH_UP:
+                return self.since + settings.death_timeout_s * CATCH_UP
             case TimerWait.ELECTION:
                 return self.since + settings.election_timeout_s * (1 + self.shift)
             case TimerWait.SHIFT:

@@ -45,10 +45,12 @@ def member_of(instance_uuid: str, members: Mapping[InstanceId, tuple[str, str | 
     )
 
 
-def expelled_error(uuid: str, number: InstanceId) -> Expelled:
-    """For streams with an instance that was removed from the set, and for itself [M-50] (ADR 41)."""
+def expelled_error(uuid: str, number: InstanceId, queue_term: int) -> Expelled:
+    """For streams with an instance that was removed from the set, and for itself [M-50] (ADR 41).
+    queue_term: of the last decided PROMOTE or DEMOTE in the log of who says so."""
     return Expelled(
         f"Instance {uuid} was removed from the replica set, where its id was {number}; nothing was done",
         uuid=uuid,
         id=int(number),
+        queue_term=queue_term,
     )

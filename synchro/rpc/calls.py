@@ -17,6 +17,7 @@ from synchro.config import MIB
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.methods import Entry, Kind
 from synchro.rpc.rpc_error import Metadata, RpcError
+from synchro.storage.users import GUEST_CALLER, Caller
 from synchro.wire import grpc_call
 from synchro.wire.frames import ErrorCode
 from synchro.wire.grpc_call import StatusCode
@@ -132,6 +133,12 @@ class RpcCall:
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The metadata that the client sent, in order; keys are lower case and may repeat."""
         return self._request.metadata
+
+    @property
+    def caller(self) -> Caller:
+        """Whose call it is: the guest's without a session. Asked once for a unary call, and for each frame of
+        a stream."""
+        return GUEST_CALLER
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Set what is sent with the status, whatever that is; an `RpcError` adds its own. Raises

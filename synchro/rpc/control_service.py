@@ -57,7 +57,8 @@ class ControlService(Service):
     def _restart_upstream(self, request: Message) -> Message:
         if not request.instance:
             raise IllegalParams("which instance? Its name or its id is missing", field="instance")
-        self.node.restart_upstream(request.instance)
+        skip = codec.txn_id(request.skip) if request.HasField("skip") else None
+        self.node.restart_upstream(request.instance, skip)
         return control_pb2.RestartUpstreamResponse(header=self.header())
 
     # --- configuration; one that loads may wait for what is to be changed

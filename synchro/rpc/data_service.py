@@ -40,7 +40,7 @@ class DataService(Service):
 
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.names = Names(node)
+        self.names = Names(lambda: node.instance.memtx.catalog)
         self._reading: set[trio.CancelScope] = set()
         """One scope for each stream of transactions that is being read."""
         self.unary_writes = UnaryWrites(self, self.names, host.call_soon)

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace
 from synchro.rpc.codec import Message
-from synchro.server.api import NodeApi
+from synchro.storage.catalog import Catalog
 from synchro.storage.schema import SpaceDef
 
 
 class Names:
     """The committed schema of a node. Implements `codec.Schema`."""
 
-    __slots__ = ("_node",)
+    __slots__ = ("_catalog",)
 
-    def __init__(self, node: NodeApi) -> None:
-        self._node = node
+    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+        """catalog: as it is now. May raise `Loading`."""
+        self._catalog = catalog
 
     def space_id(self, name: str) -> int:
         return self.space(name).id
 
     def index_id(self, space_id: int, name: str) -> int:
-        memtx = self._node.instance.memtx
+        catalog = self._catalog()
         try:
-            return memtx.catalog.index(space_id, name).id
+            return catalog.index(space_id, name).id
         except NoSuchIndex as error:
-            near = get_close_matches(name, [index.name for index in memtx.catalog.indexes(space_id)], n=1)
+            near = get_close_matches(name, [index.name for index in catalog.indexes(space_id)], n=1)
             error.details = {
                 **error.details,
-                "space": memtx.catalog.space(space_id).name,
+                "space": catalog.space(space_id).name,
                 "index": name,
                 **({"nearest": near[0]} if near else {}),
             }
@@ -37,7 +39,7 @@ class Names:
 
     def space(self, name: str | int) -> SpaceDef:
         try:
-            return self._node.instance.memtx.catalog.space(name)
+            return self._catalog().space(name)
         except NoSuchSpace as error:
             error.details = {**error.details, "space": str(name)}
             nearest = error.details.get("nearest")

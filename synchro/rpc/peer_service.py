@@ -90,7 +90,12 @@ class PeerService:
                 call.on_over = self._older_join_over
             sender = JoinSender(stream, settings, takes_parts=first.takes_parts)
             stream.on_message = sender.on_message
-            request = JoinRequest(first.instance_uuid, first.instance_name, takes_unnamed=first.takes_unnamed)
+            request = JoinRequest(
+                first.instance_uuid,
+                first.instance_name,
+                takes_unnamed=first.takes_unnamed,
+                takes_policies=first.takes_policies,
+            )
             items = self._endpoint.serve_join(request)
             async with aclosing(items):
                 async for item in items:

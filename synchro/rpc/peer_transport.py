@@ -110,6 +110,7 @@ def hello_message(hello: Hello) -> Any:
             address=hello.address,
             takes_parts=hello.takes_parts,
             takes_unnamed=hello.takes_unnamed,
+            takes_policies=hello.takes_policies,
             synchro_quorum=hello.quorum,
         )
     )
@@ -130,6 +131,7 @@ def hello_from(message: Any) -> Hello:
         address=message.address,
         takes_parts=message.takes_parts,
         takes_unnamed=message.takes_unnamed,
+        takes_policies=message.takes_policies,
         quorum=peer_codec.peer_quorum(message.synchro_quorum),
     )
 
@@ -414,6 +416,7 @@ class GrpcTransport:
             instance_name=request.instance_name,
             takes_parts=True,
             takes_unnamed=request.takes_unnamed,
+            takes_policies=request.takes_policies,
         )
         try:
             async with channel.duplex(

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
-
 import trio
 
-from synchro.errors import NoSuchIndex, NoSuchSpace, SyncTimeout, TupleFound
-from synchro.ids import CallId
-from synchro.instance.events import (
-    ClientWrite,
-    ClientWrites,
-    Committed,
-    Fate,
-    FateKnown,
-    Outcome,
-    Rejected,
-    WaitRequested,
-)
-from synchro.row import Dml, TxnId
-from synchro.rpc import codec
+from synchro.errors import NoSuchIndex, NoSuchSpace
+from synchro.row import TxnId
+from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2
 from synchro.rpc.host import RpcHost
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
-from synchro.rpc.service import Service, expect
+from synchro.rpc.once import run_once
+from synchro.rpc.schema_changes import Builder, Definitions
+from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi
-from synchro.storage import schema_ops
-from synchro.storage.row_body import dml_from_values
-from synchro.storage.schema import FieldDef, IndexDef, IndexType, SpaceDef
-
-REBUILDS_MAX: Final = 10
-"""Two changes that were asked for at once may choose the same id; the later one is built again."""
-
-_TYPES: Final = {
-    schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
-    schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
-    schema_pb2.INDEX_TYPE_HASH: IndexType.HASH,
-}
+from synchro.storage.schema import IndexDef, IndexType, SpaceDef
 
 
 class SchemaService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.names = Names(node)
+        self.names = Names(lambda: node.instance.memtx.catalog)
         self.CreateSpace = self.waiting(self._create_space)
         self.AlterSpace = self.waiting(self._alter_space)
         self.TruncateSpace = self.waiting(self._truncate_space)
@@ -55,61 +32,33 @@ class SchemaService(Service):
         self.DropIndex = self.waiting(self._drop_index)
         self.ListSpaces = self.waiting(self._list_spaces)
         self.ChecksumSpace = self.waiting(self._checksum_space)
-        self.RunOnce = self.unimplemented("RunOnce", "run the operations one by one, with if_not_exists")
+        self.RunOnce = self.waiting(self._run_once)
 
     def register(self, server: Registrar) -> None:
         server.add_service(schema_pb2.DESCRIPTOR.services_by_name["SchemaService"], self)
 
     # --- changes
 
-    async def _change(self, request: Message, build: Callable[[], Sequence[Dml]]) -> TxnId | None:
+    async def _change(self, request: Message, build: Builder) -> TxnId | None:
         """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done."""
         timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
-        request_id = codec.request_id(request.request_id)
-        known_position = codec.position(request)
-        if request_id is not None:
-            # A retry would find its own work and be refused: look for the first call before building.
-            outcome = await self.node.call(
-                lambda call_id: WaitRequested(call_id, request_id=request_id), timeout_s=timeout_s
-            )
-            first = expect(outcome, FateKnown)
-            if first.fate is Fate.COMMITTED:
-                return first.txn
-            if first.fate is Fate.PENDING:
-                raise SyncTimeout(
-                    f"the schema change {first.txn} was not decided within {timeout_s:g} s; it stays in the "
-                    "queue, outcome unknown",
-                    txn=first.txn,
-                )
-        for attempt in range(1, REBUILDS_MAX + 1):
-            ops = [_encoded(op) for op in build()]
-            if not ops:
-                return None
+        if (first := await schema_changes.first_try(self.node, request, timeout_s)) is not None:
+            return first
+        done = await schema_changes.write(
+            self.node,
+            lambda: build(self._definitions(), request),
+            deadline,
+            codec.request_id(request.request_id),
+            codec.position(request),
+        )
+        return None if done is None else done.txn
 
-            def write(call_id: CallId, ops: Sequence[Dml] = ops) -> ClientWrites:
-                return ClientWrites([ClientWrite(call_id, ops, request_id, known_position)])
-
-            outcome = await self.node.call(write, timeout_s=max(0.0, deadline - trio.current_time()))
-            if attempt == REBUILDS_MAX or not _is_race(outcome):
-                break
-        return expect(outcome, Committed).txn
+    def _definitions(self) -> Definitions:
+        return Definitions(self.node.instance.memtx, self.names)
 
     async def _create_space(self, request: Message) -> Message:
-        txn = await self._change(
-            request,
-            lambda: schema_ops.create_space(
-                self.node.instance.memtx,
-                request.name,
-                space_id=request.id or None,
-                field_count=request.field_count,
-                format=_fields(request.format),
-                if_not_exists=request.if_not_exists,
-                is_local=request.is_local,
-                is_sync=request.is_sync,
-                temporary=request.is_temporary,
-            ),
-        )
+        txn = await self._change(request, schema_changes.create_space)
         return schema_pb2.CreateSpaceResponse(
             header=self.header(),
             space=self._shown(request.name),
@@ -120,56 +69,23 @@ class SchemaService(Service):
     async def _alter_space(self, request: Message) -> Message:
         # A new name does not change the id, which still finds the space afterwards.
         space_id = self.names.named_space(request.space).id
-        txn = await self._change(
-            request,
-            lambda: schema_ops.alter_space(
-                self.node.instance.memtx,
-                self.names.space(space_id).id,
-                name=request.name if request.HasField("name") else None,
-                is_sync=request.is_sync if request.HasField("is_sync") else None,
-                field_count=request.field_count if request.HasField("field_count") else None,
-                format=_fields(request.format.fields) if request.HasField("format") else None,
-            ),
-        )
+        txn = await self._change(request, schema_changes.alter_space)
         return schema_pb2.AlterSpaceResponse(
             header=self.header(), space=self._shown(space_id), txn=codec.txn_message(txn)
         )
 
     async def _truncate_space(self, request: Message) -> Message:
-        txn = await self._change(
-            request,
-            lambda: schema_ops.truncate(self.node.instance.memtx, self.names.named_space(request.space).id),
-        )
+        txn = await self._change(request, schema_changes.truncate_space)
         return schema_pb2.TruncateSpaceResponse(header=self.header(), txn=codec.txn_message(txn))
 
     async def _drop_space(self, request: Message) -> Message:
-        def build() -> Sequence[Dml]:
-            try:
-                space = self.names.named_space(request.space)
-            except NoSuchSpace:
-                if request.if_exists:
-                    return ()
-                raise
-            return schema_ops.drop_space(self.node.instance.memtx, space.id)
-
-        txn = await self._change(request, build)
+        txn = await self._change(request, schema_changes.drop_space)
         return schema_pb2.DropSpaceResponse(
             header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
         )
 
     async def _create_index(self, request: Message) -> Message:
-        def build() -> Sequence[Dml]:
-            return schema_ops.create_index(
-                self.node.instance.memtx,
-                self.names.named_space(request.space).id,
-                request.name,
-                type=_TYPES.get(request.type, str(request.type)),
-                unique=request.unique if request.HasField("unique") else True,
-                if_not_exists=request.if_not_exists,
-                parts=[_part(part) for part in request.parts] or schema_ops.DEFAULT_PARTS,
-            )
-
-        txn = await self._change(request, build)
+        txn = await self._change(request, schema_changes.create_index)
         memtx = self.node.instance.memtx
         try:
             shown = index_message(memtx.catalog.index(self.names.named_space(request.space).id, request.name))
@@ -180,19 +96,18 @@ class SchemaService(Service):
         )
 
     async def _drop_index(self, request: Message) -> Message:
-        def build() -> Sequence[Dml]:
-            space = self.names.named_space(request.space)
-            try:
-                index_id = self.names.index_id(space.id, request.name)
-            except NoSuchIndex:
-                if request.if_exists:
-                    return ()
-                raise
-            return schema_ops.drop_index(self.node.instance.memtx, space.id, index_id)
-
-        txn = await self._change(request, build)
+        txn = await self._change(request, schema_changes.drop_index)
         return schema_pb2.DropIndexResponse(
             header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    async def _run_once(self, request: Message) -> Message:
+        done = await run_once(self.node, request)
+        return schema_pb2.RunOnceResponse(
+            header=self.header(),
+            executed=done.executed,
+            txn=codec.txn_message(done.txn),
+            executed_by=done.executed_by,
         )
 
     # --- reads
@@ -218,6 +133,7 @@ class SchemaService(Service):
             ],
             indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
+            conflict=schema_changes.POLICIES[space.conflict],
         )
 
     async def _list_spaces(self, request: Message) -> Message:
@@ -257,37 +173,4 @@ def index_message(index: IndexDef) -> Message:
             schema_pb2.KeyPart(field=part.field + 1, type=part.type, is_nullable=part.is_nullable)
             for part in index.parts
         ],
-    )
-
-
-def _fields(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Return the fields of a format as `schema.parse_format` takes them."""
-    return [
-        FieldDef(message.name, message.type or "any", message.is_nullable).to_map() for message in messages
-    ]
-
-
-def _part(message: Message) -> dict[str, object]:
-    """Return a key part as `schema.resolve_parts` takes it; what is not set comes from the format."""
-    which = message.WhichOneof("field_ref")
-    part: dict[str, object] = {"field": getattr(message, which) if which else 0}
-    if message.type:
-        part["type"] = message.type
-    if message.is_nullable:
-        part["is_nullable"] = True
-    return part
-
-
-def _encoded(op: Dml) -> Dml:
-    if op.raw:
-        return op
-    return dml_from_values(op.type, op.space_id, index_id=op.index_id, key=op.key, value=op.value, ops=op.ops)
-
-
-def _is_race(outcome: Outcome) -> bool:
-    """Whether another change took the id or the name while this one waited for its turn."""
-    return (
-        isinstance(outcome, Rejected)
-        and isinstance(outcome.error, TupleFound)
-        and outcome.error.details.get("space") in ("_space", "_index")
     )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from copy import copy
 from typing import Any, TypeVar
 
-from synchro.errors import Loading, SynchroError, Unimplemented
+from synchro.errors import Loading, SynchroError
 from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
@@ -118,14 +118,6 @@ class Service:
 
         handle.__qualname__ = method.__qualname__
         return self.host.server_stream(handle)
-
-    def unimplemented(self, name: str, instead: str) -> Any:
-        """An RPC that is described but not built."""
-
-        def method(_request: Any) -> Message:
-            raise Unimplemented(f"{name} is not built yet; nothing was done. Next: {instead}")
-
-        return self.at_once(method, when_ready=False)
 
     # --- errors
 

@@ -201,6 +201,9 @@ class NodeApi(Protocol):
     def watch(self) -> AsyncIterator[WatchFacts]:
         """The present state at once, then each change; states in between may be left out."""
 
+    def note(self, event: str, **facts: object) -> None:
+        """A record in the log of the process."""
+
     # --- operators
 
     @property
@@ -210,6 +213,7 @@ class NodeApi(Protocol):
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""
 
-    def restart_upstream(self, instance: str) -> None:
-        """Follow a member again, by name, decimal id, UUID or address; a running stream is left alone.
-        Raises `IllegalParams` if there is no such upstream."""
+    def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
+        """Follow a member again, by name, decimal id, UUID or address; a running stream is left alone. skip:
+        the row in conflict at which it stands, to leave it out. Raises `IllegalParams` if there is no such
+        upstream, or it does not stand there."""

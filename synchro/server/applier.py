@@ -52,8 +52,8 @@ RECONNECT_MAX_S: Final = 0.5
 RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
 """Errors of the peer that pass by themselves [A-40]."""
 
-STOP_DETAILS: Final = ("txn", "at", "space", "key")
-"""Where the row is at which an applier stopped."""
+STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
+"""Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
 
 
 class Status(StrEnum):
@@ -317,13 +317,15 @@ class Applier:
             self._links.check_doubles()
 
     def _on_expelled(self, error: Expelled) -> None:
-        """If it is us there is nothing more to ask. If it is the peer, its address may lead to a new member
-        one day."""
+        """If it is us, and the peer may say so, there is nothing more to ask. If it is the peer, its address
+        may lead to a new member one day."""
         if error.details.get("uuid") == self._node.uuid:
-            self._stopped = error
-            self._node.step(ev.ExpulsionTold())
-            self._links.members_changed()
-            return
+            told = error.details.get("queue_term", "")
+            self._node.step(ev.ExpulsionTold(int(told) if told.isdecimal() else None))
+            if self._node.core.state.is_expelled:
+                self._stopped = error
+                self._links.members_changed()
+                return
         self._failed(Status.DISCONNECTED, error.message)
         self.reason = error.reason
 
@@ -434,6 +436,7 @@ class Applier:
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            takes_policies=True,
             quorum=core.raft.membership.election_quorum,
         )
 

@@ -101,6 +101,10 @@ class Face:
             event = "became_writable" if is_writable else "became_read_only"
             self.node.log.info(event, ro_reason=reason.value or None)
 
+    def note(self, event: str, **facts: object) -> None:
+        """See `api.NodeApi`."""
+        self.node.log.info(event, **facts)
+
     # ------------------------------------------------------------------------------------------- reading
 
     async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
@@ -155,7 +159,7 @@ class Face:
         )
 
     def info(self) -> dict[str, Any]:
-        return info.box_info(self.node, self.links, self._progress)
+        return info.box_info(self.node, self.links, self._progress, self.snapshotter)
 
     def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.node.core, trio.current_time())

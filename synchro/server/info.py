@@ -21,6 +21,7 @@ from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
 from synchro.server.links import Links
 from synchro.server.node import Node
+from synchro.server.snapshotter import Snapshotter
 from synchro.vclock import Vclock
 
 SAMPLE_S: Final = 0.1
@@ -61,7 +62,7 @@ def version() -> str:
         return "0"
 
 
-def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
+def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshotter) -> dict[str, Any]:
     """[I-2], [I-3], [I-4], [I-5], [I-6], [I-7], [I-8], [I-10], [I-12], [I-13], [I-15], [I-16], [I-17]; fields
     of the core are null while loading."""
     settings = node.settings
@@ -89,9 +90,12 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "config": None if node.configuration is None else node.configuration.facts(),
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
+        "expelled": {},
         "election": None,
         "synchro": None,
         "memtx": None,
+        "wal": None,
+        "schema_version": None,
         "amnesia": None,
         "orphan": None,
     }
@@ -108,9 +112,15 @@ def box_info(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
         "no_room": None if core.no_room is None else core.no_room.message,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node, links, progress),
+        "expelled": {
+            int(number): {"uuid": uuid, "name": name}
+            for number, (uuid, name) in core.memtx.catalog.expelled().items()
+        },
         "election": _election(node, links),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "wal": _wal(node, snapshotter),
+        "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
     }
@@ -148,6 +158,22 @@ def _source_text(source: dict[str, Any]) -> str:
         return f"{source['name']} ({source['status']})"
     why = f": {source['message']}" if source["message"] else ""
     return f"{source['name']} (away for {source['away']:.0f} s{why}; {source['left']:.0f} s more)"
+
+
+def _wal(node: Node, snapshotter: Snapshotter) -> dict[str, Any]:
+    """files, bytes, oldest, kept_for: as they were looked at last, a few seconds ago. pending: transactions
+    on their way to disk, which are not in `vclock` yet."""
+    facts, settings = snapshotter.facts, node.settings
+    return {
+        "files": facts.files,
+        "bytes": facts.bytes,
+        "oldest": {int(i): int(lsn) for i, lsn in facts.oldest},
+        "kept_for": list(facts.kept_for),
+        "pending": len(node.core.state.log.in_flight),
+        "since_snapshot": snapshotter.logged_bytes,
+        "retention_period": settings.wal_retention_period_s,
+        "cleanup_delay": settings.wal_cleanup_delay_s,
+    }
 
 
 def synchro(core: Instance, now: float) -> dict[str, Any]:
@@ -197,6 +223,7 @@ def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]
         }
         if skipped := core.conflicts_skipped.get(member):
             part["conflicts_skipped"] = skipped
+            part["conflict"] = dict(core.last_skipped[member])
         lives = links.lives_of(uuid)
         if lives:
             part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]

@@ -59,7 +59,7 @@ from synchro.server.peer_messages import (
     LinkLost,
 )
 from synchro.server.progress import ReceivedSoFar
-from synchro.server.relay import check_readable, without_local_rows
+from synchro.server.relay import check_policies, check_readable, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
@@ -99,6 +99,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
+    check_policies(core.memtx.catalog, request.instance_name, takes_policies=request.takes_policies)
     members = core.memtx.catalog.members()
     is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
     if not is_member and not core.is_writable:
@@ -215,7 +216,7 @@ async def join(directory: DataDirectory, transport: Transport, so_far: ReceivedS
     When it returns the directory has data, durably, and the identity file names the set.
     """
     identity, address = directory.identity, so_far.address
-    request = JoinRequest(identity.instance_uuid, identity.name, takes_unnamed=True)
+    request = JoinRequest(identity.instance_uuid, identity.name, takes_unnamed=True, takes_policies=True)
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream, so_far)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
@@ -387,7 +388,10 @@ class _Trial:
         if not ops:
             return
         try:
-            self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
+            if space_id == schema.MARKS_ID:
+                self._memtx.load(space_id, tuples)
+            else:
+                self._memtx.commit(self._memtx.prepare(ops, from_peer=True))
         except SynchroError as error:
             at = min(int(error.details.get("op", 0)), len(ops) - 1)
             place = self._place(ops[at])

@@ -6,14 +6,14 @@ A registry and nothing more: appliers and relays run themselves. It knows of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
 
 from synchro.config import PeerAddress, WalMode
-from synchro.errors import IllegalParams, SynchroError
+from synchro.errors import IllegalParams, SynchroError, TupleFound
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -22,7 +22,7 @@ from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
-from synchro.row import Tuple
+from synchro.row import Tuple, TxnId
 from synchro.server.node import Node
 from synchro.server.peer_messages import LinkLost
 from synchro.storage.snapshot import SnapshotMeta
@@ -43,6 +43,10 @@ class Upstream(Protocol):
 
     @property
     def is_following(self) -> bool: ...
+
+    @property
+    def stopped_by(self) -> SynchroError | None:
+        """Why it follows no more until a person restarts it; None: it was not stopped since it followed."""
 
     @property
     def is_off(self) -> bool:
@@ -127,7 +131,7 @@ class JoinView:
     """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
 
     meta: SnapshotMeta
-    spaces: Sequence[tuple[int, Sequence[Tuple]]]
+    spaces: Sequence[tuple[int, Iterable[Tuple]]]
     vclock: Vclock
     taken_at: float
     users: int = 0
@@ -235,10 +239,10 @@ class Links:
         """Raises `Expelled`, of us or of this instance: there are no streams then [M-52]."""
         core = self._node.core
         if core.state.is_expelled:
-            raise expelled_error(self._node.uuid, core.self_id)
+            raise expelled_error(self._node.uuid, core.self_id, core.limbo.term)
         number = core.memtx.catalog.expelled_id(uuid)
         if number is not None:
-            raise expelled_error(uuid, number)
+            raise expelled_error(uuid, number, core.limbo.term)
 
     def stop_applier(self, peer: InstanceId, error: SynchroError) -> None:
         applier = self.find_applier(peer)
@@ -296,8 +300,9 @@ class Links:
 
     # --------------------------------------------------------------------------------------- operators
 
-    def restart_upstream(self, instance: str) -> None:
-        """By any of the words that `info` has for it: name, id, UUID or address. Raises `IllegalParams`."""
+    def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
+        """By any of the words that `info` has for it: name, id, UUID or address. skip: the row in conflict at
+        which it stands, to leave it out (ADR 44). Raises `IllegalParams`."""
         names = {
             text
             for member, (uuid, name) in self._node.core.memtx.catalog.members().items()
@@ -309,10 +314,23 @@ class Links:
             address = applier.address
             if instance in (address.name, address.address) or names & {address.name, applier.peer_uuid}:
                 found = True
+                if skip is not None:
+                    self._skip(applier, skip)
                 if not applier.is_following:
                     applier.restart()
         if not found:
             raise IllegalParams(f"there is no upstream {instance!r}; nothing was changed")
+
+    def _skip(self, applier: Upstream, row: TxnId) -> None:
+        error = applier.stopped_by
+        at = "" if error is None else error.details.get("at", "")
+        if not isinstance(error, TupleFound) or at != str(row):
+            where = f"stands at {at}" if at else "is not stopped by a row"
+            raise IllegalParams(
+                f"the stream from {applier.address.name} {where}, not in conflict at {row}; "
+                "nothing was changed"
+            )
+        self._node.step(ev.SkipGranted(row))
 
     def cut(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
         """Drop the streams with these peers and refuse new ones, for the fault service."""

@@ -43,6 +43,8 @@ class JoinRequest:
     protocol_version: int = PROTOCOL_VERSION
     takes_unnamed: bool = False
     """As in `Hello`."""
+    takes_policies: bool = False
+    """As in `Hello`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Hello:
     """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
     takes_unnamed: bool = False
     """It reads shared transactions in which calls have no request id (ADR 13)."""
+    takes_policies: bool = False
+    """It knows what spaces do with conflicts (ADR 44)."""
     quorum: int = 0
     """By how many votes it is elected; 0: an older version (ADR 38)."""
 

@@ -19,7 +19,7 @@ from synchro.server.join import serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
-from synchro.server.relay import Relay
+from synchro.server.relay import Relay, check_policies
 from synchro.server.transport import RelayStream
 
 REPLACE_GRACE_S = 2.0
@@ -128,6 +128,7 @@ class Peers:
         check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
         core.check_term(hello.term)
         self._links.check_expelled(hello.instance_uuid)
+        check_policies(core.memtx.catalog, hello.name, takes_policies=hello.takes_policies)
         members = core.memtx.catalog.prepared_members()
         peer = member_of(hello.instance_uuid, members)
         registered = members[peer][1]

@@ -30,6 +30,7 @@ from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, Link
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
+from synchro.storage.catalog import Catalog
 from synchro.storage.wal_reader import PlainRows, WalReader
 from synchro.storage.wal_tail import TailSpan
 from synchro.storage.xlog import crc32c
@@ -175,7 +176,7 @@ class Relay:
         log = node.log.bind(component="relay", peer=hello.name, peer_id=self.peer, address=hello.address)
         log.info("relay_connected", vclock=str(hello.vclock))
         ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
-        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed))
+        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed, hello.takes_policies))
         self._raft = core.raft.message()
         self._heartbeat_wanted = True
         self._control_wanted.set()
@@ -519,6 +520,16 @@ def check_readable(span: xrow.TxnSpan, name: str) -> None:
         raise ProtocolVersion(
             f"transaction {span.origin}:{span.lsn} has a form that the version of {name} does not read; "
             "it was not sent. Next: run the version there that the others run",
+        )
+
+
+def check_policies(catalog: Catalog, name: str, *, takes_policies: bool) -> None:
+    """name: of who wants rows. Raises `ProtocolVersion` if it would decide conflicts otherwise than the set
+    does (ADR 44): a policy is begun only while all members know them, so it was replaced, or joins."""
+    if catalog.has_policies and not takes_policies:
+        raise ProtocolVersion(
+            f"spaces of this set have a policy for conflicts, which the version of {name} does not know; "
+            "nothing was sent. Next: run the version there that the others run",
         )
 
 

@@ -89,7 +89,7 @@ class Roster:
     def _end_all(self) -> None:
         """This instance was expelled."""
         node, links = self._node, self._links
-        error = expelled_error(node.uuid, node.core.self_id)
+        error = expelled_error(node.uuid, node.core.self_id, node.core.limbo.term)
         for applier in links.appliers.values():
             applier.stop(error)
         for relay in list(links.relays.values()):
@@ -102,7 +102,7 @@ class Roster:
             await relay.ended.wait()
         expelled = self._node.core.memtx.catalog.expelled_id(relay.peer_uuid)
         if expelled is not None and not relay.ended.is_set():
-            relay.end_with(expelled_error(relay.peer_uuid, expelled))
+            relay.end_with(expelled_error(relay.peer_uuid, expelled, self._node.core.limbo.term))
 
     def _follow(self, name: str, uuid: str, address: str) -> None:
         """Unless an applier has it already, under any name."""

@@ -1,24 +1,33 @@
-"""Checkpoints and what they make superfluous. Rules [W-30], [W-31], [W-40].
+"""Checkpoints and what they make superfluous. Rules [W-18], [W-30], [W-31], [W-40]..[W-43].
 
 The view is taken in one step of the core and written by a worker thread. Afterwards old snapshots go, and
-WAL files that neither they nor any registered instance needs.
+WAL files that neither they nor any registered instance needs, nor their age keeps. That is looked at now and
+then without a checkpoint, too: members catch up, and files grow old.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import os
 import posixpath
 import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from synchro.errors import CheckpointInProgress, DecodeError, SynchroError, WalIo
+from synchro.ids import InstanceId
 from synchro.instance.recovery import snapshot_view
-from synchro.replication.retention import log_floor
+from synchro.replication.retention import kept_for, log_floor, retained_from, without_local_rows
+from synchro.server.checkpoint_schedule import CheckpointSchedule
 from synchro.server.failing_disk import SnapshotDisk
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.storage.disk import FileBytes
+from synchro.storage.journal import WalFile
 from synchro.storage.snapshot import write_snapshot
 from synchro.storage.xlog import (
     DAMAGED_SUFFIX,
@@ -27,33 +36,79 @@ from synchro.storage.xlog import (
     decode_header,
     is_file_name,
 )
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+GARBAGE_S: Final = 10.0
+"""Between two looks at files that nobody needs any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What the log takes on the disk, as it was looked at last. kept_for: who, or which option, needs the
+    oldest file."""
+
+    files: int = 0
+    bytes: int = 0
+    oldest: Vclock = EMPTY_VCLOCK
+    kept_for: Sequence[str] = ()
 
 
 class Snapshotter:
-    """One checkpoint at a time."""
+    """One checkpoint at a time, and no other look at old files meanwhile."""
 
     def __init__(self, node: Node, links: Links) -> None:
         self._node = node
         self._links = links
         self._is_running = False
         self._last: Vclock | None = None
+        self._schedule = CheckpointSchedule(trio.current_time(), 0, share=1.0 - random.random())
+        self._files_lock = trio.Lock()
+        self.facts = LogFacts()
 
     async def run(self) -> None:
-        """Write a snapshot every `Settings.checkpoint_interval_s`, the first one at a random moment of it; 0:
-        never."""
+        """Write a snapshot every `Settings.checkpoint_interval_s`, the first one at a random moment of it,
+        and when the log has grown by `Settings.checkpoint_wal_size`; 0: never by that. Drop old files."""
         node = self._node
-        since, share = trio.current_time(), 1.0 - random.random()
+        written = await trio.to_thread.run_sync(self._written_before)
+        self._schedule = CheckpointSchedule(trio.current_time(), -written, share=1.0 - random.random())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_garbage)
+            while True:
+                left = self._schedule.due_in(
+                    interval_s=node.settings.checkpoint_interval_s,
+                    log_bytes=node.settings.checkpoint_wal_size,
+                    logged=node.wal.stats.bytes,
+                    now=trio.current_time(),
+                )
+                if left > 0:
+                    await node.pause(left)
+                    continue
+                try:
+                    await self.checkpoint()
+                except SynchroError as error:
+                    self._schedule.failed(trio.current_time())
+                    node.log.warning("checkpoint_failed", reason=error.reason, message=error.message)
+
+    async def _run_garbage(self) -> None:
         while True:
-            interval = node.settings.checkpoint_interval_s or math.inf
-            if (left := since + interval * share - trio.current_time()) > 0:
-                await node.pause(left)
-                continue
             try:
-                await self.checkpoint()
-            except SynchroError as error:
-                node.log.warning("checkpoint_failed", reason=error.reason, message=error.message)
-            since, share = trio.current_time(), 1.0
+                await self.collect_garbage()
+            except OSError as error:
+                self._node.log.warning("garbage_not_collected", message=error.strerror or str(error))
+            await self._node.pause(GARBAGE_S)
+
+    @property
+    def logged_bytes(self) -> int:
+        """Bytes of the log since the last checkpoint; those of former runs as their files have them."""
+        return self._schedule.logged_since(self._node.wal.stats.bytes)
+
+    def _written_before(self) -> int:
+        """In a worker thread: bytes of the files that a recovery would read, at the start of this run."""
+        directory = self._node.settings.snapshot_dir
+        names = [name for name in os.listdir(directory) if is_file_name(name, SNAP_SUFFIX)]
+        newest = max((int(name.removesuffix(SNAP_SUFFIX)) for name in names), default=0)
+        closed = self._node.wal.files[:-1]
+        return sum(_size_and_time(file)[0] for file in closed if file.vclock.signature >= newest)
 
     async def checkpoint(self) -> Vclock:
         node = self._node
@@ -61,10 +116,11 @@ class Snapshotter:
             raise CheckpointInProgress("Snapshot is already in progress")
         self._is_running = True
         try:
+            began, logged = trio.current_time(), node.wal.stats.bytes
             meta, spaces = snapshot_view(node.core)
             if meta.vclock == self._last:
+                self._schedule.ended(began=began, now=began, logged=logged)
                 return meta.vclock  # [W-31]
-            began = trio.current_time()
             path = await trio.to_thread.run_sync(
                 lambda: write_snapshot(
                     SnapshotDisk(),
@@ -81,6 +137,7 @@ class Snapshotter:
                 vclock=str(meta.vclock),
                 duration_ms=round(1000 * (trio.current_time() - began), 1),
             )
+            self._schedule.ended(began=began, now=trio.current_time(), logged=logged)
             await node.wal.rotate()
             await self.collect_garbage()
             return meta.vclock
@@ -97,13 +154,28 @@ class Snapshotter:
     async def collect_garbage(self) -> None:
         """Snapshots beyond `checkpoint_count`, then WAL files [W-40]."""
         node = self._node
-        oldest = await trio.to_thread.run_sync(self._drop_old_snapshots)
-        if oldest is None:
-            return
-        keep_from = self._floor(oldest)
-        gone = await node.wal.collect_garbage(keep_from, oldest)
+        async with self._files_lock:
+            oldest = await trio.to_thread.run_sync(self._drop_old_snapshots)
+            if oldest is None:
+                return
+            found = await trio.to_thread.run_sync(self._closed_files)
+            keep_from = self._floor(oldest, [(file.vclock, written_at) for file, _, written_at in found])
+            gone = await node.wal.collect_garbage(keep_from, oldest)
+            self._note(found[gone:], oldest)
         if gone:
             node.log.info("wal_files_deleted", files=gone, keep_from=str(keep_from))
+
+    def _closed_files(self) -> list[tuple[WalFile, int, float]]:
+        """In a worker thread: each with its size and the wall-clock time of its last write."""
+        return [(file, *_size_and_time(file)) for file in self._node.wal.files[:-1]]
+
+    def _note(self, closed: Sequence[tuple[WalFile, int, float]], oldest_snapshot: Vclock) -> None:
+        files = self._node.wal.files
+        why: list[str] = []
+        if len(files) > 1:
+            why = kept_for(files[1].vclock, self._needs(oldest_snapshot, closed))
+        size = sum(size for _, size, _ in closed)
+        self.facts = LogFacts(len(files), size, files[0].vclock, why)
 
     def _drop_old_snapshots(self) -> Vclock | None:
         """In a worker thread; vclock of the oldest one that is kept. One without a whole header stands for
@@ -125,12 +197,59 @@ class Snapshotter:
                 data.close()
         return None
 
-    def _floor(self, oldest: Vclock) -> Vclock:
+    def _floor(self, oldest: Vclock, closed: Sequence[tuple[Vclock, float]]) -> Vclock:
         """[W-41], [W-42]"""
-        links, core = self._links, self._node.core
         return log_floor(
             oldest,
-            members=[member for member in core.memtx.catalog.prepared_members() if member != core.self_id],
-            acked={member: known.acked for member, known in links.downstreams.items()},
-            joins=links.joins.values(),
+            members=self._others(),
+            acked=self._acked(),
+            joins=self._links.joins.values(),
+            retained=self._retained(closed),
         )
+
+    def _others(self) -> list[InstanceId]:
+        core = self._node.core
+        return [member for member in core.memtx.catalog.prepared_members() if member != core.self_id]
+
+    def _acked(self) -> dict[InstanceId, Vclock]:
+        return {member: known.acked for member, known in self._links.downstreams.items()}
+
+    def _retained(self, closed: Sequence[tuple[Vclock, float]]) -> Vclock | None:
+        """[W-18], [W-43]"""
+        settings, now = self._node.settings, time.time()
+        age_s = trio.current_time() - self._node.started_at
+        return retained_from(
+            closed,
+            now=now,
+            period_s=settings.wal_retention_period_s,
+            paused_until=now + settings.wal_cleanup_delay_s - age_s,
+        )
+
+    def _needs(
+        self, oldest_snapshot: Vclock, closed: Sequence[tuple[WalFile, int, float]]
+    ) -> dict[str, Vclock]:
+        """By name, for people."""
+        core, acked = self._node.core, self._acked()
+        needs = {
+            core.state.name_of(member) or str(member): without_local_rows(
+                acked.get(member, EMPTY_VCLOCK), oldest_snapshot
+            )
+            for member in self._others()
+        }
+        needs["snapshots"] = oldest_snapshot
+        needs |= {
+            f"join of {uuid}": without_local_rows(need, oldest_snapshot)
+            for uuid, need in self._links.joins.items()
+        }
+        retained = self._retained([(file.vclock, written_at) for file, _, written_at in closed])
+        if retained is not None:
+            needs["wal.retention_period or wal.cleanup_delay"] = retained
+        return needs
+
+
+def _size_and_time(file: WalFile) -> tuple[int, float]:
+    """Bytes, and when it was written to last; of one that somebody removed: nothing, long ago."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.stat(file.path)
+        return found.st_size, found.st_mtime
+    return 0, 0.0

@@ -26,12 +26,15 @@ from synchro.storage.prepared import BuildNeeded, Prepared
 from synchro.storage.schema import (
     CLUSTER_ID,
     INDEX_ID,
+    PRIV_ID,
     SCHEMA_ID,
     SPACE_ID,
     SYSTEM_SPACES,
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
+    USER_ID,
     USER_ID_MIN,
+    ConflictPolicy,
     IndexDef,
     SpaceDef,
     is_ddl_space,
@@ -48,6 +51,7 @@ from synchro.storage.system_rows import (
     is_removal,
 )
 from synchro.storage.tuple_format import show_tuple
+from synchro.storage.users import USER_SPACES, Users
 
 
 class Catalog:
@@ -74,6 +78,8 @@ class Catalog:
             store = SpaceStore(definition, {index.id: index for index in indexes}, dead=dead)
             self.stores[definition.id] = store
             self._ids[definition.name] = definition.id
+        self.users = Users(self._owner_of, self._owned_by)
+        """Who there is, and may do what; as committed."""
 
     def store(self, space: str | int) -> SpaceStore:
         """NoSuchSpace with `nearest` in its details."""
@@ -157,6 +163,12 @@ class Catalog:
         """Committed; None before bootstrap or join."""
         row = self.stores[SCHEMA_ID].tuples.get(REPLICASET_UUID)
         return None if row is None else row[1]
+
+    @property
+    def has_policies(self) -> bool:
+        """Some space says what becomes of conflicts (ADR 44)."""
+        stores = self.stores.values()
+        return any(store.definition.conflict is not ConflictPolicy.STOP for store in stores)
 
     # --- rows with a meaning
 
@@ -272,6 +284,8 @@ class Catalog:
             self._read_members()
         if SCHEMA_ID in prepared.system:
             self._read_expelled()
+        if not USER_SPACES.isdisjoint(prepared.system):
+            self._read_users()
         if prepared.draft is not None:
             for space_id, space in prepared.draft.spaces.items():
                 if space.truncated and space.definition is not None and space_id in self.stores:
@@ -282,6 +296,7 @@ class Catalog:
                 built = None if build is None else build.indexes.get(space_id)
                 growth += self._define(space_id, space.definition, space.indexes, built)
             self.schema_version += 1
+            self.users.forget_rights()
         return growth
 
     def _define(
@@ -323,12 +338,24 @@ class Catalog:
     def _read_expelled(self) -> None:
         self._expelled = expelled_of(self.stores[SCHEMA_ID].tuples.values())
 
+    def _read_users(self) -> None:
+        self.users.read(self.stores[USER_ID].tuples.values(), self.stores[PRIV_ID].tuples.values())
+
+    def _owner_of(self, space_id: int) -> int | None:
+        store = self.stores.get(space_id)
+        return None if store is None else store.definition.owner
+
+    def _owned_by(self, user: int) -> list[int]:
+        return [number for number, store in self.stores.items() if store.definition.owner == user]
+
     def load(self, space_id: int, tuples: Sequence[Tuple]) -> int:
         """Take over tuples of a snapshot that lie in their space already. Returns as `commit`."""
         if space_id == CLUSTER_ID:
             self._read_members()
         elif space_id == SCHEMA_ID:
             self._read_expelled()
+        elif space_id in USER_SPACES:
+            self._read_users()
         if not is_ddl_space(space_id) or space_id == TRUNCATE_ID:
             return 0
         touched: dict[int, tuple[SpaceDef, dict[int, IndexDef]]] = {}
@@ -344,6 +371,7 @@ class Catalog:
         for number, (definition, indexes) in touched.items():
             growth += self._define(number, definition, indexes)
         self.schema_version += 1
+        self.users.forget_rights()
         return growth
 
     def _index_defs(self, space_id: int) -> dict[int, IndexDef]:

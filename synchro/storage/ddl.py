@@ -22,6 +22,7 @@ from synchro.storage.schema import (
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
     USER_ID_MIN,
+    ConflictPolicy,
     IndexDef,
     IndexType,
     SpaceDef,
@@ -83,7 +84,8 @@ class Draft:
             return
         definition = SpaceDef.from_tuple(new)
         verb = "Can't modify" if before is not None else "Failed to create"
-        if why := _wrong_space(before, definition):
+        why = _wrong_space(before, definition) or _wrong_policy(definition)
+        if why:
             raise IllegalParams(f"{verb} space '{definition.name}': {why}")
         space.definition = definition
 
@@ -115,6 +117,17 @@ class Draft:
         if is_system(space_id):
             raise Unsupported(f"Can't truncate a system space, space '{space.definition.name}'")
         space.truncated = True
+
+    @property
+    def begins_policy(self) -> bool:
+        """A space gets a policy for conflicts that it had not: members of an older version know of none."""
+        for space_id, space in self.spaces.items():
+            store = self._stores.get(space_id)
+            before = ConflictPolicy.STOP if store is None else store.definition.conflict
+            now = ConflictPolicy.STOP if space.definition is None else space.definition.conflict
+            if now is not before and now is not ConflictPolicy.STOP:
+                return True
+        return False
 
     def growth(self) -> int:
         """Bytes that new indexes over tuples that are there will need."""
@@ -237,6 +250,17 @@ def _wrong_space(before: SpaceDef | None, now: SpaceDef) -> str | None:
         return "replication group is immutable"
     if before.kind is not now.kind:
         return "the type of a space is immutable"
+    return None
+
+
+def _wrong_policy(space: SpaceDef) -> str | None:
+    """Why its policy for conflicts cannot be kept, if so (ADR 44)."""
+    if space.conflict is ConflictPolicy.STOP:
+        return None
+    if space.is_sync:
+        return f"conflict '{space.conflict}' is for asynchronous spaces: a synchronous one has no conflicts"
+    if space.is_local or space.is_temporary:
+        return f"conflict '{space.conflict}' is for replicated spaces: no peer sends rows of this one"
     return None
 
 

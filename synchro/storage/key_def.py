@@ -247,6 +247,12 @@ class KeyDef:
         encoded = self.prefix(key)
         return encoded[0] if self.is_plain else encoded
 
+    def sent(self, key: Key) -> Tuple:
+        """The other way round: a full key of an index, as a caller would send it."""
+        if self.is_plain:
+            return (key,)
+        return tuple(part[1] if wrap else part for part, wrap in zip(key, self._wrapped, strict=True))
+
     def user_key(self, value: Tuple) -> Tuple:
         """The key of a tuple as a caller would send it."""
         size = len(value)

@@ -9,9 +9,9 @@ Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 from synchro.config import KIB, Limits
 from synchro.errors import (
@@ -21,7 +21,9 @@ from synchro.errors import (
     SynchroError,
     TupleFound,
     Unsupported,
+    WrongFormat,
 )
+from synchro.ids import NOBODY, InstanceId
 from synchro.row import PENDING_ROW_BYTES, Dml, Puts, RowType, Tuple
 from synchro.storage.catalog import Catalog, mixture
 from synchro.storage.index import Iterator_, SelectResult
@@ -30,14 +32,25 @@ from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
-from synchro.storage.schema import SCHEMA_ID
-from synchro.storage.space_changes import delete, loners, put, put_new, takes_columns, update, upsert
+from synchro.storage.schema import MARKS_ID, SCHEMA_ID
+from synchro.storage.space_changes import (
+    delete,
+    keep_own,
+    loners,
+    put,
+    put_new,
+    takes_columns,
+    update,
+    upsert,
+)
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.system_rows import OLD_REPLICASET_UUID, REPLICASET_UUID
 from synchro.storage.update_ops import OP_WORK, Work
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+_Done: TypeAlias = tuple[Dml, Tuple | None, Tuple | None, Tuple | None]
+"""Of one operation: what to log, the old and the new tuple, what to answer."""
 INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
@@ -55,6 +68,8 @@ class Memtx:
         """Estimate for the tuples and indexes of all spaces, prepared changes included."""
         self._dead: list[dict[Key, Any] | list[Any] | Order] = []
         """What `free` is to let go of."""
+        self.self_id = NOBODY
+        """Of the instance; `NOBODY`: all changes are taken for its own."""
         self.catalog = Catalog(limits, self._dead)
         """What spaces there are, and members."""
         self._stores = self.catalog.stores
@@ -69,26 +84,34 @@ class Memtx:
     # --- transactions
 
     def prepare(
-        self, ops: Sequence[Dml], *, from_peer: bool = False, skip_conflicts: bool = False
+        self,
+        ops: Sequence[Dml],
+        *,
+        from_peer: bool = False,
+        origin: InstanceId = NOBODY,
+        skip_conflicts: bool = False,
+        by_policy: bool = False,
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
         from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
         the position of the operation (`op`).
-        skip_conflicts: a duplicate key of user data leaves that operation out (`Prepared.skipped`) [A-35].
+        origin: whose changes they are; `NOBODY`: our own. skip_conflicts: a duplicate key of user data leaves
+        that operation out (`Prepared.skipped`) [A-35]. by_policy: so it does where the space says so, and a
+        change of a tuple that the space keeps (ADR 44).
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [memtx.X1].
         """
         if not from_peer:
             _check_limits(ops, self._limits)
         self._serial = serial = self._serial + 1
-        prepared = Prepared(serial)
+        prepared = Prepared(serial, is_own=origin in (NOBODY, self.self_id))
         if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         work = Work(None if from_peer else self._limits.txn_work_bytes_max)
         try:
             try:
-                self._run_each(prepared, ops, from_peer, skip_conflicts, work)
+                self._run_each(prepared, ops, from_peer, (skip_conflicts, by_policy), work)
                 if prepared.draft is not None:
                     if not from_peer:
                         self.catalog.refuse_system_names(prepared.draft)
@@ -235,9 +258,10 @@ class Memtx:
             )
 
     def _run_each(
-        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skip_conflicts: bool, work: Work
+        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skips: tuple[bool, bool], work: Work
     ) -> None:
-        """One operation after the other: apply, remember what to log and what to answer."""
+        """One operation after the other: apply, remember what to log and what to answer. skips: whether what
+        is in conflict is left out, everywhere; where a space says so."""
         logged: list[Dml] = []
         local: list[bool] = []
         results: list[Tuple | None] = []
@@ -253,15 +277,19 @@ class Memtx:
                 raise mixture()
             kind = op.type
             try:
-                if kind is _REPLACE or kind is _INSERT:
+                result: Tuple | None
+                if not store.is_plain:
+                    op, old, new, result = self._run_by_policy(prepared, store, op, from_peer, skips[1], work)
+                elif kind is _REPLACE or kind is _INSERT:
                     new = op.value
                     assert new is not None
                     old = put(store, prepared, new, replace=kind is _REPLACE)
-                    result: Tuple | None = new
+                    result = new
                 else:
                     op, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
             except TupleFound as error:
-                if not skip_conflicts or store.is_system or prepared.base is not None:
+                is_skipped = skips[0] or (skips[1] and store.skips_conflicts)
+                if not is_skipped or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
                 if prepared.skipped is None:
                     prepared.skipped = []
@@ -283,9 +311,27 @@ class Memtx:
                     prepared.is_sync = True  # a local space is never synchronous [D-2]
         prepared.size = size
 
+    def _run_by_policy(
+        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, by_policy: bool, work: Work
+    ) -> _Done:
+        """In a space that remembers who wrote its tuples. Returns as `_run_keyed`."""
+        assert store.own is not None
+        if by_policy and not prepared.is_own:
+            keep_own(store, prepared, op)
+        count = len(prepared.changes)
+        done: _Done
+        if op.value is not None and op.type is not RowType.UPSERT:
+            old = put(store, prepared, op.value, replace=op.type is _REPLACE)
+            done = op, old, op.value, op.value
+        else:
+            done = self._run_keyed(prepared, store, op, from_peer, work)
+        if len(prepared.changes) > count:
+            store.own.follow(prepared)
+        return done
+
     def _run_keyed(
         self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work
-    ) -> tuple[Dml, Tuple | None, Tuple | None, Tuple | None]:
+    ) -> _Done:
         """Update, delete, upsert: returns what to log, the old and the new tuple, and what to answer."""
         ops_max = None if from_peer else self._limits.update_ops_max
         bytes_max = None if from_peer else self._limits.tuple_bytes_max
@@ -344,13 +390,14 @@ class Memtx:
 
     # --- snapshots, join, recovery
 
-    def freeze(self, *, with_local: bool = True) -> list[tuple[int, list[Tuple]]]:
+    def freeze(self, *, with_local: bool = True) -> list[tuple[int, Iterable[Tuple]]]:
         """A view of all committed tuples that stays as it is: (space id, tuples), system spaces first.
 
         Temporary spaces are left out, and the definitions of spaces of type 'temporary' [D-4].
-        with_local: False also leaves out the tuples of local spaces, for a join.
+        with_local: False also leaves out the tuples of local spaces, and what was written here, for a join.
+        Last come `MARKS_ID` and what `load` needs to know who wrote which tuple.
         """
-        frozen = []
+        frozen: list[tuple[int, Iterable[Tuple]]] = []
         for space_id in sorted(self._stores):
             store = self._stores[space_id]
             definition = store.definition
@@ -361,19 +408,41 @@ class Memtx:
                 rows = [row for row in rows if self.catalog.is_in_snapshot(space_id, row, with_local)]
             if rows:
                 frozen.append((space_id, rows))
+        if with_local:
+            frozen.extend((MARKS_ID, rows) for rows in self._marks())
         return frozen
+
+    def _marks(self) -> Iterator[Iterable[Tuple]]:
+        """What is known of tuples beside themselves: of each space who wrote them."""
+        for space_id, store in self._stores.items():
+            if store.own is not None and store.primary is not None:
+                yield store.own.rows(space_id, store.primary.key_def)
 
     def load(self, space_id: int, tuples: Iterable[Tuple]) -> None:
         """Add committed tuples of a snapshot. Those of `_space`, then `_index` come before the data.
 
         They were checked when they were written, and the file has checksums: no further checks of data.
         """
+        if space_id == MARKS_ID:
+            self._load_marks(tuples)
+            return
         store = self.catalog.store(space_id)
         tuples = list(tuples)
         before = store.memory
         store.load(tuples)
         self.memory_used += store.memory - before
         self.memory_used += self.catalog.load(space_id, tuples)
+
+    def _load_marks(self, marks: Iterable[Tuple]) -> None:
+        """Raises SynchroError for what is none."""
+        for mark in marks:
+            try:
+                space_id, key = mark
+                store = self.catalog.store(space_id)
+                if store.own is not None:
+                    store.own.keys[store.need_primary().key_def.exact(key)] = None
+            except (ValueError, TypeError) as error:
+                raise WrongFormat(f"Wrong mark of a tuple: {mark!r}") from error
 
     @property
     def has_dead(self) -> bool:

@@ -20,6 +20,7 @@ class Prepared:
     run: the changes, if they were prepared all at once (`space_changes.put_new`); then `changes` is empty.
     results: what each *requested* operation returns [D-16].
     skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
+    is_own: it is asked for here; False: another instance logged it.
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     growth: bytes that it adds to the memory that is counted.
     let_go: tuples that it takes the place of, if they are so large that it takes time to be rid of them.
@@ -36,6 +37,7 @@ class Prepared:
         "growth",
         "is_ddl",
         "is_done",
+        "is_own",
         "is_sync",
         "let_go",
         "local",
@@ -52,7 +54,8 @@ class Prepared:
         "unique_changes",
     )
 
-    def __init__(self, serial: int) -> None:
+    def __init__(self, serial: int, *, is_own: bool = True) -> None:
+        self.is_own = is_own
         self.ops: Sequence[Dml]
         self.local: Sequence[bool]
         self.results: Sequence[Tuple | None]

@@ -30,6 +30,8 @@ SYSTEM_ID_MAX: Final = 511
 USER_ID_MIN: Final = 512
 TEMPORARY_ID_MIN: Final = 2**30
 SPACE_ID_MAX: Final = 2**31 - 1
+MARKS_ID: Final = 2**31
+"""No space: in a snapshot, behind all spaces, what is known of their tuples beside them (ADR 44)."""
 INDEX_COUNT_MAX: Final = 128
 FIELD_NUMBER_MAX: Final = 2**20
 """Fields of a tuple that an index part can name: one of `tuple_bytes_max` has no more. A format has an entry
@@ -37,7 +39,7 @@ for each field up to the last one that an index names."""
 NAME_LENGTH_MAX: Final = 65_000
 """Characters of a name, as in Tarantool."""
 ADMIN: Final = 1
-"""Owner of what nobody else owns; users are not built yet."""
+"""Owner of what nobody else owns."""
 
 _DDL_IDS: Final = frozenset({SPACE_ID, INDEX_ID, TRUNCATE_ID})
 
@@ -59,6 +61,17 @@ class SpaceKind(StrEnum):
     """The definition is logged, the data is not."""
     TEMPORARY = "temporary"
     """Nothing is logged; ids from 2^30."""
+
+
+class ConflictPolicy(StrEnum):
+    """What becomes of a received row that is in the way of what is here (ADR 44)."""
+
+    STOP = "stop"
+    """The stream stops, and a person decides [A-52]."""
+    SKIP = "skip"
+    """What breaks a unique index becomes a Nop [A-35]."""
+    KEEP_LOCAL = "keep_local"
+    """So does what changes a tuple that was last written on this instance."""
 
 
 class IndexType(StrEnum):
@@ -95,6 +108,7 @@ class SpaceDef:
     kind: SpaceKind = SpaceKind.NORMAL
     is_local: bool = False
     is_sync: bool = False
+    conflict: ConflictPolicy = ConflictPolicy.STOP
 
     @property
     def is_temporary(self) -> bool:
@@ -120,6 +134,8 @@ class SpaceDef:
             flags["type"] = self.kind.value
         if self.is_sync:
             flags["is_sync"] = True
+        if self.conflict is not ConflictPolicy.STOP:
+            flags["conflict"] = self.conflict.value
         fields = tuple(field.to_map() for field in self.format)
         return (self.id, self.owner, self.name, self.engine, self.field_count, flags, fields)
 
@@ -140,6 +156,7 @@ class SpaceDef:
             kind=_parse_kind(name, flags),
             is_local=flags.get("group_id", 0) == 1,
             is_sync=_flag(flags, "is_sync"),
+            conflict=parse_conflict(flags.get("conflict", ConflictPolicy.STOP)),
         )
 
 
@@ -211,6 +228,14 @@ def _parse_kind(name: str, flags: Mapping[str, Field]) -> SpaceKind:
     if not isinstance(kind, str) or kind not in set(SpaceKind):
         raise WrongFormat(f"Space '{name}': unknown type {kind!r}")
     return SpaceKind(kind)
+
+
+def parse_conflict(policy: object) -> ConflictPolicy:
+    """A policy by its name. WrongFormat."""
+    if not isinstance(policy, str) or policy not in set(ConflictPolicy):
+        names = ", ".join(ConflictPolicy)
+        raise WrongFormat(f"Wrong space option 'conflict': expected one of {names}, got {policy!r}")
+    return ConflictPolicy(policy)
 
 
 def parse_type(name: object, where: str) -> str:
@@ -409,10 +434,32 @@ SYSTEM_SPACES: Final[tuple[tuple[SpaceDef, tuple[IndexDef, ...]], ...]] = (
     _system(
         USER_ID,
         "_user",
-        [("id", "unsigned"), ("owner", "unsigned"), ("name", "string"), ("type", "string"), ("auth", "map")],
+        [
+            ("id", "unsigned"),
+            ("owner", "unsigned"),
+            ("name", "string"),
+            ("type", "string"),
+            ("auth", "map"),
+            ("options", "map", True),
+        ],
         _index(USER_ID, 0, "primary", (0, "unsigned")),
         _index(USER_ID, 1, "owner", (1, "unsigned"), unique=False),
         _index(USER_ID, 2, "name", (2, "string")),
+    ),
+    _system(
+        PRIV_ID,
+        "_priv",
+        [
+            ("grantor", "unsigned"),
+            ("grantee", "unsigned"),
+            ("object_type", "string"),
+            ("object_id", "scalar"),
+            ("privilege", "unsigned"),
+            ("options", "map", True),
+        ],
+        _index(PRIV_ID, 0, "primary", (1, "unsigned"), (2, "string"), (3, "scalar")),
+        _index(PRIV_ID, 1, "owner", (0, "unsigned"), unique=False),
+        _index(PRIV_ID, 2, "object", (2, "string"), (3, "scalar"), unique=False),
     ),
     _system(
         CLUSTER_ID,

@@ -18,11 +18,13 @@ from synchro.storage.schema import (
     SPACE_ID,
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
+    ConflictPolicy,
     IndexDef,
     IndexType,
     SpaceDef,
     SpaceKind,
     check_name,
+    parse_conflict,
     parse_format,
     resolve_parts,
 )
@@ -40,6 +42,15 @@ def _delete(space_id: int, *key: Field) -> Dml:
     return Dml(RowType.DELETE, space_id, b"", 0, key)
 
 
+def definitions_alone(memtx: Memtx) -> Memtx:
+    """The committed definitions without tuples: where changes can be tried one after the other."""
+    draft = Memtx(memtx.catalog.limits)
+    for space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID):
+        draft.load(space_id, memtx.catalog.store(space_id).tuples.values())
+    draft.catalog.space_id_max = memtx.catalog.space_id_max
+    return draft
+
+
 def create_space(
     memtx: Memtx,
     name: str,
@@ -52,6 +63,7 @@ def create_space(
     is_sync: bool = False,
     temporary: bool = False,
     kind: SpaceKind | str | None = None,
+    conflict: str = ConflictPolicy.STOP,
 ) -> list[Dml]:
     """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. SpaceExists, IllegalParams."""
     check_name(name)
@@ -77,6 +89,7 @@ def create_space(
         kind=chosen,
         is_local=is_local,
         is_sync=is_sync,
+        conflict=parse_conflict(conflict),
     )
     return [_insert(SPACE_ID, definition.to_tuple())]
 
@@ -97,6 +110,7 @@ def alter_space(
     is_sync: bool | None = None,
     field_count: int | None = None,
     format: Sequence[object] | None = None,
+    conflict: str | None = None,
 ) -> list[Dml]:
     """[D-7]: one UPDATE of the `_space` row, so that fields nobody asked to change stay as they are."""
     definition = memtx.catalog.space(space)
@@ -108,21 +122,30 @@ def alter_space(
         ops.append(("=", 3, name))
     if field_count is not None:
         ops.append(("=", 5, field_count))
-    if is_sync is not None:
-        ops.append(("=", _FLAGS_FIELD, _flags(memtx, definition, is_sync)))
+    if is_sync is not None or conflict is not None:
+        policy = None if conflict is None else parse_conflict(conflict)
+        ops.append(("=", _FLAGS_FIELD, _flags(memtx, definition, is_sync, policy)))
     if format is not None:
         ops.append(("=", 7, tuple(field.to_map() for field in parse_format(format))))
     if not ops:
-        raise IllegalParams("nothing to alter: give name, is_sync, field_count or format")
+        raise IllegalParams("nothing to alter: give name, is_sync, field_count, format or conflict")
     return [Dml(RowType.UPDATE, SPACE_ID, b"", 0, (definition.id,), None, tuple(ops))]
 
 
-def _flags(memtx: Memtx, definition: SpaceDef, is_sync: bool) -> dict[str, Field]:
+def _flags(
+    memtx: Memtx, definition: SpaceDef, is_sync: bool | None, conflict: ConflictPolicy | None
+) -> dict[str, Field]:
+    """None: as it is. A default is not written down."""
     row = memtx.get(SPACE_ID, 0, (definition.id,))
     flags: dict[str, Field] = dict(definition.to_tuple()[5] if row is None else row[5])
-    flags.pop("is_sync", None)
+    if is_sync is not None:
+        flags.pop("is_sync", None)
     if is_sync:
         flags["is_sync"] = True
+    if conflict is not None:
+        flags.pop("conflict", None)
+    if conflict not in (None, ConflictPolicy.STOP):
+        flags["conflict"] = str(conflict)
     return flags
 
 

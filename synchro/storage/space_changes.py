@@ -15,6 +15,7 @@ from synchro.storage.index import SecondaryIndex
 from synchro.storage.index_build import duplicate_key
 from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
+from synchro.storage.own_keys import kept
 from synchro.storage.prepared import Pending, Prepared
 from synchro.storage.space_store import SLOW_TO_FREE, SpaceStore
 from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
@@ -64,7 +65,7 @@ def put(store: SpaceStore, prepared: Prepared, value: Tuple, *, replace: bool) -
 
 def takes_columns(store: SpaceStore) -> bool:
     """Whether `put_new` may ever say yes: secondary unique indexes want a look at each tuple."""
-    return store.key_of is not None and not store.unique and not store.is_temporary
+    return store.key_of is not None and store.is_plain and not store.unique and not store.is_temporary
 
 
 def loners(store: SpaceStore, values: Sequence[Tuple], *, replace: bool) -> Sequence[int]:
@@ -109,6 +110,28 @@ def put_new(store: SpaceStore, prepared: Prepared, values: Sequence[Tuple], *, r
     store.memory += size
     prepared.growth += size
     return True
+
+
+def keep_own(store: SpaceStore, prepared: Prepared, op: Dml) -> None:
+    """Raise `TupleFound` if a change of another instance would touch a tuple that was last written here, or
+    that is being written here: then `prepared` rests on that."""
+    assert store.own is not None
+    if op.value is not None:
+        store.format.check(op.value)
+        key = store.need_primary().key_def.of(op.value)
+        below, old = store.pending.get(key), store.view.get(key)
+    else:
+        found = _find(store, prepared, op)
+        if found is None:
+            return
+        key, old, below = found
+    if below is not None:
+        old = below[1]
+        if below[0].is_own:
+            prepared.rest_on(below[0])
+    is_kept = key in store.own.keys if below is None else below[0].is_own
+    if is_kept and old is not None:
+        raise kept(store.definition, op, old)
 
 
 def update(

@@ -24,8 +24,9 @@ from synchro.storage.index_build import build_indexes, duplicate_key, made_at_on
 from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import packb
 from synchro.storage.order import Order
+from synchro.storage.own_keys import OwnKeys
 from synchro.storage.prepared import Pending, PendingKey, Prepared
-from synchro.storage.schema import IndexDef, SpaceDef, is_ddl_space, is_system
+from synchro.storage.schema import ConflictPolicy, IndexDef, SpaceDef, is_ddl_space, is_system
 from synchro.storage.tuple_format import TupleFormat
 
 PENDING_ENTRY_BYTES = 128
@@ -52,11 +53,13 @@ class SpaceStore:
         "indexes",
         "is_ddl",
         "is_local",
+        "is_plain",
         "is_sync",
         "is_system",
         "is_temporary",
         "key_of",
         "memory",
+        "own",
         "pending",
         "plain_field",
         "primary",
@@ -91,6 +94,10 @@ class SpaceStore:
         self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())
         self.indexes: dict[int, Index] = {}
+        self.own: OwnKeys | None = None
+        """Set while its policy is to keep what was written here."""
+        self.is_plain = True
+        """A change means the same whoever made it, and when."""
         self.pending: dict[Key, Pending] = {}
         self.tuple_overhead = 0
         self.memory = 0
@@ -118,6 +125,11 @@ class SpaceStore:
             if built is None:
                 built = made_at_once(build_indexes(self, definition, indexes, sort=sort, check=False))
             self._take(built)
+        if definition.conflict is not ConflictPolicy.KEEP_LOCAL:
+            self.own = None
+        elif self.own is None or self.primary is None:
+            self.own = OwnKeys()
+        self.is_plain = self.own is None
         self.definition = definition
         self.is_local = definition.is_local
         self.is_sync = definition.is_sync
@@ -128,6 +140,11 @@ class SpaceStore:
         self.tuple_overhead = overhead
         for index in self.indexes.values():
             index.space = definition
+
+    @property
+    def skips_conflicts(self) -> bool:
+        """Its policy says so, for what breaks a unique index."""
+        return self.definition.conflict in (ConflictPolicy.SKIP, ConflictPolicy.KEEP_LOCAL)
 
     def _take(self, built: dict[int, Index]) -> None:
         for number, index in self.indexes.items():
@@ -350,6 +367,8 @@ class SpaceStore:
         assert not self.pending and not self.clears  # the barrier of DDL
         self.memory = 0
         self.bury(*self.take_out())
+        if self.own is not None:
+            self.own = OwnKeys()
 
     def take_out(self) -> list[dict[Key, Any] | Order]:
         """All committed tuples, and what led to them; they are not here any more."""
@@ -391,5 +410,7 @@ class SpaceStore:
             for index, _ in self.unique:
                 unique_key = index.key_def.of(value)
                 assert index.key_def.has_null(unique_key) or index.primary_keys[unique_key] == key
+        if self.own is not None:
+            self.own.check(self.tuples)
         for each in self.indexes.values():
             each.check()

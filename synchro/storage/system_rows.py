@@ -39,6 +39,9 @@ OLD_REPLICASET_UUID: Final = "cluster"
 EXPELLED_PREFIX: Final = "expelled."
 """Of the keys of `_schema` that say who was removed from the set: no id is given twice (ADR 41)."""
 
+_ONCE: Final = "once"
+_BEGUN: Final = "begun.once"
+
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -52,6 +55,16 @@ def first_rows(
     """All that a new replica set consists of, its snapshot 0: space -> tuples [M-2], [M-3]."""
     names: list[Tuple] = [(REPLICASET_NAME, replicaset_name), (REPLICASET_UUID, replicaset_uuid)]
     return [(SCHEMA_ID, names), (CLUSTER_ID, [(1, instance_uuid, instance_name)])]
+
+
+def once_key(key: str) -> str:
+    """Key of the row of `_schema` that says that the operations of `key` are done [D-25]."""
+    return _ONCE + key
+
+
+def begun_key(key: str) -> str:
+    """Key of the row that says that the first of their two transactions is (ADR 47)."""
+    return _BEGUN + key
 
 
 def expelled_row(instance: InstanceId, uuid: str, name: str | None) -> Tuple:

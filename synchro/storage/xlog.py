@@ -330,6 +330,21 @@ class XlogReader:
             self.last_lsn = (txns[-1].origin, txns[-1].lsn)
         return txns
 
+    def skip_damage(self) -> tuple[int, int] | None:
+        """After `Corruption`, or a torn end: stand at the next valid block behind it, so that an iteration
+        goes on there. For tools alone: what was between is not known to be anybody's.
+
+        Returns (from, to) of the bytes that are left out; None: there is no such block.
+        """
+        last = self.last_number
+        for block in find_blocks(self._read_at, self._size, self.end, self.header.salt):
+            if block.number > last:
+                left_out = (self.end, block.offset)
+                self.end, self.last_number, self._crc = block.offset, block.number - 1, block.prev_crc
+                self.ending = Ending.OPEN
+                return left_out
+        return None
+
     def __iter__(self) -> Iterator[tuple[int, Block, list[Txn]]]:
         """(offset, block, transactions), for tools such as `wal cat`."""
         for block in self.blocks():

@@ -68,6 +68,10 @@ class Nemesis(threading.Thread):
                 return instance
         return None
 
+    def linked(self, target: Instance) -> list[Instance]:
+        """Who follows it."""
+        return [instance for instance in self.cluster if instance is not target]
+
     def _kill(self, target: Instance) -> bool:
         process = target.process
         assert process is not None
@@ -92,9 +96,8 @@ class Nemesis(threading.Thread):
         return still
 
     def _partition(self, target: Instance) -> bool:
-        others = [instance for instance in self.cluster if instance is not target]
         target.remote.partition()
-        for other in others:
+        for other in self.linked(target):
             other.remote.partition(target.name)
 
         def is_alone() -> bool:

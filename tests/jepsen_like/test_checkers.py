@@ -11,6 +11,7 @@ import pytest
 from tests.jepsen_like.checks import check_follower_reads, check_register, check_set
 from tests.jepsen_like.history import INF, Op, Operations, pair
 from tests.jepsen_like.linearizable import apply, is_linearizable
+from tests.jepsen_like.topologies import SOURCES, check, name_of
 
 
 def op(f: str, value: object, result: object, began: float, end: float = INF) -> Op:
@@ -153,3 +154,42 @@ def test_pairing_gives_unknown_operations_no_end() -> None:
         ("write", 5, INF, "info"),
     ]
     assert is_linearizable(ops)
+
+
+def test_the_checker_of_topologies_finds_each_anomaly() -> None:
+    """Rows: lost, refused and there, invented, different. Counts: too many, too few, different."""
+
+    def of(f: str, value: object, type: str, key: object = None) -> Op:
+        return Op(f, key, value, type=type)
+
+    ops = [of("add", 1, "ok"), of("add", 2, "fail"), of("add", 3, "info"), of("begin", 0, "ok", 7)]
+    ops += [of("count", 1, kind, 7) for kind in ("ok", "ok", "info", "fail")]
+    good_rows, good_counts = {1: 7, 3: 7}, {7: 3}
+    assert check(ops, {"a": good_rows, "b": good_rows}, {"a": good_counts, "b": good_counts}) == []
+    assert check(ops, {"a": {1: 7}}, {"a": {7: 2}}) == []
+    for rows, words in (
+        ([{3: 7}] * 2, "are lost"),
+        ([{1: 7, 2: 7}] * 2, "were refused"),
+        ([{1: 7, 4: 7}] * 2, "nobody inserted"),
+        ([{1: 7}, {1: 7, 3: 7}], "differs"),
+    ):
+        found = check(ops, dict(zip("ab", rows, strict=True)), {"a": good_counts})
+        assert any(words in problem for problem in found), (words, found)
+    for counts, words in (
+        ([{7: 4}] * 2, "counts 4"),
+        ([{7: 1}] * 2, "counts 1"),
+        ([{7: 2}, {7: 3}], "other"),
+    ):
+        found = check(ops, {"a": good_rows}, dict(zip("ab", counts, strict=True)))
+        assert any(words in problem for problem in found), (words, found)
+
+
+def test_every_instance_of_a_topology_hears_every_other() -> None:
+    """By way of others too: else a run would wait for rows that no stream brings."""
+    for topology, sources in SOURCES.items():
+        for number in sources:
+            heard, more = {number}, {number}
+            while more:
+                more = {source for each in more for source in sources[each]} - heard
+                heard |= more
+            assert heard == set(sources), f"{topology}: {name_of(number)} hears {heard} only"

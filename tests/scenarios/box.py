@@ -6,7 +6,7 @@ Journal, snapshots, identity file, recovery and join are those of the product; t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, cast
@@ -56,7 +56,7 @@ class Box:
     def uuid(self) -> str:
         return uuid_of(self.number)
 
-    def begin_set(self, spaces: Sequence[tuple[int, list[tuple[Field, ...]]]]) -> None:
+    def begin_set(self, spaces: Sequence[tuple[int, Iterable[tuple[Field, ...]]]]) -> None:
         """As if it had been there since the set was made."""
         self.identity.save(replace(self.identity.identity, replicaset_uuid=REPLICASET))
         self._write_snapshot(SnapshotMeta(replicaset_uuid=REPLICASET), spaces)

@@ -95,6 +95,7 @@ class FakeNode:
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
         self.restarted: list[str] = []
+        self.notes: list[tuple[str, dict[str, object]]] = []
         self._ids = count(1)
         memtx = self.instance.memtx
         memtx.begin_bulk()
@@ -243,6 +244,9 @@ class FakeNode:
         txn = event.txn or self.requests.get(event.request_id or b"")
         return FateKnown(Fate.UNKNOWN if txn is None else Fate.COMMITTED, txn)
 
+    def note(self, event: str, **facts: object) -> None:
+        self.notes.append((event, facts))
+
     # --- reading
 
     def header(self) -> HeaderFacts:
@@ -300,7 +304,7 @@ class FakeNode:
     def configuration(self) -> Configuration:
         raise ConfigError("Started without a file; nothing was changed. Next: restart it")
 
-    def restart_upstream(self, instance: str) -> None:
+    def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
         if instance != "instance002":
             raise IllegalParams(f"there is no member '{instance}'")
         self.restarted.append(instance)

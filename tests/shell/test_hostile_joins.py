@@ -81,7 +81,7 @@ class Sent:
 
 
 def sound() -> Sent:
-    sent = Sent(first_tuples(3, Settings()))
+    sent = Sent([(space, list(rows)) for space, rows in first_tuples(3, Settings())])
     sent.put(schema.CLUSTER_ID, (4, "x", "i4"))
     sent.spaces = [(s, [r for r in rows if r[:2] != (4, "x")]) for s, rows in sent.spaces]
     second = (513, 1, "second", "TREE", {"unique": True}, ((1, "string"),))

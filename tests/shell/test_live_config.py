@@ -157,7 +157,7 @@ async def test_a_value_that_is_set_holds_until_the_next_reload(tmp_path: Path) -
 async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
     async with one_instance(tmp_path) as world:
         assert "needs a restart; nothing was changed" in await refused(world, "wal.mode", "write")
-        assert "belongs to the replica set" in await refused(world, "leader", "instance001")
+        assert "belongs to the replica set" in await refused(world, "bootstrap_leader", "instance001")
         assert "does not act on" in await refused(world, "replication.anon", "true")
         assert "did you mean 'timeout'" in await refused(world, "replication.timeou", "1")
         assert "cannot be used together" in await refused(world, "database.mode", "ro")

@@ -81,7 +81,7 @@ async def test_truncate_and_checksum() -> None:
         ("AlterSpace", {"space": "bands"}, errors.IllegalParams),
         ("TruncateSpace", {"space": ""}, errors.IllegalParams),
         ("TruncateSpace", {"space": "9999"}, errors.NoSuchSpace),
-        ("RunOnce", {}, errors.Unimplemented),
+        ("RunOnce", {}, errors.IllegalParams),
     ],
 )
 async def test_bad_schema_changes(name: str, fields: dict[str, Any], kind: type[SynchroError]) -> None:

@@ -57,7 +57,8 @@ def records(capsys: pytest.CaptureFixture[str], path: str) -> list[dict[str, Any
 def log_of(directory: Path, capsys: pytest.CaptureFixture[str], space_id: int = SYNC) -> list[dict[str, Any]]:
     """Changes of a space in all files of the log, oldest first."""
     files = sorted(str(path) for path in directory.rglob("*.xlog"))
-    return [record for path in files for record in records(capsys, path) if record.get("space") == space_id]
+    name = f"space{space_id}"
+    return [record for path in files for record in records(capsys, path) if record.get("space") == name]
 
 
 async def test_a_frame_of_everything_is_answered_call_by_call(

@@ -41,7 +41,7 @@ class World:
         self.node = FakeNode(None, limits)
         self.later: list[Callable[[], None]] = []
         service = Service(self.node, cast("RpcHost", None))
-        self.writes = UnaryWrites(service, Names(self.node), self.later.append)
+        self.writes = UnaryWrites(service, Names(lambda: self.node.instance.memtx.catalog), self.later.append)
         memtx = self.node.instance.memtx
         memtx.commit(memtx.prepare(schema_ops.create_space(memtx, "bands", is_sync=True)))
         memtx.commit(memtx.prepare(schema_ops.create_index(memtx, "bands", "primary")))

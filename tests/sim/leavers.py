@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from synchro.config import QuorumFormula
-from synchro.ids import InstanceId
+from synchro.ids import NOBODY, InstanceId
 from synchro.instance import events as ev
 from synchro.replication.admission import expelled_error
 from synchro.row import Dml, RowType
@@ -52,10 +52,15 @@ class Leavers:
             return
         for machine in world.machines.values():
             process = machine.process
-            if process is not None and machine.paused_until <= world.now and process.instance.is_writable:
+            if process is not None and machine.paused_until <= world.now and self._may_ask(process):
                 self._ask(process)
                 break
         world.at(world.now + rng.expovariate(1.0) * self.pause, self._act)
+
+    def _may_ask(self, process: Process) -> bool:
+        """Without an owner in its log it would decide alone, against an owner that it did not hear of yet:
+        two histories, as after any asynchronous write there (ADR 41; a story in `unit/test_expel.py`)."""
+        return process.instance.is_writable and process.instance.limbo.owner_id != NOBODY
 
     def _ask(self, process: Process) -> None:
         world = self.world
@@ -98,8 +103,10 @@ class Leavers:
 
     def ends(self, process: Process) -> None:
         """It knows that it was removed."""
+        number = process.number
+        error = expelled_error(uuid_of(number), InstanceId(number), process.instance.limbo.term)
         for applier in process.appliers.values():
-            applier.stop(expelled_error(uuid_of(process.number), InstanceId(process.number)))
+            applier.stop(error)
         for relay in list(process.relays.values()):
             relay.close()
 

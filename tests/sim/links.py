@@ -14,7 +14,7 @@ from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote
 from synchro.storage import xrow
 from synchro.vclock import EMPTY_VCLOCK
-from tests.sim.net import EXPELLED, REFUSED, Accepted, Conn, Frame, Hello, Refused
+from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -214,10 +214,11 @@ class Applier:
             return
         if isinstance(message, Refused):
             self.lost(tell=False)
-            if message is EXPELLED:
+            if isinstance(message, SaysExpelled):
                 process.world.hits["told that it was expelled"] += 1
-                process.step(ev.ExpulsionTold())
-                process.world.leavers.ends(process)
+                process.step(ev.ExpulsionTold(message.queue_term))
+                if process.instance.state.is_expelled:
+                    process.world.leavers.ends(process)
             return
         self.heard_at = process.local_now
         if isinstance(message, Accepted):

@@ -6,7 +6,7 @@ A `Process` is one life of the instance on it. Recovery is the real one.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -30,7 +30,7 @@ from tests.sim.disk import Fault, PowerCut, SimDisk
 from tests.sim.links import Relay
 from tests.sim.losses import RETRY_S, Damage
 from tests.sim.model import LogModel
-from tests.sim.net import EXPELLED, REFUSED, Conn, Hello, Refused
+from tests.sim.net import REFUSED, Conn, Hello, Refused, SaysExpelled
 from tests.sim.process import DIR, Process
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ SMALL = Limits(
 
 
 @lru_cache
-def _spaces(members: int) -> list[tuple[int, list[tuple[Field, ...]]]]:
+def _spaces(members: int) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
     return first_tuples(members, Settings())
 
 
@@ -326,8 +326,10 @@ class Machine:
             if conn.applier is None:
                 return
             if self.world.leavers.refuses(process, conn.subscriber):
-                is_told = conn.subscriber in process.instance.memtx.catalog.expelled()
-                self.world.net.send(conn.down, EXPELLED if is_told else REFUSED)
+                instance = process.instance
+                is_told = conn.subscriber in instance.memtx.catalog.expelled()
+                refusal = SaysExpelled(instance.limbo.term) if is_told else REFUSED
+                self.world.net.send(conn.down, refusal)
                 return
             former = process.relays.get(InstanceId(conn.subscriber))
             if former is not None:

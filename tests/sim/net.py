@@ -45,9 +45,16 @@ class Refused:
     """The other side does not serve, or has closed."""
 
 
+class SaysExpelled(Refused):
+    """The subscriber was removed from the set. queue_term: of who says so."""
+
+    __slots__ = ("queue_term",)
+
+    def __init__(self, queue_term: int) -> None:
+        self.queue_term = queue_term
+
+
 REFUSED = Refused()
-EXPELLED = Refused()
-"""The subscriber was removed from the set."""
 
 
 class Pipe:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synchro.cli import app, connection, process_table, processes, status_verbs
-from synchro.cli.picture import Picture, assemble
+from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect
 from synchro.ro_reason import RoReason
@@ -63,6 +63,21 @@ def test_rows_that_no_log_holds_any_more() -> None:
     assert problem.instance == "instance002"
     assert "the log of instance001 does not hold any more" in problem.text
     assert "keep instance.identity" in problem.text
+
+
+def test_who_was_removed_and_is_stopped_is_not_advised_to_be_started() -> None:
+    """ADR 41: its old files are of no use. Who asks by address sees nothing of it; a file may name it."""
+    leader = info(1, ro=False)
+    leader["replication"].pop(3)
+    leader["expelled"] = {3: {"uuid": "u3", "name": "instance003"}}
+    seen = picture(leader, info(2), None)
+    assert [member.name for member in seen.members] == ["instance001", "instance002"]
+    assert judge(seen).next == ""
+
+    seen.members.append(SeenMember("instance003", "127.0.0.1:3303", has_left=True))
+    found = judge(seen)
+    assert (found.next, [p.instance for p in found.problems if p.kind == "expelled"]) == ("", ["instance003"])
+    assert [row[3] for row in status_verbs.status_rows(seen)[1]][-1] == "removed"
 
 
 def test_status_with_one_instance_down() -> None:

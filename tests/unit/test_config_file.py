@@ -276,9 +276,8 @@ def test_options_of_tarantool_that_mean_nothing_here_are_named_in_one_warning() 
 
 
 def test_options_of_a_later_release_are_checked_and_named() -> None:
-    config = read(cluster("once: {schema: [{create_space: {name: t}}]}\nhttp: {listen: '127.0.0.1:8301'}"))
+    config = read(cluster("http: {listen: '127.0.0.1:8301'}"))
     [warning] = config.warnings
-    assert "once.schema" in warning
     assert "http.listen" in warning
     assert "http.listen" in str(refusal(cluster("http: {listen: nowhere:at:all}")))
 

@@ -332,3 +332,23 @@ def test_a_row_of_the_record_in_schema_is_data_that_everybody_reads() -> None:
     expel(mesh, 1, 3)
     mesh.settle()
     assert mesh[2].memtx.get(SCHEMA_ID, 0, ("expelled.3",)) == ("expelled.3", uuid_of(3), "i3")
+
+
+def test_who_knows_less_of_the_queue_removes_nobody_else() -> None:
+    """ADR 41: 1 was away when 3 took the queue. Without an owner in its log it decides alone that 3 left.
+    None of {2, 3} had that row when they elected 3, so 3 leads on."""
+    mesh = Mesh(3, election_mode=ElectionMode.OFF)
+    mesh.cut(1, 2)
+    mesh.cut(1, 3)
+    mesh.promote(3)
+    mesh.settle()
+    call = expel(mesh, 1, 3)
+    mesh.settle()
+    assert mesh.committed(call)
+    mesh.step(3, ev.ExpulsionTold(queue_term=mesh[1].limbo.term))
+    assert mesh[3].read_only_reason() is RoReason.NONE
+    written = mesh.write(3, (1,), ASYNC)
+    mesh.settle()
+    assert mesh.committed(written)
+    mesh.step(3, ev.ExpulsionTold(queue_term=mesh[3].limbo.term))
+    assert mesh[3].read_only_reason() is RoReason.EXPELLED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from synchro.errors import TupleFound
@@ -35,7 +37,7 @@ def everything() -> Memtx:
     return memtx
 
 
-def reloaded(frozen: list[tuple[int, list[Tuple]]]) -> Memtx:
+def reloaded(frozen: Iterable[tuple[int, Iterable[Tuple]]]) -> Memtx:
     memtx = empty()
     memtx.begin_bulk()
     for space_id, tuples in frozen:
@@ -86,7 +88,7 @@ def test_a_joiner_gets_no_local_data() -> None:
     assert memtx.catalog.space("local").id not in frozen
     assert 330 not in frozen
     assert 330 in dict(memtx.freeze())
-    assert reloaded(list(frozen.items())).catalog.space("local").is_local
+    assert reloaded(frozen.items()).catalog.space("local").is_local
 
 
 def test_a_frozen_view_stays_as_it_is() -> None:

@@ -8,7 +8,7 @@ from synchro.config import FencingMode, Settings
 from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
 from synchro.ids import LOCAL, InstanceId, Lsn
 from synchro.replication.admission import check_set, check_stranger, member_of
-from synchro.replication.retention import log_floor
+from synchro.replication.retention import kept_for, log_floor, retained_from
 from synchro.replication.silence import silence_s
 from synchro.vclock import Vclock
 
@@ -70,6 +70,38 @@ def test_local_rows_are_kept_for_recovery_only() -> None:
     """Peers never get them, so what peers have says nothing of them."""
     acked = {TWO: clock(5)}
     assert log_floor(clock(5, local=7), members=(TWO,), acked=acked, joins=()) == clock(5, local=7)
+
+
+FILES = [(clock(), 100.0), (clock(3), 200.0), (clock(6), 300.0)]
+"""Start of each closed file, and when it was written to last."""
+
+
+@pytest.mark.parametrize(
+    ("now", "period", "paused_until", "kept"),
+    [
+        (310.0, 0.0, 0.0, None),
+        (310.0, 50.0, 0.0, clock(6)),
+        (310.0, 150.0, 0.0, clock(3)),
+        (310.0, 1e9, 0.0, clock()),
+        (310.0, 0.0, 311.0, clock()),
+        (311.0, 0.0, 311.0, None),
+        (250.0, 1.0, 0.0, clock(6)),  # the clock went back
+    ],
+)
+def test_the_age_of_a_file_keeps_it_and_all_behind_it(
+    now: float, period: float, paused_until: float, kept: Vclock | None
+) -> None:
+    """[W-18], [W-43]"""
+    assert retained_from(FILES, now=now, period_s=period, paused_until=paused_until) == kept
+    floor = log_floor(clock(9), members=(), acked={}, joins=(), retained=kept)
+    assert floor == (clock(9) if kept is None else kept)
+
+
+def test_who_keeps_the_oldest_file_is_named() -> None:
+    needs = {"n2": clock(4, local=2), "n3": clock(9, local=2), "snapshots": clock(9, local=1)}
+    assert kept_for(clock(5, local=1), needs) == ["n2"]
+    assert kept_for(clock(5, local=2), needs) == ["n2", "snapshots"]
+    assert kept_for(clock(1), needs) == []
 
 
 @pytest.mark.parametrize("mode", FencingMode)

@@ -62,9 +62,9 @@ def test_the_wait_that_is_over_does_not_come_back_with_the_next_term() -> None:
 
 
 def test_it_stands_when_a_candidate_of_that_term_is_refused() -> None:
-    """[E-16], Raft.R10."""
+    """[E-16], Raft.R10: unless it may still get the rows that it lacks (Raft.R13)."""
     story = saw_a_term()
-    story.hear(2)
+    story.step(HealthChanged(ids(2)))
     assert story.writes() == []
     story.hear(3, Role.CANDIDATE, has={})
     assert story.writes() == [(5, 1)]
@@ -118,10 +118,13 @@ def test_after_the_leader_of_that_term_resigned_it_stands_in_the_next_one() -> N
 
 
 def test_a_term_that_another_may_have_won_is_left_to_it() -> None:
-    """Raft.R10: 2 is refused here, and has the votes of 2 and 3 for all we know: no second election."""
+    """Raft.R10: 2 is refused here, and has the votes of 2 and 3 for all we know: no second election, not
+    after the wait of Raft.R13 either."""
     story = saw_a_term()
     story.hear(3, vote=2)
     story.hear(2, Role.CANDIDATE, has={})
+    assert story.writes() == []
+    story.wait_deadline()
     assert story.writes() == []
     assert story.raft.deadline == pytest.approx(story.now + ELECTION_S, abs=SHIFT_S)
     story.hear(2, Role.LEADER)
@@ -130,6 +133,7 @@ def test_a_term_that_another_may_have_won_is_left_to_it() -> None:
     story = saw_a_term()
     story.hear(3, vote=2)
     story.hear(2, Role.CANDIDATE, has={})
+    story.wait_deadline()
     story.wait_deadline()
     assert story.writes() == [(6, 1)]
 

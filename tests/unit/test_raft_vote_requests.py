@@ -6,8 +6,9 @@ import pytest
 
 from synchro.errors import RemoteProtocolError
 from synchro.ids import NOBODY, Term
-from synchro.raft.messages import Role, TermSeen
-from tests.unit.raft_world import ELECTION_S, VOTER, Story, follower_of_2
+from synchro.raft.messages import HealthChanged, Role, TermSeen
+from synchro.raft.timer import CATCH_UP
+from tests.unit.raft_world import DEATH_S, ELECTION_S, VOTER, Story, follower_of_2, ids
 
 
 def test_term_and_a_vote_for_another_are_two_writes() -> None:
@@ -99,14 +100,70 @@ def test_changes_during_a_write_are_coalesced() -> None:
 
 
 def test_who_can_stand_and_refuses_a_candidate_stands_in_the_new_term() -> None:
-    """[E-16]: the term is there anyway; who asked and is refused is no better than nobody."""
+    """[E-16]: the term is there anyway; who is refused and gets no more rows is no better than nobody."""
     story = follower_of_2(own={1: 5})
+    story.step(HealthChanged(ids(2)))
     story.hear(3, Role.CANDIDATE, term=5, has={})
     assert story.writes() == [(5, 0)]
     story.persist()
     assert story.writes() == [(5, 1)]
     story.persist()
     assert story.raft.role is Role.CANDIDATE and story.raft.term == 5
+
+
+def refused_3() -> Story:
+    """1 has a row that the healthy candidate 3 of term 5 lacks."""
+    story = follower_of_2(own={1: 5})
+    story.hear(3, Role.CANDIDATE, term=5, has={})
+    story.persist()
+    assert story.writes() == [] and story.raft.role is Role.FOLLOWER
+    return story
+
+
+def test_a_refused_candidate_that_gets_the_rows_in_time_gets_the_vote() -> None:
+    """Raft.R13, ADR 40: it asks again with each row [E-15]. Else the loser of a promote under load would be
+    the one who was asked to lead."""
+    story = refused_3()
+    story.hear(3, Role.CANDIDATE, term=5, has={1: 4})
+    assert story.writes() == []
+    story.hear(3, Role.CANDIDATE, term=5, has={1: 5})
+    assert story.writes() == [(5, 3)]
+
+
+def test_a_refused_candidate_is_waited_for_two_heartbeats() -> None:
+    """Raft.R13: then the one that refused it stands, in the term that is there."""
+    story = refused_3()
+    assert story.raft.deadline == story.now + DEATH_S * CATCH_UP
+    story.wait_deadline()
+    assert story.writes() == [(5, 1)]
+
+
+def test_a_refused_candidate_that_raises_the_term_is_not_waited_for_again() -> None:
+    """Raft.R13: the wait is counted from the first refusal, until a leader is known."""
+    story = refused_3()
+    until = story.raft.deadline
+    story.now += DEATH_S * CATCH_UP / 2
+    story.hear(3, Role.CANDIDATE, term=6, has={})
+    story.persist()
+    assert story.writes() == [] and story.raft.deadline == until
+    story.wait_deadline()
+    story.persist()
+    story.hear(3, Role.CANDIDATE, term=7, has={})
+    story.persist()
+    assert story.writes() == [(7, 1)]
+    story.persist()
+    story.hear(2, Role.LEADER, term=8)  # known again: the next wait is a new one
+    story.persist()
+    story.hear(3, Role.CANDIDATE, term=9, has={})
+    story.persist()
+    assert story.writes() == []
+
+
+def test_a_refused_candidate_that_is_gone_is_not_waited_for_longer_than_the_wait() -> None:
+    story = refused_3()
+    story.step(HealthChanged(ids(2)))
+    story.wait_deadline()
+    assert story.writes() == [(5, 1)]
 
 
 def test_who_voted_for_another_waits_for_the_end_of_the_election() -> None:

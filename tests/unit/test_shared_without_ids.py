@@ -212,7 +212,7 @@ def test_with_a_member_of_an_older_version_only_those_with_ids_share() -> None:
 
 
 def test_the_member_is_upgraded_and_all_share() -> None:
-    """ReadersOfUnnamed.U1: its Hello says so."""
+    """Readers.U1: its Hello says so."""
     mesh = older_mesh(3)
     mesh.older.clear()
     mesh.crash(3)
@@ -242,7 +242,7 @@ def test_a_member_that_leaves_is_one_until_that_is_decided() -> None:
 
 
 def test_a_member_that_is_away_is_what_it_said_last() -> None:
-    """ReadersOfUnnamed.U1: a set that lost one goes on as fast as it was."""
+    """Readers.U1: a set that lost one goes on as fast as it was."""
     mesh = promoted_mesh()
     mesh.crash(3)
     put_all(mesh, numbered(5), request_ids=[None] * 5)
@@ -256,7 +256,7 @@ def test_a_member_that_is_away_is_what_it_said_last() -> None:
 
 def test_a_member_that_was_not_heard_may_be_older() -> None:
     """After a restart with one away nobody can tell, unless the log has such a transaction already: its owner
-    had asked all. ReadersOfUnnamed.U1"""
+    had asked all. Readers.U1"""
     mesh = promoted_mesh()
     mesh.crash(3)
     mesh.crash(1)

@@ -112,6 +112,10 @@ class Hand(ABC):
         """parts: names of fields; none: the first field, unsigned."""
 
     @abstractmethod
+    def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
+        """Run operations once in the life of the set. Returns whether they were, by this call."""
+
+    @abstractmethod
     def snapshot(self, at: Instance) -> int:
         """Returns the signature, which is the name of the file."""
 
@@ -274,6 +278,9 @@ class CommandLine(Hand):
         fields = ",".join(parts)
         self.call(at, "index", "create", space, name, *(["--parts", fields] if fields else []))
 
+    def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
+        return bool(self.call(at, "once", key, json.dumps(operations))["executed"])
+
     def snapshot(self, at: Instance) -> int:
         return int(self.call(at, "snapshot")["signature"])
 
@@ -390,6 +397,9 @@ class PythonClient(Hand):
     ) -> None:
         self.at(at).create_index(space, name, parts=list(parts))
 
+    def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
+        return self.at(at).once(key, operations).executed
+
     def snapshot(self, at: Instance) -> int:
         return self.at(at).snapshot().signature
 
@@ -505,6 +515,16 @@ class Stub(Hand):
         request.parts.extend(schema_pb2.KeyPart(name=part) for part in parts)
         at.remote.call(at.remote.schema.CreateIndex, request, CALL_S + GRACE_S)
 
+    def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
+        request = schema_pb2.RunOnceRequest(key=key, timeout=seconds(CALL_S))
+        for operation in operations:
+            ((verb, body),) = operation.items()
+            if verb == "insert":
+                request.ops.append(_OPS[verb](body["space"], body["tuple"]))
+            else:
+                getattr(request.schema.add(), verb).CopyFrom(_schema_change(verb, body))
+        return bool(at.remote.call(at.remote.schema.RunOnce, request, CALL_S + GRACE_S).executed)
+
     def snapshot(self, at: Instance) -> int:
         return int(at.remote.snapshot().signature)
 
@@ -541,6 +561,14 @@ class Stub(Hand):
 def _field(text: str) -> Any:
     name, _, kind = text.partition(":")
     return schema_pb2.FieldDef(name=name, type=kind)
+
+
+def _schema_change(verb: str, body: Mapping[str, Any]) -> Any:
+    """create_space or create_index; parts are names."""
+    if verb == "create_space":
+        return schema_pb2.CreateSpaceRequest(name=body["name"])
+    parts = [schema_pb2.KeyPart(name=part) for part in body.get("parts", ())]
+    return schema_pb2.CreateIndexRequest(space=body["space"], name=body["name"], parts=parts)
 
 
 HANDS: Final[Mapping[str, type[Hand]]] = {hand.name: hand for hand in (CommandLine, PythonClient, Stub)}

@@ -234,7 +234,7 @@ class Session:
 
     def _failed(self, step: Step, what: str) -> PageFailed:
         expected = "\n".join(step.expected)
-        place = f"docs/tutorials/{self.name}:{step.line}"
+        place = f"{self.name}:{step.line}"
         return PageFailed(f"{place} ({step.ids}): {step.text}\nexpected:\n{expected}\n{what}")
 
     def close(self) -> list[str]:

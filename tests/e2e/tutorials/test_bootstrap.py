@@ -27,6 +27,12 @@ class Fresh(Walk):
         own = {"instance001": first, "instance002": second}
         super().__init__(directory, "stub", instances=own, replication=replication)
         self.options["replication"]["peers"] = [instance.address for instance in self]
+        self.options["once"] = {
+            "schema": [
+                {"create_space": {"name": "test"}},
+                {"create_index": {"space": "test", "name": "primary"}},
+            ]
+        }
         self.write_config(self.config_path)
         self.hands = [hand() for hand in HANDS.values()]
 
@@ -61,6 +67,18 @@ class Fresh(Walk):
         assert len({self.ask(instance, "replicaset.uuid") for instance in self}) == 1
         assert [self.ask(instance, "id") for instance in (makers[0], other)] == [1, 2]
         return makers[0]
+
+    def see_once(self, by: Instance) -> None:
+        """What stands under `once` was done by one of them, and is on both."""
+        rows = [["onceschema", {"by": by.name, "operations": 2}]]
+        for instance in self:
+            self.soon("the key is there", lambda at=instance: self.has_row(at, rows))  # type: ignore[misc]
+            assert [hand.select(instance, "test") for hand in self.hands] == [[]] * len(self.hands)
+        records = {one.name: [r["key"] for r in one.records("once_executed")] for one in self}
+        assert records == {one.name: ["schema"] if one is by else [] for one in self}
+
+    def has_row(self, at: Instance, rows: list[list[Any]]) -> bool:
+        return self.hand.select(at, "_schema", ["onceschema"]) == rows
 
     def wait_both(self) -> None:
         for instance in self:
@@ -99,6 +117,11 @@ def test_BR_04_the_replica(walk: Fresh) -> None:
     assert (walk.ask(walk.second, "ro"), walk.ask(walk.second, "ro_reason")) == (True, "config")
 
 
+def test_BR_05_once(walk: Fresh) -> None:
+    """BR-5: the master alone runs it; the space is on both."""
+    walk.see_once(walk.first)
+
+
 def test_BR_09_the_replica_has_its_own_settings(walk: Fresh) -> None:
     """BR-9: an interval of snapshots that only the master has makes none on the replica."""
     before = walk.second.files(".snap")
@@ -110,6 +133,18 @@ def test_BR_09_the_replica_has_its_own_settings(walk: Fresh) -> None:
     newest = f"{walk.hand.info(walk.first, 'signature'):020d}.snap"
     walk.soon("the master has a snapshot of it", lambda: newest in walk.first.files(".snap"))
     assert walk.second.files(".snap") == before
+
+
+def test_BR_06_both_again(walk: Fresh) -> None:
+    """BR-6: after a restart, from snapshots and logs, nobody runs it a second time."""
+    for instance in walk:
+        assert instance.stop() == 0
+    logged = {instance.name: len(instance.records("once_executed")) for instance in walk}
+    for instance in walk:
+        instance.spawn()
+    walk.wait_both()
+    walk.see_once(walk.first)
+    assert {instance.name: len(instance.records("once_executed")) for instance in walk} == logged
 
 
 def test_BR_07_the_replica_first(tmp_path: Path) -> None:
@@ -134,14 +169,15 @@ def test_BR_08_BM_04_both_at_once(tmp_path: Path, second: Any, order: tuple[str,
         assert second is RW or maker is walk.first
 
 
-def test_BM_01_BM_03_two_masters(tmp_path: Path) -> None:
-    """BM-1, BM-3: the first one waits for the second, one of them makes the set, and both are writable."""
+def test_BM_01_BM_02_BM_03_two_masters(tmp_path: Path) -> None:
+    """BM-1, BM-2, BM-3: the first one waits for the second, one of them makes the set and runs what stands
+    under `once`, and both are writable."""
     with Fresh(tmp_path, RW) as walk:
         walk.first.spawn()
         walk.see_waiting(walk.first)
         walk.second.spawn()
         walk.wait_both()
-        walk.see_one_set()
+        walk.see_once(walk.see_one_set())
         assert [walk.ask(instance, "ro") for instance in walk] == [False, False]
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 import synchro
-from synchro.errors import ReadOnly, SpaceExists
+from synchro.errors import NoSuchSpace, ReadOnly, SpaceExists
 from tests.e2e.cluster import contents, never, soon_s
 from tests.e2e.tutorials.hands import EACH_HAND
 from tests.e2e.tutorials.walk import FLAGS_HEARTBEAT_S, Walk, refusal
@@ -120,6 +120,31 @@ def test_DUP_02_if_not_exists(walk: Walk) -> None:
     before = walk.hand.info(walk.first, "lsn")
     assert walk.hand.create_space(walk.first, "tester", if_not_exists=True) is False
     assert walk.hand.info(walk.first, "lsn") == before
+
+
+def test_DUP_03_once(walk: Walk) -> None:
+    """DUP-3: of one key the operations run once, on whichever instance; later calls do nothing."""
+    operations = ({"create_space": {"name": "made"}}, {"create_index": {"space": "made", "name": "primary"}})
+    assert walk.hand.once(walk.first, "space_creator", *operations) is True
+    before = walk.hand.info(walk.first, "lsn")
+    assert walk.hand.once(walk.first, "space_creator", *operations) is False
+    assert walk.hand.info(walk.first, "lsn") == before
+    walk.wait_equal_vclocks(walk.first, walk.second)
+    assert walk.hand.info(walk.second, "ro") is False
+    assert walk.hand.once(walk.second, "space_creator", *operations) is False
+    assert walk.hand.select(walk.second, "_schema", ["oncespace_creator"])[0][1]["by"] == walk.first.name
+
+
+def test_DUP_04_once_that_fails_halfway(walk: Walk) -> None:
+    """DUP-4: nothing of it is applied, the key is not remembered, and it runs when it is mended."""
+    space = {"create_space": {"name": "half"}}
+    before = walk.hand.info(walk.first, "lsn")
+    bad = {"create_index": {"space": "no such", "name": "primary"}}
+    error = refusal(partial(walk.hand.once, walk.first, "half", space, bad))
+    assert isinstance(error, NoSuchSpace)
+    assert walk.hand.info(walk.first, "lsn") == before
+    assert walk.hand.select(walk.first, "_schema", ["oncehalf"]) == []
+    assert walk.hand.once(walk.first, "half", space) is True
 
 
 def test_QS_08_what_the_second_writes_stays_there(walk: Walk) -> None:

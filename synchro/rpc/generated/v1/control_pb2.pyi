@@ -443,16 +443,22 @@ class RestartUpstreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCE_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     """The instance to follow again: its name, its id in decimal, its UUID, or the address it is followed at."""
+    @_builtins.property
+    def skip(self) -> _common_pb2.TxnId:
+        """The row at which the stream stands, if it is to be left out: it must be in conflict, and wait for no quorum."""
+
     def __init__(
         self,
         *,
         instance: _builtins.str = ...,
+        skip: _common_pb2.TxnId | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["skip", b"skip"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "skip", b"skip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,36 @@ INDEX_TYPE_HASH: IndexType.ValueType  # 2
 """Not ordered; full keys only."""
 Global___IndexType: _TypeAlias = IndexType  # noqa: Y015
 
+class _ConflictPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConflictPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFLICT_POLICY_UNSPECIFIED: _ConflictPolicy.ValueType  # 0
+    """Stop; in a change: as it is."""
+    CONFLICT_POLICY_STOP: _ConflictPolicy.ValueType  # 1
+    """The stream stops, and a person decides."""
+    CONFLICT_POLICY_SKIP: _ConflictPolicy.ValueType  # 2
+    """What breaks a unique index is left out."""
+    CONFLICT_POLICY_KEEP_LOCAL: _ConflictPolicy.ValueType  # 3
+    """So is what would change a tuple that was last written on the instance."""
+
+class ConflictPolicy(_ConflictPolicy, metaclass=_ConflictPolicyEnumTypeWrapper):
+    """What becomes of a received row that is in the way of what an instance has. For replicated asynchronous
+    spaces.
+    """
+
+CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy.ValueType  # 0
+"""Stop; in a change: as it is."""
+CONFLICT_POLICY_STOP: ConflictPolicy.ValueType  # 1
+"""The stream stops, and a person decides."""
+CONFLICT_POLICY_SKIP: ConflictPolicy.ValueType  # 2
+"""What breaks a unique index is left out."""
+CONFLICT_POLICY_KEEP_LOCAL: ConflictPolicy.ValueType  # 3
+"""So is what would change a tuple that was last written on the instance."""
+Global___ConflictPolicy: _TypeAlias = ConflictPolicy  # noqa: Y015
+
 @_typing.final
 class FieldDef(_message.Message):
     """One field of a format."""
@@ -169,6 +199,7 @@ class SpaceDef(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
     TUPLE_COUNT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Id; those of users start at 512."""
     name: _builtins.str
@@ -183,6 +214,8 @@ class SpaceDef(_message.Message):
     """Number of fields each tuple must have; 0: any."""
     tuple_count: _builtins.int
     """Number of confirmed tuples on the answering instance."""
+    conflict: Global___ConflictPolicy.ValueType
+    """What becomes of conflicts."""
     @_builtins.property
     def format(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldDef]:
         """The format; tuples may have more fields."""
@@ -203,10 +236,11 @@ class SpaceDef(_message.Message):
         format: _abc.Iterable[Global___FieldDef] | None = ...,
         indexes: _abc.Iterable[Global___IndexDef] | None = ...,
         tuple_count: _builtins.int = ...,
+        conflict: Global___ConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_count", b"field_count", "format", b"format", "id", b"id", "indexes", b"indexes", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "name", b"name", "tuple_count", b"tuple_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "field_count", b"field_count", "format", b"format", "id", b"id", "indexes", b"indexes", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "name", b"name", "tuple_count", b"tuple_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +263,7 @@ class CreateSpaceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KNOWN_POSITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name; must not be in use."""
     is_sync: _builtins.bool
@@ -245,6 +280,8 @@ class CreateSpaceRequest(_message.Message):
     """Id to use, 512 or more; 0: the next free one."""
     request_id: _builtins.bytes
     """16 bytes chosen by the client, as in ExecuteRequest."""
+    conflict: Global___ConflictPolicy.ValueType
+    """What becomes of conflicts."""
     @_builtins.property
     def format(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldDef]:
         """Names and types of the first fields."""
@@ -271,10 +308,11 @@ class CreateSpaceRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         known_position: _common_pb2.Position | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        conflict: Global___ConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_count", b"field_count", "format", b"format", "id", b"id", "if_not_exists", b"if_not_exists", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "field_count", b"field_count", "format", b"format", "id", b"id", "if_not_exists", b"if_not_exists", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +372,7 @@ class AlterSpaceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KNOWN_POSITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     """Name of the space, or its id in decimal."""
     is_sync: _builtins.bool
@@ -344,6 +383,8 @@ class AlterSpaceRequest(_message.Message):
     """New number of fields; 0: any."""
     request_id: _builtins.bytes
     """16 bytes chosen by the client, as in ExecuteRequest."""
+    conflict: Global___ConflictPolicy.ValueType
+    """What becomes of conflicts from now on."""
     @_builtins.property
     def format(self) -> Global___Format:
         """New format."""
@@ -367,10 +408,11 @@ class AlterSpaceRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         known_position: _common_pb2.Position | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        conflict: Global___ConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_field_count", b"_field_count", "_is_sync", b"_is_sync", "_name", b"_name", "field_count", b"field_count", "format", b"format", "is_sync", b"is_sync", "known_position", b"known_position", "name", b"name", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_field_count", b"_field_count", "_is_sync", b"_is_sync", "_name", b"_name", "field_count", b"field_count", "format", b"format", "is_sync", b"is_sync", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "space", b"space", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_field_count", b"_field_count", "_is_sync", b"_is_sync", "_name", b"_name", "conflict", b"conflict", "field_count", b"field_count", "format", b"format", "is_sync", b"is_sync", "known_position", b"known_position", "name", b"name", "request_id", b"request_id", "space", b"space", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__field_count: _TypeAlias = _typing.Literal["field_count"]  # noqa: Y015
     _WhichOneofArgType__field_count: _TypeAlias = _typing.Literal["_field_count", b"_field_count"]  # noqa: Y015
@@ -910,28 +952,111 @@ class ChecksumSpaceResponse(_message.Message):
 Global___ChecksumSpaceResponse: _TypeAlias = ChecksumSpaceResponse  # noqa: Y015
 
 @_typing.final
+class SchemaChange(_message.Message):
+    """One change of the schema, as in the call of its own. `request_id`, `known_position` and `timeout` inside
+    mean nothing: those of the whole call count.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATE_SPACE_FIELD_NUMBER: _builtins.int
+    ALTER_SPACE_FIELD_NUMBER: _builtins.int
+    TRUNCATE_SPACE_FIELD_NUMBER: _builtins.int
+    DROP_SPACE_FIELD_NUMBER: _builtins.int
+    CREATE_INDEX_FIELD_NUMBER: _builtins.int
+    DROP_INDEX_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def create_space(self) -> Global___CreateSpaceRequest:
+        """As in CreateSpace."""
+
+    @_builtins.property
+    def alter_space(self) -> Global___AlterSpaceRequest:
+        """As in AlterSpace."""
+
+    @_builtins.property
+    def truncate_space(self) -> Global___TruncateSpaceRequest:
+        """As in TruncateSpace."""
+
+    @_builtins.property
+    def drop_space(self) -> Global___DropSpaceRequest:
+        """As in DropSpace."""
+
+    @_builtins.property
+    def create_index(self) -> Global___CreateIndexRequest:
+        """As in CreateIndex."""
+
+    @_builtins.property
+    def drop_index(self) -> Global___DropIndexRequest:
+        """As in DropIndex."""
+
+    def __init__(
+        self,
+        *,
+        create_space: Global___CreateSpaceRequest | None = ...,
+        alter_space: Global___AlterSpaceRequest | None = ...,
+        truncate_space: Global___TruncateSpaceRequest | None = ...,
+        drop_space: Global___DropSpaceRequest | None = ...,
+        create_index: Global___CreateIndexRequest | None = ...,
+        drop_index: Global___DropIndexRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_space", b"create_space", "drop_index", b"drop_index", "drop_space", b"drop_space", "truncate_space", b"truncate_space"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_space", b"create_space", "drop_index", b"drop_index", "drop_space", b"drop_space", "truncate_space", b"truncate_space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create_space", "alter_space", "truncate_space", "drop_space", "create_index", "drop_index"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___SchemaChange: _TypeAlias = SchemaChange  # noqa: Y015
+
+@_typing.final
 class RunOnceRequest(_message.Message):
-    """Not built yet: answered with UNIMPLEMENTED."""
+    """What to run once. All of `schema`, or all of `ops`, is one transaction together with the row of `_schema`
+    that marks the key as done. If both are given there are two: `schema` first, with a row that says so; a call
+    with the same key goes on with `ops` if the first one got no further.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     OPS_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Key that marks the operations as done."""
+    """Key that marks the operations as done, 1 to 200 characters."""
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, as in ExecuteRequest."""
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.Op]:
-        """What to run."""
+        """Changes of tuples, in order, after those of the schema."""
+
+    @_builtins.property
+    def schema(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaChange]:
+        """Changes of the schema, in order; each may rest on those before it. At most 1000 together with `ops`."""
+
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
 
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
         ops: _abc.Iterable[_data_pb2.Op] | None = ...,
+        schema: _abc.Iterable[Global___SchemaChange] | None = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "ops", b"ops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "known_position", b"known_position", "ops", b"ops", "request_id", b"request_id", "schema", b"schema", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -945,21 +1070,31 @@ class RunOnceResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     EXECUTED_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    EXECUTED_BY_FIELD_NUMBER: _builtins.int
     executed: _builtins.bool
-    """False: it was done before."""
+    """False: it was done before, nothing was written."""
+    executed_by: _builtins.str
+    """Name of the instance that did it; empty if nobody wrote that down."""
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction that finished it; not set if it was done before."""
 
     def __init__(
         self,
         *,
         header: _common_pb2.Header | None = ...,
         executed: _builtins.bool = ...,
+        txn: _common_pb2.TxnId | None = ...,
+        executed_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "executed_by", b"executed_by", "header", b"header", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -145,7 +145,7 @@ class SchemaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RunOnce(self, request, context):
-        """Runs operations once in the life of the replica set.
+        """Runs operations once in the life of the replica set: nothing is done if the key was done before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,7 @@ class SchemaServiceStub:
     ChecksumSpace: _grpc.UnaryUnaryMultiCallable[_schema_pb2.ChecksumSpaceRequest, _schema_pb2.ChecksumSpaceResponse]
     """Number of tuples and a checksum of them, equal on instances that hold the same tuples."""
     RunOnce: _grpc.UnaryUnaryMultiCallable[_schema_pb2.RunOnceRequest, _schema_pb2.RunOnceResponse]
-    """Runs operations once in the life of the replica set."""
+    """Runs operations once in the life of the replica set: nothing is done if the key was done before."""
 
 @_typing.type_check_only
 class SchemaServiceAsyncStub(SchemaServiceStub):
@@ -78,7 +78,7 @@ class SchemaServiceAsyncStub(SchemaServiceStub):
     ChecksumSpace: _aio.UnaryUnaryMultiCallable[_schema_pb2.ChecksumSpaceRequest, _schema_pb2.ChecksumSpaceResponse]  # type: ignore[assignment]
     """Number of tuples and a checksum of them, equal on instances that hold the same tuples."""
     RunOnce: _aio.UnaryUnaryMultiCallable[_schema_pb2.RunOnceRequest, _schema_pb2.RunOnceResponse]  # type: ignore[assignment]
-    """Runs operations once in the life of the replica set."""
+    """Runs operations once in the life of the replica set: nothing is done if the key was done before."""
 
 class SchemaServiceServicer(metaclass=_abc_1.ABCMeta):
     """Changes of the schema. Each is one transaction, goes to every instance, and is synchronous while
@@ -155,6 +155,6 @@ class SchemaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schema_pb2.RunOnceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schema_pb2.RunOnceResponse, _abc.Awaitable[_schema_pb2.RunOnceResponse]]:
-        """Runs operations once in the life of the replica set."""
+        """Runs operations once in the life of the replica set: nothing is done if the key was done before."""
 
 def add_SchemaServiceServicer_to_server(servicer: SchemaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

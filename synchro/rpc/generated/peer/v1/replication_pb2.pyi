@@ -246,6 +246,7 @@ class JoinRequest(_message.Message):
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
     TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
+    TAKES_POLICIES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     instance_uuid: _builtins.str
@@ -260,6 +261,8 @@ class JoinRequest(_message.Message):
     """In all but the first request: bytes of responses received so far."""
     takes_unnamed: _builtins.bool
     """It reads shared transactions in which calls have no request id; false: an older version."""
+    takes_policies: _builtins.bool
+    """It knows what spaces do with conflicts; false: an older version, which joins no set that has such a space."""
     def __init__(
         self,
         *,
@@ -270,10 +273,11 @@ class JoinRequest(_message.Message):
         takes_parts: _builtins.bool = ...,
         received: _builtins.int = ...,
         takes_unnamed: _builtins.bool = ...,
+        takes_policies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_unnamed", b"takes_unnamed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,6 +631,7 @@ class Hello(_message.Message):
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
     TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
     SYNCHRO_QUORUM_FIELD_NUMBER: _builtins.int
+    TAKES_POLICIES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -653,6 +658,10 @@ class Hello(_message.Message):
     """
     synchro_quorum: _builtins.int
     """By how many votes the sender is elected: its `synchro_quorum` for its members; 0: an older version."""
+    takes_policies: _builtins.bool
+    """It knows what spaces do with conflicts; false: an older version, which is sent nothing while there is such
+    a space.
+    """
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Its written vclock: rows above it are sent."""
@@ -678,10 +687,11 @@ class Hello(_message.Message):
         takes_parts: _builtins.bool = ...,
         takes_unnamed: _builtins.bool = ...,
         synchro_quorum: _builtins.int = ...,
+        takes_policies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_unnamed", b"takes_unnamed", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,127 @@
+"""Names that options of Tarantool had once: put in their new place before anything is checked. Rule [C-32]. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from synchro.config.located import Located
+from synchro.config.rules import merge, without
+from synchro.config.schema import ConfigProblem
+
+SCOPES: Final = ("groups", "replicasets", "instances")
+"""Each a map from names to the next scope."""
+
+
+class Renamed(NamedTuple):
+    """What became of a document: old names stand for new ones, each is told."""
+
+    document: Located
+    warnings: tuple[str, ...] = ()
+    problems: tuple[ConfigProblem, ...] = ()
+
+
+class _Alias(NamedTuple):
+    """new: dotted key. values: new keys -> values, from the old value; empty: it says what is so anyway. It
+    raises `ValueError` with what is wrong."""
+
+    new: str
+    values: Callable[[Located], Mapping[str, object]]
+
+
+def _same(key: str) -> _Alias:
+    return _Alias(key, lambda item: {key: item.value})
+
+
+def _sources(item: Located) -> Mapping[str, object]:
+    """One address, several with commas between them, or a list."""
+    if not isinstance(item.value, str):
+        return {"replication.peers": item.value}
+    return {"replication.peers": [Located(text.strip()) for text in item.value.split(",") if text.strip()]}
+
+
+def _logger(item: Located) -> Mapping[str, object]:
+    text = str(item.value)
+    if text.startswith(("|", "pipe:", "syslog:")):
+        raise ValueError(f"a log goes to a file or to standard error, not to {text!r}")
+    return {"log.to": "file", "log.file": text.removeprefix("file:")}
+
+
+def _fencing(item: Located) -> Mapping[str, object]:
+    if not isinstance(item.value, bool):
+        raise ValueError("expected true or false")
+    return {"replication.election_fencing_mode": "soft" if item.value else "off"}
+
+
+def _panic(item: Located) -> Mapping[str, object]:
+    """The opposite of force_recovery."""
+    if item.value is not True:
+        raise ValueError(
+            "asks for force_recovery, which is not in this release: files that are damaged are moved away, and the "
+            "instance joins again"
+        )
+    return {}
+
+
+_ALIASES: Final[Mapping[str, _Alias]] = {
+    "replication_source": _Alias("replication.peers", _sources),
+    "snap_dir": _same("snapshot.dir"),
+    "logger": _Alias("log.file", _logger),
+    "snapshot_period": _same("snapshot.by.interval"),
+    "snapshot_count": _same("snapshot.count"),
+    "panic_on_wal_error": _Alias("force_recovery", _panic),
+    "panic_on_snap_error": _Alias("force_recovery", _panic),
+    "election_fencing_enabled": _Alias("replication.election_fencing_mode", _fencing),
+}
+
+
+def rename(document: Located, *, file: str) -> Renamed:
+    """`document` with the old names of all scopes replaced."""
+    warnings: dict[str, None] = {}
+    problems: list[ConfigProblem] = []
+
+    def told(scope: Located, path: str) -> Located:
+        if not isinstance(scope.value, dict):
+            return scope
+        made = scope
+        for old, item in scope.value.items():
+            alias = _ALIASES.get(old)
+            if alias is None:
+                continue
+            warnings[f"Deprecated option {old}, please use {alias.new} instead"] = None
+            made = without(made, old)
+            where = f"{path}.{old}" if path else old
+            try:
+                for key, value in alias.values(item).items():
+                    if _has(made, key):
+                        raise ValueError(f"{key} is there too; only one of them counts")
+                    made = merge(made, _nested(key, Located(value, item.line, item.source, item.text)))
+            except ValueError as error:
+                problems.append(ConfigProblem(item.source or file, item.line, where, str(error)))
+        return Located(dict(_inner(made, path)), scope.line, scope.source)
+
+    def _inner(scope: Located, path: str) -> Iterator[tuple[str, Located]]:
+        for key, item in scope.value.items():
+            if key in SCOPES and isinstance(item.value, dict):
+                below = f"{path}.{key}" if path else key
+                named = {name: told(inner, f"{below}.{name}") for name, inner in item.value.items()}
+                yield key, Located(named, item.line, item.source)
+            else:
+                yield key, item
+
+    return Renamed(told(document, ""), tuple(warnings), tuple(problems))
+
+
+def _has(scope: Located, key: str) -> bool:
+    item = scope
+    for part in key.split("."):
+        if not isinstance(item.value, dict) or part not in item.value:
+            return False
+        item = item.value[part]
+    return True
+
+
+def _nested(key: str, item: Located) -> Located:
+    for part in reversed(key.split(".")):
+        item = Located({part: item}, item.line, item.source)
+    return item
