@@ -59,6 +59,7 @@ FLUSH_S: Final = 1.0
 """How long the end of the process waits for records on their way to a sink that does not take them."""
 LINE_CHARS_MAX: Final = 64 * KIB
 """Of what Python prints: a line that does not end must not fill the memory."""
+_STDOUT: Final = 1
 _STDERR: Final = 2
 
 Record = MutableMapping[str, Any]
@@ -222,6 +223,16 @@ def flush(timeout_s: float = FLUSH_S) -> None:
     """What is on its way to the sink goes out, or the time is over."""
     if _sink is not None:
         _sink.flush(timeout_s)
+
+
+def send_to(path: str) -> None:
+    """Standard output and error of the process go to the end of this file. Raises `OSError`."""
+    # NONBLOCK: a pipe without a reader is refused, instead of waiting for one.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+    file = os.open(path, flags, 0o644)
+    for descriptor in (_STDOUT, _STDERR):
+        os.dup2(file, descriptor)
+    os.close(file)
 
 
 def take_stderr() -> None:

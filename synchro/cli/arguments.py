@@ -119,7 +119,7 @@ def the_one(name: str, instance: str) -> str:
 
 
 target_argument: Final = argument(
-    "target", "CONFIG[:NAME]", "File, or directory of `init`.", shell_complete=complete_target
+    "target", "CONFIG[:NAME]", "File, directory of `init`, or application.", shell_complete=complete_target
 )
 watch_option: Final = click.option("--watch", is_flag=True, help="Show it again and again.")
 

@@ -55,6 +55,15 @@ class CommonOptions:
         if is_given:
             self.given.add(name)
 
+    def arguments(self) -> list[str]:
+        """What was given on the command line and says how to connect and what to print, as it is given
+        again."""
+        found = []
+        for name in ("user", "password_file", "cacert", "cert", "key", "timeout", "output"):
+            if name in self.given:
+                found += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        return [*found, *["--no-color"] * ("no_color" in self.given), *["-v"] * self.verbose]
+
     @property
     def timeout_s(self) -> float:
         return parse_duration(self.timeout) if self.timeout else DEFAULT_TIMEOUT_S

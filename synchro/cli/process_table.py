@@ -1,4 +1,5 @@
-"""Which instances of a local set run on this host: CONFIG[:NAME] as a target, and the process table.
+"""Which instances of a local set run on this host: CONFIG[:NAME] or APP[:NAME] as a target, and the process
+table.
 
 Nothing is asked of an instance here; what counts is what the kernel shows. Files beside the configuration:
 `var/log/NAME.log`, and in `var/run` NAME.pid, NAME.ready and NAME.json (what `stop` needs if the
@@ -21,6 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from synchro.cli.applications import names_here
 from synchro.config import Settings
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all
 from synchro.errors import ConfigError
@@ -30,6 +32,8 @@ from synchro.storage.names import LOCK_NAME
 TCP_LISTEN: Final = "0A"
 """State of a socket in /proc/net/tcp."""
 CONFIG_NAME: Final = "config.yaml"
+APPS: Final = Path("instances.enabled")
+"""Where applications are that have no directory of their name here."""
 
 
 class ProcessState(StrEnum):
@@ -68,10 +72,12 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """CONFIG or CONFIG:NAME, read and checked."""
+    """CONFIG[:NAME] or APP[:NAME], read and checked."""
 
     config: ClusterConfig
     names: tuple[str, ...]
+    named: str = ""
+    """NAME, if one was given."""
 
     @property
     def directory(self) -> Path:
@@ -79,12 +85,22 @@ class Target:
 
 
 def parse_target(text: str | Path, environ: Mapping[str, str] | None = None) -> Target:
-    """CONFIG[:NAME]; CONFIG is a file, or a directory with config.yaml. Raises `ConfigError`."""
+    """CONFIG[:NAME]; CONFIG is a file, or a directory with config.yaml. Raises `ConfigError`.
+
+    A directory may have an `instances.yml`, too, which says who of the set belongs to this host [C-3]. It is
+    looked for by its name, and then below `instances.enabled`."""
     path, name = _split(text)
     config = load_all(path, environ)
     if name:
         config.instance(name)
-    return Target(config, (name,) if name else tuple(config.instances))
+    names = (name,) if name else tuple(config.instances)
+    if not name and not _is_file(text):
+        names = names_here(config) or names
+    return Target(config, names, name)
+
+
+def _is_file(text: str | Path) -> bool:
+    return Path(text).is_file() or Path(str(text).rpartition(":")[0]).is_file()
 
 
 def _split(text: str | Path) -> tuple[Path, str]:
@@ -93,6 +109,8 @@ def _split(text: str | Path) -> tuple[Path, str]:
     if not path.exists() and ":" in str(text):
         before, _, name = str(text).rpartition(":")
         path = Path(before)
+    if not path.exists() and (enabled := APPS / path).is_dir():
+        path = enabled
     if path.is_dir() or (not path.exists() and not path.suffix):
         path /= CONFIG_NAME
     return _real(path), name
@@ -123,7 +141,8 @@ def target_to_stop(text: str | Path) -> tuple[Target, ConfigError | None]:
     if left is None or set(left.names) <= set(target.names):
         return target, None
     instances = {**left.config.instances, **target.config.instances}
-    return Target(ClusterConfig(target.config.path, instances), tuple(sorted(instances))), None
+    names = tuple(sorted({*target.names, *left.names}))
+    return Target(ClusterConfig(target.config.path, instances), names), None
 
 
 def target_without_config(text: str | Path) -> Target | None:
@@ -162,7 +181,14 @@ def ready_file(directory: Path, name: str) -> Path:
 
 
 def log_file(directory: Path, name: str) -> Path:
+    """What it prints to standard error."""
     return directory / "var" / "log" / f"{name}.log"
+
+
+def log_of(target: Target, name: str) -> Path:
+    """Its log: `log.file`, or standard error."""
+    configured = target.config.instance(name).settings.log_file
+    return Path(configured) if configured else log_file(target.directory, name)
 
 
 def run_file(directory: Path, name: str) -> Path:
@@ -323,7 +349,7 @@ def process_of(target: Target, name: str, *, changed: bool = False, message: str
         is_told = _is_ready(target, name, pid) or not _was_started_here(target, name, pid)
         state = ProcessState.RUNNING if is_told else ProcessState.LOADING
     listen = target.config.instance(name).settings.listen
-    return Process(name, listen, state, pid, log_file(target.directory, name), changed, message)
+    return Process(name, listen, state, pid, log_of(target, name), changed, message)
 
 
 def _was_started_here(target: Target, name: str, pid: int) -> bool:

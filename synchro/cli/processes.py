@@ -34,6 +34,7 @@ from synchro.cli.process_table import (
     is_ours,
     lacks_port,
     log_file,
+    log_of,
     pid_file,
     process_of,
     ready_file,
@@ -271,7 +272,8 @@ def _accepts(settings: Settings) -> bool:
 
 
 def _failed(target: Target, name: str, state: ProcessState, pid: int | None, what: str) -> Process:
-    log = log_file(target.directory, name)
+    # What ends before it has read its configuration says so on standard error.
+    log = next((file for file in (log_of(target, name),) if log_tail(file)), log_file(target.directory, name))
     listen = target.config.instance(name).settings.listen
     tail = log_tail(log)
     if pid is None and (failure := _failure(tail)) is not None:
@@ -330,7 +332,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                     f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
                 )
                 listen = target.config.instance(name).settings.listen
-                log = log_file(target.directory, name)
+                log = log_of(target, name)
                 stuck = Process(
                     name, listen, ProcessState.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
                 )

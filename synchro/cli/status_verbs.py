@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from synchro.cli import formatting
-from synchro.cli.arguments import argument, complete_file, instance_option, watch_lines, watch_option
+from synchro.cli.arguments import argument, complete_target, instance_option, watch_lines, watch_option
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, print_value, seconds
 from synchro.cli.picture import Picture, SeenMember, take_picture
@@ -23,7 +23,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
     if with_process:
         columns.append("PROCESS")
     rows = []
-    for member in picture.members:
+    for member in shown_members(picture):
         row = [
             str(member.id or "-"),
             member.name,
@@ -42,6 +42,12 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
             row.append(remark)
         rows.append(row)
     return columns, rows
+
+
+def shown_members(picture: Picture) -> list[SeenMember]:
+    """All, unless one was asked for by its name."""
+    named = picture.target.named if picture.target is not None else ""
+    return [member for member in picture.members if named in ("", member.name)]
 
 
 def _rw(member: SeenMember) -> str:
@@ -142,7 +148,7 @@ def print_status(picture: Picture) -> None:
             "replicaset": picture.replicaset,
             "quorum": picture.quorum,
             "registered": picture.registered,
-            "instances": [_record(member, picture) for member in picture.members],
+            "instances": [_record(member, picture) for member in shown_members(picture)],
             **_verdict_record(found),
         }
     )
@@ -183,7 +189,9 @@ def health(rw: bool, read: bool, quorum: bool) -> int:
 
 
 @program.command("status")
-@argument("config", "[CONFIG]", "Shows processes too.", is_optional=True, shell_complete=complete_file)
+@argument(
+    "config", "[CONFIG[:NAME]]", "Shows processes too.", is_optional=True, shell_complete=complete_target
+)
 @watch_option
 def status(config: str, watch: bool) -> int:
     """All instances, and a verdict in words. Exit code 3 if nobody answers."""

@@ -1,4 +1,5 @@
-"""Names that options of Tarantool had once: put in their new place before anything is checked. Rule [C-32]. Pure."""
+"""Names that options of Tarantool had once, put in their new place before anything is checked. [C-32].
+Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ class Renamed(NamedTuple):
 
 
 class _Alias(NamedTuple):
-    """new: dotted key. values: new keys -> values, from the old value; empty: it says what is so anyway. It
-    raises `ValueError` with what is wrong."""
+    """new: dotted key; "": there is none, since it can only say what is so anyway. values: new keys ->
+    values, from the old value. It raises `ValueError` with what is wrong."""
 
     new: str
     values: Callable[[Located], Mapping[str, object]]
@@ -49,16 +50,16 @@ def _logger(item: Located) -> Mapping[str, object]:
 
 def _fencing(item: Located) -> Mapping[str, object]:
     if not isinstance(item.value, bool):
-        raise ValueError("expected true or false")
+        raise ValueError("expected true or false")  # noqa: TRY004 - of what a person wrote, as all here
     return {"replication.election_fencing_mode": "soft" if item.value else "off"}
 
 
 def _panic(item: Located) -> Mapping[str, object]:
-    """The opposite of force_recovery."""
+    """To stop at damage is all that there is."""
     if item.value is not True:
         raise ValueError(
-            "asks for force_recovery, which is not in this release: files that are damaged are moved away, and the "
-            "instance joins again"
+            "asks for force_recovery, which is not in this release: files that are damaged are moved away, "
+            "and the instance joins again"
         )
     return {}
 
@@ -69,8 +70,8 @@ _ALIASES: Final[Mapping[str, _Alias]] = {
     "logger": _Alias("log.file", _logger),
     "snapshot_period": _same("snapshot.by.interval"),
     "snapshot_count": _same("snapshot.count"),
-    "panic_on_wal_error": _Alias("force_recovery", _panic),
-    "panic_on_snap_error": _Alias("force_recovery", _panic),
+    "panic_on_wal_error": _Alias("", _panic),
+    "panic_on_snap_error": _Alias("", _panic),
     "election_fencing_enabled": _Alias("replication.election_fencing_mode", _fencing),
 }
 
@@ -88,7 +89,8 @@ def rename(document: Located, *, file: str) -> Renamed:
             alias = _ALIASES.get(old)
             if alias is None:
                 continue
-            warnings[f"Deprecated option {old}, please use {alias.new} instead"] = None
+            instead = f", please use {alias.new} instead" if alias.new else ": it is so without it"
+            warnings[f"Deprecated option {old}{instead}"] = None
             made = without(made, old)
             where = f"{path}.{old}" if path else old
             try:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
+from synchro.config.aliases import rename
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
 from synchro.config.rules import (
@@ -187,7 +188,10 @@ class _Reader:
         self.warnings: list[str] = []
 
     def read(self, document: Located) -> ClusterConfig:
-        root = self._checked(document, ROOT)
+        renamed = rename(document, file=self.file)
+        self.problems += renamed.problems
+        self.warnings += renamed.warnings
+        root = self._checked(renamed.document, ROOT)
         self._stop_if_bad()
         strong, weak = self._environment()
         commands = self._commanded()

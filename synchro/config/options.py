@@ -34,6 +34,7 @@ from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
+LOG_FILE: Final = "var/log/{{ instance_name }}.log"
 LOGIN: Final = "not used in this release"
 _UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
@@ -142,6 +143,13 @@ _WITHOUT_FIELD: Final = (
     Option("replication.autoexpel.by", Word(("prefix",)), "whom that concerns", effect=Effect.LATER),
     Option("replication.autoexpel.prefix", Text(), "how their names begin", effect=Effect.LATER),
     Option(
+        "log.to",
+        Word(("stderr", "file")),
+        "where the log goes; SIGHUP opens a file anew under its name",
+        default="stderr",
+    ),
+    Option("log.file", FILE, "which file, with `log.to: file`", default_text=f"{LOG_FILE}, beside the file"),
+    Option(
         "isolated",
         Flag(),
         "cut this instance off: it does not listen, has no sources and is read-only",
@@ -176,7 +184,8 @@ IGNORED: Final = (
     *(f"memtx.{name}" for name in ("slab_alloc_granularity", "sort_threads")),
     "snapshot.snap_io_rate_limit",
     "replication.threads",
-    *(f"log.{name}" for name in ("to", "file", "pipe", "syslog", "nonblock", "modules")),
+    *(f"log.{name}" for name in ("pipe", "syslog", "nonblock", "modules")),
+    *(f"config.{name}" for name in ("reload", "context")),
     *("app", "audit_log", "console", "feedback", "fiber", "flightrec", "labels", "lua", "process", "quiver"),
     *("roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
 )
@@ -194,7 +203,9 @@ MAPS: Final[Mapping[str, Section]] = {
 }
 """Maps from names that a person chooses. Of all but `once`: read and checked, without effect."""
 
+_STORAGE: Final = "a central storage of configurations is not read; all of it stands in this file"
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "config": {"etcd": _STORAGE, "storage": _STORAGE},
     "database": {"use_fsync": "use wal.mode: fsync"},
     "replication": {
         "replication_source": "use peers",

@@ -18,7 +18,7 @@ from synchro.config.address import is_connectable, join, split, without_login
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
-from synchro.config.options import DIRECTORY, TABLE
+from synchro.config.options import DIRECTORY, LOG_FILE, TABLE
 from synchro.config.schema import PARAMS, ConfigProblem
 from synchro.ids import InstanceName
 
@@ -213,6 +213,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "read_only": read_only or is_isolated,
         "election_mode": election_mode,
         "http_listen": _http(view),
+        "log_file": _log_file(view),
         "once": _once(view),
         "limits": _limits(view),
         **_tls_files(view),
@@ -290,7 +291,10 @@ def _check_failover(view: View, views: list[View]) -> None:
     names = [member.name for member in views]
     place = f'replicaset "{view.replicaset}" of group "{view.group}"'
     if failover == "supervised":
-        view.report("replication.failover", "supervised is not in this release; use election or manual")
+        view.report(
+            "replication.failover",
+            "supervised needs an external coordinator, and there is none; use election or manual",
+        )
     if leader is not None and failover != "manual":
         view.report(
             "leader",
@@ -410,6 +414,8 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         yield "iproto.advertise has no effect beside grpc.advertise"
     if view.find("database.dir") and view.find("wal.dir") and view.find("snapshot.dir"):
         yield "database.dir has no effect beside wal.dir and snapshot.dir"
+    if view.find("log.file") and view.get("log.to", "stderr") != "file":
+        yield "log.file has no effect without log.to: file"
     if view.get("isolated", False) and view.find("replication.peers"):
         yield "replication.peers has no effect on an isolated instance"
     if view.get("replication.failover", "off") != "election" and view.find(
@@ -509,6 +515,13 @@ def _http(view: View) -> str | None:
     except ValueError as error:
         view.report("http.listen", str(error), item)
         return None
+
+
+def _log_file(view: View) -> str:
+    """Absolute; "": standard error."""
+    if view.get("log.to", "stderr") != "file":
+        return ""
+    return _beside(view, view.text("log.file", LOG_FILE))
 
 
 def _once(view: View) -> dict[str, list[dict[str, Any]]]:

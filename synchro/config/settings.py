@@ -498,6 +498,8 @@ class Settings:
         Word(("json", "console"), {"plain": "console"}),
         "one JSON object a line, or text for people",
     )
+    log_file: str = ""
+    """Absolute; "": the log goes to standard error."""
     http_listen: str | None = None
     once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
     """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""

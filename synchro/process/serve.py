@@ -9,6 +9,9 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from synchro.errors import ConfigError
+from synchro.process.ready import LOG_FILE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,9 +25,12 @@ if TYPE_CHECKING:
 
 def serve(settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why. warnings: of its configuration, a record each. loaded: the
+    leave, with one log record that says why. Raises `ConfigError` if its log cannot
+    be written. warnings: of its configuration, a record each. loaded: the
     file that the settings are from, which can be read again; None: there is none."""
     _hold_standard_descriptors()
+    if settings.log_file:
+        _log_to(settings.log_file)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
     from synchro.process.supervise import serve_in_foreground
 
@@ -42,6 +48,20 @@ def _hold_standard_descriptors() -> None:
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)
+
+
+def _log_to(path: str) -> None:
+    """Standard output and error go to the file of the log from here on; SIGHUP opens it anew."""
+    from synchro import logs
+
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        logs.send_to(path)
+    except OSError as error:
+        raise ConfigError(
+            f"log.file: cannot write {path}: {error.strerror}; nothing was started", file=path
+        ) from error
+    os.environ[LOG_FILE] = path
 
 
 async def run_instance(

@@ -176,22 +176,17 @@ async def _serve(settings: Settings, log: Any, loaded: ClusterConfig | None) -> 
 
 
 def _reopen_log(log: Any) -> None:
-    """After a rotation of log files: go on in a new file of the old name. `start` tells the name; an instance
-    whose standard error is something else has nothing to reopen."""
+    """After a rotation of log files: go on in a new file of the old name. `log.file` or `start` tells the
+    name; an instance whose standard error is something else has nothing to reopen."""
     path = os.environ.get(LOG_FILE)
     if not path:
         return
     logs.flush(REOPEN_FLUSH_S)
-    # NONBLOCK: a pipe without a reader is refused, instead of waiting for one.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        file = os.open(path, flags, 0o644)
+        logs.send_to(path)
     except OSError as error:
         log.warning("log_not_reopened", file=path, message=f"{error.strerror}; the old file is kept")
         return
-    for descriptor in (1, 2):
-        os.dup2(file, descriptor)
-    os.close(file)
     log.info("log_reopened", file=path)
 
 

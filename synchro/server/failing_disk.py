@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from synchro.failpoints import REGISTRY, Armed, failpoint_fires, failpoint_in_thread
-from synchro.row import PlainTxn, Txn
+from synchro.row import PlainTxn, RowType, Txn
 from synchro.storage.disk import File, RealDisk
 from synchro.storage.journal import Journal
 from synchro.storage.xlog import SNAP_SUFFIX
@@ -63,6 +63,11 @@ class FailingJournal(Journal):
             super().append(txns, wall_time, has_control=has_control)
             return
         failpoint_in_thread("wal.delay")
+        kinds = {txn.rows[0].type for txn in txns if type(txn) is not PlainTxn}
+        if RowType.PROMOTE in kinds:
+            failpoint_in_thread("raft.promote_delay")
+        if kinds & {RowType.CONFIRM, RowType.ROLLBACK}:
+            failpoint_in_thread("limbo.worker_delay")
         disk = self._disk
         assert isinstance(disk, WalDisk)
         disk.is_full = REGISTRY.acts_next(NO_SPACE)
@@ -71,6 +76,8 @@ class FailingJournal(Journal):
             super().append(txns, wall_time, has_control=has_control)
         finally:
             disk.is_full = disk.next_write = self._fault = None
+        if RowType.RAFT in kinds:
+            failpoint_in_thread("raft.term_persisted_delay")
         failpoint_in_thread("tx.completion_delay")
 
     def _make_room(self, current: XlogFile, need: int, has_control: bool) -> None:

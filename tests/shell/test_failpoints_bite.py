@@ -290,3 +290,37 @@ async def test_who_comes_back_lacks_rows_until_it_may_ask(tmp_path: Path, name: 
         REGISTRY.clear()
         await replicas.wait_equal()
         assert count(back) == 1
+
+
+async def test_a_term_on_disk_that_nobody_knows_yet(tmp_path: Path) -> None:
+    async with three(tmp_path) as (_, leader, (follower, _)), trio.open_nursery() as nursery:
+        term = leader.node.core.raft.term
+        REGISTRY.set("raft.term_persisted_delay")
+        nursery.start_soon(partial(leader.call, ev.DemoteRequested, timeout_s=10))
+        await until(partial(is_blocked, "raft.term_persisted_delay"))
+        assert (leader.node.core.raft.term, follower.node.core.raft.term) == (term, term)
+        REGISTRY.clear()
+        await until(lambda: follower.node.core.raft.term > term)
+
+
+async def test_a_promote_that_is_won_and_not_written(tmp_path: Path) -> None:
+    async with three(tmp_path) as (_, leader, _), trio.open_nursery() as nursery:
+        core = leader.node.core
+        REGISTRY.set("raft.promote_delay")
+        assert isinstance(await leader.call(ev.DemoteRequested, timeout_s=10), ev.Demoted)
+        nursery.start_soon(partial(leader.call, ev.PromoteRequested, timeout_s=10))
+        await until(partial(is_blocked, "raft.promote_delay"))
+        assert core.raft.is_leader and core.limbo.term < core.raft.term and not core.is_writable
+        REGISTRY.clear()
+        await until(lambda: core.limbo.term == core.raft.term and core.is_writable)
+
+
+async def test_a_confirm_that_is_decided_and_not_written(tmp_path: Path) -> None:
+    """Who wrote is told when the quorum has the row; the others do not see it before the CONFIRM."""
+    async with three(tmp_path) as (_, leader, followers):
+        REGISTRY.set("limbo.worker_delay")
+        await committed(leader, 1)
+        await until(partial(is_blocked, "limbo.worker_delay"))
+        assert [count(face) for face in (leader, *followers)] == [1, 0, 0]
+        REGISTRY.clear()
+        await until(lambda: [count(face) for face in followers] == [1, 1])

@@ -105,7 +105,7 @@ async def test_a_reload_uses_what_is_live_and_names_the_rest(tmp_path: Path) -> 
             "config.yaml:2: replication.timeou: unknown key (did you mean 'timeout'",
         ),
         ("replication: [\n", "config.yaml"),
-        ("replication: {failover: supervised}\n", "supervised is not in this release"),
+        ("replication: {failover: supervised}\n", "supervised needs an external coordinator"),
     ],
 )
 async def test_a_file_that_cannot_be_used_leaves_everything_as_it_was(

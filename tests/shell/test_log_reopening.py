@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import structlog
 
-from synchro.process import supervise
+from synchro.errors import ConfigError
+from synchro.process import serve, supervise
 from synchro.process.ready import LOG_FILE
 
 
@@ -25,3 +30,39 @@ def test_a_pipe_without_a_reader_does_not_stop_the_instance(
         thread.join(5)
         assert not thread.is_alive()
     assert [record["event"] for record in records] == ["log_not_reopened"]
+
+
+def test_the_log_of_the_file_is_written_and_opened_anew(tmp_path: Path) -> None:
+    """`log.to: file`: standard error has nothing any more; a rotated file is left alone after SIGHUP."""
+    log = tmp_path / "log" / "own.log"
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"log: {{to: file, file: {log}}}\n"
+        "groups: {g: {replicasets: {r: {instances: {a: {grpc: {listen: [{uri: '127.0.0.1:0'}]}}}}}}}\n"
+    )
+    command = [sys.executable, "-m", "synchro", "serve", "--config", str(config), "--name", "a"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_for(log, "instance_ready")
+            old = log.rename(tmp_path / "old.log")
+            process.send_signal(signal.SIGHUP)
+            wait_for(log, "log_reopened")
+            process.terminate()
+            output, _ = process.communicate(timeout=15)
+        finally:
+            process.kill()
+    assert (process.returncode, output) == (0, b"")
+    assert "instance_stopped" in log.read_text() and "instance_stopped" not in old.read_text()
+
+
+def test_a_log_that_cannot_be_written_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a file, not a directory")
+    with pytest.raises(ConfigError, match=r"log.file: cannot write .*nothing was started"):
+        serve._log_to(str(tmp_path / "log" / "a.log"))
+
+
+def wait_for(log: Path, event: str) -> None:
+    deadline = time.monotonic() + 15
+    while not (log.exists() and event in log.read_text()):
+        assert time.monotonic() < deadline, event
+        time.sleep(0.05)

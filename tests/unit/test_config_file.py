@@ -266,12 +266,12 @@ def test_explicit_peers_replace_the_configured_ones() -> None:
 def test_options_of_tarantool_that_mean_nothing_here_are_named_in_one_warning() -> None:
     config = read(
         cluster(
-            "memtx: {allocator: x}\niproto: {threads: 4}\nlog: {to: stderr}\n"
+            "memtx: {allocator: x}\niproto: {threads: 4}\nlog: {nonblock: true}\n"
             "database: {use_mvcc_engine: true}"
         )
     )
     [warning] = config.warnings
-    for key in ("memtx.allocator", "iproto.threads", "log.to", "database.use_mvcc_engine"):
+    for key in ("memtx.allocator", "iproto.threads", "log.nonblock", "database.use_mvcc_engine"):
         assert key in warning
 
 
@@ -371,7 +371,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ("replication: {synchro_quorum: import os}", "formula"),
         ("replication: {synchro_quorum: 3}", "above the number of configured instances (2)"),
         ("replication: {failover: sometimes}", "'off', 'manual', 'election'"),
-        ("replication: {failover: supervised}", "not in this release"),
+        ("replication: {failover: supervised}", "needs an external coordinator"),
         ("replication: {failover: manual}", 'needs "leader"'),
         ("replication: {election_mode: voter}", 'only applicable if replication.failover = "election"'),
         ("replication: {failover: election}\ndatabase: {mode: rw}", "cannot be used together with"),

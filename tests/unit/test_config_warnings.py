@@ -60,6 +60,7 @@ SAMPLES: dict[str, object] = {
     "replication.synchro_quorum": 2,
     "replication.linearizable_quorum": 3,
     "log.format": "console",
+    "log.to": "file",
     "log.level": "debug",
     "limits.txn_bytes_max": "9MiB",
     "limits.connections_max": 100,

@@ -541,3 +541,39 @@ def test_a_child_that_ends_between_two_looks_has_its_exit_code(target: Target) -
     found = begun.look(0.0, is_late=False)
     assert found is not None and found.state is ProcessState.EXITED
     assert "exited with code 3" in found.message
+
+
+def test_an_application_is_what_belongs_to_this_host(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[C-3]: `instances.yml` beside the file; the file itself, and a name, mean what they did."""
+    directory = target.config.path.parent
+    (directory / "instances.yml").write_text("instance002:\n")
+    assert parse_target(directory).names == ("instance002",)
+    assert parse_target(target.config.path).names == ("instance001", "instance002")
+    assert parse_target(f"{directory}:instance001").names == ("instance001",)
+    monkeypatch.chdir(directory.parent)
+    assert [p.name for p in start(parse_target("set"))] == ["instance002"]
+    start(parse_target("set:instance001"))
+    stopped, error = process_table.target_to_stop("set")
+    assert error is None and stopped.names == ("instance001", "instance002")  # what runs can be stopped
+    (directory.parent / "instances.enabled").mkdir()
+    directory.rename(directory.parent / "instances.enabled" / "app")
+    assert parse_target("app").names == ("instance002",)
+    assert parse_target("app:instance001").named == "instance001"
+    (directory.parent / "instances.enabled" / "app").rename(directory)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("instance003:\n", "instances.yml:1: instance003: no such instance"),
+        ("instance001: {}\ninstance002: {iproto: {}}\n", "instances.yml:2: instance002: has a body"),
+        ("- instance001\n", "expected names of instances"),
+        ("", "expected names of instances"),
+        ("a: [\n", "not YAML"),
+    ],
+)
+def test_a_list_of_instances_that_is_none(target: Target, text: str, why: str) -> None:
+    (target.directory / "instances.yml").write_text(text)
+    with pytest.raises(ConfigFileError) as refused:
+        parse_target(target.directory)
+    assert why in refused.value.message
