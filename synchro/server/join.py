@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -112,8 +112,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
         with _shared_view(node, links) as view:
             start = view.meta.vclock
             links.joins[request.instance_uuid] = view.vclock
-            count_of_tuples = sum(len(tuples) for _, tuples in view.spaces)
-            yield JoinStart(start, node.replicaset_uuid, b"", count_of_tuples)
+            tuples = sum(len(rows) for _, rows in view.spaces if isinstance(rows, Sized))
+            yield JoinStart(start, node.replicaset_uuid, b"", tuples)
             frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
             while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
                 crc = crc32c(frame)

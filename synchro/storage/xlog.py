@@ -337,7 +337,7 @@ class XlogReader:
         Returns (from, to) of the bytes that are left out; None: there is no such block.
         """
         last = self.last_number
-        for block in find_blocks(self._read_at, self._size, self.end, self.header.salt):
+        for block in find_blocks(self._read_at, self.size, self.end, self.header.salt):
             if block.number > last:
                 left_out = (self.end, block.offset)
                 self.end, self.last_number, self._crc = block.offset, block.number - 1, block.prev_crc

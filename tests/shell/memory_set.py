@@ -199,6 +199,7 @@ def frame(face: Face, *transactions: Sequence[Any]) -> list[ev.ClientWrite]:
 
 
 async def create_space(face: Face, space_id: int = 512, *, is_sync: bool = True) -> None:
+    await until(lambda: face.node.is_ready and face.node.core.is_writable)  # perhaps an orphan
     flags = {"is_sync": True} if is_sync else {}
     space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
     index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
