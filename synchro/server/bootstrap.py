@@ -67,7 +67,7 @@ async def find_role(
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
-        ballots = await _ask_all(transport, [peer.address for peer in others], uuid)
+        ballots = await ask_all(transport, [peer.address for peer in others], uuid)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
         role = choose(settings, me, ballots, total=total, is_time_over=is_time_over)
         if not isinstance(role, WaitForPeers):
@@ -84,7 +84,7 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
     took for another set's [M-2]. Peers that cannot be reached say nothing; the applier finds out later."""
     addresses = [peer.address for peer in settings.peers if peer.name != settings.instance_name]
     with trio.move_on_after(settings.replication_timeout_s):
-        ballots = await _ask_all(transport, addresses, uuid)
+        ballots = await ask_all(transport, addresses, uuid)
         other = is_foreign(replicaset_uuid, ballots, total=len(addresses))
         if other is not None:
             raise ReplicasetUuidMismatch(
@@ -95,7 +95,7 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
             )
 
 
-async def _ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
+async def ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
     """Ballots of all that answer in time; a connection to oneself is left out."""
     ballots: dict[str, Ballot] = {}
 

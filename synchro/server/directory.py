@@ -12,7 +12,8 @@ from synchro.errors import ConfigError, Corruption, DiskFailed
 from synchro.storage.disk import Disk
 from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
 from synchro.storage.names import IDENTITY_NAME
-from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
+from synchro.storage.replacement import DATA_SUFFIXES, Replacement
+from synchro.storage.xlog import SNAP_SUFFIX, XLOG_SUFFIX
 
 
 def new_salt() -> int:
@@ -32,6 +33,9 @@ class DataDirectory:
         self.settings = settings
         self.identity_file = file
         self._lock = lock
+        self.replacement = Replacement(
+            disk, file, wal_dir=settings.wal_dir, snapshot_dir=settings.snapshot_dir
+        )
 
     @property
     def identity(self) -> Identity:
@@ -115,7 +119,7 @@ class DataDirectory:
             for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
                 path = directory
                 for name in self.disk.listdir(directory):
-                    if name.endswith((XLOG_SUFFIX, SNAP_SUFFIX, INPROGRESS_SUFFIX, DAMAGED_SUFFIX)):
+                    if name.endswith(DATA_SUFFIXES):
                         path = posixpath.join(directory, name)
                         self.disk.unlink(path)
                 path = directory

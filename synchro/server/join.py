@@ -42,6 +42,7 @@ from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.admission import check_name, check_stranger
 from synchro.replication.applier_filter import Place, check_numbers, order
+from synchro.replication.rejoin import Known
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
 from synchro.server.directory import DataDirectory, new_salt
@@ -65,6 +66,7 @@ from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import recover_unnamed
+from synchro.storage.replacement import Replacement
 from synchro.storage.snapshot import (
     Chunk,
     ChunkKind,
@@ -209,11 +211,18 @@ class _Received:
     """`_cluster` has our name under another UUID: this is a re-seed, and what was forgotten may matter."""
 
 
-async def join(directory: DataDirectory, transport: Transport, so_far: ReceivedSoFar) -> JoinEnd:
+async def join(
+    directory: DataDirectory,
+    transport: Transport,
+    so_far: ReceivedSoFar,
+    beside: Replacement | None = None,
+    known: Known | None = None,
+) -> JoinEnd:
     """Get everything from `so_far.address` and keep it; how much came is counted there. Raises `LinkLost` or
     what the source answered.
 
-    When it returns the directory has data, durably, and the identity file names the set.
+    When it returns the directory has data, durably, and the identity file names the set. beside: where the
+    files go as long as those of the instance count. known: what the instance must not forget by it.
     """
     identity, address = directory.identity, so_far.address
     request = JoinRequest(identity.instance_uuid, identity.name, takes_unnamed=True, takes_policies=True)
@@ -229,7 +238,14 @@ async def join(directory: DataDirectory, transport: Transport, so_far: ReceivedS
         )
     if identity.former_uuid not in (None, got) and not received.is_known_name:
         directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
-    await trio.to_thread.run_sync(_store, directory, received)
+    if known is not None:
+        term, vote = known.vote_in(received.meta.term)
+        received.meta = replace(received.meta, term=term, vote=vote)
+    settings = directory.settings
+    wal_dir, snapshot_dir = settings.wal_dir, settings.snapshot_dir
+    if beside is not None:
+        wal_dir, snapshot_dir = beside.wal_dir, beside.snapshot_dir
+    await trio.to_thread.run_sync(_store, directory, received, wal_dir, snapshot_dir)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
 
@@ -421,14 +437,14 @@ def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
     )
 
 
-def _store(directory: DataDirectory, received: _Received) -> None:
+def _store(directory: DataDirectory, received: _Received, wal_dir: str, snapshot_dir: str) -> None:
     """In a worker thread. The snapshot comes last: it is what makes the join complete. Recovery starts from
     it, with the queue and the term of the source, and goes on to what was reached [M-24], [M-28], [W-35]."""
     disk, settings, identity = directory.disk, directory.settings, directory.identity
     start = received.start.vclock
     journal = Journal(
         disk,
-        settings.wal_dir,
+        wal_dir,
         instance_uuid=identity.instance_uuid,
         new_salt=new_salt,
         start=JournalStart(vclock=start),
@@ -444,15 +460,15 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         raise
     write_snapshot(
         disk,
-        settings.snapshot_dir,
+        snapshot_dir,
         received.meta,
         _with_own_member(received, directory),
         instance_uuid=identity.instance_uuid,
-        judge=lambda path: _rehearse(directory, received, path),
+        judge=lambda path: _rehearse(directory, received, path, wal_dir),
     )
 
 
-def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
+def _rehearse(directory: DataDirectory, received: _Received, path: str, wal_dir: str) -> None:
     """The recovery that will follow, before its snapshot counts: what ends it would end every start from now
     on. Raises `RemoteProtocolError`, also where the core meets what it takes to be impossible."""
     identity = directory.identity
@@ -470,7 +486,7 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
 
     found = None
     try:
-        found = recover_unnamed(directory.disk, path, directory.settings.wal_dir, identity.instance_uuid)
+        found = recover_unnamed(directory.disk, path, wal_dir, identity.instance_uuid)
         instance = recover_instance(
             uuid=identity.instance_uuid,
             settings=directory.settings,
