@@ -70,6 +70,8 @@ def _with_next(text: str, command: str) -> str:
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
+DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
+"""Reasons by which an instance ends whose files cannot be read: those of another member take their place."""
 EXHAUSTED: Final = "exhausted"
 """Terms or LSNs are used up: an election is impossible, for ever."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
@@ -358,6 +360,8 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
         return WATCH  # they read their files, and listen later
     verb, option = ("start", "") if ended else ("restart", " --kill")
     first = (ended or hung)[0]
+    if ended and first.ended_by in DAMAGED and any(member.is_ready for member in picture.members):
+        return f"synchro start {path}:{first.name} --rejoin"
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
         return f"synchro {verb} {path}{option}"
     return f"synchro {verb} {path}:{first.name}{option}"
@@ -484,9 +488,9 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
                 yield Problem(
                     "log_gap",
                     f"{member.name} lacks rows that the log of {peer} does not hold any more. If no other "
-                    f"member has them: stop {member.name}, move its snapshots and logs away, keep "
-                    "instance.identity, and start it; it joins again.",
+                    "member has them, it must join again.",
                     member.name,
+                    f"synchro rebootstrap {member.name}",
                 )
 
 
@@ -618,6 +622,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
         elif member in picture.down and not member.foreign:
             why = f": {member.error}" if member.error else ""
+            if member.ended_by in DAMAGED:
+                why = f": its files are damaged ({member.ended_by}), see its log"
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
 

@@ -509,6 +509,8 @@ class Settings:
     """Operator's word that the local log may be trusted although it is not provably complete."""
     new_set: bool = False
     """Operator's word that the replica set which the identity file names is gone: make, or join, another."""
+    rejoin: bool = False
+    """Operator's word that the data of another member takes the place of this instance's."""
     again: str = ""
     """Command that starts this instance again, for people; "" = unknown, it runs inside another program."""
     is_foreground: bool = True

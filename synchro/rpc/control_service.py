@@ -23,6 +23,7 @@ class ControlService(Service):
         self.Demote = self.waiting(self._demote)
         self.Checkpoint = self.waiting(self._checkpoint)
         self.RestartUpstream = self.at_once(self._restart_upstream)
+        self.Rebootstrap = self.at_once(self._rebootstrap)
         self.CheckConfig = self.waiting(self._check_config, when_ready=False)
         self.ReloadConfig = self.waiting(self._reload_config, when_ready=False)
         self.SetConfig = self.waiting(self._set_config, when_ready=False)
@@ -60,6 +61,11 @@ class ControlService(Service):
         skip = codec.txn_id(request.skip) if request.HasField("skip") else None
         self.node.restart_upstream(request.instance, skip)
         return control_pb2.RestartUpstreamResponse(header=self.header())
+
+    def _rebootstrap(self, request: Message) -> Message:
+        header = self.header()
+        self.node.rebootstrap(discard=request.discard)
+        return control_pb2.RebootstrapResponse(header=header)
 
     # --- configuration; one that loads may wait for what is to be changed
 

@@ -139,18 +139,28 @@ class DataDirectory:
         former = self.identity.replicaset_uuid
         self.save(replace(self.identity, replicaset_uuid=None, amnesia=True, former_uuid=former))
 
+    def want_rejoin(self, *, is_lossy: bool) -> None:
+        """As `save`: each start tries it from now on."""
+        try:
+            self.replacement.want(is_lossy=is_lossy)
+        except OSError as error:
+            raise self._not_saved(error) from error
+
     def save(self, identity: Identity) -> None:
         """Durable when it returns. Raises `DiskFailed`: what must be remembered is not, so nothing may go
         on."""
         try:
             self.identity_file.save(identity)
         except OSError as error:
-            raise DiskFailed(
-                f"{self.settings.wal_dir}: the identity file could not be written: "
-                f"{error.strerror or error}; nothing was changed",
-                file=self.settings.wal_dir,
-                errno=error.errno,
-            ) from error
+            raise self._not_saved(error) from error
+
+    def _not_saved(self, error: OSError) -> DiskFailed:
+        return DiskFailed(
+            f"{self.settings.wal_dir}: the identity file could not be written: "
+            f"{error.strerror or error}; nothing was changed",
+            file=self.settings.wal_dir,
+            errno=error.errno,
+        )
 
     def set_amnesia(self, amnesia: bool) -> None:
         """As `save`."""

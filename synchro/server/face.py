@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import trio
 
-from synchro.errors import ConfigError
+from synchro.config import ElectionMode
+from synchro.errors import ConfigError, RebootstrapRefused
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.core import Instance
+from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
 from synchro.server import info
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
@@ -208,6 +210,22 @@ class Face:
     def _wake_watchers(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    def rebootstrap(self, *, discard: bool) -> None:
+        """See `api.NodeApi`."""
+        core = self.node.core
+        has_queue = core.limbo.owner_id != NOBODY or core.settings.election_mode is not ElectionMode.OFF
+        standing = Standing(
+            is_owner=core.raft.is_leader or core.limbo.owner_id == core.self_id,
+            is_lossy=discard,
+            holders=self.links.holders_of(core.vclock.without_local()),
+            others=self.links.connected - 1,
+            quorum=core.limbo.quorum if has_queue else 0,
+        )
+        if (refusal := why_not(standing)) is not None:
+            why, following = refusal
+            raise RebootstrapRefused(f"{why}; nothing was done. Next: {following}", next=following)
+        self.node.join_again(is_lossy=discard)
 
     async def checkpoint(self) -> Vclock:
         self.ensure_ready()

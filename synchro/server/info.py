@@ -309,11 +309,9 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
             else "there is no other member that could say which"
         )
         if is_too_old:
-            directories = dict.fromkeys((node.settings.wal_dir, node.settings.snapshot_dir))
             following = (
-                "the logs of the others do not go back so far: stop it, move all files of this instance "
-                f"except instance.identity out of {' and '.join(directories)}, and start it again "
-                "to join anew"
+                "the logs of the others do not go back so far: synchro rebootstrap "
+                f"{node.settings.instance_name}"
             )
         elif unheard:
             following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"

@@ -241,11 +241,7 @@ async def join(
     if known is not None:
         term, vote = known.vote_in(received.meta.term)
         received.meta = replace(received.meta, term=term, vote=vote)
-    settings = directory.settings
-    wal_dir, snapshot_dir = settings.wal_dir, settings.snapshot_dir
-    if beside is not None:
-        wal_dir, snapshot_dir = beside.wal_dir, beside.snapshot_dir
-    await trio.to_thread.run_sync(_store, directory, received, wal_dir, snapshot_dir)
+    await trio.to_thread.run_sync(_store, directory, received, beside)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
 
@@ -437,10 +433,13 @@ def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
     )
 
 
-def _store(directory: DataDirectory, received: _Received, wal_dir: str, snapshot_dir: str) -> None:
+def _store(directory: DataDirectory, received: _Received, beside: Replacement | None = None) -> None:
     """In a worker thread. The snapshot comes last: it is what makes the join complete. Recovery starts from
     it, with the queue and the term of the source, and goes on to what was reached [M-24], [M-28], [W-35]."""
     disk, settings, identity = directory.disk, directory.settings, directory.identity
+    wal_dir, snapshot_dir = settings.wal_dir, settings.snapshot_dir
+    if beside is not None:
+        wal_dir, snapshot_dir = beside.wal_dir, beside.snapshot_dir
     start = received.start.vclock
     journal = Journal(
         disk,

@@ -22,6 +22,7 @@ import trio
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.errors import (
     ConfigError,
+    Corruption,
     DiskFailed,
     Loading,
     QuorumWait,
@@ -34,6 +35,7 @@ from synchro.errors import (
     SyncTimeout,
     TimedOut,
     WalQueueFull,
+    XlogGap,
 )
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
@@ -41,18 +43,20 @@ from synchro.instance.recovery import recover_instance
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
+from synchro.replication.rejoin import Known
 from synchro.row import Tuple, Txn
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
 from synchro.server.failing_disk import FailingJournal, WalDisk
-from synchro.server.garbage import tune_garbage_collector
+from synchro.server.garbage import release_memory, tune_garbage_collector
 from synchro.server.join import join
 from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
 from synchro.server.progress import ReceivedSoFar
+from synchro.server.rejoin import JoinAgain
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.transport import Transport
@@ -155,6 +159,9 @@ class Lifecycle:
         self._log = node.log
         self._has_bootstrapped = False
         self._has_overruled = False
+        self._end = trio.Event()
+        """This life of the instance ends: the process is asked to stop, or it begins anew."""
+        node.end_life = self._end.set
         self._wal_ended = trio.Event()
         self._stop_by = math.inf
 
@@ -166,6 +173,7 @@ class Lifecycle:
         recovered = None
         if node.settings.new_set:
             self._forget_set()
+        await trio.to_thread.run_sync(directory.replacement.go_on)
         node.has_data = directory.has_data
         async with self._open_port() as node.listen:
             self._log.info("listening", address=node.listen)
@@ -173,13 +181,11 @@ class Lifecycle:
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._cancel_on_stop, scope)
-                    if not node.has_data:
-                        await self._first_start()
-                    recovered = await self._recover()
                     if node.has_data:
-                        await refuse_foreign(
-                            node.settings, node.uuid, node.transport, directory.identity.replicaset_uuid or ""
-                        )
+                        recovered = await self._recover_or_join_again()
+                    else:
+                        await self._first_start()
+                        recovered = await self._recover()
                     nursery.cancel_scope.cancel()
             if recovered is None or self._stop.is_set():
                 return
@@ -262,6 +268,31 @@ class Lifecycle:
             await trio.sleep(min(JOIN_RETRY_S, node.settings.replication_timeout_s))
 
     # --------------------------------------------------------------------------------------------- recovery
+
+    async def _recover_or_join_again(self) -> tuple[Instance, Recovered] | None:
+        """What is on the disk; or, if that is too old or a person said so, what a join brings [M-35]."""
+        node, again = self._node, JoinAgain(self._node, self._peers)
+        known: Known | None = None
+        try:
+            recovered = await self._recover()
+        except (Corruption, XlogGap) as error:
+            if not again.is_wanted:
+                raise
+            self._log.warning("files_unreadable", message=error.message)
+            recovered = None
+        if recovered is not None:
+            await refuse_foreign(node.settings, node.uuid, node.transport, node.replicaset_uuid)
+            known = _known(recovered[0])
+            if not again.is_wanted and not await again.is_too_old(known):
+                return recovered
+        if self._stop.is_set() or (source := await again.find(known)) is None:
+            return recovered or await self._recover()
+        recovered = None
+        release_memory()
+        while not await again.fetch(source, known):
+            if (source := await again.find(known)) is None:
+                break
+        return await self._recover()
 
     async def _recover(self) -> tuple[Instance, Recovered] | None:
         """Snapshot and log from disk; the core, not started yet. None: asked to stop."""
@@ -428,6 +459,7 @@ class Lifecycle:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as inner:
+                    inner.start_soon(self._hear_stop)
                     inner.start_soon(self._stop_in_order, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
                     inner.start_soon(self._keep_notes, wal)
@@ -482,9 +514,13 @@ class Lifecycle:
                 ev.PromoteRequested, lambda outcome: self._log.debug("first_promote", outcome=repr(outcome))
             )
 
+    async def _hear_stop(self) -> None:
+        await self._stop.wait()
+        self._end.set()
+
     async def _stop_in_order(self, scope: trio.CancelScope) -> None:
         """ADR 18: the core ends and every call has its answer; its last word goes out; then links are cut."""
-        await self._stop.wait()
+        await self._end.wait()
         node = self._node
         self._stop_by = trio.current_time() + DRAIN_S
         node.begin_stop()
@@ -521,6 +557,10 @@ class Lifecycle:
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()
         scope.cancel()
+
+
+def _known(instance: Instance) -> Known:
+    return Known(instance.vclock.without_local(), instance.raft.term, instance.raft.vote)
 
 
 def _write_first_snapshot(directory: DataDirectory) -> None:

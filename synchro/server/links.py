@@ -55,6 +55,10 @@ class Upstream(Protocol):
     @property
     def source_state(self) -> SourceState: ...
 
+    @property
+    def has(self) -> Vclock:
+        """What it had when it said it last, on the stream that stands."""
+
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
 
@@ -297,6 +301,13 @@ class Links:
     def connected(self) -> int:
         """Registered instances with streams in both directions, this one included."""
         return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
+
+    def holders_of(self, vclock: Vclock) -> int:
+        """Connected members that have all of this, by what they said last."""
+        following = [down for down in self.downstreams.values() if down.is_following]
+        holders = {down.peer for down in following if down.acked.covers(vclock)}
+        holders |= {a.peer_id for a in self.appliers.values() if a.is_following and a.has.covers(vclock)}
+        return len(holders)
 
     # --------------------------------------------------------------------------------------- operators
 

@@ -140,6 +140,10 @@ class Node:
         self.leaving = trio.Event()
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
+        self.begins_anew = False
+        """This life of the instance ends so that it can read other files; the process goes on."""
+        self.end_life: Callable[[], None] = lambda: None
+        """Set by the lifecycle: a clean stop."""
         self.configuration: Configuration | None = None
         """Set once by the process; None: started without a file."""
         self.bootstrap_leader_uuid = ""
@@ -303,6 +307,14 @@ class Node:
         self.step(ev.StopRequested())
         self.calls.wake_all_readers()
         self.observer.stage_changed()
+
+    def join_again(self, *, is_lossy: bool) -> None:
+        """Stop, and come back with the data of another member [M-35]. Raises `DiskFailed`; nothing was
+        done then."""
+        self.directory.want_rejoin(is_lossy=is_lossy)
+        self.log.warning("rebootstrap_wanted", discard=is_lossy)
+        self.begins_anew = True
+        self.end_life()
 
     def end_calls(self) -> None:
         """The disk did not answer in the time that a stop has: so much can be said without it."""

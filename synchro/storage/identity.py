@@ -62,8 +62,8 @@ class Rejoin(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Identity:
     """replicaset_uuid: None until the instance belongs to a set. amnesia: the log is not to be trusted.
-    former_uuid: the set that a person said is gone, until the instance belongs to another one. rejoin: whether
-    its files are to be replaced by those of a join."""
+    former_uuid: the set that a person said is gone, until the instance belongs to another one. rejoin:
+    whether its files are to be replaced by those of a join."""
 
     instance_uuid: str
     name: str

@@ -483,8 +483,8 @@ def recover_with_any(
 
 
 _NEXT = (
-    "Next: restore the file from a copy; or, in a set whose other members have the data, move all files of "
-    "this instance except instance.identity away and start it again to join anew"
+    "Next: restore the file from a copy; or, in a set whose other members have the data, start the instance "
+    "with --rejoin, which replaces its files by those of another member"
 )
 
 

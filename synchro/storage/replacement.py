@@ -1,5 +1,5 @@
-"""All files of an instance give way to new ones that a join brought, and a crash at any step leaves the old ones
-or the new ones, whole. Rules [M-35], ADR 46.
+"""All files of an instance give way to new ones that a join brought, and a crash at any step leaves the old
+ones or the new ones, whole. Rules [M-35], ADR 46.
 
 The new files are written into directories beside the old ones. Each step is noted in the identity file first:
 

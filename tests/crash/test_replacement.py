@@ -1,4 +1,4 @@
-"""New files take the place of all old ones: after a crash at any step one of the two is there, whole. [M-35]"""
+"""New files take the place of all old ones: after a crash one of the two is there, whole. [M-35]"""
 
 from __future__ import annotations
 

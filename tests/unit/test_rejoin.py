@@ -66,7 +66,8 @@ def test_the_owner_of_the_queue_is_asked_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("comes", "expected"), [(2, (5, 3)), (5, (5, 3)), (6, (6, 0))]
+    ("comes", "expected"),
+    [(2, (5, 3)), (5, (5, 3)), (6, (6, 0))],
 )
 def test_a_vote_is_not_forgotten(comes: int, expected: tuple[int, int]) -> None:
     """S1: with the data of another one comes its term; the own vote of that term, or of a later one, stays."""

@@ -164,6 +164,7 @@ class Ballot(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     START_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    REJOINS_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """UUID of the instance."""
     instance_name: _builtins.str
@@ -192,6 +193,8 @@ class Ballot(_message.Message):
     """Random id of this life of the process; empty: an older version."""
     address: _builtins.str
     """host:port at which it listens; empty: an older version."""
+    rejoins: _builtins.bool
+    """It replaces its data by a join, or is about to."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock."""
@@ -224,10 +227,11 @@ class Ballot(_message.Message):
         term: _builtins.int = ...,
         start_id: _builtins.str = ...,
         address: _builtins.str = ...,
+        rejoins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "rejoins", b"rejoins", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
