@@ -11,7 +11,6 @@ from synchro.errors import Unimplemented
 _LATER: Final = {
     "grant": "listen on trusted networks only",
     "revoke": "listen on trusted networks only",
-    "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",
     "export": "synchro select SPACE -o jsonl",
 }
 _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {

@@ -139,7 +139,7 @@ class Applier:
         self._ack_tm = 0.0
         self._sync_until = EMPTY_VCLOCK
         """What the peer had when we subscribed."""
-        self.has = EMPTY_VCLOCK
+        self._has = EMPTY_VCLOCK
         """What it had when it said it last."""
 
     # --------------------------------------------------------------------------------- called by the node
@@ -156,6 +156,11 @@ class Applier:
     @property
     def is_off(self) -> bool:
         return self.status is Status.OFF
+
+    @property
+    def has(self) -> Vclock:
+        """What the peer has, by what it said last and by the rows that it sent on this stream."""
+        return self._has.merge(Vclock(self._handed))
 
     @property
     def source_state(self) -> SourceState:
@@ -457,7 +462,7 @@ class Applier:
         self._handed.clear()
         self._awaited.clear()
         self._owes_ack = False
-        self._sync_until = self.has = accepted.vclock
+        self._sync_until = self._has = accepted.vclock
         self.heard_at = trio.current_time()
         self.lag = None
         self.has_link = True
@@ -473,7 +478,7 @@ class Applier:
         if self.status is not Status.SYNC:
             return
         vclock = self._node.core.vclock
-        is_late = (self.lag or 0.0) > self._node.settings.sync_lag_s and not vclock.covers(self.has)
+        is_late = (self.lag or 0.0) > self._node.settings.sync_lag_s and not vclock.covers(self._has)
         if vclock.covers(self._sync_until) and not is_late:
             self.status = Status.FOLLOW
             self.message = self.system_message = self.reason = None
@@ -528,7 +533,7 @@ class Applier:
             self._vclock_sync = max(self._vclock_sync, beat.vclock_sync)
             if beat.tm:
                 self.lag = max(0.0, time.time() - beat.tm)
-            self.has = beat.vclock
+            self._has = beat.vclock
             node.step(ev.HeartbeatReceived(self.peer_id, beat.vclock))
             self._links.note_heard(self.peer_id)
             self._ack_wanted.set()

@@ -57,7 +57,7 @@ class Upstream(Protocol):
 
     @property
     def has(self) -> Vclock:
-        """What it had when it said it last, on the stream that stands."""
+        """What it surely has, by the stream that stands."""
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
