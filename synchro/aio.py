@@ -13,12 +13,12 @@ if "grpc" not in sys.modules and (
 ):
     os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_FORKS_CHOSEN_BY": str(os.getpid())})
 
-from synchro.client.aio import AsyncClient, AsyncSpace
+from synchro.client.aio import AsyncClient, AsyncSpace, AsyncUsers
 from synchro.client.channel import security_of
 from synchro.client.plans import DEFAULT_TIMEOUT_S, ClientOptions
 from synchro.client.routes import parse_endpoints
 
-__all__ = ["AsyncClient", "AsyncSpace", "connect"]
+__all__ = ["AsyncClient", "AsyncSpace", "AsyncUsers", "connect"]
 
 
 def connect(

@@ -33,6 +33,9 @@ NOBODY: Final = InstanceId(0)
 """The owner of an unclaimed queue, a leader that is not known, a vote that was not given."""
 
 INSTANCE_ID_MAX: Final = InstanceId(31)
+ANONYMOUS: Final = InstanceId(32)
+"""What an instance without an id has in its place, inside its own process only (ADR 45) [M-6]: no row, vote,
+ack or message ever names it. It is neither `LOCAL` nor `NOBODY`, so nothing of those is taken for its own."""
 NUMBER_END: Final = 2**62
 """LSNs, terms and other numbers from the network are below it. What is counted up from them fits into the 64
 bits that files and messages have, and no honest instance lives long enough to reach it."""

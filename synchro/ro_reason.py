@@ -16,6 +16,8 @@ class RoReason(Enum):
     """The instance was removed from the replica set (ADR 41)."""
     DOUBLED = "doubled"
     """Another live process has the identity of this one (ADR 23)."""
+    ANONYMOUS = "anon"
+    """The instance follows the set without being a member (ADR 45)."""
     ELECTION = "election"
     """The instance does not lead, and sees nobody who does: who owns the queue next is not known yet."""
     SYNCHRO = "synchro"

@@ -70,6 +70,10 @@ class Link:
     """Rows and messages on their way from one instance to another."""
 
     filter: RelayFilter
+    source: InstanceId
+    """What the target calls the source."""
+    target: InstanceId | None
+    """The id of the target; None: it is anonymous, so the core of the source hears nothing of it."""
     position: int = 0
     messages: list[RaftMessage] = field(default_factory=list)
     heartbeat_wanted: bool = False
@@ -156,6 +160,8 @@ class Mesh:
                 id_filter={InstanceId(target)} if client.acks_count else frozenset(),
                 subscriber_vclock=own,
             ),
+            InstanceId(source),
+            InstanceId(target),
             messages=[server.raft.message()],
         )
         following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
@@ -165,11 +171,11 @@ class Mesh:
         self.step(source, hello)
 
     def _disconnect(self, source: int, target: int) -> None:
-        del self.links[source, target]
-        if source in self.members:
-            self.step(source, ev.RelayLost(InstanceId(target)))
+        link = self.links.pop((source, target))
+        if source in self.members and link.target is not None:
+            self.step(source, ev.RelayLost(link.target))
         if target in self.members:
-            self.step(target, ev.ApplierLost(InstanceId(source)))
+            self.step(target, ev.ApplierLost(link.source))
 
     def cut(self, a: int, b: int) -> None:
         self._cuts.add(frozenset((a, b)))
@@ -214,7 +220,7 @@ class Mesh:
                         member.wal.append(copy)
                 case ev.BroadcastRaft(message=message):
                     for (source, _), link in self.links.items():
-                        if source == number:
+                        if source == number and link.target is not None:
                             link.messages.append(message)
                 case ev.Replies(replies=replies):
                     for call_id, outcome in replies:
@@ -224,7 +230,7 @@ class Mesh:
                         self.outcomes[call_id] = outcome
                 case ev.RequestHeartbeats():
                     for (source, _), link in self.links.items():
-                        link.heartbeat_wanted |= source == number
+                        link.heartbeat_wanted |= source == number and link.target is not None
                 case ev.RequestTurn():
                     member.wants_turn = True
                 case ev.BuildIndexes(build=build):
@@ -266,9 +272,10 @@ class Mesh:
 
     def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
         """`target` tells `source` what it has."""
-        ack = self.ack_of(target, vclock_sync)
-        self.links[source, target].filter.acked(ack.vclock, counts=ack.counts)
-        self.step(source, ev.AckReceived(InstanceId(target), ack))
+        ack, link = self.ack_of(target, vclock_sync), self.links[source, target]
+        link.filter.acked(ack.vclock, counts=ack.counts)
+        if link.target is not None:
+            self.step(source, ev.AckReceived(link.target, ack))
 
     def ack_of(self, number: int, vclock_sync: int = 0) -> ev.Ack:
         instance = self[number]
@@ -283,7 +290,7 @@ class Mesh:
             return False
         moved = bool(link.messages)
         for message in link.messages:
-            self.step(target, ev.PeerRaftReceived(InstanceId(source), message))
+            self.step(target, ev.PeerRaftReceived(link.source, message))
         link.messages = []
         member = self.members[source]
         term = member.instance.raft.term
@@ -291,12 +298,12 @@ class Mesh:
         if rows and source not in self.members[target].stopped:
             moved = True
             self.step(target, ev.FrameTermSeen(term))
-            self.step(target, ev.TxnsReceived(InstanceId(source), rows))
+            self.step(target, ev.TxnsReceived(link.source, rows))
         if link.heartbeat_wanted:
             moved = True
             link.heartbeat_wanted = False
             sync = member.instance.read_barrier.show()
-            self.step(target, ev.HeartbeatReceived(InstanceId(source), member.instance.vclock))
+            self.step(target, ev.HeartbeatReceived(link.source, member.instance.vclock))
             self._ack(source, target, sync)
         return moved
 
@@ -346,8 +353,8 @@ class Mesh:
         end = self.now + seconds
         while self.now < end:
             self.now += 0.25
-            for source, target in list(self.links):
-                self.step(target, ev.HeartbeatReceived(InstanceId(source), self[source].vclock))
+            for (source, target), link in list(self.links.items()):
+                self.step(target, ev.HeartbeatReceived(link.source, self[source].vclock))
             for number in list(self.members):
                 deadline = self[number].deadline
                 if deadline is not None and deadline <= self.now:

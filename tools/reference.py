@@ -29,11 +29,11 @@ def errors_table() -> Iterator[str]:
         yield f"| {kind.reason} | " + " | ".join(map(str, cells)) + " |"
 
 
-def _options(effect: Effect, *, limits: bool) -> Iterator[Option]:
+def _options(*effects: Effect, limits: bool) -> Iterator[Option]:
     """In the order of the table; `iproto` is told of in words."""
     for option in TABLE:
         is_limit = option.key.startswith("limits.")
-        if option.effect is effect and is_limit is limits and not option.key.startswith("iproto."):
+        if option.effect in effects and is_limit is limits and not option.key.startswith("iproto."):
             yield option
 
 
@@ -54,11 +54,15 @@ def _option_rows(options: Iterable[Option]) -> Iterator[str]:
     for option in options:
         live = "yes" if option.is_live else "no"
         default = default_text(option) or "-"
-        yield f"| `{_shown_key(option)}` | {_shown_kind(option)} | {default} | {live} | {option.meaning} |"
+        meaning = f"{option.meaning}. No other value: {option.fixed}" if option.fixed else option.meaning
+        yield f"| `{_shown_key(option)}` | {_shown_kind(option)} | {default} | {live} | {meaning} |"
 
 
 def keys_table() -> Iterator[str]:
-    yield from _option_rows(_options(Effect.ACTS, limits=False))
+    yield from _option_rows(_options(Effect.ACTS, Effect.KEPT, limits=False))
+    for key, section in MAPS.items():
+        if isinstance(section.each, Section):
+            yield f"| `{key}` | {section.each.meaning} | - | yes | {section.meaning} |"
 
 
 def limits_table() -> Iterator[str]:
@@ -72,10 +76,8 @@ def later_table() -> Iterator[str]:
         for option in _options(Effect.LATER, limits=limits):
             yield f"| `{option.key}` | {_shown_kind(option)} | {option.meaning} |"
     for key, section in MAPS.items():
-        if isinstance(section.each, Option) and section.each.effect is Effect.ACTS:
-            continue  # told of in words
-        inner = section.each.meaning if isinstance(section.each, Section) else ""
-        yield f"| `{key}` | {inner or 'map from names'} | {section.meaning} |"
+        if isinstance(section.each, Option) and section.each.effect is not Effect.ACTS:
+            yield f"| `{key}` | map from names | {section.meaning} |"
 
 
 def failpoints_table() -> Iterator[str]:

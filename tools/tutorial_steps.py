@@ -28,6 +28,7 @@ WALKS: Final = {
     "MM": "two masters, a conflict, its repair",
     "BR": "bootstrap of a master and a replica",
     "BM": "bootstrap of two masters",
+    "CF": "controlled failover by signature",
     "S1": "`info synchro`, first example",
     "S2": "`info synchro`, second example",
     "SF": "meaning of its fields",

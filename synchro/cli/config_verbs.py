@@ -51,7 +51,7 @@ def config_set(key: str, value: str, instance: str, force: bool) -> None:
     name = done.instance or instance or "the instance"
     _print_changes(name, done, same=f"{key} has this value already", command="")
     if done.options:
-        print("The file has not changed: a reload or a restart takes its value.")
+        print("Nothing was written: a reload or a restart takes the former value.")
 
 
 def _parsed(target: str) -> Target:
@@ -65,7 +65,7 @@ def _for_each(parsed: Target, ask: Callable[[Client], ConfigChanges], *, same: s
     answers: dict[str, Any] = {}
     failed = False
     for name in parsed.names:
-        where = parsed.config.instance(name).settings.listen
+        where = parsed.config.instance(name).settings.listen or _noted_address(parsed, name)
         try:
             if not where:
                 raise SynchroError(f"{name} does not listen, so it cannot be asked")
@@ -81,6 +81,15 @@ def _for_each(parsed: Target, ask: Callable[[Client], ConfigChanges], *, same: s
     if options.output != "table":
         print_value(answers)
     return EXIT_FAILED if failed else 0
+
+
+def _noted_address(parsed: Target, name: str) -> str:
+    """Where one listens to which the file gives no address any more [C-44]; "": it was not started by
+    `synchro start`, or does not run."""
+    from synchro.cli.process_table import target_without_config
+
+    known = target_without_config(f"{parsed.config.path}:{name}")
+    return "" if known is None else known.config.instance(name).settings.listen
 
 
 def _print_changes(name: str, done: ConfigChanges, *, same: str, command: str) -> None:

@@ -31,6 +31,7 @@ replication:
   synchro_timeout: 10
 database: {{{mode}txn_synchro_timeout: 10}}
 log: {{format: json, level: info}}
+credentials: {{users: {{guest: {{roles: [super]}}}}}}  # for a demo: whoever can connect may do everything
 groups:
   group001:
     replicasets:

@@ -9,12 +9,9 @@ from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
-    "grant": "listen on trusted networks only",
-    "revoke": "listen on trusted networks only",
     "export": "synchro select SPACE -o jsonl",
 }
 _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "user": (("create", "passwd", "drop"), "listen on trusted networks only"),
     "backup": (("create", "verify", "restore"), "copy the newest .snap file and the .xlog files behind it"),
 }
 _LATER_IN_GROUPS: Final[tuple[tuple[Group, tuple[str, ...], str], ...]] = (

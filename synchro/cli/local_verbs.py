@@ -14,6 +14,7 @@ import click
 from synchro.cli.arguments import argument, complete_file, target_argument
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
+from synchro.cli.passwords import password_in
 from synchro.cli.program import program
 from synchro.errors import SynchroError
 
@@ -79,6 +80,12 @@ def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
 @click.option("--data-dir", metavar="DIR", default="", help="Without a file: where its data is.")
 @click.option("--replication", metavar="HOST:PORT,...", default="", help="Without a file: its set.")
 @click.option("--read-only", is_flag=True, help="Without a file: take no writes.")
+@click.option(
+    "--admin-password-file",
+    metavar="FILE",
+    default="",
+    help="Without a file: the password of the user admin of a new set; without it the guest may do all.",
+)
 @insecure_option
 @force_trust_option
 @new_set_option
@@ -91,6 +98,7 @@ def serve(
     data_dir: str,
     replication: str,
     read_only: bool,
+    admin_password_file: str,
     insecure: bool,
     force_trust: bool,
     new_set: bool,
@@ -107,7 +115,7 @@ def serve(
     if config:
         if not name:
             raise usage("serve --config FILE needs --name NAME")
-        if listen or data_dir or replication or read_only:
+        if listen or data_dir or replication or read_only or admin_password_file:
             raise usage("serve: either --config and --name, or --listen and --data-dir")
         loaded = config_file.load_all(config)
         own = loaded.instance(name)
@@ -121,7 +129,9 @@ def serve(
             replication=replication,
             read_only=read_only,
             name=name or None,
+            admin_password=password_in(admin_password_file) if admin_password_file else None,
         )
+        loaded = template.config_of_flags(settings, replication)
     else:
         raise usage("serve needs --config FILE --name NAME, or --listen HOST:PORT --data-dir DIR")
     check_has_address(settings)
@@ -132,6 +142,7 @@ def serve(
         "--listen": listen,
         "--data-dir": data_dir,
         "--replication": replication,
+        "--admin-password-file": admin_password_file and os.path.abspath(admin_password_file),
     }
     given = [part for key, value in arguments.items() if value for part in (key, value)]
     flags = [*(["--read-only"] if read_only else []), *(["--insecure"] if insecure else [])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,6 +17,9 @@ from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
     from synchro.client import Client
+
+ASKED_S: Final = 2.0
+"""How long each endpoint has to say who it is."""
 
 member = program.words("member", "Members of the set.")
 watch = program.words("watch", "Streams of changes.")
@@ -176,6 +179,41 @@ def member_expel(name: str, yes: bool) -> int:
     else:
         print(f"{title} is no member any more. Next: take it out of the configuration file, and stop it")
     return 0
+
+
+@program.command("bootstrap")
+@argument("name", "NAME", "The instance that makes the set.")
+def bootstrap(name: str) -> int:
+    """Let an instance make the replica set, where all wait for that word (bootstrap_strategy: supervised)."""
+    timeout = options.timeout_s if options.timeout else None
+    with client() as db:
+        endpoint = _endpoint_of(db, name)
+        uuid = db.bootstrap(instance=endpoint, timeout=timeout)
+    if options.output != "table":
+        print_value({"instance": name, "replicaset_uuid": uuid})
+    else:
+        print(f"{name} made the replica set {uuid}; the others join it now. Next: synchro status")
+    return 0
+
+
+def _endpoint_of(db: Client, name: str) -> str:
+    """Where the instance of this name is; nobody knows members yet, so each of -e is asked who it is."""
+    found: dict[str, str] = {}
+    silent: list[str] = []
+    for endpoint in dict.fromkeys(db.endpoints):
+        if endpoint == name:
+            return endpoint
+        try:
+            found[str(db.get_info("name", instance=endpoint, timeout=ASKED_S))] = endpoint
+        except SynchroError:
+            silent.append(endpoint)
+    if name not in found:
+        known = ", ".join(found) or "nobody"
+        quiet = f"; no answer from {', '.join(silent)}" if silent else ""
+        raise formatting.usage(
+            f"no instance {name!r} answers (-e): there are {known}{quiet}; nothing was done"
+        )
+    return found[name]
 
 
 def _agrees(question: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli.connection import options
-from synchro.errors import SynchroError
+from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class SeenMember:
     info: Mapping[str, Any] | None = None
     """Its `box.info`; None: it does not answer."""
     error: str = ""
+    refuses: bool = False
+    """It answers, and does not tell this user about itself."""
     process: Process | None = None
     ended_by: str = ""
     """Reason of the error by which its process ended, if it runs on this host; "" if none did."""
@@ -126,6 +128,11 @@ class SeenMember:
         return self.ro_reason is RoReason.EXPELLED
 
     @property
+    def is_anonymous(self) -> bool:
+        """It follows the set without being a member."""
+        return bool((self.info or self.seen_by_leader).get("is_anonymous"))
+
+    @property
     def is_forgetful(self) -> bool:
         return bool((self.info or {}).get("amnesia"))
 
@@ -159,6 +166,8 @@ class SeenMember:
         if self.has_left:
             return "removed"
         if self.info is None:
+            if self.refuses:
+                return "refuses"
             return "silent" if self.is_silent else "follows" if self.is_followed else "down"
         if self.is_loading or self.is_stopping:
             return str(self.info["status"])
@@ -166,6 +175,8 @@ class SeenMember:
             return "amnesia"
         if self.info["status"] == "orphan":
             return "orphan"
+        if self.is_anonymous:
+            return "anonymous"
         state = str(self.election.get("state", "follower"))
         return "leader" if state == "follower" and self.owns_queue and self.is_writable else state
 
@@ -189,6 +200,7 @@ class Picture:
         return max(
             (member for member in self.members if member.is_ready),
             key=lambda m: (
+                not m.is_anonymous,
                 not m.is_expelled,
                 m.is_writable,
                 m.queue.get("term", 0) * m.owns_queue,
@@ -244,6 +256,7 @@ class Picture:
             or member.is_stopping
             or member.is_forgetful
             or member.is_expelled
+            or member.is_anonymous
         ):
             return False
         if (member.info or {}).get("no_room") or member.name in lives(self):
@@ -354,9 +367,19 @@ def _peer_names(answers: Mapping[str, Any]) -> dict[str, str]:
         address: part["name"]
         for found in answers.values()
         if isinstance(found, Mapping)
-        for part in found["replication"].values()
+        for part in (*found["replication"].values(), *_anonymous_parts(found))
         if part.get("name") and (address := _address(part))
     }
+
+
+def _anonymous_parts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of `info` of one instance: the anonymous followers that are connected; an older release has none."""
+    known = (found.get("replication_anon") or {}).get("instances") or {}
+    return [
+        {**part, "is_anonymous": True}
+        for part in known.values()
+        if (part.get("downstream") or {}).get("status") == "follow"
+    ]
 
 
 def _address(part: Mapping[str, Any]) -> str:
@@ -376,7 +399,9 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
             shown = name or (UNKNOWN_NAME if target is None else address)
             if shown not in by_name or shown == UNKNOWN_NAME:
                 error = found.message.rpartition(": ")[2]
-                by_name[shown if shown != UNKNOWN_NAME else address] = SeenMember(shown, address, error=error)
+                by_name[shown if shown != UNKNOWN_NAME else address] = SeenMember(
+                    shown, address, error=error, refuses=isinstance(found, AccessDenied | BadCredentials)
+                )
         elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
             shown = name or found["name"]
             by_name.setdefault(
@@ -392,7 +417,8 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
     authority = picture.authority
     if authority is not None and authority.info is not None:
         picture.replicaset = authority.info["replicaset"].get("name") or ""
-        seen = {part.get("name"): part for part in authority.info["replication"].values()}
+        seen: dict[Any, Any] = {part.get("name"): part for part in _anonymous_parts(authority.info)}
+        seen |= {part.get("name"): part for part in authority.info["replication"].values()}
         left = {part.get("name") for part in (authority.info.get("expelled") or {}).values()} - seen.keys()
         for member in picture.members:
             member.has_left = not member.is_up and not member.foreign and member.name in left

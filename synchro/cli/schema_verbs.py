@@ -8,11 +8,13 @@ import click
 
 from synchro.cli.arguments import argument, instance_option, space_argument
 from synchro.cli.connection import client, options
-from synchro.cli.formatting import print_records, print_value, usage
+from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
 from synchro.cli.program import program
+from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client.replies import IndexKind
+    from synchro.client import Client
+    from synchro.client.replies import Checksum, IndexKind
     from synchro.client.requests import ConflictKind
 
 if_exists: Final = click.option("--if-exists", is_flag=True, help="No error if there is none.")
@@ -169,16 +171,27 @@ def space_checksum(name: str, all_instances: bool, instance: str) -> int:
         raise usage("either --all or -i")
     with client() as db:
         if all_instances:
-            members = [member.name or str(member.id) for member in db.list_instances()]
-            replies = [db.checksum(name, instance=member) for member in members]
+            members = [m.address or m.name or str(m.id) for m in db.list_instances()]
+            replies = [reply for member in members if (reply := _checksum(db, name, member)) is not None]
+            is_whole = len(replies) == len(members)
         else:
             replies = [db.checksum(name, instance=instance or None)]
+            is_whole = True
     print_records(
         ("INSTANCE", "TUPLES", "CHECKSUM"),
         [(r.instance, str(r.count), r.checksum) for r in replies],
         [{"instance": r.instance, "count": r.count, "checksum": r.checksum} for r in replies],
     )
-    return 0 if len({(r.count, r.checksum) for r in replies}) == 1 else 1
+    return 0 if is_whole and len({(r.count, r.checksum) for r in replies}) == 1 else EXIT_FAILED
+
+
+def _checksum(db: Client, name: str, member: str) -> Checksum | None:
+    """None: the instance gives none, and why is told; the others are asked all the same."""
+    try:
+        return db.checksum(name, instance=member)
+    except SynchroError as error:
+        print_error(error)
+        return None
 
 
 @space.command("alter")

@@ -128,13 +128,30 @@ def _record(member: SeenMember, picture: Picture) -> dict[str, Any]:
         "error": member.foreign or member.error or None,
         "pid": member.process.pid if member.process is not None else found.get("pid"),
         "fault_injection": bool(found.get("fault_injection")),
+        "open_to_all": bool(_users(member).get("open")),
         "process": member.process.state.value if member.process is not None else None,
     }
 
 
 def status_text(picture: Picture) -> list[str]:
     columns, rows = status_rows(picture)
-    return [head_line(picture), *formatting.table_lines(columns, rows), *judge(picture).lines()]
+    table = formatting.table_lines(columns, rows)
+    return [head_line(picture), *table, *judge(picture).lines(), *_warnings(picture)]
+
+
+def _warnings(picture: Picture) -> list[str]:
+    """Of the whole set."""
+    if not any(_users(member).get("unset") for member in picture.members):
+        return []
+    return [
+        "WARNING: nobody has said who may do what, so whoever can connect may do everything. "
+        "Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest super"
+    ]
+
+
+def _users(member: SeenMember) -> dict[str, Any]:
+    found: dict[str, Any] = (member.info or {}).get("users") or {}
+    return found
 
 
 def print_status(picture: Picture) -> None:

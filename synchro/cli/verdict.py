@@ -136,6 +136,8 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
         return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
+    if any(member.refuses for member in picture.members):
+        return "Not shown: this user may not look.", "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
 
 
@@ -154,7 +156,7 @@ def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> t
         text = f"Writable as far as {authority.name} knows: {count} of {needed} needed instances "
         verb = "answers" if count == 1 else "answer"
         return f"{text}{verb}, and it does not miss {names} yet.", start or WATCH
-    others = [m for m in picture.members if m.is_up and m not in counting]
+    others = [m for m in picture.members if m.is_up and not m.is_anonymous and m not in counting]
     if count < needed:
         does = f"{_are(count)} up" if not others else "acknowledges" if count == 1 else "acknowledge"
         text = f"Synchronous writes wait: {count} of {needed} needed instances {does}."
@@ -179,13 +181,14 @@ def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str
             how_to_release(held[0]),
         )
     needed = picture.quorum
-    voters = [m for m in picture.members if m.is_ready and not m.is_forgetful]
+    members = [m for m in picture.members if m.is_ready and not m.is_anonymous]
+    voters = [m for m in members if not m.is_forgetful]
     count = len(voters)
     if count < needed:
         loading = [member.name for member in picture.members if member.is_loading]
         return (
             f"Read-only: {count} of {needed} needed instances {_are(count)} up"
-            f"{'' if count == sum(m.is_ready for m in picture.members) else ' and trusted'}, "
+            f"{'' if count == len(members) else ' and trusted'}, "
             "nobody can be elected or promoted."
             + (f" {', '.join(loading)} {_are(len(loading))} loading." if loading else ""),
             start or _word_of_a_person(picture) or WATCH,
@@ -263,6 +266,8 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
             return f"{leads}, and its configuration says read-only.", ""
         case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
+        case RoReason.ANONYMOUS:
+            raise AssertionError("an anonymous instance leads nobody")
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
         case RoReason.ORPHAN:  # until its PROMOTE is decided
@@ -284,6 +289,8 @@ def _because(reason: RoReason | None) -> str:
             return "shares its identity with another process"
         case RoReason.EXPELLED:
             return "was removed from the set"
+        case RoReason.ANONYMOUS:
+            return "is no member of the set"
         case RoReason.OUT_OF_LSNS:
             return "has used up its LSNs"
         case RoReason.OWN_ROWS_LOST:
@@ -303,7 +310,7 @@ def _may_be_promoted(member: SeenMember) -> bool:
             return True
         case RoReason.CONFIG | RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return False
-        case RoReason.EXPELLED | RoReason.LOADING | None:
+        case RoReason.EXPELLED | RoReason.ANONYMOUS | RoReason.LOADING | None:
             return False
         case _:
             assert_never(member.ro_reason)
@@ -610,6 +617,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
         waits = str((member.info or {}).get("waits_for") or "")
         if member.is_loading and waits:
             yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
+        elif member.is_anonymous and waits:
+            yield Problem("waiting", f"{member.name} waits {waits.rstrip('.')}.", member.name)
         elif member.is_loading:
             yield Problem("loading", f"{_loading(member)} is loading.", member.name)
         elif member.is_stopping:

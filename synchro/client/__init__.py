@@ -2,7 +2,7 @@
 
 from synchro.client import ops
 from synchro.client.api import ConnectOptions, SelectOptions
-from synchro.client.blocking import Client, Space, connect
+from synchro.client.blocking import Client, Space, Users, connect
 from synchro.client.errors import (
     CannotConnect,
     ClientClosed,
@@ -29,6 +29,7 @@ from synchro.client.replies import (
     SpaceChanged,
     SpaceInfo,
 )
+from synchro.client.user_api import GrantInfo, UserChanged, UserInfo
 from synchro.values import Datetime, Interval
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Demoted",
     "DuplicateKey",
     "FieldInfo",
+    "GrantInfo",
     "IndexChanged",
     "IndexInfo",
     "Info",
@@ -66,6 +68,9 @@ __all__ = [
     "Transaction",
     "Tuple",
     "TxnId",
+    "UserChanged",
+    "UserInfo",
+    "Users",
     "WatchState",
     "WriteOptions",
     "connect",

@@ -40,8 +40,10 @@ from synchro.client.plans import (
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
 from synchro.client.task_runner import TaskRunner
+from synchro.client.user_api import UserApi
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
+    auth_pb2_grpc,
     cluster_pb2_grpc,
     control_pb2_grpc,
     data_pb2_grpc,
@@ -258,6 +260,7 @@ class _Link:
         self.info: Any = info_pb2_grpc.InfoServiceStub(stubs)
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
+        self.auth: Any = auth_pb2_grpc.AuthServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
         self.streams: AioStreams | None = None
         """They have connections of their own."""
@@ -443,6 +446,7 @@ class AsyncClient(AsyncFace[Api]):
     check_config = _awaited(Api.check_config)
     reload_config = _awaited(Api.reload_config)
     set_config = _awaited(Api.set_config)
+    bootstrap = _awaited(Api.bootstrap)
     restart_upstream = _awaited(Api.restart_upstream)
 
     # --- schema
@@ -456,6 +460,27 @@ class AsyncClient(AsyncFace[Api]):
     drop_index = _awaited(Api.drop_index)
     checksum = _awaited(Api.checksum)
     once = _awaited(Api.once)
+
+    @property
+    def users(self) -> AsyncUsers:
+        """Users and roles."""
+        return AsyncUsers(self)
+
+
+class AsyncUsers(AsyncFace[UserApi]):
+    """See `synchro.client.Users`, whose methods these are, to be awaited."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._api = UserApi(client._api)
+        self._run = client._run
+
+    create = _awaited(UserApi.create)
+    set_password = _awaited(UserApi.set_password)
+    drop = _awaited(UserApi.drop)
+    grant = _awaited(UserApi.grant)
+    revoke = _awaited(UserApi.revoke)
+    list = _awaited(UserApi.list)
 
 
 class AsyncSpace(AsyncFace[SpaceApi]):

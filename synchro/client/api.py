@@ -408,6 +408,14 @@ class Api(Definitions):
         request = control_pb2.SetConfigRequest(key=key, value=value, force=force)
         return replies.config_changes((yield from self._command(instance, "SetConfig", request, timeout)))
 
+    def bootstrap(self, *, instance: str | None = None, timeout: float | None = None) -> Plan[str]:
+        """Let `instance` make the replica set, with `bootstrap_strategy: supervised`; returns its UUID."""
+        request = control_pb2.BootstrapRequest()
+        if timeout is not None:
+            request.timeout.CopyFrom(requests.duration(timeout))
+        reply = yield from self._command(instance, "Bootstrap", request, timeout)
+        return str(reply.replicaset_uuid)
+
     def restart_upstream(
         self,
         upstream: str,

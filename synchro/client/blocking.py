@@ -44,8 +44,10 @@ from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, Re
 from synchro.client.routes import parse_endpoints
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
+from synchro.client.user_api import UserApi
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
+    auth_pb2_grpc,
     cluster_pb2_grpc,
     control_pb2_grpc,
     data_pb2_grpc,
@@ -299,6 +301,7 @@ class _Link:
         self.info = info_pb2_grpc.InfoServiceStub(self.channel)
         self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
+        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self.channel)
         self.stream: ThreadStream | None = None
 
@@ -495,6 +498,7 @@ class Client(BlockingFace[Api]):
     check_config = _blocking(Api.check_config)
     reload_config = _blocking(Api.reload_config)
     set_config = _blocking(Api.set_config)
+    bootstrap = _blocking(Api.bootstrap)
     restart_upstream = _blocking(Api.restart_upstream)
 
     # --- schema
@@ -508,6 +512,26 @@ class Client(BlockingFace[Api]):
     drop_index = _blocking(Api.drop_index)
     checksum = _blocking(Api.checksum)
     once = _blocking(Api.once)
+
+    @property
+    def users(self) -> Users:
+        """Users and roles."""
+        return Users(self)
+
+
+class Users(BlockingFace[UserApi]):
+    """Users and roles of the set, and what they may do."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._api = UserApi(client._api)
+
+    create = _blocking(UserApi.create)
+    set_password = _blocking(UserApi.set_password)
+    drop = _blocking(UserApi.drop)
+    grant = _blocking(UserApi.grant)
+    revoke = _blocking(UserApi.revoke)
+    list = _blocking(UserApi.list)
 
 
 class Space(BlockingFace[SpaceApi]):

@@ -472,8 +472,10 @@ class Plans:
 
     # --- writes
 
-    def change(self, method: str, request: Message, timeout: float | None) -> Plan[Message]:
-        """A schema change: a write like any other, in a call of its own."""
+    def change(
+        self, method: str, request: Message, timeout: float | None, *, service: str = "schema"
+    ) -> Plan[Message]:
+        """A change of the schema, or of users: a write like any other, in a call of its own."""
         request.request_id = requests.new_request_id()
         tries = Tries(self.deadline(timeout), request.request_id)
 
@@ -482,7 +484,7 @@ class Plans:
                 request.known_position.CopyFrom(self.session.position)
             left_s = self.left_s(tries.deadline)
             request.timeout.CopyFrom(requests.duration(left_s))
-            reply = yield from self.unary(endpoint, "schema", method, request, left_s + GRACE_S)
+            reply = yield from self.unary(endpoint, service, method, request, left_s + GRACE_S)
             with self.lock:
                 self.session.wrote(reply)
             return reply

@@ -98,7 +98,7 @@ class Tries:
 
     def _is_hopeless(self, error: SynchroError, redirected: bool) -> bool:
         """Read-only by configuration, and nobody else was named: time does not change that."""
-        if redirected or error.details.get("ro_reason") != "config":
+        if redirected or error.details.get("ro_reason") not in ("config", "anon"):
             return False
         self._hopeless += 1
         return self._hopeless > 1

@@ -25,7 +25,7 @@ from synchro.client.task_runner import TaskRunner
 from synchro.client.trio_stream import TrioStream
 from synchro.errors import SynchroError
 from synchro.rpc.channel import ReplyStream, RpcChannel
-from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
+from synchro.rpc.generated.v1 import auth_pb2, cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.io import plain_client
@@ -39,6 +39,7 @@ NOT_BEGUN: Final = "the client is used inside 'async with' only; nothing was sen
 _SERVICES: Final = {
     name: module.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]
     for name, module in (
+        ("auth", auth_pb2),
         ("cluster", cluster_pb2),
         ("control", control_pb2),
         ("data", data_pb2),

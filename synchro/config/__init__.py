@@ -7,6 +7,7 @@ A core imports this package and nothing below it. What reads a file or a person'
     file        YAML -> Settings of one instance     values          what a person wrote -> a value
     schema      which keys may stand where           rules           what several of them must agree on
     json_schema the schema for editors               quorum_formula  "N / 2 + 1"
+    credentials users and roles that it names
     located     values with their file and line      address         host:port of a listener or a peer
     template    the file that `synchro init` writes
     changes     what two files differ in, and what of it a running instance takes over
@@ -14,6 +15,7 @@ A core imports this package and nothing below it. What reads a file or a person'
 
 from __future__ import annotations
 
+from synchro.config.credentials import ConfiguredGrant, ConfiguredUser, Credentials
 from synchro.config.option import KIB, MIB, Change
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
@@ -42,6 +44,9 @@ __all__ = [
     "BootstrapStrategy",
     "Change",
     "ClientAuth",
+    "ConfiguredGrant",
+    "ConfiguredUser",
+    "Credentials",
     "ElectionMode",
     "FencingMode",
     "Limits",

@@ -49,12 +49,13 @@ def is_connectable(address: str) -> bool:
 
 
 def needs_insecure(settings: Settings) -> bool:
-    """True if others than this host could connect, without a certificate that is believed here: there is no
-    login in this release (`--insecure`)."""
+    """True if others than this host could connect, and nothing keeps strangers out or passwords secret: no
+    TLS, or neither certificates of clients nor users in the configuration (`--insecure`)."""
     host = settings.listen.rpartition(":")[0].strip("[]")
     if not settings.listen or settings.listen.startswith("unix:") or host == "localhost":
         return False
-    if settings.has_tls and settings.client_auth is ClientAuth.REQUIRE:
+    has_users = settings.credentials is not None and bool(settings.credentials.users)
+    if settings.has_tls and (has_users or settings.client_auth is ClientAuth.REQUIRE):
         return False
     try:
         return not ipaddress.ip_address(host).is_loopback
@@ -66,10 +67,11 @@ def check_listen(settings: Settings, *, insecure: bool) -> None:
     """Refuse to listen where anybody could write, unless the operator said so. Raises `ConfigError`."""
     if needs_insecure(settings) and not insecure:
         raise ConfigError(
-            f"grpc.listen is {settings.listen}, which other hosts can reach, and this release has no login: "
-            "anybody who connects may read and write. The instance was not started.\n"
-            "next:  listen on 127.0.0.1, or set grpc.tls with client_auth: require, or add --insecure if the "
-            "network itself is trusted",
+            f"grpc.listen is {settings.listen}, which other hosts can reach: without TLS they read what is "
+            "sent, and without credentials or certificates of clients anybody who connects may read and "
+            "write. The instance was not started.\n"
+            "next:  listen on 127.0.0.1, or set grpc.tls, with credentials or client_auth: require, or add "
+            "--insecure if the network itself is trusted",
             key="grpc.listen",
         )
 

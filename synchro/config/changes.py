@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from synchro.config import Change, Settings
+from synchro.config import Change, ConfiguredUser, Credentials, Settings
 from synchro.config.options import BY_KEY, TABLE
 
 _ROLE: Final = {
@@ -19,12 +19,12 @@ _ROLE: Final = {
     "replication.election_mode": "election_mode",
 }
 """Options that say together who may write and stand, and the fields that they go into."""
-_LINKS: Final = frozenset({"peers", "follows_all"})
-"""Fields that say whom an instance follows: its option, or the members that the file lists [M-45]."""
-_LIVE: Final = (
-    frozenset(option.field for option in TABLE if option.is_live and option.field) | _LINKS | {"read_only"}
-)
+_LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {
+    "read_only",
+    "credentials",
+}
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""
+_SOURCES: Final = "replication.peers"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
@@ -36,20 +36,36 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     ]
     if not _changes_links(found):
         return found
-    stays = {*_ROLE, "replication.peers"}
-    return [change._replace(is_live=change.is_live and change.key not in stays) for change in found]
+    of_links = {*_ROLE, _SOURCES}
+    return [change._replace(is_live=change.is_live and change.key not in of_links) for change in found]
 
 
 def _changes_links(found: Sequence[Change]) -> bool:
-    """Who is cut off, or comes back, changes its role with its links: by a restart."""
+    """Who is cut off, or comes back, changes its role and its sources with its links: by a restart."""
     return any(change.key == "isolated" for change in found)
+
+
+def credentials_change(before: Settings, after: Settings) -> list[Change]:
+    """Passwords are not shown, so a new one may look as the old one did."""
+    former, now = _users(before.credentials), _users(after.credentials)
+    if former == now:
+        return []
+    return [Change("credentials", _names(former), _names(now), is_live=True)]
+
+
+def _users(credentials: Credentials | None) -> Sequence[ConfiguredUser]:
+    return () if credentials is None else credentials.users
+
+
+def _names(users: Sequence[ConfiguredUser]) -> list[str]:
+    return [one.name for one in users]
 
 
 def put_into_use(running: Mapping[str, Any], found: Sequence[Change]) -> dict[str, Any]:
     """The options that are in use when those of `found` that need no restart are."""
     merged = dict(running)
     for change in found:
-        if change.is_live:
+        if change.is_live and change.key in BY_KEY:
             merged[change.key] = change.after
     order = {key: number for number, key in enumerate(BY_KEY)}
     kept = {key: value for key, value in merged.items() if value is not None}
@@ -58,8 +74,11 @@ def put_into_use(running: Mapping[str, Any], found: Sequence[Change]) -> dict[st
 
 def live_settings(running: Settings, wanted: Settings, found: Sequence[Change]) -> Settings:
     """`running`, with the fields of `wanted` that may change while it runs. found: what differs."""
-    fields = _LIVE - set(_ROLE.values()) - _LINKS if _changes_links(found) else _LIVE
+    fields = _LIVE - set(_ROLE.values()) if _changes_links(found) else _LIVE
     names = [field.removeprefix("limits.") for field in fields if field.startswith("limits.")]
     limits = replace(running.limits, **{name: getattr(wanted.limits, name) for name in names})
     own = {field: getattr(wanted, field) for field in fields if not field.startswith("limits.")}
+    if any(change.key == _SOURCES and change.is_live for change in found):
+        own["peers"] = wanted.sources
+        own["follows_all"] = wanted.follows_all and bool(wanted.listen)
     return replace(running, limits=limits, **own)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
 from synchro.config.aliases import rename
+from synchro.config.configured_users import unused_privileges
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
 from synchro.config.rules import (
@@ -25,6 +26,7 @@ from synchro.config.rules import (
     check_addresses,
     effective,
     idle_options,
+    members_of,
     merge,
     peer_address,
     quorum_warnings,
@@ -48,7 +50,7 @@ PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
     (
         *("ENDPOINTS", "FAILPOINTS", "FAULT_INJECTION", "OUTPUT", "READY_FILE", "STDERR_FILE", "TIMEOUT"),
-        *("USER", "PASSWORD_FILE", "CACERT", "CERT", "KEY"),
+        *("USER", "PASSWORD_FILE", "NEW_PASSWORD", "CACERT", "CERT", "KEY"),
     )
 )
 """What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""
@@ -112,6 +114,9 @@ class ClusterConfig:
     warnings: tuple[str, ...] = ()
     text: bytes = b""
     """What was read."""
+    is_file: bool = True
+    """False: it stands for the flags of `serve`; there is nothing to read again, and the environment says
+    nothing."""
 
     def instance(self, name: str) -> InstanceConfig:
         if name not in self.instances:
@@ -348,7 +353,7 @@ class _Reader:
             names = ", ".join(self.later)
             yield f"these options are read and checked, but this release does not act on them: {names}"
         for views in members:
-            yield from self._login_warnings(views)
+            yield from self._privilege_warnings(views)
             yield from self._set_warnings(views, [instances[view.name].settings for view in views])
             yield from self._address_warnings(views, instances)
         for instance in instances.values():
@@ -357,11 +362,16 @@ class _Reader:
             if instance.settings.wal_mode is WalMode.WRITE:
                 yield f"wal.mode = write on {instance.name}: a power cut may lose acknowledged writes"
 
+    def _privilege_warnings(self, views: list[View]) -> Iterator[str]:
+        unused = dict.fromkeys(kind for view in views for kind in unused_privileges(view))
+        if unused:
+            yield f"privileges on {', '.join(unused)} mean nothing here, and were ignored: there are none"
+
     def _set_warnings(self, views: list[View], settings: list[Settings]) -> Iterator[str]:
         """Of one replica set; said once, with the names of those that it concerns unless it is all."""
         concerned: dict[str, list[str]] = {}
         for view, own in zip(views, settings, strict=True):
-            for warning in (*quorum_warnings(own, len(views)), *idle_options(view, own)):
+            for warning in (*quorum_warnings(own, len(members_of(view, views))), *idle_options(view, own)):
                 concerned.setdefault(warning, []).append(view.name)
         for warning, names in concerned.items():
             yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"
@@ -382,19 +392,6 @@ class _Reader:
             yield (
                 f"{view.name} has no usable address (grpc.listen, grpc.advertise.peer.uri): it {what}; "
                 "the others do without it"
-            )
-
-    def _login_warnings(self, views: list[View]) -> Iterator[str]:
-        users: dict[str, None] = {}
-        for view in views:
-            for part in ("users", "roles"):
-                named = view.find(f"credentials.{part}")
-                if named is not None:
-                    users.update(dict.fromkeys(named.value))
-        if users:
-            yield (
-                f"credentials of {', '.join(users)} are checked but not used: this release has no login, "
-                "peers and clients connect without one"
             )
 
 

@@ -101,6 +101,8 @@ def _option(option: Option) -> Node:
         sentences.append(f"default: {shown}")
     if option.effect is Effect.LATER:
         sentences.append("no effect in this release")
+    if option.fixed:
+        sentences.append(option.fixed)
     return {"description": "; ".join(filter(None, sentences)), **_kind(option.kind)}
 
 

@@ -130,6 +130,7 @@ class Anything(NamedTuple):
 Kind = Flag | Count | Seconds | Bytes | Word | Text | Formula | NameOfInstance | ListOf | Anything
 ADDRESS: Final = Text(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT")
 FILE: Final = Text(r"[^\x00]{1,4096}", "a file name")
+UUID_TEXT: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 
 
 def ends(kind: Kind) -> tuple[float, float] | None:
@@ -144,6 +145,8 @@ class Effect(Enum):
     ACTS = auto()
     LATER = auto()
     """Read and checked; this release does nothing with it, and says so."""
+    KEPT = auto()
+    """What it asks for is so, whatever it says."""
     IGNORED = auto()
     """Of Tarantool, without a counterpart: a file with it loads, and a warning names it."""
 
@@ -163,6 +166,7 @@ class Option(NamedTuple):
     is_live: a running instance takes a new value over; else a change needs a restart [C-42].
     field: of `Settings`, or of `Limits` with "limits." in front; "" if the value does not go into one field.
     default: what counts without it; None: see `default_text`, or there is none.
+    fixed: why no other value than the default is taken; "": others are.
     """
 
     key: str
@@ -174,6 +178,7 @@ class Option(NamedTuple):
     field: str = ""
     default: object = None
     default_text: str = ""
+    fixed: str = ""
 
     @property
     def variable(self) -> str:
@@ -225,8 +230,11 @@ def option(
     is_live: bool = False,
     effect: Effect = Effect.ACTS,
     default_text: str = "",
+    fixed: str = "",
 ) -> T:
     """A field of a dataclass that an option of the configuration sets."""
-    declared = Option(key, kind, meaning, is_live, effect, default=default, default_text=default_text)
+    declared = Option(
+        key, kind, meaning, is_live, effect, default=default, default_text=default_text, fixed=fixed
+    )
     made: Any = field(default=default, metadata={DECLARED: declared})
     return cast(T, made)

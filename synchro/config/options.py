@@ -35,22 +35,25 @@ from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
 LOG_FILE: Final = "var/log/{{ instance_name }}.log"
-LOGIN: Final = "not used in this release"
 _UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
-    "privileges", ListOf(Anything(), 0, 1000, "privileges"), LOGIN, effect=Effect.LATER
+    "privileges",
+    ListOf(Anything(), 0, 1000, "privileges"),
+    "{permissions: [...], universe: true, spaces: [...]}",
 )
 _USER: Final = Section(
     {
         "password": Option("password", Text(r"[^\x00]{0,256}", "a string (quote a number: '123')")),
-        "password_file": Option("password_file", FILE, LOGIN, effect=Effect.LATER),
+        "password_file": Option("password_file", FILE, "a file whose first line is the password"),
         "roles": _ROLES,
         "privileges": _PRIVILEGES,
     },
-    meaning="map: name to {password, roles}",
+    meaning="map: name to {password or password_file, roles, privileges}",
 )
-_ROLE: Final = Section({"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles}")
+_ROLE: Final = Section(
+    {"roles": _ROLES, "privileges": _PRIVILEGES}, meaning="map: name to {roles, privileges}"
+)
 _LISTEN: Final = Section(
     {
         "uri": Option("uri", ADDRESS, "HOST:PORT"),
@@ -81,7 +84,12 @@ def _endpoint(section: str) -> tuple[Option, ...]:
 _WITHOUT_FIELD: Final = (
     *_endpoint("grpc"),
     *_endpoint("iproto"),
-    Option("http.listen", ADDRESS, "metrics and health", effect=Effect.LATER, field="http_listen"),
+    Option(
+        "http.listen",
+        ADDRESS,
+        "metrics and health",
+        fixed="metrics and health over HTTP are not in this release; health is a service of gRPC",
+    ),
     Option("database.dir", Text(), "log and snapshots; relative to the file", default=DIRECTORY),
     Option(
         "database.mode",
@@ -90,16 +98,25 @@ _WITHOUT_FIELD: Final = (
         is_live=True,
         default_text="rw if the instance is alone, else ro",
     ),
-    Option("database.txn_timeout", Seconds(), "how long a transaction may be open", effect=Effect.LATER),
+    Option(
+        "database.txn_timeout",
+        Seconds(),
+        "how long a transaction may be open: one is a single call, and never stays open",
+        effect=Effect.KEPT,
+    ),
     Option(
         "database.txn_isolation",
         Word(("best-effort", "read-committed", "read-confirmed")),
-        "what a transaction sees of others",
-        effect=Effect.LATER,
+        "what a transaction sees of others: nothing that is not confirmed",
+        effect=Effect.KEPT,
     ),
-    Option("database.instance_uuid", _UUID, "UUID of the instance", effect=Effect.LATER),
-    Option("database.replicaset_uuid", _UUID, "UUID of the replica set", effect=Effect.LATER),
-    Option("database.hot_standby", Flag(), "a second process waits for the directory", effect=Effect.LATER),
+    Option(
+        "database.hot_standby",
+        Flag(),
+        "a second process waits for the directory",
+        default=False,
+        fixed="a directory has one process; another instance of the set takes over, not another process",
+    ),
     Option("wal.dir", Text(), "where the log is", field="wal_dir", default_text="`database.dir`"),
     Option("wal.max_size", Bytes(1 * MIB), "a larger file is rotated", field="limits.wal_max_size"),
     Option(
@@ -131,12 +148,9 @@ _WITHOUT_FIELD: Final = (
     Option(
         "replication.peers",
         ListOf(ADDRESS, 0, 31, "addresses HOST:PORT"),
-        "replaces the addresses of the members; several sources, or none",
+        "the sources, in the place of the addresses of all members",
         is_live=True,
-        field="peers",
     ),
-    Option("replication.anon", Flag(), "follow without being a member", effect=Effect.LATER),
-    Option("replication.anon_ttl", Seconds(), "when such a follower is forgotten", effect=Effect.LATER),
     Option(
         "replication.autoexpel.enabled", Flag(), "who is not in the file is no member", effect=Effect.LATER
     ),
@@ -187,21 +201,20 @@ IGNORED: Final = (
     *(f"log.{name}" for name in ("pipe", "syslog", "nonblock", "modules")),
     *(f"config.{name}" for name in ("reload", "context")),
     *("app", "audit_log", "console", "feedback", "fiber", "flightrec", "labels", "lua", "process", "quiver"),
-    *("roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
+    *("metrics", "roles", "roles_cfg", "security", "sharding", "sql", "stateboard", "vinyl"),
 )
 """Options of Tarantool without a counterpart: files for it load unchanged, one warning names them."""
 
 MAPS: Final[Mapping[str, Section]] = {
-    "credentials.users": Section(each=_USER, meaning="users and passwords"),
+    "credentials.users": Section(each=_USER, meaning="users: passwords, roles, privileges"),
     "credentials.roles": Section(each=_ROLE, meaning="roles"),
     "once": Section(
         each=Option("once", ListOf(OPERATION, 1, 1000, "operations, as create_space: {name: test}")),
         meaning="what is done once in the life of the set: key to operations",
     ),
-    "compat": Section(each=Option("compat", Anything(), effect=Effect.LATER), meaning="old or new behaviour"),
-    "metrics": Section(each=Option("metrics", Anything(), effect=Effect.LATER), meaning="what is measured"),
+    "compat": Section(each=Option("compat", Word(("old", "new", "default"))), meaning="old or new behaviour"),
 }
-"""Maps from names that a person chooses. Of all but `once`: read and checked, without effect."""
+"""Maps from names that a person chooses. `compat` and `metrics` are read and checked, without effect."""
 
 _STORAGE: Final = "a central storage of configurations is not read; all of it stands in this file"
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
 from synchro.config.address import is_connectable, join, split, without_login
+from synchro.config.configured_users import credentials_of
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
@@ -113,6 +114,16 @@ def _listen(view: View) -> str:
     return ""
 
 
+def is_anonymous(view: View) -> bool:
+    return bool(view.get("replication.anon", False))
+
+
+def members_of(view: View, views: Sequence[View]) -> list[View]:
+    """Those of the set that are no anonymous followers [C-22]. view: what it says of itself counts, the
+    environment included."""
+    return [one for one in views if not is_anonymous(view if one.name == view.name else one)]
+
+
 def peer_address(view: View) -> str | None:
     """Where peers reach this instance [C-11]; None: nowhere, it is left out for everybody [C-12]."""
     if view.get("isolated", False):
@@ -170,7 +181,7 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
                 continue
             peers.append(PeerAddress(names.get(address, address), address))
         return tuple(peers)
-    if len(addresses) == 1:
+    if addresses.keys() <= {view.name}:
         return ()
     if not any(addresses.values()):
         # One that cannot be reached is its own mistake, told when it is started (ADR 21); here nobody can.
@@ -183,10 +194,13 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
 
 
-def _names_all(peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
-    """Whether the sources are all instances of the set; one that is alone in it needs none."""
+def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
+    """Whether the sources are all instances of the set; one that is alone in it needs none, but if it names
+    some it means those."""
+    if view.find("replication.peers") is None:
+        return bool(peers) or len(addresses) == 1
     known = {address for address in addresses.values() if address is not None}
-    return known <= {peer.address for peer in peers} if peers else len(addresses) == 1
+    return len(addresses) > 1 and known <= {peer.address for peer in peers}
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -195,27 +209,34 @@ def _names_all(peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]
 def settings_of(view: View, views: list[View], addresses: Mapping[str, str | None]) -> Settings:
     """Most options go into their field as they are; here stand those that do not."""
     is_isolated = view.get("isolated", False)
+    members = members_of(view, views)
+    addresses = {one.name: addresses[one.name] for one in members}
+    _check_anonymous(view, members)
     _check_failover(view, views)
-    election_mode, read_only = _failover(view, views)
+    election_mode, read_only = _failover(view, members)
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
     peers = _peers(view, addresses)
-    _check_quorum(view, len(views))
+    _check_quorum(view, len(members))
     _check_tls(view, views)
+    _check_uuids(view, views)
+    _check_compat(view)
     special = {
         "instance_name": view.name,
         "replicaset_name": view.replicaset,
         "listen": "" if is_isolated else _listen(view),
         "peers": peers,
-        "follows_all": not is_isolated and _names_all(peers, addresses),
+        "follows_all": not is_isolated and _names_all(view, peers, addresses),
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
         "election_mode": election_mode,
-        "http_listen": _http(view),
+        "instance_uuid": view.text("database.instance_uuid", "").lower(),
+        "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),
         "log_file": _log_file(view),
         "once": _once(view),
         "limits": _limits(view),
+        "credentials": credentials_of(view),
         **_tls_files(view),
     }
     settings = Settings(**{**_given(view), **special})
@@ -258,7 +279,8 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
             is_asked = view.get("replication.failover", "off") == "off"
             return ("ro" if settings.read_only else "rw") if is_asked else None
         case "replication.peers":
-            return [peer.address for peer in settings.peers] or None
+            sources = [peer.address for peer in settings.sources]
+            return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
     if not option.field:
         return view.get(option.key, option.default)
     owner, _, name = option.field.rpartition(".")
@@ -280,6 +302,28 @@ def plain(value: Any) -> Any:
         case StrEnum():
             return value.value
     return value
+
+
+def _check_anonymous(view: View, members: Sequence[View]) -> None:
+    """[C-22]"""
+    if not is_anonymous(view):
+        return
+    who = f'instance "{view.name}" of replicaset "{view.replicaset}" of group "{view.group}" is anonymous'
+    if not members:
+        view.report(
+            "replication.anon",
+            f"{who}, and so is every other one: at least one must be a member (anon: false)",
+        )
+    if view.get("database.mode") == "rw":
+        view.report("database.mode", f"{who} (replication.anon: true), so it cannot be rw")
+    if view.get("leader") == view.name:
+        view.report("leader", f"{who} (replication.anon: true), so it cannot be the leader")
+    if (mode := view.get("replication.election_mode")) not in (None, "off"):
+        view.report(
+            "replication.election_mode",
+            f'{who} (replication.anon: true), so replication.election_mode = "{mode}" is not possible: '
+            "only off is",
+        )
 
 
 def _check_failover(view: View, views: list[View]) -> None:
@@ -307,12 +351,6 @@ def _check_failover(view: View, views: list[View]) -> None:
             f'"leader" = "{leader}" option is set for {place}, '
             f'but instance "{leader}" is not found in this replicaset ({", ".join(names)})',
         )
-    elif leader is None and failover == "manual":
-        view.report(
-            "replication.failover",
-            f'replication.failover = "manual" needs "leader" in replicaset "{view.replicaset}": '
-            f"without it no instance may write (leader: {names[0]})",
-        )
     if mode is not None and failover != "off":
         view.report(
             "database.mode",
@@ -329,7 +367,9 @@ def _check_failover(view: View, views: list[View]) -> None:
 
 
 def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
-    """(election_mode, read_only) [C-20]"""
+    """(election_mode, read_only) [C-20], [C-22]. views: the members of the set."""
+    if is_anonymous(view):
+        return ElectionMode.OFF, True
     match view.get("replication.failover", "off"):
         case "manual":
             return ElectionMode.OFF, view.name != view.get("leader")
@@ -360,8 +400,10 @@ def _check_bootstrap(view: View, views: list[View]) -> None:
 def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
     """The bootstrap leader makes the set and must be able to register the others, or they wait for ever."""
     named = view if view.name == leader else next(member for member in views if member.name == leader)
-    election_mode, is_read_only = _failover(named, views)
-    if election_mode is ElectionMode.VOTER:
+    election_mode, is_read_only = _failover(named, members_of(view, views))
+    if is_anonymous(named):
+        why = "is anonymous (replication.anon: true)"
+    elif election_mode is ElectionMode.VOTER:
         why = "may only vote (replication.election_mode: voter)"
     elif is_read_only or named.get("isolated", False):
         why = "is read-only by its configuration"
@@ -414,6 +456,9 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         yield "iproto.advertise has no effect beside grpc.advertise"
     if view.find("database.dir") and view.find("wal.dir") and view.find("snapshot.dir"):
         yield "database.dir has no effect beside wal.dir and snapshot.dir"
+    strange = [name for name in plain(view.find("compat")) or () if name not in _COMPAT]
+    if strange:
+        yield f"compat: {', '.join(strange)} mean nothing here and were ignored"
     if view.find("log.file") and view.get("log.to", "stderr") != "file":
         yield "log.file has no effect without log.to: file"
     if view.get("isolated", False) and view.find("replication.peers"):
@@ -422,6 +467,13 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
         "replication.election_fencing_mode"
     ):
         yield "replication.election_fencing_mode has no effect without replication.failover = election"
+    if view.find("replication.connect_quorum") and view.get("replication.bootstrap_strategy") != "legacy":
+        yield "replication.connect_quorum has no effect without replication.bootstrap_strategy = legacy"
+    if view.get("replication.failover", "off") == "manual" and view.get("leader") is None:
+        yield (
+            f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
+            "no instance of it may write"
+        )
     uris = [str(uri.value) for uri in view.get("replication.peers", ())]
     uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
     users = [user for _, user in map(without_login, uris) if user is not None]
@@ -506,15 +558,34 @@ def _directories(view: View) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def _http(view: View) -> str | None:
-    item = view.find("http.listen")
-    if item is None:
-        return None
-    try:
-        return join(*split(view.text("http.listen", "")))
-    except ValueError as error:
-        view.report("http.listen", str(error), item)
-        return None
+_NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+def _check_uuids(view: View, views: list[View]) -> None:
+    """[M-1], [M-2]"""
+    for path in ("database.instance_uuid", "database.replicaset_uuid"):
+        if view.text(path, "") == _NIL_UUID:
+            view.report(path, "Nil UUID is reserved and can't be used in replication")
+    path = "database.instance_uuid"
+    own = view.text(path, "").lower()
+    twins = [other.name for other in views if own and other.text(path, "").lower() == own]
+    if len(twins) > 1:
+        view.report(path, f"{' and '.join(twins)} have one UUID; each instance has its own")
+
+
+_COMPAT: Final[Mapping[str, str]] = {
+    "replication_synchro_timeout": "a timeout decides nothing here: what waits for its quorum stays (ADR 3)",
+    "box_consider_system_spaces_synchronous": "under an owner rows of system spaces are synchronous (ADR 6)",
+    "box_cfg_replication_sync_timeout": "set replication.sync_timeout: 300 instead",
+}
+"""Options of which only the new behaviour is there, and what is said of the old one."""
+
+
+def _check_compat(view: View) -> None:
+    item = view.find("compat")
+    for name, chosen in ({} if item is None else item.value).items():
+        if chosen.value == "old" and name in _COMPAT:
+            view.report(f"compat.{name}", f"old behaviour is not in this release: {_COMPAT[name]}", chosen)
 
 
 def _log_file(view: View) -> str:

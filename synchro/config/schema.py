@@ -172,6 +172,10 @@ def _check_value(
     except Bad as error:
         result.problems.append(ConfigProblem(item.source or file, item.line, path, str(error), error.nearest))
         return
+    if option.fixed and value != option.default:
+        problem = f"{option.fixed}; got {described(item)}"
+        result.problems.append(ConfigProblem(item.source or file, item.line, path, problem))
+        return
     values[key] = Located(value, item.line, item.source, item.text)
     if option.effect is Effect.LATER:
         result.later.append(short)

@@ -14,7 +14,19 @@ from enum import StrEnum
 from typing import Any, Final
 
 from synchro.config.credentials import Credentials
-from synchro.config.option import FILE, KIB, MIB, Bytes, Count, Effect, Flag, Formula, Seconds, Word, option
+from synchro.config.option import (
+    FILE,
+    KIB,
+    MIB,
+    UUID_TEXT,
+    Bytes,
+    Count,
+    Flag,
+    Formula,
+    Seconds,
+    Word,
+    option,
+)
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.ids import InstanceName
 
@@ -76,8 +88,14 @@ class ClientAuth(StrEnum):
 
 
 class BootstrapStrategy(StrEnum):
+    """Who makes a new replica set [M-14]..[M-18]. native: Tarantool's word for what fits `failover`, which is
+    auto here."""
+
     AUTO = "auto"
     CONFIG = "config"
+    SUPERVISED = "supervised"
+    NATIVE = "native"
+    LEGACY = "legacy"
 
 
 # --- limits -----------------------------------------------------------------------------------------------
@@ -221,21 +239,37 @@ class Limits:
         "tuples in one message of a join; what a slow link does not carry in half a heartbeat is cut further",
         is_live=True,
     )
+    anonymous_max: int = option(
+        64,
+        "limits.anonymous_max",
+        Count(1, 10_000),
+        "anonymous followers that are known here, connected or away: each is a stream, and keeps log. For "
+        "one more the one that is away longest is forgotten; if none is away, it is told to come again",
+        is_live=True,
+    )
     peer_credit_bytes: int = option(
         8 * MIB, "limits.peer_credit_bytes", Bytes(1), "bytes a relay may send beyond the last ack"
     )
     message_bytes_max: int = option(
-        16 * MIB, "limits.message_bytes_max", Bytes(1), "one gRPC message", effect=Effect.LATER
+        16 * MIB,
+        "limits.message_bytes_max",
+        Bytes(1),
+        "one gRPC message",
+        fixed="it is the same for all instances and clients, and does not change in this release",
     )
     stream_out_bytes_max: int = option(
         4 * MIB,
         "limits.stream_out_bytes_max",
         Bytes(1),
         "queued output of one stream; beyond it the stream is not read",
-        effect=Effect.LATER,
+        fixed="it does not change in this release",
     )
     stream_in_bytes_max: int = option(
-        4 * MIB, "limits.stream_in_bytes_max", Bytes(1), "queued input of one stream", effect=Effect.LATER
+        4 * MIB,
+        "limits.stream_in_bytes_max",
+        Bytes(1),
+        "queued input of one stream",
+        fixed="it does not change in this release",
     )
     remembered_requests_max: int = option(
         1_000_000, "limits.remembered_requests_max", Count(), "request ids of decided transactions"
@@ -335,6 +369,20 @@ class Settings:
     )
     credentials: Credentials | None = None
     """Users and roles of the set, whatever their scope in the file; None: it has none."""
+    instance_uuid: str = option(
+        "",
+        "database.instance_uuid",
+        UUID_TEXT,
+        "UUID of the instance; other files are refused. For one instance",  # [M-1]
+        default_text="chosen at the first start",
+    )
+    replicaset_uuid: str = option(
+        "",
+        "database.replicaset_uuid",
+        UUID_TEXT,
+        "UUID of the replica set; another set is refused",  # [M-2]
+        default_text="chosen by who creates the set",
+    )
     wal_dir: str = "var/lib"
     snapshot_dir: str = "var/lib"
 
@@ -392,10 +440,35 @@ class Settings:
         BootstrapStrategy.AUTO,
         "replication.bootstrap_strategy",
         Word(tuple(BootstrapStrategy)),
-        "who creates the set: its members agree, or `bootstrap_leader`",
+        "who creates the set: its members agree (auto, native, legacy), `bootstrap_leader` (config), or who "
+        "is told to by `synchro bootstrap` (supervised)",
         is_live=True,
     )
+    connect_quorum: int | None = option(
+        None,
+        "replication.connect_quorum",
+        Count(0, 31),
+        "instances of the set, this one included, that must be connected before it is created or joined; "
+        "only with `bootstrap_strategy: legacy`",
+        is_live=True,
+        default_text="all",
+    )
     bootstrap_leader: str | None = None
+    is_anonymous: bool = option(
+        False,
+        "replication.anon",
+        Flag(),
+        "follow the set without being a member: never writable, no vote, no ack that counts, no id. From "
+        "true to false while it runs it registers and becomes a member; the way back is a new directory",
+        is_live=True,
+    )
+    anon_ttl_s: float = option(
+        3600.0,
+        "replication.anon_ttl",
+        Seconds(),
+        "how long the log is kept for an anonymous follower that is away",  # [W-42]
+        is_live=True,
+    )
     synchro_quorum: QuorumFormula = option(
         QuorumFormula("N / 2 + 1"),
         "replication.synchro_quorum",
@@ -500,7 +573,6 @@ class Settings:
     )
     log_file: str = ""
     """Absolute; "": the log goes to standard error."""
-    http_listen: str | None = None
     once: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, hash=False)
     """key -> operations that run once in the life of the set, as they stand in the file [D-25]."""
     fault_injection: bool = False
@@ -547,6 +619,11 @@ class Settings:
     def client_auth(self) -> ClientAuth:
         """`tls_client_auth`, as far as there is somebody to be believed."""
         return self.tls_client_auth if self.tls_ca else ClientAuth.OFF
+
+    @property
+    def sources(self) -> tuple[PeerAddress, ...]:
+        """Whom it follows; nobody if its file gives it no address: so one that runs is cut off [C-44]."""
+        return self.peers if self.listen else ()
 
     @property
     def own_address(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterable
@@ -9,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from synchro.config import PeerAddress, Settings
+from synchro.config import ConfiguredUser, Credentials, PeerAddress, Settings
 from synchro.config.address import WILDCARDS, join, split, without_login
-from synchro.config.file import ConfigFileError
+from synchro.config.file import ClusterConfig, ConfigFileError, parse
 from synchro.config.schema import ConfigProblem
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX, NAME_LENGTH_MAX, InstanceName, name_like, why_no_name
@@ -26,11 +27,13 @@ def settings_without_file(
     replication: str | Iterable[str] = (),
     read_only: bool = False,
     name: str | None = None,
+    admin_password: str | None = None,
 ) -> Settings:
     """`synchro serve --listen URI --data-dir DIR [--replication URI,...] [--read-only]` [M-1].
 
     replication: the sources, as a comma-separated string or one by one; a login in them is dropped.
-    name: default made of the address, since a name must be unique in its replica set.
+    name: default made of the address, since a name must be unique in its replica set. admin_password: of the
+    user `admin`; then the guest of a new set may do nothing.
     """
     problems: list[ConfigProblem] = []
     uris = (
@@ -62,7 +65,26 @@ def settings_without_file(
         wal_dir=str(data_dir),
         snapshot_dir=str(data_dir),
         read_only=read_only,
+        credentials=None
+        if admin_password is None
+        else Credentials((ConfiguredUser("admin", password=admin_password),)),
     )
+
+
+def config_of_flags(settings: Settings, replication: str) -> ClusterConfig:
+    """A file that says what the flags say, so that options can be set while the instance runs.
+
+    settings: of `settings_without_file`; replication: as there.
+    """
+    sources = [part.strip() for part in replication.split(",")]
+    own = {
+        "grpc": {"listen": [{"uri": settings.listen}]},
+        "database": {"dir": settings.wal_dir, "mode": "ro" if settings.read_only else "rw"},
+        "replication": {"peers": [uri for uri in sources if uri]},
+    }
+    members = {"instances": {settings.instance_name: own}}
+    text = json.dumps({"groups": {"group001": {"replicasets": {settings.replicaset_name: members}}}})
+    return replace(parse(text, path="command line", environ={}), is_file=False)
 
 
 def _name_by_address(host: str, port: int) -> str:
@@ -123,6 +145,13 @@ replication:
 #   mode: fsync                  # write: faster, and an acknowledged write may be lost with the power
 
 # log: {{format: json, level: info}}
+
+credentials:                     # who may do what; a change counts after: synchro config reload THIS_FILE
+  users:
+    guest: {{roles: [super]}}      # whoever can connect may do everything, without a password. Before others
+                                 # can reach the set: give admin a password_file, and take this line away
+    # admin: {{password_file: admin.password}}                     # synchro -u admin --password-file FILE ...
+    # app: {{password_file: app.password, privileges: [{{permissions: [read, write], spaces: [all]}}]}}
 
 groups:
   group001:

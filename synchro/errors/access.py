@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synchro.errors.kinds import AlreadyThere, BadInput, Code, Exit, Precondition, SynchroError
+from synchro.errors.kinds import AlreadyThere, BadInput, Code, Exit, NotNow, Precondition, SynchroError
 
 
 class AccessDenied(SynchroError):
@@ -132,3 +132,10 @@ class DropUser(Precondition):
 
     reason = "DROP_USER"
     tnt_code = 44
+
+
+class OlderMember(NotNow):
+    """A member is of an older version, which could not take the rows; nothing was written (ADR 42)."""
+
+    reason = "OLDER_MEMBER"
+    advice = "run one version on all members"

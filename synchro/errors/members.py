@@ -15,6 +15,17 @@ class ReplicasetUuidMismatch(Precondition):
     advice = "check addresses and directories"
 
 
+class InstanceUuidMismatch(Precondition):
+    """The files belong to an instance with another UUID than the configuration says [M-1], [C-46].
+
+    Nothing was changed. details: expected, got.
+    """
+
+    reason = "INSTANCE_UUID_MISMATCH"
+    tnt_code = 66
+    advice = "check the directory, and `database.instance_uuid`"
+
+
 class UnknownReplica(Precondition):
     """The instance is not registered in the set (yet) [M-32].
 
@@ -24,6 +35,16 @@ class UnknownReplica(Precondition):
     reason = "UNKNOWN_REPLICA"
     tnt_code = 62
     advice = "the applier retries by itself"
+
+
+class BootstrapRefused(Precondition):
+    """The instance was told to make a replica set, and does not [M-17].
+
+    Nothing was made.
+    """
+
+    reason = "BOOTSTRAP_REFUSED"
+    advice = "`synchro status`"
 
 
 class Expelled(Precondition):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import OldTerm, ProtocolVersion, QuorumWait, RequestExpired, SynchroError
+from synchro.errors import OlderMember, OldTerm, ProtocolVersion, QuorumWait, RequestExpired, SynchroError
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -31,6 +31,7 @@ from synchro.row import (
 )
 from synchro.storage import xrow
 from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.users import USER_SPACES
 
 
 class Admission:
@@ -83,6 +84,8 @@ class Admission:
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
             return None
         try:
+            if not USER_SPACES.isdisjoint(prepared.system):
+                self._check_readers_of_users()
             if prepared.draft is not None and prepared.draft.begins_policy:
                 self._check_policies_are_read()
             is_sync = self._is_sync(write, prepared)
@@ -176,6 +179,13 @@ class Admission:
         if write.call_id not in self._state.calls.registering:
             self._check_enough_members()
         return True
+
+    def _check_readers_of_users(self) -> None:
+        if not self._state.all_read_users:
+            raise OlderMember(
+                "not every member is known to read rows of users: one runs an older version, or was not "
+                "heard yet since this instance started; nothing was written"
+            )
 
     def _check_policies_are_read(self) -> None:
         """ADR 44: a member of an older version would decide conflicts in its own way."""

@@ -161,6 +161,10 @@ class Writes:
             self._is_turn_asked_for = True
             self._state.outbox.add(ev.RequestTurn())
 
+    def settings_changed(self) -> None:
+        """What is left of this turn is as much as a whole one may touch from now on."""
+        self._work_end = self._state.memtx.work + self._state.settings.limits.turn_work_bytes_max
+
     def on_turn_began(self) -> None:
         self._is_turn_asked_for = False
         self._work_end = self._state.memtx.work + self._state.settings.limits.turn_work_bytes_max

@@ -10,7 +10,7 @@ flows.
     coupling        raft and limbo, together      waits          who waits for a decision, or asks for one
     links           peers, and trust in the log   transfers      promote and demote calls
     reads           linearizable reads            registration   a `_cluster` row for who joins
-    expulsion       the row of who leaves
+    expulsion       the row of who leaves         numbering      an anonymous instance gets its id
     writability     who may write, and why not    calls          who is answered what
     view            what others may look at       stop           the clean end
     recovery        snapshot + WAL -> Instance, and back
@@ -355,6 +355,8 @@ class Instance(Facts):
             self._look(happened)
 
     def _on_peer_raft(self, event: ev.PeerRaftReceived, now: float) -> None:
+        if self._state.is_anonymous:
+            return  # no say in elections, and no part in them [E-3]
         try:
             event.message.validate(event.source)
             check_term(self._state, event.message.term)
@@ -416,8 +418,9 @@ class Instance(Facts):
         state.limbo.max_size = settings.synchro_queue_max_size
         state.memtx.memory_max = settings.memtx_memory
         state.memtx.limits_changed(settings.limits)
-        self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings)), now)
+        self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings, state.self_id)), now)
         self._reads.settings_changed()
+        self._writes.settings_changed()
         state.agenda.note_members()
         state.agenda.note_progress()
 

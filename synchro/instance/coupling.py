@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias, assert_never, cast
 
-from synchro.config import Settings
+from synchro.config import ElectionMode, Settings
 from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.ids import NOBODY, TERM_LEAP_MAX, InstanceId, Term
+from synchro.ids import ANONYMOUS, NOBODY, TERM_LEAP_MAX, InstanceId, Term
 from synchro.instance import events as ev
+from synchro.instance.numbering import become_member, number_given
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions
@@ -22,9 +23,10 @@ from synchro.raft.messages import RaftSettings
 from synchro.row import RaftState, new_tuple
 
 
-def raft_settings(settings: Settings) -> RaftSettings:
+def raft_settings(settings: Settings, self_id: InstanceId) -> RaftSettings:
+    """self_id: an anonymous instance takes no part in elections, whatever its options say for later [M-6]."""
     return RaftSettings(
-        election_mode=settings.election_mode,
+        election_mode=ElectionMode.OFF if self_id == ANONYMOUS else settings.election_mode,
         fencing_mode=settings.election_fencing_mode,
         election_timeout_s=settings.election_timeout_s,
         death_timeout_s=settings.death_timeout_s,
@@ -173,9 +175,16 @@ class Coupling:
     def count_members(self, now: float) -> list[Happening]:
         """The set of members, or the quorum, may be another one now."""
         state = self._state
+        happened: list[Happening] = []
+        if (number := number_given(state)) is not None:
+            become_member(state, number)
+            state.outbox.add(ev.BecameMember(number))
+            happened += self.step_raft(
+                raft_ev.RaftSettingsChanged(raft_settings(state.settings, number)), now
+            )
         members = state.counting
         quorum = state.settings.synchro_quorum.quorum(len(members))
-        happened = self.carry_out(state.limbo.membership_changed(members, quorum, now))
+        happened += self.carry_out(state.limbo.membership_changed(members, quorum, now))
         if state.registered != self._members:
             self._members = state.registered
             state.outbox.add(ev.MembersChanged())

@@ -149,6 +149,8 @@ class RegisterRequested:
     call_id: CallId
     uuid: str
     name: str
+    must_be_new: bool = False
+    """An anonymous instance registers [M-30]. It has rows already, so it takes nobody's place by a name."""
 
 
 # --- events: peers --------------------------------------------------------------------------------------
@@ -192,12 +194,13 @@ class RelayConnected:
     """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
 
     takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_policies: it
-    knows what spaces do with conflicts (ADR 44)."""
+    knows what spaces do with conflicts (ADR 44). takes_users: it reads rows of users (ADR 42)."""
 
     peer: InstanceId
     ack: Ack
     takes_unnamed: bool = False
     takes_policies: bool = False
+    takes_users: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,6 +526,13 @@ class MembersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BecameMember:
+    """This instance was anonymous, and is the member `id` from now on: all its streams begin anew [M-30]."""
+
+    id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTurn:
     """Step `TurnBegan` as soon as all that waits in the shell had its turn."""
 
@@ -555,6 +565,7 @@ Effect: TypeAlias = (
     | BeginAmnesia
     | Stopped
     | MembersChanged
+    | BecameMember
     | RequestTurn
     | BuildIndexes
     | Notice

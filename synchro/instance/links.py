@@ -41,6 +41,7 @@ class LinkFacts:
         state, ack = self._state, event.ack
         self._relays.add(event.peer)
         state.readers_of_unnamed.said(event.peer, event.takes_unnamed)
+        state.readers_of_users.said(event.peer, event.takes_users)
         state.readers_of_policies.said(event.peer, event.takes_policies)
         happened = self._coupling.see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK

@@ -104,6 +104,10 @@ class LogTail:
         self._has_control = False
         self._ready: list[WriteRows] = []
 
+    def registered_as(self, self_id: InstanceId) -> None:
+        """An anonymous instance is a member from now on; it has given LSNs to local rows only."""
+        self._self_id = self_id
+
     # --- giving LSNs
 
     def next_lsn(self, instance: InstanceId) -> Lsn:

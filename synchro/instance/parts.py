@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from synchro.config import Settings
-from synchro.ids import InstanceId
+from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.calls import WaitingCalls
 from synchro.instance.log_tail import LogTail
@@ -65,7 +65,7 @@ class Agenda:
 
 class Readers:
     """Who reads what members of an older version do not: shared transactions in which calls have no request
-    id (ADR 13), or spaces with a policy for conflicts (ADR 44).
+    id (ADR 13), spaces with a policy for conflicts (ADR 44), or rows of users (ADR 42).
 
     U1  Who is in here said so in its last Hello, or is a member since before such a thing was written into
         the log that this instance has: who wrote it asked all members.
@@ -96,8 +96,10 @@ class Parts:
     "Set by" names the only module that gives a field another value once it is made.
     """
 
-    self_id: InstanceId
+    uuid: str
     """Set by nobody."""
+    self_id: InstanceId
+    """Set by `numbering`."""
     settings: Settings
     """Set by `core`: as configured now."""
     memtx: Memtx
@@ -122,6 +124,8 @@ class Parts:
     """Set by nobody."""
     readers_of_policies: Readers = field(default_factory=Readers)
     """Set by nobody."""
+    readers_of_users: Readers = field(default_factory=Readers)
+    """Set by nobody. Asked before the set has its first rows of users; then all members read them."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
     calls: WaitingCalls = field(default_factory=WaitingCalls)
@@ -132,6 +136,11 @@ class Parts:
     """Set by nobody."""
 
     # --- who is who, which needs nothing but reading
+
+    @property
+    def is_anonymous(self) -> bool:
+        """This instance follows the set without being a member [M-6]."""
+        return self.self_id == ANONYMOUS
 
     @property
     def registered(self) -> frozenset[InstanceId]:
@@ -147,7 +156,8 @@ class Parts:
     @property
     def is_expelled(self) -> bool:
         """This instance was removed from the set: its log says so, or a member did (ADR 41)."""
-        return self.was_told_expelled or self.self_id not in self.memtx.catalog.members()
+        is_no_member = self.self_id not in self.memtx.catalog.members()
+        return self.was_told_expelled or (is_no_member and not self.is_anonymous)
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
@@ -159,6 +169,11 @@ class Parts:
         """Whether every member reads shared transactions in which calls have no request id: also one that
         comes, or leaves, by a row that is not decided yet."""
         return not self.readers_of_unnamed.without(self._others)
+
+    @property
+    def all_read_users(self) -> bool:
+        """Whether every member reads rows of users. Once there are some, nobody else has joined."""
+        return not self.memtx.catalog.users.is_unset or not self.readers_of_users.without(self._others)
 
     @property
     def not_reading_policies(self) -> frozenset[InstanceId]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast, overload
 
 from synchro.config import Settings
-from synchro.errors import IllegalParams
-from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
+from synchro.ids import ANONYMOUS, INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.instance.core import Instance
 from synchro.instance.coupling import raft_settings
 from synchro.instance.log_tail import LogTail
+from synchro.instance.numbering import become_member, number_given
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.transactions import Transactions
@@ -47,8 +47,9 @@ def recover_instance(
     """The instance as it was, as far as the disk has it: a follower that does not act before `start`, and is
     not writable for a moment [L-28].
 
-    uuid: this instance, looked up in `_cluster` of the snapshot. Pending transactions are in the limbo again,
-    invisible. Raises SynchroError if it is no member there or a row cannot be applied.
+    uuid: this instance, looked up in `_cluster` of the snapshot; one that is not there is anonymous, unless
+    the log registers it [M-6]. Pending transactions are in the limbo again, invisible. Raises SynchroError if
+    a row cannot be applied.
     trusted: False if the amnesia flag is set. is_log_whole: asked when `txns` ended; False is amnesia too,
     and whoever is asked has set the flag (S14).
     """
@@ -61,7 +62,7 @@ def recover_instance(
     if self_id is None:  # one that was expelled starts, is read only, and says why (ADR 41)
         self_id = memtx.catalog.expelled_id(uuid)
     if self_id is None:
-        raise IllegalParams(f"instance {uuid} is not in _cluster of its snapshot; nothing was started")
+        self_id = ANONYMOUS
     memtx.self_id = self_id
     limbo = Limbo(
         self_id=self_id,
@@ -78,11 +79,11 @@ def recover_instance(
         vote=meta.vote,
         vclock=meta.vclock,
         membership=Membership(frozenset(members), limbo.quorum),
-        settings=raft_settings(settings),
+        settings=raft_settings(settings, self_id),
         rng=rng,
         trusted=trusted,
     )
-    state = Parts(self_id, settings, memtx, limbo, raft, log, requests, drops)
+    state = Parts(uuid, self_id, settings, memtx, limbo, raft, log, requests, drops)
     replay = _Replay(state, RaftState(meta.term, meta.vote), now)
     for txn in txns:
         replay.apply(txn)
@@ -90,12 +91,12 @@ def recover_instance(
     replay.finish()
     trusted = is_log_whole() and trusted
     state.raft = Raft(
-        self_id=self_id,
+        self_id=state.self_id,
         term=replay.hard_state.term,
         vote=replay.hard_state.vote,
         vclock=log.vclock,
         membership=state.election_membership(),
-        settings=raft_settings(settings),
+        settings=raft_settings(settings, state.self_id),
         rng=rng,
         trusted=trusted,
     )
@@ -112,6 +113,12 @@ class _Replay:
         self._now = now
 
     def apply(self, txn: Txn) -> None:
+        self._apply(txn)
+        state = self.state
+        if (number := number_given(state)) is not None:
+            become_member(state, number)  # what follows in its log may be its own
+
+    def _apply(self, txn: Txn) -> None:
         if isinstance(txn, PlainTxn):
             self._apply_data(txn)
             return

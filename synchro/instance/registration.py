@@ -65,7 +65,7 @@ class Registration:
         members = state.memtx.catalog.prepared_members()
         same_name = next((i for i, (_, name) in members.items() if name == event.name), None)
         if same_name is not None:
-            if same_name == state.self_id or same_name in state.raft.healthy:
+            if event.must_be_new or same_name == state.self_id or same_name in state.raft.healthy:
                 raise IllegalParams(
                     f"Duplicate replica name {event.name}, already occupied by {members[same_name][0]}; "
                     "nothing was changed"

@@ -168,8 +168,8 @@ class Transfers:
         state = self._state
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
-        elif state.is_doubled or state.is_expelled:
-            state.calls.refuse(event.call_id, read_only_error(state, read_only_reason(state)))
+        elif (refusal := _refusal(state)) is not None:
+            state.calls.refuse(event.call_id, refusal)
         elif self.running is not None:
             state.calls.refuse(event.call_id, self.running.busy)
         elif state.limbo.state is QueueState.LEADER:
@@ -186,8 +186,8 @@ class Transfers:
         )
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
-        elif state.is_doubled or state.is_expelled:
-            state.calls.refuse(event.call_id, read_only_error(state, read_only_reason(state)))
+        elif (refusal := _refusal(state)) is not None:
+            state.calls.refuse(event.call_id, refusal)
         elif self.running is not None and not may_interrupt:
             state.calls.refuse(event.call_id, self.running.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:
@@ -205,7 +205,10 @@ class Transfers:
         term = state.raft.volatile_term
         if self.promoted.pop(call_id, None) is not None:
             reason = read_only_reason(state)
-            text = f"the queue is owned now, but the instance stays read-only (ro_reason: {reason.value})"
+            text = (
+                f"the queue is owned now, but the instance stays read-only (ro_reason: {reason.value}). "
+                "Next: synchro status"
+            )
             state.calls.refuse(call_id, TimedOut(text, term=term))
             return
         assert transfer is not None
@@ -335,6 +338,18 @@ class Transfers:
         else:
             return
         self.promoted.clear()
+
+
+def _refusal(state: Parts) -> SynchroError | None:
+    """Why this instance has no part in elections now; None: it may have."""
+    if state.is_doubled or state.is_expelled:
+        return read_only_error(state, read_only_reason(state))
+    if state.is_anonymous:
+        return Unsupported(
+            "An anonymous instance (replication.anon: true) does not support manual elections; nothing was "
+            "changed"
+        )
+    return None
 
 
 def interfering_elections(term: Term | None, new_term: Term) -> InterferingElections:

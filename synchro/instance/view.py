@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from synchro.config import Settings
 from synchro.errors import SynchroError
-from synchro.ids import InstanceId, Term
+from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.client_writes import Writes
 from synchro.instance.coupling import check_term
@@ -35,7 +35,18 @@ class Facts:
 
     @property
     def self_id(self) -> InstanceId:
+        """Of an anonymous instance `ids.ANONYMOUS`, which nobody else knows."""
         return self._state.self_id
+
+    @property
+    def is_anonymous(self) -> bool:
+        """This instance follows the set without being a member [M-6]."""
+        return self._state.is_anonymous
+
+    @property
+    def number(self) -> InstanceId:
+        """Its id as others see it: `NOBODY` for an anonymous instance [I-2]."""
+        return NOBODY if self._state.is_anonymous else self._state.self_id
 
     @property
     def settings(self) -> Settings:

@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from synchro.config import ElectionMode
 from synchro.errors import Loading, NotLeader, ReadOnly, SynchroError, SyncQueueForeign, SyncQueueUnclaimed
-from synchro.ids import NOBODY
+from synchro.ids import ANONYMOUS, NOBODY
 from synchro.instance.parts import Parts
 from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
@@ -27,6 +27,8 @@ def read_only_reason(state: Parts) -> RoReason:
         return RoReason.EXPELLED
     if state.is_doubled:
         return RoReason.DOUBLED
+    if state.self_id == ANONYMOUS:
+        return RoReason.ANONYMOUS
     has_elections = state.settings.election_mode is not ElectionMode.OFF
     if (
         limbo.state is QueueState.REPLICA
@@ -86,6 +88,12 @@ def _why(state: Parts, reason: RoReason) -> tuple[str, dict[str, object]]:
             return (
                 "another live process has the identity of this one (a copied data directory?): "
                 "stop one of the two",
+                {},
+            )
+        case RoReason.ANONYMOUS:
+            return (
+                "it follows the set as an anonymous instance (replication.anon: true), which is never "
+                "writable. Next: write on a member",
                 {},
             )
         case RoReason.EXPELLED:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -18,18 +19,23 @@ import trio
 
 from synchro import logs
 from synchro.config import Change
-from synchro.config.changes import changes, live_settings, put_into_use
+from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
 from synchro.config.rules import is_no_majority
 from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
+from synchro.ids import NOBODY
+from synchro.replication.admission import stays_member
 from synchro.server.api import Compared
+from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
 
 VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
+NEEDS_FILE: Final = "stop it, and start it with --config FILE, which has this option"
+"""What to do about an option that is neither a flag of `serve` nor live."""
 
 
 class LiveConfig:
@@ -41,9 +47,10 @@ class LiveConfig:
     """
 
     def __init__(self, node: Node, loaded: ClusterConfig) -> None:
-        """loaded: the file with which the node is started."""
+        """loaded: the file with which the node is started, or what its flags say."""
         self._node = node
-        self._path = os.path.abspath(loaded.path)
+        self._path = os.path.abspath(loaded.path) if loaded.is_file else ""
+        self._parse = partial(parse, path=loaded.path, environ=None if loaded.is_file else {})
         self._name = str(node.settings.instance_name)
         self._loaded = loaded
         """The file as it was read last."""
@@ -62,16 +69,18 @@ class LiveConfig:
 
     async def compare(self, text: bytes) -> Compared:
         async with self._alone():
-            read = partial(parse, text, path=self._path) if text else partial(load_all, self._path)
-            own = await self._read(read)
-        return Compared(changes(self._running, own.options), own.warnings)
+            self._check_has_file()
+            own = await self._read(partial(self._parse, text) if text else partial(load_all, self._path))
+        return Compared(self._changes(own), own.warnings)
 
     async def reload(self) -> Compared:
         async with self._alone():
+            self._check_has_file()
             self._ensure_changeable()
             try:
                 loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
                 own = loaded.instance(self._name)
+                self._check_anonymous(own)
             except ConfigError as error:
                 self._alerts = [_alert("error", error.message)]
                 self._node.log.error("config_refused", reason=error.reason, message=error.message)
@@ -87,19 +96,27 @@ class LiveConfig:
             self._ensure_changeable()
             commands = {**self._commands, key: value}
             own_set = self._loaded.instance(self._name).replicaset
-            read = partial(parse, self._loaded.text, path=self._path, commands=commands, commanded=own_set)
+            read = partial(self._parse, self._loaded.text, commands=commands, commanded=own_set)
             own = await self._read(read)
+            # Users are those of the last reload, or of the flags: `set` says nothing of them.
+            same = replace(own.settings, credentials=self._node.settings.credentials)
+            own = replace(own, settings=same)
             self._ensure_changeable()
             if any(
                 change.key == key and not change.is_live for change in changes(self._running, own.options)
             ):
                 raise self._needs_restart(key)
+            self._check_anonymous(own)
             if not force:
                 self._refuse_danger(own)
             self._commands = commands
             compared = self._use(own)
-        # What else the file has waits for a restart as before.
-        return compared._replace(changes=[change for change in compared.changes if change.is_live])
+            # What else the file has waits for a restart as before.
+            live = [change for change in compared.changes if change.is_live]
+            warnings = list(compared.warnings)
+            if any((change.key, change.after) == ("database.mode", "rw") for change in live):
+                warnings += await self._other_writers()
+        return Compared(live, warnings)
 
     def facts(self) -> dict[str, Any]:
         in_file = self._loaded.instance(self._name).options
@@ -112,8 +129,8 @@ class LiveConfig:
         return {
             "status": "reload_in_progress" if self._is_busy else status,
             "alerts": list(self._alerts),
-            "file": self._path,
-            "read_at": self._read_at,
+            "file": self._path or None,
+            "read_at": self._read_at if self._path else None,
             "changed_at": self._changed_at,
             "set": dict(self._commands),
             "differs": differs,
@@ -135,13 +152,24 @@ class LiveConfig:
     async def _read(self, read: Callable[[], ClusterConfig]) -> InstanceConfig:
         return (await trio.to_thread.run_sync(read)).instance(self._name)
 
+    def _check_has_file(self) -> None:
+        if not self._path:
+            raise ConfigError(
+                "This instance was started without a file (--listen, --data-dir), so there is nothing to "
+                "read or to compare with; nothing was changed. Next: synchro config set KEY VALUE"
+            )
+
     def _ensure_changeable(self) -> None:
         if not self._node.can_change_settings:
             raise self._node.loading()
 
+    def _changes(self, own: InstanceConfig) -> list[Change]:
+        known = changes(self._running, own.options)
+        return known + credentials_change(self._node.settings, own.settings)
+
     def _use(self, own: InstanceConfig) -> Compared:
         """Put into use what needs no restart, name the rest. Does not wait."""
-        node, found = self._node, changes(self._running, own.options)
+        node, found = self._node, self._changes(own)
         if found:
             node.change_settings(live_settings(node.settings, own.settings, found))
         if any(change.key == "log.level" for change in found):
@@ -165,6 +193,25 @@ class LiveConfig:
         self._alerts.append(_alert("warn", message))
         log.warning("option_needs_restart", option=change.key, message=message)
 
+    def _check_anonymous(self, own: InstanceConfig) -> None:
+        """Raises `ConfigError`: a member does not become anonymous [M-6]."""
+        node = self._node
+        if own.settings.is_anonymous and node.has_core and not node.core.is_anonymous:
+            raise stays_member(node.core.self_id)
+
+    async def _other_writers(self) -> list[str]:
+        """Of those peers that answer soon: two writers without an owner are masters."""
+        node = self._node
+        if not node.has_core or node.core.limbo.owner_id != NOBODY:
+            return []
+        addresses = [peer.address for peer in node.settings.peers if peer.name != self._name]
+        ballots = await ask_all(node.transport, addresses, node.uuid)
+        return [
+            f"{ballot.instance_name} is writable too: two changes of one key at the same time are a conflict"
+            for ballot in ballots.values()
+            if not ballot.is_ro
+        ]
+
     # --- what `set` refuses
 
     def _check_settable(self, key: str, value: str) -> None:
@@ -181,18 +228,18 @@ class LiveConfig:
         if not option.is_live:
             raise self._needs_restart(key)
         if key not in SETTABLE:
+            how = f"change {self._path}, then: synchro config reload {self._path}"
             raise ConfigError(
-                f"{key} belongs to the replica set, not to one instance; nothing was changed. Next: change "
-                f"{self._path}, then: synchro config reload {self._path}",
+                f"{key} belongs to the replica set, not to one instance; nothing was changed. Next: "
+                f"{how if self._path else NEEDS_FILE}",
                 key=key,
             )
 
     def _needs_restart(self, key: str) -> ConfigError:
         settings = self._node.settings
         how = "restart the instance" if settings.is_foreground else settings.again
-        return ConfigError(
-            f"{key} needs a restart; nothing was changed. Next: change {self._path}, then: {how}", key=key
-        )
+        change = f"change {self._path}, then: {how}" if self._path else NEEDS_FILE
+        return ConfigError(f"{key} needs a restart; nothing was changed. Next: {change}", key=key)
 
     def _refuse_danger(self, own: InstanceConfig) -> None:
         members = [one for one in self._loaded.instances.values() if one.replicaset == own.replicaset]

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 def serve(settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfig | None = None) -> int:
     """Run one instance in the foreground. 0: stopped by SIGTERM or SIGINT; 1: could not start, or had to
-    leave, with one log record that says why. Raises `ConfigError` if its log cannot
-    be written. warnings: of its configuration, a record each. loaded: the
-    file that the settings are from, which can be read again; None: there is none."""
+    leave, with one log record that says why. Raises `ConfigError` if its log cannot be written. warnings: of
+    its configuration, a record each. loaded: the file that the settings are from, or what stands for the
+    flags."""
     _hold_standard_descriptors()
     if settings.log_file:
         _log_to(settings.log_file)

@@ -62,7 +62,7 @@ async def run_instance(
     loaded: ClusterConfig | None = None,
 ) -> None:
     """One instance, until `stop` is set. Several may live in one process. loaded: the file that `settings`
-    are from; None: there is none, and nothing to reload.
+    are from, or what stands for the flags; None: the program that runs it sets its options.
 
     `task_status` gets the node as soon as its port is open; it is ready later. Raises `SynchroError` when
     it cannot start, or must leave. The directory is locked first, then the port is taken.

@@ -27,7 +27,7 @@ from synchro.errors import (
     SyncQueueUnclaimed,
     Unsupported,
 )
-from synchro.ids import INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
+from synchro.ids import ANONYMOUS, INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
 from synchro.queue.effects import (
     EntriesCommitted,
     EntriesRolledBack,
@@ -81,7 +81,8 @@ class Limbo:
         self, *, self_id: InstanceId, registered: frozenset[InstanceId], quorum: int, max_size: int
     ) -> None:
         """quorum: the evaluated one [Q-30]. max_size: bytes, 0 = unlimited [Q-46]."""
-        self.self_id: Final = self_id
+        self.self_id = self_id
+        """Changed by `registered_as` alone."""
         self.waits_started = 0
         """Own transactions that began to wait here, since the start."""
         self.max_size = max_size
@@ -366,6 +367,13 @@ class Limbo:
         [L-5]."""
         self._acks.record(source, vclock)
         return self.advance(now)
+
+    def registered_as(self, self_id: InstanceId) -> None:
+        """An anonymous instance is a member from now on. It owned nothing; what it has is told by the next
+        `written`, or `membership_changed`."""
+        assert self.self_id == ANONYMOUS
+        self._acks.record(self_id, self._acks.of(self.self_id))
+        self.self_id = self_id
 
     def forget_acks(self, source: InstanceId, vclock: Vclock, now: float) -> list[LimboEffect]:
         """`source` subscribed anew: its Hello is its first ack, and former ones count no more [L-10]."""

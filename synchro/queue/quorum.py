@@ -69,6 +69,10 @@ class Acks:
             vclock = known.merge(vclock)  # Acks.A1
         self._vclocks[source] = vclock
 
+    def of(self, source: InstanceId) -> Vclock:
+        """What it has on disk, as far as it said."""
+        return self._vclocks.get(source, EMPTY_VCLOCK)
+
     def forget(self, source: InstanceId, vclock: Vclock) -> None:
         """A new stream of `source` begins: its Hello says `vclock`, and what it said before is void
         [L-10]."""

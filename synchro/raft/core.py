@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Set
-from typing import Final, assert_never
+from typing import assert_never
 
 from synchro.config import ElectionMode, FencingMode
 from synchro.errors import ElectionDisabled, Loading, SynchroError, TimedOut, Unsupported
-from synchro.ids import INITIAL_TERM, LSN_RESERVE, NOBODY, NUMBER_END, InstanceId, Term
+from synchro.ids import ANONYMOUS, INITIAL_TERM, LSN_RESERVE, NOBODY, NUMBER_END, InstanceId, Term
 from synchro.raft.candidacy import (
     Candidacy,
     lsn_exhausted,
@@ -77,6 +77,7 @@ class Raft:
         In one beyond it, which a log of an old version may have, nobody stands or votes, and no peer is told.
     R13 Who refuses a healthy candidate, which gets the rows that it lacks by a stream, does not stand against
         it for two heartbeats from the first such refusal since a leader was known (ADR 40).
+    R14 An anonymous instance is always a follower and never votes [M-6], [L-9].
     """
 
     def __init__(
@@ -95,7 +96,8 @@ class Raft:
 
         term, vote, vclock: as persisted. trusted: False while the own log is not known to be complete (S14).
         """
-        self.self_id: Final = self_id
+        self.self_id = self_id
+        """Changed by `registered_as` alone."""
         self.role = Role.FOLLOWER
         self.leader = NOBODY
         self.leader_last_seen: float | None = None
@@ -264,12 +266,17 @@ class Raft:
         """The number of votes for this instance in the volatile term."""
         return self._votes.count(self.self_id, self._electorate)
 
+    def registered_as(self, self_id: InstanceId) -> None:
+        """An anonymous instance is a member from now on; its `MembershipChanged` follows."""
+        assert self.self_id == ANONYMOUS and self.vote == self.volatile_vote == NOBODY  # Raft.R14
+        self.self_id = self_id
+
     def message(self) -> RaftMessage:
         """The full visible state, for a new subscriber: what the last `BroadcastRaft` said."""
         return self._shown
 
     def check(self) -> None:
-        """Assert Raft.R1..R8. Cheap enough for every step."""
+        """Assert Raft.R1..R8, Raft.R14. Cheap enough for every step."""
         assert 1 <= self.term <= self.volatile_term  # Raft.R1
         assert self.term < self.volatile_term or self.vote in (NOBODY, self.volatile_vote)  # Raft.R2
         if self._writing is not None:
@@ -289,6 +296,8 @@ class Raft:
             assert self._timer is not None and self._timer.wait is TimerWait.LEADER_DEATH  # Raft.R7
         if self._may_stand and self._witness.is_empty and self._writing is None:
             assert self._timer is not None  # Raft.R8
+        if self.self_id == ANONYMOUS:
+            assert self.role is Role.FOLLOWER and self.volatile_vote == NOBODY  # Raft.R14
 
     # --- what may be done -------------------------------------------------------------------------------
 
@@ -677,6 +686,8 @@ class Raft:
         not yet [E-15]."""
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
             return
+        if self.self_id == ANONYMOUS:
+            return  # Raft.R14
         # Who lost a part of its log may have voted in this very term and forgotten it. Perhaps only that
         # candidate knows of the vote, so to hear the others does not bring it back; a second one could make
         # a second leader of the term. In the next term nothing is forgotten, and it votes again.

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synchro.errors import ConnectionToSelf, Expelled, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
+from synchro.errors import (
+    ConfigError,
+    ConnectionToSelf,
+    Expelled,
+    IllegalParams,
+    ReplicasetUuidMismatch,
+    UnknownReplica,
+    Unsupported,
+)
 from synchro.ids import InstanceId, why_no_name
 
 
@@ -42,6 +50,34 @@ def member_of(instance_uuid: str, members: Mapping[InstanceId, tuple[str, str | 
             return instance
     raise UnknownReplica(
         f"Can't subscribe non-anonymous replica {instance_uuid} until join is done", uuid=instance_uuid
+    )
+
+
+def check_serves_members(is_anonymous: bool) -> None:
+    """is_anonymous: this instance has no id. Raises `Unsupported`: only others without one may follow it
+    [M-6]."""
+    if is_anonymous:
+        raise Unsupported(
+            "Anonymous replica does not support non-anonymous followers, nor the registration of members; "
+            "nothing was done. Next: name a member of the set as source"
+        )
+
+
+def check_is_no_member(instance_uuid: str, members: Mapping[InstanceId, tuple[str, str | None]]) -> None:
+    """members: as in `member_of`. Raises `ConfigError`: a member does not become anonymous [M-6]."""
+    for number, (uuid, _) in members.items():
+        if uuid == instance_uuid:
+            raise stays_member(number)
+
+
+def stays_member(number: InstanceId) -> ConfigError:
+    """Why `replication.anon: true` is refused to an instance that is registered."""
+    return ConfigError(
+        "replication.anon cannot be turned on after bootstrap has finished: this instance is member "
+        f"{number} of its set; nothing was changed. Next: replication.anon: false; or remove it by synchro "
+        "member expel, move all its files away, instance.identity too, and start it",
+        key="replication.anon",
+        id=int(number),
     )
 
 

@@ -38,3 +38,5 @@ class Ballot:
     start_id: str = ""
     address: str = ""
     """Both as in `Hello`."""
+    is_anonymous: bool = False
+    """It follows a set without being a member, or wants to [M-6]."""

@@ -1,12 +1,12 @@
-"""Who makes a new replica set, and who joins whom: ballots in, decision out. Rules [M-10]..[M-16].
+"""Who makes a new replica set, and who joins whom: ballots in, decision out. Rules [M-10]..[M-18].
 
 All instances see the same ballots, so they choose the same leader; that leader goes ahead only when everyone
-it can reach has named it.
+it can reach has named it. That holds for every strategy under which more than one could begin (ADR 45).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -49,6 +49,7 @@ def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ball
         is_ro_cfg=settings.read_only,
         is_ro=True,
         can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
+        is_anonymous=settings.is_anonymous,
     )
 
 
@@ -82,12 +83,19 @@ def join_source(ballots: Mapping[str, Ballot]) -> str | None:
 
 
 def choose(
-    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], *, total: int, is_time_over: bool
+    settings: Settings,
+    me: Ballot,
+    peers: Mapping[str, Ballot],
+    *,
+    total: int,
+    is_time_over: bool,
+    is_told: bool = False,
 ) -> Role:
     """What to do, given what the others say.
 
     peers: address -> ballot of those that answered, without this instance. total: configured instances,
     this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
+    is_told: a person waits for this instance to make the set [M-17].
     `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
     """
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
@@ -108,11 +116,24 @@ def choose(
             expected=min(foreign),
             got=max(foreign),
         )
-    source = join_source(peers)
+    answered = frozenset(peers)
+    members = {address: ballot for address, ballot in peers.items() if not ballot.is_anonymous}
+    total -= len(peers) - len(members)  # they make no set, and nobody but their like joins them [M-6]
+    source = join_source(members)
+    if source is None and me.is_anonymous:
+        source = join_source(peers)
+    needed = _needed(settings, total)
     if source is not None:
+        if settings.bootstrap_strategy is BootstrapStrategy.LEGACY and 1 + len(members) < needed:
+            return WaitForPeers(
+                _too_few(settings, me, answered, 1 + len(members), total, needed), me.bootstrap_leader_uuid
+            )
         return JoinFrom(source, peers[source])
     if me.replicaset_uuid:
         return _wait_for_data(settings, me, peers)
+    if me.is_anonymous:
+        return _wait_for_set(settings, me, peers)
+    peers = members
     bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
     if bereft:
         # They belong to a set whose other members may come back: nothing new is made beside it (ADR 14).
@@ -122,13 +143,13 @@ def choose(
         )
     if settings.bootstrap_strategy is BootstrapStrategy.CONFIG:
         return _choose_configured(settings, me, peers)
+    if settings.bootstrap_strategy is BootstrapStrategy.SUPERVISED:
+        return _choose_told(settings, me, peers) if is_told else _wait_for_a_word(settings, me, peers)
     connected = 1 + len(peers)
-    if connected < total // 2 + 1:
+    if connected < needed or (connected < total and not is_time_over):
         return WaitForPeers(
-            f"connected to {connected} of {total}, {total // 2 + 1} are needed", me.bootstrap_leader_uuid
+            _too_few(settings, me, answered, connected, total, needed), me.bootstrap_leader_uuid
         )
-    if connected < total and not is_time_over:
-        return WaitForPeers(f"connected to {connected} of {total}", me.bootstrap_leader_uuid)
     everyone = {"": me, **peers}
     leader = everyone[best(everyone)]
     if me.bootstrap_leader_uuid not in ("", leader.instance_uuid):
@@ -143,6 +164,10 @@ def choose(
         return WaitForPeers(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
     if settings.read_only:
         raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+    return _begin_when_all_agree(me, peers)
+
+
+def _begin_when_all_agree(me: Ballot, peers: Mapping[str, Ballot]) -> BootstrapHere | WaitForPeers:
     for ballot in peers.values():
         if ballot.bootstrap_leader_uuid != me.instance_uuid:
             return WaitForPeers(
@@ -151,6 +176,72 @@ def choose(
                 me.instance_uuid,
             )
     return BootstrapHere()
+
+
+def _needed(settings: Settings, total: int) -> int:
+    """[M-13]: instances that must be connected, this one included."""
+    if settings.bootstrap_strategy is not BootstrapStrategy.LEGACY:
+        return total // 2 + 1
+    return total if settings.connect_quorum is None else min(total, settings.connect_quorum)
+
+
+def _too_few(
+    settings: Settings, me: Ballot, answered: Set[str], connected: int, total: int, needed: int
+) -> str:
+    """For whom it waits. answered: addresses."""
+    silent = [
+        f"{peer.name} ({peer.address})"
+        for peer in settings.peers
+        if peer.name != me.instance_name and peer.address not in answered
+    ]
+    late = ", after connect_timeout" if connected >= needed else ""
+    verb = "does" if len(silent) < 2 else "do"
+    return (
+        f"connected to {connected} of {total}, {needed} are needed{late}; "
+        f"{', '.join(silent) or 'nobody else'} {verb} not answer"
+    )
+
+
+def _claimed(peers: Mapping[str, Ballot]) -> list[Ballot]:
+    """Who was told to make the set, and says so; lowest UUID first."""
+    told = [ballot for ballot in peers.values() if ballot.bootstrap_leader_uuid == ballot.instance_uuid]
+    return sorted(told, key=lambda ballot: ballot.instance_uuid)
+
+
+def _wait_for_a_word(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
+    """[M-17], of one that was not told: it names who was, and stands by that."""
+    former = me.bootstrap_leader_uuid if me.bootstrap_leader_uuid != me.instance_uuid else ""
+    if former and all(ballot.instance_uuid != former for ballot in peers.values()):
+        return WaitForPeers(
+            f"{former} was told to make the replica set and does not answer now: it may have made it. Next: "
+            "start it; if it is gone for good, restart this instance",
+            former,
+        )
+    told = _claimed(peers)
+    leader = next((ballot for ballot in told if ballot.instance_uuid == former), told[0] if told else None)
+    if leader is not None:
+        return WaitForPeers(f"{leader.instance_name} was told to make the replica set", leader.instance_uuid)
+    return WaitForPeers(
+        "nobody was told yet to make the replica set (bootstrap_strategy: supervised). Next: synchro "
+        f"bootstrap {me.instance_name}, or another one of the set"
+    )
+
+
+def _choose_told(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> BootstrapHere | WaitForPeers:
+    """[M-17], of one that was told. leader_uuid of another one: it gives way to that one. Its configuration
+    need not allow it to write [M-15]."""
+    if me.bootstrap_leader_uuid not in ("", me.instance_uuid):
+        names = {ballot.instance_uuid: ballot.instance_name for ballot in peers.values()}
+        name = names.get(me.bootstrap_leader_uuid, me.bootstrap_leader_uuid)
+        return WaitForPeers(f"{name} was told before to make the replica set", me.bootstrap_leader_uuid)
+    told = _claimed(peers)
+    if told and told[0].instance_uuid < me.instance_uuid:
+        # Of two that claim it one must give way, or both wait. Neither has begun: each needs the word of the
+        # other.
+        return WaitForPeers(f"{told[0].instance_name} was told too", told[0].instance_uuid)
+    if me.bootstrap_leader_uuid != me.instance_uuid:
+        return WaitForPeers("it tells its peers", me.instance_uuid)
+    return _begin_when_all_agree(me, peers)
 
 
 def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
@@ -175,6 +266,18 @@ def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) 
             "one held"
         )
     return WaitForPeers(why, is_bereft=True)
+
+
+def _wait_for_set(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
+    """An anonymous instance makes no set [M-6]."""
+    sources = ", ".join(
+        f"{peer.name} ({'has no data yet' if peer.address in peers else 'does not answer'})"
+        for peer in settings.peers
+        if peer.name != me.instance_name
+    )
+    return WaitForPeers(
+        f"an anonymous instance (replication.anon: true) makes no set; it waits for {sources}"
+    )
 
 
 def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:

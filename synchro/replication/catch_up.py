@@ -63,6 +63,10 @@ class CatchUp:
         }
         self._sources = frozenset(sources)
 
+    def settle(self) -> None:
+        """Nothing that a source has can be missing here."""
+        self._away_since.clear()
+
     def look(self, states: Mapping[str, SourceState], now: float, patience: Patience) -> None:
         """states: of the sources; one that is not there is away."""
         for name in list(self._away_since):

@@ -14,17 +14,18 @@ def log_floor(
     members: Iterable[InstanceId],
     acked: Mapping[InstanceId, Vclock],
     joins: Iterable[Vclock],
+    anonymous: Iterable[Vclock] = (),
     retained: Vclock | None = None,
 ) -> Vclock:
     """Vclock behind which somebody may still need rows: a recovery from the oldest snapshot kept, a join
-    that goes on now, each other registered instance.
+    that goes on now, each other registered instance, each anonymous follower that is not forgotten.
 
     members: registered ones, without this instance. acked: what each of them has by its newest word; one that
-    was not heard since the start may need everything. joins: from where each of them needs the log.
+    was not heard since the start may need everything. joins, anonymous: from where each of them needs it.
     retained: as `retained_from` gives it.
     """
     floor = oldest_snapshot
-    needs = [*joins, *(acked.get(member, EMPTY_VCLOCK) for member in members)]
+    needs = [*joins, *anonymous, *(acked.get(member, EMPTY_VCLOCK) for member in members)]
     for need in needs:
         floor = floor.floor(without_local_rows(need, oldest_snapshot))
     return floor if retained is None else floor.floor(retained)

@@ -17,7 +17,7 @@ from synchro.server.api import NodeApi
 class ClusterService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.ListInstances = self.at_once(self._list_instances)
+        self.ListInstances = self.at_once(self._list_instances, needs=self.access.to_look)
 
     def register(self, server: Registrar) -> None:
         server.add_service(cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"], self)
@@ -25,22 +25,29 @@ class ClusterService(Service):
     def _list_instances(self, _request: Message) -> Message:
         info, instance = self.node.info(), self.node.instance
         addresses = {peer.name: peer.address for peer in instance.settings.peers}
+        own = str(instance.settings.instance_name)
+        own_address = {own: str(info.get("listen") or "")} if instance.settings.listen else {}
         members: Mapping[int, Mapping[str, Any]] = info.get("replication") or {}
         # Leadership is of the election, ownership of the queue: an owner that is down leads nobody.
         election: Mapping[str, Any] = info.get("election") or {}
         leader_id = election.get("leader", 0) if info.get("leader_seen") else 0
         owner_id = ((info.get("synchro") or {}).get("queue") or {}).get("owner", 0)
         listed = [
-            _member(member, addresses, self_id=instance.self_id, leader_id=leader_id, owner_id=owner_id)
+            _member(
+                member,
+                {**own_address, **addresses},
+                self_id=instance.self_id,
+                leader_id=leader_id,
+                owner_id=owner_id,
+            )
             for _, member in sorted(members.items())
         ]
-        known = {member.name for member in listed}
+        # A source that was given as an address is a member of the same address.
+        known = {member.name for member in listed} | {member.address for member in listed}
         listed += [
-            cluster_pb2.InstanceInfo(
-                name=name, address=address, is_self=name == instance.settings.instance_name
-            )
+            cluster_pb2.InstanceInfo(name=name, address=address, is_self=name == own)
             for name, address in sorted(addresses.items())
-            if name not in known
+            if name not in known and address not in known
         ]
         return cluster_pb2.ListInstancesResponse(header=self.header(), instances=listed)
 

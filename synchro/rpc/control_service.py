@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from synchro.errors import IllegalParams
 from synchro.failpoints import failpoint
@@ -15,18 +16,23 @@ from synchro.rpc.methods import Registrar
 from synchro.rpc.service import Service, expect
 from synchro.server.api import Compared, NodeApi
 
+BOOTSTRAP_S: Final = 20.0
+"""How long a call waits for a new set if it does not say: peers that are down answer late."""
+
 
 class ControlService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.Promote = self.waiting(self._promote)
-        self.Demote = self.waiting(self._demote)
-        self.Checkpoint = self.waiting(self._checkpoint)
-        self.RestartUpstream = self.at_once(self._restart_upstream)
-        self.Rebootstrap = self.at_once(self._rebootstrap)
-        self.CheckConfig = self.waiting(self._check_config, when_ready=False)
-        self.ReloadConfig = self.waiting(self._reload_config, when_ready=False)
-        self.SetConfig = self.waiting(self._set_config, when_ready=False)
+        operate = self.access.to_operate
+        self.Promote = self.waiting(self._promote, needs=operate)
+        self.Bootstrap = self.waiting(self._bootstrap, needs=operate, when_ready=False)
+        self.Demote = self.waiting(self._demote, needs=operate)
+        self.Checkpoint = self.waiting(self._checkpoint, needs=operate)
+        self.RestartUpstream = self.at_once(self._restart_upstream, needs=operate)
+        self.Rebootstrap = self.at_once(self._rebootstrap, needs=operate)
+        self.CheckConfig = self.waiting(self._check_config, needs=operate, when_ready=False)
+        self.ReloadConfig = self.waiting(self._reload_config, needs=operate, when_ready=False)
+        self.SetConfig = self.waiting(self._set_config, needs=operate, when_ready=False)
 
     def register(self, server: Registrar) -> None:
         server.add_service(control_pb2.DESCRIPTOR.services_by_name["ControlService"], self)
@@ -43,6 +49,10 @@ class ControlService(Service):
             confirmed=done.confirmed,
             rolled_back=done.rolled_back,
         )
+
+    async def _bootstrap(self, request: Message) -> Message:
+        uuid = await self.node.bootstrap(codec.timeout_s(request, BOOTSTRAP_S))
+        return control_pb2.BootstrapResponse(header=self.header(), replicaset_uuid=uuid)
 
     async def _demote(self, request: Message) -> Message:
         default_s = self.node.instance.settings.synchro_timeout_s

@@ -15,6 +15,7 @@ from synchro.errors import IllegalParams, Loading, SynchroError, TimedOut, Unsup
 from synchro.instance.events import FateKnown, ReadBarrierRequested, ReadReady, WaitRequested
 from synchro.row import Tuple
 from synchro.rpc import codec
+from synchro.rpc.access import check_space, instead_of, without_verifiers
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import data_pb2
@@ -28,6 +29,8 @@ from synchro.rpc.unary_writes import UnaryWrites
 from synchro.rpc.write_stream import WriteStream
 from synchro.server.api import NodeApi
 from synchro.storage.index import Iterator_, SelectResult
+from synchro.storage.schema import USER_ID
+from synchro.storage.users import Caller, Privilege
 
 SMALL_ANSWER_TUPLES: Final = 100
 """An answer of at most this many tuples is made at once."""
@@ -47,12 +50,16 @@ class DataService(Service):
         self.Execute = host.unary_together(self.unary_writes.submit)
         self.ExecuteStream = host.duplex(self._execute_stream)
         self.reads = LinearizableReads(
-            self, check=self._check_linearizable, answer=self._answer_small, call_soon=host.call_soon
+            self, check=self._check_linearizable, answer=self._answer_later, call_soon=host.call_soon
         )
         self.Select = self.waiting(
-            self._select, at_once=self._select_now, together=Together(self._goes_together, self.reads.submit)
+            self._select,
+            needs=self._may_select,
+            with_caller=True,
+            at_once=self._select_now,
+            together=Together(self._goes_together, self.reads.submit),
         )
-        self.WaitTransaction = self.waiting(self._wait_transaction)
+        self.WaitTransaction = self.waiting(self._wait_transaction, needs=self.access.to_look)
 
     def register(self, server: Registrar) -> None:
         server.add_service(data_pb2.DESCRIPTOR.services_by_name["DataService"], self)
@@ -63,8 +70,8 @@ class DataService(Service):
 
     # --- writes
 
-    async def _execute_stream(self, stream: Duplex[Any, Any], _call: RpcCall) -> None:
-        session = WriteStream(self, self.names, stream, self.host.call_soon)
+    async def _execute_stream(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        session = WriteStream(self, self.names, stream, self.host.call_soon, lambda: call.caller)
         stream.pause_when_full = True
         stream.coalesce = session.pack
         stream.on_message = session.on_frame
@@ -89,6 +96,16 @@ class DataService(Service):
 
     # --- reads
 
+    def _may_select(self, caller: Caller, request: Message) -> None:
+        rights = self.access.rights(caller)
+        if rights.reads_all:
+            return
+        try:
+            space_id, _ = self.names.locate(request)
+        except SynchroError as error:
+            raise instead_of(error, rights, Privilege.READ, request.space) from error
+        check_space(rights, Privilege.READ, self.names.space(space_id))
+
     def _select_now(self, request: Message) -> Message | None:
         """Answer a small read of what is here; None: it may have to wait, or is refused."""
         if request.read == data_pb2.READ_MODE_LINEARIZABLE or request.min_vclock:
@@ -111,6 +128,10 @@ class DataService(Service):
         except SynchroError:
             return False  # the task says what is wrong with it, without a round
 
+    def _answer_later(self, request: Message, caller: Caller) -> Message:
+        self._may_select(caller, request)  # the name may mean another space by now
+        return self._answer_small(request)
+
     def _answer_small(self, request: Message) -> Message:
         key, iterator = _where(request)
         after = _after(request)
@@ -128,7 +149,7 @@ class DataService(Service):
         index = self.node.instance.memtx.catalog.index(*self.names.locate(request))
         return index.unique and len(key) == len(index.parts)
 
-    async def _select(self, request: Message) -> Message:
+    async def _select(self, request: Message, caller: Caller) -> Message:
         node = self.node
         settings = node.instance.settings
         timeout_s = codec.timeout_s(request, settings.txn_synchro_timeout_s)
@@ -152,9 +173,11 @@ class DataService(Service):
             left_s = max(0.0, deadline - trio.current_time())
             expect(await node.call(ReadBarrierRequested, timeout_s=left_s), ReadReady)
         if _is_small(request):
+            self._may_select(caller, request)  # the name may mean another space by now
             found, read_at = self._found(request, key, iterator, after)
         else:
             async with self.host.slices.turn():
+                self._may_select(caller, request)
                 found, read_at = self._found(request, key, iterator, after)
         as_json = _wants_json(request)
         made = (codec.tuple_message(value, as_json=as_json) for value in found)
@@ -186,6 +209,8 @@ class DataService(Service):
             offset=request.offset,
             after=after,
         )
+        if space_id == USER_ID:
+            found = without_verifiers(found)
         return found, codec.lsns(instance.vclock)
 
     def _check_linearizable(self, request: Message) -> None:

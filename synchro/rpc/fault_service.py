@@ -8,6 +8,7 @@ from typing import Any
 from synchro.errors import IllegalParams, SynchroError, Unimplemented
 from synchro.failpoints import POINTS, REGISTRY, Action
 from synchro.rpc import codec
+from synchro.rpc.access import Access
 from synchro.rpc.generated.fault.v1 import fault_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.methods import Registrar
@@ -36,6 +37,7 @@ class FaultService:
         self._settings = face.node.settings
         self._links = face.links
         self._host = host
+        self._access = Access(face)
         self.SetFailpoint = self._method(self._set_failpoint)
         self.ClearFailpoint = self._method(self._clear_failpoint)
         self.ListFailpoints = self._method(self._list_failpoints)
@@ -46,6 +48,7 @@ class FaultService:
     def _method(self, method: Callable[[Any], Any]) -> Any:
         def handle(request: Any, call: RpcCall) -> Any:
             try:
+                self._access.to_operate(call.caller, request)
                 return method(request)
             except SynchroError as error:
                 raise rpc_error(error) from error

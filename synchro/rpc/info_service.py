@@ -30,10 +30,11 @@ QUEUE_LEN_INTERVAL_S: Final = 0.1
 class InfoService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
-        self.GetInfo = self.at_once(self._get_info, when_ready=False)
-        self.GetSynchro = self.at_once(self._get_synchro)
-        self.ListQueue = self.waiting(self._list_queue)
-        self.WatchInfo = self.streaming(self._watch_info)
+        look = self.access.to_look
+        self.GetInfo = self.at_once(self._get_info, needs=look, when_ready=False)
+        self.GetSynchro = self.at_once(self._get_synchro, needs=look)
+        self.ListQueue = self.waiting(self._list_queue, needs=look)
+        self.WatchInfo = self.streaming(self._watch_info, needs=self.access.nothing)
 
     def register(self, server: Registrar) -> None:
         server.add_service(info_pb2.DESCRIPTOR.services_by_name["InfoService"], self)

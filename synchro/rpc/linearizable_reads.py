@@ -20,6 +20,7 @@ from synchro.rpc.codec import Message
 from synchro.rpc.service import Service, error_of
 from synchro.rpc.slices import SLICE_S, slice_end, work_off
 from synchro.rpc.unary_writes import WaitingCall
+from synchro.storage import users
 
 Caller = tuple[WaitingCall, Message]
 
@@ -40,7 +41,7 @@ class LinearizableReads:
         service: Service,
         *,
         check: Callable[[Message], None],
-        answer: Callable[[Message], Message],
+        answer: Callable[[Message, users.Caller], Message],
         call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
         """check: raises `SynchroError` for what may not be read so. answer: reads what is committed now, in a
@@ -159,7 +160,7 @@ class LinearizableReads:
 
     def _answer(self, call: WaitingCall, request: Message) -> None:
         try:
-            call.reply(self._read(request))
+            call.reply(self._read(request, call.caller))
         except SynchroError as error:
             call.fail(self._service.refusal(error))
         except Exception as error:  # noqa: BLE001 - the core is not to hear of an answer that cannot be made

@@ -20,6 +20,7 @@ import trio
 from synchro.errors import BatchTooLarge, IllegalParams, OnceDiffers, SynchroError
 from synchro.row import Dml, Field, RowType, Tuple, TxnId
 from synchro.rpc import codec
+from synchro.rpc.access import refuse_users
 from synchro.rpc.codec import Message
 from synchro.rpc.schema_changes import BUILDERS, Definitions, definitions_of, encoded, first_try, write
 from synchro.server.api import NodeApi
@@ -160,6 +161,7 @@ class _Run:
             return [mark, *self._schema_changes(_draft(self._node.instance.memtx))]
         instance = self._node.instance
         ops = codec.changes(self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits)
+        refuse_users(ops)
         if not self._request.schema:
             return [mark, *ops]
         return [mark, Dml(RowType.DELETE, SCHEMA_ID, b"", 0, (begun_key(self._request.key),)), *ops]
@@ -193,6 +195,7 @@ class _Run:
     def _check_tuples(self, now: Definitions) -> None:
         """What can be known of the changes of tuples before the schema is changed for them."""
         ops = codec.changes(self._request.ops, now.names, self._node.instance.settings.limits)
+        refuse_users(ops)
         now.memtx.rollback(now.memtx.prepare(ops))
 
 

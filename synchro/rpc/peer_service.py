@@ -32,8 +32,11 @@ from synchro.server.peer_messages import (
     JoinSnapshotEnd,
     LinkLost,
     PeerAck,
+    RegisterRequest,
 )
 from synchro.server.transport import PeerEndpoint
+from synchro.storage.schema import CLUSTER_ID
+from synchro.storage.users import ObjectType, Privilege
 from synchro.wire.grpc_call import StatusCode
 
 
@@ -59,6 +62,8 @@ class PeerService:
         self.GetBallot = host.unary_sync(self._get_ballot)
         self.Subscribe = host.duplex(self._subscribe)
         self.Join = host.duplex(self._join)
+        self.FetchSnapshot = host.duplex(self._fetch_snapshot)
+        self.Register = host.unary(self._register)
         self._older_joins = 0
         """How many calls of joiners without receipts are not over: one that takes nothing is still there
         for a while when its handler has ended, and holds a message."""
@@ -72,13 +77,38 @@ class PeerService:
     def _older_join_over(self) -> None:
         self._older_joins -= 1
 
+    def _check_may_join(self, call: RpcCall, instance_uuid: str, *, is_anonymous: bool = False) -> None:
+        """[S-7]: all data is read, and who is no member yet becomes one, unless it stays anonymous."""
+        users, caller = self._endpoint.users, call.caller
+        users.check(caller, Privilege.READ)
+        if not is_anonymous and not self._endpoint.is_member(instance_uuid):
+            users.check(caller, Privilege.WRITE, ObjectType.SPACE, CLUSTER_ID, "_cluster")
+
     async def _join(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        await self._send_all(stream, call, is_anonymous=False)
+
+    async def _fetch_snapshot(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        await self._send_all(stream, call, is_anonymous=True)
+
+    async def _register(self, request: pb.RegisterRequest, call: RpcCall) -> pb.RegisterResponse:
+        try:
+            check_version(request.protocol_version)
+            self._check_may_join(call, request.instance_uuid)
+            number = await self._endpoint.serve_register(
+                RegisterRequest(request.instance_uuid, request.instance_name, request.replicaset_uuid)
+            )
+        except SynchroError as error:
+            raise rpc_error(error) from error
+        return pb.RegisterResponse(instance_id=number)
+
+    async def _send_all(self, stream: Duplex[Any, Any], call: RpcCall, *, is_anonymous: bool) -> None:
         try:
             try:
                 first = await stream.receive()
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             check_version(first.protocol_version)
+            self._check_may_join(call, first.instance_uuid, is_anonymous=is_anonymous)
             settings = self._endpoint.settings
             if not first.takes_parts:
                 if self._older_joins >= settings.limits.join_calls_max:
@@ -94,6 +124,8 @@ class PeerService:
                 first.instance_uuid,
                 first.instance_name,
                 takes_unnamed=first.takes_unnamed,
+                takes_users=first.takes_users,
+                is_anonymous=is_anonymous,
                 takes_policies=first.takes_policies,
             )
             items = self._endpoint.serve_join(request)
@@ -117,6 +149,7 @@ class PeerService:
             if first.WhichOneof("message") != "hello":
                 raise RemoteProtocolError("a subscription must begin with Hello")
             check_version(first.hello.protocol_version)
+            self._endpoint.users.check(call.caller, Privilege.READ)  # [S-7]
             peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(
                 stream, peer_ack_from, relay_message
             )

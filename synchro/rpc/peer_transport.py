@@ -10,6 +10,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
 from synchro.rpc import codec, peer_codec, status
 from synchro.rpc.channel import RpcChannel
@@ -33,6 +34,7 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
     PeerAck,
+    RegisterRequest,
 )
 from synchro.server.transport import JoinStream, Subscription
 from synchro.wire.failure import CallFailed
@@ -71,6 +73,7 @@ def ballot_message(ballot: Ballot) -> Any:
         term=ballot.term,
         start_id=ballot.start_id,
         address=ballot.address,
+        is_anonymous=ballot.is_anonymous,
     )
 
 
@@ -93,6 +96,7 @@ def ballot_from(message: Any) -> Ballot:
         term=peer_codec.peer_term(message.term),
         start_id=message.start_id,
         address=message.address,
+        is_anonymous=message.is_anonymous,
     )
 
 
@@ -112,8 +116,10 @@ def hello_message(hello: Hello) -> Any:
             address=hello.address,
             takes_parts=hello.takes_parts,
             takes_unnamed=hello.takes_unnamed,
+            takes_users=hello.takes_users,
             takes_policies=hello.takes_policies,
             synchro_quorum=hello.quorum,
+            is_anonymous=hello.is_anonymous,
         )
     )
 
@@ -133,8 +139,10 @@ def hello_from(message: Any) -> Hello:
         address=message.address,
         takes_parts=message.takes_parts,
         takes_unnamed=message.takes_unnamed,
+        takes_users=message.takes_users,
         takes_policies=message.takes_policies,
         quorum=peer_codec.peer_quorum(message.synchro_quorum),
+        is_anonymous=message.is_anonymous,
     )
 
 
@@ -203,7 +211,7 @@ def relay_message_from(response: Any) -> Accepted | Frame:
         case "accepted":
             message = response.accepted
             return Accepted(
-                id=peer_codec.peer_id(message.id, "id"),
+                id=peer_codec.peer_id(message.id, "id", or_nobody=True),
                 vclock=peer_codec.peer_vclock(message.vclock),
                 replicaset_uuid=message.replicaset_uuid,
                 last_ack=peer_codec.peer_vclock(message.last_ack),
@@ -274,7 +282,8 @@ def join_item_from(response: Any) -> JoinItem:
             return JoinRows(response.rows.rows, response.rows.rows_crc)
         case "end":
             end = response.end
-            return JoinEnd(peer_codec.peer_vclock(end.vclock), peer_codec.peer_id(end.instance_id, "id"))
+            number = peer_codec.peer_id(end.instance_id, "id", or_nobody=True)
+            return JoinEnd(peer_codec.peer_vclock(end.vclock), number)
         case _:
             raise RemoteProtocolError("an unknown message came during a join")
 
@@ -418,11 +427,12 @@ class GrpcTransport:
             instance_name=request.instance_name,
             takes_parts=True,
             takes_unnamed=request.takes_unnamed,
+            takes_users=request.takes_users,
             takes_policies=request.takes_policies,
         )
         try:
             async with channel.duplex(
-                SERVICE + "Join",
+                SERVICE + ("FetchSnapshot" if request.is_anonymous else "Join"),
                 serializer=pb.JoinRequest.SerializeToString,
                 deserializer=pb.JoinResponse.FromString,
             ) as stream:
@@ -430,6 +440,25 @@ class GrpcTransport:
                 yield _GrpcJoinStream(stream)
         except CallFailed as error:
             raise error_from(error) from error
+
+    async def register(self, address: str, request: RegisterRequest) -> InstanceId:
+        channel = await self._channel(address)
+        message = pb.RegisterRequest(
+            protocol_version=PROTOCOL_VERSION,
+            instance_uuid=request.instance_uuid,
+            instance_name=request.instance_name,
+            replicaset_uuid=request.replicaset_uuid,
+        )
+        try:
+            response = await channel.unary(
+                SERVICE + "Register",
+                message,
+                serializer=pb.RegisterRequest.SerializeToString,
+                deserializer=pb.RegisterResponse.FromString,
+            )
+        except CallFailed as error:
+            raise error_from(error) from error
+        return peer_codec.peer_id(response.instance_id, "id")
 
     @asynccontextmanager
     async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:

@@ -35,11 +35,13 @@ from synchro.server.api import NodeApi
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Memtx
 from synchro.storage.row_body import dml_from_values
-from synchro.storage.schema import ConflictPolicy, FieldDef, IndexType
+from synchro.storage.schema import ADMIN, ConflictPolicy, FieldDef, IndexType
 
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
 
+_RACES: Final = frozenset({"_space", "_index", "_schema", "_user", "_priv"})
+"""Spaces in which another change may have been first."""
 _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
     schema_pb2.INDEX_TYPE_TREE: IndexType.TREE,
@@ -58,6 +60,8 @@ class Definitions:
 
     memtx: Memtx
     names: Names
+    owner: int = ADMIN
+    """The user to whom belongs what is made."""
 
 
 def definitions_of(memtx: Memtx) -> Definitions:
@@ -79,6 +83,7 @@ def create_space(now: Definitions, request: Message) -> Sequence[Dml]:
         is_sync=request.is_sync,
         temporary=request.is_temporary,
         conflict=_policy(request.conflict) or ConflictPolicy.STOP,
+        owner=now.owner,
     )
 
 
@@ -190,7 +195,7 @@ async def first_try(node: NodeApi, request: Message, timeout_s: float) -> TxnId 
     first = expect(outcome, FateKnown)
     if first.fate is Fate.PENDING:
         raise SyncTimeout(
-            f"the schema change {first.txn} was not decided within {timeout_s:g} s; it stays in the "
+            f"the change {first.txn} was not decided within {timeout_s:g} s; it stays in the "
             "queue, outcome unknown",
             txn=first.txn,
         )
@@ -227,5 +232,5 @@ def _is_race(outcome: Outcome) -> bool:
     return (
         isinstance(outcome, Rejected)
         and isinstance(outcome.error, TupleFound)
-        and outcome.error.details.get("space") in ("_space", "_index", "_schema")
+        and outcome.error.details.get("space") in _RACES
     )

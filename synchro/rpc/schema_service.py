@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from synchro.errors import NoSuchIndex, NoSuchSpace
+from synchro.errors import NoSuchIndex, NoSuchSpace, SynchroError
 from synchro.row import TxnId
 from synchro.rpc import codec, schema_changes
+from synchro.rpc.access import Need, check_space, instead_of
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import schema_pb2
 from synchro.rpc.host import RpcHost
@@ -18,47 +19,83 @@ from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
+from synchro.storage.users import ADMIN, ALL_OF_TYPE, ENTER, GUEST, Caller, ObjectType, Privilege, denied
 
 
 class SchemaService(Service):
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
         self.names = Names(lambda: node.instance.memtx.catalog)
-        self.CreateSpace = self.waiting(self._create_space)
-        self.AlterSpace = self.waiting(self._alter_space)
-        self.TruncateSpace = self.waiting(self._truncate_space)
-        self.DropSpace = self.waiting(self._drop_space)
-        self.CreateIndex = self.waiting(self._create_index)
-        self.DropIndex = self.waiting(self._drop_index)
-        self.ListSpaces = self.waiting(self._list_spaces)
-        self.ChecksumSpace = self.waiting(self._checksum_space)
-        self.RunOnce = self.waiting(self._run_once)
+        alter = self._with_space(Privilege.ALTER)
+        self.CreateSpace = self.waiting(self._create_space, needs=self._may_create, with_caller=True)
+        self.AlterSpace = self.waiting(self._alter_space, needs=alter)
+        self.TruncateSpace = self.waiting(self._truncate_space, needs=self._with_space(Privilege.WRITE))
+        self.DropSpace = self.waiting(self._drop_space, needs=self._with_space(Privilege.DROP))
+        self.CreateIndex = self.waiting(self._create_index, needs=alter)
+        self.DropIndex = self.waiting(self._drop_index, needs=alter)
+        self.ListSpaces = self.waiting(self._list_spaces, needs=self._may_list, with_caller=True)
+        self.ChecksumSpace = self.waiting(self._checksum_space, needs=self._with_space(Privilege.READ))
+        self.RunOnce = self.waiting(self._run_once, needs=self.access.to_do_everything)
 
     def register(self, server: Registrar) -> None:
         server.add_service(schema_pb2.DESCRIPTOR.services_by_name["SchemaService"], self)
 
+    # --- who may
+
+    def _may_create(self, caller: Caller, request: Message) -> None:
+        rights = self.access.rights(caller)
+        if not rights.of(ObjectType.SPACE, ALL_OF_TYPE) & Privilege.CREATE:
+            raise denied(rights, Privilege.CREATE, ObjectType.SPACE, request.name)
+
+    def _with_space(self, privilege: Privilege) -> Need:
+        """The privilege on the space that the request names."""
+
+        def need(caller: Caller, request: Message) -> None:
+            rights = self.access.rights(caller)
+            if rights.universe & privilege:
+                return
+            try:
+                space = self.names.named_space(request.space)
+            except SynchroError as error:
+                raise instead_of(error, rights, privilege, request.space) from error
+            check_space(rights, privilege, space)
+
+        return need
+
+    def _may_list(self, caller: Caller, request: Message) -> None:
+        """All spaces with which it may do anything, or one of them."""
+        self.access.to_look(caller, request)
+        rights = self.access.rights(caller)
+        if not request.space or rights.universe & ~ENTER:
+            return
+        try:
+            space = self.names.named_space(request.space)
+        except SynchroError as error:
+            raise instead_of(error, rights, Privilege.READ, request.space) from error
+        if not rights.in_space(space.id) & ~ENTER:
+            raise denied(rights, Privilege.READ, ObjectType.SPACE, space.name)
+
     # --- changes
 
-    async def _change(self, request: Message, build: Builder) -> TxnId | None:
-        """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done."""
+    async def _change(self, request: Message, build: Builder, *, owner: int = ADMIN) -> TxnId | None:
+        """Run what `build` makes from the schema of this moment. Returns None if nothing had to be done.
+        owner: of what is made."""
         timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
         if (first := await schema_changes.first_try(self.node, request, timeout_s)) is not None:
             return first
         done = await schema_changes.write(
             self.node,
-            lambda: build(self._definitions(), request),
+            lambda: build(Definitions(self.node.instance.memtx, self.names, owner), request),
             deadline,
             codec.request_id(request.request_id),
             codec.position(request),
         )
         return None if done is None else done.txn
 
-    def _definitions(self) -> Definitions:
-        return Definitions(self.node.instance.memtx, self.names)
-
-    async def _create_space(self, request: Message) -> Message:
-        txn = await self._change(request, schema_changes.create_space)
+    async def _create_space(self, request: Message, caller: Caller) -> Message:
+        owner = ADMIN if caller.id == GUEST else caller.id
+        txn = await self._change(request, schema_changes.create_space, owner=owner)
         return schema_pb2.CreateSpaceResponse(
             header=self.header(),
             space=self._shown(request.name),
@@ -136,14 +173,15 @@ class SchemaService(Service):
             conflict=schema_changes.POLICIES[space.conflict],
         )
 
-    async def _list_spaces(self, request: Message) -> Message:
+    async def _list_spaces(self, request: Message, caller: Caller) -> Message:
+        rights = self.access.rights(caller)
         if request.space:
             spaces = [self.names.named_space(request.space)]
         else:
             spaces = [
                 space
                 for space in self.node.instance.memtx.catalog.spaces()
-                if request.with_system or not space.is_system
+                if (request.with_system or not space.is_system) and rights.in_space(space.id) & ~ENTER
             ]
         found = (self._shown(space.id) for space in spaces)
         shown = await self.host.slices.run(mapped(found, 20))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from synchro.errors import Loading, SynchroError
 from synchro.instance.events import Outcome, OutcomeUnknown, Rejected
+from synchro.rpc.access import Access, Need
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
@@ -51,6 +52,7 @@ class Service:
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         self.node = node
         self.host = host
+        self.access = Access(node)
         self._facts: HeaderFacts | None = None
         self._header: Message = pb.Header()
 
@@ -65,40 +67,48 @@ class Service:
             self._facts, self._header = facts, header(facts)
         return self._header
 
-    # --- adapters
+    # --- adapters: `needs` raises for who may not
 
     def waiting(
         self,
-        method: Callable[[Any], Awaitable[Message]],
+        method: Callable[..., Awaitable[Message]],
         *,
+        needs: Need,
         when_ready: bool = True,
+        with_caller: bool = False,
         at_once: Callable[[Any], Message | None] | None = None,
         together: Together | None = None,
     ) -> Any:
-        """An RPC that may wait. when_ready: refused while the instance is loading. at_once: asked first, and
-        answers what needs no waiting; None from it: `together` takes the call, or `method` is asked."""
+        """An RPC that may wait. when_ready: refused while the instance is loading. with_caller: `method` gets
+        it after the request. at_once: asked first, and answers what needs no waiting; None from it:
+        `together` takes the call, or `method` is asked."""
 
-        async def handle(request: Any, _call: RpcCall) -> Message:
+        async def handle(request: Any, call: RpcCall) -> Message:
             try:
                 if when_ready:
                     self.node.ensure_ready()
-                return await method(request)
+                caller = call.caller
+                needs(caller, request)
+                return await (method(request, caller) if with_caller else method(request))
             except SynchroError as error:
                 raise self.refusal(error) from error
 
         handle.__qualname__ = method.__qualname__
-        first = None if at_once is None else self._from_memory(at_once, when_ready=when_ready)
+        first = None if at_once is None else self._from_memory(at_once, needs, when_ready=when_ready)
         return self.host.unary(handle, at_once=first, together=together)
 
-    def at_once(self, method: Callable[[Any], Message], *, when_ready: bool = True) -> Any:
+    def at_once(self, method: Callable[[Any], Message], *, needs: Need, when_ready: bool = True) -> Any:
         """An RPC that is answered from memory."""
-        return self.host.unary_sync(self._from_memory(method, when_ready=when_ready))
+        return self.host.unary_sync(self._from_memory(method, needs, when_ready=when_ready))
 
-    def _from_memory(self, method: Callable[[Any], T], *, when_ready: bool) -> Callable[[Any, RpcCall], T]:
-        def handle(request: Any, _call: RpcCall) -> T:
+    def _from_memory(
+        self, method: Callable[[Any], T], needs: Need, *, when_ready: bool
+    ) -> Callable[[Any, RpcCall], T]:
+        def handle(request: Any, call: RpcCall) -> T:
             try:
                 if when_ready:
                     self.node.ensure_ready()
+                needs(call.caller, request)
                 return method(request)
             except SynchroError as error:
                 raise self.refusal(error) from error
@@ -106,11 +116,12 @@ class Service:
         handle.__qualname__ = method.__qualname__
         return handle
 
-    def streaming(self, method: Callable[[Any], AsyncIterator[Message]]) -> Any:
+    def streaming(self, method: Callable[[Any], AsyncIterator[Message]], *, needs: Need) -> Any:
         """An RPC with a stream of replies."""
 
-        async def handle(request: Any, _call: RpcCall) -> AsyncIterator[Message]:
+        async def handle(request: Any, call: RpcCall) -> AsyncIterator[Message]:
             try:
+                needs(call.caller, request)
                 async for reply in method(request):
                     yield reply
             except SynchroError as error:

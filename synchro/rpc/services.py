@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from synchro.rpc.auth_service import AuthService
 from synchro.rpc.cluster_service import ClusterService
 from synchro.rpc.control_service import ControlService
 from synchro.rpc.data_service import DataService
@@ -29,6 +30,7 @@ class ClientServices:
             InfoService(node, host),
             ControlService(node, host),
             ClusterService(node, host),
+            AuthService(node, host),
         )
         self._health = HealthService(node, host)
         self._reflection = ReflectionService(host, with_fault=with_fault)

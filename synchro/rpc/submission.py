@@ -25,12 +25,15 @@ from synchro.instance.events import (
 )
 from synchro.row import Dml
 from synchro.rpc import codec
+from synchro.rpc.access import check_writes, instead_of
 from synchro.rpc.answer_tuples import OpsOf
 from synchro.rpc.codec import Message
 from synchro.rpc.names import Names
 from synchro.rpc.shared_puts import SharedPuts, first_seq, neighbours, positions, timeouts_s
 from synchro.rpc.slices import slice_end
 from synchro.server.api import NodeApi
+from synchro.storage.schema import is_system
+from synchro.storage.users import Privilege, Rights
 
 CALLS_AT_ONCE_MAX: Final = 4096
 """Calls that are looked at in one go; they run in order, a slice of some milliseconds at a time."""
@@ -49,6 +52,12 @@ C = TypeVar("C")
 
 class Answers(Protocol[C]):
     """Who asked for the calls and answers them. Nothing here may call back into the submission."""
+
+    def rights(self, caller: C) -> Rights:
+        """What the user of this call may do."""
+
+    def all_rights(self, callers: Sequence[C]) -> Collection[Rights]:
+        """Those of all of them, each once."""
 
     def on_begun(self, batch: Batch[C]) -> None:
         """The calls of the batch have ids, and are handed to the core next."""
@@ -227,7 +236,7 @@ class _Submitter(Generic[C]):
         except SynchroError:
             return False
         puts = codec.columns(run.kind, run.space, run.tuples, self._names, self._limits)
-        if puts is None:
+        if puts is None or not self._may_all_write(callers, puts.space_id):
             return False
         batch, new_call_id = Batch(self._submission), self._new_call_id
         batch.callers.extend(callers)
@@ -241,6 +250,11 @@ class _Submitter(Generic[C]):
         self._submission.node.submit_puts(event, batch.on_outcome, timeouts)
         return True
 
+    def _may_all_write(self, callers: Sequence[C], space_id: int) -> bool:
+        if is_system(space_id):
+            return False
+        return all(rights.may_write(space_id) for rights in self._submission.answers.all_rights(callers))
+
     def _fits(self, run: SharedPuts, one: bytes, request: Message) -> bool:
         try:
             codec.timeout_s(request, self._default_s)
@@ -253,7 +267,7 @@ class _Submitter(Generic[C]):
 
     def each(self, callers: Sequence[C], requests: Sequence[Message]) -> Iterator[None]:
         """Submit calls one by one. A batch ends with its slice."""
-        end, write_of = slice_end(), self._write_of
+        end, write_of, rights_of = slice_end(), self._write_of, self._submission.answers.rights
         batch, writes, timeouts = Batch(self._submission), list[ClientWrite](), list[float]()
         for caller, request in zip(callers, requests, strict=True):
             try:
@@ -265,9 +279,11 @@ class _Submitter(Generic[C]):
                     ops = yield from codec.changes_in_steps(request.ops, self._names, self._limits)
                     yield  # what the core does with it is another slice
                 timeout_s = codec.timeout_s(request, self._default_s)
-                writes.append(write_of(request, ops))
+                writes.append(write_of(request, ops, rights_of(caller)))
             except SynchroError as error:
-                self._submission.answers.refuse(caller, error)
+                name = str(error.details.get("space", ""))
+                shown = instead_of(error, rights_of(caller), Privilege.WRITE, name)
+                self._submission.answers.refuse(caller, shown)
                 continue
             timeouts.append(timeout_s)
             batch.callers.append(caller)
@@ -278,11 +294,12 @@ class _Submitter(Generic[C]):
                 end = slice_end()
         self._submit(batch, writes, timeouts)
 
-    def _write_of(self, request: Message, ops: Sequence[Dml] | None) -> ClientWrite:
+    def _write_of(self, request: Message, ops: Sequence[Dml] | None, rights: Rights) -> ClientWrite:
         """A request as a transaction. Raises `SynchroError` before it takes an id. ops: if they were decoded
         already."""
         if ops is None:
             ops = codec.changes(request.ops, self._names, self._limits)
+        check_writes(rights, ops, self._names.space)
         request_id = codec.request_id(request.request_id)
         position = codec.position(request, self._known)
         wait = codec.wait_mode(request.wait)

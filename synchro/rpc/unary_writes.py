@@ -7,7 +7,7 @@ What is too much for one turn waits for the next: works take turns, so a large r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of
 from synchro.rpc.slices import work_off
 from synchro.rpc.submission import CALLS_AT_ONCE_MAX, Batch, Submission, is_large
+from synchro.storage.users import Caller, Rights
 
 
 class WaitingCall(Protocol):
@@ -29,6 +30,10 @@ class WaitingCall(Protocol):
     on_cancel: Callable[[], None] | None
     """Called at most once, when the call ends without an answer of ours: its client is gone, or its time is
     over."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls. May raise `SynchroError`."""
 
     @property
     def is_over(self) -> bool:
@@ -43,6 +48,7 @@ class WaitingCall(Protocol):
 class _Caller(NamedTuple):
     call: WaitingCall
     request: Message
+    rights: Rights
 
 
 class UnaryWrites:
@@ -84,7 +90,7 @@ class UnaryWrites:
             for call, _ in calls:
                 call.fail(refusal)
             return
-        callers = [_Caller(*one) for one in calls]
+        callers = list(self._with_rights(calls))
         small = [caller for caller in callers if not is_large(caller.request)]
         for start in range(0, len(small), CALLS_AT_ONCE_MAX):
             self._add(small[start : start + CALLS_AT_ONCE_MAX])
@@ -94,6 +100,19 @@ class UnaryWrites:
                     self._add([caller])
         if not self._is_asked_for:
             self._work_off()
+
+    def _with_rights(self, calls: Sequence[tuple[WaitingCall, Message]]) -> Iterator[_Caller]:
+        """Without those of whom it is not known who they are; they are answered."""
+        rights_of, last, rights = self._service.access.rights, None, None
+        for call, request in calls:
+            try:
+                caller = call.caller
+            except SynchroError as error:
+                call.fail(self._service.refusal(error))
+                continue
+            if caller is not last or rights is None:
+                last, rights = caller, rights_of(caller)
+            yield _Caller(call, request, rights)
 
     def _add(self, callers: Sequence[_Caller]) -> None:
         self._works.append((self._steps(callers), callers))
@@ -130,12 +149,18 @@ class UnaryWrites:
 
     # --- from the submission
 
+    def rights(self, caller: _Caller) -> Rights:
+        return caller.rights
+
+    def all_rights(self, callers: Sequence[_Caller]) -> Collection[Rights]:
+        return {caller.rights for caller in callers}
+
     def on_begun(self, batch: Batch[_Caller]) -> None:
         for call_id, caller in enumerate(batch.callers, batch.first):
             caller.call.on_cancel = partial(batch.abandon, CallId(call_id))
 
     def on_outcome(self, caller: _Caller, index: int, ops: OpsOf, outcome: Outcome) -> None:
-        call, request = caller
+        call, request = caller.call, caller.request
         call.on_cancel = None  # it holds the batch, which holds the call: garbage as large as its requests
         if call.is_over:
             return

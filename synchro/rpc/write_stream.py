@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 import trio
@@ -20,6 +20,7 @@ from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of
 from synchro.rpc.slices import work_off
 from synchro.rpc.submission import CALLS_AT_ONCE_MAX, Batch, Submission
+from synchro.storage.users import GUEST_CALLER, Caller, Rights
 
 STREAM_CALLS_MAX: Final = 8192
 """Calls of one stream without an answer; beyond it the stream is not read until half of them are done."""
@@ -46,10 +47,15 @@ class WriteStream:
         names: Names,
         stream: Duplex[Any, Any],
         call_soon: Callable[[Callable[[], None]], object],
+        caller: Callable[[], Caller],
     ) -> None:
-        """call_soon: calls back in a later round, when everything else had its turn."""
+        """call_soon: calls back in a later round, when everything else had its turn. caller: asked for each
+        frame."""
         self._service = service
         self._node = service.node
+        self._caller = caller
+        self._rights = service.access.rights(GUEST_CALLER)
+        """Of the last frame."""
         self._stream = stream
         self._call_soon = call_soon
         self._submission: Submission[Message] = Submission(service.node, names, self)
@@ -74,6 +80,7 @@ class WriteStream:
             )
         try:
             self._node.ensure_ready()
+            self._rights = self._service.access.rights(self._caller())
             settings = self._node.instance.settings
             default_s = codec.timeout_s(frame, settings.txn_synchro_timeout_s)
             known = codec.position(frame)
@@ -115,6 +122,12 @@ class WriteStream:
             self._stream.fail(error)
 
     # --- from the submission
+
+    def rights(self, caller: Message) -> Rights:
+        return self._rights
+
+    def all_rights(self, callers: Sequence[Message]) -> Collection[Rights]:
+        return (self._rights,)
 
     def on_begun(self, batch: Batch[Message]) -> None: ...
 

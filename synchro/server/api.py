@@ -15,7 +15,9 @@ from synchro.ids import CallId, InstanceId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
+from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
+from synchro.storage.users import Users
 from synchro.vclock import Vclock
 
 
@@ -115,7 +117,7 @@ class InstanceView(Protocol):
 
     @property
     def self_id(self) -> InstanceId:
-        """0 until registered."""
+        """`ids.ANONYMOUS` of one that is no member."""
 
     @property
     def is_writable(self) -> bool: ...
@@ -130,6 +132,14 @@ class NodeApi(Protocol):
     @property
     def instance(self) -> InstanceView:
         """Raises `Loading` before recovery, bootstrap or join is over."""
+
+    @property
+    def users(self) -> Users:
+        """Who may do what: as committed, or while it loads as configured."""
+
+    @property
+    def user_changes(self) -> UserChanges:
+        """How users are changed."""
 
     def ensure_ready(self) -> None:
         """Raise `Loading` while recovery or join is not over, `DiskFailed` when leaving. Cheap."""
@@ -208,7 +218,11 @@ class NodeApi(Protocol):
 
     @property
     def configuration(self) -> Configuration:
-        """Raises `ConfigError`: the instance was started without a file."""
+        """Raises `ConfigError`: the instance runs inside a program that sets its options."""
+
+    async def bootstrap(self, timeout_s: float) -> str:
+        """Make the replica set, as an instance that waits to be told; returns its UUID. Raises
+        `BootstrapRefused`: nothing was made; `TimedOut`."""
 
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""

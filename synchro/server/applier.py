@@ -16,6 +16,8 @@ import trio
 
 from synchro.config import PeerAddress
 from synchro.errors import (
+    AccessDenied,
+    BadCredentials,
     ConfigError,
     ConnectionToSelf,
     DecodeError,
@@ -49,8 +51,8 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
-RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap)
-"""Errors of the peer that pass by themselves [A-40]."""
+RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap, AccessDenied, BadCredentials)
+"""Errors of the peer that pass by themselves [A-40], or when somebody there grants something."""
 
 STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
 """Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
@@ -86,6 +88,8 @@ class Applier:
         self.address = address
         self.peer_id: InstanceId = NOBODY
         self.peer_uuid: str | None = None
+        self._number = NOBODY
+        """Of an anonymous source."""
         self.status = Status.CONNECT
         self.message: str | None = None
         self.system_message: str | None = None
@@ -233,6 +237,17 @@ class Applier:
         self._restart.set()
         self.reset()
 
+    def give_up(self) -> None:
+        """This is no source any more: nothing of it reaches the core from now on, and another address may
+        lead to the same instance. Who runs it cancels it."""
+        self.reset()
+        self._release()
+
+    def _release(self) -> None:
+        upstreams = self._links.upstreams
+        for uuid in [uuid for uuid, holder in upstreams.items() if holder is self]:
+            del upstreams[uuid]
+
     def _cancel(self) -> None:
         if self._scope is not None:
             self._scope.cancel()
@@ -364,9 +379,7 @@ class Applier:
         self._kept.clear()
         self._received.clear()
         if self._stopped is None:  # else an operator must act: another address leads to the same error
-            upstreams = self._links.upstreams
-            for uuid in [uuid for uuid, holder in upstreams.items() if holder is self]:
-                del upstreams[uuid]
+            self._release()
         if self.peer_id != NOBODY and self.has_link:
             self.has_link = False
             self._links.changed()
@@ -435,21 +448,23 @@ class Applier:
             term=core.raft.shown_term,
             credit=node.settings.limits.peer_credit_bytes,
             # Who may have forgotten rows of its own wants them back [M-38].
-            id_filter=frozenset({core.self_id}) if core.acks_count else frozenset(),
+            id_filter=frozenset({core.number} - {NOBODY}) if core.acks_count else frozenset(),
             counts=core.acks_count,
             start_id=node.start_id,
             address=node.address,
             takes_parts=True,
             takes_unnamed=True,
+            takes_users=True,
             takes_policies=True,
             quorum=core.raft.membership.election_quorum,
+            is_anonymous=core.is_anonymous,
         )
 
     def _accepted(self, accepted: Accepted) -> None:
         node = self._node
         check_set(accepted.replicaset_uuid, expected=node.replicaset_uuid)
         node.core.check_term(accepted.term)
-        self.peer_id = accepted.id
+        self.peer_id = self._number_of(accepted)
         self.peer_uuid = accepted.instance_uuid
         self.life = Life(accepted.start_id, accepted.address)
         self._links.doubles.accepted(self.address.name)
@@ -469,8 +484,20 @@ class Applier:
         self.status = Status.SYNC
         self._links.changed()
         node.log.info("upstream_subscribed", peer=self.address.name, peer_id=self.peer_id)
-        node.step(ev.ApplierFollowing(accepted.id, accepted.vclock, accepted.term, accepted.last_ack))
+        node.step(ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack))
         self._look_if_synced()
+
+    def _number_of(self, accepted: Accepted) -> InstanceId:
+        """Its id; a source without one gets a number that it keeps here as long as this applier."""
+        if accepted.id != NOBODY:
+            return accepted.id
+        if not self._node.core.is_anonymous:
+            raise RemoteProtocolError(
+                f"{self.address.name} has no id, and only anonymous instances follow it"
+            )
+        if self._number == NOBODY:
+            self._number = self._links.new_number()
+        return self._number
 
     def _look_if_synced(self) -> None:
         """SYNC becomes FOLLOW once all is here that the peer had when we subscribed, and what came last is no

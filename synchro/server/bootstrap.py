@@ -1,5 +1,5 @@
 """First start without data: ask all configured peers again and again until it is clear who makes the new
-replica set and who joins whom. The decision itself is `replication.bootstrap_choice`. Rules [M-10]..[M-16].
+replica set and who joins whom. The decision itself is `replication.bootstrap_choice`. Rules [M-10]..[M-18].
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro.config import Settings
+from synchro.config import BootstrapStrategy, PeerAddress, Settings
 from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
@@ -20,6 +20,7 @@ from synchro.replication.bootstrap_choice import (
     is_foreign,
     own_ballot,
 )
+from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.peer_messages import LinkLost
 from synchro.server.transport import Transport
 
@@ -38,40 +39,48 @@ async def find_role(
     *,
     publish: Callable[[Ballot], None],
     note: Callable[[WaitForPeers], None],
+    order: BootstrapOrder,
     replicaset_uuid: str = "",
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
     current: settings as they are now; options may change while we wait. publish: our ballot changed. note:
-    why we wait, told in each round. replicaset_uuid: the set that the identity file names, which is joined
-    again or nothing; "" = none.
+    why we wait, told in each round. order: what a person told us. replicaset_uuid: the set that the identity
+    file names, which is joined again or nothing; "" = none.
     """
     settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)
-    others = [peer for peer in settings.peers if peer.name != settings.instance_name]
-    is_member = len(others) < len(settings.peers) or not settings.peers
-    if not others:
-        if replicaset_uuid:
-            raise ConfigError(
-                f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
-                "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
-                f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
-            )
-        if settings.read_only:
-            raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
-        return BootstrapHere()
-    total = len(others) + is_member
+    if is_alone := not _others(settings):
+        _check_may_be_alone(settings, replicaset_uuid)
+        if settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
+            return BootstrapHere()
     began = trio.current_time()
     while True:
         settings = current()
+        others = _others(settings)
+        if not others and not is_alone:  # nobody begins a set because its sources were taken away
+            note(WaitForPeers("its sources were taken away (replication.peers)"))
+            await trio.sleep(POLL_S)
+            continue
+        is_member = len(others) < len(settings.peers)
+        total = len(others) + is_member
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
         ballots = await ask_all(transport, [peer.address for peer in others], uuid)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
-        role = choose(settings, me, ballots, total=total, is_time_over=is_time_over)
-        if not isinstance(role, WaitForPeers):
-            return role
+        is_told = order.is_told
+        role = choose(settings, me, ballots, total=total, is_time_over=is_time_over, is_told=is_told)
+        match role:
+            case BootstrapHere():
+                order.begin()
+                return role
+            case JoinFrom():
+                order.refuse(f"{role.ballot.instance_name} belongs to a replica set, which is joined")
+                return role
+        if is_told and role.leader_uuid != me.instance_uuid:
+            order.refuse(role.why)
+        order.why = role.why
         note(role)
         if role.leader_uuid != me.bootstrap_leader_uuid:
             me = replace(me, bootstrap_leader_uuid=role.leader_uuid)
@@ -79,10 +88,31 @@ async def find_role(
         await trio.sleep(POLL_S)
 
 
+def _others(settings: Settings) -> list[PeerAddress]:
+    return [peer for peer in settings.peers if peer.name != settings.instance_name]
+
+
+def _check_may_be_alone(settings: Settings, replicaset_uuid: str) -> None:
+    """Nobody else is configured. Raises `ConfigError` if this instance does not begin a set then."""
+    if settings.is_anonymous:
+        raise ConfigError(
+            "an anonymous instance (replication.anon: true) needs a source to follow, and none is "
+            "configured; nothing was started"
+        )
+    if replicaset_uuid:
+        raise ConfigError(
+            f"{settings.wal_dir} is of an instance of replica set {replicaset_uuid}, but its data is "
+            "gone, and no other member is configured; nothing was changed. Next: restore the files; or "
+            f"{settings.again_with('--new-set')}, which makes a new, empty set and gives up the old one"
+        )
+    if settings.read_only and settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
+        raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
+
+
 async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, replicaset_uuid: str) -> None:
     """Raises `ReplicasetUuidMismatch` before an instance writes into a directory that the configuration
     took for another set's [M-2]. Peers that cannot be reached say nothing; the applier finds out later."""
-    addresses = [peer.address for peer in settings.peers if peer.name != settings.instance_name]
+    addresses = [peer.address for peer in _others(settings)]
     with trio.move_on_after(settings.replication_timeout_s):
         ballots = await ask_all(transport, addresses, uuid)
         other = is_foreign(replicaset_uuid, ballots, total=len(addresses))

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import replace
 
 from synchro.config import Settings
-from synchro.errors import ConfigError, Corruption, DiskFailed
+from synchro.errors import ConfigError, Corruption, DiskFailed, InstanceUuidMismatch
 from synchro.storage.disk import Disk
 from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
 from synchro.storage.names import IDENTITY_NAME
@@ -43,7 +43,8 @@ class DataDirectory:
 
     @classmethod
     def open(cls, disk: Disk, settings: Settings) -> DataDirectory:
-        """Raises `AlreadyRunning`, `Corruption`, `ConfigError` (files of another instance [C-46])."""
+        """Raises `AlreadyRunning`, `Corruption`; `ConfigError`, `InstanceUuidMismatch` (files of another one
+        [C-46])."""
         for path in {settings.wal_dir, settings.snapshot_dir}:
             disk.makedirs(path)
         lock = DirectoryLock(settings.wal_dir)
@@ -52,7 +53,17 @@ class DataDirectory:
             if file is None:
                 cls._refuse_strange_data(disk, settings)
                 file = IdentityFile.create(
-                    disk, settings.wal_dir, Identity(str(uuid.uuid4()), settings.instance_name)
+                    disk,
+                    settings.wal_dir,
+                    Identity(settings.instance_uuid or str(uuid.uuid4()), settings.instance_name),
+                )
+            if settings.instance_uuid not in ("", file.identity.instance_uuid):
+                file.close()
+                raise InstanceUuidMismatch(
+                    f"Instance UUID mismatch: expected {settings.instance_uuid} (database.instance_uuid), "
+                    f"got {file.identity.instance_uuid} ({settings.wal_dir}); nothing was changed",
+                    expected=settings.instance_uuid,
+                    got=file.identity.instance_uuid,
                 )
             if (name := file.identity.name) != settings.instance_name:
                 file.close()

@@ -7,17 +7,20 @@ from typing import Any, Final
 
 import trio
 
-from synchro.config import ElectionMode
-from synchro.errors import ConfigError, RebootstrapRefused
+from synchro.config import BootstrapStrategy, ElectionMode
+from synchro.errors import BootstrapRefused, ConfigError, RebootstrapRefused
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.core import Instance
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
 from synchro.server import info
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
+from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.snapshotter import Snapshotter
+from synchro.server.user_changes import UserChanges
+from synchro.storage.users import Users
 from synchro.vclock import Vclock
 
 WATCH_INTERVAL_S: Final = 0.05
@@ -40,6 +43,8 @@ class Face:
         self.call = calls.call
         self.ensure_ready = node.ensure_ready
         self.restart_upstream = links.restart_upstream
+        self.user_changes = UserChanges()
+        self.credentials = CredentialsKeeper(node, self.user_changes)
         self._progress = info.Progress()
         self._watchers = 0
         self._changed = trio.Event()
@@ -55,11 +60,14 @@ class Face:
         return self.node.core
 
     @property
+    def users(self) -> Users:
+        return self.node.users
+
+    @property
     def configuration(self) -> Configuration:
         if self.node.configuration is None:
             raise ConfigError(
-                "This instance was started without a file (--listen, --data-dir), so there is nothing to "
-                "read or to compare with; nothing was changed. Next: restart it with other options"
+                "This instance runs inside a program, which sets its options; nothing was changed"
             )
         return self.node.configuration
 
@@ -129,7 +137,7 @@ class Face:
             return old
         self._header = HeaderFacts(
             replicaset_uuid=self.node.replicaset_uuid,
-            instance_id=core.self_id,
+            instance_id=core.number,
             instance_name=self.node.settings.instance_name,
             term=core.raft.term,
             vclock=core.vclock,
@@ -152,6 +160,8 @@ class Face:
         raft = core.raft
         if raft.is_leader_seen:
             known = raft.leader
+        elif core.is_anonymous:  # it has no part in elections, but follows who owns the queue
+            known = core.limbo.owner_id if core.limbo.owner_id in self.links.following else NOBODY
         else:  # perhaps it is out of reach from here only
             known = core.limbo.owner_id if raft.is_leader_seen_by_peers else NOBODY
         if known == NOBODY or (known == core.self_id and not core.is_writable):
@@ -226,6 +236,31 @@ class Face:
             why, following = refusal
             raise RebootstrapRefused(f"{why}; nothing was done. Next: {following}", next=following)
         self.node.join_again(is_lossy=discard)
+
+    async def bootstrap(self, timeout_s: float) -> str:
+        """[M-17]"""
+        if (why := self._why_no_bootstrap()) is not None:
+            raise BootstrapRefused(f"{why}; nothing was made")
+        return await self.node.bootstrap_order.carry_out(timeout_s)
+
+    def _why_no_bootstrap(self) -> str | None:
+        node = self.node
+        settings, former = node.settings, node.directory.identity.replicaset_uuid
+        if node.has_core or node.stage not in ("bootstrap", "join"):
+            return f"this instance has data, of replica set {node.replicaset_uuid}"
+        if former is not None:
+            return (
+                f"this instance is of replica set {former}, whose data it has lost: it joins that one again. "
+                f"Next: start a member that has it, or {settings.again_with('--new-set')}"
+            )
+        if settings.bootstrap_strategy is not BootstrapStrategy.SUPERVISED:
+            strategy = settings.bootstrap_strategy.value
+            return f"bootstrap_strategy is {strategy}, so it waits for nobody's word: {node.waits_for}"
+        if settings.is_anonymous:
+            return "an anonymous instance (replication.anon: true) makes no replica set"
+        if settings.election_mode is ElectionMode.VOTER:
+            return "this instance may only vote (election_mode: voter), so it could not register the others"
+        return "this instance is joining a replica set" if node.stage == "join" else None
 
     async def checkpoint(self) -> Vclock:
         self.ensure_ready()

@@ -10,7 +10,7 @@ from typing import Any, Final, overload
 import trio
 
 from synchro import logs
-from synchro.ids import NOBODY, Lsn
+from synchro.ids import ANONYMOUS, NOBODY, Lsn
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
@@ -19,9 +19,11 @@ from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.server.api import QueueEntryFacts
+from synchro.server.downstream import Downstream
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.snapshotter import Snapshotter
+from synchro.storage.users import GUEST_CALLER
 from synchro.vclock import Vclock
 
 SAMPLE_S: Final = 0.1
@@ -90,6 +92,9 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "config": None if node.configuration is None else node.configuration.facts(),
         "replicaset": {"uuid": node.replicaset_uuid or None, "name": settings.replicaset_name},
         "replication": {},
+        "replication_anon": {"count": 0, "instances": {}},
+        "is_anonymous": settings.is_anonymous,
+        "gc": None,
         "expelled": {},
         "election": None,
         "synchro": None,
@@ -98,6 +103,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": None,
         "amnesia": None,
         "orphan": None,
+        "users": None,
     }
     if not node.has_core:
         return tree
@@ -105,13 +111,16 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
     now = trio.current_time()
     vclock = core.vclock
     tree |= {
-        "id": int(core.self_id),
-        "lsn": int(vclock.get(core.self_id)),
+        "id": int(core.number),
+        "lsn": int(vclock.get(core.number)),
+        "is_anonymous": core.is_anonymous,
         "signature": vclock.signature,
         "vclock": {int(i): int(lsn) for i, lsn in vclock},
         "no_room": None if core.no_room is None else core.no_room.message,
         "leader_seen": core.raft.is_leader_seen,
         "replication": _replication(node, links, progress),
+        "replication_anon": _replication_anon(node, links, progress),
+        "gc": _gc(node, links),
         "expelled": {
             int(number): {"uuid": uuid, "name": name}
             for number, (uuid, name) in core.memtx.catalog.expelled().items()
@@ -123,6 +132,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
+        "users": _users(core),
     }
     return tree
 
@@ -158,6 +168,12 @@ def _source_text(source: dict[str, Any]) -> str:
         return f"{source['name']} ({source['status']})"
     why = f": {source['message']}" if source["message"] else ""
     return f"{source['name']} (away for {source['away']:.0f} s{why}; {source['left']:.0f} s more)"
+
+
+def _users(core: Instance) -> dict[str, Any]:
+    """unset: nobody has said who may do what. open: whoever can connect may do everything."""
+    users = core.memtx.catalog.users
+    return {"unset": users.is_unset, "open": users.rights(GUEST_CALLER).has_all}
 
 
 def _wal(node: Node, snapshotter: Snapshotter) -> dict[str, Any]:
@@ -231,11 +247,71 @@ def _replication(node: Node, links: Links, progress: Progress) -> dict[int, Any]
             upstream = _upstream(links, uuid, name)
             if upstream is not None:
                 part["upstream"] = upstream
-            downstream = _downstream(node, links, progress, member)
-            if downstream is not None:
-                part["downstream"] = downstream
+            down = next((d for d in links.downstreams.values() if d.peer == member), None)
+            if down is not None:
+                part["downstream"] = _downstream(node, progress, down)
         tree[int(member)] = part
     return tree
+
+
+def _replication_anon(node: Node, links: Links, progress: Progress) -> dict[str, Any]:
+    """[I-14]: anonymous followers, and sources that are anonymous themselves, by UUID."""
+    instances: dict[str, Any] = {}
+    now = trio.current_time()
+    for follower in links.followers:
+        part: dict[str, Any] = {"uuid": follower.uuid, "name": follower.name}
+        if follower.away_since is not None:
+            part["away"] = now - follower.away_since
+            part["forgotten_in"] = max(0.0, follower.away_since + node.settings.anon_ttl_s - now)
+        lives = links.lives_of(follower.uuid)
+        if lives:
+            part["doubled"] = [{"start_id": life.start_id, "address": life.address} for life in lives]
+        part["downstream"] = _downstream(node, progress, follower.downstream)
+        instances[follower.uuid] = part
+    count = len(instances)
+    members = {uuid for uuid, _ in node.core.memtx.catalog.members().values()}
+    for applier in links.appliers.values():
+        uuid = applier.peer_uuid
+        if uuid is not None and uuid not in members and applier.peer_id > ANONYMOUS:
+            part = instances.setdefault(uuid, {"uuid": uuid, "name": applier.address.name})
+            part["upstream"] = applier.facts()
+    return {"count": count, "instances": instances}
+
+
+def _gc(node: Node, links: Links) -> dict[str, Any]:
+    """[I-18]: from where the log is here, and for whom it is kept [W-41], [W-42]. vclock of a consumer: it
+    needs what is behind; None: a member that was not heard since the start, which may need everything."""
+    core = node.core
+    consumers: list[dict[str, Any]] = []
+    for member, (uuid, name) in core.memtx.catalog.members().items():
+        if member != core.self_id:
+            down = links.downstreams.get(member)
+            is_connected = down is not None and down.is_following
+            consumers.append(_consumer(uuid, name, is_connected, None if down is None else down.acked))
+    for follower in links.followers:
+        is_connected = follower.away_since is None
+        consumers.append(
+            _consumer(follower.uuid, follower.name, is_connected, follower.downstream.acked, anon=True)
+        )
+    oldest = node.wal.files[0].vclock
+    return {"vclock": _shown(oldest), "signature": oldest.signature, "consumers": consumers}
+
+
+def _consumer(
+    uuid: str, name: str | None, is_connected: bool, position: Vclock | None, *, anon: bool = False
+) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "is_anonymous": anon,
+        "is_connected": is_connected,
+        "vclock": None if position is None else _shown(position),
+        "signature": None if position is None else position.signature,
+    }
+
+
+def _shown(vclock: Vclock) -> dict[int, int]:
+    return {int(i): int(lsn) for i, lsn in vclock if i}
 
 
 def _upstream(links: Links, uuid: str, name: str | None) -> dict[str, Any] | None:
@@ -250,10 +326,7 @@ def _upstream(links: Links, uuid: str, name: str | None) -> dict[str, Any] | Non
     return part | {"waiting": waiting} if waiting else part
 
 
-def _downstream(node: Node, links: Links, progress: Progress, member: int) -> dict[str, Any] | None:
-    down = next((d for d in links.downstreams.values() if d.peer == member), None)
-    if down is None:
-        return None
+def _downstream(node: Node, progress: Progress, down: Downstream) -> dict[str, Any]:
     vclock = node.core.vclock
     rows = sum(max(0, int(lsn) - int(down.acked.get(i))) for i, lsn in vclock if i)
     behind_s = progress.behind_s(down.acked, trio.current_time()) if rows else 0.0
@@ -263,7 +336,7 @@ def _downstream(node: Node, links: Links, progress: Progress, member: int) -> di
         return where | {
             "status": "follow",
             "idle": down.idle,
-            "vclock": {int(i): int(lsn) for i, lsn in down.acked},
+            "vclock": _shown(down.acked),
             "lag": down.lag,
             "behind": behind,
         }
@@ -277,7 +350,7 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
     """None: this instance trusts its log. Else of which members it waits for what, and the next
     command."""
     core = node.core
-    if not core.has_amnesia:
+    if not core.has_amnesia or core.is_anonymous:  # who has acknowledged nothing forgot nothing
         return None
     missing = core.must_hear()
     others = [

@@ -40,7 +40,12 @@ from synchro.ids import (
 )
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
-from synchro.replication.admission import check_name, check_stranger
+from synchro.replication.admission import (
+    check_is_no_member,
+    check_name,
+    check_serves_members,
+    check_stranger,
+)
 from synchro.replication.applier_filter import Place, check_numbers, order
 from synchro.replication.rejoin import Known
 from synchro.replication.relay_filter import RelayFilter, TxnHead
@@ -60,7 +65,7 @@ from synchro.server.peer_messages import (
     LinkLost,
 )
 from synchro.server.progress import ReceivedSoFar
-from synchro.server.relay import check_policies, check_readable, without_local_rows
+from synchro.server.relay import check_policies, check_readable, check_reads_users, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
@@ -101,11 +106,18 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
+    check_reads_users(core.memtx.catalog.users, request.takes_users, request.instance_name)
     check_policies(core.memtx.catalog, request.instance_name, takes_policies=request.takes_policies)
     members = core.memtx.catalog.members()
-    is_member = any((request.instance_uuid, request.instance_name) == member for member in members.values())
-    if not is_member and not core.is_writable:
-        raise core.read_only_error()
+    if request.is_anonymous:
+        links.check_expelled(request.instance_uuid)
+        check_is_no_member(request.instance_uuid, core.memtx.catalog.prepared_members())
+        links.followers.admit(request.instance_uuid, request.instance_name, core.vclock.without_local())
+    else:
+        check_serves_members(core.is_anonymous)
+        is_member = any((request.instance_uuid, request.instance_name) == one for one in members.values())
+        if not is_member and not core.is_writable:
+            raise core.read_only_error()
     links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:
@@ -124,7 +136,11 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
                 yield JoinChunk(0, frame, crc)
             yield JoinSnapshotEnd(count, checksum)
         node.log.info("join_initial_data_sent", peer=request.instance_name, frames=count)
-        registered = await _register(node, request)
+        if request.is_anonymous:  # [M-31]; the rest comes in its stream
+            links.followers.admit(request.instance_uuid, request.instance_name, start.without_local())
+            yield JoinEnd(start.without_local(), NOBODY)
+            return
+        registered = await register(node, request.instance_uuid, request.instance_name)
         await node.failpoint("relay.final_join_delay")
         async for rows in _rows_between(node, request, start, registered.vclock):
             yield JoinRows(rows, crc32c(rows))
@@ -154,10 +170,10 @@ def _shared_view(node: Node, links: Links) -> Iterator[JoinView]:
             links.join_view = None
 
 
-async def _register(node: Node, request: JoinRequest) -> ev.Registered:
-    """[M-22]: wait until its row is decided."""
+async def register(node: Node, uuid: str, name: str, *, must_be_new: bool = False) -> ev.Registered:
+    """[M-22]: wait until its row is decided. must_be_new: as in `RegisterRequested`."""
     outcome = await node.calls.call(
-        lambda call_id: ev.RegisterRequested(call_id, request.instance_uuid, request.instance_name),
+        lambda call_id: ev.RegisterRequested(call_id, uuid, name, must_be_new),
         timeout_s=node.settings.synchro_timeout_s,
     )
     match outcome:
@@ -217,17 +233,27 @@ async def join(
     so_far: ReceivedSoFar,
     beside: Replacement | None = None,
     known: Known | None = None,
+    *,
+    is_anonymous: bool = False,
 ) -> JoinEnd:
     """Get everything from `so_far.address` and keep it; how much came is counted there. Raises `LinkLost` or
     what the source answered.
 
     When it returns the directory has data, durably, and the identity file names the set. beside: where the
     files go as long as those of the instance count. known: what the instance must not forget by it.
+    is_anonymous: without being registered [M-31].
     """
     identity, address = directory.identity, so_far.address
-    request = JoinRequest(identity.instance_uuid, identity.name, takes_unnamed=True, takes_policies=True)
+    request = JoinRequest(
+        identity.instance_uuid,
+        identity.name,
+        takes_unnamed=True,
+        takes_policies=True,
+        takes_users=True,
+        is_anonymous=is_anonymous,
+    )
     async with transport.join(address, request) as stream:
-        received = await _receive(directory, stream, so_far)
+        received = await _receive(directory, stream, so_far, is_anonymous=is_anonymous)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise ReplicasetUuidMismatch(
@@ -246,7 +272,9 @@ async def join(
     return received.end
 
 
-async def _receive(directory: DataDirectory, stream: JoinStream, so_far: ReceivedSoFar) -> _Received:
+async def _receive(
+    directory: DataDirectory, stream: JoinStream, so_far: ReceivedSoFar, *, is_anonymous: bool
+) -> _Received:
     settings = directory.settings
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
@@ -278,7 +306,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream, so_far: Receive
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await trio.to_thread.run_sync(_checked, assembler, trial, item.data)
-                if not is_known_name and _has_name(chunk, directory):
+                if not is_anonymous and not is_known_name and _has_name(chunk, directory):
                     is_known_name = True
                     # At once: when the new UUID is registered nothing tells any more.
                     directory.set_amnesia(True)
@@ -298,6 +326,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream, so_far: Receive
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
+                if (item.id == NOBODY) is not is_anonymous:
+                    raise RemoteProtocolError(f"a join ended with the id {item.id}; nothing was kept")
                 assert assembler.meta is not None
                 _check_meta(assembler.meta)
                 _check_ends(start, assembler.meta, item, Vclock(reached))
@@ -523,6 +553,6 @@ def _with_own_member(received: _Received, directory: DataDirectory) -> Iterator[
         if chunk.kind is not ChunkKind.TUPLES:
             continue
         tuples = chunk.tuples
-        if chunk.space_id == schema.CLUSTER_ID:
+        if chunk.space_id == schema.CLUSTER_ID and mine[0] != NOBODY:
             tuples = sorted([*(member for member in tuples if member[0] != mine[0]), mine])
         yield chunk.space_id, tuples

@@ -21,6 +21,8 @@ import trio
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.errors import (
+    AccessDenied,
+    BadCredentials,
     ConfigError,
     Corruption,
     DiskFailed,
@@ -40,11 +42,13 @@ from synchro.errors import (
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
+from synchro.replication.admission import stays_member
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.replication.rejoin import Known
 from synchro.row import Tuple, Txn
+from synchro.server import credentials
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -56,6 +60,7 @@ from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
 from synchro.server.progress import ReceivedSoFar
+from synchro.server.registrar import Registrar
 from synchro.server.rejoin import JoinAgain
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
@@ -82,6 +87,8 @@ JOIN_RETRIED: Final = frozenset(
     for error in (
         Loading,
         ReadOnly,
+        AccessDenied,
+        BadCredentials,
         ConfigError,
         QuorumWait,
         SyncTimeout,
@@ -93,7 +100,7 @@ JOIN_RETRIED: Final = frozenset(
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
-have data that is not broken."""
+have data that is not broken; the user may get its privileges."""
 
 
 class _Complaint:
@@ -238,6 +245,7 @@ class Lifecycle:
                 node.transport,
                 publish=publish,
                 note=note,
+                order=node.bootstrap_order,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
             )
             if isinstance(role, BootstrapHere):
@@ -245,13 +253,15 @@ class Lifecycle:
                 await trio.to_thread.run_sync(_write_first_snapshot, directory)
                 node.bootstrap_leader_uuid = node.uuid
                 self._has_bootstrapped = True
+                node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
                 self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
                 return
+            _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
             node.progress.at = so_far = ReceivedSoFar(role.ballot.instance_name, role.address)
             try:
-                end = await join(directory, node.transport, so_far)
+                end = await join(directory, node.transport, so_far, is_anonymous=node.settings.is_anonymous)
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -332,6 +342,8 @@ class Lifecycle:
         if settings.force_trust and not self._has_overruled:
             self._log.info("force_trust_unused", message="--force-trust: the log is trusted without it")
         self._check_set(instance)
+        if settings.is_anonymous and not instance.is_anonymous:
+            raise stays_member(instance.self_id)
         if recovered.torn_tail is not None:
             self._log.warning(
                 "wal_not_closed", file=recovered.torn_tail.path, offset=recovered.torn_tail.offset
@@ -404,6 +416,7 @@ class Lifecycle:
     def _check_set(self, instance: Instance) -> None:
         directory = self._node.directory
         stored = instance.memtx.catalog.replicaset_uuid() or ""
+        _check_wanted_set(directory.settings, stored, "snapshot")
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
             raise ReplicasetUuidMismatch(
@@ -468,8 +481,10 @@ class Lifecycle:
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
+                    inner.start_soon(self._face.credentials.run)
                     await self._wait_until_caught_up()
                     if not self._stop.is_set():
+                        self._warn_of_guest(instance)
                         node.become_ready()
                         if self._has_bootstrapped:
                             self._promote_first()
@@ -486,15 +501,24 @@ class Lifecycle:
             raise node.halted
         self._log.info("instance_stopped", vclock=str(instance.vclock))
 
+    def _warn_of_guest(self, instance: Instance) -> None:
+        if instance.memtx.catalog.users.is_unset:
+            self._log.warning(
+                "no_users",
+                message="nobody has said who may do what: whoever can connect may do everything, as the "
+                "user guest. Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest "
+                "super",
+            )
+
     def _begin_links(self, nursery: trio.Nursery) -> None:
         node, links = self._node, self._links
         links.doubles.me = Life(node.start_id, node.address)
         links.is_serving = True
-        if not self._has_bootstrapped:  # there is nothing that it could lack
-            links.sources_changed()
+        links.sources_changed(has_all=self._has_bootstrapped)
         nursery.start_soon(links.watch_doubles)
         nursery.start_soon(links.watch_catching_up)
         nursery.start_soon(Roster(node, links, nursery).run)
+        nursery.start_soon(Registrar(node).run)
 
     async def _wait_until_caught_up(self) -> None:
         """[M-42]: for `sync_timeout`, which is 0 unless somebody wants it; it may change meanwhile."""
@@ -563,18 +587,32 @@ def _known(instance: Instance) -> Known:
     return Known(instance.vclock.without_local(), instance.raft.term, instance.raft.vote)
 
 
+def _check_wanted_set(settings: Settings, found: str, where: str) -> None:
+    """The configuration may name the set [M-2]."""
+    wanted = settings.replicaset_uuid
+    if wanted and found and wanted != found:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
+            f"({where}); nothing was changed",
+            expected=wanted,
+            got=found,
+        )
+
+
 def _write_first_snapshot(directory: DataDirectory) -> None:
-    """Snapshot 0 of a new replica set: its UUID, and this instance as number 1 [M-2], [W-34]."""
+    """Snapshot 0 of a new replica set: its UUID, this instance as number 1 [M-2], [W-34], and the users of
+    the configuration [C-43]."""
     settings, identity = directory.settings, directory.identity
-    replicaset_uuid = str(uuid.uuid4())
+    replicaset_uuid = settings.replicaset_uuid or str(uuid.uuid4())
     memtx = Memtx(settings.limits)
     memtx.begin_bulk()
-    for space_id, tuples in first_rows(
+    rows = first_rows(
         replicaset_uuid=replicaset_uuid,
         replicaset_name=settings.replicaset_name,
         instance_uuid=identity.instance_uuid,
         instance_name=identity.name,
-    ):
+    )
+    for space_id, tuples in [*rows, *credentials.first_rows(settings.credentials)]:
         memtx.load(space_id, tuples)
     memtx.end_bulk()
     write_snapshot(

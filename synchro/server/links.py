@@ -6,15 +6,16 @@ A registry and nothing more: appliers and relays run themselves. It knows of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import trio
 
 from synchro.config import PeerAddress, WalMode
 from synchro.errors import IllegalParams, SynchroError, TupleFound
-from synchro.ids import InstanceId
+from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.admission import expelled_error
@@ -23,10 +24,12 @@ from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, TxnId
+from synchro.server.downstream import Downstream
+from synchro.server.followers import Followers
 from synchro.server.node import Node
 from synchro.server.peer_messages import LinkLost
 from synchro.storage.snapshot import SnapshotMeta
-from synchro.vclock import EMPTY_VCLOCK, Vclock
+from synchro.vclock import Vclock
 
 
 class Upstream(Protocol):
@@ -104,32 +107,6 @@ class OpenRelay(Protocol):
     async def say_last(self) -> None: ...
 
 
-class Downstream:
-    """What is known of a subscriber, kept while it is away: `box.info.replication[n].downstream` [I-13c]."""
-
-    def __init__(self, peer: InstanceId) -> None:
-        self.peer = peer
-        self.is_following = False
-        self.name = ""
-        self.address = ""
-        """Where it listens, as it said at its last Hello; "": an older version."""
-        self.message: str | None = None
-        self.system_message: str | None = None
-        self.acked = EMPTY_VCLOCK
-        """What it has by its newest word, since its last Hello: shown, and WAL above it is kept [W-41]. A
-        re-seed, or amnesia, may have less than the life before. What it is told at its next Hello (S14) is in
-        `Links.acks`."""
-        self.sent_at = trio.current_time()
-        self.lag = 0.0
-        """Seconds from the local WAL to the subscriber's and back, by its last ack that told; 0 while it is
-        away. Acks of heartbeats tell nothing, so it does not grow when no rows flow [A-23], [L-25]."""
-
-    @property
-    def idle(self) -> float:
-        """Seconds since something was sent [A-22]."""
-        return trio.current_time() - self.sent_at
-
-
 @dataclass(slots=True)
 class JoinView:
     """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
@@ -152,6 +129,9 @@ class Links:
         """UUID -> the applier that follows it, or tries to: one, however many addresses it has here."""
         self.relays: dict[InstanceId, OpenRelay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
+        """Of members."""
+        self._numbers = count(ANONYMOUS + 1)
+        self.followers = Followers(lambda: node.settings, self.new_number)
         self.acks = AckMemory()
         """What each peer once acknowledged, kept over restarts (ADR 14)."""
         self.joins: dict[str, Vclock] = {}
@@ -177,6 +157,10 @@ class Links:
         self._doubled: dict[str, tuple[Life, ...]] = {}
         """UUID -> the lives that it was found in, as long as it is doubled."""
         self._leader_heard_at = trio.current_time()
+
+    def new_number(self) -> InstanceId:
+        """For one end of a stream that has no id; known in this process only."""
+        return InstanceId(next(self._numbers))
 
     def load_acks(self) -> None:
         noted = self._node.directory.identity_file.notes.acks
@@ -207,11 +191,11 @@ class Links:
             applier.wake_ack()
 
     def settings_changed(self) -> None:
-        """Peers hear of another quorum at once (ADR 38), and of us in the new interval. Sources may have come
-        and gone [M-45]."""
+        """Peers hear of another quorum at once (ADR 38), and of us in the new interval; there may be other
+        sources [M-45]."""
         self.sources_changed()
-        self.roster_wanted.set()
         self.doubles.death_s = self._node.settings.death_timeout_s
+        self.roster_wanted.set()
         for relay in self.relays.values():
             relay.settings_changed()
         self.changed()
@@ -239,6 +223,13 @@ class Links:
     def members_changed(self) -> None:
         self.roster_wanted.set()
 
+    def became_member(self) -> None:
+        """All streams begin anew: with the id that this instance has now [M-30]."""
+        self.reset_appliers()
+        for relay in self.relays.values():
+            relay.scope.cancel()
+        self.roster_wanted.set()
+
     def check_expelled(self, uuid: str) -> None:
         """Raises `Expelled`, of us or of this instance: there are no streams then [M-52]."""
         core = self._node.core
@@ -258,17 +249,13 @@ class Links:
         found = [applier for applier in self.appliers.values() if applier.peer_id == peer]
         return next((applier for applier in found if applier.has_link), found[0] if found else None)
 
-    def forget_applier(self, name: str) -> None:
-        """It is no source any more: its instance may be followed through another address."""
-        applier = self.appliers.pop(name)
-        self.upstreams = {uuid: holder for uuid, holder in self.upstreams.items() if holder is not applier}
-
     # ------------------------------------------------------------------------------------------- streams
 
     @property
     def following(self) -> frozenset[InstanceId]:
-        """Peers whose rows come from themselves."""
-        return frozenset(applier.peer_id for applier in self.appliers.values() if applier.is_following)
+        """Members whose rows come from themselves."""
+        found = (applier.peer_id for applier in self.appliers.values() if applier.is_following)
+        return frozenset(peer for peer in found if peer < ANONYMOUS)
 
     def changed(self) -> None:
         """What acks say is something else now, such as `following`: peers pass on what we do not get from its
@@ -361,11 +348,14 @@ class Links:
 
     # --------------------------------------------------------------------------------- catching up
 
-    def sources_changed(self) -> None:
-        """These are the sources now; with a new one this instance has to catch up [M-40], [M-45], [M-46]."""
+    def sources_changed(self, *, has_all: bool = False) -> None:
+        """These are the sources now; with a new one this instance has to catch up [M-40], [M-45], [M-46].
+        has_all: it made the set, so there is nothing that it could lack."""
         settings = self._node.settings
         names = [peer.name for peer in settings.peers if peer.name != settings.instance_name]
         self.catch_up.sources_are(names, trio.current_time())
+        if has_all:
+            self.catch_up.settle()
         self.look_if_caught_up()
 
     def look_if_caught_up(self) -> None:
@@ -416,8 +406,7 @@ class Links:
         """Who became doubled is told so, cut off and named in the log; who is single again comes back by
         itself."""
         node, now = self._node, trio.current_time()
-        members = node.core.memtx.catalog.members() if node.has_core else {}
-        for member, (member_uuid, name) in members.items():
+        for member, member_uuid, name in self._identities():
             lives = self.doubles.lives(member_uuid, now)
             known = self._doubled.get(member_uuid)
             if lives and not known:
@@ -429,6 +418,18 @@ class Links:
                 node.log.info("identity_single", uuid=member_uuid, name=name)
         if node.has_core and self.is_doubled != node.core.state.is_doubled:
             node.step(ev.DoubledChanged(self.is_doubled))
+
+    def _identities(self) -> Iterator[tuple[InstanceId, str, str | None]]:
+        """Of members, of anonymous followers, and the own one if it is anonymous."""
+        node = self._node
+        if not node.has_core:
+            return
+        for member, (uuid, name) in node.core.memtx.catalog.members().items():
+            yield member, uuid, name
+        for follower in self.followers:
+            yield follower.number, follower.uuid, follower.name
+        if node.core.is_anonymous:
+            yield ANONYMOUS, node.uuid, node.settings.instance_name
 
     def _cut_double(self, member: InstanceId, uuid: str, lives: tuple[Life, ...]) -> None:
         relay = self.relays.get(member)

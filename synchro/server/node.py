@@ -25,6 +25,7 @@ from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
 from synchro.ro_reason import RoReason
 from synchro.server.api import Configuration
+from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
@@ -32,6 +33,8 @@ from synchro.server.progress import StartProgress
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
+from synchro.storage.user_ops import users_while_loading
+from synchro.storage.users import Users
 from synchro.storage.wal import Wal
 from synchro.vclock import Vclock
 
@@ -63,6 +66,8 @@ class PeerLinks(Protocol):
     def reset_appliers(self) -> None: ...
 
     def members_changed(self) -> None: ...
+
+    def became_member(self) -> None: ...
 
     def settings_changed(self) -> None: ...
 
@@ -144,8 +149,9 @@ class Node:
         """This life of the instance ends so that it can read other files; the process goes on."""
         self.end_life: Callable[[], None] = lambda: None
         """Set by the lifecycle: a clean stop."""
+        self.bootstrap_order = BootstrapOrder()
         self.configuration: Configuration | None = None
-        """Set once by the process; None: started without a file."""
+        """Set once by the process; None: the instance runs inside a program that sets its options."""
         self.bootstrap_leader_uuid = ""
         """Who made the replica set, if it happened in the life of this process."""
 
@@ -177,6 +183,13 @@ class Node:
     @property
     def has_core(self) -> bool:
         return self._core is not None
+
+    @property
+    def users(self) -> Users:
+        """Who may do what: as committed, or while it loads as configured."""
+        if self._core is None:
+            return users_while_loading(self.settings.credentials)
+        return self._core.memtx.catalog.users
 
     @property
     def ro_reason(self) -> RoReason:
@@ -292,7 +305,7 @@ class Node:
         core = self.core
         self.log.info(
             "instance_ready",
-            id=core.self_id,
+            id=core.number,
             vclock=str(core.vclock),
             term=core.raft.term,
             listen=self.listen,
@@ -401,6 +414,10 @@ class Node:
                 }
                 self.log.info("members_changed", members=names)
                 self.links.members_changed()
+            case ev.BecameMember():
+                self.waits_for = ""
+                self.log.info("became_member", id=effect.id)
+                self.links.became_member()
             case ev.RequestTurn():
                 self._wants_turn = True
                 self._has_chores.set()

@@ -1,4 +1,4 @@
-"""What is kept of a password, and how one is compared with it. [S-1], ADR 42, ADR 43.
+"""What is kept of a password, and how one is compared with it. ADR 42.
 
 Both functions take tens of milliseconds of a processor: call them in a worker thread.
 """

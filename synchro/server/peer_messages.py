@@ -45,6 +45,19 @@ class JoinRequest:
     """As in `Hello`."""
     takes_policies: bool = False
     """As in `Hello`."""
+    takes_users: bool = False
+    """As in `Hello`."""
+    is_anonymous: bool = False
+    """It asks for a snapshot only, and is not registered [M-31]."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRequest:
+    """An anonymous instance wants to be a member [M-30]."""
+
+    instance_uuid: str
+    instance_name: str
+    replicaset_uuid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,8 @@ class JoinRows:
 
 @dataclass(frozen=True, slots=True)
 class JoinEnd:
-    """The joiner is registered as `id`, and has the log up to `vclock` [M-23]."""
+    """The joiner is registered as `id`, and has the log up to `vclock` [M-23]. id: `NOBODY` if it is
+    anonymous."""
 
     vclock: Vclock
     id: InstanceId
@@ -122,10 +136,14 @@ class Hello:
     """It puts transactions together that were cut, and says how many bytes came (ADR 20)."""
     takes_unnamed: bool = False
     """It reads shared transactions in which calls have no request id (ADR 13)."""
+    takes_users: bool = False
+    """It reads rows of users (ADR 42)."""
     takes_policies: bool = False
     """It knows what spaces do with conflicts (ADR 44)."""
     quorum: int = 0
     """By how many votes it is elected; 0: an older version (ADR 38)."""
+    is_anonymous: bool = False
+    """It is no member: its acks say how far it is, and count for nothing [M-6]."""
 
 
 class PeerAck(NamedTuple):
@@ -142,7 +160,8 @@ class PeerAck(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """First answer of a relay. last_ack: what it remembers that the subscriber acked [M-33], S14."""
+    """First answer of a relay. id: `NOBODY` of one that is anonymous. last_ack: what it remembers that the
+    subscriber acked [M-33], S14."""
 
     id: InstanceId
     vclock: Vclock

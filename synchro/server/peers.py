@@ -11,16 +11,24 @@ import trio
 from synchro.config import ElectionMode, Settings
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
-from synchro.replication.admission import check_set, check_stranger, member_of
+from synchro.replication.admission import (
+    check_name,
+    check_serves_members,
+    check_set,
+    check_stranger,
+    member_of,
+)
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import own_ballot
 from synchro.replication.doubles import Life
-from synchro.server.join import serve_join
+from synchro.server.downstream import Downstream
+from synchro.server.join import register, serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
-from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost
-from synchro.server.relay import Relay, check_policies
+from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost, RegisterRequest
+from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
+from synchro.storage.users import Users
 
 REPLACE_GRACE_S = 2.0
 """How long a new subscription waits for the end of the old one of the same instance."""
@@ -41,6 +49,14 @@ class Peers:
     def settings(self) -> Settings:
         return self._node.settings
 
+    @property
+    def users(self) -> Users:
+        return self._node.users
+
+    def is_member(self, instance_uuid: str) -> bool:
+        members = self._node.core.memtx.catalog.members().values()
+        return any(uuid == instance_uuid for uuid, _ in members)
+
     def ballot(self) -> Ballot:
         """[M-7]"""
         node = self._node
@@ -60,7 +76,7 @@ class Peers:
             instance_uuid=node.uuid,
             instance_name=settings.instance_name,
             replicaset_uuid=node.replicaset_uuid,
-            instance_id=core.self_id,
+            instance_id=core.number,
             is_booted=True,
             is_ro_cfg=settings.read_only,
             is_ro=not core.is_writable,
@@ -73,7 +89,23 @@ class Peers:
             term=core.raft.shown_term,
             start_id=node.start_id,
             address=node.address,
+            is_anonymous=core.is_anonymous,
         )
+
+    async def serve_register(self, request: RegisterRequest) -> InstanceId:
+        """[M-30]. One that is registered already hears its id: its first answer may have been lost."""
+        node = self._node
+        node.ensure_ready()
+        check_stranger(request.instance_uuid, own_uuid=node.uuid)
+        check_name(request.instance_name)
+        check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
+        check_serves_members(node.core.is_anonymous)
+        self._links.check_expelled(request.instance_uuid)
+        if not node.core.is_writable:
+            raise node.core.read_only_error()
+        asked = (request.instance_uuid, request.instance_name)
+        registered = await register(node, *asked, must_be_new=True)
+        return registered.id
 
     async def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         await self._node.failpoint("net.replication_request_delay")
@@ -96,7 +128,12 @@ class Peers:
             former.scope.cancel()
             with trio.move_on_at(deadline):
                 await former.ended.wait()
-        relay = Relay(node, self._links, peer, hello, stream)
+        if hello.is_anonymous:  # once more: it may have been forgotten while we waited
+            downstream = self._admit(hello)
+            peer = downstream.peer
+        else:
+            downstream = self._links.downstreams.setdefault(peer, Downstream(peer))
+        relay = Relay(node, self._links, downstream, hello, stream)
         self._links.relays[peer] = relay
         try:
             with relay.scope:
@@ -106,7 +143,10 @@ class Peers:
             relay.ended.set()
             if self._links.relays.get(peer) is relay:
                 del self._links.relays[peer]
-                node.step(ev.RelayLost(peer))
+                if hello.is_anonymous:
+                    self._links.followers.went(hello.instance_uuid)
+                else:
+                    node.step(ev.RelayLost(peer))
 
     async def _tell_doubles_apart(self, hello: Hello, peer: InstanceId) -> None:
         """ADR 23: a restart of who was here before, or a second process? Who was here is asked, for one
@@ -124,7 +164,7 @@ class Peers:
             self._links.check_double(hello.instance_uuid)
 
     def _check(self, hello: Hello) -> InstanceId:
-        """Who subscribes; [M-32] in its order."""
+        """Who subscribes: its id, or the number of one without; [M-32] in its order."""
         node = self._node
         core = node.core  # Loading
         if not self._links.is_serving:
@@ -134,12 +174,22 @@ class Peers:
             self._links.check_double(node.uuid)
         check_stranger(hello.instance_uuid, own_uuid=node.uuid)
         check_set(hello.replicaset_uuid, expected=node.replicaset_uuid)
-        core.check_term(hello.term)
+        if not hello.is_anonymous:
+            core.check_term(hello.term)
         self._links.check_expelled(hello.instance_uuid)
+        check_reads_users(core.memtx.catalog.users, hello.takes_users, hello.name)
         check_policies(core.memtx.catalog, hello.name, takes_policies=hello.takes_policies)
         members = core.memtx.catalog.prepared_members()
+        if hello.is_anonymous:  # also one that is registered, by a row that has yet to come to it
+            return self._admit(hello).peer
+        check_serves_members(core.is_anonymous)
         peer = member_of(hello.instance_uuid, members)
+        self._links.followers.forget(hello.instance_uuid)
         registered = members[peer][1]
         if registered != hello.name:
             node.log.warning("peer_name_differs", peer=hello.name, registered=registered)
         return peer
+
+    def _admit(self, hello: Hello) -> Downstream:
+        followers = self._links.followers
+        return followers.admit(hello.instance_uuid, hello.name, hello.vclock.without_local()).downstream

@@ -102,7 +102,14 @@ class JoinAgain:
         node.progress.at = so_far
         try:
             await trio.to_thread.run_sync(self._replacement.begin)
-            end = await join(directory, node.transport, so_far, self._replacement, known)
+            end = await join(
+                directory,
+                node.transport,
+                so_far,
+                self._replacement,
+                known,
+                is_anonymous=node.settings.is_anonymous,
+            )
             covers = known is not None and end.vclock.covers(known.vclock)
             if not covers and self._replacement.state is not Rejoin.LOSSY:
                 raise RemoteProtocolError(

@@ -17,20 +17,22 @@ import trio
 
 from synchro.errors import ProtocolVersion, SynchroError
 from synchro.failpoints import REGISTRY, failpoint_fires
-from synchro.ids import LOCAL, InstanceId, Lsn, Term
+from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.doubles import Life
 from synchro.replication.pace import Pace
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import FLAG_SHARED, GROUP_LOCAL
-from synchro.server.links import Downstream, Links
+from synchro.server.downstream import Downstream
+from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import RelayStream
 from synchro.storage import xrow
 from synchro.storage.catalog import Catalog
+from synchro.storage.users import Users
 from synchro.storage.wal_reader import PlainRows, WalReader
 from synchro.storage.wal_tail import TailSpan
 from synchro.storage.xlog import crc32c
@@ -54,18 +56,22 @@ class Relay:
     Y7  A subscriber of an older version is not sent what it would take for damage.
     """
 
-    def __init__(self, node: Node, links: Links, peer: InstanceId, hello: Hello, stream: RelayStream) -> None:
+    def __init__(
+        self, node: Node, links: Links, downstream: Downstream, hello: Hello, stream: RelayStream
+    ) -> None:
         self._node = node
         self._links = links
         self._stream = stream
         self._hello = hello
-        self.peer = peer
+        self.peer = peer = downstream.peer
         self.peer_name = hello.name
         self.peer_uuid = hello.instance_uuid
+        self._is_member = not hello.is_anonymous
+        """Of an anonymous follower the core hears nothing [L-9], [M-6]."""
         self.life = Life(hello.start_id, hello.address)
         self.error: SynchroError | None = None
         """Told to the subscriber when `scope` is cancelled."""
-        self.downstream = links.downstreams.setdefault(peer, Downstream(peer))
+        self.downstream = downstream
         self.scope = trio.CancelScope()
         """Cancelled when the same instance subscribes anew, or the link is cut on purpose."""
         self.ended = trio.Event()
@@ -102,6 +108,8 @@ class Relay:
     # --------------------------------------------------------------------------------- called by the node
 
     def send_raft(self, message: RaftMessage) -> None:
+        if not self._is_member:
+            return  # [E-3]
         self._raft = message
         self._control_wanted.set()
 
@@ -154,11 +162,13 @@ class Relay:
         node, hello, down = self._node, self._hello, self.downstream
         core = node.core
         down.acked = hello.vclock.without_local()
-        last_ack = self._links.acks.subscribed(self.peer, down.acked, counts=hello.counts)
-        node.wal.note_soon()
+        last_ack = EMPTY_VCLOCK
+        if self._is_member:
+            last_ack = self._links.acks.subscribed(self.peer, down.acked, counts=hello.counts)
+            node.wal.note_soon()
         self._send(
             Accepted(
-                id=core.self_id,
+                id=core.number,
                 vclock=core.vclock.shown(),
                 replicaset_uuid=node.replicaset_uuid,
                 last_ack=last_ack.shown(),
@@ -173,11 +183,17 @@ class Relay:
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         self._links.members_changed()  # it may listen where nobody knew
-        log = node.log.bind(component="relay", peer=hello.name, peer_id=self.peer, address=hello.address)
+        peer_id = self.peer if self._is_member else NOBODY
+        log = node.log.bind(component="relay", peer=hello.name, peer_id=peer_id, address=hello.address)
         log.info("relay_connected", vclock=str(hello.vclock))
-        ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
-        node.step(ev.RelayConnected(self.peer, ack, hello.takes_unnamed, hello.takes_policies))
-        self._raft = core.raft.message()
+        if self._is_member:
+            ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
+            node.step(
+                ev.RelayConnected(
+                    self.peer, ack, hello.takes_unnamed, hello.takes_policies, takes_users=hello.takes_users
+                )
+            )
+            self._raft = core.raft.message()
         self._heartbeat_wanted = True
         self._control_wanted.set()
         try:
@@ -480,7 +496,8 @@ class Relay:
 
     def _read_ack(self, message: PeerAck) -> None:
         down, ack = self.downstream, message.ack
-        self._node.core.check_term(ack.term)
+        if self._is_member:
+            self._node.core.check_term(ack.term)
         if self._links.doubles.is_suspect(self.peer_uuid):
             self._links.note_life(self.peer_uuid, self.life)
             if self.scope.cancel_called:
@@ -488,8 +505,9 @@ class Relay:
         if message.tm:
             down.lag = max(0.0, time.time() - message.tm)
         down.acked = ack.vclock
-        self._links.acks.acked(self.peer, ack.vclock, counts=ack.counts)
-        self._node.wal.note_soon()
+        if self._is_member:
+            self._links.acks.acked(self.peer, ack.vclock, counts=ack.counts)
+            self._node.wal.note_soon()
         self._filter.acked(ack.vclock, counts=ack.counts)
         self._credit = message.credit
         self._filter.following = message.following
@@ -499,7 +517,8 @@ class Relay:
             self._bytes_acked += size
         self._pace.received(message.received if self._hello.takes_parts else self._bytes_acked, self.heard_at)
         self._acked_more.set()
-        self._node.step(ev.AckReceived(self.peer, ack))
+        if self._is_member:
+            self._node.step(ev.AckReceived(self.peer, ack))
 
 
 def _is_plain(spans: Sequence[xrow.TxnSpan], size: int) -> bool:
@@ -520,6 +539,16 @@ def check_readable(span: xrow.TxnSpan, name: str) -> None:
         raise ProtocolVersion(
             f"transaction {span.origin}:{span.lsn} has a form that the version of {name} does not read; "
             "it was not sent. Next: run the version there that the others run",
+        )
+
+
+def check_reads_users(users: Users, takes_users: bool, name: str) -> None:
+    """name: of an instance. Raises `ProtocolVersion` for one of an older version, which could not take the
+    rows of users that the set has (ADR 42)."""
+    if not takes_users and not users.is_unset:
+        raise ProtocolVersion(
+            f"this set has users, which the version of {name} does not know; nothing was sent. Next: run the "
+            "version there that the others run"
         )
 
 

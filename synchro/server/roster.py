@@ -1,12 +1,13 @@
-"""Which streams an instance has: with the configured peers; with each member that subscribes from elsewhere,
-unless the sources were named one by one; and with nobody who was expelled [M-50], [M-52], ADR 41.
+"""Which streams an instance has: with the configured peers, which may change while it runs [M-45]; with each
+member that subscribes from elsewhere, unless the sources were named one by one; and with nobody who was
+expelled [M-50], [M-52], ADR 41.
 
 A member that joined while this instance runs says in its Hello where it listens; no file need be read again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -18,16 +19,16 @@ from synchro.server.node import Node
 
 
 @dataclass(frozen=True, slots=True)
-class _Stream:
-    """An upstream. uuid: of the member, if no configuration names it; else ""."""
+class _Source:
+    """uuid: of one that was learnt; "": the configuration names it."""
 
+    uuid: str
     applier: Applier
     scope: trio.CancelScope
-    uuid: str = ""
 
-    @property
-    def is_configured(self) -> bool:
-        return not self.uuid
+    def end(self) -> None:
+        self.applier.give_up()
+        self.scope.cancel()
 
 
 class Roster:
@@ -41,7 +42,9 @@ class Roster:
         self._node = node
         self._links = links
         self._nursery = nursery
-        self._streams: dict[str, _Stream] = {}
+        self._sources: dict[str, _Source] = {}
+        self._configured: tuple[PeerAddress, ...] = ()
+        """As they were when this looked last."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -52,17 +55,24 @@ class Roster:
             await self._links.roster_wanted.wait()
 
     def _follow_configured(self) -> None:
-        """The sources of the configuration, as they are now; streams with those that stay go on [M-45]."""
+        """The list of sources may be another one: those that follow are left alone, the others of it try
+        again, also one that was stopped; who is not in it any more is let go [M-45], [M-46]."""
         settings = self._node.settings
+        if settings.peers == self._configured:
+            return
+        self._configured = settings.peers
         wanted = {peer.name: peer for peer in settings.peers if peer.name != settings.instance_name}
-        for name, known in list(self._streams.items()):
-            peer = wanted.get(name)
-            is_gone = peer is None if known.is_configured else peer is not None
-            if is_gone or (peer is not None and peer != known.applier.address):
+        for name, source in list(self._sources.items()):
+            if source.applier.address != wanted.get(name) and not (source.uuid and settings.follows_all):
                 self._forget(name)
         for name, peer in wanted.items():
-            if name not in self._streams:
+            known = self._sources.get(name)
+            if known is None or known.applier.address != peer:
                 self._begin(peer)
+                continue
+            self._sources[name] = replace(known, uuid="")
+            if not known.applier.is_following:
+                known.applier.restart()
 
     def _look(self) -> None:
         core = self._node.core
@@ -70,9 +80,9 @@ class Roster:
             self._end_all()
             return
         catalog = core.memtx.catalog
-        for learnt, known in list(self._streams.items()):
-            if not known.is_configured and catalog.expelled_id(known.uuid) is not None:
-                self._forget(learnt)
+        for known, source in list(self._sources.items()):
+            if source.uuid and catalog.expelled_id(source.uuid) is not None:
+                self._forget(known)
         for applier in self._links.appliers.values():
             if applier.peer_uuid is not None and catalog.expelled_id(applier.peer_uuid) is not None:
                 applier.reset()  # it is refused when it asks who is there
@@ -106,30 +116,32 @@ class Roster:
 
     def _follow(self, name: str, uuid: str, address: str) -> None:
         """Unless an applier has it already, under any name."""
-        stream = self._streams.get(name)
-        if stream is not None and not stream.is_configured:
-            if (stream.uuid, stream.applier.address.address) == (uuid, address):
+        known = self._sources.get(name)
+        if known is not None and known.uuid:
+            if (known.uuid, known.applier.address.address) == (uuid, address):
                 return
             self._forget(name)  # Roster.R1
-        known = self._links.appliers.values()
+        others = self._links.appliers.values()
         if name in self._links.appliers or any(
-            uuid == other.peer_uuid or address == other.address.address for other in known
+            uuid == other.peer_uuid or address == other.address.address for other in others
         ):
             return
-        self._begin(PeerAddress(name, address), uuid)
         self._node.log.info("member_followed", peer=name, address=address)
+        self._begin(PeerAddress(name, address), uuid)
 
     def _begin(self, peer: PeerAddress, uuid: str = "") -> None:
-        stream = _Stream(Applier(self._node, self._links, peer), trio.CancelScope(), uuid)
-        self._streams[peer.name] = stream
-        self._links.appliers[peer.name] = stream.applier
-        self._nursery.start_soon(self._run, stream)
+        """uuid: as in `_Source`."""
+        if peer.name in self._sources:
+            self._forget(peer.name)  # Roster.R1
+        applier = Applier(self._node, self._links, peer)
+        self._links.appliers[peer.name] = applier
+        self._sources[peer.name] = source = _Source(uuid, applier, trio.CancelScope())
+        self._nursery.start_soon(self._run_source, source)
 
-    async def _run(self, stream: _Stream) -> None:
-        with stream.scope:
-            await stream.applier.run()
+    async def _run_source(self, source: _Source) -> None:
+        with source.scope:
+            await source.applier.run()
 
     def _forget(self, name: str) -> None:
-        stream = self._streams.pop(name)
-        stream.scope.cancel()
-        self._links.forget_applier(name)
+        self._sources.pop(name).end()
+        del self._links.appliers[name]

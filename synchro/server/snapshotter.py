@@ -204,6 +204,7 @@ class Snapshotter:
             members=self._others(),
             acked=self._acked(),
             joins=self._links.joins.values(),
+            anonymous=[follower.downstream.acked for follower in self._links.followers],
             retained=self._retained(closed),
         )
 
@@ -236,6 +237,10 @@ class Snapshotter:
             )
             for member in self._others()
         }
+        for follower in self._links.followers:
+            needs[f"{follower.name} (anonymous)"] = without_local_rows(
+                follower.downstream.acked, oldest_snapshot
+            )
         needs["snapshots"] = oldest_snapshot
         needs |= {
             f"join of {uuid}": without_local_rows(need, oldest_snapshot)

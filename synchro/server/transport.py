@@ -12,8 +12,19 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias, TypeVar
 
 from synchro.config import Settings
+from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
-from synchro.server.peer_messages import Accepted, Frame, Hello, JoinItem, JoinProgress, JoinRequest, PeerAck
+from synchro.server.peer_messages import (
+    Accepted,
+    Frame,
+    Hello,
+    JoinItem,
+    JoinProgress,
+    JoinRequest,
+    PeerAck,
+    RegisterRequest,
+)
+from synchro.storage.users import Users
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -64,6 +75,10 @@ class Transport(Protocol):
 
     def join(self, address: str, request: JoinRequest) -> AbstractAsyncContextManager[JoinStream]: ...
 
+    async def register(self, address: str, request: RegisterRequest) -> InstanceId:
+        """Raises `LinkLost`, or the `SynchroError` of the other side."""
+        ...
+
     def subscribe(self, address: str, hello: Hello) -> AbstractAsyncContextManager[Subscription]: ...
 
 
@@ -73,10 +88,21 @@ class PeerEndpoint(Protocol):
     @property
     def settings(self) -> Settings: ...
 
+    @property
+    def users(self) -> Users:
+        """Who may do what."""
+        ...
+
+    def is_member(self, instance_uuid: str) -> bool: ...
+
     def ballot(self) -> Ballot: ...
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         """Raises `SynchroError`: the stream ends with it."""
+        ...
+
+    async def serve_register(self, request: RegisterRequest) -> InstanceId:
+        """Raises `SynchroError`."""
         ...
 
     async def serve_subscriber(self, hello: Hello, stream: RelayStream) -> None: ...

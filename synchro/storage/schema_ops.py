@@ -14,7 +14,9 @@ from synchro.errors import IllegalParams, IndexExists, SpaceExists
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import (
+    ADMIN,
     INDEX_ID,
+    PRIV_ID,
     SPACE_ID,
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
@@ -30,6 +32,8 @@ from synchro.storage.schema import (
 )
 
 _FLAGS_FIELD: Final = 6
+_SPACE_OBJECT: Final = "space"
+"""What stands in `_priv` for privileges on spaces."""
 DEFAULT_PARTS: Final = ((1, "unsigned"),)
 """The parts of an index that names none [D-8]."""
 
@@ -43,9 +47,10 @@ def _delete(space_id: int, *key: Field) -> Dml:
 
 
 def definitions_alone(memtx: Memtx) -> Memtx:
-    """The committed definitions without tuples: where changes can be tried one after the other."""
+    """The committed definitions, and what was granted on them, without tuples: where changes can be tried one
+    after the other."""
     draft = Memtx(memtx.catalog.limits)
-    for space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID):
+    for space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID, PRIV_ID):
         draft.load(space_id, memtx.catalog.store(space_id).tuples.values())
     draft.catalog.space_id_max = memtx.catalog.space_id_max
     return draft
@@ -63,9 +68,11 @@ def create_space(
     is_sync: bool = False,
     temporary: bool = False,
     kind: SpaceKind | str | None = None,
+    owner: int = ADMIN,
     conflict: str = ConflictPolicy.STOP,
 ) -> list[Dml]:
-    """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. SpaceExists, IllegalParams."""
+    """[D-2], [D-3], one row. kind: `type` of the rule, or else `temporary`. owner: a user, who may do
+    everything with it. SpaceExists, IllegalParams."""
     check_name(name)
     rows = memtx.prepared_rows(SPACE_ID)
     if any(row[2] == name for row in rows) or any(
@@ -89,6 +96,7 @@ def create_space(
         kind=chosen,
         is_local=is_local,
         is_sync=is_sync,
+        owner=owner,
         conflict=parse_conflict(conflict),
     )
     return [_insert(SPACE_ID, definition.to_tuple())]
@@ -156,9 +164,12 @@ def truncate(memtx: Memtx, space: str | int) -> list[Dml]:
 
 
 def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
-    """Its indexes, the primary one last, its truncate counter if it has one, then the space [D-40]."""
+    """What was granted on it, its indexes, the primary one last, its truncate counter if it has one, then the
+    space [D-40]."""
     number = memtx.catalog.space(space).id
-    ops = [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
+    grants = memtx.prepared_rows(PRIV_ID)
+    ops = [_delete(PRIV_ID, *row[1:4]) for row in grants if row[2:4] == (_SPACE_OBJECT, number)]
+    ops += [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
     if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
         ops.append(_delete(TRUNCATE_ID, number))
     return [*ops, _delete(SPACE_ID, number)]

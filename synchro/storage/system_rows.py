@@ -15,7 +15,6 @@ from synchro.errors import (
     IllegalParams,
     LocalInstanceIdIsReadOnly,
     ReplicaMax,
-    Unimplemented,
     Unsupported,
 )
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, why_no_name
@@ -26,7 +25,6 @@ from synchro.storage.schema import (
     SCHEMA_ID,
     SPACE_ID,
     TRUNCATE_ID,
-    USER_ID,
     is_system,
 )
 
@@ -52,7 +50,7 @@ _GIVEN_ONCE: Final = frozenset({VERSION, REPLICASET_NAME, OLD_REPLICASET_UUID})
 def first_rows(
     *, replicaset_uuid: str, replicaset_name: str, instance_uuid: str, instance_name: str
 ) -> list[tuple[int, list[Tuple]]]:
-    """All that a new replica set consists of, its snapshot 0: space -> tuples [M-2], [M-3]."""
+    """What each new replica set has in its snapshot 0: space -> tuples [M-2], [M-3]."""
     names: list[Tuple] = [(REPLICASET_NAME, replicaset_name), (REPLICASET_UUID, replicaset_uuid)]
     return [(SCHEMA_ID, names), (CLUSTER_ID, [(1, instance_uuid, instance_name)])]
 
@@ -107,8 +105,6 @@ def check_client_change(space_id: int, named: Field, *, self_id: InstanceId, is_
             "nothing was written. Next: a member is added by starting it, and removed by "
             "synchro member expel NAME"
         )
-    if space_id == USER_ID:
-        raise Unimplemented("users are not built yet; nothing was written")
     if space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID) and type(named) is int and is_system(named):
         raise Unsupported(
             f"Space #{named} does not support changes: it is a system space; nothing was written"

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from synchro.errors import AccessDenied, IllegalParams, NoSuchRole, NoSuchUser
 from synchro.row import Field, Tuple
-from synchro.storage.schema import CLUSTER_ID, PRIV_ID, USER_ID, is_system
+from synchro.storage.schema import CLUSTER_ID, PRIV_ID, SCHEMA_ID, USER_ID, is_system
 
 GUEST: Final = 0
 ADMIN: Final = 1
@@ -29,6 +29,8 @@ BUILT_IN: Final = frozenset({GUEST, ADMIN, PUBLIC, REPLICATION, SUPER})
 METHOD: Final = "scrypt"
 """The key in the fourth field of `_user` under which the verifier stands."""
 USER_SPACES: Final = frozenset({USER_ID, PRIV_ID})
+_OF_THE_SET: Final = frozenset({CLUSTER_ID, SCHEMA_ID})
+"""Spaces whose rows are about the set itself: to change them is what operators do."""
 _CONFIG: Final = "config"
 """The key of options: made by the configuration [C-43]."""
 
@@ -81,6 +83,18 @@ class UserKind(StrEnum):
     ROLE = "role"
 
 
+class ByConfig(IntFlag):
+    """What of a user the configuration made, and takes away with what it no longer says [C-43]."""
+
+    USER = 1
+    """The user or role itself."""
+    PASSWORD = 2
+
+
+OWN: Final = ByConfig(0)
+"""Nothing of it."""
+
+
 _TYPES: Final = frozenset(ObjectType)
 _KINDS: Final = frozenset(UserKind)
 
@@ -98,8 +112,7 @@ class User(NamedTuple):
     kind: UserKind
     owner: int
     verifier: bytes | None = None
-    is_from_config: bool = False
-    """The configuration made it, or gave it its password: it goes with that [C-43]."""
+    by_config: ByConfig = OWN
 
     @property
     def is_role(self) -> bool:
@@ -111,7 +124,7 @@ class User(NamedTuple):
 
     def to_tuple(self) -> Tuple:
         auth: dict[str, Field] = {} if self.verifier is None else {METHOD: self.verifier}
-        options: dict[str, Field] = {_CONFIG: True} if self.is_from_config else {}
+        options: dict[str, Field] = {_CONFIG: int(self.by_config)} if self.by_config else {}
         return self.id, self.owner, self.name, self.kind.value, auth, options
 
 
@@ -144,7 +157,7 @@ def user_of(row: Tuple) -> User | None:
         UserKind(row[3]),
         row[1],
         verifier if isinstance(verifier, bytes) else None,
-        is_from_config=_option(row, 5) is True,
+        ByConfig(_option(row, 5) & (ByConfig.USER | ByConfig.PASSWORD)),
     )
 
 
@@ -154,21 +167,20 @@ def grant_of(row: Tuple) -> Grant | None:
         return None
     if not isinstance(row[3], int | str):
         return None
-    by_config = _option(row, 5)
-    given = by_config if type(by_config) is int else 0
     return Grant(
         row[0],
         row[1],
         ObjectType(row[2]),
         row[3],
         Privilege(row[4] & EVERYTHING),
-        Privilege(given & EVERYTHING),
+        Privilege(_option(row, 5) & EVERYTHING),
     )
 
 
-def _option(row: Tuple, field: int) -> object:
+def _option(row: Tuple, field: int) -> int:
     options = row[field] if len(row) > field else None
-    return options.get(_CONFIG) if isinstance(options, dict) else None
+    found = options.get(_CONFIG) if isinstance(options, dict) else None
+    return found if type(found) is int and found >= 0 else 0
 
 
 def first_users(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
@@ -182,7 +194,7 @@ def first_users(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
     ]
     everything = [Grant(ADMIN, number, ObjectType.UNIVERSE, 0, EVERYTHING) for number in (ADMIN, SUPER)]
     grants = [
-        *grants_of_new_user(GUEST, is_guest=True),
+        *_enter(GUEST),
         *everything,
         Grant(ADMIN, REPLICATION, ObjectType.UNIVERSE, 0, Privilege.READ),
         Grant(ADMIN, REPLICATION, ObjectType.SPACE, CLUSTER_ID, Privilege.WRITE),
@@ -192,19 +204,19 @@ def first_users(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
     return users, grants
 
 
-def grants_of_new_user(number: int, *, is_guest: bool = False, by_config: bool = False) -> list[Grant]:
+def grants_of_new_user(number: int) -> list[Grant]:
     """What each user may do [S-4]: it has the role `public`, may log in, and may alter itself."""
+    return [*_enter(number), Grant(ADMIN, number, ObjectType.USER, number, Privilege.ALTER)]
 
-    def made(kind: ObjectType, object_id: ObjectId, privileges: Privilege) -> Grant:
-        return Grant(ADMIN, number, kind, object_id, privileges, privileges if by_config else NOTHING)
 
-    grants = [
-        made(ObjectType.ROLE, PUBLIC, Privilege.EXECUTE),
-        made(ObjectType.UNIVERSE, 0, ENTER),
+def _enter(number: int) -> list[Grant]:
+    return [
+        Grant(ADMIN, number, ObjectType.ROLE, PUBLIC, Privilege.EXECUTE),
+        Grant(ADMIN, number, ObjectType.UNIVERSE, 0, ENTER),
     ]
-    if not is_guest:
-        grants.append(made(ObjectType.USER, number, Privilege.ALTER))
-    return grants
+
+
+_PUBLIC_ROLE: Final = (ObjectType.ROLE, PUBLIC)
 
 
 class Rights:
@@ -272,18 +284,28 @@ class Rights:
         return self.reads_all or bool(self.in_space(space_id) & Privilege.READ)
 
     def may_write(self, space_id: int) -> bool:
-        """Rows of system spaces define things and members: they need more than WRITE, see `missing_to_write`."""
+        """Rows, as data. In system spaces that changes what is defined, and members: WRITE is not enough."""
         if is_system(space_id):
             return self.missing_to_write(space_id) is None
         return self.writes_all or bool(self.in_space(space_id) & Privilege.WRITE)
 
-    def missing_to_write(self, space_id: int) -> Privilege | None:
-        """The first privilege that is missing for a write of data; None: none."""
+    def missing_to_write(self, space_id: int) -> tuple[Privilege, ObjectType] | None:
+        """The first privilege that is missing for that, and on what; None: none is."""
         found = self.in_space(space_id)
-        wanted: tuple[Privilege, ...] = (Privilege.WRITE,)
-        if is_system(space_id):
+        wanted: Sequence[Privilege] = (Privilege.WRITE,)
+        if space_id in _OF_THE_SET:
+            if found & Privilege.WRITE and not self.universe & Privilege.EXECUTE:
+                return Privilege.EXECUTE, ObjectType.UNIVERSE
+        elif is_system(space_id):
             wanted = (Privilege.WRITE, Privilege.CREATE, Privilege.ALTER, Privilege.DROP)
-        return next((each for each in wanted if not found & each), None)
+        return next(((each, ObjectType.SPACE) for each in wanted if not found & each), None)
+
+    @property
+    def is_nobody(self) -> bool:
+        """The guest, as long as nothing was given to it: it may not even look around."""
+        if self.caller.id != GUEST:
+            return False
+        return not any(given & ~ENTER for key, given in self._objects.items() if key != _PUBLIC_ROLE)
 
     def items(self) -> Iterable[tuple[tuple[ObjectType, ObjectId], Privilege]]:
         return self._objects.items()
@@ -310,8 +332,6 @@ class Users:
         self.users: dict[int, User] = {}
         self.grants: dict[int, list[Grant]] = {}
         """Grantee -> what was granted to it."""
-        self.is_configured = False
-        """Something of it comes from the configuration."""
         self.read((), ())
 
     def read(self, users: Iterable[Tuple], grants: Iterable[Tuple]) -> None:
@@ -326,9 +346,6 @@ class Users:
         for grant in given:
             if grant.grantee in self.users:
                 self.grants.setdefault(grant.grantee, []).append(grant)
-        self.is_configured = any(user.is_from_config for user in known) or any(
-            grant.by_config for grant in given
-        )
         self.forget_rights()
 
     def forget_rights(self) -> None:
@@ -426,12 +443,13 @@ def denied(rights: Rights, privilege: Privilege, kind: ObjectType, name: str) ->
     """The refusal, with exactly the text of [S-6]."""
     if not rights.universe & Privilege.USAGE and privilege is not Privilege.SESSION:
         privilege, kind, name = Privilege.USAGE, ObjectType.UNIVERSE, ""
+    word, user = str(privilege.name).lower(), rights.caller.name
     return AccessDenied(
-        f"{str(privilege.name).capitalize()} access to {kind} '{name}' is denied for user '{rights.caller.name}'",
-        privilege=str(privilege.name).lower(),
+        f"{word.capitalize()} access to {kind} '{name}' is denied for user '{user}'",
+        privilege=word,
         object_type=kind.value,
         object=name,
-        user=rights.caller.name,
+        user=user,
     )
 
 

@@ -11,8 +11,18 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from synchro.errors import SynchroError
+from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
-from synchro.server.peer_messages import Accepted, Frame, Hello, JoinItem, JoinRequest, LinkLost, PeerAck
+from synchro.server.peer_messages import (
+    Accepted,
+    Frame,
+    Hello,
+    JoinItem,
+    JoinRequest,
+    LinkLost,
+    PeerAck,
+    RegisterRequest,
+)
 from synchro.server.transport import JoinStream, PeerEndpoint, Subscription
 
 T = TypeVar("T")
@@ -174,6 +184,10 @@ class MemoryTransport:
 
         async with self._network.session(self._own, address, run, wire.close):
             yield stream
+
+    async def register(self, address: str, request: RegisterRequest) -> InstanceId:
+        await trio.lowlevel.checkpoint()
+        return await self._network.find(self._own, address).serve_register(request)
 
     @asynccontextmanager
     async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:

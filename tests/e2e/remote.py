@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from synchro.errors import SynchroError
 from synchro.rpc.generated.fault.v1 import fault_pb2, fault_pb2_grpc
 from synchro.rpc.generated.v1 import (
+    auth_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     common_pb2,
@@ -129,6 +130,7 @@ class Remote:
         self.address = address
         self.channel = grpc.insecure_channel(address, options=OPTIONS)
         self.data = data_pb2_grpc.DataServiceStub(self.channel)
+        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
         self.infos = info_pb2_grpc.InfoServiceStub(self.channel)
         self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)

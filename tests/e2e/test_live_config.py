@@ -54,7 +54,7 @@ def test_controlled_failover_without_a_restart(make_cluster: Callable[..., Clust
     one.remote.insert("bands", 1, "Roxette")
     done = synchro("-e", one.address, "config", "set", "database.mode", "ro", "-i", "instance001")
     assert "instance001: database.mode  rw -> ro" in done.stdout
-    assert "The file has not changed" in done.stdout
+    assert "a restart takes the former value" in done.stdout
     with pytest.raises(SynchroError) as caught:
         one.remote.insert("bands", 2, "Scorpions")
     assert caught.value.details["ro_reason"] == "config"
@@ -111,6 +111,7 @@ def test_a_file_is_compared_and_reloaded(make_cluster: Callable[..., Cluster]) -
     leader.remote.insert("pay", 1, "after")
 
 
+@pytest.mark.effect_of("database.txn_synchro_timeout")
 def test_quorum_timeouts_and_limits_change_under_a_waiting_write(
     make_cluster: Callable[..., Cluster],
 ) -> None:

@@ -23,6 +23,7 @@ from synchro.rpc.duplex import LIMITS, StreamOverrun, message_bytes
 from synchro.rpc.methods import Entry, Kind, Method, Methods, Registrar
 from synchro.rpc.rpc_error import Metadata, RpcError
 from synchro.rpc.slices import Slices
+from synchro.storage.users import GUEST_CALLER, Caller
 from synchro.wire.admission import PortLimits
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.io import ClientLayer, ServerLayer, plain_client, plain_server
@@ -95,6 +96,10 @@ class GrpcioCall:
         """The client's deadline on trio's clock; inf: it has none."""
         self.scope = trio.CancelScope(deadline=self.deadline)
         """The life of the call. Cancelling it ends the call with CANCELLED."""
+
+    @property
+    def caller(self) -> Caller:
+        return GUEST_CALLER
 
     @property
     def peer(self) -> str:

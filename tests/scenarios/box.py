@@ -177,8 +177,16 @@ class Box:
 
     # --- join
 
-    def receive(self, meta: SnapshotMeta, spaces: Sequence[Any], later: Sequence[Txn]) -> None:
-        """Keep what a join brought: stage 1, and the rows of stage 2 [M-24]."""
+    def receive(
+        self,
+        meta: SnapshotMeta,
+        spaces: Sequence[Any],
+        later: Sequence[Txn],
+        *,
+        id: InstanceId | None = None,
+    ) -> None:
+        """Keep what a join brought: stage 1, and the rows of stage 2 [M-24]. id: its own if it is not its
+        number."""
         start = meta.vclock.without_local()
         meta = replace(meta, vclock=start, vote=NOBODY)
         file = IdentityFile.load(self.disk, DIR)
@@ -186,7 +194,7 @@ class Box:
         directory = DataDirectory(self.disk, self.settings, cast(Any, None), file)
         directory.begin_first_start()
         frames = [bytes(frame) for frame in iter_chunks(meta, spaces)]
-        end = JoinEnd(start, InstanceId(self.number))
+        end = JoinEnd(start, InstanceId(self.number) if id is None else id)
         started = JoinStart(start, REPLICASET, b"")
         _store(directory, _Received(started, meta, frames, list(later), end, False))
         directory.set_replicaset(REPLICASET)

@@ -20,16 +20,19 @@ _OPTIONS: dict[str, Any] = {
     "mode": ("election_mode", ElectionMode),
     "strategy": ("bootstrap_strategy", BootstrapStrategy),
     "leader": ("bootstrap_leader", str),
+    "connect_quorum": ("connect_quorum", int),
+    "anon": ("is_anonymous", lambda text: {"yes": True, "no": False}[text]),
 }
 
 
 def ballot_of(core: Instance, settings: Settings) -> Ballot:
     """Of a running instance [M-7]."""
     return Ballot(
-        instance_uuid=uuid_of(core.self_id),
+        instance_uuid=core.state.uuid,
         instance_name=settings.instance_name,
         replicaset_uuid=REPLICASET,
-        instance_id=core.self_id,
+        instance_id=core.number,
+        is_anonymous=core.is_anonymous,
         is_booted=True,
         is_ro_cfg=settings.read_only,
         is_ro=not core.is_writable,
@@ -64,13 +67,15 @@ class FirstStarts:
         self.settings[number] = Settings(instance_name=InstanceName(f"i{number}"), peers=peers, **values)
         self.ballots[number] = own_ballot(self.settings[number], uuid_of(number), former)
 
-    def look(self, number: int, seen: dict[int, Ballot], *, is_time_over: bool) -> str:
+    def look(
+        self, number: int, seen: dict[int, Ballot], *, is_time_over: bool = False, is_told: bool = False
+    ) -> str:
         """What it does, given the ballots that it sees."""
         settings, me = self.settings[number], self.ballots[number]
         peers = {f"i{n}": ballot for n, ballot in sorted(seen.items())}
         total = len(settings.peers)
         try:
-            role = choose(settings, me, peers, total=total, is_time_over=is_time_over)
+            role = choose(settings, me, peers, total=total, is_time_over=is_time_over, is_told=is_told)
         except SynchroError as error:
             return f"refuses, {error.reason}: {error.message}"
         match role:
@@ -88,4 +93,6 @@ class FirstStarts:
                 return f"joins {address}"
             case _:
                 self.ballots[number] = replace(me, bootstrap_leader_uuid=role.leader_uuid)
+                if is_told and role.leader_uuid != me.instance_uuid:
+                    return f"refuses what it was told, and waits: {role.why}"
                 return f"waits: {role.why}"

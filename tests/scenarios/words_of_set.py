@@ -241,22 +241,45 @@ class SetWords(Run):
         self.labels[call] = f"join of {number}:"
         return call
 
+    @word("anonymous N from N [OPTIONS]")
+    def anonymous(self, number: int, source: int, options: dict[str, str]) -> None:
+        """An instance without data takes a snapshot, is not registered, and starts; it follows as `follow`
+        says. Options as for `settings`."""
+        self.instance(source)
+        if number in self.world.members:
+            raise ScenarioError(f"instance {number} is up")
+        self.world.take_snapshot(number, source)
+        if options:
+            self.settings(number, options)
+
+    @word("register N from N")
+    def register(self, number: int, source: int) -> CallId:
+        """The anonymous N asks a member to make it one; it is one when the row has come to it."""
+        self.instance(source)
+        if not self.instance(number).is_anonymous:
+            raise ScenarioError(f"instance {number} is a member")
+        call = self.world.register(number, source)
+        self.labels[call] = f"registration of {number}:"
+        return call
+
     @word("newcomer N of COUNT [OPTIONS]")
     def newcomer(self, number: int, total: int, options: dict[str, str]) -> None:
         """An instance without data, one of COUNT in its configuration. Options: read_only, mode, strategy,
-        leader; `set=lost` if it lost the data of the set."""
+        leader, connect_quorum, anon; `set=lost` if it lost the data of the set."""
         self._first.add(number, total, options)
 
     @word("looks N [TEXT]")
     def looks(self, number: int, text: str | None) -> None:
-        """`looks 1 2 3 late`: newcomer 1 sees the ballots of 2 and 3; `late` is after `connect_timeout`.
-        Prints what it does."""
+        """`looks 1 2 3 late`: newcomer 1 sees the ballots of 2 and 3; `late` is after `connect_timeout`,
+        `told` while a person tells it to make the set. Prints what it does."""
         names = (text or "").split()
-        is_late = names[-1:] == ["late"]
+        flags = {name for name in names if name in ("late", "told")}
         if number not in self._first.ballots:
             raise ScenarioError(f"{number} is no newcomer")
         seen = {}
-        for name in names[: len(names) - is_late]:
+        for name in names:
+            if name in flags:
+                continue
             peer = int(name) if name.isdecimal() else 0
             if self._world is not None and peer in self._world.members:
                 seen[peer] = ballot_of(self._world[peer], self._world.boxes[peer].settings)
@@ -264,4 +287,5 @@ class SetWords(Run):
                 seen[peer] = self._first.ballots[peer]
             else:
                 raise ScenarioError(f"{name!r} is neither up nor a newcomer")
-        self.tell(self._first.look(number, seen, is_time_over=is_late))
+        found = self._first.look(number, seen, is_time_over="late" in flags, is_told="told" in flags)
+        self.tell(found)

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from synchro.config import Settings
 from synchro.errors import SynchroError, WalIo
-from synchro.ids import CallId, InstanceId
+from synchro.ids import ANONYMOUS, NOBODY, CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.recovery import snapshot_view
-from synchro.replication.admission import member_of
+from synchro.replication.admission import check_serves_members, member_of
 from synchro.replication.relay_filter import RelayFilter
 from synchro.row import GROUP_LOCAL, Txn
 from synchro.server.relay import without_local_rows
 from synchro.storage import xrow
+from synchro.vclock import EMPTY_VCLOCK
 from tests.mesh import Link, Member, Mesh, uuid_of
 from tests.scenarios import show
 from tests.scenarios.box import Box, later_than
@@ -99,7 +100,25 @@ class World(Mesh):
         self.start(number)
         return call
 
+    def take_snapshot(self, number: int, source: int) -> None:
+        """[M-31]: an instance without data gets the committed state of `source` and starts, unregistered."""
+        meta, spaces = snapshot_view(self[source], with_local=False)
+        if number not in self.boxes:
+            self.boxes[number] = Box(number, self.settings)
+        self.boxes[number].receive(meta, spaces, (), id=NOBODY)
+        self.start(number)
+
+    def register(self, number: int, source: int) -> CallId:
+        """[M-30]: an anonymous instance asks `source` to make it a member."""
+        call = self.call_id()
+        self.step(source, ev.RegisterRequested(call, uuid_of(number), f"i{number}", must_be_new=True))
+        return call
+
     # --- links
+
+    def _id_of(self, number: int) -> InstanceId:
+        """What others call it: its id, or a number above all ids."""
+        return InstanceId(ANONYMOUS + number if self[number].is_anonymous else number)
 
     def _connect_all(self, number: int) -> None:
         for source, target in sorted(self.wanted):
@@ -113,28 +132,37 @@ class World(Mesh):
         if frozenset((source, target)) in self._cuts or source in self.members[target].stopped:
             return
         server, client, box = self[source], self[target], self.boxes[source]
-        own, peer = client.vclock.without_local(), InstanceId(target)
+        own, peer = client.vclock.without_local(), self._id_of(target)
         try:
-            member_of(uuid_of(target), server.memtx.catalog.members())
+            if not client.is_anonymous:
+                check_serves_members(server.is_anonymous)
+                member_of(uuid_of(target), server.memtx.catalog.members())
             box.journal.files_after(own)
         except SynchroError as error:
             self.tell(f"{source} refuses to send to {target}: {error.reason}")
             return
         counts = client.acks_count
-        last_ack = box.acks.subscribed(peer, own, counts=counts)
+        last_ack, messages = EMPTY_VCLOCK, []
+        if not client.is_anonymous:
+            last_ack = box.acks.subscribed(peer, own, counts=counts)
+            messages = [server.raft.message()]
         id_filter = frozenset({peer}) if counts else frozenset()
         self.links[source, target] = Link(
             RelayFilter(peer=peer, id_filter=id_filter, subscriber_vclock=own),
-            messages=[server.raft.message()],
+            self._id_of(source),
+            None if client.is_anonymous else peer,
+            messages=messages,
         )
         seen = server.vclock.without_local()
-        self.step(target, ev.ApplierFollowing(InstanceId(source), seen, server.raft.term, last_ack))
-        self.step(source, ev.RelayConnected(peer, self.ack_of(target), True))
+        self.step(target, ev.ApplierFollowing(self._id_of(source), seen, server.raft.term, last_ack))
+        if not client.is_anonymous:
+            self.step(source, ev.RelayConnected(peer, self.ack_of(target), True))
 
     def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
         if (source, target) not in self.held:
-            ack = self.ack_of(target)
-            self.boxes[source].acks.acked(InstanceId(target), ack.vclock.without_local(), counts=ack.counts)
+            ack, peer = self.ack_of(target), self.links[source, target].target
+            if peer is not None:
+                self.boxes[source].acks.acked(peer, ack.vclock.without_local(), counts=ack.counts)
             super()._ack(source, target, vclock_sync)
 
     def isolate(self, number: int) -> None:
@@ -195,8 +223,9 @@ class World(Mesh):
                 case ev.Replies(replies=replies):
                     self.answered.extend(call_id for call_id, _ in replies)
                 case ev.StopApplier(peer=peer, error=error):
-                    self.tell(f"{number} stops following {peer}: {show.error(error)}")
-                    self._ended.append((peer, number))
+                    source = peer - ANONYMOUS if peer > ANONYMOUS else peer
+                    self.tell(f"{number} stops following {source}: {show.error(error)}")
+                    self._ended.append((source, number))
                 case ev.BeginAmnesia():
                     self.tell(f"{number} does not trust its log")
                     self.boxes[number].set_amnesia(True)
@@ -204,6 +233,9 @@ class World(Mesh):
                 case ev.EndAmnesia():
                     self.tell(f"{number} trusts its log again")
                     self.boxes[number].set_amnesia(False)
+                case ev.BecameMember(id=own):
+                    self.tell(f"{number} is member {own} now")
+                    self._again.append(number)
                 case ev.ResetAppliers():
                     self._again.append(number)
                 case _:

@@ -11,6 +11,7 @@ import trio
 
 from synchro.config import Limits, PeerAddress, Settings
 from synchro.errors import (
+    BootstrapRefused,
     CheckpointInProgress,
     ConfigError,
     IllegalParams,
@@ -46,9 +47,11 @@ from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
+from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal
 from synchro.storage.system_rows import first_rows
+from synchro.storage.users import Users
 from synchro.vclock import Vclock
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -80,6 +83,7 @@ class FakeNode:
             )
         )
         self.loading = False
+        self.user_changes = UserChanges()
         self.leader_facts: LeaderFacts | None = None
         self.hold = False
         """Outcomes of writes, waits and linearizable reads wait for `release`."""
@@ -109,6 +113,10 @@ class FakeNode:
     def ensure_ready(self) -> None:
         if self.loading:
             raise Loading("loading, nothing was done", stage="recovery")
+
+    @property
+    def users(self) -> Users:
+        return self.instance.memtx.catalog.users
 
     # --- stepping
 
@@ -294,6 +302,9 @@ class FakeNode:
             changed = self.changed
             yield self.watch_facts()
             await changed.wait()
+
+    async def bootstrap(self, timeout_s: float) -> str:
+        raise BootstrapRefused("a fake has its data; nothing was made")
 
     async def checkpoint(self) -> Vclock:
         await trio.lowlevel.checkpoint()

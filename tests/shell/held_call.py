@@ -9,13 +9,15 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import DETAILS_KEY, from_status
+from synchro.storage.users import GUEST_CALLER, Caller
 
 
 class HeldCall:
     """A unary call, as a host has it."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, caller: Caller = GUEST_CALLER) -> None:
         self.request = request
+        self.caller = caller
         self.on_cancel: Callable[[], None] | None = None
         self.is_over = False
         self.answers: list[Any] = []

@@ -30,7 +30,8 @@ def completions(*words: str) -> list[str]:
     [
         (["sp"], ["space"]),
         (["up"], ["update", "upsert"]),
-        (["us"], []),  # what is not built yet is not offered
+        (["us"], ["user"]),
+        (["back"], []),  # what is not built yet is not offered
         (["space", "cr"], ["create"]),
         (["-e", "h:1", "wal", ""], ["cat", "check"]),
         (["get", "--re"], ["--read"]),

@@ -5,6 +5,7 @@ disk and no peers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -189,9 +190,9 @@ async def test_small_local_reads_are_answered_in_the_turn_that_brought_them(
     tasks: list[str] = []
     waiting = DataService._select
 
-    async def select(service: DataService, request: Any) -> Any:
+    async def select(service: DataService, request: Any, caller: Any) -> Any:
         tasks.append(request.iterator)
-        return await waiting(service, request)
+        return await waiting(service, request, caller)
 
     monkeypatch.setattr(DataService, "_select", select)
     async with serving() as (_, client):
@@ -368,3 +369,16 @@ async def test_wait_transaction() -> None:
         unknown = await client("WaitTransaction", request_id=b"z" * 16)
         assert unknown.outcome == data_pb2.TRANSACTION_OUTCOME_UNKNOWN
         assert isinstance(await client.refusal("WaitTransaction"), errors.IllegalParams)
+
+
+@pytest.mark.effect_of("limits.txn_values_max")
+async def test_the_values_of_a_transaction_are_counted_by_the_limit_of_now() -> None:
+    async with serving() as (node, client):
+        await with_bands(client)
+        many = messages.op(replace={"space": "bands", "tuple": pack(1, "x", [0] * 300_000)})
+        await client("Execute", ops=[many])
+        settings = node.instance.settings
+        node.instance.settings = replace(settings, limits=replace(settings.limits, txn_values_max=1000))
+        assert "values or more, the limit is 1000" in (await client.refusal("Execute", ops=[many])).message
+        node.instance.settings = settings
+        await client("Execute", ops=[many])

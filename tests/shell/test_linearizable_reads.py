@@ -219,7 +219,7 @@ def test_an_answer_that_cannot_be_made_is_one_calls_error(monkeypatch: pytest.Mo
     sound = world.reads._read
     broken = [ZeroDivisionError("a bug")]
     monkeypatch.setattr(
-        world.reads, "_read", lambda request: sound(request) if not broken else _raise(broken.pop())
+        world.reads, "_read", lambda *asked: sound(*asked) if not broken else _raise(broken.pop())
     )
     world.decide()
     assert isinstance(bad.answers[0], ZeroDivisionError)
@@ -235,9 +235,9 @@ def test_all_rounds_that_a_step_decides_share_a_slice(monkeypatch: pytest.Monkey
     world = World()
     sound = world.reads._read
 
-    def slow(request: Any) -> Any:
+    def slow(*asked: Any) -> Any:
         time.sleep(0.001)
-        return sound(request)
+        return sound(*asked)
 
     monkeypatch.setattr(world.reads, "_read", slow)
     calls = [read(number % 10) for number in range(50)]

@@ -8,21 +8,20 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from synchro import logs
 from synchro.config.file import load_all
+from synchro.config.template import config_of_flags, settings_without_file
 from synchro.errors import ConfigError, Loading
-from synchro.ids import RequestId
-from synchro.instance import events as ev
 from synchro.process.live_config import LiveConfig
 from synchro.server.face import Face
-from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.memory_set import open_set, until
+from tests.unit.test_effects import ACTING, document, wrong_values
 
 TOP = "replication: {failover: election, timeout: 0.1, election_timeout: 0.5, synchro_timeout: 3}\n"
 GROUPS = """
@@ -154,17 +153,97 @@ async def test_a_value_that_is_set_holds_until_the_next_reload(tmp_path: Path) -
         assert world.config.facts()["set"] == {}
 
 
+async def test_users_change_by_a_reload_and_not_by_set(tmp_path: Path) -> None:
+    """[C-43]; and their passwords are told to nobody."""
+    async with one_instance(tmp_path) as world:
+        node = world.face.node
+        assert await world.reload(TOP + "credentials: {users: {app: {password: secret}}}\n") == {
+            "credentials": True
+        }
+        await until(lambda: node.users.find("app") is not None)
+        await world.set("replication.synchro_timeout", "1m")
+        assert node.settings.credentials is not None
+        assert node.settings.credentials.password_of("app") == "secret"
+        assert "secret" not in json.dumps(world.config.facts()) + repr(node.settings)
+        await world.reload(TOP)
+        await until(lambda: node.users.find("app") is None)
+
+
 async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
     async with one_instance(tmp_path) as world:
         assert "needs a restart; nothing was changed" in await refused(world, "wal.mode", "write")
         assert "belongs to the replica set" in await refused(world, "bootstrap_leader", "instance001")
-        assert "does not act on" in await refused(world, "replication.anon", "true")
+        assert "does not act on" in await refused(world, "database.hot_standby", "true")
+        assert "after bootstrap has finished" in await refused(world, "replication.anon", "true")
         assert "did you mean 'timeout'" in await refused(world, "replication.timeou", "1")
         assert "cannot be used together" in await refused(world, "database.mode", "ro")
         assert "no majority of 3" in await refused(world, "replication.synchro_quorum", "1")
         assert "more than" in await refused(world, "log.level", "x" * 5000)
         assert await world.set("replication.synchro_quorum", "1", force=True)
         assert world.face.node.core.limbo.quorum == 1
+
+
+IMPOSSIBLE = [
+    "replication: {failover: election}\ndatabase: {mode: rw}\n",
+    "replication: {failover: off, election_mode: voter}\n",
+    "replication: {failover: election, synchro_quorum: 4}\n",
+    "replication: {failover: election, bootstrap_strategy: config}\n",
+    "replication: {failover: election, peers: ['127.0.0.1:3302', '127.0.0.1:3302']}\n",
+    "replication: {failover: supervised}\n",
+    "replication: {failover: election}\nwal: {mode: none}\n",
+    "replication: {failover: election}\ngrpc: {tls: {cert: c.pem}}\n",
+    "replication: {failover: election}\nlimits: {nothing_max: 1}\n",
+    "replication: {failover: election, timeout: 1, timeout: 2}\n",
+    "groups: [\n",
+    "",
+]
+"""Options that cannot go together, and what is no configuration at all."""
+
+
+async def test_no_wrong_edit_changes_what_runs(tmp_path: Path) -> None:
+    """[C-41]: of each option a value of a wrong type, or beyond its ends, by file and by `set`; and pairs."""
+    async with one_instance(tmp_path) as world:
+        before = world.face.node.settings, world.config.facts()["options"]
+        texts = [text + GROUPS for text in IMPOSSIBLE[:-2]] + IMPOSSIBLE[-2:]
+        for number, option in enumerate(ACTING):
+            values = wrong_values(option)
+            value = values[number % len(values)]
+            texts.append(json.dumps(document(option, value)))
+            with pytest.raises(ConfigError):
+                await world.set(option.key, json.dumps(value), force=True)
+        for text in texts:
+            world.path.write_text(text)
+            with pytest.raises(ConfigError):
+                await world.config.reload()
+            assert world.config.facts()["status"] == "check_errors"
+        assert (world.face.node.settings, world.config.facts()["options"]) == before
+        assert world.config.facts()["set"] == {} == world.config.facts()["differs"]
+        assert await world.reload(TOP) == {}
+
+
+async def test_who_was_started_by_flags_has_options_to_set_and_nothing_to_reload(tmp_path: Path) -> None:
+    async with one_instance(tmp_path) as world:
+        node = world.face.node
+        settings = settings_without_file(
+            listen="127.0.0.1:3301",
+            data_dir=tmp_path,
+            replication="u:secret@127.0.0.1:3302",
+            name="instance001",
+        )
+        config = LiveConfig(node, config_of_flags(settings, "u:secret@127.0.0.1:3302"))
+        assert config.facts()["file"] is None and config.facts()["differs"] == {}
+        assert config.facts()["options"]["replication"]["peers"] == ["127.0.0.1:3302"]
+        assert "secret" not in str(config.facts())
+        done = await config.set("replication.peers", "[]", force=False)
+        assert [str(change) for change in done.changes] == ['replication.peers: ["127.0.0.1:3302"] -> []']
+        assert node.settings.peers == ()
+        await config.set("replication.timeout", "300ms", force=False)
+        assert (node.settings.replication_timeout_s, node.settings.peers) == (0.3, ())
+        for nothing in (config.reload, partial(config.compare, b"")):
+            with pytest.raises(ConfigError, match="started without a file"):
+                await nothing()
+        with pytest.raises(ConfigError, match="start it with --config FILE"):
+            await config.set("wal.mode", "write", force=False)
 
 
 async def test_one_at_a_time(tmp_path: Path) -> None:
@@ -192,6 +271,7 @@ async def test_who_reads_its_files_has_no_ear(tmp_path: Path) -> None:
         world.face.node.stage = "ready"
 
 
+@pytest.mark.effect_of("log.level")
 async def test_the_log_level_changes_for_loggers_that_are_bound_already(tmp_path: Path) -> None:
     stream = io.StringIO()
     root = logging.getLogger()
@@ -209,97 +289,3 @@ async def test_the_log_level_changes_for_loggers_that_are_bound_already(tmp_path
     finally:
         logs.configure()
         root.setLevel(before)
-
-
-# --- tasks that wait
-
-
-def change(face: Face, **options: Any) -> None:
-    face.node.change_settings(replace(face.node.settings, **options))
-
-
-async def start_all(made: MemorySet) -> list[Face]:
-    faces = [await made.start(number) for number in range(1, made_size(made) + 1)]
-    await made.wait_ready()
-    return faces
-
-
-def made_size(made: MemorySet) -> int:
-    return len(made.settings.peers)
-
-
-async def test_a_first_start_waits_no_longer_than_it_is_told_now(tmp_path: Path) -> None:
-    """[M-13]: `replication.connect_timeout` of two instances that wait an hour for the third."""
-    async with open_set(tmp_path, 3, connect_timeout_s=3600.0) as made:
-        faces = [await made.start(number) for number in (1, 2)]
-        await until(lambda: all("connected to 2 of 3" in face.node.waits_for for face in faces))
-        for face in faces:
-            change(face, connect_timeout_s=0.01)
-        await made.wait_leader()
-
-
-async def test_a_shorter_heartbeat_is_kept_at_once(tmp_path: Path) -> None:
-    """[A-25], [A-27]: after an hour between heartbeats nobody waits for the rest of it; a peer that falls
-    silent is noticed by the new measure."""
-    async with open_set(tmp_path, 2, replication_timeout_s=3600.0, election_timeout_s=0.2) as made:
-        one, two = await start_all(made)
-        await until(lambda: one.links.connected == 2 and two.links.connected == 2)
-        for face in (one, two):
-            change(face, replication_timeout_s=0.05)
-        await until(lambda: one.links.doubles.death_s == 0.2)
-        (relay,) = one.links.relays.values()
-        heard = relay.heard_at
-        await until(lambda: relay.heard_at > heard)
-        await trio.sleep(0.5)
-        assert one.links.connected == two.links.connected == 2
-        change(two, replication_timeout_s=3600.0)  # it says nothing for an hour: dead for one after 0.2 s
-        await until(lambda: one.links.connected == 1)
-        change(two, replication_timeout_s=0.05)
-        await until(lambda: one.links.connected == 2)
-
-
-async def test_snapshots_come_by_the_new_interval(tmp_path: Path) -> None:
-    """[W-30]: never by time, then soon; and no more than are to be kept."""
-    async with open_set(tmp_path, 1, checkpoint_interval_s=0.0) as made:
-        (one,) = await start_all(made)
-        await made.wait_leader()
-        await create_space(one)
-        directory = tmp_path / "instance001"
-        first = len(list(directory.glob("*.snap")))
-        change(one, checkpoint_interval_s=0.05, checkpoint_count=5)
-        for key in range(3):
-            before = len(list(directory.glob("*.snap")))
-            assert isinstance(await write(one, put(key)), ev.Committed)
-            await until(lambda before=before: len(list(directory.glob("*.snap"))) > before)  # type: ignore[misc]
-        assert len(list(directory.glob("*.snap"))) >= first + 3
-        change(one, checkpoint_count=1)
-        await write(one, put(9))
-        await until(lambda: len(list(directory.glob("*.snap"))) == 1)
-
-
-async def test_a_quorum_that_changes_is_told_to_the_owner(tmp_path: Path) -> None:
-    """ADR 38: each member's quorum travels with its acks."""
-    async with open_set(tmp_path, 3) as made:
-        faces = await start_all(made)
-        owner = await made.wait_leader()
-        await until(lambda: owner.links.connected == 3)
-        other = next(face for face in faces if face is not owner)
-        formula = type(owner.node.settings.synchro_quorum)
-        change(other, synchro_quorum=formula(1))
-        await until(lambda: not owner.node.core.limbo.is_majority)
-        change(other, synchro_quorum=formula(2))
-        await until(lambda: owner.node.core.limbo.is_majority)
-
-
-async def test_calls_are_bounded_by_the_new_limit(tmp_path: Path) -> None:
-    async with open_set(tmp_path, 1) as made:
-        (one,) = await start_all(made)
-        await made.wait_leader()
-        limits = one.node.settings.limits
-        change(one, limits=replace(limits, waiting_calls_max=1))
-        outcomes: list[ev.Outcome] = []
-        for _ in range(3):
-            one.submit(lambda call: ev.WaitRequested(call, request_id=RequestId(b"x" * 16)), outcomes.append)
-        one.node.calls.check()
-        change(one, limits=limits)
-        assert one.node.settings.limits.waiting_calls_max == limits.waiting_calls_max

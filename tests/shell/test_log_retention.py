@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from synchro.config import KIB
 from synchro.server.face import Face
 from synchro.storage.xlog import file_name
@@ -51,6 +53,7 @@ async def test_what_nobody_needs_goes_with_the_checkpoint(tmp_path: Path) -> Non
         assert face.info()["wal"]["kept_for"] == ["snapshots"]
 
 
+@pytest.mark.effect_of("wal.retention_period")
 async def test_a_young_file_stays_until_the_period_is_shorter(tmp_path: Path) -> None:
     """[W-18]: snapshots go all the same; the option is live, and no checkpoint is needed for it."""
     async with open_set(tmp_path, size=1, wal_retention_period_s=HOUR) as replicas:
@@ -65,6 +68,7 @@ async def test_a_young_file_stays_until_the_period_is_shorter(tmp_path: Path) ->
         await until(lambda: face.info()["wal"]["files"] < 4)
 
 
+@pytest.mark.effect_of("wal.cleanup_delay")
 async def test_after_a_start_nothing_goes_for_a_while(tmp_path: Path) -> None:
     """[W-43]"""
     async with open_set(tmp_path, size=1, wal_cleanup_delay_s=HOUR) as replicas:
@@ -99,6 +103,18 @@ async def test_a_log_that_grew_is_a_reason_for_a_snapshot(tmp_path: Path) -> Non
         again = await replicas.start(1)
         await until(lambda: again.node.is_ready)
         assert newest_snapshot(again) == before
+
+
+@pytest.mark.effect_of("snapshot.by.wal_size")
+async def test_a_size_that_is_set_later_counts_what_is_there(tmp_path: Path) -> None:
+    async with open_set(tmp_path, size=1) as replicas:
+        face = await replicas.start(1)
+        await until(lambda: face.node.is_ready and face.node.core.is_writable)
+        await create_space(face)
+        await write(face, put(1, "x" * 8 * KIB))
+        assert snapshots(face) == 1
+        change(face, checkpoint_wal_size=4 * KIB)
+        await until(lambda: snapshots(face) == 2)
 
 
 async def test_the_log_of_former_runs_counts_too(tmp_path: Path) -> None:

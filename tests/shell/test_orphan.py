@@ -176,6 +176,8 @@ async def test_who_made_the_set_is_no_orphan(tmp_path: Path) -> None:
         await until(lambda: one.node.is_ready or replicas.members["instance002"].face.node.is_ready)
         made = next(face for face in replicas.nodes if face.node.is_ready)
         assert made.node.core.is_writable
+        made.node.change_settings(replace(made.node.settings, confirm_delay_s=0.02))
+        assert made.node.core.is_writable
 
 
 async def test_a_late_row_of_a_source_with_another_clock(tmp_path: Path) -> None:

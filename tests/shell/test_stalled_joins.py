@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -159,3 +160,27 @@ async def test_a_view_that_is_too_old_is_not_shared(tmp_path: Path) -> None:
         await second.aclose()
         assert face.links.join_view is None
         assert not face.links.joins
+
+
+@pytest.mark.effect_of("limits.join_calls_max")
+async def test_joiners_of_an_older_version_are_counted_by_the_limit_of_now(tmp_path: Path) -> None:
+    async with open_one(tmp_path, 500) as (host, face), trio.open_nursery() as nursery:
+        refused: list[str] = []
+
+        def begin() -> None:
+            nursery.start_soon(lambda: stalled_join(host, face.node.listen or "", refused, takes_parts=False))
+
+        def limit(number: int) -> None:
+            settings = face.node.settings
+            limits = replace(settings.limits, join_calls_max=number)
+            face.node.change_settings(replace(settings, limits=limits))
+
+        limit(1)
+        begin()
+        await until(lambda: len(face.links.joins) == 1)
+        begin()
+        await until(lambda: refused == [Loading.reason])
+        limit(2)
+        begin()
+        await until(lambda: len(face.links.joins) == 2)
+        nursery.cancel_scope.cancel()

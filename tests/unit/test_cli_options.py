@@ -149,7 +149,7 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
             "replication restart",
             "snapshot",
         ),
-        *("space checksum", "space list", "space show", "watch info"),
+        *("space checksum", "space list", "space show", "user info", "user list", "watch info"),
         *("fault clear", "fault heal", "fault list", "fault partition", "fault set"),
     }
     for verb in ("promote", "demote", "snapshot"):

@@ -114,6 +114,61 @@ def test_who_is_cut_off_changes_its_role_by_a_restart() -> None:
     assert changed["isolated"] is False and True not in changed.values()
 
 
+# --- sources
+
+
+def sources(settings: Settings) -> list[str]:
+    return [peer.name for peer in settings.peers]
+
+
+THREE = INSTANCES.replace(
+    "        instances:\n",
+    "        instances:\n          c: {{iproto: {{listen: [{{uri: '127.0.0.1:3303'}}]}}}}\n",
+)
+
+
+def three() -> ClusterConfig:
+    return parse(THREE.format(own="", more=""), path="/x/config.yaml", environ={}, commands={})
+
+
+def test_an_instance_that_the_file_names_anew_is_followed() -> None:
+    """[M-45]: and one that it names no more is let go."""
+    settings, changed = taken_over(read(), three())
+    assert changed == {"replication.peers": True} and sources(settings) == ["a", "b", "c"]
+    settings, _ = taken_over(three(), read())
+    assert sources(settings) == ["a", "b"] and settings.follows_all
+
+
+def test_sources_that_are_named_are_all_there_are() -> None:
+    settings, _ = taken_over(read(), read(replication__peers="['127.0.0.1:3302']"))
+    assert sources(settings) == ["b"] and not settings.follows_all
+    settings, _ = taken_over(read(), read(replication__peers="[]"))
+    assert sources(settings) == [] and not settings.follows_all
+    settings, _ = taken_over(read(replication__peers="[]"), read())
+    assert sources(settings) == ["a", "b"] and settings.follows_all
+
+
+def test_who_loses_its_address_has_no_sources() -> None:
+    """[C-44]: it listens on until a restart."""
+    after = parse(
+        INSTANCES.format(own="", more="").replace(
+            "a: {iproto: {listen: [{uri: '127.0.0.1:3301'}]}}", "a: {iproto: {}}"
+        ),
+        path="/x/config.yaml",
+        environ={},
+    )
+    settings, changed = taken_over(read(), after)
+    assert changed == {"iproto.listen": False, "replication.peers": True}
+    assert sources(settings) == [] and not settings.follows_all and settings.listen == "127.0.0.1:3301"
+    settings, _ = taken_over(after, read())
+    assert sources(settings) == ["a", "b"]
+
+
+def test_who_is_cut_off_has_its_sources_until_it_is_restarted() -> None:
+    settings, changed = taken_over(read(), read(own="isolated: true"))
+    assert changed["replication.peers"] is False and sources(settings) == ["a", "b"]
+
+
 # --- `config set`
 
 

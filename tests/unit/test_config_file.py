@@ -80,14 +80,17 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     assert first.election_mode is ElectionMode.OFF
     assert first.replicaset_name == "replicaset001"
     warnings = " ".join(config.warnings)
-    assert "replicator" in warnings and "iproto.advertise.peer.login" in warnings
-    assert "topsecret" not in warnings
+    assert "iproto.advertise.peer.login" in warnings
+    assert first.credentials is not None
+    assert first.credentials.password_of("replicator") == "topsecret"
+    assert "topsecret" not in warnings + repr(first)
 
 
 def test_defaults_are_those_of_settings() -> None:
     got = settings(cluster(instances=1))
     plain = Settings()
-    own = ("instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir")
+    own = {"instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir"}
+    own.add("credentials")  # a file says who there is, also if that is nobody
     for name in Settings.__dataclass_fields__:
         if name not in own:
             assert getattr(got, name) == getattr(plain, name), name
@@ -97,7 +100,6 @@ def test_every_option_reaches_the_settings() -> None:
     """[C-33]: sizes and durations with and without units."""
     text = cluster(
         """
-http: {listen: 127.0.0.1:8301}
 database: {dir: "data/{{ instance_name }}", txn_synchro_timeout: 1m}
 wal: {mode: write, max_size: 64MiB}
 snapshot: {count: 5, by: {interval: 1h}, dir: "/snap/{{ group_name }}/{{replicaset_name}}"}
@@ -123,7 +125,6 @@ log: {format: plain, level: warn}
     )
     got = settings(text)
 
-    assert got.http_listen == "127.0.0.1:8301"
     assert got.wal_dir == "/etc/synchro/data/i1"
     assert got.snapshot_dir == "/snap/g/r"
     assert got.txn_synchro_timeout_s == 60
@@ -276,10 +277,38 @@ def test_options_of_tarantool_that_mean_nothing_here_are_named_in_one_warning() 
 
 
 def test_options_of_a_later_release_are_checked_and_named() -> None:
-    config = read(cluster("http: {listen: '127.0.0.1:8301'}"))
-    [warning] = config.warnings
-    assert "http.listen" in warning
-    assert "http.listen" in str(refusal(cluster("http: {listen: nowhere:at:all}")))
+    config = read(cluster("credentials: {users: {u: {password_file: x}}}"))
+    assert "credentials.users.u.password_file" in " ".join(config.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            "http: {listen: '127.0.0.1:8301'}",
+            "http.listen: metrics and health over HTTP are not in this release",
+        ),
+        ("database: {hot_standby: true}", "database.hot_standby: a directory has one process"),
+        ("limits: {message_bytes_max: 17MiB}", "limits.message_bytes_max: it is the same for all instances"),
+        ("limits: {stream_in_bytes_max: 1MiB}", "limits.stream_in_bytes_max: it does not change"),
+        ("compat: {replication_synchro_timeout: old}", "a timeout decides nothing here"),
+        ("compat: {x: older}", "the value must be one of the following strings: 'old', 'new', 'default'"),
+        ("database: {instance_uuid: 11111111-1111-4111-8111-111111111111}", "have one UUID"),
+        ("database: {replicaset_uuid: 00000000-0000-0000-0000-000000000000}", "Nil UUID is reserved"),
+        ("database: {replicaset_uuid: x}", "expected a UUID"),
+    ],
+)
+def test_what_has_one_value_or_a_meaning_of_its_own_refuses_others(text: str, why: str) -> None:
+    assert why in str(refusal(cluster(text)))
+
+
+def test_what_is_so_anyway_may_be_said() -> None:
+    text = "database: {hot_standby: false, txn_timeout: 5, txn_isolation: read-committed}\n"
+    text += "limits: {message_bytes_max: 16MiB}\ncompat: {replication_synchro_timeout: new}"
+    assert read(cluster(text)).warnings == ()
+    assert "compat: fiber_slice mean nothing here" in " ".join(
+        read(cluster("compat: {fiber_slice: old}")).warnings
+    )
 
 
 def test_wal_mode_write_warns() -> None:
@@ -372,7 +401,6 @@ def test_all_problems_are_listed_at_once() -> None:
         ("replication: {synchro_quorum: 3}", "above the number of configured instances (2)"),
         ("replication: {failover: sometimes}", "'off', 'manual', 'election'"),
         ("replication: {failover: supervised}", "needs an external coordinator"),
-        ("replication: {failover: manual}", 'needs "leader"'),
         ("replication: {election_mode: voter}", 'only applicable if replication.failover = "election"'),
         ("replication: {failover: election}\ndatabase: {mode: rw}", "cannot be used together with"),
         ("replication: {bootstrap_strategy: config}", "needs bootstrap_leader"),
@@ -386,7 +414,6 @@ def test_all_problems_are_listed_at_once() -> None:
         ("limits: {max_waiting_calls: 0}", "expected 1 to"),
         ("limits: {tuple_bytes_max: 9MiB}", "is above txn_bytes_max"),
         ("grpc: {listen: [{uri: 'user@127.0.0.1:1'}]}", "no login"),
-        ("http: {listen: 8301x}", "port from 0 to 65535"),
         ("credentials: {users: {u: {password: 123}}}", "quote a number"),
         ("log: {level: loud}", "'debug', 'info'"),
         ("replication: {timeout: 1}\nreplication: {timeout: 2}", "already given in line 1"),

@@ -88,10 +88,19 @@ def test_who_demands_certificates_may_listen_for_other_hosts(auth: str, is_insec
     assert needs_insecure(found) is is_insecure
     check_listen(found, insecure=True)
     if is_insecure:
-        with pytest.raises(ConfigError, match=r"grpc\.tls with client_auth: require"):
+        with pytest.raises(ConfigError, match=r"grpc\.tls, with credentials or client_auth: require"):
             check_listen(found, insecure=False)
     else:
         check_listen(found, insecure=False)
+
+
+@pytest.mark.parametrize("has_tls", [True, False])
+def test_with_users_and_tls_other_hosts_may_reach_it(has_tls: bool) -> None:
+    """ADR 42: without TLS their passwords could be read on the way."""
+    tls = f"grpc: {{tls: {{{ALL}, client_auth: off}}}}" if has_tls else ""
+    text = f"credentials: {{users: {{admin: {{password: secret}}}}}}\n{cluster(tls)}"
+    found = read(text.replace("127.0.0.1:3301", "10.0.0.1:3301")).instance("i1").settings
+    assert needs_insecure(found) is not has_tls
 
 
 def test_an_environment_names_files_of_its_own() -> None:

@@ -19,6 +19,7 @@ from synchro.storage.journal import Journal
 from synchro.storage.notes import LogNote
 from synchro.storage.recovery import Recovered, open_xlog, recover
 from synchro.storage.snapshot import iter_chunks, read_snapshot
+from synchro.storage.users import GUEST_CALLER
 from tests.golden.make import LIMITS, ME, facts
 from tests.mesh import REPLICASET, uuid_of
 
@@ -140,3 +141,11 @@ def test_identity_of_the_first_format() -> None:
     data = (GOLDEN / "v1" / "data" / "instance.identity").read_bytes()
     assert data.startswith(b"SYNCHRO IDENTITY\n1\n")
     assert decode_identity(data) == Identity(uuid_of(ME), "i1", REPLICASET)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_directory_of_before_there_were_users_is_open_to_the_guest(folder: Path, tmp_path: Path) -> None:
+    """ADR 42: it goes on as it did, and says so."""
+    _, instance = recovered_from(copied(folder, tmp_path / "data"))
+    users = instance.memtx.catalog.users
+    assert users.is_unset and users.rights(GUEST_CALLER).has_all

@@ -148,6 +148,7 @@ def test_every_acting_option_with_a_default_is_shown() -> None:
     shown = read(yaml.safe_dump(document(replication={"failover": "off"}))).instance("i1").options
     without_value = {"wal.dir", "snapshot.dir", "database.mode", "grpc.listen", "replication.peers"}
     hidden = {"database.dir", "memtx.memory", "replication.reconnect_timeout"}
+    hidden |= {"database.instance_uuid", "database.replicaset_uuid"}
     hidden |= {f"grpc.tls.{name}" for name in ("cert", "key", "ca", "client_auth")}
     expected = {
         option.key

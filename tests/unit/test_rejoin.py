@@ -70,12 +70,12 @@ def test_the_owner_of_the_queue_is_asked_first() -> None:
     [(2, (5, 3)), (5, (5, 3)), (6, (6, 0))],
 )
 def test_a_vote_is_not_forgotten(comes: int, expected: tuple[int, int]) -> None:
-    """S1: with the data of another one comes its term; the own vote of that term, or of a later one, stays."""
+    """S1: with the data of another one comes its term; the own vote of it, or of a later one, stays."""
     assert Known(OWN, Term(5), InstanceId(3)).vote_in(Term(comes)) == expected
 
 
 class Wanting:
-    """One that wants to: it says so, asks the others one after the other, and decides when all have answered."""
+    """It says that it wants to, asks the others one after the other, and decides when all have answered."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,12 @@ import pytest
 from synchro.config import ElectionMode
 from synchro.ids import LSN_RESERVE, NUMBER_END, InstanceId, Lsn
 from synchro.instance import events as ev
+from synchro.instance.recovery import recover_instance
 from synchro.ro_reason import RoReason
 from synchro.row import RowType
 from synchro.storage import row_body, xrow
-from tests.mesh import ASYNC, SYNC, Mesh
+from synchro.storage.snapshot import SnapshotMeta
+from tests.mesh import ASYNC, REPLICASET, SYNC, Member, Mesh, uuid_of
 
 PACKAGE = Path(__file__).resolve().parents[2] / "synchro"
 
@@ -56,6 +59,22 @@ def expelled() -> Mesh:
     return mesh
 
 
+def anonymous() -> Mesh:
+    mesh = promoted()
+    instance = recover_instance(
+        uuid=uuid_of(9),
+        settings=mesh.settings,
+        meta=SnapshotMeta(replicaset_uuid=REPLICASET),
+        spaces=mesh.spaces,
+        txns=(),
+        rng=random.Random(1),
+        trusted=True,
+        now=mesh.now,
+    )
+    mesh.members[1] = Member(instance)
+    return mesh
+
+
 def forgetful() -> Mesh:
     mesh = Mesh(3)
     mesh.isolate(1)
@@ -89,6 +108,7 @@ WORLDS: dict[RoReason, tuple[Callable[[], Mesh], str]] = {
     RoReason.SYNCHRO: (frozen, "belongs to 1 (i1) and is frozen until promotion"),
     RoReason.CONFIG: (configured, "the configuration says so (database.mode: ro, or failover: manual"),
     RoReason.DOUBLED: (doubled, "another live process has the identity of this one"),
+    RoReason.ANONYMOUS: (anonymous, "it follows the set as an anonymous instance"),
     RoReason.EXPELLED: (expelled, "it was removed from the replica set"),
     RoReason.OWN_ROWS_LOST: (forgetful, "it has lost some of its own transactions"),
     RoReason.ORPHAN: (orphan, "it is an orphan: it has not caught up with i2, i3 yet"),
@@ -126,6 +146,7 @@ def test_the_words_stay_as_users_know_them() -> None:
         "loading",
         "doubled",
         "expelled",
+        "anon",
         "election",
         "synchro",
         "config",

@@ -15,10 +15,10 @@ from synchro.instance import events as ev
 from synchro.row import Dml, Field, Puts, RowType
 from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.memtx import Memtx
-from synchro.storage.schema import CLUSTER_ID, INDEX_ID, SCHEMA_ID, SPACE_ID, TRUNCATE_ID, USER_ID
+from synchro.storage.schema import CLUSTER_ID, INDEX_ID, SCHEMA_ID, SPACE_ID, TRUNCATE_ID
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
 
-OWN, OTHER, BAD, UNIMPLEMENTED = "LOCAL_INSTANCE_ID_IS_READ_ONLY", 2, "UNSUPPORTED", "UNIMPLEMENTED"
+OWN, OTHER, BAD = "LOCAL_INSTANCE_ID_IS_READ_ONLY", 2, "UNSUPPORTED"
 
 
 def put(space: int, *value: Field, kind: RowType = RowType.REPLACE) -> Dml:
@@ -61,8 +61,6 @@ FORBIDDEN: list[tuple[str, Dml]] = [
     (OWN, put(CLUSTER_ID, 1, uuid_of(1), "i1", kind=RowType.INSERT)),
     (OWN, update(CLUSTER_ID, 1, ops=RENAME)),
     (OWN, upsert(CLUSTER_ID, (1, uuid_of(1), "i1"), ("=", 3, "renamed"))),
-    (UNIMPLEMENTED, put(USER_ID, 5, 1, "u", "user", {})),
-    (UNIMPLEMENTED, delete(USER_ID, 5)),
     (BAD, put(SPACE_ID, CLUSTER_ID, 1, "_cluster", "memtx", 0, {}, ())),
     (BAD, put(SPACE_ID, 300, 1, "mine", "memtx", 0, {}, (), kind=RowType.INSERT)),
     (BAD, delete(SPACE_ID, CLUSTER_ID)),
@@ -86,7 +84,6 @@ FORBIDDEN: list[tuple[str, Dml]] = [
     ("SPACE_EXISTS", update(SPACE_ID, ASYNC, ops=(("=", 3, "_space"),))),
     ("SPACE_EXISTS", update(SPACE_ID, ASYNC, ops=(("=", "name", "_space"),))),
     ("NO_SUCH_SPACE", put(schema.FUNC_ID, 1)),
-    ("NO_SUCH_SPACE", put(schema.PRIV_ID, 1)),
 ]
 
 
@@ -209,7 +206,7 @@ def test_each_joiner_gets_the_smallest_free_id_up_to_31() -> None:
     assert isinstance(known, ev.Registered) and known.id == 7
 
 
-@pytest.mark.parametrize("op", [op for reason, op in FORBIDDEN if op.space_id in (CLUSTER_ID, USER_ID)])
+@pytest.mark.parametrize("op", [op for reason, op in FORBIDDEN if op.space_id == CLUSTER_ID])
 def test_rows_of_logs_and_peers_are_applied_as_ever(op: Dml) -> None:
     """They were accepted once. What is refused of them is refused for what it is, not for who sent it."""
     txn = xrow.encode_ops([op], InstanceId(2), Lsn(1), 0)

@@ -28,14 +28,17 @@ import synchro
 from synchro import errors
 from synchro.cli import app
 from synchro.client import Client, ops
+from synchro.client.replies import ConfigChanges
 from synchro.errors import SynchroError
-from synchro.rpc.generated.v1 import control_pb2, data_pb2, schema_pb2
+from synchro.rpc.generated.v1 import auth_pb2, control_pb2, data_pb2, schema_pb2
 from tests.e2e.cluster import Instance
 from tests.e2e.remote import CALL_S, COMMITTED, GRACE_S, PENDING, ROLLED_BACK, Lost, pack, seconds, unpack
 
 Row = Sequence[Any]
 Change = tuple[Any, ...]
 """An operation: its name, the space, and what `synchro.ops` takes behind that."""
+Changes = tuple[dict[str, Any], list[str]]
+"""Key of an option -> its value now, as far as it is in use; and warnings."""
 HANG_S: Final = 1000.0
 """Deadline of a write that is to wait for its quorum."""
 
@@ -137,10 +140,32 @@ class Hand(ABC):
     def restart_upstream(self, at: Instance, upstream: str) -> None: ...
 
     @abstractmethod
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes: ...
+
+    @abstractmethod
+    def reload(self, at: Instance) -> Changes: ...
+
+    @abstractmethod
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        """Returns whether there was something to do."""
+
+    @abstractmethod
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        """what: a role; or privileges, the kind of an object, its name. Returns as `create_user`."""
+
+    @abstractmethod
+    def revoke(self, at: Instance, name: str, *what: str) -> bool: ...
+
+    @abstractmethod
     def close(self) -> None:
         """Give up what it has open."""
 
     # --- shorter
+
+    def expel(self, at: Instance, leaver: Instance) -> None:
+        """As the manual has it: by the deletion of its row."""
+        [row] = [row for row in self.select(at, "_cluster") if row[2] == leaver.name]
+        self.execute(at, ("delete", "_cluster", row[:1]))
 
     def insert(self, at: Instance, space: str, row: Row, **more: Any) -> list[Any]:
         return list(self.execute(at, ("insert", space, row), **more)[0])
@@ -303,6 +328,45 @@ class CommandLine(Hand):
         if code:
             raise failure(code, err)
 
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes:
+        reply = self.call(at, "config", "set", key, value, "-i", at.name, *(["--force"] if force else []))
+        return _in_use(reply["changes"]), reply["warnings"]
+
+    def reload(self, at: Instance) -> Changes:
+        """Of an instance of a file."""
+        code, out, err = run("-o", "json", "config", "reload", f"{at.cluster.config_path}:{at.name}")
+        if code:
+            raise failure(code, err)
+        reply = json.loads(out)[at.name]
+        return _in_use(reply["changes"]), reply["warnings"]
+
+    def expel(self, at: Instance, leaver: Instance) -> None:
+        self.call(at, "member", "expel", leaver.name, "-y")
+
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(password + "\n")
+            file.flush()
+            return bool(self.call(at, "user", "create", name, "--new-password-file", file.name)["changed"])
+
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        return bool(self.call(at, "grant", name, *what)["changed"])
+
+    def revoke(self, at: Instance, name: str, *what: str) -> bool:
+        return bool(self.call(at, "revoke", name, *what)["changed"])
+
+
+def _object(what: Sequence[str]) -> tuple[str, str, str]:
+    """Privileges, kind of object and name, as the command line understands them."""
+    if len(what) == 1:
+        return "execute", "role", what[0]
+    words, kind, name = (*what, "")[:3]
+    return words, kind, name
+
+
+def _in_use(changes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {change["key"]: change["after"] for change in changes if not change["needs_restart"]}
+
 
 def _line(change: Change) -> dict[str, Any]:
     """Of a file for `synchro txn`."""
@@ -342,6 +406,15 @@ class PythonClient(Hand):
         made = [getattr(ops, verb)(*rest) for verb, *rest in changes]
         found = self.at(at).execute(made, timeout=timeout).tuples
         return [None if row is None else list(row) for row in found] or [None]
+
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        return self.at(at).users.create(name, password).done
+
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        return self.at(at).users.grant(name, *_object(what)).done
+
+    def revoke(self, at: Instance, name: str, *what: str) -> bool:
+        return self.at(at).users.revoke(name, *_object(what)).done
 
     def hang(self, at: Instance, *changes: Change, timeout: float = HANG_S) -> Waiting:
         future: Future[Any] = self._threads.submit(self.execute, at, *changes, timeout=timeout)
@@ -434,6 +507,16 @@ class PythonClient(Hand):
 
     def restart_upstream(self, at: Instance, upstream: str) -> None:
         self.at(at).restart_upstream(upstream)
+
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes:
+        return self._changes(self.at(at).set_config(key, value, force=force))
+
+    def reload(self, at: Instance) -> Changes:
+        return self._changes(self.at(at).reload_config())
+
+    def _changes(self, reply: ConfigChanges) -> Changes:
+        in_use = {option.key: option.after for option in reply.options if not option.needs_restart}
+        return in_use, list(reply.warnings)
 
 
 def _plain(value: Any) -> Any:
@@ -550,12 +633,38 @@ class Stub(Hand):
     def is_sync(self, at: Instance, space: str) -> bool:
         return bool(at.remote.space(space).is_sync)
 
+    def create_user(self, at: Instance, name: str, password: str) -> bool:
+        request = auth_pb2.CreateUserRequest(name=name, password=password, timeout=seconds(CALL_S))
+        return bool(at.remote.call(at.remote.auth.CreateUser, request, CALL_S + GRACE_S).created)
+
+    def grant(self, at: Instance, name: str, *what: str) -> bool:
+        words, kind, of = _object(what)
+        request = auth_pb2.GrantRequest(grantee=name, privileges=[words], object_type=kind, object=of)
+        return bool(at.remote.call(at.remote.auth.Grant, request, CALL_S).granted)
+
+    def revoke(self, at: Instance, name: str, *what: str) -> bool:
+        words, kind, of = _object(what)
+        request = auth_pb2.RevokeRequest(grantee=name, privileges=[words], object_type=kind, object=of)
+        return bool(at.remote.call(at.remote.auth.Revoke, request, CALL_S).revoked)
+
     def close(self) -> None:
         """Channels belong to the instances."""
 
     def restart_upstream(self, at: Instance, upstream: str) -> None:
         request = control_pb2.RestartUpstreamRequest(instance=upstream)
         at.remote.call(at.remote.control.RestartUpstream, request)
+
+    def set_option(self, at: Instance, key: str, value: str, *, force: bool = False) -> Changes:
+        request = control_pb2.SetConfigRequest(key=key, value=value, force=force)
+        return self._changes(at.remote.call(at.remote.control.SetConfig, request))
+
+    def reload(self, at: Instance) -> Changes:
+        request = control_pb2.ReloadConfigRequest()
+        return self._changes(at.remote.call(at.remote.control.ReloadConfig, request))
+
+    def _changes(self, reply: Any) -> Changes:
+        in_use = {one.key: json.loads(one.after or "null") for one in reply.options if not one.needs_restart}
+        return in_use, list(reply.warnings)
 
 
 def _field(text: str) -> Any:

@@ -17,18 +17,22 @@ ports.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
+from synchro.cli import app
 from tests.e2e.cluster import free_ports, soon_s
 
 PATIENCE_S: Final = 15.0
@@ -38,6 +42,9 @@ LOOKING: Final = re.compile(
     r"(select|get|info|status|queue|health|ls|cat|member list|space (show|list|checksum)|wal (cat|check))\b"
 )
 """Verbs that change nothing."""
+_OF_PROCESSES: Final = re.compile(r"synchro (init|start|stop|restart|serve|demo)\b")
+_OF_THE_SHELL: Final = re.compile(r"[|;&$<>*?()`\"~]")
+"""What makes more of a line than one command, outside of single quotes."""
 _FENCE: Final = re.compile(r"^```(\w*)")
 _STEPS: Final = re.compile(r"^<!-- ((?:[A-Z]+\d*-\d+\w?(?:, )?)+) -->$")
 _PROMPT: Final = re.compile(r"^(?:(T\d))?(\$ |\| |\^C)(.*)$")
@@ -199,6 +206,16 @@ class Session:
             time.sleep(POLL_S)
 
     def _run(self, text: str) -> tuple[int, str]:
+        """Exit code and output. One command that starts nothing is run in this process, where it need not be
+        loaded first."""
+        is_plain = not _OF_THE_SHELL.search(re.sub(r"'[^']*'", "", text)) and not _OF_PROCESSES.match(text)
+        if is_plain and text.startswith("synchro "):
+            out = io.StringIO()
+            environment = mock.patch.dict(os.environ, self._environment(), clear=True)
+            streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
+            with environment, contextlib.chdir(self.directory), streams[0], streams[1]:
+                code = app.run(shlex.split(self._real(text))[1:])
+            return code, self._shown(out.getvalue())
         done = subprocess.run(
             ["bash", "-c", self._real(text)],
             cwd=self.directory,
@@ -281,7 +298,7 @@ class _Terminal:
     def end(self, number: signal.Signals) -> int:
         """Its exit code."""
         assert self._process is not None
-        with suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
         try:
             return self._process.wait(soon_s(PATIENCE_S))

@@ -9,10 +9,14 @@ from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import grpc
 import pytest
 
 from synchro.errors import Loading
+from synchro.rpc.generated.peer.v1 import replication_pb2, replication_pb2_grpc
+from synchro.rpc.status import from_rpc_error
 from tests.e2e.cluster import Instance, never, soon_s
 from tests.e2e.tutorials.hands import HANDS
 from tests.e2e.tutorials.walk import PAIR, RO, RW, Walk, refusal
@@ -100,6 +104,18 @@ def test_BR_01_the_master_alone_waits(walk: Fresh) -> None:
     walk.see_waiting(walk.first)
 
 
+def test_BR_03_who_joins_too_early_is_told_so(walk: Fresh) -> None:
+    """BR-3: LOADING, bootstrap has not finished. The replica tries again, and no person does anything."""
+    stub = replication_pb2_grpc.ReplicationServiceStub(walk.first.remote.channel)
+    request = replication_pb2.JoinRequest(
+        protocol_version=1, instance_uuid=str(uuid4()), instance_name="early"
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.Join(iter([request]), timeout=soon_s(5)))
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, Loading) and "bootstrap hasn't finished yet" in error.message
+
+
 def test_BR_02_with_the_replica_it_begins(walk: Fresh) -> None:
     """BR-2: as soon as the replica is there the master makes the set, saves a snapshot and runs."""
     walk.second.spawn()
@@ -157,8 +173,15 @@ def test_BR_07_the_replica_first(tmp_path: Path) -> None:
         assert walk.see_one_set() is walk.first
 
 
-@pytest.mark.parametrize("second", [RO, RW], ids=["BR-8", "BM-4"])
-@pytest.mark.parametrize("order", [PAIR, PAIR[::-1]], ids=["first-second", "second-first"])
+@pytest.mark.parametrize(
+    ("second", "order"),
+    [
+        pytest.param(RO, PAIR, id="BR-8"),
+        pytest.param(RW, PAIR[::-1], id="BM-4"),
+        pytest.param(RO, PAIR[::-1], id="BR-8-reversed", marks=pytest.mark.long),
+        pytest.param(RW, PAIR, id="BM-4-reversed", marks=pytest.mark.long),
+    ],
+)
 def test_BR_08_BM_04_both_at_once(tmp_path: Path, second: Any, order: tuple[str, str]) -> None:
     """BR-8, BM-4: always one set, in which a master beside a replica has id 1."""
     with Fresh(tmp_path, second) as walk:

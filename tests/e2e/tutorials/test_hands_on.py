@@ -5,6 +5,7 @@ Tests of one file build on each other, in its order. Only HO-21 has a set of its
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Generator
@@ -37,6 +38,16 @@ def test_HO_01_the_first_terminal(walk: Walk) -> None:
     walk.serve(walk.first)
     assert walk.hand.info(walk.first, "status") == "running"
     walk.wait_record(walk.first, "replicaset_bootstrapped")
+
+
+def test_HO_02_a_user_for_replication(walk: Walk) -> None:
+    """HO-2: it gets its role in the short form, in the older text read and write on everything. The rows go
+    into the first file of the log, whose name is the signature of that moment."""
+    signature = walk.hand.info(walk.first, "signature")
+    assert walk.hand.create_user(walk.first, "replicator", "password")
+    assert walk.hand.grant(walk.first, "replicator", "replication")
+    assert walk.hand.grant(walk.first, "replicator", "read,write", "universe")
+    assert f"{signature:020}.xlog" in walk.first.files(".xlog")
 
 
 def test_HO_03_one_member(walk: Walk) -> None:
@@ -130,16 +141,23 @@ def test_HO_14_the_second_follows_again(walk: Walk) -> None:
 
 
 def follow_each_other(walk: Walk) -> None:
-    """The first one is started once more, with the second as its source."""
-    assert walk.first.stop() == 0
-    walk.serve(walk.first, walk.second)
+    """The first one gets the second as its source, while it runs."""
+    address = walk.second.address
+    changes, _ = walk.hand.set_option(walk.first, "replication.peers", json.dumps([address]))
+    assert changes == {"replication.peers": [address]}
     walk.wait_mesh()
 
 
-def test_HO_16_the_first_catches_up(walk: Walk) -> None:
-    """HO-16: with the second as its source the first terminal has all three tuples."""
+def test_HO_15_PR_11_it_gets_a_source(walk: Walk) -> None:
+    """HO-15, PR-11: at once; each terminal shows its side of that."""
     follow_each_other(walk)
+    walk.wait_record(walk.first, "option_set", option="replication.peers")
+    walk.wait_record(walk.first, "upstream_following")
     walk.wait_record(walk.second, "relay_connected", peer=walk.first.name)
+
+
+def test_HO_16_the_first_catches_up(walk: Walk) -> None:
+    """HO-16: the first terminal has all three tuples."""
     walk.wait_rows(walk.first, "tester", [R1, R2, R3])
 
 
@@ -179,6 +197,7 @@ def test_HO_20_the_end(walk: Walk) -> None:
         shutil.rmtree(instance.dir)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hand", EACH_HAND)
 def test_HO_21_the_same_with_sigkill(tmp_path: Path, hand: str) -> None:
     """HO-21: killed instead of stopped, the first one finds its log not closed, goes on, and catches up."""

@@ -6,15 +6,17 @@ Tests of one file build on each other, in its order. Only MM-30 has a set of its
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from synchro.errors import ReadOnly
 from tests.e2e.cluster import HEARTBEAT_S, never
 from tests.e2e.tutorials.hands import EACH_HAND, run
-from tests.e2e.tutorials.walk import PAIR, RW, Walk
+from tests.e2e.tutorials.walk import PAIR, RW, Walk, refusal
 
 pytestmark = pytest.mark.e2e
 FORMAT = ("id:unsigned", "band_name:string", "year:unsigned")
@@ -26,6 +28,13 @@ MESSAGE = (
     'Duplicate key exists in unique index "primary" in space "bands" with old tuple - {} and new tuple - {}'
 )
 PINK_TEXT, WRONG_TEXT = '[5, "Pink Floyd", 1965]', '[5, "incorrect data", 0]'
+
+
+def edit_own(walk: Walk, name: str, **sections: Any) -> None:
+    """Sections of one instance, as they are to stand in the file."""
+    document = yaml.safe_load(walk.config_path.read_text())
+    document["groups"]["group001"]["replicasets"]["replicaset001"]["instances"][name] |= sections
+    walk.config_path.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 class Masters(Walk):
@@ -210,10 +219,17 @@ def test_MM_20_it_stays_stopped(walk: Masters) -> None:
     never("the stream goes on", is_back, 10 * HEARTBEAT_S)
 
 
-def test_MM_22_the_wrong_one_starts_anew(walk: Masters) -> None:
-    """MM-22: without its files instance002 joins again, as the member that it was."""
+def test_MM_21_the_wrong_one_is_read_only(walk: Masters) -> None:
+    """MM-21: by the file, which both read again; one of them is concerned."""
     walk.own["instance002"] = {"database": {"mode": "ro"}}
     walk.write_config(walk.config_path)
+    assert walk.hand.reload(walk.first)[0] == {}
+    assert walk.hand.reload(walk.second)[0] == {"database.mode": "ro"}
+    assert (walk.hand.info(walk.second, "ro"), walk.hand.info(walk.second, "ro_reason")) == (True, "config")
+
+
+def test_MM_22_the_wrong_one_starts_anew(walk: Masters) -> None:
+    """MM-22: without its files instance002 joins again, as the member that it was."""
     walk.down("instance002")
     for name in walk.second.files(".xlog") + walk.second.files(".snap"):
         (walk.second.dir / name).unlink()
@@ -244,27 +260,70 @@ def test_MM_24_the_other_direction_is_still_stopped(walk: Masters) -> None:
     )
 
 
-def test_MM_29_MM_27_one_command_ends_it(walk: Masters) -> None:
-    """MM-29, MM-27: after `replication restart` both directions follow, and no message is left."""
-    walk.hand.restart_upstream(walk.first, "instance002")
-    walk.wait_status(walk.first, walk.second, "follow")
-    walk.wait_status(walk.first, walk.second, "follow", "downstream")
+def test_MM_25_the_right_one_loses_its_address(walk: Masters) -> None:
+    """MM-25: with `grpc: {}` and mode ro in the file that it reads, instance001 has no source, and takes no
+    writes."""
+    walk.own["instance001"] = {"database": {"mode": "ro"}}
+    walk.write_config(walk.config_path)
+    edit_own(walk, "instance001", grpc={})
+    changes, _ = walk.hand.reload(walk.first)
+    assert changes == {"database.mode": "ro", "replication.peers": None}
+    assert "upstream" not in walk.item(walk.first, walk.second)
+    error = refusal(partial(walk.hand.insert, walk.first, "bands", [0, "never", 0]))
+    assert isinstance(error, ReadOnly) and error.details["ro_reason"] == "config"
+
+
+def test_MM_26_both_are_masters_again(walk: Masters) -> None:
+    """MM-26: address and modes are as they were, by one more reload of both."""
+    walk.own = dict.fromkeys(PAIR, RW)
+    walk.write_config(walk.config_path)
+    for instance in walk:
+        walk.hand.reload(instance)
+    assert [walk.hand.info(instance, "ro") for instance in walk] == [False, False]
+
+
+def test_MM_27_both_follow(walk: Masters) -> None:
+    """MM-27: both directions, and no message is left. Nobody was started again."""
+    walk.wait_mesh()
     item = walk.item(walk.first, walk.second)
     assert "message" not in item["upstream"] and "message" not in item["downstream"]
 
 
 def test_MM_28_two_masters_again(walk: Masters) -> None:
     """MM-28: a write on each is on both, and the vclocks are equal."""
-    walk.own["instance002"] = dict(RW)
-    walk.write_config(walk.config_path)
-    walk.down("instance002")
-    walk.up("instance002")
-    walk.wait_mesh()
     walk.hand.insert(walk.first, "bands", [6, "a", 1])
     walk.hand.insert(walk.second, "bands", [7, "b", 2])
     for instance in walk:
         walk.wait_rows(instance, "bands", [*FOUR, PINK, [6, "a", 1], [7, "b", 2]])
     walk.wait_equal_vclocks()
+
+
+def test_MM_29_one_command_ends_it(walk: Masters) -> None:
+    """MM-29: another conflict; each takes its tuple back, and `replication restart` starts its stream."""
+    for instance in walk:
+        walk.hand.set_option(instance, "replication.peers", "[]")
+    for instance in walk:
+        walk.hand.insert(instance, "bands", [8, instance.name, 0])
+    for instance in walk:
+        walk.hand.reload(instance)
+    walk.wait_status(walk.first, walk.second, "stopped")
+    walk.wait_status(walk.second, walk.first, "stopped")
+    for instance in walk:
+        walk.hand.execute(instance, ("delete", "bands", [8]))
+    walk.hand.restart_upstream(walk.first, "instance002")
+    walk.hand.restart_upstream(walk.second, "instance001")
+    walk.wait_mesh()
+    walk.wait_equal("bands")
+
+
+def test_MM_31_one_leaves(walk: Masters) -> None:
+    """MM-31: read-only, without sources, and expelled: the other one goes on, and lists it no more. That its
+    id is not given again: tests/e2e/test_members.py."""
+    walk.hand.set_option(walk.second, "database.mode", "ro")
+    walk.hand.set_option(walk.second, "replication.peers", "[]")
+    walk.hand.expel(walk.first, walk.second)
+    assert walk.item(walk.first, walk.second) == {}
+    assert walk.hand.insert(walk.first, "bands", [9, "alone", 0]) == [9, "alone", 0]
 
 
 @pytest.mark.parametrize("hand", EACH_HAND)
@@ -276,13 +335,15 @@ def test_MM_30_skip_conflict(tmp_path: Path, hand: str) -> None:
         walk.wait_mesh()
         walk.hand.create(walk.first, "bands")
         walk.wait_equal_vclocks()
-        walk.down("instance001")
+        for instance in walk:
+            walk.hand.set_option(instance, "replication.peers", "[]")
         walk.hand.insert(walk.second, "bands", WRONG)
         walk.down("instance002")
         walk.up("instance001")
         walk.soon("it is no orphan", lambda: walk.hand.info(walk.first, "ro") is False)
         walk.hand.insert(walk.first, "bands", PINK)
-        walk.up("instance002")
+        for instance in walk:
+            walk.hand.reload(instance)
         walk.wait_mesh()
         walk.wait_equal_vclocks()
         assert [walk.hand.select(instance, "bands") for instance in walk] == [[PINK], [WRONG]]

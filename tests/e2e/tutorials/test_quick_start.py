@@ -5,20 +5,23 @@ Tests of one file build on each other, in its order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 import synchro
-from synchro.errors import NoSuchSpace, ReadOnly, SpaceExists
+from synchro.errors import AccessDenied, NoSuchSpace, ReadOnly, SpaceExists
 from tests.e2e.cluster import contents, never, soon_s
 from tests.e2e.tutorials.hands import EACH_HAND
 from tests.e2e.tutorials.walk import FLAGS_HEARTBEAT_S, Walk, refusal
 
 pytestmark = pytest.mark.e2e
-NAMES = ("instance001", "instance002", "instance003", "other")
+NAMES = ("instance001", "instance002", "instance003", "other", "guarded")
+ROOT_DIR = Path(__file__).resolve().parents[3]
 STATES = ("connect", "loading", "sync", "follow")
 ROWS = [[number, f"row {number}"] for number in range(100)]
 
@@ -39,6 +42,32 @@ def test_QS_01_a_first_instance(walk: Walk) -> None:
         assert len(instance.files(".snap")) == 1
         sets.append(info["replicaset"]["uuid"])
     assert len(set(sets)) == 2 and all(len(uuid) == 36 for uuid in sets)
+
+
+def test_QS_02_before_any_grant(walk: Walk) -> None:
+    """QS-2: in a set that was begun with an admin the guest may not even read, and hears what is missing."""
+    guarded = walk["guarded"]
+    password = walk.dir / "admin.password"
+    password.write_text("secret\n")
+    walk.spawn_by_flags(guarded, flags=["--admin-password-file", str(password)])
+    walk.wait_record(guarded, "instance_ready")
+    for call, word in (
+        (partial(walk.hand.select, guarded, "_space"), "Read"),
+        (partial(walk.hand.insert, guarded, "tester", [1]), "Write"),
+    ):
+        error = refusal(call)
+        assert isinstance(error, AccessDenied)
+        assert error.message.startswith(f"{word} access to space '") and error.details["user"] == "guest"
+    assert guarded.stop() == 0
+
+
+def test_QS_03_what_everybody_may_do(walk: Walk) -> None:
+    """QS-3: the guest gets read, write and execute, and a snapshot is named by the signature."""
+    assert walk.hand.grant(walk.first, "guest", "read,write,execute", "universe")
+    signature = walk.hand.snapshot(walk.first)
+    assert signature == walk.hand.info(walk.first, "signature") > 0
+    assert f"{signature:020}.snap" in walk.first.files(".snap")
+    assert walk.first.files(".inprogress") == []
 
 
 def test_QS_04_a_directory_of_another_set(walk: Walk) -> None:
@@ -76,6 +105,13 @@ def test_QS_05_MON_01_a_second_instance_joins(walk: Walk) -> None:
     uuids = {walk.hand.info(instance, "replicaset.uuid") for instance in (walk.first, walk.second)}
     assert len(uuids) == 1
     assert len(walk.second.files(".snap")) == 1
+
+
+def test_WQ_11_the_page_lists_these_states() -> None:
+    """WQ-11: how a start with a source goes on is told in the order in which the states are seen."""
+    page = (ROOT_DIR / "docs" / "tutorials" / "what-if.md").read_text(encoding="utf-8")
+    section = page.partition("## How does it work inside?")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == STATES
 
 
 def test_MON_02_idle_and_lag(walk: Walk) -> None:

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.e2e
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Walk]:
     """A master and its replica, with a space."""
     directory = tmp_path_factory.mktemp("pr")
-    with Walk(directory, request.param, instances={"instance001": RW, "instance002": RO}) as cluster:
+    own = {"instance001": RW, "instance002": RO}
+    with Walk(directory, request.param, instances=own, faults=True) as cluster:
         cluster.up()
         cluster.wait_mesh()
         cluster.hand.create(cluster.first, "tester")
@@ -105,10 +106,37 @@ def test_PR_08_the_log_is_kept_for_a_replica(walk: Walk) -> None:
     assert len(walk.first.records("join_began")) == 1, "the one of the start"
 
 
+def test_PR_09_the_log_is_gone(walk: Walk) -> None:
+    """PR-9: a replica that needs rows of deleted files says which; without its own files it gets all anew."""
+    walk.down("instance002")
+    for number in range(210, 213):
+        walk.hand.insert(walk.first, "tester", [number, 0])
+        walk.hand.snapshot(walk.first)
+    walk.down("instance001")
+    for name in walk.first.files(".xlog")[:-1]:
+        (walk.first.dir / name).unlink()
+    walk.up("instance001")
+    walk.second.spawn()
+    walk.soon(
+        "it says what is missing", lambda: walk.stream(walk.second, walk.first).get("reason") == "XLOG_GAP"
+    )
+    assert "Missing .xlog file" in walk.stream(walk.second, walk.first)["message"]
+    walk.second.kill()
+    for name in walk.second.files(".xlog") + walk.second.files(".snap"):
+        (walk.second.dir / name).unlink()
+    walk.up("instance002")
+    walk.wait_mesh()
+    walk.wait_equal("tester")
+
+
 def test_PR_12_nobody_declares_a_master_dead(walk: Walk) -> None:
     """PR-12: twenty heartbeats after the master was killed the replica is what it was."""
     second = walk.second
+    for instance, other in ((walk.first, second), (second, walk.first)):
+        instance.remote.partition(other.name)
+    walk.hand.insert(walk.first, "tester", [300, 1])  # nobody else has it
     walk.kill(walk.first)
+    second.remote.heal()
     walk.wait_status(second, walk.first, "disconnected")
 
     def has_changed() -> bool:
@@ -118,6 +146,33 @@ def test_PR_12_nobody_declares_a_master_dead(walk: Walk) -> None:
     never("the replica takes over", has_changed, 20 * HEARTBEAT_S)
 
 
+def test_WQ_06_the_replica_takes_over(walk: Walk) -> None:
+    """WQ-6: it says that its source is lost. Without sources, and writable, it is on its own, and quiet."""
+    second = walk.second
+    assert "instance001" in [record["peer"] for record in second.records("upstream_lost")]
+    walk.hand.set_option(second, "replication.peers", "[]")
+    walk.hand.set_option(second, "database.mode", "rw")
+    assert "upstream" not in walk.item(second, walk.first)
+    assert walk.hand.insert(second, "tester", [301, 1]) == [301, 1]
+    count = len(second.records())
+    never("it logs", lambda: len(second.records()) != count, 5 * HEARTBEAT_S)
+
+
+def test_PR_13_what_the_master_had_not_sent(walk: Walk, tmp_path: Path) -> None:
+    """PR-13: it is in the files of the dead master alone; `wal cat` prints it, and `txn` takes what that
+    prints."""
+    has = walk.hand.vclock(walk.second)[1]
+    assert walk.hand.select(walk.second, "tester", [300]) == []
+    unsent = [row for row in logged(walk.first) if row["origin"] == 1 and row["row_lsn"] > has]
+    assert [row["tuple"] for row in unsent] == [[300, 1]]
+    file = tmp_path / "unsent.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in unsent))
+    code, _, err = run("-e", walk.second.address, "--direct", "txn", str(file))
+    assert code == 0, err
+    assert walk.hand.select(walk.second, "tester", [300]) == [[300, 1]]
+
+
+@pytest.mark.long
 def test_PR_05_one_master_many_replicas(tmp_path: Path) -> None:
     """PR-5: one of four replicas stands still; the others are not slowed; each has a state."""
     names = [f"instance{number:03}" for number in range(1, 6)]

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from synchro.client import OutcomeUnknown
-from synchro.errors import ReadOnly, SyncTimeout
+from synchro.errors import ReadOnly, SyncRollback, SyncTimeout
 from synchro.rpc.generated.v1 import info_pb2
 from tests.e2e.cluster import HEARTBEAT_S, Instance, never, soon_s
 from tests.e2e.tutorials.hands import EACH_HAND, Waiting
@@ -28,10 +28,11 @@ THREE = [[1], [2], [3]]
 class Pair(Walk):
     """What later steps must remember of earlier ones."""
 
-    def __init__(self, directory: Path, hand: str) -> None:
+    def __init__(self, directory: Path, hand: str, **how: Any) -> None:
         super().__init__(
             directory,
             hand,
+            **how,
             options={"database": {"txn_synchro_timeout": 1000}},
             replication={"synchro_quorum": 2, "synchro_timeout": 1000},
             instances={"instance001": RW, "instance002": RO},
@@ -78,6 +79,16 @@ def test_S2_01_start(walk: Pair) -> None:
     walk.wait_mesh()
     infos = [walk.hand.info(instance) for instance in walk]
     assert [(info["ro"], info["ro_reason"]) for info in infos] == [(False, None), (True, "config")]
+
+
+def test_S2_02_everybody_may_do_everything(walk: Pair) -> None:
+    """S2-2: granted on one instance, it counts on both."""
+    assert walk.hand.grant(walk.first, "guest", "super")
+    for instance in walk:
+        walk.soon(
+            "the guest is super there",
+            partial(lambda at: walk.hand.info(at, "users") == {"unset": False, "open": True}, instance),
+        )
 
 
 def test_S2_03_promote(walk: Pair) -> None:
@@ -191,11 +202,52 @@ def test_S2_14_a_deadline_leaves_the_outcome_unknown(walk: Pair) -> None:
     walk.wait_equal("sync")
 
 
+def test_S2_13_a_lower_quorum(walk: Pair) -> None:
+    """S2-13: one is no majority of two, so it takes --force; then what waits is done at once."""
+    walk.second.kill()
+    writes = walk.hang_three(14)
+    error = refusal(partial(walk.hand.set_option, walk.first, "replication.synchro_quorum", "1"))
+    assert "--force" in error.message and walk.queue()["len"] == 3
+    changes, _ = walk.hand.set_option(walk.first, "replication.synchro_quorum", "1", force=True)
+    assert changes == {"replication.synchro_quorum": 1}
+    assert [write.error(soon_s(5)) for write in writes] == [None] * 3
+    walk.hand.set_option(walk.first, "replication.synchro_quorum", "2")
+
+
+@pytest.mark.parametrize("hand", EACH_HAND)
+def test_S2_16_the_second_has_two_of_three(tmp_path: Path, hand: str) -> None:
+    """S2-16: promoted without the first, it commits the two entries that it has. The callers of those hear
+    so when the link is back, that of the third that it was rolled back; nobody heard anything before."""
+    with Pair(tmp_path, hand, faults=True) as walk:
+        walk.prepare()
+        walk.second.remote.pause_at("applier.ack_delay")
+        writes = [walk.hang(1), walk.hang(2)]
+        vclock = walk.hand.vclock(walk.first)
+        walk.soon("the second has both", lambda: walk.hand.vclock(walk.second) == vclock)
+        for instance, other in ((walk.first, walk.second), (walk.second, walk.first)):
+            instance.remote.partition(other.name)
+        walk.second.remote.clear()
+        writes.append(walk.hang(3))
+        for key, value in (("database.mode", "rw"), ("replication.synchro_quorum", "1")):
+            walk.hand.set_option(walk.second, key, value, force=True)
+        promoted = walk.hand.promote(walk.second)
+        assert (promoted.confirmed, promoted.rolled_back) == (2, 0)
+        assert not any(write.is_done for write in writes)
+        for instance in walk:
+            instance.remote.heal()
+        first, second, third = (write.error(soon_s(15)) for write in writes)
+        assert first is second is None
+        assert isinstance(third, SyncRollback) or "SYNC_ROLLBACK" in str(third), third
+        walk.wait_equal("sync")
+        for instance in walk:
+            assert walk.hand.select(instance, "sync") == [[1], [2]]
+
+
 def test_S2_15_the_owner_dies_with_a_full_queue(walk: Pair) -> None:
     """S2-15: after its restart the entries wait, invisible, until a promote; then they are confirmed."""
     hand, first = walk.hand, walk.first
     before = hand.select(first, "sync")
-    walk.second.kill()
+    walk.second.kill()  # if S2-13 has not done it
     writes = walk.hang_three(21)
     names = walk.names()
     walk.kill(first)

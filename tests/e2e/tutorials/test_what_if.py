@@ -6,6 +6,7 @@ Tests of one set build on each other, in the order of the file. WQ-5 is in test_
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -103,6 +104,27 @@ def test_WQ_04a_one_after_the_other(mesh: Walk) -> None:
     for instance in mesh:
         mesh.wait_rows(instance, "shared", [[1, "second"]])
     mesh.wait_equal("shared")
+
+
+def test_WQ_02_PR_11_one_is_taken_out(mesh: Walk) -> None:
+    """WQ-2, PR-11: without sources an instance gets nothing more, keeps what it has, and the others go on;
+    with its sources again it goes on where it was."""
+    out = third(mesh)
+    before = mesh.hand.checksum(out, "tester")
+    assert mesh.hand.set_option(out, "replication.peers", "[]")[0] == {"replication.peers": []}
+    for instance in (mesh.first, mesh.second):
+        assert "upstream" not in mesh.item(out, instance)
+        inserts(mesh, instance, 30_000 + 1000 * instance.id, 10)
+    for instance in (mesh.first, mesh.second):
+        mesh.soon(
+            "the others go on", partial(lambda at: mesh.hand.checksum(at, "tester")[0] == 1320, instance)
+        )
+    assert mesh.hand.checksum(out, "tester") == before and mesh.hand.info(out, "status") == "running"
+    joined = joins(mesh)
+    mesh.hand.reload(out)
+    mesh.wait_mesh()
+    mesh.wait_equal("tester")
+    assert mesh.hand.checksum(out, "tester")[0] == 1320 and joins(mesh) == joined
 
 
 def cut(mesh: Walk) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -51,12 +51,14 @@ class Walk(Cluster):
         """`synchro serve` by flags; returns when it serves."""
         return self.spawn_by_flags(instance, *sources, read_only=read_only).wait_ready()
 
-    def spawn_by_flags(self, instance: Instance, *sources: Instance, read_only: bool = False) -> Instance:
+    def spawn_by_flags(
+        self, instance: Instance, *sources: Instance, read_only: bool = False, flags: Sequence[str] = ()
+    ) -> Instance:
         given = ["serve", "--name", instance.name, "--listen", instance.address]
         given += ["--data-dir", str(instance.dir)]
         if sources:
             given += ["--replication", ",".join(source.address for source in sources)]
-        return instance.spawn(arguments=[*given, *(["--read-only"] if read_only else [])])
+        return instance.spawn(arguments=[*given, *(["--read-only"] if read_only else []), *flags])
 
     def up(self, *names: str) -> None:
         """Start these, or all, of the file; returns when they serve."""

@@ -533,3 +533,55 @@ class RestartUpstreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestartUpstreamResponse: _TypeAlias = RestartUpstreamResponse  # noqa: Y015
+
+@_typing.final
+class BootstrapRequest(_message.Message):
+    """Options of Bootstrap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, 20 s if not set. Afterwards the instance does not try on."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BootstrapRequest: _TypeAlias = BootstrapRequest  # noqa: Y015
+
+@_typing.final
+class BootstrapResponse(_message.Message):
+    """The replica set that was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    REPLICASET_UUID_FIELD_NUMBER: _builtins.int
+    replicaset_uuid: _builtins.str
+    """Its UUID."""
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        replicaset_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "replicaset_uuid", b"replicaset_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BootstrapResponse: _TypeAlias = BootstrapResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class ControlServiceStub:
                 request_serializer=synchro_dot_v1_dot_control__pb2.SetConfigRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_control__pb2.SetConfigResponse.FromString,
                 _registered_method=True)
+        self.Bootstrap = channel.unary_unary(
+                '/synchro.v1.ControlService/Bootstrap',
+                request_serializer=synchro_dot_v1_dot_control__pb2.BootstrapRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_control__pb2.BootstrapResponse.FromString,
+                _registered_method=True)
         self.RestartUpstream = channel.unary_unary(
                 '/synchro.v1.ControlService/RestartUpstream',
                 request_serializer=synchro_dot_v1_dot_control__pb2.RestartUpstreamRequest.SerializeToString,
@@ -123,6 +128,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Bootstrap(self, request, context):
+        """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RestartUpstream(self, request, context):
         """Starts a stopped subscription to another instance again.
         """
@@ -169,6 +181,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.SetConfig,
                     request_deserializer=synchro_dot_v1_dot_control__pb2.SetConfigRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_control__pb2.SetConfigResponse.SerializeToString,
+            ),
+            'Bootstrap': grpc.unary_unary_rpc_method_handler(
+                    servicer.Bootstrap,
+                    request_deserializer=synchro_dot_v1_dot_control__pb2.BootstrapRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_control__pb2.BootstrapResponse.SerializeToString,
             ),
             'RestartUpstream': grpc.unary_unary_rpc_method_handler(
                     servicer.RestartUpstream,
@@ -344,6 +361,33 @@ class ControlService:
             '/synchro.v1.ControlService/SetConfig',
             synchro_dot_v1_dot_control__pb2.SetConfigRequest.SerializeToString,
             synchro_dot_v1_dot_control__pb2.SetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Bootstrap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.ControlService/Bootstrap',
+            synchro_dot_v1_dot_control__pb2.BootstrapRequest.SerializeToString,
+            synchro_dot_v1_dot_control__pb2.BootstrapResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class ControlServiceStub:
     """Reads the file of the instance again, and puts options into use that need no restart."""
     SetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]
     """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
+    Bootstrap: _grpc.UnaryUnaryMultiCallable[_control_pb2.BootstrapRequest, _control_pb2.BootstrapResponse]
+    """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there."""
     RestartUpstream: _grpc.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]
     """Starts a stopped subscription to another instance again."""
     Rebootstrap: _grpc.UnaryUnaryMultiCallable[_control_pb2.RebootstrapRequest, _control_pb2.RebootstrapResponse]
@@ -67,6 +69,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Reads the file of the instance again, and puts options into use that need no restart."""
     SetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]  # type: ignore[assignment]
     """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
+    Bootstrap: _aio.UnaryUnaryMultiCallable[_control_pb2.BootstrapRequest, _control_pb2.BootstrapResponse]  # type: ignore[assignment]
+    """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there."""
     RestartUpstream: _aio.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]  # type: ignore[assignment]
     """Starts a stopped subscription to another instance again."""
     Rebootstrap: _aio.UnaryUnaryMultiCallable[_control_pb2.RebootstrapRequest, _control_pb2.RebootstrapResponse]  # type: ignore[assignment]
@@ -122,6 +126,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetConfigResponse, _abc.Awaitable[_control_pb2.SetConfigResponse]]:
         """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
+
+    @_abc_1.abstractmethod
+    def Bootstrap(
+        self,
+        request: _control_pb2.BootstrapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.BootstrapResponse, _abc.Awaitable[_control_pb2.BootstrapResponse]]:
+        """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there."""
 
     @_abc_1.abstractmethod
     def RestartUpstream(

@@ -164,6 +164,7 @@ class Ballot(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     START_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    IS_ANONYMOUS_FIELD_NUMBER: _builtins.int
     REJOINS_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """UUID of the instance."""
@@ -193,6 +194,8 @@ class Ballot(_message.Message):
     """Random id of this life of the process; empty: an older version."""
     address: _builtins.str
     """host:port at which it listens; empty: an older version."""
+    is_anonymous: _builtins.bool
+    """It follows a set without being a member, or wants to; false also of an older version."""
     rejoins: _builtins.bool
     """It replaces its data by a join, or is about to."""
     @_builtins.property
@@ -227,11 +230,12 @@ class Ballot(_message.Message):
         term: _builtins.int = ...,
         start_id: _builtins.str = ...,
         address: _builtins.str = ...,
+        is_anonymous: _builtins.bool = ...,
         rejoins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "rejoins", b"rejoins", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "rejoins", b"rejoins", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,6 +254,7 @@ class JoinRequest(_message.Message):
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
     TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
+    TAKES_USERS_FIELD_NUMBER: _builtins.int
     TAKES_POLICIES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
@@ -265,6 +270,8 @@ class JoinRequest(_message.Message):
     """In all but the first request: bytes of responses received so far."""
     takes_unnamed: _builtins.bool
     """It reads shared transactions in which calls have no request id; false: an older version."""
+    takes_users: _builtins.bool
+    """It reads rows of users; false: an older version, which cannot join a set that has some."""
     takes_policies: _builtins.bool
     """It knows what spaces do with conflicts; false: an older version, which joins no set that has such a space."""
     def __init__(
@@ -277,11 +284,12 @@ class JoinRequest(_message.Message):
         takes_parts: _builtins.bool = ...,
         received: _builtins.int = ...,
         takes_unnamed: _builtins.bool = ...,
+        takes_users: _builtins.bool = ...,
         takes_policies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -544,7 +552,7 @@ class JoinEnd(_message.Message):
     VCLOCK_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.int
-    """Its id, 1..31."""
+    """Its id, 1..31; 0: it is anonymous."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """What the joined instance has now; covers its own registration."""
@@ -562,6 +570,62 @@ class JoinEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JoinEnd: _TypeAlias = JoinEnd  # noqa: Y015
+
+@_typing.final
+class RegisterRequest(_message.Message):
+    """An anonymous instance that wants to be a member."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    INSTANCE_NAME_FIELD_NUMBER: _builtins.int
+    REPLICASET_UUID_FIELD_NUMBER: _builtins.int
+    protocol_version: _builtins.int
+    """Version of this protocol: 1."""
+    instance_uuid: _builtins.str
+    """UUID of the instance."""
+    instance_name: _builtins.str
+    """Its name."""
+    replicaset_uuid: _builtins.str
+    """UUID of its replica set."""
+    def __init__(
+        self,
+        *,
+        protocol_version: _builtins.int = ...,
+        instance_uuid: _builtins.str = ...,
+        instance_name: _builtins.str = ...,
+        replicaset_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRequest: _TypeAlias = RegisterRequest  # noqa: Y015
+
+@_typing.final
+class RegisterResponse(_message.Message):
+    """It is registered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.int
+    """Its id, 1..31."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterResponse: _TypeAlias = RegisterResponse  # noqa: Y015
 
 @_typing.final
 class SubscribeRequest(_message.Message):
@@ -634,7 +698,9 @@ class Hello(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     TAKES_PARTS_FIELD_NUMBER: _builtins.int
     TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
+    TAKES_USERS_FIELD_NUMBER: _builtins.int
     SYNCHRO_QUORUM_FIELD_NUMBER: _builtins.int
+    IS_ANONYMOUS_FIELD_NUMBER: _builtins.int
     TAKES_POLICIES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
@@ -660,8 +726,12 @@ class Hello(_message.Message):
     """It reads shared transactions in which calls have no request id; false: an older version, which is not
     sent them.
     """
+    takes_users: _builtins.bool
+    """It reads rows of users; false: an older version, which is not followed by a set that has some."""
     synchro_quorum: _builtins.int
     """By how many votes the sender is elected: its `synchro_quorum` for its members; 0: an older version."""
+    is_anonymous: _builtins.bool
+    """It is no member: its acks say how far it is, and count for nothing; false also of an older version."""
     takes_policies: _builtins.bool
     """It knows what spaces do with conflicts; false: an older version, which is sent nothing while there is such
     a space.
@@ -690,12 +760,14 @@ class Hello(_message.Message):
         address: _builtins.str = ...,
         takes_parts: _builtins.bool = ...,
         takes_unnamed: _builtins.bool = ...,
+        takes_users: _builtins.bool = ...,
         synchro_quorum: _builtins.int = ...,
+        is_anonymous: _builtins.bool = ...,
         takes_policies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -870,7 +942,7 @@ class Accepted(_message.Message):
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     id: _builtins.int
-    """Id of the server, 1..31."""
+    """Id of the server, 1..31; 0: it is anonymous, and so is the subscriber."""
     replicaset_uuid: _builtins.str
     """UUID of its replica set."""
     term: _builtins.int

@@ -45,6 +45,16 @@ class ReplicationServiceStub:
                 request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.SerializeToString,
                 response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.FetchSnapshot = channel.stream_stream(
+                '/synchro.peer.v1.ReplicationService/FetchSnapshot',
+                request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.SerializeToString,
+                response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.FromString,
+                _registered_method=True)
+        self.Register = channel.unary_unary(
+                '/synchro.peer.v1.ReplicationService/Register',
+                request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterRequest.SerializeToString,
+                response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterResponse.FromString,
+                _registered_method=True)
         self.Subscribe = channel.stream_stream(
                 '/synchro.peer.v1.ReplicationService/Subscribe',
                 request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.SubscribeRequest.SerializeToString,
@@ -71,6 +81,20 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchSnapshot(self, request_iterator, context):
+        """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Register(self, request, context):
+        """Makes a member of an anonymous instance. The row that does it comes to it in its stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Subscribe(self, request_iterator, context):
         """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status.
         """
@@ -90,6 +114,16 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.FromString,
                     response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.SerializeToString,
+            ),
+            'FetchSnapshot': grpc.stream_stream_rpc_method_handler(
+                    servicer.FetchSnapshot,
+                    request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.FromString,
+                    response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.SerializeToString,
+            ),
+            'Register': grpc.unary_unary_rpc_method_handler(
+                    servicer.Register,
+                    request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterRequest.FromString,
+                    response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterResponse.SerializeToString,
             ),
             'Subscribe': grpc.stream_stream_rpc_method_handler(
                     servicer.Subscribe,
@@ -152,6 +186,60 @@ class ReplicationService:
             '/synchro.peer.v1.ReplicationService/Join',
             synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.SerializeToString,
             synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchSnapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/synchro.peer.v1.ReplicationService/FetchSnapshot',
+            synchro_dot_peer_dot_v1_dot_replication__pb2.JoinRequest.SerializeToString,
+            synchro_dot_peer_dot_v1_dot_replication__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Register(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.peer.v1.ReplicationService/Register',
+            synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterRequest.SerializeToString,
+            synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterResponse.FromString,
             options,
             channel_credentials,
             insecure,

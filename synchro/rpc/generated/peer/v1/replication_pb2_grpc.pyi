@@ -39,6 +39,10 @@ class ReplicationServiceStub:
     """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
     JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
     """
+    FetchSnapshot: _grpc.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]
+    """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0."""
+    Register: _grpc.UnaryUnaryMultiCallable[_replication_pb2.RegisterRequest, _replication_pb2.RegisterResponse]
+    """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
     Subscribe: _grpc.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]
     """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status."""
 
@@ -53,6 +57,10 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
     JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
     """
+    FetchSnapshot: _aio.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]  # type: ignore[assignment]
+    """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0."""
+    Register: _aio.UnaryUnaryMultiCallable[_replication_pb2.RegisterRequest, _replication_pb2.RegisterResponse]  # type: ignore[assignment]
+    """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
     Subscribe: _aio.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status."""
 
@@ -76,6 +84,22 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
         JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
         """
+
+    @_abc_1.abstractmethod
+    def FetchSnapshot(
+        self,
+        request_iterator: _MaybeAsyncIterator[_replication_pb2.JoinRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_replication_pb2.JoinResponse], _abc.AsyncIterator[_replication_pb2.JoinResponse]]:
+        """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0."""
+
+    @_abc_1.abstractmethod
+    def Register(
+        self,
+        request: _replication_pb2.RegisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.RegisterResponse, _abc.Awaitable[_replication_pb2.RegisterResponse]]:
+        """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
 
     @_abc_1.abstractmethod
     def Subscribe(

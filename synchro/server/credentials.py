@@ -1,0 +1,158 @@
+"""The credentials of the configuration: in a new set from its first row on, in a set that is there by whoever
+may write. [C-43], ADR 42."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from synchro.config import Credentials
+from synchro.errors import SynchroError, Unsupported
+from synchro.ids import NOBODY
+from synchro.instance import events as ev
+from synchro.row import Dml, Tuple
+from synchro.server import passwords
+from synchro.server.node import Node
+from synchro.server.user_changes import UserChanges
+from synchro.storage.schema import PRIV_ID, USER_ID
+from synchro.storage.user_ops import UserDraft, draft_of_new_set
+from synchro.storage.users import ObjectId, ObjectType
+
+LOOK_S: Final = 0.5
+"""How often it is looked whether there is something to do."""
+RETRY_S: Final = 5.0
+"""Before what was refused is tried again."""
+TURN_S: Final = 2.0
+"""Without an owner of the queue each writable instance waits so long for each member before it: all have the
+same configuration, and the first one is enough."""
+
+
+def first_rows(credentials: Credentials | None) -> list[tuple[int, list[Tuple]]]:
+    """Users and grants of a new set; none, if the configuration names none. Takes long: in a worker."""
+    if credentials is None or not credentials.users:
+        return []
+    draft = draft_of_new_set(credentials, _verifiers(credentials, {}))
+    users, grants = draft.rows()
+    return [(USER_ID, users), (PRIV_ID, grants)]
+
+
+def _verifiers(credentials: Credentials, known: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of each user whose password is not the one that is known. Takes long: in a worker."""
+    found: dict[str, bytes] = {}
+    for one in credentials.users:
+        if one.password is None or one.is_role:
+            continue
+        if one.name not in known or not passwords.fits(known[one.name], one.password):
+            found[one.name] = passwords.make_verifier(one.password)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was, or is to be, put into the set. schema_version: 0 unless something waits for a definition."""
+
+    credentials: Credentials
+    term: int
+    schema_version: int = 0
+
+
+class CredentialsKeeper:
+    """Puts the configured users into the set while this instance may write; else it waits [C-43].
+
+    problems: what could not be done, for people.
+    """
+
+    def __init__(self, node: Node, changes: UserChanges) -> None:
+        self._node = node
+        self._changes = changes
+        self._done: _Wanted | None = None
+        self._due_at = 0.0
+        self.problems: Sequence[str] = ()
+
+    async def run(self) -> None:
+        while True:
+            wanted = self._wanted()
+            if wanted is not None and wanted != self._done and self._may_begin():
+                try:
+                    await self._apply(wanted.credentials)
+                except SynchroError as error:
+                    self._node.log.info("credentials_deferred", reason=error.reason, message=error.message)
+                    self._due_at = trio.current_time() + RETRY_S
+                else:
+                    self._done = self._wanted()
+            await self._node.pause(LOOK_S)
+
+    def _wanted(self) -> _Wanted | None:
+        """None: the configuration says nothing of users, and did not before."""
+        node = self._node
+        credentials, catalog = node.settings.credentials, node.core.memtx.catalog
+        if credentials is None or (not credentials.users and catalog.users.is_unset):
+            return None
+        return _Wanted(credentials, node.core.raft.term, catalog.schema_version if self.problems else 0)
+
+    def _may_begin(self) -> bool:
+        core, now = self._node.core, trio.current_time()
+        if not core.is_writable:
+            self._due_at = 0.0
+            return False
+        if not self._due_at:
+            members = sorted(core.memtx.catalog.members())
+            is_alone = core.limbo.owner_id != NOBODY or core.self_id not in members
+            self._due_at = now + (0.0 if is_alone else TURN_S * members.index(core.self_id))
+        return now >= self._due_at
+
+    async def _apply(self, credentials: Credentials) -> None:
+        node = self._node
+        catalog = node.core.memtx.catalog
+        known = {u.name: u.verifier for u in catalog.users.users.values() if u.verifier is not None}
+        verifiers = await trio.to_thread.run_sync(_verifiers, credentials, known, abandon_on_cancel=True)
+        timeout_s = node.settings.synchro_timeout_s
+        async with self._changes.turn(timeout_s):
+            ops, problems = self._ops(credentials, verifiers)
+            if ops:
+                await self._write(ops, timeout_s)
+                node.log.info("credentials_applied", users=[one.name for one in credentials.users])
+        if problems != self.problems:
+            self.problems = problems
+            for problem in problems:
+                node.log.warning("credentials_refused", message=problem)
+
+    def _ops(self, credentials: Credentials, verifiers: Mapping[str, bytes]) -> tuple[list[Dml], list[str]]:
+        memtx = self._node.core.memtx
+
+        def find(kind: ObjectType, name: str) -> ObjectId:
+            if kind is not ObjectType.SPACE:
+                raise Unsupported(f"Privileges on a {kind} do not support a name: '{name}'")
+            return memtx.catalog.space(name).id
+
+        def spaces_of(user: int) -> list[str]:
+            return [memtx.catalog.space(number).name for number in memtx.catalog.users.owned_by(user)]
+
+        names_guest = any(one.name == "guest" for one in credentials.users)
+        draft = UserDraft(
+            memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID), guest_is_super=not names_guest
+        )
+        if draft.is_first and not names_guest:
+            self._node.log.warning(
+                "guest_is_super",
+                message="the set had no users before: whoever can connect may still do everything, as the "
+                "user guest. Next: synchro revoke guest super",
+            )
+        problems = draft.configure(credentials, verifiers, find, spaces_of)
+        # Another master may do the same at this moment: equal rows put twice do no harm.
+        return draft.ops(may_exist=True), problems
+
+    async def _write(self, ops: Sequence[Dml], timeout_s: float) -> None:
+        outcome = await self._node.calls.call(
+            lambda call_id: ev.ClientWrites([ev.ClientWrite(call_id, ops)]), timeout_s=timeout_s
+        )
+        match outcome:
+            case ev.Committed():
+                return
+            case ev.Rejected(error=error) | ev.OutcomeUnknown(error=error):
+                raise error
+            case _:
+                raise AssertionError(f"unexpected outcome {outcome}")

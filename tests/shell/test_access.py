@@ -1,0 +1,335 @@
+"""Every method of a running instance, asked by who may not: refused by name, and nothing done. [S-6], [S-12]
+
+What is served is read from the descriptors of the server itself, so a new method is asked too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+import pytest
+import structlog
+import trio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from synchro.config import ConfiguredUser, Credentials, Settings
+from synchro.errors import SynchroError
+from synchro.instance import events as ev
+from synchro.process.supervise import run_instance
+from synchro.rpc.calls import RpcCall
+from synchro.rpc.channel import RpcChannel
+from synchro.rpc.generated.fault.v1 import fault_pb2
+from synchro.rpc.generated.peer.v1 import replication_pb2
+from synchro.rpc.generated.v1 import (
+    auth_pb2,
+    cluster_pb2,
+    common_pb2,
+    control_pb2,
+    data_pb2,
+    info_pb2,
+    schema_pb2,
+)
+from synchro.rpc.host import open_rpc_host
+from synchro.rpc.status import from_rpc_error, from_status
+from synchro.server.face import Face
+from synchro.server.peer_messages import PROTOCOL_VERSION
+from synchro.storage.schema import PRIV_ID, USER_ID
+from synchro.storage.user_ops import Target, UserDraft
+from synchro.storage.users import GUEST_CALLER, Caller, ObjectType, Privilege
+from synchro.wire.failure import CallFailed
+from tests import messages
+from tests.shell.memory_set import create_space, put, until, write
+
+FILES = (auth_pb2, cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2, fault_pb2, replication_pb2)
+OPEN = {
+    "GetBallot",  # [S-7]
+    "WatchInfo",  # no more than the ballot: who leads, and whether it takes writes
+    "Login",  # who logs in is nobody yet
+    "Logout",
+}
+"""Methods for everybody. Health and reflection are of other packages, and are open too."""
+LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSpaces", "ListUsers"}
+LOOK |= {"WaitTransaction"}
+"""For everybody who logged in."""
+STRANGER = "99999999-2222-3333-4444-555555555555"
+
+
+class Served(NamedTuple):
+    face: Face
+    channel: RpcChannel
+
+
+@asynccontextmanager
+async def serving(directory: Path, *users: ConfiguredUser) -> AsyncIterator[Served]:
+    """A new instance, alone, whose guest may do nothing; with the space 512 and a row in it."""
+    admin = ConfiguredUser("admin", password="secret")
+    settings = Settings(
+        wal_dir=str(directory),
+        snapshot_dir=str(directory),
+        credentials=Credentials((admin, *users)),
+        fault_injection=True,
+    )
+    stop = trio.Event()
+    with trio.fail_after(30):
+        async with open_rpc_host() as host, trio.open_nursery() as nursery:
+
+            async def run(*, task_status: trio.TaskStatus[Face]) -> None:
+                await run_instance(
+                    settings, host=host, log=structlog.get_logger(), stop=stop, task_status=task_status
+                )
+
+            face = await nursery.start(run)
+            await until(lambda: face.node.is_ready)
+            await create_space(face, is_sync=False)
+            assert isinstance(await write(face, put(1)), ev.Committed)
+            async with host.channel(face.node.listen) as channel:
+                yield Served(face, channel)
+            stop.set()
+
+
+def methods() -> Iterator[MethodDescriptor]:
+    for file in FILES:
+        service: ServiceDescriptor
+        for service in file.DESCRIPTOR.services_by_name.values():
+            yield from service.methods
+
+
+def request_of(method: MethodDescriptor) -> Any:
+    """One that would do something, if it were not refused."""
+    row = msgpack.packb((2, "y"))
+    fields: dict[str, dict[str, Any]] = {
+        "Execute": {"ops": [messages.op(insert={"space_id": 512, "tuple": row})]},
+        "Select": {"space_id": 512},
+        "CreateSpace": {"name": "mine"},
+        "CreateIndex": {"space": "512", "name": "more"},
+        "AlterSpace": {"space": "512", "name": "other"},
+        "TruncateSpace": {"space": "512"},
+        "DropSpace": {"space": "512"},
+        "DropIndex": {"space": "512", "name": "primary"},
+        "ChecksumSpace": {"space": "512"},
+        "SetConfig": {"key": "log.level", "value": "debug"},
+        "RestartUpstream": {"instance": "1"},
+        "CreateUser": {"name": "mine"},
+        "SetPassword": {"name": "admin", "password": "x"},
+        "DropUser": {"name": "admin"},
+        "Grant": {"grantee": "guest", "privileges": ["read"], "object_type": "universe"},
+        "Revoke": {"grantee": "guest", "privileges": ["usage"], "object_type": "universe"},
+        "SetFailpoint": {"name": "wal.delay", "action": fault_pb2.FAILPOINT_ACTION_ON},
+    }
+    return GetMessageClass(method.input_type)(**fields.get(method.name, {}))
+
+
+async def refusal(served: Served, method: MethodDescriptor, request: Any) -> SynchroError | None:
+    """What it is refused with; None: it was not."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    coded: dict[str, Any] = {
+        "serializer": GetMessageClass(method.input_type).SerializeToString,
+        "deserializer": GetMessageClass(method.output_type).FromString,
+    }
+    try:
+        if method.client_streaming:
+            async with served.channel.duplex(path, timeout=10, **coded) as stream:
+                stream.send_nowait(_first(method))
+                reply = await stream.receive()
+                if method.name == "ExecuteStream":
+                    return from_status(reply.results[0].error)
+        elif method.server_streaming:
+            async with served.channel.server_stream(path, request, timeout=10, **coded) as replies:
+                await replies.__anext__()
+        else:
+            await served.channel.unary(path, request, timeout=10, **coded)
+    except CallFailed as error:
+        return from_rpc_error(error) or SynchroError(str(error))
+    return None
+
+
+def _first(method: MethodDescriptor) -> Any:
+    row = msgpack.packb((2, "y"))
+    match method.name:
+        case "ExecuteStream":
+            op = messages.op(insert={"space_id": 512, "tuple": row})
+            return messages.frame(calls=[{"seq": 1, "ops": [op]}])
+        case "Join":
+            return replication_pb2.JoinRequest(
+                protocol_version=PROTOCOL_VERSION, instance_uuid=STRANGER, instance_name="stranger"
+            )
+        case "Subscribe":
+            request = replication_pb2.SubscribeRequest()
+            request.hello.protocol_version = PROTOCOL_VERSION
+            request.hello.instance_uuid = STRANGER
+            return request
+    raise AssertionError(f"what does a stream of {method.name} begin with?")
+
+
+def state(face: Face) -> Any:
+    core = face.node.core
+    return core.vclock, core.memtx.freeze(), core.raft.term, face.node.settings, face.links.joins.copy()
+
+
+async def refusals(served: Served) -> dict[str, SynchroError | None]:
+    return {method.name: await refusal(served, method, request_of(method)) for method in methods()}
+
+
+async def test_the_guest_without_rights_gets_nothing_done_by_any_method(tmp_path: Path) -> None:
+    """[S-6]: ACCESS_DENIED, by whatever service."""
+    async with serving(tmp_path) as served:
+        before = state(served.face)
+        found = await refusals(served)
+        assert state(served.face) == before
+    refused = {name for name, error in found.items() if error is not None and error.reason == "ACCESS_DENIED"}
+    assert found.keys() - refused <= OPEN
+    assert len(refused) > 35
+
+
+async def test_who_logged_in_may_look_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S-4]: a new user, and all that it was not granted."""
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        before = state(served.face)
+        found = await refusals(served)
+        assert state(served.face) == before
+    allowed = {name for name, error in found.items() if error is None or error.reason != "ACCESS_DENIED"}
+    assert allowed - OPEN == LOOK
+
+
+async def test_all_paths_that_are_served_are_among_those(tmp_path: Path) -> None:
+    """A service that is not in the list above would be asked by nobody."""
+    known = {f"/{method.containing_service.full_name}/{method.name}" for method in methods()}
+    async with serving(tmp_path) as served:
+        (server,) = served.face.node._hooks._servers  # type: ignore[attr-defined]
+        paths = {path.decode() for path in server._methods}
+    assert {path for path in paths if path.startswith("/synchro.")} == known
+    others = {path.split("/")[1] for path in paths if not path.startswith("/synchro.")}
+    assert others == {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+# --- what a call may do follows its user -----------------------------------------------------------------
+
+
+def allow(face: Face, name: str, privileges: Privilege, space: int = 512) -> None:
+    """As a grant that another instance made: the rows are there at once."""
+    memtx = face.node.core.memtx
+    draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
+    grantee = next(user for user in draft.users.values() if user.name == name)
+    draft.grant(grantee, privileges, Target(ObjectType.SPACE, space, ""))
+    memtx.commit(memtx.prepare(draft.ops()))
+
+
+async def select(served: Served, **fields: Any) -> Any:
+    return await served.channel.unary(
+        "/synchro.v1.DataService/Select",
+        data_pb2.SelectRequest(**fields),
+        serializer=data_pb2.SelectRequest.SerializeToString,
+        deserializer=data_pb2.SelectResponse.FromString,
+        timeout=10,
+    )
+
+
+def rows_of(reply: Any) -> list[Any]:
+    return [msgpack.unpackb(one.msgpack) for one in reply.tuples]
+
+
+async def test_a_grant_counts_from_the_next_call_on(tmp_path: Path) -> None:
+    """On a stream that was open before, too."""
+    (stream,) = [method for method in methods() if method.name == "ExecuteStream"]
+    coded: dict[str, Any] = {
+        "serializer": GetMessageClass(stream.input_type).SerializeToString,
+        "deserializer": GetMessageClass(stream.output_type).FromString,
+    }
+    async with serving(tmp_path) as served:
+        path = f"/{stream.containing_service.full_name}/{stream.name}"
+        async with served.channel.duplex(path, timeout=10, **coded) as duplex:
+            for is_allowed in (False, True):
+                if is_allowed:
+                    allow(served.face, "guest", Privilege.READ | Privilege.WRITE)
+                duplex.send_nowait(_first(stream))
+                (result,) = (await duplex.receive()).results
+                assert result.HasField("error") is not is_allowed
+        assert rows_of(await select(served, space_id=512)) == [[1, "x"], [2, "y"]]
+
+
+async def test_of_calls_that_come_together_each_has_its_own_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR 13: they may share a transaction, not what they may do."""
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        allow(served.face, "bob", Privilege.WRITE)
+        callers: dict[int, Caller] = {}
+
+        def caller(call: Any) -> Caller:
+            return callers.setdefault(id(call), GUEST_CALLER if len(callers) % 3 == 0 else bob)
+
+        monkeypatch.setattr(RpcCall, "caller", property(caller))
+        (execute,) = [method for method in methods() if method.name == "Execute"]
+        found: list[SynchroError | None] = []
+
+        async def insert(number: int) -> None:
+            op = messages.op(insert={"space_id": 512, "tuple": msgpack.packb((number, "z"))})
+            found.append(await refusal(served, execute, messages.request(ops=[op])))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10, 40):
+                nursery.start_soon(insert, number)
+        denied = [error for error in found if error is not None]
+        assert len(denied) == 10 and {error.reason for error in denied} == {"ACCESS_DENIED"}
+        assert served.face.node.core.memtx.count(512) == 1 + 20
+
+
+@pytest.mark.parametrize("space", ["_user", "nowhere"])
+async def test_names_of_spaces_are_not_told_to_who_may_not_read_them(tmp_path: Path, space: str) -> None:
+    """QS-2: one is there, one is not, and the guest hears the same."""
+    async with serving(tmp_path) as served:
+        with pytest.raises(CallFailed) as caught:
+            await select(served, space=space)
+        error = from_rpc_error(caught.value)
+        assert error is not None
+        assert error.message == f"Read access to space '{space}' is denied for user 'guest'"
+
+
+async def test_nobody_sees_what_is_kept_of_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor admin, nor who replicates and reads all."""
+    async with serving(tmp_path) as served:
+        admin = served.face.users.user("admin")
+        assert admin.verifier
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: admin.caller))
+        fields: dict[str, Any]
+        for fields in ({}, {"limit": 1}, {"encoding": common_pb2.ENCODING_JSON}, {"min_vclock": {1: 1}}):
+            reply = await select(served, space="_user", **fields)
+            assert admin.verifier not in reply.SerializeToString()
+        rows = rows_of(await select(served, space="_user"))
+        assert ["admin", "user", {"scrypt": None}] in [row[2:5] for row in rows]
+
+
+UNWRITTEN: Sequence[tuple[str, tuple[Any, ...]]] = (
+    ("_user", (9, 1, "eve", "user", {})),
+    ("_priv", (1, 0, "universe", 0, 255)),
+)
+
+
+@pytest.mark.parametrize(("space", "row"), UNWRITTEN)
+async def test_users_are_changed_by_their_commands_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str, row: tuple[Any, ...]
+) -> None:
+    """Not even by admin: rows as data go past what the commands look at."""
+    async with serving(tmp_path) as served:
+        admin = served.face.users.user("admin").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: admin))
+        (execute,) = [method for method in methods() if method.name == "Execute"]
+        op = messages.op(replace={"space": space, "tuple": msgpack.packb(row)})
+        error = await refusal(served, execute, messages.request(ops=[op]))
+        assert error is not None and error.reason == "UNSUPPORTED"
