@@ -79,7 +79,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
         "waits_for": node.waits_for or None,
-        "loading": _loading(node),
+        "loading": _loading(node, links),
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
         "status": node.status,
@@ -137,12 +137,13 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
     return tree
 
 
-def _loading(node: Node) -> dict[str, Any] | None:
+def _loading(node: Node, links: Links) -> dict[str, Any] | None:
     """How far the start is; None: it is over."""
     if node.status != "loading":
         return None
-    facts = {"stage": node.stage, "message": node.progress.text or None}
-    return facts | node.progress.facts()
+    orphan = _orphan(node, links) if node.has_core else None
+    text = node.progress.text if orphan is None else orphan["message"]
+    return {"stage": node.stage, "message": text or None} | node.progress.facts()
 
 
 def _orphan(node: Node, links: Links) -> dict[str, Any] | None:

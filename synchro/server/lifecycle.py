@@ -526,10 +526,8 @@ class Lifecycle:
         until = trio.current_time() + node.settings.sync_timeout_s
         while node.core.is_orphan and trio.current_time() < until:
             node.stage = "sync"
-            node.waits_for = f"it has not caught up with {', '.join(links.catch_up.waits_for)} yet"
             with trio.move_on_at(until):
                 await links.caught_up.wait()
-        node.waits_for = ""
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""

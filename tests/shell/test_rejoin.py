@@ -173,7 +173,7 @@ async def test_it_is_refused_where_writes_would_stop(tmp_path: Path) -> None:
 
 
 async def test_the_last_one_that_has_a_row_gives_it_up_by_a_word_only(tmp_path: Path) -> None:
-    """Masters in conflict: the wrong row goes, and its LSN is given again [A-53]."""
+    """Masters in conflict: the wrong row goes, and its LSN is given again."""
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
         one, two = await replicas.start(1), await replicas.start(2)
         await until(lambda: one.node.is_ready and two.node.is_ready)
