@@ -73,6 +73,7 @@ class Dml(NamedTuple):
     INSERT, REPLACE: value (the tuple).  UPDATE: index_id, key, ops.  DELETE: index_id, key.
     UPSERT: value, ops.
     `raw` is the encoded body (a msgpack map), made when the change was decoded or first encoded.
+    stamp: when it was made, in a space where the last write wins (ADR 44); 0: elsewhere.
     """
 
     type: RowType
@@ -82,6 +83,7 @@ class Dml(NamedTuple):
     key: Tuple | None = None
     value: Tuple | None = None
     ops: tuple[Tuple, ...] | None = None
+    stamp: int = 0
 
 
 new_tuple: Final[Callable[..., Any]] = tuple.__new__
@@ -121,7 +123,9 @@ class Puts(Sequence[Dml]):
 
     def __iter__(self) -> Iterator[Dml]:
         kind, space_id, zero, none = repeat(self.type), repeat(self.space_id), repeat(0), repeat(None)
-        return map(_new_dml, zip(kind, space_id, self.raws, zero, none, self.values, none, strict=False))
+        return map(
+            _new_dml, zip(kind, space_id, self.raws, zero, none, self.values, none, zero, strict=False)
+        )
 
 
 PENDING_ROW_BYTES: Final = 512

@@ -42,8 +42,10 @@ def uuid_of(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
-def first_tuples(members: int, settings: Settings) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
-    """Spaces `sync`, `async` and `local`, and all members registered."""
+def first_tuples(
+    members: int, settings: Settings, *, conflict: str = "stop"
+) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
+    """Spaces `sync`, `async` and `local`, and all members registered. conflict: the policy of `async`."""
     memtx = Memtx(settings.limits)
 
     def run(ops: Sequence[Dml]) -> None:
@@ -60,7 +62,8 @@ def first_tuples(members: int, settings: Settings) -> list[tuple[int, Iterable[t
         row = (number, uuid_of(number), f"i{number}")
         run([row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=row)])
     for name, is_sync, is_local in (("sync", True, False), ("async", False, False), ("local", False, True)):
-        run(schema_ops.create_space(memtx, name, is_sync=is_sync, is_local=is_local))
+        policy = conflict if name == "async" else "stop"
+        run(schema_ops.create_space(memtx, name, is_sync=is_sync, is_local=is_local, conflict=policy))
         run(schema_ops.create_index(memtx, name, "primary"))
     return memtx.freeze()
 

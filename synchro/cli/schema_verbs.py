@@ -24,7 +24,7 @@ format_option: Final = click.option(
 )
 conflict_option: Final = click.option(
     "--conflict",
-    type=click.Choice(["stop", "skip", "keep_local"]),
+    type=click.Choice(["stop", "skip", "keep_local", "last_write_wins"]),
     default=None,
     help="What becomes of rows of others that are in the way.",
 )

@@ -37,12 +37,13 @@ ReadMode: TypeAlias = Literal["confirmed", "linearizable"]
 IteratorName: TypeAlias = Literal[
     "EQ", "REQ", "ALL", "LT", "LE", "GE", "GT", "eq", "req", "all", "lt", "le", "ge", "gt"
 ]
-ConflictKind: TypeAlias = Literal["stop", "skip", "keep_local"]
+ConflictKind: TypeAlias = Literal["stop", "skip", "keep_local", "last_write_wins"]
 """What becomes of a row of another instance that is in the way of what an instance has."""
 CONFLICT_POLICIES: Final[Mapping[ConflictKind, Any]] = {
     "stop": schema_pb2.CONFLICT_POLICY_STOP,
     "skip": schema_pb2.CONFLICT_POLICY_SKIP,
     "keep_local": schema_pb2.CONFLICT_POLICY_KEEP_LOCAL,
+    "last_write_wins": schema_pb2.CONFLICT_POLICY_LAST_WRITE_WINS,
 }
 WAIT_MODES: Final[Mapping[str, Any]] = {
     "complete": data_pb2.WAIT_MODE_UNSPECIFIED,

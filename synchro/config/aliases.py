@@ -4,6 +4,7 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from synchro.config.located import Located
@@ -28,6 +29,8 @@ class _Alias(NamedTuple):
 
     new: str
     values: Callable[[Located], Mapping[str, object]]
+    implied: Mapping[str, object] = MappingProxyType({})
+    """Further values, for keys that neither this scope nor one around it has."""
 
 
 def _same(key: str) -> _Alias:
@@ -72,6 +75,11 @@ _ALIASES: Final[Mapping[str, _Alias]] = {
     "snapshot_count": _same("snapshot.count"),
     "panic_on_wal_error": _Alias("", _panic),
     "panic_on_snap_error": _Alias("", _panic),
+    "replication_connect_quorum": _Alias(
+        "replication.connect_quorum",
+        lambda item: {"replication.connect_quorum": item.value},
+        {"replication.bootstrap_strategy": "legacy"},
+    ),
     "election_fencing_enabled": _Alias("replication.election_fencing_mode", _fencing),
 }
 
@@ -81,7 +89,7 @@ def rename(document: Located, *, file: str) -> Renamed:
     warnings: dict[str, None] = {}
     problems: list[ConfigProblem] = []
 
-    def told(scope: Located, path: str) -> Located:
+    def told(scope: Located, path: str, around: tuple[Located, ...]) -> Located:
         if not isinstance(scope.value, dict):
             return scope
         made = scope
@@ -98,20 +106,23 @@ def rename(document: Located, *, file: str) -> Renamed:
                     if _has(made, key):
                         raise ValueError(f"{key} is there too; only one of them counts")
                     made = merge(made, _nested(key, Located(value, item.line, item.source, item.text)))
+                for key, value in alias.implied.items():
+                    if not any(_has(one, key) for one in (made, *around)):
+                        made = merge(made, _nested(key, Located(value, item.line, item.source)))
             except ValueError as error:
                 problems.append(ConfigProblem(item.source or file, item.line, where, str(error)))
-        return Located(dict(_inner(made, path)), scope.line, scope.source)
+        return Located(dict(below(made, path, (made, *around))), scope.line, scope.source)
 
-    def _inner(scope: Located, path: str) -> Iterator[tuple[str, Located]]:
+    def below(scope: Located, path: str, around: tuple[Located, ...]) -> Iterator[tuple[str, Located]]:
         for key, item in scope.value.items():
             if key in SCOPES and isinstance(item.value, dict):
-                below = f"{path}.{key}" if path else key
-                named = {name: told(inner, f"{below}.{name}") for name, inner in item.value.items()}
+                place = f"{path}.{key}" if path else key
+                named = {name: told(inner, f"{place}.{name}", around) for name, inner in item.value.items()}
                 yield key, Located(named, item.line, item.source)
             else:
                 yield key, item
 
-    return Renamed(told(document, ""), tuple(warnings), tuple(problems))
+    return Renamed(told(document, "", ()), tuple(warnings), tuple(problems))
 
 
 def _has(scope: Located, key: str) -> bool:

@@ -16,7 +16,7 @@ _ANY: Final = Anything()
 _FORMAT: Final = ListOf(_ANY, 0, 10_000, "fields, as id:unsigned or {name, type, is_nullable}")
 _PARTS: Final = ListOf(_ANY, 0, 10_000, "parts, as id, 2:string or {name or field, type, is_nullable}")
 _TUPLE: Final = ListOf(_ANY, 0, 100_000, "values")
-_POLICY: Final = Word(("stop", "skip", "keep_local"))
+_POLICY: Final = Word(("stop", "skip", "keep_local", "last_write_wins"))
 _OPS: Final = ListOf(_ANY, 0, 4000, "[operator, field, argument...]")
 
 _SCHEMA: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {

@@ -35,7 +35,6 @@ from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
 LOG_FILE: Final = "var/log/{{ instance_name }}.log"
-_UUID: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
     "privileges",
@@ -214,7 +213,7 @@ MAPS: Final[Mapping[str, Section]] = {
     ),
     "compat": Section(each=Option("compat", Word(("old", "new", "default"))), meaning="old or new behaviour"),
 }
-"""Maps from names that a person chooses. `compat` and `metrics` are read and checked, without effect."""
+"""Maps from names that a person chooses."""
 
 _STORAGE: Final = "a central storage of configurations is not read; all of it stands in this file"
 HINTS: Final[Mapping[str, Mapping[str, str]]] = {

@@ -280,6 +280,14 @@ class Limits:
         Count(),
         "LSN ranges of dropped or nopified transactions, for `WaitTransaction`",
     )
+    tombstones_max: int = option(
+        1_000_000,
+        "limits.tombstones_max",
+        Count(1000, 10**8),
+        "deletions that are remembered until all members have them, where the last write wins, about 250 "
+        "bytes each; beyond it rows of who missed the oldest are refused with TOMBSTONES_GONE",
+        is_live=True,
+    )
     update_ops_max: int = option(
         4000,
         "limits.update_ops_max",

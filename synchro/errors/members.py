@@ -139,6 +139,13 @@ class XlogGap(Precondition):
     advice = "remove its snapshots and logs, keep `instance.identity`, let it join again"
 
 
+class TombstonesGone(Precondition):
+    """A row of another instance is older than deletions that are remembered no more (ADR 44)."""
+
+    reason = "TOMBSTONES_GONE"
+    advice = "let the instance that sent it, or missed the deletions, join again"
+
+
 class CheckpointInProgress(Precondition):
     """A snapshot is being written already."""
 

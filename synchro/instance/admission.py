@@ -76,6 +76,7 @@ class Admission:
             return None
         self._check_may_write(write)
         ops = with_record(state, self._txns, write.ops)
+        state.memtx.clock.now = now
         prepared = state.memtx.prepare(ops)
         if ops is not write.ops:
             prepared.results = prepared.results[: len(write.ops)]

@@ -45,6 +45,7 @@ from synchro.instance.view import Facts
 from synchro.instance.waits import Waits
 from synchro.queue.effects import LimboEffect
 from synchro.raft import messages as raft_ev
+from synchro.replication.settled import Settled
 from synchro.replication.trust import Trust
 from synchro.row import RaftState
 
@@ -70,6 +71,7 @@ class Instance(Facts):
         self._transfers = Transfers(state, self._coupling)
         self._reads = Reads(state)
         self._links = LinkFacts(state, self._coupling, self._received, trust)
+        self._settled = Settled()
         self._last_cut_at: float | None = None
         self._retry_at: float | None = None
         self._announce_at: float | None = None
@@ -140,6 +142,8 @@ class Instance(Facts):
                 self._on_rows_cut_back(event, now)
             case ev.ExpulsionTold():
                 self._links.on_expulsion_told(event.queue_term)
+            case ev.ClockCompared():
+                self._state.memtx.clock.offset_us = event.offset_us
             case ev.SkipGranted():
                 self._received.grant_skip(event.row)
             case ev.TurnBegan():
@@ -257,6 +261,7 @@ class Instance(Facts):
                 raise
         self._carry_out(state.limbo.written(vclock, now))  # the own ack may be the quorum: log order
         self._step_raft(raft_ev.VclockGrew(vclock), now)
+        self._forget_tombstones()
         if happened := self._links.check_trust(now):
             self._look(happened)
 
@@ -381,9 +386,21 @@ class Instance(Facts):
         self._carry_out(self.limbo.quorum_said(source, ack.quorum, now))
         if not ack.counts:
             return
+        if self._state.memtx.catalog.tombstones.count:
+            self._settled.acked(source, ack.vclock)
+            self._forget_tombstones()
         self._carry_out(self.limbo.ack(source, ack.vclock, now))
         if self._reads.barrier.is_open:
             self._reads.on_ack(source, ack)
+
+    def _forget_tombstones(self) -> None:
+        """ADR 44: deletions that all members have, and against which nothing older can come any more."""
+        state = self._state
+        tombstones = state.memtx.catalog.tombstones
+        if tombstones.count:
+            settled = self._settled.look(state.log.vclock, state.registered - {state.self_id})
+            if settled is not None:
+                tombstones.settled(settled)
 
     def _on_relay_connected(self, event: ev.RelayConnected, now: float) -> None:
         if not self._coupling.may_see(event.ack.term):

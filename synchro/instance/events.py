@@ -218,6 +218,14 @@ class ExpulsionTold:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockCompared:
+    """The clock of this host: microseconds since 1970 at the moment that is 0 in `now`. A core has no other
+    way to know the time of day, and needs it only where the last write wins (ADR 44)."""
+
+    offset_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class SkipGranted:
     """A person lets this row become a Nop if it is in conflict, as with `skip_conflict` [A-35]; its stream,
     which stands there, starts again."""
@@ -333,6 +341,7 @@ Event: TypeAlias = (
     | RelayConnected
     | RelayLost
     | ExpulsionTold
+    | ClockCompared
     | SkipGranted
     | ApplierFollowing
     | ApplierLost

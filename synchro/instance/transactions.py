@@ -105,6 +105,7 @@ class Transactions:
         the limbo."""
         state = self._state
         pending = PendingTxn(txn, prepared, is_sync, in_queue, now)
+        prepared.lsn = txn.lsn
         self._undecided[pending.id] = prepared.owner = pending
         if prepared.is_ddl:
             assert len(self._undecided) == 1  # Transactions.X2

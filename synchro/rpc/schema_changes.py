@@ -51,6 +51,7 @@ POLICIES: Final = {
     ConflictPolicy.STOP: schema_pb2.CONFLICT_POLICY_STOP,
     ConflictPolicy.SKIP: schema_pb2.CONFLICT_POLICY_SKIP,
     ConflictPolicy.KEEP_LOCAL: schema_pb2.CONFLICT_POLICY_KEEP_LOCAL,
+    ConflictPolicy.LAST_WRITE_WINS: schema_pb2.CONFLICT_POLICY_LAST_WRITE_WINS,
 }
 
 

@@ -44,6 +44,10 @@ DISK_LOOKS: Final = 8
 """How often in a death timeout the shell looks whether the disk has answered."""
 SLICE_S: Final = 0.004
 """Of work that is done bit by bit, between two looks at everything else."""
+CLOCK_LOOK_S: Final = 1.0
+"""Between two looks at the clock of the day."""
+CLOCK_NOISE_US: Final = 500
+"""By so much two looks may differ although nobody set the clock."""
 FREED_AT_ONCE: Final = 1_000
 """Objects that are let go of between two looks at the clock."""
 
@@ -168,6 +172,7 @@ class Node:
         self._wants_turn = False
         self._has_chores = trio.Event()
         self._is_wal_stuck = False
+        self._clock_offset_us = 0
         self._persisted_term = 0
         self._settings_changed = trio.Event()
 
@@ -293,10 +298,12 @@ class Node:
             nursery.start_soon(self._run_deadline_timer)
             nursery.start_soon(self.calls.run_expiry_timer)
             nursery.start_soon(self._watch_disk)
+            nursery.start_soon(self._compare_clocks)
             nursery.start_soon(self._run_chores)
 
     def start(self) -> None:
         """Elections may begin."""
+        self._compare_clock()
         self._carry_out_all(lambda now: self.core.start(now))
 
     def become_ready(self) -> None:
@@ -526,6 +533,18 @@ class Node:
                 self.step(ev.WalStuck())
 
     # -------------------------------------------------------------------------------------------- timers
+
+    async def _compare_clocks(self) -> None:
+        while True:
+            await self.pause(CLOCK_LOOK_S)
+            self._compare_clock()
+
+    def _compare_clock(self) -> None:
+        """The core has no clock of the day (ADR 44)."""
+        offset_us = int((time.time() - trio.current_time()) * 1e6)
+        if abs(offset_us - self._clock_offset_us) > CLOCK_NOISE_US:
+            self._clock_offset_us = offset_us
+            self.step(ev.ClockCompared(offset_us))
 
     async def _run_deadline_timer(self) -> None:
         while True:

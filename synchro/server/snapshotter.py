@@ -93,8 +93,9 @@ class Snapshotter:
         while True:
             try:
                 await self.collect_garbage()
-            except OSError as error:
-                self._node.log.warning("garbage_not_collected", message=error.strerror or str(error))
+            except (OSError, SynchroError) as error:
+                # A log that failed ends the process where it is written to.
+                self._node.log.warning("garbage_not_collected", message=str(error))
             await self._node.pause(GARBAGE_S)
 
     @property

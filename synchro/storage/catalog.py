@@ -18,7 +18,7 @@ from synchro.config import Limits
 from synchro.errors import NoSuchIndex, NoSuchSpace, SpaceExists, Unsupported
 from synchro.ids import InstanceId
 from synchro.row import Dml, Puts, Tuple
-from synchro.storage.ddl import Build, Draft
+from synchro.storage.ddl import Build, Draft, DraftSpace
 from synchro.storage.index import Index
 from synchro.storage.key_def import Key
 from synchro.storage.order import Order
@@ -42,6 +42,8 @@ from synchro.storage.schema import (
 )
 from synchro.storage.space_changes import clear
 from synchro.storage.space_store import SpaceStore
+from synchro.storage.stamp_clock import UNSTAMPED, Stamp
+from synchro.storage.stamps import Tombstones
 from synchro.storage.system_rows import (
     REPLICASET_UUID,
     check_client_change,
@@ -67,6 +69,8 @@ class Catalog:
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
         self._expelled: dict[InstanceId, tuple[str, str | None]] = {}
+        self.tombstones = Tombstones()
+        """Of all spaces where the last write wins (ADR 44)."""
         self.built: Build | None = None
         """Finished, for the transaction that is prepared next."""
         self.is_bulk = False
@@ -245,7 +249,7 @@ class Catalog:
             raise mixture()
         if prepared.draft is None:
             prepared.draft = Draft(self.stores)
-        prepared.draft.change(space_id, old, new)
+        prepared.draft.change(space_id, old, new, Stamp(op.stamp, prepared.origin) if op.stamp else UNSTAMPED)
         prepared.is_ddl = prepared.is_ddl or is_logged
         return is_logged, is_local
 
@@ -288,10 +292,8 @@ class Catalog:
             self._read_users()
         if prepared.draft is not None:
             for space_id, space in prepared.draft.spaces.items():
-                if space.truncated and space.definition is not None and space_id in self.stores:
-                    store = self.stores[space_id]
-                    growth -= store.memory
-                    store.truncate()
+                if space.definition is not None and space_id in self.stores:
+                    growth += _emptied(self.stores[space_id], space)
                 build = prepared.build if is_newest else None
                 built = None if build is None else build.indexes.get(space_id)
                 growth += self._define(space_id, space.definition, space.indexes, built)
@@ -321,7 +323,7 @@ class Catalog:
         self._ids[definition.name] = space_id
         if store is None:
             store = self.stores[space_id] = SpaceStore(
-                definition, indexes, sort=not self.is_bulk, dead=self._dead
+                definition, indexes, sort=not self.is_bulk, dead=self._dead, tombstones=self.tombstones
             )
             if space_id < TEMPORARY_ID_MIN:
                 self.space_id_max = max(self.space_id_max, space_id)
@@ -392,6 +394,16 @@ class Catalog:
     def check(self) -> None:
         """catalog.C2: a full scan, for tests."""
         assert self._ids == {store.definition.name: number for number, store in self.stores.items()}
+
+
+def _emptied(store: SpaceStore, space: DraftSpace) -> int:
+    """Take out what a truncate leaves nothing of. Returns as `Catalog.commit`."""
+    before = store.memory
+    if space.truncated:
+        store.truncate()
+    elif space.floor is not None and store.stamps is not None:
+        store.truncate_before(space.floor)
+    return store.memory - before
 
 
 def mixture() -> Unsupported:

@@ -29,13 +29,14 @@ from synchro.storage.schema import (
     SpaceKind,
     is_system,
 )
+from synchro.storage.stamp_clock import Stamp
 from synchro.storage.tuple_format import TupleFormat, show_tuple
 
 
 class DraftSpace:
     """One space as it will be."""
 
-    __slots__ = ("definition", "indexes", "truncated")
+    __slots__ = ("definition", "floor", "indexes", "truncated")
 
     def __init__(self, store: SpaceView | None) -> None:
         self.definition: SpaceDef | None = None if store is None else store.definition
@@ -44,6 +45,9 @@ class DraftSpace:
             {} if store is None else {n: index.definition for n, index in store.indexes.items()}
         )
         self.truncated = False
+        """No tuple stays."""
+        self.floor: Stamp | None = None
+        """Where the last write wins: no tuple stays that is older than this."""
 
 
 class Draft:
@@ -54,8 +58,8 @@ class Draft:
         self.spaces: dict[int, DraftSpace] = {}
         """Only those that the transaction touches."""
 
-    def change(self, space_id: int, old: Tuple | None, new: Tuple | None) -> None:
-        """Take one changed tuple of a DDL space. Raises what makes it impossible."""
+    def change(self, space_id: int, old: Tuple | None, new: Tuple | None, stamp: Stamp) -> None:
+        """Take one changed tuple of a DDL space. Raises what makes it impossible. stamp: of a truncate."""
         row = new if new is not None else old
         if row is None:
             return
@@ -66,7 +70,7 @@ class Draft:
         elif space_id == INDEX_ID:
             self._change_index(row[0], row[1], new)
         elif new is not None:
-            self._truncate(row[0])
+            self._truncate(row[0], stamp)
 
     def _space(self, space_id: int) -> DraftSpace:
         found = self.spaces.get(space_id)
@@ -84,7 +88,7 @@ class Draft:
             return
         definition = SpaceDef.from_tuple(new)
         verb = "Can't modify" if before is not None else "Failed to create"
-        why = _wrong_space(before, definition) or _wrong_policy(definition)
+        why = _wrong_space(before, definition) or _wrong_policy(definition, space.indexes.values())
         if why:
             raise IllegalParams(f"{verb} space '{definition.name}': {why}")
         space.definition = definition
@@ -104,19 +108,26 @@ class Draft:
         index = IndexDef.from_tuple(new)
         if index_id != 0 and 0 not in space.indexes:
             raise NoSuchIndex(f"No index #0 is defined in space '{definition.name}'")
-        if why := _wrong_index(index):
+        before = space.indexes.get(index_id)
+        space.indexes[index_id] = index
+        why = _wrong_index(index) or _wrong_policy(definition, space.indexes.values())
+        if before is not None and before.parts != index.parts and index_id == 0:
+            why = why or _wrong_rekeying(definition)
+        if why:
             raise IllegalParams(
                 f"Can't create or modify index '{index.name}' in space '{definition.name}': {why}"
             )
-        space.indexes[index_id] = index
 
-    def _truncate(self, space_id: int) -> None:
+    def _truncate(self, space_id: int, stamp: Stamp) -> None:
         space = self._space(space_id)
         if space.definition is None:
             raise NoSuchSpace(f"Space '#{space_id}' does not exist")
         if is_system(space_id):
             raise Unsupported(f"Can't truncate a system space, space '{space.definition.name}'")
-        space.truncated = True
+        if space.definition.conflict is ConflictPolicy.LAST_WRITE_WINS:
+            space.floor = stamp
+        else:
+            space.truncated = True
 
     @property
     def begins_policy(self) -> bool:
@@ -253,7 +264,7 @@ def _wrong_space(before: SpaceDef | None, now: SpaceDef) -> str | None:
     return None
 
 
-def _wrong_policy(space: SpaceDef) -> str | None:
+def _wrong_policy(space: SpaceDef, indexes: Iterable[IndexDef]) -> str | None:
     """Why its policy for conflicts cannot be kept, if so (ADR 44)."""
     if space.conflict is ConflictPolicy.STOP:
         return None
@@ -261,7 +272,22 @@ def _wrong_policy(space: SpaceDef) -> str | None:
         return f"conflict '{space.conflict}' is for asynchronous spaces: a synchronous one has no conflicts"
     if space.is_local or space.is_temporary:
         return f"conflict '{space.conflict}' is for replicated spaces: no peer sends rows of this one"
-    return None
+    if space.conflict is not ConflictPolicy.LAST_WRITE_WINS:
+        return None
+    index = next((index for index in indexes if index.id and index.unique), None)
+    if index is None:
+        return None
+    return (
+        f"conflict 'last_write_wins' is for spaces without unique secondary indexes, and '{index.name}' is "
+        "one: instances that get its keys in different order would not become equal"
+    )
+
+
+def _wrong_rekeying(space: SpaceDef) -> str | None:
+    """Who wrote which key, and when, is known by the keys that there are."""
+    if space.conflict is not ConflictPolicy.LAST_WRITE_WINS:
+        return None
+    return "conflict 'last_write_wins' keeps the primary key as it is; set it to 'stop' first"
 
 
 def _wrong_index(index: IndexDef) -> str | None:

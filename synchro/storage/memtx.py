@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any
 
 from synchro.config import KIB, Limits
 from synchro.errors import (
@@ -31,11 +31,12 @@ from synchro.storage.index_build import made_at_once
 from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
+from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
-from synchro.storage.schema import MARKS_ID, SCHEMA_ID
+from synchro.storage.row_body import stamped
+from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID
 from synchro.storage.space_changes import (
     delete,
-    keep_own,
     loners,
     put,
     put_new,
@@ -44,13 +45,13 @@ from synchro.storage.space_changes import (
     upsert,
 )
 from synchro.storage.space_store import SpaceStore
+from synchro.storage.stamp_clock import Stamp, StampClock
+from synchro.storage.stamps import MARK_CLOCK, MARK_OWN, StampRows, load_mark
 from synchro.storage.system_rows import OLD_REPLICASET_UUID, REPLICASET_UUID
 from synchro.storage.update_ops import OP_WORK, Work
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
-_Done: TypeAlias = tuple[Dml, Tuple | None, Tuple | None, Tuple | None]
-"""Of one operation: what to log, the old and the new tuple, what to answer."""
 INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
@@ -71,7 +72,10 @@ class Memtx:
         self.self_id = NOBODY
         """Of the instance; `NOBODY`: all changes are taken for its own."""
         self.catalog = Catalog(limits, self._dead)
+        self.catalog.tombstones.limit(limits.tombstones_max)
         """What spaces there are, and members."""
+        self.clock = StampClock()
+        """Of rows in spaces where the last write wins."""
         self._stores = self.catalog.stores
         self._serial = 0
         self.work = 0
@@ -80,6 +84,7 @@ class Memtx:
     def limits_changed(self, limits: Limits) -> None:
         """They count from the next transaction on."""
         self._limits = self.catalog.limits = limits
+        self.catalog.tombstones.limit(limits.tombstones_max)
 
     # --- transactions
 
@@ -105,7 +110,7 @@ class Memtx:
         if not from_peer:
             _check_limits(ops, self._limits)
         self._serial = serial = self._serial + 1
-        prepared = Prepared(serial, is_own=origin in (NOBODY, self.self_id))
+        prepared = Prepared(serial, origin=origin or self.self_id, is_own=origin in (NOBODY, self.self_id))
         if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         work = Work(None if from_peer else self._limits.txn_work_bytes_max)
@@ -177,6 +182,7 @@ class Memtx:
                 found = overlay.get(key)
                 if found is not None and found[0] is prepared:
                     del overlay[key]
+        self.memory_used += prepared.late_growth
         prepared.is_done = True
         if prepared.let_go is not None:
             if not self.catalog.is_bulk:  # recovery has nobody who waits, and nobody who frees
@@ -208,8 +214,7 @@ class Memtx:
             else:
                 overlay[key] = under
         for holder, key, _, below, size in reversed(prepared.changes):
-            holder.rollback(prepared, key, below, size)
-            freed += size
+            freed += holder.rollback(prepared, key, below, size)
         for holder, key, old, new in reversed(prepared.temporary or ()):
             freed += holder.undo_temporary(key, old, new)
         self.memory_used -= freed
@@ -267,7 +272,8 @@ class Memtx:
         results: list[Tuple | None] = []
         prepared.ops, prepared.local, prepared.results = logged, local, results
         size = 0
-        for op in ops:
+        for asked in ops:
+            op = asked
             store = self._stores.get(op.space_id)
             if store is None:
                 raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
@@ -279,14 +285,22 @@ class Memtx:
             try:
                 result: Tuple | None
                 if not store.is_plain:
-                    op, old, new, result = self._run_by_policy(prepared, store, op, from_peer, skips[1], work)
+                    done, old, new, result = self._run_by_policy(
+                        prepared, store, op, from_peer, skips[1], work
+                    )
+                    if done is None:
+                        results.append(result)
+                        continue
+                    op = done
                 elif kind is _REPLACE or kind is _INSERT:
                     new = op.value
                     assert new is not None
                     old = put(store, prepared, new, replace=kind is _REPLACE)
                     result = new
                 else:
-                    op, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
+                    done, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
+                    assert done is not None
+                    op = done
             except TupleFound as error:
                 is_skipped = skips[0] or (skips[1] and store.skips_conflicts)
                 if not is_skipped or store.is_system or prepared.base is not None:
@@ -299,6 +313,8 @@ class Memtx:
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
+                if op.space_id == TRUNCATE_ID:
+                    op = self._timed(op, is_asked=not from_peer)
                 is_logged, is_local = self.catalog.on_system_row(prepared, store, op, old, new)
                 if is_logged and not is_local:
                     prepared.touches_system = True
@@ -313,25 +329,30 @@ class Memtx:
 
     def _run_by_policy(
         self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, by_policy: bool, work: Work
-    ) -> _Done:
+    ) -> Done:
         """In a space that remembers who wrote its tuples. Returns as `_run_keyed`."""
-        assert store.own is not None
-        if by_policy and not prepared.is_own:
-            keep_own(store, prepared, op)
-        count = len(prepared.changes)
-        done: _Done
-        if op.value is not None and op.type is not RowType.UPSERT:
-            old = put(store, prepared, op.value, replace=op.type is _REPLACE)
-            done = op, old, op.value, op.value
-        else:
-            done = self._run_keyed(prepared, store, op, from_peer, work)
-        if len(prepared.changes) > count:
-            store.own.follow(prepared)
-        return done
 
-    def _run_keyed(
-        self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work
-    ) -> _Done:
+        def run() -> Done:
+            return self._run_one(prepared, store, op, from_peer, work)
+
+        if store.stamps is None:
+            return keep_or_run(store, prepared, op, run, by_policy=by_policy)
+        if not from_peer:
+            return run_and_stamp(store, prepared, op, run, Stamp(self.clock.next(), self.self_id))
+        if not op.stamp:
+            return run_unstamped(store, prepared, op, run)
+        self.clock.saw(op.stamp)
+        return merge(store, prepared, op, is_new=not self.catalog.is_bulk)
+
+    def _run_one(self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work) -> Done:
+        """Returns as `_run_keyed`."""
+        if op.type is not _INSERT and op.type is not _REPLACE:
+            return self._run_keyed(prepared, store, op, from_peer, work)
+        assert op.value is not None
+        old = put(store, prepared, op.value, replace=op.type is _REPLACE)
+        return op, old, op.value, op.value
+
+    def _run_keyed(self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work) -> Done:
         """Update, delete, upsert: returns what to log, the old and the new tuple, and what to answer."""
         ops_max = None if from_peer else self._limits.update_ops_max
         bytes_max = None if from_peer else self._limits.tuple_bytes_max
@@ -347,6 +368,14 @@ class Memtx:
                 return op, old, new, None
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
+
+    def _timed(self, truncate: Dml, *, is_asked: bool) -> Dml:
+        """Where the last write wins, it takes out what is older than itself."""
+        self.clock.saw(truncate.stamp)
+        target = self._stores.get(truncate.value[0]) if truncate.value and is_asked else None
+        if target is None or target.stamps is None:
+            return truncate
+        return stamped(truncate, self.clock.next())
 
     # --- reads: committed data only
 
@@ -408,15 +437,18 @@ class Memtx:
                 rows = [row for row in rows if self.catalog.is_in_snapshot(space_id, row, with_local)]
             if rows:
                 frozen.append((space_id, rows))
-        if with_local:
-            frozen.extend((MARKS_ID, rows) for rows in self._marks())
+        frozen.extend((MARKS_ID, rows) for rows in self._marks(with_local))
         return frozen
 
-    def _marks(self) -> Iterator[Iterable[Tuple]]:
-        """What is known of tuples beside themselves: of each space who wrote them."""
+    def _marks(self, with_local: bool) -> Iterator[Iterable[Tuple]]:
+        """What is known of tuples beside themselves: of each space who wrote them, and when."""
+        if self.clock.newest:
+            yield [(0, MARK_CLOCK, (), self.clock.newest)]
         for space_id, store in self._stores.items():
-            if store.own is not None and store.primary is not None:
+            if store.own is not None and store.primary is not None and with_local:
                 yield store.own.rows(space_id, store.primary.key_def)
+            if store.stamps is not None and store.primary is not None:
+                yield StampRows(space_id, store.primary.key_def, store.stamps)
 
     def load(self, space_id: int, tuples: Iterable[Tuple]) -> None:
         """Add committed tuples of a snapshot. Those of `_space`, then `_index` come before the data.
@@ -437,10 +469,17 @@ class Memtx:
         """Raises SynchroError for what is none."""
         for mark in marks:
             try:
-                space_id, key = mark
+                space_id, kind, sent, *numbers = mark
+                if kind == MARK_CLOCK:
+                    (time,) = numbers
+                    self.clock.saw(int(time))
+                    continue
                 store = self.catalog.store(space_id)
-                if store.own is not None:
-                    store.own.keys[store.need_primary().key_def.exact(key)] = None
+                key = store.need_primary().key_def.exact(sent) if sent else None
+                if kind == MARK_OWN and store.own is not None:
+                    store.own.keys[key] = None
+                elif store.stamps is not None:
+                    self.clock.saw(load_mark(store.stamps, kind, key, tuple(numbers)))
             except (ValueError, TypeError) as error:
                 raise WrongFormat(f"Wrong mark of a tuple: {mark!r}") from error
 

@@ -9,6 +9,7 @@ from synchro.row import Dml, Tuple
 from synchro.storage.key_def import Key, KeyDef
 from synchro.storage.prepared import Pending, Prepared
 from synchro.storage.schema import SpaceDef
+from synchro.storage.stamps import MARK_OWN
 from synchro.storage.tuple_format import show_tuple
 
 
@@ -37,8 +38,9 @@ class OwnKeys:
         else:
             self.keys.pop(key, None)  # OwnKeys.K1
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> int:
         """Nothing was changed."""
+        return 0
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         raise AssertionError("a temporary space keeps nothing")
@@ -58,7 +60,7 @@ class _Rows:
         self._space_id, self._key_def, self._keys = space_id, key_def, keys
 
     def __iter__(self) -> Iterator[Tuple]:
-        return ((self._space_id, self._key_def.sent(key)) for key in self._keys)
+        return ((self._space_id, MARK_OWN, self._key_def.sent(key)) for key in self._keys)
 
 
 def kept(space: SpaceDef, op: Dml, old: Tuple) -> TupleFound:

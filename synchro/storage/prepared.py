@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from synchro.errors import SynchroError, TupleFound
+from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.row import Dml, Tuple
 from synchro.storage.ddl import Build, Draft
 from synchro.storage.key_def import Key
@@ -22,6 +23,7 @@ class Prepared:
     skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_own: it is asked for here; False: another instance logged it.
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
+    origin, lsn: whose it is, 0: our own; of its last row, once that is known.
     growth: bytes that it adds to the memory that is counted.
     let_go: tuples that it takes the place of, if they are so large that it takes time to be rid of them.
     touches_system: has a row of a system space that is not local; the caller decides what that means [D-24].
@@ -39,9 +41,12 @@ class Prepared:
         "is_done",
         "is_own",
         "is_sync",
+        "late_growth",
         "let_go",
         "local",
+        "lsn",
         "ops",
+        "origin",
         "owner",
         "results",
         "run",
@@ -54,8 +59,10 @@ class Prepared:
         "unique_changes",
     )
 
-    def __init__(self, serial: int, *, is_own: bool = True) -> None:
+    def __init__(self, serial: int, *, origin: InstanceId = NOBODY, is_own: bool = True) -> None:
+        self.origin = origin
         self.is_own = is_own
+        self.lsn = Lsn(0)
         self.ops: Sequence[Dml]
         self.local: Sequence[bool]
         self.results: Sequence[Tuple | None]
@@ -75,6 +82,8 @@ class Prepared:
         self.run: PreparedColumns | None = None
         self.changes: list[Change] = []
         self.growth = 0
+        self.late_growth = 0
+        """What is known of it only when it is committed."""
         self.let_go: list[Tuple] | None = None
         self.unique_changes: list[UniqueChange] | None = None
         self.temporary: list[TemporaryChange] | None = None
@@ -115,8 +124,9 @@ class Holder(Protocol):
 
     def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None: ...
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
-        """size: bytes that the change had added to the memory that is needed."""
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> int:
+        """size: bytes that the change had added to the memory that is needed. Returns by how much less is
+        needed now."""
         ...
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:

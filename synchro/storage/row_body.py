@@ -5,6 +5,7 @@
     DELETE            {0x10 space, 0x11 index, 0x20 key}
     UPSERT            {0x10 space, 0x21 tuple, 0x28 ops}
     NOP               {}
+    of all but UPDATE, with 0x04 stamp behind the space, if it has one (ADR 44)
     RAFT              {0x00 term, 0x01 vote}
     CONFIRM, ROLLBACK {0x02 owner, 0x03 lsn}
     PROMOTE, DEMOTE   {0x02 previous owner, 0x03 lsn, 0x53 term, 0x71 previous term}
@@ -57,12 +58,17 @@ KEY_INDEX_ID: Final = 0x11
 KEY_KEY: Final = 0x20
 KEY_TUPLE: Final = 0x21
 KEY_OPS: Final = 0x28
+KEY_STAMP: Final = 0x04
 KEY_REPLICA_ID: Final = 0x02
 KEY_LSN: Final = 0x03
 KEY_TERM: Final = 0x53
 KEY_PREV_TERM: Final = 0x71
 KEY_RAFT_TERM: Final = 0x00
 KEY_RAFT_VOTE: Final = 0x01
+
+STAMP_END: Final = 2**62
+_STAMP_HEAD: Final = bytes((KEY_STAMP, 0xCF))
+_STAMP_BYTES: Final = 10
 
 PREFIX_BYTES: Final = 6
 _PREFIXES_MAX: Final = 1024
@@ -89,6 +95,8 @@ def _parse_insert(kind: RowType, raw: bytes) -> Dml:
     # only the tuple itself is decoded once the start was seen (a third of the time of the whole map).
     space_id = SPACE_BY_PREFIX.get(raw[:PREFIX_BYTES])
     if space_id is None or len(raw) > SMALL_BODY_BYTES:
+        if raw[:1] == b"\x83":
+            return _parse_stamped(kind, raw)
         body = _map(raw, 2)
         space_id, value = body[KEY_SPACE_ID], body[KEY_TUPLE]
         check_id(space_id, "space")
@@ -107,7 +115,7 @@ def _parse_insert(kind: RowType, raw: bytes) -> Dml:
             break
     if data:
         value = as_it_came(value, data)
-    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None, 0))  # type: ignore[no-any-return]
 
 
 def _parse_update(kind: RowType, raw: bytes) -> Dml:
@@ -121,6 +129,8 @@ def _parse_update(kind: RowType, raw: bytes) -> Dml:
 
 
 def _parse_delete(kind: RowType, raw: bytes) -> Dml:
+    if raw[:1] == b"\x84":
+        return _parse_stamped(kind, raw)
     body = _map(raw, 3)
     space_id, index_id, key = body[KEY_SPACE_ID], body[KEY_INDEX_ID], body[KEY_KEY]
     check_id(space_id, "space")
@@ -130,6 +140,8 @@ def _parse_delete(kind: RowType, raw: bytes) -> Dml:
 
 
 def _parse_upsert(kind: RowType, raw: bytes) -> Dml:
+    if raw[:1] == b"\x84":
+        return _parse_stamped(kind, raw)
     body = _map(raw, 3)
     space_id, value, ops = body[KEY_SPACE_ID], body[KEY_TUPLE], body[KEY_OPS]
     check_id(space_id, "space")
@@ -139,6 +151,29 @@ def _parse_upsert(kind: RowType, raw: bytes) -> Dml:
     if raw.startswith(prefix) and not raw.startswith(packb(value), len(prefix)):
         value = as_it_came(value, first_value(raw[len(prefix) :]))
     return Dml(kind, space_id, raw, 0, None, value, ops)
+
+
+def _parse_stamped(kind: RowType, raw: bytes) -> Dml:
+    """The body is as without a stamp, but for that behind the space."""
+    start = 2 + len(first_value(raw[2:]))
+    end = start + _STAMP_BYTES
+    if raw[start : start + 2] != _STAMP_HEAD or len(raw) < end:
+        raise ValueError("a key of the body is not known")
+    stamp = int.from_bytes(raw[start + 2 : end], "big")
+    if not 0 < stamp < STAMP_END:
+        raise ValueError(f"{stamp} is not a stamp")
+    bare = PARSERS[kind][1](kind, bytes((raw[0] - 1,)) + raw[1:start] + raw[end:])
+    assert isinstance(bare, Dml)
+    return bare._replace(raw=raw, stamp=stamp)
+
+
+def stamped(op: Dml, stamp: int) -> Dml:
+    """The same change with a stamp: microseconds, below `STAMP_END`. Not for an UPDATE."""
+    assert op.type is not RowType.UPDATE and 0 < stamp < STAMP_END
+    raw = op.raw or encode_body(op)
+    start = 2 + len(packb(op.space_id))
+    raw = b"%c%b%b%b%b" % (raw[0] + 1, raw[1:start], _STAMP_HEAD, stamp.to_bytes(8, "big"), raw[start:])
+    return op._replace(raw=raw, stamp=stamp)
 
 
 def _parse_nop(kind: RowType, raw: bytes) -> Nop:
@@ -287,7 +322,7 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
     except MALFORMED as error:
         raise WrongFormat(f"malformed tuple: {why_malformed(error)}") from error
     raw = _prefix(2, space_id, None, KEY_TUPLE) + tuple_msgpack
-    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None))  # type: ignore[no-any-return]
+    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None, 0))  # type: ignore[no-any-return]
 
 
 def insert_all(kind: RowType, space_id: int, tuples: Sequence[bytes]) -> Puts:

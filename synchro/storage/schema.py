@@ -72,6 +72,8 @@ class ConflictPolicy(StrEnum):
     """What breaks a unique index becomes a Nop [A-35]."""
     KEEP_LOCAL = "keep_local"
     """So does what changes a tuple that was last written on this instance."""
+    LAST_WRITE_WINS = "last_write_wins"
+    """Every row has a stamp, and the newest one is what reads see, on all instances."""
 
 
 class IndexType(StrEnum):

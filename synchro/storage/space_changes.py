@@ -15,7 +15,6 @@ from synchro.storage.index import SecondaryIndex
 from synchro.storage.index_build import duplicate_key
 from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
-from synchro.storage.own_keys import kept
 from synchro.storage.prepared import Pending, Prepared
 from synchro.storage.space_store import SLOW_TO_FREE, SpaceStore
 from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
@@ -112,35 +111,13 @@ def put_new(store: SpaceStore, prepared: Prepared, values: Sequence[Tuple], *, r
     return True
 
 
-def keep_own(store: SpaceStore, prepared: Prepared, op: Dml) -> None:
-    """Raise `TupleFound` if a change of another instance would touch a tuple that was last written here, or
-    that is being written here: then `prepared` rests on that."""
-    assert store.own is not None
-    if op.value is not None:
-        store.format.check(op.value)
-        key = store.need_primary().key_def.of(op.value)
-        below, old = store.pending.get(key), store.view.get(key)
-    else:
-        found = _find(store, prepared, op)
-        if found is None:
-            return
-        key, old, below = found
-    if below is not None:
-        old = below[1]
-        if below[0].is_own:
-            prepared.rest_on(below[0])
-    is_kept = key in store.own.keys if below is None else below[0].is_own
-    if is_kept and old is not None:
-        raise kept(store.definition, op, old)
-
-
 def update(
     store: SpaceStore, prepared: Prepared, op: Dml, work: Work, *, ops_max: int | None, bytes_max: int | None
 ) -> tuple[Dml, Tuple | None, Tuple | None]:
     """Returns the operation to be logged, the old and the new tuple (both None: no such key) [D-40]."""
     assert op.ops is not None
     check_ops(op.ops, count_max=ops_max)
-    found = _find(store, prepared, op)
+    found = find(store, prepared, op)
     if found is None:
         return op, None, None
     key, old, below = found
@@ -159,7 +136,7 @@ def update(
 
 def delete(store: SpaceStore, prepared: Prepared, op: Dml) -> tuple[Dml, Tuple | None]:
     """Returns the operation to be logged and the old tuple [D-41]."""
-    found = _find(store, prepared, op)
+    found = find(store, prepared, op)
     if found is None:
         return op, None
     key, old, below = found
@@ -207,7 +184,7 @@ def clear(store: SpaceStore, prepared: Prepared) -> None:
         prepared.changes.append((clear, None, None, None, -clear.memory))
 
 
-def _find(store: SpaceStore, prepared: Prepared, op: Dml) -> tuple[Key, Tuple, Pending | None] | None:
+def find(store: SpaceStore, prepared: Prepared, op: Dml) -> tuple[Key, Tuple, Pending | None] | None:
     """Primary key, prepared tuple and its overlay entry, by full key of any unique index."""
     assert op.key is not None
     index = store.need_primary() if op.index_id == 0 else store.index(op.index_id)
@@ -280,13 +257,14 @@ class Clear:
         store.clears -= 1
         store.bury(*store.take_out())
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> int:
         """As `SpaceStore.rollback`."""
         store = self._store
         assert not store.view  # newest first [space_store.O3]
         store.clears -= 1
         store.view = {} if store.clears else store.tuples
         store.memory -= size
+        return size
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         """Everybody has seen it already: it stays [space_store.O4]."""

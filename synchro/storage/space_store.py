@@ -27,6 +27,8 @@ from synchro.storage.order import Order
 from synchro.storage.own_keys import OwnKeys
 from synchro.storage.prepared import Pending, PendingKey, Prepared
 from synchro.storage.schema import ConflictPolicy, IndexDef, SpaceDef, is_ddl_space, is_system
+from synchro.storage.stamp_clock import UNKNOWN, Stamp
+from synchro.storage.stamps import STAMP_BYTES, Stamps, Tombstones
 from synchro.storage.tuple_format import TupleFormat
 
 PENDING_ENTRY_BYTES = 128
@@ -64,6 +66,8 @@ class SpaceStore:
         "plain_field",
         "primary",
         "secondary",
+        "stamps",
+        "tombstones",
         "tuple_overhead",
         "tuples",
         "unique",
@@ -77,7 +81,9 @@ class SpaceStore:
         *,
         sort: bool = True,
         dead: list[dict[Key, Any] | list[Any] | Order] | None = None,
+        tombstones: Tombstones | None = None,
     ) -> None:
+        self.tombstones = Tombstones() if tombstones is None else tombstones
         self.definition = definition
         self.is_system = is_system(definition.id)
         self.is_ddl = is_ddl_space(definition.id)
@@ -96,6 +102,8 @@ class SpaceStore:
         self.indexes: dict[int, Index] = {}
         self.own: OwnKeys | None = None
         """Set while its policy is to keep what was written here."""
+        self.stamps: Stamps | None = None
+        """Set while the last write wins."""
         self.is_plain = True
         """A change means the same whoever made it, and when."""
         self.pending: dict[Key, Pending] = {}
@@ -120,22 +128,22 @@ class SpaceStore:
 
         built: what `build_indexes` made for them, if no tuple has changed since."""
         known = {number: index.definition for number, index in self.indexes.items()}
+        before = self.primary
         if known != dict(indexes):
             assert not self.pending and not self.clears  # the barrier of DDL
             if built is None:
                 built = made_at_once(build_indexes(self, definition, indexes, sort=sort, check=False))
             self._take(built)
-        if definition.conflict is not ConflictPolicy.KEEP_LOCAL:
-            self.own = None
-        elif self.own is None or self.primary is None:
-            self.own = OwnKeys()
-        self.is_plain = self.own is None
+        self._take_policy(
+            definition.conflict, is_same_key=self.primary is not None and self.primary is before
+        )
         self.definition = definition
         self.is_local = definition.is_local
         self.is_sync = definition.is_sync
         self.is_temporary = definition.is_temporary
         self.format = TupleFormat(definition, indexes.values())
         overhead = TUPLE_OVERHEAD_BYTES + INDEX_ENTRY_BYTES * len(indexes)
+        overhead += 0 if self.stamps is None else STAMP_BYTES
         self.memory += len(self.tuples) * (overhead - self.tuple_overhead)
         self.tuple_overhead = overhead
         for index in self.indexes.values():
@@ -145,6 +153,18 @@ class SpaceStore:
     def skips_conflicts(self) -> bool:
         """Its policy says so, for what breaks a unique index."""
         return self.definition.conflict in (ConflictPolicy.SKIP, ConflictPolicy.KEEP_LOCAL)
+
+    def _take_policy(self, policy: ConflictPolicy, *, is_same_key: bool) -> None:
+        """What was known of other keys is void."""
+        if policy is not ConflictPolicy.KEEP_LOCAL:
+            self.own = None
+        elif self.own is None or not is_same_key:
+            self.own = OwnKeys()
+        if policy is not ConflictPolicy.LAST_WRITE_WINS:
+            self.stamps = None
+        elif self.stamps is None or not is_same_key:
+            self.stamps = Stamps(self.tombstones)
+        self.is_plain = self.own is None and self.stamps is None
 
     def _take(self, built: dict[int, Index]) -> None:
         for number, index in self.indexes.items():
@@ -245,7 +265,7 @@ class SpaceStore:
             if prepared.temporary is None:
                 prepared.temporary = []
             prepared.temporary.append((self, key, old, new))
-            self._settle(key, new)
+            self.settle(key, new)
             return
         self.pending[key] = (prepared, new)
         prepared.changes.append((self, key, new, below, size))
@@ -288,7 +308,7 @@ class SpaceStore:
                 changes.append((pending, new_key, pending.get(new_key)))
                 pending[new_key] = (prepared, key)
 
-    def _settle(self, key: Key, new: Tuple | None) -> None:
+    def settle(self, key: Key, new: Tuple | None) -> None:
         """Make one change part of the committed tuples."""
         assert self.primary is not None
         if self.secondary:
@@ -304,7 +324,7 @@ class SpaceStore:
         """Move a change down from the overlay; the newest state of the key stays if it is another's
         [space_store.O3]."""
         if self.secondary or new is None:
-            self._settle(key, new)
+            self.settle(key, new)
         else:
             assert self.primary is not None
             self.primary.put(key, new)
@@ -317,7 +337,7 @@ class SpaceStore:
         """`commit` for what `put_new` took."""
         if self.secondary:
             for key, value in zip(keys, values, strict=True):
-                self._settle(key, value)
+                self.settle(key, value)
         else:
             assert self.primary is not None
             self.primary.put_all(keys, values)
@@ -335,15 +355,31 @@ class SpaceStore:
             del pending[key]
         return prepared.growth
 
-    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> None:
-        """size: what it had added to the memory that is needed. Not counted again: a queue full of large
-        tuples may be undone in one go."""
+    def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> int:
+        """size: what it had added to the memory that is needed, which is returned. Not counted again: a queue
+        full of large tuples may be undone in one go."""
+        self.uncover(prepared, key, below)
+        self.memory -= size
+        return size
+
+    def uncover(self, prepared: Prepared, key: Key, below: Pending | None) -> None:
+        """Take the newest change of a key off the overlay."""
         assert self.pending[key][0] is prepared  # newest first [space_store.O3]
         if below is None or below[0].is_done:
             del self.pending[key]
         else:
             self.pending[key] = below
-        self.memory -= size
+
+    def seen(self, key: Key) -> Tuple | None:
+        """The tuple as a writer sees it."""
+        found = self.pending.get(key)
+        return self.view.get(key) if found is None else found[1]
+
+    def weigh(self, before: Tuple | None, after: Tuple | None) -> int:
+        """A writer sees another tuple than before. Returns by how much more memory is needed."""
+        growth = 0 if after is before else self.memory_of(after) - self.memory_of(before)
+        self.memory += growth
+        return growth
 
     def undo_temporary(self, key: Key, old: Tuple | None, new: Tuple | None) -> int:
         """Take back a change of a temporary space, unless somebody changed the tuple since
@@ -355,7 +391,7 @@ class SpaceStore:
                 unique_key = index.key_def.of(old)
                 if index.primary_keys.get(unique_key, key) != key:
                     return 0
-        self._settle(key, old)
+        self.settle(key, old)
         size = self.memory_of(new) - self.memory_of(old)
         self.memory -= size
         return size
@@ -369,6 +405,22 @@ class SpaceStore:
         self.bury(*self.take_out())
         if self.own is not None:
             self.own = OwnKeys()
+
+    def truncate_before(self, floor: Stamp) -> None:
+        """Drop the committed tuples that are older: nearly always all of them."""
+        assert not self.pending and not self.clears  # the barrier of DDL
+        stamps = self.stamps
+        assert stamps is not None
+        if floor <= stamps.floor:
+            return
+        if stamps.newest < floor:
+            self.truncate()
+        else:
+            old = [key for key in self.tuples if stamps.known.get(key, UNKNOWN) < floor]
+            self.memory -= sum(self.memory_of(self.tuples[key]) for key in old)
+            for key in old:
+                self.settle(key, None)
+        stamps.raise_floor(floor)
 
     def take_out(self) -> list[dict[Key, Any] | Order]:
         """All committed tuples, and what led to them; they are not here any more."""
@@ -390,7 +442,7 @@ class SpaceStore:
         self.memory += self.memory_of_all(values)
         if any(index.is_sorted for index in self.indexes.values()):
             for value in values:
-                self._settle(of(value), value)
+                self.settle(of(value), value)
             return
         added = {of(value): value for value in values}
         self.tuples.update(added)
@@ -412,5 +464,7 @@ class SpaceStore:
                 assert index.key_def.has_null(unique_key) or index.primary_keys[unique_key] == key
         if self.own is not None:
             self.own.check(self.tuples)
+        if self.stamps is not None:
+            self.stamps.check(self.tuples)
         for each in self.indexes.values():
             each.check()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 from unittest.mock import patch
 
@@ -30,12 +31,16 @@ from synchro.queue.request_table import RequestTable, RequestTableState
 from synchro.raft.core import Raft
 from synchro.raft.messages import Role
 from synchro.replication.relay_filter import RelayFilter
+from synchro.replication.settled import Settled
 from synchro.replication.trust import AckMemory
 from synchro.row import Demote, Promote, RaftState, Txn
+from synchro.storage import policy_changes
 from synchro.storage.identity import Identity, IdentityFile
 from synchro.storage.journal import Journal
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered
+from synchro.storage.stamp_clock import Stamp
+from synchro.storage.stamps import Stamps
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 Patch = Callable[[], AbstractContextManager[Any]]
@@ -50,6 +55,8 @@ class Saboteur:
     rules: frozenset[str]
     seeds: int
     first: int = 1
+    masters: bool = False
+    """In worlds of masters."""
 
 
 ALL: list[Saboteur] = []
@@ -58,12 +65,12 @@ RARE: list[Saboteur] = []
 
 
 def saboteur(
-    rules: str, seeds: int, first: int = 1, *, is_rare: bool = False
+    rules: str, seeds: int, first: int = 1, *, is_rare: bool = False, masters: bool = False
 ) -> Callable[[Callable[[], Iterator[None]]], Patch]:
     def register(function: Callable[[], Iterator[None]]) -> Patch:
         made = contextmanager(function)
         (RARE if is_rare else ALL).append(
-            Saboteur(function.__name__, made, frozenset(rules.split()), seeds, first)
+            Saboteur(function.__name__, made, frozenset(rules.split()), seeds, first, masters)
         )
         return made
 
@@ -506,4 +513,37 @@ def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
             save(file, identity)
 
     with patch.object(IdentityFile, "save", late), patch.object(Journal, "__init__", first_the_log):
+        yield
+
+
+# --- masters where the last write wins
+
+
+@saboteur("S22 S4", seeds=40, first=19_000_000, masters=True)
+def stamps_are_compared_without_the_origin() -> Iterator[None]:
+    of = Stamps.of
+
+    def timeless(self: Stamps, key: object) -> Stamp:
+        return Stamp(of(self, key).time, 0)
+
+    with patch.object(Stamps, "of", timeless):
+        yield
+
+
+@saboteur("S22 S4", seeds=40, first=19_000_000, masters=True)
+def tombstones_go_while_older_rows_are_on_their_way() -> Iterator[None]:
+    """Everybody has the deletion, but not everything that was written before that."""
+    look = Settled.look
+
+    def hasty(self: Settled, own: Vclock, others: frozenset[InstanceId]) -> dict[InstanceId, Lsn] | None:
+        said = self._waiting.values()
+        return look(self, own.merge(reduce(Vclock.merge, said, EMPTY_VCLOCK)), others)
+
+    with patch.object(Settled, "look", hasty):
+        yield
+
+
+@saboteur("S22 S4", seeds=20, first=19_000_000, masters=True)
+def updates_are_logged_without_a_stamp() -> Iterator[None]:
+    with patch.object(policy_changes, "stamped", lambda op, stamp: op):
         yield

@@ -14,7 +14,7 @@ def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:
     others: list[Result] = []
     for number in range(bug.seeds):
         with bug.patch():
-            result = run_seed(bug.first + number)
+            result = run_seed(bug.first + number, masters=bug.masters)
         if result.rule in bug.rules:
             return number + 1, result, others
         if result.violation is not None:

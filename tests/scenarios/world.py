@@ -133,6 +133,12 @@ class World(Mesh):
             return
         server, client, box = self[source], self[target], self.boxes[source]
         own, peer = client.vclock.without_local(), self._id_of(target)
+        if self._was_removed(source, target):
+            self.tell(f"{source} refuses to send to {target}: {target} was removed")
+            self.step(target, ev.ExpulsionTold(server.limbo.term))
+            return
+        if self._was_removed(source, source) or self._was_removed(target, source):
+            return  # it sends nothing, and nobody asks it
         try:
             if not client.is_anonymous:
                 check_serves_members(server.is_anonymous)
@@ -295,9 +301,25 @@ class World(Mesh):
     def settle(self) -> None:
         for _ in range(ROUNDS_MAX):
             super().settle()
-            if not self._tidy():
+            if not self._tidy() and not self._end_removed():
                 return
         raise ScenarioError("it does not come to rest")
+
+    def _was_removed(self, here: int, number: int) -> bool:
+        """What the log of `here` says of `number`."""
+        return self[here].memtx.catalog.expelled_id(uuid_of(number)) is not None
+
+    def _end_removed(self) -> bool:
+        """Streams with a member that was removed [M-52]; it had time to hear of that by its own log."""
+        ended = [
+            (source, target)
+            for source, target in sorted(self.links)
+            if any(self._was_removed(here, one) for here in (source, target) for one in (source, target))
+        ]
+        for source, target in ended:
+            self._disconnect(source, target)
+            self.tell(f"{source}->{target} ends")
+        return bool(ended)
 
     # --- settings
 

@@ -121,6 +121,7 @@ def request_of(method: MethodDescriptor) -> Any:
         "Revoke": {"grantee": "guest", "privileges": ["usage"], "object_type": "universe"},
         "SetFailpoint": {"name": "wal.delay", "action": fault_pb2.FAILPOINT_ACTION_ON},
     }
+    fields["Register"] = {"protocol_version": PROTOCOL_VERSION, "instance_uuid": STRANGER}
     return GetMessageClass(method.input_type)(**fields.get(method.name, {}))
 
 
@@ -154,7 +155,7 @@ def _first(method: MethodDescriptor) -> Any:
         case "ExecuteStream":
             op = messages.op(insert={"space_id": 512, "tuple": row})
             return messages.frame(calls=[{"seq": 1, "ops": [op]}])
-        case "Join":
+        case "Join" | "FetchSnapshot":
             return replication_pb2.JoinRequest(
                 protocol_version=PROTOCOL_VERSION, instance_uuid=STRANGER, instance_name="stranger"
             )

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from synchro.config import KIB
 from synchro.server.face import Face
+from synchro.storage.disk import RealDisk
 from synchro.storage.xlog import file_name
 from synchro.vclock import Vclock
 from tests.shell.memory_set import create_space, open_set, put, until, write
@@ -106,17 +109,6 @@ async def test_a_log_that_grew_is_a_reason_for_a_snapshot(tmp_path: Path) -> Non
 
 
 @pytest.mark.effect_of("snapshot.by.wal_size")
-async def test_a_size_that_is_set_later_counts_what_is_there(tmp_path: Path) -> None:
-    async with open_set(tmp_path, size=1) as replicas:
-        face = await replicas.start(1)
-        await until(lambda: face.node.is_ready and face.node.core.is_writable)
-        await create_space(face)
-        await write(face, put(1, "x" * 8 * KIB))
-        assert snapshots(face) == 1
-        change(face, checkpoint_wal_size=4 * KIB)
-        await until(lambda: snapshots(face) == 2)
-
-
 async def test_the_log_of_former_runs_counts_too(tmp_path: Path) -> None:
     async with open_set(tmp_path, size=1) as replicas:
         face = await replicas.start(1)
@@ -128,3 +120,21 @@ async def test_the_log_of_former_runs_counts_too(tmp_path: Path) -> None:
         await until(lambda: again.node.is_ready and again.info()["wal"]["since_snapshot"] > 8 * KIB)
         change(again, checkpoint_wal_size=4 * KIB)
         await until(lambda: snapshots(again) == 2)
+
+
+async def test_a_disk_that_fails_at_an_old_file_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told; what becomes of the instance is decided where its log is written."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with open_set(tmp_path, size=1, wal_retention_period_s=HOUR) as replicas:
+        face = await written_alone(replicas)
+        monkeypatch.setattr(RealDisk, "rename", fail)
+        with structlog.testing.capture_logs() as records:
+            change(face, wal_retention_period_s=0.0)
+            await until(lambda: any(record["event"] == "garbage_not_collected" for record in records))
+        assert replicas.host.bugs == []
+        monkeypatch.undo()

@@ -464,9 +464,10 @@ async def test_only_the_row_in_conflict_may_be_left_out(tmp_path: Path) -> None:
     off = {"election_mode": ElectionMode.OFF}
     async with open_set(tmp_path, size=2, **off) as replicas:
         await started(replicas, (1, 2))
-        await replicas.wait_equal()
+        one = replicas.members["instance001"].face
+        await until(lambda: "instance002" in one.links.appliers)
         with pytest.raises(IllegalParams, match="is not stopped by a row, not in conflict at 2:7"):
-            replicas.nodes[0].restart_upstream("instance002", TxnId(InstanceId(2), Lsn(7)))
+            one.restart_upstream("instance002", TxnId(InstanceId(2), Lsn(7)))
 
 
 # --- without elections ------------------------------------------------------------------------------------

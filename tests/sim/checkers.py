@@ -356,9 +356,9 @@ class Checks:
     def compare_data(self, process: Process) -> None:
         """S4, S12: committed data is what the log says, and what the owner committed ahead of it."""
         memtx = process.instance.memtx
-        data = dict(process.machine.model.data)
+        data, newest = dict(process.machine.model.data), dict(process.machine.model.newest)
         for txn in self.ahead(process):
-            change(data, txn)
+            change(data, txn, newest)
         for space in (SYNC, ASYNC):
             have = {row[0]: row for row in memtx.select(space)}
             want = {key: row for (number, key), row in data.items() if number == space}
@@ -581,6 +581,17 @@ class Checks:
                 if machine.process.instance.memtx.checksum(space) != first.instance.memtx.checksum(space):
                     return f"space {space} differs on {machine.number} and {machines[0].number}"
         return None
+
+    def tombstones_are_few(self) -> None:
+        """S25: everybody has everything, so nothing older can come, and no deletion need be remembered. Who
+        was restarted read them again from its log, and heard the acks anew."""
+        self.world.run_until(self.world.now + 20 * self.world.replication_timeout)
+        for machine in self.world.machines.values():
+            assert machine.process is not None
+            stamps = machine.process.instance.memtx.catalog.store(ASYNC).stamps
+            assert stamps is not None
+            if stamps.graves:
+                self.fail("S25", f"{machine.number} still remembers the deletions of {sorted(stamps.graves)}")
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""

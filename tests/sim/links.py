@@ -49,7 +49,7 @@ class Relay:
         vclock = process.show()
         process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack, expected))
         ack = ev.Ack(hello.vclock, Term(hello.term), 0, hello.counts)
-        process.step(ev.RelayConnected(peer, ack, hello.takes_unnamed))
+        process.step(ev.RelayConnected(peer, ack, hello.takes_unnamed, hello.takes_unnamed))
         if self.is_open:
             self.raft = process.instance.raft.message()
             self.heartbeat_wanted = True

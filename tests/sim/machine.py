@@ -46,8 +46,8 @@ SMALL = Limits(
 
 
 @lru_cache
-def _spaces(members: int) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
-    return first_tuples(members, Settings())
+def _spaces(members: int, conflict: str) -> list[tuple[int, Iterable[tuple[Field, ...]]]]:
+    return first_tuples(members, Settings(), conflict=conflict)
 
 
 def read_log(disk: SimDisk, files: Sequence[WalFile]) -> list[Txn]:
@@ -88,7 +88,8 @@ class Machine:
         self.disk = SimDisk()
         self.disk.makedirs(DIR)
         meta = SnapshotMeta(replicaset_uuid=REPLICASET)
-        write_snapshot(self.disk, DIR, meta, _spaces(world.size), instance_uuid=uuid_of(number))
+        spaces = _spaces(world.size, "stop" if world.masters is None else "last_write_wins")
+        write_snapshot(self.disk, DIR, meta, spaces, instance_uuid=uuid_of(number))
         self.identity = IdentityFile.create(
             self.disk, DIR, Identity(uuid_of(number), f"i{number}", REPLICASET)
         )
@@ -214,6 +215,8 @@ class Machine:
         world.checks.recovered(process, log, found.meta)
         self.process = process
         process.start()
+        if world.masters is not None:
+            world.masters.set_clock(self)
 
     def after_crash(self) -> None:
         self.disk.faults.clear()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from synchro.row import Confirm, Demote, Dml, Promote, RowType, Txn
+from synchro.storage import schema
+from tests.mesh import ASYNC
 
 TxnKey = tuple[int, int]
 """(origin, LSN of its last row)"""
@@ -32,12 +34,36 @@ Data = dict[tuple[int, object], tuple[object, ...]]
 """(space, key) -> tuple"""
 
 
-def change(data: Data, txn: Txn) -> None:
+Newest = dict[object, tuple[int, int]]
+"""key -> (time, origin) of the newest row that was ever seen of it; None -> of the newest truncate"""
+
+
+def merge(data: Data, newest: Newest, op: Dml, origin: int) -> None:
+    """Where the last write wins: nothing is ever forgotten, and all is compared (ADR 44)."""
+    stamp = (op.stamp, origin)
+    floor = newest.get(None, (0, 0))
+    if op.space_id == schema.TRUNCATE_ID:
+        newest[None] = max(stamp, floor)
+        for place in [place for place in data if place[0] == ASYNC and newest[place[1]] < stamp]:
+            del data[place]
+        return
+    key = op.key[0] if op.key is not None else op.value[0] if op.value is not None else None
+    if stamp < max(newest.get(key, (0, 0)), floor):
+        return
+    newest[key] = stamp
+    data.pop((ASYNC, key), None)
+    if op.value is not None:
+        data[ASYNC, key] = op.value
+
+
+def change(data: Data, txn: Txn, newest: Newest) -> None:
     """What a committed transaction does."""
     for row in txn.rows:
         op = row.body
         if isinstance(op, Dml):
-            if op.type is RowType.DELETE:
+            if op.stamp:
+                merge(data, newest, op, txn.origin)
+            elif op.type is RowType.DELETE:
                 assert op.key is not None
                 data.pop((op.space_id, op.key[0]), None)
             else:
@@ -58,6 +84,7 @@ class LogModel:
         self.nops: set[TxnKey] = set()
         self.lsns: dict[int, int] = {}
         self.data: Data = {}
+        self.newest: Newest = {}
         self.decided_own: Pending | None = None
         """The take-over that the last row decided, if it decided one."""
 
@@ -125,7 +152,7 @@ class LogModel:
 
     def _commit(self, txn: Txn) -> Fate:
         self.fates[txn.origin, txn.lsn] = True
-        change(self.data, txn)
+        change(self.data, txn, self.newest)
         return Fate(True, self.term, txn)
 
     def _raise(self, owner: int, lsn: int) -> None:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.sim.checkers import Violation
 from tests.sim.situations import SITUATIONS, table
@@ -31,20 +32,20 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def run_seed(seed: int, *, verbose: bool = False) -> Result:
+def run_seed(seed: int, *, verbose: bool = False, masters: bool = False) -> Result:
     """A world is garbage all at once at its end: looking for cycles meanwhile only costs time."""
     gc.disable()
     try:
-        return _run_seed(seed, verbose=verbose)
+        return _run_seed(seed, verbose=verbose, masters=masters)
     finally:
         gc.enable()
         if seed % COLLECT_EVERY == 0:
             gc.collect()
 
 
-def _run_seed(seed: int, *, verbose: bool) -> Result:
+def _run_seed(seed: int, *, verbose: bool, masters: bool) -> Result:
     began = time.perf_counter()
-    world = World(seed, verbose=verbose)
+    world = World(seed, verbose=verbose, masters=masters)
     result = Result(seed)
     try:
         world.run()
@@ -66,11 +67,11 @@ def _run_seed(seed: int, *, verbose: bool) -> Result:
     return result
 
 
-def tell(result: Result) -> None:
+def tell(result: Result, args: str = "") -> None:
     print(f"\nseed {result.seed}: violation of {result.violation}")
     for line in result.trace:
         print("   ", line)
-    print(f"  replay: make sim SEEDS=1 FIRST={result.seed}", flush=True)
+    print(f"  replay: make sim SEEDS=1 FIRST={result.seed}{args}", flush=True)
 
 
 def main() -> int:
@@ -80,15 +81,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, help="run one seed and print everything that happens")
     parser.add_argument("--situations", action="store_true", help="print how often what happened")
+    parser.add_argument("--masters", action="store_true", help="three masters, where the last write wins")
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
     options = parser.parse_args()
+    args = " ARGS=--masters" if options.masters else ""
     if options.seed is not None:
-        result = run_seed(options.seed, verbose=True)
+        result = run_seed(options.seed, verbose=True, masters=options.masters)
         if result.violation is not None:
-            tell(result)
+            tell(result, args)
         return int(result.violation is not None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.perf_counter()
+    run = partial(run_seed, masters=options.masters)
     seeds = range(options.first, options.first + options.seeds)
     violations: list[Result] = []
     hits: Counter[str] = Counter()
@@ -105,13 +109,13 @@ def main() -> int:
         counts.update(result.counts)
         if result.violation is not None:
             violations.append(result)
-            tell(result)
+            tell(result, args)
         return result.violation is not None and options.stop
 
     try:
         if options.jobs > 1:
             with multiprocessing.Pool(options.jobs) as pool:
-                for result in pool.imap_unordered(run_seed, seeds, chunksize=4):
+                for result in pool.imap_unordered(run, seeds, chunksize=4):
                     if take(result):
                         break
                 else:
@@ -119,7 +123,7 @@ def main() -> int:
                     pool.join()  # else they are ended by a signal, and print where it met them
         else:
             for seed in seeds:
-                if take(run_seed(seed)):
+                if take(run(seed)):
                     break
     except KeyboardInterrupt:
         print("interrupted: what was done so far")

@@ -11,6 +11,7 @@ from tests.sim.runner import run_seed
 from tests.sim.situations import SITUATIONS
 
 FIRST, SEEDS, GROUPS = 500, 36, 6
+MASTERS = 19_000_000
 WITH_LOSSES = (22, 27, 39, 66, 74, 82)
 """Worlds in which disks are lost; several of them get into each situation."""
 FOUND: dict[int, str] = {}
@@ -30,6 +31,14 @@ OF_LOSSES = {
 def test_fresh_seeds_hold_every_invariant(group: int) -> None:
     for seed in range(FIRST + group, FIRST + SEEDS, GROUPS):
         result = run_seed(seed)
+        assert result.violation is None, f"seed {seed}: {result.violation}\n" + "\n".join(result.trace)
+
+
+@pytest.mark.parametrize("group", range(3))
+def test_masters_become_equal(group: int) -> None:
+    """S22, S25: clocks an hour apart, the same few keys; the last write wins."""
+    for seed in range(MASTERS + group, MASTERS + 18, 3):
+        result = run_seed(seed, masters=True)
         assert result.violation is None, f"seed {seed}: {result.violation}\n" + "\n".join(result.trace)
 
 

@@ -28,6 +28,7 @@ from tests.sim.late import Late
 from tests.sim.leavers import Leavers
 from tests.sim.losses import Losses, NobodyCouldTell
 from tests.sim.machine import SMALL, Machine
+from tests.sim.masters import Masters
 from tests.sim.nemesis import Nemesis
 from tests.sim.net import Net
 from tests.sim.process import Process
@@ -40,7 +41,10 @@ TRACE_EVENTS = 40
 
 
 class World:
-    def __init__(self, seed: int, *, verbose: bool = False, hashed: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, verbose: bool = False, hashed: bool = False, masters: bool = False
+    ) -> None:
+        """masters: a world of `Masters`, without an owner of the queue."""
         self.seed = seed
         self.choices = Choices(seed)
         self.now = 0.0
@@ -62,12 +66,18 @@ class World:
         self.restarts_by_itself = True
         self.broken: set[int] = set()
         self._configure()
+        self.masters: Masters | None = None
+        if masters:
+            Masters.configure(self)
+            self.masters = Masters(self)
         self.checks = Checks(self)
         self.versions: Random = self.choices.stream("versions")
         share = 0.3 if self.versions.random() < 0.4 else 0.0
         self.older: set[int] = {
             number for number in range(1, self.size + 1) if self.versions.random() < share
         }
+        if masters:
+            self.older = set()
         self.unnamed_share: float = self.versions.choice((0.0, 0.0, 0.3, 0.7, 1.0))
         """Of the callers in crowds."""
         self.losses = Losses(self)
@@ -188,6 +198,9 @@ class World:
         if self.is_quiet:
             self._run_quiet()
             return
+        if self.masters is not None:
+            self._run_masters(self.masters)
+            return
         for client in self.clients:
             client.start()
         for crowd in self.crowds:
@@ -201,6 +214,23 @@ class World:
             self._run_faults()
         except NobodyCouldTell:
             self.is_over = True
+
+    def _run_masters(self, masters: Masters) -> None:
+        masters.start()
+        self.nemesis.start()
+        self.run_until(FAULTS_S, self._has_enough)
+        self.nemesis.stop()
+        self.clients_stopped = True
+        self._heal_everything()
+        machine = masters.rng.choice(list(self.machines.values()))
+        if machine.process is not None and masters.rng.random() < 0.5:
+            machine.process.snapshot()
+            self.run_until(self.now + 5 * self.time_scale, lambda: not machine.is_snapshotting)
+        machine.kill()
+        self._converge()  # it has the same again, from its own files
+        self.is_over = True
+        self.checks.at_end()
+        self.checks.tombstones_are_few()
 
     def _run_faults(self) -> None:
         self.run_until(FAULTS_S, self._has_enough)

@@ -276,11 +276,6 @@ def test_options_of_tarantool_that_mean_nothing_here_are_named_in_one_warning() 
         assert key in warning
 
 
-def test_options_of_a_later_release_are_checked_and_named() -> None:
-    config = read(cluster("credentials: {users: {u: {password_file: x}}}"))
-    assert "credentials.users.u.password_file" in " ".join(config.warnings)
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -182,6 +182,15 @@ def test_older_names_of_sources() -> None:
         assert [peer.address for peer in one.peers] == ["127.0.0.1:3301", "127.0.0.1:3302"]
 
 
+def test_an_older_quorum_of_connections_implies_its_strategy() -> None:
+    """[C-32]: unless the file says another one, here or in a scope around it."""
+    (one, *_) = settings("replication_connect_quorum: 2\n" + ELECTION)
+    assert (one.connect_quorum, one.bootstrap_strategy) == (2, BootstrapStrategy.LEGACY)
+    own = BOOTSTRAP.replace("iproto:", "replication_connect_quorum: 1\n            iproto:", 1)
+    (one, *_) = settings(own)
+    assert (one.connect_quorum, one.bootstrap_strategy) == (1, BootstrapStrategy.CONFIG)
+
+
 def test_what_older_names_cannot_mean_here_is_refused() -> None:
     assert "it is so without it" in str(read("panic_on_wal_error: true\n" + ELECTION).warnings)
     for text, why in (

@@ -5,10 +5,10 @@ Tests of one set build on each other, in the order of the file.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Generator
 from functools import partial
-from pathlib import Path
 
 import pytest
 import yaml
@@ -165,6 +165,27 @@ def test_CF_06_the_wrong_order(walk: Pair) -> None:
     walk.hand.set_option(walk.first, "database.mode", "ro")
 
 
+def switch(walk: Pair, to: Instance, timeout: str = "10s") -> int:
+    """`synchro switchover`; its exit code."""
+    addresses = ",".join(instance.address for instance in walk)
+    return run("-e", addresses, "--timeout", timeout, "switchover", "--to", to.name)[0]
+
+
+def test_CF_07_one_command(walk: Pair) -> None:
+    """CF-7: `switchover` does the four steps. If the replica cannot catch up in time, the master is writable
+    again and the command fails."""
+    first, second = walk
+    assert switch(walk, first) == 0
+    assert [walk.hand.info(instance, "ro") for instance in walk] == [False, True]
+    walk.hand.set_option(second, "replication.peers", "[]")
+    walk.hand.insert(first, "numbers", [2_000_000])
+    assert switch(walk, second, "500ms") != 0
+    assert [walk.hand.info(instance, "ro") for instance in walk] == [False, True]
+    walk.hand.set_option(second, "replication.peers", json.dumps([first.address]))
+    assert switch(walk, second) == 0
+    assert walk.hand.select(second, "numbers", [2_000_000]) == [[2_000_000]]
+
+
 def lead(walk: Walk, leader: str | None) -> None:
     """Write a file of `failover: manual` with this leader."""
     walk.write_config(walk.config_path)
@@ -173,29 +194,24 @@ def lead(walk: Walk, leader: str | None) -> None:
     walk.config_path.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
-@pytest.mark.parametrize("hand", EACH_HAND)
-def test_CF_08_by_the_leader_of_the_file(tmp_path: Path, hand: str) -> None:
+def test_CF_08_by_the_leader_of_the_file(walk: Pair) -> None:
     """CF-8: nobody leads, the vclocks meet, another leads: by two reloads. `database.mode` is an error."""
-    with Walk(tmp_path, hand, PAIR, failover="manual") as walk:
-        lead(walk, "instance001")
-        walk.up()
+    walk.options["replication"]["failover"] = "manual"
+    walk.own = {name: {} for name in PAIR}
+    for leader, ro in (("instance001", [False, True]), (None, [True, True]), ("instance002", [True, False])):
+        lead(walk, leader)
+        for instance in walk:
+            assert walk.hand.reload(instance)[0]["leader"] == leader
+        assert [walk.hand.info(instance, "ro") for instance in walk] == ro
         walk.wait_mesh()
-        assert [walk.hand.info(instance, "ro") for instance in walk] == [False, True]
-        walk.hand.create(walk.first, "numbers")
-        walk.hand.insert(walk.first, "numbers", [1])
-        for leader, ro in ((None, [True, True]), ("instance002", [True, False])):
-            lead(walk, leader)
-            for instance in walk:
-                assert walk.hand.reload(instance)[0] == {"leader": leader}
-            assert [walk.hand.info(instance, "ro") for instance in walk] == ro
-            walk.wait_equal_vclocks()
-        walk.hand.insert(walk.second, "numbers", [2])
-        walk.wait_rows(walk.first, "numbers", [[1], [2]])
+        walk.wait_equal_vclocks()
+    walk.hand.insert(walk.second, "numbers", [3_000_000])
+    walk.soon("it is on the other one", lambda: walk.hand.select(walk.first, "numbers", [3_000_000]))
 
-        walk.own["instance001"] = RW
-        lead(walk, "instance002")
-        code, _, err = run("config", "check", str(walk.config_path))
-        assert code == 2 and "database.mode" in err
-        walk.expect_log("config_refused", "database.mode")
-        assert isinstance(refusal(partial(walk.hand.reload, walk.first)), ConfigError)
-        assert walk.hand.info(walk.first, "ro") is True
+    walk.own["instance001"] = RW
+    lead(walk, "instance002")
+    code, _, err = run("config", "check", str(walk.config_path))
+    assert code == 2 and "database.mode" in err
+    walk.expect_log("config_refused", "database.mode")
+    assert isinstance(refusal(partial(walk.hand.reload, walk.first)), ConfigError)
+    assert walk.hand.info(walk.first, "ro") is True

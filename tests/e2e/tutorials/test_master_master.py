@@ -1,6 +1,6 @@
 """Two masters from one file, a conflict between them, and its repair. MM, WQ-5.
 
-Tests of one file build on each other, in its order. Only MM-30 has a set of its own.
+Tests of one file build on each other, in its order.
 """
 
 from __future__ import annotations
@@ -51,19 +51,11 @@ class Masters(Walk):
         return self.stream(self.first, self.second)
 
 
-def masters(directory: Path, hand: str, **replication: Any) -> Masters:
-    return Masters(
-        directory,
-        hand,
-        by_verbs=True,
-        instances=dict.fromkeys(PAIR, RW),
-        replication=replication,
-    )
-
-
 @pytest.fixture(scope="module", params=EACH_HAND)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Masters]:
-    with masters(tmp_path_factory.mktemp("mm"), request.param) as cluster:
+    directory = tmp_path_factory.mktemp("mm")
+    own = dict.fromkeys(PAIR, RW)
+    with Masters(directory, request.param, by_verbs=True, instances=own) as cluster:
         cluster.expect_log("upstream_stopped", "Duplicate key")
         yield cluster
 
@@ -117,8 +109,17 @@ def test_MM_05_each_follows_the_other(walk: Masters) -> None:
     assert "upstream" not in own and "downstream" not in own
 
 
+def test_MM_06_what_stays_on_an_instance(walk: Masters) -> None:
+    """MM-6: rows of a local space count in component 0, which differs; vclocks are compared without it."""
+    walk.hand.create(walk.first, "here", local=True)
+    walk.hand.insert(walk.first, "here", [1])
+    walk.wait_equal_vclocks()
+    first, second = (walk.hand.info(instance, "vclock").get(0, 0) for instance in walk)
+    assert first > second
+
+
 def test_MM_07_a_space_with_a_format(walk: Masters) -> None:
-    """MM-7: what makes it are rows of instance001. MM-6: component 0 is left out of every comparison."""
+    """MM-7: what makes it are rows of instance001."""
     walk.lsn_before = walk.lsn(1)
     walk.hand.create_space(walk.first, "bands", format=FORMAT)
     walk.hand.create_index(walk.first, "bands", parts=["id"])
@@ -316,6 +317,25 @@ def test_MM_29_one_command_ends_it(walk: Masters) -> None:
     walk.wait_equal("bands")
 
 
+def test_MM_30_skip_conflict(walk: Masters) -> None:
+    """MM-30: with skip_conflict nothing stops: each makes a NOP of the other's row, counts and logs it,
+    and keeps its own tuple."""
+    for instance in walk:
+        walk.hand.set_option(instance, "replication.peers", "[]")
+    for instance in walk:
+        walk.hand.insert(instance, "bands", [10, instance.name, 0])
+    walk.options["replication"]["skip_conflict"] = True
+    walk.write_config(walk.config_path)
+    for instance in walk:
+        assert walk.hand.reload(instance)[0]["replication.skip_conflict"] is True
+    walk.wait_mesh()
+    walk.wait_equal_vclocks()
+    for at, of in ((walk.first, walk.second), (walk.second, walk.first)):
+        assert walk.hand.select(at, "bands", [10]) == [[10, at.name, 0]]
+        assert walk.item(at, of)["conflicts_skipped"] == 1
+        assert walk.wait_record(at, "conflict_skipped")["level"] == "warning"
+
+
 def test_MM_31_one_leaves(walk: Masters) -> None:
     """MM-31: read-only, without sources, and expelled: the other one goes on, and lists it no more. That its
     id is not given again: tests/e2e/test_members.py."""
@@ -324,29 +344,3 @@ def test_MM_31_one_leaves(walk: Masters) -> None:
     walk.hand.expel(walk.first, walk.second)
     assert walk.item(walk.first, walk.second) == {}
     assert walk.hand.insert(walk.first, "bands", [9, "alone", 0]) == [9, "alone", 0]
-
-
-@pytest.mark.parametrize("hand", EACH_HAND)
-def test_MM_30_skip_conflict(tmp_path: Path, hand: str) -> None:
-    """MM-30: with skip_conflict nothing stops: each makes a NOP of the other's row, counts and logs it,
-    and keeps its own tuple."""
-    with masters(tmp_path, hand, skip_conflict=True) as walk:
-        walk.up()
-        walk.wait_mesh()
-        walk.hand.create(walk.first, "bands")
-        walk.wait_equal_vclocks()
-        for instance in walk:
-            walk.hand.set_option(instance, "replication.peers", "[]")
-        walk.hand.insert(walk.second, "bands", WRONG)
-        walk.down("instance002")
-        walk.up("instance001")
-        walk.soon("it is no orphan", lambda: walk.hand.info(walk.first, "ro") is False)
-        walk.hand.insert(walk.first, "bands", PINK)
-        for instance in walk:
-            walk.hand.reload(instance)
-        walk.wait_mesh()
-        walk.wait_equal_vclocks()
-        assert [walk.hand.select(instance, "bands") for instance in walk] == [[PINK], [WRONG]]
-        for at, of in ((walk.first, walk.second), (walk.second, walk.first)):
-            assert walk.item(at, of)["conflicts_skipped"] == 1
-            assert walk.wait_record(at, "conflict_skipped")["level"] == "warning"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -16,7 +15,7 @@ from synchro.storage.disk import RealDisk
 from synchro.storage.recovery import open_xlog
 from tests.e2e.cluster import Instance, contents, soon_s
 from tests.e2e.tutorials.hands import EACH_HAND, run
-from tests.e2e.tutorials.walk import PAIR, RW, Walk
+from tests.e2e.tutorials.walk import RW, Walk
 
 pytestmark = pytest.mark.e2e
 NAMES = ("instance001", "instance002", "instance003")
@@ -174,43 +173,39 @@ def test_WQ_04c_operations_that_commute(mesh: Walk) -> None:
 
 
 DAMAGES: Final = [
-    ("flip", "cli"),
-    pytest.param("snapshot", "client", marks=pytest.mark.long),
-    pytest.param("tail", "stub", marks=pytest.mark.long),
+    "flip",
+    pytest.param("snapshot", marks=pytest.mark.long),
+    pytest.param("tail", marks=pytest.mark.long),
 ]
 
 
-@pytest.mark.parametrize(("damage", "hand"), DAMAGES)
-def test_WQ_09_PR_10_damaged_files(tmp_path: Path, damage: str, hand: str) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_WQ_09_PR_10_damaged_files(mesh: Walk, damage: str) -> None:
     """WQ-9, PR-10: a damaged log or a lost snapshot is refused by file and place, a torn end is not. Without
     its files the instance starts again from its source, and has all the data."""
-    with Walk(tmp_path, hand, instances=dict.fromkeys(PAIR, RW)) as walk:
-        walk.up()
-        walk.wait_mesh()
-        walk.hand.create(walk.first, "tester")
-        rows = [[number, "x" * 200] for number in range(50)]
-        walk.hand.execute(walk.first, *(("insert", "tester", row) for row in rows))
-        walk.wait_rows(walk.second, "tester", rows)
-        rows.append([1000, "behind it"])  # at the end of a log, what is damaged may be torn
-        walk.hand.execute(walk.first, ("insert", "tester", rows[-1]))
-        walk.wait_rows(walk.second, "tester", rows)
-        walk.kill(walk.second)
-        hurt(walk.second, damage)
-        if damage != "tail":
-            before = contents(walk.second.dir)
-            walk.expect_log("instance_failed", "CORRUPTION")
-            walk.second.spawn()
-            assert walk.second.wait_exit(soon_s(10)) == 1
-            [record] = walk.second.records("instance_failed")
-            assert record["reason"] == "CORRUPTION" and str(walk.second.dir) in record["file"]
-            assert contents(walk.second.dir) == before
-            for suffix in (".snap", ".xlog", ".inprogress"):
-                for name in walk.second.files(suffix):
-                    (walk.second.dir / name).unlink()
-        walk.second.start()
-        walk.wait_mesh()
-        walk.wait_rows(walk.second, "tester", rows)
-        walk.wait_equal("tester")
+    hurt_one = third(mesh)
+    mesh.hand.create(mesh.first, damage)
+    mesh.hand.execute(mesh.first, *(("insert", damage, [number, "x" * 200]) for number in range(50)))
+    mesh.wait_equal(damage)
+    mesh.hand.insert(mesh.first, damage, [1000, "behind it"])  # what is damaged at the end may be torn
+    mesh.wait_equal(damage)
+    mesh.kill(hurt_one)
+    hurt(hurt_one, damage)
+    if damage != "tail":
+        before = contents(hurt_one.dir)
+        mesh.expect_log("instance_failed", "CORRUPTION")
+        hurt_one.spawn()
+        assert hurt_one.wait_exit(soon_s(10)) == 1
+        record = hurt_one.records("instance_failed")[-1]
+        assert record["reason"] == "CORRUPTION" and str(hurt_one.dir) in record["file"]
+        assert contents(hurt_one.dir) == before
+        for suffix in (".snap", ".xlog", ".inprogress"):
+            for name in hurt_one.files(suffix):
+                (hurt_one.dir / name).unlink()
+    hurt_one.start()
+    mesh.wait_mesh()
+    mesh.wait_equal(damage)
+    assert mesh.hand.checksum(hurt_one, damage)[0] == 51
 
 
 def hurt(instance: Instance, damage: str) -> None:

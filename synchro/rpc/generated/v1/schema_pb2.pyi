@@ -60,6 +60,8 @@ class _ConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Confli
     """What breaks a unique index is left out."""
     CONFLICT_POLICY_KEEP_LOCAL: _ConflictPolicy.ValueType  # 3
     """So is what would change a tuple that was last written on the instance."""
+    CONFLICT_POLICY_LAST_WRITE_WINS: _ConflictPolicy.ValueType  # 4
+    """The newest row counts, on all instances."""
 
 class ConflictPolicy(_ConflictPolicy, metaclass=_ConflictPolicyEnumTypeWrapper):
     """What becomes of a received row that is in the way of what an instance has. For replicated asynchronous
@@ -74,6 +76,8 @@ CONFLICT_POLICY_SKIP: ConflictPolicy.ValueType  # 2
 """What breaks a unique index is left out."""
 CONFLICT_POLICY_KEEP_LOCAL: ConflictPolicy.ValueType  # 3
 """So is what would change a tuple that was last written on the instance."""
+CONFLICT_POLICY_LAST_WRITE_WINS: ConflictPolicy.ValueType  # 4
+"""The newest row counts, on all instances."""
 Global___ConflictPolicy: _TypeAlias = ConflictPolicy  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,375 @@
+"""`conflict: last_write_wins`: the newest row of a key is what all read. ADR 44, [A-54], stamps.G1..G3."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from synchro.config import Limits
+from synchro.errors import DecodeError, TombstonesGone
+from synchro.ids import InstanceId, Lsn
+from synchro.instance import events as ev
+from synchro.replication.settled import Settled
+from synchro.row import Dml, Field, RowType
+from synchro.storage import row_body, schema_ops, xrow
+from synchro.storage.schema import ConflictPolicy
+from synchro.storage.stamp_clock import Stamp
+from synchro.storage.stamps import Stamps, Tombstones
+from synchro.vclock import Vclock
+from tests.mesh import ASYNC, SYNC, Mesh
+from tests.unit.test_conflict_policies import encoded, set_policy
+from tests.unit.test_skip_conflict import assert_same_after_restart, delete, insert, replace, update, upsert
+
+HOUR_US = 3600 * 10**6
+LWW = ConflictPolicy.LAST_WRITE_WINS
+
+
+def masters(members: int = 2, *, ahead: int = 0, **options: object) -> Mesh:
+    """ahead: the instance whose clock is an hour ahead of the others; 0: none."""
+    mesh = Mesh(members, **options)
+    set_policy(mesh, LWW)
+    for number in mesh.members:
+        mesh.step(number, ev.ClockCompared(HOUR_US * (2 if number == ahead else 1)))
+    return mesh
+
+
+def apart(mesh: Mesh, writes: Sequence[tuple[int, Sequence[Dml]]]) -> Mesh:
+    """Everybody writes alone, one after the other; then they meet."""
+    for number in mesh.members:
+        mesh.isolate(number)
+    for number, ops in writes:
+        mesh.now += 1
+        mesh.write_ops(number, ops)
+        mesh.settle()
+    mesh.heal()
+    mesh.settle()
+    return mesh
+
+
+def same(mesh: Mesh) -> list[tuple[Field, ...]]:
+    """What all have."""
+    assert not any(member.stopped for member in mesh.members.values())
+    rows = [mesh.rows(number, ASYNC) for number in mesh.members]
+    assert all(found == rows[0] for found in rows), rows
+    for number in mesh.members:
+        mesh[number].memtx.check()
+    return rows[0]
+
+
+def stamps_of(mesh: Mesh, number: int) -> Stamps:
+    stamps = mesh[number].memtx.catalog.store(ASYNC).stamps
+    assert stamps is not None
+    return stamps
+
+
+# --- who wins ---------------------------------------------------------------------------------------------
+
+
+def test_the_later_of_two_concurrent_writes_is_read_everywhere() -> None:
+    """[A-51] differs for ever; this does not. Inserts stop nobody."""
+    mesh = apart(masters(3), [(1, [insert(6, "a")]), (3, [insert(6, "c")]), (2, [insert(6, "b")])])
+    assert same(mesh) == [(6, "b")]
+
+
+def test_a_clock_that_is_ahead_wins_until_it_was_heard() -> None:
+    """Then the others count on from what they have seen."""
+    mesh = apart(masters(2, ahead=1), [(1, [replace(6, "fast")]), (2, [replace(6, "slow")])])
+    assert same(mesh) == [(6, "fast")]
+    mesh.write_ops(2, [replace(6, "heard")])
+    mesh.settle()
+    assert same(mesh) == [(6, "heard")]
+
+
+def test_equal_times_are_decided_by_the_origin() -> None:
+    mesh = masters(3)
+    for number in mesh.members:
+        mesh.isolate(number)
+    for number in (2, 3, 1):
+        mesh.write_ops(number, [replace(6, str(number))])
+    mesh.settle()
+    mesh.heal()
+    mesh.settle()
+    assert same(mesh) == [(6, "3")]
+
+
+def test_a_deletion_is_a_write() -> None:
+    """Of the two the later one counts; a deletion of what is not here yet, too."""
+    deleted = [(1, [insert(6, "a")]), (2, [delete(6)])]
+    assert same(apart(masters(), deleted)) == []
+    kept = [(2, [delete(6)]), (1, [insert(6, "a")])]
+    assert same(apart(masters(), kept)) == [(6, "a")]
+
+
+def test_it_is_decided_row_by_row_also_inside_a_transaction() -> None:
+    mesh = masters()
+    writes = [(1, [replace(1, "a"), replace(2, "a")]), (2, [replace(2, "b"), replace(3, "b")])]
+    assert same(apart(mesh, writes)) == [(1, "a"), (2, "b"), (3, "b")]
+
+
+def test_a_row_that_loses_is_stored_as_it_came() -> None:
+    """Same LSN, same bytes: acks, logs and further streams are as ever."""
+    mesh = apart(masters(), [(2, [insert(6, "old")]), (1, [insert(6, "new")])])
+    (sent,) = (txn for txn in mesh.members[2].wal if txn.origin == 2)
+    (got,) = (txn for txn in mesh.members[1].wal if txn.origin == 2)
+    assert got.data == sent.data
+    assert mesh[1].conflicts_skipped == {}
+    assert same(mesh) == [(6, "new")]
+    assert_same_after_restart(mesh, 1)
+
+
+# --- what is logged ---------------------------------------------------------------------------------------
+
+
+def test_updates_and_upserts_are_logged_as_whole_tuples() -> None:
+    """Else an instance that has another tuple would make another one of them."""
+    mesh = masters()
+    mesh.write_ops(1, [insert(6, 1), update(6, ("+", 2, 1)), upsert((6, 0), ("+", 2, 5))])
+    mesh.settle()
+    ops = mesh.members[1].wal[-1].ops
+    assert [(op.type, op.value) for op in ops] == [
+        (RowType.INSERT, (6, 1)),
+        (RowType.REPLACE, (6, 2)),
+        (RowType.REPLACE, (6, 7)),
+    ]
+    assert ops[0].stamp < ops[1].stamp < ops[2].stamp
+    assert same(mesh) == [(6, 7)]
+
+
+def test_what_changes_nothing_is_not_logged_but_a_deletion() -> None:
+    mesh = masters()
+    before = mesh[1].vclock
+    for op in (update(6, ("=", 2, 1)),):
+        assert mesh.committed(mesh.write_ops(1, [op]))
+    mesh.settle()
+    assert mesh[1].vclock == before
+    mesh.write_ops(1, [delete(6)])
+    mesh.settle()
+    assert mesh[1].vclock != before
+
+
+def test_a_client_hears_of_a_key_that_is_there() -> None:
+    mesh = masters()
+    mesh.write_ops(1, [insert(6)])
+    mesh.settle()
+    assert mesh.reason(mesh.write_ops(2, [insert(6)])) == "TUPLE_FOUND"
+
+
+@pytest.mark.parametrize("kind", ["INSERT", "DELETE", "UPSERT"])
+def test_a_stamp_is_read_as_it_was_written(kind: str) -> None:
+    op = {"INSERT": insert(6, 1.5), "DELETE": delete(6), "UPSERT": upsert((6, 0), ("+", 2, 5))}[kind]
+    made = row_body.stamped(op, 2**61 + 5)
+    txn = xrow.encode_ops([made, made], InstanceId(1), Lsn(7), 0)
+    (copy,) = xrow.decode_txns(txn.data)
+    assert list(copy.ops) == [made, made]
+    assert made._replace(stamp=0, raw=op.raw) == op
+
+
+def test_a_stamp_that_nobody_gives_is_no_row() -> None:
+    good = row_body.stamped(insert(6), 5)
+    for raw in (
+        good.raw.replace((5).to_bytes(8, "big"), (0).to_bytes(8, "big")),
+        good.raw.replace((5).to_bytes(8, "big"), (2**62).to_bytes(8, "big")),
+        good.raw.replace(b"\x04\xcf", b"\x05\xcf"),
+        good.raw[:10],
+    ):
+        txn = xrow.encode_ops([good._replace(raw=raw)], InstanceId(1), Lsn(7), 0)
+        with pytest.raises(DecodeError):
+            xrow.decode_txns(txn.data)
+
+
+# --- truncate ---------------------------------------------------------------------------------------------
+
+
+def test_a_truncate_takes_what_is_older_and_leaves_what_is_newer() -> None:
+    """In whatever order they meet."""
+    truncate = encoded(schema_ops.truncate(masters()[1].memtx, ASYNC))
+    writes = [(1, [insert(1, "old")]), (2, truncate), (1, [insert(2, "new")])]
+    mesh = apart(masters(3), writes)
+    assert same(mesh) == [(2, "new")]
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
+
+
+# --- tombstones -------------------------------------------------------------------------------------------
+
+
+def test_a_tombstone_goes_when_every_member_has_it() -> None:
+    """Not before: while 3 is away, an older row of it may come."""
+    mesh = masters(3)
+    mesh.write_ops(1, [insert(6), insert(7)])
+    mesh.settle()
+    mesh.isolate(3)
+    mesh.write_ops(3, [replace(6, "older")])
+    mesh.now += 1
+    mesh.write_ops(1, [delete(6), delete(7)])
+    mesh.settle()
+    assert set(stamps_of(mesh, 1).graves) == set(stamps_of(mesh, 2).graves) == {6, 7}
+    mesh.heal()
+    mesh.settle()
+    assert same(mesh) == []
+    mesh.write_ops(2, [replace(8, "x")])  # and its acks
+    mesh.settle()
+    for number in mesh.members:
+        assert not stamps_of(mesh, number).graves
+        assert mesh[number].memtx.catalog.tombstones.count == 0
+
+
+def test_one_that_left_holds_no_tombstones() -> None:
+    mesh = masters(3)
+    mesh.isolate(3)
+    mesh.write_ops(1, [insert(6)])
+    mesh.write_ops(1, [delete(6)])
+    mesh.settle()
+    assert stamps_of(mesh, 1).graves
+    mesh.write_ops(1, [row_body.dml_from_values(RowType.DELETE, 320, key=(3,))])
+    mesh.settle()
+    mesh.write_ops(1, [replace(8, "x")])
+    mesh.settle()
+    assert not stamps_of(mesh, 1).graves and not stamps_of(mesh, 2).graves
+
+
+def test_beyond_the_limit_who_missed_deletions_is_refused() -> None:
+    """Whether its row is older than a deletion cannot be told: it must join again. Newer rows are taken."""
+    mesh = masters(2, limits=Limits(tombstones_max=1000, batch_ops_max=2000))
+    mesh.isolate(2)
+    mesh.write_ops(2, [replace(5000, "older")])
+    mesh.write_ops(1, [delete(key) for key in range(1100)])
+    mesh.settle()
+    assert len(stamps_of(mesh, 1).graves) == 1000
+    mesh.heal()
+    mesh.settle()
+    error = mesh.members[1].stopped[2]
+    assert isinstance(error, TombstonesGone)
+    assert error.details["at"] == "2:1" and error.details["key"] == "[5000]"
+    assert 2 not in mesh.members[2].stopped
+    assert_same_after_restart(mesh, 1)
+
+
+@pytest.mark.effect_of("limits.tombstones_max")
+def test_fewer_deletions_are_remembered_from_now_on() -> None:
+    """Tombstones.N1 holds at once: the oldest ones go with the change."""
+    mesh = masters(2, limits=Limits(tombstones_max=2000, batch_ops_max=2000))
+    mesh.isolate(2)
+    mesh.write_ops(1, [delete(key) for key in range(1100)])
+    mesh.settle()
+    assert len(stamps_of(mesh, 1).graves) == 1100
+    limits = Limits(tombstones_max=1000, batch_ops_max=2000)
+    mesh.step(1, ev.SettingsChanged(dataclasses.replace(mesh[1].state.settings, limits=limits)))
+    assert len(stamps_of(mesh, 1).graves) == 1000
+
+
+def test_acks_settle_only_with_all_that_was_on_disk_there() -> None:
+    """Settled.S1: a row of 2 that is older than the deletion is on its way to 1."""
+    settled = Settled()
+    others = frozenset({InstanceId(2), InstanceId(3)})
+
+    def clock(**lsns: int) -> Vclock:
+        return Vclock({InstanceId(int(name[1:])): Lsn(lsn) for name, lsn in lsns.items()})
+
+    settled.acked(InstanceId(2), clock(i1=5, i2=9))
+    settled.acked(InstanceId(3), clock(i1=5))
+    assert settled.look(clock(i1=6, i2=8), others) is None
+    settled.acked(InstanceId(2), clock(i1=6, i2=10))  # a newer one does not take its place
+    assert settled.look(clock(i1=6, i2=9), others) == {1: 5, 2: 0}
+    stayed = frozenset({InstanceId(2)})
+    assert settled.look(clock(i1=7, i2=10), stayed) is None  # Settled.S2
+    settled.acked(InstanceId(2), clock(i1=6, i2=10))
+    assert settled.look(clock(i1=7, i2=10), stayed) is None
+    settled.acked(InstanceId(2), clock(i1=7, i2=10))
+    assert settled.look(clock(i1=7, i2=10), stayed) == {1: 7, 2: 10}
+    assert Settled().look(clock(i1=7), frozenset()) == {1: 7}
+
+
+def test_a_key_that_came_back_is_not_forgotten_with_its_former_deletion() -> None:
+    tombstones = Tombstones()
+    stamps = Stamps(tombstones)
+    stamps.take("k", Stamp(1, 1), Lsn(1), is_deleted=True)
+    stamps.take("k", Stamp(2, 1), Lsn(2), is_deleted=False)
+    stamps.take("j", Stamp(3, 1), Lsn(3), is_deleted=True)
+    stamps.take("j", Stamp(4, 2), Lsn(3), is_deleted=True)
+    tombstones.settled({InstanceId(1): Lsn(3)})
+    assert stamps.known == {"k": Stamp(2, 1), "j": Stamp(4, 2)}
+    tombstones.settled({InstanceId(2): Lsn(3)})
+    assert stamps.known == {"k": Stamp(2, 1)} and tombstones.count == 0
+
+
+# --- the change of policy ---------------------------------------------------------------------------------
+
+
+def test_rows_from_before_the_policy_are_older_than_all_that_came_since() -> None:
+    """stamps.G3: 2 wrote them while 1 had the policy already. Where nothing newer is known they mean what
+    they meant."""
+    mesh = Mesh(2)
+    mesh.write_ops(1, [insert(1, "a"), insert(2, "a"), insert(3, "a")])
+    mesh.settle()
+    mesh.isolate(2)
+    mesh.write_ops(2, [replace(1, "before"), update(2, ("=", 2, "before")), insert(4, "before")])
+    alter = encoded(schema_ops.alter_space(mesh[1].memtx, "async", conflict=LWW))
+    mesh.step(1, ev.ClockCompared(HOUR_US))
+    mesh.write_ops(1, alter)
+    mesh.settle()
+    mesh.write_ops(1, [replace(1, "since"), delete(4)])
+    mesh.settle()
+    mesh.heal()
+    mesh.settle()
+    assert same(mesh) == [(1, "since"), (2, "before"), (3, "a")]
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
+
+
+def test_without_the_policy_stamps_mean_nothing_any_more() -> None:
+    mesh = masters()
+    mesh.write_ops(1, [insert(6, "a")])
+    mesh.settle()
+    set_policy(mesh, "stop")
+    mesh.write_ops(2, [replace(6, "b")])
+    mesh.settle()
+    assert same(mesh) == [(6, "b")]
+    assert mesh[1].memtx.catalog.store(ASYNC).stamps is None
+    assert_same_after_restart(mesh, 1)
+
+
+@pytest.mark.parametrize("order", ["index first", "policy first"])
+def test_refused_with_unique_secondary_indexes(order: str) -> None:
+    """Which of two tuples has the key would depend on the order."""
+    mesh = Mesh(2)
+    memtx = mesh[1].memtx
+    unique = encoded(schema_ops.create_index(memtx, "async", "second", parts=((2, "string"),)))
+    policy = encoded(schema_ops.alter_space(memtx, "async", conflict=LWW))
+    first, then = (unique, policy) if order == "index first" else (policy, unique)
+    mesh.write_ops(1, first)
+    mesh.settle()
+    assert mesh.reason(mesh.write_ops(1, then)) == "ILLEGAL_PARAMS"
+
+
+def test_the_primary_key_stays_as_it_is() -> None:
+    mesh = masters()
+    op = row_body.dml_from_values(
+        RowType.UPDATE, 288, key=(ASYNC, 0), ops=(("=", 6, ({"field": 1, "type": "unsigned"},)),)
+    )
+    assert mesh.reason(mesh.write_ops(1, [op])) == "ILLEGAL_PARAMS"
+
+
+# --- with an owner of the queue ---------------------------------------------------------------------------
+
+
+def test_what_is_rolled_back_wins_over_nothing() -> None:
+    """1 is deposed with a newer row of its own in the queue; a row of 2 came meanwhile."""
+    mesh = masters(3)
+    mesh.write_ops(2, [insert(6, "two")])
+    mesh.promote(1)
+    mesh.isolate(1)
+    mesh.now += 1
+    mesh.write_ops(1, [insert(1, space=SYNC), replace(6, "dropped"), delete(7)])
+    mesh.persist(1)
+    assert mesh[1].memtx.catalog.store(ASYNC).has_pending
+    mesh.promote(2)
+    mesh.write_ops(2, [insert(7, "kept")])
+    mesh.settle()
+    mesh.heal()
+    mesh.settle()
+    assert same(mesh) == [(6, "two"), (7, "kept")]
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
