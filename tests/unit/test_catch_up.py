@@ -56,7 +56,7 @@ def test_who_stays_away_is_waited_for_as_long_as_a_start_waits_for_peers() -> No
 
 
 def test_who_is_down_for_sure_is_waited_for_less_long() -> None:
-    """MM-15: a master whose partner was stopped takes writes soon."""
+    """A master whose partner was stopped takes writes soon."""
     catch_up = CatchUp()
     catch_up.sources_are(["b", "c"], 100.0)
     catch_up.look({"b": DOWN, "c": AWAY}, 104.0, PATIENCE)
