@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from synchro.errors import SynchroError as SynchroError
     from synchro.errors.access import *  # noqa: F403
     from synchro.errors.data import *  # noqa: F403
+    from synchro.errors.login import *  # noqa: F403
     from synchro.errors.members import *  # noqa: F403
     from synchro.errors.writes import *  # noqa: F403
 else:

@@ -15,8 +15,10 @@ if "grpc" not in sys.modules and (
 
 from synchro.client.aio import AsyncClient, AsyncSpace, AsyncUsers
 from synchro.client.channel import security_of
+from synchro.client.login import login_of
 from synchro.client.plans import DEFAULT_TIMEOUT_S, ClientOptions
-from synchro.client.routes import parse_endpoints
+from synchro.client.routes import addresses_of, parse_uris
+from synchro.secret import Secret
 
 __all__ = ["AsyncClient", "AsyncSpace", "AsyncUsers", "connect"]
 
@@ -25,7 +27,8 @@ def connect(
     endpoints: str | Iterable[str],
     *,
     user: str | None = None,
-    password: str | None = None,
+    password: str | Secret | None = None,
+    password_file: str | None = None,
     cacert: str | None = None,
     cert: str | None = None,
     key: str | None = None,
@@ -39,19 +42,21 @@ def connect(
 
     In a trio program everything goes on in trio's thread; see `synchro.client.on_trio`.
     """
+    uris = parse_uris(endpoints)
     options = ClientOptions(
         timeout,
         read_from,
         read_your_writes,
         follow_leader,
         wait_for_connection,
-        security_of(cacert, cert, key),
+        security_of(cacert, cert, key, uris=uris),
+        login_of(uris, user, password, password_file),
     )
     if _is_trio():
         from synchro.client.on_trio import TrioClient
 
-        return TrioClient(parse_endpoints(endpoints), options)
-    return AsyncClient(parse_endpoints(endpoints), options)
+        return TrioClient(addresses_of(uris), options)
+    return AsyncClient(addresses_of(uris), options)
 
 
 def _is_trio() -> bool:

@@ -27,7 +27,9 @@ from synchro.cli.formatting import (
 )
 from synchro.cli.program import program
 from synchro.cli.program_verbs import COMPLETE, complete
+from synchro.cli.title import WARNING
 from synchro.errors import IllegalParams, SynchroError
+from synchro.secret import without_passwords
 
 
 def _find_verbs() -> None:
@@ -83,7 +85,7 @@ def _run(arguments: Sequence[str]) -> int:
         return EXIT_USAGE
     except click.UsageError as error:
         path = "synchro" if error.ctx is None else error.ctx.command_path
-        print_error(IllegalParams(error.format_message(), next_command=f"{path} --help"))
+        print_error(IllegalParams(without_passwords(error.format_message()), next_command=f"{path} --help"))
         return EXIT_USAGE
     except BrokenPipeError:
         raise
@@ -98,11 +100,14 @@ def _check_utf8(argument: str) -> None:
         raise usage(f"the argument {argument!a} is not UTF-8") from None
 
 
-def main() -> None:
-    """Entry point."""
+def main(*, has_password: bool = False) -> None:
+    """Entry point. has_password: one stood on the command line."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character
     if instruction := os.environ.get(COMPLETE):
         sys.exit(complete(instruction))
+    connection.has_password_shown = has_password
+    if has_password and "serve" not in sys.argv[1:]:  # that one says so in its log
+        print(f"warning: {WARNING}", file=sys.stderr)
     sys.exit(run(sys.argv[1:]))

@@ -38,6 +38,7 @@ def _asked(ask: Callable[[Client], Sequence[str]], incomplete: str) -> list[str]
     """Names that a set tells; none if nobody answers at once."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     options.timeout = COMPLETION_TIMEOUT
+    options.may_ask = False
     try:
         with client() as db:
             return [name for name in dict.fromkeys(ask(db)) if name.startswith(incomplete)]

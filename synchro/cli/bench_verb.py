@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from synchro.cli.connection import options, parse_duration
+from synchro.cli.connection import login, options, parse_duration
 from synchro.cli.formatting import print_value, usage
 from synchro.cli.program import DURATION, program
 from synchro.errors import TimedOut
@@ -54,6 +54,7 @@ def bench(space: str, callers: int, duration: str, is_async: bool, payload: int)
     async def run() -> float:
         async with aio.connect(
             options.where,
+            **login(options.where),
             cacert=options.cacert,
             cert=options.cert,
             key=options.key,

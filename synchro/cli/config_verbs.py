@@ -12,7 +12,8 @@ from synchro.cli.arguments import argument, instance_option, target_argument
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_value, to_json
 from synchro.cli.local_verbs import config
-from synchro.errors import SynchroError
+from synchro.errors import PlainConnection, SynchroError
+from synchro.secret import without_passwords
 
 if TYPE_CHECKING:
     from synchro.cli.process_table import Target
@@ -26,7 +27,7 @@ def config_diff(target: str) -> int:
     """Compare a file with what its instances run with."""
     parsed = _parsed(target)
     text = parsed.config.text.decode()
-    return _for_each(parsed, lambda db: db.check_config(text), same="runs as the file says")
+    return _for_each(parsed, lambda db: db.check_config(text), same="runs as the file says", sends_file=True)
 
 
 @config.command("reload")
@@ -60,15 +61,21 @@ def _parsed(target: str) -> Target:
     return parse_target(target)
 
 
-def _for_each(parsed: Target, ask: Callable[[Client], ConfigChanges], *, same: str) -> int:
+def _for_each(
+    parsed: Target, ask: Callable[[Client], ConfigChanges], *, same: str, sends_file: bool = False
+) -> int:
     """Ask each instance of the target at its address. One that fails is told, and the others go on."""
+    from synchro.config.address import client_address
+
     answers: dict[str, Any] = {}
     failed = False
     for name in parsed.names:
-        where = parsed.config.instance(name).settings.listen or _noted_address(parsed, name)
+        where = client_address(parsed.config.instance(name).settings) or _noted_address(parsed, name)
         try:
             if not where:
                 raise SynchroError(f"{name} does not listen, so it cannot be asked")
+            if sends_file:
+                _refuse_to_show(parsed.config.text.decode(), where)
             with client(where=where) as db:
                 done = ask(db)
         except SynchroError as error:
@@ -81,6 +88,18 @@ def _for_each(parsed: Target, ask: Callable[[Client], ConfigChanges], *, same: s
     if options.output != "table":
         print_value(answers)
     return EXIT_FAILED if failed else 0
+
+
+def _refuse_to_show(text: str, where: str) -> None:
+    """Raises `PlainConnection`: a file with passwords is sent as a password is."""
+    from synchro.config.address import is_loopback
+
+    has_password = "password:" in text or without_passwords(text) != text
+    if has_password and not options.cacert and not is_loopback(where.rpartition(":")[0]):
+        raise PlainConnection(
+            f"the file has passwords, and {where} is on another host, without --cacert; nothing was sent. "
+            "Next: --cacert FILE, or keep passwords in files of their own (password_file)"
+        )
 
 
 def _noted_address(parsed: Target, name: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from synchro.errors import IllegalParams
+from synchro.secret import PASSWORD_VARIABLE, Secret
 
 if TYPE_CHECKING:
     from synchro.client import Client
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:3301,127.0.0.1:3302,127.0.0.1:3303"
 """Where `synchro init` puts instances."""
 DEFAULT_TIMEOUT_S: Final = 5.0
+has_password_shown = False
+"""One stood on the command line of this process."""
 OUTPUTS: Final = ("table", "json", "yaml", "jsonl")
 _UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -36,6 +40,9 @@ class CommonOptions:
     color: bool = True
     verbose: int = 0
     direct: bool = False
+    typed: Secret | None = None
+    """The password that a person was asked for."""
+    may_ask: bool = True
     given: set[str] = field(default_factory=set)
 
     def forget(self) -> None:
@@ -69,6 +76,10 @@ class CommonOptions:
         return parse_duration(self.timeout) if self.timeout else DEFAULT_TIMEOUT_S
 
     @property
+    def logs_in(self) -> bool:
+        return bool(self.user) or "@" in self.where
+
+    @property
     def where(self) -> str:
         return self.endpoints or DEFAULT_ENDPOINTS
 
@@ -90,6 +101,35 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def login(where: str) -> dict[str, Any]:
+    """How `connect` logs in: user, password and password_file. A password is asked for on a terminal,
+    once."""
+    from synchro.client.routes import parse_uris
+
+    named = {uri.user: uri.password for uri in parse_uris(where) if uri.user}
+    user = options.user or next(iter(named), "")
+    if not user:
+        return {}
+    if options.password_file:
+        return {"user": user, "password_file": options.password_file}
+    password = named.get(user)
+    if password is None and PASSWORD_VARIABLE in os.environ:
+        password = Secret(os.environ[PASSWORD_VARIABLE])
+    if password is None and sys.stdin is not None and sys.stdin.isatty():
+        password = _typed(user)
+    return {"user": user, "password": password}
+
+
+def _typed(user: str) -> Secret:
+    import getpass
+
+    if not options.may_ask:
+        raise IllegalParams(f"the password of {user} is not known; nothing was sent")
+    if options.typed is None:
+        options.typed = Secret(getpass.getpass(f"password of {user}: "))
+    return options.typed
+
+
 @contextmanager
 def client(*, read_from: Literal["leader", "any"] = "any", where: str = "") -> Iterator[Client]:
     """A client of `where`, or else of `-e`; closed in any case, since a live stream can keep the interpreter
@@ -97,12 +137,12 @@ def client(*, read_from: Literal["leader", "any"] = "any", where: str = "") -> I
 
     read_from: "any" = the first endpoint that answers, which is what `-e` names.
     """
-    if options.user:
-        raise IllegalParams("this release has no login: --user is not used yet")
     from synchro.client import connect
 
+    where = where or options.where
     db = connect(
-        where or options.where,
+        where,
+        **login(where),
         cacert=options.cacert,
         cert=options.cert,
         key=options.key,

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from synchro.cli import connection
 from synchro.cli.arguments import argument, complete_file, target_argument
 from synchro.cli.connection import options, parse_duration
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
 from synchro.cli.passwords import password_in
 from synchro.cli.program import program
+from synchro.cli.title import WARNING
 from synchro.errors import SynchroError
+from synchro.secret import without_passwords
 
 if TYPE_CHECKING:
     from synchro.cli.process_table import Process
@@ -121,8 +124,7 @@ def serve(
         own = loaded.instance(name)
         settings, warnings = own.settings, own.warnings
     elif listen and data_dir:
-        has_login = "@" in replication
-        warnings = ("logins in --replication are not used: this release has no login",) * has_login
+        warnings = (WARNING,) * connection.has_password_shown
         settings = template.settings_without_file(
             listen=listen,
             data_dir=data_dir,
@@ -141,7 +143,7 @@ def serve(
         "--name": name,
         "--listen": listen,
         "--data-dir": data_dir,
-        "--replication": replication,
+        "--replication": without_passwords(replication),
         "--admin-password-file": admin_password_file and os.path.abspath(admin_password_file),
     }
     given = [part for key, value in arguments.items() if value for part in (key, value)]

@@ -288,9 +288,13 @@ def take_picture(db: Client, target: Target | None = None) -> Picture:
     """Ask all instances that are known at once, each with a short deadline."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from synchro.client.login import LOGIN_S
+
+    limit_s = PROBE_S + LOGIN_S if options.logs_in else PROBE_S
+
     def ask(endpoint: str) -> Any:
         try:
-            return dict(db.get_info(instance=endpoint, timeout=min(PROBE_S, options.timeout_s)))
+            return dict(db.get_info(instance=endpoint, timeout=min(limit_s, options.timeout_s)))
         except SynchroError as error:
             return error
 

@@ -46,6 +46,7 @@ from synchro.config.address import check_has_address, check_listen
 from synchro.config.template import DEFAULT_PORT, init_text
 from synchro.errors import ConfigError
 from synchro.process.ready import LOG_FILE, READY_FILE
+from synchro.secret import PASSWORD_VARIABLE
 
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -175,6 +176,7 @@ def _spawn(target: Target, name: str, options: Sequence[str], environ: Mapping[s
     _remove(ready)
     log_path = log_file(target.directory, name)
     environment = dict(os.environ if environ is None else environ)
+    environment.pop(PASSWORD_VARIABLE, None)  # of who gave the command
     environment |= {READY_FILE: str(ready), LOG_FILE: str(log_path)}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))

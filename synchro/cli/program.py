@@ -108,10 +108,13 @@ SHARED: Final = (
         metavar="NAME",
         type=_Text(),
         envvar="SYNCHRO_USER",
-        help="For releases with login.",
+        help="Log in as this user; password: SYNCHRO_PASSWORD, a file, or asked for.",
     ),
     _shared(
-        "--password-file", metavar="FILE", envvar="SYNCHRO_PASSWORD_FILE", help="For releases with login."
+        "--password-file",
+        metavar="FILE",
+        envvar="SYNCHRO_PASSWORD_FILE",
+        help="Its first line is the password.",
     ),
     _shared("--cacert", metavar="FILE", envvar="SYNCHRO_CACERT", help="TLS: CAs that are believed, PEM."),
     _shared("--cert", metavar="FILE", envvar="SYNCHRO_CERT", help="TLS: certificate to show, PEM."),

@@ -28,6 +28,7 @@ from synchro.client.ops import Transaction
 from synchro.client.plans import (
     Answers,
     ClientOptions,
+    LogIn,
     Pause,
     Plan,
     Plans,
@@ -39,7 +40,7 @@ from synchro.client.plans import (
 )
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
-from synchro.client.task_runner import TaskRunner
+from synchro.client.task_runner import TaskRunner, Turn
 from synchro.client.user_api import UserApi
 from synchro.errors import IllegalParams, SynchroError
 from synchro.rpc.generated.v1 import (
@@ -79,12 +80,17 @@ class AsyncRunner(TaskRunner["_Link"]):
     async def begin(self) -> None:
         pass
 
+    def new_turn(self) -> Turn:
+        return asyncio.Lock()
+
     async def carry_out(self, step: Step) -> Any:
         match step:
             case Submit():
                 raise AssertionError
             case Unary():
                 return await self._unary(step)
+            case LogIn():
+                return await self.log_in(step)
             case Probe():
                 return await self._probe(step)
             case Pause():
@@ -125,7 +131,12 @@ class AsyncRunner(TaskRunner["_Link"]):
 
             plans = self._plans
             link.streams = AioStreams(
-                endpoint, plans.options.timeout, plans.on_replies, plans.session, plans.options.security
+                endpoint,
+                plans.options.timeout,
+                plans.on_replies,
+                plans.session,
+                plans.options.security,
+                partial(plans.logins.metadata, endpoint),
             )
         stream = link.stream = link.streams.newest()
         if stream.is_full:
@@ -136,7 +147,9 @@ class AsyncRunner(TaskRunner["_Link"]):
         link = self.link(step.endpoint)
         try:
             return await getattr(getattr(link, step.service), step.method)(
-                step.request, timeout=step.timeout_s
+                step.request,
+                timeout=step.timeout_s,
+                metadata=self._plans.logins.metadata(step.endpoint),
             )
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
@@ -167,7 +180,7 @@ class AsyncRunner(TaskRunner["_Link"]):
         answers = Answers(probe, time.monotonic())
 
         async def ask(endpoint: str) -> None:
-            answer = await self._first_answer(endpoint, probe.timeout_s)
+            answer = await self.first_answer(endpoint, probe.timeout_s)
             answers.add(endpoint, answer, time.monotonic())
 
         tasks = {asyncio.ensure_future(ask(endpoint)) for endpoint in probe.endpoints}
@@ -186,8 +199,8 @@ class AsyncRunner(TaskRunner["_Link"]):
         answers.close()
         return answers
 
-    async def _first_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
-        call = self.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=timeout_s)
+    async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        call = self._watch_info(endpoint, timeout_s)
         try:
             answer = await call.read()
             if answer is grpc.aio.EOF:
@@ -198,11 +211,18 @@ class AsyncRunner(TaskRunner["_Link"]):
         finally:
             call.cancel()
 
+    def _watch_info(self, endpoint: str, timeout_s: float | None = None) -> Any:
+        return self.link(endpoint).info.WatchInfo(
+            info_pb2.WatchInfoRequest(),
+            timeout=timeout_s,
+            metadata=self._plans.logins.metadata(endpoint),
+        )
+
     # --- changes
 
     async def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
-        place = await self.run(lambda _: where, None, (), {})
-        call = self.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
+        place = await self.run(self._plans.place_with_session, where, (), {})
+        call = self._watch_info(place)
         try:
             async for message in call:
                 self._plans.on_header(message.header, place)
@@ -260,8 +280,8 @@ class _Link:
         self.info: Any = info_pb2_grpc.InfoServiceStub(stubs)
         self.schema: Any = schema_pb2_grpc.SchemaServiceStub(stubs)
         self.control: Any = control_pb2_grpc.ControlServiceStub(stubs)
-        self.auth: Any = auth_pb2_grpc.AuthServiceStub(stubs)
         self.cluster: Any = cluster_pb2_grpc.ClusterServiceStub(stubs)
+        self.auth: Any = auth_pb2_grpc.AuthServiceStub(stubs)
         self.streams: AioStreams | None = None
         """They have connections of their own."""
         self.stream: AioStream | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S
 from synchro.client.data_stream import SWEEP_S, WIRE_LIMITS, DataStream
 from synchro.client.errors import ConnectionLost, cannot_connect
+from synchro.client.login import Metadata
 from synchro.client.requests import Message
 from synchro.client.session import Session
 from synchro.wire.backoff import Backoff
@@ -45,9 +46,12 @@ class AioStream(DataStream, asyncio.Protocol):
         session: Session,
         backoff: Backoff,
         security: Security | None = None,
+        metadata: Callable[[], Metadata] = tuple,
     ) -> None:
-        """backoff: of this endpoint; is told how the attempt to connect ends. security: TLS."""
-        super().__init__(endpoint, timeout_s, on_replies, session, "http" if security is None else "https")
+        """backoff: of this endpoint; is told how the attempt to connect ends. security: TLS. metadata: of the
+        call."""
+        scheme = "http" if security is None else "https"
+        super().__init__(endpoint, timeout_s, on_replies, session, scheme, metadata)
         self._backoff = backoff
         self._security = security
         self._layer: ByteLayer = PLAIN
@@ -263,9 +267,11 @@ class AioStreams:
         on_replies: Callable[[Any, str], None],
         session: Session,
         security: Security | None = None,
+        metadata: Callable[[], Metadata] = tuple,
     ) -> None:
         self._backoff = Backoff(random.random)
         self._security = security
+        self._metadata = metadata
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._on_replies = on_replies
@@ -276,7 +282,13 @@ class AioStreams:
 
     def _new(self) -> AioStream:
         return AioStream(
-            self._endpoint, self._timeout_s, self._on_replies, self._session, self._backoff, self._security
+            self._endpoint,
+            self._timeout_s,
+            self._on_replies,
+            self._session,
+            self._backoff,
+            self._security,
+            self._metadata,
         )
 
     def newest(self) -> AioStream:

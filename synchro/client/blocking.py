@@ -25,12 +25,14 @@ from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
 from synchro.client.channel import PROBE_S, open_channel, security_of
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
+from synchro.client.login import login_of, no_login
 from synchro.client.model import Info, Tuple, WatchState, state_of
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     DEFAULT_TIMEOUT_S,
     Answers,
     ClientOptions,
+    LogIn,
     Pause,
     Plan,
     Plans,
@@ -41,11 +43,11 @@ from synchro.client.plans import (
     WriteOptions,
 )
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
-from synchro.client.routes import parse_endpoints
+from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
 from synchro.client.user_api import UserApi
-from synchro.errors import IllegalParams, SynchroError
+from synchro.errors import IllegalParams, SessionUnknown, SynchroError
 from synchro.rpc.generated.v1 import (
     auth_pb2_grpc,
     cluster_pb2_grpc,
@@ -55,6 +57,7 @@ from synchro.rpc.generated.v1 import (
     info_pb2_grpc,
     schema_pb2_grpc,
 )
+from synchro.secret import Secret
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
@@ -78,7 +81,8 @@ def connect(
     endpoints: str | Iterable[str],
     *,
     user: str | None = None,
-    password: str | None = None,
+    password: str | Secret | None = None,
+    password_file: str | None = None,
     cacert: str | None = None,
     cert: str | None = None,
     key: str | None = None,
@@ -94,16 +98,26 @@ def connect(
     or "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader
     waits until what this client wrote is decided there. follow_leader=False: ask only the endpoints given,
     in order, and do not go where a refusal points to. wait_for_connection=False: fail at once if all
-    endpoints refuse to be connected. user, password: for releases with a login; not sent by this one.
+    endpoints refuse to be connected.
+
+    user, password, password_file: how it logs in, at each instance before its first call there; without them
+    its calls are those of the user `guest`. An endpoint may say it too: `user:password@host:port`. A password
+    is sent to another host only with TLS.
 
     cacert, cert, key: PEM files; with one of them the client speaks TLS only. cacert: the CAs that are
     believed; cert, key: what the client shows of itself.
     """
-    security = security_of(cacert, cert, key)
-    return Client(
-        parse_endpoints(endpoints),
-        ClientOptions(timeout, read_from, read_your_writes, follow_leader, wait_for_connection, security),
+    uris = parse_uris(endpoints)
+    options = ClientOptions(
+        timeout,
+        read_from,
+        read_your_writes,
+        follow_leader,
+        wait_for_connection,
+        security_of(cacert, cert, key, uris=uris),
+        login_of(uris, user, password, password_file),
     )
+    return Client(addresses_of(uris), options)
 
 
 class BlockingRunner:
@@ -142,6 +156,8 @@ class BlockingRunner:
                 return self._submit(step)
             case Unary():
                 return self._unary(step)
+            case LogIn():
+                return self._log_in(step)
             case Probe():
                 return self._probe(step)
             case Pause():
@@ -208,6 +224,7 @@ class BlockingRunner:
                     timeout_s=timeout_s,
                     on_replies=self._plans.on_replies,
                     session=self._plans.session,
+                    metadata=self._plans.logins.metadata(endpoint),
                 )
             return link.stream
 
@@ -217,9 +234,23 @@ class BlockingRunner:
         link = self.link(step.endpoint)
         try:
             with forks.gate:
-                return getattr(getattr(link, step.service), step.method)(step.request, timeout=step.timeout_s)
+                return getattr(getattr(link, step.service), step.method)(
+                    step.request,
+                    timeout=step.timeout_s,
+                    metadata=self._plans.logins.metadata(step.endpoint),
+                )
         except grpc.RpcError as error:
             raise of_rpc_error(error, step.endpoint) from None
+
+    def _log_in(self, step: LogIn) -> None:
+        lock = self.link(step.endpoint).login_lock
+        rounds = self._plans.logins.at(step.endpoint).rounds
+        if not lock.acquire(timeout=step.timeout_s):
+            raise no_login(step.endpoint)
+        try:
+            self.run(self._plans.log_in(step, rounds))
+        finally:
+            lock.release()
 
     # --- who leads
 
@@ -247,16 +278,17 @@ class BlockingRunner:
     def _ask(self, probe: Probe) -> Answers:
         answers = Answers(probe, time.monotonic())
         told: queue.SimpleQueue[tuple[str, Message | SynchroError]] = queue.SimpleQueue()
-        links = [self.link(endpoint) for endpoint in probe.endpoints]
-        with forks.gate:
-            calls = [
-                (link.endpoint, link.info.WatchInfo(info_pb2.WatchInfoRequest(), timeout=probe.timeout_s))
-                for link in links
-            ]
+        calls: list[Any] = []
+        """Of threads that end behind us, too: what is begun late is over within the time of the probe."""
+        for endpoint in probe.endpoints:
+            self.link(endpoint)
         try:
-            for endpoint, call in calls:
+            for endpoint in probe.endpoints:
                 thread = threading.Thread(
-                    target=_first_answer, args=(endpoint, call, told), name="synchro-probe", daemon=True
+                    target=self._tell_answer,
+                    args=(endpoint, probe.timeout_s, calls, told),
+                    name="synchro-probe",
+                    daemon=True,
                 )
                 thread.start()
             while not answers.is_over:
@@ -267,28 +299,62 @@ class BlockingRunner:
                 answers.add(endpoint, answer, time.monotonic())
         finally:
             with forks.gate:
-                for _, call in calls:
+                for call in list(calls):
                     call.cancel()
         answers.close()
         return answers
+
+    def _tell_answer(
+        self,
+        endpoint: str,
+        timeout_s: float,
+        calls: list[Any],
+        told: queue.SimpleQueue[tuple[str, Message | SynchroError]],
+    ) -> None:
+        try:
+            answer = self._first_answer(endpoint, timeout_s, calls)
+            if isinstance(answer, SessionUnknown):
+                answer = self._first_answer(endpoint, timeout_s, calls)
+        except SynchroError as error:
+            answer = error
+        except ValueError:  # gRPC: the channel was closed meanwhile
+            answer = ClientClosed("the client is closed; nothing was sent")
+        told.put((endpoint, answer))
+
+    def _first_answer(self, endpoint: str, timeout_s: float, calls: list[Any]) -> Message | SynchroError:
+        """What the instance says of itself now, in a session if it needs one."""
+        logins = self._plans.logins
+        if logins.is_needed(endpoint):
+            self._log_in(LogIn(endpoint, timeout_s))
+        token = logins.at(endpoint).token
+        call = self.watch_info(endpoint, timeout_s)
+        calls.append(call)
+        try:
+            forks.gate.pass_by()
+            return next(iter(call))
+        except StopIteration:
+            return ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)
+        except grpc.RpcError as error:
+            failure = of_rpc_error(error, endpoint)
+            if isinstance(failure, SessionUnknown):
+                logins.forget(endpoint, token)
+            return failure
+
+    def watch_info(self, endpoint: str, timeout_s: float | None = None) -> Any:
+        """A call of WatchInfo, to be iterated over and cancelled."""
+        info = self.link(endpoint).info
+        with forks.gate:
+            return info.WatchInfo(
+                info_pb2.WatchInfoRequest(),
+                timeout=timeout_s,
+                metadata=self._plans.logins.metadata(endpoint),
+            )
 
 
 class _SharedProbe:
     def __init__(self) -> None:
         self.is_over = threading.Event()
         self.answers: Answers | None = None
-
-
-def _first_answer(endpoint: str, call: Any, told: queue.SimpleQueue[tuple[str, Any]]) -> None:
-    try:
-        forks.gate.pass_by()
-        told.put((endpoint, next(iter(call))))
-    except StopIteration:
-        told.put((endpoint, ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)))
-    except grpc.RpcError as error:
-        told.put((endpoint, of_rpc_error(error, endpoint)))
-    except ValueError:  # gRPC: the channel was closed meanwhile
-        told.put((endpoint, ClientClosed("the client is closed; nothing was sent")))
 
 
 class _Link:
@@ -301,9 +367,10 @@ class _Link:
         self.info = info_pb2_grpc.InfoServiceStub(self.channel)
         self.schema = schema_pb2_grpc.SchemaServiceStub(self.channel)
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
-        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self.channel)
+        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)
         self.stream: ThreadStream | None = None
+        self.login_lock = threading.Lock()
 
     def close(self) -> None:
         if self.stream is not None:
@@ -478,8 +545,8 @@ class Client(BlockingFace[Api]):
 
         instance: name, id or host:port; None: the first endpoint that answers.
         """
-        place = self._run(self._api.watch_place(instance))
-        call = self._runner.link(place).info.WatchInfo(info_pb2.WatchInfoRequest())
+        place = self._run(self._api.plans.place_with_session(self._api.watch_place(instance)))
+        call = self._runner.watch_info(place)
         try:
             for message in call:
                 self._api.plans.on_header(message.header, place)
@@ -613,7 +680,7 @@ class _Watch:
             self._stopping.wait(WATCH_PAUSE_S)
 
     def _follow(self, endpoint: str) -> None:
-        self._call = self._client._runner.link(endpoint).info.WatchInfo(info_pb2.WatchInfoRequest())
+        self._call = self._client._runner.watch_info(endpoint)
         plans = self._client._api.plans
         try:
             for message in self._call:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+from synchro.errors import IllegalParams
 
 if TYPE_CHECKING:
     from synchro.client.secure import Security
+    from synchro.config.address import Uri
 
 # Before gRPC is imported: it writes lines of its own to stderr about each broken connection; and without its
 # handlers a child of a fork that makes a client of its own hangs on locks that threads of the parent held.
@@ -44,14 +48,43 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 
-def security_of(cacert: str | None, cert: str | None, key: str | None) -> Security | None:
-    """TLS with these files; None: no file is given, so it is plain TCP. Raises `IllegalParams`."""
+def security_of(
+    cacert: str | None, cert: str | None, key: str | None, *, uris: Iterable[Uri] = ()
+) -> Security | None:
+    """TLS with these files, or with those of the endpoints; None: no file is given, so it is plain TCP.
+    Raises `IllegalParams`."""
+    named = tls_params(uris)
+    cacert = cacert or named.get("cacert")
+    cert = cert or named.get("cert")
+    key = key or named.get("key")
     if not (cacert or cert or key):
         return None
     from synchro.client.secure import Security  # so that a client without TLS starts sooner
     from synchro.wire.certificates import TlsFiles
 
     return Security(TlsFiles(cert or "", key or "", cacert or ""))
+
+
+TLS_PARAMS: Final = {"ssl_ca_file": "cacert", "ssl_cert_file": "cert", "ssl_key_file": "key"}
+"""Of an endpoint [S-11]."""
+
+
+def tls_params(uris: Iterable[Uri]) -> Mapping[str, str]:
+    """cacert, cert and key by the parameters of endpoints. Raises `IllegalParams` for others, and if
+    endpoints differ: a client speaks TLS with all of them, or with none."""
+    found: list[dict[str, str]] = []
+    for uri in uris:
+        if unknown := uri.params.keys() - TLS_PARAMS.keys() - {"transport"}:
+            known = ", ".join(("transport", *TLS_PARAMS))
+            raise IllegalParams(f"unknown parameter {min(unknown)!r} of an endpoint; there are: {known}")
+        own = {TLS_PARAMS[key]: value for key, value in uri.params.items() if key in TLS_PARAMS}
+        transport = uri.params.get("transport", "ssl" if own else "plain")
+        if transport not in ("plain", "ssl") or (transport == "ssl") is not ("cacert" in own):
+            raise IllegalParams("transport is ssl, with ssl_ca_file=FILE, or plain; nothing was sent")
+        found.append(own)
+    if any(own != found[0] for own in found):
+        raise IllegalParams("the endpoints differ in their parameters; a client speaks one way with all")
+    return found[0] if found else {}
 
 
 def open_channel(library: Any, endpoint: str, security: Security | None) -> Any:

@@ -23,9 +23,10 @@ from synchro.client.errors import (
     of_rpc_error,
     of_status,
 )
+from synchro.client.login import Metadata
 from synchro.client.requests import Message
 from synchro.client.session import Session
-from synchro.errors import SynchroError
+from synchro.errors import SessionUnknown, SynchroError
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.wire import grpc_call
 from synchro.wire.connection import Http2Connection
@@ -63,7 +64,7 @@ class DataStream(ABC):
     B1  Each waiter gets one outcome: a reply, or an exception.
     B2  A call is in `_pending` or in `_sent` until its end; or it was cancelled, or is overdue.
     B3  What is in `_pending` was not sent, and neither was what is in `_sent` from `_held_from` on: it did
-        nothing, and its error is `CannotConnect`.
+        nothing, and its error is `CannotConnect`; or `SessionUnknown`, if the instance took none of it.
     B4  What `is_over` has neither; what takes no calls (`is_open`) has none in `_pending`.
     """
 
@@ -74,9 +75,11 @@ class DataStream(ABC):
         on_replies: Callable[[Any, str], None],
         session: Session,
         scheme: str = "http",
+        metadata: Callable[[], Metadata] = tuple,
     ) -> None:
         """timeout_s: of calls that do not say it themselves. on_replies: told of each response. session:
-        what its client has seen. scheme: "http", or "https" for TLS."""
+        what its client has seen. scheme: "http", or "https" for TLS. metadata: of the call, asked when it
+        begins."""
         self.endpoint = endpoint
         self.is_open = True
         """Whether it takes calls."""
@@ -86,6 +89,7 @@ class DataStream(ABC):
         self._on_replies = on_replies
         self._session = session
         self._scheme = scheme
+        self._metadata = metadata
         self._pending: deque[Entry] = deque()
         self._sent: dict[int, Entry] = {}
         self._seqs = encoding.seqs()
@@ -114,7 +118,7 @@ class DataStream(ABC):
     def is_full(self) -> bool:
         return len(self._pending) + len(self._sent) >= IN_FLIGHT_MAX
 
-    def _refusal(self) -> CannotConnect:
+    def _refusal(self) -> SynchroError:
         """Why it takes no calls: nothing was sent."""
         return self._not_sent(self._why)
 
@@ -123,7 +127,11 @@ class DataStream(ABC):
         if self.is_over:
             return
         block = grpc_call.request_block(
-            encoding.EXECUTE_STREAM, self.endpoint, user_agent=USER_AGENT, scheme=self._scheme
+            encoding.EXECUTE_STREAM,
+            self.endpoint,
+            user_agent=USER_AGENT,
+            scheme=self._scheme,
+            metadata=self._metadata(),
         )
         try:
             self._stream = h2.open(block, self)
@@ -181,7 +189,7 @@ class DataStream(ABC):
         if not self.is_open:
             return
         self.is_open = False
-        self._fail_pending(f"{self.endpoint} is going away")
+        self._fail_pending(CannotConnect(f"{self.endpoint} is going away", endpoint=self.endpoint))
         self._give_room()
         self._end_if_drained()
 
@@ -202,8 +210,7 @@ class DataStream(ABC):
             else:
                 waiter.set_exception(self._not_sent(error))
         if self._pending:
-            not_sent = self._not_sent(error)
-            self._fail_pending(not_sent.message, not_sent.details.get("silent"))
+            self._fail_pending(self._not_sent(error))
         stream = self._stream
         if stream is not None:
             stream.reset(ErrorCode.CANCEL)
@@ -283,13 +290,13 @@ class DataStream(ABC):
         if not self.is_open and not self._sent:
             self.end(ConnectionLost(f"the stream to {self.endpoint} was given up", endpoint=self.endpoint))
 
-    def _fail_pending(self, why: str, silent: str | None = None) -> None:
+    def _fail_pending(self, error: SynchroError) -> None:
         pending, self._pending = self._pending, deque()
         for waiter, _, _, _ in pending:
             if not waiter.done():
-                waiter.set_exception(CannotConnect(why, endpoint=self.endpoint, silent=silent))
+                waiter.set_exception(type(error)(error.message, **error.details))
 
-    def _not_sent(self, error: SynchroError) -> CannotConnect:
-        if isinstance(error, CannotConnect):
-            return CannotConnect(error.message, **error.details)
+    def _not_sent(self, error: SynchroError) -> SynchroError:
+        if isinstance(error, CannotConnect | SessionUnknown):  # nothing was done, whatever was sent
+            return type(error)(error.message, **error.details)
         return CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
+from synchro.client.login import LOGIN_S, REFUSALS, Login, Sessions
 from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
-from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, Retry, SynchroError
+from synchro.errors import BatchTooLarge, IllegalParams, NoLeader, Retry, SessionUnknown, SynchroError
 from synchro.row import new_tuple
 from synchro.rpc.generated.v1 import cluster_pb2, info_pb2, schema_pb2
 
@@ -56,6 +58,14 @@ class Unary(NamedTuple):
     timeout_s: float
 
 
+class LogIn(NamedTuple):
+    """Get a session of this instance into `Plans.logins`, in one login for all who want it at the same time.
+    Sent back: None. timeout_s: seconds."""
+
+    endpoint: str
+    timeout_s: float
+
+
 class Submit(NamedTuple):
     """Send a call (`encoding.call`) of `ops` operations on the stream to an instance; sent back: an
     ExecuteReply.
@@ -86,7 +96,7 @@ class Pause(NamedTuple):
     seconds: float
 
 
-Step: TypeAlias = Unary | Submit | Probe | Pause
+Step: TypeAlias = Unary | LogIn | Submit | Probe | Pause
 Plan: TypeAlias = Generator[Step, Any, T]
 """A call as steps; its result is of type T."""
 
@@ -140,9 +150,11 @@ class Answers:
                 )
 
 
-def nobody(answers: Answers) -> CannotConnect:
+def nobody(answers: Answers) -> SynchroError:
     """Nobody answered: nothing was sent to anybody. details: silent, if some may just be slow."""
     failed = answers.failed
+    if refused := next((error for error in failed.values() if isinstance(error, REFUSALS)), None):
+        return copy(refused)
     details: dict[str, str] = {}
     if any(is_silence(error) for error in failed.values()):
         details["silent"] = ",".join(e for e, error in failed.items() if is_silence(error))
@@ -198,6 +210,8 @@ class ClientOptions:
     wait_for_connection: bool = True
     security: Security | None = None
     """TLS; None: plain TCP."""
+    login: Login | None = None
+    """None: as guest."""
 
     def __post_init__(self) -> None:
         if self.read_from not in ("leader", "any"):
@@ -218,6 +232,7 @@ class Plans:
         self.now = now
         self.routes = Routes(endpoints)
         self.session = Session()
+        self.logins = Sessions(options.login, is_encrypted=options.security is not None)
         self.lock = threading.Lock()
         """Guards routes and session; held between two steps only."""
         self._members_known = False
@@ -257,7 +272,9 @@ class Plans:
     def ask(
         self, endpoints: Sequence[str], deadline: float, wants: Wants, probe_s: float = PROBE_S
     ) -> Plan[Answers]:
-        """Who answers. Raises `CannotConnect` if nobody does."""
+        """Who answers. Raises `CannotConnect` if nobody does, or what is said of who calls (`REFUSALS`)."""
+        if any(map(self.logins.is_needed, endpoints)):
+            probe_s += LOGIN_S
         answers: Answers = yield Probe(tuple(endpoints), min(probe_s, self.left_s(deadline)), wants)
         if not answers.found:
             raise nobody(answers)
@@ -383,11 +400,57 @@ class Plans:
     def unary(
         self, endpoint: str, service: str, method: str, request: Message, timeout_s: float
     ) -> Plan[Message]:
-        """One call, once. Raises `BatchTooLarge` before anything is sent."""
+        """One call, once: again only with a new session, if the instance did not look at it without one.
+        Raises `BatchTooLarge` before anything is sent."""
         refuse_too_large(request.ByteSize(), "a request")
-        reply = yield Unary(endpoint, service, method, request, timeout_s)
+        if service == "auth" and getattr(request, "password", None):
+            self.logins.refuse_open(endpoint)
+        reply = yield from self.with_session(
+            endpoint, Unary(endpoint, service, method, request, timeout_s), timeout_s
+        )
         self.on_header(reply.header, endpoint)
         return reply
+
+    def with_session(self, endpoint: str, step: Unary | Submit, timeout_s: float) -> Plan[Message]:
+        """Log in if that is needed, then the step; once more with a new session, if the former one is not
+        known there any more: that refusal says that nothing was done."""
+        logins = self.logins
+        if logins.login is None:
+            return (yield step)
+        if logins.is_needed(endpoint):
+            yield LogIn(endpoint, timeout_s)
+        token = logins.at(endpoint).token
+        try:
+            return (yield step)
+        except SessionUnknown:
+            logins.forget(endpoint, token)
+        if logins.is_needed(endpoint):
+            yield LogIn(endpoint, timeout_s)
+        return (yield step)
+
+    def place_with_session(self, where: Plan[str]) -> Plan[str]:
+        """The place, for a watch; with a session that is known there, if this client logs in."""
+        place = yield from where
+        if self.logins.login is not None:
+            request = info_pb2.GetInfoRequest(paths=["status"])
+            yield from self.unary(place, "info", "GetInfo", request, self.options.timeout)
+        return place
+
+    def log_in(self, step: LogIn, rounds: int) -> Plan[None]:
+        """Carry out this step, one at a time for an endpoint. rounds: of its session when it was asked for:
+        who logged in since did it for us, and failed for us."""
+        session = self.logins.at(step.endpoint)
+        if session.rounds == rounds:
+            try:
+                request = self.logins.request(step.endpoint)
+                reply = yield Unary(step.endpoint, "auth", "Login", request, step.timeout_s)
+            except SynchroError as error:
+                session.failed(error)
+            else:
+                session.succeeded(reply.session)
+                self.on_header(reply.header, step.endpoint)
+        if session.error is not None:
+            raise copy(session.error)
 
     def repeat(
         self, tries: Tries, where: Callable[[Tries], Plan[str]], attempt: Callable[[str], Plan[T]]
@@ -518,8 +581,12 @@ class Plans:
         endpoint = self.routes.leader
         tries: Tries | None = None
         if endpoint is not None and self.options.follow_leader:
+            submit = new_tuple(Submit, (endpoint, call, count, deadline + GRACE_S))
             try:
-                reply = yield new_tuple(Submit, (endpoint, call, count, deadline + GRACE_S))
+                if self.options.login is None:
+                    reply = yield submit
+                else:
+                    reply = yield from self.with_session(endpoint, submit, timeout_s)
             except SynchroError as error:
                 tries = Tries(deadline, request_id)
                 delay = self.after_failure(tries, error, endpoint)
@@ -570,7 +637,8 @@ class Plans:
                 modes.get("omit_tuples", False),
             )
             call = encoding.call(tries.request_id, known, ops, options)
-            reply = yield Submit(endpoint, call, count, tries.deadline + GRACE_S)
+            submit = Submit(endpoint, call, count, tries.deadline + GRACE_S)
+            reply = yield from self.with_session(endpoint, submit, self.left_s(tries.deadline))
             return reply, endpoint
 
         return (yield from self.repeat(tries, where, attempt))

@@ -6,25 +6,38 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from synchro.client.model import is_number
-from synchro.config.address import split, without_login
+from synchro.config.address import Uri, parse_uri, split
 from synchro.errors import IllegalParams, SynchroError
 
 ENDPOINTS_MAX: Final = 64
 """Addresses kept; a set has at most 31 instances, and each may have moved once."""
 
 
-def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
-    """`host:port,host:port`, a list of those; a login is dropped. Raises `IllegalParams`."""
+def parse_uris(endpoints: str | Iterable[str]) -> list[Uri]:
+    """`user:password@host:port,host:port`, or a list of those. Raises `IllegalParams`."""
     texts = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+    try:
+        return [parse_uri(text.strip()) for text in texts]
+    except ValueError as error:
+        raise IllegalParams(f"an endpoint: {error}", field="endpoints") from None
+
+
+def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
+    """Their addresses, without logins. Raises `IllegalParams`."""
+    return addresses_of(parse_uris(endpoints))
+
+
+def addresses_of(uris: Iterable[Uri]) -> tuple[str, ...]:
+    """Raises `IllegalParams`."""
     found: dict[str, None] = {}
-    for text in texts:
-        address = without_login(text.strip())[0]
-        if not address:
+    for uri in uris:
+        if not uri.address:
             continue
         try:
-            host, port = split(address)
+            host, port = split(uri.address)
         except ValueError as error:
-            raise IllegalParams(f"endpoint {address!r}: {error}", field="endpoints") from error
+            shown = uri.address.rpartition(":")[0] or uri.address  # what stands behind may be a password
+            raise IllegalParams(f"endpoint {shown!r}: {error}", field="endpoints") from None
         found[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"] = None
     if not found:
         raise IllegalParams(

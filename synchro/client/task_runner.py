@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from synchro.client.api import Api
 from synchro.client.errors import ClientClosed, OutcomeUnknown
 from synchro.client.model import WatchState
-from synchro.client.plans import Plan, Plans, Step, Submit
+from synchro.client.plans import LogIn, Plan, Plans, Step, Submit
 from synchro.client.requests import Message
-from synchro.errors import SynchroError
+from synchro.errors import SessionUnknown, SynchroError
 
 T = TypeVar("T")
+Turn: TypeAlias = AbstractAsyncContextManager[Any]
+"""Held by one task at a time."""
 
 
 class TaskStream(Protocol):
@@ -48,6 +51,8 @@ class TaskRunner(ABC, Generic[L]):
     def __init__(self, plans: Plans, face: Any) -> None:
         self.links: dict[str, L] = {}
         """By endpoint."""
+        self._turns_to_log_in: dict[str, Turn] = {}
+        """The same."""
         self.face = face
         """Who is asked again when an outcome is unknown."""
         self.closed = ""
@@ -73,6 +78,43 @@ class TaskRunner(ABC, Generic[L]):
     @abstractmethod
     async def carry_out(self, step: Step) -> Any:
         """Any step but `Submit`."""
+
+    @abstractmethod
+    def new_turn(self) -> Turn:
+        """A lock for tasks."""
+
+    async def log_in(self, step: LogIn) -> None:
+        turn = self._turns_to_log_in.get(step.endpoint)
+        if turn is None:
+            turn = self._turns_to_log_in.setdefault(step.endpoint, self.new_turn())
+        rounds = self._plans.logins.at(step.endpoint).rounds
+        async with turn:
+            await self.run(lambda _: self._plans.log_in(step, rounds), None, (), {})
+
+    async def first_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        """What the instance says of itself now, in a session if it needs one."""
+        logins = self._plans.logins
+        answer = await self._answer_in_session(endpoint, timeout_s)
+        if logins.login is not None and isinstance(answer, SessionUnknown):
+            answer = await self._answer_in_session(endpoint, timeout_s)
+        return answer
+
+    async def _answer_in_session(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        logins = self._plans.logins
+        if logins.is_needed(endpoint):
+            try:
+                await self.log_in(LogIn(endpoint, timeout_s))
+            except SynchroError as error:
+                return error
+        token = logins.at(endpoint).token
+        answer = await self.ask_for_answer(endpoint, timeout_s)
+        if isinstance(answer, SessionUnknown):
+            logins.forget(endpoint, token)
+        return answer
+
+    @abstractmethod
+    async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+        """The first message of a watch."""
 
     @abstractmethod
     def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:

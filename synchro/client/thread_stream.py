@@ -14,8 +14,9 @@ from typing import Any
 from synchro.client import encoding
 from synchro.client.channel import IN_FLIGHT_MAX
 from synchro.client.errors import CannotConnect, ConnectionLost, of_rpc_error, of_status
+from synchro.client.login import Metadata
 from synchro.client.session import Session
-from synchro.errors import SynchroError, SyncQueueFull
+from synchro.errors import SessionUnknown, SynchroError, SyncQueueFull
 
 import grpc  # isort: skip - after channel.py, which sets its environment
 
@@ -55,9 +56,13 @@ class ThreadStream:
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
         session: Session,
+        metadata: Metadata = (),
     ) -> None:
+        """metadata: of the call."""
         self.endpoint = endpoint
         self.is_broken = False
+        self._not_sent: SynchroError
+        """What calls are told that come when it is broken: nothing was done."""
         self._options = encoding.frame_options(timeout_s)
         self._on_replies = on_replies
         self._session = session
@@ -65,7 +70,7 @@ class ThreadStream:
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
         self._seqs = encoding.seqs()
-        self._call: Any = encoding.open_stream(channel)(self._frames())
+        self._call: Any = encoding.open_stream(channel)(self._frames(), metadata=metadata)
         self._reader = threading.Thread(target=self._read, name=f"synchro-stream-{endpoint}", daemon=True)
         self._reader.start()
 
@@ -74,7 +79,7 @@ class ThreadStream:
         `SyncQueueFull` if too many calls wait: nothing was sent."""
         with self._wake:
             if self.is_broken:
-                raise CannotConnect(f"the stream to {self.endpoint} is over", endpoint=self.endpoint)
+                raise self._not_sent
             if len(self._pending) + len(self._waiters) >= IN_FLIGHT_MAX:
                 raise SyncQueueFull(
                     f"{IN_FLIGHT_MAX} calls of this client wait already; this one was not sent",
@@ -147,12 +152,17 @@ class ThreadStream:
     def _end(self, error: SynchroError) -> None:
         """All that waits is told; what was not sent did nothing."""
         with self._wake:
-            self.is_broken = True
+            if not self.is_broken:
+                self.is_broken = True
+                # What was sent with a session that is not known did nothing either.
+                is_refused = isinstance(error, SessionUnknown)
+                message = error.message if is_refused else f"not sent: {error.message}"
+                kind = SessionUnknown if is_refused else CannotConnect
+                self._not_sent = kind(message, endpoint=self.endpoint)
             sent, self._waiters = list(self._waiters.values()), {}
             pending, self._pending = self._pending, deque()
             self._wake.notify_all()
         for waiter in sent:
             waiter.finish(error)
-        not_sent = CannotConnect(f"not sent: {error.message}", endpoint=self.endpoint)
         for waiter, _, _ in pending:
-            waiter.finish(not_sent)
+            waiter.finish(self._not_sent)

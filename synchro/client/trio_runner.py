@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 import trio
@@ -19,9 +19,9 @@ from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEO
 from synchro.client.data_stream import WIRE_LIMITS
 from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
 from synchro.client.model import WatchState, state_of
-from synchro.client.plans import Answers, Pause, Plan, Plans, Probe, Step, Submit, Unary
+from synchro.client.plans import Answers, LogIn, Pause, Plan, Plans, Probe, Step, Submit, Unary
 from synchro.client.requests import Message
-from synchro.client.task_runner import TaskRunner
+from synchro.client.task_runner import TaskRunner, Turn
 from synchro.client.trio_stream import TrioStream
 from synchro.errors import SynchroError
 from synchro.rpc.channel import ReplyStream, RpcChannel
@@ -68,6 +68,9 @@ class TrioRunner(TaskRunner["_Link"]):
         """Set when it is closed."""
         self._ended: trio.Event | None = None
         """Set when the system task has ended; None: there is none."""
+
+    def new_turn(self) -> Turn:
+        return trio.Lock()
 
     # --- life
 
@@ -148,6 +151,8 @@ class TrioRunner(TaskRunner["_Link"]):
                 raise AssertionError
             case Unary():
                 return await self._unary(step)
+            case LogIn():
+                return await self.log_in(step)
             case Probe():
                 return await self._probe(step)
             case Pause():
@@ -159,7 +164,12 @@ class TrioRunner(TaskRunner["_Link"]):
         path, reply = _method(step.service, step.method)
         try:
             return await self.link(step.endpoint).channel.unary(
-                path, step.request, serializer=_encode, deserializer=reply, timeout=step.timeout_s
+                path,
+                step.request,
+                serializer=_encode,
+                deserializer=reply,
+                timeout=step.timeout_s,
+                metadata=self._plans.logins.metadata(step.endpoint),
             )
         except CallFailed as failure:
             if self.closed and isinstance(failure, CallNotBegun):
@@ -192,7 +202,7 @@ class TrioRunner(TaskRunner["_Link"]):
         changed = trio.Event()
 
         async def ask(endpoint: str) -> None:
-            answer = await self._first_answer(endpoint, probe.timeout_s)
+            answer = await self.first_answer(endpoint, probe.timeout_s)
             answers.add(endpoint, answer, time.monotonic())
             changed.set()
 
@@ -207,7 +217,7 @@ class TrioRunner(TaskRunner["_Link"]):
         answers.close()
         return answers
 
-    async def _first_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
+    async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
         try:
             async with self._watch_info(endpoint, timeout_s) as replies:
                 async for answer in replies:
@@ -221,13 +231,18 @@ class TrioRunner(TaskRunner["_Link"]):
     def _watch_info(self, endpoint: str, timeout_s: float | None = None) -> ReplyStream:
         path, reply = _method("info", "WatchInfo")
         return self.link(endpoint).channel.server_stream(
-            path, info_pb2.WatchInfoRequest(), serializer=_encode, deserializer=reply, timeout=timeout_s
+            path,
+            info_pb2.WatchInfoRequest(),
+            serializer=_encode,
+            deserializer=reply,
+            timeout=timeout_s,
+            metadata=self._plans.logins.metadata(endpoint),
         )
 
     # --- changes
 
     async def states(self, where: Plan[str]) -> AsyncGenerator[WatchState, None]:
-        place = await self.run(lambda _: where, None, (), {})
+        place = await self.run(self._plans.place_with_session, where, (), {})
         try:
             async with self._watch_info(place) as replies:
                 async for message in replies:
@@ -311,6 +326,7 @@ class _Link:
                 plans.options.timeout,
                 plans.on_replies,
                 plans.session,
+                partial(plans.logins.metadata, self.channel.address),
             )
             self.stream = stream
         return stream

@@ -10,6 +10,7 @@ import trio
 
 from synchro.client.data_stream import SWEEP_S, DataStream
 from synchro.client.errors import ConnectionLost, of_rpc_error
+from synchro.client.login import Metadata
 from synchro.client.requests import Message
 from synchro.client.session import Session
 from synchro.errors import SynchroError
@@ -80,9 +81,10 @@ class TrioStream(DataStream):
         timeout_s: float,
         on_replies: Callable[[Any, str], None],
         session: Session,
+        metadata: Callable[[], Metadata] = tuple,
     ) -> None:
-        """nursery: in which it connects."""
-        super().__init__(channel.address, timeout_s, on_replies, session, channel.scheme)
+        """nursery: in which it connects. metadata: of the call."""
+        super().__init__(channel.address, timeout_s, on_replies, session, channel.scheme, metadata)
         self._turns = turns
         self._link: Link | None = None
         self._is_due = False

@@ -16,6 +16,7 @@ A core imports this package and nothing below it. What reads a file or a person'
 from __future__ import annotations
 
 from synchro.config.credentials import ConfiguredGrant, ConfiguredUser, Credentials
+from synchro.config.logins import PeerLogin, PeerLogins
 from synchro.config.option import KIB, MIB, Change
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
@@ -51,6 +52,8 @@ __all__ = [
     "FencingMode",
     "Limits",
     "PeerAddress",
+    "PeerLogin",
+    "PeerLogins",
     "QuorumFormula",
     "Settings",
     "WalMode",

@@ -4,18 +4,64 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from synchro.config import ClientAuth, Settings
 from synchro.errors import ConfigError
+from synchro.secret import Secret
 
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::", "*"})
+_NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def without_login(uri: str) -> tuple[str, str | None]:
-    """`user:password@host:port` -> host:port and user; the password is dropped, never kept or logged."""
-    login, at, rest = uri.rpartition("@")
-    return (rest, login.partition(":")[0]) if at else (uri, None)
+class Uri(NamedTuple):
+    """`user:password@host:port?key=value&key=value` in its parts [S-10]. Only what stands between `@` and `?`
+    is ever shown."""
+
+    address: str
+    """As it stands there; see `split`."""
+    user: str = ""
+    """"": no login is named."""
+    password: Secret | None = None
+    """None: none is named, as in `user@host:port`."""
+    params: Mapping[str, str] = _NO_PARAMS
+
+    def shown(self) -> str:
+        """As it may be shown: with a mark in place of the password."""
+        password = "" if self.password is None else f":{self.password.mark()}"
+        return f"{self.user}{password}@{self.address}" if self.user else self.address
+
+
+def parse_uri(text: str) -> Uri:
+    """User, password and values may be percent-encoded, as `%40` for `@`. Raises `ValueError` for a login
+    without a user and for parameters that are none."""
+    login, at, rest = text.rpartition("@")
+    address, _, query = rest.partition("?")
+    user, colon, password = login.partition(":")
+    if at and not user:
+        raise ValueError("a login begins with the name of the user: user:password@host:port")
+    params = {}
+    for part in filter(None, query.split("&")):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise ValueError("parameters are key=value, with & between")
+        params[key] = unquote(value)
+    return Uri(address, unquote(user), Secret(unquote(password)) if colon else None, params)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this host, an address or a name, stays on this machine for sure."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def split(address: str) -> tuple[str, int]:
@@ -32,7 +78,8 @@ def split(address: str) -> tuple[str, int]:
     elif ":" in host:
         raise ValueError("an IPv6 address stands in brackets: [::1]:3301")
     if not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
-        raise ValueError(f"expected HOST:PORT with a port from 0 to 65535, got {address!r}")
+        # Not shown: it may be a password, of a login without a host.
+        raise ValueError("expected HOST:PORT with a port from 0 to 65535")
     if not re.fullmatch(r"[A-Za-z0-9._:%*-]*", host):
         raise ValueError(f"{host!r} is not a host name or address")
     return host, int(port)
@@ -48,6 +95,13 @@ def is_connectable(address: str) -> bool:
     return port != 0 and host not in WILDCARDS
 
 
+def client_address(settings: Settings) -> str:
+    """Where a client reaches it: where it listens, or what it advertises if that is no address; "":
+    nowhere."""
+    is_address = settings.listen and is_connectable(settings.listen)
+    return settings.listen if is_address else settings.own_address
+
+
 def needs_insecure(settings: Settings) -> bool:
     """True if others than this host could connect, and nothing keeps strangers out or passwords secret: no
     TLS, or neither certificates of clients nor users in the configuration (`--insecure`)."""
@@ -57,10 +111,7 @@ def needs_insecure(settings: Settings) -> bool:
     has_users = settings.credentials is not None and bool(settings.credentials.users)
     if settings.has_tls and (has_users or settings.client_auth is ClientAuth.REQUIRE):
         return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return True
+    return not is_loopback(host)
 
 
 def check_listen(settings: Settings, *, insecure: bool) -> None:

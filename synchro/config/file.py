@@ -21,6 +21,7 @@ from synchro.config.aliases import rename
 from synchro.config.configured_users import unused_privileges
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
+from synchro.config.peer_rules import idle_logins, peer_logins
 from synchro.config.rules import (
     View,
     check_addresses,
@@ -50,7 +51,7 @@ PROBLEMS_SHOWN_MAX: Final = 20
 PROGRAM_VARIABLES: Final = frozenset(
     (
         *("ENDPOINTS", "FAILPOINTS", "FAULT_INJECTION", "OUTPUT", "READY_FILE", "STDERR_FILE", "TIMEOUT"),
-        *("USER", "PASSWORD_FILE", "NEW_PASSWORD", "CACERT", "CERT", "KEY"),
+        *("USER", "PASSWORD", "PASSWORD_FILE", "NEW_PASSWORD", "CACERT", "CERT", "KEY"),
     )
 )
 """What else `SYNCHRO_...` in the environment may be: of the command line, of `start`, and of tests."""
@@ -112,8 +113,8 @@ class ClusterConfig:
     instances: Mapping[str, InstanceConfig]
     """In the order of names inside each replica set."""
     warnings: tuple[str, ...] = ()
-    text: bytes = b""
-    """What was read."""
+    text: bytes = field(default=b"", repr=False)
+    """What was read: passwords may stand in it."""
     is_file: bool = True
     """False: it stands for the flags of `serve`; there is nothing to read again, and the environment says
     nothing."""
@@ -211,9 +212,9 @@ class _Reader:
                 own = merge(merge(weak, view.root), strong)
                 own = merge(own, commands) if self.commanded in ("", view.replicaset) else own
                 merged[view.name] = mine = replace(view, root=own)
-                instances[view.name] = InstanceConfig(
-                    view.name, view.group, view.replicaset, settings_of(mine, views, addresses)
-                )
+                settings = settings_of(mine, views, addresses)
+                settings = replace(settings, peer_logins=peer_logins(mine, views, addresses))
+                instances[view.name] = InstanceConfig(view.name, view.group, view.replicaset, settings)
             check_addresses(views, addresses)
         self._stop_if_bad()
         warnings = tuple(self._all_warnings(instances, members))
@@ -371,7 +372,8 @@ class _Reader:
         """Of one replica set; said once, with the names of those that it concerns unless it is all."""
         concerned: dict[str, list[str]] = {}
         for view, own in zip(views, settings, strict=True):
-            for warning in (*quorum_warnings(own, len(members_of(view, views))), *idle_options(view, own)):
+            idle = (*idle_options(view, own), *idle_logins(view))
+            for warning in (*quorum_warnings(own, len(members_of(view, views))), *idle):
                 concerned.setdefault(warning, []).append(view.name)
         for warning, names in concerned.items():
             yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"

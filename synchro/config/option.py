@@ -88,10 +88,11 @@ class Word(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A string that matches `pattern` as a whole."""
+    """A string that matches `pattern` as a whole. is_secret: it is shown nowhere."""
 
     pattern: str = r"[^\x00]{0,4096}"
     text: str = "a string"
+    is_secret: bool = False
 
 
 class Formula(NamedTuple):
@@ -130,6 +131,7 @@ class Anything(NamedTuple):
 Kind = Flag | Count | Seconds | Bytes | Word | Text | Formula | NameOfInstance | ListOf | Anything
 ADDRESS: Final = Text(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT")
 FILE: Final = Text(r"[^\x00]{1,4096}", "a file name")
+PASSWORD: Final = Text(r"[^\x00]{0,256}", "a string (quote a number: '123')", is_secret=True)
 UUID_TEXT: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 
 
@@ -179,6 +181,10 @@ class Option(NamedTuple):
     default: object = None
     default_text: str = ""
     fixed: str = ""
+
+    @property
+    def is_secret(self) -> bool:
+        return isinstance(self.kind, Text) and self.kind.is_secret
 
     @property
     def variable(self) -> str:

@@ -17,6 +17,7 @@ from synchro.config.option import (
     FILE,
     KIB,
     MIB,
+    PASSWORD,
     Anything,
     Bytes,
     Effect,
@@ -35,6 +36,8 @@ from synchro.config.settings import ElectionMode, Limits, Settings
 
 DIRECTORY: Final = "var/lib/{{ instance_name }}"
 LOG_FILE: Final = "var/log/{{ instance_name }}.log"
+LOGINS: Final = "peer_logins"
+"""The field that several options make together."""
 _ROLES: Final = Option("roles", ListOf(Text(), 0, 100, "role names"))
 _PRIVILEGES: Final = Option(
     "privileges",
@@ -43,7 +46,7 @@ _PRIVILEGES: Final = Option(
 )
 _USER: Final = Section(
     {
-        "password": Option("password", Text(r"[^\x00]{0,256}", "a string (quote a number: '123')")),
+        "password": Option("password", PASSWORD),
         "password_file": Option("password_file", FILE, "a file whose first line is the password"),
         "roles": _ROLES,
         "privileges": _PRIVILEGES,
@@ -75,8 +78,28 @@ def _endpoint(section: str) -> tuple[Option, ...]:
             "where the instance listens; none: it does not",
         ),
         Option(f"{peer}.uri", ADDRESS, "where peers reach it, if not at `listen`"),
-        Option(f"{peer}.login", Text(), "how peers log in to each other", effect=Effect.LATER),
-        Option(f"{peer}.password", Text(), "of that login", effect=Effect.LATER),
+        Option(
+            f"{peer}.login",
+            Text(r"[^\x00:@]{1,64}", "name of a user"),
+            "the user as whom peers log in to it: one with the role `replication`",
+            is_live=True,
+            field=LOGINS,
+            default_text="none: as guest",
+        ),
+        Option(
+            f"{peer}.password",
+            PASSWORD,
+            "of that user, if `credentials.users` does not say it",
+            is_live=True,
+            field=LOGINS,
+        ),
+        Option(
+            f"{peer}.password_file",
+            FILE,
+            "file whose first line is the password; read at each login",
+            is_live=True,
+            field=LOGINS,
+        ),
     )
 
 

@@ -14,14 +14,15 @@ from itertools import pairwise
 from typing import Any, Final
 
 from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
-from synchro.config.address import is_connectable, join, split, without_login
+from synchro.config.address import Uri, is_connectable, join, parse_uri, split
 from synchro.config.configured_users import credentials_of
 from synchro.config.located import Located
 from synchro.config.once import wrong_order
 from synchro.config.option import Effect, Option
-from synchro.config.options import DIRECTORY, LOG_FILE, TABLE
+from synchro.config.options import DIRECTORY, LOG_FILE, LOGINS, TABLE
 from synchro.config.schema import PARAMS, ConfigProblem
 from synchro.ids import InstanceName
+from synchro.secret import Secret
 
 _TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
@@ -131,8 +132,8 @@ def peer_address(view: View) -> str | None:
     for section in ("grpc", "iproto"):
         path = f"{section}.advertise.peer.uri"
         if (item := view.find(path)) is not None:
-            address = without_login(view.text(path, ""))[0]
             try:
+                address = parse_uri(view.text(path, "")).address
                 host, port = split(address)
             except ValueError as error:
                 view.report(path, str(error), item)
@@ -170,9 +171,8 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
         names = {address: name for name, address in addresses.items() if address is not None}
         peers: list[PeerAddress] = []
         for uri in item.value:
-            text = without_login(str(view.expand(uri.value, uri, "replication.peers")))[0]
             try:
-                address = join(*split(text))
+                address = join(*split(peer_uri(view, uri).address))
             except ValueError as error:
                 view.report("replication.peers", str(error), uri)
                 continue
@@ -192,6 +192,11 @@ def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress
             view.root,
         )
     return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
+
+
+def peer_uri(view: View, item: Located) -> Uri:
+    """One of `replication.peers`. Raises `ValueError`."""
+    return parse_uri(str(view.expand(item.value, item, "replication.peers")))
 
 
 def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
@@ -255,7 +260,12 @@ def _given(view: View, owner: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for option in sorted(TABLE, key=lambda option: not option.key.startswith("limits.")):
         is_limit = option.field.startswith("limits.")
-        if option.field and is_limit is bool(owner) and view.find(option.key) is not None:
+        if (
+            option.field
+            and option.field != LOGINS
+            and is_limit is bool(owner)
+            and view.find(option.key) is not None
+        ):
             found[option.field.removeprefix(owner)] = view.get(option.key)
     return found
 
@@ -279,13 +289,26 @@ def _effective(option: Option, view: View, settings: Settings) -> Any:
             is_asked = view.get("replication.failover", "off") == "off"
             return ("ro" if settings.read_only else "rw") if is_asked else None
         case "replication.peers":
-            sources = [peer.address for peer in settings.sources]
+            shown = _shown_sources(view)
+            sources = [shown.get(peer.address, peer.address) for peer in settings.sources]
             return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
-    if not option.field:
+    if option.is_secret:
+        item = view.find(option.key)
+        return None if item is None else Secret(str(item.value)).mark()
+    if option.key.endswith(".advertise.peer.uri") and view.find(option.key) is not None:
+        return parse_uri(view.text(option.key, "")).shown()
+    if not option.field or option.field == LOGINS:
         return view.get(option.key, option.default)
     owner, _, name = option.field.rpartition(".")
     value = getattr(settings.limits if owner else settings, name)
     return None if option.default_text and value == option.default else value
+
+
+def _shown_sources(view: View) -> dict[str, str]:
+    """Address -> what may be shown, of the sources that name a login."""
+    item = view.find("replication.peers")
+    uris = [peer_uri(view, uri) for uri in (() if item is None else item.value)]
+    return {join(*split(uri.address)): uri.shown() for uri in uris if uri.user}
 
 
 def plain(value: Any) -> Any:
@@ -474,12 +497,6 @@ def idle_options(view: View, settings: Settings) -> Iterator[str]:
             f'replication.failover = manual without a "leader" in replicaset "{view.replicaset}": '
             "no instance of it may write"
         )
-    uris = [str(uri.value) for uri in view.get("replication.peers", ())]
-    uris += [view.text(f"{section}.advertise.peer.uri", "") for section in ("grpc", "iproto")]
-    users = [user for _, user in map(without_login, uris) if user is not None]
-    if users:
-        names = ", ".join(dict.fromkeys(users))
-        yield f"logins in addresses ({names}) are not used: this release has no login"
     if settings.wal_mode is WalMode.NONE:
         yield "wal.mode = none does what write does: a log is written, and is not synced"
 
@@ -501,7 +518,7 @@ _TLS_FILES: Final = ("cert", "key", "ca")
 def _tls_files(view: View) -> dict[str, str]:
     """Field -> absolute name; relative ones start beside the configuration file."""
     return {
-        f"tls_{name}": _beside(view, view.text(f"grpc.tls.{name}", ""))
+        f"tls_{name}": beside(view, view.text(f"grpc.tls.{name}", ""))
         for name in _TLS_FILES
         if view.find(f"grpc.tls.{name}")
     }
@@ -540,7 +557,7 @@ def _asks_for_tls(value: Any) -> bool:
     return isinstance(value, dict) and value.get("transport") == "ssl"
 
 
-def _beside(view: View, name: str) -> str:
+def beside(view: View, name: str) -> str:
     """As an absolute name; a relative one starts beside the configuration file."""
     return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(view.file)), name))
 
@@ -554,7 +571,7 @@ def _directories(view: View) -> tuple[str, str]:
         if not text or "\0" in text:
             view.report(path, f"{text!r} is not a directory name")
             text = "."
-        chosen.append(_beside(view, text))
+        chosen.append(beside(view, text))
     return chosen[0], chosen[1]
 
 
@@ -592,7 +609,7 @@ def _log_file(view: View) -> str:
     """Absolute; "": standard error."""
     if view.get("log.to", "stderr") != "file":
         return ""
-    return _beside(view, view.text("log.file", LOG_FILE))
+    return beside(view, view.text("log.file", LOG_FILE))
 
 
 def _once(view: View) -> dict[str, list[dict[str, Any]]]:

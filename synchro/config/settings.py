@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from synchro.config.credentials import Credentials
+from synchro.config.logins import PeerLogins
 from synchro.config.option import (
     FILE,
     KIB,
@@ -377,6 +378,8 @@ class Settings:
     )
     credentials: Credentials | None = None
     """Users and roles of the set, whatever their scope in the file; None: it has none."""
+    peer_logins: PeerLogins = field(default_factory=PeerLogins)
+    """As whom it calls its peers."""
     instance_uuid: str = option(
         "",
         "database.instance_uuid",

@@ -8,14 +8,17 @@ import socket
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from synchro.config import ConfiguredUser, Credentials, PeerAddress, Settings
-from synchro.config.address import WILDCARDS, join, split, without_login
+from synchro.config.address import WILDCARDS, join, parse_uri, split
 from synchro.config.file import ClusterConfig, ConfigFileError, parse
+from synchro.config.logins import NO_LOGIN, PeerLogin, PeerLogins
 from synchro.config.schema import ConfigProblem
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX, NAME_LENGTH_MAX, InstanceName, name_like, why_no_name
+from synchro.secret import Secret
 
 DEFAULT_PORT: Final = 3301
 
@@ -31,7 +34,8 @@ def settings_without_file(
 ) -> Settings:
     """`synchro serve --listen URI --data-dir DIR [--replication URI,...] [--read-only]` [M-1].
 
-    replication: the sources, as a comma-separated string or one by one; a login in them is dropped.
+    replication: the sources, as a comma-separated string or one by one; the first login in them is also that
+    for members which join later.
     name: default made of the address, since a name must be unique in its replica set. admin_password: of the
     user `admin`; then the guest of a new set may do nothing.
     """
@@ -43,9 +47,17 @@ def settings_without_file(
     )
     host, port = _split_or_report(listen, "--listen", problems)
     peers = []
-    for uri in filter(None, uris):
-        peer_host, peer_port = _split_or_report(without_login(uri)[0], "--replication", problems)
-        peers.append(PeerAddress(name="", address=join(peer_host, peer_port)))
+    logins: dict[str, PeerLogin] = {}
+    for text in filter(None, uris):
+        try:
+            uri = parse_uri(text)
+        except ValueError as error:
+            problems.append(ConfigProblem("command line", 0, "--replication", str(error)))
+            continue
+        address = join(*_split_or_report(uri.address, "--replication", problems))
+        peers.append(PeerAddress(name="", address=address))
+        if uri.user and uri.user != NO_LOGIN:
+            logins[address] = PeerLogin(uri.user, uri.password or Secret(""))
     if name is not None and (why := why_no_name(name)):
         problems.append(ConfigProblem("command line", 0, "--name", why, name_like(name)))
     if len(peers) > INSTANCE_ID_MAX:
@@ -62,6 +74,7 @@ def settings_without_file(
         instance_name=InstanceName(name),
         listen=address,
         peers=tuple(peers),
+        peer_logins=PeerLogins(next(iter(logins.values()), None), MappingProxyType(logins)),
         wal_dir=str(data_dir),
         snapshot_dir=str(data_dir),
         read_only=read_only,
@@ -77,8 +90,10 @@ def config_of_flags(settings: Settings, replication: str) -> ClusterConfig:
     settings: of `settings_without_file`; replication: as there.
     """
     sources = [part.strip() for part in replication.split(",")]
+    login = settings.peer_logins.default
+    peer = {} if login is None else {"login": login.user, "password": login.password.reveal()}
     own = {
-        "grpc": {"listen": [{"uri": settings.listen}]},
+        "grpc": {"listen": [{"uri": settings.listen}], "advertise": {"peer": peer}},
         "database": {"dir": settings.wal_dir, "mode": "ro" if settings.read_only else "rw"},
         "replication": {"peers": [uri for uri in sources if uri]},
     }

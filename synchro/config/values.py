@@ -173,9 +173,12 @@ def _word(kind: Word, item: Located) -> str:
 
 
 def _text(kind: Text, item: Located) -> str:
+    is_wrong = not isinstance(item.value, str) or not re.fullmatch(kind.pattern, item.value, re.DOTALL)
+    if kind.is_secret and is_wrong:
+        raise Bad(f"expected {kind.text}")
     if not isinstance(item.value, str):
         raise Bad(f"expected {kind.text}, got {described(item)}")
-    if not re.fullmatch(kind.pattern, item.value, re.DOTALL):
+    if is_wrong:
         raise Bad(f"expected {kind.text}, got {item.value[:60]!r}")
     return item.value
 

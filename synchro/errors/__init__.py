@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synchro.errors import access, data, members, writes
+from synchro.errors import access, data, login, members, writes
 
 # With stars, so that a new error is written down once.
 from synchro.errors.access import *  # noqa: F403
@@ -20,12 +20,13 @@ from synchro.errors.kinds import Extra as Extra
 from synchro.errors.kinds import Retry as Retry
 from synchro.errors.kinds import SynchroError as SynchroError
 from synchro.errors.kinds import meaning_of as meaning_of
+from synchro.errors.login import *  # noqa: F403
 from synchro.errors.members import *  # noqa: F403
 from synchro.errors.writes import *  # noqa: F403
 
 ALL_ERRORS: tuple[type[SynchroError], ...] = tuple(
     cls
-    for module in (writes, data, access, members)
+    for module in (writes, data, access, members, login)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, SynchroError) and cls.__module__ == module.__name__
 )

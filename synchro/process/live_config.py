@@ -28,6 +28,7 @@ from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.ids import NOBODY
 from synchro.replication.admission import stays_member
+from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
@@ -132,7 +133,7 @@ class LiveConfig:
             "file": self._path or None,
             "read_at": self._read_at if self._path else None,
             "changed_at": self._changed_at,
-            "set": dict(self._commands),
+            "set": {key: without_passwords(value) for key, value in self._commands.items()},
             "differs": differs,
             "options": InstanceConfig(self._name, "", "", self._node.settings, options=self._running).tree(),
         }
@@ -225,6 +226,12 @@ class LiveConfig:
             return
         if option.effect is not Effect.ACTS:
             raise ConfigError(f"this release does not act on {key}; nothing was changed", key=key)
+        if option.is_secret:
+            raise ConfigError(
+                f"{key} is a password: it is read from the file, and is no word of a command; nothing was "
+                f"changed. Next: change {self._path}, then: synchro config reload {self._path}",
+                key=key,
+            )
         if not option.is_live:
             raise self._needs_restart(key)
         if key not in SETTABLE:

@@ -97,7 +97,12 @@ async def _live(
     layer = plain_client if certificates is None else certificates.client_layer
     directory = DataDirectory.open(SnapshotDisk(), settings)
     try:
-        async with open_grpc_transport(host, directory.identity.instance_uuid, layer) as transport:
+        async with open_grpc_transport(
+            host,
+            directory.identity.instance_uuid,
+            layer,
+            lambda address: face.node.settings.peer_logins.of(address),
+        ) as transport:
             face = assemble(
                 settings=settings,
                 directory=directory,
@@ -145,7 +150,9 @@ async def _open_port(
     )
     try:
         layer = plain_server if certificates is None else certificates.server_layer
-        server = await host.serve(settings.listen, register, limits=limits, layer=layer, log=log)
+        server = await host.serve(
+            settings.listen, register, limits=limits, layer=layer, sessions=services.sessions, log=log
+        )
     except OSError as error:
         raise AlreadyRunning(
             f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno

@@ -13,10 +13,12 @@ from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.host import RpcHost
+from synchro.rpc.logging_in import login_method
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service
 from synchro.server.api import NodeApi
+from synchro.server.logins import Logins
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import Target, UserDraft
 from synchro.storage.users import (
@@ -40,11 +42,19 @@ PASSWORD_BYTES_MAX: Final = 256
 
 
 class AuthService(Service):
-    def __init__(self, node: NodeApi, host: RpcHost) -> None:
+    def __init__(self, node: NodeApi, host: RpcHost, logins: Logins) -> None:
         super().__init__(node, host)
+        self.Login = login_method(self, logins)
         self.names = Names(lambda: node.instance.memtx.catalog)
-        self.CreateUser = self.waiting(self._create_user, needs=self._may_create, with_caller=True)
-        self.SetPassword = self.waiting(self._set_password, needs=self._may_alter, with_caller=True)
+        self.CreateUser = self.waiting(
+            self._create_user,
+            needs=self._may_create,
+            with_caller=True,
+            has_password=lambda request: request.HasField("password"),
+        )
+        self.SetPassword = self.waiting(
+            self._set_password, needs=self._may_alter, with_caller=True, has_password=lambda _: True
+        )
         self.DropUser = self.waiting(self._drop_user, needs=self._may_drop, with_caller=True)
         self.Grant = self.waiting(self._grant, needs=self._may_grant, with_caller=True)
         self.Revoke = self.waiting(self._revoke, needs=self._may_revoke)

@@ -14,9 +14,12 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 import trio
 
 from synchro.config import MIB
+from synchro.errors import SessionEnded
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.methods import Entry, Kind
 from synchro.rpc.rpc_error import Metadata, RpcError
+from synchro.rpc.status import to_status
+from synchro.server.sessions import Session
 from synchro.storage.users import GUEST_CALLER, Caller
 from synchro.wire import grpc_call
 from synchro.wire.frames import ErrorCode
@@ -74,6 +77,7 @@ class RpcCall:
 
     __slots__ = (
         "_data",
+        "_ended_by",
         "_is_over",
         "_linger",
         "_lingered",
@@ -87,6 +91,7 @@ class RpcCall:
         "link",
         "on_over",
         "server",
+        "session",
     )
 
     def __init__(
@@ -96,9 +101,12 @@ class RpcCall:
         stream: Http2Stream,
         entry: Entry,
         request: grpc_call.Request,
+        session: Session | None = None,
     ) -> None:
         timeout_s = request.timeout_s
         self.server = server
+        self.session = session
+        """With which it is made; None: as guest."""
         self.link = link
         self.entry = entry
         self.deadline: float = math.inf if timeout_s is None else trio.current_time() + timeout_s
@@ -114,6 +122,7 @@ class RpcCall:
         self._scope: trio.CancelScope | None = None
         self._trailing: Metadata = ()
         self._is_over = False
+        self._ended_by: RpcError | None = None
         self._linger: Timer | None = None  # until it is given up
         self._lingered = 0  # bytes that were stuck when it was looked at last
 
@@ -138,7 +147,16 @@ class RpcCall:
     def caller(self) -> Caller:
         """Whose call it is: the guest's without a session. Asked once for a unary call, and for each frame of
         a stream."""
-        return GUEST_CALLER
+        return GUEST_CALLER if self.session is None else self.session.caller
+
+    @property
+    def is_private(self) -> bool:
+        """Nobody but client and server can read what is said in it."""
+        return self.link.is_private
+
+    def shows_certificate_of(self, host: str) -> bool | None:
+        """Whether the client shows a certificate of this host; None: it shows none."""
+        return self.link.layer.shows_certificate_of(host)
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Set what is sent with the status, whatever that is; an `RpcError` adds its own. Raises
@@ -162,10 +180,23 @@ class RpcCall:
         self.is_stopping = True
         self.scope.cancel()
 
+    def _begin_stream(self) -> None:
+        """A stream ends with the session that it was begun with."""
+        self.server.calls.add(self)
+        if self.session is not None:
+            self.session.on_end.add(self._end_with_session)
+
+    def _end_with_session(self) -> None:
+        text = "the session of this stream has ended; what had no answer may have been done"
+        self._ended_by = RpcError.of(to_status(SessionEnded(text)))
+        self.scope.cancel()
+
     def _status_of_end(self, error: BaseException | None) -> RpcError:
         """What ends a call whose handler made no result. error: None: it was cancelled."""
         if error is not None:
             return self.server.host.status_of(self.entry.method.name, error)
+        if self._ended_by is not None:
+            return self._ended_by
         if self.is_stopping:
             return RpcError(StatusCode.UNAVAILABLE, "this instance is stopping")
         if trio.current_time() >= self.scope.deadline:
@@ -198,6 +229,8 @@ class RpcCall:
         """The handler has ended and its status is on its way: wait for a client that takes nothing only so
         long."""
         self.server.call_ended(self)
+        if self.session is not None:
+            self.session.on_end.discard(self._end_with_session)
         if self._stream.local_closed:
             self._left()
         else:
@@ -302,8 +335,9 @@ class UnaryCall(RpcCall, Generic[Rep]):
         stream: Http2Stream,
         entry: Entry,
         request: grpc_call.Request,
+        session: Session | None = None,
     ) -> None:
-        RpcCall.__init__(self, server, link, stream, entry, request)
+        RpcCall.__init__(self, server, link, stream, entry, request, session)
         self._has_task = entry.kind is not Kind.UNARY_TOGETHER
         self.on_cancel: Callable[[], None] | None = None
         """Called at most once, when the call ends without an answer: cancelled, lost, or out of time."""
@@ -434,8 +468,9 @@ class StreamedCall(RpcCall):
         stream: Http2Stream,
         entry: Entry,
         request: grpc_call.Request,
+        session: Session | None = None,
     ) -> None:
-        RpcCall.__init__(self, server, link, stream, entry, request)
+        RpcCall.__init__(self, server, link, stream, entry, request, session)
         self._room: trio.lowlevel.Task | None = None  # waits until what it sent was taken
 
     def on_message(self, data: bytes) -> None:
@@ -462,7 +497,7 @@ class StreamedCall(RpcCall):
         except RpcError as error:
             self._refuse(error)
             return
-        self.server.calls.add(self)
+        self._begin_stream()
         stream.send_headers(grpc_call.RESPONSE_HEAD)
         self.link.mark()
         self.server.host.calls.start_soon(self._serve, request)
@@ -516,8 +551,9 @@ class DuplexCall(RpcCall):
         stream: Http2Stream,
         entry: Entry,
         request: grpc_call.Request,
+        session: Session | None = None,
     ) -> None:
-        RpcCall.__init__(self, server, link, stream, entry, request)
+        RpcCall.__init__(self, server, link, stream, entry, request, session)
         self.duplex: Duplex[Any, Any] = Duplex(
             server.host.turns,
             encode=self._encoded,
@@ -529,7 +565,7 @@ class DuplexCall(RpcCall):
         self.on_message = self.duplex.on_arrival
         self._is_served = False
         self.duplex.attach(link, stream)
-        server.calls.add(self)
+        self._begin_stream()
         stream.send_headers(grpc_call.RESPONSE_HEAD)
         link.mark()
         server.host.calls.start_soon(self._serve)

@@ -25,12 +25,15 @@ from typing import Any, Final, ParamSpec, TypeVar
 import trio
 
 from synchro import logs
+from synchro.errors import SessionUnknown
 from synchro.rpc.calls import KINDS, RpcCall, UnaryCall
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import LIMITS, Duplex, StreamOverrun, message_bytes
 from synchro.rpc.methods import Kind, Method, Methods, Registrar, Together
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.slices import Slices
+from synchro.rpc.status import to_status
+from synchro.server.sessions import Sessions
 from synchro.wire import grpc_call
 from synchro.wire.admission import PortLimits
 from synchro.wire.connector import CLIENT_KEEPALIVE
@@ -59,6 +62,10 @@ SWEEP_S: Final = 0.1
 PATH_SHOWN: Final = 200
 """Characters of an unknown method's name in its refusal."""
 WIRE_LIMITS: Final = WireLimits(message_bytes_max=LIMITS.message_bytes_max)
+_SESSION_UNKNOWN: Final = RpcError.of(
+    to_status(SessionUnknown("the session of this call is not known here; nothing was done. Log in again"))
+).block()
+"""All that a call is told whose session is none here."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +73,10 @@ log = logging.getLogger(__name__)
 class RpcServer:
     """A listening server. Made by `RpcHost.serve`, which also keeps it alive."""
 
-    def __init__(self, host: RpcHost, address: str, methods: Methods) -> None:
+    def __init__(self, host: RpcHost, address: str, methods: Methods, sessions: Sessions) -> None:
         self.host = host
+        self.sessions = sessions
+        """Who is logged in here."""
         self.address = address
         """host:port really bound."""
         self.calls: set[RpcCall] = set()
@@ -95,7 +104,14 @@ class RpcServer:
             stream.send_headers(refusal, end=True)
             link.mark()
             return
-        stream.owner = KINDS[entry.kind](self, link, stream, entry, request)
+        session = None
+        if request.authorization and not entry.method.opens_session:
+            session = self.sessions.find(request.authorization)
+            if session is None:
+                stream.send_headers(_SESSION_UNKNOWN, end=True)
+                link.mark()
+                return
+        stream.owner = KINDS[entry.kind](self, link, stream, entry, request, session)
 
     def call_ended(self, call: RpcCall) -> None:
         """The handler of the call has ended, or it was answered."""
@@ -240,19 +256,25 @@ class RpcHost:
         wire_limits: WireLimits = WIRE_LIMITS,
         keepalive: Keepalive = SERVER_KEEPALIVE,
         layer: ServerLayer = plain_server,
+        sessions: Sessions | None = None,
         log: Any = None,
     ) -> RpcServer:
         """Listen on host:port (port 0: any free one). `register` adds the services.
 
         limits: what strangers may take of the port; wire_limits: of one connection. keepalive: how long a
-        client that does not answer is kept. layer: below HTTP/2, such as TLS. log: a structured logger, for
-        what strangers do.
+        client that does not answer is kept. layer: below HTTP/2, such as TLS. sessions: who is logged in;
+        None: nobody can be. log: a structured logger, for what strangers do.
         Raises `OSError` at once if the address cannot be bound.
         """
         sockets = await listen(address)
         methods = Methods()
         name = address.rpartition(":")[0]
-        server = RpcServer(self, f"{name}:{sockets[0].getsockname()[1]}", methods)
+        server = RpcServer(
+            self,
+            f"{name}:{sockets[0].getsockname()[1]}",
+            methods,
+            Sessions() if sessions is None else sessions,
+        )
         try:
             register(methods)
         except BaseException:
@@ -278,13 +300,15 @@ class RpcHost:
         *,
         at_once: Callable[[Req, RpcCall], Rep | None] | None = None,
         together: Together | None = None,
+        opens_session: bool = False,
     ) -> Method:
         """A method with one request and one reply, served by a trio task of its own.
 
-        at_once: answers what needs no waiting, in the turn that brought the request; None from it: the task
+        opens_session: it does not matter with which session it is called. at_once: answers what needs no
+        waiting, in the turn that brought the request; None from it: the task
         is begun. together: takes some of those as `unary_together` does, without a task.
         """
-        return Method(Kind.UNARY, fn, at_once=at_once, together=together)
+        return Method(Kind.UNARY, fn, at_once=at_once, together=together, opens_session=opens_session)
 
     def unary_sync(self, fn: Callable[[Req, RpcCall], Rep]) -> Method:
         """A method with one request and one reply that is answered at once from memory, without a task."""

@@ -46,13 +46,15 @@ class Together(NamedTuple):
 class Method:
     """A method of a service. Made by `RpcHost`. options: further arguments of its `Duplex`. at_once: asked
     before a unary call is handed over or a task is begun; None: it has no answer, or there is none to ask.
-    together: which unary calls are handed over together, and to whom; None: none."""
+    together: which unary calls are handed over together, and to whom; None: none. opens_session: called with
+    any session, or with none."""
 
     kind: Kind
     fn: Callable[..., Any]
     options: tuple[tuple[str, Any], ...] = ()
     at_once: Callable[..., Any] | None = None
     together: Together | None = None
+    opens_session: bool = False
 
     @property
     def name(self) -> str:

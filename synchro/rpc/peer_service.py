@@ -14,6 +14,7 @@ from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
 from synchro.rpc.join_stream import JoinSender
 from synchro.rpc.methods import Registrar
+from synchro.rpc.peer_address import host_of
 from synchro.rpc.peer_transport import (
     GrpcPeerStream,
     ballot_message,
@@ -23,6 +24,7 @@ from synchro.rpc.peer_transport import (
     relay_message,
 )
 from synchro.rpc.rpc_error import RpcError
+from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
     Accepted,
@@ -35,13 +37,15 @@ from synchro.server.peer_messages import (
     RegisterRequest,
 )
 from synchro.server.transport import PeerEndpoint
-from synchro.storage.schema import CLUSTER_ID
-from synchro.storage.users import ObjectType, Privilege
 from synchro.wire.grpc_call import StatusCode
 
 
 def rpc_error(error: SynchroError) -> RpcError:
     return RpcError(status.code_of(error), status.cut(error.message, 512), status=status.to_status(error))
+
+
+def asker_of(call: RpcCall) -> Asker:
+    return Asker(call.caller, host_of(call.peer), call.shows_certificate_of)
 
 
 def check_version(version: int) -> None:
@@ -77,13 +81,6 @@ class PeerService:
     def _older_join_over(self) -> None:
         self._older_joins -= 1
 
-    def _check_may_join(self, call: RpcCall, instance_uuid: str, *, is_anonymous: bool = False) -> None:
-        """[S-7]: all data is read, and who is no member yet becomes one, unless it stays anonymous."""
-        users, caller = self._endpoint.users, call.caller
-        users.check(caller, Privilege.READ)
-        if not is_anonymous and not self._endpoint.is_member(instance_uuid):
-            users.check(caller, Privilege.WRITE, ObjectType.SPACE, CLUSTER_ID, "_cluster")
-
     async def _join(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
         await self._send_all(stream, call, is_anonymous=False)
 
@@ -93,7 +90,7 @@ class PeerService:
     async def _register(self, request: pb.RegisterRequest, call: RpcCall) -> pb.RegisterResponse:
         try:
             check_version(request.protocol_version)
-            self._check_may_join(call, request.instance_uuid)
+            self._endpoint.admit_joiner(asker_of(call), request.instance_uuid, request.instance_name)
             number = await self._endpoint.serve_register(
                 RegisterRequest(request.instance_uuid, request.instance_name, request.replicaset_uuid)
             )
@@ -108,7 +105,10 @@ class PeerService:
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             check_version(first.protocol_version)
-            self._check_may_join(call, first.instance_uuid, is_anonymous=is_anonymous)
+            asker = asker_of(call)
+            self._endpoint.admit_joiner(
+                asker, first.instance_uuid, first.instance_name, is_anonymous=is_anonymous
+            )
             settings = self._endpoint.settings
             if not first.takes_parts:
                 if self._older_joins >= settings.limits.join_calls_max:
@@ -149,11 +149,18 @@ class PeerService:
             if first.WhichOneof("message") != "hello":
                 raise RemoteProtocolError("a subscription must begin with Hello")
             check_version(first.hello.protocol_version)
-            self._endpoint.users.check(call.caller, Privilege.READ)  # [S-7]
-            peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(
-                stream, peer_ack_from, relay_message
-            )
-            await self._endpoint.serve_subscriber(hello_from(first.hello), peer)
+            endpoint, hello, asker = self._endpoint, hello_from(first.hello), asker_of(call)
+            shown = endpoint.admit_subscriber(asker, hello)
+
+            def ack_from(message: Any) -> PeerAck:
+                # Rights may be taken away meanwhile; an ack comes within a heartbeat.
+                nonlocal shown
+                if not endpoint.is_admitted(shown):
+                    shown = endpoint.admit_subscriber(asker, hello)
+                return peer_ack_from(message)
+
+            peer: GrpcPeerStream[PeerAck, Accepted | Frame] = GrpcPeerStream(stream, ack_from, relay_message)
+            await endpoint.serve_subscriber(hello, peer)
         except SynchroError as error:
             raise rpc_error(error) from error
         except LinkLost as error:

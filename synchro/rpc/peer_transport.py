@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError
 
-from synchro.errors import RemoteProtocolError, SynchroError
+from synchro.config import PeerLogin
+from synchro.errors import AccessDenied, RemoteProtocolError, SessionEnded, SessionUnknown, SynchroError
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
 from synchro.rpc import codec, peer_codec, status
@@ -18,6 +19,7 @@ from synchro.rpc.duplex import LIMITS, Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcHost
 from synchro.rpc.join_stream import JoinReceiver
+from synchro.rpc.peer_login import PeerSessions
 from synchro.server.peer_messages import (
     PROTOCOL_VERSION,
     Accepted,
@@ -384,15 +386,28 @@ class _GrpcJoinStream:
         return JoinProgress() if response is None else join_item_from(response)
 
 
+LoginAt: TypeAlias = Callable[[str], PeerLogin | None]
+
+
+def _as_guest(_address: str) -> None:
+    return None
+
+
 class GrpcTransport:
     """The `Transport` over gRPC: one channel for each peer, made when first used. `open_grpc_transport`
     closes it."""
 
     def __init__(
-        self, host: RpcHost, stack: AsyncExitStack, own_uuid: str, layer: ClientLayer = plain_client
+        self,
+        host: RpcHost,
+        stack: AsyncExitStack,
+        own_uuid: str,
+        layer: ClientLayer = plain_client,
+        login_at: LoginAt = _as_guest,
     ) -> None:
         self._host = host
         self._layer = layer
+        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client)
         self._stack = stack
         self._own_uuid = own_uuid
         self._channels: dict[str, RpcChannel] = {}
@@ -435,11 +450,12 @@ class GrpcTransport:
                 SERVICE + ("FetchSnapshot" if request.is_anonymous else "Join"),
                 serializer=pb.JoinRequest.SerializeToString,
                 deserializer=pb.JoinResponse.FromString,
+                metadata=await self._sessions.metadata(channel),
             ) as stream:
                 stream.send_nowait(message)
                 yield _GrpcJoinStream(stream)
         except CallFailed as error:
-            raise error_from(error) from error
+            raise self._failed(address, error) from error
 
     async def register(self, address: str, request: RegisterRequest) -> InstanceId:
         channel = await self._channel(address)
@@ -455,9 +471,10 @@ class GrpcTransport:
                 message,
                 serializer=pb.RegisterRequest.SerializeToString,
                 deserializer=pb.RegisterResponse.FromString,
+                metadata=await self._sessions.metadata(channel),
             )
         except CallFailed as error:
-            raise error_from(error) from error
+            raise self._failed(address, error) from error
         return peer_codec.peer_id(response.instance_id, "id")
 
     @asynccontextmanager
@@ -468,17 +485,25 @@ class GrpcTransport:
                 SERVICE + "Subscribe",
                 serializer=pb.SubscribeRequest.SerializeToString,
                 deserializer=pb.SubscribeResponse.FromString,
+                metadata=await self._sessions.metadata(channel),
             ) as stream:
                 stream.send_nowait(hello_message(hello))
                 yield GrpcPeerStream(stream, relay_message_from, peer_ack_message)
         except CallFailed as error:
-            raise error_from(error) from error
+            raise self._failed(address, error) from error
+
+    def _failed(self, address: str, failure: CallFailed) -> SynchroError | LinkLost:
+        error = error_from(failure)
+        if isinstance(error, SessionUnknown | SessionEnded | AccessDenied):
+            self._sessions.forget(address)
+        return error
 
 
 @asynccontextmanager
 async def open_grpc_transport(
-    host: RpcHost, own_uuid: str, layer: ClientLayer = plain_client
+    host: RpcHost, own_uuid: str, layer: ClientLayer = plain_client, login_at: LoginAt = _as_guest
 ) -> AsyncIterator[GrpcTransport]:
-    """layer: below HTTP/2 of each connection to a peer."""
+    """layer: below HTTP/2 of each connection to a peer. login_at: as whom the peer at an address is
+    called."""
     async with AsyncExitStack() as stack:
-        yield GrpcTransport(host, stack, own_uuid, layer)
+        yield GrpcTransport(host, stack, own_uuid, layer, login_at)

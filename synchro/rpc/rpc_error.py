@@ -8,6 +8,7 @@ from typing import Self, TypeAlias
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from synchro.rpc.status import DETAILS_KEY, status_code
+from synchro.wire import grpc_call
 from synchro.wire.grpc_call import StatusCode
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
@@ -38,3 +39,7 @@ class RpcError(Exception):
     def of(cls, status: Status) -> Self:
         """Return the error with the code and text of a status, and the status as details."""
         return cls(status_code(status), status.message, status=status)
+
+    def block(self) -> bytes:
+        """The whole response to a call that it ends before anything was sent."""
+        return grpc_call.trailers(self.code, self.message, self.trailing_metadata, whole=True)

@@ -16,6 +16,7 @@ from synchro.rpc.methods import Together
 from synchro.rpc.rpc_error import RpcError
 from synchro.rpc.status import to_status
 from synchro.server.api import HeaderFacts, LeaderFacts, NodeApi
+from synchro.server.logins import refuse_plain
 
 T = TypeVar("T")
 
@@ -76,11 +77,13 @@ class Service:
         needs: Need,
         when_ready: bool = True,
         with_caller: bool = False,
+        has_password: Callable[[Any], bool] = lambda _: False,
         at_once: Callable[[Any], Message | None] | None = None,
         together: Together | None = None,
     ) -> Any:
         """An RPC that may wait. when_ready: refused while the instance is loading. with_caller: `method` gets
-        it after the request. at_once: asked first, and answers what needs no waiting; None from it:
+        it after the request. has_password: whether there is one in the request: it must not have been read by
+        others on its way. at_once: asked first, and answers what needs no waiting; None from it:
         `together` takes the call, or `method` is asked."""
 
         async def handle(request: Any, call: RpcCall) -> Message:
@@ -89,6 +92,8 @@ class Service:
                     self.node.ensure_ready()
                 caller = call.caller
                 needs(caller, request)
+                if has_password(request):
+                    refuse_plain(is_private=call.is_private)
                 return await (method(request, caller) if with_caller else method(request))
             except SynchroError as error:
                 raise self.refusal(error) from error

@@ -137,6 +137,9 @@ class NodeApi(Protocol):
     def users(self) -> Users:
         """Who may do what: as committed, or while it loads as configured."""
 
+    def password_while_loading(self, name: str) -> str | None:
+        """Of a user of the configuration; None: it has none, or the instance has loaded."""
+
     @property
     def user_changes(self) -> UserChanges:
         """How users are changed."""

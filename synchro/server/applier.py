@@ -26,7 +26,12 @@ from synchro.errors import (
     Expelled,
     InjectedError,
     Loading,
+    LoginLimited,
+    LoginQueueFull,
+    PlainConnection,
     RemoteProtocolError,
+    SessionEnded,
+    SessionUnknown,
     SynchroError,
     UnknownReplica,
     XlogGap,
@@ -51,8 +56,15 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
-RETRIED: Final = (Loading, UnknownReplica, ConfigError, XlogGap, AccessDenied, BadCredentials)
-"""Errors of the peer that pass by themselves [A-40], or when somebody there grants something."""
+WRONG_LOGIN: Final = (BadCredentials, LoginLimited)
+"""Each try counts there as one of somebody who guesses."""
+RETRIED: Final = (
+    *(Loading, UnknownReplica, ConfigError, XlogGap, *WRONG_LOGIN),
+    *(AccessDenied, SessionUnknown, SessionEnded, LoginQueueFull, PlainConnection),
+)
+"""Errors of the peer that pass by themselves, or when a person has created the user [A-40], [S-8]."""
+WRONG_LOGIN_MAX_S: Final = 15.0
+"""The longest pause after a login that was refused."""
 
 STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
 """Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
@@ -261,7 +273,7 @@ class Applier:
             if self._stopped is not None:  # also while it was not connected: rows in the core may fail then
                 await self._wait_restart(self._stopped)
                 delay = RECONNECT_MIN_S
-            self._reset = self._is_doubled = self._asked = False
+            self._reset = self._is_doubled = self._asked = is_refused = False
             try:
                 with trio.CancelScope() as self._scope:
                     await self._follow_once()
@@ -278,6 +290,7 @@ class Applier:
                 self.lacks_rows = isinstance(error, XlogGap)
                 self._failed(Status.LOADING, error.message)
                 self.reason = error.reason
+                is_refused = isinstance(error, WRONG_LOGIN)
             except DoubledIdentity as error:
                 self._doubled(error)
             except Expelled as error:
@@ -300,6 +313,8 @@ class Applier:
                 delay = min(self._node.settings.retry_s, self._node.settings.replication_timeout_s)
             elif self._reset:
                 delay = RECONNECT_MIN_S
+            elif is_refused:
+                delay = min(delay * 2, WRONG_LOGIN_MAX_S)
             elif self._has_followed:
                 delay = self._node.settings.retry_s
                 self._has_followed = False

@@ -63,6 +63,10 @@ class Face:
     def users(self) -> Users:
         return self.node.users
 
+    def password_while_loading(self, name: str) -> str | None:
+        credentials = self.node.settings.credentials
+        return None if self.node.has_core or credentials is None else credentials.password_of(name)
+
     @property
     def configuration(self) -> Configuration:
         if self.node.configuration is None:

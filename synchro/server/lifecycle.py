@@ -27,10 +27,14 @@ from synchro.errors import (
     Corruption,
     DiskFailed,
     Loading,
+    LoginLimited,
+    LoginQueueFull,
+    PlainConnection,
     QuorumWait,
     ReadOnly,
     RemoteProtocolError,
     ReplicasetUuidMismatch,
+    SessionUnknown,
     SynchroError,
     SyncQueueFull,
     SyncRollback,
@@ -49,6 +53,7 @@ from synchro.replication.doubles import Life
 from synchro.replication.rejoin import Known
 from synchro.row import Tuple, Txn
 from synchro.server import credentials
+from synchro.server.applier import WRONG_LOGIN
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -79,6 +84,9 @@ CLOSE_S: Final = 1.0
 JOIN_RETRY_S: Final = 0.5
 """The longest pause before a join is tried again; `Settings.replication_timeout_s` if that is less [M-27]."""
 
+WRONG_LOGINS_MAX: Final = 5
+"""After so many logins that were refused the pause, doubled with each, grows no further: 16 s at the most."""
+
 COMPLAINT_S: Final = 60.0
 """How often a first start that cannot go on says so."""
 
@@ -97,6 +105,12 @@ JOIN_RETRIED: Final = frozenset(
         SyncQueueFull,
         WalQueueFull,
         RemoteProtocolError,
+        BadCredentials,
+        LoginLimited,
+        LoginQueueFull,
+        AccessDenied,
+        SessionUnknown,
+        PlainConnection,
     )
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
@@ -238,7 +252,9 @@ class Lifecycle:
             node.waits_for = wait.why
             waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft)
 
+        wrong_logins = 0
         while True:
+            is_refused = False
             role = await find_role(
                 lambda: node.settings,
                 node.uuid,
@@ -268,6 +284,7 @@ class Lifecycle:
                 if error.reason not in JOIN_RETRIED:
                     raise
                 why = error.message
+                is_refused = isinstance(error, WRONG_LOGIN)
             else:
                 node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
@@ -275,7 +292,9 @@ class Lifecycle:
             node.progress.at = None
             waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
-            await trio.sleep(min(JOIN_RETRY_S, node.settings.replication_timeout_s))
+            wrong_logins = min(wrong_logins + 1, WRONG_LOGINS_MAX) if is_refused else 0
+            pause_s = min(JOIN_RETRY_S, node.settings.replication_timeout_s)
+            await trio.sleep(pause_s * 2**wrong_logins)
 
     # --------------------------------------------------------------------------------------------- recovery
 

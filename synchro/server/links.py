@@ -157,6 +157,8 @@ class Links:
         self._doubled: dict[str, tuple[Life, ...]] = {}
         """UUID -> the lives that it was found in, as long as it is doubled."""
         self._leader_heard_at = trio.current_time()
+        self._logins = node.settings.peer_logins
+        """Those with which the appliers were connected."""
 
     def new_number(self) -> InstanceId:
         """For one end of a stream that has no id; known in this process only."""
@@ -192,7 +194,13 @@ class Links:
 
     def settings_changed(self) -> None:
         """Peers hear of another quorum at once (ADR 38), and of us in the new interval; there may be other
-        sources [M-45]."""
+        sources [M-45]. Who is called with another login from now on is connected anew: whether it is right
+        shows before it is needed."""
+        before, self._logins = self._logins, self._node.settings.peer_logins
+        for applier in self.appliers.values():
+            address = applier.address.address
+            if before.of(address) != self._logins.of(address):
+                applier.reset()
         self.sources_changed()
         self.doubles.death_s = self._node.settings.death_timeout_s
         self.roster_wanted.set()

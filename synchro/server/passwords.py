@@ -40,3 +40,9 @@ def _key(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(
         password.encode(), salt=salt, n=_COST, r=_BLOCK, p=_LANES, maxmem=_MEMORY_MAX, dklen=_KEY_BYTES
     )
+
+
+def dummy_verifier() -> bytes:
+    """One that no password fits, and whose comparison takes as long as any."""
+    head = _HEAD.pack(_VERSION, _COST.bit_length() - 1, _BLOCK, _LANES)
+    return head + os.urandom(_SALT_BYTES + _KEY_BYTES)

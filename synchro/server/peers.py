@@ -25,10 +25,10 @@ from synchro.server.downstream import Downstream
 from synchro.server.join import register, serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
+from synchro.server.peer_access import Asker, check_member, check_reader
 from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost, RegisterRequest
 from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
-from synchro.storage.users import Users
 
 REPLACE_GRACE_S = 2.0
 """How long a new subscription waits for the end of the old one of the same instance."""
@@ -48,14 +48,6 @@ class Peers:
     @property
     def settings(self) -> Settings:
         return self._node.settings
-
-    @property
-    def users(self) -> Users:
-        return self._node.users
-
-    def is_member(self, instance_uuid: str) -> bool:
-        members = self._node.core.memtx.catalog.members().values()
-        return any(uuid == instance_uuid for uuid, _ in members)
 
     def ballot(self) -> Ballot:
         """[M-7]"""
@@ -91,6 +83,34 @@ class Peers:
             address=node.address,
             is_anonymous=core.is_anonymous,
         )
+
+    def admit_joiner(
+        self, asker: Asker, instance_uuid: str, instance_name: str, *, is_anonymous: bool = False
+    ) -> None:
+        """[S-7]: all data is read, and who is no member yet becomes one, unless it stays anonymous."""
+        catalog = self._node.core.memtx.catalog
+        if is_anonymous or (instance_uuid, instance_name) in catalog.members().values():
+            check_reader(catalog.users, asker)
+        else:
+            address = self._address_of(instance_name)
+            check_member(catalog.users, asker, name=instance_name, address=address)
+
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
+        """Asked before anything that it says of itself is believed."""
+        users = self._node.core.memtx.catalog.users
+        if hello.is_anonymous:
+            check_reader(users, asker)
+        else:
+            address = self._address_of(hello.name) or hello.address
+            check_member(users, asker, name=hello.name, address=address)
+        return users.users
+
+    def is_admitted(self, shown: object) -> bool:
+        return self._node.core.memtx.catalog.users.users is shown
+
+    def _address_of(self, name: str) -> str:
+        """As configured; "": it is not."""
+        return next((peer.address for peer in self.settings.peers if peer.name == name), "")
 
     async def serve_register(self, request: RegisterRequest) -> InstanceId:
         """[M-30]. One that is registered already hears its id: its first answer may have been lost."""

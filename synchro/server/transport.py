@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from synchro.config import Settings
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
+from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import (
     Accepted,
     Frame,
@@ -24,7 +25,6 @@ from synchro.server.peer_messages import (
     PeerAck,
     RegisterRequest,
 )
-from synchro.storage.users import Users
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -88,14 +88,18 @@ class PeerEndpoint(Protocol):
     @property
     def settings(self) -> Settings: ...
 
-    @property
-    def users(self) -> Users:
-        """Who may do what."""
-        ...
-
-    def is_member(self, instance_uuid: str) -> bool: ...
-
     def ballot(self) -> Ballot: ...
+
+    def admit_joiner(
+        self, asker: Asker, instance_uuid: str, instance_name: str, *, is_anonymous: bool = False
+    ) -> None:
+        """Raises `AccessDenied`, or `Loading`."""
+
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
+        """The same. Returns what the stream shows to `is_admitted` from then on."""
+
+    def is_admitted(self, shown: object) -> bool:
+        """Whether nothing changed since in who may do what. False: ask again."""
 
     def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         """Raises `SynchroError`: the stream ends with it."""

@@ -181,6 +181,8 @@ class Request:
     """None: no deadline."""
     metadata: Metadata
     refusal: bytes | None
+    authorization: str = ""
+    """Of the metadata: whose session it is called with; "": none."""
 
 
 def read_request(headers: HeaderList) -> Request:
@@ -214,7 +216,8 @@ def _read_request(headers: HeaderList) -> Request:
             metadata = decode_metadata(fields)
         except BadMetadata as error:
             refusal = refuse(StatusCode.INTERNAL, f"{error}; nothing was done")
-    return Request(path, timeout_s, metadata, refusal)
+    authorization = known.get(b"authorization", b"").decode("latin-1")
+    return Request(path, timeout_s, metadata, refusal, authorization)
 
 
 def request_block(

@@ -17,6 +17,10 @@ class ByteLayer(Protocol):
     def is_ready(self) -> bool:
         """Whether bytes of HTTP/2 may pass. False before a handshake has ended, and after a fault."""
 
+    def shows_certificate_of(self, host: str) -> bool | None:
+        """Whether the other end shows a certificate of this host, an address or a name; None: it shows
+        none."""
+
     def received(self, data: bytes) -> bytes:
         """Take bytes of the socket, return those for HTTP/2. Raises `LayerFault`."""
 
@@ -34,6 +38,9 @@ class Plain:
     """TCP as it is."""
 
     is_ready = True
+
+    def shows_certificate_of(self, host: str) -> bool | None:
+        return None
 
     def received(self, data: bytes) -> bytes:
         return data

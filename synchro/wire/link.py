@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import time
@@ -99,6 +100,8 @@ class Link:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.peer = peer_of(sock)
+        self.is_private = layer is not PLAIN or is_loopback(sock)
+        """Nobody between the ends reads it: it is encrypted, or leaves this host nowhere."""
         self.is_dirty = False
         self.is_over = False
         self.why = ""
@@ -424,6 +427,15 @@ class Link:
             self._turns.mark(self)
             wait_s = self._keepalive.timeout_s
         self._timer = self._turns.call_at(trio.current_time() + wait_s, self._look)
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Whether the other end is on this host."""
+    try:
+        host = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return (getattr(host, "ipv4_mapped", None) or host).is_loopback
 
 
 def peer_of(sock: socket.socket) -> str:

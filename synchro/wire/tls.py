@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from synchro.wire import frames
 from synchro.wire.frames import ErrorCode
@@ -94,6 +96,12 @@ class TlsLayer:
     def is_ready(self) -> bool:
         return self._is_shaken and not self._is_over
 
+    def shows_certificate_of(self, host: str) -> bool | None:
+        """Whether the other end shows a certificate of this host, an address or a name; None: it shows
+        none."""
+        shown = self._tls.getpeercert() if self.is_ready else None
+        return _is_of(shown, host) if shown else None
+
     def received(self, data: bytes) -> bytes:
         if self._is_over:
             return b""
@@ -152,6 +160,19 @@ class TlsLayer:
         self._is_over = True
         self._waiting = b""
         return LayerFault(why)
+
+
+def _is_of(certificate: Mapping[str, Any], host: str) -> bool:
+    """By its alternative names (RFC 6125; a star stands for the first label)."""
+    names = [(str(kind), str(name)) for kind, name in certificate.get("subjectAltName", ())]
+    try:
+        wanted = ipaddress.ip_address(host)
+    except ValueError:
+        labels = host.lower().rstrip(".").split(".")
+        return any(
+            name.lower().split(".") in (labels, ["*", *labels[1:]]) for kind, name in names if kind == "DNS"
+        )
+    return any(kind == "IP Address" and ipaddress.ip_address(name) == wanted for kind, name in names)
 
 
 def _goodbye(why: str) -> bytes:

@@ -23,6 +23,7 @@ from synchro.rpc.duplex import LIMITS, StreamOverrun, message_bytes
 from synchro.rpc.methods import Entry, Kind, Method, Methods, Registrar
 from synchro.rpc.rpc_error import Metadata, RpcError
 from synchro.rpc.slices import Slices
+from synchro.server.sessions import Sessions
 from synchro.storage.users import GUEST_CALLER, Caller
 from synchro.wire.admission import PortLimits
 from synchro.wire.grpc_call import StatusCode
@@ -105,6 +106,13 @@ class GrpcioCall:
     def peer(self) -> str:
         """The address of the client as gRPC writes it: "ipv4:127.0.0.1:50404"."""
         return self._context.peer()
+
+    @property
+    def is_private(self) -> bool:
+        return True
+
+    def shows_certificate_of(self, host: str) -> bool | None:
+        return None
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -276,9 +284,11 @@ class GrpcioHost:
         *,
         limits: PortLimits | None = None,
         layer: ServerLayer = plain_server,
+        sessions: Sessions | None = None,
         log: Any = None,
     ) -> GrpcioServer:
-        """As `RpcHost.serve`; of the limits only the number of connections counts, and there is no TLS."""
+        """As `RpcHost.serve`; of the limits only the number of connections counts, there is no TLS, and all
+        calls are the guest's."""
         assert layer is plain_server
         methods = Methods()
         register(methods)

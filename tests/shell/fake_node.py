@@ -114,6 +114,9 @@ class FakeNode:
         if self.loading:
             raise Loading("loading, nothing was done", stage="recovery")
 
+    def password_while_loading(self, name: str) -> str | None:
+        return None
+
     @property
     def users(self) -> Users:
         return self.instance.memtx.catalog.users

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +39,9 @@ class FakeServer(
 ):
     """One instance. `rows`: what its space holds; `calls`, `frames`: what it was sent."""
 
-    def __init__(self, number: int, port: int = 0) -> None:
+    def __init__(
+        self, number: int, port: int = 0, interceptors: Sequence[grpc.ServerInterceptor] = ()
+    ) -> None:
         self.number = number
         self.writable = False
         self.leader: FakeServer | None = None
@@ -62,7 +64,9 @@ class FakeServer(
         self.gate.set()
         """While it is not set no frame is read."""
         self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(
+            ThreadPoolExecutor(32), interceptors=list(interceptors), options=[("grpc.so_reuseport", 0)]
+        )
         data_pb2_grpc.add_DataServiceServicer_to_server(self, self._server)
         info_pb2_grpc.add_InfoServiceServicer_to_server(self, self._server)
         schema_pb2_grpc.add_SchemaServiceServicer_to_server(self, self._server)

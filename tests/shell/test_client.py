@@ -168,7 +168,7 @@ class SlowChannel:
     def stream_stream(self, *_: object, **__: object) -> Callable[[Iterator[Any]], SlowChannel]:
         return self
 
-    def __call__(self, frames: Iterator[bytes]) -> SlowChannel:
+    def __call__(self, frames: Iterator[bytes], metadata: object = ()) -> SlowChannel:
         self.frames = frames
         return self
 

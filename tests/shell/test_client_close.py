@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import grpc
 import pytest
 import trio
 
 import synchro
 import synchro.aio
-from synchro.client.blocking import _first_answer
+from synchro.client.blocking import BlockingRunner
+from synchro.client.plans import ClientOptions, Plans
 from tests.shell.fake_server import FakeServer
 
 Call = Callable[[Any], Coroutine[Any, Any, Any]]
@@ -199,10 +199,13 @@ class ClosedChannel:
         raise ValueError("Cannot invoke RPC on closed channel!")
 
 
-def test_a_probe_whose_channel_was_closed_is_told_to_who_waits_for_it() -> None:
+def test_a_probe_whose_channel_was_closed_is_told_to_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    call: grpc.Call = ClosedChannel()  # type: ignore[assignment]
-    _first_answer("127.0.0.1:1", call, told)
+    runner = BlockingRunner(Plans(["127.0.0.1:1"], ClientOptions()))
+    monkeypatch.setattr(runner, "watch_info", lambda *_: ClosedChannel())
+    runner._tell_answer("127.0.0.1:1", 1.0, [], told)
     endpoint, answer = told.get_nowait()
     assert endpoint == "127.0.0.1:1"
     assert isinstance(answer, synchro.ClientClosed)

@@ -22,6 +22,7 @@ from synchro.rpc import peer_service, status
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
+from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
 from synchro.server.transport import RelayStream, Transport
 from synchro.testing.memory_network import MemoryNetwork
@@ -43,6 +44,12 @@ class Endpoint:
 
     def ballot(self) -> Ballot:
         raise NotImplementedError
+
+    def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
+        return None
+
+    def is_admitted(self, shown: object) -> bool:
+        return True
 
     serve_join = None
 

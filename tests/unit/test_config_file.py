@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from synchro.config import BootstrapStrategy, ElectionMode, FencingMode, Limits, Settings, WalMode
+from synchro.config import BootstrapStrategy, ElectionMode, FencingMode, Limits, PeerLogin, Settings, WalMode
 from synchro.config.address import check_has_address, check_listen, needs_insecure
 from synchro.config.file import ClusterConfig, ConfigFileError, load, load_all, parse
 from synchro.config.template import init_text, settings_without_file
 from synchro.errors import ConfigError
+from synchro.secret import Secret
 
 MASTER_MASTER = """\
 credentials:
@@ -79,11 +80,11 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     assert not first.read_only
     assert first.election_mode is ElectionMode.OFF
     assert first.replicaset_name == "replicaset001"
-    warnings = " ".join(config.warnings)
-    assert "iproto.advertise.peer.login" in warnings
+    login = first.peer_logins.of("127.0.0.1:3302")
+    assert login == PeerLogin("replicator", Secret("topsecret"))
+    assert "topsecret" not in " ".join(config.warnings) + repr(config) + str(first)
     assert first.credentials is not None
     assert first.credentials.password_of("replicator") == "topsecret"
-    assert "topsecret" not in warnings + repr(first)
 
 
 def test_defaults_are_those_of_settings() -> None:

@@ -75,12 +75,17 @@ SAMPLES: dict[str, object] = {
     "replication.autoexpel.by": "prefix",
     "grpc.tls.client_auth": "request",
     **{f"grpc.tls.{name}": f"other.{name}" for name in ("cert", "key", "ca")},
+    **{f"{section}.advertise.peer.login": "u" for section in ("grpc", "iproto")},
     "iproto.listen": [{"uri": "127.0.0.1:4403"}],
     "iproto.advertise.peer.uri": "127.0.0.1:4404",
 }
 WITH: dict[str, dict[str, dict[str, object]]] = {
     "replication.election_mode": {"replication": {"failover": "election"}},
     "replication.election_fencing_mode": {"replication": {"failover": "election"}},
+    **{
+        f"{section}.advertise.peer.login": {"credentials": {"users": {"u": {"password": "x"}}}}
+        for section in ("grpc", "iproto")
+    },
 }
 GUESSES: tuple[object, ...] = (7, "7", True, [], {})
 
@@ -163,6 +168,10 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
     ("options", "expected"),
     [
         (
+            {"iproto": {"advertise": {"peer": {"password": "x"}}}},
+            "iproto.advertise.peer.password has no effect without iproto.advertise.peer.login",
+        ),
+        (
             {
                 "credentials": {
                     "roles": {"r": {"privileges": [{"permissions": ["execute"], "lua_call": ["f"]}]}}
@@ -170,7 +179,6 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
             },
             "privileges on lua_call mean nothing here",
         ),
-        ({"iproto": {"advertise": {"peer": {"login": "u"}}}}, "iproto.advertise.peer.login"),
         ({"iproto": {"advertise": {"peer": {"params": {"a": 1}}}}}, "peer.params"),
         ({"iproto": {"listen": [{"uri": "127.0.0.1:1", "params": {"a": 1}}]}}, "iproto.listen.params"),
         ({"iproto": {"listen": [{"uri": "127.0.0.1:1"}]}}, "iproto.listen has no effect beside grpc.listen"),
@@ -180,10 +188,6 @@ def test_each_setting_and_each_limit_is_read_by_something() -> None:
         ),
         ({"replication": {"election_fencing_mode": "strict"}}, "election_fencing_mode has no effect"),
         ({"replication": {"failover": "manual"}}, "no instance of it may write"),
-        (
-            {"replication": {"peers": ["user:topsecret@127.0.0.1:3301", "127.0.0.1:3302"]}},
-            "logins in addresses (user) are not used",
-        ),
         ({"replication": {"linearizable_quorum": 1}}, "N - Q + 1 = 2 are asked instead"),
         ({"replication": {"linearizable_quorum": 9}}, "all of them are asked instead"),
     ],

@@ -180,7 +180,12 @@ def test_the_schema_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT_DIR / "deploy" / "compose" / "config.yaml", ROOT_DIR / "docs" / "configuration.md"], ids=str
+    "path",
+    [
+        *(ROOT_DIR / "deploy" / kind / "config.yaml" for kind in ("compose", "systemd")),
+        ROOT_DIR / "docs" / "configuration.md",
+    ],
+    ids=str,
 )
 def test_our_own_files_are_valid(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -232,7 +237,7 @@ RIGHT = [
     "sql: {whatever: [1, 2]}",
     "credentials: {users: {admin: {password: secret, roles: [super]}}}",
     "compat: {x: old}",
-    "iproto: {advertise: {peer: {login: replicator, params: {}}}}",
+    "iproto: {advertise: {peer: {login: replicator, password: x, params: {}}}}",
 ]
 
 

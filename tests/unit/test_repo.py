@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -14,9 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synchro.config.file import load_all
+import synchro.cli.app  # noqa: F401 - finds the verbs
+from synchro.cli.program import Group, program
+from synchro.config import ClientAuth
+from synchro.config.file import ClusterConfig, load_all
 from synchro.errors import ALL_ERRORS, BY_REASON
 from synchro.failpoints import POINTS
+from synchro.wire.certificates import Certificates, TlsFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "docs").glob("tutorials/*.md")]
@@ -132,18 +138,87 @@ def test_the_package_depends_on_what_it_imports() -> None:
     assert declared == _imported()
 
 
-def test_the_compose_set_is_a_valid_configuration() -> None:
-    config = load_all(ROOT / "deploy" / "compose" / "config.yaml", {})
-    assert config.warnings == ()
-    services = yaml.safe_load((ROOT / "deploy" / "compose" / "compose.yaml").read_text(encoding="utf-8"))
-    assert list(config.instances) == sorted(services["services"])
-    for name, service in services["services"].items():
-        assert name in service["command"]
-        assert "--insecure" in service["command"]
-        assert config.instance(name).needs_insecure
+DEPLOYED = sorted((ROOT / "deploy").glob("*/config.yaml"))
+
+
+def _deployed(path: Path, place: Path) -> ClusterConfig:
+    """As it is installed: with the passwords of its users beside it."""
+    shutil.copy(path, place / path.name)
+    (place / "secrets").mkdir()
+    for user in ("admin", "replicator"):
+        (place / "secrets" / f"{user}.password").write_text("topsecret\n")
+    return load_all(place / path.name, {})
+
+
+@pytest.mark.parametrize("path", DEPLOYED, ids=lambda path: path.parent.name)
+def test_what_is_deployed_has_logins_and_tls(path: Path, tmp_path: Path) -> None:
+    """Nobody is let in without a certificate, and the guest has no rights."""
+    config = _deployed(path, tmp_path)
+    assert config.warnings == () and len(config.instances) == 3
+    for one in config.instances.values():
+        settings = one.settings
+        assert settings.client_auth is ClientAuth.REQUIRE and not one.needs_insecure
+        login = settings.peer_logins.default
+        assert login is not None
+        assert (login.user, login.password_file) == ("replicator", f"{tmp_path}/secrets/replicator.password")
+        assert settings.credentials is not None
+        assert settings.credentials.password_of("replicator") == "topsecret"
+        assert not any(user.name == "guest" for user in settings.credentials.users)
+    said = subprocess.run(
+        [sys.executable, "-m", "synchro", "config", "check", str(tmp_path / path.name)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert "3 instances" in said.stdout and "warning" not in said.stdout + said.stderr
+
+
+def test_the_services_of_compose_are_the_instances_of_its_file(tmp_path: Path) -> None:
+    folder = ROOT / "deploy" / "compose"
+    config = _deployed(folder / "config.yaml", tmp_path)
+    services = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert list(config.instances) == sorted(services)
+    files = "/etc/synchro/tls"
+    for name, service in services.items():
+        assert service["command"][-2:] == ["--name", name] and "--insecure" not in service["command"]
         assert [peer.address for peer in config.instance(name).settings.peers] == [
             f"{other}:3301" for other in config.instances
         ]
+        shown = {"SYNCHRO_CERT": f"{files}/{name}.pem", "SYNCHRO_KEY": f"{files}/{name}.key"}
+        assert shown.items() <= service["environment"].items()
+        assert service["environment"]["SYNCHRO_USER"] == "admin"
+        assert "./secrets:/etc/synchro/secrets:ro" in service["volumes"]
+
+
+def test_the_image_and_the_unit_name_verbs_that_there_are() -> None:
+    image = (ROOT / "deploy" / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    unit = (ROOT / "deploy" / "systemd" / "synchro@.service").read_text(encoding="utf-8")
+    assert "HEALTHCHECK" in image and "ExecReload=" in unit and "--insecure" not in image + unit
+    commands = [json.loads(check)[1:] for check in re.findall(r'CMD (\["synchro".*\])', image)]
+    commands += [line.split()[1:] for line in re.findall(r"^Exec\w+=(.*)$", unit, re.MULTILINE)]
+    assert len(commands) == 4
+    for words in commands:
+        command = program.commands[words[0]]
+        if isinstance(command, Group):
+            command, words = command.commands[words[1]], words[1:]
+        command.make_context(words[0], words[1:], resilient_parsing=True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+def test_the_files_that_compose_prepares_fit(tmp_path: Path) -> None:
+    """Each instance can be started with them, and can be asked from its own host."""
+    script = shutil.copy(ROOT / "deploy" / "compose" / "prepare.sh", tmp_path / "prepare.sh")
+    subprocess.run([str(script)], check=True, capture_output=True, timeout=60)
+    tls = tmp_path / "tls"
+    assert (tmp_path / "ca.key").exists() and not (tls / "ca.key").exists()
+    for name in ("instance001", "instance002", "instance003"):
+        files = TlsFiles(str(tls / f"{name}.pem"), str(tls / f"{name}.key"), str(tls / "ca.pem"))
+        for host in (name, "127.0.0.1"):
+            Certificates(files, client_certificates=ssl.CERT_REQUIRED, own_host=host)
+    passwords = {path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert len(passwords) == 2 and min(map(len, passwords)) > 40
+    assert subprocess.run([str(script)], check=False, capture_output=True, timeout=60).returncode == 1
 
 
 def test_the_yaml_of_the_documents_loads() -> None:

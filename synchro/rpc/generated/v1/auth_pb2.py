@@ -23,44 +23,49 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from synchro.rpc.generated.v1 import common_pb2 as synchro_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15synchro/v1/auth.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"\xdb\x01\n\x11\x43reateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x15\n\x08password\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\rif_not_exists\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\x0c\x12,\n\x0eknown_position\x18\x06 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_password\"i\n\x12\x43reateUserResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xa2\x01\n\x12SetPasswordRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\x0c\x12,\n\x0eknown_position\x18\x04 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"Y\n\x13SetPasswordResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x1e\n\x03txn\x18\x02 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xb1\x01\n\x0f\x44ropUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x11\n\tif_exists\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\x12,\n\x0eknown_position\x18\x05 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x10\x44ropUserResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xef\x01\n\x0cGrantRequest\x12\x0f\n\x07grantee\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x12\n\nprivileges\x18\x03 \x03(\t\x12\x13\n\x0bobject_type\x18\x04 \x01(\t\x12\x0e\n\x06object\x18\x05 \x01(\t\x12\x16\n\x0eif_not_granted\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\x0c\x12,\n\x0eknown_position\x18\x08 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"d\n\rGrantResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xec\x01\n\rRevokeRequest\x12\x0f\n\x07grantee\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x12\n\nprivileges\x18\x03 \x03(\t\x12\x13\n\x0bobject_type\x18\x04 \x01(\t\x12\x0e\n\x06object\x18\x05 \x01(\t\x12\x12\n\nif_granted\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\x0c\x12,\n\x0eknown_position\x18\x08 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"e\n\x0eRevokeResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07revoked\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\" \n\x10ListUsersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x99\x01\n\x08UserInfo\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07is_role\x18\x03 \x01(\x08\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x14\n\x0chas_password\x18\x05 \x01(\x08\x12\x16\n\x0eis_from_config\x18\x06 \x01(\x08\x12%\n\x06grants\x18\x07 \x03(\x0b\x32\x15.synchro.v1.GrantInfo\"W\n\tGrantInfo\x12\x13\n\x0bobject_type\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x12\n\nprivileges\x18\x03 \x03(\t\x12\x11\n\tby_config\x18\x04 \x03(\t\"n\n\x11ListUsersResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12#\n\x05users\x18\x02 \x03(\x0b\x32\x14.synchro.v1.UserInfo\x12\x10\n\x08is_unset\x18\x03 \x01(\x08\x32\xba\x03\n\x0b\x41uthService\x12K\n\nCreateUser\x12\x1d.synchro.v1.CreateUserRequest\x1a\x1e.synchro.v1.CreateUserResponse\x12N\n\x0bSetPassword\x12\x1e.synchro.v1.SetPasswordRequest\x1a\x1f.synchro.v1.SetPasswordResponse\x12\x45\n\x08\x44ropUser\x12\x1b.synchro.v1.DropUserRequest\x1a\x1c.synchro.v1.DropUserResponse\x12<\n\x05Grant\x12\x18.synchro.v1.GrantRequest\x1a\x19.synchro.v1.GrantResponse\x12?\n\x06Revoke\x12\x19.synchro.v1.RevokeRequest\x1a\x1a.synchro.v1.RevokeResponse\x12H\n\tListUsers\x12\x1c.synchro.v1.ListUsersRequest\x1a\x1d.synchro.v1.ListUsersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15synchro/v1/auth.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17synchro/v1/common.proto\"\xdb\x01\n\x11\x43reateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x15\n\x08password\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\rif_not_exists\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\x0c\x12,\n\x0eknown_position\x18\x06 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_password\"i\n\x12\x43reateUserResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xa2\x01\n\x12SetPasswordRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\x0c\x12,\n\x0eknown_position\x18\x04 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"Y\n\x13SetPasswordResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x1e\n\x03txn\x18\x02 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xb1\x01\n\x0f\x44ropUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x11\n\tif_exists\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\x12,\n\x0eknown_position\x18\x05 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x10\x44ropUserResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xef\x01\n\x0cGrantRequest\x12\x0f\n\x07grantee\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x12\n\nprivileges\x18\x03 \x03(\t\x12\x13\n\x0bobject_type\x18\x04 \x01(\t\x12\x0e\n\x06object\x18\x05 \x01(\t\x12\x16\n\x0eif_not_granted\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\x0c\x12,\n\x0eknown_position\x18\x08 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"d\n\rGrantResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\"\xec\x01\n\rRevokeRequest\x12\x0f\n\x07grantee\x18\x01 \x01(\t\x12\x0f\n\x07is_role\x18\x02 \x01(\x08\x12\x12\n\nprivileges\x18\x03 \x03(\t\x12\x13\n\x0bobject_type\x18\x04 \x01(\t\x12\x0e\n\x06object\x18\x05 \x01(\t\x12\x12\n\nif_granted\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\x0c\x12,\n\x0eknown_position\x18\x08 \x01(\x0b\x32\x14.synchro.v1.Position\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"e\n\x0eRevokeResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07revoked\x18\x02 \x01(\x08\x12\x1e\n\x03txn\x18\x03 \x01(\x0b\x32\x11.synchro.v1.TxnId\" \n\x10ListUsersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x99\x01\n\x08UserInfo\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07is_role\x18\x03 \x01(\x08\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x14\n\x0chas_password\x18\x05 \x01(\x08\x12\x16\n\x0eis_from_config\x18\x06 \x01(\x08\x12%\n\x06grants\x18\x07 \x03(\x0b\x32\x15.synchro.v1.GrantInfo\"W\n\tGrantInfo\x12\x13\n\x0bobject_type\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x12\n\nprivileges\x18\x03 \x03(\t\x12\x11\n\tby_config\x18\x04 \x03(\t\"n\n\x11ListUsersResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12#\n\x05users\x18\x02 \x03(\x0b\x32\x14.synchro.v1.UserInfo\x12\x10\n\x08is_unset\x18\x03 \x01(\x08\".\n\x0cLoginRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"q\n\rLoginResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07session\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf8\x03\n\x0b\x41uthService\x12K\n\nCreateUser\x12\x1d.synchro.v1.CreateUserRequest\x1a\x1e.synchro.v1.CreateUserResponse\x12N\n\x0bSetPassword\x12\x1e.synchro.v1.SetPasswordRequest\x1a\x1f.synchro.v1.SetPasswordResponse\x12\x45\n\x08\x44ropUser\x12\x1b.synchro.v1.DropUserRequest\x1a\x1c.synchro.v1.DropUserResponse\x12<\n\x05Grant\x12\x18.synchro.v1.GrantRequest\x1a\x19.synchro.v1.GrantResponse\x12?\n\x06Revoke\x12\x19.synchro.v1.RevokeRequest\x1a\x1a.synchro.v1.RevokeResponse\x12H\n\tListUsers\x12\x1c.synchro.v1.ListUsersRequest\x1a\x1d.synchro.v1.ListUsersResponse\x12<\n\x05Login\x12\x18.synchro.v1.LoginRequest\x1a\x19.synchro.v1.LoginResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synchro.rpc.generated.v1.auth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATEUSERREQUEST']._serialized_start=95
-  _globals['_CREATEUSERREQUEST']._serialized_end=314
-  _globals['_CREATEUSERRESPONSE']._serialized_start=316
-  _globals['_CREATEUSERRESPONSE']._serialized_end=421
-  _globals['_SETPASSWORDREQUEST']._serialized_start=424
-  _globals['_SETPASSWORDREQUEST']._serialized_end=586
-  _globals['_SETPASSWORDRESPONSE']._serialized_start=588
-  _globals['_SETPASSWORDRESPONSE']._serialized_end=677
-  _globals['_DROPUSERREQUEST']._serialized_start=680
-  _globals['_DROPUSERREQUEST']._serialized_end=857
-  _globals['_DROPUSERRESPONSE']._serialized_start=859
-  _globals['_DROPUSERRESPONSE']._serialized_end=962
-  _globals['_GRANTREQUEST']._serialized_start=965
-  _globals['_GRANTREQUEST']._serialized_end=1204
-  _globals['_GRANTRESPONSE']._serialized_start=1206
-  _globals['_GRANTRESPONSE']._serialized_end=1306
-  _globals['_REVOKEREQUEST']._serialized_start=1309
-  _globals['_REVOKEREQUEST']._serialized_end=1545
-  _globals['_REVOKERESPONSE']._serialized_start=1547
-  _globals['_REVOKERESPONSE']._serialized_end=1648
-  _globals['_LISTUSERSREQUEST']._serialized_start=1650
-  _globals['_LISTUSERSREQUEST']._serialized_end=1682
-  _globals['_USERINFO']._serialized_start=1685
-  _globals['_USERINFO']._serialized_end=1838
-  _globals['_GRANTINFO']._serialized_start=1840
-  _globals['_GRANTINFO']._serialized_end=1927
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1929
-  _globals['_LISTUSERSRESPONSE']._serialized_end=2039
-  _globals['_AUTHSERVICE']._serialized_start=2042
-  _globals['_AUTHSERVICE']._serialized_end=2484
+  _globals['_CREATEUSERREQUEST']._serialized_start=128
+  _globals['_CREATEUSERREQUEST']._serialized_end=347
+  _globals['_CREATEUSERRESPONSE']._serialized_start=349
+  _globals['_CREATEUSERRESPONSE']._serialized_end=454
+  _globals['_SETPASSWORDREQUEST']._serialized_start=457
+  _globals['_SETPASSWORDREQUEST']._serialized_end=619
+  _globals['_SETPASSWORDRESPONSE']._serialized_start=621
+  _globals['_SETPASSWORDRESPONSE']._serialized_end=710
+  _globals['_DROPUSERREQUEST']._serialized_start=713
+  _globals['_DROPUSERREQUEST']._serialized_end=890
+  _globals['_DROPUSERRESPONSE']._serialized_start=892
+  _globals['_DROPUSERRESPONSE']._serialized_end=995
+  _globals['_GRANTREQUEST']._serialized_start=998
+  _globals['_GRANTREQUEST']._serialized_end=1237
+  _globals['_GRANTRESPONSE']._serialized_start=1239
+  _globals['_GRANTRESPONSE']._serialized_end=1339
+  _globals['_REVOKEREQUEST']._serialized_start=1342
+  _globals['_REVOKEREQUEST']._serialized_end=1578
+  _globals['_REVOKERESPONSE']._serialized_start=1580
+  _globals['_REVOKERESPONSE']._serialized_end=1681
+  _globals['_LISTUSERSREQUEST']._serialized_start=1683
+  _globals['_LISTUSERSREQUEST']._serialized_end=1715
+  _globals['_USERINFO']._serialized_start=1718
+  _globals['_USERINFO']._serialized_end=1871
+  _globals['_GRANTINFO']._serialized_start=1873
+  _globals['_GRANTINFO']._serialized_end=1960
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1962
+  _globals['_LISTUSERSRESPONSE']._serialized_end=2072
+  _globals['_LOGINREQUEST']._serialized_start=2074
+  _globals['_LOGINREQUEST']._serialized_end=2120
+  _globals['_LOGINRESPONSE']._serialized_start=2122
+  _globals['_LOGINRESPONSE']._serialized_end=2235
+  _globals['_AUTHSERVICE']._serialized_start=2238
+  _globals['_AUTHSERVICE']._serialized_end=2742
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,11 @@ class AuthServiceStub:
                 request_serializer=synchro_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.Login = channel.unary_unary(
+                '/synchro.v1.AuthService/Login',
+                request_serializer=synchro_dot_v1_dot_auth__pb2.LoginRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_auth__pb2.LoginResponse.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer:
@@ -115,6 +120,14 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Login(self, request, context):
+        """Opens a session at the instance that is called. Later calls name it in their metadata:
+        `authorization: Bearer SESSION`. A call without one is one of the user `guest`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +160,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ListUsers,
                     request_deserializer=synchro_dot_v1_dot_auth__pb2.ListUsersRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_auth__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'Login': grpc.unary_unary_rpc_method_handler(
+                    servicer.Login,
+                    request_deserializer=synchro_dot_v1_dot_auth__pb2.LoginRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_auth__pb2.LoginResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +331,33 @@ class AuthService:
             '/synchro.v1.AuthService/ListUsers',
             synchro_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
             synchro_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Login(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.AuthService/Login',
+            synchro_dot_v1_dot_auth__pb2.LoginRequest.SerializeToString,
+            synchro_dot_v1_dot_auth__pb2.LoginResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class AuthServiceStub:
     """Takes privileges, or a role, away."""
     ListUsers: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]
     """Lists users and roles with what they may do."""
+    Login: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]
+    """Opens a session at the instance that is called. Later calls name it in their metadata:
+    `authorization: Bearer SESSION`. A call without one is one of the user `guest`.
+    """
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
@@ -67,6 +71,10 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Takes privileges, or a role, away."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists users and roles with what they may do."""
+    Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]  # type: ignore[assignment]
+    """Opens a session at the instance that is called. Later calls name it in their metadata:
+    `authorization: Bearer SESSION`. A call without one is one of the user `guest`.
+    """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     """Access. Each change is one transaction, goes to every instance, and is synchronous while the queue has an
@@ -120,5 +128,15 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ListUsersResponse, _abc.Awaitable[_auth_pb2.ListUsersResponse]]:
         """Lists users and roles with what they may do."""
+
+    @_abc_1.abstractmethod
+    def Login(
+        self,
+        request: _auth_pb2.LoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.LoginResponse, _abc.Awaitable[_auth_pb2.LoginResponse]]:
+        """Opens a session at the instance that is called. Later calls name it in their metadata:
+        `authorization: Bearer SESSION`. A call without one is one of the user `guest`.
+        """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

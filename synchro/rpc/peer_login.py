@@ -1,0 +1,88 @@
+"""How an instance logs in at its peers: once for each connection, before its first stream there. ADR 43."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+import trio
+
+from synchro.config import PeerLogin
+from synchro.config.address import is_loopback
+from synchro.errors import ConfigError, PlainConnection
+from synchro.rpc.channel import RpcChannel
+from synchro.rpc.generated.v1 import auth_pb2
+from synchro.rpc.rpc_error import Metadata
+from synchro.secret import Secret, read_secret
+from synchro.server.sessions import SCHEME
+from synchro.wire.failure import CallFailed
+from synchro.wire.grpc_call import StatusCode
+from synchro.wire.link import Link
+
+LOGIN: Final = "/synchro.v1.AuthService/Login"
+
+
+class _Session(NamedTuple):
+    link: Link
+    login: PeerLogin
+    metadata: Metadata
+
+
+class PeerSessions:
+    """Sessions at peers. One ends with its connection: the instance behind a new one may not know it."""
+
+    def __init__(self, login_at: Callable[[str], PeerLogin | None], *, is_encrypted: bool) -> None:
+        """login_at: as whom the peer at this address is called now; None: as guest."""
+        self._login_at = login_at
+        self._is_encrypted = is_encrypted
+        self._sessions: dict[str, _Session] = {}
+
+    async def metadata(self, channel: RpcChannel) -> Metadata:
+        """What a call has to say. Raises `CallFailed`, `PlainConnection`, `ConfigError`."""
+        address = channel.address
+        login = self._login_at(address)
+        if login is None:
+            return ()
+        link = await channel.connect()
+        known = self._sessions.get(address)
+        if known is not None and known.link is link and known.login == login:
+            return known.metadata
+        if not self._is_encrypted and not is_loopback(address.rpartition(":")[0]):
+            raise PlainConnection(
+                f"{address} is on another host, and the connection is not encrypted: the password of "
+                f"{login.user!r} was not sent. Next: set grpc.tls at all instances",
+                endpoint=address,
+            )
+        password = await _password_of(login)
+        metadata = await self._log_in(channel, login.user, password)
+        self._sessions[address] = _Session(link, login, metadata)
+        return metadata
+
+    def forget(self, address: str) -> None:
+        """The peer refused a call that was made with it."""
+        self._sessions.pop(address, None)
+
+    async def _log_in(self, channel: RpcChannel, user: str, password: Secret) -> Metadata:
+        request = auth_pb2.LoginRequest(user=user, password=password.reveal())
+        try:
+            reply = await channel.unary(
+                LOGIN,
+                request,
+                serializer=auth_pb2.LoginRequest.SerializeToString,
+                deserializer=auth_pb2.LoginResponse.FromString,
+            )
+        except CallFailed as error:
+            if error.code is StatusCode.UNIMPLEMENTED:
+                return ()  # a former version, which asks nobody who he is
+            raise
+        return (("authorization", SCHEME + reply.session),)
+
+
+async def _password_of(login: PeerLogin) -> Secret:
+    if not login.password_file:
+        return login.password
+    try:
+        return await trio.to_thread.run_sync(partial(read_secret, login.password_file))
+    except ValueError as error:
+        raise ConfigError(f"the password of {login.user!r}: {error}", file=login.password_file) from None

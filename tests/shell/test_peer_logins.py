@@ -1,0 +1,240 @@
+"""Peers log in; who has not the role for it neither acknowledges nor joins. [S-7], [S-8], ADR 43."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trio
+
+from synchro.config import PeerLogin, PeerLogins
+from synchro.ids import InstanceId
+from synchro.instance import events as ev
+from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
+from synchro.rpc.generated.peer.v1 import replication_pb2_grpc
+from synchro.rpc.generated.v1 import auth_pb2, auth_pb2_grpc
+from synchro.secret import Secret
+from synchro.server.face import Face
+from synchro.server.passwords import make_verifier
+from synchro.storage import users as users_module
+from synchro.storage.users import (
+    ADMIN,
+    ENTER,
+    REPLICATION,
+    Grant,
+    ObjectType,
+    Privilege,
+    User,
+    UserKind,
+    first_users,
+)
+from tests.shell.memory_set import create_space, put, until, write
+from tests.shell.test_grpc_set import open_grpc_set
+
+REPLICATOR, APP, READER = 4, 5, 6
+LOGIN = PeerLogins(PeerLogin("replicator", Secret("topsecret")))
+VERIFIER = make_verifier("topsecret")
+
+
+def users_of_the_set(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
+    """The guest has no rights; a peer, an application and a reader have a password."""
+    users, grants = first_users(guest_is_super=False)
+    for number, name in ((REPLICATOR, "replicator"), (APP, "app"), (READER, "reader")):
+        users.append(User(number, name, UserKind.USER, ADMIN, VERIFIER))
+        grants.append(Grant(ADMIN, number, ObjectType.UNIVERSE, 0, ENTER))
+    grants += [
+        Grant(ADMIN, REPLICATOR, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE),
+        Grant(ADMIN, APP, ObjectType.SPACE, 512, Privilege.READ | Privilege.WRITE),
+        Grant(ADMIN, READER, ObjectType.UNIVERSE, 0, ENTER | Privilege.READ),
+    ]
+    return users, grants
+
+
+@pytest.fixture
+def known_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every instance, from its first moment."""
+    monkeypatch.setattr(users_module, "first_users", users_of_the_set)
+
+
+@asynccontextmanager
+async def set_with_login(directory: Path, **changes: Any) -> AsyncIterator[tuple[Face, list[Face]]]:
+    """Whoever leads, and all."""
+    async with open_grpc_set(directory, peer_logins=LOGIN, **changes) as nodes:
+        await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
+        leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
+        await create_space(leader)
+        await until(lambda: all(face.node.is_ready and len(face.links.relays) == 2 for face in nodes))
+        yield leader, nodes
+
+
+class Stranger:
+    """A stub of grpcio that says what it likes. user: as whom it logs in; "": as guest."""
+
+    def __init__(self, address: str, user: str = "") -> None:
+        self._channel = grpc.insecure_channel(address)
+        self.peer = replication_pb2_grpc.ReplicationServiceStub(self._channel)
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        if user:
+            auth = auth_pb2_grpc.AuthServiceStub(self._channel)
+            reply = auth.Login(auth_pb2.LoginRequest(user=user, password="topsecret"), timeout=5)
+            self.metadata = (("authorization", f"Bearer {reply.session}"),)
+
+    def refusal(self, call: Callable[..., Any], requests: list[Any]) -> tuple[str, str]:
+        """Code and text of how a two-way stream ends; "": it was let in."""
+
+        def said() -> Iterator[Any]:
+            yield from requests
+
+        try:
+            answer = next(iter(call(said(), timeout=5, metadata=self.metadata)))
+        except grpc.RpcError as error:
+            return error.code().name, error.details() or ""
+        return "", str(answer)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def hello(face: Face, member: Face) -> pb.SubscribeRequest:
+    """As `member` would say it to `face`."""
+    return pb.SubscribeRequest(
+        hello=pb.Hello(
+            protocol_version=1,
+            replicaset_uuid=face.node.replicaset_uuid,
+            instance_uuid=member.node.uuid,
+            name=member.node.settings.instance_name,
+            term=1,
+            credit=1 << 20,
+            counts=True,
+            synchro_quorum=2,
+            takes_users=True,
+            takes_policies=True,
+        )
+    )
+
+
+def forged_ack() -> pb.SubscribeRequest:
+    made = pb.SubscribeRequest()
+    made.ack.vclock.update({1: 10**6, 2: 10**6, 3: 10**6})
+    made.ack.counts = True
+    return made
+
+
+def tries(leader: Face, member: Face, user: str) -> dict[str, tuple[str, str]]:
+    stranger = Stranger(leader.node.address, user)
+    try:
+        peer = stranger.peer
+        join = pb.JoinRequest(
+            protocol_version=1,
+            instance_uuid="11111111-1111-4111-8111-111111111111",
+            instance_name="stranger",
+            takes_parts=True,
+            takes_unnamed=True,
+            takes_users=True,
+            takes_policies=True,
+        )
+        said = hello(leader, member)
+        return {
+            "ack": stranger.refusal(peer.Subscribe, [said, forged_ack()]),
+            "hello": stranger.refusal(peer.Subscribe, [said]),
+            "join": stranger.refusal(peer.Join, [join]),
+        }
+    finally:
+        stranger.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "privileges"),
+    [
+        ("", ("Read access to universe ''",) * 3),
+        ("app", ("Read access to universe ''",) * 3),
+        ("reader", ("Write access to space '_cluster'",) * 3),
+    ],
+)
+async def test_who_is_no_peer_is_refused_whatever_it_says(
+    tmp_path: Path, known_users: None, user: str, privileges: tuple[str, str, str]
+) -> None:
+    """A forged ack, a Hello under the UUID of a member, a join: nothing of it is believed, nobody is cut."""
+    async with set_with_login(tmp_path) as (leader, nodes):
+        other = next(face for face in nodes if face is not leader)
+        relay = leader.links.relays[other.node.core.self_id]
+        acked = leader.links.downstreams[other.node.core.self_id].acked
+        found = await trio.to_thread.run_sync(partial(tries, leader, other, user))
+        for (code, text), privilege in zip(found.values(), privileges, strict=True):
+            assert code == "PERMISSION_DENIED"
+            assert text == f"{privilege} is denied for user '{user or 'guest'}'"
+        assert leader.links.relays[other.node.core.self_id] is relay and not relay.ended.is_set()
+        assert leader.links.downstreams[other.node.core.self_id].acked == acked
+        assert len(leader.node.core.memtx.catalog.members()) == 3
+        assert not leader.links.doubles.lives(other.node.uuid, trio.current_time())
+        assert isinstance(await write(leader, put(1, "x")), ev.Committed)
+
+
+async def test_a_peer_with_the_role_is_let_in(tmp_path: Path, known_users: None) -> None:
+    """What was refused above was refused for want of the role."""
+    async with set_with_login(tmp_path) as (leader, nodes):
+        other = next(face for face in nodes if face is not leader)
+        found = await trio.to_thread.run_sync(partial(tries, leader, other, "replicator"))
+        assert not [text for _, text in found.values() if "denied" in text], found
+
+
+async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path, known_users: None) -> None:
+    """[S-8]: `loading` with the message; it comes by itself when the password fits."""
+    async with set_with_login(tmp_path) as (leader, nodes):
+        face = next(face for face in nodes if face is not leader)
+        node = face.node
+        wrong = PeerLogins(PeerLogin("replicator", Secret("hunter2")))
+        node.change_settings(_with_logins(node.settings, wrong))
+        applier = face.links.appliers[leader.node.settings.instance_name]
+        await until(lambda: applier.facts()["status"] == "loading")
+        assert applier.facts()["message"] == "User not found or supplied credentials are invalid"
+        assert applier.facts()["reason"] == "BAD_CREDENTIALS"
+        assert "hunter2" not in str(applier.facts()) + repr(node.settings)
+        node.change_settings(_with_logins(node.settings, LOGIN))
+        await until(lambda: applier.facts()["status"] == "follow")
+
+
+def _with_logins(settings: Any, logins: PeerLogins) -> Any:
+    return replace(settings, peer_logins=logins)
+
+
+def _without_role(face: Face) -> None:
+    users, grants = users_of_the_set(guest_is_super=False)
+    rows = [user.to_tuple() for user in users]
+    face.instance.memtx.catalog.users.read(
+        rows, [grant.to_tuple() for grant in grants if grant.object_id != REPLICATION]
+    )
+
+
+async def test_a_role_that_is_taken_away_ends_streams_that_are_open(
+    tmp_path: Path, known_users: None
+) -> None:
+    async with set_with_login(tmp_path) as (leader, nodes):
+        await until(lambda: len(leader.links.relays) == 2)
+        _without_role(leader)
+        began = trio.current_time()
+        await until(lambda: not leader.links.relays)
+        assert trio.current_time() - began < 4 * leader.node.settings.replication_timeout_s
+        other = next(face for face in nodes if face is not leader)
+        applier = other.links.appliers[leader.node.settings.instance_name]
+        await until(lambda: applier.facts().get("reason") == "ACCESS_DENIED")
+
+
+async def test_a_password_that_changes_ends_streams_that_are_open(tmp_path: Path, known_users: None) -> None:
+    async with set_with_login(tmp_path) as (leader, nodes):
+        users, grants = users_of_the_set(guest_is_super=False)
+        rows = [user._replace(verifier=None).to_tuple() for user in users]
+        leader.instance.memtx.catalog.users.read(rows, [grant.to_tuple() for grant in grants])
+        began = trio.current_time()
+        await until(lambda: not leader.links.relays)
+        assert trio.current_time() - began < 4 * leader.node.settings.replication_timeout_s
+        other = next(face for face in nodes if face is not leader)
+        applier = other.links.appliers[leader.node.settings.instance_name]
+        await until(lambda: applier.facts().get("reason") == "BAD_CREDENTIALS")
+        assert InstanceId(1) in leader.node.core.memtx.catalog.members()
