@@ -48,11 +48,6 @@ by `tests/e2e/tutorials/test_pages.py`.
 """
 
 
-WITHOUT_TEST: Final = {
-    "MON-4": "no walk-through; tests/shell/test_peer_logins.py looks at it",
-    **dict.fromkeys(("BR-10", "WQ-10"), "no walk-through; tests/e2e/test_login.py looks at it"),
-}
-"""Steps that no test carries out, and why; one that has a test by now is not shown."""
 LIMITS: Final = """
 Of S2-11 and MM-19 all but the clauses about metrics are carried out: this release has no metrics.
 """
@@ -96,9 +91,6 @@ def table() -> str:
         names = "<br>".join(f"`{test}`" for test in tests[step]) or "-"
         links = ", ".join(f"[{Path(page).stem}]({page})" for page in pages[step])
         rows.append(f"| {step} | {names} | {links} |\n")
-    left = [f"- {step}: {why}\n" for step, why in WITHOUT_TEST.items() if step not in tests]
-    if left:
-        rows += ["\n## Steps without a test\n\n", *left]
     return "".join([*rows, LIMITS])
 
 
