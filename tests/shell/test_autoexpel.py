@@ -83,7 +83,7 @@ async def test_who_is_not_in_the_file_leaves_when_it_is_read(tmp_path: Path) -> 
 @pytest.mark.effect_of("replication.autoexpel.prefix")
 async def test_it_may_be_turned_on_by_the_file_that_leaves_one_out(tmp_path: Path) -> None:
     """Nobody goes while it is off, nor for another prefix; then by one more reload."""
-    off = {"configured": NAMES, "reconnect_timeout_s": 0.1}
+    off: dict[str, Any] = {"configured": NAMES, "reconnect_timeout_s": 0.1}
     async with open_set(tmp_path, **off) as replicas:
         owner, (leaver, _) = await three(replicas)
         left = str(leaver.node.settings.instance_name)
