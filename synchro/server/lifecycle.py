@@ -51,6 +51,7 @@ from synchro.replication.doubles import Life
 from synchro.row import Txn
 from synchro.server import credentials
 from synchro.server.applier import WRONG_LOGIN
+from synchro.server.autoexpel import Autoexpel
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -457,6 +458,7 @@ class Lifecycle:
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
+                    inner.start_soon(Autoexpel(node).run)
                     inner.start_soon(self._face.credentials.run)
                     if not self._stop.is_set():
                         self._warn_of_guest(instance)
