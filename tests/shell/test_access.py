@@ -54,7 +54,7 @@ OPEN = {
 }
 """Methods for everybody. Health and reflection are of other packages, and are open too."""
 LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSpaces", "ListUsers"}
-LOOK |= {"WaitTransaction"}
+LOOK |= {"WaitTransaction", "ListSequences"}
 """For everybody who logged in."""
 STRANGER = "99999999-2222-3333-4444-555555555555"
 
