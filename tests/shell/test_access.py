@@ -53,8 +53,8 @@ OPEN = {
     "Logout",
 }
 """Methods for everybody. Health and reflection are of other packages, and are open too."""
-LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSpaces", "ListUsers"}
-LOOK |= {"WaitTransaction", "ListSequences"}
+LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSequences", "ListSpaces", "ListUsers"}
+LOOK |= {"WaitTransaction"}
 """For everybody who logged in."""
 STRANGER = "99999999-2222-3333-4444-555555555555"
 
