@@ -240,7 +240,7 @@ async def test_who_was_started_by_flags_has_options_to_set_and_nothing_to_reload
         assert "secret" not in str(config.facts())
         done = await config.set("replication.peers", "[]", force=False)
         assert [str(change) for change in done.changes] == [f'replication.peers: ["{source}"] -> []']
-        assert node.settings.peers == ()
+        assert not node.settings.peers
         await config.set("replication.peers", "['v:other@127.0.0.1:3303']", force=False)
         assert [peer.address for peer in node.settings.peers] == ["127.0.0.1:3303"]
         login = node.settings.peer_logins.of("127.0.0.1:3303")
