@@ -102,6 +102,7 @@ async def _live(
             directory.identity.instance_uuid,
             layer,
             lambda address: face.node.settings.peer_logins.of(address),
+            lambda user: face.node.has_core and face.node.users.find(user) is None,
         ) as transport:
             face = assemble(
                 settings=settings,

@@ -406,10 +406,11 @@ class GrpcTransport:
         own_uuid: str,
         layer: ClientLayer = plain_client,
         login_at: LoginAt = _as_guest,
+        lacks: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._host = host
         self._layer = layer
-        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client)
+        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client, lacks=lacks)
         self._stack = stack
         self._own_uuid = own_uuid
         self._channels: dict[str, RpcChannel] = {}
@@ -503,9 +504,13 @@ class GrpcTransport:
 
 @asynccontextmanager
 async def open_grpc_transport(
-    host: RpcHost, own_uuid: str, layer: ClientLayer = plain_client, login_at: LoginAt = _as_guest
+    host: RpcHost,
+    own_uuid: str,
+    layer: ClientLayer = plain_client,
+    login_at: LoginAt = _as_guest,
+    lacks: Callable[[str], bool] = lambda _: False,
 ) -> AsyncIterator[GrpcTransport]:
     """layer: below HTTP/2 of each connection to a peer. login_at: as whom the peer at an address is
-    called."""
+    called. lacks: whether the set has no user of this name."""
     async with AsyncExitStack() as stack:
-        yield GrpcTransport(host, stack, own_uuid, layer, login_at)
+        yield GrpcTransport(host, stack, own_uuid, layer, login_at, lacks)
