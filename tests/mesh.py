@@ -170,7 +170,9 @@ class Mesh:
         following = ev.ApplierFollowing(InstanceId(source), server.vclock, server.raft.term, Vclock())
         self.step(target, following)
         is_new = target not in self.older
-        hello = ev.RelayConnected(InstanceId(target), self.ack_of(target), is_new, is_new)
+        hello = ev.RelayConnected(
+            InstanceId(target), self.ack_of(target), is_new, is_new, takes_sequences=is_new
+        )
         self.step(source, hello)
 
     def _disconnect(self, source: int, target: int) -> None:

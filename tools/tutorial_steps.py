@@ -48,9 +48,6 @@ by `tests/e2e/tutorials/test_pages.py`.
 """
 
 
-_USERS: Final = "users, passwords and privileges are not in this release"
-WITHOUT_TEST: Final = dict.fromkeys(("QS-2", "QS-3", "MON-4", "HO-2", "BR-10", "S2-2", "WQ-10"), _USERS)
-"""Steps that no test carries out, and why; one that has a test by now is not shown."""
 LIMITS: Final = """
 Of S2-11 and MM-19 all but the clauses about metrics are carried out: this release has no metrics.
 """
@@ -94,9 +91,6 @@ def table() -> str:
         names = "<br>".join(f"`{test}`" for test in tests[step]) or "-"
         links = ", ".join(f"[{Path(page).stem}]({page})" for page in pages[step])
         rows.append(f"| {step} | {names} | {links} |\n")
-    left = [f"- {step}: {why}\n" for step, why in WITHOUT_TEST.items() if step not in tests]
-    if left:
-        rows += ["\n## Steps without a test\n\n", *left]
     return "".join([*rows, LIMITS])
 
 

@@ -181,6 +181,33 @@ def member_expel(name: str, yes: bool) -> int:
     return 0
 
 
+@program.command("replica-gc")
+@argument("name", "NAME", "Who is away: name, id or UUID.", shell_complete=complete_instance)
+@instance_option("On this one alone; else on all that answer.")
+def replica_gc(name: str, instance: str) -> int:
+    """Keep no log for an instance that is away. If it comes back too late for the log, it joins anew."""
+    done: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    with client() as db:
+        places = [instance]
+        if not instance:
+            listed = db.list_instances()
+            places = [m.name for m in listed if m.name and name not in (m.name, m.uuid, str(m.id))]
+        for place in places:
+            try:
+                done[place] = db.replica_gc(name, instance=place, timeout=options.timeout_s)
+            except SynchroError as error:
+                refused[place] = error.message
+    if options.output != "table":
+        print_value({"instance": name, "files_deleted": done, "refused": refused})
+    else:
+        for place, count in done.items():
+            print(f"{place} keeps no log for {name}: {count} files deleted")
+        for place, why in refused.items():
+            print(f"{place}: {why}", file=sys.stderr)
+    return formatting.EXIT_FAILED if refused else 0
+
+
 @program.command("bootstrap")
 @argument("name", "NAME", "The instance that makes the set.")
 def bootstrap(name: str) -> int:

@@ -80,6 +80,12 @@ class Target:
     """NAME, if one was given."""
 
     @property
+    def path(self) -> Path:
+        """What a person types for it: the directory, if a list in it says who belongs to this host."""
+        is_part = not self.named and len(self.names) < len(self.config.instances)
+        return self.directory if is_part else self.config.path
+
+    @property
     def directory(self) -> Path:
         return self.config.path.parent
 

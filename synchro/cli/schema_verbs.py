@@ -22,6 +22,8 @@ if_not_exists: Final = click.option("--if-not-exists", is_flag=True, help="No er
 format_option: Final = click.option(
     "--format", metavar="id:unsigned,name:string", default="", help="Names and types of fields."
 )
+MADE_FOR_IT: Final = "\0"
+"""`--sequence` without a name: no sequence is called so."""
 conflict_option: Final = click.option(
     "--conflict",
     type=click.Choice(["stop", "skip", "keep_local", "last_write_wins"]),
@@ -36,7 +38,7 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _report(done: bool, what: str, reply: Any, otherwise: str = "exists already") -> None:
+def report(done: bool, what: str, reply: Any, otherwise: str = "exists already") -> None:
     txn = f"{reply.txn[0]}:{reply.txn[1]}" if reply.txn else None
     if options.output != "table":
         print_value({"changed": done, "what": what, "txn": txn})
@@ -84,7 +86,7 @@ def space_create(
         )
     assert reply.space is not None
     kind = "sync" if reply.space.is_sync else "async"
-    _report(reply.done, f"space '{name}' ({kind}, id {reply.space.id}) created", reply)
+    report(reply.done, f"space '{name}' ({kind}, id {reply.space.id}) created", reply)
 
 
 def _parts(index: Any, fields: list[str]) -> str:
@@ -105,6 +107,7 @@ def _record(space: Any) -> dict[str, Any]:
         "is_temporary": space.is_temporary,
         "conflict": space.conflict,
         "tuples": space.tuple_count,
+        "sequence": {"name": space.sequence, "field": space.sequence_field} if space.sequence else None,
         "format": [
             {"name": field.name, "type": field.type, "is_nullable": field.is_nullable}
             for field in space.format
@@ -218,7 +221,7 @@ def space_alter(
             conflict=conflict,
             timeout=options.timeout_s,
         )
-    _report(reply.done, f"space '{name}' altered", reply, "is so already")
+    report(reply.done, f"space '{name}' altered", reply, "is so already")
 
 
 @space.command("truncate")
@@ -227,7 +230,7 @@ def space_truncate(name: str) -> None:
     """Remove all tuples of a space."""
     with client() as db:
         reply = db.truncate_space(name, timeout=options.timeout_s)
-    _report(True, f"space '{name}' truncated", reply)
+    report(True, f"space '{name}' truncated", reply)
 
 
 @space.command("drop")
@@ -237,7 +240,7 @@ def space_drop(name: str, if_exists: bool) -> None:
     """Remove a space with its tuples."""
     with client() as db:
         reply = db.drop_space(name, if_exists=if_exists, timeout=options.timeout_s)
-    _report(reply.done, f"space '{name}' dropped", reply, "there is none")
+    report(reply.done, f"space '{name}' dropped", reply, "there is none")
 
 
 @index.command("create")
@@ -246,11 +249,34 @@ def space_drop(name: str, if_exists: bool) -> None:
 @click.option("--parts", metavar="id,2:string", default="", help="Fields, from 1 or by name.")
 @click.option("--no-unique", is_flag=True, help="Several tuples may have one key.")
 @click.option("--type", type=click.Choice(["tree", "hash"]), default="tree", help="How it is kept.")
+@click.option(
+    "--sequence",
+    metavar="[NAME]",
+    is_flag=False,
+    flag_value=MADE_FOR_IT,
+    default=None,
+    help="It gives values to keys that are null; without NAME: one is made.",
+)
+@click.option(
+    "--sequence-field", metavar="FIELD", default="", help="Which part of the key, if not the first."
+)
 @if_not_exists
 def index_create(
-    space: str, name: str, parts: str, no_unique: bool, type: IndexKind, if_not_exists: bool
+    space: str,
+    name: str,
+    parts: str,
+    no_unique: bool,
+    type: IndexKind,
+    sequence: str | None,
+    sequence_field: str,
+    if_not_exists: bool,
 ) -> None:
     """Make an index; the first one is the primary key. Default parts: field 1, unsigned."""
+    if sequence_field and sequence is None:
+        raise usage("--sequence-field needs --sequence")
+    by: dict[str, Any] = {} if sequence in (None, MADE_FOR_IT) else {"name": sequence}
+    if sequence_field:
+        by["field"] = int(sequence_field) if sequence_field.isdecimal() else sequence_field
     with client() as db:
         reply = db.create_index(
             space,
@@ -259,9 +285,10 @@ def index_create(
             unique=not no_unique,
             type=type,
             if_not_exists=if_not_exists,
+            sequence=None if sequence is None else by,
             timeout=options.timeout_s,
         )
-    _report(reply.done, f"index '{name}' of '{space}' created", reply)
+    report(reply.done, f"index '{name}' of '{space}' created", reply)
 
 
 @index.command("drop")
@@ -272,4 +299,4 @@ def index_drop(space: str, name: str, if_exists: bool) -> None:
     """Remove an index."""
     with client() as db:
         reply = db.drop_index(space, name, if_exists=if_exists, timeout=options.timeout_s)
-    _report(reply.done, f"index '{name}' of '{space}' dropped", reply, "there is none")
+    report(reply.done, f"index '{name}' of '{space}' dropped", reply, "there is none")

@@ -264,10 +264,10 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
     match leader.ro_reason:
         case RoReason.CONFIG:
             return f"{leads}, and its configuration says read-only.", ""
-        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST | RoReason.EXPELLED:
+        case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
-        case RoReason.ANONYMOUS:
-            raise AssertionError("an anonymous instance leads nobody")
+        case RoReason.EXPELLED | RoReason.ANONYMOUS:
+            return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
         case RoReason.ORPHAN:  # until its PROMOTE is decided
@@ -353,7 +353,7 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     if not down:
         return ""
     target = picture.target or picture.local
-    path = "CONFIG" if target is None else _relative(str(target.config.path))
+    path = "CONFIG" if target is None else _relative(str(target.path))
     states = {
         id(member): picture.local_states.get(member.name)
         if member.process is None
@@ -473,13 +473,25 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
             why = upstream.get("message") or "an error"
             yield Problem(
                 "stopped_stream",
-                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.",
+                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.{_reseed(picture, facts)}",
                 member.name,
                 f"synchro replication restart {peer} -i {member.name}{_skip(facts)}",
                 row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _reseed(picture: Picture, facts: Mapping[str, Any]) -> str:
+    """Whose data is too old to be merged, and what comes before the command."""
+    if facts.get("reason") != "TOMBSTONES_GONE":
+        return ""
+    origin = str(facts.get("at", "")).partition(":")[0]
+    name = next((m.name for m in picture.members if str(m.id) == origin), f"instance {origin}")
+    return (
+        f" {name} missed these deletions: stop it, move its snapshots and logs away, keep instance.identity, "
+        "start it, and when it has joined again let the stream go on."
+    )
 
 
 def _skip(facts: Mapping[str, Any]) -> str:

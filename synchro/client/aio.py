@@ -467,6 +467,7 @@ class AsyncClient(AsyncFace[Api]):
     reload_config = _awaited(Api.reload_config)
     set_config = _awaited(Api.set_config)
     bootstrap = _awaited(Api.bootstrap)
+    replica_gc = _awaited(Api.replica_gc)
     restart_upstream = _awaited(Api.restart_upstream)
 
     # --- schema
@@ -479,6 +480,12 @@ class AsyncClient(AsyncFace[Api]):
     create_index = _awaited(Api.create_index)
     drop_index = _awaited(Api.drop_index)
     checksum = _awaited(Api.checksum)
+    create_sequence = _awaited(Api.create_sequence)
+    alter_sequence = _awaited(Api.alter_sequence)
+    drop_sequence = _awaited(Api.drop_sequence)
+    next_value = _awaited(Api.next_value)
+    set_sequence = _awaited(Api.set_sequence)
+    sequences = _awaited(Api.sequences)
     once = _awaited(Api.once)
 
     @property

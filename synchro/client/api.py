@@ -33,6 +33,7 @@ from synchro.client.requests import (
     Message,
     PartSpec,
     ReadMode,
+    SequenceSpec,
     SpaceRef,
     WaitMode,
     check_timeout,
@@ -416,6 +417,16 @@ class Api(Definitions):
         reply = yield from self._command(instance, "Bootstrap", request, timeout)
         return str(reply.replicaset_uuid)
 
+    def replica_gc(
+        self, away: str, *, instance: str | None = None, timeout: float | None = None
+    ) -> Plan[int]:
+        """Let `instance` keep no log for `away`, which is not connected; returns how many files went.
+
+        away: a member by name, id or UUID, an anonymous follower by name or UUID.
+        """
+        request = control_pb2.ReplicaGcRequest(instance=away)
+        return int((yield from self._command(instance, "ReplicaGc", request, timeout)).files_deleted)
+
     def restart_upstream(
         self,
         upstream: str,
@@ -553,12 +564,15 @@ class Api(Definitions):
         unique: bool = True,
         type: IndexKind = "tree",
         if_not_exists: bool = False,
+        sequence: SequenceSpec = None,
         timeout: float | None = None,
     ) -> Plan[replies.IndexChanged]:
         """Make an index; the first one of a space is its primary key.
 
         parts: fields by name or by number from 1, alone or with a type (`"id:unsigned"`); default: field 1,
-        unsigned.
+        unsigned. sequence: what gives a value to the primary key of a tuple that comes with None there: its
+        name, True for one that is made for the space, or `{"name":, "field":}` for another part than the
+        first.
         """
         kind = f"INDEX_TYPE_{type.upper()}"
         if kind not in dict(schema_pb2.IndexType.items()):
@@ -570,6 +584,7 @@ class Api(Definitions):
             unique=unique,
             type=schema_pb2.IndexType.Value(kind),
             if_not_exists=if_not_exists,
+            sequence=requests.index_sequence(sequence),
         )
         reply = yield from self.plans.change("CreateIndex", request, timeout)
         return replies.index_changed(reply, reply.created)

@@ -566,6 +566,7 @@ class Client(BlockingFace[Api]):
     reload_config = _blocking(Api.reload_config)
     set_config = _blocking(Api.set_config)
     bootstrap = _blocking(Api.bootstrap)
+    replica_gc = _blocking(Api.replica_gc)
     restart_upstream = _blocking(Api.restart_upstream)
 
     # --- schema
@@ -578,6 +579,12 @@ class Client(BlockingFace[Api]):
     create_index = _blocking(Api.create_index)
     drop_index = _blocking(Api.drop_index)
     checksum = _blocking(Api.checksum)
+    create_sequence = _blocking(Api.create_sequence)
+    alter_sequence = _blocking(Api.alter_sequence)
+    drop_sequence = _blocking(Api.drop_sequence)
+    next_value = _blocking(Api.next_value)
+    set_sequence = _blocking(Api.set_sequence)
+    sequences = _blocking(Api.sequences)
     once = _blocking(Api.once)
 
     @property

@@ -140,7 +140,8 @@ def result(
 
 
 def tuples_of(reply: Message, ops: Sequence[bytes], names: FieldNames | None) -> list[Tuple | None]:
-    """A duplicate comes without tuples: what was stored as sent is known anyway."""
+    """A duplicate comes without tuples: what was stored as sent is known anyway. A null may have become the
+    value of a sequence, so of a tuple with one nothing is known."""
     txn = (reply.txn_origin, reply.txn_lsn) if reply.txn_origin else None
     tuples = reply.tuples
     if len(tuples) == len(ops):
@@ -153,7 +154,8 @@ def _stored(op: bytes, names: FieldNames | None, txn: TxnId | None) -> Tuple | N
     kind = message.WhichOneof("op")
     if kind not in ("insert", "replace"):
         return None
-    return make_tuple(unpack(getattr(message, kind).tuple), names, txn)
+    fields = unpack(getattr(message, kind).tuple)
+    return None if None in fields else make_tuple(fields, names, txn)
 
 
 class RangeReply(NamedTuple):

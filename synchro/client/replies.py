@@ -51,7 +51,8 @@ class IndexInfo:
 @dataclass(frozen=True, slots=True)
 class SpaceInfo:
     """A space. field_count: how many fields a tuple must have; 0: any number. tuple_count: confirmed tuples
-    on the instance that answered."""
+    on the instance that answered. sequence: name of what gives values to field `sequence_field`, from 1, of
+    the primary key; "": nothing does."""
 
     id: int
     name: str
@@ -64,6 +65,8 @@ class SpaceInfo:
     tuple_count: int
     conflict: ConflictKind = "stop"
     """What becomes of a received row that is in the way."""
+    sequence: str = ""
+    sequence_field: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,32 @@ class IndexChanged:
 
     done: bool
     index: IndexInfo | None
+    txn: TxnId | None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceInfo:
+    """A sequence. last: the value that it gave last; None: it gave none. spaces: those that it numbers."""
+
+    id: int
+    name: str
+    step: int
+    min: int
+    max: int
+    start: int
+    cache: int
+    cycle: bool
+    last: int | None
+    spaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceChanged:
+    """What became of a change of a sequence. sequence: as it is now; None: it is gone, or was not told. done,
+    txn: as in `SpaceChanged`."""
+
+    done: bool
+    sequence: SequenceInfo | None
     txn: TxnId | None
 
 
@@ -121,6 +150,8 @@ def space_info(message: Message) -> SpaceInfo:
         format=tuple(FieldInfo(field.name, field.type, field.is_nullable) for field in message.format),
         indexes=tuple(index_info(index) for index in message.indexes),
         tuple_count=message.tuple_count,
+        sequence=message.sequence,
+        sequence_field=message.sequence_field,
         conflict=_conflict(message.conflict),
     )
 
@@ -139,6 +170,28 @@ def index_info(message: Message) -> IndexInfo:
         unique=message.unique,
         parts=tuple(PartInfo(part.field, part.type, part.is_nullable) for part in message.parts),
     )
+
+
+def sequence_info(message: Message) -> SequenceInfo:
+    """From a SequenceDef."""
+    return SequenceInfo(
+        id=message.id,
+        name=message.name,
+        step=message.step,
+        min=message.min,
+        max=message.max,
+        start=message.start,
+        cache=message.cache,
+        cycle=message.cycle,
+        last=message.last if message.HasField("last") else None,
+        spaces=tuple(message.spaces),
+    )
+
+
+def sequence_changed(reply: Message, done: bool) -> SequenceChanged:
+    names = reply.DESCRIPTOR.fields_by_name
+    shown = sequence_info(reply.sequence) if "sequence" in names and reply.HasField("sequence") else None
+    return SequenceChanged(done, shown, txn_of(reply))
 
 
 def space_changed(reply: Message, done: bool | None = None) -> SpaceChanged:

@@ -17,7 +17,9 @@ from synchro.msgpack_ext import pack_extension, unpack_for_python
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.rpc.schema_form import FieldSpec as FieldSpec
 from synchro.rpc.schema_form import PartSpec as PartSpec
+from synchro.rpc.schema_form import SequenceSpec as SequenceSpec
 from synchro.rpc.schema_form import fields as fields
+from synchro.rpc.schema_form import index_sequence as index_sequence
 from synchro.rpc.schema_form import parts as parts
 
 Message: TypeAlias = Any

@@ -45,7 +45,9 @@ def _sources(item: Located) -> Mapping[str, object]:
 
 
 def _logger(item: Located) -> Mapping[str, object]:
-    text = str(item.value)
+    text = item.value
+    if not isinstance(text, str):
+        raise ValueError("expected the name of a file")  # noqa: TRY004 - of what a person wrote, as all here
     if text.startswith(("|", "pipe:", "syslog:")):
         raise ValueError(f"a log goes to a file or to standard error, not to {text!r}")
     return {"log.to": "file", "log.file": text.removeprefix("file:")}
@@ -100,11 +102,15 @@ def rename(document: Located, *, file: str) -> Renamed:
             instead = f", please use {alias.new} instead" if alias.new else ": it is so without it"
             warnings[f"Deprecated option {old}{instead}"] = None
             made = without(made, old)
+            if item.value is None:  # `key:` without a value: as if it were not there
+                continue
             where = f"{path}.{old}" if path else old
             try:
                 for key, value in alias.values(item).items():
                     if _has(made, key):
                         raise ValueError(f"{key} is there too; only one of them counts")
+                    if not _may_hold(made, key):
+                        continue  # its section is no map, which the check will say
                     made = merge(made, _nested(key, Located(value, item.line, item.source, item.text)))
                 for key, value in alias.implied.items():
                     if not any(_has(one, key) for one in (made, *around)):
@@ -131,6 +137,17 @@ def _has(scope: Located, key: str) -> bool:
         if not isinstance(item.value, dict) or part not in item.value:
             return False
         item = item.value[part]
+    return True
+
+
+def _may_hold(scope: Located, key: str) -> bool:
+    item = scope
+    for part in key.split(".")[:-1]:
+        if part not in item.value:
+            return True
+        item = item.value[part]
+        if not isinstance(item.value, dict):
+            return item.value is None
     return True
 
 

@@ -21,6 +21,7 @@ _ROLE: Final = {
 """Options that say together who may write and stand, and the fields that they go into."""
 _LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {
     "read_only",
+    "configured",
     "credentials",
 }
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""

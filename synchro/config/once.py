@@ -19,6 +19,12 @@ _TUPLE: Final = ListOf(_ANY, 0, 100_000, "values")
 _POLICY: Final = Word(("stop", "skip", "keep_local", "last_write_wins"))
 _OPS: Final = ListOf(_ANY, 0, 4000, "[operator, field, argument...]")
 
+_INTEGER: Final = Count(-(2**63), 2**63 - 1)
+_BOUNDS: Final[Mapping[str, Kind]] = {
+    **dict.fromkeys(("step", "min", "max", "start", "cache"), _INTEGER),
+    "cycle": Flag(),
+}
+
 _SCHEMA: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {
     "create_space": (
         {
@@ -55,10 +61,15 @@ _SCHEMA: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {
             "type": Word(("tree", "hash"), {"TREE": "tree", "HASH": "hash"}),
             "unique": Flag(),
             "if_not_exists": Flag(),
+            "sequence": Anything("true, a name, or {name, field}"),
         },
         ("space", "name"),
     ),
     "drop_index": ({"space": _NAME, "name": _NAME, "if_exists": Flag()}, ("space", "name")),
+    "create_sequence": ({"name": _NAME, **_BOUNDS, "if_not_exists": Flag()}, ("name",)),
+    "alter_sequence": ({"sequence": _NAME, "name": _NAME, **_BOUNDS}, ("sequence",)),
+    "drop_sequence": ({"sequence": _NAME, "if_exists": Flag()}, ("sequence",)),
+    "set_sequence": ({"sequence": _NAME, "last": _INTEGER}, ("sequence",)),
 }
 _TUPLES: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {
     "insert": ({"space": _NAME, "tuple": _TUPLE}, ("space", "tuple")),

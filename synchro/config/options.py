@@ -174,11 +174,6 @@ _WITHOUT_FIELD: Final = (
         is_live=True,
     ),
     Option(
-        "replication.autoexpel.enabled", Flag(), "who is not in the file is no member", effect=Effect.LATER
-    ),
-    Option("replication.autoexpel.by", Word(("prefix",)), "whom that concerns", effect=Effect.LATER),
-    Option("replication.autoexpel.prefix", Text(), "how their names begin", effect=Effect.LATER),
-    Option(
         "log.to",
         Word(("stderr", "file")),
         "where the log goes; SIGHUP opens a file anew under its name",

@@ -218,6 +218,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     addresses = {one.name: addresses[one.name] for one in members}
     _check_anonymous(view, members)
     _check_failover(view, views)
+    _check_autoexpel(view, members)
     election_mode, read_only = _failover(view, members)
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
@@ -235,6 +236,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
+        "configured": frozenset(one.name for one in members),
         "election_mode": election_mode,
         "instance_uuid": view.text("database.instance_uuid", "").lower(),
         "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),
@@ -346,6 +348,27 @@ def _check_anonymous(view: View, members: Sequence[View]) -> None:
             "replication.election_mode",
             f'{who} (replication.anon: true), so replication.election_mode = "{mode}" is not possible: '
             "only off is",
+        )
+
+
+def _check_autoexpel(view: View, members: list[View]) -> None:
+    """[C-45]: it must be clear who is concerned, and one instance removes."""
+    if not view.get("replication.autoexpel.enabled", False):
+        return
+    path = "replication.autoexpel"
+    prefix = view.get(f"{path}.prefix", "")
+    if view.get(f"{path}.by") != "prefix" or not prefix:
+        view.report(f"{path}.enabled", "needs by: prefix, and a prefix")
+        return
+    if others := [one.name for one in members if not one.name.startswith(prefix)]:
+        view.report(
+            f"{path}.prefix", f"{prefix!r} is not how {', '.join(others)} begins: all names of the set must"
+        )
+    writable = [one.name for one in members if not _failover(one, members)[1]]
+    if view.get("replication.failover", "off") == "off" and len(writable) > 1:
+        view.report(
+            f"{path}.enabled",
+            f"is not possible with more than one rw instance ({', '.join(writable)}): both would remove",
         )
 
 

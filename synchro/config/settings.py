@@ -25,6 +25,7 @@ from synchro.config.option import (
     Flag,
     Formula,
     Seconds,
+    Text,
     Word,
     option,
 )
@@ -473,6 +474,29 @@ class Settings:
         "true to false while it runs it registers and becomes a member; the way back is a new directory",
         is_live=True,
     )
+    autoexpel_enabled: bool = option(
+        False,
+        "replication.autoexpel.enabled",
+        Flag(),
+        "whether members that the file does not name are removed, when it is read, by the one that may write",
+        is_live=True,
+    )
+    autoexpel_by: str | None = option(
+        None,
+        "replication.autoexpel.by",
+        Word(("prefix",)),
+        "whom that concerns: those whose names begin with `prefix`",
+        is_live=True,
+    )
+    autoexpel_prefix: str | None = option(
+        None,
+        "replication.autoexpel.prefix",
+        Text(),
+        "how their names begin; all names of the set in the file must, too",
+        is_live=True,
+    )
+    configured: frozenset[str] = frozenset()
+    """Names of the members in the file [C-45]; live."""
     anon_ttl_s: float = option(
         3600.0,
         "replication.anon_ttl",

@@ -58,6 +58,45 @@ class NoSuchIndex(SynchroError):
     next_command = "synchro space show NAME"
 
 
+class SequenceExists(AlreadyThere):
+    """A sequence of this name exists."""
+
+    reason = "SEQUENCE_EXISTS"
+    extra = Extra.RESOURCE
+    advice = "`--if-not-exists`"
+    next_command = "--if-not-exists   or   synchro sequence list"
+
+
+class NoSuchSequence(SynchroError):
+    """No sequence of this name."""
+
+    reason = "NO_SUCH_SEQUENCE"
+    code = Code.NOT_FOUND
+    extra = Extra.RESOURCE
+    exit_code = Exit.NOT_FOUND
+    next_command = "synchro sequence list"
+
+
+class SequenceOverflow(SynchroError):
+    """A sequence that does not cycle has given its last value; nothing was written.
+
+    details: sequence, last.
+    """
+
+    reason = "SEQUENCE_OVERFLOW"
+    code = Code.RESOURCE_EXHAUSTED
+    advice = "give it other bounds, or set it"
+    next_command = "synchro sequence alter NAME --max N   or   synchro sequence set NAME VALUE"
+
+
+class SequenceNotStarted(SynchroError):
+    """The sequence has no value yet: it gave none since it was made or reset."""
+
+    reason = "SEQUENCE_NOT_STARTED"
+    code = Code.FAILED_PRECONDITION
+    next_command = "synchro sequence next NAME"
+
+
 class OnceDiffers(AlreadyThere):
     """Other operations of `once` were begun under this key, and not finished; nothing was done now."""
 

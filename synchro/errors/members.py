@@ -47,6 +47,17 @@ class BootstrapRefused(Precondition):
     advice = "`synchro status`"
 
 
+class ReplicaGc(Precondition):
+    """What is kept for an instance cannot be given up: it is this one, is connected, or there is none [W-44].
+
+    Nothing was done.
+    """
+
+    reason = "REPLICA_GC"
+    tnt_code = 291
+    advice = "`synchro info gc`"
+
+
 class Expelled(Precondition):
     """The instance was removed from the replica set; streams with it are refused [M-50], [M-52].
 

@@ -87,8 +87,11 @@ class Admission:
         try:
             if not USER_SPACES.isdisjoint(prepared.system):
                 self._check_readers_of_users()
-            if prepared.draft is not None and prepared.draft.begins_policy:
-                self._check_policies_are_read()
+            if prepared.draft is not None:
+                if prepared.draft.begins_policy:
+                    self._check_policies_are_read()
+                if prepared.draft.changes_sequences:
+                    self._check_sequences_are_read()
             is_sync = self._is_sync(write, prepared)
         except SynchroError:
             state.memtx.rollback(prepared)  # Admission.W2
@@ -187,6 +190,12 @@ class Admission:
                 "not every member is known to read rows of users: one runs an older version, or was not "
                 "heard yet since this instance started; nothing was written"
             )
+
+    def _check_sequences_are_read(self) -> None:
+        """ADR 47: the applier of a member of an older version would stop at the row."""
+        if old := self._state.without_sequences & self._state.registered:
+            names = ", ".join(self._state.name_of(member) for member in sorted(old))
+            raise OlderMember(f"{names} cannot read sequences; nothing was written")
 
     def _check_policies_are_read(self) -> None:
         """ADR 44: a member of an older version would decide conflicts in its own way."""

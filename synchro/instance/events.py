@@ -194,13 +194,15 @@ class RelayConnected:
     """`peer` subscribed to us; its Hello counts as its first ack, former ones are forgotten [L-10].
 
     takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_policies: it
-    knows what spaces do with conflicts (ADR 44). takes_users: it reads rows of users (ADR 42)."""
+    knows what spaces do with conflicts (ADR 44). takes_users: it reads rows of users (ADR 42).
+    takes_sequences: it reads rows that define sequences (ADR 47)."""
 
     peer: InstanceId
     ack: Ack
     takes_unnamed: bool = False
     takes_policies: bool = False
     takes_users: bool = False
+    takes_sequences: bool = True
 
 
 @dataclass(frozen=True, slots=True)

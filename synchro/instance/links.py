@@ -43,6 +43,9 @@ class LinkFacts:
         state.readers_of_unnamed.said(event.peer, event.takes_unnamed)
         state.readers_of_users.said(event.peer, event.takes_users)
         state.readers_of_policies.said(event.peer, event.takes_policies)
+        (state.without_sequences.discard if event.takes_sequences else state.without_sequences.add)(
+            event.peer
+        )
         happened = self._coupling.see_term(ack.term, now)
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
         return happened + self._coupling.carry_out(state.limbo.forget_acks(event.peer, first, now))

@@ -126,6 +126,8 @@ class Parts:
     """Set by nobody."""
     readers_of_users: Readers = field(default_factory=Readers)
     """Set by nobody. Asked before the set has its first rows of users; then all members read them."""
+    without_sequences: set[InstanceId] = field(default_factory=set)
+    """Set by nobody. Whose last Hello was of a version that does not read rows of `_sequence` (ADR 47)."""
     stop: Stop = field(default_factory=Stop)
     """Set by nobody."""
     calls: WaitingCalls = field(default_factory=WaitingCalls)

@@ -119,6 +119,10 @@ class LiveConfig:
                 warnings += await self._other_writers()
         return Compared(live, warnings)
 
+    async def names(self) -> frozenset[str]:
+        own = await self._read(partial(load_all, self._path))
+        return own.settings.configured
+
     def facts(self) -> dict[str, Any]:
         in_file = self._loaded.instance(self._name).options
         differs = {
@@ -171,8 +175,10 @@ class LiveConfig:
     def _use(self, own: InstanceConfig) -> Compared:
         """Put into use what needs no restart, name the rest. Does not wait."""
         node, found = self._node, self._changes(own)
-        if found:
-            node.change_settings(live_settings(node.settings, own.settings, found))
+        settings = live_settings(node.settings, own.settings, found)
+        if settings != node.settings:
+            node.change_settings(settings)
+        node.config_was_read()
         if any(change.key == "log.level" for change in found):
             logs.set_level(node.settings.log_level)
         self._running = put_into_use(self._running, found)

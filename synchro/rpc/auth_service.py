@@ -172,9 +172,9 @@ class AuthService(Service):
         return auth_pb2.SetPasswordResponse(header=self.header(), txn=codec.txn_message(txn))
 
     async def _verifier(self, password: str) -> bytes:
-        if len(password.encode()) > PASSWORD_BYTES_MAX:
+        if not 0 < len(password.encode()) <= PASSWORD_BYTES_MAX:
             raise IllegalParams(
-                f"a password has at most {PASSWORD_BYTES_MAX} bytes; nothing was done", field="password"
+                f"a password has 1 to {PASSWORD_BYTES_MAX} bytes; nothing was done", field="password"
             )
         return await self.node.user_changes.verifier_of(password)
 
@@ -234,18 +234,17 @@ class AuthService(Service):
     # --- reads
 
     async def _list_users(self, request: Message, caller: Caller) -> Message:
-        users = self.access.users
-        if request.name:
-            found = users.find(request.name)
-            chosen = [found if found is not None else users.user(request.name)]
-        else:
-            chosen = list(users.users.values())
-        rights = self.access.rights(caller)
+        users, rights = self.access.users, self.access.rights(caller)
+        chosen = list(users.users.values())
         if not rights.reads_all:
             own = {caller.id} | users.roles_of(caller.id)
-            if request.name and chosen[0].id not in own:
-                raise denied(rights, Privilege.READ, ObjectType.UNIVERSE, "")
             chosen = [user for user in chosen if user.id in own]
+        if request.name:
+            chosen = [user for user in chosen if user.name == request.name]
+            if not chosen and not rights.reads_all:  # whether there is one is not told
+                raise denied(rights, Privilege.READ, ObjectType.UNIVERSE, "")
+            if not chosen:
+                users.user(request.name)
         return auth_pb2.ListUsersResponse(
             header=self.header(),
             users=[self._user_message(users, user) for user in chosen],

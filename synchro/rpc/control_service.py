@@ -28,6 +28,7 @@ class ControlService(Service):
         self.Bootstrap = self.waiting(self._bootstrap, needs=operate, when_ready=False)
         self.Demote = self.waiting(self._demote, needs=operate)
         self.Checkpoint = self.waiting(self._checkpoint, needs=operate)
+        self.ReplicaGc = self.waiting(self._replica_gc, needs=operate)
         self.RestartUpstream = self.at_once(self._restart_upstream, needs=operate)
         self.Rebootstrap = self.at_once(self._rebootstrap, needs=operate)
         self.CheckConfig = self.waiting(self._check_config, needs=operate, when_ready=False)
@@ -64,6 +65,12 @@ class ControlService(Service):
         return control_pb2.CheckpointResponse(
             header=self.header(), vclock=codec.lsns(vclock), signature=vclock.signature
         )
+
+    async def _replica_gc(self, request: Message) -> Message:
+        if not request.instance:
+            raise IllegalParams("which instance? Its name, id or UUID is missing", field="instance")
+        gone = await self.node.replica_gc(request.instance)
+        return control_pb2.ReplicaGcResponse(header=self.header(), files_deleted=gone)
 
     def _restart_upstream(self, request: Message) -> Message:
         if not request.instance:

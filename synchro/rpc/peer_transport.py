@@ -122,6 +122,7 @@ def hello_message(hello: Hello) -> Any:
             takes_policies=hello.takes_policies,
             synchro_quorum=hello.quorum,
             is_anonymous=hello.is_anonymous,
+            takes_sequences=hello.takes_sequences,
         )
     )
 
@@ -145,6 +146,7 @@ def hello_from(message: Any) -> Hello:
         takes_policies=message.takes_policies,
         quorum=peer_codec.peer_quorum(message.synchro_quorum),
         is_anonymous=message.is_anonymous,
+        takes_sequences=message.takes_sequences,
     )
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
-from synchro.errors import NoSuchIndex, NoSuchSpace, SyncTimeout, TupleFound
+from synchro.errors import NoSuchIndex, NoSuchSequence, NoSuchSpace, SyncTimeout, TupleFound
 from synchro.ids import CallId, RequestId
 from synchro.instance.events import (
     ClientWrite,
@@ -40,7 +40,7 @@ from synchro.storage.schema import ADMIN, ConflictPolicy, FieldDef, IndexType
 REBUILDS_MAX: Final = 10
 """Two changes that were asked for at once may choose the same id; the later one is built again."""
 
-_RACES: Final = frozenset({"_space", "_index", "_schema", "_user", "_priv"})
+_RACES: Final = frozenset({"_space", "_index", "_schema", "_sequence", "_user", "_priv"})
 """Spaces in which another change may have been first."""
 _TYPES: Final = {
     schema_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.TREE,
@@ -123,7 +123,13 @@ def create_index(now: Definitions, request: Message) -> Sequence[Dml]:
         unique=request.unique if request.HasField("unique") else True,
         if_not_exists=request.if_not_exists,
         parts=[_part(part) for part in request.parts] or schema_ops.DEFAULT_PARTS,
+        sequence=_numbered(request.sequence) if request.HasField("sequence") else None,
     )
+
+
+def _numbered(message: Message) -> schema_ops.Numbered:
+    which = message.WhichOneof("field_ref")
+    return schema_ops.Numbered(message.name or None, getattr(message, which) if which else None)
 
 
 def drop_index(now: Definitions, request: Message) -> Sequence[Dml]:
@@ -137,6 +143,48 @@ def drop_index(now: Definitions, request: Message) -> Sequence[Dml]:
     return schema_ops.drop_index(now.memtx, space.id, index_id)
 
 
+def create_sequence(now: Definitions, request: Message) -> Sequence[Dml]:
+    return schema_ops.create_sequence(
+        now.memtx, request.name, if_not_exists=request.if_not_exists, **_given(request)
+    )
+
+
+def alter_sequence(now: Definitions, request: Message) -> Sequence[Dml]:
+    name = request.name if request.HasField("name") else None
+    return schema_ops.alter_sequence(now.memtx, request.sequence, name=name, **_given(request))
+
+
+def _given(request: Message) -> dict[str, Any]:
+    """Properties of a sequence that were set, as arguments of `schema_ops`."""
+    names = {"step": "step", "min": "low", "max": "high", "start": "start", "cache": "cache"}
+    names["cycle"] = "cycle"
+    is_new = not request.DESCRIPTOR.fields_by_name["cycle"].has_presence
+    return {
+        argument: getattr(request, name)
+        for name, argument in names.items()
+        if (is_new and name in ("cache", "cycle")) or request.HasField(name)
+    }
+
+
+def drop_sequence(now: Definitions, request: Message) -> Sequence[Dml]:
+    try:
+        return schema_ops.drop_sequence(now.memtx, request.sequence)
+    except NoSuchSequence:
+        if request.if_exists:
+            return ()
+        raise
+
+
+def set_sequence(now: Definitions, request: Message) -> Sequence[Dml]:
+    if not request.HasField("last"):
+        return schema_ops.reset_sequence(now.memtx, request.sequence)
+    return schema_ops.set_sequence(now.memtx, request.sequence, request.last)
+
+
+def next_value(now: Definitions, request: Message) -> Sequence[Dml]:
+    return schema_ops.set_sequence(now.memtx, request.sequence, None)
+
+
 Builder: TypeAlias = Callable[[Definitions, Message], Sequence[Dml]]
 BUILDERS: Final[Mapping[str, Builder]] = {
     "create_space": create_space,
@@ -145,6 +193,10 @@ BUILDERS: Final[Mapping[str, Builder]] = {
     "drop_space": drop_space,
     "create_index": create_index,
     "drop_index": drop_index,
+    "create_sequence": create_sequence,
+    "alter_sequence": alter_sequence,
+    "drop_sequence": drop_sequence,
+    "set_sequence": set_sequence,
 }
 """Field of SchemaChange -> how it is done."""
 

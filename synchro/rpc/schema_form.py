@@ -20,6 +20,7 @@ from synchro.rpc.generated.v1 import schema_pb2
 Message: TypeAlias = Any
 FieldSpec: TypeAlias = "str | tuple[str, str] | Mapping[str, Any]"
 PartSpec: TypeAlias = "str | int | tuple[str | int, str] | Mapping[str, Any]"
+SequenceSpec: TypeAlias = "bool | str | Mapping[str, Any] | None"
 Operation: TypeAlias = "Mapping[str, Any]"
 """A map with one key, as above."""
 
@@ -140,7 +141,7 @@ def _fill(message: Message, verb: str, body: Any, where: str) -> None:
     plain = {}
     for name, value in body.items():
         if name in convert:
-            convert[name](message, _listed(value, name, where))
+            convert[name](message, value, f"{where}: {name!r}")
         else:
             plain[name] = value
     _filled(message, plain, where)
@@ -168,21 +169,47 @@ def _set(message: Message, name: str, value: Any, where: str) -> None:
         raise IllegalParams(f"{where}: {value!r} is no value for {name!r}; nothing was done") from None
 
 
-def _listed(value: Any, name: str, where: str) -> Sequence[Any]:
+def _listed(value: Any, what: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
-        raise IllegalParams(f"{where}: {name!r} is a list, not {value!r}; nothing was done")
+        raise IllegalParams(f"{what} is a list, not {value!r}; nothing was done")
     return value
 
 
-def _alter_format(message: Message, format: Sequence[Any]) -> None:
+def _create_format(message: Message, format: Any, what: str) -> None:
+    message.format.extend(fields(_listed(format, what)))
+
+
+def _alter_format(message: Message, format: Any, what: str) -> None:
     message.format.SetInParent()
-    message.format.fields.extend(fields(format))
+    message.format.fields.extend(fields(_listed(format, what)))
 
 
-_CONVERTED: Final[Mapping[str, Mapping[str, Callable[[Message, Sequence[Any]], None]]]] = {
-    "create_space": {"format": lambda message, format: message.format.extend(fields(format))},
+def _parts(message: Message, specs: Any, what: str) -> None:
+    message.parts.extend(parts(_listed(specs, what)))
+
+
+def _sequence(message: Message, spec: Any, what: str) -> None:
+    if (made := index_sequence(spec, what)) is not None:
+        message.sequence.CopyFrom(made)
+
+
+def index_sequence(spec: SequenceSpec, what: str = "the sequence of an index") -> Message | None:
+    """True: one that is made for the space; a name; or a map with `name` and `field`, by name or number from
+    1. None, False: none."""
+    if spec is None or spec is False:
+        return None
+    if isinstance(spec, Mapping):
+        plain = {
+            ("field_name" if type(spec[key]) is str and key == "field" else key): spec[key] for key in spec
+        }
+        return _filled(schema_pb2.IndexSequence(), plain, what)
+    return _filled(schema_pb2.IndexSequence(), {} if spec is True else {"name": spec}, what)
+
+
+_CONVERTED: Final[Mapping[str, Mapping[str, Callable[[Message, Any, str], None]]]] = {
+    "create_space": {"format": _create_format},
     "alter_space": {"format": _alter_format},
-    "create_index": {"parts": lambda message, specs: message.parts.extend(parts(specs))},
+    "create_index": {"parts": _parts, "sequence": _sequence},
 }
 """verb -> fields that are written otherwise than in the message"""
 SCHEMA_VERBS: Final = tuple(field.name for field in schema_pb2.SchemaChange.DESCRIPTOR.fields)
@@ -212,7 +239,8 @@ def _change_of_tuples(op: Message, verb: str, body: Any, where: str) -> None:
         if name in needed:
             if name == "key" and not isinstance(value, list | tuple):
                 value = (value,)
-            setattr(message, name, packed(_listed(value, name, where), f"{where}: {name!r}"))
+            what = f"{where}: {name!r}"
+            setattr(message, name, packed(_listed(value, what), what))
         elif name == "space" or (name == "index" and "key" in needed):
             _set(message, f"{name}_id" if type(value) is int else name, value, where)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from synchro.errors import NoSuchIndex, NoSuchSpace, SynchroError
+from synchro.errors import NoSuchIndex, NoSuchSequence, NoSuchSpace, SynchroError
 from synchro.row import TxnId
 from synchro.rpc import codec, schema_changes
 from synchro.rpc.access import Need, check_space, instead_of
@@ -19,6 +19,7 @@ from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
 from synchro.server.api import NodeApi
 from synchro.storage.schema import IndexDef, IndexType, SpaceDef
+from synchro.storage.sequence_def import SequenceDef
 from synchro.storage.users import ADMIN, ALL_OF_TYPE, ENTER, GUEST, Caller, ObjectType, Privilege, denied
 
 
@@ -31,10 +32,18 @@ class SchemaService(Service):
         self.AlterSpace = self.waiting(self._alter_space, needs=alter)
         self.TruncateSpace = self.waiting(self._truncate_space, needs=self._with_space(Privilege.WRITE))
         self.DropSpace = self.waiting(self._drop_space, needs=self._with_space(Privilege.DROP))
-        self.CreateIndex = self.waiting(self._create_index, needs=alter)
+        self.CreateIndex = self.waiting(self._create_index, needs=self._may_create_index)
         self.DropIndex = self.waiting(self._drop_index, needs=alter)
         self.ListSpaces = self.waiting(self._list_spaces, needs=self._may_list, with_caller=True)
         self.ChecksumSpace = self.waiting(self._checksum_space, needs=self._with_space(Privilege.READ))
+        self.CreateSequence = self.waiting(self._create_sequence, needs=self._of_sequences(Privilege.CREATE))
+        self.AlterSequence = self.waiting(self._alter_sequence, needs=self._of_sequences(Privilege.ALTER))
+        self.DropSequence = self.waiting(self._drop_sequence, needs=self._of_sequences(Privilege.DROP))
+        self.SetSequence = self.waiting(self._set_sequence, needs=self._of_sequences(Privilege.WRITE))
+        self.NextSequenceValue = self.waiting(
+            self._next_sequence_value, needs=self._of_sequences(Privilege.WRITE)
+        )
+        self.ListSequences = self.at_once(self._list_sequences, needs=self.access.to_look)
         self.RunOnce = self.waiting(self._run_once, needs=self.access.to_do_everything)
 
     def register(self, server: Registrar) -> None:
@@ -61,6 +70,23 @@ class SchemaService(Service):
             check_space(rights, privilege, space)
 
         return need
+
+    def _of_sequences(self, privilege: Privilege) -> Need:
+        """The privilege on sequences, which is granted for all of them."""
+
+        def need(caller: Caller, _request: Message) -> None:
+            rights = self.access.rights(caller)
+            if not rights.of(ObjectType.SEQUENCE, ALL_OF_TYPE) & privilege:
+                raise denied(rights, privilege, ObjectType.SEQUENCE, "")
+
+        return need
+
+    def _may_create_index(self, caller: Caller, request: Message) -> None:
+        """One with a sequence takes values of it, or makes it."""
+        self._with_space(Privilege.ALTER)(caller, request)
+        if request.HasField("sequence"):
+            privilege = Privilege.WRITE if request.sequence.name else Privilege.CREATE
+            self._of_sequences(privilege)(caller, request)
 
     def _may_list(self, caller: Caller, request: Message) -> None:
         """All spaces with which it may do anything, or one of them."""
@@ -138,6 +164,47 @@ class SchemaService(Service):
             header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
         )
 
+    async def _create_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.create_sequence)
+        return schema_pb2.CreateSequenceResponse(
+            header=self.header(),
+            sequence=self._shown_sequence(request.name),
+            created=txn is not None,
+            txn=codec.txn_message(txn),
+        )
+
+    async def _alter_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.alter_sequence)
+        shown = self._shown_sequence(request.name if request.HasField("name") else request.sequence)
+        return schema_pb2.AlterSequenceResponse(
+            header=self.header(), sequence=shown, txn=codec.txn_message(txn)
+        )
+
+    async def _drop_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.drop_sequence)
+        return schema_pb2.DropSequenceResponse(
+            header=self.header(), dropped=txn is not None, txn=codec.txn_message(txn)
+        )
+
+    async def _set_sequence(self, request: Message) -> Message:
+        txn = await self._change(request, schema_changes.set_sequence)
+        return schema_pb2.SetSequenceResponse(header=self.header(), txn=codec.txn_message(txn))
+
+    async def _next_sequence_value(self, request: Message) -> Message:
+        """Without its request id: of a retry nobody would know which value the first try took."""
+        timeout_s = codec.timeout_s(request, self.node.instance.settings.txn_synchro_timeout_s)
+        done = await schema_changes.write(
+            self.node,
+            lambda: schema_changes.next_value(Definitions(self.node.instance.memtx, self.names), request),
+            trio.current_time() + timeout_s,
+        )
+        assert done is not None
+        (row,) = done.tuples
+        assert row is not None
+        return schema_pb2.NextSequenceValueResponse(
+            header=self.header(), value=row[1], txn=codec.txn_message(done.txn)
+        )
+
     async def _run_once(self, request: Message) -> Message:
         done = await run_once(self.node, request)
         return schema_pb2.RunOnceResponse(
@@ -155,8 +222,36 @@ class SchemaService(Service):
         except NoSuchSpace:  # dropped by somebody else meanwhile
             return None
 
+    def _shown_sequence(self, name: str) -> Message | None:
+        try:
+            return self._sequence_message(self.node.instance.memtx.catalog.sequences.named(name))
+        except NoSuchSequence:  # dropped by somebody else meanwhile
+            return None
+
+    def _sequence_message(self, sequence: SequenceDef) -> Message:
+        catalog = self.node.instance.memtx.catalog
+        return schema_pb2.SequenceDef(
+            id=sequence.id,
+            name=sequence.name,
+            step=sequence.step,
+            min=sequence.min,
+            max=sequence.max,
+            start=sequence.start,
+            cache=sequence.cache,
+            cycle=sequence.cycle,
+            last=catalog.sequences.last(sequence.id),
+            spaces=[catalog.space(space_id).name for space_id in catalog.sequences.users_of(sequence.id)],
+        )
+
+    def _list_sequences(self, request: Message) -> Message:
+        sequences = self.node.instance.memtx.catalog.sequences
+        found = [sequences.named(request.sequence)] if request.sequence else sequences.by_id.values()
+        shown = [self._sequence_message(one) for one in sorted(found, key=lambda one: one.id)]
+        return schema_pb2.ListSequencesResponse(header=self.header(), sequences=shown)
+
     def _space_message(self, space: SpaceDef) -> Message:
         memtx = self.node.instance.memtx
+        sequence, field = memtx.catalog.sequences.of_space(space.id) or (None, -1)
         return schema_pb2.SpaceDef(
             id=space.id,
             name=space.name,
@@ -170,6 +265,8 @@ class SchemaService(Service):
             ],
             indexes=[index_message(index) for index in memtx.catalog.indexes(space.id)],
             tuple_count=memtx.count(space.id),
+            sequence="" if sequence is None else sequence.name,
+            sequence_field=field + 1,
             conflict=schema_changes.POLICIES[space.conflict],
         )
 

@@ -98,6 +98,9 @@ class Configuration(Protocol):
         """One option, until the next reload or start. value: YAML. force: although two owners could write at
         the same time."""
 
+    async def names(self) -> frozenset[str]:
+        """Of the members of the set, in the file as it is now; what is in use stays."""
+
     def facts(self) -> dict[str, Any]:
         """`box.info.config` [I-17]."""
 
@@ -222,6 +225,9 @@ class NodeApi(Protocol):
     @property
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance runs inside a program that sets its options."""
+
+    async def replica_gc(self, instance: str) -> int:
+        """Keep no log for an instance that is away; returns how many files went. Raises `ReplicaGc`."""
 
     async def bootstrap(self, timeout_s: float) -> str:
         """Make the replica set, as an instance that waits to be told; returns its UUID. Raises

@@ -473,6 +473,7 @@ class Applier:
             takes_policies=True,
             quorum=core.raft.membership.election_quorum,
             is_anonymous=core.is_anonymous,
+            takes_sequences=True,
         )
 
     def _accepted(self, accepted: Accepted) -> None:

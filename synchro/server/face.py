@@ -241,6 +241,14 @@ class Face:
             raise RebootstrapRefused(f"{why}; nothing was done. Next: {following}", next=following)
         self.node.join_again(is_lossy=discard)
 
+    async def replica_gc(self, instance: str) -> int:
+        """[W-44]"""
+        self.ensure_ready()
+        self.links.release(instance)
+        before = len(self.node.wal.files)
+        await self.snapshotter.collect_garbage()
+        return max(0, before - len(self.node.wal.files))
+
     async def bootstrap(self, timeout_s: float) -> str:
         """[M-17]"""
         if (why := self._why_no_bootstrap()) is not None:

@@ -285,7 +285,7 @@ def _gc(node: Node, links: Links) -> dict[str, Any]:
     core = node.core
     consumers: list[dict[str, Any]] = []
     for member, (uuid, name) in core.memtx.catalog.members().items():
-        if member != core.self_id:
+        if member != core.self_id and member not in links.released:
             down = links.downstreams.get(member)
             is_connected = down is not None and down.is_following
             consumers.append(_consumer(uuid, name, is_connected, None if down is None else down.acked))

@@ -54,6 +54,7 @@ from synchro.replication.rejoin import Known
 from synchro.row import Tuple, Txn
 from synchro.server import credentials
 from synchro.server.applier import WRONG_LOGIN
+from synchro.server.autoexpel import Autoexpel
 from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
@@ -500,6 +501,7 @@ class Lifecycle:
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
+                    inner.start_soon(Autoexpel(node).run)
                     inner.start_soon(self._face.credentials.run)
                     await self._wait_until_caught_up()
                     if not self._stop.is_set():

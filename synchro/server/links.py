@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from synchro.config import PeerAddress, WalMode
-from synchro.errors import IllegalParams, SynchroError, TupleFound
+from synchro.errors import IllegalParams, ReplicaGc, SynchroError, TupleFound
 from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -130,6 +130,8 @@ class Links:
         self.relays: dict[InstanceId, OpenRelay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
         """Of members."""
+        self.released: set[InstanceId] = set()
+        """Members for which no log is kept, by a person's word, until they subscribe again [W-44]."""
         self._numbers = count(ANONYMOUS + 1)
         self.followers = Followers(lambda: node.settings, self.new_number)
         self.acks = AckMemory()
@@ -338,6 +340,27 @@ class Links:
             )
         self._node.step(ev.SkipGranted(row))
 
+    def release(self, instance: str) -> None:
+        """Keep no log for this one, which is away: a member by name, id or UUID, an anonymous follower by its
+        name or UUID [W-44]. Raises `ReplicaGc`."""
+        core = self._node.core
+        for member, (uuid, name) in core.memtx.catalog.members().items():
+            if instance in (name, uuid, str(member)):
+                if member == core.self_id:
+                    raise replica_gc_error("Cannot clean up self")
+                if member in self.relays:
+                    raise replica_gc_error("Replica is connected")
+                self.released.add(member)
+                self.downstreams.pop(member, None)
+                return
+        for follower in self.followers:
+            if instance in (follower.name, follower.uuid):
+                if follower.away_since is None:
+                    raise replica_gc_error("Replica is connected")
+                self.followers.forget(follower.uuid)
+                return
+        raise replica_gc_error("Replica does not exist")
+
     def cut(self, peers: set[str], *, incoming: bool, outgoing: bool) -> None:
         """Drop the streams with these peers and refuse new ones, for the fault service."""
         if incoming:
@@ -461,3 +484,7 @@ class Links:
     def lives_of(self, uuid: str) -> tuple[Life, ...]:
         """For `info`: empty if it is not doubled."""
         return self._doubled.get(uuid, ())
+
+
+def replica_gc_error(why: str) -> ReplicaGc:
+    return ReplicaGc(f"Cannot clean up replica's resources: {why}; nothing was done")

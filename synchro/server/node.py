@@ -175,6 +175,8 @@ class Node:
         self._clock_offset_us = 0
         self._persisted_term = 0
         self._settings_changed = trio.Event()
+        self.config_reads = 0
+        """How often the file of a running instance was read again."""
 
     # --------------------------------------------------------------------------------------------- parts
 
@@ -471,6 +473,12 @@ class Node:
         if self.has_core:
             self.step(ev.SettingsChanged(settings))
             self.links.settings_changed()
+        changed, self._settings_changed = self._settings_changed, trio.Event()
+        changed.set()
+
+    def config_was_read(self) -> None:
+        """The file was read again, whatever it changed."""
+        self.config_reads += 1
         changed, self._settings_changed = self._settings_changed, trio.Event()
         changed.set()
 

@@ -144,6 +144,8 @@ class Hello:
     """By how many votes it is elected; 0: an older version (ADR 38)."""
     is_anonymous: bool = False
     """It is no member: its acks say how far it is, and count for nothing [M-6]."""
+    takes_sequences: bool = False
+    """It reads rows that define sequences (ADR 47)."""
 
 
 class PeerAck(NamedTuple):

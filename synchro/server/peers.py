@@ -152,6 +152,7 @@ class Peers:
             downstream = self._admit(hello)
             peer = downstream.peer
         else:
+            self._links.released.discard(peer)
             downstream = self._links.downstreams.setdefault(peer, Downstream(peer))
         relay = Relay(node, self._links, downstream, hello, stream)
         self._links.relays[peer] = relay

@@ -190,7 +190,12 @@ class Relay:
             ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
             node.step(
                 ev.RelayConnected(
-                    self.peer, ack, hello.takes_unnamed, hello.takes_policies, takes_users=hello.takes_users
+                    self.peer,
+                    ack,
+                    hello.takes_unnamed,
+                    hello.takes_policies,
+                    takes_users=hello.takes_users,
+                    takes_sequences=hello.takes_sequences,
                 )
             )
             self._raft = core.raft.message()

@@ -211,7 +211,8 @@ class Snapshotter:
 
     def _others(self) -> list[InstanceId]:
         core = self._node.core
-        return [member for member in core.memtx.catalog.prepared_members() if member != core.self_id]
+        without = {core.self_id, *self._links.released}
+        return [member for member in core.memtx.catalog.prepared_members() if member not in without]
 
     def _acked(self) -> dict[InstanceId, Vclock]:
         return {member: known.acked for member, known in self._links.downstreams.items()}

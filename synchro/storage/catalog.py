@@ -28,6 +28,8 @@ from synchro.storage.schema import (
     INDEX_ID,
     PRIV_ID,
     SCHEMA_ID,
+    SEQUENCE_DATA_ID,
+    SEQUENCE_ID,
     SPACE_ID,
     SYSTEM_SPACES,
     TEMPORARY_ID_MIN,
@@ -37,9 +39,12 @@ from synchro.storage.schema import (
     ConflictPolicy,
     IndexDef,
     SpaceDef,
+    defines_sequences,
     is_ddl_space,
     is_system,
 )
+from synchro.storage.sequence_def import SequenceDef
+from synchro.storage.sequences import Sequences
 from synchro.storage.space_changes import clear
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.stamp_clock import UNSTAMPED, Stamp
@@ -82,6 +87,7 @@ class Catalog:
             store = SpaceStore(definition, {index.id: index for index in indexes}, dead=dead)
             self.stores[definition.id] = store
             self._ids[definition.name] = definition.id
+        self.sequences = Sequences(self.stores)
         self.users = Users(self._owner_of, self._owned_by)
         """Who there is, and may do what; as committed."""
 
@@ -225,6 +231,12 @@ class Catalog:
             check_cluster_row(old, new)
         elif space_id == SCHEMA_ID:
             check_schema_row(old, new)
+        elif space_id == SEQUENCE_DATA_ID:
+            if new is not None:
+                self.sequences.need(new[0])
+        elif space_id == SEQUENCE_ID and new is not None:
+            SequenceDef.from_tuple(new)
+            return self._on_ddl_row(prepared, space_id, op, old, new)
         elif store.is_ddl:
             return self._on_ddl_row(prepared, space_id, op, old, new)
         return True, False
@@ -244,7 +256,7 @@ class Catalog:
                 clear(target, prepared)
                 return is_logged, is_local
         else:
-            is_logged = target_id < TEMPORARY_ID_MIN
+            is_logged = target_id < TEMPORARY_ID_MIN or defines_sequences(space_id)
         if any(not store.is_system for store, *_ in prepared.changes) or prepared.temporary:
             raise mixture()
         if prepared.draft is None:
@@ -255,6 +267,7 @@ class Catalog:
 
     def build_for(self, draft: Draft, serial: int) -> Build | None:
         """What the draft needs. None: it rests on what is pending, and is built when that is decided."""
+        self.sequences.check(draft)
         if any(store.has_pending for store, _ in draft.touched):
             draft.check_tuples()
             return None
@@ -297,6 +310,7 @@ class Catalog:
                 build = prepared.build if is_newest else None
                 built = None if build is None else build.indexes.get(space_id)
                 growth += self._define(space_id, space.definition, space.indexes, built)
+            self.sequences.read()
             self.schema_version += 1
             self.users.forget_rights()
         return growth
@@ -360,6 +374,9 @@ class Catalog:
             self._read_users()
         if not is_ddl_space(space_id) or space_id == TRUNCATE_ID:
             return 0
+        if defines_sequences(space_id):
+            self.sequences.read()
+            return 0
         touched: dict[int, tuple[SpaceDef, dict[int, IndexDef]]] = {}
         for row in tuples:
             if space_id == SPACE_ID:
@@ -392,7 +409,8 @@ class Catalog:
         return not target.definition.is_temporary and (with_local or not target.definition.is_local)
 
     def check(self) -> None:
-        """catalog.C2: a full scan, for tests."""
+        """catalog.C2, and that of the users: a full scan, for tests."""
+        self.users.check_rules()
         assert self._ids == {store.definition.name: number for number, store in self.stores.items()}
 
 

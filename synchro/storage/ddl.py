@@ -27,6 +27,7 @@ from synchro.storage.schema import (
     IndexType,
     SpaceDef,
     SpaceKind,
+    defines_sequences,
     is_system,
 )
 from synchro.storage.stamp_clock import Stamp
@@ -55,6 +56,8 @@ class Draft:
 
     def __init__(self, stores: Mapping[int, SpaceView]) -> None:
         self._stores = stores
+        self.changes_sequences = False
+        """Or what they are tied to: `Sequences.check` looks at the whole."""
         self.spaces: dict[int, DraftSpace] = {}
         """Only those that the transaction touches."""
 
@@ -62,6 +65,9 @@ class Draft:
         """Take one changed tuple of a DDL space. Raises what makes it impossible. stamp: of a truncate."""
         row = new if new is not None else old
         if row is None:
+            return
+        if defines_sequences(space_id):
+            self.changes_sequences = True
             return
         if is_system(row[0]) and space_id != TRUNCATE_ID:
             raise Unsupported(f"Space #{row[0]} does not support changes: it is a system space")

@@ -72,8 +72,8 @@ class Memtx:
         self.self_id = NOBODY
         """Of the instance; `NOBODY`: all changes are taken for its own."""
         self.catalog = Catalog(limits, self._dead)
-        self.catalog.tombstones.limit(limits.tombstones_max)
         """What spaces there are, and members."""
+        self.catalog.tombstones.limit(limits.tombstones_max)
         self.clock = StampClock()
         """Of rows in spaces where the last write wins."""
         self._stores = self.catalog.stores
@@ -229,8 +229,16 @@ class Memtx:
         self.work += len(ops) * (OP_WORK // 4 + INDEX_WORK * len(store.secondary))
         if is_limited and store.secondary:
             Work(self._limits.txn_work_bytes_max).spend(len(ops) * INDEX_WORK * len(store.secondary))
+        numbering = store.numbering
+        if numbering is not None and is_limited:
+            filled = self.catalog.sequences.filled_puts(prepared, store, ops)
+            if filled is None:
+                return False
+            ops = filled
         if not put_new(store, prepared, ops.values, replace=ops.type is _REPLACE):
             return False
+        if numbering is not None:
+            self.catalog.sequences.used(prepared, store, ops.values)
         prepared.ops = ops
         prepared.local = [store.is_local] * len(ops)
         prepared.results = ops.values
@@ -281,6 +289,9 @@ class Memtx:
                 work.spend(INDEX_WORK * len(store.secondary))
             if prepared.draft is not None and not store.is_system:
                 raise mixture()
+            numbering = store.numbering
+            if numbering is not None and not from_peer and op.value is not None:
+                op = self.catalog.sequences.filled(prepared, store, op)
             kind = op.type
             try:
                 result: Tuple | None
@@ -310,6 +321,8 @@ class Memtx:
                 prepared.skipped.append((len(results), op, error))
                 results.append(None)
                 continue
+            if numbering is not None and op.value is not None:
+                self.catalog.sequences.used(prepared, store, (op.value,))
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
@@ -442,7 +455,7 @@ class Memtx:
 
     def _marks(self, with_local: bool) -> Iterator[Iterable[Tuple]]:
         """What is known of tuples beside themselves: of each space who wrote them, and when."""
-        if self.clock.newest:
+        if any(store.stamps is not None for store in self._stores.values()):
             yield [(0, MARK_CLOCK, (), self.clock.newest)]
         for space_id, store in self._stores.items():
             if store.own is not None and store.primary is not None and with_local:

@@ -18,7 +18,8 @@ class Prepared:
     ops: to be logged: update and delete by a secondary key have the primary one (then `raw` is empty: encode
         from the fields) [D-16]; changes of temporary spaces are left out [D-5].
     local: parallel to `ops`: the row belongs to the LOCAL group.
-    run: the changes, if they were prepared all at once (`space_changes.put_new`); then `changes` is empty.
+    run: the changes, if they were prepared all at once (`space_changes.put_new`); then `changes` has at most
+        the position of a sequence that numbers them.
     results: what each *requested* operation returns [D-16].
     skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
     is_own: it is asked for here; False: another instance logged it.

@@ -325,6 +325,12 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
     return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None, 0))  # type: ignore[no-any-return]
 
 
+def put_dml(kind: RowType, space_id: int, value: Sequence[Any]) -> Dml:
+    """INSERT or REPLACE of fields that were checked already."""
+    raw = _prefix(2, space_id, None, KEY_TUPLE) + packb(value)
+    return new_tuple(Dml, (kind, space_id, raw, 0, None, value, None, 0))  # type: ignore[no-any-return]
+
+
 def insert_all(kind: RowType, space_id: int, tuples: Sequence[bytes]) -> Puts:
     """`insert_dml` for many of one space. Raises `WrongFormat`, which does not say for which."""
     assert kind is _INSERT or kind is _REPLACE

@@ -18,12 +18,15 @@ from synchro.storage.key_def import KINDS, TYPE_ALIASES, Part, narrower
 
 SCHEMA_ID: Final = 272
 SPACE_ID: Final = 280
+SEQUENCE_ID: Final = 284
+SEQUENCE_DATA_ID: Final = 285
 INDEX_ID: Final = 288
 FUNC_ID: Final = 296
 USER_ID: Final = 304
 PRIV_ID: Final = 312
 CLUSTER_ID: Final = 320
 TRUNCATE_ID: Final = 330
+SPACE_SEQUENCE_ID: Final = 340
 
 SYSTEM_ID_MIN: Final = 256
 SYSTEM_ID_MAX: Final = 511
@@ -41,7 +44,8 @@ NAME_LENGTH_MAX: Final = 65_000
 ADMIN: Final = 1
 """Owner of what nobody else owns."""
 
-_DDL_IDS: Final = frozenset({SPACE_ID, INDEX_ID, TRUNCATE_ID})
+_SEQUENCE_IDS: Final = frozenset({SEQUENCE_ID, SPACE_SEQUENCE_ID})
+_DDL_IDS: Final = frozenset({SPACE_ID, INDEX_ID, TRUNCATE_ID, *_SEQUENCE_IDS})
 
 
 def is_system(space_id: int) -> bool:
@@ -51,6 +55,11 @@ def is_system(space_id: int) -> bool:
 def is_ddl_space(space_id: int) -> bool:
     """Rows of this space change definitions (or empty a space), so they need the barrier."""
     return space_id in _DDL_IDS
+
+
+def defines_sequences(space_id: int) -> bool:
+    """Rows of this space define sequences, or tie them to spaces."""
+    return space_id in _SEQUENCE_IDS
 
 
 class SpaceKind(StrEnum):
@@ -420,6 +429,30 @@ SYSTEM_SPACES: Final[tuple[tuple[SpaceDef, tuple[IndexDef, ...]], ...]] = (
         _index(SPACE_ID, 2, "name", (2, "string")),
     ),
     _system(
+        SEQUENCE_ID,
+        "_sequence",
+        [
+            ("id", "unsigned"),
+            ("owner", "unsigned"),
+            ("name", "string"),
+            ("step", "integer"),
+            ("min", "integer"),
+            ("max", "integer"),
+            ("start", "integer"),
+            ("cache", "integer"),
+            ("cycle", "boolean"),
+        ],
+        _index(SEQUENCE_ID, 0, "primary", (0, "unsigned")),
+        _index(SEQUENCE_ID, 1, "owner", (1, "unsigned"), unique=False),
+        _index(SEQUENCE_ID, 2, "name", (2, "string")),
+    ),
+    _system(
+        SEQUENCE_DATA_ID,
+        "_sequence_data",
+        [("id", "unsigned"), ("value", "integer")],
+        _index(SEQUENCE_DATA_ID, 0, "primary", (0, "unsigned")),
+    ),
+    _system(
         INDEX_ID,
         "_index",
         [
@@ -476,5 +509,18 @@ SYSTEM_SPACES: Final[tuple[tuple[SpaceDef, tuple[IndexDef, ...]], ...]] = (
         "_truncate",
         [("id", "unsigned"), ("count", "unsigned")],
         _index(TRUNCATE_ID, 0, "primary", (0, "unsigned")),
+    ),
+    _system(
+        SPACE_SEQUENCE_ID,
+        "_space_sequence",
+        [
+            ("id", "unsigned"),
+            ("sequence_id", "unsigned"),
+            ("is_generated", "boolean"),
+            ("field", "unsigned"),
+            ("path", "string"),
+        ],
+        _index(SPACE_SEQUENCE_ID, 0, "primary", (0, "unsigned")),
+        _index(SPACE_SEQUENCE_ID, 1, "sequence", (1, "unsigned"), unique=False),
     ),
 )

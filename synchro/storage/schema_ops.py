@@ -8,16 +8,19 @@ prepared state. An empty list means "not created, it exists" (`if_not_exists`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from synchro.errors import IllegalParams, IndexExists, SpaceExists
+from synchro.errors import IllegalParams, IndexExists, SequenceExists, SpaceExists
 from synchro.row import Dml, Field, RowType, Tuple
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import (
     ADMIN,
     INDEX_ID,
     PRIV_ID,
+    SEQUENCE_DATA_ID,
+    SEQUENCE_ID,
     SPACE_ID,
+    SPACE_SEQUENCE_ID,
     TEMPORARY_ID_MIN,
     TRUNCATE_ID,
     ConflictPolicy,
@@ -30,6 +33,7 @@ from synchro.storage.schema import (
     parse_format,
     resolve_parts,
 )
+from synchro.storage.sequence_def import INT64_MAX, INT64_MIN, SequenceDef
 
 _FLAGS_FIELD: Final = 6
 _SPACE_OBJECT: Final = "space"
@@ -50,7 +54,15 @@ def definitions_alone(memtx: Memtx) -> Memtx:
     """The committed definitions, and what was granted on them, without tuples: where changes can be tried one
     after the other."""
     draft = Memtx(memtx.catalog.limits)
-    for space_id in (SPACE_ID, INDEX_ID, TRUNCATE_ID, PRIV_ID):
+    for space_id in (
+        SPACE_ID,
+        SEQUENCE_ID,
+        SEQUENCE_DATA_ID,
+        INDEX_ID,
+        TRUNCATE_ID,
+        SPACE_SEQUENCE_ID,
+        PRIV_ID,
+    ):
         draft.load(space_id, memtx.catalog.store(space_id).tuples.values())
     draft.catalog.space_id_max = memtx.catalog.space_id_max
     return draft
@@ -164,11 +176,12 @@ def truncate(memtx: Memtx, space: str | int) -> list[Dml]:
 
 
 def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
-    """What was granted on it, its indexes, the primary one last, its truncate counter if it has one, then the
-    space [D-40]."""
+    """What was granted on it, its tie to a sequence, its indexes, the primary one last, its truncate counter
+    if it has one, then the space [D-40]."""
     number = memtx.catalog.space(space).id
     grants = memtx.prepared_rows(PRIV_ID)
     ops = [_delete(PRIV_ID, *row[1:4]) for row in grants if row[2:4] == (_SPACE_OBJECT, number)]
+    ops += _untied(memtx, number)
     ops += [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
     if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
         ops.append(_delete(TRUNCATE_ID, number))
@@ -185,8 +198,10 @@ def create_index(
     unique: bool = True,
     parts: Sequence[object] = DEFAULT_PARTS,
     if_not_exists: bool = False,
+    sequence: Numbered | None = None,
 ) -> list[Dml]:
-    """[D-8], one row. parts: as `schema.resolve_parts` takes them. IndexExists, WrongFormat."""
+    """[D-8], one row; with a sequence, which only a primary key has, two, or three if it is made too. parts:
+    as `schema.resolve_parts` takes them. IndexExists, WrongFormat, IllegalParams."""
     check_name(name)
     definition = memtx.catalog.space(space)
     known = memtx.catalog.indexes(definition.id)
@@ -208,14 +223,140 @@ def create_index(
         unique=unique,
         parts=resolve_parts(definition, parts),
     )
-    return [_insert(INDEX_ID, index.to_tuple())]
+    ops = [_insert(INDEX_ID, index.to_tuple())]
+    return ops if sequence is None else [*ops, *_numbered(memtx, definition, index, sequence)]
+
+
+class Numbered(NamedTuple):
+    """What gives values to a primary key. sequence: its name; None: one is made for the space, `SPACE_seq`.
+    field: name, or number from 1; None: the first part."""
+
+    sequence: str | None = None
+    field: str | int | None = None
+
+
+def _numbered(memtx: Memtx, space: SpaceDef, index: IndexDef, by: Numbered) -> list[Dml]:
+    """Rows that tie a sequence to a space that has no primary key yet."""
+    if index.id != 0:
+        raise IllegalParams(
+            f"Can't create index '{index.name}' in space '{space.name}': only a primary key can have a "
+            "sequence"
+        )
+    field = index.parts[0].field
+    if by.field is not None:
+        (part,) = resolve_parts(space, [by.field])
+        field = part.field
+    ops: list[Dml] = []
+    if by.sequence is None:
+        ops += create_sequence(memtx, f"{space.name}_seq")
+        assert ops[0].value is not None
+        number = ops[0].value[0]
+    else:
+        number = memtx.catalog.sequences.named(by.sequence).id
+    return [*ops, _insert(SPACE_SEQUENCE_ID, (space.id, number, by.sequence is None, field, ""))]
+
+
+def _untied(memtx: Memtx, space_id: int) -> list[Dml]:
+    """Rows that take the sequence of a space away; one that was made for it goes too."""
+    link = memtx.catalog.sequences.link_of(space_id)
+    if link is None:
+        return []
+    ops = [_delete(SPACE_SEQUENCE_ID, space_id)]
+    return [*ops, *_sequence_gone(memtx, link[1])] if link[2] else ops
+
+
+def _sequence_gone(memtx: Memtx, sequence_id: int) -> list[Dml]:
+    return [*_reset(memtx, sequence_id), _delete(SEQUENCE_ID, sequence_id)]
+
+
+def _reset(memtx: Memtx, sequence_id: int) -> list[Dml]:
+    is_started = any(row[0] == sequence_id for row in memtx.prepared_rows(SEQUENCE_DATA_ID))
+    return [_delete(SEQUENCE_DATA_ID, sequence_id)] if is_started else []
+
+
+def create_sequence(
+    memtx: Memtx,
+    name: str,
+    *,
+    step: int | None = None,
+    low: int | None = None,
+    high: int | None = None,
+    start: int | None = None,
+    cache: int = 0,
+    cycle: bool = False,
+    if_not_exists: bool = False,
+) -> list[Dml]:
+    """One row. low, high, start: None: as far as integers go, from 1 or -1 on. SequenceExists,
+    IllegalParams."""
+    check_name(name)
+    rows = memtx.prepared_rows(SEQUENCE_ID)
+    if any(row[2] == name for row in rows):
+        if if_not_exists:
+            return []
+        raise SequenceExists(f"Sequence '{name}' already exists", sequence=name)
+    step = 1 if step is None else step
+    low = low if low is not None else 1 if step > 0 else INT64_MIN
+    high = high if high is not None else INT64_MAX if step > 0 else -1
+    made = SequenceDef(
+        id=1 + max((int(row[0]) for row in rows), default=0),
+        name=name,
+        step=step,
+        min=low,
+        max=high,
+        start=start if start is not None else low if step > 0 else high,
+        cache=cache,
+        cycle=cycle,
+    )
+    return [_insert(SEQUENCE_ID, SequenceDef.from_tuple(made.to_tuple()).to_tuple())]
+
+
+def alter_sequence(
+    memtx: Memtx,
+    sequence: str,
+    *,
+    name: str | None = None,
+    step: int | None = None,
+    low: int | None = None,
+    high: int | None = None,
+    start: int | None = None,
+    cache: int | None = None,
+    cycle: bool | None = None,
+) -> list[Dml]:
+    """One UPDATE of what is given. Its position stays."""
+    definition = memtx.catalog.sequences.named(sequence)
+    if name is not None:
+        check_name(name)
+        if name != definition.name and any(row[2] == name for row in memtx.prepared_rows(SEQUENCE_ID)):
+            raise SequenceExists(f"Sequence '{name}' already exists", sequence=name)
+    given = (name, step, low, high, start, cache, cycle)
+    ops = tuple(("=", field, value) for field, value in enumerate(given, 3) if value is not None)
+    if not ops:
+        raise IllegalParams("nothing to alter: give name, step, min, max, start, cache or cycle")
+    return [Dml(RowType.UPDATE, SEQUENCE_ID, b"", 0, (definition.id,), None, ops)]
+
+
+def drop_sequence(memtx: Memtx, sequence: str) -> list[Dml]:
+    """Refused if a space is numbered by it."""
+    return _sequence_gone(memtx, memtx.catalog.sequences.named(sequence).id)
+
+
+def reset_sequence(memtx: Memtx, sequence: str) -> list[Dml]:
+    """Its next value is `start` again; no row if it is so already."""
+    return _reset(memtx, memtx.catalog.sequences.named(sequence).id)
+
+
+def set_sequence(memtx: Memtx, sequence: str, value: int | None) -> list[Dml]:
+    """Its next value is the one after `value`. None: it takes its next value."""
+    number = memtx.catalog.sequences.named(sequence).id
+    return [Dml(RowType.REPLACE, SEQUENCE_DATA_ID, b"", value=(number, value))]
 
 
 def drop_index(memtx: Memtx, space: str | int, index: str | int) -> list[Dml]:
-    """The primary index goes last."""
+    """The primary index goes last, and with it its sequence."""
     definition = memtx.catalog.index(space, index)
     if definition.id == 0 and len(memtx.catalog.indexes(space)) > 1:
         raise IllegalParams(
             f"Can't drop primary key in space '{memtx.catalog.space(space).name}' while secondary keys exist"
         )
-    return [_delete(INDEX_ID, definition.space_id, definition.id)]
+    ops = _untied(memtx, definition.space_id) if definition.id == 0 else []
+    return [*ops, _delete(INDEX_ID, definition.space_id, definition.id)]

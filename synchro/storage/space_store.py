@@ -27,6 +27,7 @@ from synchro.storage.order import Order
 from synchro.storage.own_keys import OwnKeys
 from synchro.storage.prepared import Pending, PendingKey, Prepared
 from synchro.storage.schema import ConflictPolicy, IndexDef, SpaceDef, is_ddl_space, is_system
+from synchro.storage.sequence_def import Numbering
 from synchro.storage.stamp_clock import UNKNOWN, Stamp
 from synchro.storage.stamps import STAMP_BYTES, Stamps, Tombstones
 from synchro.storage.tuple_format import TupleFormat
@@ -61,6 +62,7 @@ class SpaceStore:
         "is_temporary",
         "key_of",
         "memory",
+        "numbering",
         "own",
         "pending",
         "plain_field",
@@ -99,6 +101,8 @@ class SpaceStore:
         """The number of clears that wait for their decision."""
         self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())
+        self.numbering: Numbering | None = None
+        """What gives values to its tuples; set by `sequences`."""
         self.indexes: dict[int, Index] = {}
         self.own: OwnKeys | None = None
         """Set while its policy is to keep what was written here."""
@@ -174,6 +178,8 @@ class SpaceStore:
         assert primary is None or isinstance(primary, PrimaryIndex)
         if primary is None or primary.tuples is not self.tuples:
             self.bury(self.tuples)
+        if primary is None:
+            self.memory = 0  # the tuples went with it
         self.primary = primary
         self.indexes = built
         self.tuples = self.view = {} if primary is None else primary.tuples
@@ -347,13 +353,14 @@ class SpaceStore:
                 del pending[key]
 
     def rollback_new(self, prepared: Prepared, keys: Sequence[Key]) -> int:
-        """`rollback` for what `put_new` took: it is all that there is of the transaction."""
+        """`rollback` for what `put_new` took."""
         pending = self.pending
-        self.memory -= prepared.growth
+        size = prepared.growth - sum(change[4] for change in prepared.changes)
+        self.memory -= size
         for key in keys:
             assert pending[key][0] is prepared  # newest first [space_store.O3]
             del pending[key]
-        return prepared.growth
+        return size
 
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> int:
         """size: what it had added to the memory that is needed, which is returned. Not counted again: a queue
@@ -420,7 +427,7 @@ class SpaceStore:
             self.memory -= sum(self.memory_of(self.tuples[key]) for key in old)
             for key in old:
                 self.settle(key, None)
-        stamps.raise_floor(floor)
+        self.dead.extend(stamps.raise_floor(floor))
 
     def take_out(self) -> list[dict[Key, Any] | Order]:
         """All committed tuples, and what led to them; they are not here any more."""

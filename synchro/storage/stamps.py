@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from synchro.errors import TombstonesGone
 from synchro.ids import INSTANCE_ID_MAX, InstanceId, Lsn
 from synchro.row import Tuple
 from synchro.storage.key_def import Key, KeyDef
+from synchro.storage.order import Order
 from synchro.storage.stamp_clock import UNKNOWN, Stamp
 
 STAMP_BYTES: Final = 120
@@ -108,11 +109,17 @@ class Stamps:
         if not is_safe:
             self.forgotten = max(self.forgotten, stamp)
 
-    def raise_floor(self, floor: Stamp) -> None:
-        """The space was truncated: what is older is known by that alone. The tuples are not touched."""
+    def raise_floor(self, floor: Stamp) -> list[dict[Key, Any] | list[Any] | Order]:
+        """The space was truncated: what is older is known by that alone. The tuples are not touched. Returns
+        what nobody needs any more."""
+        old: list[dict[Key, Any] | list[Any] | Order] = [self.known, self.graves]
         self.floor = floor
-        self.known = {key: stamp for key, stamp in self.known.items() if stamp > floor}
-        self.graves = {key: lsn for key, lsn in self.graves.items() if key in self.known}
+        if self.newest < floor:
+            self.known, self.graves = {}, {}
+        else:
+            self.known = {key: stamp for key, stamp in self.known.items() if stamp > floor}
+            self.graves = {key: lsn for key, lsn in self.graves.items() if key in self.known}
+        return old
 
     def check(self, tuples: Mapping[Key, Tuple]) -> None:
         """For tests: [stamps.G2], and nothing is kept that says nothing."""

@@ -64,6 +64,9 @@ Find: TypeAlias = Callable[[ObjectType, str], ObjectId]
 _Key: TypeAlias = tuple[int, ObjectType, ObjectId]
 
 
+NAME_LENGTH_MAX: Final = 128
+
+
 class Target(NamedTuple):
     """An object, and its name for people."""
 
@@ -151,6 +154,8 @@ class UserDraft:
     ) -> bool:
         """False: it exists [S-4]. UserExists, RoleExists, UserMax."""
         check_name(name)
+        if len(name) > NAME_LENGTH_MAX:
+            raise IllegalParams(f"a name has at most {NAME_LENGTH_MAX} characters; nothing was done")
         known = next((user for user in self.users.values() if user.name == name), None)
         if known is not None:
             if if_not_exists and known.is_role == is_role:

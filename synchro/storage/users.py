@@ -430,6 +430,11 @@ class Users:
             return False
         return all(not _lacks(own.in_space(space), _DATA | _DEFINE) for space in self._owned_by(user.id))
 
+    def check_rules(self) -> None:
+        assert all(0 <= number < USERS_MAX for number in self.users)  # Users.K1
+        for kept in self._rights.values():  # Users.K2
+            assert dict(kept.items()) == dict(self._count(kept.caller).items())
+
     def owned_by(self, number: int) -> Sequence[int]:
         """Ids of the spaces that it owns."""
         return self._owned_by(number)

@@ -74,7 +74,8 @@ def test_a_switchover_changes_the_writer(make_cluster: Callable[..., Cluster]) -
     at(one, "config", "set", "database.mode", "ro")
     told = synchro("-e", where, "status").stdout
     assert f"{one.name} was kept from writing by `config set`" in told
-    command = told[told.index("Next: synchro ") :].split()[2:]
+    [line] = [line for line in told.splitlines() if "was kept from writing" in line]
+    command = line.partition("Next: synchro ")[2].split()
     synchro("-e", where, *command)
     one.remote.insert("bands", 0, "again")
 

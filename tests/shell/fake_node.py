@@ -17,6 +17,7 @@ from synchro.errors import (
     IllegalParams,
     Loading,
     ReadOnly,
+    ReplicaGc,
     SynchroError,
     SyncTimeout,
 )
@@ -305,6 +306,9 @@ class FakeNode:
             changed = self.changed
             yield self.watch_facts()
             await changed.wait()
+
+    async def replica_gc(self, instance: str) -> int:
+        raise ReplicaGc("Cannot clean up replica's resources: Replica does not exist; nothing was done")
 
     async def bootstrap(self, timeout_s: float) -> str:
         raise BootstrapRefused("a fake has its data; nothing was made")

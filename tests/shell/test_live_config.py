@@ -16,6 +16,8 @@ import trio
 
 from synchro import logs
 from synchro.config.file import load_all
+from synchro.config.option import Effect
+from synchro.config.options import TABLE
 from synchro.config.template import config_of_flags, settings_without_file
 from synchro.errors import ConfigError, Loading
 from synchro.process.live_config import LiveConfig
@@ -173,7 +175,8 @@ async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
     async with one_instance(tmp_path) as world:
         assert "needs a restart; nothing was changed" in await refused(world, "wal.mode", "write")
         assert "belongs to the replica set" in await refused(world, "bootstrap_leader", "instance001")
-        assert "does not act on" in await refused(world, "database.hot_standby", "true")
+        for option in (option for option in TABLE if option.effect is Effect.LATER):
+            assert "does not act on" in await refused(world, option.key, "1")
         assert "after bootstrap has finished" in await refused(world, "replication.anon", "true")
         assert "did you mean 'timeout'" in await refused(world, "replication.timeou", "1")
         assert "cannot be used together" in await refused(world, "database.mode", "ro")

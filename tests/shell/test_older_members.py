@@ -18,7 +18,7 @@ from synchro.row import RowType, Txn
 from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.peer_messages import Accepted, Frame, Hello, JoinRequest, JoinRows, JoinSnapshotEnd
-from synchro.storage import row_body, xrow
+from synchro.storage import row_body, schema_ops, xrow
 from synchro.vclock import Vclock
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
@@ -109,3 +109,31 @@ async def test_an_instance_of_an_older_version_joins_where_it_can_read_all(tmp_p
         rows = b"".join(item.rows for item in items if isinstance(item, JoinRows))
         assert not any(txn.has_unnamed for txn in xrow.decode_txns(rows))
         assert not face.node.core.state.all_read_unnamed
+
+
+async def test_who_knows_no_policies_gets_no_rows_of_a_set_that_has_some(tmp_path: Path) -> None:
+    """ADR 44: it would stop where the others go on, and take a stamp for damage."""
+    async with open_set(tmp_path, size=1) as replicas:
+        face = await replicas.start(1)
+        await until(lambda: face.node.is_ready and face.node.core.is_writable)
+        await create_space(face, is_sync=False)
+        before = [
+            item async for item in serve_join(face.node, face.links, JoinRequest(str(uuid4()), "early"))
+        ]
+        assert any(isinstance(item, JoinSnapshotEnd) for item in before)
+    async with open_set(tmp_path / "other", size=1) as replicas:
+        face = await replicas.start(1)
+        await until(lambda: face.node.is_ready and face.node.core.is_writable)
+        await create_space(face, is_sync=False)
+        (op,) = schema_ops.alter_space(face.node.core.memtx, 512, conflict="last_write_wins")
+        alter = row_body.dml_from_values(op.type, op.space_id, key=op.key, ops=op.ops)
+        assert isinstance(await write(face, alter), ev.Committed)
+        with pytest.raises(ProtocolVersion, match="does not know"):
+            await anext(serve_join(face.node, face.links, JoinRequest(str(uuid4()), "late")))
+        knows = JoinRequest(str(uuid4()), "newer", takes_policies=True)
+        assert [item async for item in serve_join(face.node, face.links, knows)]
+        assert face.node.core.state.not_reading_policies  # it joined, and has not said so in a Hello
+        (op,) = schema_ops.alter_space(face.node.core.memtx, 512, conflict="skip")
+        alter = row_body.dml_from_values(op.type, op.space_id, key=op.key, ops=op.ops)
+        refused = await write(face, alter)
+        assert isinstance(refused, ev.Rejected) and isinstance(refused.error, ProtocolVersion)

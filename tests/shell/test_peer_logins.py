@@ -184,6 +184,14 @@ async def test_a_peer_with_the_role_is_let_in(tmp_path: Path, known_users: None)
         assert not [text for _, text in found.values() if "denied" in text], found
 
 
+@pytest.mark.effect_of(
+    "grpc.advertise.peer.login",
+    "grpc.advertise.peer.password",
+    "grpc.advertise.peer.password_file",
+    "iproto.advertise.peer.login",
+    "iproto.advertise.peer.password",
+    "iproto.advertise.peer.password_file",
+)
 async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path, known_users: None) -> None:
     """[S-8]: `loading` with the message; it comes by itself when the password fits."""
     async with set_with_login(tmp_path) as (leader, nodes):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from synchro.config import PeerLogin
 from synchro.errors import ProtocolVersion, RemoteProtocolError, SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import Ack
@@ -22,6 +23,7 @@ from synchro.rpc import peer_service, status
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import open_rpc_host
 from synchro.rpc.peer_transport import SERVICE, open_grpc_transport
+from synchro.secret import Secret
 from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import Accepted, Frame, Heartbeat, Hello, LinkLost, PeerAck
 from synchro.server.transport import RelayStream, Transport
@@ -226,3 +228,23 @@ async def test_a_frame_with_impossible_numbers_ends_its_stream(bad: Frame) -> No
                 async with transport.subscribe(address, HELLO) as stream:
                     await stream.receive()
                     await stream.deliver(lambda _: None)
+
+
+async def test_a_former_version_without_logins_is_called_without_one() -> None:
+    """A peer that knows no `Login` asks nobody who he is."""
+    login = PeerLogin("replicator", Secret("topsecret"))
+
+    async def serve(stream: RelayStream) -> None:
+        await trio.sleep_forever()
+
+    endpoint = Endpoint(serve)
+    async with open_rpc_host() as host:
+        server = await host.serve(
+            "127.0.0.1:0",
+            lambda s: peer_service.register(s, host, endpoint),  # type: ignore[arg-type]
+        )
+        async with (
+            open_grpc_transport(host, "subscriber", login_at=lambda _: login) as transport,
+            transport.subscribe(server.address, HELLO) as stream,
+        ):
+            assert await stream.receive() == ACCEPTED

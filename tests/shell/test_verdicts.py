@@ -17,14 +17,16 @@ from synchro.cli.picture import LATE_S, Picture, assemble
 from synchro.cli.verdict import Problem, Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.client.model import parse_txn
-from synchro.config import ElectionMode
+from synchro.config import ElectionMode, Limits
 from synchro.errors import IllegalParams, TimedOut, WalIo
 from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
-from synchro.row import TxnId
+from synchro.row import RowType, TxnId
 from synchro.server.face import Face
+from synchro.storage import row_body, schema_ops
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.test_lost_logs import remove_data
 from tests.unit.cli_world import info
 
 SET_UUID = "11111111-2222-3333-4444-555555555555"
@@ -130,6 +132,7 @@ FROZEN = {
     RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
     RoReason.EXPELLED: ("was removed from the set", False),
     RoReason.ORPHAN: ("has not caught up with its sources yet", True),
+    RoReason.ANONYMOUS: ("is no member of the set", False),
 }
 """Of an owner without elections: what is said, and whether it is the one to be promoted."""
 LEADING = {
@@ -138,6 +141,7 @@ LEADING = {
     RoReason.OUT_OF_LSNS: ", and has used up its LSNs.",
     RoReason.OWN_ROWS_LOST: ", and waits for its own transactions, which its log has lost.",
     RoReason.EXPELLED: ", and was removed from the set.",
+    RoReason.ANONYMOUS: ", and is no member of the set.",
 }
 """Of a leader; any other reason: it is taking the queue over."""
 
@@ -156,7 +160,7 @@ async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> No
         assert found.lines() == ["Writable: 2 of 2 needed instances are up. 3 are up, 1 more may fail."]
         assert (found.writable, found.may_fail, found.next, found.has_quorum) == (True, 1, "", True)
 
-        for reason in set(RoReason) - {RoReason.NONE, RoReason.ANONYMOUS}:  # no leader is anonymous
+        for reason in set(RoReason) - {RoReason.NONE}:
             name = leader.node.settings.instance_name
             seen = judge(with_reason(picture(replicas), name, reason))
             told = LEADING.get(reason, " and is taking the queue over.")
@@ -459,6 +463,40 @@ async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Pat
         await replicas.wait_equal()
 
 
+async def test_who_missed_deletions_beyond_the_limit_is_named_and_joins_again(tmp_path: Path) -> None:
+    """ADR 44: then its rows can be merged again."""
+    options = {"election_mode": ElectionMode.OFF, "limits": Limits(tombstones_max=1000)}
+    async with open_set(tmp_path, size=2, **options) as replicas:
+        await started(replicas, (1, 2))
+        one, two = (replicas.members[name].face for name in ("instance001", "instance002"))
+        await create_space(one, 600, is_sync=False)
+        await until(lambda: not one.node.core.state.not_reading_policies)
+        (op,) = schema_ops.alter_space(one.node.core.memtx, 600, conflict="last_write_wins")
+        altered = await write(one, row_body.dml_from_values(op.type, op.space_id, key=op.key, ops=op.ops))
+        assert isinstance(altered, ev.Committed)
+        await replicas.wait_equal()
+        replicas.network.cut("instance001", "instance002")
+        await write(two, put(5000, "older", space_id=600))
+        lsn = two.node.core.vclock.get(two.node.core.self_id)
+        delete = partial(row_body.dml_from_values, RowType.DELETE, 600)
+        for first in (0, 900):
+            await write(one, *(delete(key=(key,)) for key in range(first, first + 900)))
+        replicas.network.heal()
+        await until(lambda: ("stopped_stream", "instance001") in problems(verdict(replicas)))
+        found = verdict(replicas).problems
+        (problem,) = (p for p in found if (p.kind, p.instance) == ("stopped_stream", "instance001"))
+        assert "instance002 missed these deletions: stop it" in problem.text
+        assert (problem.txn, problem.key) == (f"{two.node.core.self_id}:{lsn}", "[5000]")
+        await replicas.stop(2)
+        remove_data(tmp_path / "instance002")
+        await replicas.start(2)
+        await follow(replicas, problem.next)
+        await until(lambda: not problems(verdict(replicas)))
+        await write(replicas.members["instance002"].face, put(1, "newer", space_id=600))
+        await replicas.wait_equal()
+        assert one.node.core.memtx.get(600, 0, (1,)) == (1, "newer")
+
+
 async def test_only_the_row_in_conflict_may_be_left_out(tmp_path: Path) -> None:
     """A mistyped number changes nothing."""
     off = {"election_mode": ElectionMode.OFF}
@@ -515,8 +553,7 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
             assert seen.text == f"Read-only: the queue belongs to instance001, which {why}."
             assert (seen.next == "synchro promote instance001") == is_able
             assert is_able or seen.next in ("synchro promote instance002", "synchro promote instance003")
-        # ELECTION: with elections. ANONYMOUS: owns nothing.
-        assert {*FROZEN, RoReason.NONE, RoReason.ELECTION, RoReason.ANONYMOUS} == set(RoReason)
+        assert {*FROZEN, RoReason.NONE, RoReason.ELECTION} == set(RoReason)  # ELECTION: with elections
         nobody = picture(replicas)
         for member in nobody.members:
             nobody = with_reason(nobody, member.name, RoReason.DOUBLED)

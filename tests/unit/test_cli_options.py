@@ -146,10 +146,12 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
             "member list",
             "promote",
             "queue",
+            "replica-gc",
             "replication restart",
             "snapshot",
         ),
         *("space checksum", "space list", "space show", "user info", "user list", "watch info"),
+        *("sequence current", "sequence list"),
         *("fault clear", "fault heal", "fault list", "fault partition", "fault set"),
     }
     for verb in ("promote", "demote", "snapshot"):

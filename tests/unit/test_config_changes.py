@@ -208,3 +208,36 @@ def test_a_command_that_cannot_be_says_why(key: str, value: str, text: str) -> N
     with pytest.raises(ConfigFileError) as caught:
         read(**{key: value})
     assert text in caught.value.message
+
+
+def test_a_leader_is_set_for_its_own_set_alone() -> None:
+    """[A-61]: one instance hears of it before the others; another set of the file keeps its own."""
+    text = """
+replication: {failover: manual}
+groups:
+  g:
+    replicasets:
+      r:
+        leader: a
+        instances:
+          a: {grpc: {listen: [{uri: '127.0.0.1:3301'}]}}
+          b: {grpc: {listen: [{uri: '127.0.0.1:3302'}]}}
+      s:
+        leader: c
+        instances:
+          c: {grpc: {listen: [{uri: '127.0.0.1:3303'}]}}
+"""
+
+    def told(leader: str) -> ClusterConfig:
+        return parse(text, path="/x/c.yaml", environ={}, commands={"leader": leader}, commanded="r")
+
+    found = told("b")
+    assert {name: one.settings.read_only for name, one in found.instances.items()} == {
+        "a": True,
+        "b": False,
+        "c": False,
+    }
+    settings, changed = taken_over(parse(text, path="/x/c.yaml", environ={}), found)
+    assert settings.read_only and changed == {"leader": True}
+    with pytest.raises(ConfigFileError, match='instance "c" is not found in this replicaset'):
+        told("c")

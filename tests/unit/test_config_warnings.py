@@ -67,6 +67,7 @@ SAMPLES: dict[str, object] = {
     "limits.connections_max": 100,
     "limits.connections_bytes_max": "64MiB",
     "limits.txn_values_max": 2000,
+    "limits.tombstones_max": 2000,
     "limits.txn_work_bytes_max": "2MiB",
     "limits.wal_control_reserve_bytes": "2MiB",
     "limits.wal_max_size": "32MiB",
@@ -105,6 +106,8 @@ def _loaded(path: tuple[str, ...], value: object) -> ClusterConfig | None:
         except ConfigFileError:
             return None
     options = nested(path, value)
+    if key == "replication.autoexpel.enabled":
+        options["replication"]["autoexpel"] |= {"by": "prefix", "prefix": "i"}
     for section, inner in WITH.get(key, {}).items():
         options[section] = {**inner, **options.get(section, {})}
     tree = document(

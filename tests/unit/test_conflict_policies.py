@@ -89,6 +89,16 @@ def test_without_a_policy_the_stream_stops() -> None:
     assert isinstance(mesh.members[2].stopped[1], TupleFound)
 
 
+def test_by_default_replaces_may_differ_and_a_checksum_shows_it() -> None:
+    """[A-51]: each instance has what it applied last; nothing stops, and nothing is reported."""
+    mesh = meet(Mesh(2), [replace(6, "one")], [replace(6, "two")])
+    assert both(mesh) == ([(6, "two")], [(6, "one")])
+    assert mesh[1].memtx.checksum(ASYNC) != mesh[2].memtx.checksum(ASYNC)
+    mesh.write_ops(1, [replace(6, "right")])
+    mesh.settle()
+    assert mesh[1].memtx.checksum(ASYNC) == mesh[2].memtx.checksum(ASYNC)
+
+
 def test_what_waits_in_the_queue_is_never_skipped() -> None:
     """ADR 10, 19: its ack stands for its bytes."""
     mesh = Mesh(3)

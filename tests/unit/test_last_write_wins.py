@@ -13,7 +13,7 @@ from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.replication.settled import Settled
 from synchro.row import Dml, Field, RowType
-from synchro.storage import row_body, schema_ops, xrow
+from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.schema import ConflictPolicy
 from synchro.storage.stamp_clock import Stamp
 from synchro.storage.stamps import Stamps, Tombstones
@@ -329,6 +329,17 @@ def test_without_the_policy_stamps_mean_nothing_any_more() -> None:
     assert same(mesh) == [(6, "b")]
     assert mesh[1].memtx.catalog.store(ASYNC).stamps is None
     assert_same_after_restart(mesh, 1)
+
+
+def test_a_snapshot_without_stamps_is_as_it_ever_was() -> None:
+    """An older version reads it: the way back is to set the policy to stop, and to write snapshots."""
+    mesh = masters()
+    mesh.write_ops(1, [insert(6, "a"), delete(7)])
+    mesh.settle()
+    assert schema.MARKS_ID in dict(mesh[1].memtx.freeze())
+    set_policy(mesh, "stop")
+    assert schema.MARKS_ID not in dict(mesh[1].memtx.freeze())
+    assert schema.MARKS_ID not in dict(Mesh(1)[1].memtx.freeze())
 
 
 @pytest.mark.parametrize("order", ["index first", "policy first"])

@@ -22,6 +22,7 @@ from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.space_store import TUPLE_OVERHEAD_BYTES
 from tests.mesh import Mesh
+from tests.unit.memtx_world import with_bands
 from tests.unit.shared_world import numbered, put_all
 from tests.unit.test_memtx_data import SPACE, do, insert, memtx_with, replace
 
@@ -201,3 +202,9 @@ def test_calls_of_one_frame_share_what_room_there_is() -> None:
     assert {mesh.reason(call) for call in calls[3:]} == {"MEMORY_ISSUE"}
     assert mesh.rows(1) == mesh.rows(2) == numbered(3, "x" * 40)
     assert info.synchro(mesh[1], 0.0)["queue"]["len"] == 0
+
+
+def test_a_primary_key_that_is_dropped_takes_what_its_tuples_needed() -> None:
+    memtx = with_bands((1, "a"), (2, "b"))
+    do(memtx, *schema_ops.drop_index(memtx, "bands", "primary"))
+    memtx.check()

@@ -548,6 +548,8 @@ def test_an_application_is_what_belongs_to_this_host(target: Target, monkeypatch
     directory = target.config.path.parent
     (directory / "instances.yml").write_text("instance002:\n")
     assert parse_target(directory).names == ("instance002",)
+    assert parse_target(directory).path == directory
+    assert parse_target(f"{directory}:instance001").path == parse_target(target.config.path).path
     assert parse_target(target.config.path).names == ("instance001", "instance002")
     assert parse_target(f"{directory}:instance001").names == ("instance001",)
     monkeypatch.chdir(directory.parent)

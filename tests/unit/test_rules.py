@@ -161,7 +161,7 @@ def test_nothing_refers_to_papers_outside_of_the_repository(top: str) -> None:
 
 def test_steps_that_are_cited_are_listed() -> None:
     steps = text_of(ROOT / "docs" / "tutorials" / "steps.md")
-    listed = set(re.findall(r"^\| ((?:HO|WQ)-\d+)[a-z]? \|", steps, re.MULTILINE))
+    listed = set(re.findall(r"^(?:\| |- )((?:HO|WQ)-\d+)[a-z]?(?: \||:)", steps, re.MULTILINE))
     cited = {
         match[0].replace("-0", "-"): short(path)
         for path in files("synchro", "tests", "docs", "tools")

@@ -182,6 +182,11 @@ def test_older_names_of_sources() -> None:
         assert [peer.address for peer in one.peers] == ["127.0.0.1:3301", "127.0.0.1:3302"]
 
 
+def test_an_older_name_without_a_value_is_not_there() -> None:
+    for name in ("logger", "snapshot_count", "election_fencing_enabled", "panic_on_wal_error"):
+        assert settings(f"{name}:\n" + ELECTION) == settings(ELECTION)
+
+
 def test_an_older_quorum_of_connections_implies_its_strategy() -> None:
     """[C-32]: unless the file says another one, here or in a scope around it."""
     (one, *_) = settings("replication_connect_quorum: 2\n" + ELECTION)
@@ -200,6 +205,8 @@ def test_what_older_names_cannot_mean_here_is_refused() -> None:
         ("snapshot_count: 2\nsnapshot: {count: 3}", "snapshot.count is there too"),
         ("snapshot_count: many", "expected an integer"),
         ("replication_source: {}", "expected a list of addresses"),
+        ("logger: {}", "expected the name of a file"),
+        ("log: 5\nlogger: my.log", "log: expected a map"),
     ):
         with pytest.raises(ConfigFileError) as refused:
             read(f"{text}\n" + ELECTION)

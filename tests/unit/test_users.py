@@ -319,6 +319,13 @@ def test_there_are_32_users_and_roles() -> None:
     assert world.create("more").id < USERS_MAX
 
 
+def test_a_name_is_short() -> None:
+    """It stands in refusals and lists."""
+    world = World()
+    assert refusal(lambda: world.create("x" * 129)).reason == "ILLEGAL_PARAMS"
+    assert world.create("x" * 128).name == "x" * 128
+
+
 def test_guest_has_no_password() -> None:
     """[S-2]"""
     world = World()

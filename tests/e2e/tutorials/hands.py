@@ -115,6 +115,17 @@ class Hand(ABC):
         """parts: names of fields; none: the first field, unsigned."""
 
     @abstractmethod
+    def alter_format(self, at: Instance, space: str, format: Iterable[str]) -> None:
+        """format: as `id:unsigned`."""
+
+    @abstractmethod
+    def number(self, at: Instance, space: str, sequence: str, *, start: int, step: int) -> None:
+        """Make a sequence, and a primary key of `space` that it gives values to."""
+
+    @abstractmethod
+    def next_value(self, at: Instance, sequence: str) -> int: ...
+
+    @abstractmethod
     def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
         """Run operations once in the life of the set. Returns whether they were, by this call."""
 
@@ -303,6 +314,16 @@ class CommandLine(Hand):
         fields = ",".join(parts)
         self.call(at, "index", "create", space, name, *(["--parts", fields] if fields else []))
 
+    def alter_format(self, at: Instance, space: str, format: Iterable[str]) -> None:
+        self.call(at, "space", "alter", space, "--format", ",".join(format))
+
+    def number(self, at: Instance, space: str, sequence: str, *, start: int, step: int) -> None:
+        self.call(at, "sequence", "create", sequence, "--start", str(start), "--step", str(step))
+        self.call(at, "index", "create", space, "primary", "--sequence", sequence)
+
+    def next_value(self, at: Instance, sequence: str) -> int:
+        return int(self.call(at, "sequence", "next", sequence)["value"])
+
     def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
         return bool(self.call(at, "once", key, json.dumps(operations))["executed"])
 
@@ -470,6 +491,16 @@ class PythonClient(Hand):
     ) -> None:
         self.at(at).create_index(space, name, parts=list(parts))
 
+    def alter_format(self, at: Instance, space: str, format: Iterable[str]) -> None:
+        self.at(at).alter_space(space, format=list(format))
+
+    def number(self, at: Instance, space: str, sequence: str, *, start: int, step: int) -> None:
+        self.at(at).create_sequence(sequence, start=start, step=step)
+        self.at(at).create_index(space, "primary", sequence=sequence)
+
+    def next_value(self, at: Instance, sequence: str) -> int:
+        return self.at(at).next_value(sequence)
+
     def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
         return self.at(at).once(key, operations).executed
 
@@ -597,6 +628,22 @@ class Stub(Hand):
         request = schema_pb2.CreateIndexRequest(space=space, name=name, timeout=seconds(CALL_S))
         request.parts.extend(schema_pb2.KeyPart(name=part) for part in parts)
         at.remote.call(at.remote.schema.CreateIndex, request, CALL_S + GRACE_S)
+
+    def alter_format(self, at: Instance, space: str, format: Iterable[str]) -> None:
+        request = schema_pb2.AlterSpaceRequest(space=space, timeout=seconds(CALL_S))
+        request.format.fields.extend(_field(text) for text in format)
+        at.remote.call(at.remote.schema.AlterSpace, request, CALL_S + GRACE_S)
+
+    def number(self, at: Instance, space: str, sequence: str, *, start: int, step: int) -> None:
+        made = schema_pb2.CreateSequenceRequest(name=sequence, start=start, step=step)
+        at.remote.call(at.remote.schema.CreateSequence, made, CALL_S + GRACE_S)
+        by = schema_pb2.IndexSequence(name=sequence)
+        request = schema_pb2.CreateIndexRequest(space=space, name="primary", sequence=by)
+        at.remote.call(at.remote.schema.CreateIndex, request, CALL_S + GRACE_S)
+
+    def next_value(self, at: Instance, sequence: str) -> int:
+        request = schema_pb2.NextSequenceValueRequest(sequence=sequence, timeout=seconds(CALL_S))
+        return int(at.remote.call(at.remote.schema.NextSequenceValue, request, CALL_S + GRACE_S).value)
 
     def once(self, at: Instance, key: str, *operations: dict[str, Any]) -> bool:
         request = schema_pb2.RunOnceRequest(key=key, timeout=seconds(CALL_S))

@@ -183,6 +183,18 @@ def test_DUP_04_once_that_fails_halfway(walk: Walk) -> None:
     assert walk.hand.once(walk.first, "half", space) is True
 
 
+def test_a_sequence_gives_values_that_travel_in_rows(walk: Walk) -> None:
+    """The first gives the numbers, the second reads them, and goes on behind them if it is asked [D-26]."""
+    walk.hand.create_space(walk.first, "numbered")
+    walk.hand.number(walk.first, "numbered", "ids", start=10, step=5)
+    assert walk.hand.insert(walk.first, "numbered", [None, "a"]) == [10, "a"]
+    assert walk.hand.next_value(walk.first, "ids") == 15
+    assert walk.hand.insert(walk.first, "numbered", [None, "b"]) == [20, "b"]
+    walk.wait_rows(walk.second, "numbered", [[10, "a"], [20, "b"]])
+    assert walk.hand.select(walk.second, "_sequence_data") == [[1, 20]]
+    assert walk.hand.insert(walk.second, "numbered", [None, "c"]) == [25, "c"]
+
+
 def test_QS_08_what_the_second_writes_stays_there(walk: Walk) -> None:
     """QS-8: the second is writable, and the first never hears of that: it has no source."""
     walk.hand.insert(walk.second, "tester", [1000, "on the second"])

@@ -9,7 +9,7 @@ import pytest
 
 from synchro.wire.certificates import Certificates, ClientContext, TlsFiles
 from synchro.wire.frames import ErrorCode
-from synchro.wire.io import LayerFault
+from synchro.wire.io import PLAIN, LayerFault
 from synchro.wire.tls import HANDSHAKE_BYTES_MAX, NO_ALPN, NO_TLS, PLAIN_CLIENT, TlsLayer, words_of
 from tests.certificates import Authority
 
@@ -54,6 +54,27 @@ def test_what_one_end_says_is_what_the_other_hears(client: TlsLayer, server: Tls
         data = bytes(range(256)) * (size // 256 + 1)
         assert carry(client, server, data=data, piece=max(piece, size // 50)) == data
         assert carry(server, client, data=data, piece=max(piece, size // 50)) == data
+
+
+def test_a_certificate_is_of_the_hosts_that_it_names(authority: Authority) -> None:
+    hosts = ["10.0.0.7", "::1", "db1.example", "*.cluster.example"]
+    shown = authority.issue("shown", hosts=[*hosts, "127.0.0.1"])
+    server = Certificates(shown, client_certificates=ssl.CERT_REQUIRED).server_layer()
+    client = ClientContext(shown).layer("127.0.0.1")
+    assert server.shows_certificate_of("10.0.0.7") is None  # not yet
+    shake_hands(client, server)
+    for host in ("10.0.0.7", "::1", "0:0::1", "db1.example", "DB1.example.", "a.cluster.example"):
+        assert server.shows_certificate_of(host) is True, host
+    for host in ("10.0.0.8", "::2", "db2.example", "example", "a.b.cluster.example", "cluster.example", ""):
+        assert server.shows_certificate_of(host) is False, host
+
+
+def test_who_shows_no_certificate_is_not_taken_for_anybody(files: TlsFiles) -> None:
+    server = Certificates(files, client_certificates=ssl.CERT_OPTIONAL).server_layer()
+    client = ClientContext(TlsFiles(ca=files.ca)).layer("127.0.0.1")
+    shake_hands(client, server)
+    assert server.shows_certificate_of("127.0.0.1") is None
+    assert PLAIN.shows_certificate_of("127.0.0.1") is None
 
 
 def test_what_is_said_before_the_handshake_is_over_waits_for_it(client: TlsLayer, server: TlsLayer) -> None:

@@ -70,6 +70,11 @@ class ControlServiceStub:
                 request_serializer=synchro_dot_v1_dot_control__pb2.BootstrapRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_control__pb2.BootstrapResponse.FromString,
                 _registered_method=True)
+        self.ReplicaGc = channel.unary_unary(
+                '/synchro.v1.ControlService/ReplicaGc',
+                request_serializer=synchro_dot_v1_dot_control__pb2.ReplicaGcRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_control__pb2.ReplicaGcResponse.FromString,
+                _registered_method=True)
         self.RestartUpstream = channel.unary_unary(
                 '/synchro.v1.ControlService/RestartUpstream',
                 request_serializer=synchro_dot_v1_dot_control__pb2.RestartUpstreamRequest.SerializeToString,
@@ -135,6 +140,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplicaGc(self, request, context):
+        """Keeps no log any more for an instance that is away, until it comes back or this one restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RestartUpstream(self, request, context):
         """Starts a stopped subscription to another instance again.
         """
@@ -186,6 +198,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Bootstrap,
                     request_deserializer=synchro_dot_v1_dot_control__pb2.BootstrapRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_control__pb2.BootstrapResponse.SerializeToString,
+            ),
+            'ReplicaGc': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplicaGc,
+                    request_deserializer=synchro_dot_v1_dot_control__pb2.ReplicaGcRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_control__pb2.ReplicaGcResponse.SerializeToString,
             ),
             'RestartUpstream': grpc.unary_unary_rpc_method_handler(
                     servicer.RestartUpstream,
@@ -388,6 +405,33 @@ class ControlService:
             '/synchro.v1.ControlService/Bootstrap',
             synchro_dot_v1_dot_control__pb2.BootstrapRequest.SerializeToString,
             synchro_dot_v1_dot_control__pb2.BootstrapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplicaGc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.ControlService/ReplicaGc',
+            synchro_dot_v1_dot_control__pb2.ReplicaGcRequest.SerializeToString,
+            synchro_dot_v1_dot_control__pb2.ReplicaGcResponse.FromString,
             options,
             channel_credentials,
             insecure,

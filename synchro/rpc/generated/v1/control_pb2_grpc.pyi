@@ -47,6 +47,8 @@ class ControlServiceStub:
     """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
     Bootstrap: _grpc.UnaryUnaryMultiCallable[_control_pb2.BootstrapRequest, _control_pb2.BootstrapResponse]
     """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there."""
+    ReplicaGc: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReplicaGcRequest, _control_pb2.ReplicaGcResponse]
+    """Keeps no log any more for an instance that is away, until it comes back or this one restarts."""
     RestartUpstream: _grpc.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]
     """Starts a stopped subscription to another instance again."""
     Rebootstrap: _grpc.UnaryUnaryMultiCallable[_control_pb2.RebootstrapRequest, _control_pb2.RebootstrapResponse]
@@ -71,6 +73,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Changes one option that needs no restart, until the next reload or start. The file is not changed."""
     Bootstrap: _aio.UnaryUnaryMultiCallable[_control_pb2.BootstrapRequest, _control_pb2.BootstrapResponse]  # type: ignore[assignment]
     """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there."""
+    ReplicaGc: _aio.UnaryUnaryMultiCallable[_control_pb2.ReplicaGcRequest, _control_pb2.ReplicaGcResponse]  # type: ignore[assignment]
+    """Keeps no log any more for an instance that is away, until it comes back or this one restarts."""
     RestartUpstream: _aio.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]  # type: ignore[assignment]
     """Starts a stopped subscription to another instance again."""
     Rebootstrap: _aio.UnaryUnaryMultiCallable[_control_pb2.RebootstrapRequest, _control_pb2.RebootstrapResponse]  # type: ignore[assignment]
@@ -134,6 +138,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.BootstrapResponse, _abc.Awaitable[_control_pb2.BootstrapResponse]]:
         """Makes the replica set here, with `bootstrap_strategy: supervised`; returns when it is there."""
+
+    @_abc_1.abstractmethod
+    def ReplicaGc(
+        self,
+        request: _control_pb2.ReplicaGcRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ReplicaGcResponse, _abc.Awaitable[_control_pb2.ReplicaGcResponse]]:
+        """Keeps no log any more for an instance that is away, until it comes back or this one restarts."""
 
     @_abc_1.abstractmethod
     def RestartUpstream(

@@ -204,6 +204,8 @@ class SpaceDef(_message.Message):
     INDEXES_FIELD_NUMBER: _builtins.int
     TUPLE_COUNT_FIELD_NUMBER: _builtins.int
     CONFLICT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Id; those of users start at 512."""
     name: _builtins.str
@@ -220,6 +222,10 @@ class SpaceDef(_message.Message):
     """Number of confirmed tuples on the answering instance."""
     conflict: Global___ConflictPolicy.ValueType
     """What becomes of conflicts."""
+    sequence: _builtins.str
+    """Name of the sequence that gives values to its primary key; empty: none does."""
+    sequence_field: _builtins.int
+    """Which field that concerns, by number, from 1."""
     @_builtins.property
     def format(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldDef]:
         """The format; tuples may have more fields."""
@@ -241,10 +247,12 @@ class SpaceDef(_message.Message):
         indexes: _abc.Iterable[Global___IndexDef] | None = ...,
         tuple_count: _builtins.int = ...,
         conflict: Global___ConflictPolicy.ValueType = ...,
+        sequence: _builtins.str = ...,
+        sequence_field: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "field_count", b"field_count", "format", b"format", "id", b"id", "indexes", b"indexes", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "name", b"name", "tuple_count", b"tuple_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "field_count", b"field_count", "format", b"format", "id", b"id", "indexes", b"indexes", "is_local", b"is_local", "is_sync", b"is_sync", "is_temporary", b"is_temporary", "name", b"name", "sequence", b"sequence", "sequence_field", b"sequence_field", "tuple_count", b"tuple_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -652,6 +660,7 @@ class CreateIndexRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KNOWN_POSITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     """Name of the space, or its id in decimal."""
     name: _builtins.str
@@ -676,6 +685,12 @@ class CreateIndexRequest(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """How long to wait, as in ExecuteRequest."""
 
+    @_builtins.property
+    def sequence(self) -> Global___IndexSequence:
+        """What gives a value to the key of a tuple that comes with null there; only for a primary key. Not set:
+        nothing does.
+        """
+
     def __init__(
         self,
         *,
@@ -688,16 +703,49 @@ class CreateIndexRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         known_position: _common_pb2.Position | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        sequence: Global___IndexSequence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_unique", b"_unique", "known_position", b"known_position", "timeout", b"timeout", "unique", b"unique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unique", b"_unique", "known_position", b"known_position", "sequence", b"sequence", "timeout", b"timeout", "unique", b"unique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unique", b"_unique", "if_not_exists", b"if_not_exists", "known_position", b"known_position", "name", b"name", "parts", b"parts", "request_id", b"request_id", "space", b"space", "timeout", b"timeout", "type", b"type", "unique", b"unique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unique", b"_unique", "if_not_exists", b"if_not_exists", "known_position", b"known_position", "name", b"name", "parts", b"parts", "request_id", b"request_id", "sequence", b"sequence", "space", b"space", "timeout", b"timeout", "type", b"type", "unique", b"unique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unique: _TypeAlias = _typing.Literal["unique"]  # noqa: Y015
     _WhichOneofArgType__unique: _TypeAlias = _typing.Literal["_unique", b"_unique"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unique) -> _WhichOneofReturnType__unique | None: ...
 
 Global___CreateIndexRequest: _TypeAlias = CreateIndexRequest  # noqa: Y015
+
+@_typing.final
+class IndexSequence(_message.Message):
+    """What gives values to a primary key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    FIELD_NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of a sequence; empty: one is made for the space, SPACE_seq, and goes with it."""
+    field: _builtins.int
+    """By number, from 1."""
+    field_name: _builtins.str
+    """By its name in the format."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        field: _builtins.int = ...,
+        field_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "field_name", b"field_name", "field_ref", b"field_ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "field_name", b"field_name", "field_ref", b"field_ref", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_field_ref: _TypeAlias = _typing.Literal["field", "field_name"]  # noqa: Y015
+    _WhichOneofArgType_field_ref: _TypeAlias = _typing.Literal["field_ref", b"field_ref"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_field_ref) -> _WhichOneofReturnType_field_ref | None: ...
+
+Global___IndexSequence: _TypeAlias = IndexSequence  # noqa: Y015
 
 @_typing.final
 class CreateIndexResponse(_message.Message):
@@ -956,6 +1004,592 @@ class ChecksumSpaceResponse(_message.Message):
 Global___ChecksumSpaceResponse: _TypeAlias = ChecksumSpaceResponse  # noqa: Y015
 
 @_typing.final
+class SequenceDef(_message.Message):
+    """A sequence as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    CYCLE_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    SPACES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id."""
+    name: _builtins.str
+    """Name."""
+    step: _builtins.int
+    """From a value to the next one; negative: it falls. Not 0."""
+    min: _builtins.int
+    """The smallest value."""
+    max: _builtins.int
+    """The largest value."""
+    start: _builtins.int
+    """The first value."""
+    cache: _builtins.int
+    """Kept, and without effect."""
+    cycle: _builtins.bool
+    """True: after the last value comes the first one of the other end; else no value is given any more."""
+    last: _builtins.int
+    """The value that it gave last, confirmed on the answering instance; not set: none since it was made or reset."""
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the spaces that it numbers."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        step: _builtins.int = ...,
+        min: _builtins.int = ...,
+        max: _builtins.int = ...,
+        start: _builtins.int = ...,
+        cache: _builtins.int = ...,
+        cycle: _builtins.bool = ...,
+        last: _builtins.int | None = ...,
+        spaces: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "cache", b"cache", "cycle", b"cycle", "id", b"id", "last", b"last", "max", b"max", "min", b"min", "name", b"name", "spaces", b"spaces", "start", b"start", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+
+Global___SequenceDef: _TypeAlias = SequenceDef  # noqa: Y015
+
+@_typing.final
+class CreateSequenceRequest(_message.Message):
+    """The sequence to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    CYCLE_FIELD_NUMBER: _builtins.int
+    IF_NOT_EXISTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name; must not be in use."""
+    step: _builtins.int
+    """As in SequenceDef; not set: 1."""
+    min: _builtins.int
+    """As in SequenceDef; not set: 1, or as far as 64 bits go for one that falls."""
+    max: _builtins.int
+    """As in SequenceDef; not set: as far as 64 bits go, or -1 for one that falls."""
+    start: _builtins.int
+    """As in SequenceDef; not set: min, or max for one that falls."""
+    cache: _builtins.int
+    """As in SequenceDef."""
+    cycle: _builtins.bool
+    """As in SequenceDef."""
+    if_not_exists: _builtins.bool
+    """True: no error if a sequence of this name exists; nothing is changed then."""
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, as in ExecuteRequest."""
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        step: _builtins.int | None = ...,
+        min: _builtins.int | None = ...,
+        max: _builtins.int | None = ...,
+        start: _builtins.int | None = ...,
+        cache: _builtins.int = ...,
+        cycle: _builtins.bool = ...,
+        if_not_exists: _builtins.bool = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "_start", b"_start", "_step", b"_step", "known_position", b"known_position", "max", b"max", "min", b"min", "start", b"start", "step", b"step", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "_start", b"_start", "_step", b"_step", "cache", b"cache", "cycle", b"cycle", "if_not_exists", b"if_not_exists", "known_position", b"known_position", "max", b"max", "min", b"min", "name", b"name", "request_id", b"request_id", "start", b"start", "step", b"step", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    _WhichOneofReturnType__step: _TypeAlias = _typing.Literal["step"]  # noqa: Y015
+    _WhichOneofArgType__step: _TypeAlias = _typing.Literal["_step", b"_step"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step) -> _WhichOneofReturnType__step | None: ...
+
+Global___CreateSequenceRequest: _TypeAlias = CreateSequenceRequest  # noqa: Y015
+
+@_typing.final
+class CreateSequenceResponse(_message.Message):
+    """The sequence that was made, or exists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False: it existed (if_not_exists), nothing was written."""
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def sequence(self) -> Global___SequenceDef:
+        """The sequence."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        sequence: Global___SequenceDef | None = ...,
+        created: _builtins.bool = ...,
+        txn: _common_pb2.TxnId | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "sequence", b"sequence", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "header", b"header", "sequence", b"sequence", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSequenceResponse: _TypeAlias = CreateSequenceResponse  # noqa: Y015
+
+@_typing.final
+class AlterSequenceRequest(_message.Message):
+    """What to change; what is not set stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    CYCLE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.str
+    """Name of the sequence."""
+    name: _builtins.str
+    """New name."""
+    step: _builtins.int
+    """As in SequenceDef."""
+    min: _builtins.int
+    """As in SequenceDef."""
+    max: _builtins.int
+    """As in SequenceDef."""
+    start: _builtins.int
+    """As in SequenceDef."""
+    cache: _builtins.int
+    """As in SequenceDef."""
+    cycle: _builtins.bool
+    """As in SequenceDef."""
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, as in ExecuteRequest."""
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.str = ...,
+        name: _builtins.str | None = ...,
+        step: _builtins.int | None = ...,
+        min: _builtins.int | None = ...,
+        max: _builtins.int | None = ...,
+        start: _builtins.int | None = ...,
+        cache: _builtins.int | None = ...,
+        cycle: _builtins.bool | None = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache", b"_cache", "_cycle", b"_cycle", "_max", b"_max", "_min", b"_min", "_name", b"_name", "_start", b"_start", "_step", b"_step", "cache", b"cache", "cycle", b"cycle", "known_position", b"known_position", "max", b"max", "min", b"min", "name", b"name", "start", b"start", "step", b"step", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache", b"_cache", "_cycle", b"_cycle", "_max", b"_max", "_min", b"_min", "_name", b"_name", "_start", b"_start", "_step", b"_step", "cache", b"cache", "cycle", b"cycle", "known_position", b"known_position", "max", b"max", "min", b"min", "name", b"name", "request_id", b"request_id", "sequence", b"sequence", "start", b"start", "step", b"step", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache: _TypeAlias = _typing.Literal["cache"]  # noqa: Y015
+    _WhichOneofArgType__cache: _TypeAlias = _typing.Literal["_cache", b"_cache"]  # noqa: Y015
+    _WhichOneofReturnType__cycle: _TypeAlias = _typing.Literal["cycle"]  # noqa: Y015
+    _WhichOneofArgType__cycle: _TypeAlias = _typing.Literal["_cycle", b"_cycle"]  # noqa: Y015
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    _WhichOneofReturnType__step: _TypeAlias = _typing.Literal["step"]  # noqa: Y015
+    _WhichOneofArgType__step: _TypeAlias = _typing.Literal["_step", b"_step"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache) -> _WhichOneofReturnType__cache | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cycle) -> _WhichOneofReturnType__cycle | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step) -> _WhichOneofReturnType__step | None: ...
+
+Global___AlterSequenceRequest: _TypeAlias = AlterSequenceRequest  # noqa: Y015
+
+@_typing.final
+class AlterSequenceResponse(_message.Message):
+    """The answer to AlterSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def sequence(self) -> Global___SequenceDef:
+        """The sequence."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        sequence: Global___SequenceDef | None = ...,
+        txn: _common_pb2.TxnId | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "sequence", b"sequence", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "sequence", b"sequence", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterSequenceResponse: _TypeAlias = AlterSequenceResponse  # noqa: Y015
+
+@_typing.final
+class DropSequenceRequest(_message.Message):
+    """The sequence to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    IF_EXISTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.str
+    """Name of the sequence."""
+    if_exists: _builtins.bool
+    """True: no error if there is none."""
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, as in ExecuteRequest."""
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.str = ...,
+        if_exists: _builtins.bool = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_exists", b"if_exists", "known_position", b"known_position", "request_id", b"request_id", "sequence", b"sequence", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSequenceRequest: _TypeAlias = DropSequenceRequest  # noqa: Y015
+
+@_typing.final
+class DropSequenceResponse(_message.Message):
+    """The answer to DropSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.bool
+    """False: there was none (if_exists), nothing was written."""
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        dropped: _builtins.bool = ...,
+        txn: _common_pb2.TxnId | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "header", b"header", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSequenceResponse: _TypeAlias = DropSequenceResponse  # noqa: Y015
+
+@_typing.final
+class SetSequenceRequest(_message.Message):
+    """Where a sequence is to stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.str
+    """Name of the sequence."""
+    last: _builtins.int
+    """The next value is the one after this. Not set: as if it had given none, so that the next one is `start`."""
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, as in ExecuteRequest."""
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.str = ...,
+        last: _builtins.int | None = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "known_position", b"known_position", "last", b"last", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "known_position", b"known_position", "last", b"last", "request_id", b"request_id", "sequence", b"sequence", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+
+Global___SetSequenceRequest: _TypeAlias = SetSequenceRequest  # noqa: Y015
+
+@_typing.final
+class SetSequenceResponse(_message.Message):
+    """The answer to SetSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction; not set if it stood there."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        txn: _common_pb2.TxnId | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSequenceResponse: _TypeAlias = SetSequenceResponse  # noqa: Y015
+
+@_typing.final
+class NextSequenceValueRequest(_message.Message):
+    """The sequence that is asked for a value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.str
+    """Name of the sequence."""
+    request_id: _builtins.bytes
+    """Accepted and not looked at: a repetition takes another value."""
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """As in ExecuteRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, as in ExecuteRequest."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.str = ...,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "request_id", b"request_id", "sequence", b"sequence", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextSequenceValueRequest: _TypeAlias = NextSequenceValueRequest  # noqa: Y015
+
+@_typing.final
+class NextSequenceValueResponse(_message.Message):
+    """The value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    value: _builtins.int
+    """The value."""
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """The transaction."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        value: _builtins.int = ...,
+        txn: _common_pb2.TxnId | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextSequenceValueResponse: _TypeAlias = NextSequenceValueResponse  # noqa: Y015
+
+@_typing.final
+class ListSequencesRequest(_message.Message):
+    """Which sequences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.str
+    """Name of one sequence; empty: all."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSequencesRequest: _TypeAlias = ListSequencesRequest  # noqa: Y015
+
+@_typing.final
+class ListSequencesResponse(_message.Message):
+    """The sequences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceDef]:
+        """By id."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        sequences: _abc.Iterable[Global___SequenceDef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSequencesResponse: _TypeAlias = ListSequencesResponse  # noqa: Y015
+
+@_typing.final
 class SchemaChange(_message.Message):
     """One change of the schema, as in the call of its own. `request_id`, `known_position` and `timeout` inside
     mean nothing: those of the whole call count.
@@ -969,6 +1603,10 @@ class SchemaChange(_message.Message):
     DROP_SPACE_FIELD_NUMBER: _builtins.int
     CREATE_INDEX_FIELD_NUMBER: _builtins.int
     DROP_INDEX_FIELD_NUMBER: _builtins.int
+    CREATE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ALTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DROP_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SET_SEQUENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create_space(self) -> Global___CreateSpaceRequest:
         """As in CreateSpace."""
@@ -993,6 +1631,22 @@ class SchemaChange(_message.Message):
     def drop_index(self) -> Global___DropIndexRequest:
         """As in DropIndex."""
 
+    @_builtins.property
+    def create_sequence(self) -> Global___CreateSequenceRequest:
+        """As in CreateSequence."""
+
+    @_builtins.property
+    def alter_sequence(self) -> Global___AlterSequenceRequest:
+        """As in AlterSequence."""
+
+    @_builtins.property
+    def drop_sequence(self) -> Global___DropSequenceRequest:
+        """As in DropSequence."""
+
+    @_builtins.property
+    def set_sequence(self) -> Global___SetSequenceRequest:
+        """As in SetSequence."""
+
     def __init__(
         self,
         *,
@@ -1002,12 +1656,16 @@ class SchemaChange(_message.Message):
         drop_space: Global___DropSpaceRequest | None = ...,
         create_index: Global___CreateIndexRequest | None = ...,
         drop_index: Global___DropIndexRequest | None = ...,
+        create_sequence: Global___CreateSequenceRequest | None = ...,
+        alter_sequence: Global___AlterSequenceRequest | None = ...,
+        drop_sequence: Global___DropSequenceRequest | None = ...,
+        set_sequence: Global___SetSequenceRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_space", b"create_space", "drop_index", b"drop_index", "drop_space", b"drop_space", "truncate_space", b"truncate_space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alter_sequence", b"alter_sequence", "alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_sequence", b"create_sequence", "create_space", b"create_space", "drop_index", b"drop_index", "drop_sequence", b"drop_sequence", "drop_space", b"drop_space", "set_sequence", b"set_sequence", "truncate_space", b"truncate_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_space", b"create_space", "drop_index", b"drop_index", "drop_space", b"drop_space", "truncate_space", b"truncate_space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alter_sequence", b"alter_sequence", "alter_space", b"alter_space", "change", b"change", "create_index", b"create_index", "create_sequence", b"create_sequence", "create_space", b"create_space", "drop_index", b"drop_index", "drop_sequence", b"drop_sequence", "drop_space", b"drop_space", "set_sequence", b"set_sequence", "truncate_space", b"truncate_space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create_space", "alter_space", "truncate_space", "drop_space", "create_index", "drop_index"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create_space", "alter_space", "truncate_space", "drop_space", "create_index", "drop_index", "create_sequence", "alter_sequence", "drop_sequence", "set_sequence"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 

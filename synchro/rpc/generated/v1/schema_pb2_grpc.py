@@ -76,6 +76,36 @@ class SchemaServiceStub:
                 request_serializer=synchro_dot_v1_dot_schema__pb2.ChecksumSpaceRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_schema__pb2.ChecksumSpaceResponse.FromString,
                 _registered_method=True)
+        self.CreateSequence = channel.unary_unary(
+                '/synchro.v1.SchemaService/CreateSequence',
+                request_serializer=synchro_dot_v1_dot_schema__pb2.CreateSequenceRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_schema__pb2.CreateSequenceResponse.FromString,
+                _registered_method=True)
+        self.AlterSequence = channel.unary_unary(
+                '/synchro.v1.SchemaService/AlterSequence',
+                request_serializer=synchro_dot_v1_dot_schema__pb2.AlterSequenceRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_schema__pb2.AlterSequenceResponse.FromString,
+                _registered_method=True)
+        self.DropSequence = channel.unary_unary(
+                '/synchro.v1.SchemaService/DropSequence',
+                request_serializer=synchro_dot_v1_dot_schema__pb2.DropSequenceRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_schema__pb2.DropSequenceResponse.FromString,
+                _registered_method=True)
+        self.SetSequence = channel.unary_unary(
+                '/synchro.v1.SchemaService/SetSequence',
+                request_serializer=synchro_dot_v1_dot_schema__pb2.SetSequenceRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_schema__pb2.SetSequenceResponse.FromString,
+                _registered_method=True)
+        self.NextSequenceValue = channel.unary_unary(
+                '/synchro.v1.SchemaService/NextSequenceValue',
+                request_serializer=synchro_dot_v1_dot_schema__pb2.NextSequenceValueRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_schema__pb2.NextSequenceValueResponse.FromString,
+                _registered_method=True)
+        self.ListSequences = channel.unary_unary(
+                '/synchro.v1.SchemaService/ListSequences',
+                request_serializer=synchro_dot_v1_dot_schema__pb2.ListSequencesRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_schema__pb2.ListSequencesResponse.FromString,
+                _registered_method=True)
         self.RunOnce = channel.unary_unary(
                 '/synchro.v1.SchemaService/RunOnce',
                 request_serializer=synchro_dot_v1_dot_schema__pb2.RunOnceRequest.SerializeToString,
@@ -144,6 +174,49 @@ class SchemaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSequence(self, request, context):
+        """Makes a sequence, which gives numbers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterSequence(self, request, context):
+        """Changes properties of a sequence. Its position stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSequence(self, request, context):
+        """Removes a sequence; refused while a space is numbered by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSequence(self, request, context):
+        """Says which value a sequence gave last, or that it gave none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NextSequenceValue(self, request, context):
+        """Takes the next value. It is given to nobody else. A repetition of the call takes another one, so values may
+        be left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSequences(self, request, context):
+        """Lists sequences, with the values that they gave last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunOnce(self, request, context):
         """Runs operations once in the life of the replica set: nothing is done if the key was done before.
         """
@@ -193,6 +266,36 @@ def add_SchemaServiceServicer_to_server(servicer, server):
                     servicer.ChecksumSpace,
                     request_deserializer=synchro_dot_v1_dot_schema__pb2.ChecksumSpaceRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_schema__pb2.ChecksumSpaceResponse.SerializeToString,
+            ),
+            'CreateSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSequence,
+                    request_deserializer=synchro_dot_v1_dot_schema__pb2.CreateSequenceRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_schema__pb2.CreateSequenceResponse.SerializeToString,
+            ),
+            'AlterSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterSequence,
+                    request_deserializer=synchro_dot_v1_dot_schema__pb2.AlterSequenceRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_schema__pb2.AlterSequenceResponse.SerializeToString,
+            ),
+            'DropSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSequence,
+                    request_deserializer=synchro_dot_v1_dot_schema__pb2.DropSequenceRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_schema__pb2.DropSequenceResponse.SerializeToString,
+            ),
+            'SetSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSequence,
+                    request_deserializer=synchro_dot_v1_dot_schema__pb2.SetSequenceRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_schema__pb2.SetSequenceResponse.SerializeToString,
+            ),
+            'NextSequenceValue': grpc.unary_unary_rpc_method_handler(
+                    servicer.NextSequenceValue,
+                    request_deserializer=synchro_dot_v1_dot_schema__pb2.NextSequenceValueRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_schema__pb2.NextSequenceValueResponse.SerializeToString,
+            ),
+            'ListSequences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSequences,
+                    request_deserializer=synchro_dot_v1_dot_schema__pb2.ListSequencesRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_schema__pb2.ListSequencesResponse.SerializeToString,
             ),
             'RunOnce': grpc.unary_unary_rpc_method_handler(
                     servicer.RunOnce,
@@ -418,6 +521,168 @@ class SchemaService:
             '/synchro.v1.SchemaService/ChecksumSpace',
             synchro_dot_v1_dot_schema__pb2.ChecksumSpaceRequest.SerializeToString,
             synchro_dot_v1_dot_schema__pb2.ChecksumSpaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.SchemaService/CreateSequence',
+            synchro_dot_v1_dot_schema__pb2.CreateSequenceRequest.SerializeToString,
+            synchro_dot_v1_dot_schema__pb2.CreateSequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.SchemaService/AlterSequence',
+            synchro_dot_v1_dot_schema__pb2.AlterSequenceRequest.SerializeToString,
+            synchro_dot_v1_dot_schema__pb2.AlterSequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.SchemaService/DropSequence',
+            synchro_dot_v1_dot_schema__pb2.DropSequenceRequest.SerializeToString,
+            synchro_dot_v1_dot_schema__pb2.DropSequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.SchemaService/SetSequence',
+            synchro_dot_v1_dot_schema__pb2.SetSequenceRequest.SerializeToString,
+            synchro_dot_v1_dot_schema__pb2.SetSequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NextSequenceValue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.SchemaService/NextSequenceValue',
+            synchro_dot_v1_dot_schema__pb2.NextSequenceValueRequest.SerializeToString,
+            synchro_dot_v1_dot_schema__pb2.NextSequenceValueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSequences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.SchemaService/ListSequences',
+            synchro_dot_v1_dot_schema__pb2.ListSequencesRequest.SerializeToString,
+            synchro_dot_v1_dot_schema__pb2.ListSequencesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,20 @@ class SchemaServiceStub:
     """Lists spaces with their indexes."""
     ChecksumSpace: _grpc.UnaryUnaryMultiCallable[_schema_pb2.ChecksumSpaceRequest, _schema_pb2.ChecksumSpaceResponse]
     """Number of tuples and a checksum of them, equal on instances that hold the same tuples."""
+    CreateSequence: _grpc.UnaryUnaryMultiCallable[_schema_pb2.CreateSequenceRequest, _schema_pb2.CreateSequenceResponse]
+    """Makes a sequence, which gives numbers."""
+    AlterSequence: _grpc.UnaryUnaryMultiCallable[_schema_pb2.AlterSequenceRequest, _schema_pb2.AlterSequenceResponse]
+    """Changes properties of a sequence. Its position stays."""
+    DropSequence: _grpc.UnaryUnaryMultiCallable[_schema_pb2.DropSequenceRequest, _schema_pb2.DropSequenceResponse]
+    """Removes a sequence; refused while a space is numbered by it."""
+    SetSequence: _grpc.UnaryUnaryMultiCallable[_schema_pb2.SetSequenceRequest, _schema_pb2.SetSequenceResponse]
+    """Says which value a sequence gave last, or that it gave none."""
+    NextSequenceValue: _grpc.UnaryUnaryMultiCallable[_schema_pb2.NextSequenceValueRequest, _schema_pb2.NextSequenceValueResponse]
+    """Takes the next value. It is given to nobody else. A repetition of the call takes another one, so values may
+    be left out.
+    """
+    ListSequences: _grpc.UnaryUnaryMultiCallable[_schema_pb2.ListSequencesRequest, _schema_pb2.ListSequencesResponse]
+    """Lists sequences, with the values that they gave last."""
     RunOnce: _grpc.UnaryUnaryMultiCallable[_schema_pb2.RunOnceRequest, _schema_pb2.RunOnceResponse]
     """Runs operations once in the life of the replica set: nothing is done if the key was done before."""
 
@@ -77,6 +91,20 @@ class SchemaServiceAsyncStub(SchemaServiceStub):
     """Lists spaces with their indexes."""
     ChecksumSpace: _aio.UnaryUnaryMultiCallable[_schema_pb2.ChecksumSpaceRequest, _schema_pb2.ChecksumSpaceResponse]  # type: ignore[assignment]
     """Number of tuples and a checksum of them, equal on instances that hold the same tuples."""
+    CreateSequence: _aio.UnaryUnaryMultiCallable[_schema_pb2.CreateSequenceRequest, _schema_pb2.CreateSequenceResponse]  # type: ignore[assignment]
+    """Makes a sequence, which gives numbers."""
+    AlterSequence: _aio.UnaryUnaryMultiCallable[_schema_pb2.AlterSequenceRequest, _schema_pb2.AlterSequenceResponse]  # type: ignore[assignment]
+    """Changes properties of a sequence. Its position stays."""
+    DropSequence: _aio.UnaryUnaryMultiCallable[_schema_pb2.DropSequenceRequest, _schema_pb2.DropSequenceResponse]  # type: ignore[assignment]
+    """Removes a sequence; refused while a space is numbered by it."""
+    SetSequence: _aio.UnaryUnaryMultiCallable[_schema_pb2.SetSequenceRequest, _schema_pb2.SetSequenceResponse]  # type: ignore[assignment]
+    """Says which value a sequence gave last, or that it gave none."""
+    NextSequenceValue: _aio.UnaryUnaryMultiCallable[_schema_pb2.NextSequenceValueRequest, _schema_pb2.NextSequenceValueResponse]  # type: ignore[assignment]
+    """Takes the next value. It is given to nobody else. A repetition of the call takes another one, so values may
+    be left out.
+    """
+    ListSequences: _aio.UnaryUnaryMultiCallable[_schema_pb2.ListSequencesRequest, _schema_pb2.ListSequencesResponse]  # type: ignore[assignment]
+    """Lists sequences, with the values that they gave last."""
     RunOnce: _aio.UnaryUnaryMultiCallable[_schema_pb2.RunOnceRequest, _schema_pb2.RunOnceResponse]  # type: ignore[assignment]
     """Runs operations once in the life of the replica set: nothing is done if the key was done before."""
 
@@ -148,6 +176,56 @@ class SchemaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_schema_pb2.ChecksumSpaceResponse, _abc.Awaitable[_schema_pb2.ChecksumSpaceResponse]]:
         """Number of tuples and a checksum of them, equal on instances that hold the same tuples."""
+
+    @_abc_1.abstractmethod
+    def CreateSequence(
+        self,
+        request: _schema_pb2.CreateSequenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schema_pb2.CreateSequenceResponse, _abc.Awaitable[_schema_pb2.CreateSequenceResponse]]:
+        """Makes a sequence, which gives numbers."""
+
+    @_abc_1.abstractmethod
+    def AlterSequence(
+        self,
+        request: _schema_pb2.AlterSequenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schema_pb2.AlterSequenceResponse, _abc.Awaitable[_schema_pb2.AlterSequenceResponse]]:
+        """Changes properties of a sequence. Its position stays."""
+
+    @_abc_1.abstractmethod
+    def DropSequence(
+        self,
+        request: _schema_pb2.DropSequenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schema_pb2.DropSequenceResponse, _abc.Awaitable[_schema_pb2.DropSequenceResponse]]:
+        """Removes a sequence; refused while a space is numbered by it."""
+
+    @_abc_1.abstractmethod
+    def SetSequence(
+        self,
+        request: _schema_pb2.SetSequenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schema_pb2.SetSequenceResponse, _abc.Awaitable[_schema_pb2.SetSequenceResponse]]:
+        """Says which value a sequence gave last, or that it gave none."""
+
+    @_abc_1.abstractmethod
+    def NextSequenceValue(
+        self,
+        request: _schema_pb2.NextSequenceValueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schema_pb2.NextSequenceValueResponse, _abc.Awaitable[_schema_pb2.NextSequenceValueResponse]]:
+        """Takes the next value. It is given to nobody else. A repetition of the call takes another one, so values may
+        be left out.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSequences(
+        self,
+        request: _schema_pb2.ListSequencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schema_pb2.ListSequencesResponse, _abc.Awaitable[_schema_pb2.ListSequencesResponse]]:
+        """Lists sequences, with the values that they gave last."""
 
     @_abc_1.abstractmethod
     def RunOnce(

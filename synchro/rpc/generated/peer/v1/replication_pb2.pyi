@@ -702,6 +702,7 @@ class Hello(_message.Message):
     SYNCHRO_QUORUM_FIELD_NUMBER: _builtins.int
     IS_ANONYMOUS_FIELD_NUMBER: _builtins.int
     TAKES_POLICIES_FIELD_NUMBER: _builtins.int
+    TAKES_SEQUENCES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -736,6 +737,8 @@ class Hello(_message.Message):
     """It knows what spaces do with conflicts; false: an older version, which is sent nothing while there is such
     a space.
     """
+    takes_sequences: _builtins.bool
+    """It reads rows that define sequences; false: an older version, while which is a member none is made."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Its written vclock: rows above it are sent."""
@@ -764,10 +767,11 @@ class Hello(_message.Message):
         synchro_quorum: _builtins.int = ...,
         is_anonymous: _builtins.bool = ...,
         takes_policies: _builtins.bool = ...,
+        takes_sequences: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_sequences", b"takes_sequences", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

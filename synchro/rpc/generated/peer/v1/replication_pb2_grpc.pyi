@@ -38,9 +38,15 @@ class ReplicationServiceStub:
     Join: _grpc.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]
     """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
     JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     FetchSnapshot: _grpc.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]
-    """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0."""
+    """As Join, message for message, for an anonymous instance: nobody is registered, and JoinEnd follows the
+    snapshot with id 0. A call of its own, because an older version would register who asks.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     Register: _grpc.UnaryUnaryMultiCallable[_replication_pb2.RegisterRequest, _replication_pb2.RegisterResponse]
     """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
     Subscribe: _grpc.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]
@@ -56,9 +62,15 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     Join: _aio.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]  # type: ignore[assignment]
     """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
     JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     FetchSnapshot: _aio.StreamStreamMultiCallable[_replication_pb2.JoinRequest, _replication_pb2.JoinResponse]  # type: ignore[assignment]
-    """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0."""
+    """As Join, message for message, for an anonymous instance: nobody is registered, and JoinEnd follows the
+    snapshot with id 0. A call of its own, because an older version would register who asks.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     Register: _aio.UnaryUnaryMultiCallable[_replication_pb2.RegisterRequest, _replication_pb2.RegisterResponse]  # type: ignore[assignment]
     """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
     Subscribe: _aio.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]  # type: ignore[assignment]
@@ -83,6 +95,7 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_replication_pb2.JoinResponse], _abc.AsyncIterator[_replication_pb2.JoinResponse]]:
         """Registers a new instance and sends it everything: JoinStart, JoinChunk..., JoinSnapshotEnd,
         JoinRows..., JoinEnd. The first request says who joins; who takes parts goes on with receipts.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
     @_abc_1.abstractmethod
@@ -91,7 +104,12 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_replication_pb2.JoinRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replication_pb2.JoinResponse], _abc.AsyncIterator[_replication_pb2.JoinResponse]]:
-        """As Join, for an anonymous instance: nobody is registered, and JoinEnd follows the snapshot with id 0."""
+        """As Join, message for message, for an anonymous instance: nobody is registered, and JoinEnd follows the
+        snapshot with id 0. A call of its own, because an older version would register who asks.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
 
     @_abc_1.abstractmethod
     def Register(
