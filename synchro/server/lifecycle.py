@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -70,6 +71,7 @@ from synchro.server.registrar import Registrar
 from synchro.server.rejoin import JoinAgain
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
+from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Transport
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any
@@ -544,11 +546,13 @@ class Lifecycle:
     async def _wait_until_caught_up(self) -> None:
         """[M-42]: for `sync_timeout`, which is 0 unless somebody wants it; it may change meanwhile."""
         node, links = self._node, self._links
-        until = trio.current_time() + node.settings.sync_timeout_s
-        while node.core.is_orphan and trio.current_time() < until:
+        since = trio.current_time()
+        while node.core.is_orphan:
+            left = since + node.settings.sync_timeout_s - trio.current_time()
+            if left <= 0:
+                return
             node.stage = "sync"
-            with trio.move_on_at(until):
-                await links.caught_up.wait()
+            await run_until_first_error(links.caught_up.wait, partial(node.pause, left))
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""

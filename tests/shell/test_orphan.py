@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
 from synchro.config import ElectionMode, PeerAddress
 from synchro.failpoints import REGISTRY
+from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
-from synchro.server.applier import Status
+from synchro.server.applier import Applier, Status
 from synchro.server.face import Face
+from synchro.vclock import Vclock
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 
@@ -169,6 +172,18 @@ async def test_a_start_may_wait_until_it_has_caught_up(tmp_path: Path) -> None:
         await until(lambda: is_writing(two))
 
 
+@pytest.mark.effect_of("replication.sync_timeout")
+async def test_a_start_that_waits_may_be_told_not_to(tmp_path: Path) -> None:
+    async with masters(tmp_path) as replicas:
+        await a_pair(replicas)
+        await replicas.stop_all()
+        two = await replicas.start(2, sync_timeout_s=3600.0)
+        await until(lambda: two.node.has_core and two.node.stage == "sync")
+        two.node.change_settings(replace(two.node.settings, sync_timeout_s=0.1))
+        await until(lambda: two.node.is_ready)
+        assert two.info()["status"] == "orphan"
+
+
 async def test_who_made_the_set_is_no_orphan(tmp_path: Path) -> None:
     async with masters(tmp_path, connect_timeout_s=0.3) as replicas:
         one = await replicas.start(1)
@@ -188,3 +203,19 @@ async def test_a_late_row_of_a_source_with_another_clock(tmp_path: Path) -> None
         assert isinstance(await write(one, put(1)), ev.Committed)
         two = await replicas.start(2)
         await until(lambda: is_writing(two))
+
+
+@pytest.mark.effect_of("replication.sync_lag")
+async def test_how_late_the_last_row_may_be_counts_from_now_on(tmp_path: Path) -> None:
+    """[M-41]: something is missing, and what came last is five seconds old."""
+    async with masters(tmp_path) as replicas:
+        _, two = await a_pair(replicas)
+        applier = two.links.appliers["instance001"]
+        assert isinstance(applier, Applier)
+        await until(lambda: applier.status is Status.FOLLOW)
+        applier.status, applier.lag = Status.SYNC, 5.0
+        applier._has = two.node.core.vclock.merge(Vclock({InstanceId(1): Lsn(1000)}))
+        for lag_s, status in ((1.0, Status.SYNC), (10.0, Status.FOLLOW)):
+            two.node.change_settings(replace(two.node.settings, sync_lag_s=lag_s))
+            applier._look_if_synced()
+            assert applier.status is status
