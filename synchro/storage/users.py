@@ -426,8 +426,8 @@ class Users:
             raise denied(rights, privilege, kind, name)
 
     def may_act_for(self, caller: Caller, user: User) -> bool:
-        """Whether whoever becomes that user, or has that role, gains nothing which the caller has not: by what
-        was granted, also while it counts for nothing without `usage`. That each may alter itself is no gain."""
+        """Whether whoever becomes that user, or has that role, gains nothing which the caller has not: by
+        what was granted, also while it counts for nothing without `usage`. To alter oneself is no gain."""
         own, itself = self.rights(caller), (ObjectType.USER, user.id)
         if own.has_all or caller == user.caller:
             return True

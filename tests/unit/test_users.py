@@ -421,7 +421,8 @@ def test_who_sets_a_password_gains_nothing_by_it() -> None:
 
 
 def test_who_drops_a_role_or_makes_another_ones_password_is_no_less() -> None:
-    """Of a role counts what it gives; of a user also what waits for `usage`, and what it may do with users."""
+    """Of a role counts what it gives; of a user also what waits for `usage`,
+    and what it may do to users."""
     world = World()
     bob = world.create("bob")
     for kind in ("user", "role"):
