@@ -123,7 +123,13 @@ class AuthService(Service):
         def build() -> list[Dml]:
             memtx = self.node.instance.memtx
             draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
+            had_administrator = draft.has_administrator
             edit(draft)
+            if had_administrator and not draft.has_administrator:
+                raise Unsupported(
+                    "A set of which no administrator can log in is not supported: nobody with a password "
+                    "would have the role super any more; nothing was done. Next: synchro user passwd admin"
+                )
             return draft.ops()
 
         deadline = trio.current_time() + timeout_s

@@ -359,3 +359,29 @@ async def test_who_owns_a_space_grants_on_no_other_that_has_its_id_as_a_name(
         assert found.pop("mine") is None
         assert {error.reason for error in found.values() if error is not None} == {"ACCESS_DENIED"}
         assert None not in found.values()
+
+
+async def test_the_last_administrator_who_can_log_in_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`revoke guest super` in a set where nobody has a password would lock everybody out."""
+    by_name = {method.name: method for method in methods()}
+    revoke, drop, password = by_name["Revoke"], by_name["DropUser"], by_name["SetPassword"]
+    asked: dict[str, Any] = {"privileges": ["execute"], "object_type": "role", "object": "super"}
+    async with serving(tmp_path, ConfiguredUser("root", password="x", roles=("super",))) as served:
+        memtx = served.face.node.core.memtx
+        draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
+        draft.users[1] = draft.users[1]._replace(verifier=None)
+        memtx.commit(memtx.prepare(draft.ops()))
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: served.face.users.user("admin").caller))
+        before = served.face.node.core.vclock
+        for method, request in (
+            (revoke, auth_pb2.RevokeRequest(grantee="root", **asked)),
+            (drop, auth_pb2.DropUserRequest(name="root")),
+        ):
+            error = await refusal(served, method, request)
+            assert error is not None and error.reason == "UNSUPPORTED" and "admin" in error.message
+        assert served.face.node.core.vclock == before
+        new = auth_pb2.SetPasswordRequest(name="admin", password="y")
+        assert await refusal(served, password, new) is None
+        assert await refusal(served, revoke, auth_pb2.RevokeRequest(grantee="root", **asked)) is None

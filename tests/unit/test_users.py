@@ -455,6 +455,24 @@ def test_write_on_the_universe_does_not_reach_what_is_defined() -> None:
     assert world.users.rights(GUEST_CALLER).may_write(world.memtx.catalog.space("_cluster").id)
 
 
+def test_it_is_known_whether_an_administrator_can_call() -> None:
+    """Without one nobody could give any right again: the last one is not taken away by a command."""
+    world = World()
+    assert world.draft().has_administrator  # the guest
+    world.create("root")
+    world.grant("root", "execute", "role", "super")
+    world.revoke("guest", "execute", "role", "super")
+    assert not world.draft().has_administrator
+    world.change(lambda draft: draft.set_verifier("root", b"v"))
+    assert world.draft().has_administrator
+    world.revoke("root", "usage")
+    assert world.draft().has_administrator  # its role says so too
+    world.revoke("root", "execute", "role", "super")
+    assert not world.draft().has_administrator
+    world.change(lambda draft: draft.set_verifier("admin", b"v"))
+    assert world.draft().has_administrator
+
+
 # --- the configuration [C-43] -------------------------------------------------------------------------------
 
 
