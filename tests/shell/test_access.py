@@ -346,7 +346,7 @@ async def test_who_owns_a_space_grants_on_no_other_that_has_its_id_as_a_name(
     async with serving(tmp_path, ConfiguredUser("bob")) as served:
         bob = served.face.users.user("bob").caller
         for number, owner, name in ((513, bob.id, "mine"), (514, 1, "513")):
-            row = (number, owner, name, "memtx", 0, {}, ())
+            row: Any = (number, owner, name, "memtx", 0, {}, ())
             outcome = await write(served.face, dml_from_values(RowType.INSERT, SPACE_ID, value=row))
             assert isinstance(outcome, ev.Committed), outcome
         monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
