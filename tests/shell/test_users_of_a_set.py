@@ -88,6 +88,8 @@ async def test_no_row_of_users_is_written_while_a_member_may_not_read_it(tmp_pat
         await replicas.start(1)
         first = await replicas.start(2)
         await until(lambda: first.node.is_ready and len(first.links.relays) == 1)
+        first.node.change_settings(replace(first.node.settings, connect_timeout_s=0.1))  # no orphan for long
+        await until(lambda: first.node.core.is_writable)
         before = first.node.core.vclock
         outcome = await create(first, "bob")
         assert isinstance(outcome, ev.Rejected) and outcome.error.reason == "OLDER_MEMBER"
