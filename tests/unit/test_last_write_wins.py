@@ -192,6 +192,20 @@ def test_a_truncate_takes_what_is_older_and_leaves_what_is_newer() -> None:
         assert_same_after_restart(mesh, number)
 
 
+def test_a_truncate_in_the_transaction_that_begins_the_policy_takes_all() -> None:
+    """There are no stamps yet by which some of it could stay."""
+    mesh = Mesh(2)
+    mesh.write_ops(1, [insert(1), insert(2)])
+    mesh.settle()
+    memtx = mesh[1].memtx
+    alter = schema_ops.alter_space(memtx, "async", conflict=LWW)
+    mesh.write_ops(1, encoded([*alter, *schema_ops.truncate(memtx, ASYNC)]))
+    mesh.settle()
+    assert stamps_of(mesh, 1).floor.time == 0 and same(mesh) == []
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
+
+
 # --- tombstones -------------------------------------------------------------------------------------------
 
 
