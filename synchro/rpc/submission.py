@@ -293,7 +293,7 @@ class _Submitter(Generic[C]):
         self._submit(batch, writes, timeouts)
 
     def _refuse(self, caller: C, error: SynchroError) -> None:
-        """The error is a local of nothing that its traceback holds: else both would wait for the collector."""
+        """The error is no local of what its traceback holds: else both would wait for the collector."""
         answers, name = self._submission.answers, str(error.details.get("space", ""))
         answers.refuse(caller, instead_of(error, answers.rights(caller), Privilege.WRITE, name))
 
