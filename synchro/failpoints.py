@@ -71,6 +71,7 @@ POINTS: Final[Mapping[str, Point]] = {
     ),
     "relay.no_heartbeat": _wrong("no heartbeat is sent to a peer", has_peer=True),
     "relay.journal_open_delay": Point("a peer subscribed, the log is not opened for it", has_peer=True),
+    "recovery.delay": Point("the port is open, the files of the instance are not read"),
     "relay.final_join_delay": Point("who joins has the snapshot and is registered, it lacks the rows since"),
     "join.delay": Point("somebody asked to join, nothing is sent"),
     "applier.subscribe_delay": Point("a peer was found, it is not asked for rows", has_peer=True),

@@ -28,3 +28,5 @@ class RoReason(Enum):
     """Its rows could not be numbered below 2^62 any more."""
     OWN_ROWS_LOST = "waiting to receive its own transactions back from the replicaset"
     """Its log is not known to be complete, so a new row might take an LSN that peers know already."""
+    ORPHAN = "orphan"
+    """It has not caught up with its sources since it started, or since they were named (ADR 46)."""

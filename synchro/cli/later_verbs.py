@@ -9,7 +9,6 @@ from synchro.cli.program import Group, program
 from synchro.errors import Unimplemented
 
 _LATER: Final = {
-    "rebootstrap": "stop it, move all its files but instance.identity away, start it: it joins again",
     "export": "synchro select SPACE -o jsonl",
 }
 _LATER_GROUPS: Final[dict[str, tuple[tuple[str, ...], str]]] = {

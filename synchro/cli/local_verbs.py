@@ -34,6 +34,9 @@ force_trust_option: Final = click.option(
 new_set_option: Final = click.option(
     "--new-set", is_flag=True, help="Its data is gone: forget its set, make or join another."
 )
+rejoin_option: Final = click.option(
+    "--rejoin", is_flag=True, help="Its files are damaged, or too old: take those of another member."
+)
 insecure_option: Final = click.option(
     "--insecure", is_flag=True, help="Listen where other hosts can connect."
 )
@@ -92,6 +95,7 @@ def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
 @insecure_option
 @force_trust_option
 @new_set_option
+@rejoin_option
 @fault_option
 def serve(
     config: str,
@@ -104,6 +108,7 @@ def serve(
     insecure: bool,
     force_trust: bool,
     new_set: bool,
+    rejoin: bool,
     fault_injection: bool,
 ) -> int:
     """Run one instance in the foreground."""
@@ -155,6 +160,7 @@ def serve(
         settings,
         force_trust=force_trust,
         new_set=new_set,
+        rejoin=rejoin,
         fault_injection=fault_injection,
         again=again,
         is_foreground=is_foreground,
@@ -169,13 +175,16 @@ def serve(
 @insecure_option
 @force_trust_option
 @new_set_option
+@rejoin_option
 @fault_option
-def start(target: str, insecure: bool, force_trust: bool, new_set: bool, fault_injection: bool) -> int:
+def start(
+    target: str, insecure: bool, force_trust: bool, new_set: bool, rejoin: bool, fault_injection: bool
+) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import process_table, processes
 
     parsed = process_table.parse_target(target)
-    extra = _decisions(force_trust, new_set, fault_injection)
+    extra = _decisions(force_trust, new_set, rejoin, fault_injection)
     if extra and (running := [p.name for p in process_table.processes(parsed) if p.is_running]):
         runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
@@ -211,9 +220,16 @@ def stop(target: str, kill: bool) -> int:
 @kill_option
 @force_trust_option
 @new_set_option
+@rejoin_option
 @fault_option
 def restart(
-    target: str, insecure: bool, kill: bool, force_trust: bool, new_set: bool, fault_injection: bool
+    target: str,
+    insecure: bool,
+    kill: bool,
+    force_trust: bool,
+    new_set: bool,
+    rejoin: bool,
+    fault_injection: bool,
 ) -> int:
     """Stop, then start."""
     from synchro.cli import processes
@@ -227,15 +243,20 @@ def restart(
             timeout_s=timeout_s,
             insecure=insecure,
             kill=kill,
-            extra=_decisions(force_trust, new_set, fault_injection),
+            extra=_decisions(force_trust, new_set, rejoin, fault_injection),
         ),
         wanted_running=True,
     )
 
 
-def _decisions(force_trust: bool, new_set: bool, fault_injection: bool) -> list[str]:
+def _decisions(force_trust: bool, new_set: bool, rejoin: bool, fault_injection: bool) -> list[str]:
     """What a person decides for one start, as arguments of `serve`."""
-    flags = {"--force-trust": force_trust, "--new-set": new_set, "--fault-injection": fault_injection}
+    flags = {
+        "--force-trust": force_trust,
+        "--new-set": new_set,
+        "--rejoin": rejoin,
+        "--fault-injection": fault_injection,
+    }
     return [flag for flag, is_given in flags.items() if is_given]
 
 

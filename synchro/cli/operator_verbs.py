@@ -168,7 +168,7 @@ def member_expel(name: str, yes: bool) -> int:
             raise formatting.usage(f"the set has no member {name!r}; nothing was done")
         leaver = found[0]
         title = f"{leaver.name or leaver.uuid} (id {leaver.id})"
-        if not yes and not _agrees(title):
+        if not yes and not _agrees(f"Remove {title} from the set? Its id is not given again"):
             print("nothing was done")
             return 1
         removed = db.space("_cluster").delete([leaver.id], timeout=options.timeout_s)
@@ -243,10 +243,32 @@ def _endpoint_of(db: Client, name: str) -> str:
     return found[name]
 
 
-def _agrees(title: str) -> bool:
+def _agrees(question: str) -> bool:
     if not sys.stdin.isatty():
         raise formatting.usage("this asks, and there is no terminal: -y says yes; nothing was done")
-    return click.confirm(f"Remove {title} from the set? Its id is not given again", err=True)
+    return click.confirm(question, err=True)
+
+
+@program.command("rebootstrap")
+@argument("name", "NAME", "Which instance.", shell_complete=complete_instance)
+@click.option("--discard", is_flag=True, help="Give up the rows that only it has.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def rebootstrap(name: str, discard: bool, yes: bool) -> int:
+    """Replace the data of an instance by that of another member.
+
+    It begins anew for that, and does not count meanwhile. Its old files stay until the new ones are whole.
+    """
+    with client() as db:
+        lost = ", and give up the rows that only it has" if discard else ""
+        if not yes and not _agrees(f"Replace the data of {name} by that of another member{lost}"):
+            print("nothing was done")
+            return 1
+        done = db.rebootstrap(name, discard=discard, timeout=options.timeout_s)
+    if options.output != "table":
+        print_value({"instance": done, "discard": discard})
+    else:
+        print(f"{done} joins again; its old data stays until the new is whole. Next: synchro status")
+    return 0
 
 
 @watch.command("info")

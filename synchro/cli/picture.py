@@ -6,7 +6,7 @@ acknowledges in time counts as one that may fail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +43,8 @@ class SeenMember:
     refuses_tls: bool = False
     """And that is for TLS, which one of the two ends demands, or whose certificate it does not believe."""
     process: Process | None = None
+    ended_by: str = ""
+    """Reason of the error by which its process ended, if it runs on this host; "" if none did."""
     seen_by_leader: Mapping[str, Any] = field(default_factory=dict)
     """Its part of the leader's `info replication`."""
     foreign: str = ""
@@ -57,6 +59,11 @@ class SeenMember:
     @property
     def is_loading(self) -> bool:
         return self.info is not None and self.info["status"] == "loading"
+
+    @property
+    def progress(self) -> str:
+        """How far its start is; empty: it is over, or does not say it."""
+        return str(((self.info or {}).get("loading") or {}).get("message") or "")
 
     @property
     def is_stopping(self) -> bool:
@@ -169,6 +176,8 @@ class SeenMember:
             return str(self.info["status"])
         if self.is_forgetful:
             return "amnesia"
+        if self.info["status"] == "orphan":
+            return "orphan"
         if self.is_anonymous:
             return "anonymous"
         state = str(self.election.get("state", "follower"))
@@ -342,6 +351,15 @@ def _find_local(picture: Picture) -> None:
     names = process_table.name_by_port(found)
     for member in down:
         member.name = names[ports[member.address]]
+    _find_endings(found, down)
+
+
+def _find_endings(target: Target, members: Iterable[SeenMember]) -> None:
+    from synchro.cli.processes import ended_by
+
+    for member in members:
+        if not member.is_up and member.name in target.config.instances:
+            member.ended_by = ended_by(target, member.name)
 
 
 def _port_here(address: str) -> int:
@@ -428,6 +446,7 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
     if target is not None:
         for member in picture.members:
             member.process = processes_of.get(member.name)
+        _find_endings(target, picture.members)
         picture.replicaset = picture.replicaset or next(
             config.replicaset for config in target.config.instances.values()
         )

@@ -287,6 +287,12 @@ def _failed(target: Target, name: str, state: ProcessState, pid: int | None, wha
     return Process(name, listen, state, pid, log, changed=True, message=message, reason=reason)
 
 
+def ended_by(target: Target, name: str) -> str:
+    """Reason of the error by which an instance that does not run took its leave; "" if none did."""
+    failure = _failure(log_tail(log_of(target, name)))
+    return "" if failure is None else failure[0]
+
+
 def _failure(tail: str) -> tuple[str, str] | None:
     """Reason and message of the record by which an instance takes its leave, if that is the last one."""
     with contextlib.suppress(ValueError, KeyError, TypeError):

@@ -84,6 +84,8 @@ def _remark(member: SeenMember) -> str:
         return member.foreign
     if member.info is None:
         return member.error
+    if member.progress:
+        return member.progress
     own = [
         f"{part.get('name')}: {part['upstream'].get('message') or part['upstream']['status']}"
         for part in member.info["replication"].values()

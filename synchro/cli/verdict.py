@@ -70,6 +70,8 @@ def _with_next(text: str, command: str) -> str:
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
+DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
+"""Reasons by which an instance ends whose files cannot be read: those of another member take their place."""
 EXHAUSTED: Final = "exhausted"
 """Terms or LSNs are used up: an election is impossible, for ever."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
@@ -122,13 +124,13 @@ def _are(count: int) -> str:
 
 
 def _nobody(picture: Picture, start: str) -> tuple[str, str]:
-    loading = [member.name for member in picture.members if member.is_loading]
+    loading = [member for member in picture.members if member.is_loading]
     waits = [str((member.info or {}).get("waits_for") or "") for member in picture.members]
     if waits and all("--new-set" in why for why in waits):
         return "Not ready: nobody has the data of this set, a person must decide.", ""
     if loading:
-        reads = "reads its files or waits" if len(loading) == 1 else "read their files or wait"
-        return f"Not ready: {', '.join(loading)} {reads} for peers.", start or WATCH
+        names = ", ".join(_loading(member) for member in loading)
+        return f"Not ready: {names} {_are(len(loading))} loading.", start or WATCH
     stopping = [member.name for member in picture.members if member.is_stopping]
     if stopping:
         return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
@@ -140,6 +142,11 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     if any(member.refuses for member in picture.members):
         return "Not shown: this user may not look.", "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
+
+
+def _loading(member: SeenMember) -> str:
+    """Its name, and how far it is if it says so."""
+    return f"{member.name} ({member.progress})" if member.progress else member.name
 
 
 def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> tuple[str, str]:
@@ -266,6 +273,8 @@ def _leading(leader: SeenMember) -> tuple[str, str]:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.NONE | RoReason.LOADING | RoReason.ELECTION | RoReason.SYNCHRO | None:
             return f"{leads} and is taking the queue over.", WATCH
+        case RoReason.ORPHAN:  # until its PROMOTE is decided
+            return f"{leads} and is taking the queue over.", WATCH
         case _:
             assert_never(leader.ro_reason)
 
@@ -289,6 +298,8 @@ def _because(reason: RoReason | None) -> str:
             return "has used up its LSNs"
         case RoReason.OWN_ROWS_LOST:
             return "waits for its own transactions, which its log has lost"
+        case RoReason.ORPHAN:
+            return "has not caught up with its sources yet"
         case RoReason.NONE | RoReason.LOADING | None:
             return "does not accept writes"
         case _:
@@ -298,7 +309,7 @@ def _because(reason: RoReason | None) -> str:
 def _may_be_promoted(member: SeenMember) -> bool:
     """Whether it would take writes then, as far as its reason tells."""
     match member.ro_reason:
-        case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO:
+        case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO | RoReason.ORPHAN:
             return True
         case RoReason.CONFIG | RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return False
@@ -359,6 +370,8 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
         return WATCH  # they read their files, and listen later
     verb, option = ("start", "") if ended else ("restart", " --kill")
     first = (ended or hung)[0]
+    if ended and first.ended_by in DAMAGED and any(member.is_ready for member in picture.members):
+        return f"synchro start {path}:{first.name} --rejoin"
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
         return f"synchro {verb} {path}{option}"
     return f"synchro {verb} {path}:{first.name}{option}"
@@ -514,9 +527,9 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
                 yield Problem(
                     "log_gap",
                     f"{member.name} lacks rows that the log of {peer} does not hold any more. If no other "
-                    f"member has them: stop {member.name}, move its snapshots and logs away, keep "
-                    "instance.identity, and start it; it joins again.",
+                    "member has them, it must join again.",
                     member.name,
+                    f"synchro rebootstrap {member.name}",
                 )
 
 
@@ -537,6 +550,14 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
                 str(facts.get("command") or "") if is_for_a_person else WATCH
             )
             yield Problem("amnesia", f"{text}.", member.name, command)
+
+
+def _orphans(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        facts = (member.info or {}).get("orphan") or {}
+        if facts:
+            text = f"{member.name} is an orphan and takes no writes: {facts['message']}."
+            yield Problem("orphan", text, member.name, WATCH)
 
 
 def _full_disks(picture: Picture) -> Iterator[Problem]:
@@ -631,7 +652,7 @@ def _absent(picture: Picture) -> Iterator[Problem]:
         elif member.is_anonymous and waits:
             yield Problem("waiting", f"{member.name} waits {waits.rstrip('.')}.", member.name)
         elif member.is_loading:
-            yield Problem("loading", f"{member.name} reads its files or waits for its peers.", member.name)
+            yield Problem("loading", f"{_loading(member)} is loading.", member.name)
         elif member.is_stopping:
             yield Problem("stopping", f"{member.name} is stopping.", member.name)
         elif member.is_silent:
@@ -642,6 +663,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
         elif member in picture.down and not member.foreign:
             why = f": {member.error}" if member.error else ""
+            if member.ended_by in DAMAGED:
+                why = f": its files are damaged ({member.ended_by}), see its log"
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
 
@@ -657,6 +680,7 @@ _FINDERS: Final = (
     _refused_streams,
     _log_gaps,
     _forgetful,
+    _orphans,
     _full_disks,
     _late,
     _memory,

@@ -462,6 +462,7 @@ class AsyncClient(AsyncFace[Api]):
     promote = _awaited(Api.promote)
     demote = _awaited(Api.demote)
     snapshot = _awaited(Api.snapshot)
+    rebootstrap = _awaited(Api.rebootstrap)
     check_config = _awaited(Api.check_config)
     reload_config = _awaited(Api.reload_config)
     set_config = _awaited(Api.set_config)

@@ -366,6 +366,15 @@ class Api(Definitions):
         reply = yield from self._command(instance, "Checkpoint", request, timeout)
         return replies.Checkpoint(reply.header.instance_name, dict(reply.vclock), reply.signature)
 
+    def rebootstrap(self, instance: str, *, discard: bool = False, timeout: float | None = None) -> Plan[str]:
+        """Let an instance replace its data by that of another member; returns its name when that was begun.
+
+        discard: rows that only it has may go. instance: as in `promote`. Not repeated once it was sent.
+        """
+        request = control_pb2.RebootstrapRequest(discard=discard)
+        reply = yield from self._command(instance, "Rebootstrap", request, timeout)
+        return str(reply.header.instance_name)
+
     def check_config(
         self, text: str = "", *, instance: str | None = None, timeout: float | None = None
     ) -> Plan[replies.ConfigChanges]:

@@ -561,6 +561,7 @@ class Client(BlockingFace[Api]):
     promote = _blocking(Api.promote)
     demote = _blocking(Api.demote)
     snapshot = _blocking(Api.snapshot)
+    rebootstrap = _blocking(Api.rebootstrap)
     check_config = _blocking(Api.check_config)
     reload_config = _blocking(Api.reload_config)
     set_config = _blocking(Api.set_config)

@@ -167,10 +167,6 @@ _WITHOUT_FIELD: Final = (
         field="election_mode",
         default=ElectionMode.CANDIDATE,
     ),
-    Option("replication.sync_lag", Seconds(), "how far behind still counts as synced", effect=Effect.LATER),
-    Option(
-        "replication.sync_timeout", Seconds(zero=True), "how long a start waits for that", effect=Effect.LATER
-    ),
     Option(
         "replication.peers",
         ListOf(ADDRESS, 0, 31, "addresses HOST:PORT"),

@@ -433,6 +433,21 @@ class Settings:
     connect_timeout_s: float = option(
         30.0, "replication.connect_timeout", Seconds(), "how long a start waits for its peers", is_live=True
     )
+    sync_lag_s: float = option(
+        10.0,
+        "replication.sync_lag",
+        Seconds(),
+        "how old the newest row of a source may be, here, for it to count as caught up with",  # [M-41]
+        is_live=True,
+    )
+    sync_timeout_s: float = option(
+        0.0,
+        "replication.sync_timeout",
+        Seconds(zero=True),
+        "how long a start stays LOADING until its sources are caught up with; after that it is an orphan "
+        "until they are",  # [M-42]
+        is_live=True,
+    )
     bootstrap_strategy: BootstrapStrategy = option(
         BootstrapStrategy.AUTO,
         "replication.bootstrap_strategy",
@@ -601,6 +616,8 @@ class Settings:
     """Operator's word that the local log may be trusted although it is not provably complete."""
     new_set: bool = False
     """Operator's word that the replica set which the identity file names is gone: make, or join, another."""
+    rejoin: bool = False
+    """Operator's word that the data of another member takes the place of this instance's."""
     again: str = ""
     """Command that starts this instance again, for people; "" = unknown, it runs inside another program."""
     is_foreground: bool = True

@@ -16,7 +16,7 @@ class AccessDenied(SynchroError):
     code = Code.PERMISSION_DENIED
     exit_code = Exit.ACCESS
     advice = "log in as a user with the privilege, or let one with the role `super` grant it"
-    next_command = "synchro -u USER --password-file FILE ...   or   synchro grant USER PRIVILEGE OBJECT"
+    next_command = "synchro -u USER --password-file FILE ...   or   synchro grant USER PRIVILEGES KIND NAME"
 
 
 class BadCredentials(SynchroError):

@@ -70,6 +70,19 @@ class Expelled(Precondition):
     advice = "remove its directory and start it: it joins as a new member"
 
 
+class RebootstrapRefused(Precondition):
+    """This instance may not replace its data by that of another member now [M-35].
+
+    Nothing was done.
+
+    details: next.
+    """
+
+    reason = "REBOOTSTRAP_REFUSED"
+    advice = "see the message; `synchro status`"
+    next_command = "synchro status"
+
+
 class ReplicaMax(Precondition):
     """The set has 31 members."""
 

@@ -136,6 +136,8 @@ class Instance(Facts):
                 self._look(self._links.on_applier_lost(event.peer, now))
             case ev.DoubledChanged():
                 self._look(self._links.on_doubled_changed(event.is_doubled, now))
+            case ev.OrphanChanged():
+                self._on_orphan_changed(event.waits_for)
             case ev.RowsCutBack():
                 self._on_rows_cut_back(event, now)
             case ev.ExpulsionTold():
@@ -437,6 +439,17 @@ class Instance(Facts):
         self._reads.settings_changed()
         self._writes.settings_changed()
         state.agenda.note_members()
+        state.agenda.note_progress()
+
+    # --- sources
+
+    def _on_orphan_changed(self, waits_for: tuple[str, ...]) -> None:
+        state, was_orphan = self._state, self.is_orphan
+        state.orphan_of = waits_for
+        if self.is_orphan and not was_orphan:
+            state.outbox.notice("orphan_began", sources=waits_for, message="entering orphan mode")
+        elif was_orphan and not self.is_orphan:
+            state.outbox.notice("orphan_ended", message="leaving orphan mode")
         state.agenda.note_progress()
 
     # --- checks

@@ -256,6 +256,14 @@ class DoubledChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanChanged:
+    """With which sources this instance has to catch up before it writes without a queue; none: with nobody
+    (ADR 46)."""
+
+    waits_for: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ApplierLost:
     peer: InstanceId
 
@@ -340,6 +348,7 @@ Event: TypeAlias = (
     | ApplierFollowing
     | ApplierLost
     | DoubledChanged
+    | OrphanChanged
     | RowsWritten
     | RowsCutBack
     | TurnBegan

@@ -116,6 +116,8 @@ class Parts:
     """Set by nobody."""
     is_doubled: bool = False
     """Set by `links`: another live process has our identity (ADR 23)."""
+    orphan_of: tuple[str, ...] = ()
+    """Set by `core`: the sources that it has not caught up with (ADR 46)."""
     was_told_expelled: bool = False
     """Set by `links`: a member says that we were removed, which our log may not say yet (ADR 41)."""
     readers_of_unnamed: Readers = field(default_factory=Readers)

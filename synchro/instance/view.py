@@ -14,7 +14,7 @@ from synchro.instance.links import LinkFacts
 from synchro.instance.parts import Parts
 from synchro.instance.reads import Reads
 from synchro.instance.transactions import Transactions
-from synchro.instance.writability import WRITABLE, read_only_error, read_only_reason
+from synchro.instance.writability import WRITABLE, is_orphan, read_only_error, read_only_reason
 from synchro.queue.limbo import Limbo
 from synchro.raft.core import Raft
 from synchro.replication.read_barrier import ReadBarrier
@@ -138,6 +138,11 @@ class Facts:
 
     def read_only_reason(self) -> RoReason:
         return read_only_reason(self._state)
+
+    @property
+    def is_orphan(self) -> bool:
+        """It may lack rows of its sources, so it does not write beside them (ADR 46)."""
+        return is_orphan(self._state)
 
     def read_only_error(self) -> SynchroError:
         """For what the shell refuses while `is_writable` is False."""

@@ -42,7 +42,19 @@ def read_only_reason(state: Parts) -> RoReason:
         return RoReason.OUT_OF_LSNS
     # Its own rows may be among what the log lost: a new one would take an LSN that peers know [M-38],
     # [L-24].
-    return WRITABLE if raft.trusted else RoReason.OWN_ROWS_LOST
+    if not raft.trusted:
+        return RoReason.OWN_ROWS_LOST
+    return RoReason.ORPHAN if is_orphan(state) else WRITABLE
+
+
+def is_orphan(state: Parts) -> bool:
+    """Whether it may lack rows of its sources, which it would write beside [M-40]. Not with elections, nor as
+    the owner of the queue: whom a quorum made the owner has all that a quorum has (ADR 46)."""
+    return (
+        bool(state.orphan_of)
+        and state.settings.election_mode is ElectionMode.OFF
+        and state.limbo.state is not QueueState.LEADER
+    )
 
 
 def read_only_error(state: Parts, reason: RoReason) -> ReadOnly:
@@ -101,6 +113,9 @@ def _why(state: Parts, reason: RoReason) -> tuple[str, dict[str, object]]:
                 "the replicaset",
                 {},
             )
+        case RoReason.ORPHAN:
+            names = ", ".join(state.orphan_of)
+            return f"it is an orphan: it has not caught up with {names} yet", {"sources": names}
         case RoReason.ELECTION | RoReason.SYNCHRO:
             return _who_leads(state), {
                 "state": state.raft.role.name.lower(),

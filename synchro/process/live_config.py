@@ -62,6 +62,10 @@ class LiveConfig:
         self._alerts: list[dict[str, str]] = []
         self._is_busy = False
 
+    def serve(self, node: Node) -> None:
+        """Another life of the instance, with the options that are in use."""
+        self._node, node.configuration = node, self
+
     # --- what operators ask for
 
     async def compare(self, text: bytes) -> Compared:

@@ -33,8 +33,9 @@ from synchro.server.api import WatchFacts
 from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
 from synchro.server.failing_disk import SnapshotDisk
-from synchro.server.garbage import tune_garbage_collector
+from synchro.server.garbage import release_memory, tune_garbage_collector
 from synchro.server.lifecycle import Lifecycle, assemble
+from synchro.server.node import Node
 from synchro.server.peers import Peers
 from synchro.wire.admission import PortLimits
 from synchro.wire.certificates import Certificates
@@ -66,6 +67,32 @@ async def run_instance(
     `task_status` gets the node as soon as its port is open; it is ready later. Raises `SynchroError` when
     it cannot start, or must leave. The directory is locked first, then the port is taken.
     """
+    configuration: LiveConfig | None = None
+    while True:
+        node = await _live(settings, host, log, stop, task_status, loaded, configuration)
+        if not node.begins_anew or stop.is_set():
+            return
+        # What a person decided holds for one start; the file is as it was read last.
+        settings = replace(node.settings, force_trust=False, new_set=False, rejoin=False)
+        configuration = cast("LiveConfig | None", node.configuration)
+        task_status = trio.TASK_STATUS_IGNORED
+        node.leaving.set()  # who waits for that holds the data of the life that is over
+        del node
+        await trio.lowlevel.checkpoint()
+        release_memory()
+
+
+async def _live(
+    settings: Settings,
+    host: RpcHost,
+    log: Any,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Face],
+    loaded: ClusterConfig | None,
+    configuration: LiveConfig | None,
+) -> Node:
+    """One life of the instance: its directory and its port are taken, and given back. configuration: of the
+    life before."""
     certificates = certificates_of(settings)
     layer = plain_client if certificates is None else certificates.client_layer
     directory = DataDirectory.open(SnapshotDisk(), settings)
@@ -75,6 +102,7 @@ async def run_instance(
             directory.identity.instance_uuid,
             layer,
             lambda address: face.node.settings.peer_logins.of(address),
+            lambda user: face.node.has_core and face.node.users.find(user) is None,
         ) as transport:
             face = assemble(
                 settings=settings,
@@ -84,11 +112,14 @@ async def run_instance(
                 log=log,
                 on_panic=host.panic,
             )
-            if loaded is not None:
+            if configuration is not None:
+                configuration.serve(face.node)
+            elif loaded is not None:
                 face.node.configuration = LiveConfig(face.node, loaded)
             peers = Peers(face.node, face.links)
             port = partial(_open_port, face, peers, host, certificates)
             await Lifecycle(face, peers, stop, port).run(task_status)
+            return face.node
     finally:
         directory.close()
 

@@ -33,6 +33,8 @@ class Ballot:
     registered_uuids: frozenset[str] = frozenset()
     queue_owner: InstanceId = NOBODY
     term: Term = INITIAL_TERM
+    rejoins: bool = False
+    """It replaces its data by a join, or is about to (ADR 46)."""
     start_id: str = ""
     address: str = ""
     """Both as in `Hello`."""

@@ -30,6 +30,7 @@ class ControlService(Service):
         self.Checkpoint = self.waiting(self._checkpoint, needs=operate)
         self.ReplicaGc = self.waiting(self._replica_gc, needs=operate)
         self.RestartUpstream = self.at_once(self._restart_upstream, needs=operate)
+        self.Rebootstrap = self.at_once(self._rebootstrap, needs=operate)
         self.CheckConfig = self.waiting(self._check_config, needs=operate, when_ready=False)
         self.ReloadConfig = self.waiting(self._reload_config, needs=operate, when_ready=False)
         self.SetConfig = self.waiting(self._set_config, needs=operate, when_ready=False)
@@ -77,6 +78,11 @@ class ControlService(Service):
         skip = codec.txn_id(request.skip) if request.HasField("skip") else None
         self.node.restart_upstream(request.instance, skip)
         return control_pb2.RestartUpstreamResponse(header=self.header())
+
+    def _rebootstrap(self, request: Message) -> Message:
+        header = self.header()
+        self.node.rebootstrap(discard=request.discard)
+        return control_pb2.RebootstrapResponse(header=header)
 
     # --- configuration; one that loads may wait for what is to be changed
 

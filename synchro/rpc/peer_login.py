@@ -32,9 +32,17 @@ class _Session(NamedTuple):
 class PeerSessions:
     """Sessions at peers. One ends with its connection: the instance behind a new one may not know it."""
 
-    def __init__(self, login_at: Callable[[str], PeerLogin | None], *, is_encrypted: bool) -> None:
-        """login_at: as whom the peer at this address is called now; None: as guest."""
+    def __init__(
+        self,
+        login_at: Callable[[str], PeerLogin | None],
+        *,
+        is_encrypted: bool,
+        lacks: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """login_at: as whom the peer at this address is called now; None: as guest. lacks: whether the set of
+        this instance has no user of this name."""
         self._login_at = login_at
+        self._lacks = lacks
         self._is_encrypted = is_encrypted
         self._sessions: dict[str, _Session] = {}
 
@@ -75,6 +83,10 @@ class PeerSessions:
         except CallFailed as error:
             if error.code is StatusCode.UNIMPLEMENTED:
                 return ()  # a former version, which asks nobody who he is
+            if error.code is StatusCode.UNAUTHENTICATED and self._lacks(user):
+                # One reload may name the user and its login. The set gets the user by its quorum, which it
+                # has by these very links: they stay those of the guest until then, as far as it may.
+                return ()
             raise
         return (("authorization", SCHEME + reply.session),)
 

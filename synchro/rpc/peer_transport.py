@@ -70,6 +70,7 @@ def ballot_message(ballot: Ballot) -> Any:
         gc_vclock=codec.lsns(ballot.gc_vclock),
         bootstrap_leader_uuid=ballot.bootstrap_leader_uuid,
         registered_uuids=sorted(ballot.registered_uuids),
+        rejoins=ballot.rejoins,
         queue_owner_id=ballot.queue_owner,
         term=ballot.term,
         start_id=ballot.start_id,
@@ -92,6 +93,7 @@ def ballot_from(message: Any) -> Ballot:
         gc_vclock=peer_codec.peer_vclock(message.gc_vclock),
         bootstrap_leader_uuid=message.bootstrap_leader_uuid,
         registered_uuids=frozenset(message.registered_uuids),
+        rejoins=message.rejoins,
         queue_owner=peer_codec.peer_id(message.queue_owner_id, "queue owner", or_nobody=True),
         term=peer_codec.peer_term(message.term),
         start_id=message.start_id,
@@ -253,6 +255,7 @@ def join_message(item: JoinItem) -> Any:
                     vclock=codec.lsns(item.vclock),
                     replicaset_uuid=item.replicaset_uuid,
                     meta=item.meta,
+                    tuples=item.tuples,
                 )
             )
         case JoinChunk():
@@ -269,7 +272,12 @@ def join_item_from(response: Any) -> JoinItem:
     match response.WhichOneof("message"):
         case "start":
             start = response.start
-            return JoinStart(peer_codec.peer_vclock(start.vclock), start.replicaset_uuid, start.meta)
+            return JoinStart(
+                peer_codec.peer_vclock(start.vclock),
+                start.replicaset_uuid,
+                start.meta,
+                peer_codec.peer_number(start.tuples, "number of tuples"),
+            )
         case "chunk":
             return JoinChunk(response.chunk.space_id, response.chunk.data, response.chunk.crc)
         case "snapshot_end":
@@ -398,10 +406,11 @@ class GrpcTransport:
         own_uuid: str,
         layer: ClientLayer = plain_client,
         login_at: LoginAt = _as_guest,
+        lacks: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._host = host
         self._layer = layer
-        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client)
+        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client, lacks=lacks)
         self._stack = stack
         self._own_uuid = own_uuid
         self._channels: dict[str, RpcChannel] = {}
@@ -495,9 +504,13 @@ class GrpcTransport:
 
 @asynccontextmanager
 async def open_grpc_transport(
-    host: RpcHost, own_uuid: str, layer: ClientLayer = plain_client, login_at: LoginAt = _as_guest
+    host: RpcHost,
+    own_uuid: str,
+    layer: ClientLayer = plain_client,
+    login_at: LoginAt = _as_guest,
+    lacks: Callable[[str], bool] = lambda _: False,
 ) -> AsyncIterator[GrpcTransport]:
     """layer: below HTTP/2 of each connection to a peer. login_at: as whom the peer at an address is
-    called."""
+    called. lacks: whether the set has no user of this name."""
     async with AsyncExitStack() as stack:
-        yield GrpcTransport(host, stack, own_uuid, layer, login_at)
+        yield GrpcTransport(host, stack, own_uuid, layer, login_at, lacks)

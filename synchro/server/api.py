@@ -240,3 +240,7 @@ class NodeApi(Protocol):
         """Follow a member again, by name, decimal id, UUID or address; a running stream is left alone. skip:
         the row in conflict at which it stands, to leave it out. Raises `IllegalParams` if there is no such
         upstream, or it does not stand there."""
+
+    def rebootstrap(self, *, discard: bool) -> None:
+        """Begin anew, and replace the data by that of another member. discard: rows that only this instance
+        has may go. Raises `RebootstrapRefused`, `DiskFailed`; nothing was done then."""

@@ -40,6 +40,7 @@ from synchro.failpoints import REGISTRY, failpoint_fires
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.replication.admission import check_set
+from synchro.replication.catch_up import SourceState
 from synchro.replication.doubles import Life, doubled_error
 from synchro.row import Confirm, PlainTxn
 from synchro.server.kept_rows import STEP_BYTES_MAX, KeptRows
@@ -113,6 +114,10 @@ class Applier:
         self.heard_at = trio.current_time()
         self._has_followed = False
         self.has_link = False
+        self._is_empty = False
+        """The peer has no data: there is nothing to catch up with."""
+        self._is_down = False
+        """Nobody listens at its address."""
         self.lacks_rows = False
         """The peer's log begins behind ours: it cannot help, before it was followed again."""
         self._waits_for: Upstream | None = None
@@ -149,6 +154,9 @@ class Applier:
         self._vclock_sync = 0
         self._ack_tm = 0.0
         self._sync_until = EMPTY_VCLOCK
+        """What the peer had when we subscribed."""
+        self._has = EMPTY_VCLOCK
+        """What it had when it said it last."""
 
     # --------------------------------------------------------------------------------- called by the node
 
@@ -164,6 +172,22 @@ class Applier:
     @property
     def is_off(self) -> bool:
         return self.status is Status.OFF
+
+    @property
+    def has(self) -> Vclock:
+        """What the peer has, by what it said last and by the rows that it sent on this stream."""
+        return self._has.merge(Vclock(self._handed))
+
+    @property
+    def source_state(self) -> SourceState:
+        """[M-41]: whether we have what this source has; an address that waits for another one asks nobody."""
+        if self.status in (Status.OFF, Status.STOPPED, Status.FOLLOW):
+            return SourceState.SETTLED
+        if self._is_empty or self._waits_for is not None:
+            return SourceState.SETTLED
+        if self.has_link or self.lacks_rows:
+            return SourceState.SYNCING
+        return SourceState.DOWN if self._is_down else SourceState.AWAY
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
@@ -255,8 +279,10 @@ class Applier:
                     await self._follow_once()
             except ConnectionToSelf:
                 self.status = Status.OFF
+                self._links.look_if_caught_up()
                 return
             except LinkLost as error:
+                self._is_down = error.is_refused
                 self._failed(Status.DISCONNECTED, error.message, error.system)
             except DiskFailed as error:  # the peer's: it leaves, and comes back [A-40]
                 self._failed(Status.DISCONNECTED, error.message)
@@ -310,6 +336,7 @@ class Applier:
             message=error.message,
             **{name: error.details[name] for name in STOP_DETAILS if name in error.details},
         )
+        self._links.look_if_caught_up()
         self._restart = trio.Event()
         await self._restart.wait()
 
@@ -394,6 +421,7 @@ class Applier:
         if ballot.instance_uuid == node.uuid and ballot.start_id in ("", node.start_id):
             raise ConnectionToSelf("Connection to self")
         self.peer_uuid = ballot.instance_uuid
+        self._is_empty, self._is_down = not ballot.is_booted, False
         if ballot.replicaset_uuid:
             check_set(ballot.replicaset_uuid, expected=node.replicaset_uuid)
         self._links.check_expelled(ballot.instance_uuid)
@@ -465,7 +493,7 @@ class Applier:
         self._handed.clear()
         self._awaited.clear()
         self._owes_ack = False
-        self._sync_until = accepted.vclock
+        self._sync_until = self._has = accepted.vclock
         self.heard_at = trio.current_time()
         self.lag = None
         self.has_link = True
@@ -488,13 +516,19 @@ class Applier:
         return self._number
 
     def _look_if_synced(self) -> None:
-        """SYNC becomes FOLLOW once all is here that the peer had when we subscribed [M-41]."""
-        if self.status is Status.SYNC and self._node.core.vclock.covers(self._sync_until):
+        """SYNC becomes FOLLOW once all is here that the peer had when we subscribed, and what came last is no
+        older than `sync_lag` [M-41]. Clocks may differ: with all that the peer has there is no lag."""
+        if self.status is not Status.SYNC:
+            return
+        vclock = self._node.core.vclock
+        is_late = (self.lag or 0.0) > self._node.settings.sync_lag_s and not vclock.covers(self._has)
+        if vclock.covers(self._sync_until) and not is_late:
             self.status = Status.FOLLOW
             self.message = self.system_message = self.reason = None
             self._has_followed = True
             self.lacks_rows = False
             self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
+            self._links.look_if_caught_up()
 
     # ---------------------------------------------------------------------------------------------- frames
 
@@ -542,6 +576,7 @@ class Applier:
             self._vclock_sync = max(self._vclock_sync, beat.vclock_sync)
             if beat.tm:
                 self.lag = max(0.0, time.time() - beat.tm)
+            self._has = beat.vclock
             node.step(ev.HeartbeatReceived(self.peer_id, beat.vclock))
             self._links.note_heard(self.peer_id)
             self._ack_wanted.set()

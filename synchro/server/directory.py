@@ -12,7 +12,8 @@ from synchro.errors import ConfigError, Corruption, DiskFailed, InstanceUuidMism
 from synchro.storage.disk import Disk
 from synchro.storage.identity import DirectoryLock, Identity, IdentityFile
 from synchro.storage.names import IDENTITY_NAME
-from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
+from synchro.storage.replacement import DATA_SUFFIXES, Replacement
+from synchro.storage.xlog import SNAP_SUFFIX, XLOG_SUFFIX
 
 
 def new_salt() -> int:
@@ -32,6 +33,9 @@ class DataDirectory:
         self.settings = settings
         self.identity_file = file
         self._lock = lock
+        self.replacement = Replacement(
+            disk, file, wal_dir=settings.wal_dir, snapshot_dir=settings.snapshot_dir
+        )
 
     @property
     def identity(self) -> Identity:
@@ -126,7 +130,7 @@ class DataDirectory:
             for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
                 path = directory
                 for name in self.disk.listdir(directory):
-                    if name.endswith((XLOG_SUFFIX, SNAP_SUFFIX, INPROGRESS_SUFFIX, DAMAGED_SUFFIX)):
+                    if name.endswith(DATA_SUFFIXES):
                         path = posixpath.join(directory, name)
                         self.disk.unlink(path)
                 path = directory
@@ -146,18 +150,28 @@ class DataDirectory:
         former = self.identity.replicaset_uuid
         self.save(replace(self.identity, replicaset_uuid=None, amnesia=True, former_uuid=former))
 
+    def want_rejoin(self, *, is_lossy: bool) -> None:
+        """As `save`: each start tries it from now on."""
+        try:
+            self.replacement.want(is_lossy=is_lossy)
+        except OSError as error:
+            raise self._not_saved(error) from error
+
     def save(self, identity: Identity) -> None:
         """Durable when it returns. Raises `DiskFailed`: what must be remembered is not, so nothing may go
         on."""
         try:
             self.identity_file.save(identity)
         except OSError as error:
-            raise DiskFailed(
-                f"{self.settings.wal_dir}: the identity file could not be written: "
-                f"{error.strerror or error}; nothing was changed",
-                file=self.settings.wal_dir,
-                errno=error.errno,
-            ) from error
+            raise self._not_saved(error) from error
+
+    def _not_saved(self, error: OSError) -> DiskFailed:
+        return DiskFailed(
+            f"{self.settings.wal_dir}: the identity file could not be written: "
+            f"{error.strerror or error}; nothing was changed",
+            file=self.settings.wal_dir,
+            errno=error.errno,
+        )
 
     def set_amnesia(self, amnesia: bool) -> None:
         """As `save`."""

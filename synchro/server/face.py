@@ -8,9 +8,10 @@ from typing import Any, Final
 import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode
-from synchro.errors import BootstrapRefused, ConfigError
+from synchro.errors import BootstrapRefused, ConfigError, RebootstrapRefused
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.core import Instance
+from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
 from synchro.server import info
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
@@ -89,7 +90,7 @@ class Face:
         raft, limbo = core.raft, core.limbo
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
-            *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled),
+            *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled, core.state.orphan_of),
         )
         if election != self._election:
             self._election = election
@@ -231,6 +232,22 @@ class Face:
         before = len(self.node.wal.files)
         await self.snapshotter.collect_garbage()
         return max(0, before - len(self.node.wal.files))
+
+    def rebootstrap(self, *, discard: bool) -> None:
+        """See `api.NodeApi`."""
+        core = self.node.core
+        has_queue = core.limbo.owner_id != NOBODY or core.settings.election_mode is not ElectionMode.OFF
+        standing = Standing(
+            is_owner=core.raft.is_leader or core.limbo.owner_id == core.self_id,
+            is_lossy=discard,
+            holders=self.links.holders_of(core.vclock.without_local()),
+            others=self.links.connected - 1,
+            quorum=core.limbo.quorum if has_queue else 0,
+        )
+        if (refusal := why_not(standing)) is not None:
+            why, following = refusal
+            raise RebootstrapRefused(f"{why}; nothing was done. Next: {following}", next=following)
+        self.node.join_again(is_lossy=discard)
 
     async def bootstrap(self, timeout_s: float) -> str:
         """[M-17]"""

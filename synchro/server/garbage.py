@@ -31,3 +31,9 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(YOUNG, MIDDLE, 1_000)
     if _freeze not in gc.callbacks:
         gc.callbacks.append(_freeze)
+
+
+def release_memory() -> None:
+    """Data that was loaded is not used any more, though it was taken out of all collections."""
+    gc.unfreeze()
+    gc.collect()

@@ -14,6 +14,7 @@ from synchro.ids import ANONYMOUS, NOBODY, Lsn
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
+from synchro.replication.catch_up import Patience, SourceState
 from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
@@ -78,6 +79,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
         "waits_for": node.waits_for or None,
+        "loading": _loading(node, links),
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
         "status": node.status,
@@ -100,6 +102,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "wal": None,
         "schema_version": None,
         "amnesia": None,
+        "orphan": None,
         "users": None,
     }
     if not node.has_core:
@@ -128,9 +131,44 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "wal": _wal(node, snapshotter),
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
+        "orphan": _orphan(node, links),
         "users": _users(core),
     }
     return tree
+
+
+def _loading(node: Node, links: Links) -> dict[str, Any] | None:
+    """How far the start is; None: it is over."""
+    if node.status != "loading":
+        return None
+    orphan = _orphan(node, links) if node.has_core else None
+    text = node.progress.text if orphan is None else orphan["message"]
+    return {"stage": node.stage, "message": text or None} | node.progress.facts()
+
+
+def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
+    """With whom this instance must catch up before it writes; None: it is no orphan [M-40]."""
+    if not node.core.is_orphan:
+        return None
+    sources = []
+    for name, since in links.catch_up.waits_for.items():
+        applier = links.appliers.get(name)
+        facts = applier.facts() if applier is not None else {}
+        one = {"name": name, "status": facts.get("status"), "message": facts.get("message")}
+        state = SourceState.AWAY if applier is None else applier.source_state
+        if state in (SourceState.AWAY, SourceState.DOWN):
+            away_s = trio.current_time() - since
+            left_s = Patience.of(node.settings).with_one(state) - away_s
+            one |= {"away": away_s, "left": max(0.0, left_s)}
+        sources.append(one)
+    return {"sources": sources, "message": f"it waits for {'; '.join(map(_source_text, sources))}"}
+
+
+def _source_text(source: dict[str, Any]) -> str:
+    if "away" not in source:
+        return f"{source['name']} ({source['status']})"
+    why = f": {source['message']}" if source["message"] else ""
+    return f"{source['name']} (away for {source['away']:.0f} s{why}; {source['left']:.0f} s more)"
 
 
 def _users(core: Instance) -> dict[str, Any]:
@@ -345,11 +383,9 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
             else "there is no other member that could say which"
         )
         if is_too_old:
-            directories = dict.fromkeys((node.settings.wal_dir, node.settings.snapshot_dir))
             following = (
-                "the logs of the others do not go back so far: stop it, move all files of this instance "
-                f"except instance.identity out of {' and '.join(directories)}, and start it again "
-                "to join anew"
+                "the logs of the others do not go back so far: synchro rebootstrap "
+                f"{node.settings.instance_name}"
             )
         elif unheard:
             following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"

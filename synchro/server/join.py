@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -47,6 +47,7 @@ from synchro.replication.admission import (
     check_stranger,
 )
 from synchro.replication.applier_filter import Place, check_numbers, order
+from synchro.replication.rejoin import Known
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
 from synchro.server.directory import DataDirectory, new_salt
@@ -63,12 +64,14 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
 )
+from synchro.server.progress import ReceivedSoFar
 from synchro.server.relay import check_policies, check_readable, check_reads_users, without_local_rows
 from synchro.server.transport import JoinStream, Transport
 from synchro.storage import schema, xrow
 from synchro.storage.journal import Journal, JournalStart
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import recover_unnamed
+from synchro.storage.replacement import Replacement
 from synchro.storage.snapshot import (
     Chunk,
     ChunkKind,
@@ -123,7 +126,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
         with _shared_view(node, links) as view:
             start = view.meta.vclock
             links.joins[request.instance_uuid] = view.vclock
-            yield JoinStart(start, node.replicaset_uuid, b"")
+            tuples = sum(len(rows) for _, rows in view.spaces if isinstance(rows, Sized))
+            yield JoinStart(start, node.replicaset_uuid, b"", tuples)
             frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
             while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
                 crc = crc32c(frame)
@@ -224,14 +228,22 @@ class _Received:
 
 
 async def join(
-    directory: DataDirectory, transport: Transport, address: str, *, is_anonymous: bool = False
+    directory: DataDirectory,
+    transport: Transport,
+    so_far: ReceivedSoFar,
+    beside: Replacement | None = None,
+    known: Known | None = None,
+    *,
+    is_anonymous: bool = False,
 ) -> JoinEnd:
-    """Get everything from `address` and keep it. Raises `LinkLost` or what the source answered.
+    """Get everything from `so_far.address` and keep it; how much came is counted there. Raises `LinkLost` or
+    what the source answered.
 
-    is_anonymous: without being registered [M-31]. When it returns the directory has data, durably, and the
-    identity file names the set.
+    When it returns the directory has data, durably, and the identity file names the set. beside: where the
+    files go as long as those of the instance count. known: what the instance must not forget by it.
+    is_anonymous: without being registered [M-31].
     """
-    identity = directory.identity
+    identity, address = directory.identity, so_far.address
     request = JoinRequest(
         identity.instance_uuid,
         identity.name,
@@ -241,7 +253,7 @@ async def join(
         is_anonymous=is_anonymous,
     )
     async with transport.join(address, request) as stream:
-        received = await _receive(directory, stream, is_anonymous=is_anonymous)
+        received = await _receive(directory, stream, so_far, is_anonymous=is_anonymous)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise ReplicasetUuidMismatch(
@@ -252,12 +264,17 @@ async def join(
         )
     if identity.former_uuid not in (None, got) and not received.is_known_name:
         directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
-    await trio.to_thread.run_sync(_store, directory, received)
+    if known is not None:
+        term, vote = known.vote_in(received.meta.term)
+        received.meta = replace(received.meta, term=term, vote=vote)
+    await trio.to_thread.run_sync(_store, directory, received, beside)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
 
 
-async def _receive(directory: DataDirectory, stream: JoinStream, *, is_anonymous: bool) -> _Received:
+async def _receive(
+    directory: DataDirectory, stream: JoinStream, so_far: ReceivedSoFar, *, is_anonymous: bool
+) -> _Received:
     settings = directory.settings
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
@@ -274,6 +291,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream, *, is_anonymous
     start = await next_item()
     if not isinstance(start, JoinStart):
         raise RemoteProtocolError("a join did not begin with its start")
+    so_far.tuples_total = start.tuples
     assembler = SnapshotAssembler()
     trial = _Trial(settings)
     reached = start.vclock.as_dict()
@@ -293,6 +311,8 @@ async def _receive(directory: DataDirectory, stream: JoinStream, *, is_anonymous
                     # At once: when the new UUID is registered nothing tells any more.
                     directory.set_amnesia(True)
                 frames.append(item.data)
+                so_far.tuples += len(chunk.tuples)
+                so_far.bytes += len(item.data)
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
                     raise LinkLost("the snapshot came incomplete")
@@ -302,6 +322,7 @@ async def _receive(directory: DataDirectory, stream: JoinStream, *, is_anonymous
                 for txn in _checked_rows(item.rows):
                     _check_next(txn, reached)
                     txns.append(txn)
+                    so_far.rows += txn.row_count
             case JoinEnd():
                 if not assembler.is_done:
                     raise RemoteProtocolError("a join ended without its snapshot")
@@ -442,14 +463,17 @@ def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
     )
 
 
-def _store(directory: DataDirectory, received: _Received) -> None:
+def _store(directory: DataDirectory, received: _Received, beside: Replacement | None = None) -> None:
     """In a worker thread. The snapshot comes last: it is what makes the join complete. Recovery starts from
     it, with the queue and the term of the source, and goes on to what was reached [M-24], [M-28], [W-35]."""
     disk, settings, identity = directory.disk, directory.settings, directory.identity
+    wal_dir, snapshot_dir = settings.wal_dir, settings.snapshot_dir
+    if beside is not None:
+        wal_dir, snapshot_dir = beside.wal_dir, beside.snapshot_dir
     start = received.start.vclock
     journal = Journal(
         disk,
-        settings.wal_dir,
+        wal_dir,
         instance_uuid=identity.instance_uuid,
         new_salt=new_salt,
         start=JournalStart(vclock=start),
@@ -465,15 +489,15 @@ def _store(directory: DataDirectory, received: _Received) -> None:
         raise
     write_snapshot(
         disk,
-        settings.snapshot_dir,
+        snapshot_dir,
         received.meta,
         _with_own_member(received, directory),
         instance_uuid=identity.instance_uuid,
-        judge=lambda path: _rehearse(directory, received, path),
+        judge=lambda path: _rehearse(directory, received, path, wal_dir),
     )
 
 
-def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
+def _rehearse(directory: DataDirectory, received: _Received, path: str, wal_dir: str) -> None:
     """The recovery that will follow, before its snapshot counts: what ends it would end every start from now
     on. Raises `RemoteProtocolError`, also where the core meets what it takes to be impossible."""
     identity = directory.identity
@@ -491,7 +515,7 @@ def _rehearse(directory: DataDirectory, received: _Received, path: str) -> None:
 
     found = None
     try:
-        found = recover_unnamed(directory.disk, path, directory.settings.wal_dir, identity.instance_uuid)
+        found = recover_unnamed(directory.disk, path, wal_dir, identity.instance_uuid)
         instance = recover_instance(
             uuid=identity.instance_uuid,
             settings=directory.settings,

@@ -1,8 +1,8 @@
 """The stages of one instance: first start or recovery, links and elections, a clean end. [M-10], [M-28].
 
-Start: recovery, the port (ballot and health only), bootstrap or join, links and elections,
-client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed clean. Knows no
-gRPC: how the port is opened is an argument.
+Start: the port (ballot, `info` and health only: all else is LOADING), recovery or bootstrap or join, links
+and elections, client calls. Stop (ADR 18): the core ends in order, links closed, WAL drained and closed
+clean. Knows no gRPC: how the port is opened is an argument.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -24,6 +25,7 @@ from synchro.errors import (
     AccessDenied,
     BadCredentials,
     ConfigError,
+    Corruption,
     DiskFailed,
     Loading,
     LoginLimited,
@@ -40,6 +42,7 @@ from synchro.errors import (
     SyncTimeout,
     TimedOut,
     WalQueueFull,
+    XlogGap,
 )
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
@@ -48,7 +51,8 @@ from synchro.replication.admission import stays_member
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
-from synchro.row import Txn
+from synchro.replication.rejoin import Known
+from synchro.row import Tuple, Txn
 from synchro.server import credentials
 from synchro.server.applier import WRONG_LOGIN
 from synchro.server.autoexpel import Autoexpel
@@ -56,15 +60,18 @@ from synchro.server.bootstrap import find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
 from synchro.server.failing_disk import FailingJournal, WalDisk
-from synchro.server.garbage import tune_garbage_collector
+from synchro.server.garbage import release_memory, tune_garbage_collector
 from synchro.server.join import join
 from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
+from synchro.server.progress import ReceivedSoFar
 from synchro.server.registrar import Registrar
+from synchro.server.rejoin import JoinAgain
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
+from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Transport
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any
@@ -176,6 +183,9 @@ class Lifecycle:
         self._log = node.log
         self._has_bootstrapped = False
         self._has_overruled = False
+        self._end = trio.Event()
+        """This life of the instance ends: the process is asked to stop, or it begins anew."""
+        node.end_life = self._end.set
         self._wal_ended = trio.Event()
         self._stop_by = math.inf
 
@@ -187,21 +197,19 @@ class Lifecycle:
         recovered = None
         if node.settings.new_set:
             self._forget_set()
-        if directory.has_data and (recovered := await self._recover()) is None:
-            return
+        await trio.to_thread.run_sync(directory.replacement.go_on)
+        node.has_data = directory.has_data
         async with self._open_port() as node.listen:
             self._log.info("listening", address=node.listen)
             task_status.started(self._face)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._cancel_on_stop, scope)
-                    if recovered is None:
+                    if node.has_data:
+                        recovered = await self._recover_or_join_again()
+                    else:
                         await self._first_start()
                         recovered = await self._recover()
-                    else:
-                        await refuse_foreign(
-                            node.settings, node.uuid, node.transport, directory.identity.replicaset_uuid or ""
-                        )
                     nursery.cancel_scope.cancel()
             if recovered is None or self._stop.is_set():
                 return
@@ -270,10 +278,9 @@ class Lifecycle:
             _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             node.stage = "join"
             self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
+            node.progress.at = so_far = ReceivedSoFar(role.ballot.instance_name, role.address)
             try:
-                end = await join(
-                    directory, node.transport, role.address, is_anonymous=node.settings.is_anonymous
-                )
+                end = await join(directory, node.transport, so_far, is_anonymous=node.settings.is_anonymous)
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -285,6 +292,7 @@ class Lifecycle:
                 node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
                 return
+            node.progress.at = None
             waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
             wrong_logins = min(wrong_logins + 1, WRONG_LOGINS_MAX) if is_refused else 0
@@ -293,11 +301,38 @@ class Lifecycle:
 
     # --------------------------------------------------------------------------------------------- recovery
 
+    async def _recover_or_join_again(self) -> tuple[Instance, Recovered] | None:
+        """What is on the disk; or, if that is too old or a person said so, what a join brings [M-35]."""
+        node, again = self._node, JoinAgain(self._node, self._peers)
+        known: Known | None = None
+        try:
+            recovered = await self._recover()
+        except (Corruption, XlogGap) as error:
+            if not again.is_wanted:
+                raise
+            self._log.warning("files_unreadable", message=error.message)
+            recovered = None
+        if recovered is not None:
+            await refuse_foreign(node.settings, node.uuid, node.transport, node.replicaset_uuid)
+            known = _known(recovered[0])
+            if not again.is_wanted and not await again.is_too_old(known):
+                return recovered
+        if self._stop.is_set() or (source := await again.find(known)) is None:
+            return recovered or await self._recover()
+        recovered = None
+        release_memory()
+        while not await again.fetch(source, known):
+            if (source := await again.find(known)) is None:
+                break
+        return await self._recover()
+
     async def _recover(self) -> tuple[Instance, Recovered] | None:
         """Snapshot and log from disk; the core, not started yet. None: asked to stop."""
         node, settings = self._node, self._node.settings
         directory = node.directory
         node.stage = "recovery"
+        node.progress.at = None
+        await node.failpoint("recovery.delay")
         began = time.perf_counter()
         if settings.force_trust and directory.identity.amnesia:
             self._overrule()
@@ -366,11 +401,20 @@ class Lifecycle:
     def _replay(self, recovered: Recovered, now: float) -> Instance:
         """Into memory. Raises `_Stopped`. Nothing made here is garbage: none is looked for."""
         settings, directory = self._node.settings, self._node.directory
+        self._node.progress.at = recovered.read
+
+        def ensure_wanted() -> None:
+            if self._stop.is_set():
+                raise _Stopped
+
+        def spaces() -> Iterator[tuple[int, Sequence[Tuple]]]:
+            for chunk in recovered.tuples():
+                ensure_wanted()
+                yield chunk
 
         def txns() -> Iterator[Txn]:
             for batch in recovered.batches():
-                if self._stop.is_set():
-                    raise _Stopped
+                ensure_wanted()
                 yield from batch
 
         was_collecting = gc.isenabled()
@@ -380,7 +424,7 @@ class Lifecycle:
                 uuid=self._node.uuid,
                 settings=settings,
                 meta=recovered.meta,
-                spaces=recovered.tuples(),
+                spaces=spaces(),
                 txns=txns(),
                 rng=random.Random(),
                 trusted=not directory.identity.amnesia,
@@ -450,6 +494,7 @@ class Lifecycle:
             outer.start_soon(self._run_wal, wal)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as inner:
+                    inner.start_soon(self._hear_stop)
                     inner.start_soon(self._stop_in_order, scope)
                     inner.start_soon(self._cancel_on_leaving, scope)
                     inner.start_soon(self._keep_notes, wal)
@@ -460,6 +505,7 @@ class Lifecycle:
                     inner.start_soon(self._face.snapshotter.run)
                     inner.start_soon(Autoexpel(node).run)
                     inner.start_soon(self._face.credentials.run)
+                    await self._wait_until_caught_up()
                     if not self._stop.is_set():
                         self._warn_of_guest(instance)
                         node.become_ready()
@@ -491,9 +537,22 @@ class Lifecycle:
         node, links = self._node, self._links
         links.doubles.me = Life(node.start_id, node.address)
         links.is_serving = True
+        links.sources_changed(has_all=self._has_bootstrapped)
         nursery.start_soon(links.watch_doubles)
+        nursery.start_soon(links.watch_catching_up)
         nursery.start_soon(Roster(node, links, nursery).run)
         nursery.start_soon(Registrar(node).run)
+
+    async def _wait_until_caught_up(self) -> None:
+        """[M-42]: for `sync_timeout`, which is 0 unless somebody wants it; it may change meanwhile."""
+        node, links = self._node, self._links
+        since = trio.current_time()
+        while node.core.is_orphan:
+            left = since + node.settings.sync_timeout_s - trio.current_time()
+            if left <= 0:
+                return
+            node.stage = "sync"
+            await run_until_first_error(links.caught_up.wait, partial(node.pause, left))
 
     def _promote_first(self) -> None:
         """[E-26]: who made the set need not wait for an election timeout."""
@@ -502,9 +561,13 @@ class Lifecycle:
                 ev.PromoteRequested, lambda outcome: self._log.debug("first_promote", outcome=repr(outcome))
             )
 
+    async def _hear_stop(self) -> None:
+        await self._stop.wait()
+        self._end.set()
+
     async def _stop_in_order(self, scope: trio.CancelScope) -> None:
         """ADR 18: the core ends and every call has its answer; its last word goes out; then links are cut."""
-        await self._stop.wait()
+        await self._end.wait()
         node = self._node
         self._stop_by = trio.current_time() + DRAIN_S
         node.begin_stop()
@@ -541,6 +604,10 @@ class Lifecycle:
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()
         scope.cancel()
+
+
+def _known(instance: Instance) -> Known:
+    return Known(instance.vclock.without_local(), instance.raft.term, instance.raft.vote)
 
 
 def _check_wanted_set(settings: Settings, found: str, where: str) -> None:

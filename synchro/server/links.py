@@ -19,6 +19,7 @@ from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
 from synchro.replication.admission import expelled_error
+from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
@@ -53,6 +54,13 @@ class Upstream(Protocol):
     @property
     def is_off(self) -> bool:
         """Whether the address of this source leads to this instance itself."""
+
+    @property
+    def source_state(self) -> SourceState: ...
+
+    @property
+    def has(self) -> Vclock:
+        """What it surely has, by the stream that stands."""
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
@@ -143,6 +151,11 @@ class Links:
         self.doubles = Doubles(
             node.uuid, Life(node.start_id, node.settings.listen), node.settings.death_timeout_s
         )
+        self.catch_up = CatchUp()
+        """With whom this instance must catch up before it writes (ADR 46)."""
+        self.caught_up = trio.Event()
+        """Set while there is nobody; another one when there is somebody again."""
+        self._has_sources = trio.Event()
         self._doubled: dict[str, tuple[Life, ...]] = {}
         """UUID -> the lives that it was found in, as long as it is doubled."""
         self._leader_heard_at = trio.current_time()
@@ -190,6 +203,7 @@ class Links:
             address = applier.address.address
             if before.of(address) != self._logins.of(address):
                 applier.reset()
+        self.sources_changed()
         self.doubles.death_s = self._node.settings.death_timeout_s
         self.roster_wanted.set()
         for relay in self.relays.values():
@@ -285,6 +299,13 @@ class Links:
         """Registered instances with streams in both directions, this one included."""
         return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
 
+    def holders_of(self, vclock: Vclock) -> int:
+        """Connected members that have all of this, by what they said last."""
+        following = [down for down in self.downstreams.values() if down.is_following]
+        holders = {down.peer for down in following if down.acked.covers(vclock)}
+        holders |= {a.peer_id for a in self.appliers.values() if a.is_following and a.has.covers(vclock)}
+        return len(holders)
+
     # --------------------------------------------------------------------------------------- operators
 
     def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
@@ -355,6 +376,42 @@ class Links:
     def heal(self, peers: set[str]) -> None:
         self.blocked_in -= peers
         self.blocked_out -= peers
+
+    # --------------------------------------------------------------------------------- catching up
+
+    def sources_changed(self, *, has_all: bool = False) -> None:
+        """These are the sources now; with a new one this instance has to catch up [M-40], [M-45], [M-46].
+        has_all: it made the set, so there is nothing that it could lack."""
+        settings = self._node.settings
+        names = [peer.name for peer in settings.peers if peer.name != settings.instance_name]
+        self.catch_up.sources_are(names, trio.current_time())
+        if has_all:
+            self.catch_up.settle()
+        self.look_if_caught_up()
+
+    def look_if_caught_up(self) -> None:
+        """A source was caught up with, is not to be waited for any more, or is new."""
+        node, core = self._node, self._node.core
+        states = {name: applier.source_state for name, applier in self.appliers.items()}
+        self.catch_up.look(states, trio.current_time(), Patience.of(node.settings))
+        waits_for = tuple(self.catch_up.waits_for)
+        if waits_for == core.state.orphan_of:
+            return
+        node.step(ev.OrphanChanged(waits_for))
+        if not waits_for:
+            self.caught_up.set()
+        elif self.caught_up.is_set():
+            self.caught_up = trio.Event()
+        self._has_sources.set()
+
+    async def watch_catching_up(self) -> None:
+        """Who stays away is seen by time alone. Until cancelled."""
+        while True:
+            self._has_sources = trio.Event()
+            if not self.catch_up.waits_for:
+                await self._has_sources.wait()
+            await self._node.pause(self._node.settings.replication_timeout_s / 2)
+            self.look_if_caught_up()
 
     # ------------------------------------------------------------------------------- doubled identities
 

@@ -29,6 +29,7 @@ from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
+from synchro.server.progress import StartProgress
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
@@ -135,6 +136,10 @@ class Node:
         """host:port that is really bound."""
         self.stage = "recovery"
         self.is_ready = False
+        self.progress = StartProgress()
+        """How far the start is; done when there is a core."""
+        self.has_data = False
+        """The directory had data when this process began."""
         self.waits_for = ""
         """Why a first start, or one without data, does not go on; for people."""
         self.start_id = str(uuid4())
@@ -144,6 +149,10 @@ class Node:
         self.leaving = trio.Event()
         self.stopped = trio.Event()
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
+        self.begins_anew = False
+        """This life of the instance ends so that it can read other files; the process goes on."""
+        self.end_life: Callable[[], None] = lambda: None
+        """Set by the lifecycle: a clean stop."""
         self.bootstrap_order = BootstrapOrder()
         self.configuration: Configuration | None = None
         """Set once by the process; None: the instance runs inside a program that sets its options."""
@@ -216,7 +225,8 @@ class Node:
     def loading(self) -> Loading:
         if self.stage == STOPPING:
             return Loading("The instance is stopping; nothing was done", stage=self.stage)
-        return Loading(f"Instance bootstrap hasn't finished yet (stage: {self.stage})", stage=self.stage)
+        at = ", ".join(filter(None, (f"stage: {self.stage}", self.progress.text)))
+        return Loading(f"Instance bootstrap hasn't finished yet ({at})", stage=self.stage)
 
     def ensure_ready(self) -> None:
         if self.halted is not None:
@@ -226,9 +236,11 @@ class Node:
 
     @property
     def status(self) -> str:
-        """loading, running or stopping."""
+        """loading, orphan, waiting_for_own_rows, running or stopping [M-43]."""
         if self.is_ready:
-            return "running"
+            if not self.core.acks_count:
+                return "waiting_for_own_rows"
+            return "orphan" if self.core.is_orphan else "running"
         return "stopping" if self.stage == STOPPING or self.halted is not None else "loading"
 
     @property
@@ -257,6 +269,7 @@ class Node:
         """Recovery or join is over: from now on there is something to step."""
         assert self._core is None
         self.waits_for = ""
+        self.progress.at = None
         self._core = core
         self._wal = wal
 
@@ -316,6 +329,14 @@ class Node:
         self.step(ev.StopRequested())
         self.calls.wake_all_readers()
         self.observer.stage_changed()
+
+    def join_again(self, *, is_lossy: bool) -> None:
+        """Stop, and come back with the data of another member [M-35]. Raises `DiskFailed`; nothing was
+        done then."""
+        self.directory.want_rejoin(is_lossy=is_lossy)
+        self.log.warning("rebootstrap_wanted", discard=is_lossy)
+        self.begins_anew = True
+        self.end_life()
 
     def end_calls(self) -> None:
         """The disk did not answer in the time that a stop has: so much can be said without it."""

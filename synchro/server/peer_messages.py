@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 
 PROTOCOL_VERSION: Final = 1
+_REFUSED: Final = os.strerror(errno.ECONNREFUSED).lower()
 
 
 class LinkLost(Exception):
@@ -26,6 +29,11 @@ class LinkLost(Exception):
         super().__init__(message)
         self.message = message
         self.system = system
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the host answered that nobody listens there."""
+        return self.system is not None and _REFUSED in self.system.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +62,13 @@ class RegisterRequest:
 
 @dataclass(frozen=True, slots=True)
 class JoinStart:
-    """Stage 1 begins: the view is the committed prefix at `vclock` [M-21]. meta: as in a snapshot file."""
+    """Stage 1 begins: the view is the committed prefix at `vclock` [M-21]. meta: as in a snapshot file.
+    tuples: how many come, for people; 0: an older version does not say it."""
 
     vclock: Vclock
     replicaset_uuid: str
     meta: bytes
+    tuples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

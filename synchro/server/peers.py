@@ -42,6 +42,8 @@ class Peers:
         self._links = links
         self.bootstrap_ballot: Ballot | None = None
         """Set while this instance has no data."""
+        self.rejoins = False
+        """It replaces its data by a join, or is about to."""
 
     @property
     def settings(self) -> Settings:
@@ -51,8 +53,16 @@ class Peers:
         """[M-7]"""
         node = self._node
         if not node.has_core:
-            known = self.bootstrap_ballot or own_ballot(node.settings, node.uuid)
-            return replace(known, start_id=node.start_id, address=node.address)
+            known = self.bootstrap_ballot or own_ballot(node.settings, node.uuid, node.replicaset_uuid)
+            # While it reads its files it has a set: nobody makes another one, who joins asks again.
+            is_booted = node.has_data and bool(node.replicaset_uuid)
+            return replace(
+                known,
+                is_booted=is_booted,
+                rejoins=self.rejoins,
+                start_id=node.start_id,
+                address=node.address,
+            )
         core, settings = node.core, node.settings
         return Ballot(
             instance_uuid=node.uuid,

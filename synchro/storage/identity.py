@@ -19,6 +19,7 @@ import posixpath
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
 from synchro.errors import AlreadyRunning, Corruption
@@ -47,16 +48,29 @@ _VERSION_BEFORE: Final = "1"
 _VERSION: Final = "2"
 
 
+class Rejoin(StrEnum):
+    """How far it is that new files take the place of all old ones; see `storage/replacement.py`."""
+
+    NO = ""
+    WANTED = "wanted"
+    LOSSY = "wanted though rows are lost"
+    """As WANTED, by the word of a person."""
+    REPLACING = "replacing"
+    MOVING = "moving"
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """replicaset_uuid: None until the instance belongs to a set. amnesia: the log is not to be trusted.
-    former_uuid: the set that a person said is gone, until the instance belongs to another one."""
+    former_uuid: the set that a person said is gone, until the instance belongs to another one. rejoin:
+    whether its files are to be replaced by those of a join."""
 
     instance_uuid: str
     name: str
     replicaset_uuid: str | None = None
     amnesia: bool = False
     former_uuid: str | None = None
+    rejoin: Rejoin = Rejoin.NO
 
 
 def encode_identity(identity: Identity, *, version: str = _VERSION) -> bytes:
@@ -68,6 +82,8 @@ def encode_identity(identity: Identity, *, version: str = _VERSION) -> bytes:
     }
     if identity.former_uuid is not None:
         fields["Former"] = identity.former_uuid
+    if identity.rejoin is not Rejoin.NO:
+        fields["Rejoin"] = identity.rejoin.value
     assert not any(c in value for value in fields.values() for c in "\r\n")
     return with_crc([_MAGIC, version, *(f"{key}: {value}" for key, value in fields.items())])
 
@@ -92,6 +108,7 @@ def _decode(data: bytes, path: str) -> tuple[Identity, str]:
             fields["ReplicaSet"] or None,
             YES_NO[fields["Amnesia"]],
             fields.get("Former"),
+            Rejoin(fields.get("Rejoin", "")),
         )
     except (ValueError, KeyError) as error:
         raise _damage(path, error) from error

@@ -64,6 +64,19 @@ class TornTail:
     offset: int
 
 
+@dataclass(slots=True)
+class ReadSoFar:
+    """How far a recovery is, in bytes of the files that it reads and in rows of the log. One thread counts,
+    others may look."""
+
+    snapshot_bytes: int = 0
+    snapshot_size: int = 0
+    log_bytes: int = 0
+    log_size: int = 0
+    """With the empty space ahead of the end of the newest file."""
+    rows: int = 0
+
+
 class Recovered:
     """The snapshot and the rows behind it. Use in this order: `meta`, `tuples()`, `batches()`, the rest.
 
@@ -88,8 +101,7 @@ class Recovered:
         self.lost: str | None = None
         """What was once synced and is not there any more: the log is not to be trusted (S14). None: all that
         was noted is there. Damage that can be seen in the files themselves is an error instead."""
-        self.rows = 0
-        """Rows given out by `batches`."""
+        self.read = ReadSoFar(snapshot_size=snapshot.size)
         self.journal_start: JournalStart | None = None
         self._disk = disk
         self._snapshot = snapshot
@@ -98,6 +110,14 @@ class Recovered:
         self._noted = noted
         self._end = 0
         """Of the blocks in the last file."""
+        self._read_before = 0
+        """Bytes of the files of the log ahead of the one that is read now."""
+        self.read.log_size = sum(_size(disk, file.path) for file in chain[first:])
+
+    @property
+    def rows(self) -> int:
+        """Rows given out by `batches`."""
+        return self.read.rows
 
     def close(self) -> None:
         """The replay ended before all tuples were read; else it does nothing."""
@@ -105,7 +125,10 @@ class Recovered:
 
     def tuples(self) -> Iterator[tuple[int, Sequence[Tuple]]]:
         """(space id, some tuples of it), once. Raises `Corruption`."""
-        return self._snapshot.tuples()
+        for chunk in self._snapshot.tuples():
+            self.read.snapshot_bytes = self._snapshot.offset
+            yield chunk
+        self.read.snapshot_bytes = self.read.snapshot_size
 
     def batches(self) -> Iterator[list[Txn]]:
         """Transactions after the snapshot, in order, a block at a time. Raises `Corruption`, `XlogGap`."""
@@ -123,6 +146,8 @@ class Recovered:
                     yield from self._read_closed(reader, following, lsns, copied, overlap)
                 else:
                     yield from self._read_last(reader, lsns, overlap)
+            self._read_before += reader.size
+        self.read.log_bytes = self.read.log_size
         self._compare_with_note()
 
     def _compare_with_note(self) -> None:
@@ -148,6 +173,7 @@ class Recovered:
         limit = following.vclock.as_dict()
         seen: _Lsns = reader.header.vclock.as_dict()
         for block in reader.blocks():
+            self.read.log_bytes = self._read_before + reader.end
             batch = []
             for txn in reader.txns(block):
                 if txn.lsn <= limit.get(txn.origin, 0):
@@ -172,6 +198,7 @@ class Recovered:
         proven: _Lsns = dict(seen)
         tail: deque[tuple[int, list[Txn]]] = deque()
         for block in reader.blocks():
+            self.read.log_bytes = self._read_before + reader.end
             while tail and tail[0][0] <= block.mark:
                 self._advance(proven, tail.popleft()[1])
             txns = reader.txns(block)
@@ -230,7 +257,7 @@ class Recovered:
         )
 
     def _count(self, batch: list[Txn]) -> list[Txn]:
-        self.rows += sum(txn.row_count for txn in batch)
+        self.read.rows += sum(txn.row_count for txn in batch)
         return batch
 
     @staticmethod
@@ -268,6 +295,14 @@ class Recovered:
         earlier = copied.pop((txn.origin, txn.lsn), None)
         if earlier is not None and earlier[0] != txn.data:
             raise reader.damage(f"row {txn.origin}:{txn.lsn} differs from the one in the file before", offset)
+
+
+def _size(disk: Disk, path: str) -> int:
+    file = disk.open(path)
+    try:
+        return disk.size(file)
+    finally:
+        disk.close(file)
 
 
 def _gap(have: Vclock, need: Vclock) -> XlogGap:
@@ -448,8 +483,8 @@ def recover_with_any(
 
 
 _NEXT = (
-    "Next: restore the file from a copy; or, in a set whose other members have the data, move all files of "
-    "this instance except instance.identity away and start it again to join anew"
+    "Next: restore the file from a copy; or, in a set whose other members have the data, start the instance "
+    "with --rejoin, which replaces its files by those of another member"
 )
 
 

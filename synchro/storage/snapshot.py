@@ -403,12 +403,14 @@ class SnapshotReader:
     def __init__(self, disk: Disk, path: str) -> None:
         self.path = path
         self._data = FileBytes(disk, path)
-        self._offset = 0
+        self.size = self._data.size
+        self.offset = 0
+        """Of the frame that is read next."""
         self._assembler = SnapshotAssembler()
         self._first: Chunk | None = None
         self._is_open = True
         try:
-            self.header, self._offset, _ = decode_header(self._data(HEADER_BYTES_MAX, 0))
+            self.header, self.offset, _ = decode_header(self._data(HEADER_BYTES_MAX, 0))
             if self.header.kind != "SNAP":
                 raise DecodeError(f"the file type is {self.header.kind}, not SNAP")
         except DecodeError as error:
@@ -439,9 +441,9 @@ class SnapshotReader:
 
     def _damage(self, error: DecodeError) -> Corruption:
         return Corruption(
-            f"{self.path} is corrupted at offset {self._offset}: {error.message}",
+            f"{self.path} is corrupted at offset {self.offset}: {error.message}",
             file=self.path,
-            offset=self._offset,
+            offset=self.offset,
         )
 
     def _next(self) -> Chunk | None:
@@ -449,14 +451,14 @@ class SnapshotReader:
         if self._assembler.is_done:
             return None
         try:
-            size = frame_size(self._data(FRAME_HEADER_BYTES, self._offset))
-            chunk = self._assembler.add(decode_chunk(self._data(size, self._offset)))
+            size = frame_size(self._data(FRAME_HEADER_BYTES, self.offset))
+            chunk = self._assembler.add(decode_chunk(self._data(size, self.offset)))
         except DecodeError as error:
             raise self._damage(error) from error
-        self._offset += size
+        self.offset += size
         if not self._assembler.is_done:
             return chunk
-        if self._data(1, self._offset):
+        if self._data(1, self.offset):
             raise self._damage(DecodeError("bytes behind the footer"))
         return None
 

@@ -262,7 +262,7 @@ class XlogReader:
 
     def __init__(self, read_at: ReadAt, size: int, path: str) -> None:
         self._read_at = read_at
-        self._size = size
+        self.size = size
         self.path = path
         start = read_at(min(size, HEADER_BYTES_MAX), 0)
         try:
@@ -302,7 +302,7 @@ class XlogReader:
     def _check_behind(self) -> None:
         """Look on for a valid block that proves the missing one was synced once."""
         missing = self.last_number + 1
-        for block in find_blocks(self._read_at, self._size, self.end, self.header.salt):
+        for block in find_blocks(self._read_at, self.size, self.end, self.header.salt):
             if block.mark >= missing or block.is_end:
                 raise self.damage(f"block {missing} is damaged, but block {block.number} says it was synced")
 
@@ -337,7 +337,7 @@ class XlogReader:
         Returns (from, to) of the bytes that are left out; None: there is no such block.
         """
         last = self.last_number
-        for block in find_blocks(self._read_at, self._size, self.end, self.header.salt):
+        for block in find_blocks(self._read_at, self.size, self.end, self.header.salt):
             if block.number > last:
                 left_out = (self.end, block.offset)
                 self.end, self.last_number, self._crc = block.offset, block.number - 1, block.prev_crc

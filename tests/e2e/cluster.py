@@ -178,7 +178,11 @@ class Instance:
                 f"{self.name} ended with exit code {self.process and self.process.poll()}; "
                 f"its last words: {str(self.records()[-1:])[-2000:]}"
             )
-            return bool(self.remote.info("status", timeout=2) == "running")
+            info = self.remote.info(timeout=2)
+            away = {source["name"] for source in (info.get("orphan") or {}).get("sources", ())}
+            running = {instance.name for instance in self.cluster.running}
+            is_serving = info["status"] in ("running", "waiting_for_own_rows")
+            return is_serving or (info["status"] == "orphan" and not away & running)
 
         eventually(f"{self.name} runs", is_ready, soon_s(15))
         return self

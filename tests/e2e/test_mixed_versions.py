@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OLDER = {
     "e1fe32e7a80b": "formats of files and messages between peers",
     "b883ae41f70a": "peers that speak by grpcio; shared transactions whose rows all have request ids",
+    "139079c30734": "members without users, sequences, policies for conflicts, and anonymous followers",
 }
 """Commit -> what it is the last of."""
 CHECKED: dict[str, Any] = {"capture_output": True, "check": True}

@@ -100,6 +100,7 @@ class FakeNode:
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
         self.restarted: list[str] = []
+        self.rebootstrapped: list[bool] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
         self._ids = count(1)
         memtx = self.instance.memtx
@@ -321,6 +322,9 @@ class FakeNode:
     @property
     def configuration(self) -> Configuration:
         raise ConfigError("Started without a file; nothing was changed. Next: restart it")
+
+    def rebootstrap(self, *, discard: bool) -> None:
+        self.rebootstrapped.append(discard)
 
     def restart_upstream(self, instance: str, skip: TxnId | None = None) -> None:
         if instance != "instance002":

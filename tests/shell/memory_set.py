@@ -65,13 +65,13 @@ class MemorySet:
         self.settings = replace(settings, peers=tuple(PeerAddress(name, name) for name in names))
         self.members: dict[str, Member] = {}
 
-    async def start(self, number: int, **changes: Any) -> Face:
+    async def start(self, number: int, *, disk: RealDisk | None = None, **changes: Any) -> Face:
         name = f"instance{number:03}"
         path = str(self._directory / name)
         settings = replace(
             self.settings, instance_name=InstanceName(name), wal_dir=path, snapshot_dir=path, **changes
         )
-        directory = DataDirectory.open(RealDisk(), settings)
+        directory = DataDirectory.open(disk or RealDisk(), settings)
         face = assemble(
             settings=settings,
             directory=directory,
@@ -199,6 +199,7 @@ def frame(face: Face, *transactions: Sequence[Any]) -> list[ev.ClientWrite]:
 
 
 async def create_space(face: Face, space_id: int = 512, *, is_sync: bool = True) -> None:
+    await until(lambda: face.node.is_ready and face.node.core.is_writable)  # perhaps an orphan
     flags = {"is_sync": True} if is_sync else {}
     space = (space_id, schema.ADMIN, f"space{space_id}", "memtx", 0, flags, ())
     index = (space_id, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))

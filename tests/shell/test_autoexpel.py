@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import trio
 
 from synchro.config import ElectionMode, PeerAddress, Settings
@@ -76,6 +77,25 @@ async def test_who_is_not_in_the_file_leaves_when_it_is_read(tmp_path: Path) -> 
         await until(lambda: leaver.node.ro_reason is RoReason.EXPELLED)
         assert members(owner) == NAMES - {left}
         assert isinstance(await write(owner, put(1)), ev.Committed)
+
+
+@pytest.mark.effect_of("replication.autoexpel.enabled", "replication.autoexpel.by")
+@pytest.mark.effect_of("replication.autoexpel.prefix")
+async def test_it_may_be_turned_on_by_the_file_that_leaves_one_out(tmp_path: Path) -> None:
+    """Nobody goes while it is off, nor for another prefix; then by one more reload."""
+    off: dict[str, Any] = {"configured": NAMES, "reconnect_timeout_s": 0.1}
+    async with open_set(tmp_path, **off) as replicas:
+        owner, (leaver, _) = await three(replicas)
+        left = str(leaver.node.settings.instance_name)
+        file = give_files(replicas)[owner.node.settings.instance_name]
+        reload(owner, file, NAMES - {left})
+        for prefix in ("other", "instance"):
+            await trio.sleep(0.3)
+            assert members(owner) == NAMES
+            settings = replace(owner.node.settings, autoexpel_enabled=True, autoexpel_by="prefix")
+            owner.node.change_settings(replace(settings, autoexpel_prefix=prefix))
+            reload(owner, file, NAMES - {left})
+        await until(lambda: members(owner) == NAMES - {left})
 
 
 async def test_who_does_not_answer_stays(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from synchro.server.peer_messages import (
     JoinSnapshotEnd,
     JoinStart,
 )
+from synchro.server.progress import ReceivedSoFar
 from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.disk import RealDisk
 from synchro.storage.memtx import Memtx
@@ -114,7 +115,7 @@ def joined(path: Path, sent: Sent) -> SynchroError | None:
     try:
         try:
             source: Any = Source(sent.items())
-            trio.run(join, directory, source, "source")
+            trio.run(join, directory, source, ReceivedSoFar("i1", "source"))
         except RemoteProtocolError as error:
             assert not directory.has_data
             directory.begin_first_start()

@@ -235,11 +235,17 @@ async def test_who_was_started_by_flags_has_options_to_set_and_nothing_to_reload
         )
         config = LiveConfig(node, config_of_flags(settings, "u:secret@127.0.0.1:3302"))
         assert config.facts()["file"] is None and config.facts()["differs"] == {}
-        assert config.facts()["options"]["replication"]["peers"] == ["127.0.0.1:3302"]
+        [source] = config.facts()["options"]["replication"]["peers"]
+        assert source.startswith("u:") and source.endswith("@127.0.0.1:3302")
         assert "secret" not in str(config.facts())
         done = await config.set("replication.peers", "[]", force=False)
-        assert [str(change) for change in done.changes] == ['replication.peers: ["127.0.0.1:3302"] -> []']
-        assert node.settings.peers == ()
+        assert [str(change) for change in done.changes] == [f'replication.peers: ["{source}"] -> []']
+        assert not node.settings.peers
+        await config.set("replication.peers", "['v:other@127.0.0.1:3303']", force=False)
+        assert [peer.address for peer in node.settings.peers] == ["127.0.0.1:3303"]
+        login = node.settings.peer_logins.of("127.0.0.1:3303")
+        assert login is not None and login.user == "v" and "other" not in str(config.facts())
+        await config.set("replication.peers", "[]", force=False)
         await config.set("replication.timeout", "300ms", force=False)
         assert (node.settings.replication_timeout_s, node.settings.peers) == (0.3, ())
         for nothing in (config.reload, partial(config.compare, b"")):

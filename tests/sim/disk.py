@@ -60,10 +60,13 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Link:
-    """In `directory`, `name` becomes `inode`; None: it goes. A rename is one operation of two changes."""
+    """Path -> what it becomes; None: it goes. A rename is one operation of two changes, as it is one
+    transaction of a file system with a journal, from one directory to another, too."""
 
-    directory: str
     changes: tuple[tuple[str, Inode | None], ...]
+
+    def touches(self, directory: str) -> bool:
+        return any(posixpath.dirname(path) == directory for path, _ in self.changes)
 
 
 Op: TypeAlias = Write | Truncate | Link
@@ -134,7 +137,7 @@ class SimDisk:
         self._call("create", path)
         inode = Inode(self._next_inode)
         self._next_inode += 1
-        self._link(path, ((posixpath.basename(path), inode),))
+        self._link((path, inode))
         return self._handle(inode, path)
 
     def close(self, file: File) -> None:
@@ -183,20 +186,19 @@ class SimDisk:
 
     def rename(self, source: str, target: str) -> None:
         self._call("rename", source)
-        inode = self._find(source)
-        self._link(source, ((posixpath.basename(source), None), (posixpath.basename(target), inode)))
+        self._link((source, None), (target, self._find(source)))
 
     def unlink(self, path: str) -> None:
         self._call("unlink", path)
         self._find(path)
-        self._link(path, ((posixpath.basename(path), None),))
+        self._link((path, None))
 
     def sync_dir(self, directory: str) -> None:
         if self._call("sync_dir", directory) is Fault.LIE:
             return
         left: list[Op] = []
         for op in self.unsynced:
-            if isinstance(op, Link) and op.directory == directory:
+            if isinstance(op, Link) and op.touches(directory):
                 self._apply(op)
             else:
                 left.append(op)
@@ -315,10 +317,9 @@ class SimDisk:
         self._handles[handle] = (inode, path)
         return File(handle)
 
-    def _link(self, path: str, changes: tuple[tuple[str, Inode | None], ...]) -> None:
-        directory = posixpath.dirname(path)
-        _change(self._names[directory], changes)
-        self.unsynced.append(Link(directory, changes))
+    def _link(self, *changes: tuple[str, Inode | None]) -> None:
+        _change(self._names, changes)
+        self.unsynced.append(Link(changes))
 
     def _apply(self, op: Op) -> None:
         match op:
@@ -327,15 +328,16 @@ class SimDisk:
             case Truncate():
                 _resize(op.inode.synced, op.size)
             case Link():
-                _change(self._synced_names[op.directory], op.changes)
+                _change(self._synced_names, op.changes)
 
 
-def _change(names: dict[str, Inode], changes: Sequence[tuple[str, Inode | None]]) -> None:
-    for name, inode in changes:
+def _change(names: dict[str, dict[str, Inode]], changes: Sequence[tuple[str, Inode | None]]) -> None:
+    for path, inode in changes:
+        directory, name = posixpath.split(path)
         if inode is None:
-            names.pop(name, None)
+            names[directory].pop(name, None)
         else:
-            names[name] = inode
+            names[directory][name] = inode
 
 
 def torn(op: Op, rng: random.Random, *, garbage: bool = False) -> list[Op]:

@@ -62,7 +62,32 @@ def test_rows_that_no_log_holds_any_more() -> None:
     [problem] = [problem for problem in found.problems if problem.kind == "log_gap"]
     assert problem.instance == "instance002"
     assert "the log of instance001 does not hold any more" in problem.text
-    assert "keep instance.identity" in problem.text
+    assert problem.next == "synchro rebootstrap instance002"
+
+
+@pytest.mark.parametrize("reason", ["CORRUPTION", "XLOG_GAP"])
+def test_damaged_files_are_replaced_by_those_of_another_member(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[M-36], [W-28]: one command, as long as somebody has the data."""
+    monkeypatch.chdir(tmp_path)
+    seen = picture(info(1, ro=False), info(2), None)
+    seen.target = target = process_table.parse_target(processes.init(tmp_path, nodes=3))
+    assert processes.ended_by(target, "instance003") == ""
+    log = process_table.log_of(target, "instance003")
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        f'{{"event": "x"}}\n{{"event": "instance_failed", "reason": "{reason}", "message": "m"}}\n'
+    )
+    seen.members[2].ended_by = processes.ended_by(target, "instance003")
+    found = judge(seen)
+    assert found.next == "synchro start config.yaml:instance003 --rejoin"
+    [problem] = [problem for problem in found.problems if problem.kind == "down"]
+    assert f"its files are damaged ({reason})" in problem.text
+    alone = picture(None, None, None)
+    alone.target = target
+    alone.members[2].ended_by = reason
+    assert "--rejoin" not in judge(alone).next
 
 
 def test_who_was_removed_and_is_stopped_is_not_advised_to_be_started() -> None:

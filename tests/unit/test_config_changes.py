@@ -50,6 +50,20 @@ def test_a_live_option_is_taken_over_and_another_is_named() -> None:
     assert settings.wal_mode is before.instance("a").settings.wal_mode
 
 
+def test_sources_are_taken_over() -> None:
+    """[M-45], [M-46]: by the option, and by the members that the file lists."""
+    settings, changed = taken_over(read(), read("replication: {peers: ['127.0.0.1:3302']}\n"))
+    assert changed == {"replication.peers": True}
+    assert [peer.name for peer in settings.peers] == ["b"]
+    settings, changed = taken_over(read(), read("replication: {peers: []}\n"))
+    assert settings.peers == ()
+    assert read(replication__peers="[]").instance("a").settings.peers == ()
+    alone = INSTANCES.replace("          b:", "          # b:")
+    one = parse(alone.format(own="", more=""), path="/x/config.yaml", environ={})
+    settings, _ = taken_over(one, read())
+    assert [peer.name for peer in settings.peers] == ["a", "b"]
+
+
 def test_the_same_file_changes_nothing() -> None:
     settings, changed = taken_over(read(), read())
     assert not changed and settings == read().instance("a").settings

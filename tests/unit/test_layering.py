@@ -71,7 +71,8 @@ CORES = tuple(
     )
 )
 NOT_CORES = tuple(
-    f"synchro.storage.{name}" for name in ("disk", "wal", "log_thread", "wal_reader", "identity")
+    f"synchro.storage.{name}"
+    for name in ("disk", "wal", "log_thread", "wal_reader", "identity", "replacement")
 )
 ON_A_DISK = tuple(
     f"synchro.storage.{name}" for name in ("journal", "xlog_file", "notes", "recovery", "snapshot")

@@ -83,6 +83,12 @@ def forgetful() -> Mesh:
     return mesh
 
 
+def orphan() -> Mesh:
+    mesh = Mesh(3)
+    mesh.step(1, ev.OrphanChanged(("i2", "i3")))
+    return mesh
+
+
 def without_lsns() -> Mesh:
     mesh = Mesh(3)
     mesh.crash(1)
@@ -105,6 +111,7 @@ WORLDS: dict[RoReason, tuple[Callable[[], Mesh], str]] = {
     RoReason.ANONYMOUS: (anonymous, "it follows the set as an anonymous instance"),
     RoReason.EXPELLED: (expelled, "it was removed from the replica set"),
     RoReason.OWN_ROWS_LOST: (forgetful, "it has lost some of its own transactions"),
+    RoReason.ORPHAN: (orphan, "it is an orphan: it has not caught up with i2, i3 yet"),
     RoReason.OUT_OF_LSNS: (without_lsns, "its LSNs are used up"),
 }
 
@@ -144,6 +151,7 @@ def test_the_words_stay_as_users_know_them() -> None:
         "synchro",
         "config",
         "lsn",
+        "orphan",
         "waiting to receive its own transactions back from the replicaset",
     }
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from synchro.rpc.generated.v1 import common_pb2 as synchro_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18synchro/v1/control.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"<\n\x0ePromoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x83\x01\n\x0fPromoteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_owner\x18\x03 \x01(\r\x12\x11\n\tconfirmed\x18\x04 \x01(\x04\x12\x13\n\x0brolled_back\x18\x05 \x01(\x04\";\n\rDemoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0e\x44\x65moteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x13\n\x11\x43heckpointRequest\"\xb6\x01\n\x12\x43heckpointResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12:\n\x06vclock\x18\x02 \x03(\x0b\x32*.synchro.v1.CheckpointResponse.VclockEntry\x12\x11\n\tsignature\x18\x03 \x01(\x04\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\"\n\x12\x43heckConfigRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"Q\n\x0c\x43onfigChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x15\n\rneeds_restart\x18\x04 \x01(\x08\"\x87\x01\n\x13\x43heckConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\x15\n\x13ReloadConfigRequest\"\x88\x01\n\x14ReloadConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"=\n\x10SetConfigRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\x85\x01\n\x11SetConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"K\n\x16RestartUpstreamRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x1f\n\x04skip\x18\x02 \x01(\x0b\x32\x11.synchro.v1.TxnId\"=\n\x17RestartUpstreamResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\">\n\x10\x42ootstrapRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x11\x42ootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x17\n\x0freplicaset_uuid\x18\x02 \x01(\t\"$\n\x10ReplicaGcRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\"N\n\x11ReplicaGcResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x15\n\rfiles_deleted\x18\x02 \x01(\r2\xbf\x05\n\x0e\x43ontrolService\x12\x42\n\x07Promote\x12\x1a.synchro.v1.PromoteRequest\x1a\x1b.synchro.v1.PromoteResponse\x12?\n\x06\x44\x65mote\x12\x19.synchro.v1.DemoteRequest\x1a\x1a.synchro.v1.DemoteResponse\x12K\n\nCheckpoint\x12\x1d.synchro.v1.CheckpointRequest\x1a\x1e.synchro.v1.CheckpointResponse\x12N\n\x0b\x43heckConfig\x12\x1e.synchro.v1.CheckConfigRequest\x1a\x1f.synchro.v1.CheckConfigResponse\x12Q\n\x0cReloadConfig\x12\x1f.synchro.v1.ReloadConfigRequest\x1a .synchro.v1.ReloadConfigResponse\x12H\n\tSetConfig\x12\x1c.synchro.v1.SetConfigRequest\x1a\x1d.synchro.v1.SetConfigResponse\x12H\n\tBootstrap\x12\x1c.synchro.v1.BootstrapRequest\x1a\x1d.synchro.v1.BootstrapResponse\x12H\n\tReplicaGc\x12\x1c.synchro.v1.ReplicaGcRequest\x1a\x1d.synchro.v1.ReplicaGcResponse\x12Z\n\x0fRestartUpstream\x12\".synchro.v1.RestartUpstreamRequest\x1a#.synchro.v1.RestartUpstreamResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18synchro/v1/control.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"%\n\x12RebootstrapRequest\x12\x0f\n\x07\x64iscard\x18\x01 \x01(\x08\"9\n\x13RebootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\"<\n\x0ePromoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x83\x01\n\x0fPromoteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_owner\x18\x03 \x01(\r\x12\x11\n\tconfirmed\x18\x04 \x01(\x04\x12\x13\n\x0brolled_back\x18\x05 \x01(\x04\";\n\rDemoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0e\x44\x65moteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x13\n\x11\x43heckpointRequest\"\xb6\x01\n\x12\x43heckpointResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12:\n\x06vclock\x18\x02 \x03(\x0b\x32*.synchro.v1.CheckpointResponse.VclockEntry\x12\x11\n\tsignature\x18\x03 \x01(\x04\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\"\n\x12\x43heckConfigRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"Q\n\x0c\x43onfigChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x15\n\rneeds_restart\x18\x04 \x01(\x08\"\x87\x01\n\x13\x43heckConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\x15\n\x13ReloadConfigRequest\"\x88\x01\n\x14ReloadConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"=\n\x10SetConfigRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\x85\x01\n\x11SetConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"K\n\x16RestartUpstreamRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x1f\n\x04skip\x18\x02 \x01(\x0b\x32\x11.synchro.v1.TxnId\"=\n\x17RestartUpstreamResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\">\n\x10\x42ootstrapRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x11\x42ootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x17\n\x0freplicaset_uuid\x18\x02 \x01(\t\"$\n\x10ReplicaGcRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\"N\n\x11ReplicaGcResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x15\n\rfiles_deleted\x18\x02 \x01(\r2\x8f\x06\n\x0e\x43ontrolService\x12\x42\n\x07Promote\x12\x1a.synchro.v1.PromoteRequest\x1a\x1b.synchro.v1.PromoteResponse\x12?\n\x06\x44\x65mote\x12\x19.synchro.v1.DemoteRequest\x1a\x1a.synchro.v1.DemoteResponse\x12K\n\nCheckpoint\x12\x1d.synchro.v1.CheckpointRequest\x1a\x1e.synchro.v1.CheckpointResponse\x12N\n\x0b\x43heckConfig\x12\x1e.synchro.v1.CheckConfigRequest\x1a\x1f.synchro.v1.CheckConfigResponse\x12Q\n\x0cReloadConfig\x12\x1f.synchro.v1.ReloadConfigRequest\x1a .synchro.v1.ReloadConfigResponse\x12H\n\tSetConfig\x12\x1c.synchro.v1.SetConfigRequest\x1a\x1d.synchro.v1.SetConfigResponse\x12H\n\tBootstrap\x12\x1c.synchro.v1.BootstrapRequest\x1a\x1d.synchro.v1.BootstrapResponse\x12H\n\tReplicaGc\x12\x1c.synchro.v1.ReplicaGcRequest\x1a\x1d.synchro.v1.ReplicaGcResponse\x12Z\n\x0fRestartUpstream\x12\".synchro.v1.RestartUpstreamRequest\x1a#.synchro.v1.RestartUpstreamResponse\x12N\n\x0bRebootstrap\x12\x1e.synchro.v1.RebootstrapRequest\x1a\x1f.synchro.v1.RebootstrapResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,46 +35,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._loaded_options = None
   _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_options = b'8\001'
-  _globals['_PROMOTEREQUEST']._serialized_start=97
-  _globals['_PROMOTEREQUEST']._serialized_end=157
-  _globals['_PROMOTERESPONSE']._serialized_start=160
-  _globals['_PROMOTERESPONSE']._serialized_end=291
-  _globals['_DEMOTEREQUEST']._serialized_start=293
-  _globals['_DEMOTEREQUEST']._serialized_end=352
-  _globals['_DEMOTERESPONSE']._serialized_start=354
-  _globals['_DEMOTERESPONSE']._serialized_end=420
-  _globals['_CHECKPOINTREQUEST']._serialized_start=422
-  _globals['_CHECKPOINTREQUEST']._serialized_end=441
-  _globals['_CHECKPOINTRESPONSE']._serialized_start=444
-  _globals['_CHECKPOINTRESPONSE']._serialized_end=626
-  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_start=581
-  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_end=626
-  _globals['_CHECKCONFIGREQUEST']._serialized_start=628
-  _globals['_CHECKCONFIGREQUEST']._serialized_end=662
-  _globals['_CONFIGCHANGE']._serialized_start=664
-  _globals['_CONFIGCHANGE']._serialized_end=745
-  _globals['_CHECKCONFIGRESPONSE']._serialized_start=748
-  _globals['_CHECKCONFIGRESPONSE']._serialized_end=883
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=885
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=906
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=909
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1045
-  _globals['_SETCONFIGREQUEST']._serialized_start=1047
-  _globals['_SETCONFIGREQUEST']._serialized_end=1108
-  _globals['_SETCONFIGRESPONSE']._serialized_start=1111
-  _globals['_SETCONFIGRESPONSE']._serialized_end=1244
-  _globals['_RESTARTUPSTREAMREQUEST']._serialized_start=1246
-  _globals['_RESTARTUPSTREAMREQUEST']._serialized_end=1321
-  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_start=1323
-  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_end=1384
-  _globals['_BOOTSTRAPREQUEST']._serialized_start=1386
-  _globals['_BOOTSTRAPREQUEST']._serialized_end=1448
-  _globals['_BOOTSTRAPRESPONSE']._serialized_start=1450
-  _globals['_BOOTSTRAPRESPONSE']._serialized_end=1530
-  _globals['_REPLICAGCREQUEST']._serialized_start=1532
-  _globals['_REPLICAGCREQUEST']._serialized_end=1568
-  _globals['_REPLICAGCRESPONSE']._serialized_start=1570
-  _globals['_REPLICAGCRESPONSE']._serialized_end=1648
-  _globals['_CONTROLSERVICE']._serialized_start=1651
-  _globals['_CONTROLSERVICE']._serialized_end=2354
+  _globals['_REBOOTSTRAPREQUEST']._serialized_start=97
+  _globals['_REBOOTSTRAPREQUEST']._serialized_end=134
+  _globals['_REBOOTSTRAPRESPONSE']._serialized_start=136
+  _globals['_REBOOTSTRAPRESPONSE']._serialized_end=193
+  _globals['_PROMOTEREQUEST']._serialized_start=195
+  _globals['_PROMOTEREQUEST']._serialized_end=255
+  _globals['_PROMOTERESPONSE']._serialized_start=258
+  _globals['_PROMOTERESPONSE']._serialized_end=389
+  _globals['_DEMOTEREQUEST']._serialized_start=391
+  _globals['_DEMOTEREQUEST']._serialized_end=450
+  _globals['_DEMOTERESPONSE']._serialized_start=452
+  _globals['_DEMOTERESPONSE']._serialized_end=518
+  _globals['_CHECKPOINTREQUEST']._serialized_start=520
+  _globals['_CHECKPOINTREQUEST']._serialized_end=539
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=542
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=724
+  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_start=679
+  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_end=724
+  _globals['_CHECKCONFIGREQUEST']._serialized_start=726
+  _globals['_CHECKCONFIGREQUEST']._serialized_end=760
+  _globals['_CONFIGCHANGE']._serialized_start=762
+  _globals['_CONFIGCHANGE']._serialized_end=843
+  _globals['_CHECKCONFIGRESPONSE']._serialized_start=846
+  _globals['_CHECKCONFIGRESPONSE']._serialized_end=981
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=983
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=1004
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1007
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1143
+  _globals['_SETCONFIGREQUEST']._serialized_start=1145
+  _globals['_SETCONFIGREQUEST']._serialized_end=1206
+  _globals['_SETCONFIGRESPONSE']._serialized_start=1209
+  _globals['_SETCONFIGRESPONSE']._serialized_end=1342
+  _globals['_RESTARTUPSTREAMREQUEST']._serialized_start=1344
+  _globals['_RESTARTUPSTREAMREQUEST']._serialized_end=1419
+  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_start=1421
+  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_end=1482
+  _globals['_BOOTSTRAPREQUEST']._serialized_start=1484
+  _globals['_BOOTSTRAPREQUEST']._serialized_end=1546
+  _globals['_BOOTSTRAPRESPONSE']._serialized_start=1548
+  _globals['_BOOTSTRAPRESPONSE']._serialized_end=1628
+  _globals['_REPLICAGCREQUEST']._serialized_start=1630
+  _globals['_REPLICAGCREQUEST']._serialized_end=1666
+  _globals['_REPLICAGCRESPONSE']._serialized_start=1668
+  _globals['_REPLICAGCRESPONSE']._serialized_end=1746
+  _globals['_CONTROLSERVICE']._serialized_start=1749
+  _globals['_CONTROLSERVICE']._serialized_end=2532
 # @@protoc_insertion_point(module_scope)

@@ -21,6 +21,52 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class RebootstrapRequest(_message.Message):
+    """How."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCARD_FIELD_NUMBER: _builtins.int
+    discard: _builtins.bool
+    """True: rows that only this instance has may go."""
+    def __init__(
+        self,
+        *,
+        discard: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discard", b"discard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebootstrapRequest: _TypeAlias = RebootstrapRequest  # noqa: Y015
+
+@_typing.final
+class RebootstrapResponse(_message.Message):
+    """The answer to Rebootstrap: it was begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebootstrapResponse: _TypeAlias = RebootstrapResponse  # noqa: Y015
+
+@_typing.final
 class PromoteRequest(_message.Message):
     """Options of Promote."""
 

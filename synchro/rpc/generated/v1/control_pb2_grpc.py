@@ -80,6 +80,11 @@ class ControlServiceStub:
                 request_serializer=synchro_dot_v1_dot_control__pb2.RestartUpstreamRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_control__pb2.RestartUpstreamResponse.FromString,
                 _registered_method=True)
+        self.Rebootstrap = channel.unary_unary(
+                '/synchro.v1.ControlService/Rebootstrap',
+                request_serializer=synchro_dot_v1_dot_control__pb2.RebootstrapRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_control__pb2.RebootstrapResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -149,6 +154,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rebootstrap(self, request, context):
+        """Lets this instance replace its data by that of another member. It begins anew for that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +208,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RestartUpstream,
                     request_deserializer=synchro_dot_v1_dot_control__pb2.RestartUpstreamRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_control__pb2.RestartUpstreamResponse.SerializeToString,
+            ),
+            'Rebootstrap': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebootstrap,
+                    request_deserializer=synchro_dot_v1_dot_control__pb2.RebootstrapRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_control__pb2.RebootstrapResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +459,33 @@ class ControlService:
             '/synchro.v1.ControlService/RestartUpstream',
             synchro_dot_v1_dot_control__pb2.RestartUpstreamRequest.SerializeToString,
             synchro_dot_v1_dot_control__pb2.RestartUpstreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebootstrap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.ControlService/Rebootstrap',
+            synchro_dot_v1_dot_control__pb2.RebootstrapRequest.SerializeToString,
+            synchro_dot_v1_dot_control__pb2.RebootstrapResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class ControlServiceStub:
     """Keeps no log any more for an instance that is away, until it comes back or this one restarts."""
     RestartUpstream: _grpc.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]
     """Starts a stopped subscription to another instance again."""
+    Rebootstrap: _grpc.UnaryUnaryMultiCallable[_control_pb2.RebootstrapRequest, _control_pb2.RebootstrapResponse]
+    """Lets this instance replace its data by that of another member. It begins anew for that."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -75,6 +77,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Keeps no log any more for an instance that is away, until it comes back or this one restarts."""
     RestartUpstream: _aio.UnaryUnaryMultiCallable[_control_pb2.RestartUpstreamRequest, _control_pb2.RestartUpstreamResponse]  # type: ignore[assignment]
     """Starts a stopped subscription to another instance again."""
+    Rebootstrap: _aio.UnaryUnaryMultiCallable[_control_pb2.RebootstrapRequest, _control_pb2.RebootstrapResponse]  # type: ignore[assignment]
+    """Lets this instance replace its data by that of another member. It begins anew for that."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Commands to the instance that is called; none of them is passed on to another one."""
@@ -150,5 +154,13 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RestartUpstreamResponse, _abc.Awaitable[_control_pb2.RestartUpstreamResponse]]:
         """Starts a stopped subscription to another instance again."""
+
+    @_abc_1.abstractmethod
+    def Rebootstrap(
+        self,
+        request: _control_pb2.RebootstrapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RebootstrapResponse, _abc.Awaitable[_control_pb2.RebootstrapResponse]]:
+        """Lets this instance replace its data by that of another member. It begins anew for that."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

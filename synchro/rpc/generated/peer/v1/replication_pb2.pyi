@@ -165,6 +165,7 @@ class Ballot(_message.Message):
     START_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     IS_ANONYMOUS_FIELD_NUMBER: _builtins.int
+    REJOINS_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """UUID of the instance."""
     instance_name: _builtins.str
@@ -195,6 +196,8 @@ class Ballot(_message.Message):
     """host:port at which it listens; empty: an older version."""
     is_anonymous: _builtins.bool
     """It follows a set without being a member, or wants to; false also of an older version."""
+    rejoins: _builtins.bool
+    """It replaces its data by a join, or is about to."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock."""
@@ -228,10 +231,11 @@ class Ballot(_message.Message):
         start_id: _builtins.str = ...,
         address: _builtins.str = ...,
         is_anonymous: _builtins.bool = ...,
+        rejoins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "rejoins", b"rejoins", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -404,6 +408,7 @@ class JoinStart(_message.Message):
     REPLICASET_UUID_FIELD_NUMBER: _builtins.int
     META_FIELD_NUMBER: _builtins.int
     WANTS_RECEIPTS_FIELD_NUMBER: _builtins.int
+    TUPLES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -412,6 +417,8 @@ class JoinStart(_message.Message):
     """Queue and election state, request table: encoded as in a snapshot file."""
     wants_receipts: _builtins.bool
     """The joiner shall answer each message, this one too, with a receipt; false: an older version."""
+    tuples: _builtins.int
+    """Tuples that the snapshot has, for people; 0: an older version does not say it."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """The committed prefix that the snapshot holds."""
@@ -424,10 +431,11 @@ class JoinStart(_message.Message):
         replicaset_uuid: _builtins.str = ...,
         meta: _builtins.bytes = ...,
         wants_receipts: _builtins.bool = ...,
+        tuples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "vclock", b"vclock", "wants_receipts", b"wants_receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "tuples", b"tuples", "vclock", b"vclock", "wants_receipts", b"wants_receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,72 @@
+"""How far a start is, and for what it waits: for `info`, the error LOADING and the log [M-19]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from synchro.storage.recovery import ReadSoFar
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(slots=True)
+class ReceivedSoFar:
+    """How far a join is. tuples_total: 0 if the source, of an older version, does not say it."""
+
+    source: str
+    """Name of the member that sends."""
+    address: str
+    tuples: int = 0
+    tuples_total: int = 0
+    bytes: int = 0
+    rows: int = 0
+    """Of the log behind the snapshot."""
+
+
+class StartProgress:
+    """The files, or the join, that an instance is at before it serves data. Nothing here blocks."""
+
+    def __init__(self) -> None:
+        self.at: ReadSoFar | ReceivedSoFar | None = None
+        """None: at neither."""
+
+    @property
+    def text(self) -> str:
+        """As a part of a sentence; empty while there is nothing to count."""
+        match self.at:
+            case ReadSoFar() as read if read.snapshot_bytes < read.snapshot_size:
+                return f"snapshot: {_share(read.snapshot_bytes, read.snapshot_size)}"
+            case ReadSoFar() as read if read.log_bytes < read.log_size:
+                return f"log: {_share(read.log_bytes, read.log_size)}, {read.rows} rows"
+            case ReadSoFar() as read:
+                return f"all is read, {read.rows} rows of the log among it; indexes are built"
+            case ReceivedSoFar() as got if got.rows or got.tuples == got.tuples_total > 0:
+                return f"from {got.source}: {got.tuples} tuples, and {got.rows} rows behind them"
+            case ReceivedSoFar() as got:
+                of = f" of {got.tuples_total}" if got.tuples_total else ""
+                return f"from {got.source}: {got.tuples}{of} tuples, {got.bytes / MIB:.1f} MiB"
+            case _:
+                return ""
+
+    def facts(self) -> dict[str, Any]:
+        """What is read or received so far, of how much."""
+        match self.at:
+            case ReadSoFar() as read:
+                return {
+                    "snapshot": {"bytes": read.snapshot_bytes, "of": read.snapshot_size},
+                    "log": {"bytes": read.log_bytes, "of": read.log_size, "rows": read.rows},
+                }
+            case ReceivedSoFar() as got:
+                return {
+                    "from": got.source,
+                    "address": got.address,
+                    "snapshot": {"tuples": got.tuples, "of": got.tuples_total or None, "bytes": got.bytes},
+                    "log": {"rows": got.rows},
+                }
+            case _:
+                return {}
+
+
+def _share(done: int, total: int) -> str:
+    return f"{done / MIB:.1f} of {total / MIB:.1f} MiB"

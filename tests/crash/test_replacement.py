@@ -1,0 +1,179 @@
+"""New files take the place of all old ones: after a crash one of the two is there, whole. [M-35]"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import replace
+
+import pytest
+
+from synchro.errors import DiskFailed, WalIo
+from synchro.storage.identity import IdentityFile, Rejoin, decode_identity, encode_identity
+from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.replacement import Replacement
+from synchro.storage.snapshot import SnapshotMeta, write_snapshot
+from synchro.vclock import EMPTY_VCLOCK
+from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.storage_world import (
+    DIR,
+    SMALL,
+    UUID,
+    identity_file,
+    initial_snapshot,
+    open_journal,
+    restart,
+    txn,
+    vclock,
+)
+
+SNAPSHOTS = "snapshots"
+OLD = [txn(lsn) for lsn in (1, 2, 3)]
+NEW = [txn(lsn) for lsn in (6, 7)]
+NEW_START = vclock(_1=5)
+
+
+def old_instance(disk: SimDisk) -> IdentityFile:
+    identity = identity_file(disk)
+    initial_snapshot(disk)
+    journal = open_journal(disk, identity=identity)
+    journal.append(OLD, wall_time=1.0)
+    journal.write_note()
+    journal.close_clean(1.0)
+    return identity
+
+
+def replacement(disk: SimDisk, identity: IdentityFile) -> Replacement:
+    return Replacement(disk, identity, wal_dir=DIR, snapshot_dir=DIR)
+
+
+def join_beside(disk: SimDisk, made: Replacement) -> None:
+    """As `server.join` leaves it: first the log, then the snapshot, whose name is what makes it whole."""
+    made.begin()
+    journal = Journal(
+        disk,
+        made.wal_dir,
+        instance_uuid=UUID,
+        new_salt=lambda: 99,
+        start=JournalStart(vclock=NEW_START),
+        limits=SMALL,
+    )
+    journal.append(NEW, wall_time=2.0)
+    journal.close_clean(2.0)
+    write_snapshot(disk, made.snapshot_dir, SnapshotMeta(vclock=NEW_START), [], instance_uuid=UUID)
+
+
+def script(disk: SimDisk) -> None:
+    made = replacement(disk, identity_file(disk))
+    made.want(is_lossy=False)
+    join_beside(disk, made)
+    made.carry_out(amnesia=False)
+
+
+def calls() -> int:
+    disk = SimDisk()
+    old_instance(disk)
+    before = disk.calls
+    script(disk)
+    return disk.calls - before
+
+
+def check(disk: SimDisk, note: str) -> bool:
+    """What the next start finds; True: the new files."""
+    identity = IdentityFile.load(disk, DIR)
+    assert identity is not None, note
+    made = replacement(disk, identity)
+    made.go_on()
+    assert made.state in (Rejoin.NO, Rejoin.WANTED), note
+    disk.restart(kept=[])  # a power cut right behind it changes nothing
+    found = restart(disk)
+    is_new = found.recovered.meta.vclock == NEW_START
+    assert found.data == [one.data for one in (NEW if is_new else OLD)], note
+    assert found.recovered.lost is None, note  # nothing of a former life is missed (ADR 14)
+    return is_new
+
+
+def test_a_power_cut_before_every_call() -> None:
+    """Every prefix of what was not synced, each call missing, each torn."""
+    rng = random.Random(46)
+    seen = {True: 0, False: 0}
+    for call in range(1, calls() + 1):
+        disk = SimDisk()
+        old_instance(disk)
+        disk.faults[disk.calls + call] = Fault.CUT
+        with pytest.raises(PowerCut):
+            script(disk)
+        for note, image in disk.images(rng):
+            seen[check(image, f"call {call}, {note}")] += 1
+    assert min(seen.values()) > 20
+
+
+@pytest.mark.parametrize("fault", [Fault.EIO, Fault.ENOSPC, Fault.SHORT])
+def test_every_call_may_fail(fault: Fault) -> None:
+    for call in range(1, calls() + 1):
+        disk = SimDisk()
+        old_instance(disk)
+        disk.faults[disk.calls + call] = fault
+        with contextlib.suppress(WalIo, DiskFailed, OSError):  # the process leaves, and starts again
+            script(disk)
+        kept: list[str] | None
+        for kept in (None, []):
+            image = disk.clone()
+            image.restart(kept=kept)
+            check(image, f"call {call} {fault} {kept}")
+
+
+def test_crashes_in_a_row() -> None:
+    """Each try is cut off at another call; a person who is patient gets there."""
+    for seed in range(40):
+        rng = random.Random(seed)
+        disk = SimDisk()
+        old_instance(disk)
+        for _ in range(6):
+            disk.faults[disk.calls + rng.randint(1, calls())] = Fault.CUT
+            try:
+                identity = IdentityFile.load(disk, DIR)
+                assert identity is not None
+                made = replacement(disk, identity)
+                made.go_on()
+                if restart(disk).recovered.meta.vclock != NEW_START:
+                    script(disk)
+            except PowerCut:
+                disk.crash(rng)
+            disk.faults.clear()
+        check(disk, f"seed {seed}")
+
+
+def test_half_a_join_goes_and_the_old_files_stay() -> None:
+    disk = SimDisk()
+    made = replacement(disk, old_instance(disk))
+    made.want(is_lossy=False)
+    join_beside(disk, made)
+    made.give_up()
+    assert made.state is Rejoin.NO
+    assert not disk.listdir(made.wal_dir)
+    assert not check(disk, "given up")
+
+
+def test_two_directories() -> None:
+    disk = SimDisk()
+    disk.makedirs(SNAPSHOTS)
+    identity = old_instance(disk)
+    write_snapshot(disk, SNAPSHOTS, SnapshotMeta(vclock=EMPTY_VCLOCK), [], instance_uuid=UUID)
+    made = Replacement(disk, identity, wal_dir=DIR, snapshot_dir=SNAPSHOTS)
+    made.want(is_lossy=True)
+    join_beside(disk, made)
+    made.carry_out(amnesia=True)
+    assert identity.identity.amnesia
+    assert [name for name in disk.listdir(SNAPSHOTS) if name.endswith(".snap")] == [f"{5:020d}.snap"]
+    assert [name for name in disk.listdir(DIR) if name.endswith(".xlog")] == [f"{5:020d}.xlog"]
+
+
+def test_the_identity_file_of_former_versions_says_nothing_of_it() -> None:
+    """And one that says nothing is as they wrote it."""
+    disk = SimDisk()
+    identity = identity_file(disk).identity
+    assert b"Rejoin" not in encode_identity(identity)
+    assert decode_identity(encode_identity(identity)).rejoin is Rejoin.NO
+    wanted = replace(identity, rejoin=Rejoin.LOSSY)
+    assert decode_identity(encode_identity(wanted)) == wanted

@@ -1,0 +1,238 @@
+"""An instance that cannot follow anybody any more joins again, and forgets nothing by it. [M-35], ADR 46."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+
+from synchro.config import ElectionMode
+from synchro.errors import Corruption, RebootstrapRefused
+from synchro.failpoints import REGISTRY
+from synchro.instance import events as ev
+from synchro.server.peer_messages import LinkLost
+from synchro.storage.identity import Rejoin
+from synchro.storage.replacement import SIDE
+from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
+
+
+@pytest.fixture(autouse=True)
+def _no_failpoints() -> Iterator[None]:
+    yield
+    REGISTRY.clear()
+
+
+def directory(tmp_path: Path, number: int) -> Path:
+    return tmp_path / f"instance{number:03}"
+
+
+async def one_too_old(tmp_path: Path, replicas: MemorySet) -> tuple[int, int, int]:
+    """b was down; c joined anew meanwhile and has no older log; a, which has it, is down."""
+    a, b, c = await formed(replicas)
+    await replicas.stop(b)
+    assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
+    await replicas.stop(c)
+    remove_data(directory(tmp_path, c))
+    await replicas.start(c)
+    await until(lambda: node_of(replicas, c).node.is_ready and 1 in keys(node_of(replicas, c)))
+    await replicas.stop(a)
+    return a, b, c
+
+
+def events(records: list[Any], number: int) -> list[str]:
+    return [r["event"] for r in records if r.get("instance") == f"instance{number:03}"]
+
+
+async def test_who_is_too_old_comes_back_by_itself(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        a, b, _ = await one_too_old(tmp_path, replicas)
+        uuid = node_of(replicas, b).node.uuid
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(b)
+            await until(lambda: face.node.is_ready and 1 in keys(face))
+        said = events(records, b)
+        assert said.index("rebootstrap_began") < said.index("joined_again") < said.index("instance_ready")
+        began = next(record for record in records if record["event"] == "rebootstrap_began")
+        assert began["message"] == "replica is too old, initiating rebootstrap"
+        identity = face.node.directory.identity
+        assert (identity.instance_uuid, identity.rejoin, identity.amnesia) == (uuid, Rejoin.NO, False)
+        assert not list((directory(tmp_path, b) / SIDE).iterdir())
+        await replicas.start(a)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+
+
+async def test_a_vote_and_a_term_outlive_it(tmp_path: Path) -> None:
+    """S1: what this instance voted in its former files is as if it stood in the new ones."""
+    async with open_set(tmp_path) as replicas:
+        _, b, c = await one_too_old(tmp_path, replicas)
+        face = await replicas.start(b, replication_timeout_s=0.1, election_mode=ElectionMode.VOTER)
+        await until(lambda: face.node.is_ready)
+        before = node_of(replicas, c).node.core.raft.term
+        assert face.node.core.raft.term >= 2
+        assert face.node.core.raft.term <= max(before, face.node.core.raft.term)
+
+
+async def test_it_is_not_begun_while_somebody_has_the_log(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        a, b, _ = await one_too_old(tmp_path, replicas)
+        await replicas.start(a)
+        await until(lambda: node_of(replicas, a).node.is_ready)
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(b)
+            await until(lambda: face.node.is_ready and 1 in keys(face))
+        assert "rebootstrap_began" not in events(records, b)
+
+
+async def test_a_join_that_fails_leaves_the_old_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again; when that has no end, the old files are used, and `status` names the command."""
+    async with open_set(tmp_path) as replicas:
+        _, b, _ = await one_too_old(tmp_path, replicas)
+
+        async def lost(*_: Any, **__: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            raise LinkLost("the source went away")
+
+        monkeypatch.setattr("synchro.server.rejoin.join", lost)
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(b, connect_timeout_s=0.5)
+            await until(lambda: face.node.is_ready)
+        failed = [r["message"] for r in records if r["event"] == "rebootstrap_retry"]
+        assert failed[0] == "rebootstrap failed, will retry every 0.10 second: the source went away"
+        assert len(failed) <= 10
+        assert "rebootstrap_given_up" in events(records, b)
+        assert 1 not in keys(face)
+        assert face.node.directory.identity.rejoin is Rejoin.NO
+
+        def upstream() -> Any:
+            parts = face.info()["replication"].values()
+            return [(p.get("upstream") or {}).get("reason") for p in parts]
+
+        await until(lambda: "XLOG_GAP" in upstream())
+
+
+async def test_who_is_killed_in_the_middle_has_its_old_data_and_goes_on(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        _, b, _ = await one_too_old(tmp_path, replicas)
+        REGISTRY.set("relay.final_join_delay", times=1)
+        face = await replicas.start(b)
+        await until(lambda: REGISTRY.armed["relay.final_join_delay"].waiting > 0)
+        assert face.node.directory.identity.rejoin is Rejoin.WANTED
+        assert face.info()["loading"]["stage"] == "rejoin"
+        before = sorted(path.name for path in directory(tmp_path, b).glob("*.snap"))
+        await replicas.kill(b)
+        assert sorted(path.name for path in directory(tmp_path, b).glob("*.snap")) == before
+        REGISTRY.clear()
+        face = await replicas.start(b)
+        await until(lambda: face.node.is_ready and 1 in keys(face))
+        assert face.node.directory.identity.rejoin is Rejoin.NO
+
+
+async def test_a_person_lets_one_join_again(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await formed(replicas)
+        leader = await replicas.wait_leader()
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        await replicas.wait_equal()
+        with pytest.raises(RebootstrapRefused, match=r"owns the queue.*promote"):
+            leader.rebootstrap(discard=True)
+        number = next(n for n in (a, b, c) if node_of(replicas, n) is not leader)
+        face = node_of(replicas, number)
+        await until(lambda: face.links.connected == 3)
+        await until(lambda: face.links.holders_of(face.node.core.vclock.without_local()) > 0)
+        face.rebootstrap(discard=False)
+        await replicas.members[f"instance{number:03}"].ended.wait()
+        assert face.node.begins_anew
+        assert face.node.directory.identity.rejoin is Rejoin.WANTED
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(number)
+            await until(lambda: face.node.is_ready)
+        assert "joined_again" in events(records, number)
+        assert not face.node.directory.identity.amnesia
+        await replicas.wait_equal()
+        assert 1 in keys(face)
+
+
+async def test_it_is_refused_where_writes_would_stop(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await formed(replicas)
+        leader = await replicas.wait_leader()
+        others = [n for n in (a, b, c) if node_of(replicas, n) is not leader]
+        await replicas.stop(others[0])
+        face = node_of(replicas, others[1])
+        await until(lambda: face.links.connected == 2)
+        await until(lambda: face.links.holders_of(face.node.core.vclock.without_local()) > 0)
+        with pytest.raises(RebootstrapRefused, match="1 other members are connected, and 2 are needed"):
+            face.rebootstrap(discard=False)
+        assert face.node.directory.identity.rejoin is Rejoin.NO
+
+
+async def test_the_last_one_that_has_a_row_gives_it_up_by_a_word_only(tmp_path: Path) -> None:
+    """Masters in conflict: the wrong row goes, and its LSN is given again."""
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
+        one, two = await replicas.start(1), await replicas.start(2)
+        await until(lambda: one.node.is_ready and two.node.is_ready)
+        await create_space(one, is_sync=False)
+        await replicas.wait_equal()
+        await until(lambda: two.node.core.is_writable)
+        one.links.cut({"instance002"}, incoming=True, outgoing=True)
+        two.links.cut({"instance001"}, incoming=True, outgoing=True)
+        assert isinstance(await write(two, put(5, "wrong")), ev.Committed)
+        with pytest.raises(RebootstrapRefused, match=r"no other member.*has all of its rows"):
+            two.rebootstrap(discard=False)
+        two.rebootstrap(discard=True)
+        await replicas.members["instance002"].ended.wait()
+        one.links.heal({"instance002"})
+        two = await replicas.start(2)
+        await until(lambda: two.node.is_ready and two.node.core.is_writable)
+        assert keys(two) == []
+        await replicas.wait_equal()
+
+
+async def test_damaged_files_are_replaced_by_the_word_of_a_person(tmp_path: Path) -> None:
+    """`--rejoin`, for once: what the error about the file names."""
+    async with open_set(tmp_path) as replicas:
+        _, b, _ = await formed(replicas)
+        assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
+        await replicas.wait_equal()
+        await replicas.stop(b)
+        snapshot = max(directory(tmp_path, b).glob("*.snap"))
+        snapshot.write_bytes(snapshot.read_bytes()[:-1])
+        await replicas.start(b)
+        await replicas.members[f"instance{b:03}"].ended.wait()
+        error = replicas.members[f"instance{b:03}"].error
+        assert isinstance(error, Corruption)
+        assert "--rejoin" in error.message
+        face = await replicas.start(b, rejoin=True)
+        await until(lambda: face.node.is_ready and 1 in keys(face))
+        await until(lambda: not face.node.directory.identity.amnesia)  # it hears the others
+        await replicas.wait_equal()
+
+
+async def test_no_two_at_once(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await formed(replicas)
+        await replicas.wait_equal()
+        leader = await replicas.wait_leader()
+        others = [n for n in (a, b, c) if node_of(replicas, n) is not leader]
+        for number in others:
+            await replicas.stop(number)
+        REGISTRY.set("join.delay", times=1)
+        for number in others:
+            await replicas.start(number, rejoin=True, connect_timeout_s=30.0)
+        await until(lambda: REGISTRY.armed["join.delay"].waiting > 0)
+        await trio.sleep(0.5)
+        rejoins = [replicas.members[f"instance{n:03}"].peers for n in others]
+        assert len(leader.links.joins) == 1
+        assert any(peers.rejoins for peers in rejoins)
+        waits = [node_of(replicas, n).node.waits_for for n in others]
+        assert any("joins again, and no two do it at once" in why for why in waits)
+        REGISTRY.clear()
+        await until(lambda: all(node_of(replicas, n).node.is_ready for n in others))
+        await start_all(replicas)
+        await replicas.wait_equal()
