@@ -318,7 +318,8 @@ def _loaded(file: str) -> ClusterConfig:
     from synchro.cli.process_table import config_path
     from synchro.config import file as config_file
 
-    return config_file.load_all(config_path(file))
+    path = config_path(file)
+    return config_file.load_all(path if path.exists() else file)
 
 
 @config.command("schema")

@@ -492,11 +492,11 @@ def _refused_streams(picture: Picture) -> Iterator[Problem]:
             if upstream.get("reason") not in ("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION"):
                 continue
             peer = part.get("name") or str(part.get("id"))
+            why = str(upstream.get("message")).rstrip(".")
             yield Problem(
                 "refused_stream",
-                f"{peer} refuses {member.name} as a peer: {str(upstream.get('message')).rstrip('.')}. "
-                "Peers log in as grpc.advertise.peer.login of the file says, else as guest; that user needs the role "
-                "replication.",
+                f"{peer} refuses {member.name} as a peer: {why}. Peers log in as grpc.advertise.peer.login "
+                "of the file says, else as guest; that user needs the role replication.",
                 member.name,
                 f"synchro info replication -i {member.name}",
             )

@@ -163,7 +163,7 @@ replication:
 
 credentials:                     # who may do what; a change counts after: synchro config reload THIS_FILE
   users:
-    guest: {{roles: [super]}}      # whoever can connect may do everything, without a password; instances, too.
+    guest: {{roles: [super]}}      # whoever can connect may do everything, without a password; peers, too.
                                  # Before others can reach the set: make three files of passwords, and
                                  # change this file in three steps, each with a reload: take the # off the
                                  # three users; then off grpc; then take this line away

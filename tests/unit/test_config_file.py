@@ -562,8 +562,13 @@ def test_what_init_writes_loads_without_a_warning(nodes: int, failover: str) -> 
     assert not config.instance("instance001").settings.read_only
 
 
-def test_each_step_of_the_comments_about_users_loads_without_a_warning() -> None:
+def test_each_step_of_the_comments_about_users_loads_without_a_warning(tmp_path: Path) -> None:
+    def read(text: str) -> ClusterConfig:
+        return parse(text, path=str(tmp_path / "config.yaml"), environ={})
+
     text = init_text()
+    for name in ("admin", "app", "replicator"):
+        (tmp_path / f"{name}.password").write_text("x\n")
     users = ("    # admin", "    # app", "    # replicator")
     for old in users:
         assert old in text
