@@ -405,6 +405,7 @@ class Instance(Facts):
     def _on_relay_connected(self, event: ev.RelayConnected, now: float) -> None:
         if not self._coupling.may_see(event.ack.term):
             return
+        self._settled.began_anew(event.peer)
         self._look(self._links.on_relay_connected(event, now))
         self._on_ack(event.peer, event.ack, now)
         self._look(self._links.health_changed(now))

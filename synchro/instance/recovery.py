@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast, overload
 
 from synchro.config import Settings
+from synchro.errors import IllegalParams
 from synchro.ids import ANONYMOUS, INITIAL_TERM, NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.instance.core import Instance
 from synchro.instance.coupling import raft_settings
@@ -49,7 +50,7 @@ def recover_instance(
 
     uuid: this instance, looked up in `_cluster` of the snapshot; one that is not there is anonymous, unless
     the log registers it [M-6]. Pending transactions are in the limbo again, invisible. Raises SynchroError if
-    a row cannot be applied.
+    a row cannot be applied, or if it was a member once.
     trusted: False if the amnesia flag is set. is_log_whole: asked when `txns` ended; False is amnesia too,
     and whoever is asked has set the flag (S14).
     """
@@ -62,6 +63,7 @@ def recover_instance(
     if self_id is None:  # one that was expelled starts, is read only, and says why (ADR 41)
         self_id = memtx.catalog.expelled_id(uuid)
     if self_id is None:
+        _check_never_voted(uuid, meta.vote)
         self_id = ANONYMOUS
     memtx.self_id = self_id
     limbo = Limbo(
@@ -89,6 +91,8 @@ def recover_instance(
         replay.apply(txn)
     memtx.end_bulk()
     replay.finish()
+    if state.is_anonymous:
+        _check_never_voted(uuid, replay.hard_state.vote)
     trusted = is_log_whole() and trusted
     state.raft = Raft(
         self_id=state.self_id,
@@ -101,6 +105,16 @@ def recover_instance(
         trusted=trusted,
     )
     return Instance(state, replay.txns, Trust(trusted))
+
+
+def _check_never_voted(uuid: str, vote: InstanceId) -> None:
+    """A member does not become anonymous, nor a new member by that (S24). Raises `IllegalParams`."""
+    if vote != NOBODY:
+        raise IllegalParams(
+            f"instance {uuid} has voted, so it was a member, and is in _cluster of its files no more: a "
+            "version that keeps no record of it removed it; nothing was started. Next: move its files away, "
+            "instance.identity too, and start it again"
+        )
 
 
 class _Replay:

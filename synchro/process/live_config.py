@@ -89,7 +89,9 @@ class LiveConfig:
             self._ensure_changeable()
             self._loaded, self._commands, self._read_at = loaded, {}, _now()
             self._alerts = []
-            return self._use(own)
+            compared = self._use(own)
+            self._node.config_was_read()
+            return compared
 
     async def set(self, key: str, value: str, *, force: bool) -> Compared:
         self._check_settable(key, value)
@@ -99,6 +101,12 @@ class LiveConfig:
             own_set = self._loaded.instance(self._name).replicaset
             read = partial(self._parse, self._loaded.text, commands=commands, commanded=own_set)
             own = await self._read(read)
+            if key not in BY_KEY:  # a group of them: each would have to be looked at, and may be a password
+                raise ConfigError(
+                    f"{key} is no single option that can be set; nothing was changed. Next: name one, as "
+                    "replication.timeout; users, and what else has passwords, are changed in the file",
+                    key=key,
+                )
             # Users are those of the last reload, or of the flags: `set` says nothing of them.
             same = replace(own.settings, credentials=self._node.settings.credentials)
             own = replace(own, settings=same)
@@ -112,6 +120,8 @@ class LiveConfig:
                 self._refuse_danger(own)
             self._commands = commands
             compared = self._use(own)
+            if key.startswith("replication.autoexpel."):  # other options leave out nobody who joined since
+                self._node.config_was_read()
             # What else the file has waits for a restart as before.
             live = [change for change in compared.changes if change.is_live]
             warnings = list(compared.warnings)
@@ -178,7 +188,6 @@ class LiveConfig:
         settings = live_settings(node.settings, own.settings, found)
         if settings != node.settings:
             node.change_settings(settings)
-        node.config_was_read()
         if any(change.key == "log.level" for change in found):
             logs.set_level(node.settings.log_level)
         self._running = put_into_use(self._running, found)
@@ -235,18 +244,23 @@ class LiveConfig:
         if option.is_secret:
             raise ConfigError(
                 f"{key} is a password: it is read from the file, and is no word of a command; nothing was "
-                f"changed. Next: change {self._path}, then: synchro config reload {self._path}",
+                f"changed. Next: {self._by_file}",
                 key=key,
             )
         if not option.is_live:
             raise self._needs_restart(key)
         if key not in SETTABLE:
-            how = f"change {self._path}, then: synchro config reload {self._path}"
             raise ConfigError(
                 f"{key} belongs to the replica set, not to one instance; nothing was changed. Next: "
-                f"{how if self._path else NEEDS_FILE}",
+                f"{self._by_file}",
                 key=key,
             )
+
+    @property
+    def _by_file(self) -> str:
+        """What to do about an option that only the file may change."""
+        path = self._path
+        return f"change {path}, then: synchro config reload {path}" if path else NEEDS_FILE
 
     def _needs_restart(self, key: str) -> ConfigError:
         settings = self._node.settings

@@ -51,6 +51,8 @@ class Doubles:
         after the other one began. So a restart alone is no double, whatever its old connection still does.
     Z2  This instance is doubled as long as it heard another life of itself, or was told by a peer that sees
         both, within a death timeout.
+    Z3  An identity that was not heard for a death timeout is forgotten when a new one is heard: anonymous
+        instances come and go, each with its own (ADR 45).
     """
 
     def __init__(self, uuid: str, me: Life, death_s: float) -> None:
@@ -65,7 +67,10 @@ class Doubles:
         """`life` of this identity said something at this time."""
         if not life.start_id or (uuid == self.uuid and life.start_id == self.me.start_id):
             return
-        lives = self._heard.setdefault(uuid, {})
+        lives = self._heard.get(uuid)
+        if lives is None:
+            self._forget_silent(at)
+            lives = self._heard[uuid] = {}
         for start_id in [s for s, one in lives.items() if at - one.last_at > self.death_s]:
             del lives[start_id]
         one = lives.get(life.start_id)
@@ -75,6 +80,12 @@ class Doubles:
             lives[life.start_id] = _Heard(life, at, at)
         elif at >= one.last_at:
             one.life, one.last_at = life, at
+
+    def _forget_silent(self, at: float) -> None:
+        """Doubles.Z3"""
+        for uuid, lives in list(self._heard.items()):
+            if all(at - one.last_at > self.death_s for one in lives.values()):
+                del self._heard[uuid]
 
     def told(self, by: str, lives: Sequence[Life], at: float) -> None:
         """The peer `by` says that it hears these lives of our identity."""

@@ -27,6 +27,11 @@ class Settled:
         if self._at_least is None or vclock.covers(self._at_least):  # Settled.S2
             self._waiting.setdefault(peer, vclock)
 
+    def began_anew(self, peer: InstanceId) -> None:
+        """It subscribed again, perhaps after it lost a part of its log: what it said is void [L-10]."""
+        self._waiting.pop(peer, None)
+        self._settled.pop(peer, None)
+
     def look(self, own: Vclock, others: frozenset[InstanceId]) -> dict[InstanceId, Lsn] | None:
         """own: the written vclock. others: the members, without this one. Returns up to which LSN of each
         origin everybody has all rows and nothing older can come; None: no further than before."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from synchro.errors import AccessDenied, DropUser, IllegalParams, Unsupported
+from synchro.errors import AccessDenied, DropUser, IllegalParams, SynchroError, Unsupported
 from synchro.row import Dml, TxnId
 from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
@@ -109,11 +109,11 @@ class AuthService(Service):
     def _owns(self, rights: Rights, request: Message) -> bool:
         if request.object_type != ObjectType.SPACE or not request.object:
             return False
-        spaces = self.node.instance.memtx.catalog.spaces()
-        return any(
-            space.owner == rights.caller.id and request.object in (space.name, str(space.id))
-            for space in spaces
-        ) and bool(rights.universe & Privilege.USAGE)
+        try:
+            space = self.names.named_space(request.object)  # as the grant will: a name comes before an id
+        except SynchroError:
+            return False
+        return space.owner == rights.caller.id and bool(rights.universe & Privilege.USAGE)
 
     # --- changes
 
@@ -123,7 +123,13 @@ class AuthService(Service):
         def build() -> list[Dml]:
             memtx = self.node.instance.memtx
             draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
+            had_administrator = draft.has_administrator
             edit(draft)
+            if had_administrator and not draft.has_administrator:
+                raise Unsupported(
+                    "A set of which no administrator can log in is not supported: nobody with a password "
+                    "would have the role super any more; nothing was done. Next: synchro user passwd admin"
+                )
             return draft.ops()
 
         deadline = trio.current_time() + timeout_s

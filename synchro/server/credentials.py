@@ -4,7 +4,7 @@ may write. [C-43], ADR 42."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -77,12 +77,13 @@ class CredentialsKeeper:
             wanted = self._wanted()
             if wanted is not None and wanted != self._done and self._may_begin():
                 try:
-                    await self._apply(wanted.credentials)
+                    schema_version = await self._apply(wanted.credentials)
                 except SynchroError as error:
                     self._node.log.info("credentials_deferred", reason=error.reason, message=error.message)
                     self._due_at = trio.current_time() + RETRY_S
                 else:
-                    self._done = self._wanted()
+                    # Not what is wanted by now: the file may have been read again meanwhile.
+                    self._done = replace(wanted, schema_version=schema_version if self.problems else 0)
             await self._node.pause(LOOK_S)
 
     def _wanted(self) -> _Wanted | None:
@@ -104,13 +105,15 @@ class CredentialsKeeper:
             self._due_at = now + (0.0 if is_alone else TURN_S * members.index(core.self_id))
         return now >= self._due_at
 
-    async def _apply(self, credentials: Credentials) -> None:
+    async def _apply(self, credentials: Credentials) -> int:
+        """Returns the version of the definitions by which it was done."""
         node = self._node
         catalog = node.core.memtx.catalog
         known = {u.name: u.verifier for u in catalog.users.users.values() if u.verifier is not None}
         verifiers = await trio.to_thread.run_sync(_verifiers, credentials, known, abandon_on_cancel=True)
         timeout_s = node.settings.synchro_timeout_s
         async with self._changes.turn(timeout_s):
+            schema_version = catalog.schema_version
             ops, problems = self._ops(credentials, verifiers)
             if ops:
                 await self._write(ops, timeout_s)
@@ -119,6 +122,7 @@ class CredentialsKeeper:
             self.problems = problems
             for problem in problems:
                 node.log.warning("credentials_refused", message=problem)
+        return schema_version
 
     def _ops(self, credentials: Credentials, verifiers: Mapping[str, bytes]) -> tuple[list[Dml], list[str]]:
         memtx = self._node.core.memtx
@@ -139,7 +143,7 @@ class CredentialsKeeper:
             self._node.log.warning(
                 "guest_is_super",
                 message="the set had no users before: whoever can connect may still do everything, as the "
-                "user guest. Next: synchro revoke guest super",
+                "user guest. Next, when the peers log in, too: synchro revoke guest super",
             )
         problems = draft.configure(credentials, verifiers, find, spaces_of)
         # Another master may do the same at this moment: equal rows put twice do no harm.

@@ -96,14 +96,18 @@ class Peers:
             check_member(catalog.users, asker, name=instance_name, address=address)
 
     def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
-        """Asked before anything that it says of itself is believed."""
-        users = self._node.core.memtx.catalog.users
-        if hello.is_anonymous:
-            check_reader(users, asker)
+        """Asked before anything that it says of itself is believed. Who names the UUID of a member, or ours,
+        speaks as that one whatever else it says: another life of it would make it a double (ADR 23), and its
+        certificate is that of the name under which it is registered."""
+        catalog = self._node.core.memtx.catalog
+        known = dict((*catalog.members().values(), *catalog.prepared_members().values()))
+        if hello.is_anonymous and hello.instance_uuid not in {*known, self._node.uuid}:
+            check_reader(catalog.users, asker)
         else:
-            address = self._address_of(hello.name) or hello.address
-            check_member(users, asker, name=hello.name, address=address)
-        return users.users
+            name = known.get(hello.instance_uuid) or hello.name
+            address = self._address_of(name) or self._address_of(hello.name) or hello.address
+            check_member(catalog.users, asker, name=name, address=address)
+        return catalog.users.users
 
     def is_admitted(self, shown: object) -> bool:
         return self._node.core.memtx.catalog.users.users is shown

@@ -419,7 +419,9 @@ def _emptied(store: SpaceStore, space: DraftSpace) -> int:
     before = store.memory
     if space.truncated:
         store.truncate()
-    elif space.floor is not None and store.stamps is not None:
+    elif space.floor is not None and store.stamps is None:
+        store.truncate()  # the policy begins with this very transaction
+    elif space.floor is not None:
         store.truncate_before(space.floor)
     return store.memory - before
 

@@ -135,7 +135,8 @@ class RealDisk:
 
     def create(self, path: str) -> File:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        return File(RESERVE.open(lambda: os.open(path, flags, 0o644)))
+        # All data, and what is kept of passwords: nothing for everybody on the host.
+        return File(RESERVE.open(lambda: os.open(path, flags, 0o640)))
 
     def close(self, file: File) -> None:
         os.close(file)

@@ -352,10 +352,11 @@ class Memtx:
             return keep_or_run(store, prepared, op, run, by_policy=by_policy)
         if not from_peer:
             return run_and_stamp(store, prepared, op, run, Stamp(self.clock.next(), self.self_id))
+        is_new = not self.catalog.is_bulk
         if not op.stamp:
-            return run_unstamped(store, prepared, op, run)
-        self.clock.saw(op.stamp)
-        return merge(store, prepared, op, is_new=not self.catalog.is_bulk)
+            return run_unstamped(store, prepared, op, run, is_new=is_new)
+        self.clock.saw(op.stamp, is_new=is_new)
+        return merge(store, prepared, op, is_new=is_new)
 
     def _run_one(self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, work: Work) -> Done:
         """Returns as `_run_keyed`."""
@@ -384,7 +385,7 @@ class Memtx:
 
     def _timed(self, truncate: Dml, *, is_asked: bool) -> Dml:
         """Where the last write wins, it takes out what is older than itself."""
-        self.clock.saw(truncate.stamp)
+        self.clock.saw(truncate.stamp, is_new=not self.catalog.is_bulk)
         target = self._stores.get(truncate.value[0]) if truncate.value and is_asked else None
         if target is None or target.stamps is None:
             return truncate

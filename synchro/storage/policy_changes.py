@@ -98,19 +98,21 @@ def merge(store: SpaceStore, prepared: Prepared, op: Dml, *, is_new: bool) -> Do
     else:
         raise Unsupported(f"Space '{store.definition.name}' does not support a stamped {op.type.name}")
     stamp = Stamp(op.stamp, prepared.origin)
-    if is_new:
+    if is_new and key not in store.tuples:  # what is there was not deleted since
         store.stamps.check_known(key, stamp)
     prepared.changes.append((StampedChange(store, stamp, is_seen=False), key, op.value, None, 0))
     return op, None, op.value, op.value
 
 
-def run_unstamped(store: SpaceStore, prepared: Prepared, op: Dml, run: Run) -> Done:
+def run_unstamped(store: SpaceStore, prepared: Prepared, op: Dml, run: Run, *, is_new: bool) -> Done:
     """A logged change from before the space had stamps [stamps.G3]: as without a policy, where nothing newer
-    is known."""
+    is known. is_new: as in `merge`."""
     assert store.stamps is not None
     key = named_key(store, prepared, op)
     if key is not None and store.stamps.of(key).time:
         return op, None, None, None
+    if is_new and key is not None and key not in store.tuples:
+        store.stamps.check_known(key, UNSTAMPED)
     count = len(prepared.changes)
     done = run()
     if len(prepared.changes) > count:

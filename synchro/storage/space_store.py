@@ -138,9 +138,7 @@ class SpaceStore:
             if built is None:
                 built = made_at_once(build_indexes(self, definition, indexes, sort=sort, check=False))
             self._take(built)
-        self._take_policy(
-            definition.conflict, is_same_key=self.primary is not None and self.primary is before
-        )
+        self._take_policy(definition.conflict, is_same_key=_has_same_key(before, self.primary))
         self.definition = definition
         self.is_local = definition.is_local
         self.is_sync = definition.is_sync
@@ -418,8 +416,8 @@ class SpaceStore:
         assert not self.pending and not self.clears  # the barrier of DDL
         stamps = self.stamps
         assert stamps is not None
-        if floor <= stamps.floor:
-            return
+        if floor <= stamps.floor and (floor < stamps.floor or floor.time):
+            return  # one without a stamp may follow another, and rows without one came between [stamps.G3]
         if stamps.newest < floor:
             self.truncate()
         else:
@@ -475,3 +473,10 @@ class SpaceStore:
             self.stamps.check(self.tuples)
         for each in self.indexes.values():
             each.check()
+
+
+def _has_same_key(before: Index | None, now: Index | None) -> bool:
+    """Whether tuples are known by the same keys as before, whatever the name and type of the index are."""
+    if before is None or now is None:
+        return False
+    return before is now or before.definition.parts == now.definition.parts

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from synchro.ids import INSTANCE_ID_MAX
+from synchro.errors import Unsupported
+from synchro.ids import INSTANCE_ID_MAX, NUMBER_END
+
+STAMP_LAST: Final = NUMBER_END - 2**32
+"""No row has a later one: rows behind it would be left without stamps."""
 
 
 class Stamp(NamedTuple):
@@ -34,8 +38,14 @@ class StampClock:
         """What makes wall time of them, in microseconds."""
 
     def next(self) -> int:
+        """Raises `Unsupported`: there are none left."""
+        if self.newest >= STAMP_LAST:
+            raise Unsupported("conflict 'last_write_wins' does not support later stamps; nothing was written")
         self.newest = max(int(self.now * 1e6) + self.offset_us, self.newest + 1)
         return self.newest
 
-    def saw(self, time: int) -> None:
+    def saw(self, time: int, *, is_new: bool = False) -> None:
+        """is_new: it comes from a peer, not from the own files. Raises `Unsupported`: it would leave none."""
+        if is_new and time >= STAMP_LAST:
+            raise Unsupported(f"A row does not support the stamp {time}: no row could follow it")
         self.newest = max(self.newest, time)

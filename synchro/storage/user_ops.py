@@ -263,6 +263,13 @@ class UserDraft:
         if grantee.is_role and isinstance(role, int) and grantee.id in {role} | self._view().roles_of(role):
             raise RoleLoop(f"Granting role '{target.name}' to role '{grantee.name}' would create a loop")
 
+    @property
+    def has_administrator(self) -> bool:
+        """Somebody who may do everything can call: with a password, or as the guest."""
+        view = self._view()
+        callers = [user for user in self.users.values() if user.id == GUEST or user.verifier is not None]
+        return any(view.rights(user.caller).has_all for user in callers)
+
     def _view(self) -> Users:
         seen = Users()
         seen.read(*self.rows())

@@ -400,13 +400,17 @@ class Users:
 
     def _count(self, caller: Caller) -> Rights:
         user = self.users.get(caller.id)
+        is_there = user is not None and user.name == caller.name and not user.is_role
+        return Rights(caller, self._granted_to(caller.id) if is_there else {}, self._owner_of)
+
+    def _granted_to(self, number: int) -> dict[tuple[ObjectType, ObjectId], Privilege]:
+        """By its own grants, and by those of all its roles."""
         objects: dict[tuple[ObjectType, ObjectId], Privilege] = {}
-        if user is not None and user.name == caller.name and not user.is_role:
-            for number in (user.id, *self.roles_of(user.id)):
-                for grant in self.grants.get(number, ()):
-                    key = grant.type, grant.object_id
-                    objects[key] = objects.get(key, NOTHING) | grant.privileges
-        return Rights(caller, objects, self._owner_of)
+        for each in (number, *self.roles_of(number)):
+            for grant in self.grants.get(each, ()):
+                key = grant.type, grant.object_id
+                objects[key] = objects.get(key, NOTHING) | grant.privileges
+        return objects
 
     def check(
         self,
@@ -422,11 +426,13 @@ class Users:
             raise denied(rights, privilege, kind, name)
 
     def may_act_for(self, caller: Caller, user: User) -> bool:
-        """Whether whoever becomes that user gains nothing which the caller has not."""
-        own, other = self.rights(caller), self.rights(user.caller)
+        """Whether whoever becomes that user, or has that role, gains nothing which the caller has not: by
+        what was granted, also while it counts for nothing without `usage`. To alter oneself is no gain."""
+        own, itself = self.rights(caller), (ObjectType.USER, user.id)
         if own.has_all or caller == user.caller:
             return True
-        if any(_lacks(own.of(*key), given) for key, given in other.items() if key[0] is not ObjectType.USER):
+        granted = self._granted_to(user.id).items()
+        if any(_lacks(own.of(*key), given) for key, given in granted if key != itself):
             return False
         return all(not _lacks(own.in_space(space), _DATA | _DEFINE) for space in self._owned_by(user.id))
 

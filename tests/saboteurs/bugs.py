@@ -315,7 +315,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=120, first=70)
+@saboteur("S13", seeds=60, first=1000)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 

@@ -21,6 +21,7 @@ from synchro.config import ConfiguredUser, Credentials, Settings
 from synchro.errors import SynchroError
 from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
+from synchro.row import RowType
 from synchro.rpc.calls import RpcCall
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.generated.fault.v1 import fault_pb2
@@ -38,7 +39,8 @@ from synchro.rpc.host import open_rpc_host
 from synchro.rpc.status import from_rpc_error, from_status
 from synchro.server.face import Face
 from synchro.server.peer_messages import PROTOCOL_VERSION
-from synchro.storage.schema import PRIV_ID, USER_ID
+from synchro.storage.row_body import dml_from_values
+from synchro.storage.schema import PRIV_ID, SPACE_ID, USER_ID
 from synchro.storage.user_ops import Target, UserDraft
 from synchro.storage.users import GUEST_CALLER, Caller, ObjectType, Privilege
 from synchro.wire.failure import CallFailed
@@ -334,3 +336,52 @@ async def test_users_are_changed_by_their_commands_alone(
         op = messages.op(replace={"space": space, "tuple": msgpack.packb(row)})
         error = await refusal(served, execute, messages.request(ops=[op]))
         assert error is not None and error.reason == "UNSUPPORTED"
+
+
+async def test_who_owns_a_space_grants_on_no_other_that_has_its_id_as_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The space "513" is not the space 513, which it owns."""
+    (grant,) = [method for method in methods() if method.name == "Grant"]
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        for number, owner, name in ((513, bob.id, "mine"), (514, 1, "513")):
+            row: Any = (number, owner, name, "memtx", 0, {}, ())
+            outcome = await write(served.face, dml_from_values(RowType.INSERT, SPACE_ID, value=row))
+            assert isinstance(outcome, ev.Committed), outcome
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        found: dict[str, SynchroError | None] = {}
+        for space in ("513", "mine", "514", "515"):
+            request = auth_pb2.GrantRequest(
+                grantee="guest", privileges=["read"], object_type="space", object=space
+            )
+            found[space] = await refusal(served, grant, request)
+        assert found.pop("mine") is None
+        assert {error.reason for error in found.values() if error is not None} == {"ACCESS_DENIED"}
+        assert None not in found.values()
+
+
+async def test_the_last_administrator_who_can_log_in_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`revoke guest super` in a set where nobody has a password would lock everybody out."""
+    by_name = {method.name: method for method in methods()}
+    revoke, drop, password = by_name["Revoke"], by_name["DropUser"], by_name["SetPassword"]
+    asked: dict[str, Any] = {"privileges": ["execute"], "object_type": "role", "object": "super"}
+    async with serving(tmp_path, ConfiguredUser("root", password="x", roles=("super",))) as served:
+        memtx = served.face.node.core.memtx
+        draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
+        draft.users[1] = draft.users[1]._replace(verifier=None)
+        memtx.commit(memtx.prepare(draft.ops()))
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: served.face.users.user("admin").caller))
+        before = served.face.node.core.vclock
+        for method, request in (
+            (revoke, auth_pb2.RevokeRequest(grantee="root", **asked)),
+            (drop, auth_pb2.DropUserRequest(name="root")),
+        ):
+            error = await refusal(served, method, request)
+            assert error is not None and error.reason == "UNSUPPORTED" and "admin" in error.message
+        assert served.face.node.core.vclock == before
+        new = auth_pb2.SetPasswordRequest(name="admin", password="y")
+        assert await refusal(served, password, new) is None
+        assert await refusal(served, revoke, auth_pb2.RevokeRequest(grantee="root", **asked)) is None

@@ -42,7 +42,7 @@ def ends() -> list[tuple[str, str]]:
     """(dotted option, value) for both ends of each number; where 0 means "never", the smallest one too."""
     found = []
     for path, option in leaves(INSTANCE):
-        if (legal := number_ends(option.kind)) is None or option.effect is Effect.LATER:
+        if (legal := number_ends(option.kind)) is None or option.effect is Effect.LATER or option.fixed:
             continue
         low, high = legal
         texts = [SMALLEST_SECONDS if 0 < low < 1 else f"{low:.0f}", f"{high:.0f}"]

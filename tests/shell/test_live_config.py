@@ -298,3 +298,38 @@ async def test_the_log_level_changes_for_loggers_that_are_bound_already(tmp_path
     finally:
         logs.configure()
         root.setLevel(before)
+
+
+async def test_an_option_that_is_set_is_no_reading_of_the_file(tmp_path: Path) -> None:
+    """Autoexpel.A1: who joined since stands in a newer file, and is not left out by `config set`."""
+    async with one_instance(tmp_path) as world:
+        node = world.face.node
+        before = node.config_reads
+        await world.set("log.level", "debug")
+        await world.set("replication.timeout", "0.2")
+        assert node.config_reads == before
+        await world.reload(TOP)
+        assert node.config_reads == before + 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("grpc", "{advertise: {peer: {login: x, password: hunter2}}}"),
+        ("grpc.advertise.peer", "{login: x, password: hunter2}"),
+        ("iproto.advertise.peer", "{login: x, password: hunter2}"),
+        ("credentials", "{users: {eve: {password: hunter2, roles: [super]}}}"),
+        ("credentials.users.eve.password", "hunter2"),
+        ("app.cfg", "{password: hunter2}"),
+        ("wal", "{mode: write}"),
+    ],
+)
+async def test_a_group_of_options_is_not_set(tmp_path: Path, key: str, value: str) -> None:
+    """It may hold a password, which `info config` would show, or what needs a restart; it was taken without
+    a word."""
+    async with one_instance(tmp_path) as world:
+        before = world.face.node.settings
+        with pytest.raises(ConfigError, match="is no single option"):
+            await world.set(key, value)
+        assert world.face.node.settings == before
+        assert world.config.facts()["set"] == {} and "hunter2" not in str(world.config.facts())

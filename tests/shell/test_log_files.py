@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,13 @@ def test_an_instance_id_is_one_of_a_set(tmp_path: Path, capsys: pytest.CaptureFi
     path = written(tmp_path, [txn(1, origin=31)])
     assert len(cat(capsys, path, "--origin", str(InstanceId(31)))[1]) == 1
     assert cat(capsys, path, "--origin", "32")[0] == 2
+
+
+def test_files_with_data_are_not_for_everybody_on_the_host(tmp_path: Path) -> None:
+    """All tuples lie in them, and the verifiers of passwords."""
+    former = os.umask(0o022)
+    try:
+        path = written(tmp_path, [txn(1)])
+    finally:
+        os.umask(former)
+    assert os.stat(path).st_mode & 0o777 == 0o640

@@ -256,10 +256,11 @@ async def test_who_lost_even_the_registrations_joins_again(tmp_path: Path) -> No
         assert info["next"].startswith("start ")
 
         await start_all(replicas, *others)
-        await until(lambda: "instance.identity" in face.info()["amnesia"]["next"])
+        name = face.node.settings.instance_name
+        await until(lambda: f"synchro rebootstrap {name}" in face.info()["amnesia"]["next"])
         assert "--force-trust" not in face.info()["amnesia"]["next"]
-        await replicas.stop(one)
-        remove_data(tmp_path / f"instance{one:03}")
+        face.rebootstrap(discard=False)
+        await replicas.members[name].ended.wait()
         face = await replicas.start(one)
         await until(lambda: face.node.is_ready and face.info()["amnesia"] is None)
         await replicas.wait_leader()

@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from synchro.config import PeerLogin, PeerLogins
-from synchro.ids import InstanceId
+from synchro.errors import AccessDenied
+from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc
@@ -22,6 +23,9 @@ from synchro.rpc.generated.v1 import auth_pb2, auth_pb2_grpc
 from synchro.secret import Secret
 from synchro.server.face import Face
 from synchro.server.passwords import make_verifier
+from synchro.server.peer_access import Asker
+from synchro.server.peer_messages import Hello
+from synchro.server.peers import Peers
 from synchro.storage import users as users_module
 from synchro.storage.users import (
     ADMIN,
@@ -34,6 +38,7 @@ from synchro.storage.users import (
     UserKind,
     first_users,
 )
+from synchro.vclock import EMPTY_VCLOCK
 from tests.shell.memory_set import create_space, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 
@@ -176,6 +181,45 @@ async def test_who_is_no_peer_is_refused_whatever_it_says(
         assert isinstance(await write(leader, put(1, "x")), ev.Committed)
 
 
+async def test_who_may_only_read_does_not_name_a_member_as_an_anonymous_follower(
+    tmp_path: Path, known_users: None
+) -> None:
+    """Another life of a member, or of the one that is asked, would make it a double: it would neither count
+    nor write. Under a UUID of its own it is served."""
+    async with set_with_login(tmp_path) as (leader, nodes):
+        other = next(face for face in nodes if face is not leader)
+        relay = leader.links.relays[other.node.core.self_id]
+
+        def say(*uuids: str) -> list[tuple[str, str]]:
+            stranger = Stranger(leader.node.address, "reader")
+            try:
+                found = []
+                for uuid in uuids:
+                    said = hello(leader, other)
+                    said.hello.MergeFrom(
+                        pb.Hello(
+                            instance_uuid=uuid,
+                            is_anonymous=True,
+                            start_id="forged",
+                            takes_policies=True,
+                            takes_users=True,
+                        )
+                    )
+                    found.append(stranger.refusal(stranger.peer.Subscribe, [said, said]))
+                return found
+            finally:
+                stranger.close()
+
+        uuids = (other.node.uuid, leader.node.uuid, "11111111-1111-4111-8111-111111111111")
+        *refused, served = await trio.to_thread.run_sync(partial(say, *uuids))
+        text = "Write access to space '_cluster' is denied for user 'reader'"
+        assert refused == [("PERMISSION_DENIED", text)] * 2
+        assert served[0] == ""
+        assert leader.links.relays[other.node.core.self_id] is relay and not relay.ended.is_set()
+        assert not leader.links.is_doubled
+        assert isinstance(await write(leader, put(1, "x")), ev.Committed)
+
+
 async def test_a_peer_with_the_role_is_let_in(tmp_path: Path, known_users: None) -> None:
     """What was refused above was refused for want of the role."""
     async with set_with_login(tmp_path) as (leader, nodes):
@@ -246,3 +290,27 @@ async def test_a_password_that_changes_ends_streams_that_are_open(tmp_path: Path
         applier = other.links.appliers[leader.node.settings.instance_name]
         await until(lambda: applier.facts().get("reason") == "BAD_CREDENTIALS")
         assert InstanceId(1) in leader.node.core.memtx.catalog.members()
+
+
+async def test_a_certificate_of_a_client_is_none_of_a_member_whatever_name_and_address_it_says(
+    tmp_path: Path,
+) -> None:
+    """Where the guest may replicate: the UUID says as whom it would count, so its address is looked up."""
+    async with open_grpc_set(tmp_path) as nodes:
+        await until(lambda: all(face.node.is_ready and len(face.links.relays) == 2 for face in nodes))
+        first, second = nodes[:2]
+        client = Asker(host="client.example", is_of=lambda host: host == "client.example")
+        member = Asker(host="127.0.0.1", is_of=lambda host: host == "127.0.0.1")
+        said = Hello(
+            first.node.replicaset_uuid,
+            second.node.uuid,
+            "nobody",
+            EMPTY_VCLOCK,
+            Term(1),
+            1,
+            address="client.example:1",
+        )
+        peers = Peers(first.node, first.links)
+        with pytest.raises(AccessDenied, match="may not speak as that instance"):
+            peers.admit_subscriber(client, said)
+        peers.admit_subscriber(member, said)

@@ -389,6 +389,8 @@ MEASURED = {
     "txn_values_max": "test_silence: a million arrays; test_bounded_work: a million empty maps",
     "turn_work_bytes_max": "test_silence: splices, four at once",
     "txn_work_bytes_max": "test_silence: splices",
+    "tombstones_max": "one goes with each that comes; a lower limit is a change by a person",
+    "anonymous_max": "a dictionary of so many; looked through when one comes",
 }
 """Where the work under each limit is measured at its maximum, or why there is none on the loop."""
 

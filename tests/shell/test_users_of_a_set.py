@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import trio
 from synchro.config import ConfiguredUser, Credentials, ElectionMode
 from synchro.errors import ProtocolVersion
 from synchro.instance import events as ev
+from synchro.server import credentials
 from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.passwords import fits
@@ -88,6 +90,7 @@ async def test_no_row_of_users_is_written_while_a_member_may_not_read_it(tmp_pat
         await replicas.start(1)
         first = await replicas.start(2)
         await until(lambda: first.node.is_ready and len(first.links.relays) == 1)
+        await until(lambda: first.node.core.is_writable)  # it waits for 3 no more [M-40]
         before = first.node.core.vclock
         outcome = await create(first, "bob")
         assert isinstance(outcome, ev.Rejected) and outcome.error.reason == "OLDER_MEMBER"
@@ -147,6 +150,28 @@ async def test_whoever_may_write_puts_the_configured_users_into_the_set(tmp_path
         for face in replicas.nodes:
             face.node.change_settings(replace(face.node.settings, credentials=Credentials()))
         await until(lambda: all("app" not in names(face) for face in replicas.nodes))
+
+
+async def test_a_file_that_is_read_while_the_last_one_is_carried_out_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C-43]: what it takes away would stay for ever else."""
+    verifiers, seen = credentials._verifiers, list[Credentials]()
+
+    def read_again(wanted: Credentials, known: Mapping[str, bytes]) -> dict[str, bytes]:
+        seen.append(wanted)
+        if len(seen) == 1:
+            changed = replace(face.node.settings, credentials=Credentials())
+            trio.from_thread.run_sync(face.node.change_settings, changed)
+        return verifiers(wanted, known)
+
+    monkeypatch.setattr(credentials, "_verifiers", read_again)
+    async with open_set(tmp_path, size=1) as replicas:
+        face = await started(replicas, 1)
+        face.node.change_settings(replace(face.node.settings, credentials=Credentials((APP,))))
+        await until(lambda: len(seen) == 2)
+        assert [len(each.users) for each in seen] == [1, 0]
+        await until(lambda: "app" not in names(face))
 
 
 async def test_who_may_not_write_waits_until_it_may(tmp_path: Path) -> None:

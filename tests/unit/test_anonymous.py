@@ -6,26 +6,29 @@ import random
 
 import pytest
 
-from synchro.errors import Unsupported
-from synchro.ids import ANONYMOUS, NOBODY, InstanceId, Lsn, Term
+from synchro.errors import IllegalParams, Unsupported
+from synchro.ids import ANONYMOUS, LOCAL, NOBODY, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
 from synchro.raft import messages as raft_ev
 from synchro.raft.messages import RaftMessage, Role
 from synchro.replication.admission import check_serves_members
-from synchro.row import Txn
+from synchro.row import FLAG_COMMIT, GROUP_LOCAL, RaftState, Row, RowType, Txn
+from synchro.storage import xrow
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
 from tests.mesh import REPLICASET, Mesh, uuid_of
 
 
-def follower(mesh: Mesh, txns: list[Txn] | None = None, *, trusted: bool = True) -> Instance:
-    """Instance 9, which has what the set began with, and `txns` in its log."""
+def follower(
+    mesh: Mesh, txns: list[Txn] | None = None, *, trusted: bool = True, vote: InstanceId = NOBODY
+) -> Instance:
+    """Instance 9, which has what the set began with, and `txns` in its log. vote: in its snapshot."""
     instance = recover_instance(
         uuid=uuid_of(9),
         settings=mesh.settings,
-        meta=SnapshotMeta(replicaset_uuid=REPLICASET),
+        meta=SnapshotMeta(replicaset_uuid=REPLICASET, vote=vote),
         spaces=mesh.spaces,
         txns=txns or (),
         rng=random.Random(9),
@@ -91,6 +94,29 @@ def test_a_recovery_goes_the_same_way() -> None:
     instance = follower(mesh, registered(mesh))
     instance.check()
     assert (instance.self_id, instance.raft.self_id, instance.limbo.self_id) == (3, 3, 3)
+
+
+def test_who_was_a_member_is_not_taken_for_an_anonymous_instance() -> None:
+    """S24: a version without `expelled.ID` removed it. As anonymous it would be registered anew, with a vote
+    under another id, and end in the step in which that row comes, at each start."""
+    mesh = Mesh(2)
+    with pytest.raises(IllegalParams, match="was a member"):
+        follower(mesh, vote=InstanceId(1))
+    voted = xrow.encode_txn(
+        [
+            Row(
+                RowType.RAFT,
+                LOCAL,
+                Lsn(1),
+                Lsn(1),
+                FLAG_COMMIT,
+                RaftState(Term(2), InstanceId(1)),
+                GROUP_LOCAL,
+            )
+        ]
+    )
+    with pytest.raises(IllegalParams, match="was a member"):
+        follower(mesh, [voted])
 
 
 def test_a_log_that_lost_something_counts_for_nothing_afterwards_either() -> None:

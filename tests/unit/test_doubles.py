@@ -43,6 +43,16 @@ def test_a_crash_loop_is_no_double_and_costs_no_memory() -> None:
     assert len(doubles._heard["uuid-2"]) <= LIVES_MAX
 
 
+def test_identities_that_come_and_go_cost_no_memory() -> None:
+    """Doubles.Z3. Those that are still heard stay."""
+    doubles = new()
+    for number in range(1000):
+        doubles.heard("uuid-2", (FIRST, SECOND)[number % 2], float(number))
+        doubles.heard(f"uuid-x{number}", Life(f"life-{number}", "h:3"), float(number))
+    assert len(doubles._heard) < 10
+    assert doubles.lives("uuid-2", 999.0) == (FIRST, SECOND)
+
+
 def test_one_that_falls_silent_for_a_death_timeout_is_replaced_by_the_other() -> None:
     doubles = new()
     for second in range(10):

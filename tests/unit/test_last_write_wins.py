@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from synchro.config import Limits
-from synchro.errors import DecodeError, TombstonesGone
+from synchro.errors import DecodeError, TombstonesGone, Unsupported
 from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.replication.settled import Settled
@@ -192,6 +192,20 @@ def test_a_truncate_takes_what_is_older_and_leaves_what_is_newer() -> None:
         assert_same_after_restart(mesh, number)
 
 
+def test_a_truncate_in_the_transaction_that_begins_the_policy_takes_all() -> None:
+    """There are no stamps yet by which some of it could stay."""
+    mesh = Mesh(2)
+    mesh.write_ops(1, [insert(1), insert(2)])
+    mesh.settle()
+    memtx = mesh[1].memtx
+    alter = schema_ops.alter_space(memtx, "async", conflict=LWW)
+    mesh.write_ops(1, encoded([*alter, *schema_ops.truncate(memtx, ASYNC)]))
+    mesh.settle()
+    assert stamps_of(mesh, 1).floor.time == 0 and same(mesh) == []
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
+
+
 # --- tombstones -------------------------------------------------------------------------------------------
 
 
@@ -282,6 +296,45 @@ def test_acks_settle_only_with_all_that_was_on_disk_there() -> None:
     assert Settled().look(clock(i1=7), frozenset()) == {1: 7}
 
 
+def test_who_subscribes_anew_may_have_lost_what_it_said_before() -> None:
+    """Settled.S1: an ack of its former life does not count for its new one."""
+    mesh = masters(3)
+    mesh.isolate(2)
+    mesh.write_ops(1, [delete(6)])
+    mesh.settle()
+    mesh.isolate(3)
+    lost = ev.Ack(Vclock(), mesh[3].raft.term, counts=False)
+    mesh.step(1, ev.RelayConnected(InstanceId(3), lost, True, True))
+    mesh.join(1, 2)
+    mesh.settle()
+    assert mesh[2].vclock.covers(mesh[1].vclock) and stamps_of(mesh, 1).graves
+
+    settled, two = Settled(), frozenset({InstanceId(2)})
+    clock = Vclock({InstanceId(1): Lsn(5)})
+    settled.acked(InstanceId(2), clock)
+    assert settled.look(clock, two) == {1: 5}
+    settled.began_anew(InstanceId(2))
+    three = frozenset({InstanceId(2), InstanceId(3)})
+    settled.acked(InstanceId(3), clock)
+    assert settled.look(clock, three) is None
+    settled.acked(InstanceId(2), Vclock({InstanceId(1): Lsn(4)}))
+    assert settled.look(clock, three) == {1: 4}
+
+
+def test_nobody_uses_up_all_stamps() -> None:
+    """A row that none could follow stops its stream; whoever has one in its log writes no more of them."""
+    mesh = masters(2)
+    poison = row_body.stamped(insert(6), row_body.STAMP_END - 1)
+    with pytest.raises(Unsupported):
+        mesh[1].memtx.prepare([poison], from_peer=True, origin=InstanceId(2))
+    mesh[2].memtx.clock.saw(row_body.STAMP_END - 1)
+    call = mesh.write_ops(2, [insert(6)])
+    assert mesh.reason(call) == "UNSUPPORTED"
+    call = mesh.write_ops(1, [insert(6)])
+    mesh.settle()
+    assert mesh.committed(call) and len(same(mesh)) == 1
+
+
 def test_a_key_that_came_back_is_not_forgotten_with_its_former_deletion() -> None:
     tombstones = Tombstones()
     stamps = Stamps(tombstones)
@@ -315,6 +368,83 @@ def test_rows_from_before_the_policy_are_older_than_all_that_came_since() -> Non
     mesh.heal()
     mesh.settle()
     assert same(mesh) == [(1, "since"), (2, "before"), (3, "a")]
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
+
+
+def before_the_policy(*ops: Sequence[Dml], **options: object) -> Mesh:
+    """2 does each of these, alone, while only 1 has the policy; they have not met since."""
+    mesh = Mesh(2, **options)
+    mesh.isolate(2)
+    for each in ops:
+        mesh.write_ops(2, each)
+        mesh.settle()
+    for number in mesh.members:
+        mesh.step(number, ev.ClockCompared(HOUR_US))
+    mesh.write_ops(1, encoded(schema_ops.alter_space(mesh[1].memtx, "async", conflict=LWW)))
+    mesh.settle()
+    assert mesh[1].memtx.catalog.store(ASYNC).stamps is not None
+    return mesh
+
+
+def test_each_truncate_from_before_the_policy_takes_what_came_before_it() -> None:
+    """All of them are of one time."""
+    truncate = encoded(schema_ops.truncate(Mesh(1)[1].memtx, ASYNC))
+    mesh = before_the_policy([insert(1)], truncate, [insert(2)], truncate, [insert(3)])
+    mesh.write_ops(1, [insert(9)])
+    mesh.heal()
+    mesh.settle()
+    assert [row[0] for row in same(mesh)] == [3, 9]
+    for number in list(mesh.members):
+        assert_same_after_restart(mesh, number)
+
+
+def test_a_row_from_before_the_policy_is_older_than_deletions_that_are_forgotten() -> None:
+    """It would come back on one instance only."""
+    limits = Limits(tombstones_max=1000, batch_ops_max=2000)
+    mesh = before_the_policy([insert(5000)], limits=limits)
+    mesh.write_ops(1, [delete(5000), *(delete(key) for key in range(1100))])
+    mesh.heal()
+    mesh.settle()
+    assert isinstance(mesh.members[1].stopped[2], TombstonesGone)
+    assert mesh.rows(1, ASYNC) == []
+    assert_same_after_restart(mesh, 1)
+
+
+def test_a_tuple_that_is_there_was_not_deleted_since() -> None:
+    """Nobody need know its stamp: it is from before the policy, and deletions of others were forgotten."""
+    mesh = Mesh(2, limits=Limits(tombstones_max=1000, batch_ops_max=2000))
+    mesh.write_ops(1, [insert(5000, "first")])
+    mesh.settle()
+    set_policy(mesh, LWW)
+    for number in mesh.members:
+        mesh.step(number, ev.ClockCompared(HOUR_US))
+    mesh.isolate(2)
+    mesh.write_ops(2, [replace(5000, "second")])
+    mesh.now += 1
+    mesh.write_ops(1, [delete(key) for key in range(1100)])
+    mesh.heal()
+    mesh.settle()
+    assert same(mesh) == [(5000, "second")]
+
+
+@pytest.mark.parametrize("change", [{2: "key"}, {3: "hash"}])
+def test_another_name_or_type_of_the_primary_index_leaves_stamps_as_they_are(change: dict[int, str]) -> None:
+    """The keys are the same, so 3, which was away, still loses."""
+    mesh = masters(3)
+    mesh.isolate(3)
+    mesh.write_ops(3, [replace(6, "older"), replace(7, "older")])
+    mesh.now += 1
+    mesh.write_ops(1, [replace(6, "newer"), delete(7)])
+    old = mesh[1].memtx.get(schema.INDEX_ID, 0, (ASYNC, 0))
+    assert old is not None
+    new = tuple(change.get(at, field) for at, field in enumerate(old))
+    mesh.write_ops(1, [row_body.dml_from_values(RowType.REPLACE, schema.INDEX_ID, value=new)])
+    mesh.settle()
+    assert mesh[1].memtx.get(schema.INDEX_ID, 0, (ASYNC, 0)) == new
+    mesh.heal()
+    mesh.settle()
+    assert same(mesh) == [(6, "newer")]
     for number in list(mesh.members):
         assert_same_after_restart(mesh, number)
 

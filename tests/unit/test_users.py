@@ -420,6 +420,27 @@ def test_who_sets_a_password_gains_nothing_by_it() -> None:
     assert not world.users.may_act_for(bob, world.users.user("eve"))
 
 
+def test_who_drops_a_role_or_makes_another_ones_password_is_no_less() -> None:
+    """Of a role counts what it gives; of a user also what waits for `usage`,
+    and what it may do to users."""
+    world = World()
+    bob = world.create("bob")
+    for kind in ("user", "role"):
+        world.grant("bob", "alter,drop", kind)
+    world.create("eve")
+    world.create("boss", is_role=True)
+    assert world.users.may_act_for(bob, world.users.role("boss"))
+    world.grant("boss", "execute", "role", "super")
+    assert not world.users.may_act_for(bob, world.users.role("boss"))
+    world.grant("eve", "write")
+    world.revoke("eve", "usage")
+    assert not world.users.may_act_for(bob, world.users.user("eve"))
+    world.revoke("eve", "write")
+    assert world.users.may_act_for(bob, world.users.user("eve"))
+    world.grant("eve", "create", "user")
+    assert not world.users.may_act_for(bob, world.users.user("eve"))
+
+
 def test_write_on_the_universe_does_not_reach_what_is_defined() -> None:
     """QS-3 grants it to the guest: that makes it no administrator."""
     world = World()
@@ -432,6 +453,24 @@ def test_write_on_the_universe_does_not_reach_what_is_defined() -> None:
         assert not rights.may_write(world.memtx.catalog.space(name).id), name
     world.grant("guest", "execute")
     assert world.users.rights(GUEST_CALLER).may_write(world.memtx.catalog.space("_cluster").id)
+
+
+def test_it_is_known_whether_an_administrator_can_call() -> None:
+    """Without one nobody could give any right again: the last one is not taken away by a command."""
+    world = World()
+    assert world.draft().has_administrator  # the guest
+    world.create("root")
+    world.grant("root", "execute", "role", "super")
+    world.revoke("guest", "execute", "role", "super")
+    assert not world.draft().has_administrator
+    world.change(lambda draft: draft.set_verifier("root", b"v"))
+    assert world.draft().has_administrator
+    world.revoke("root", "usage")
+    assert world.draft().has_administrator  # its role says so too
+    world.revoke("root", "execute", "role", "super")
+    assert not world.draft().has_administrator
+    world.change(lambda draft: draft.set_verifier("admin", b"v"))
+    assert world.draft().has_administrator
 
 
 # --- the configuration [C-43] -------------------------------------------------------------------------------
