@@ -281,9 +281,7 @@ class _Submitter(Generic[C]):
                 timeout_s = codec.timeout_s(request, self._default_s)
                 writes.append(write_of(request, ops, rights_of(caller)))
             except SynchroError as error:
-                name = str(error.details.get("space", ""))
-                shown = instead_of(error, rights_of(caller), Privilege.WRITE, name)
-                self._submission.answers.refuse(caller, shown)
+                self._refuse(caller, error)
                 continue
             timeouts.append(timeout_s)
             batch.callers.append(caller)
@@ -293,6 +291,11 @@ class _Submitter(Generic[C]):
                 yield
                 end = slice_end()
         self._submit(batch, writes, timeouts)
+
+    def _refuse(self, caller: C, error: SynchroError) -> None:
+        """The error is no local of what its traceback holds: else both would wait for the collector."""
+        answers, name = self._submission.answers, str(error.details.get("space", ""))
+        answers.refuse(caller, instead_of(error, answers.rights(caller), Privilege.WRITE, name))
 
     def _write_of(self, request: Message, ops: Sequence[Dml] | None, rights: Rights) -> ClientWrite:
         """A request as a transaction. Raises `SynchroError` before it takes an id. ops: if they were decoded

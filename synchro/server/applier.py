@@ -429,6 +429,7 @@ class Applier:
         if ballot.instance_uuid != node.uuid:  # a double of ours must hear of us
             self._links.check_double(ballot.instance_uuid)
         self._claim(ballot.instance_uuid)
+        self._has = ballot.vclock
         await node.failpoint("applier.subscribe_delay", peer=ballot.instance_id)
         hello = self._hello()
         self._last_ack = PeerAck(ev.Ack(hello.vclock, hello.term, 0, hello.counts), hello.credit)

@@ -242,7 +242,7 @@ class Face:
             is_lossy=discard,
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
-            quorum=core.limbo.quorum if has_queue else 0,
+            quorum=core.limbo.quorum if has_queue and not self.links.is_too_old else 0,
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal

@@ -22,7 +22,7 @@ from synchro.vclock import Vclock
 @dataclass(slots=True)
 class Follower:
     """downstream.peer: its number, see above; downstream.acked: it needs the log from here on. left_at: when
-    it went, or was heard first, in trio's seconds."""
+    it went, or asked for a snapshot or a stream last, in trio's seconds."""
 
     uuid: str
     name: str
@@ -70,6 +70,7 @@ class Followers:
             known = Follower(uuid, name, Downstream(self._new_number()), trio.current_time())
             self._known[uuid] = known
         known.name, known.downstream.acked = name, position
+        known.left_at = trio.current_time()  # else the log may go between its snapshot and its stream
         return known
 
     def went(self, uuid: str) -> None:

@@ -299,12 +299,19 @@ class Links:
         """Registered instances with streams in both directions, this one included."""
         return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
 
+    @property
+    def is_too_old(self) -> bool:
+        """Somebody deleted the log that this instance needs, and no stream stands: nobody counts it."""
+        return self.connected == 1 and any(applier.lacks_rows for applier in self.appliers.values())
+
     def holders_of(self, vclock: Vclock) -> int:
         """Connected members that have all of this, by what they said last."""
         following = [down for down in self.downstreams.values() if down.is_following]
         holders = {down.peer for down in following if down.acked.covers(vclock)}
         holders |= {a.peer_id for a in self.appliers.values() if a.is_following and a.has.covers(vclock)}
-        return len(holders)
+        # No stream comes from who deleted the log that we need, but a ballot.
+        too_new = [a for a in self.appliers.values() if a.lacks_rows and a.has.covers(vclock)]
+        return len(holders) or len(too_new)
 
     # --------------------------------------------------------------------------------------- operators
 
