@@ -13,7 +13,7 @@ from synchro.cli.arguments import argument, complete_instance, instance_option, 
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_table, print_value
 from synchro.cli.program import program
-from synchro.errors import SynchroError
+from synchro.errors import AccessDenied, BadCredentials, LoginLimited, PlainConnection, SynchroError
 
 if TYPE_CHECKING:
     from synchro.client import Client
@@ -227,13 +227,18 @@ def _endpoint_of(db: Client, name: str) -> str:
     """Where the instance of this name is; nobody knows members yet, so each of -e is asked who it is."""
     found: dict[str, str] = {}
     silent: list[str] = []
+    refusal: SynchroError | None = None
     for endpoint in dict.fromkeys(db.endpoints):
         if endpoint == name:
             return endpoint
         try:
             found[str(db.get_info("name", instance=endpoint, timeout=ASKED_S))] = endpoint
+        except (AccessDenied, BadCredentials, LoginLimited, PlainConnection) as error:
+            refusal = refusal or error  # it answers, and not to this user
         except SynchroError:
             silent.append(endpoint)
+    if name not in found and refusal is not None:
+        raise refusal
     if name not in found:
         known = ", ".join(found) or "nobody"
         quiet = f"; no answer from {', '.join(silent)}" if silent else ""

@@ -19,7 +19,7 @@ from synchro.rpc.duplex import Duplex
 from synchro.rpc.methods import Entry, Kind
 from synchro.rpc.rpc_error import Metadata, RpcError
 from synchro.rpc.status import to_status
-from synchro.server.sessions import Session
+from synchro.server.sessions import Session, Sessions
 from synchro.storage.users import GUEST_CALLER, Caller
 from synchro.wire import grpc_call
 from synchro.wire.frames import ErrorCode
@@ -31,6 +31,8 @@ from synchro.wire.turns import Timer, Turns
 
 Rep = TypeVar("Rep")
 
+_GONE: Final = -1
+"""The id of who calls under a session that has ended: nobody's."""
 LINGER_S: Final = 5.0
 """Seconds for which a call that is over here waits for a client that takes nothing of what was sent."""
 UNENDED_BYTES_MAX: Final = 64 * MIB
@@ -65,6 +67,7 @@ class Server(Protocol):
     """What calls need of `RpcServer`."""
 
     calls: set[RpcCall]
+    sessions: Sessions
 
     @property
     def host(self) -> Host: ...
@@ -147,7 +150,11 @@ class RpcCall:
     def caller(self) -> Caller:
         """Whose call it is: the guest's without a session. Asked once for a unary call, and for each frame of
         a stream."""
-        return GUEST_CALLER if self.session is None else self.session.caller
+        session = self.session
+        if session is None:
+            return GUEST_CALLER
+        self.server.sessions.look()
+        return Caller(_GONE, session.caller.name) if session.is_over else session.caller
 
     @property
     def is_private(self) -> bool:

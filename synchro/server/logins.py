@@ -40,6 +40,8 @@ class Logins:
         self._users = users
         self._configured = configured
         self._nobody = dummy_verifier()
+        self._seen: object = None
+        self.sessions.look = self._look
 
     async def login(self, name: str, password: Secret, *, address: str) -> Session:
         """A new session. address: for which failures are counted (`login_limits.bucket_of`).
@@ -76,20 +78,22 @@ class Logins:
     async def run(self, interval_s: Callable[[], float]) -> None:
         """End sessions whose user was dropped or has another password, and those that expire. interval_s:
         seconds between two looks."""
-        seen: object = None
         sweep_at = -math.inf
         try:
             while True:
                 await trio.sleep(interval_s())
-                users = self._users()
-                if users.users is not seen:
-                    seen = users.users
-                    self.sessions.end_stale(partial(_is_valid, users))
+                self._look()
                 if trio.current_time() >= sweep_at:
                     self.sessions.sweep(trio.current_time())
                     sweep_at = trio.current_time() + SWEEP_S
         finally:
             self.work.close()
+
+    def _look(self) -> None:
+        users = self._users()
+        if users.users is not self._seen:
+            self._seen = users.users
+            self.sessions.end_stale(partial(_is_valid, users))
 
 
 def _is_valid(users: Users, caller: Caller, verifier: bytes | None) -> bool:

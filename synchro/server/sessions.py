@@ -22,7 +22,7 @@ SCHEME: Final = "Bearer "
 class Session:
     """One login. verifier: what its password was checked with; None: of the guest, who has none."""
 
-    __slots__ = ("caller", "expires_at", "is_used", "key", "on_end", "verifier")
+    __slots__ = ("caller", "expires_at", "is_over", "is_used", "key", "on_end", "verifier")
 
     def __init__(self, key: str, caller: Caller, verifier: bytes | None, expires_at: float) -> None:
         self.key = key
@@ -32,6 +32,7 @@ class Session:
         self.expires_at = expires_at
         self.is_used = False
         """Since the last sweep."""
+        self.is_over = False
         self.on_end: set[Callable[[], None]] = set()
         """Streams that go on under it: each is told once when it ends."""
 
@@ -62,12 +63,16 @@ class Sessions:
         self._new_token = new_token
         self._by_key: dict[str, Session] = {}
         self._by_caller: dict[Caller, dict[str, Session]] = {}
+        self.look: Callable[[], None] = lambda: None
+        """Ends those whose user has changed since the last look. Cheap: each call asks for it, so that nobody
+        acts as the user that has the name of a dropped one."""
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     def find(self, key: str) -> Session | None:
         """The session of this `authorization`. It is used now."""
+        self.look()
         # A dict tells nothing by its time: its hash has a random key, and what it compares are whole tokens.
         found = self._by_key.get(key)
         if found is not None:
@@ -90,6 +95,7 @@ class Sessions:
         """Idempotent."""
         if self._by_key.pop(session.key, None) is None:
             return
+        session.is_over = True
         own = self._by_caller[session.caller]
         del own[session.key]
         if not own:

@@ -200,6 +200,18 @@ async def test_while_an_instance_loads_the_configured_password_is_right(is_cheap
     logins.work.close()
 
 
+async def test_a_session_is_not_that_of_the_next_user_with_its_name(is_cheap: None) -> None:
+    """Dropped and made again between two looks: the next call is refused already, and a stream that is open
+    is nobody's."""
+    known = [users(b"secret")]
+    logins = Logins(lambda: known[0])
+    session = await logins.login("alice", Secret("secret"), address="a")
+    assert logins.sessions.find(session.key) is session and not session.is_over
+    known[0] = users(b"another")
+    assert logins.sessions.find(session.key) is None and session.is_over
+    logins.work.close()
+
+
 async def test_sessions_end_with_their_password_and_their_streams_are_told(
     is_cheap: None, autojump_clock: trio.testing.MockClock
 ) -> None:

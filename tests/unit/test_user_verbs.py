@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from synchro.cli import app, user_verbs
+from synchro.cli import app, operator_verbs, user_verbs
 from synchro.cli.connection import options
-from synchro.errors import SynchroError
+from synchro.client import Client, ConnectionLost
+from synchro.errors import AccessDenied, BadCredentials, SynchroError
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,19 @@ def test_what_is_no_password_is_refused(tmp_path: Path, text: str) -> None:
         with pytest.raises(SynchroError, match="nothing was done") as caught:
             user_verbs._new_password(name, "bob", is_needed=True)
         assert "x" * 20 not in caught.value.message
+
+
+@pytest.mark.parametrize("error", [BadCredentials("no such password"), AccessDenied("Read access is denied")])
+def test_who_may_not_ask_who_is_there_is_told_so(error: SynchroError) -> None:
+    """`bootstrap NAME` asks each address who it is: one that refuses is not one that does not answer."""
+
+    class Db:
+        endpoints = ("127.0.0.1:1", "127.0.0.1:2")
+
+        def get_info(self, *_: object, instance: str, **__: object) -> str:
+            if instance.endswith(":1"):
+                raise ConnectionLost("nobody listens")
+            raise error
+
+    with pytest.raises(type(error)):
+        operator_verbs._endpoint_of(cast(Client, Db()), "i1")
