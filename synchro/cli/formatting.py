@@ -48,6 +48,8 @@ def shown_reason(error: SynchroError) -> str:
 def next_command(error: SynchroError) -> str:
     if command := error.details.get("next_command"):
         return command
+    if error.reason == "CANNOT_CONNECT" and "tls" in error.details:
+        return "synchro --cacert FILE --cert FILE --key FILE ...   (docs/security.md)"
     if error.reason == "OUTCOME_UNKNOWN" or shown_reason(error) in ("SYNC_TIMEOUT", "REQUEST_EXPIRED"):
         known = error.details.get("txn") or error.details.get("request_id")
         return f"synchro wait {known}   or   synchro queue" if known else "synchro queue"

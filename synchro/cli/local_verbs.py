@@ -23,8 +23,11 @@ from synchro.secret import without_passwords
 
 if TYPE_CHECKING:
     from synchro.cli.process_table import Process
+    from synchro.config.file import ClusterConfig
 
-file_argument: Final = argument("file", "FILE", "YAML file of a set.", shell_complete=complete_file)
+file_argument: Final = argument(
+    "file", "FILE", "YAML file of a set, or its directory.", shell_complete=complete_file
+)
 force_trust_option: Final = click.option(
     "--force-trust", is_flag=True, help="Let it vote with the log it has, though rows may be lost."
 )
@@ -294,9 +297,7 @@ def listen_list(done: Sequence[Process]) -> str:
 @file_argument
 def config_check(file: str) -> None:
     """Check a configuration: every mistake with file, line and the nearest valid key."""
-    from synchro.config import file as config_file
-
-    loaded = config_file.load_all(file)
+    loaded = _loaded(file)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
     print(f"{file}: {len(loaded.instances)} instances: {', '.join(loaded.instances)}")
@@ -307,11 +308,18 @@ def config_check(file: str) -> None:
 @click.option("-i", "--instance", metavar="NAME", default="", help="One of them.")
 def config_show(file: str, instance: str) -> None:
     """Show what the instances of a file are set to, defaults included."""
-    from synchro.config import file as config_file
-
-    loaded = config_file.load_all(file)
+    loaded = _loaded(file)
     names = [instance] if instance else list(loaded.instances)
     print_value({name: loaded.instance(name).tree() for name in names})
+
+
+def _loaded(file: str) -> ClusterConfig:
+    """Of a file, or of the directory that it is in, as `start` finds it; named as it was typed."""
+    from synchro.cli.process_table import config_path
+    from synchro.config import file as config_file
+
+    path = config_path(file)
+    return config_file.load_all(path if path.exists() else file)
 
 
 @config.command("schema")

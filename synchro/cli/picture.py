@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli.connection import options
+from synchro.client.errors import is_tls
 from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
 
@@ -38,7 +39,9 @@ class SeenMember:
     """Its `box.info`; None: it does not answer."""
     error: str = ""
     refuses: bool = False
-    """It answers, and does not tell this user about itself."""
+    """It is there, and does not tell this user about itself."""
+    refuses_tls: bool = False
+    """And that is for TLS, which one of the two ends demands, or whose certificate it does not believe."""
     process: Process | None = None
     ended_by: str = ""
     """Reason of the error by which its process ended, if it runs on this host; "" if none did."""
@@ -404,7 +407,11 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
             if shown not in by_name or shown == UNKNOWN_NAME:
                 error = found.message.rpartition(": ")[2]
                 by_name[shown if shown != UNKNOWN_NAME else address] = SeenMember(
-                    shown, address, error=error, refuses=isinstance(found, AccessDenied | BadCredentials)
+                    shown,
+                    address,
+                    error=error,
+                    refuses=isinstance(found, AccessDenied | BadCredentials) or is_tls(found),
+                    refuses_tls=is_tls(found),
                 )
         elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):
             shown = name or found["name"]

@@ -115,11 +115,17 @@ def _split(text: str | Path) -> tuple[Path, str]:
     if not path.exists() and ":" in str(text):
         before, _, name = str(text).rpartition(":")
         path = Path(before)
+    return _real(config_path(path)), name
+
+
+def config_path(text: str | Path) -> Path:
+    """The file, of itself or of the directory that it is in."""
+    path = Path(text)
     if not path.exists() and (enabled := APPS / path).is_dir():
         path = enabled
     if path.is_dir() or (not path.exists() and not path.suffix):
         path /= CONFIG_NAME
-    return _real(path), name
+    return path
 
 
 def _real(path: Path) -> Path:

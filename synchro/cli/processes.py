@@ -281,6 +281,8 @@ def _failed(target: Target, name: str, state: ProcessState, pid: int | None, wha
     if pid is None and (failure := _failure(tail)) is not None:
         reason, why = failure
         message = f"{name} {what}; its log is {log}: {why}"
+        if reason == "ALREADY_RUNNING" and f"cannot listen on {listen}" in why:
+            message += f"\nnext:  synchro -e {listen} info   shows who listens there"
         return Process(name, listen, state, pid, log, changed=True, message=message, reason=reason)
     message = f"{name} {what}. The end of {log}:\n{tail}" if tail else f"{name} {what}; {log} is empty"
     reason = "TIMED_OUT" if pid is not None else "CONFIG" if "error: CONFIG" in tail else "INTERNAL"

@@ -145,7 +145,8 @@ def _warnings(picture: Picture) -> list[str]:
         return []
     return [
         "WARNING: nobody has said who may do what, so whoever can connect may do everything. "
-        "Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest super"
+        "Next: synchro user create NAME, synchro grant NAME super, and when the peers log in, too "
+        "(docs/security.md): synchro revoke guest super"
     ]
 
 

@@ -136,6 +136,9 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
         return f"Not ready: {', '.join(stopping)} {_are(len(stopping))} stopping.", start or WATCH
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
+    if any(member.refuses_tls for member in picture.members):
+        files = "synchro --cacert FILE --cert FILE --key FILE status"
+        return "Not shown: TLS does not let this client connect.", files
     if any(member.refuses for member in picture.members):
         return "Not shown: this user may not look.", "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
@@ -349,7 +352,7 @@ def _freshest(members: Sequence[SeenMember]) -> SeenMember:
 
 
 def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
-    down = [member for member in down if not member.foreign]
+    down = [member for member in down if not member.foreign and not member.refuses]
     if not down:
         return ""
     target = picture.target or picture.local
@@ -479,6 +482,23 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
+            )
+
+
+def _refused_streams(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream = part.get("upstream") or {}
+            if upstream.get("reason") not in ("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION"):
+                continue
+            peer = part.get("name") or str(part.get("id"))
+            why = str(upstream.get("message")).rstrip(".")
+            yield Problem(
+                "refused_stream",
+                f"{peer} refuses {member.name} as a peer: {why}. Peers log in as grpc.advertise.peer.login "
+                "of the file says, else as guest; that user needs the role replication.",
+                member.name,
+                f"synchro info replication -i {member.name}",
             )
 
 
@@ -657,6 +677,7 @@ _FINDERS: Final = (
     _foreign,
     _exhausted,
     _stopped_streams,
+    _refused_streams,
     _log_gaps,
     _forgetful,
     _orphans,

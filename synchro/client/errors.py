@@ -154,12 +154,18 @@ def cannot_connect(why: str, endpoint: str, *, is_silent: bool = False) -> Canno
         f"cannot connect to {endpoint}: {_short(why)}",
         endpoint=endpoint,
         silent="yes" if is_silent else None,
+        tls="yes" if _tls_words(why) else None,
     )
 
 
 def is_silence(error: SynchroError) -> bool:
     """Whether who was asked may only be slow, as a paused process is. One that refuses is not."""
     return isinstance(error, ConnectionLost) or "silent" in error.details
+
+
+def is_tls(error: SynchroError) -> bool:
+    """Whether the other end is there, and TLS is why there is no connection."""
+    return "tls" in error.details
 
 
 _CAUSES: Final = (

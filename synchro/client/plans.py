@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
-from synchro.client.errors import CannotConnect, ConnectionLost, is_silence
+from synchro.client.errors import CannotConnect, ConnectionLost, is_silence, is_tls
 from synchro.client.login import LOGIN_S, REFUSALS, Login, Sessions
 from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
@@ -158,6 +158,8 @@ def nobody(answers: Answers) -> SynchroError:
     details: dict[str, str] = {}
     if any(is_silence(error) for error in failed.values()):
         details["silent"] = ",".join(e for e, error in failed.items() if is_silence(error))
+    if failed and all(is_tls(error) for error in failed.values()):
+        details["tls"] = "yes"
     if len(failed) == 1:
         ((endpoint, error),) = failed.items()
         return CannotConnect(error.message, endpoint=endpoint, **details)
@@ -393,7 +395,10 @@ class Plans:
             words = f"last leader {name} is down"
         if not self._quorum:
             return words
-        return f"{words}, {len(answers.found)} of {self._quorum} needed instances up"
+        count = len(answers.found)
+        if count > self._quorum:
+            return f"{words}, {count} instances up, {self._quorum} needed"
+        return f"{words}, {count} of {self._quorum} needed instances up"
 
     # --- what is repeated
 

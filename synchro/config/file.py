@@ -21,7 +21,7 @@ from synchro.config.aliases import rename
 from synchro.config.configured_users import unused_privileges
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
-from synchro.config.peer_rules import idle_logins, peer_logins
+from synchro.config.peer_rules import guest_peers, idle_logins, peer_logins
 from synchro.config.rules import (
     View,
     check_addresses,
@@ -373,7 +373,8 @@ class _Reader:
         concerned: dict[str, list[str]] = {}
         for view, own in zip(views, settings, strict=True):
             idle = (*idle_options(view, own), *idle_logins(view))
-            for warning in (*quorum_warnings(own, len(members_of(view, views))), *idle):
+            denied = guest_peers(view) if len(views) > 1 else ()
+            for warning in (*quorum_warnings(own, len(members_of(view, views))), *idle, *denied):
                 concerned.setdefault(warning, []).append(view.name)
         for warning, names in concerned.items():
             yield warning if len(names) == len(views) else f"{', '.join(names)}: {warning}"

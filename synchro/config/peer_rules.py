@@ -58,6 +58,18 @@ def idle_logins(view: View) -> Iterator[str]:
         yield "iproto.advertise.peer.login has no effect beside grpc.advertise.peer.login"
 
 
+def guest_peers(view: View) -> Iterator[str]:
+    """That peers call as guest, to whom the file gives no right."""
+    if view.find("credentials.users") is None or advertised(view) is not None:
+        return
+    if view.find("credentials.users.guest.roles") or view.find("credentials.users.guest.privileges"):
+        return
+    yield (
+        "peers call as guest (no grpc.advertise.peer.login), and credentials give the guest no right to "
+        "replicate: unless a command granted it that, the instances refuse each other"
+    )
+
+
 def _login(view: View, peer: str) -> PeerLogin | None:
     item = view.find(f"{peer}.login")
     if item is None:

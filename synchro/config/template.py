@@ -163,10 +163,15 @@ replication:
 
 credentials:                     # who may do what; a change counts after: synchro config reload THIS_FILE
   users:
-    guest: {{roles: [super]}}      # whoever can connect may do everything, without a password. Before others
-                                 # can reach the set: give admin a password_file, and take this line away
+    guest: {{roles: [super]}}      # whoever can connect may do everything, without a password; peers, too.
+                                 # Before others can reach the set: make three files of passwords, and
+                                 # change this file in three steps, each with a reload: take the # off the
+                                 # three users; then off grpc; then take this line away
     # admin: {{password_file: admin.password}}                     # synchro -u admin --password-file FILE ...
     # app: {{password_file: app.password, privileges: [{{permissions: [read, write], spaces: [all]}}]}}
+    # replicator: {{password_file: replicator.password, roles: [replication]}}    # as whom instances log in
+
+# grpc: {{advertise: {{peer: {{login: replicator}}}}}}
 
 groups:
   group001:

@@ -27,6 +27,7 @@ class BadCredentials(SynchroError):
     code = Code.UNAUTHENTICATED
     exit_code = Exit.ACCESS
     advice = "log in with the right name and password"
+    next_command = "synchro -u USER --password-file FILE ...   or   SYNCHRO_PASSWORD"
 
 
 class NoSuchUser(SynchroError):

@@ -98,6 +98,8 @@ class LocalInstanceIdIsReadOnly(Precondition):
 
     reason = "LOCAL_INSTANCE_ID_IS_READ_ONLY"
     tnt_code = 128
+    advice = "`synchro promote` another instance, or ask another one with -e"
+    next_command = "synchro promote NAME   or   -e HOST:PORT of another member, and the same again"
 
 
 class SwitchoverFailed(Precondition):

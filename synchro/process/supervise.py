@@ -156,7 +156,9 @@ async def _open_port(
         )
     except OSError as error:
         raise AlreadyRunning(
-            f"{error.strerror or error}; nothing was started", address=settings.listen, errno=error.errno
+            f"{error.strerror or error}; the instance was not started",
+            address=settings.listen,
+            errno=error.errno,
         ) from error
     try:
         async with trio.open_nursery() as nursery:

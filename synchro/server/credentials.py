@@ -143,7 +143,7 @@ class CredentialsKeeper:
             self._node.log.warning(
                 "guest_is_super",
                 message="the set had no users before: whoever can connect may still do everything, as the "
-                "user guest. Next: synchro revoke guest super",
+                "user guest. Next, when the peers log in, too: synchro revoke guest super",
             )
         problems = draft.configure(credentials, verifiers, find, spaces_of)
         # Another master may do the same at this moment: equal rows put twice do no harm.

@@ -529,8 +529,8 @@ class Lifecycle:
             self._log.warning(
                 "no_users",
                 message="nobody has said who may do what: whoever can connect may do everything, as the "
-                "user guest. Next: synchro user create NAME, synchro grant NAME super, synchro revoke guest "
-                "super",
+                "user guest. Next: synchro user create NAME, synchro grant NAME super, and when the peers "
+                "log in, too (docs/security.md): synchro revoke guest super",
             )
 
     def _begin_links(self, nursery: trio.Nursery) -> None:

@@ -180,3 +180,16 @@ def test_a_duration_without_sense_is_refused() -> None:
     for text in ("", "s", "-1", "5 parsecs", "1e3"):
         with pytest.raises(IllegalParams):
             connection.parse_duration(text)
+
+
+def test_config_check_and_show_take_the_directory_as_start_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["init", "instances.enabled/myset"]) == 0
+    capsys.readouterr()
+    for name in ("myset", "instances.enabled/myset", "instances.enabled/myset/config.yaml"):
+        assert app.run(["config", "check", name]) == 0
+        assert capsys.readouterr().out.startswith(f"{name}: 3 instances: instance001")
+        assert app.run(["config", "show", name, "-i", "instance002"]) == 0
+        assert capsys.readouterr().out.startswith("instance002:")

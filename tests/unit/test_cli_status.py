@@ -11,7 +11,7 @@ import pytest
 from synchro.cli import app, connection, process_table, processes, status_verbs
 from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
-from synchro.client.errors import CannotConnect
+from synchro.client.errors import CannotConnect, cannot_connect
 from synchro.ro_reason import RoReason
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
@@ -302,3 +302,34 @@ def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
     assert (spent.problems[0].kind, spent.problems[0].instance) == ("exhausted", "instance001")
     assert "its term is the last" in spent.lines()[0]
     assert "promote" not in spent.command
+
+
+TLS_ONLY = "Failed to connect to remote host: Expected SETTINGS frame as the first frame"
+
+
+def test_a_set_that_tls_guards_is_not_advised_to_be_killed() -> None:
+    """Who asks without certificates sees nothing of it; its processes run, and are well."""
+    address = "127.0.0.1:3301"
+    seen = assemble({address: cannot_connect(TLS_ONLY, address)}, {address: "instance001"}, None)
+    state = process_table.ProcessState.RUNNING
+    seen.members[0].process = process_table.Process("instance001", address, state, 7, Path("x.log"))
+    found = judge(seen)
+    assert found.lines() == [
+        "Not shown: TLS does not let this client connect. "
+        "Next: synchro --cacert FILE --cert FILE --key FILE status"
+    ]
+    assert "kill" not in found.command and seen.members[0].state == "refuses"
+
+
+def test_peers_that_refuse_each_other_are_named() -> None:
+    """The guest has lost its rights before the instances had a login."""
+    infos = [info(number) for number in (1, 2, 3)]
+    text = "Read access to universe '' is denied for user 'guest'"
+    infos[0]["replication"][2]["upstream"] = {
+        "status": "loading",
+        "reason": "ACCESS_DENIED",
+        "message": text,
+    }
+    [problem] = [p for p in judge(picture(*infos)).problems if p.kind == "refused_stream"]
+    assert problem.text.startswith(f"instance002 refuses instance001 as a peer: {text}. Peers log in as ")
+    assert problem.instance == "instance001"

@@ -337,6 +337,13 @@ def test_a_write_waits_its_time_for_a_leader_and_says_who_is_missing() -> None:
     assert not world.submitted()
 
 
+def test_more_instances_than_are_needed_are_no_share_of_them() -> None:
+    world = World(a=follower(1, owner=0), b=follower(2, owner=0), c=follower(3, owner=0))
+    with pytest.raises(NoLeader) as caught:
+        world.run(world.space.insert([1], timeout=1))
+    assert caught.value.message == "no leader is known, 3 instances up, 2 needed"
+
+
 def test_one_that_knows_nothing_of_the_last_leader_says_what_it_knows() -> None:
     world = World(a=follower(1, owner=0), b=refused("b:1"))
     with pytest.raises(NoLeader) as caught:

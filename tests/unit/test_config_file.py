@@ -562,6 +562,25 @@ def test_what_init_writes_loads_without_a_warning(nodes: int, failover: str) -> 
     assert not config.instance("instance001").settings.read_only
 
 
+def test_each_step_of_the_comments_about_users_loads_without_a_warning(tmp_path: Path) -> None:
+    def read(text: str) -> ClusterConfig:
+        return parse(text, path=str(tmp_path / "config.yaml"), environ={})
+
+    text = init_text()
+    for name in ("admin", "app", "replicator"):
+        (tmp_path / f"{name}.password").write_text("x\n")
+    users = ("    # admin", "    # app", "    # replicator")
+    for old in users:
+        assert old in text
+        text = text.replace(old, old.replace("# ", ""))
+    assert read(text).warnings == ()
+    text = text.replace("# grpc: ", "grpc: ")
+    assert read(text).warnings == ()
+    text = text.replace("    guest:", "    # guest:")
+    assert read(text).warnings == ()
+    assert [w[:19] for w in read(text.replace("\ngrpc: ", "\n# grpc: ")).warnings] == ["peers call as guest"]
+
+
 @pytest.mark.parametrize(("nodes", "port"), [(0, 3301), (32, 3301), (3, 65534), (3, 0)])
 def test_init_refuses_what_cannot_be(nodes: int, port: int) -> None:
     with pytest.raises(ConfigError):

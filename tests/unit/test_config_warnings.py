@@ -282,3 +282,19 @@ def test_a_bootstrap_leader_that_could_not_register_the_others_is_refused(
 @pytest.mark.parametrize("mode", ["candidate", "manual"])
 def test_a_bootstrap_leader_that_may_lead_is_not(mode: str) -> None:
     read(with_leader(own={"replication": {"election_mode": mode}}, replication=ELECTION))
+
+
+# --- peers without a login ------------------------------------------------------------------------------
+
+
+def test_a_guest_without_rights_as_whom_peers_call_is_told() -> None:
+    words = "peers call as guest"
+    admin = {"password": "x"}
+    assert words in warnings(credentials={"users": {"admin": admin}})
+    assert words not in warnings(credentials={"users": {"guest": {"roles": ["super"]}}})
+    assert words not in warnings()
+    users = {"admin": admin, "replicator": {"password": "y", "roles": ["replication"]}}
+    peer = {"advertise": {"peer": {"login": "replicator"}}}
+    assert words in warnings(credentials={"users": users})
+    assert words not in "\n".join(read(document(credentials={"users": users}, iproto=peer)).warnings)
+    assert words not in "\n".join(read(document(1, credentials={"users": {"admin": admin}})).warnings)
