@@ -130,6 +130,13 @@ class AuthService(Service):
                     "A set of which no administrator can log in is not supported: nobody with a password "
                     "would have the role super any more; nothing was done. Next: synchro user passwd admin"
                 )
+            if lost := self.node.quorum_without(draft.after()):
+                raise Unsupported(
+                    f"A set whose peers may not call is not supported: {', '.join(lost)} could not speak as "
+                    "a member any more, and without them there is no quorum; nothing was done. Next: set "
+                    "grpc.advertise.peer.login in their files, synchro config reload CONFIG; restart those "
+                    "that have it and called before there was such a user"
+                )
             return draft.ops()
 
         deadline = trio.current_time() + timeout_s

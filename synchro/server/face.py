@@ -225,6 +225,14 @@ class Face:
         self._changed.set()
         self._changed = trio.Event()
 
+    def quorum_without(self, users: Users) -> Sequence[str]:
+        """See `api.NodeApi`."""
+        core, links = self.node.core, self.links
+        if core.self_id not in (core.limbo.owner_id, core.raft.leader):
+            return ()
+        lost = links.cut_off_by(users)
+        return lost if links.connected - len(lost) < core.limbo.quorum else ()
+
     async def replica_gc(self, instance: str) -> int:
         """[W-44]"""
         self.ensure_ready()

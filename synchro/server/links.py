@@ -27,8 +27,10 @@ from synchro.row import Tuple, TxnId
 from synchro.server.downstream import Downstream
 from synchro.server.followers import Followers
 from synchro.server.node import Node
+from synchro.server.peer_access import may_be_member
 from synchro.server.peer_messages import LinkLost
 from synchro.storage.snapshot import SnapshotMeta
+from synchro.storage.users import Caller, Users
 from synchro.vclock import Vclock
 
 
@@ -129,6 +131,8 @@ class Links:
         """UUID -> the applier that follows it, or tries to: one, however many addresses it has here."""
         self.relays: dict[InstanceId, OpenRelay] = {}
         self.downstreams: dict[InstanceId, Downstream] = {}
+        self.callers: dict[str, Caller] = {}
+        """UUID of a member -> as whom its last stream was asked for."""
         """Of members."""
         self.released: set[InstanceId] = set()
         """Members for which no log is kept, by a person's word, until they subscribe again [W-44]."""
@@ -298,6 +302,17 @@ class Links:
     def connected(self) -> int:
         """Registered instances with streams in both directions, this one included."""
         return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
+
+    def cut_off_by(self, users: Users) -> list[str]:
+        """Members with a stream from here that may not speak as members under these users, and as whom they
+        call (ADR 43)."""
+        return [
+            f"{name or uuid} (as '{caller.name}')"
+            for number, (uuid, name) in self._node.core.memtx.catalog.members().items()
+            if number in self.relays
+            and (caller := self.callers.get(uuid)) is not None
+            and not may_be_member(users, caller)
+        ]
 
     @property
     def is_too_old(self) -> bool:

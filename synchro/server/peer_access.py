@@ -28,13 +28,26 @@ def check_reader(users: Users, asker: Asker) -> None:
     users.check(asker.caller, Privilege.READ)
 
 
+def may_be_member(users: Users, caller: Caller) -> bool:
+    """By its rights alone."""
+    try:
+        _check_rights(users, caller)
+    except AccessDenied:
+        return False
+    return True
+
+
+def _check_rights(users: Users, caller: Caller) -> None:
+    users.check(caller, Privilege.READ)
+    users.check(caller, Privilege.WRITE, ObjectType.SPACE, CLUSTER_ID, "_cluster")
+
+
 def check_member(users: Users, asker: Asker, *, name: str, address: str) -> None:
     """Raise `AccessDenied` for who may not speak as a member: acks and votes need more than reading.
 
     address: host:port at which the member listens; "" = not known.
     """
-    check_reader(users, asker)
-    users.check(asker.caller, Privilege.WRITE, ObjectType.SPACE, CLUSTER_ID, "_cluster")
+    _check_rights(users, asker.caller)
     if asker.caller != GUEST_CALLER:
         return
     host = address.rpartition(":")[0].strip("[]") or asker.host

@@ -107,6 +107,8 @@ class Peers:
             name = known.get(hello.instance_uuid) or hello.name
             address = self._address_of(name) or self._address_of(hello.name) or hello.address
             check_member(catalog.users, asker, name=name, address=address)
+            if hello.instance_uuid in known:
+                self._links.callers[hello.instance_uuid] = asker.caller
         return catalog.users.users
 
     def is_admitted(self, shown: object) -> bool:

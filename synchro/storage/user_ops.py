@@ -260,17 +260,18 @@ class UserDraft:
 
     def _refuse_loop(self, grantee: User, target: Target) -> None:
         role = target.object_id
-        if grantee.is_role and isinstance(role, int) and grantee.id in {role} | self._view().roles_of(role):
+        if grantee.is_role and isinstance(role, int) and grantee.id in {role} | self.after().roles_of(role):
             raise RoleLoop(f"Granting role '{target.name}' to role '{grantee.name}' would create a loop")
 
     @property
     def has_administrator(self) -> bool:
         """Somebody who may do everything can call: with a password, or as the guest."""
-        view = self._view()
+        view = self.after()
         callers = [user for user in self.users.values() if user.id == GUEST or user.verifier is not None]
         return any(view.rights(user.caller).has_all for user in callers)
 
-    def _view(self) -> Users:
+    def after(self) -> Users:
+        """Who may do what when the change is committed."""
         seen = Users()
         seen.read(*self.rows())
         return seen

@@ -307,6 +307,9 @@ class FakeNode:
             yield self.watch_facts()
             await changed.wait()
 
+    def quorum_without(self, users: Users) -> Sequence[str]:
+        return ()
+
     async def replica_gc(self, instance: str) -> int:
         raise ReplicaGc("Cannot clean up replica's resources: Replica does not exist; nothing was done")
 

@@ -13,6 +13,7 @@ import grpc
 import pytest
 import trio
 
+import synchro
 from synchro.config import PeerLogin, PeerLogins
 from synchro.errors import AccessDenied
 from synchro.ids import InstanceId, Term
@@ -27,6 +28,7 @@ from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import Hello
 from synchro.server.peers import Peers
 from synchro.storage import users as users_module
+from synchro.storage.user_ops import UserDraft
 from synchro.storage.users import (
     ADMIN,
     ENTER,
@@ -312,3 +314,37 @@ async def test_a_certificate_of_a_client_is_none_of_a_member_whatever_name_and_a
         with pytest.raises(AccessDenied, match="may not speak as that instance"):
             peers.admit_subscriber(client, said)
         peers.admit_subscriber(member, said)
+
+
+async def test_a_change_of_users_that_would_take_the_quorum_is_refused(tmp_path: Path) -> None:
+    """Without logins all members call as the guest: without its rights the leader would be alone, and nobody
+    could give them back."""
+    async with open_grpc_set(tmp_path) as nodes:
+        await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
+        leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
+        await until(lambda: leader.links.connected == 3)
+
+        def ask() -> str:
+            with synchro.connect(leader.node.address, timeout=5) as db:
+                db.users.create("root", "topsecret")
+                db.users.grant("root", "execute", "role", "super")
+                try:
+                    db.users.revoke("guest", "execute", "role", "super")
+                except synchro.SynchroError as error:
+                    return error.message
+            return ""
+
+        said = await trio.to_thread.run_sync(ask)
+        others = [face.node.settings.instance_name for face in nodes if face is not leader]
+        assert all(f"{name} (as 'guest')" in said for name in others) and "nothing was done" in said, said
+        assert leader.links.connected == 3 and leader.node.core.is_writable
+
+
+async def test_a_change_that_leaves_a_quorum_is_done(tmp_path: Path, known_users: None) -> None:
+    """The members call by a login, so what the guest may do is nothing to them."""
+    async with set_with_login(tmp_path) as (leader, _):
+        guest_only = UserDraft((), ()).after()
+        assert len(leader.quorum_without(guest_only)) == 2
+        assert leader.quorum_without(leader.instance.memtx.catalog.users) == ()
+        leader.links.callers.popitem()
+        assert leader.quorum_without(guest_only) == ()  # one of three may go
