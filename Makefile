@@ -68,7 +68,7 @@ demo: $(READY)
 
 # Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
 test: $(READY) $(NODE_READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not e2e and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(ARGS)
 

@@ -30,6 +30,15 @@ def fresh_options_of_the_command_line() -> Iterator[None]:
         connection.options.forget()
 
 
+@pytest.fixture(autouse=True)
+def the_sink_of_the_log_goes_with_its_test() -> Iterator[None]:
+    """One with the stream of a former test drops all records, and `info` of each later one says so."""
+    yield
+    logs = sys.modules.get("synchro.logs")
+    if logs is not None:
+        logs._sink = None  # type: ignore[attr-defined]
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     if item.path.parent.name in REAL_PROCESSES:
         item.add_marker(pytest.mark.e2e)
