@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli.connection import options
-from synchro.client.errors import is_tls
 from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
 
@@ -396,6 +395,8 @@ def _address(part: Mapping[str, Any]) -> str:
 
 
 def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Target | None) -> Picture:
+    from synchro.client.errors import is_tls  # grpcio with it, which a server does not load
+
     names = {**names, **(_peer_names(answers) if target is None else {})}
     processes_of = _processes(target)
     set_uuid = _set_uuid(answers, target)
