@@ -368,7 +368,6 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
             for applier in links.appliers.values()
             if applier.peer_uuid != node.uuid
         ]
-    is_too_old = any(applier.lacks_rows for applier in links.appliers.values()) and not links.following
     command = node.settings.again_with("--force-trust")
     bare = node.settings.again_command("--force-trust")
     unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
@@ -382,7 +381,7 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
             if others
             else "there is no other member that could say which"
         )
-        if is_too_old:
+        if links.is_too_old:
             following = (
                 "the logs of the others do not go back so far: synchro rebootstrap "
                 f"{node.settings.instance_name}"

@@ -62,7 +62,7 @@ class Upstream(Protocol):
 
     @property
     def has(self) -> Vclock:
-        """What it surely has, by the stream that stands."""
+        """What it surely has, by what it said last."""
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
@@ -316,17 +316,16 @@ class Links:
 
     @property
     def is_too_old(self) -> bool:
-        """Somebody deleted the log that this instance needs, and no stream stands: nobody counts it."""
-        return self.connected == 1 and any(applier.lacks_rows for applier in self.appliers.values())
+        """Somebody deleted the log that this instance needs, and it follows nobody: nobody hears its acks."""
+        return not self.following and any(applier.lacks_rows for applier in self.appliers.values())
 
     def holders_of(self, vclock: Vclock) -> int:
-        """Connected members that have all of this, by what they said last."""
+        """Instances that answer and have all of this, by what they said last: in acks, on their streams, or,
+        where they deleted the log that we need, in their ballots."""
         following = [down for down in self.downstreams.values() if down.is_following]
-        holders = {down.peer for down in following if down.acked.covers(vclock)}
-        holders |= {a.peer_id for a in self.appliers.values() if a.is_following and a.has.covers(vclock)}
-        # No stream comes from who deleted the log that we need, but a ballot.
-        too_new = [a for a in self.appliers.values() if a.lacks_rows and a.has.covers(vclock)]
-        return len(holders) or len(too_new)
+        holders = {down.name for down in following if down.acked.covers(vclock)}
+        heard = [name for name, a in self.appliers.items() if a.is_following or a.lacks_rows]
+        return len(holders.union(name for name in heard if self.appliers[name].has.covers(vclock)))
 
     # --------------------------------------------------------------------------------------- operators
 

@@ -25,11 +25,12 @@ class PasswordWork:
     P1  One piece of work at a time; of those that wait the next is of the address that waited longest since
         its last turn. So who floods it from one address delays another one by a single piece.
     P2  At most `WAITING_MAX` wait, and `ADDRESS_WAITING_MAX` of one address.
+    P3  Behind `close` nothing is begun: who waits is refused.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "passwords")
-        self._is_busy = False
+        self._is_busy = self._is_closed = False
         self._waiting: OrderedDict[str, deque[trio.Event]] = OrderedDict()
         """Address -> who waits, in the order of turns."""
         self._count = 0
@@ -44,13 +45,17 @@ class PasswordWork:
         """
         await self._wait_turn(address)
         try:
+            if self._is_closed:  # PasswordWork.P3
+                raise LoginQueueFull("this instance is stopping; nothing was done")
             begin()
             return await self._in_thread(work)
         finally:
             self._next()
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Who waits is refused when its turn comes; what was begun goes on to its end."""
+        self._is_closed = True
+        self._thread.shutdown(wait=False)
 
     # --- turns
 

@@ -115,6 +115,28 @@ async def test_the_queue_has_bounds_for_one_address_and_for_all() -> None:
     work.close()
 
 
+async def test_who_waits_when_it_closes_is_refused() -> None:
+    """PasswordWork.P3: an instance that stops does not end such a call by a bug."""
+    work, gate = PasswordWork(), threading.Event()
+    done: list[str] = []
+    refused: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await work.run("b", lambda: done.append("waited"))
+        except LoginQueueFull as error:
+            refused.append(error.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(work.run, "a", gate.wait))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        work.close()
+        gate.set()
+    assert (done, refused) == ([], ["this instance is stopping; nothing was done"])
+
+
 async def test_who_leaves_the_queue_gives_its_turn_to_the_next() -> None:
     work, gate = PasswordWork(), threading.Event()
     done: list[str] = []
