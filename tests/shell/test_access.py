@@ -58,6 +58,7 @@ OPEN = {
 LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSequences", "ListSpaces", "ListUsers"}
 LOOK |= {"WaitTransaction"}
 """For everybody who logged in."""
+THE_SPACE = Target(ObjectType.SPACE, 512, "")
 STRANGER = "99999999-2222-3333-4444-555555555555"
 
 
@@ -221,12 +222,12 @@ async def test_all_paths_that_are_served_are_among_those(tmp_path: Path) -> None
 # --- what a call may do follows its user -----------------------------------------------------------------
 
 
-def allow(face: Face, name: str, privileges: Privilege, space: int = 512) -> None:
+def allow(face: Face, name: str, privileges: Privilege, target: Target = THE_SPACE) -> None:
     """As a grant that another instance made: the rows are there at once."""
     memtx = face.node.core.memtx
     draft = UserDraft(memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID))
     grantee = next(user for user in draft.users.values() if user.name == name)
-    draft.grant(grantee, privileges, Target(ObjectType.SPACE, space, ""))
+    draft.grant(grantee, privileges, target)
     memtx.commit(memtx.prepare(draft.ops()))
 
 
@@ -261,6 +262,29 @@ async def test_a_grant_counts_from_the_next_call_on(tmp_path: Path) -> None:
                 (result,) = (await duplex.receive()).results
                 assert result.HasField("error") is not is_allowed
         assert rows_of(await select(served, space_id=512)) == [[1, "x"], [2, "y"]]
+
+
+async def test_an_operator_does_not_say_whose_rows_count(tmp_path: Path) -> None:
+    """Rows of a source are taken without asking, those of users too; and a password file is shown to it."""
+    (method,) = [method for method in methods() if method.name == "SetConfig"]
+    request = GetMessageClass(method.input_type)
+
+    async def refused(key: str, value: str) -> str:
+        error = await refusal(served, method, request(key=key, value=value))
+        return "" if error is None else error.reason
+
+    async with serving(tmp_path) as served:
+        allow(served.face, "guest", Privilege.EXECUTE, Target(ObjectType.UNIVERSE, 0, ""))
+        before = served.face.node.settings
+        for key, value in (
+            ("replication.peers", "['127.0.0.1:9']"),
+            ("grpc.advertise.peer.password_file", "/etc/shadow"),
+            ("iproto.advertise.peer.login", "replicator"),
+            (" grpc.advertise.peer.password", "x"),
+        ):
+            assert await refused(key, value) == "ACCESS_DENIED", key
+        assert served.face.node.settings == before
+        assert await refused("log.level", "debug") != "ACCESS_DENIED"
 
 
 async def test_of_calls_that_come_together_each_has_its_own_rights(
