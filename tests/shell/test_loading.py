@@ -106,7 +106,7 @@ async def test_peers_see_that_it_is_loading_and_follow_it_then(tmp_path: Path) -
         await until(lambda: REGISTRY.armed["recovery.delay"].waiting > 0)
         two = await replicas.start(2)
         await replicas.start(3)
-        await until(lambda: two.node.is_ready)
+        await until(lambda: two.node.is_ready and "instance001" in two.links.appliers)  # a moment later
         upstream = two.links.appliers["instance001"]
         await until(lambda: upstream.facts()["status"] == "loading")
         assert "hasn't finished yet (stage: recovery" in upstream.facts()["message"]
