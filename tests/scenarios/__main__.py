@@ -1,5 +1,5 @@
-"""`python -m tests.scenarios [--rewrite | --list] [FILE ...]`: run scenarios, write down what comes out of them, or
-say what they show.
+"""`python -m tests.scenarios [--rewrite | --list] [FILE ...]`: run scenarios, write down what comes out of
+them, or say what they show.
 
 What `--rewrite` changed is to be read before it is committed: it holds whatever the product does.
 """

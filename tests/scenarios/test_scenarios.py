@@ -26,7 +26,7 @@ def test_no_two_scenarios_are_one() -> None:
 
 
 def test_there_are_two_hundred_of_the_kinds_that_are_promised() -> None:
-    """Of how instances replicate, start, join, recover and change while they run, each kind with its share."""
+    """Of how instances replicate, start, join, recover and change while they run; each kind has its share."""
     found = by_kind(FILES)
     assert sum(map(len, found.values())) >= 200
     assert min(map(len, found.values())) >= 20
