@@ -16,8 +16,8 @@ from synchro.wire.grpc_call import request_block
 from tests.shell.stranger import Stranger, frame, message
 
 PATH: Final = "/synchro.v1.AuthService/Login"
-ADDRESSES: Final = 10
-CONNECTIONS: Final = 5
+ADDRESSES: Final = 6
+CONNECTIONS: Final = 8
 """Of each address."""
 USERS: Final = ("admin", "app", "nobody")
 RATE_S: Final = 250.0

@@ -21,8 +21,8 @@ from tests.e2e.guesser import Guesser
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(390)]
 MakeCluster = Callable[..., Cluster]
-ROUNDS: Final = 4
-TRIES: Final = 2500
+ROUNDS: Final = 3
+TRIES: Final = 3360
 """Of a round."""
 CALLS: Final = 1000
 """Of the honest caller alone, before each round."""
