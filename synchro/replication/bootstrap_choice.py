@@ -96,7 +96,7 @@ def choose(
     peers: address -> ballot of those that answered, without this instance. total: configured instances,
     this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
     is_told: a person waits for this instance to make the set [M-17].
-    `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
+    `ConfigError` if it is for this instance to begin, but all that there are are configured read-only [M-15].
     """
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
     if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
@@ -162,6 +162,13 @@ def choose(
             )
     if leader is not me:
         return WaitForPeers(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
+    if settings.read_only and connected < total:
+        # Who may make the set may only be late: whoever is started first waits [T-4].
+        return WaitForPeers(
+            f"all {connected} that answer are configured read-only, and so make no set; "
+            f"{_silent(settings, me, answered)}",
+            me.bootstrap_leader_uuid,
+        )
     if settings.read_only:
         raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
     return _begin_when_all_agree(me, peers)
@@ -189,17 +196,20 @@ def _too_few(
     settings: Settings, me: Ballot, answered: Set[str], connected: int, total: int, needed: int
 ) -> str:
     """For whom it waits. answered: addresses."""
+    late = ", after connect_timeout" if connected >= needed else ""
+    return (
+        f"connected to {connected} of {total}, {needed} are needed{late}; {_silent(settings, me, answered)}"
+    )
+
+
+def _silent(settings: Settings, me: Ballot, answered: Set[str]) -> str:
+    """Who does not answer. answered: addresses."""
     silent = [
         f"{peer.name} ({peer.address})"
         for peer in settings.peers
         if peer.name != me.instance_name and peer.address not in answered
     ]
-    late = ", after connect_timeout" if connected >= needed else ""
-    verb = "does" if len(silent) < 2 else "do"
-    return (
-        f"connected to {connected} of {total}, {needed} are needed{late}; "
-        f"{', '.join(silent) or 'nobody else'} {verb} not answer"
-    )
+    return f"{', '.join(silent) or 'nobody else'} {'does' if len(silent) < 2 else 'do'} not answer"
 
 
 def _claimed(peers: Mapping[str, Ballot]) -> list[Ballot]:
