@@ -71,9 +71,11 @@ config = program.words("config", "Check, show and change configurations.")
 def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
     """Write the configuration of a local set."""
     from synchro.cli import processes
+    from synchro.cli.neighbours import check_addresses
 
     if failover not in ("election", "manual", "off"):
         raise usage(f"--failover is election, manual or off, not {failover!r}")
+    check_addresses(directory, nodes, base_port)
     path = processes.init(directory, nodes=nodes, base_port=base_port, failover=failover)
     print(f"wrote {path}: {nodes} instances on ports {base_port} to {base_port + nodes - 1}")
     print(f"next:  synchro start {path}")
@@ -182,6 +184,7 @@ def start(
 ) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import process_table, processes
+    from synchro.cli.neighbours import check_start
 
     parsed = process_table.parse_target(target)
     extra = _decisions(force_trust, new_set, rejoin, fault_injection)
@@ -193,6 +196,7 @@ def start(
         )
     for warning in parsed.config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    check_start(parsed)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure, extra=extra)
     return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
@@ -233,9 +237,11 @@ def restart(
 ) -> int:
     """Stop, then start."""
     from synchro.cli import processes
+    from synchro.cli.neighbours import check_start
     from synchro.cli.process_table import parse_target
 
     parsed = parse_target(target)
+    check_start(parsed)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     return show(
         processes.restart(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
-from synchro.errors import ConfigError, ReplicasetUuidMismatch
+from synchro.errors import ConfigError, InstanceNameMismatch, ReplicasetUuidMismatch
+from synchro.replication.admission import check_set_name
 from synchro.replication.ballot import Ballot
 from synchro.vclock import Comparison
 
@@ -50,7 +51,36 @@ def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ball
         is_ro=True,
         can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
         is_anonymous=settings.is_anonymous,
+        replicaset_name=shown_name(settings),
     )
+
+
+def shown_name(settings: Settings) -> str:
+    """Of the replica set, for peers; "": nobody chose one."""
+    return settings.replicaset_name if settings.is_named else ""
+
+
+def check_names(settings: Settings, peers: Mapping[str, Ballot]) -> None:
+    """[M-5]: raises if who answers is not who is configured there. peers: as in `choose`.
+
+    An instance without data would join whatever set it finds; with a name that a member of it has it would
+    take the place of that member.
+    """
+    names = {peer.address: peer.name for peer in settings.peers if peer.name != peer.address}
+    for address, ballot in peers.items():
+        if ballot.replicaset_uuid and ballot.replicaset_uuid == settings.replicaset_uuid:
+            continue  # the configuration names the set itself
+        check_set_name(ballot.replicaset_name, settings.replicaset_name, address, ballot.replicaset_uuid)
+        expected = names.get(address, ballot.instance_name)
+        if ballot.instance_name != expected:
+            raise InstanceNameMismatch(
+                f"Instance name mismatch: expected {expected} at {address} (the configuration), got "
+                f"{ballot.instance_name}, of replica set {ballot.replicaset_uuid or 'that is not made yet'}; "
+                "nothing was joined. Next: check the addresses",
+                expected=expected,
+                got=ballot.instance_name,
+                uuid=ballot.replicaset_uuid,
+            )
 
 
 def score(ballot: Ballot) -> int:
@@ -98,6 +128,8 @@ def choose(
     is_told: a person waits for this instance to make the set [M-17].
     `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
     """
+    if settings.is_named and not me.replicaset_uuid:
+        check_names(settings, peers)
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
     if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
         other = min(foreign - {me.replicaset_uuid})

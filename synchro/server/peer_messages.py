@@ -49,6 +49,10 @@ class JoinRequest:
     """As in `Hello`."""
     is_anonymous: bool = False
     """It asks for a snapshot only, and is not registered [M-31]."""
+    replicaset_uuid: str = ""
+    """Of the set that it was of, or that its configuration names; "": it takes the one that it joins."""
+    replicaset_name: str = ""
+    """As in `Ballot`."""
 
 
 @dataclass(frozen=True, slots=True)
