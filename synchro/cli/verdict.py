@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
-from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.picture import LATE_S, UNKNOWN_NAME, Picture, SeenMember, lives
 from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
 
@@ -72,6 +72,13 @@ GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
 DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
 """Reasons by which an instance ends whose files cannot be read: those of another member take their place."""
+NO_PEER: Final = frozenset(
+    (
+        *("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION", "LOGIN_LIMITED"),
+        *("LOGIN_QUEUE_FULL", "SESSION_UNKNOWN", "SESSION_ENDED", "CONFIG"),
+    )
+)
+"""Reasons by which a peer does not let an instance follow it, or the instance cannot say who it is."""
 EXHAUSTED: Final = "exhausted"
 """Terms or LSNs are used up: an election is impossible, for ever."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
@@ -489,7 +496,7 @@ def _refused_streams(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         for part in (member.info or {}).get("replication", {}).values():
             upstream = part.get("upstream") or {}
-            if upstream.get("reason") not in ("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION"):
+            if upstream.get("reason") not in NO_PEER:
                 continue
             peer = part.get("name") or str(part.get("id"))
             why = str(upstream.get("message")).rstrip(".")
@@ -500,6 +507,25 @@ def _refused_streams(picture: Picture) -> Iterator[Problem]:
                 member.name,
                 f"synchro info replication -i {member.name}",
             )
+
+
+def _missing_links(picture: Picture) -> Iterator[Problem]:
+    """Both ends are up, and one cannot reach the other: TLS, or the network between them."""
+    up = {member.name for member in picture.members if member.is_up and not member.is_stopping}
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream, peer = part.get("upstream") or {}, part.get("name") or str(part.get("id"))
+            if peer not in up or upstream.get("status") not in ("connect", "disconnected"):
+                continue
+            said = (upstream.get("message"), upstream.get("system_message"))
+            why = ": ".join(str(text) for text in said if text).rstrip(".")
+            if why and float(upstream.get("idle") or 0.0) >= LATE_S:
+                yield Problem(
+                    "no_link",
+                    f"{member.name} cannot connect to {peer}: {why}.",
+                    member.name,
+                    f"synchro info replication -i {member.name}",
+                )
 
 
 def _reseed(picture: Picture, facts: Mapping[str, Any]) -> str:
@@ -665,6 +691,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             why = f": {member.error}" if member.error else ""
             if member.ended_by in DAMAGED:
                 why = f": its files are damaged ({member.ended_by}), see its log"
+            elif member.ended_by:
+                why = f": it ended ({member.ended_by}), see its log"
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
 
@@ -678,6 +706,7 @@ _FINDERS: Final = (
     _exhausted,
     _stopped_streams,
     _refused_streams,
+    _missing_links,
     _log_gaps,
     _forgetful,
     _orphans,

@@ -282,7 +282,7 @@ class Lifecycle:
             try:
                 end = await join(directory, node.transport, so_far, is_anonymous=node.settings.is_anonymous)
             except LinkLost as error:
-                why = error.message
+                why = error.why
             except SynchroError as error:
                 if error.reason not in JOIN_RETRIED:
                     raise
@@ -293,6 +293,7 @@ class Lifecycle:
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
                 return
             node.progress.at = None
+            node.waits_for = f"its join of {role.ballot.instance_name} failed, and is tried again: {why}"
             waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
             wrong_logins = min(wrong_logins + 1, WRONG_LOGINS_MAX) if is_refused else 0

@@ -31,6 +31,11 @@ class LinkLost(Exception):
         self.system = system
 
     @property
+    def why(self) -> str:
+        """All that is known, for a person."""
+        return f"{self.message}: {self.system}" if self.system else self.message
+
+    @property
     def is_refused(self) -> bool:
         """Whether the host answered that nobody listens there."""
         return self.system is not None and _REFUSED in self.system.lower()

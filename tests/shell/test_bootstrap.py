@@ -12,6 +12,7 @@ import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
 from synchro.errors import (
+    AccessDenied,
     ConfigError,
     Corruption,
     InstanceNameMismatch,
@@ -129,6 +130,63 @@ def test_a_member_without_its_data_joins_its_set_whatever_that_is_called_now() -
     me = own_ballot(named(), "3", "other-set")
     role = choose(named(), me, {"h1:1": member_of("renamed", "instance001")}, total=3, is_time_over=True)
     assert isinstance(role, JoinFrom)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"is_anonymous": True},
+        {"bootstrap_strategy": BootstrapStrategy.CONFIG, "bootstrap_leader": "instance001"},
+        {"bootstrap_strategy": BootstrapStrategy.LEGACY},
+    ],
+)
+def test_what_waits_says_why_nobody_is_heard(how: dict[str, Any]) -> None:
+    """It said that they do not answer, and the reason stood nowhere."""
+    own, why = named(**how), "the other end refuses this certificate: it has expired"
+    role = choose(own, own_ballot(own, "3"), {}, total=3, is_time_over=True, unheard={"h1:1": why})
+    assert isinstance(role, WaitForPeers)
+    assert why in role.why
+
+
+def test_a_member_without_its_data_says_why_it_hears_nobody() -> None:
+    me = own_ballot(named(), "3", "its-set")
+    role = choose(named(), me, {}, total=3, is_time_over=True, unheard={"h2:1": "no ALPN"})
+    assert isinstance(role, WaitForPeers)
+    assert "instance001 (does not answer), instance002 (no ALPN)" in role.why
+
+
+async def test_a_join_that_is_refused_says_why_in_info(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong password, no privilege: it stood in the log only. When data comes nothing is waited for."""
+    async with open_set(tmp_path, size=2) as replicas:
+        first = await replicas.start(
+            1,
+            connect_timeout_s=0.0,
+            bootstrap_strategy=BootstrapStrategy.CONFIG,
+            bootstrap_leader="instance001",
+        )
+        await replicas.wait_ready()
+        peers, serve = replicas.members["instance001"].peers, replicas.members["instance001"].peers.serve_join
+        refuses = True
+
+        async def refuse(request: JoinRequest) -> Any:
+            if refuses:
+                raise AccessDenied("Write access to space '_cluster' is denied for user 'app'")
+            async for item in serve(request):
+                yield item
+
+        monkeypatch.setattr(peers, "serve_join", refuse)
+        joiner = await replicas.start(2)
+        await until(lambda: "is denied for user 'app'" in str(joiner.info()["waits_for"]))
+        assert str(joiner.info()["waits_for"]).startswith(
+            "its join of instance001 failed, and is tried again"
+        )
+        refuses = False
+        await until(lambda: joiner.node.is_ready)
+        assert joiner.info()["waits_for"] is None
+        assert first.node.is_ready
 
 
 async def test_who_is_asked_for_a_join_compares_the_names_too(tmp_path: Path) -> None:
