@@ -185,6 +185,7 @@ def start(
     """Start instances in the background; returns when they are up."""
     from synchro.cli import process_table, processes
     from synchro.cli.neighbours import check_start
+    from synchro.cli.reach import address_of, options_for
 
     parsed = process_table.parse_target(target)
     extra = _decisions(force_trust, new_set, rejoin, fault_injection)
@@ -199,7 +200,10 @@ def start(
     check_start(parsed)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure, extra=extra)
-    return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
+    started = [parsed.config.instance(process.name).settings for process in done if process.listen]
+    where = ",".join(map(address_of, started))
+    how = options_for(started[0]) if started else ""
+    return show(done, wanted_running=True, hint=f"next:  synchro -e {where} {how}status")
 
 
 @program.command("stop")
@@ -293,10 +297,6 @@ def record(process: Process) -> dict[str, Any]:
         "changed": process.changed,
         "message": process.message or None,
     }
-
-
-def listen_list(done: Sequence[Process]) -> str:
-    return ",".join(p.listen for p in done if p.listen)
 
 
 @config.command("check")

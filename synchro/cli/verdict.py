@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
+from synchro.cli.connection import options
 from synchro.cli.picture import LATE_S, UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.reach import again, options_for
 from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
 
@@ -36,7 +38,8 @@ class Problem:
     key: str = ""
 
     def as_record(self) -> dict[str, str | None]:
-        return {name: getattr(self, name) or None for name in self.__slots__}
+        record = {name: getattr(self, name) or None for name in self.__slots__}
+        return {**record, "next": again(self.next) or None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Verdict:
     @property
     def command(self) -> str:
         """What to do first."""
-        return next((problem.next for problem in self.problems if problem.next), self.next)
+        return again(next((problem.next for problem in self.problems if problem.next), self.next))
 
     def lines(self) -> list[str]:
         """For people: what is wrong leads."""
@@ -65,7 +68,7 @@ class Verdict:
 
 
 def _with_next(text: str, command: str) -> str:
-    return f"{text} Next: {command}" if command else text
+    return f"{text} Next: {again(command)}" if command else text
 
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
@@ -144,11 +147,20 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     if any(member.refuses_tls for member in picture.members):
-        files = "synchro --cacert FILE --cert FILE --key FILE status"
+        known = _by_file(picture)
+        files = known or "synchro --cacert FILE --cert FILE --key FILE status"
         return "Not shown: TLS does not let this client connect.", files
     if any(member.refuses for member in picture.members):
-        return "Not shown: this user may not look.", "synchro -u USER --password-file FILE status"
+        known = "" if options.user else _by_file(picture)
+        return "Not shown: this user may not look.", known or "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
+
+
+def _by_file(picture: Picture) -> str:
+    """How a set is asked whose configuration is known; "": it is not, or says nothing of TLS or users."""
+    target = picture.target
+    how = "" if target is None else options_for(target.config.instance(target.names[0]).settings)
+    return f"synchro {how}status {_relative(str(target.path))}" if target is not None and how else ""
 
 
 def _loading(member: SeenMember) -> str:
