@@ -304,9 +304,33 @@ def record(process: Process) -> dict[str, Any]:
 def config_check(file: str) -> None:
     """Check a configuration: every mistake with file, line and the nearest valid key."""
     loaded = _loaded(file)
+    elsewhere = _check_files(loaded)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
+    if elsewhere:
+        print(f"not looked at, since they are on other hosts: the files of {', '.join(elsewhere)}")
     print(f"{file}: {len(loaded.instances)} instances: {', '.join(loaded.instances)}")
+
+
+def _check_files(loaded: ClusterConfig) -> list[str]:
+    """As `serve` will, of the instances whose files are on this host; returns the names of the others. Raises
+    `ConfigFileError`."""
+    from synchro.cli.applications import names_here
+    from synchro.config.file import ConfigFileError
+    from synchro.config.schema import ConfigProblem
+    from synchro.process.files import are_here, are_named, problems_of
+
+    listed = names_here(loaded)
+    named = {name: one.settings for name, one in loaded.instances.items() if are_named(one.settings)}
+    here = {name: own for name, own in named.items() if (name in listed if listed else are_here(own))}
+    problems = [
+        ConfigProblem(str(loaded.path), 0, key, f"{name}: {why}")
+        for name, own in here.items()
+        for key, why in problems_of(own)
+    ]
+    if problems:
+        raise ConfigFileError(problems)
+    return [name for name in named if name not in here]
 
 
 @config.command("show")
