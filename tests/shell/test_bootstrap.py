@@ -31,7 +31,7 @@ from synchro.replication.bootstrap_choice import (
     is_foreign,
     own_ballot,
 )
-from synchro.server import lifecycle
+from synchro.server import reminders
 from synchro.server.join import serve_join
 from synchro.server.peer_messages import JoinRequest, JoinStart
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
@@ -180,9 +180,7 @@ async def test_a_join_that_is_refused_says_why_in_info(
         monkeypatch.setattr(peers, "serve_join", refuse)
         joiner = await replicas.start(2)
         await until(lambda: "is denied for user 'app'" in str(joiner.info()["waits_for"]))
-        assert str(joiner.info()["waits_for"]).startswith(
-            "its join of instance001 failed, and is tried again"
-        )
+        assert str(joiner.info()["waits_for"]).startswith("to join instance001 (")
         refuses = False
         await until(lambda: joiner.node.is_ready)
         assert joiner.info()["waits_for"] is None
@@ -433,7 +431,7 @@ async def test_a_first_start_that_cannot_go_on_says_so_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
     """At info when it begins, then every minute at warning, with the time that it has waited."""
-    monkeypatch.setattr(lifecycle, "COMPLAINT_S", 0.3)
+    monkeypatch.setattr(reminders, "AGAIN_S", 0.3)
     async with open_set(tmp_path, election_mode=ElectionMode.VOTER, connect_timeout_s=0.2) as replicas:
         with structlog.testing.capture_logs() as records:
             await replicas.start(1)
