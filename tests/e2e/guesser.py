@@ -16,8 +16,8 @@ from synchro.wire.grpc_call import request_block
 from tests.shell.stranger import Stranger, frame, message
 
 PATH: Final = "/synchro.v1.AuthService/Login"
-ADDRESSES: Final = 4
-CONNECTIONS: Final = 12
+ADDRESSES: Final = 2
+CONNECTIONS: Final = 24
 """Of each address."""
 USERS: Final = ("app", "nobody")
 RATE_S: Final = 250.0

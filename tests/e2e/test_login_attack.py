@@ -19,7 +19,7 @@ import synchro
 from tests.e2e.cluster import Cluster, soon_s
 from tests.e2e.guesser import Guesser
 
-pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(900)]
 MakeCluster = Callable[..., Cluster]
 ROUNDS: Final = 3
 TRIES: Final = 3360
