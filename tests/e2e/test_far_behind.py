@@ -126,7 +126,9 @@ def is_back(owner: Instance, member: Instance) -> bool:
 
 
 def test_a_million_rows_behind_and_wiped_under_full_load(make_cluster: Callable[..., Cluster]) -> None:
-    cluster = make_cluster(3).start()
+    names = ("instance001", "instance002", "instance003")
+    masters = {name: {"database": {"mode": "rw"}} for name in names}
+    cluster = make_cluster(names, instances=masters).start()
     owner, _, third = cluster
     owner.remote.promote()
     owner.remote.create("big", is_sync=False)
