@@ -104,6 +104,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": None,
         "amnesia": None,
         "orphan": None,
+        "own_keys": None,
         "users": None,
     }
     if not node.has_core:
@@ -133,6 +134,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
+        "own_keys": core.memtx.own_keys,
         "users": _users(core),
     }
     return tree
