@@ -90,7 +90,8 @@ def _check_promote(name: str) -> int:
         for reason, text in found.obstacles:
             print(f"  {reason}: {text}")
     else:
-        owner = names.get(found.previous_owner, "none") if found.previous_owner else "none"
+        former = found.previous_owner
+        owner = names.get(former, str(former)) if former else "none"
         lost = f"; {found.missing_rows} rows of {owner} are not here yet" if found.missing_rows else ""
         print(
             f"{found.instance} would own the queue in term {found.term}: previous owner {owner}, "

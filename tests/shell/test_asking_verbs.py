@@ -14,7 +14,7 @@ from tests.shell.fake_server import FakeServer
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    made = FakeServer(1)
+    made = FakeServer(1)  # type: ignore[abstract]
     made.lead()
     yield made
     made.stop()
