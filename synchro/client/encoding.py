@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
+from synchro.client import requests
 from synchro.client.channel import FRAME_BYTES_MAX, FRAME_OPS_MAX
 from synchro.client.model import FieldNames, Result, Tuple, TxnId, make_tuple
 from synchro.client.requests import (
@@ -67,6 +68,10 @@ def _head(kind: str, space: SpaceRef, size: int) -> bytes:
 def encoded(op: Message | bytes) -> bytes:
     """Of an Op; what is encoded already stays."""
     return op if isinstance(op, bytes) else bytes(data_pb2.ExecuteCall(ops=(op,)).SerializeToString())
+
+
+SYNCHRONOUS: Final = encoded(requests.synchronous())
+"""Ahead of all operations, as whose count it counts, while no tuple answers it."""
 
 
 def decoded(op: bytes) -> Message:
