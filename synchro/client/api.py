@@ -159,8 +159,8 @@ class Api(Definitions):
         wait: "complete" when it is decided, "submit" when it is on the leader's disk and in the queue, "none"
         at once. timeout: seconds, with all repetitions; None: the client's. expected_term: refuse unless this
         is the election term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name
-        this transaction; one with the same name that was done already is not done again. is_sync: it waits for
-        a quorum, whatever spaces it changes.
+        this transaction; one with the same name that was done already is not done again. is_sync: it waits
+        for a quorum, whatever spaces it changes.
 
         Raises the server's errors, `CannotConnect` or `NoLeader` when nothing was done, `OutcomeUnknown` when
         something may have been.

@@ -66,7 +66,7 @@ def if_present(space: SpaceRef, key: KeyLike, index: IndexRef = None) -> Op:
 
 
 def if_equal(space: SpaceRef, key: KeyLike, fields: FieldsLike, index: IndexRef = None) -> Op:
-    """A condition, as `if_absent`: there must be a tuple with this key, and its fields must have these values.
+    """A condition, as `if_absent`: there must be a tuple with this key whose fields have these values.
 
     fields: `{"balance": 100}`, or by number from 1, `{2: 100}`. A field that the tuple lacks is None.
     """

@@ -188,8 +188,8 @@ class WriteOptions(TypedDict, total=False):
     wait: "complete" (default) when it is decided, "submit" when it is on the leader's disk and in the queue,
     "none" at once. timeout: seconds, with all repetitions. expected_term: refuse unless this is the election
     term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this transaction; one
-    with the same name that was done already is not done again. is_sync: it waits for a quorum, whatever spaces
-    it changes.
+    with the same name that was done already is not done again. is_sync: it waits for a quorum, whatever
+    spaces it changes.
     """
 
     wait: WaitMode
@@ -653,8 +653,8 @@ class Plans:
         return (yield from self.repeat(tries, where, attempt))
 
     def _is_synchronous(self, ops: bytes, endpoint: str, deadline: float) -> Plan[bool]:
-        """Whether a transaction is one of the queue: it asks for that, or one of its spaces is synchronous, or a
-        system space."""
+        """Whether a transaction is one of the queue: it asks for that, or one of its spaces is synchronous,
+        or a system space."""
         if ops.startswith(encoding.SYNCHRONOUS):
             return True
         spaces = encoding.spaces_of(ops)

@@ -612,7 +612,7 @@ def _check(body: Message, schema: Schema, limits: Limits, at: int, place: int) -
         data = _array(body, "fields", "list of fields")
         _check_part(msgpack_check.array_size(data), limits.update_ops_max, "fields", "fields")
         _check_part(len(data), limits.tuple_bytes_max, "bytes of fields", "fields")
-        fields = check_fields(unpack_array(data, "list of fields"))
+        fields = check_fields(unpack_array(data, "fields"))
     elif body.WhichOneof("fields_form") is not None:
         raise IllegalParams(
             "only a condition that fields are equal has some; nothing was done", field="fields"
