@@ -600,7 +600,7 @@ class ExecuteRequest(_message.Message):
 
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Op]:
-        """The changes, and their conditions, in order, all or none; at most 1000, of which one is a change."""
+        """The changes, and their conditions, in order, all or none; at most 1000, one of them a change."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -707,7 +707,7 @@ class ExecuteCall(_message.Message):
 
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Op]:
-        """The changes, and their conditions, in order, all or none; at most 1000, of which one is a change."""
+        """The changes, and their conditions, in order, all or none; at most 1000, one of them a change."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
