@@ -85,8 +85,12 @@ def spaces_of(ops: bytes) -> set[SpaceRef]:
 
 
 def space_of(ops: Sequence[bytes]) -> SpaceRef:
-    """The space of the first operation; "" if there is none."""
-    return _space_of(decoded(ops[0])) if ops else ""
+    """The space of the first operation that may answer with a tuple; "" if there is none."""
+    for op in ops:
+        message = decoded(op)
+        if message.WhichOneof("op") != "check":
+            return _space_of(message)
+    return ""
 
 
 def _space_of(op: Message) -> SpaceRef:

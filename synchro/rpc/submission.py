@@ -294,7 +294,8 @@ class _Submitter(Generic[C]):
     def _refuse(self, caller: C, error: SynchroError) -> None:
         """The error is no local of what its traceback holds: else both would wait for the collector."""
         answers, name = self._submission.answers, str(error.details.get("space", ""))
-        answers.refuse(caller, instead_of(error, answers.rights(caller), Privilege.WRITE, name))
+        needed = Privilege.READ if ".check" in error.details.get("field", "") else Privilege.WRITE
+        answers.refuse(caller, instead_of(error, answers.rights(caller), needed, name))
 
     def _write_of(self, request: Message, asked: codec.Asked | None, rights: Rights) -> ClientWrite:
         """A request as a transaction. Raises `SynchroError` before it takes an id. asked: if its operations
