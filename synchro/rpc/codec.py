@@ -329,7 +329,29 @@ def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[
 
 def transaction(ops: Sequence[Message], schema: Schema, limits: Limits) -> Asked:
     """Decode the operations of one transaction. Raises `SynchroError` with `field` in its details."""
+    if len(ops) == 1 and (change := _single(ops[0], schema, limits)) is not None:
+        return Asked([change])
     return made_at_once(transaction_in_steps(ops, schema, limits))
+
+
+def _single(op: Message, schema: Schema, limits: Limits) -> Dml | None:
+    """The only operation, as most transactions have; None if it is no plain change, or large."""
+    kind = op.WhichOneof("op")
+    decode = None if kind is None else _DECODERS.get(kind)
+    if decode is None or op.ByteSize() > SMALL_TXN_BYTES:
+        return None
+    try:
+        return decode(getattr(op, kind), schema, limits)
+    except SynchroError as error:
+        _name_field(error, 0, kind)
+        raise
+
+
+def _name_field(error: SynchroError, place: int, kind: str | None) -> None:
+    """Say in its details which operation it is about."""
+    named = f"ops[{place}]" if kind is None else f"ops[{place}].{kind}"
+    inner = error.details.get("field")
+    error.details = {**error.details, "field": f"{named}.{inner}" if inner else named}
 
 
 def transaction_in_steps(
@@ -393,9 +415,7 @@ def transaction_in_steps(
                     break
                 yield
     except SynchroError as error:
-        named = f"ops[{place}]" if kind is None else f"ops[{place}].{kind}"
-        inner = error.details.get("field")
-        error.details = {**error.details, "field": f"{named}.{inner}" if inner else named}
+        _name_field(error, place, kind)
         raise
     too_much = too_much or _too_much(size, values, update_ops, limits)
     if too_much is not None:
