@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from synchro.cli import formatting
 from synchro.cli.connection import options
 from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
@@ -63,6 +63,16 @@ class SeenMember:
     def progress(self) -> str:
         """How far its start is; empty: it is over, or does not say it."""
         return str(((self.info or {}).get("loading") or {}).get("message") or "")
+
+    @property
+    def patience(self) -> str:
+        """How long it has waited and when it tries again, for the end of a sentence; empty: it does not
+        wait, or is of an older version."""
+        facts = (self.info or {}).get("waiting")
+        if not facts:
+            return ""
+        after = "" if facts["next"] is None else f", next attempt in {formatting.seconds(facts['next'])}"
+        return f" (for {formatting.seconds(facts['since'])}{after})"
 
     @property
     def is_stopping(self) -> bool:
@@ -466,18 +476,10 @@ def _processes(target: Target | None) -> dict[str, Process]:
 def _set_uuid(answers: Mapping[str, Any], target: Target | None) -> str:
     """UUID of the set that was asked for; "" if nothing says it."""
     if target is not None:
-        from synchro.storage.identity import decode_identity
-        from synchro.storage.names import IDENTITY_NAME
+        from synchro.cli.neighbours import set_of
 
-        for config in target.config.instances.values():
-            try:
-                path = Path(config.settings.wal_dir, IDENTITY_NAME)
-                uuid = decode_identity(path.read_bytes(), str(path)).replicaset_uuid
-            except (OSError, SynchroError):
-                continue  # it runs on another host, or never did
-            if uuid:
-                return uuid
-        return ""
+        found = (set_of(config.settings) for config in target.config.instances.values())
+        return next(filter(None, found), "")
     uuids = (found["replicaset"].get("uuid") for found in answers.values() if isinstance(found, Mapping))
     return next((uuid for uuid in uuids if uuid), "")
 

@@ -76,6 +76,7 @@ def ballot_message(ballot: Ballot) -> Any:
         start_id=ballot.start_id,
         address=ballot.address,
         is_anonymous=ballot.is_anonymous,
+        replicaset_name=ballot.replicaset_name,
     )
 
 
@@ -99,6 +100,7 @@ def ballot_from(message: Any) -> Ballot:
         start_id=message.start_id,
         address=message.address,
         is_anonymous=message.is_anonymous,
+        replicaset_name=message.replicaset_name,
     )
 
 
@@ -391,8 +393,15 @@ class _GrpcJoinStream:
 LoginAt: TypeAlias = Callable[[str], PeerLogin | None]
 
 
+OnLogin: TypeAlias = Callable[[str, str], None]
+
+
 def _as_guest(_address: str) -> None:
     return None
+
+
+def _unheard(_address: str, _user: str) -> None:
+    """Nobody wants to know of a login."""
 
 
 class GrpcTransport:
@@ -407,10 +416,13 @@ class GrpcTransport:
         layer: ClientLayer = plain_client,
         login_at: LoginAt = _as_guest,
         lacks: Callable[[str], bool] = lambda _: False,
+        on_login: OnLogin = _unheard,
     ) -> None:
         self._host = host
         self._layer = layer
-        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client, lacks=lacks)
+        self._sessions = PeerSessions(
+            login_at, is_encrypted=layer is not plain_client, lacks=lacks, on_login=on_login
+        )
         self._stack = stack
         self._own_uuid = own_uuid
         self._channels: dict[str, RpcChannel] = {}
@@ -447,6 +459,8 @@ class GrpcTransport:
             takes_unnamed=request.takes_unnamed,
             takes_users=request.takes_users,
             takes_policies=request.takes_policies,
+            replicaset_uuid=request.replicaset_uuid,
+            replicaset_name=request.replicaset_name,
         )
         try:
             async with channel.duplex(
@@ -509,8 +523,9 @@ async def open_grpc_transport(
     layer: ClientLayer = plain_client,
     login_at: LoginAt = _as_guest,
     lacks: Callable[[str], bool] = lambda _: False,
+    on_login: OnLogin = _unheard,
 ) -> AsyncIterator[GrpcTransport]:
     """layer: below HTTP/2 of each connection to a peer. login_at: as whom the peer at an address is
-    called. lacks: whether the set has no user of this name."""
+    called. lacks: whether the set has no user of this name. on_login: told address and user of each login."""
     async with AsyncExitStack() as stack:
-        yield GrpcTransport(host, stack, own_uuid, layer, login_at, lacks)
+        yield GrpcTransport(host, stack, own_uuid, layer, login_at, lacks, on_login)

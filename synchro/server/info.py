@@ -78,7 +78,8 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "ro": node.ro_reason is not RoReason.NONE,
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
-        "waits_for": node.waits_for or None,
+        "waits_for": None if node.progress.is_receiving else node.waits_for or None,
+        "waiting": waiting(node, links),
         "loading": _loading(node, links),
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
@@ -103,6 +104,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": None,
         "amnesia": None,
         "orphan": None,
+        "own_keys": None,
         "users": None,
     }
     if not node.has_core:
@@ -132,6 +134,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
+        "own_keys": core.memtx.own_keys,
         "users": _users(core),
     }
     return tree
@@ -146,6 +149,31 @@ def _loading(node: Node, links: Links) -> dict[str, Any] | None:
     return {"stage": node.stage, "message": text or None} | node.progress.facts()
 
 
+def waiting(node: Node, links: Links) -> dict[str, Any] | None:
+    """For what an instance waits that does not go on, or serve, yet; None: for nothing.
+
+    for: a sentence; since: seconds that it has waited; next: seconds until something is tried again, None
+    if it is waited for without that.
+    """
+    if not node.progress.is_receiving and (facts := node.waiting.facts()) is not None:
+        return facts
+    now, held = trio.current_time(), node.waiting
+    if not node.has_core:
+        text = node.progress.text or f"stage: {node.stage}"
+        return {"for": f"its data ({text})", "since": now - node.started_at, "next": None}
+    if held.amnesia_since is not None and (found := amnesia(node, links)) is not None:
+        names = [str(one["name"]) for one in found["must_hear"]]
+        since, text = held.amnesia_since, str(found["message"])
+    elif (orphan := _orphan(node, links)) is not None:
+        names = list(links.catch_up.waits_for)
+        since, text = held.orphan_since or now, str(orphan["message"])
+    else:
+        return None
+    attempts = [links.appliers[name].next_attempt_s for name in names if name in links.appliers]
+    following = min((seconds for seconds in attempts if seconds is not None), default=None)
+    return {"for": text, "since": now - since, "next": following}
+
+
 def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
     """With whom this instance must catch up before it writes; None: it is no orphan [M-40]."""
     if not node.core.is_orphan:
@@ -154,7 +182,9 @@ def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
     for name, since in links.catch_up.waits_for.items():
         applier = links.appliers.get(name)
         facts = applier.facts() if applier is not None else {}
-        one = {"name": name, "status": facts.get("status"), "message": facts.get("message")}
+        said = (facts.get("message"), facts.get("system_message"))
+        why = ": ".join(text for text in said if text) or None
+        one = {"name": name, "status": facts.get("status"), "message": why}
         state = SourceState.AWAY if applier is None else applier.source_state
         if state in (SourceState.AWAY, SourceState.DOWN):
             away_s = trio.current_time() - since

@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final
 
 import trio
@@ -44,9 +45,12 @@ from synchro.replication.admission import (
     check_is_no_member,
     check_name,
     check_serves_members,
+    check_set,
+    check_set_name,
     check_stranger,
 )
 from synchro.replication.applier_filter import Place, check_numbers, order
+from synchro.replication.bootstrap_choice import shown_name
 from synchro.replication.rejoin import Known
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
@@ -95,6 +99,10 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
     check_name(request.instance_name)
+    if request.replicaset_uuid:
+        check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
+    else:
+        check_set_name(request.replicaset_name, shown_name(node.settings), request.instance_name, "")
     if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
@@ -216,6 +224,38 @@ async def _rows_between(
 # --- the side that wants it -----------------------------------------------------------------------------
 
 
+class JoinStage(Enum):
+    """What has come of a join."""
+
+    BEGAN = auto()
+    """The source lets us join."""
+    INITIAL = auto()
+    """The snapshot."""
+    FINAL = auto()
+    """The rows behind it, up to the own registration."""
+
+
+def tell_stage(node: Node, so_far: ReceivedSoFar, stage: JoinStage) -> None:
+    """The records of a join [A-64]; who receives something waits no more."""
+    match stage:
+        case JoinStage.BEGAN:
+            node.waiting.over()
+        case JoinStage.INITIAL:
+            node.log.info(
+                "join_initial_data_received",
+                peer=so_far.source,
+                message="initial data received",
+                tuples=so_far.tuples,
+            )
+        case JoinStage.FINAL:
+            node.log.info(
+                "join_final_data_received",
+                peer=so_far.source,
+                message="final data received",
+                rows=so_far.rows,
+            )
+
+
 @dataclass(slots=True)
 class _Received:
     start: JoinStart
@@ -235,15 +275,16 @@ async def join(
     known: Known | None = None,
     *,
     is_anonymous: bool = False,
+    on_stage: Callable[[JoinStage], None] = lambda _: None,
 ) -> JoinEnd:
     """Get everything from `so_far.address` and keep it; how much came is counted there. Raises `LinkLost` or
     what the source answered.
 
     When it returns the directory has data, durably, and the identity file names the set. beside: where the
     files go as long as those of the instance count. known: what the instance must not forget by it.
-    is_anonymous: without being registered [M-31].
+    is_anonymous: without being registered [M-31]. on_stage: told each stage as it is reached.
     """
-    identity, address = directory.identity, so_far.address
+    identity, address, settings = directory.identity, so_far.address, directory.settings
     request = JoinRequest(
         identity.instance_uuid,
         identity.name,
@@ -251,9 +292,11 @@ async def join(
         takes_policies=True,
         takes_users=True,
         is_anonymous=is_anonymous,
+        replicaset_uuid=identity.replicaset_uuid or settings.replicaset_uuid,
+        replicaset_name=shown_name(settings),
     )
     async with transport.join(address, request) as stream:
-        received = await _receive(directory, stream, so_far, is_anonymous=is_anonymous)
+        received = await _receive(directory, stream, so_far, on_stage, is_anonymous=is_anonymous)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise ReplicasetUuidMismatch(
@@ -273,7 +316,12 @@ async def join(
 
 
 async def _receive(
-    directory: DataDirectory, stream: JoinStream, so_far: ReceivedSoFar, *, is_anonymous: bool
+    directory: DataDirectory,
+    stream: JoinStream,
+    so_far: ReceivedSoFar,
+    on_stage: Callable[[JoinStage], None],
+    *,
+    is_anonymous: bool,
 ) -> _Received:
     settings = directory.settings
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
@@ -292,6 +340,7 @@ async def _receive(
     if not isinstance(start, JoinStart):
         raise RemoteProtocolError("a join did not begin with its start")
     so_far.tuples_total = start.tuples
+    on_stage(JoinStage.BEGAN)
     assembler = SnapshotAssembler()
     trial = _Trial(settings)
     reached = start.vclock.as_dict()
@@ -316,6 +365,7 @@ async def _receive(
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
                     raise LinkLost("the snapshot came incomplete")
+                on_stage(JoinStage.INITIAL)
             case JoinRows():
                 if crc32c(item.rows) != item.crc:
                     raise LinkLost("checksum of rows does not match")
@@ -331,6 +381,8 @@ async def _receive(
                 assert assembler.meta is not None
                 _check_meta(assembler.meta)
                 _check_ends(start, assembler.meta, item, Vclock(reached))
+                if not is_anonymous:
+                    on_stage(JoinStage.FINAL)
                 return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")

@@ -38,7 +38,10 @@ class Registrar:
     def _waits(self, why: str) -> None:
         node = self._node
         why = why if node.core.is_anonymous else ""
-        node.waits_for = f"to become a member (replication.anon: false): {why}" if why else ""
+        if not why:
+            node.waiting.over()
+        else:
+            node.waiting.wait(f"to become a member (replication.anon: false): {why}", node.settings.retry_s)
         if why and why != self._said:
             node.log.info("register_waiting", message=node.waits_for, retry_s=node.settings.retry_s)
         self._said = why
@@ -60,7 +63,9 @@ class Registrar:
             with trio.move_on_after(settings.death_timeout_s + settings.synchro_timeout_s):
                 number = await node.transport.register(source, request)
                 return f"{name} has registered it as {number}, and the row is on its way"
-        except (LinkLost, SynchroError) as error:
+        except LinkLost as error:
+            return f"{name} did not register it: {error.why}"
+        except SynchroError as error:
             return f"{name} did not register it: {error.message}"
         return f"{name} does not answer"
 

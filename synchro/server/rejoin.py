@@ -5,6 +5,7 @@ said so. Rules [M-35], ADR 46. What is decided is in `replication.rejoin`, what 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -12,7 +13,7 @@ import trio
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.replication.rejoin import Known, Turn, is_too_old, source, turn
 from synchro.server.bootstrap import POLL_S, ask_all
-from synchro.server.join import join
+from synchro.server.join import join, tell_stage
 from synchro.server.peer_messages import LinkLost
 from synchro.server.progress import ReceivedSoFar
 from synchro.storage.identity import Rejoin
@@ -20,12 +21,23 @@ from synchro.storage.identity import Rejoin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from synchro.instance.core import Instance
     from synchro.replication.ballot import Ballot
     from synchro.server.node import Node
     from synchro.server.peers import Peers
 
 RETRY_S: Final = 0.5
 TRIES_MAX: Final = 10
+
+
+def known_of(instance: Instance) -> Known:
+    """What the instance must not forget by a join."""
+    return Known(
+        instance.vclock.without_local(),
+        instance.raft.term,
+        instance.raft.vote,
+        instance.memtx.own_keys,
+    )
 
 
 class JoinAgain:
@@ -51,6 +63,8 @@ class JoinAgain:
         return self._node.settings.rejoin or self._replacement.state is not Rejoin.NO
 
     async def is_too_old(self, known: Known) -> bool:
+        if not self._node.settings.autorejoin or known.own_keys:
+            return False
         found = is_too_old(known.vclock, await self._ask())
         if found:
             self._node.log.warning(
@@ -66,6 +80,10 @@ class JoinAgain:
         node.stage = "rejoin"
         self._idle_since = self._idle_since or trio.current_time()
         keeps = known if self._replacement.state is not Rejoin.LOSSY else None
+        if keeps is not None and keeps.own_keys:
+            self._why = f"{keeps.own_keys} tuples of spaces with the policy keep_local are nowhere else"
+            await trio.to_thread.run_sync(self._give_up)
+            return None
         try:
             while self._failed < TRIES_MAX:
                 self._peers.rejoins = True
@@ -78,10 +96,10 @@ class JoinAgain:
                     return ReceivedSoFar(ballots[address].instance_name, address)
                 if self._is_time_over:
                     break
-                node.waits_for = self._why
+                node.waiting.wait(self._why, POLL_S)
                 await trio.sleep(POLL_S)
         finally:
-            node.waits_for = ""
+            node.waiting.over()
         await trio.to_thread.run_sync(self._give_up)
         return None
 
@@ -109,6 +127,7 @@ class JoinAgain:
                 self._replacement,
                 known,
                 is_anonymous=node.settings.is_anonymous,
+                on_stage=partial(tell_stage, node, so_far),
             )
             covers = known is not None and end.vclock.covers(known.vclock)
             if not covers and self._replacement.state is not Rejoin.LOSSY:
@@ -144,6 +163,7 @@ class JoinAgain:
 
     def _give_up(self) -> None:
         self._peers.rejoins = False
+        self._node.rejoin_given_up = True
         self._replacement.give_up()
         self._node.log.warning(
             "rebootstrap_given_up",
