@@ -13,6 +13,7 @@ from synchro.cli.arguments import argument, complete_instance, instance_option, 
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_table, print_value
 from synchro.cli.program import program
+from synchro.cli.reach import again
 from synchro.errors import AccessDenied, BadCredentials, LoginLimited, PlainConnection, SynchroError
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ def bootstrap(name: str) -> int:
     if options.output != "table":
         print_value({"instance": name, "replicaset_uuid": uuid})
     else:
-        print(f"{name} made the replica set {uuid}; the others join it now. Next: synchro status")
+        print(f"{name} made the replica set {uuid}; the others join it now. Next: {again('synchro status')}")
     return 0
 
 
@@ -335,7 +336,9 @@ def rebootstrap(name: str, discard: bool, yes: bool) -> int:
     if options.output != "table":
         print_value({"instance": done, "discard": discard})
     else:
-        print(f"{done} joins again; its old data stays until the new is whole. Next: synchro status")
+        print(
+            f"{done} joins again; its old data stays until the new is whole. Next: {again('synchro status')}"
+        )
     return 0
 
 

@@ -330,11 +330,12 @@ class Face:
         core = self.node.core
         has_queue = core.limbo.owner_id != NOBODY or core.settings.election_mode is not ElectionMode.OFF
         standing = Standing(
-            is_owner=core.raft.is_leader or core.limbo.owner_id == core.self_id,
+            is_owner=self.node.is_in_charge,
             is_lossy=discard,
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
             quorum=core.limbo.quorum if has_queue and not self.links.is_too_old else 0,
+            own_keys=core.memtx.own_keys,
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal

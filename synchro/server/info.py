@@ -78,7 +78,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "ro": node.ro_reason is not RoReason.NONE,
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
-        "waits_for": node.waits_for or None,
+        "waits_for": None if node.progress.is_receiving else node.waits_for or None,
         "waiting": waiting(node, links),
         "loading": _loading(node, links),
         "election_mode": settings.election_mode.value,
@@ -104,6 +104,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": None,
         "amnesia": None,
         "orphan": None,
+        "own_keys": None,
         "users": None,
     }
     if not node.has_core:
@@ -133,6 +134,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
+        "own_keys": core.memtx.own_keys,
         "users": _users(core),
     }
     return tree
@@ -153,7 +155,7 @@ def waiting(node: Node, links: Links) -> dict[str, Any] | None:
     for: a sentence; since: seconds that it has waited; next: seconds until something is tried again, None
     if it is waited for without that.
     """
-    if (facts := node.waiting.facts()) is not None:
+    if not node.progress.is_receiving and (facts := node.waiting.facts()) is not None:
         return facts
     now, held = trio.current_time(), node.waiting
     if not node.has_core:
@@ -180,7 +182,9 @@ def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
     for name, since in links.catch_up.waits_for.items():
         applier = links.appliers.get(name)
         facts = applier.facts() if applier is not None else {}
-        one = {"name": name, "status": facts.get("status"), "message": facts.get("message")}
+        said = (facts.get("message"), facts.get("system_message"))
+        why = ": ".join(text for text in said if text) or None
+        one = {"name": name, "status": facts.get("status"), "message": why}
         state = SourceState.AWAY if applier is None else applier.source_state
         if state in (SourceState.AWAY, SourceState.DOWN):
             away_s = trio.current_time() - since

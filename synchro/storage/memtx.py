@@ -427,6 +427,11 @@ class Memtx:
         """Committed tuples [D-15]; 0 while the space has no primary index."""
         return len(self.catalog.store(space_id).tuples)
 
+    @property
+    def own_keys(self) -> int:
+        """Committed tuples that a policy keeps as this instance wrote them (ADR 44)."""
+        return sum(len(store.own.keys) for store in self._stores.values() if store.own is not None)
+
     def prepared_rows(self, space_id: int) -> list[Tuple]:
         """Tuples of a space as a writer sees them; what the next schema change must build on."""
         return list(self.catalog.store(space_id).prepared_tuples())
