@@ -115,9 +115,7 @@ async def test_an_owner_that_cannot_be_asked_or_does_not_answer(
             raise AssertionError
 
         monkeypatch.setattr(face.node.transport, "read_position", silent)
-        with pytest.raises(
-            LinearizableQuorum, match="did not say in time that it still is; nothing"
-        ):
+        with pytest.raises(LinearizableQuorum, match="did not say in time that it still is; nothing"):
             await face.read_barrier(timeout_s=0.05)
         with pytest.raises(LinearizableQuorum, match=r"did not answer within .*; nothing was read"):
             await face.read_barrier(timeout_s=5.0)
