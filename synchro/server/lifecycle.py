@@ -494,6 +494,7 @@ class Lifecycle:
                     inner.start_soon(self._keep_notes, wal)
                     inner.start_soon(node.run)
                     inner.start_soon(self._face.run_watchers)
+                    inner.start_soon(self._face.owner_reads.run)
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)
