@@ -461,7 +461,7 @@ class Lifecycle:
                 start=recovered.journal_start,
                 limits=settings.limits,
                 sync=settings.wal_mode is WalMode.FSYNC,
-                wall_time=time.time(),
+                wall_time=node.clock.now(),
                 identity=node.directory.identity_file,
             )
         )
@@ -470,6 +470,7 @@ class Lifecycle:
             journal,
             on_written=node.on_written,
             on_cut=node.on_cut,
+            wall_clock=node.clock.now,
             on_rotation_refused=lambda error: self._log.warning(
                 "wal_rotation_refused",
                 message=f"no new log file: {error.strerror}; rows go on into the old one",
