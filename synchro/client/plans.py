@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence, is_tls
 from synchro.client.login import LOGIN_S, REFUSALS, Login, Sessions
+from synchro.client.model import state_of
 from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
@@ -99,6 +100,21 @@ class Pause(NamedTuple):
 Step: TypeAlias = Unary | LogIn | Submit | Probe | Pause
 Plan: TypeAlias = Generator[Step, Any, T]
 """A call as steps; its result is of type T."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Generic[T]):
+    """A call that is answered by a stream. value: what a program is told of a reply. timeout_s: seconds;
+    None: until the program has enough."""
+
+    service: str
+    method: str
+    request: Message
+    value: Callable[[Message], T]
+    timeout_s: float | None = None
+
+
+WATCH_INFO: Final = Changes("info", "WatchInfo", info_pb2.WatchInfoRequest(), state_of)
 
 
 class Wants(Enum):

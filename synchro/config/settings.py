@@ -349,6 +349,8 @@ class Settings:
 
     instance_name: InstanceName = FIRST_NAME
     replicaset_name: str = "replicaset001"
+    is_named: bool = False
+    """A file names the replica set and its members; False: flags, whose names nobody chose [M-5]."""
     listen: str = "127.0.0.1:0"
     peers: tuple[PeerAddress, ...] = ()
     """All configured members, this one included, in name order; empty = alone [C-12]."""

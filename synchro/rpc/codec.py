@@ -163,6 +163,11 @@ FATES: Final = {
     Fate.PENDING: data_pb.TRANSACTION_OUTCOME_PENDING,
     Fate.UNKNOWN: data_pb.TRANSACTION_OUTCOME_UNKNOWN,
 }
+LAST_STAGES: Final = {
+    Fate.COMMITTED: data_pb.TRANSACTION_STAGE_COMMITTED,
+    Fate.ROLLED_BACK: data_pb.TRANSACTION_STAGE_ROLLED_BACK,
+    Fate.UNKNOWN: data_pb.TRANSACTION_STAGE_UNKNOWN,
+}
 
 
 # --- tuples, JSON ---------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ class Lifecycle:
                     on_stage=partial(tell_stage, node, so_far),
                 )
             except LinkLost as error:
-                why = error.message
+                why = error.why
             except SynchroError as error:
                 if error.reason not in JOIN_RETRIED:
                     raise

@@ -28,12 +28,15 @@ END_S: Final = 5.0
 class Stranger:
     """A connection on which nothing is said that a test did not write."""
 
-    def __init__(self, address: str, *, receive_bytes: int = 0) -> None:
-        """receive_bytes: of the system's buffer, so that what is not read is soon felt; 0: as usual."""
+    def __init__(self, address: str, *, receive_bytes: int = 0, source: str = "") -> None:
+        """receive_bytes: of the system's buffer, so that what is not read is soon felt; 0: as usual. source:
+        the own address, such as 127.0.0.9; "": as usual."""
         host, _, port = address.rpartition(":")
         self.sock = socket.socket()
         if receive_bytes:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect((host, int(port)))
         self.is_closed = False
         self.goaway: ErrorCode | None = None
@@ -42,6 +45,8 @@ class Stranger:
         self.resets: dict[int, ErrorCode] = {}
         self.statuses: dict[int, StatusCode] = {}
         """Streams that ended by trailers."""
+        self.texts: dict[int, str] = {}
+        """What those trailers say."""
         self.data_bytes = 0
         self.pongs = 0
         self.answers = False
@@ -119,7 +124,8 @@ class Stranger:
         elif kind == frames.HEADERS:
             fields = self._decoder.decode(payload)
             if flags & frames.END_STREAM:
-                self.statuses[stream_id] = read_status(fields).code
+                status = read_status(fields)
+                self.statuses[stream_id], self.texts[stream_id] = status.code, status.message
         elif kind == frames.PING and flags & frames.ACK:
             self.pongs += 1
         elif kind == frames.PING and self.answers:

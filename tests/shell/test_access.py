@@ -51,12 +51,13 @@ FILES = (auth_pb2, cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2, fau
 OPEN = {
     "GetBallot",  # [S-7]
     "WatchInfo",  # no more than the ballot: who leads, and whether it takes writes
+    "WaitInfo",  # the same
     "Login",  # who logs in is nobody yet
     "Logout",
 }
 """Methods for everybody. Health and reflection are of other packages, and are open too."""
 LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSequences", "ListSpaces", "ListUsers"}
-LOOK |= {"WaitTransaction"}
+LOOK |= {"WaitTransaction", "WatchTransaction", "CheckPromote"}
 """For everybody who logged in."""
 THE_SPACE = Target(ObjectType.SPACE, 512, "")
 STRANGER = "99999999-2222-3333-4444-555555555555"

@@ -52,7 +52,7 @@ class Awaited:
             for item in found(*arguments, **options):
                 yield item
 
-        return items if name in ("iter", "watch_info") else call
+        return items if name in ("iter", "watch_info", "watch_transaction") else call
 
 
 def tell(face: str, servers: list[FakeServer], story: Story, **options: Any) -> None:
@@ -160,6 +160,17 @@ def test_calls_are_answered_with_values(face: str, servers: list[FakeServer]) ->
         async for state in db.watch_info("instance002"):
             assert state.leader == "instance001"
             break
+        assert [state async for state in db.watch_transaction("1:9", timeout=5)] == [
+            synchro.TxnState("on_disk", (1, 9), (1,), (3,), 2),
+            synchro.TxnState("committed", (1, 9), (), (), 0),
+        ]
+        assert await db.sync_wal() == synchro.Synced("instance001", {0: 2, 1: 9})
+        assert (await db.sync_wal("instance002")).instance == "instance002"
+        assert await db.check_promote("instance002") == synchro.PromoteOutlook(
+            "instance002", False, 5, 1, 2, 0, (("SPLIT_BRAIN", "two histories"),)
+        )
+        for wait in (db.wait_rw, db.wait_ro, db.wait_leader):
+            assert (await wait("instance001")).leader == "instance001"
         row = await db.space("bands").insert([1, "Roxette"])
         assert pickle.loads(pickle.dumps(row))["name"] == "Roxette"
         assert servers[0].address in db.endpoints

@@ -107,6 +107,42 @@ TRANSACTION_OUTCOME_UNKNOWN: TransactionOutcome.ValueType  # 4
 """This instance cannot tell."""
 Global___TransactionOutcome: _TypeAlias = TransactionOutcome  # noqa: Y015
 
+class _TransactionStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TransactionStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TransactionStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRANSACTION_STAGE_UNSPECIFIED: _TransactionStage.ValueType  # 0
+    """Never sent."""
+    TRANSACTION_STAGE_SUBMITTED: _TransactionStage.ValueType  # 1
+    """It has its place in the log, and is on its way to the disk."""
+    TRANSACTION_STAGE_ON_DISK: _TransactionStage.ValueType  # 2
+    """It is on the disk of this instance, and waits for its quorum."""
+    TRANSACTION_STAGE_COMMITTED: _TransactionStage.ValueType  # 3
+    """It is done and stays."""
+    TRANSACTION_STAGE_ROLLED_BACK: _TransactionStage.ValueType  # 4
+    """It is gone; nothing was done."""
+    TRANSACTION_STAGE_UNKNOWN: _TransactionStage.ValueType  # 5
+    """This instance cannot tell."""
+
+class TransactionStage(_TransactionStage, metaclass=_TransactionStageEnumTypeWrapper):
+    """How far a transaction is on the instance that was asked."""
+
+TRANSACTION_STAGE_UNSPECIFIED: TransactionStage.ValueType  # 0
+"""Never sent."""
+TRANSACTION_STAGE_SUBMITTED: TransactionStage.ValueType  # 1
+"""It has its place in the log, and is on its way to the disk."""
+TRANSACTION_STAGE_ON_DISK: TransactionStage.ValueType  # 2
+"""It is on the disk of this instance, and waits for its quorum."""
+TRANSACTION_STAGE_COMMITTED: TransactionStage.ValueType  # 3
+"""It is done and stays."""
+TRANSACTION_STAGE_ROLLED_BACK: TransactionStage.ValueType  # 4
+"""It is gone; nothing was done."""
+TRANSACTION_STAGE_UNKNOWN: TransactionStage.ValueType  # 5
+"""This instance cannot tell."""
+Global___TransactionStage: _TypeAlias = TransactionStage  # noqa: Y015
+
 @_typing.final
 class Op(_message.Message):
     """One change of one tuple."""
@@ -1020,3 +1056,89 @@ class WaitTransactionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WaitTransactionResponse: _TypeAlias = WaitTransactionResponse  # noqa: Y015
+
+@_typing.final
+class WatchTransactionRequest(_message.Message):
+    """Which transaction to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """Its request id, 16 bytes."""
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """Its name."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to watch. Not set: the server's `database.txn_synchro_timeout`."""
+
+    def __init__(
+        self,
+        *,
+        txn: _common_pb2.TxnId | None = ...,
+        request_id: _builtins.bytes = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "timeout", b"timeout", "transaction", b"transaction", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "timeout", b"timeout", "transaction", b"transaction", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_transaction: _TypeAlias = _typing.Literal["txn", "request_id"]  # noqa: Y015
+    _WhichOneofArgType_transaction: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_transaction) -> _WhichOneofReturnType_transaction | None: ...
+
+Global___WatchTransactionRequest: _TypeAlias = WatchTransactionRequest  # noqa: Y015
+
+@_typing.final
+class WatchTransactionResponse(_message.Message):
+    """How a transaction stands. What lies between two of these may be left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    ACKED_BY_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    stage: Global___TransactionStage.ValueType
+    """How far it is."""
+    quorum: _builtins.int
+    """While it waits: number of instances that must have it, evaluated; 0: its own disk is enough."""
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """Its name, if known and on disk."""
+
+    @_builtins.property
+    def acked_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """While it waits: ids of the instances that are known to have it on disk. The owner of the queue knows most."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """While it waits: ids of the other registered instances."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        stage: Global___TransactionStage.ValueType = ...,
+        txn: _common_pb2.TxnId | None = ...,
+        acked_by: _abc.Iterable[_builtins.int] | None = ...,
+        missing: _abc.Iterable[_builtins.int] | None = ...,
+        quorum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_by", b"acked_by", "header", b"header", "missing", b"missing", "quorum", b"quorum", "stage", b"stage", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTransactionResponse: _TypeAlias = WatchTransactionResponse  # noqa: Y015
