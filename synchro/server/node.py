@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
@@ -34,10 +34,11 @@ from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.server.wall_clock import WallClock
 from synchro.storage.ddl import Build
+from synchro.storage.salvage import LeftOut
 from synchro.storage.user_ops import users_while_loading
 from synchro.storage.users import Users
 from synchro.storage.wal import Wal
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 STOPPING: Final = "stopping"
 """The last stage of a run."""
@@ -152,6 +153,10 @@ class Node:
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
         self.begins_anew = False
         """This life of the instance ends so that it can read other files; the process goes on."""
+        self.left_out: Sequence[LeftOut] = ()
+        """Where this start has cut the log, by the word of a person."""
+        self.cut_at = EMPTY_VCLOCK
+        """What was there then."""
         self.rejoin_given_up = False
         """It was to join again at its start, and could not."""
         self.end_life: Callable[[], None] = lambda: None
