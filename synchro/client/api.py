@@ -154,13 +154,15 @@ class Api(Definitions):
         expected_term: int = 0,
         omit_tuples: bool = False,
         request_id: bytes | None = None,
+        is_sync: bool = False,
     ) -> Plan[Result]:
         """Run one transaction. ops: from `synchro.ops`.
 
         wait: "complete" when it is decided, "submit" when it is on the leader's disk and in the queue, "none"
         at once. timeout: seconds, with all repetitions; None: the client's. expected_term: refuse unless this
         is the election term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name
-        this transaction; one with the same name that was done already is not done again.
+        this transaction; one with the same name that was done already is not done again. is_sync: it waits
+        for a quorum, whatever spaces it changes.
 
         Raises the server's errors, `CannotConnect` or `NoLeader` when nothing was done, `OutcomeUnknown` when
         something may have been.
@@ -172,6 +174,7 @@ class Api(Definitions):
             "expected_term": expected_term,
             "omit_tuples": omit_tuples,
             "request_id": request_id,
+            "is_sync": is_sync,
         }
 
         def result(reply: Message, endpoint: str) -> Result:
@@ -199,7 +202,8 @@ class Api(Definitions):
         key: a list of parts, the first of the index, or a single part; None: all tuples. iterator: EQ
         (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each
         true at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
-        (default) or "linearizable", which asks the leader. timeout: seconds; None: the client's.
+        (default), or "linearizable": with all that was answered anywhere before. timeout: seconds; None: the
+        client's.
         """
         plans = self.plans
         deadline = plans.deadline(timeout)
@@ -216,7 +220,11 @@ class Api(Definitions):
                 request.min_vclock.update(plans.session.vclock)
             return plans.unary(endpoint, "data", "Select", request, left_s + GRACE_S)
 
-        where = plans.informed_place if read == "linearizable" else plans.read_place
+        def where(tries: Tries) -> Plan[str]:
+            if read == "linearizable" and tries.is_again:  # the owner answers where another one cannot
+                return plans.informed_place(tries)
+            return plans.read_place(tries)
+
         while True:
             reply = yield from plans.repeat(Tries(deadline, is_read=True), where, attempt)
             if not requests.add_page(rows, request, reply, names):

@@ -110,6 +110,7 @@ class FakeNode:
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
         self.sync_error: SynchroError | None = None
+        self.is_follower = False
         self.restarted: list[str] = []
         self.rebootstrapped: list[bool] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
@@ -248,6 +249,13 @@ class FakeNode:
             raise self.sync_error
         return self.instance.vclock
 
+    @property
+    def owns_queue(self) -> bool:
+        return not self.is_follower
+
+    async def read_barrier(self, *, timeout_s: float) -> Outcome:
+        return await self.call(ReadBarrierRequested, timeout_s=timeout_s)
+
     def release(self) -> None:
         held, self.held = self.held, {}
         for answer in held.values():
@@ -270,7 +278,7 @@ class FakeNode:
             return Committed(self.requests[write.request_id], duplicate=True)
         memtx = self.instance.memtx
         try:
-            prepared = memtx.prepare(write.ops)
+            prepared = memtx.prepare(write.ops, conditions=write.conditions)
         except PendingRefusal as refusal:
             return Rejected(refusal.error)
         except SynchroError as error:
