@@ -44,8 +44,9 @@ RULES_HEAD: Final = """\
 # Coverage of the rules
 
 Made by `python -m tools.coverage`: for each [rule](../rules.md) of the queue, of promote and demote, and of
-elections, and for each lesson, tests that cite it, {some} of them at most. A test shows the rules that it cites
-in its docstring or beside its steps; a [scenario](../../tests/scenarios/README.md) those of its first lines.
+elections, and for each lesson, tests that cite it, {some} of them at most. A test shows the rules that it
+cites in its docstring or beside its steps; a [scenario](../../tests/scenarios/README.md) those of its first
+lines.
 `grep -rn "Q-44" tests` finds all of them.
 
 | rule | shown by |
