@@ -15,7 +15,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 NODE    := tests/conformance/js
 NODE_READY := $(NODE)/node_modules/.ready
-WORKERS ?= 2
+WORKERS ?= 3
 SEEDS   ?= 200
 FIRST   ?= 1
 STATES  ?= 1200000
@@ -72,10 +72,11 @@ setup-tests: $(READY) $(NODE_READY)
 demo: $(READY)
 	$(BIN)/synchro demo --script failover --once $(ARGS)
 
-# Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
+# Tests with real files, ports and processes mostly wait, so more of them run at a time than there are processors;
+# those that measure time run alone.
 test: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(PROCESSES:%=--ignore=%) -m "not e2e and not long" $(ARGS)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(PROCESSES) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "e2e and not alone and not long" $(PROCESSES) $(ARGS)
 	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(PROCESSES) $(ARGS)
 
 test-long: $(READY) $(NODE_READY)

@@ -179,7 +179,7 @@ class Relay:
                 address=node.address,
             )
         )
-        down.is_following = True
+        down.is_following, down.changed_at = True, trio.current_time()
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         self._links.members_changed()  # it may listen where nobody knew
@@ -214,7 +214,7 @@ class Relay:
             raise
         finally:
             self._hearing.unpark_all()
-            down.is_following = False
+            down.is_following, down.changed_at = False, self.heard_at
             down.lag = 0.0
             if down.message is None:
                 down.message = "unexpected EOF when reading from socket"
@@ -228,7 +228,7 @@ class Relay:
     # ----------------------------------------------------------------------------- heartbeats, elections
 
     async def _send_control(self) -> None:
-        """Heartbeats every `replication_timeout` since the previous one, also while rows flow [A-25]."""
+        """Heartbeats every `replication_timeout` since the previous one, also while rows flow [A-25], [L-20]."""
         node = self._node
         next_beat = trio.current_time()
         while True:
