@@ -154,13 +154,15 @@ class Api(Definitions):
         expected_term: int = 0,
         omit_tuples: bool = False,
         request_id: bytes | None = None,
+        is_sync: bool = False,
     ) -> Plan[Result]:
         """Run one transaction. ops: from `synchro.ops`.
 
         wait: "complete" when it is decided, "submit" when it is on the leader's disk and in the queue, "none"
         at once. timeout: seconds, with all repetitions; None: the client's. expected_term: refuse unless this
         is the election term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name
-        this transaction; one with the same name that was done already is not done again.
+        this transaction; one with the same name that was done already is not done again. is_sync: it waits
+        for a quorum, whatever spaces it changes.
 
         Raises the server's errors, `CannotConnect` or `NoLeader` when nothing was done, `OutcomeUnknown` when
         something may have been.
@@ -172,6 +174,7 @@ class Api(Definitions):
             "expected_term": expected_term,
             "omit_tuples": omit_tuples,
             "request_id": request_id,
+            "is_sync": is_sync,
         }
 
         def result(reply: Message, endpoint: str) -> Result:

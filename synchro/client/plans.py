@@ -204,7 +204,8 @@ class WriteOptions(TypedDict, total=False):
     wait: "complete" (default) when it is decided, "submit" when it is on the leader's disk and in the queue,
     "none" at once. timeout: seconds, with all repetitions. expected_term: refuse unless this is the election
     term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this transaction; one
-    with the same name that was done already is not done again.
+    with the same name that was done already is not done again. is_sync: it waits for a quorum, whatever
+    spaces it changes.
     """
 
     wait: WaitMode
@@ -212,6 +213,7 @@ class WriteOptions(TypedDict, total=False):
     expected_term: int
     omit_tuples: bool
     request_id: bytes | None
+    is_sync: bool
 
 
 # --- plans ----------------------------------------------------------------------------------------------
@@ -584,6 +586,8 @@ class Plans:
     ) -> Plan[T]:
         """A transaction of `count` encoded operations. finish: makes the result of an ExecuteReply and the
         endpoint that it came from."""
+        if modes.get("is_sync"):
+            ops, count = encoding.SYNCHRONOUS + ops, count + 1
         timeout = modes.get("timeout")
         timeout_s = self.timeout_s(timeout)
         deadline = self.now() + timeout_s
@@ -665,7 +669,10 @@ class Plans:
         return (yield from self.repeat(tries, where, attempt))
 
     def _is_synchronous(self, ops: bytes, endpoint: str, deadline: float) -> Plan[bool]:
-        """Whether a transaction is one of the queue: one of its spaces is synchronous, or a system space."""
+        """Whether a transaction is one of the queue: it asks for that, or one of its spaces is synchronous,
+        or a system space."""
+        if ops.startswith(encoding.SYNCHRONOUS):
+            return True
         spaces = encoding.spaces_of(ops)
         if any(_is_system(space) for space in spaces):
             return True

@@ -270,7 +270,7 @@ class FakeNode:
             return Committed(self.requests[write.request_id], duplicate=True)
         memtx = self.instance.memtx
         try:
-            prepared = memtx.prepare(write.ops)
+            prepared = memtx.prepare(write.ops, conditions=write.conditions)
         except PendingRefusal as refusal:
             return Rejected(refusal.error)
         except SynchroError as error:

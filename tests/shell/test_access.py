@@ -316,6 +316,35 @@ async def test_of_calls_that_come_together_each_has_its_own_rights(
         assert served.face.node.core.memtx.count(512) == 1 + 20
 
 
+async def test_a_condition_is_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[D-42]: it tells what it found; an update that must match tells no more than one that need not."""
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        allow(served.face, "bob", Privilege.WRITE)
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        (execute,) = [method for method in methods() if method.name == "Execute"]
+        where = {"space_id": 512, "key": msgpack.packb((7,))}
+        update = messages.op(update_existing={**where, "ops": msgpack.packb(())})
+
+        async def reason(*ops: Any) -> tuple[str, str]:
+            error = await refusal(served, execute, messages.request(ops=ops))
+            assert error is not None
+            return error.reason, error.message
+
+        assert (await reason(update))[0] == "CONDITION_FAILED"
+        check = messages.op(check={**where, "kind": data_pb2.CHECK_KIND_PRESENT})
+        put_one = messages.op(replace={"space_id": 512, "tuple": msgpack.packb((8, "y"))})
+        assert (await reason(check, put_one))[0] == "ACCESS_DENIED"
+        for name in ("_space", "nowhere"):  # one is there, one is not
+            elsewhere = messages.op(check={"space": name, "key": where["key"], "kind": 2})
+            assert (await reason(elsewhere, put_one))[
+                1
+            ] == f"Read access to space '{name}' is denied for user 'bob'"
+        allow(served.face, "bob", Privilege.READ | Privilege.WRITE)
+        assert (await reason(check, put_one))[0] == "CONDITION_FAILED"
+        assert served.face.node.core.memtx.count(512) == 1
+
+
 @pytest.mark.parametrize("space", ["_user", "nowhere"])
 async def test_names_of_spaces_are_not_told_to_who_may_not_read_them(tmp_path: Path, space: str) -> None:
     """QS-2: one is there, one is not, and the guest hears the same."""

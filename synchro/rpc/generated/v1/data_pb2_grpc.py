@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DataServiceStub:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is.
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class DataServiceStub:
 
 
 class DataServiceServicer:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is.
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
     """
 
     def Execute(self, request, context):
@@ -142,7 +144,8 @@ def add_DataServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DataService:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is.
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
     """
 
     @staticmethod

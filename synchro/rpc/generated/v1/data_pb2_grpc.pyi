@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DataServiceStub:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is."""
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -53,7 +55,9 @@ class DataServiceStub:
 
 @_typing.type_check_only
 class DataServiceAsyncStub(DataServiceStub):
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is."""
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Execute: _aio.UnaryUnaryMultiCallable[_data_pb2.ExecuteRequest, _data_pb2.ExecuteResponse]  # type: ignore[assignment]
@@ -75,7 +79,9 @@ class DataServiceAsyncStub(DataServiceStub):
     """
 
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is."""
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
+    """
 
     @_abc_1.abstractmethod
     def Execute(
