@@ -345,6 +345,7 @@ async def test_a_change_that_leaves_a_quorum_is_done(tmp_path: Path, known_users
     """The members call by a login, so what the guest may do is nothing to them."""
     async with set_with_login(tmp_path) as (leader, _):
         guest_only = UserDraft((), ()).after()
+        await until(lambda: leader.links.connected == 3)
         assert len(leader.quorum_without(guest_only)) == 2
         assert leader.quorum_without(leader.instance.memtx.catalog.users) == ()
         leader.links.callers.popitem()
