@@ -12,6 +12,7 @@ from synchro.cli.arguments import argument, instance_option, watch_lines, watch_
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_UNKNOWN, ids, print_value, usage
 from synchro.cli.program import program
+from synchro.cli.reach import again
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
@@ -145,8 +146,14 @@ def wait(txn: str) -> int:
             raise usage(f"a transaction is ORIGIN:LSN, or a request id of 32 hexadecimal digits; got {txn!r}")
     with client(read_from="leader") as db:
         outcome = db.wait_transaction(name, options.timeout_s)
+    following = again(
+        {
+            "pending": "synchro queue",
+            "unknown": f"synchro -e HOST:PORT --direct wait {txn}   at another member   or   synchro status",
+        }.get(outcome, "")
+    )
     if options.output != "table":
-        print_value({"txn": txn, "outcome": outcome})
+        print_value({"txn": txn, "outcome": outcome} | ({"next": following} if following else {}))
     else:
         words = {
             "committed": "is committed",
@@ -155,4 +162,6 @@ def wait(txn: str) -> int:
             "unknown": "is not known to the instance that was asked: outcome unknown",
         }
         print(f"{txn} {words[outcome]}")
+        if following:
+            print(f"next:  {following}")
     return {"committed": 0, "rolled_back": formatting.EXIT_CONFLICT}.get(outcome, EXIT_UNKNOWN)
