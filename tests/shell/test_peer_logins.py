@@ -237,19 +237,65 @@ async def test_a_peer_with_the_role_is_let_in(tmp_path: Path, known_users: None)
     "iproto.advertise.peer.password_file",
 )
 async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path, known_users: None) -> None:
-    """[S-8]: `loading` with the message; it comes by itself when the password fits."""
+    """[S-8]: with the message, while the stream goes on; `loading` when it is lost, and it comes by itself
+    when the password fits."""
     async with set_with_login(tmp_path) as (leader, nodes):
         face = next(face for face in nodes if face is not leader)
         node = face.node
         wrong = PeerLogins(PeerLogin("replicator", Secret("hunter2")))
         node.change_settings(_with_logins(node.settings, wrong))
         applier = face.links.appliers[leader.node.settings.instance_name]
+        await until(lambda: applier.facts().get("reason") == "BAD_CREDENTIALS")
+        assert applier.facts()["status"] == "follow"
+        applier.reset()
         await until(lambda: applier.facts()["status"] == "loading")
         assert applier.facts()["message"] == "User not found or supplied credentials are invalid"
         assert applier.facts()["reason"] == "BAD_CREDENTIALS"
         assert "hunter2" not in str(applier.facts()) + repr(node.settings)
         node.change_settings(_with_logins(node.settings, LOGIN))
         await until(lambda: applier.facts()["status"] == "follow")
+
+
+async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, known_users: None) -> None:
+    """All were reset at once, and a healthy set lost its leader. ADR 43."""
+    async with set_with_login(tmp_path, replication_timeout_s=1.0) as (leader, nodes):
+        term = leader.node.core.raft.volatile_term
+        users, grants = users_of_the_set(guest_is_super=False)
+        grants.append(Grant(ADMIN, READER, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE))
+        for face in nodes:
+            rows = [user.to_tuple() for user in users]
+            face.instance.memtx.catalog.users.read(rows, [grant.to_tuple() for grant in grants])
+        other = PeerLogins(PeerLogin("reader", Secret("topsecret")))
+        lowest = 3
+        for moving in (leader, *(face for face in nodes if face is not leader)):
+            moving.node.change_settings(_with_logins(moving.node.settings, other))
+
+            def has_moved(mine: Face = moving) -> bool:
+                nonlocal lowest
+                lowest = min(lowest, leader.links.connected)
+                called = [face.links.callers[mine.node.uuid].name for face in nodes if face is not mine]
+                return called == ["reader", "reader"] and leader.links.connected == 3
+
+            await until(has_moved)
+        assert leader.node.core.raft.volatile_term == term and leader.node.core.is_writable
+        assert lowest >= 2
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+
+
+async def test_a_wrong_login_ends_no_stream_that_goes_well(tmp_path: Path, known_users: None) -> None:
+    """On all members at once: each says why, and the set goes on. ADR 43."""
+    async with set_with_login(tmp_path, replication_timeout_s=1.0) as (leader, nodes):
+        term = leader.node.core.raft.volatile_term
+        wrong = PeerLogins(PeerLogin("replicator", Secret("hunter2")))
+        for face in nodes:
+            face.node.change_settings(_with_logins(face.node.settings, wrong))
+        appliers = [one for face in nodes for one in face.links.appliers.values() if not one.is_off]
+        await until(lambda: all(one.facts().get("reason") == "BAD_CREDENTIALS" for one in appliers))
+        assert all(one.facts()["status"] == "follow" for one in appliers)
+        assert leader.node.core.raft.volatile_term == term and leader.node.core.is_writable
+        for face in nodes:
+            face.node.change_settings(_with_logins(face.node.settings, LOGIN))
+        await until(lambda: all(one.facts().get("reason") is None for one in appliers))
 
 
 def _with_logins(settings: Any, logins: PeerLogins) -> Any:
