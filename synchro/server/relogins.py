@@ -19,6 +19,8 @@ from synchro.server.peer_messages import LinkLost
 POLL_S: Final = 0.05
 LOGIN_S: Final = 10.0
 """For one login: a password is looked at slowly on purpose, and in turn with others."""
+TURN_S: Final = 1.0
+"""How long an instance waits for each member before it, at the most."""
 RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 15.0
 """Each login that is refused counts there as one of somebody who guesses."""
@@ -86,7 +88,7 @@ class Relogins:
         core = self._node.core
         members = sorted(core.memtx.catalog.members())
         before = members.index(core.self_id) if core.self_id in members else 0
-        return before * self._node.settings.replication_timeout_s
+        return before * min(TURN_S, self._node.settings.replication_timeout_s)
 
     async def _move(self, name: str) -> bool:
         """False: it is to be tried again."""

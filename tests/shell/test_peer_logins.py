@@ -258,7 +258,7 @@ async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path
 
 async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, known_users: None) -> None:
     """All were reset at once, and a healthy set lost its leader. ADR 43."""
-    async with set_with_login(tmp_path, replication_timeout_s=1.0) as (leader, nodes):
+    async with set_with_login(tmp_path, replication_timeout_s=5.0) as (leader, nodes):
         term = leader.node.core.raft.volatile_term
         users, grants = users_of_the_set(guest_is_super=False)
         grants.append(Grant(ADMIN, READER, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE))
@@ -284,7 +284,7 @@ async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, know
 
 async def test_a_wrong_login_ends_no_stream_that_goes_well(tmp_path: Path, known_users: None) -> None:
     """On all members at once: each says why, and the set goes on. ADR 43."""
-    async with set_with_login(tmp_path, replication_timeout_s=1.0) as (leader, nodes):
+    async with set_with_login(tmp_path, replication_timeout_s=5.0) as (leader, nodes):
         term = leader.node.core.raft.volatile_term
         wrong = PeerLogins(PeerLogin("replicator", Secret("hunter2")))
         for face in nodes:
