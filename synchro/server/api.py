@@ -15,6 +15,7 @@ from synchro.ids import CallId, InstanceId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
+from synchro.secret import Secret
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.users import Users
@@ -140,7 +141,7 @@ class NodeApi(Protocol):
     def users(self) -> Users:
         """Who may do what: as committed, or while it loads as configured."""
 
-    def password_while_loading(self, name: str) -> str | None:
+    def password_while_loading(self, name: str) -> Secret | None:
         """Of a user of the configuration; None: it has none, or the instance has loaded."""
 
     @property

@@ -13,6 +13,7 @@ from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.core import Instance
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
+from synchro.secret import Secret
 from synchro.server import info
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
 from synchro.server.credentials import CredentialsKeeper
@@ -47,7 +48,7 @@ class Face:
         self.ensure_ready = node.ensure_ready
         self.restart_upstream = links.restart_upstream
         self.user_changes = UserChanges()
-        self.credentials = CredentialsKeeper(node, self.user_changes)
+        self.credentials = CredentialsKeeper(node, self.user_changes, self.quorum_without)
         self._progress = info.Progress()
         self._watchers = 0
         self._changed = trio.Event()
@@ -66,7 +67,7 @@ class Face:
     def users(self) -> Users:
         return self.node.users
 
-    def password_while_loading(self, name: str) -> str | None:
+    def password_while_loading(self, name: str) -> Secret | None:
         credentials = self.node.settings.credentials
         return None if self.node.has_core or credentials is None else credentials.password_of(name)
 

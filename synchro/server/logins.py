@@ -30,7 +30,7 @@ class Logins:
     look then sees how far it is."""
 
     def __init__(
-        self, users: Callable[[], Users], configured: Callable[[str], str | None] = lambda _: None
+        self, users: Callable[[], Users], configured: Callable[[str], Secret | None] = lambda _: None
     ) -> None:
         """users: as committed, or while it loads as configured. configured: the password of a user while it
         loads; None: there is none, or it has loaded."""
@@ -62,7 +62,7 @@ class Logins:
         current = self._find(name)
         if verifier is None:
             wanted = self._configured(name)
-            is_right = wanted is not None and Secret(wanted) == password
+            is_right = wanted is not None and wanted == password
         if not is_right or current is None or current.verifier != verifier:
             raise BadCredentials("User not found or supplied credentials are invalid")
         limits.was_right(address, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
@@ -141,6 +141,8 @@ class Node:
         self.has_data = False
         """The directory had data when this process began."""
         self.waiting = Waiting()
+        self.user_problems: Sequence[str] = ()
+        """What of the configured users could not be put into the set."""
         self.start_id = str(uuid4())
         """Of this life of the process: a copy of the data directory in another process has another one."""
         self.halted: SynchroError | None = None

@@ -47,6 +47,7 @@ from synchro.instance.events import (
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
+from synchro.secret import Secret
 from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
@@ -115,7 +116,7 @@ class FakeNode:
         if self.loading:
             raise Loading("loading, nothing was done", stage="recovery")
 
-    def password_while_loading(self, name: str) -> str | None:
+    def password_while_loading(self, name: str) -> Secret | None:
         return None
 
     @property

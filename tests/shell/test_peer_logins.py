@@ -14,10 +14,12 @@ import pytest
 import trio
 
 import synchro
-from synchro.config import PeerLogin, PeerLogins
+from synchro.config import ConfiguredUser, Credentials, PeerLogin, PeerLogins, Settings
+from synchro.config.template import config_of_flags
 from synchro.errors import AccessDenied
 from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
+from synchro.process.live_config import LiveConfig
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.generated.peer.v1 import replication_pb2_grpc
 from synchro.rpc.generated.v1 import auth_pb2, auth_pb2_grpc
@@ -394,3 +396,32 @@ async def test_a_change_that_leaves_a_quorum_is_done(tmp_path: Path, known_users
         assert leader.quorum_without(leader.instance.memtx.catalog.users) == ()
         leader.links.callers.popitem()
         assert leader.quorum_without(guest_only) == ()  # one of three may go
+
+
+async def test_a_file_takes_nothing_from_peers_before_they_call_as_somebody_else(tmp_path: Path) -> None:
+    """One reload of the leader alone took the quorum, and no change could bring it back. ADR 42"""
+
+    def file_with(*peers: str) -> Credentials:
+        users = [ConfiguredUser(name, password=Secret("topsecret"), roles=("replication",)) for name in peers]
+        return Credentials((ConfiguredUser("admin", password=Secret("topsecret")), *users))
+
+    first: dict[str, Any] = {"credentials": file_with("replicator"), "peer_logins": LOGIN}
+    async with open_grpc_set(tmp_path, replication_timeout_s=1.0, **first) as nodes:
+        await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
+        leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
+        await until(lambda: leader.links.connected == 3)
+        leader.node.configuration = config = LiveConfig(leader.node, config_of_flags(Settings(), ""))
+        second = file_with("other")
+        leader.node.change_settings(replace(leader.node.settings, credentials=second))
+        await until(lambda: bool(leader.node.user_problems))
+        assert "(as 'replicator')" in leader.node.user_problems[0]
+        assert [alert["message"] for alert in config.facts()["alerts"]] == list(leader.node.user_problems)
+        assert {"replicator", "other"} <= {user.name for user in leader.users.users.values()}
+        assert leader.links.connected == 3
+        other = PeerLogins(PeerLogin("other", Secret("topsecret")))
+        for face in nodes:
+            settings = replace(face.node.settings, credentials=second, peer_logins=other)
+            face.node.change_settings(settings)
+        await until(lambda: "replicator" not in {user.name for user in leader.users.users.values()})
+        assert not leader.node.user_problems
+        await until(lambda: leader.node.core.is_writable and leader.links.connected == 3)
