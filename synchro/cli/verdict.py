@@ -562,13 +562,15 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
         for part in (member.info or {}).get("replication", {}).values():
             if (part.get("upstream") or {}).get("reason") == "XLOG_GAP":
                 peer = part.get("name") or str(part.get("id"))
-                yield Problem(
-                    "log_gap",
+                text = (
                     f"{member.name} lacks rows that the log of {peer} does not hold any more. If no other "
-                    "member has them, it must join again.",
-                    member.name,
-                    f"synchro rebootstrap {member.name}",
+                    "member has them, it must join again"
                 )
+                own = (member.info or {}).get("own_keys")
+                if own:
+                    text += f", and give up {own} tuples that only it has (keep_local)"
+                command = f"synchro rebootstrap {member.name}{' --discard' if own else ''}"
+                yield Problem("log_gap", f"{text}.", member.name, command)
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:

@@ -499,6 +499,14 @@ class Settings:
     )
     configured: frozenset[str] = frozenset()
     """Names of the members in the file [C-45]; live."""
+    autorejoin: bool = option(
+        True,
+        "replication.autorejoin",
+        Flag(),
+        "whether an instance that lacks rows which no other member has in its log any more joins again by "
+        "itself, at its start and while it runs",  # [M-35]
+        is_live=True,
+    )
     anon_ttl_s: float = option(
         3600.0,
         "replication.anon_ttl",

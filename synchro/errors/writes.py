@@ -133,6 +133,17 @@ class TransactionConflict(Overtaken):
     advice = "may be retried"
 
 
+class ConditionFailed(Overtaken):
+    """A condition of the transaction is not true; nothing was done [D-42].
+
+    details: op (which operation, from 0), condition, space, index, key, found (the tuple), field, wanted.
+    """
+
+    reason = "CONDITION_FAILED"
+    advice = "read again, then decide"
+    next_command = "synchro get SPACE KEY"
+
+
 class WalIo(SynchroError):
     """The log could not be written (disk full); nothing was written.
 
@@ -181,6 +192,7 @@ class InterferingPromote(Overtaken):
     reason = "INTERFERING_PROMOTE"
     tnt_code = 223
     advice = "look who owns it, promote again"
+    next_command = "synchro promote NAME   or   synchro status"
 
 
 class InterferingElections(Overtaken):
@@ -189,6 +201,7 @@ class InterferingElections(Overtaken):
     reason = "INTERFERING_ELECTIONS"
     tnt_code = 246
     advice = "look who leads, promote again"
+    next_command = "synchro promote NAME   or   synchro status"
 
 
 class OldTerm(Overtaken):
@@ -197,6 +210,7 @@ class OldTerm(Overtaken):
     reason = "OLD_TERM"
     tnt_code = 245
     advice = "promote again"
+    next_command = "synchro promote NAME   or   synchro status"
 
 
 class InAnotherPromote(Precondition):

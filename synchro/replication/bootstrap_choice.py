@@ -130,7 +130,7 @@ def choose(
     this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
     is_told: a person waits for this instance to make the set [M-17]. unheard: address -> why there is no
     ballot from there, where more is known than that nobody answers.
-    `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
+    `ConfigError` if it is for this instance to begin, but all that there are are configured read-only [M-15].
     """
     if settings.is_named and not me.replicaset_uuid:
         check_names(settings, peers)
@@ -199,6 +199,13 @@ def choose(
             )
     if leader is not me:
         return WaitForPeers(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
+    if settings.read_only and connected < total:
+        # Who may make the set may only be late: whoever is started first waits [T-4].
+        return WaitForPeers(
+            f"all {connected} that answer are configured read-only, and so make no set; "
+            f"{_silent(settings, me, answered, unheard)}",
+            me.bootstrap_leader_uuid,
+        )
     if settings.read_only:
         raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
     return _begin_when_all_agree(me, peers)
@@ -232,17 +239,19 @@ def _too_few(
     unheard: Mapping[str, str],
 ) -> str:
     """For whom it waits. answered: addresses. unheard: as in `choose`."""
+    late = ", after connect_timeout" if connected >= needed else ""
+    silent = _silent(settings, me, answered, unheard)
+    return f"connected to {connected} of {total}, {needed} are needed{late}; {silent}"
+
+
+def _silent(settings: Settings, me: Ballot, answered: Set[str], unheard: Mapping[str, str]) -> str:
+    """Who does not answer. answered: addresses. unheard: as in `choose`."""
     silent = [
         f"{peer.name} ({peer.address}{_because(unheard, peer.address)})"
         for peer in settings.peers
         if peer.name != me.instance_name and peer.address not in answered
     ]
-    late = ", after connect_timeout" if connected >= needed else ""
-    verb = "does" if len(silent) < 2 else "do"
-    return (
-        f"connected to {connected} of {total}, {needed} are needed{late}; "
-        f"{', '.join(silent) or 'nobody else'} {verb} not answer"
-    )
+    return f"{', '.join(silent) or 'nobody else'} {'does' if len(silent) < 2 else 'do'} not answer"
 
 
 def _claimed(peers: Mapping[str, Ballot]) -> list[Ballot]:
