@@ -6,6 +6,7 @@
 #   make check    ruff, mypy, layering, generated code
 #   make sim SEEDS=200 FIRST=1      simulator runs; SEEDS=1 FIRST=n replays seed n
 #   make explore-long STATES=1200000     all orders of what may happen to three instances, as far as so many states
+#   make saboteurs-long FIRST=1000      a fresh search for each planted bug, 300 seeds each
 #   make proto    generate the gRPC code again from proto/
 #   make bench    the benchmarks
 
@@ -28,7 +29,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHONS ?= python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo test test-long check sim explore-long proto bench clean
+.PHONY: help setup setup-tests demo test test-long check sim explore-long saboteurs-long proto bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -95,6 +96,9 @@ sim: $(READY)
 
 explore-long: $(READY)
 	$(BIN)/python -m tests.explore --all --states $(STATES) --ledger tests/records/ledger.jsonl $(ARGS)
+
+saboteurs-long: $(READY)
+	$(BIN)/python -m tests.saboteurs.hunt --first $(FIRST) --seeds 300 $(ARGS)
 
 proto: $(READY)
 	$(BIN)/python tools/protogen.py

@@ -71,4 +71,11 @@ STARTS = (
         14, "a PROMOTE of one, and another stands", (*_ALONE, "promote 2", "move 3 1"), free=("promote 3",)
     ),
     Start(15, "writes of an owner that is deposed", _DEPOSED, free=("write",)),
+    Start(
+        16,
+        "a PROMOTE of a quorum, and another stands",
+        (*_OWNED, "promote 2", "move 5 1"),
+        free=("promote 3",),
+    ),
+    Start(17, "an entry that a quorum has, and one who has it stands", _HELD, free=("promote 2",)),
 )

@@ -9,7 +9,7 @@ from tests.explore.search import SITUATIONS, Search, a_place_of_each
 from tests.explore.start import STARTS
 from tests.explore.world import PAIRS, patterns
 from tests.mesh import Mesh
-from tests.saboteurs.bugs import ALL, RARE
+from tests.saboteurs.bugs import ALL
 
 STATES = 10_000
 HALF_CONNECTED = sum(1 << PAIRS.index(pair) for pair in ((1, 2), (2, 1), (2, 3), (3, 2)))
@@ -37,15 +37,11 @@ def test_every_set_of_streams_is_a_start() -> None:
         ("own_ack_counted_twice", 1, 0b1, 500, {"S3"}),
         ("promote_decides_when_written", 7, HALF_CONNECTED, 500, {"S5"}),
         ("queue_writable_after_a_restart", 0, 0b111111, 500, {"S9", "S4", "AssertionError"}),
-        ("vote_for_a_candidate_that_lacks_rows", 9, HALF_CONNECTED, 20_000, {"S2", "S5", "S16"}),
-        pytest.param(
-            "ack_counted_before_its_term", 13, HALF_CONNECTED, 70_000, {"S2", "S5"}, marks=pytest.mark.long
-        ),
     ],
 )
 def test_a_planted_bug_is_found(bug: str, start: int, links: int, states: int, rules: set[str]) -> None:
-    """The last two live through hundreds of seeds of the simulator."""
-    (planted,) = (one for one in (*ALL, *RARE) if one.name == bug)
+    """Others, which the simulator does not find soon, are in `tests/saboteurs/orders.py`."""
+    (planted,) = (one for one in ALL if one.name == bug)
     with planted.patch():
         report = Search().run([(STARTS[start], links)], states)
 

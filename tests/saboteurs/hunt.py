@@ -1,12 +1,19 @@
-"""How many seeds each planted bug lives: `python -m tests.saboteurs.hunt [name ...]`."""
+"""How many seeds each planted bug lives: `python -m tests.saboteurs.hunt [--first N] [--seeds N] [name ...]`.
+
+Without `--first` each is hunted from the seed that is known to find it, or from one that is near.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from dataclasses import replace
 
 from tests.saboteurs.bugs import ALL, RARE, Saboteur
 from tests.sim.runner import Result, run_seed
+
+MASTERS_FROM = 19_000_000
 
 
 def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:
@@ -23,9 +30,17 @@ def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.saboteurs.hunt")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--first", type=int, help="the first seed; masters have their own")
+    parser.add_argument("--seeds", type=int, help="how many each may live")
+    options = parser.parse_args()
     alive = 0
-    chosen = [bug for bug in (*ALL, *RARE) if bug.name in sys.argv[1:]] if sys.argv[1:] else ALL
-    for bug in chosen:
+    for bug in [bug for bug in (*ALL, *RARE) if bug.name in options.names] if options.names else ALL:
+        if options.first is not None:
+            bug = replace(bug, first=options.first + (MASTERS_FROM if bug.masters else 0))
+        if options.seeds is not None:
+            bug = replace(bug, seeds=options.seeds)
         began = time.perf_counter()
         needed, result, others = hunt(bug)
         took = time.perf_counter() - began
