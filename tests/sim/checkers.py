@@ -7,18 +7,30 @@ instances show to each other and to clients, never from their private state.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from synchro.errors import SynchroError
-from synchro.ids import NOBODY, InstanceId, RequestId
+from synchro.ids import LOCAL, NOBODY, InstanceId, RequestId
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
+from synchro.storage.memtx import Memtx
+from synchro.storage.schema import (
+    INDEX_ID,
+    SEQUENCE_DATA_ID,
+    SEQUENCE_ID,
+    SPACE_ID,
+    SPACE_SEQUENCE_ID,
+    TEMPORARY_ID_MIN,
+    SpaceDef,
+)
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 from tests.mesh import ASYNC, SYNC
+from tests.sim.rows import shown_to_peers
 from tests.sim.model import TxnKey, change
 
 if TYPE_CHECKING:
@@ -46,6 +58,20 @@ def _highest_term(machine: Machine) -> int:
     on_disk = max((state.term for state in states if isinstance(state, RaftState)), default=0)
     process = machine.process
     return max(machine.shown_term, on_disk, 0 if process is None else process.instance.raft.volatile_term)
+
+
+def user_spaces(memtx: Memtx) -> list[SpaceDef]:
+    """Those that have a primary key."""
+    catalog = memtx.catalog
+    return [space for space in catalog.spaces() if not space.is_system and catalog.indexes(space.id)]
+
+
+def definitions(memtx: Memtx) -> dict[int, list[Any]]:
+    """What all instances must have alike: spaces that are temporary altogether are known to one."""
+    known = {}
+    for space in (SPACE_ID, INDEX_ID, SEQUENCE_ID, SEQUENCE_DATA_ID, SPACE_SEQUENCE_ID):
+        known[space] = [row for row in memtx.select(space) if row[0] < TEMPORARY_ID_MIN]
+    return known
 
 
 class Seen:
@@ -161,6 +187,8 @@ class Checks:
         limbo, before = instance.limbo, instance.registered
         needed_before = min(process.settings.synchro_quorum.quorum(len(before)), len(before))
         for txn in self.ahead(process):
+            if txn.origin == LOCAL:
+                continue
             holders = {
                 m.number
                 for m in self.world.machines.values()
@@ -179,7 +207,7 @@ class Checks:
         model, limbo = process.machine.model, process.instance.limbo
         if (limbo.owner_id, limbo.term) != (process.number, model.term) or model.owner != process.number:
             return []
-        return [txn for txn in model.queue if txn.lsn <= limbo.confirmed_lsn]
+        return model.up_to(limbo.confirmed_lsn)
 
     def wants_to_write(self, process: Process, txns: Sequence[Txn]) -> None:
         """S9: a CONFIRM of an own queue needs a PROMOTE of this very process."""
@@ -224,15 +252,16 @@ class Checks:
                 if self.fates.get(key, (False,))[0]:
                     self.fail("S3", f"{number}: {txn} became a NOP, but it is committed")
             else:
+                shown = shown_to_peers(txn)
                 data = self.bodies.get(key)
                 if data is None:
-                    self.bodies[key] = bytes(txn.data)
+                    self.bodies[key] = shown
                     if txn.is_shared:
                         world.hits["transaction shared"] += 1
                         world.hits["transaction shared without request ids"] += txn.has_unnamed
                         self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
                         self.callers.update({(txn.origin, row.lsn): row.body for row in txn.rows})
-                elif data != txn.data:
+                elif data != shown:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
         elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
             self.adopted.add((number, first.body.term))
@@ -262,6 +291,8 @@ class Checks:
     def _decided(self, machine: Machine, is_committed: bool, term: int, txn: Txn) -> None:
         """S5, S6, S12, and the order of versions for S13."""
         key = (txn.origin, txn.lsn)
+        if txn.origin == LOCAL:
+            return
         known = self.fates.get(key)
         who = f"{machine.number} at {self.world.now:.3f}"
         if known is not None:
@@ -342,7 +373,7 @@ class Checks:
 
     def after_write(self, process: Process) -> None:
         model, limbo = process.machine.model, process.instance.limbo
-        ahead = self.ahead(process)
+        ahead = [txn for txn in self.ahead(process) if txn.origin != LOCAL]
         confirmed = ahead[-1].lsn if ahead else model.confirmed.get(model.owner, 0)
         if (limbo.owner_id, limbo.term, limbo.confirmed_lsn) != (model.owner, model.term, confirmed):
             self.fail(
@@ -359,9 +390,13 @@ class Checks:
         data, newest = dict(process.machine.model.data), dict(process.machine.model.newest)
         for txn in self.ahead(process):
             change(data, txn, newest)
-        for space in (SYNC, ASYNC):
+        wanted: dict[int, dict[object, tuple[object, ...]]] = defaultdict(dict)
+        for (number, key), row in data.items():
+            wanted[number][key] = row
+        for definition in user_spaces(memtx):
+            space, is_temporary = definition.id, definition.is_temporary
             have = {row[0]: row for row in memtx.select(space)}
-            want = {key: row for (number, key), row in data.items() if number == space}
+            want = process.temporary.get(definition.name, {}) if is_temporary else wanted[space]
             if have != want:
                 odd = sorted((k for k in have.keys() | want.keys() if have.get(k) != want.get(k)), key=repr)
                 self.fail(
@@ -369,6 +404,7 @@ class Checks:
                     f"{process.number}: space {space}, keys {odd}: shows {[have.get(k) for k in odd]}, "
                     f"its log says {[want.get(k) for k in odd]}",
                 )
+        self.world.clerks.look(process)
 
     def recovered(self, process: Process, log: list[Txn], meta: SnapshotMeta) -> None:
         """S10: what was synced is there, byte for byte; S7, S8, S11: nothing that was shown is forgotten."""
@@ -577,8 +613,14 @@ class Checks:
         for machine in machines[1:]:
             assert machine.process is not None
             # Without an owner everybody writes the asynchronous space, and replaced tuples need not converge.
-            for space in (SYNC,) if self.world.is_async else (SYNC, ASYNC):
-                if machine.process.instance.memtx.checksum(space) != first.instance.memtx.checksum(space):
+            memtx = machine.process.instance.memtx
+            if definitions(memtx) != definitions(first.instance.memtx):
+                return f"definitions differ on {machine.number} and {machines[0].number}"
+            for definition in user_spaces(memtx):
+                space = definition.id
+                if definition.is_temporary or definition.is_local or (self.world.is_async and space != SYNC):
+                    continue
+                if memtx.checksum(space) != first.instance.memtx.checksum(space):
                     return f"space {space} differs on {machine.number} and {machines[0].number}"
         return None
 

@@ -14,6 +14,7 @@ from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote
 from synchro.storage import xrow
 from synchro.vclock import EMPTY_VCLOCK
+from tests.sim.rows import shown_to_peers
 from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Relay:
                             break
                         self.filter.term_sent = term
                     self.filter.passed(head)
-                    parts.append(bytes(txn.data))
+                    parts.append(shown_to_peers(txn))
                     if txn.has_unnamed and process.world.machines[self.peer].is_older:
                         if self.peer not in process.instance.memtx.catalog.expelled():
                             process.world.checks.fail(

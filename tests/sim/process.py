@@ -15,7 +15,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import snapshot_view
 from synchro.replication.trust import AckMemory
-from synchro.row import Txn
+from synchro.row import Tuple, Txn
 from synchro.storage.ddl import Build
 from synchro.storage.journal import Journal
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
@@ -65,6 +65,8 @@ class Process:
         self._timer_at: float | None = None
         self._term_shown = instance.raft.term
         self.is_snapshotting = False
+        self.temporary: dict[str, dict[object, Tuple]] = {}
+        """Name of a space -> key -> tuple: what clients were told is in temporary spaces, which this life has alone."""
         self.stop_began: float | None = None
         """When it was asked to stop cleanly."""
         self._events: deque[tuple[ev.Event, float | None]] = deque()

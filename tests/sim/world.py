@@ -20,8 +20,10 @@ from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import row_body
 from tests.mesh import SYNC
+from tests.sim.changes import Changes
 from tests.sim.checkers import Checks, Violation
 from tests.sim.choices import Choices
+from tests.sim.clerks import Clerks
 from tests.sim.clients import Client, Crowd, Op
 from tests.sim.history import Seen, check_register
 from tests.sim.late import Late
@@ -91,6 +93,8 @@ class World:
         crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
         self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
         self.late = Late(self)
+        self.clerks = Clerks(self)
+        self.changes = Changes(self)
 
     # --- configuration
 
@@ -206,6 +210,8 @@ class World:
         for crowd in self.crowds:
             crowd.start()
         self.late.start()
+        self.clerks.start()
+        self.changes.start()
         self.nemesis.start()
         self.losses.start()
         self.leavers.start()
@@ -237,6 +243,7 @@ class World:
         self.counts["fault seconds"] = int(self.now)
         self.nemesis.stop()
         self.clients_stopped = True
+        self.changes.restore()
         if self.losses.ever or any(machine.damage is not None for machine in self.machines.values()):
             self._settle_losses()
         if self.may_diverge:
