@@ -109,7 +109,11 @@ class Received:
         transfers: set[Term] = set()
         for position, (source, txn) in enumerate(self._backlog):
             control = txn.control
-            if control is not None and txn.origin not in waiting and not _builds_on(control, waiting, transfers):
+            if (
+                control is not None
+                and txn.origin not in waiting
+                and not _builds_on(control, waiting, transfers)
+            ):
                 if self._try(source, txn, now):
                     del self._backlog[position]
                     self._state.agenda.note_progress()
@@ -200,8 +204,8 @@ class Received:
 
 
 def _builds_on(control: Control, waiting: Mapping[InstanceId, Lsn], transfers: Set[Term]) -> bool:
-    """Whether a PROMOTE or DEMOTE decides, or follows, a row that was not looked at yet. waiting: origin -> LSN
-    of the first such row. transfers: terms of the PROMOTEs and DEMOTEs among them."""
+    """Whether a PROMOTE or DEMOTE decides, or follows, a row that was not looked at yet. waiting: origin ->
+    LSN of the first such row. transfers: terms of the PROMOTEs and DEMOTEs among them."""
     if not isinstance(control, Promote | Demote):
         return False
     first = waiting.get(control.prev_owner)

@@ -1,7 +1,7 @@
 """Options that change while instances run: quorums one instance after the other (ADR 38), modes, time-outs.
 
-A quorum is a majority before and after. What is changed is the operator's file: an instance that is away takes
-it at its next start. Before liveness is asked for, everything is as the world began.
+A quorum is a majority before and after. What is changed is the operator's file: an instance that is away
+takes it at its next start. Before liveness is asked for, everything is as the world began.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Changes:
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("changes")
-        is_eligible = not (world.may_diverge or world.is_quiet or world.masters)
+        is_eligible = not (world.may_diverge or world.is_quiet or world.masters or world.calm.is_on)
         self.is_on = is_eligible and rng.random() < 0.15
         self.pause = rng.choice((0.1, 0.5, 2.0)) * world.time_scale
         self.kinds = [kind for kind in KINDS if rng.random() < 0.6] or ["quorum"]
@@ -92,6 +92,7 @@ class Changes:
         if process.wait_out_pause(self._take, process):
             return
         process.settings = process.machine.settings
+        process.changed_at = self.world.now
         process.step(ev.SettingsChanged(process.settings))
         for applier in process.appliers.values():
             applier.send_ack()

@@ -30,8 +30,8 @@ from synchro.storage.schema import (
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 from tests.mesh import ASYNC, SYNC
-from tests.sim.rows import shown_to_peers
 from tests.sim.model import TxnKey, change
+from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -113,6 +113,8 @@ class Checks:
         self.diverged: list[str] = []
         self.adopted: set[tuple[int, int]] = set()
         """(instance, term) that it took over from somebody, and did not begin"""
+        self.unknown: dict[TxnKey, str] = {}
+        """Transaction that an unknown outcome named -> what its caller wrote"""
         self.told_here: dict[int, set[TxnKey]] = {}
         """Instance -> own transactions of which it told a caller that they are committed"""
         self.stopped_cleanly: set[int] = set()
@@ -360,6 +362,7 @@ class Checks:
             self.shared,
             self.callers,
             self.told_committed,
+            self.unknown,
         )
         for known in everything:
             for name in gone & known.keys():
@@ -514,6 +517,13 @@ class Checks:
                 return
             case ev.FateKnown(fate=ev.Fate.COMMITTED, txn=txn) if txn == known:
                 return
+            case ev.FateKnown(fate=ev.Fate.UNKNOWN) if self.world.first_position is not None:
+                self.world.hits["request forgotten"] += 1
+                return
+            case ev.Rejected(error=error) if error.reason == "REQUEST_EXPIRED":
+                if self.world.first_position is not None:
+                    self.world.hits["request expired"] += 1
+                    return
         self.fail("S12", f"{process.number} knows request {request_id.hex()} as {outcome}; it is {known}")
 
     def told_together(
@@ -526,6 +536,27 @@ class Checks:
         row = None if found is None else self.callers.get(found)
         if row is not None and row.value != value:
             self.fail("S12", f"{number} says that {value} is {outcome.txn}; that is {row.value}")
+
+    def told_unknown(self, process: Process, value: str, outcome: ev.OutcomeUnknown) -> None:
+        """S8: the transaction that an unknown outcome names is on that disk, and is what was asked for."""
+        txn = outcome.txn
+        if txn is None or not process.is_alive:
+            return
+        number = process.number
+        self.world.hits["an unknown outcome names its transaction"] += 1
+        row = self.callers.get(txn)
+        written = self.bodies.get(self.shared.get(txn, txn), b"")
+        if txn.lsn > process.journal.vclock.get(txn.origin):
+            self.fail("S8", f"{number} names {txn}, which is not on its disk")
+        if (row is not None and row.value[1] != value) or value.encode() not in written:
+            self.fail("S12", f"{number} says that {value} is {txn}; that is {row or written!r}")
+        self.unknown[txn] = value
+
+    def unknown_are_decided(self, process: Process) -> None:
+        """S5: what became of each transaction that an unknown outcome named is known in the end."""
+        for txn in self.unknown:
+            if self._logged_fate(process, self.shared.get(txn, txn)) is None:
+                self.fail("S5", f"{process.number} does not know what became of {txn}")
 
     def read_is_linearizable(self, process: Process, asked_at: float) -> None:
         """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""
@@ -643,6 +674,7 @@ class Checks:
             process.instance.check()
             process.journal.check()
             self.compare_data(process)
+            self.unknown_are_decided(process)
             here = {(txn.origin, txn.lsn) for txn in machine.truth if not txn.is_nop}
             for key, (is_committed, _, who) in self.fates.items():
                 if not is_committed or (self.world.is_async and key in self.plain):

@@ -67,7 +67,7 @@ class Clerks:
         self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
-        world, rng = self.world, self.rng
+        world = self.world
         if world.clients_stopped:
             return
         self._later()
@@ -86,8 +86,8 @@ class Clerks:
         return self.rng.choice(writable if writable and self.rng.random() < 0.85 else machines)
 
     def _act(self, process: Process) -> None:
-        """Rows that wait for no quorum are lost with a deposed owner, which stops streams (S16): all rows that
-        peers get are beside synchronous ones, or change definitions under an owner (ADR 6)."""
+        """Rows that wait for no quorum are lost with a deposed owner, which stops streams (S16): all rows
+        that peers get are beside synchronous ones, or change definitions under an owner (ADR 6)."""
         kind = self.rng.random()
         if kind < 0.15:
             self._alone(process)
@@ -115,7 +115,7 @@ class Clerks:
             kind = rng.choice(("sync", "sync", "async", "data-temporary", "temporary"))
             options = {"kind": kind} if kind.endswith("temporary") else {"is_sync": kind == "sync"}
             name = f"made{self.world.next_call()}"
-            self._ask(process, f"{kind} space", schema_ops.create_space(memtx, name, **options))  # type: ignore[arg-type]
+            self._ask(process, f"{kind} space", schema_ops.create_space(memtx, name, **options))
             return
         second = [index.name for index in memtx.catalog.indexes(space.id) if index.id]
         match rng.choice(("truncate", "drop", "index", "index")):
@@ -126,9 +126,7 @@ class Clerks:
             case "index" if second:
                 self._ask(process, "index dropped", schema_ops.drop_index(memtx, space.id, second[0]))
             case _:
-                ops = schema_ops.create_index(
-                    memtx, space.id, "second", parts=((2, "string"),), unique=False
-                )
+                ops = schema_ops.create_index(memtx, space.id, "second", parts=((2, "string"),), unique=False)
                 self._ask(process, "second index", ops)
 
     def _made(self, memtx: Memtx) -> list[SpaceDef]:
@@ -192,7 +190,10 @@ class Clerks:
     def _numbered(self, process: Process, space: int) -> None:
         """A NULL in the key takes the next value of the sequence."""
         rng = self.rng
-        kinds = [rng.choice((RowType.INSERT, RowType.INSERT, RowType.REPLACE)) for _ in range(rng.choice((1, 1, 3)))]
+        kinds = [
+            rng.choice((RowType.INSERT, RowType.INSERT, RowType.REPLACE))
+            for _ in range(rng.choice((1, 1, 3)))
+        ]
         ops = [make(kind, space, value=(None, f"{self.world.next_call()}", 1)) for kind in kinds]
 
         def done(outcome: ev.Committed) -> None:

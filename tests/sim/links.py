@@ -14,8 +14,8 @@ from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote
 from synchro.storage import xrow
 from synchro.vclock import EMPTY_VCLOCK
-from tests.sim.rows import shown_to_peers
 from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled
+from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -43,6 +43,7 @@ class Relay:
 
     def start(self, hello: Hello) -> None:
         process, peer = self.process, self.peer
+        process.heard_acks[peer] = process.world.now
         instance = process.instance
         last_ack = process.acks.subscribed(peer, hello.vclock, counts=hello.counts)
         losses = process.world.losses
@@ -66,7 +67,7 @@ class Relay:
         if process.wait_out_pause(self._beat):
             return
         settings = process.settings
-        if process.local_now - self.heard_at > settings.death_timeout_s:
+        if process.local_now - self.heard_at > process.silence_s:
             self.close()
             return
         self.heartbeat_wanted = True
@@ -138,6 +139,7 @@ class Relay:
     def on_ack(self, ack: ev.Ack) -> None:
         process = self.process
         self.heard_at = process.local_now
+        process.heard_acks[self.peer] = process.world.now
         process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         if process.world.losses.lossy:
             process.world.losses.acked(process, self.peer, ack.vclock, counts=ack.counts)
@@ -201,12 +203,12 @@ class Applier:
         process = self.process
         if process.wait_out_pause(self._watch, epoch):
             return
-        left = self.heard_at + process.settings.death_timeout_s - process.local_now
+        left = self.heard_at + process.silence_s - process.local_now
         if left <= 0:
             process.world.hits["link timed out"] += 1
             self.lost()
         else:
-            process.after(left + 1e-6, self._watch, epoch)
+            process.after(min(left, process.silence_s / 2) + 1e-6, self._watch, epoch)
 
     def on_message(self, message: Any) -> None:
         process = self.process
@@ -222,6 +224,7 @@ class Applier:
                     process.world.leavers.ends(process)
             return
         self.heard_at = process.local_now
+        process.heard_frames[self.peer] = process.world.now
         if isinstance(message, Accepted):
             self.is_accepted = True
             self.vclock_sync = 0

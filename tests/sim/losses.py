@@ -74,7 +74,7 @@ class Losses:
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("losses")
-        is_eligible = not (world.may_diverge or world.is_async or world.is_quiet)
+        is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.calm.is_on)
         spare = world.size - world.quorum if is_eligible else 0
         chosen = rng.random() < 0.3 and spare > 0
         self.lossy = sorted(rng.sample(range(1, world.size + 1), spare)) if chosen else []

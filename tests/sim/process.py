@@ -14,6 +14,7 @@ from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import snapshot_view
+from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, Txn
 from synchro.storage.ddl import Build
@@ -66,7 +67,12 @@ class Process:
         self._term_shown = instance.raft.term
         self.is_snapshotting = False
         self.temporary: dict[str, dict[object, Tuple]] = {}
-        """Name of a space -> key -> tuple: what clients were told is in temporary spaces, which this life has alone."""
+        """Name of a space -> key -> tuple: what is in temporary spaces, which this life has alone."""
+        self.heard_frames: dict[int, float] = {}
+        self.heard_acks: dict[int, float] = {}
+        """peer -> when something of it arrived last, for `Watch`; all times of the world"""
+        self.changed_at = self.led_since = self.world.now
+        self.asked_disk_at: float | None = None
         self.stop_began: float | None = None
         """When it was asked to stop cleanly."""
         self._events: deque[tuple[ev.Event, float | None]] = deque()
@@ -79,6 +85,11 @@ class Process:
     def local_now(self) -> float:
         machine = self.machine
         return machine.clock_offset + self.world.now * machine.clock_rate
+
+    @property
+    def silence_s(self) -> float:
+        """Local seconds after which a link is dead [E-30]."""
+        return silence_s(self.settings, is_leader=self.instance.raft.is_leader)
 
     def after(self, local_s: float, call: Callable[..., None], *args: Any) -> None:
         self.world.at(self.world.now + local_s / self.machine.clock_rate, call, *args)
@@ -167,6 +178,8 @@ class Process:
     def _dispatch(self, effects: Sequence[ev.Effect]) -> None:
         world = self.world
         world.checks.after_step(self)
+        if not self.instance.raft.is_leader:
+            self.led_since = world.now
         replies: Sequence[ev.Reply] = ()
         for effect in effects:
             world.note(self.number, effect)
@@ -265,6 +278,7 @@ class Process:
         self.pending = [] if end is None else self.pending[end:]
         self._batches += 1
         latency = self.machine.write_latency()
+        self.asked_disk_at = self.world.now
         self.world.at(self.world.now + latency, self._finish_write, self._batches)
         death = self.settings.death_timeout_s / self.machine.clock_rate
         if latency > death:
@@ -287,6 +301,7 @@ class Process:
         if self.wait_out_pause(self._finish_write, batch):
             return
         assert self.batch is not None
+        self.asked_disk_at = None
         if len(self.batch) > 1:
             self.world.hits["group commit"] += 1
         has_control = any(control for _, control in self.batch)

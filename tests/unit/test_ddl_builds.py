@@ -339,8 +339,8 @@ def test_a_local_truncate_through_an_instance() -> None:
 @pytest.mark.parametrize("is_demoted", [False, True])
 def test_a_promote_does_not_pass_the_rows_that_it_builds_on(is_demoted: bool) -> None:
     """Received.B3: behind a change of definitions stand its CONFIRM, data, and the PROMOTE of the next owner,
-    which confirms that data. Whoever catches up with all of it looks at the PROMOTE when the data, and a DEMOTE
-    in between, is in its queue, not before (the data waits until that CONFIRM is on disk)."""
+    which confirms that data. Whoever catches up with all of it looks at the PROMOTE when the data, and a
+    DEMOTE in between, is in its queue, not before (the data waits until that CONFIRM is on disk)."""
     mesh = Mesh(3)
     mesh.promote(1)
     mesh.isolate(3)

@@ -209,8 +209,8 @@ def test_a_new_leader_builds_on_the_pending_promote() -> None:
 
 
 def test_of_several_pending_promotes_the_highest_is_built_on() -> None:
-    """[P-12], PendingPromotes.highest: a quorum may hold that one, and its writer may have decided it. Whoever
-    built on an older one would make it void after its writer had told that it owns the queue."""
+    """[P-12], PendingPromotes.highest: a quorum may hold that one, and its writer may have decided it.
+    Whoever built on an older one would make it void after its writer had told that it owns the queue."""
     a, b, c = cluster()
     b.pull(a)
     c.pull(a)
