@@ -18,6 +18,10 @@ WORKERS ?= 2
 SEEDS   ?= 200
 FIRST   ?= 1
 ARGS    ?=
+# Folders whose tests start real processes; tests/conftest.py marks them.
+PROCESSES := tests/e2e tests/jepsen_like
+# Where this is set, as in many images, each process compiles all that it imports: tests start over a thousand.
+export PYTHONDONTWRITEBYTECODE :=
 # The first of these that is new enough makes the virtual environment.
 PYTHONS ?= python3.13 python3.12 python3.11 python3
 
@@ -68,9 +72,9 @@ demo: $(READY)
 
 # Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
 test: $(READY) $(NODE_READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not long" $(ARGS)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(ARGS)
-	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(PROCESSES:%=--ignore=%) -m "not e2e and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(PROCESSES) $(ARGS)
+	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(PROCESSES) $(ARGS)
 
 test-long: $(READY) $(NODE_READY)
 	$(BIN)/python tools/long_run.py $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -17,8 +18,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell that has no job control: the processes of the tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REAL_PROCESSES = ("e2e", "jepsen_like")
+REAL_PROCESSES = ("tests/e2e", "tests/jepsen_like")
 """Folders whose tests start real processes: `make test` runs them by themselves, three files at a time."""
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -40,5 +42,7 @@ def the_sink_of_the_log_goes_with_its_test() -> Iterator[None]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.parent.name in REAL_PROCESSES:
+    if any(_ROOT / folder in item.path.parents for folder in REAL_PROCESSES):
         item.add_marker(pytest.mark.e2e)
+    elif item.get_closest_marker("e2e"):
+        raise pytest.UsageError(f"{item.nodeid} is marked e2e, but does not lie in one of {REAL_PROCESSES}")

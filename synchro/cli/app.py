@@ -6,6 +6,7 @@ starting Python and gRPC does. Modules with verbs are found by their names, see 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
 import sys
@@ -110,4 +111,15 @@ def main(*, has_password: bool = False) -> None:
     connection.has_password_shown = has_password
     if has_password and "serve" not in sys.argv[1:]:  # that one says so in its log
         print(f"warning: {WARNING}", file=sys.stderr)
-    sys.exit(run(sys.argv[1:]))
+    _leave(run(sys.argv[1:]))
+
+
+def _leave(code: int) -> None:
+    """End the process. Where gRPC's threads ran, the interpreter is not taken down: one of them that is in
+    the midst of something then can keep it for ever, and the verb, its output and its clients are over."""
+    if "grpc" in sys.modules:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

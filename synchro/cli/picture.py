@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from synchro.cli import formatting
 from synchro.cli.connection import options
 from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
@@ -63,6 +64,16 @@ class SeenMember:
     def progress(self) -> str:
         """How far its start is; empty: it is over, or does not say it."""
         return str(((self.info or {}).get("loading") or {}).get("message") or "")
+
+    @property
+    def patience(self) -> str:
+        """How long it has waited and when it tries again, for the end of a sentence; empty: it does not
+        wait, or is of an older version."""
+        facts = (self.info or {}).get("waiting")
+        if not facts:
+            return ""
+        after = "" if facts["next"] is None else f", next attempt in {formatting.seconds(facts['next'])}"
+        return f" (for {formatting.seconds(facts['since'])}{after})"
 
     @property
     def is_stopping(self) -> bool:

@@ -542,7 +542,7 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
             why = facts.get("message") or (
                 "its log may have lost acknowledged rows; it does not vote before it heard every member"
             )
-            text = f"{member.name} is in amnesia: {why}"
+            text = f"{member.name} is in amnesia: {why}{member.patience}"
             if facts.get("next"):
                 text += f"; {facts['next']}"
             is_for_a_person = "--force-trust" in str(facts.get("next"))
@@ -556,7 +556,7 @@ def _orphans(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         facts = (member.info or {}).get("orphan") or {}
         if facts:
-            text = f"{member.name} is an orphan and takes no writes: {facts['message']}."
+            text = f"{member.name} is an orphan and takes no writes: {facts['message']}{member.patience}."
             yield Problem("orphan", text, member.name, WATCH)
 
 
@@ -648,11 +648,13 @@ def _absent(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         waits = str((member.info or {}).get("waits_for") or "")
         if member.is_loading and waits:
-            yield Problem("waiting", f"{member.name} waits: {waits.rstrip('.')}.", member.name)
+            text = f"{member.name} waits: {waits.rstrip('.')}{member.patience}."
+            yield Problem("waiting", text, member.name)
         elif member.is_anonymous and waits:
-            yield Problem("waiting", f"{member.name} waits {waits.rstrip('.')}.", member.name)
+            text = f"{member.name} waits {waits.rstrip('.')}{member.patience}."
+            yield Problem("waiting", text, member.name)
         elif member.is_loading:
-            yield Problem("loading", f"{_loading(member)} is loading.", member.name)
+            yield Problem("loading", f"{_loading(member)} is loading{member.patience}.", member.name)
         elif member.is_stopping:
             yield Problem("stopping", f"{member.name} is stopping.", member.name)
         elif member.is_silent:

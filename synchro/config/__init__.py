@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from synchro.config.credentials import ConfiguredGrant, ConfiguredUser, Credentials
 from synchro.config.logins import PeerLogin, PeerLogins
-from synchro.config.option import KIB, MIB, Change
+from synchro.config.option import KIB, MIB, Change, told_value
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
     DURATION_S_MAX,
@@ -58,4 +58,5 @@ __all__ = [
     "Settings",
     "WalMode",
     "doubtful",
+    "told_value",
 ]

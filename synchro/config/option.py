@@ -244,3 +244,15 @@ def option(
     )
     made: Any = field(default=default, metadata={DECLARED: declared})
     return cast(T, made)
+
+
+def told_value(key: str, value: object) -> str:
+    """What the log says of a value that is in use now. Two options are called as documents have them, which
+    are of a time without files [A-64]."""
+    match key:
+        case "replication.peers":
+            return f"set 'replication' configuration option to {json.dumps(value)} ({key})"
+        case "database.mode" if value in ("ro", "rw"):
+            return f"set 'read_only' configuration option to {json.dumps(value == 'ro')} ({key}: {value})"
+        case _:
+            return f"set '{key}' configuration option to {json.dumps(value)}"

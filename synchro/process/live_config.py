@@ -6,7 +6,6 @@ one takes long; what comes of it is put into use in one step of trio's thread.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from synchro import logs
-from synchro.config import Change
+from synchro.config import Change, told_value
 from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
@@ -198,8 +197,7 @@ class LiveConfig:
     def _tell(self, change: Change) -> None:
         log = self._node.log
         if change.is_live:
-            value = json.dumps(change.after)
-            message = f"set '{change.key}' configuration option to {value}"
+            message = told_value(change.key, change.after)
             log.info("option_set", option=change.key, value=change.after, message=message)
             self._changed_at = _now()
             return

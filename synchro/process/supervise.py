@@ -103,6 +103,9 @@ async def _live(
             layer,
             lambda address: face.node.settings.peer_logins.of(address),
             lambda user: face.node.has_core and face.node.users.find(user) is None,
+            lambda address, user: log.info(
+                "upstream_authenticated", message=f"authenticated at {address} as {user!r}"
+            ),
         ) as transport:
             face = assemble(
                 settings=settings,

@@ -37,12 +37,14 @@ class PeerSessions:
         login_at: Callable[[str], PeerLogin | None],
         *,
         is_encrypted: bool,
-        lacks: Callable[[str], bool] = lambda _: False,
+        lacks: Callable[[str], bool],
+        on_login: Callable[[str, str], None],
     ) -> None:
         """login_at: as whom the peer at this address is called now; None: as guest. lacks: whether the set of
-        this instance has no user of this name."""
+        this instance has no user of this name. on_login: the peer at this address took us for this user."""
         self._login_at = login_at
         self._lacks = lacks
+        self._on_login = on_login
         self._is_encrypted = is_encrypted
         self._sessions: dict[str, _Session] = {}
 
@@ -64,6 +66,8 @@ class PeerSessions:
             )
         password = await _password_of(login)
         metadata = await self._log_in(channel, login.user, password)
+        if metadata:
+            self._on_login(address, login.user)
         self._sessions[address] = _Session(link, login, metadata)
         return metadata
 

@@ -391,8 +391,15 @@ class _GrpcJoinStream:
 LoginAt: TypeAlias = Callable[[str], PeerLogin | None]
 
 
+OnLogin: TypeAlias = Callable[[str, str], None]
+
+
 def _as_guest(_address: str) -> None:
     return None
+
+
+def _unheard(_address: str, _user: str) -> None:
+    """Nobody wants to know of a login."""
 
 
 class GrpcTransport:
@@ -407,10 +414,13 @@ class GrpcTransport:
         layer: ClientLayer = plain_client,
         login_at: LoginAt = _as_guest,
         lacks: Callable[[str], bool] = lambda _: False,
+        on_login: OnLogin = _unheard,
     ) -> None:
         self._host = host
         self._layer = layer
-        self._sessions = PeerSessions(login_at, is_encrypted=layer is not plain_client, lacks=lacks)
+        self._sessions = PeerSessions(
+            login_at, is_encrypted=layer is not plain_client, lacks=lacks, on_login=on_login
+        )
         self._stack = stack
         self._own_uuid = own_uuid
         self._channels: dict[str, RpcChannel] = {}
@@ -509,8 +519,9 @@ async def open_grpc_transport(
     layer: ClientLayer = plain_client,
     login_at: LoginAt = _as_guest,
     lacks: Callable[[str], bool] = lambda _: False,
+    on_login: OnLogin = _unheard,
 ) -> AsyncIterator[GrpcTransport]:
     """layer: below HTTP/2 of each connection to a peer. login_at: as whom the peer at an address is
-    called. lacks: whether the set has no user of this name."""
+    called. lacks: whether the set has no user of this name. on_login: told address and user of each login."""
     async with AsyncExitStack() as stack:
-        yield GrpcTransport(host, stack, own_uuid, layer, login_at, lacks)
+        yield GrpcTransport(host, stack, own_uuid, layer, login_at, lacks, on_login)

@@ -49,6 +49,7 @@ from synchro.server.node import Node
 from synchro.server.peer_messages import Accepted, Frame, Hello, LinkLost, PeerAck
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Subscription
+from synchro.server.upstream_log import STOP_DETAILS, UpstreamLog
 from synchro.storage import xrow
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -65,9 +66,6 @@ RETRIED: Final = (
 """Errors of the peer that pass by themselves, or when a person has created the user [A-40], [S-8]."""
 WRONG_LOGIN_MAX_S: Final = 15.0
 """The longest pause after a login that was refused."""
-
-STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
-"""Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
 
 
 class Status(StrEnum):
@@ -98,6 +96,7 @@ class Applier:
         self._node = node
         self._links = links
         self.address = address
+        self._told = UpstreamLog(node.log, address)
         self.peer_id: InstanceId = NOBODY
         self.peer_uuid: str | None = None
         self._number = NOBODY
@@ -113,6 +112,8 @@ class Applier:
         """The life of the peer's process, as it told it when it accepted us."""
         self.heard_at = trio.current_time()
         self._has_followed = False
+        self._next_at: float | None = None
+        """When the next attempt begins; None: none is waited for."""
         self.has_link = False
         self._is_empty = False
         """The peer has no data: there is nothing to catch up with."""
@@ -170,6 +171,11 @@ class Applier:
         return self.has_link and self.status in (Status.SYNC, Status.FOLLOW)
 
     @property
+    def next_attempt_s(self) -> float | None:
+        """Seconds until it is tried again, at the latest; None: it is tried now, or stands."""
+        return None if self._next_at is None else max(0.0, self._next_at - trio.current_time())
+
+    @property
     def is_off(self) -> bool:
         return self.status is Status.OFF
 
@@ -201,6 +207,7 @@ class Applier:
             "message": self.message,
             "system_message": self.system_message,
             "reason": self.reason,
+            "next_attempt": self.next_attempt_s,
         }
         part |= {name: value for name, value in optional.items() if value is not None}
         if self.status is Status.STOPPED and (error := self._stopped) is not None:
@@ -304,24 +311,36 @@ class Applier:
                 self._lost()
             if self._stopped is not None:
                 continue
-            if self._was_cut:
-                # The disk is full: asking for the same rows at once would only be cut again.
-                self._was_cut = False
-                delay = self._node.settings.retry_s
-            elif self._is_doubled or self._waits_for is not None:
-                # Asked again in time for the other end to know that we still live, or that the place is free.
-                delay = min(self._node.settings.retry_s, self._node.settings.replication_timeout_s)
-            elif self._reset:
-                delay = RECONNECT_MIN_S
-            elif is_refused:
-                delay = min(delay * 2, WRONG_LOGIN_MAX_S)
-            elif self._has_followed:
-                delay = self._node.settings.retry_s
-                self._has_followed = False
-                self._node.log.info("upstream_retry", peer=self.address.name, retry_s=delay)
-            else:
-                delay = min(delay * 2, RECONNECT_MAX_S)
-            await self._node.pause(delay * random.uniform(0.5, 1.0))
+            delay = self._next_delay(delay, is_refused=is_refused)
+            await self._wait_for_next(delay * random.uniform(0.5, 1.0))
+
+    def _next_delay(self, delay: float, *, is_refused: bool) -> float:
+        """Seconds until the next attempt, at the most; told, unless the stream was only begun anew. delay:
+        that of the last attempt."""
+        settings = self._node.settings
+        if self._was_cut:
+            # The disk is full: asking for the same rows at once would only be cut again.
+            self._was_cut = False
+            delay = longest = settings.retry_s
+        elif self._is_doubled or self._waits_for is not None:
+            # Asked again in time for the other end to know that we still live, or that the place is free.
+            delay = longest = min(settings.retry_s, settings.replication_timeout_s)
+        elif self._reset:
+            return RECONNECT_MIN_S
+        elif is_refused:
+            delay, longest = min(delay * 2, WRONG_LOGIN_MAX_S), WRONG_LOGIN_MAX_S
+        elif self._has_followed:
+            delay = longest = settings.retry_s
+        else:
+            delay, longest = min(delay * 2, RECONNECT_MAX_S), RECONNECT_MAX_S
+        why = ": ".join(filter(None, (self.message or "the link was lost", self.system_message)))
+        self._told.will_retry(why, longest, kind=self.reason or why)
+        return delay
+
+    async def _wait_for_next(self, seconds: float) -> None:
+        self._next_at = trio.current_time() + seconds
+        await self._node.pause(seconds)
+        self._next_at = None
 
     @property
     def stopped_by(self) -> SynchroError | None:
@@ -329,13 +348,7 @@ class Applier:
 
     async def _wait_restart(self, error: SynchroError) -> None:
         self._failed(Status.STOPPED, error.message)
-        self._node.log.error(
-            "upstream_stopped",
-            peer=self.address.name,
-            reason=error.reason,
-            message=error.message,
-            **{name: error.details[name] for name in STOP_DETAILS if name in error.details},
-        )
+        self._told.stopped(error)
         self._links.look_if_caught_up()
         self._restart = trio.Event()
         await self._restart.wait()
@@ -367,7 +380,6 @@ class Applier:
     def _claim(self, uuid: str) -> None:
         """Two streams of one instance would cut each other off without end: one address is used, and the
         others wait until it fails."""
-        node = self._node
         holder = self._links.upstreams.setdefault(uuid, self)
         if holder is self:
             self._waits_for = None
@@ -375,14 +387,12 @@ class Applier:
         text = f"{self.address.address} is the same instance as {holder.address.address}, which is used"
         if self._waits_for is not holder:
             self._waits_for = holder
-            node.log.warning("upstream_waits", peer=self.address.name, peer_uuid=uuid, message=text)
+            self._told.waits(uuid, text)
         raise _FollowedElsewhere(text)
 
     def _failed(self, status: Status, message: str, system: str | None = None) -> None:
         if self.status in (Status.FOLLOW, Status.SYNC):
-            self._node.log.warning(
-                "upstream_lost", peer=self.address.name, message=message, system_message=system
-            )
+            self._told.lost(message, system)
         self.status = status
         self.message = message
         self.system_message = system
@@ -411,6 +421,7 @@ class Applier:
             )  # no acks; who said so is asked again
         if self.status not in (Status.DISCONNECTED, Status.LOADING):
             self.status = Status.CONNECT
+        self._told.connecting()
         death = node.settings.death_timeout_s
         ballot = None
         with trio.move_on_after(death):
@@ -420,6 +431,7 @@ class Applier:
         self.heard_at = trio.current_time()
         if ballot.instance_uuid == node.uuid and ballot.start_id in ("", node.start_id):
             raise ConnectionToSelf("Connection to self")
+        self._told.connected(ballot.instance_uuid)
         self.peer_uuid = ballot.instance_uuid
         self._is_empty, self._is_down = not ballot.is_booted, False
         if ballot.replicaset_uuid:
@@ -500,7 +512,7 @@ class Applier:
         self.has_link = True
         self.status = Status.SYNC
         self._links.changed()
-        node.log.info("upstream_subscribed", peer=self.address.name, peer_id=self.peer_id)
+        self._told.subscribed(self.peer_id, self._last_ack.ack.vclock)
         node.step(ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack))
         self._look_if_synced()
 
@@ -528,7 +540,7 @@ class Applier:
             self.message = self.system_message = self.reason = None
             self._has_followed = True
             self.lacks_rows = False
-            self._node.log.info("upstream_following", peer=self.address.name, peer_id=self.peer_id)
+            self._told.following(self.peer_id)
             self._links.look_if_caught_up()
 
     # ---------------------------------------------------------------------------------------------- frames

@@ -18,11 +18,14 @@ from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEnt
 from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
+from synchro.server.reminders import AGAIN_S
 from synchro.server.snapshotter import Snapshotter
 from synchro.server.user_changes import UserChanges
 from synchro.storage.users import Users
 from synchro.vclock import Vclock
 
+TOLD_STAGES: Final = ("bootstrap", "join")
+"""Of a start, in which what it waits for is told as it changes."""
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
 
@@ -102,6 +105,11 @@ class Face:
     def _note_amnesia(self) -> None:
         """Whom it must hear, for the log and for people; again when that changes."""
         facts = info.amnesia(self.node, self.links)
+        waiting = self.node.waiting
+        if self.node.core.acks_count:
+            waiting.amnesia_since = None
+        elif waiting.amnesia_since is None:
+            waiting.amnesia_since = trio.current_time()
         if facts != self._amnesia_noted:
             self._amnesia_noted = facts
             if facts is not None:
@@ -176,6 +184,18 @@ class Face:
 
     def info(self) -> dict[str, Any]:
         return info.box_info(self.node, self.links, self._progress, self.snapshotter)
+
+    async def remind(self) -> None:
+        """Say again and again for what this instance waits. Until cancelled."""
+        while True:
+            await trio.sleep(AGAIN_S)
+            facts = info.waiting(self.node, self.links)
+            if facts is None or self.node.stage in TOLD_STAGES:
+                continue
+            again = "" if facts["next"] is None else f"; will retry in {facts['next']:.1f} second"
+            self.node.log.warning(
+                "still_waiting", message=f"{facts['for']}{again}", waited_s=round(facts["since"])
+            )
 
     def queue_entries(self) -> Sequence[QueueEntryFacts]:
         return info.queue_entries(self.node.core, trio.current_time())

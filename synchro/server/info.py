@@ -79,6 +79,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
         "waits_for": node.waits_for or None,
+        "waiting": waiting(node, links),
         "loading": _loading(node, links),
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
@@ -144,6 +145,31 @@ def _loading(node: Node, links: Links) -> dict[str, Any] | None:
     orphan = _orphan(node, links) if node.has_core else None
     text = node.progress.text if orphan is None else orphan["message"]
     return {"stage": node.stage, "message": text or None} | node.progress.facts()
+
+
+def waiting(node: Node, links: Links) -> dict[str, Any] | None:
+    """For what an instance waits that does not go on, or serve, yet; None: for nothing.
+
+    for: a sentence; since: seconds that it has waited; next: seconds until something is tried again, None
+    if it is waited for without that.
+    """
+    if (facts := node.waiting.facts()) is not None:
+        return facts
+    now, held = trio.current_time(), node.waiting
+    if not node.has_core:
+        text = node.progress.text or f"stage: {node.stage}"
+        return {"for": f"its data ({text})", "since": now - node.started_at, "next": None}
+    if held.amnesia_since is not None and (found := amnesia(node, links)) is not None:
+        names = [str(one["name"]) for one in found["must_hear"]]
+        since, text = held.amnesia_since, str(found["message"])
+    elif (orphan := _orphan(node, links)) is not None:
+        names = list(links.catch_up.waits_for)
+        since, text = held.orphan_since or now, str(orphan["message"])
+    else:
+        return None
+    attempts = [links.appliers[name].next_attempt_s for name in names if name in links.appliers]
+    following = min((seconds for seconds in attempts if seconds is not None), default=None)
+    return {"for": text, "since": now - since, "next": following}
 
 
 def _orphan(node: Node, links: Links) -> dict[str, Any] | None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final
 
 import trio
@@ -216,6 +217,38 @@ async def _rows_between(
 # --- the side that wants it -----------------------------------------------------------------------------
 
 
+class JoinStage(Enum):
+    """What has come of a join."""
+
+    BEGAN = auto()
+    """The source lets us join."""
+    INITIAL = auto()
+    """The snapshot."""
+    FINAL = auto()
+    """The rows behind it, up to the own registration."""
+
+
+def tell_stage(node: Node, so_far: ReceivedSoFar, stage: JoinStage) -> None:
+    """The records of a join [A-64]; who receives something waits no more."""
+    match stage:
+        case JoinStage.BEGAN:
+            node.waiting.over()
+        case JoinStage.INITIAL:
+            node.log.info(
+                "join_initial_data_received",
+                peer=so_far.source,
+                message="initial data received",
+                tuples=so_far.tuples,
+            )
+        case JoinStage.FINAL:
+            node.log.info(
+                "join_final_data_received",
+                peer=so_far.source,
+                message="final data received",
+                rows=so_far.rows,
+            )
+
+
 @dataclass(slots=True)
 class _Received:
     start: JoinStart
@@ -235,13 +268,14 @@ async def join(
     known: Known | None = None,
     *,
     is_anonymous: bool = False,
+    on_stage: Callable[[JoinStage], None] = lambda _: None,
 ) -> JoinEnd:
     """Get everything from `so_far.address` and keep it; how much came is counted there. Raises `LinkLost` or
     what the source answered.
 
     When it returns the directory has data, durably, and the identity file names the set. beside: where the
     files go as long as those of the instance count. known: what the instance must not forget by it.
-    is_anonymous: without being registered [M-31].
+    is_anonymous: without being registered [M-31]. on_stage: told each stage as it is reached.
     """
     identity, address = directory.identity, so_far.address
     request = JoinRequest(
@@ -253,7 +287,7 @@ async def join(
         is_anonymous=is_anonymous,
     )
     async with transport.join(address, request) as stream:
-        received = await _receive(directory, stream, so_far, is_anonymous=is_anonymous)
+        received = await _receive(directory, stream, so_far, on_stage, is_anonymous=is_anonymous)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise ReplicasetUuidMismatch(
@@ -273,7 +307,12 @@ async def join(
 
 
 async def _receive(
-    directory: DataDirectory, stream: JoinStream, so_far: ReceivedSoFar, *, is_anonymous: bool
+    directory: DataDirectory,
+    stream: JoinStream,
+    so_far: ReceivedSoFar,
+    on_stage: Callable[[JoinStage], None],
+    *,
+    is_anonymous: bool,
 ) -> _Received:
     settings = directory.settings
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
@@ -292,6 +331,7 @@ async def _receive(
     if not isinstance(start, JoinStart):
         raise RemoteProtocolError("a join did not begin with its start")
     so_far.tuples_total = start.tuples
+    on_stage(JoinStage.BEGAN)
     assembler = SnapshotAssembler()
     trial = _Trial(settings)
     reached = start.vclock.as_dict()
@@ -316,6 +356,7 @@ async def _receive(
             case JoinSnapshotEnd():
                 if (item.count, item.checksum) != (len(frames), checksum) or not assembler.is_done:
                     raise LinkLost("the snapshot came incomplete")
+                on_stage(JoinStage.INITIAL)
             case JoinRows():
                 if crc32c(item.rows) != item.crc:
                     raise LinkLost("checksum of rows does not match")
@@ -331,6 +372,8 @@ async def _receive(
                 assert assembler.meta is not None
                 _check_meta(assembler.meta)
                 _check_ends(start, assembler.meta, item, Vclock(reached))
+                if not is_anonymous:
+                    on_stage(JoinStage.FINAL)
                 return _Received(start, assembler.meta, frames, txns, item, is_known_name)
             case _:
                 raise RemoteProtocolError("a join began twice")

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import trio
 
-from synchro.config import ElectionMode, Settings, WalMode, doubtful
+from synchro.config import ElectionMode, Settings, WalMode, doubtful, told_value
 from synchro.errors import (
     AccessDenied,
     BadCredentials,
@@ -56,12 +56,12 @@ from synchro.row import Tuple, Txn
 from synchro.server import credentials
 from synchro.server.applier import WRONG_LOGIN
 from synchro.server.autoexpel import Autoexpel
-from synchro.server.bootstrap import find_role, refuse_foreign
+from synchro.server.bootstrap import POLL_S, find_role, refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
 from synchro.server.failing_disk import FailingJournal, WalDisk
 from synchro.server.garbage import release_memory, tune_garbage_collector
-from synchro.server.join import join
+from synchro.server.join import join, tell_stage
 from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.peer_messages import LinkLost
@@ -69,6 +69,7 @@ from synchro.server.peers import Peers
 from synchro.server.progress import ReceivedSoFar
 from synchro.server.registrar import Registrar
 from synchro.server.rejoin import JoinAgain
+from synchro.server.reminders import Reminder
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.tasks import run_until_first_error
@@ -89,9 +90,6 @@ JOIN_RETRY_S: Final = 0.5
 
 WRONG_LOGINS_MAX: Final = 5
 """After so many logins that were refused the pause, doubled with each, grows no further: 16 s at the most."""
-
-COMPLAINT_S: Final = 60.0
-"""How often a first start that cannot go on says so."""
 
 JOIN_RETRIED: Final = frozenset(
     error.reason
@@ -118,27 +116,6 @@ JOIN_RETRIED: Final = frozenset(
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
 have data that is not broken; the user may get its privileges."""
-
-
-class _Complaint:
-    """What a first start waits for: told when it changes, and every minute as a warning while nothing
-    helps."""
-
-    def __init__(self, log: Any) -> None:
-        self._log = log
-        self._began = self._said_at = trio.current_time()
-        self._last: tuple[str, str] | None = None
-
-    def say(self, event: str, why: str, *, is_urgent: bool = False, **facts: object) -> None:
-        """is_urgent: a person has to do something, so it is a warning at once."""
-        now = trio.current_time()
-        if now - self._said_at >= COMPLAINT_S:
-            self._said_at = now
-            waited = round(now - self._began)
-            self._log.warning(event, message=why, waited_s=waited, next="synchro status", **facts)
-        elif (event, why) != self._last:
-            (self._log.warning if is_urgent else self._log.info)(event, message=why, **facts)
-        self._last = event, why
 
 
 class _Stopped(Exception):
@@ -194,17 +171,21 @@ class Lifecycle:
         node, directory = self._node, self._node.directory
         for option, message in doubtful(node.settings):
             self._log.warning("option_doubtful", option=option, message=message)
+        sources = [peer.address for peer in node.settings.peers if peer.name != node.settings.instance_name]
+        message = told_value("replication.peers", sources)
+        self._log.info("sources_set", value=sources, message=message)
         recovered = None
         if node.settings.new_set:
             self._forget_set()
         await trio.to_thread.run_sync(directory.replacement.go_on)
         node.has_data = directory.has_data
         async with self._open_port() as node.listen:
-            self._log.info("listening", address=node.listen)
+            self._log.info("listening", message=f"bound to {node.listen}", address=node.listen)
             task_status.started(self._face)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._cancel_on_stop, scope)
+                    nursery.start_soon(self._face.remind)
                     if node.has_data:
                         recovered = await self._recover_or_join_again()
                     else:
@@ -249,13 +230,13 @@ class Lifecycle:
             self._peers.bootstrap_ballot = ballot
             node.bootstrap_leader_uuid = ballot.bootstrap_leader_uuid
 
-        waits = _Complaint(self._log)
+        waits = Reminder(self._log)
 
         def note(wait: WaitForPeers) -> None:
-            node.waits_for = wait.why
+            node.waiting.wait(wait.why, POLL_S)
             waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft)
 
-        wrong_logins = 0
+        wrong_logins, joins = 0, ""
         while True:
             is_refused = False
             role = await find_role(
@@ -277,10 +258,19 @@ class Lifecycle:
                 return
             _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             node.stage = "join"
-            self._log.debug("joining", peer=role.ballot.instance_name, address=role.address)
+            if role.address != joins:
+                joins = role.address
+                message = f"bootstrapping replica from {role.ballot.instance_uuid} at {role.address}"
+                self._log.info("joining", peer=role.ballot.instance_name, message=message)
             node.progress.at = so_far = ReceivedSoFar(role.ballot.instance_name, role.address)
             try:
-                end = await join(directory, node.transport, so_far, is_anonymous=node.settings.is_anonymous)
+                end = await join(
+                    directory,
+                    node.transport,
+                    so_far,
+                    is_anonymous=node.settings.is_anonymous,
+                    on_stage=partial(tell_stage, node, so_far),
+                )
             except LinkLost as error:
                 why = error.message
             except SynchroError as error:
@@ -293,11 +283,13 @@ class Lifecycle:
                 self._log.info("joined", id=end.id, vclock=str(end.vclock))
                 return
             node.progress.at = None
-            waits.say("join_retry", why, peer=role.ballot.instance_name)
             directory.begin_first_start()
             wrong_logins = min(wrong_logins + 1, WRONG_LOGINS_MAX) if is_refused else 0
-            pause_s = min(JOIN_RETRY_S, node.settings.replication_timeout_s)
-            await trio.sleep(pause_s * 2**wrong_logins)
+            pause_s = min(JOIN_RETRY_S, node.settings.replication_timeout_s) * 2**wrong_logins
+            message = f"{why}; will retry every {pause_s:g} second"
+            waits.say("join_retry", message, kind=why, peer=role.ballot.instance_name)
+            node.waiting.wait(f"to join {role.ballot.instance_name} ({role.address}): {why}", pause_s)
+            await trio.sleep(pause_s)
 
     # --------------------------------------------------------------------------------------------- recovery
 
@@ -372,6 +364,7 @@ class Lifecycle:
             )
         self._log.info(
             "recovered",
+            message=f"recovered from '{recovered.snapshot_path}'",
             snapshot=recovered.snapshot_path,
             rows=recovered.rows,
             vclock=str(recovered.vclock),
@@ -505,6 +498,7 @@ class Lifecycle:
                     inner.start_soon(self._face.snapshotter.run)
                     inner.start_soon(Autoexpel(node).run)
                     inner.start_soon(self._face.credentials.run)
+                    inner.start_soon(self._face.remind)
                     await self._wait_until_caught_up()
                     if not self._stop.is_set():
                         self._warn_of_guest(instance)

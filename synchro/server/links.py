@@ -61,6 +61,10 @@ class Upstream(Protocol):
     def source_state(self) -> SourceState: ...
 
     @property
+    def next_attempt_s(self) -> float | None:
+        """Seconds until it is tried again; None: it is tried now, or stands."""
+
+    @property
     def has(self) -> Vclock:
         """What it surely has, by what it said last."""
 
@@ -418,6 +422,8 @@ class Links:
         waits_for = tuple(self.catch_up.waits_for)
         if waits_for == core.state.orphan_of:
             return
+        if bool(waits_for) is not bool(core.state.orphan_of):
+            node.waiting.orphan_since = trio.current_time() if waits_for else None
         node.step(ev.OrphanChanged(waits_for))
         if not waits_for:
             self.caught_up.set()

@@ -29,7 +29,7 @@ from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
-from synchro.server.progress import StartProgress
+from synchro.server.progress import StartProgress, Waiting
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
 from synchro.storage.ddl import Build
@@ -140,8 +140,7 @@ class Node:
         """How far the start is; done when there is a core."""
         self.has_data = False
         """The directory had data when this process began."""
-        self.waits_for = ""
-        """Why a first start, or one without data, does not go on; for people."""
+        self.waiting = Waiting()
         self.start_id = str(uuid4())
         """Of this life of the process: a copy of the data directory in another process has another one."""
         self.halted: SynchroError | None = None
@@ -244,6 +243,11 @@ class Node:
         return "stopping" if self.stage == STOPPING or self.halted is not None else "loading"
 
     @property
+    def waits_for(self) -> str:
+        """Why a first start, or one without data, does not go on; for people. Empty: it does."""
+        return self.waiting.text
+
+    @property
     def has_wal_room(self) -> bool:
         """Whether more received rows may be prepared now; always into an empty queue, however small it is."""
         waiting = max(self.wal.queued_bytes, self.core.state.log.bytes)
@@ -268,7 +272,7 @@ class Node:
     def attach(self, core: Instance, wal: Wal, tasks: RunnableTasks) -> None:
         """Recovery or join is over: from now on there is something to step."""
         assert self._core is None
-        self.waits_for = ""
+        self.waiting.over()
         self.progress.at = None
         self._core = core
         self._wal = wal
@@ -318,6 +322,7 @@ class Node:
             vclock=str(core.vclock),
             term=core.raft.term,
             listen=self.listen,
+            message="ready to accept requests",
         )
         self.observer.stage_changed()
 
@@ -424,7 +429,7 @@ class Node:
                 self.log.info("members_changed", members=names)
                 self.links.members_changed()
             case ev.BecameMember():
-                self.waits_for = ""
+                self.waiting.over()
                 self.log.info("became_member", id=effect.id)
                 self.links.became_member()
             case ev.RequestTurn():

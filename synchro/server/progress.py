@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+import trio
+
 from synchro.storage.recovery import ReadSoFar
 
 MIB: Final = 1024 * 1024
@@ -22,6 +24,37 @@ class ReceivedSoFar:
     bytes: int = 0
     rows: int = 0
     """Of the log behind the snapshot."""
+
+
+class Waiting:
+    """For what an instance that does not go on waits, since when, and when it tries again."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        """Of a start, or of one that is to become a member; empty: for nothing."""
+        self.orphan_since: float | None = None
+        """None: it is no orphan."""
+        self.amnesia_since: float | None = None
+        """Since when it asks the others for what it may have forgotten; None: it trusts its log."""
+        self._since = 0.0
+        self._next_at = 0.0
+
+    def wait(self, text: str, next_s: float) -> None:
+        """next_s: seconds until the next attempt."""
+        now = trio.current_time()
+        if not self.text:
+            self._since = now
+        self.text, self._next_at = text, now + next_s
+
+    def over(self) -> None:
+        self.text = ""
+
+    def facts(self) -> dict[str, Any] | None:
+        """for: a sentence; since: seconds that it has waited; next: seconds until it tries again."""
+        if not self.text:
+            return None
+        now = trio.current_time()
+        return {"for": self.text, "since": now - self._since, "next": max(0.0, self._next_at - now)}
 
 
 class StartProgress:

@@ -38,7 +38,10 @@ class Registrar:
     def _waits(self, why: str) -> None:
         node = self._node
         why = why if node.core.is_anonymous else ""
-        node.waits_for = f"to become a member (replication.anon: false): {why}" if why else ""
+        if not why:
+            node.waiting.over()
+        else:
+            node.waiting.wait(f"to become a member (replication.anon: false): {why}", node.settings.retry_s)
         if why and why != self._said:
             node.log.info("register_waiting", message=node.waits_for, retry_s=node.settings.retry_s)
         self._said = why

@@ -5,6 +5,7 @@ said so. Rules [M-35], ADR 46. What is decided is in `replication.rejoin`, what 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -12,7 +13,7 @@ import trio
 from synchro.errors import RemoteProtocolError, SynchroError
 from synchro.replication.rejoin import Known, Turn, is_too_old, source, turn
 from synchro.server.bootstrap import POLL_S, ask_all
-from synchro.server.join import join
+from synchro.server.join import join, tell_stage
 from synchro.server.peer_messages import LinkLost
 from synchro.server.progress import ReceivedSoFar
 from synchro.storage.identity import Rejoin
@@ -78,10 +79,10 @@ class JoinAgain:
                     return ReceivedSoFar(ballots[address].instance_name, address)
                 if self._is_time_over:
                     break
-                node.waits_for = self._why
+                node.waiting.wait(self._why, POLL_S)
                 await trio.sleep(POLL_S)
         finally:
-            node.waits_for = ""
+            node.waiting.over()
         await trio.to_thread.run_sync(self._give_up)
         return None
 
@@ -109,6 +110,7 @@ class JoinAgain:
                 self._replacement,
                 known,
                 is_anonymous=node.settings.is_anonymous,
+                on_stage=partial(tell_stage, node, so_far),
             )
             covers = known is not None and end.vclock.covers(known.vclock)
             if not covers and self._replacement.state is not Rejoin.LOSSY:

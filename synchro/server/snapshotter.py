@@ -134,6 +134,7 @@ class Snapshotter:
             self._last = meta.vclock
             node.log.info(
                 "snapshot_written",
+                message=f"saved snapshot '{path}'",
                 path=path,
                 vclock=str(meta.vclock),
                 duration_ms=round(1000 * (trio.current_time() - began), 1),

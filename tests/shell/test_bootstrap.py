@@ -24,7 +24,7 @@ from synchro.replication.bootstrap_choice import (
     is_foreign,
     own_ballot,
 )
-from synchro.server import lifecycle
+from synchro.server import reminders
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
@@ -290,7 +290,7 @@ async def test_a_first_start_that_cannot_go_on_says_so_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
     """At info when it begins, then every minute at warning, with the time that it has waited."""
-    monkeypatch.setattr(lifecycle, "COMPLAINT_S", 0.3)
+    monkeypatch.setattr(reminders, "AGAIN_S", 0.3)
     async with open_set(tmp_path, election_mode=ElectionMode.VOTER, connect_timeout_s=0.2) as replicas:
         with structlog.testing.capture_logs() as records:
             await replicas.start(1)

@@ -261,3 +261,15 @@ def test_an_asynchronous_callback_that_fails_ends_its_watch(server: FakeServer) 
     command = [sys.executable, "-c", FAILING_CALLBACK, server.address]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=15)
     assert said.stdout == "1 ['mine']\n"
+
+
+def test_a_command_ends_though_a_thread_does_not() -> None:
+    """As gRPC's may: what was printed is whole, the exit code is that of the verb."""
+    program = (
+        "import grpc, sys, threading; from synchro.cli import app;"
+        " threading.Thread(target=threading.Event().wait).start();"
+        " sys.argv = ['synchro', '-e', '127.0.0.1:1', 'select', 'bands']; app.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=15)
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.startswith("error: ")

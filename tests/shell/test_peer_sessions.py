@@ -8,6 +8,7 @@ import pytest
 
 from synchro.config import PeerLogin
 from synchro.rpc.channel import RpcChannel
+from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.peer_login import PeerSessions
 from synchro.secret import Secret
 from synchro.wire.failure import CallFailed
@@ -19,7 +20,8 @@ class Channel:
 
     address = "127.0.0.1:3301"
 
-    def __init__(self, code: StatusCode = StatusCode.UNAUTHENTICATED) -> None:
+    def __init__(self, code: StatusCode | None = StatusCode.UNAUTHENTICATED) -> None:
+        """code: None: it takes each."""
         self.code = code
         self.logins = 0
 
@@ -28,12 +30,32 @@ class Channel:
 
     async def unary(self, *_: Any, **__: Any) -> Any:
         self.logins += 1
+        if self.code is None:
+            return auth_pb2.LoginResponse(session="one")
         raise CallFailed(self.code, "refused")
 
 
-def sessions(*, lacks: bool) -> PeerSessions:
+def sessions(*, lacks: bool, told: list[tuple[str, str]] | None = None) -> PeerSessions:
     login = PeerLogin("replicator", Secret("hidden"))
-    return PeerSessions(lambda _: login, is_encrypted=False, lacks=lambda user: lacks)
+    noted = [] if told is None else told
+    return PeerSessions(
+        lambda _: login,
+        is_encrypted=False,
+        lacks=lambda user: lacks,
+        on_login=lambda address, user: noted.append((address, user)),
+    )
+
+
+async def test_a_login_is_told_once_for_each_connection() -> None:
+    """[A-64]: the word authenticated, where a login happened, and nowhere else."""
+    told: list[tuple[str, str]] = []
+    tried = sessions(lacks=False, told=told)
+    channel = cast("RpcChannel", Channel(None))
+    for _ in range(2):
+        assert await tried.metadata(channel) == (("authorization", "Bearer one"),)
+    assert told == [("127.0.0.1:3301", "replicator")]
+    await sessions(lacks=True, told=told).metadata(cast("RpcChannel", Channel()))
+    assert len(told) == 1, "who goes on as the guest was not authenticated"
 
 
 async def test_a_user_that_the_set_does_not_have_yet_is_no_reason_to_stay_away() -> None:

@@ -243,8 +243,15 @@ async def test_a_former_version_without_logins_is_called_without_one() -> None:
             "127.0.0.1:0",
             lambda s: peer_service.register(s, host, endpoint),  # type: ignore[arg-type]
         )
+        told: list[tuple[str, str]] = []
         async with (
-            open_grpc_transport(host, "subscriber", login_at=lambda _: login) as transport,
+            open_grpc_transport(
+                host,
+                "subscriber",
+                login_at=lambda _: login,
+                on_login=lambda address, user: told.append((address, user)),
+            ) as transport,
             transport.subscribe(server.address, HELLO) as stream,
         ):
             assert await stream.receive() == ACCEPTED
+        assert not told, "it was not authenticated, so nobody says so"

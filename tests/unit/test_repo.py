@@ -23,6 +23,7 @@ from synchro.config.file import ClusterConfig, load_all
 from synchro.errors import ALL_ERRORS, BY_REASON
 from synchro.failpoints import POINTS
 from synchro.wire.certificates import Certificates, TlsFiles
+from tests.conftest import REAL_PROCESSES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "docs").glob("tutorials/*.md")]
@@ -94,6 +95,12 @@ def test_continuous_integration_runs_what_the_readme_says() -> None:
     for target in ("check", "test", "sim"):
         assert re.search(rf"make --no-print-directory {target}\b", text)
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_make_looks_for_real_processes_in_their_folders() -> None:
+    """A folder that only one of the two knows would be run by none of its three parts."""
+    named = re.search(r"^PROCESSES := (.*)$", MAKEFILE, re.MULTILINE)
+    assert named and tuple(named[1].split()) == REAL_PROCESSES
 
 
 def test_the_package_says_what_it_is() -> None:

@@ -12,6 +12,7 @@ import functools
 import io
 import re
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def cited_under(*tops: str) -> dict[str, set[str]]:
     return found
 
 
+@functools.cache
 def texts() -> dict[str, int]:
     """Rule -> how often docs/rules.md gives its text."""
     counts: dict[str, int] = {}
@@ -85,6 +87,15 @@ def words_in(path: Path) -> list[tuple[int, int, str]]:
             for offset, line in enumerate(token.string.splitlines()):
                 found.append((token.start[0] + offset, token.start[1] if offset == 0 else 0, line))
     return found
+
+
+def words_of(*tops: str, having: tuple[re.Pattern[str], ...]) -> Iterator[tuple[Path, int, int, str]]:
+    """(file, line, column, text) as `words_in`, of the files that have a match of one of these anywhere: the
+    others need not be taken apart."""
+    for path in files(*tops):
+        if any(pattern.search(text_of(path)) for pattern in having):
+            for number, column, words in words_in(path):
+                yield path, number, column, words
 
 
 def stated() -> dict[str, set[str]]:
@@ -122,8 +133,7 @@ def test_properties_of_a_set_stand_in_the_table() -> None:
     table = set(re.findall(r"^\| (S\d+) \|", text_of(ROOT / "docs" / "invariants.md"), re.MULTILINE))
     cited = {
         found: f"{short(path)}:{line}"
-        for path in files("synchro", "tests", "docs")
-        for line, _, words in words_in(path)
+        for path, line, _, words in words_of("synchro", "tests", "docs", having=(PROPERTY,))
         for found in PROPERTY.findall(words)
     }
     assert {name: where for name, where in cited.items() if name not in table} == {}
@@ -133,18 +143,18 @@ def test_an_invariant_of_a_class_is_cited_with_its_class_and_stated_there() -> N
     known = stated()
     assert {"L1", "L7"} <= known["Limbo"] and {"Q1", "Q6"} <= known["LimboQueue"] and "X1" in known["memtx"]
     wrong = []
-    for path in files("synchro", "tests", "benchmarks", "docs"):
-        for number, column, words in words_in(path):
-            where = f"{short(path)}:{number}"
-            for owner, first, last in OWNED.findall(words):
-                if not {first, last or first} <= known.get(owner, set()):
-                    wrong.append(f"{where}: {owner}.{first} is stated nowhere")
-            if path.suffix != ".py":
-                continue
-            statement = STATED.match(words) if column == 0 or words.startswith('"""') else None
-            for bare in BARE.finditer(words):
-                if statement is None or bare.start(1) != statement.start(1):
-                    wrong.append(f"{where}: whose {bare[1]}?")
+    found_in = words_of("synchro", "tests", "benchmarks", "docs", having=(OWNED, BARE))
+    for path, number, column, words in found_in:
+        where = f"{short(path)}:{number}"
+        for owner, first, last in OWNED.findall(words):
+            if not {first, last or first} <= known.get(owner, set()):
+                wrong.append(f"{where}: {owner}.{first} is stated nowhere")
+        if path.suffix != ".py":
+            continue
+        statement = STATED.match(words) if column == 0 or words.startswith('"""') else None
+        for bare in BARE.finditer(words):
+            if statement is None or bare.start(1) != statement.start(1):
+                wrong.append(f"{where}: whose {bare[1]}?")
     assert wrong == []
 
 

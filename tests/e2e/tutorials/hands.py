@@ -251,7 +251,10 @@ class CommandLine(Hand):
     def hang(self, at: Instance, *changes: Change, timeout: float = HANG_S) -> Waiting:
         """In a process of its own, as a person has it in a terminal."""
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "synchro", *self._all(at, self._verb(changes[0]), timeout)],
+            [
+                *(sys.executable, "-X", "faulthandler", "-P", "-m", "synchro"),
+                *self._all(at, self._verb(changes[0]), timeout),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -262,7 +265,9 @@ class CommandLine(Hand):
             try:
                 _, err = process.communicate(timeout=patience)
             except subprocess.TimeoutExpired:
-                raise AssertionError(f"the command has not ended after {patience} s") from None
+                process.send_signal(signal.SIGABRT)  # where each of its threads is
+                _, err = process.communicate(timeout=patience)
+                raise AssertionError(f"the command has not ended after {patience} s: {err}") from None
             return failure(process.returncode, err) if process.returncode else None
 
         self._begun.append(process)
