@@ -174,6 +174,7 @@ class Checks:
             self._owner_committed(process)
         if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
             self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
+        self.world.outsiders.look(process)
         if limbo.state is QueueState.LEADER:
             self.claims.setdefault(limbo.term, self.world.now)
         self._steps += 1
@@ -625,7 +626,7 @@ class Checks:
 
     def converged(self) -> str | None:
         """S22: what still differs; None if all are equal."""
-        machines = self.world.staying
+        machines = [*self.world.staying, *self.world.outsiders.machines]
         vclock: Vclock | None = None
         for machine in machines:
             process = machine.process
@@ -668,7 +669,7 @@ class Checks:
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
-        for machine in self.world.staying:
+        for machine in (*self.world.staying, *self.world.outsiders.machines):
             process = machine.process
             assert process is not None
             process.instance.check()

@@ -30,6 +30,8 @@ class Relay:
         self.process = process
         self.conn = conn
         self.peer = InstanceId(conn.subscriber)
+        self.is_member = conn.subscriber in process.world.machines
+        """Of an anonymous follower the core hears nothing [L-9]."""
         self.filter = RelayFilter(
             peer=self.peer,
             id_filter=frozenset(map(InstanceId, hello.id_filter)),
@@ -44,6 +46,9 @@ class Relay:
     def start(self, hello: Hello) -> None:
         process, peer = self.process, self.peer
         process.heard_acks[peer] = process.world.now
+        if not self.is_member:
+            self._start_outsider()
+            return
         instance = process.instance
         last_ack = process.acks.subscribed(peer, hello.vclock, counts=hello.counts)
         losses = process.world.losses
@@ -58,6 +63,15 @@ class Relay:
             self._flush()
             self.pump()
             self._beat()
+
+    def _start_outsider(self) -> None:
+        process = self.process
+        term = process.instance.raft.term
+        process.world.net.send(self.conn.down, Accepted(process.show(), term, EMPTY_VCLOCK, EMPTY_VCLOCK))
+        self.heartbeat_wanted = True
+        self._flush()
+        self.pump()
+        self._beat()
 
     def _beat(self) -> None:
         """Heartbeats, and the watch over silence."""
@@ -75,6 +89,8 @@ class Relay:
         process.after(settings.replication_timeout_s, self._beat)
 
     def send_raft(self, message: RaftMessage) -> None:
+        if not self.is_member:
+            return
         self.raft = message
         self._flush()
 
@@ -124,7 +140,7 @@ class Relay:
                         self.filter.term_sent = term
                     self.filter.passed(head)
                     parts.append(shown_to_peers(txn))
-                    if txn.has_unnamed and process.world.machines[self.peer].is_older:
+                    if txn.has_unnamed and process.world.hosts[self.peer].is_older:
                         if self.peer not in process.instance.memtx.catalog.expelled():
                             process.world.checks.fail(
                                 "Relay.Y7", f"{process.number} sends {txn} to an older one"
@@ -140,10 +156,12 @@ class Relay:
         process = self.process
         self.heard_at = process.local_now
         process.heard_acks[self.peer] = process.world.now
+        self.filter.acked(ack.vclock, counts=ack.counts)
+        if not self.is_member:
+            return
         process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         if process.world.losses.lossy:
             process.world.losses.acked(process, self.peer, ack.vclock, counts=ack.counts)
-        self.filter.acked(ack.vclock, counts=ack.counts)
         process.step(ev.AckReceived(self.peer, ack))
 
     def close(self, *, tell: bool = True) -> None:
@@ -156,7 +174,8 @@ class Relay:
             process.world.net.send(self.conn.down, REFUSED)
         if process.relays.get(self.peer) is self:
             del process.relays[self.peer]
-            process.step(ev.RelayLost(self.peer))
+            if self.is_member:
+                process.step(ev.RelayLost(self.peer))
 
 
 class Applier:
@@ -191,7 +210,8 @@ class Applier:
         self.heard_at = process.local_now
         vclock = process.show()
         counts = instance.acks_count
-        id_filter = frozenset({process.number}) if counts else frozenset()
+        is_member = process.number in process.world.machines
+        id_filter = frozenset({process.number}) if counts and is_member else frozenset()
         takes_unnamed = not process.machine.is_older
         hello = Hello(vclock, instance.raft.term, id_filter, counts=counts, takes_unnamed=takes_unnamed)
         process.world.net.send(conn.up, hello)

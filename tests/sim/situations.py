@@ -53,6 +53,7 @@ SITUATIONS: Final[dict[str, str]] = {
     "an amnesia ends": "amnesia ended",
     "two leaders of one term meet": "two leaders met",
     "histories diverge where the quorum is too small": "histories diverged",
+    "an anonymous follower goes on": "an anonymous follower goes on",
     "an unknown outcome names its transaction": "an unknown outcome names its transaction",
     "a request is older than what is remembered": "request expired",
     "a quorum changes while rows wait": "option changed: quorum",

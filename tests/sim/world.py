@@ -35,6 +35,7 @@ from tests.sim.machine import SMALL, Machine
 from tests.sim.masters import Masters
 from tests.sim.nemesis import Nemesis
 from tests.sim.net import Net
+from tests.sim.outsiders import Outsiders
 from tests.sim.process import Process
 from tests.sim.readers import Readers
 from tests.sim.watch import Watch
@@ -95,7 +96,12 @@ class World:
         self.machines: dict[int, Machine] = {}
         for number in range(1, self.size + 1):
             self.machines[number] = Machine(self, number, self._settings(number))
+        self.hosts = dict(self.machines)
+        """Members and others."""
         self.nemesis = Nemesis(self)
+        self.outsiders = Outsiders(self)
+        for number in self.outsiders.numbers:
+            self.hosts[number] = Machine(self, number, self._settings(number))
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
         crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
         self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
@@ -229,6 +235,7 @@ class World:
         self.readers.start()
         self.watch.start()
         self.changes.start()
+        self.outsiders.start()
         self._run_operator()
         if self.calm.is_on:
             self.calm.run()
@@ -446,6 +453,7 @@ class World:
         self.nemesis.heal(everyone)
         for machine in self.machines.values():
             machine.start_again()
+        self.outsiders.heal()
         self._converge()
 
     def _converge(self) -> None:
