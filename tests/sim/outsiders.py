@@ -1,4 +1,4 @@
-"""Anonymous followers: they get all rows and have no say (ADR 45, S24). They come, go, crash, and are cut off;
+"""Anonymous followers: they get all rows and have no say (ADR 45, S24). They come, go, crash, are cut off;
 in the end they have what all members have.
 
 Their numbers are above all ids, and no member has them among its own: whoever looks at members does not see
