@@ -14,7 +14,7 @@ from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote
 from synchro.storage import xrow
 from synchro.vclock import EMPTY_VCLOCK
-from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled
+from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled, SaysGap
 from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Relay:
     def start(self, hello: Hello) -> None:
         process, peer = self.process, self.peer
         process.heard_acks[peer] = process.world.now
+        process.acked[peer] = hello.vclock
         if not self.is_member:
             self._start_outsider()
             return
@@ -156,6 +157,7 @@ class Relay:
         process = self.process
         self.heard_at = process.local_now
         process.heard_acks[self.peer] = process.world.now
+        process.acked[self.peer] = ack.vclock
         self.filter.acked(ack.vclock, counts=ack.counts)
         if not self.is_member:
             return
@@ -237,6 +239,8 @@ class Applier:
             return
         if isinstance(message, Refused):
             self.lost(tell=False)
+            if isinstance(message, SaysGap):
+                process.gaps.add(self.peer)
             if isinstance(message, SaysExpelled):
                 process.world.hits["told that it was expelled"] += 1
                 process.step(ev.ExpulsionTold(message.queue_term))
@@ -247,6 +251,7 @@ class Applier:
         process.heard_frames[self.peer] = process.world.now
         if isinstance(message, Accepted):
             self.is_accepted = True
+            process.gaps.discard(self.peer)
             self.vclock_sync = 0
             self.handed = {}
             self.delay = RECONNECT_MIN_S

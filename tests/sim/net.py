@@ -54,7 +54,11 @@ class SaysExpelled(Refused):
         self.queue_term = queue_term
 
 
-REFUSED = Refused()
+class SaysGap(Refused):
+    """The log does not go back as far as the subscriber needs."""
+
+
+REFUSED, SAYS_GAP = Refused(), SaysGap()
 
 
 class Pipe:

@@ -71,6 +71,9 @@ class Process:
         self.heard_frames: dict[int, float] = {}
         self.heard_acks: dict[int, float] = {}
         """peer -> when something of it arrived last, for `Watch`; all times of the world"""
+        self.acked: dict[int, Vclock] = {}
+        self.gaps: set[int] = set()
+        """Whose log does not go back as far as this one needs."""
         self.changed_at = self.led_since = self.world.now
         self.asked_disk_at: float | None = None
         self.stop_began: float | None = None
@@ -397,6 +400,7 @@ class Process:
             names = [name for name in machine.disk.listdir(DIR) if is_file_name(name, SNAP_SUFFIX)]
             for name in names[:-2]:
                 machine.disk.unlink(f"{DIR}/{name}")
+            self.world.logs.snapshot_written(self, names[-1], meta.vclock, names[-2:])
         except PowerCut:
             machine.cut_power()
         except DiskFailed:

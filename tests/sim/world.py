@@ -30,6 +30,7 @@ from tests.sim.clients import Client, Crowd, Op
 from tests.sim.history import Seen, check_register
 from tests.sim.late import Late
 from tests.sim.leavers import Leavers
+from tests.sim.logs import Logs
 from tests.sim.losses import Losses, NobodyCouldTell
 from tests.sim.machine import SMALL, Machine
 from tests.sim.masters import Masters
@@ -100,6 +101,7 @@ class World:
         """Members and others."""
         self.nemesis = Nemesis(self)
         self.outsiders = Outsiders(self)
+        self.logs = Logs(self)
         for number in self.outsiders.numbers:
             self.hosts[number] = Machine(self, number, self._settings(number))
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
@@ -236,6 +238,7 @@ class World:
         self.watch.start()
         self.changes.start()
         self.outsiders.start()
+        self.logs.start()
         self._run_operator()
         if self.calm.is_on:
             self.calm.run()
